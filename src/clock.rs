@@ -1,0 +1,83 @@
+//! The one place that reads time.
+//!
+//! Durations and deadlines use the monotonic clock ([`Instant`]), which tests can
+//! pause; the wall clock serves only what people and other machines read, and the
+//! check that the machine was not suspended. Nothing here sleeps.
+
+use std::time::{Duration, SystemTime};
+
+pub use tokio::time::Instant;
+
+/// The monotonic time now.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// A wall clock: the machine's own, or in tests one that follows the paused
+/// monotonic clock and can be set.
+#[derive(Clone, Debug)]
+pub struct WallClock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    #[cfg(test)]
+    Following {
+        base: SystemTime,
+        started: Instant,
+        shift_ms: std::sync::Arc<std::sync::atomic::AtomicI64>,
+    },
+}
+
+impl WallClock {
+    /// The machine's wall clock.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A wall clock that starts at 2026-01-01 and moves with the monotonic clock.
+    #[cfg(test)]
+    pub(crate) fn following_monotonic() -> Self {
+        Self(Source::Following {
+            base: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600),
+            started: now(),
+            shift_ms: std::sync::Arc::default(),
+        })
+    }
+
+    /// Sets the wall clock forward (or back) against the monotonic one.
+    #[cfg(test)]
+    pub(crate) fn shift_by_ms(&self, milliseconds: i64) {
+        match &self.0 {
+            Source::System => panic!("the machine's clock is not ours to set"),
+            Source::Following { shift_ms, .. } => {
+                shift_ms.fetch_add(milliseconds, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// The wall-clock time now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    pub fn now(&self) -> SystemTime {
+        match &self.0 {
+            Source::System => SystemTime::now(),
+            #[cfg(test)]
+            Source::Following { base, started, shift_ms } => {
+                let shift = shift_ms.load(std::sync::atomic::Ordering::SeqCst);
+                let moved = *base + started.elapsed();
+                let by = Duration::from_millis(shift.unsigned_abs());
+                if shift < 0 { moved - by } else { moved + by }
+            }
+        }
+    }
+}
+
+/// Seconds since 1970 of a wall-clock time; 0 for a time before.
+#[must_use]
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}

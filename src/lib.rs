@@ -1,0 +1,4 @@
+#![forbid(unsafe_code)]
+//! `ott-gateway` logs people in to the Acronis Cyber Platform with one-time tokens, over gRPC.
+
+pub mod clock;
