@@ -42,7 +42,7 @@ impl WallClock {
     #[cfg(test)]
     pub(crate) fn following_monotonic() -> Self {
         Self(Source::Following {
-            base: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600),
+            base: SystemTime::UNIX_EPOCH + Duration::from_hours(490_896),
             started: now(),
             shift_ms: std::sync::Arc::default(),
         })

@@ -1,0 +1,289 @@
+//! What is known of one call so far: its id, its deadline, and how far it has come.
+//!
+//! The record is made when the call arrives and travels with it, so that whoever
+//! has to answer (a handler, the deadline, a drain) answers truthfully. It decides
+//! nothing, and it is not the audit record, which is written from it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use crate::clock::{self, Instant};
+
+/// The two things that a caller can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Minting a token: safe to repeat.
+    IssueOtt,
+    /// Spending a token: never sent twice.
+    LoginWithOtt,
+}
+
+impl Operation {
+    /// The name of the method in the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IssueOtt => "IssueOtt",
+            Self::LoginWithOtt => "LoginWithOtt",
+        }
+    }
+}
+
+/// How sure we are of what the platform did (design section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Certainty {
+    /// The request never left: nothing happened.
+    NotSent,
+    /// The platform said definitely that nothing happened.
+    Refused,
+    /// The request may have left and no usable answer came.
+    Unknown,
+    /// The platform did it.
+    Done,
+}
+
+impl Certainty {
+    /// The word for metadata and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::Done => "done",
+        }
+    }
+
+    /// What is known after two attempts at the same thing: "done" outweighs
+    /// "unknown", which outweighs a definite refusal.
+    #[must_use]
+    pub const fn and(self, later: Self) -> Self {
+        if self.weight() > later.weight() { self } else { later }
+    }
+
+    const fn weight(self) -> u8 {
+        match self {
+            Self::NotSent => 0,
+            Self::Refused => 1,
+            Self::Unknown => 2,
+            Self::Done => 3,
+        }
+    }
+
+    const fn from_weight(weight: u8) -> Self {
+        match weight {
+            0 => Self::NotSent,
+            1 => Self::Refused,
+            2 => Self::Unknown,
+            _ => Self::Done,
+        }
+    }
+}
+
+/// The id of one call, for logs, records and the caller's `RequestInfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A new id, ordered by time of arrival.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The moment by which a call must be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline at that moment.
+    #[must_use]
+    pub const fn at(moment: Instant) -> Self {
+        Self(moment)
+    }
+
+    /// A deadline so long from now.
+    #[must_use]
+    pub fn after(duration: Duration) -> Self {
+        Self(clock::now() + duration)
+    }
+
+    /// The moment itself.
+    #[must_use]
+    pub const fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// The time left; zero once it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(clock::now())
+    }
+}
+
+/// One call, shared by all who work on it.
+#[derive(Clone, Debug)]
+pub struct Call(Arc<Record>);
+
+#[derive(Debug)]
+struct Record {
+    request_id: RequestId,
+    arrived: Instant,
+    deadline: Deadline,
+    operation: OnceLock<Operation>,
+    api_client: OnceLock<Arc<str>>,
+    attempts: AtomicU32,
+    in_flight: AtomicBool,
+    certainty: AtomicU8,
+    http_status: AtomicU16,
+}
+
+impl Call {
+    /// A call that has just arrived.
+    #[must_use]
+    pub fn new(arrived: Instant, deadline: Deadline) -> Self {
+        Self(Arc::new(Record {
+            request_id: RequestId::new(),
+            arrived,
+            deadline,
+            operation: OnceLock::new(),
+            api_client: OnceLock::new(),
+            attempts: AtomicU32::new(0),
+            in_flight: AtomicBool::new(false),
+            certainty: AtomicU8::new(Certainty::NotSent.weight()),
+            http_status: AtomicU16::new(0),
+        }))
+    }
+
+    /// The call's id.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.0.request_id
+    }
+
+    /// When the call arrived.
+    #[must_use]
+    pub fn arrived(&self) -> Instant {
+        self.0.arrived
+    }
+
+    /// By when it must be answered.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.0.deadline
+    }
+
+    /// Notes what is asked for; the first word counts.
+    pub fn set_operation(&self, operation: Operation) {
+        let _ = self.0.operation.set(operation);
+    }
+
+    /// What is asked for, once known.
+    #[must_use]
+    pub fn operation(&self) -> Option<Operation> {
+        self.0.operation.get().copied()
+    }
+
+    /// Notes the API client in use; the first word counts.
+    pub fn set_api_client(&self, name: Arc<str>) {
+        let _ = self.0.api_client.set(name);
+    }
+
+    /// The API client in use, once known.
+    #[must_use]
+    pub fn api_client(&self) -> Option<Arc<str>> {
+        self.0.api_client.get().cloned()
+    }
+
+    /// Notes that an attempt at the platform begins.
+    pub fn attempt_begins(&self) {
+        self.0.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many attempts at the platform have begun.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Notes that bytes of the request may leave from now on.
+    pub fn sending(&self) {
+        self.0.in_flight.store(true, Ordering::Release);
+    }
+
+    /// Notes how an attempt ended.
+    pub fn attempt_ended(&self, certainty: Certainty) {
+        self.0.certainty.fetch_max(certainty.weight(), Ordering::AcqRel);
+        self.0.in_flight.store(false, Ordering::Release);
+    }
+
+    /// What is known of the outcome at this moment; an attempt under way may have
+    /// happened.
+    #[must_use]
+    pub fn certainty(&self) -> Certainty {
+        let ended = Certainty::from_weight(self.0.certainty.load(Ordering::Acquire));
+        if self.0.in_flight.load(Ordering::Acquire) { ended.and(Certainty::Unknown) } else { ended }
+    }
+
+    /// Notes the last HTTP status that the platform answered with.
+    pub fn set_http_status(&self, status: u16) {
+        self.0.http_status.store(status, Ordering::Relaxed);
+    }
+
+    /// The last HTTP status that the platform answered with, if it did.
+    #[must_use]
+    pub fn http_status(&self) -> Option<u16> {
+        match self.0.http_status.load(Ordering::Relaxed) {
+            0 => None,
+            status => Some(status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_under_way_may_have_happened() {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        assert_eq!(call.certainty(), Certainty::NotSent);
+        call.attempt_begins();
+        assert_eq!(call.certainty(), Certainty::NotSent, "connecting sends nothing");
+        call.sending();
+        assert_eq!(call.certainty(), Certainty::Unknown);
+        call.attempt_ended(Certainty::Refused);
+        assert_eq!(call.certainty(), Certainty::Refused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_happened_is_not_forgotten() {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.attempt_ended(Certainty::Unknown);
+        call.attempt_ended(Certainty::NotSent);
+        assert_eq!(call.certainty(), Certainty::Unknown);
+        call.attempt_ended(Certainty::Done);
+        assert_eq!(call.certainty(), Certainty::Done);
+    }
+}
