@@ -13,9 +13,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::clock::{self, Instant};
+use crate::{
+    clock::{self, Instant},
+    ott::Subject,
+};
 
 /// The two things that a caller can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +158,12 @@ struct Record {
     deadline: Deadline,
     operation: OnceLock<Operation>,
     api_client: OnceLock<Arc<str>>,
+    caller: OnceLock<(Arc<str>, &'static str)>,
+    subject: OnceLock<Subject>,
+    fingerprint: OnceLock<String>,
+    record_claimed: AtomicBool,
+    abandoned: CancellationToken,
+    at_rest: Notify,
     attempts: AtomicU32,
     in_flight: AtomicBool,
     certainty: AtomicU8,
@@ -169,6 +180,12 @@ impl Call {
             deadline,
             operation: OnceLock::new(),
             api_client: OnceLock::new(),
+            caller: OnceLock::new(),
+            subject: OnceLock::new(),
+            fingerprint: OnceLock::new(),
+            record_claimed: AtomicBool::new(false),
+            abandoned: CancellationToken::new(),
+            at_rest: Notify::new(),
             attempts: AtomicU32::new(0),
             in_flight: AtomicBool::new(false),
             certainty: AtomicU8::new(Certainty::NotSent.weight()),
@@ -216,6 +233,71 @@ impl Call {
         self.0.api_client.get().cloned()
     }
 
+    /// Notes who calls, and how that was proven; the first word counts.
+    pub fn set_caller(&self, name: Arc<str>, proof: &'static str) {
+        let _ = self.0.caller.set((name, proof));
+    }
+
+    /// Who calls, and how that was proven, once known.
+    #[must_use]
+    pub fn caller(&self) -> Option<(&Arc<str>, &'static str)> {
+        self.0.caller.get().map(|(name, proof)| (name, *proof))
+    }
+
+    /// Notes whom the call is about; the first word counts.
+    pub fn set_subject(&self, subject: Subject) {
+        let _ = self.0.subject.set(subject);
+    }
+
+    /// Whom the call is about, once known.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Subject> {
+        self.0.subject.get()
+    }
+
+    /// Notes the fingerprint of the token that was minted or is spent.
+    pub fn set_fingerprint(&self, fingerprint: String) {
+        let _ = self.0.fingerprint.set(fingerprint);
+    }
+
+    /// The fingerprint of the token, once known.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.0.fingerprint.get().map(String::as_str)
+    }
+
+    /// Takes over the duty of writing this call's audit record: true for the first
+    /// who asks, so that there is exactly one.
+    #[must_use]
+    pub fn claim_record(&self) -> bool {
+        !self.0.record_claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes that nobody waits for the answer any more: the caller went away, or has
+    /// been answered (deadline, drain).
+    pub fn abandon(&self) {
+        self.0.abandoned.cancel();
+    }
+
+    /// Whether nobody waits for the answer any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.0.abandoned.is_cancelled()
+    }
+
+    /// Waits until nobody waits for the answer any more *and* nothing of the call is
+    /// under way at the platform: the moment to stop working on it.
+    pub async fn abandoned_and_at_rest(&self) {
+        self.0.abandoned.cancelled().await;
+        loop {
+            let at_rest = self.0.at_rest.notified();
+            if !self.0.in_flight.load(Ordering::Acquire) {
+                return;
+            }
+            at_rest.await;
+        }
+    }
+
     /// Notes that an attempt at the platform begins.
     pub fn attempt_begins(&self) {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
@@ -236,6 +318,7 @@ impl Call {
     pub fn attempt_ended(&self, certainty: Certainty) {
         self.0.certainty.fetch_max(certainty.weight(), Ordering::AcqRel);
         self.0.in_flight.store(false, Ordering::Release);
+        self.0.at_rest.notify_waiters();
     }
 
     /// What is known of the outcome at this moment; an attempt under way may have

@@ -1,0 +1,1 @@
+//! Whether this caller may do this: the rules, the quotas, and the proof.

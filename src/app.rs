@@ -1,0 +1,1 @@
+//! Builds everything from the configuration; the only file that knows every part.

@@ -1,0 +1,1 @@
+//! Whether this replica may take traffic, and why not.

@@ -1,0 +1,6 @@
+//! The platform's REST API as typed operations.
+//!
+//! One way in: [`PlatformClient`].
+
+pub mod error;
+mod error_code;

@@ -1,0 +1,1 @@
+//! The generated contract and its descriptor set.

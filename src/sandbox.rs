@@ -1,0 +1,1 @@
+//! A faithful copy of the platform's endpoints, for trying and testing.

@@ -1,0 +1,1 @@
+//! The gRPC server: connections in, calls through the middleware, drain.

@@ -1,0 +1,1 @@
+//! The two RPCs, as typed handlers.

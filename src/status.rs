@@ -1,0 +1,1 @@
+//! Every failure, as exactly one gRPC status.

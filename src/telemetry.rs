@@ -1,0 +1,3 @@
+//! What the gateway shows of itself: logs, metrics, traces, the admin listener.
+
+pub mod metrics;
