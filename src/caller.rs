@@ -1,6 +1,9 @@
 //! Who is calling, proven by the transport or by a credential, never by the message.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
+
+use http::HeaderMap;
+use rustls::pki_types::CertificateDer;
 
 /// A caller, and how its name was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,5 +59,58 @@ impl Caller {
     #[must_use]
     pub const fn proof(&self) -> Proof {
         self.proof
+    }
+}
+
+/// The other end of a connection; made once for each connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: SocketAddr,
+}
+
+impl Peer {
+    /// A peer on a connection without TLS.
+    #[must_use]
+    pub fn plaintext(address: SocketAddr) -> Self {
+        Self { address }
+    }
+
+    /// A peer on a TLS connection; `chain` is its verified certificate chain, empty if
+    /// it showed none.
+    #[must_use]
+    pub fn tls(address: SocketAddr, _chain: &[CertificateDer<'_>]) -> Self {
+        Self { address }
+    }
+
+    /// Its address.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Why a caller was not identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallerError {
+    /// A credential was shown and is not valid.
+    #[error("the credential is not valid")]
+    InvalidCredential,
+}
+
+/// Identifies callers, by the kinds of proof that are configured. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Identification {}
+
+impl Identification {
+    /// Nobody is ever identified: every caller is anonymous.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Who sent a request with these headers over this connection.
+    #[expect(clippy::unused_async, reason = "the signature that the rooms are built against")]
+    pub async fn identify(&self, _headers: &HeaderMap, _peer: &Peer) -> Result<Caller, CallerError> {
+        Ok(Caller::anonymous())
     }
 }

@@ -2,5 +2,6 @@
 //!
 //! One way in: [`PlatformClient`].
 
+pub mod endpoint;
 pub mod error;
 mod error_code;
