@@ -1,1 +1,33 @@
-//! The generated contract and its descriptor set.
+//! The generated contract: messages, client, server, and its descriptor set.
+//!
+//! Everything here follows from `proto/`; what a message means to us is decided in
+//! `service`. The `Debug` of a message never shows a field that the contract marks
+//! `debug_redact`.
+
+mod redaction;
+
+/// The contract and everything that it imports, as an encoded
+/// `google.protobuf.FileDescriptorSet`, comments and options included.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
+
+/// The packages of the contract.
+pub mod ott {
+    /// Package `ott.v1`.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        clippy::clone_on_ref_ptr,
+        clippy::disallowed_methods,
+        reason = "generated code, which is not held to the style of written code"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("ott.v1");
+        include!(concat!(env!("OUT_DIR"), "/ott.v1.debug.rs"));
+    }
+}
+
+#[cfg(test)]
+mod tests;
