@@ -1,0 +1,68 @@
+"""Opens an IssueOttResponse's login_url in a headless Chromium, as a person would.
+
+Usage: login_url.py GATEWAY_BINARY. Prints what the browser ended up seeing; exits 0
+only if that is the console, with the right person logged in.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import grpc
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+from conftest import ROOT, Sandbox  # noqa: E402
+
+JOHN = "johncustomer@mysite.com"
+
+
+def stubs(out):
+    from grpc_tools import protoc
+    import grpc_tools
+
+    well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
+    assert (
+        protoc.main(
+            ["protoc", f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={out}",
+             f"--grpc_python_out={out}", "ott/v1/ott_service.proto"]
+        )
+        == 0
+    )
+    sys.path.insert(0, out)
+
+
+def page(url, profile):
+    """The document after scripts have run, as Chromium sees it."""
+    return subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--timeout=20000", "--dump-dom", url],
+        check=True, capture_output=True, timeout=90,
+    ).stdout.decode()
+
+
+def main():
+    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryDirectory() as profile:
+        stubs(out)
+        from ott.v1 import ott_service_pb2, ott_service_pb2_grpc
+
+        sandbox = Sandbox(sys.argv[1]).ready()
+        try:
+            with grpc.insecure_channel(sandbox.gateway) as channel:
+                service = ott_service_pb2_grpc.OttServiceStub(channel)
+                request = ott_service_pb2.IssueOttRequest(login=JOHN, target_uri="/mc/")
+                issued = service.IssueOtt(request, timeout=10)
+            logged_in = page(issued.login_url, profile)
+            assert JOHN in logged_in, f"the browser is not logged in:\n{logged_in}"
+            assert issued.ott not in logged_in, "the page still shows the token"
+            again = page(issued.login_url, tempfile.mkdtemp(dir=out))
+            assert JOHN not in again, "a spent login URL logs nobody in"
+        finally:
+            code, _, output = sandbox.stop()
+        assert code == 0, output
+    print("a browser that opens the login URL is logged in, once")
+
+
+if __name__ == "__main__":
+    main()
