@@ -1,1 +1,1 @@
-//! The two RPCs, as typed handlers.
+//! The two RPCs.
