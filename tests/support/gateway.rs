@@ -1,0 +1,256 @@
+//! The real binary, started with a configuration of the test's own, on ports of its own.
+//!
+//! What it prints is kept, so that a test can look for what must (or must never) be
+//! there. Dropping it ends the process.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use ott_gateway::{clock, proto::ott::v1::ott_service_client::OttServiceClient};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a test waits for something that must happen soon.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running gateway.
+pub struct Gateway {
+    child: Child,
+    folder: TempDir,
+    stderr: Output,
+    stdout: Output,
+    address: SocketAddr,
+}
+
+/// What a process has printed so far, line by line.
+#[derive(Clone, Default)]
+pub struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Output {
+    fn follow(&self, stream: impl Read + Send + 'static) {
+        let output = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                output.0.0.lock().expect("not poisoned").push(line);
+                output.0.1.notify_all();
+            }
+        });
+    }
+
+    /// Everything printed so far.
+    pub fn text(&self) -> String {
+        self.0.0.lock().expect("not poisoned").join("\n")
+    }
+
+    /// The first line that the closure makes something of; waits for it.
+    pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        let until = clock::now() + PATIENCE;
+        let mut lines = self.0.0.lock().expect("not poisoned");
+        let mut seen = 0;
+        loop {
+            while seen < lines.len() {
+                if let Some(found) = find(&lines[seen]) {
+                    return found;
+                }
+                seen += 1;
+            }
+            let left = until.saturating_duration_since(clock::now());
+            assert!(!left.is_zero(), "never printed: {what}\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).expect("not poisoned").0;
+        }
+    }
+}
+
+/// A gateway that is about to be started.
+pub struct Setup {
+    folder: TempDir,
+    config: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// A gateway with one API client `test` of the data center at that address, open to
+    /// anonymous callers, with its audit log in `audit.jsonl`.
+    pub fn for_platform(platform: SocketAddr) -> Self {
+        let setup = Self::new();
+        setup.file("client-secret", "canary-client-secret\n");
+        setup.config(&format!(
+            r#"
+            [server]
+            listen = "127.0.0.1:0"
+            drain_lame_duck = "100ms"
+            [admin]
+            listen = "127.0.0.1:0"
+            [api_clients.test]
+            data_center_url = "http://{platform}"
+            client_id = "test-client"
+            client_secret_file = "FOLDER/client-secret"
+            [[access.rules]]
+            callers = ["anonymous"]
+            rate = "unlimited"
+            user_rate = "unlimited"
+            [audit]
+            sink = "FOLDER/audit.jsonl"
+            [telemetry]
+            log_format = "json"
+            "#
+        ))
+    }
+
+    /// A gateway without any configuration yet.
+    pub fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder of the test's own"),
+            config: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The whole configuration; `FOLDER` stands for the test's own folder.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = text.to_owned();
+        self
+    }
+
+    /// Replaces a part of the configuration, which must be in it.
+    #[must_use]
+    pub fn replacing(mut self, part: &str, by: &str) -> Self {
+        assert!(self.config.contains(part), "the configuration has no `{part}`");
+        self.config = self.config.replace(part, by);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The test's own folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file into the test's own folder.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).expect("a file of the test's own");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its permissions");
+        path
+    }
+
+    /// Starts the gateway and waits until it listens.
+    pub fn start(self) -> Gateway {
+        let config = self.config.replace("FOLDER", &self.folder.path().display().to_string());
+        let file = self.file("config.toml", &config);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+            .args(["serve", "--config"])
+            .arg(file)
+            .env_remove("RUST_LOG")
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts");
+        let (stdout, stderr) = (Output::default(), Output::default());
+        stdout.follow(child.stdout.take().expect("it is piped"));
+        stderr.follow(child.stderr.take().expect("it is piped"));
+        let address = stderr.wait_for("where it listens", |line| logged_address(line, "server.address"));
+        Gateway { child, folder: self.folder, stderr, stdout, address }
+    }
+}
+
+fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    line.get("fields").unwrap_or(&line).get(field)?.as_str()?.parse().ok()
+}
+
+impl Gateway {
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
+    }
+
+    /// A client on a new connection without TLS.
+    pub async fn client(&self) -> OttServiceClient<Channel> {
+        OttServiceClient::new(self.channel().await)
+    }
+
+    /// A new connection without TLS.
+    pub async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .expect("an address is an endpoint")
+            .connect()
+            .await
+            .expect("the gateway accepts a connection")
+    }
+
+    /// What it has logged so far.
+    pub fn stderr(&self) -> &Output {
+        &self.stderr
+    }
+
+    /// What it has printed so far.
+    pub fn stdout(&self) -> &Output {
+        &self.stdout
+    }
+
+    /// The test's own folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The records of the audit log so far.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name, for example `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits until the process has ended.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let ended = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                if let Some(status) = self.child.try_wait().expect("its state can be asked for") {
+                    return status;
+                }
+                tick.tick().await;
+            }
+        };
+        tokio::time::timeout(within, ended).await.expect("the gateway ends in time")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
