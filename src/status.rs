@@ -1,128 +1,36 @@
 //! Every failure, as exactly one gRPC status.
 //!
-//! The only place that builds a `tonic::Status`.
+//! The only place that builds a `tonic::Status`. Nothing is decided here about
+//! whether to try again at the platform: that has ended before a failure is made.
+
+mod code;
+mod details;
+mod platform;
+mod reason;
+pub mod table;
+mod undocumented;
 
 use std::time::Duration;
 
-use crate::call::{Call, Certainty};
+pub use code::FailureCode;
+pub use reason::Reason;
 
-/// The catalogue of reasons (design section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// `INVALID_REQUEST`.
-    InvalidRequest,
-    /// `REQUEST_TOO_LARGE`.
-    RequestTooLarge,
-    /// `METHOD_UNKNOWN`.
-    MethodUnknown,
-    /// `API_CLIENT_UNKNOWN`.
-    ApiClientUnknown,
-    /// `CALLER_UNAUTHENTICATED`.
-    CallerUnauthenticated,
-    /// `CALLER_NOT_ALLOWED`.
-    CallerNotAllowed,
-    /// `CALLER_QUOTA_EXCEEDED`.
-    CallerQuotaExceeded,
-    /// `OVERLOADED`.
-    Overloaded,
-    /// `DRAINING`.
-    Draining,
-    /// `AUDIT_UNAVAILABLE`.
-    AuditUnavailable,
-    /// `DEADLINE_EXCEEDED`.
-    DeadlineExceeded,
-    /// `PLATFORM_UNREACHABLE`.
-    PlatformUnreachable,
-    /// `PLATFORM_UNAVAILABLE`.
-    PlatformUnavailable,
-    /// `LOGIN_OUTCOME_UNKNOWN`.
-    LoginOutcomeUnknown,
-    /// `PLATFORM_REJECTED_REQUEST`.
-    PlatformRejectedRequest,
-    /// `PLATFORM_CREDENTIAL_REJECTED`.
-    PlatformCredentialRejected,
-    /// `OTT_REJECTED`.
-    OttRejected,
-    /// `OTT_IN_USE`.
-    OttInUse,
-    /// `PLATFORM_ACCESS_DENIED`.
-    PlatformAccessDenied,
-    /// `PLATFORM_BLOCKED`.
-    PlatformBlocked,
-    /// `USER_NOT_FOUND`.
-    UserNotFound,
-    /// `PLATFORM_PROTOCOL_ERROR`.
-    PlatformProtocolError,
-    /// `PLATFORM_CONFLICT`.
-    PlatformConflict,
-    /// `PLATFORM_RATE_LIMITED`.
-    PlatformRateLimited,
-    /// `USER_DISABLED`.
-    UserDisabled,
-    /// `TENANT_DISABLED`.
-    TenantDisabled,
-    /// `TENANT_LOCKED`.
-    TenantLocked,
-    /// `TENANT_NOT_FOUND`.
-    TenantNotFound,
-    /// `INVALID_LOGIN`.
-    InvalidLogin,
-    /// `PLATFORM_QUOTA_EXCEEDED`.
-    PlatformQuotaExceeded,
-    /// `PLATFORM_PRECONDITION_FAILED`.
-    PlatformPreconditionFailed,
-    /// `INTERNAL_ERROR`.
-    InternalError,
-}
-
-impl Reason {
-    /// The word on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidRequest => "INVALID_REQUEST",
-            Self::RequestTooLarge => "REQUEST_TOO_LARGE",
-            Self::MethodUnknown => "METHOD_UNKNOWN",
-            Self::ApiClientUnknown => "API_CLIENT_UNKNOWN",
-            Self::CallerUnauthenticated => "CALLER_UNAUTHENTICATED",
-            Self::CallerNotAllowed => "CALLER_NOT_ALLOWED",
-            Self::CallerQuotaExceeded => "CALLER_QUOTA_EXCEEDED",
-            Self::Overloaded => "OVERLOADED",
-            Self::Draining => "DRAINING",
-            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::PlatformUnreachable => "PLATFORM_UNREACHABLE",
-            Self::PlatformUnavailable => "PLATFORM_UNAVAILABLE",
-            Self::LoginOutcomeUnknown => "LOGIN_OUTCOME_UNKNOWN",
-            Self::PlatformRejectedRequest => "PLATFORM_REJECTED_REQUEST",
-            Self::PlatformCredentialRejected => "PLATFORM_CREDENTIAL_REJECTED",
-            Self::OttRejected => "OTT_REJECTED",
-            Self::OttInUse => "OTT_IN_USE",
-            Self::PlatformAccessDenied => "PLATFORM_ACCESS_DENIED",
-            Self::PlatformBlocked => "PLATFORM_BLOCKED",
-            Self::UserNotFound => "USER_NOT_FOUND",
-            Self::PlatformProtocolError => "PLATFORM_PROTOCOL_ERROR",
-            Self::PlatformConflict => "PLATFORM_CONFLICT",
-            Self::PlatformRateLimited => "PLATFORM_RATE_LIMITED",
-            Self::UserDisabled => "USER_DISABLED",
-            Self::TenantDisabled => "TENANT_DISABLED",
-            Self::TenantLocked => "TENANT_LOCKED",
-            Self::TenantNotFound => "TENANT_NOT_FOUND",
-            Self::InvalidLogin => "INVALID_LOGIN",
-            Self::PlatformQuotaExceeded => "PLATFORM_QUOTA_EXCEEDED",
-            Self::PlatformPreconditionFailed => "PLATFORM_PRECONDITION_FAILED",
-            Self::InternalError => "INTERNAL_ERROR",
-        }
-    }
-}
+use crate::{
+    call::{Call, Certainty, Operation},
+    platform::error::{ErrorAnswer, ErrorBody},
+};
 
 /// One failed call, before it becomes a status.
 #[derive(Debug)]
 pub struct Failure {
     reason: Reason,
+    code: FailureCode,
     outcome: Option<Certainty>,
     retry_after: Option<Duration>,
     violations: Vec<Violation>,
+    quota: Option<QuotaExceeded>,
+    http_status: Option<u16>,
+    platform: ErrorBody,
 }
 
 /// One field of the request that breaks a rule.
@@ -134,21 +42,63 @@ pub struct Violation {
     pub description: String,
 }
 
+/// The quota that is used up.
+#[derive(Debug)]
+struct QuotaExceeded {
+    subject: String,
+    description: String,
+}
+
 impl Failure {
     /// A failure for that reason, with the reason's usual code.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
-        Self { reason, outcome: None, retry_after: None, violations: Vec::new() }
+        Self {
+            reason,
+            code: reason.code(),
+            outcome: None,
+            retry_after: None,
+            violations: Vec::new(),
+            quota: None,
+            http_status: None,
+            platform: ErrorBody::default(),
+        }
     }
 
-    /// Says when a retry is worth it (`RetryInfo`).
+    /// The caller's deadline passed; the call tells how far it had come.
+    #[must_use]
+    pub fn deadline_exceeded(call: &Call) -> Self {
+        Self::new(Reason::DeadlineExceeded).outcome(call.certainty())
+    }
+
+    /// This replica shuts down and cannot wait for the call any longer: `DRAINING`,
+    /// or `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
+    #[must_use]
+    pub fn draining(call: &Call) -> Self {
+        let outcome = call.certainty();
+        let reason = if may_be_spent(call.operation(), outcome) {
+            Reason::LoginOutcomeUnknown
+        } else {
+            Reason::Draining
+        };
+        Self::new(reason).outcome(outcome)
+    }
+
+    /// The call's audit record cannot be written, so its answer is withheld; ABORTED
+    /// for a login that the platform may have done.
+    #[must_use]
+    pub fn audit_unavailable(call: &Call) -> Self {
+        Self::new(Reason::AuditUnavailable).outcome(call.certainty())
+    }
+
+    /// Says when a retry is worth it (`RetryInfo`; at most an hour is told).
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// Says how sure we are of what the platform did.
+    /// Says how sure we are of what the platform did. Left out, the call tells.
     #[must_use]
     pub fn outcome(mut self, outcome: Certainty) -> Self {
         self.outcome = Some(outcome);
@@ -162,16 +112,73 @@ impl Failure {
         self
     }
 
+    /// Names the quota that is used up (`QuotaFailure`): whose it is, and its limit.
+    #[must_use]
+    pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
+        self.quota = Some(QuotaExceeded { subject: subject.into(), description: description.into() });
+        self
+    }
+
     /// The reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// The status, with `ErrorInfo`, `RequestInfo` and everything else that applies.
+    /// The fields that break a rule.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that builds a status")]
-    pub fn into_status(self, _call: &Call) -> tonic::Status {
-        tonic::Status::internal(self.reason.as_str())
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// The code that the call is answered with.
+    ///
+    /// Proxies retry UNAVAILABLE by themselves, so a login whose token may be spent is
+    /// answered with ABORTED instead, whatever the reason.
+    #[must_use]
+    pub fn code(&self, call: &Call) -> FailureCode {
+        if self.code == FailureCode::Unavailable && self.may_be_spent(call) {
+            FailureCode::Aborted
+        } else {
+            self.code
+        }
+    }
+
+    /// The status, with `ErrorInfo`, `RequestInfo` and everything else that applies:
+    /// at most 4 KiB on the wire.
+    #[must_use]
+    pub fn into_status(self, call: &Call) -> tonic::Status {
+        details::status(self, call)
+    }
+
+    fn with_code(mut self, code: FailureCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    fn with_http_status(mut self, status: u16) -> Self {
+        self.http_status = Some(status);
+        self
+    }
+
+    fn with_answer(mut self, answer: &ErrorAnswer) -> Self {
+        self.platform = answer.body.clone().unwrap_or_default();
+        self.with_http_status(answer.status)
+    }
+
+    fn known_outcome(&self, call: &Call) -> Certainty {
+        self.outcome.unwrap_or_else(|| call.certainty())
+    }
+
+    fn may_be_spent(&self, call: &Call) -> bool {
+        may_be_spent(call.operation(), self.known_outcome(call))
     }
 }
+
+/// Whether a call with that outcome may have spent its token.
+fn may_be_spent(operation: Option<Operation>, outcome: Certainty) -> bool {
+    operation == Some(Operation::LoginWithOtt) && matches!(outcome, Certainty::Unknown | Certainty::Done)
+}
+
+#[cfg(test)]
+mod tests;

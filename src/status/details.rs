@@ -1,0 +1,279 @@
+//! A failure put on the wire: message, details and trailers, within 4 KiB.
+//!
+//! Which reason and which code a failure has is decided before.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::HeaderMap;
+use prost::Message;
+use prost_types::Any;
+use tonic::{
+    Status,
+    metadata::{AsciiMetadataValue, MetadataMap},
+};
+use tonic_types::pb;
+
+use super::{Failure, FailureCode, Reason, Violation};
+use crate::{
+    backoff,
+    call::{Call, Operation},
+};
+
+/// The most that a status may take up in the peer's header list (RFC 9113, 6.5.2):
+/// clients that limit theirs to 8 KiB hang or reset on more.
+const MAX_STATUS_BYTES: usize = 4096;
+/// What RFC 9113 counts for each header besides name and value.
+const HEADER_OVERHEAD: usize = 32;
+/// The longest wait that a caller is told.
+const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
+/// What a caller is told to wait, plus jitter, where nobody knows better.
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long a one-time token lives; a longer wait outlives it.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
+/// The most bytes of the platform's message, and of any other text of its or of ours
+/// that is passed on.
+const MAX_TEXT_BYTES: usize = 256;
+/// The most violations that are named.
+const MAX_VIOLATIONS: usize = 16;
+
+const DOMAIN: &str = "ott-gateway";
+const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent: issue a new one and log in with that.";
+
+/// `google.rpc.ErrorInfo` with its metadata in order, so that the same answer is the
+/// same bytes.
+#[derive(Clone, PartialEq, Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
+/// Everything that a status is made of.
+struct Parts {
+    code: FailureCode,
+    message: String,
+    info: ErrorInfo,
+    request_id: String,
+    retry_delay: Option<Duration>,
+    quota: Option<pb::quota_failure::Violation>,
+    violations: Vec<Violation>,
+    trailers: MetadataMap,
+}
+
+pub(super) fn status(failure: Failure, call: &Call) -> Status {
+    let mut parts = Parts::of(failure, call);
+    loop {
+        let status = parts.status();
+        if size(&status) <= MAX_STATUS_BYTES || !parts.shorten() {
+            return status;
+        }
+    }
+}
+
+impl Parts {
+    fn of(failure: Failure, call: &Call) -> Self {
+        let may_be_spent = failure.may_be_spent(call);
+        let wait = retry_delay(&failure);
+        let retry = is_retry_advised(&failure, call, wait);
+        Self {
+            code: failure.code(call),
+            message: message(&failure, may_be_spent),
+            request_id: call.request_id().to_string(),
+            retry_delay: wait.filter(|_| retry),
+            quota: quota(&failure, call),
+            trailers: trailers(&failure, retry, may_be_spent),
+            info: ErrorInfo {
+                reason: failure.reason.as_str().to_owned(),
+                domain: DOMAIN.to_owned(),
+                metadata: metadata(&failure, call),
+            },
+            violations: failure.violations.into_iter().take(MAX_VIOLATIONS).collect(),
+        }
+    }
+
+    /// Leaves something out, what matters least first; false if all is needed.
+    fn shorten(&mut self) -> bool {
+        let metadata = &mut self.info.metadata;
+        metadata.remove("apiMessage").is_some()
+            || metadata.remove("apiDomain").is_some()
+            || self.violations.pop().is_some()
+            || self.quota.take().is_some()
+            || metadata.remove("apiClient").is_some()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that builds a status")]
+    fn status(&self) -> Status {
+        let code = tonic::Code::from(self.code);
+        let status =
+            pb::Status { code: i32::from(code), message: self.message.clone(), details: self.details() };
+        Status::with_details_and_metadata(
+            code,
+            &self.message,
+            status.encode_to_vec().into(),
+            self.trailers.clone(),
+        )
+    }
+
+    fn details(&self) -> Vec<Any> {
+        let request = pb::RequestInfo { request_id: self.request_id.clone(), serving_data: String::new() };
+        let mut details = vec![any("ErrorInfo", &self.info), any("RequestInfo", &request)];
+        if let Some(delay) = self.retry_delay {
+            let retry_delay = prost_types::Duration::try_from(delay).ok();
+            details.push(any("RetryInfo", &pb::RetryInfo { retry_delay }));
+        }
+        if let Some(violation) = &self.quota {
+            details.push(any("QuotaFailure", &pb::QuotaFailure { violations: vec![violation.clone()] }));
+        }
+        if !self.violations.is_empty() {
+            let field_violations = self
+                .violations
+                .iter()
+                .map(|violation| pb::bad_request::FieldViolation {
+                    field: violation.field.to_owned(),
+                    description: bounded(&violation.description),
+                    ..Default::default()
+                })
+                .collect();
+            details.push(any("BadRequest", &pb::BadRequest { field_violations }));
+        }
+        details
+    }
+}
+
+fn any(name: &str, detail: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: detail.encode_to_vec() }
+}
+
+/// The fixed sentences of the reason, and the known meaning of the platform's code.
+fn message(failure: &Failure, may_be_spent: bool) -> String {
+    let entry = failure.reason.entry();
+    let action = match failure.reason {
+        Reason::LoginOutcomeUnknown => entry.action,
+        _ if may_be_spent => TOKEN_MAY_BE_SPENT,
+        _ => entry.action,
+    };
+    let mut message = format!("{} {action}", entry.meaning);
+    if let Some(code) = failure.platform.code
+        && let Some(meaning) = code.meaning()
+    {
+        message.push_str(" The platform's code is ");
+        message.push_str(&code.number().to_string());
+        message.push_str(": ");
+        message.push_str(meaning);
+        message.push('.');
+    }
+    message
+}
+
+fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
+    let mut metadata = BTreeMap::new();
+    let mut tell = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    if let Some(operation) = call.operation() {
+        tell("operation", operation.name().to_owned());
+        tell("outcome", failure.known_outcome(call).as_str().to_owned());
+    }
+    if let Some(api_client) = call.api_client() {
+        tell("apiClient", bounded(&api_client));
+    }
+    // A token that is unknown, used or expired: nothing may tell which.
+    if failure.reason == Reason::OttRejected {
+        return metadata;
+    }
+    if call.operation().is_some() {
+        tell("attempts", call.attempts().to_string());
+    }
+    if let Some(status) = failure.http_status.or_else(|| call.http_status()) {
+        tell("httpStatus", status.to_string());
+    }
+    if let Some(code) = failure.platform.code {
+        tell("apiCode", code.number().to_string());
+    }
+    if let Some(domain) = &failure.platform.domain {
+        tell("apiDomain", bounded(domain));
+    }
+    if let Some(message) = &failure.platform.message {
+        tell("apiMessage", bounded(message));
+    }
+    metadata
+}
+
+/// What a caller waits before a retry, should it retry.
+fn retry_delay(failure: &Failure) -> Option<Duration> {
+    let usual = || match failure.reason {
+        Reason::Overloaded
+        | Reason::Draining
+        | Reason::AuditUnavailable
+        | Reason::CallerQuotaExceeded
+        | Reason::PlatformRateLimited => Some(backoff::jittered(DEFAULT_RETRY_DELAY, 1.0, 2.0)),
+        _ => None,
+    };
+    failure.retry_after.or_else(usual).map(|wait| wait.min(MAX_RETRY_DELAY))
+}
+
+fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> bool {
+    let operation = call.operation();
+    let outlives_token =
+        operation == Some(Operation::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
+    let advised = failure
+        .reason
+        .entry()
+        .answers(operation)
+        .is_some_and(|answers| answers.retry.advised(failure.known_outcome(call)));
+    advised && !outlives_token
+}
+
+fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> MetadataMap {
+    let mut trailers = MetadataMap::new();
+    if !retry {
+        // gRPC clients with a retry policy give up at once (gRFC A6).
+        trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from_static("-1"));
+    }
+    if may_be_spent {
+        // So does Envoy, which knows nothing of the other.
+        trailers.insert("x-envoy-ratelimited", AsciiMetadataValue::from_static("true"));
+    }
+    if failure.code == FailureCode::Unimplemented && failure.reason == Reason::InvalidRequest {
+        trailers.insert("grpc-accept-encoding", AsciiMetadataValue::from_static("identity"));
+    }
+    trailers
+}
+
+fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation> {
+    if failure.reason != Reason::CallerQuotaExceeded {
+        return None;
+    }
+    let (subject, description) = match &failure.quota {
+        Some(quota) => (quota.subject.as_str(), quota.description.as_str()),
+        None => (call.caller().map_or("", |(name, _)| name), "The caller's quota is used up."),
+    };
+    Some(pb::quota_failure::Violation {
+        subject: bounded(subject),
+        description: bounded(description),
+        ..Default::default()
+    })
+}
+
+/// The text without control characters, and only so much of it as fits.
+fn bounded(text: &str) -> String {
+    let mut bounded = String::new();
+    for letter in text.chars().filter(|letter| !letter.is_control()) {
+        if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {
+            break;
+        }
+        bounded.push(letter);
+    }
+    bounded
+}
+
+/// What the status takes up in a header list.
+fn size(status: &Status) -> usize {
+    let mut headers = HeaderMap::new();
+    // What cannot be sent at all is as good as too large.
+    if status.add_header(&mut headers).is_err() {
+        return usize::MAX;
+    }
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
+}

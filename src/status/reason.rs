@@ -1,0 +1,73 @@
+//! The catalogue's words: every reason, and the code that it usually has.
+//!
+//! What a reason means and what a caller does about it stands in `table`.
+
+use super::FailureCode;
+
+macro_rules! reasons {
+    ($($variant:ident = $word:literal, $code:ident;)*) => {
+        /// The catalogue of reasons (design section 5): the contract's `ErrorReason`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = concat!("`", $word, "`.")] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the contract.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+
+            /// The code that the reason usually has. A few have another one where a
+            /// login is concerned, or where the platform tells more: see
+            /// [`Failure::code`](super::Failure::code).
+            #[must_use]
+            pub const fn code(self) -> FailureCode {
+                match self {
+                    $(Self::$variant => FailureCode::$code,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    InvalidRequest = "INVALID_REQUEST", InvalidArgument;
+    RequestTooLarge = "REQUEST_TOO_LARGE", ResourceExhausted;
+    MethodUnknown = "METHOD_UNKNOWN", Unimplemented;
+    ApiClientUnknown = "API_CLIENT_UNKNOWN", InvalidArgument;
+    CallerUnauthenticated = "CALLER_UNAUTHENTICATED", Unauthenticated;
+    CallerNotAllowed = "CALLER_NOT_ALLOWED", PermissionDenied;
+    CallerQuotaExceeded = "CALLER_QUOTA_EXCEEDED", ResourceExhausted;
+    Overloaded = "OVERLOADED", Unavailable;
+    Draining = "DRAINING", Unavailable;
+    AuditUnavailable = "AUDIT_UNAVAILABLE", Unavailable;
+    DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded;
+    PlatformUnreachable = "PLATFORM_UNREACHABLE", Unavailable;
+    PlatformUnavailable = "PLATFORM_UNAVAILABLE", Unavailable;
+    LoginOutcomeUnknown = "LOGIN_OUTCOME_UNKNOWN", Aborted;
+    PlatformRejectedRequest = "PLATFORM_REJECTED_REQUEST", InvalidArgument;
+    PlatformCredentialRejected = "PLATFORM_CREDENTIAL_REJECTED", Internal;
+    OttRejected = "OTT_REJECTED", Unauthenticated;
+    OttInUse = "OTT_IN_USE", Aborted;
+    PlatformAccessDenied = "PLATFORM_ACCESS_DENIED", PermissionDenied;
+    PlatformBlocked = "PLATFORM_BLOCKED", Unavailable;
+    UserNotFound = "USER_NOT_FOUND", NotFound;
+    PlatformProtocolError = "PLATFORM_PROTOCOL_ERROR", Internal;
+    PlatformConflict = "PLATFORM_CONFLICT", Aborted;
+    PlatformRateLimited = "PLATFORM_RATE_LIMITED", ResourceExhausted;
+    UserDisabled = "USER_DISABLED", FailedPrecondition;
+    TenantDisabled = "TENANT_DISABLED", FailedPrecondition;
+    TenantLocked = "TENANT_LOCKED", FailedPrecondition;
+    TenantNotFound = "TENANT_NOT_FOUND", NotFound;
+    InvalidLogin = "INVALID_LOGIN", InvalidArgument;
+    PlatformQuotaExceeded = "PLATFORM_QUOTA_EXCEEDED", ResourceExhausted;
+    PlatformPreconditionFailed = "PLATFORM_PRECONDITION_FAILED", FailedPrecondition;
+    InternalError = "INTERNAL_ERROR", Internal;
+}

@@ -1,0 +1,283 @@
+//! The catalogue as data: for every reason what it means, what to do, with which
+//! codes it comes and whether a retry is safe.
+//!
+//! The messages on the wire, `docs/errors.md` and the comments in the contract all
+//! follow from here.
+
+mod render;
+
+#[cfg(test)]
+pub(crate) use render::comment;
+pub use render::render;
+
+use super::{FailureCode, Reason};
+use crate::call::{Certainty, Operation};
+
+/// What the catalogue says of one reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// What is the matter: one sentence.
+    pub meaning: &'static str,
+    /// What a caller does about it: one sentence.
+    pub action: &'static str,
+    /// How `IssueOtt` answers with it; none if it never does.
+    pub issue: Option<Answers>,
+    /// How `LoginWithOtt` answers with it; none if it never does.
+    pub login: Option<Answers>,
+}
+
+/// How one operation answers with a reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers {
+    /// With which codes.
+    pub codes: &'static [FailureCode],
+    /// Whether the same request may be sent again.
+    pub retry: Retry,
+}
+
+/// Whether the same request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It is safe and may help, with backoff.
+    WithBackoff,
+    /// It is safe unless the token may have been spent: decided by the outcome.
+    IfUnspent,
+    /// It would do no harm, and fail again.
+    Useless,
+    /// It is wrong: the token is worth nothing any more, or may be.
+    Never,
+}
+
+impl Retry {
+    /// Whether to retry with such an outcome.
+    #[must_use]
+    pub const fn advised(self, outcome: Certainty) -> bool {
+        match self {
+            Self::WithBackoff => true,
+            Self::IfUnspent => matches!(outcome, Certainty::NotSent | Certainty::Refused),
+            Self::Useless | Self::Never => false,
+        }
+    }
+}
+
+impl Entry {
+    /// How that operation answers; where it is not known yet, nothing was sent, and
+    /// either way of answering will do.
+    #[must_use]
+    pub fn answers(&self, operation: Option<Operation>) -> Option<Answers> {
+        match operation {
+            Some(Operation::IssueOtt) => self.issue,
+            Some(Operation::LoginWithOtt) => self.login,
+            None => self.issue.or(self.login),
+        }
+    }
+
+    const fn both(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, issue: Some(answers), login: Some(answers) }
+    }
+
+    const fn each(meaning: &'static str, action: &'static str, issue: Answers, login: Answers) -> Self {
+        Self { meaning, action, issue: Some(issue), login: Some(login) }
+    }
+
+    const fn issue(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, issue: Some(answers), login: None }
+    }
+
+    const fn login(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, issue: None, login: Some(answers) }
+    }
+}
+
+const fn with_backoff(codes: &'static [FailureCode]) -> Answers {
+    Answers { codes, retry: Retry::WithBackoff }
+}
+
+const fn if_unspent(codes: &'static [FailureCode]) -> Answers {
+    Answers { codes, retry: Retry::IfUnspent }
+}
+
+const fn useless(codes: &'static [FailureCode]) -> Answers {
+    Answers { codes, retry: Retry::Useless }
+}
+
+const fn never(codes: &'static [FailureCode]) -> Answers {
+    Answers { codes, retry: Retry::Never }
+}
+
+impl Reason {
+    /// What the catalogue says of the reason.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table, one entry after the other")]
+    pub const fn entry(self) -> Entry {
+        use FailureCode::{
+            Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument,
+            NotFound, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented,
+        };
+        match self {
+            Self::InvalidRequest => Entry::both(
+                "The request breaks a rule of the contract, cannot be decoded, or is compressed.",
+                "Correct the request; BadRequest names the fields at fault.",
+                useless(&[InvalidArgument, Unimplemented]),
+            ),
+            Self::RequestTooLarge => Entry::both(
+                "The request is longer than the gateway accepts (16 KiB).",
+                "Send a shorter one.",
+                useless(&[ResourceExhausted]),
+            ),
+            Self::MethodUnknown => Entry::both(
+                "The gateway has no such method.",
+                "Call a method of ott.v1.OttService.",
+                useless(&[Unimplemented]),
+            ),
+            Self::ApiClientUnknown => Entry::both(
+                "The gateway's configuration has no API client of that name.",
+                "Name a configured one, or leave api_client empty for the default one.",
+                useless(&[InvalidArgument]),
+            ),
+            Self::CallerUnauthenticated => Entry::both(
+                "The gateway cannot tell who is calling.",
+                "Show a valid credential, once, of a kind that the gateway is configured for.",
+                useless(&[Unauthenticated]),
+            ),
+            Self::CallerNotAllowed => Entry::both(
+                "The gateway's access rules do not allow this call to this caller.",
+                "Ask the gateway's operator for a rule that allows it.",
+                useless(&[PermissionDenied]),
+            ),
+            Self::CallerQuotaExceeded => Entry::both(
+                "The caller has used up its quota.",
+                "Wait as long as RetryInfo says, then retry.",
+                with_backoff(&[ResourceExhausted]),
+            ),
+            Self::Overloaded => Entry::both(
+                "This replica has too many calls in flight, and sent nothing.",
+                "Retry with backoff.",
+                with_backoff(&[Unavailable]),
+            ),
+            Self::Draining => Entry::both(
+                "This replica is shutting down, and has not spent the token of a login.",
+                "Retry; another replica will answer.",
+                with_backoff(&[Unavailable]),
+            ),
+            Self::AuditUnavailable => Entry::each(
+                "The gateway cannot write its audit record, so it hands out nothing.",
+                "Retry with backoff.",
+                with_backoff(&[Unavailable]),
+                if_unspent(&[Unavailable, Aborted]),
+            ),
+            Self::DeadlineExceeded => Entry::each(
+                "The deadline passed before there was an answer.",
+                "Retry, with a longer deadline if this repeats.",
+                with_backoff(&[DeadlineExceeded]),
+                if_unspent(&[DeadlineExceeded]),
+            ),
+            Self::PlatformUnreachable => Entry::both(
+                "The platform cannot be reached, or its certificate is not valid.",
+                "Retry with backoff.",
+                with_backoff(&[Unavailable]),
+            ),
+            Self::PlatformUnavailable => Entry::each(
+                "The platform is failing.",
+                "Retry with backoff.",
+                with_backoff(&[Unavailable]),
+                if_unspent(&[Unavailable, Aborted]),
+            ),
+            Self::LoginOutcomeUnknown => Entry::login(
+                "The login may or may not have happened.",
+                "Issue a new token and log in with that; never send the same token again.",
+                never(&[Aborted]),
+            ),
+            Self::PlatformRejectedRequest => Entry::issue(
+                "The platform refused the request as malformed.",
+                "Check the user's login or id.",
+                useless(&[InvalidArgument]),
+            ),
+            Self::PlatformCredentialRejected => Entry::issue(
+                "The platform refuses the gateway's own credential.",
+                "Tell the gateway's operator; a caller cannot mend it.",
+                useless(&[Internal]),
+            ),
+            Self::OttRejected => Entry::login(
+                "The one-time token is not valid: unknown, used or expired.",
+                "Issue a new token and log in with that.",
+                never(&[Unauthenticated]),
+            ),
+            Self::OttInUse => Entry::login(
+                "The same one-time token is being spent by another call.",
+                "Await that call, or issue a new token and log in with that.",
+                never(&[Aborted]),
+            ),
+            Self::PlatformAccessDenied => Entry::both(
+                "The platform denies the gateway access to this user or tenant.",
+                "Check that the user is below the API client's tenant and that support access is on.",
+                useless(&[PermissionDenied]),
+            ),
+            Self::PlatformBlocked => Entry::both(
+                "A firewall in front of the platform refused the request.",
+                "Retry later, with long backoff; tell the gateway's operator if it lasts.",
+                with_backoff(&[Unavailable]),
+            ),
+            Self::UserNotFound => Entry::issue(
+                "The platform knows no such user.",
+                "Check the user's login or id.",
+                useless(&[NotFound]),
+            ),
+            Self::PlatformProtocolError => Entry::each(
+                "The platform answered with something that its documentation does not know.",
+                "Tell the gateway's operator, with the request id.",
+                useless(&[Internal]),
+                never(&[Internal]),
+            ),
+            Self::PlatformConflict => Entry::both(
+                "The platform reports a conflict with another object or change.",
+                "Look at the user and the tenant before trying again.",
+                useless(&[Aborted, AlreadyExists]),
+            ),
+            Self::PlatformRateLimited => Entry::both(
+                "The platform limits the rate of requests, and did nothing.",
+                "Wait as long as RetryInfo says, then retry; a token lives only 30 seconds.",
+                with_backoff(&[ResourceExhausted]),
+            ),
+            Self::UserDisabled => {
+                Entry::both("The user is disabled.", "Have the user enabled.", useless(&[FailedPrecondition]))
+            }
+            Self::TenantDisabled => Entry::both(
+                "The user's tenant, or one above it, is disabled.",
+                "Have the tenant enabled.",
+                useless(&[FailedPrecondition]),
+            ),
+            Self::TenantLocked => Entry::both(
+                "The user's tenant is locked.",
+                "Have the tenant unlocked.",
+                useless(&[FailedPrecondition]),
+            ),
+            Self::TenantNotFound => Entry::both(
+                "The platform knows no such tenant.",
+                "Check which tenant the user belongs to.",
+                useless(&[NotFound]),
+            ),
+            Self::InvalidLogin => Entry::both(
+                "The platform does not accept this login name.",
+                "Correct the login name.",
+                useless(&[InvalidArgument]),
+            ),
+            Self::PlatformQuotaExceeded => Entry::both(
+                "A quota of the platform is used up.",
+                "Have the tenant's quota raised.",
+                useless(&[ResourceExhausted]),
+            ),
+            Self::PlatformPreconditionFailed => Entry::both(
+                "The platform's rules forbid this in the present state of the user or tenant.",
+                "Mend that state first; the API code says what it is.",
+                useless(&[FailedPrecondition]),
+            ),
+            Self::InternalError => Entry::each(
+                "The gateway itself failed.",
+                "Tell the gateway's operator, with the request id.",
+                useless(&[Internal]),
+                never(&[Internal]),
+            ),
+        }
+    }
+}

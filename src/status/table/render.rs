@@ -1,0 +1,143 @@
+//! `docs/errors.md`, written from the catalogue.
+
+use std::fmt::Write as _;
+
+use super::{Answers, Retry};
+use crate::{
+    call::Operation,
+    platform::error::PlatformErrorCode,
+    status::{FailureCode, Reason, platform},
+};
+
+const HEAD: &str = "\
+# Errors
+
+<!-- Written from src/status/table.rs by `cargo test --lib status::`; edit there. -->
+
+Every answer that is not OK has a gRPC code, a message for people, and `google.rpc.Status` details
+(`grpc-status-details-bin`). Decide by `ErrorInfo.reason`, not by the message. A reason that you do not know
+yet: decide by the gRPC code.
+
+- `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` one of the table below (the values of
+  `ott.v1.ErrorReason`), and `metadata` what is known, each key only where it applies:
+  `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (how many times the platform was asked),
+  `apiClient`, and of the platform's last answer `httpStatus`, `apiCode`, `apiDomain`, `apiMessage`.
+  `OTT_REJECTED` has none of `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`: tokens that are
+  unknown, used or expired get the same answer.
+- `google.rpc.RequestInfo`: the id to quote to whoever runs the gateway.
+- `google.rpc.RetryInfo`: how long to wait before a retry, where a retry is worth it and the wait is known.
+- `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`, `google.rpc.BadRequest` with `INVALID_REQUEST`.
+
+`outcome` says what the platform did:
+
+| outcome | meaning |
+|---|---|
+| `not_sent` | The request never left the gateway: nothing happened. |
+| `refused` | The platform said definitely that nothing happened. |
+| `unknown` | The request may have left, and no usable answer came. |
+| `done` | The platform did it, and the answer could not be delivered. |
+
+UNAVAILABLE is only answered while a retry is safe, for logins too. What must not be retried carries
+`grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
+also carries `x-envoy-ratelimited: true`, which Envoy obeys. A wait of 30 seconds or more is not told to a login:
+its token would be dead by then.
+
+Outside this table: what HTTP/2 itself refuses (too many streams, oversized headers) cannot carry details, and the
+health and reflection services keep their own errors.
+
+## Reasons
+
+| reason | IssueOtt | LoginWithOtt | meaning | what to do | safe to retry? |
+|---|---|---|---|---|---|
+";
+
+const CODES: &str = "
+## The platform's codes
+
+`apiCode`, where the platform gave one, decides for its 4xx answers as follows. At login, an answer with the HTTP
+status 400, 401, 404 or 410 is `OTT_REJECTED`, unless the code tells of the account. A code that is not listed
+decides nothing: the HTTP status does.
+
+| apiCode | meaning | IssueOtt | LoginWithOtt (400, 401, 404, 410) | LoginWithOtt (any other 4xx) |
+|---|---|---|---|---|
+";
+
+/// The page for users: every reason, and every code of the platform.
+#[must_use]
+pub fn render() -> String {
+    let mut page = HEAD.to_owned();
+    for reason in Reason::ALL {
+        let entry = reason.entry();
+        let row = [
+            format!("`{}`", reason.as_str()),
+            codes(entry.issue),
+            codes(entry.login),
+            entry.meaning.to_owned(),
+            entry.action.to_owned(),
+            retry(entry.issue, entry.login),
+        ];
+        line(&mut page, &row);
+    }
+    page.push_str(CODES);
+    for code in PlatformErrorCode::DOCUMENTED {
+        let row = [
+            code.number().to_string(),
+            code.meaning().unwrap_or_default().to_owned(),
+            decision(platform::decided_by_code(Operation::IssueOtt, 400, *code)),
+            decision(platform::decided_by_code(Operation::LoginWithOtt, 400, *code)),
+            decision(platform::decided_by_code(Operation::LoginWithOtt, 403, *code)),
+        ];
+        line(&mut page, &row);
+    }
+    page
+}
+
+/// The comment of the reason in the contract, which other languages read.
+#[cfg(test)]
+pub(crate) fn comment(reason: Reason) -> String {
+    let entry = reason.entry();
+    let mut codes: Vec<&str> = Vec::new();
+    for code in [entry.issue, entry.login].into_iter().flatten().flat_map(|answers| answers.codes) {
+        if !codes.contains(&code.name()) {
+            codes.push(code.name());
+        }
+    }
+    let retry = retry(entry.issue, entry.login).replace('`', "\"");
+    format!("{}. {} {} Safe to retry? {retry}.", codes.join(" or "), entry.meaning, entry.action)
+}
+
+fn line(page: &mut String, cells: &[String]) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(page, "| {} |", cells.join(" | "));
+}
+
+fn codes(answers: Option<Answers>) -> String {
+    answers.map_or_else(
+        || "–".to_owned(),
+        |answers| answers.codes.iter().map(|code| code.name()).collect::<Vec<_>>().join(", "),
+    )
+}
+
+fn decision(decided: Option<(Reason, FailureCode)>) -> String {
+    let (reason, code) = decided.unwrap_or((Reason::OttRejected, Reason::OttRejected.code()));
+    format!("{} `{}`", code.name(), reason.as_str())
+}
+
+fn retry(issue: Option<Answers>, login: Option<Answers>) -> String {
+    match (issue.map(|answers| answers.retry), login.map(|answers| answers.retry)) {
+        (Some(issue), Some(login)) if issue != login => {
+            format!("IssueOtt: {}; LoginWithOtt: {}", word(issue), word(login))
+        }
+        (Some(retry), _) | (None, Some(retry)) => word(retry).to_owned(),
+        (None, None) => String::new(),
+    }
+}
+
+const fn word(retry: Retry) -> &'static str {
+    match retry {
+        Retry::WithBackoff => "yes, with backoff",
+        Retry::IfUnspent => "only if `outcome` is `not_sent` or `refused`",
+        Retry::Useless => "no, it would fail again",
+        Retry::Never => "no, issue a new token",
+    }
+}

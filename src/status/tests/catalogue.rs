@@ -1,0 +1,126 @@
+//! The catalogue against the contract, the documentation and itself.
+
+use std::{fs, path::Path};
+
+use prost_reflect::DescriptorPool;
+use tonic::Code;
+
+use super::{Answer, CERTAINTIES, OPERATIONS, call};
+use crate::{
+    call::{Certainty, Operation},
+    proto::FILE_DESCRIPTOR_SET,
+    status::{
+        Failure, Reason,
+        table::{Retry, comment, render},
+    },
+};
+
+#[test]
+fn reasons_are_exactly_those_of_the_contract() {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
+    let contract = pool.get_enum_by_name("ott.v1.ErrorReason").expect("the contract has it");
+    let mut values: Vec<(i32, String)> =
+        contract.values().map(|value| (value.number(), value.name().to_owned())).collect();
+    values.sort();
+    assert_eq!(values.remove(0), (0, "ERROR_REASON_UNSPECIFIED".to_owned()));
+    let reasons: Vec<(i32, String)> =
+        (1..).zip(Reason::ALL).map(|(number, reason)| (number, reason.as_str().to_owned())).collect();
+    assert_eq!(values, reasons);
+}
+
+/// Other languages read the contract, not this code.
+#[test]
+fn comments_of_the_contract_say_what_the_catalogue_says() {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
+    let contract = pool.get_enum_by_name("ott.v1.ErrorReason").expect("the contract has it");
+    let file = contract.parent_file();
+    let info = file.file_descriptor_proto().source_code_info.clone().expect("comments are kept");
+    for reason in Reason::ALL {
+        let value = contract.get_value_by_name(reason.as_str()).expect("it is in the contract");
+        let location =
+            info.location.iter().find(|location| location.path == value.path()).expect("it has a location");
+        let words: Vec<&str> = location.leading_comments().split_whitespace().collect();
+        assert_eq!(words.join(" "), comment(*reason), "the comment of {}", reason.as_str());
+    }
+}
+
+/// Rewrites a stale page, so that all there is left to do is to commit it.
+#[test]
+fn the_page_for_users_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let fresh = render();
+    if fs::read_to_string(&path).is_ok_and(|page| page == fresh) {
+        return;
+    }
+    fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the folder can be made");
+    fs::write(&path, fresh).expect("the page can be written");
+    panic!("docs/errors.md was stale and has been written anew by this test: look at it and commit it");
+}
+
+#[test]
+fn texts_are_sentences_in_ascii() {
+    for entry in Reason::ALL.iter().map(|reason| reason.entry()) {
+        for text in [entry.meaning, entry.action] {
+            assert!(text.is_ascii() && text.ends_with('.') && !text.contains('|'), "{text}");
+        }
+    }
+}
+
+#[test]
+fn every_reason_is_answered_with_its_documented_codes_only() {
+    for reason in Reason::ALL {
+        let entry = reason.entry();
+        assert!(entry.issue.is_some() || entry.login.is_some(), "{reason:?}");
+        for operation in OPERATIONS {
+            let Some(answers) = entry.answers(Some(operation)) else { continue };
+            assert!(answers.codes.contains(&reason.code()), "{reason:?}");
+            for outcome in CERTAINTIES {
+                let failure = Failure::new(*reason).outcome(outcome);
+                let code = failure.code(&call(operation));
+                // A replica that drains, sheds or cannot connect has not sent anything.
+                if answers.retry == Retry::WithBackoff
+                    && operation == Operation::LoginWithOtt
+                    && matches!(outcome, Certainty::Unknown | Certainty::Done)
+                {
+                    continue;
+                }
+                assert!(answers.codes.contains(&code), "{reason:?} {operation:?} {outcome:?}: {code:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
+    for reason in Reason::ALL {
+        for outcome in [Certainty::Unknown, Certainty::Done] {
+            let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(Operation::LoginWithOtt));
+            assert!(!matches!(answer.code, Code::Unavailable | Code::Cancelled | Code::Ok), "{reason:?}");
+            if reason.entry().login.is_some_and(|answers| answers.retry != Retry::WithBackoff) {
+                assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
+            }
+            assert!(answer.rate_limited, "{reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_retry_is_either_advised_or_pushed_back() {
+    for reason in Reason::ALL {
+        for operation in OPERATIONS {
+            for outcome in CERTAINTIES {
+                let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(operation));
+                assert!(
+                    answer.retry_delay().is_none() || answer.pushback.is_none(),
+                    "{reason:?} {operation:?} {outcome:?}"
+                );
+                if answer.code == Code::Unavailable {
+                    assert_eq!(answer.pushback, None, "{reason:?}: UNAVAILABLE may be retried");
+                }
+                if operation == Operation::IssueOtt {
+                    assert!(!answer.rate_limited);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The table of design section 5, row by row.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{Answer, OPERATIONS, call};
+use crate::{
+    call::{Certainty, Operation},
+    credential::CredentialError,
+    platform::error::{ErrorAnswer, ErrorBody, ErrorKind, Malformation, PlatformError, PlatformErrorCode},
+    status::Failure,
+};
+
+use Certainty::{Done, NotSent, Refused, Unknown};
+use Operation::{IssueOtt, LoginWithOtt};
+
+fn answer(operation: Operation, kind: ErrorKind, certainty: Certainty) -> Answer {
+    Answer::of(Failure::of_platform(operation, &PlatformError { kind, certainty }), &call(operation))
+}
+
+fn http(status: u16, body: impl Into<Option<ErrorBody>>) -> ErrorKind {
+    ErrorKind::Answer(ErrorAnswer { status, body: body.into(), retry_after: None })
+}
+
+fn json(code: Option<i64>) -> ErrorBody {
+    ErrorBody {
+        code: code.map(PlatformErrorCode::from_number),
+        domain: Some("canary-domain".to_owned()),
+        message: Some("canary-message".to_owned()),
+    }
+}
+
+/// 5xx leaves open what happened; any other answer is definite.
+fn certainty_of(status: u16) -> Certainty {
+    if status >= 500 { Unknown } else { Refused }
+}
+
+#[derive(Clone, Copy)]
+struct Expected {
+    code: Code,
+    reason: &'static str,
+    outcome: &'static str,
+    pushback: bool,
+}
+
+const fn may_be_retried(code: Code, reason: &'static str, outcome: &'static str) -> Expected {
+    Expected { code, reason, outcome, pushback: false }
+}
+
+const fn no_retry(code: Code, reason: &'static str, outcome: &'static str) -> Expected {
+    Expected { code, reason, outcome, pushback: true }
+}
+
+#[track_caller]
+fn check(case: &str, answer: &Answer, expected: Expected) {
+    assert_eq!((answer.code, answer.reason.as_str()), (expected.code, expected.reason), "{case}");
+    assert_eq!(answer.told("outcome"), Some(expected.outcome), "{case}");
+    assert_eq!(answer.pushback.as_deref(), expected.pushback.then_some("-1"), "{case}");
+    let spent =
+        answer.told("operation") == Some("LoginWithOtt") && ["unknown", "done"].contains(&expected.outcome);
+    assert_eq!(answer.rate_limited, spent, "{case}");
+}
+
+const REJECTED: Expected = no_retry(Code::Unauthenticated, "OTT_REJECTED", "refused");
+const AMBIGUOUS: Expected = no_retry(Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown");
+const PROTOCOL: Expected = no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "refused");
+const DENIED: Expected = no_retry(Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", "refused");
+const BLOCKED: Expected = may_be_retried(Code::Unavailable, "PLATFORM_BLOCKED", "refused");
+const CONFLICT: Expected = no_retry(Code::Aborted, "PLATFORM_CONFLICT", "refused");
+const LIMITED: Expected = may_be_retried(Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused");
+const FAILING: Expected = may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown");
+const REFUSED: Expected = no_retry(Code::InvalidArgument, "PLATFORM_REJECTED_REQUEST", "refused");
+const CREDENTIAL: Expected = no_retry(Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", "refused");
+const NO_USER: Expected = no_retry(Code::NotFound, "USER_NOT_FOUND", "refused");
+
+#[test]
+fn http_statuses_without_a_known_code_are_decided_by_status() {
+    // status, (issue, login) with a JSON error, (issue, login) without one
+    let rows = [
+        (301, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (302, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (307, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (400, (REFUSED, REJECTED), (PROTOCOL, PROTOCOL)),
+        (401, (CREDENTIAL, REJECTED), (CREDENTIAL, REJECTED)),
+        (403, (DENIED, DENIED), (BLOCKED, BLOCKED)),
+        (404, (NO_USER, REJECTED), (PROTOCOL, PROTOCOL)),
+        (405, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (406, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (409, (CONFLICT, CONFLICT), (CONFLICT, CONFLICT)),
+        (410, (PROTOCOL, REJECTED), (PROTOCOL, REJECTED)),
+        (411, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (415, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (418, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (429, (LIMITED, LIMITED), (LIMITED, LIMITED)),
+        (500, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
+        (502, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
+        (503, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
+        (504, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
+    ];
+    for (status, with_json, without) in rows {
+        let certainty = certainty_of(status);
+        for (body, (issue, login)) in
+            [(Some(json(None)), with_json), (Some(json(Some(4711))), with_json), (None, without)]
+        {
+            for (operation, expected) in [(IssueOtt, issue), (LoginWithOtt, login)] {
+                let answer = answer(operation, http(status, body.clone()), certainty);
+                let case = format!("{status} {operation:?} {body:?}");
+                check(&case, &answer, expected);
+                if expected.reason == "OTT_REJECTED" {
+                    continue;
+                }
+                assert_eq!(answer.told("httpStatus"), Some(status.to_string().as_str()), "{case}");
+                let code = body.as_ref().and_then(|body| body.code).map(|code| code.number().to_string());
+                assert_eq!(answer.told("apiCode"), code.as_deref(), "{case}");
+                let message = body.as_ref().and_then(|body| body.message.clone());
+                assert_eq!(answer.told("apiMessage"), message.as_deref(), "{case}");
+            }
+        }
+    }
+}
+
+/// The second table of design section 5, written out.
+fn by_code(number: i64) -> (Code, &'static str) {
+    match number {
+        1018 => (Code::FailedPrecondition, "USER_DISABLED"),
+        1003 => (Code::FailedPrecondition, "TENANT_DISABLED"),
+        1012 => (Code::FailedPrecondition, "TENANT_LOCKED"),
+        1002 | 1020 | 1024 => (Code::PermissionDenied, "PLATFORM_ACCESS_DENIED"),
+        1005 => (Code::NotFound, "TENANT_NOT_FOUND"),
+        1033 => (Code::InvalidArgument, "INVALID_LOGIN"),
+        1004 | 1010 | 1015 | 1028 | 1031 => (Code::AlreadyExists, "PLATFORM_CONFLICT"),
+        1001 => (Code::Aborted, "PLATFORM_CONFLICT"),
+        1022 | 1030 => (Code::ResourceExhausted, "PLATFORM_QUOTA_EXCEEDED"),
+        1000 | 1019 => (Code::Unavailable, "PLATFORM_UNAVAILABLE"),
+        _ => (Code::FailedPrecondition, "PLATFORM_PRECONDITION_FAILED"),
+    }
+}
+
+#[test]
+fn every_api_code_decides_at_issuing_whatever_the_4xx() {
+    for number in 1000..=1035 {
+        let (code, reason) = by_code(number);
+        let expected = Expected { code, reason, outcome: "refused", pushback: code != Code::Unavailable };
+        for status in [400, 401, 403, 404, 405, 409, 410, 415, 422, 429] {
+            let answer = answer(IssueOtt, http(status, json(Some(number))), Refused);
+            check(&format!("{status}-{number}"), &answer, expected);
+            assert_eq!(answer.told("apiCode"), Some(number.to_string().as_str()));
+            let meaning = PlatformErrorCode::from_number(number).meaning().expect("it is documented");
+            assert!(answer.message.ends_with(&format!("The platform's code is {number}: {meaning}.")));
+        }
+    }
+}
+
+#[test]
+fn at_login_only_codes_that_tell_of_the_account_decide_where_a_token_is_rejected() {
+    for number in 1000..=1035 {
+        let (code, reason) = by_code(number);
+        for status in [400, 401, 404, 410] {
+            let expected = if [1002, 1003, 1012, 1018].contains(&number) {
+                no_retry(code, reason, "refused")
+            } else {
+                REJECTED
+            };
+            check(
+                &format!("{status}-{number}"),
+                &answer(LoginWithOtt, http(status, json(Some(number))), Refused),
+                expected,
+            );
+        }
+        for status in [403, 409, 422, 429] {
+            let expected = if reason == "PLATFORM_UNAVAILABLE" {
+                no_retry(Code::Aborted, reason, "unknown")
+            } else {
+                no_retry(code, reason, "refused")
+            };
+            check(
+                &format!("{status}-{number}"),
+                &answer(LoginWithOtt, http(status, json(Some(number))), Refused),
+                expected,
+            );
+        }
+    }
+}
+
+#[test]
+fn no_api_code_makes_a_5xx_definite() {
+    for number in 1000..=1035 {
+        for status in [500, 503] {
+            check("issue", &answer(IssueOtt, http(status, json(Some(number))), Unknown), FAILING);
+            check("login", &answer(LoginWithOtt, http(status, json(Some(number))), Unknown), AMBIGUOUS);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_decided_by_certainty() {
+    let unreachable = may_be_retried(Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent");
+    let breaker = || ErrorKind::BreakerOpen { retry_after: Duration::from_millis(700) };
+    let late = may_be_retried(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "not_sent");
+    for operation in OPERATIONS {
+        check("unreachable", &answer(operation, ErrorKind::Unreachable, NotSent), unreachable);
+        check("certificate", &answer(operation, ErrorKind::CertificateInvalid, NotSent), unreachable);
+        let open = answer(operation, breaker(), NotSent);
+        check("breaker", &open, may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent"));
+        assert_eq!(open.retry_delay(), Some(Duration::from_millis(700)));
+        check("deadline", &answer(operation, ErrorKind::DeadlinePassed, NotSent), late);
+    }
+    check("cut", &answer(IssueOtt, ErrorKind::Interrupted, Unknown), FAILING);
+    check("cut", &answer(LoginWithOtt, ErrorKind::Interrupted, Unknown), AMBIGUOUS);
+    check(
+        "deadline",
+        &answer(LoginWithOtt, ErrorKind::DeadlinePassed, Unknown),
+        no_retry(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "unknown"),
+    );
+}
+
+#[test]
+fn a_malformed_answer_to_a_login_has_spent_the_token() {
+    for malformation in [
+        Malformation::ContentType,
+        Malformation::Json,
+        Malformation::TooLarge,
+        Malformation::Missing,
+        Malformation::Cookies,
+    ] {
+        for certainty in [Unknown, Done] {
+            let login = answer(LoginWithOtt, ErrorKind::Malformed(malformation), certainty);
+            check("login", &login, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
+            assert!(
+                login
+                    .message
+                    .ends_with("The one-time token may be spent: issue a new one and log in with that.")
+            );
+            let issue = answer(IssueOtt, ErrorKind::Malformed(malformation), certainty);
+            check("issue", &issue, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", certainty.as_str()));
+        }
+    }
+}
+
+#[test]
+fn a_missing_access_token_is_no_fault_of_the_caller() {
+    let retry_after = Duration::from_secs(4);
+    let rows = [
+        (CredentialError::Rejected, Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", true),
+        (CredentialError::Unreachable, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
+        (CredentialError::CertificateInvalid, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
+        (CredentialError::Failing { retry_after }, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
+        (CredentialError::Blocked, Code::Unavailable, "PLATFORM_BLOCKED", false),
+        (CredentialError::Protocol { status: 404 }, Code::Internal, "PLATFORM_PROTOCOL_ERROR", true),
+        (CredentialError::SecretUnreadable, Code::Internal, "INTERNAL_ERROR", true),
+        (CredentialError::WaitingRoomFull, Code::Unavailable, "OVERLOADED", false),
+        (CredentialError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false),
+    ];
+    for (error, code, reason, pushback) in rows {
+        let failing = matches!(error, CredentialError::Failing { .. });
+        let protocol = matches!(error, CredentialError::Protocol { .. });
+        let answer = answer(IssueOtt, ErrorKind::Credential(error), NotSent);
+        check(reason, &answer, Expected { code, reason, outcome: "not_sent", pushback });
+        if failing {
+            assert_eq!(answer.retry_delay(), Some(retry_after));
+        }
+        assert_eq!(answer.told("httpStatus"), protocol.then_some("404"));
+    }
+}
+
+fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
+    let retry_after = retry_after.map(Duration::from_secs);
+    answer(operation, ErrorKind::Answer(ErrorAnswer { status: 429, body: None, retry_after }), Refused)
+}
+
+#[test]
+fn a_rate_limit_says_when_to_come_back() {
+    for operation in OPERATIONS {
+        let told = limited(operation, Some(7));
+        assert_eq!((told.retry_delay(), told.pushback), (Some(Duration::from_secs(7)), None));
+        let guessed = limited(operation, None).retry_delay().expect("a second, and jitter");
+        assert!((1000..=2000).contains(&guessed.as_millis()), "{guessed:?}");
+    }
+    assert_eq!(limited(IssueOtt, Some(86_400)).retry_delay(), Some(Duration::from_hours(1)));
+}
+
+#[test]
+fn a_login_is_not_told_to_wait_longer_than_its_token_lives() {
+    assert_eq!(limited(LoginWithOtt, Some(29)).pushback, None);
+    let dead = limited(LoginWithOtt, Some(30));
+    assert_eq!((dead.retry_delay(), dead.pushback.as_deref()), (None, Some("-1")));
+    assert_eq!((dead.code, dead.rate_limited), (Code::ResourceExhausted, false));
+    assert_eq!(limited(IssueOtt, Some(30)).pushback, None);
+}
+
+#[test]
+fn retry_after_of_a_failing_platform_is_passed_on_where_a_retry_is_safe() {
+    let failing = |operation| {
+        let retry_after = Some(Duration::from_secs(3));
+        answer(operation, ErrorKind::Answer(ErrorAnswer { status: 503, body: None, retry_after }), Unknown)
+    };
+    assert_eq!(failing(IssueOtt).retry_delay(), Some(Duration::from_secs(3)));
+    assert_eq!(failing(LoginWithOtt).retry_delay(), None);
+}
+
+#[test]
+fn unknown_used_and_expired_tokens_get_the_same_bytes() {
+    let call = call(LoginWithOtt);
+    call.set_api_client("eu2".into());
+    call.attempt_begins();
+    let mut answers = Vec::new();
+    for status in [400, 401, 404, 410] {
+        for code in [None, Some(4711), Some(1005), Some(1033), Some(1000)] {
+            call.set_http_status(status);
+            call.attempt_begins();
+            let error = PlatformError { kind: http(status, json(code)), certainty: Refused };
+            let answer = Answer::of(Failure::of_platform(LoginWithOtt, &error), &call);
+            check(&format!("{status} {code:?}"), &answer, REJECTED);
+            assert!(!answer.text().contains("canary"), "{status} {code:?}");
+            let keys: Vec<&str> = answer.metadata.keys().map(String::as_str).collect();
+            assert_eq!(keys, ["apiClient", "operation", "outcome"]);
+            answers.push((answer.message, answer.bytes));
+        }
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1);
+}

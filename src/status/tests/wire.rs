@@ -1,0 +1,210 @@
+//! The status as it leaves: its parts, and its size.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use proptest::prelude::*;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use super::{Answer, CERTAINTIES, OPERATIONS, call};
+use crate::{
+    call::{Call, Certainty, Deadline, Operation},
+    clock,
+    platform::error::{ErrorAnswer, ErrorBody, ErrorKind, PlatformError, PlatformErrorCode},
+    status::{Failure, Reason},
+};
+
+#[test]
+fn a_failure_before_anything_is_known_has_its_details_too() {
+    let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+    let answer = Answer::of(Failure::new(Reason::MethodUnknown), &call);
+    assert_eq!((answer.code, answer.metadata.len()), (Code::Unimplemented, 0));
+    let request = answer.details.request_info().expect("it is always there");
+    assert_eq!(request.request_id, call.request_id().to_string());
+}
+
+#[test]
+fn metadata_tells_what_the_call_knows() {
+    let call = call(Operation::IssueOtt);
+    call.set_api_client("eu2".into());
+    call.attempt_begins();
+    call.attempt_ended(Certainty::Unknown);
+    call.attempt_begins();
+    call.set_http_status(503);
+    let answer = Answer::of(Failure::deadline_exceeded(&call), &call);
+    assert_eq!(answer.code, Code::DeadlineExceeded);
+    let told: Vec<(&str, &str)> =
+        answer.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("apiClient", "eu2"),
+            ("attempts", "2"),
+            ("httpStatus", "503"),
+            ("operation", "IssueOtt"),
+            ("outcome", "unknown"),
+        ]
+    );
+}
+
+#[test]
+fn violations_are_named_field_by_field() {
+    let failure = Failure::new(Reason::InvalidRequest)
+        .violation("login", "must not be empty")
+        .violation("purpose", "must be known");
+    let answer = Answer::of(failure, &call(Operation::IssueOtt));
+    let bad = answer.details.bad_request().expect("the fields are named");
+    let fields: Vec<(&str, &str)> = bad
+        .field_violations
+        .iter()
+        .map(|violation| (violation.field.as_str(), violation.description.as_str()))
+        .collect();
+    assert_eq!(fields, [("login", "must not be empty"), ("purpose", "must be known")]);
+}
+
+#[test]
+fn a_used_up_quota_says_whose_and_when() {
+    let call = call(Operation::IssueOtt);
+    call.set_caller("spiffe://mesh/portal".into(), "certificate");
+    for (failure, description) in [
+        (Failure::new(Reason::CallerQuotaExceeded), "The caller's quota is used up."),
+        (Failure::new(Reason::CallerQuotaExceeded).quota("spiffe://mesh/portal", "50/s"), "50/s"),
+    ] {
+        let answer = Answer::of(failure.retry_after(Duration::from_millis(20)), &call);
+        let quota = answer.details.quota_failure().expect("it is told").violations[0].clone();
+        assert_eq!(
+            (quota.subject.as_str(), quota.description.as_str()),
+            ("spiffe://mesh/portal", description)
+        );
+        assert_eq!(answer.retry_delay(), Some(Duration::from_millis(20)));
+    }
+}
+
+#[test]
+fn this_replica_being_busy_always_says_when_to_retry() {
+    for reason in [Reason::Overloaded, Reason::Draining, Reason::AuditUnavailable] {
+        for operation in OPERATIONS {
+            let answer = Answer::of(Failure::new(reason), &call(operation));
+            assert_eq!((answer.code, answer.pushback.as_deref()), (Code::Unavailable, None));
+            assert!(answer.retry_delay().is_some());
+        }
+    }
+}
+
+/// A call whose attempt at the platform ended like that, or is under way.
+fn call_with(operation: Operation, outcome: Certainty) -> Call {
+    let call = call(operation);
+    call.attempt_begins();
+    if outcome == Certainty::Unknown {
+        call.sending();
+    } else {
+        call.attempt_ended(outcome);
+    }
+    assert_eq!(call.certainty(), outcome);
+    call
+}
+
+#[test]
+fn a_drain_tells_a_login_that_may_have_been_sent_from_the_others() {
+    for operation in OPERATIONS {
+        for outcome in CERTAINTIES {
+            let call = call_with(operation, outcome);
+            let answer = Answer::of(Failure::draining(&call), &call);
+            let spent = operation == Operation::LoginWithOtt
+                && matches!(outcome, Certainty::Unknown | Certainty::Done);
+            let expected = if spent {
+                (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN")
+            } else {
+                (Code::Unavailable, "DRAINING")
+            };
+            assert_eq!((answer.code, answer.reason.as_str()), expected, "{operation:?} {outcome:?}");
+            assert_eq!(answer.told("outcome"), Some(outcome.as_str()));
+            assert_eq!(answer.rate_limited, spent);
+        }
+    }
+}
+
+#[test]
+fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
+    let issue = call_with(Operation::IssueOtt, Certainty::Done);
+    let answer = Answer::of(Failure::audit_unavailable(&issue), &issue);
+    assert_eq!((answer.code, answer.reason.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
+    assert_eq!((answer.told("outcome"), answer.pushback.as_deref()), (Some("done"), None));
+
+    let login = call_with(Operation::LoginWithOtt, Certainty::Done);
+    let failure = Failure::audit_unavailable(&login);
+    assert_eq!(Code::from(failure.code(&login)), Code::Aborted);
+    let answer = Answer::of(failure, &login);
+    assert_eq!((answer.code, answer.reason.as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
+    assert_eq!((answer.told("outcome"), answer.pushback.as_deref()), (Some("done"), Some("-1")));
+    assert_eq!(answer.retry_delay(), None);
+}
+
+#[test]
+fn a_deadline_lets_a_login_be_retried_only_while_its_token_is_unspent() {
+    for outcome in CERTAINTIES {
+        let call = call_with(Operation::LoginWithOtt, outcome);
+        let answer = Answer::of(Failure::deadline_exceeded(&call), &call);
+        let spent = matches!(outcome, Certainty::Unknown | Certainty::Done);
+        assert_eq!(answer.code, Code::DeadlineExceeded);
+        assert_eq!(answer.pushback.is_some(), spent);
+        assert_eq!(answer.rate_limited, spent);
+    }
+}
+
+fn wire_size(status: &tonic::Status) -> usize {
+    let mut headers = HeaderMap::new();
+    status.add_header(&mut headers).expect("it can be sent");
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+proptest! {
+    #[test]
+    fn a_status_stays_within_4_kib_whatever_is_in_it(
+        reason in proptest::sample::select(Reason::ALL),
+        operation in proptest::sample::select(OPERATIONS.as_slice()),
+        descriptions in proptest::collection::vec(".{0,400}", 0..40),
+        caller in ".{0,3000}",
+        api_client in ".{0,3000}",
+    ) {
+        let call = call(operation);
+        call.set_caller(caller.as_str().into(), "jwt");
+        call.set_api_client(api_client.as_str().into());
+        let mut failure = Failure::new(reason).quota(caller, "x".repeat(3000));
+        for description in descriptions {
+            failure = failure.violation("login", description);
+        }
+        let status = failure.into_status(&call);
+        prop_assert!(wire_size(&status) <= 4096);
+        let details = status.get_error_details();
+        prop_assert_eq!(&details.error_info().expect("never left out").reason, reason.as_str());
+        prop_assert!(details.request_info().is_some());
+    }
+
+    #[test]
+    fn an_answer_of_the_platform_stays_within_4_kib_and_its_message_within_256_bytes(
+        status in 300_u16..600,
+        code in proptest::option::of(990_i64..1050),
+        domain in ".{0,3000}",
+        message in ".{0,3000}",
+        operation in proptest::sample::select(OPERATIONS.as_slice()),
+    ) {
+        let body = ErrorBody {
+            code: code.map(PlatformErrorCode::from_number),
+            domain: Some(domain),
+            message: Some(message),
+        };
+        let answer = ErrorAnswer { status, body: Some(body), retry_after: Some(Duration::MAX) };
+        let error = PlatformError { kind: ErrorKind::Answer(answer), certainty: Certainty::Refused };
+        let call = call(operation);
+        let status = Failure::of_platform(operation, &error).into_status(&call);
+        prop_assert!(wire_size(&status) <= 4096);
+        let answer = Answer::read(&status);
+        if let Some(message) = answer.told("apiMessage") {
+            prop_assert!(message.len() <= 256);
+            prop_assert!(!message.chars().any(char::is_control));
+        }
+        prop_assert!(answer.reason != "OTT_REJECTED" || answer.told("apiMessage").is_none());
+    }
+}
