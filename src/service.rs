@@ -1,1 +1,3 @@
-//! The two RPCs.
+//! The two RPCs, as typed handlers.
+
+mod convert;

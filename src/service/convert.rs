@@ -1,0 +1,139 @@
+//! Between the contract's messages and our own words.
+//!
+//! Validation is conversion: what has become one of our words keeps the contract's
+//! rules. Whether the caller may do it, whether there is such an API client and where
+//! a `target_uri` leads is decided later.
+
+mod account;
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+
+use crate::{
+    ott::{InvalidName, IssuedToken, LoginUrl, Name, OneTimeToken, Subject},
+    proto::ott::v1::{self, issue_ott_request},
+    session::{LoggedIn, Session, SessionCookie},
+    status::{Failure, Reason},
+};
+
+/// A valid request for a token.
+#[derive(Debug)]
+pub(super) struct IssueOtt {
+    /// Whom the token is for.
+    pub(super) subject: Subject,
+    /// The API client to use; none for the default one.
+    pub(super) api_client: Option<String>,
+    /// Where a login URL shall land; none if no login URL is wanted. Not checked yet.
+    pub(super) target_uri: Option<String>,
+}
+
+impl TryFrom<v1::IssueOttRequest> for IssueOtt {
+    type Error = Failure;
+
+    /// Names every field at fault at once.
+    fn try_from(request: v1::IssueOttRequest) -> Result<Self, Failure> {
+        let mut refusal = Failure::new(Reason::InvalidRequest);
+        if v1::Purpose::try_from(request.purpose).is_err() {
+            refusal = refusal.violation("purpose", "must be PURPOSE_USER_LOGIN or left out");
+        }
+        match subject(request.subject) {
+            Ok(subject) if refusal.violations().is_empty() => Ok(Self {
+                subject,
+                api_client: unless_empty(request.api_client),
+                target_uri: unless_empty(request.target_uri),
+            }),
+            Ok(_) => Err(refusal),
+            Err((field, rule)) => Err(refusal.violation(field, rule)),
+        }
+    }
+}
+
+fn subject(subject: Option<issue_ott_request::Subject>) -> Result<Subject, (&'static str, String)> {
+    use issue_ott_request::Subject::{ExternalId, Login, UserId};
+    let (field, wrap, text): (_, fn(Name) -> Subject, _) = match subject {
+        Some(Login(text)) => ("login", Subject::Login, text),
+        Some(ExternalId(text)) => ("external_id", Subject::ExternalId, text),
+        Some(UserId(text)) => ("user_id", Subject::UserId, text),
+        None => {
+            let rule = "exactly one of login, external_id and user_id must be set";
+            return Err(("subject", rule.to_owned()));
+        }
+    };
+    Name::try_new(text).map(wrap).map_err(|rule: InvalidName| (field, rule.to_string()))
+}
+
+/// A valid request to spend a token.
+#[derive(Debug)]
+pub(super) struct LoginWithOtt {
+    /// The token.
+    pub(super) ott: OneTimeToken,
+    /// The API client to use; none for the default one.
+    pub(super) api_client: Option<String>,
+}
+
+impl TryFrom<v1::LoginWithOttRequest> for LoginWithOtt {
+    type Error = Failure;
+
+    fn try_from(request: v1::LoginWithOttRequest) -> Result<Self, Failure> {
+        let ott = OneTimeToken::try_new(request.ott)
+            .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("ott", rule.to_string()))?;
+        Ok(Self { ott, api_client: unless_empty(request.api_client) })
+    }
+}
+
+fn unless_empty(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+impl From<(IssuedToken, Option<LoginUrl>)> for v1::IssueOttResponse {
+    fn from((token, login_url): (IssuedToken, Option<LoginUrl>)) -> Self {
+        Self {
+            ott: token.ott.expose().to_owned(),
+            expire_time: Some(timestamp(token.expires_at)),
+            login_url: login_url.map(|url| url.expose().to_owned()).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<LoggedIn> for v1::LoginWithOttResponse {
+    fn from(logged_in: LoggedIn) -> Self {
+        Self { user: Some(logged_in.account.into()), session: Some((&logged_in.session).into()) }
+    }
+}
+
+impl From<&Session> for v1::Session {
+    fn from(session: &Session) -> Self {
+        Self {
+            cookies: session.cookies().iter().map(v1::Cookie::from).collect(),
+            cookie_header: session.cookie_header().expose().to_owned(),
+        }
+    }
+}
+
+impl From<&SessionCookie> for v1::Cookie {
+    fn from(cookie: &SessionCookie) -> Self {
+        Self {
+            name: cookie.name.clone(),
+            value: cookie.value.expose().to_owned(),
+            domain: cookie.domain.clone(),
+            path: cookie.path.clone(),
+            expire_time: cookie.expires_at.map(timestamp),
+            secure: cookie.secure,
+            http_only: cookie.http_only,
+            same_site: cookie.same_site.clone(),
+        }
+    }
+}
+
+/// The last second that a `Timestamp` can tell: 9999-12-31T23:59:59Z.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// The time, held to what a `Timestamp` can tell: a cookie may outlive the year 9999.
+fn timestamp(time: SystemTime) -> Timestamp {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
+    Timestamp::from(time.clamp(SystemTime::UNIX_EPOCH, last))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! The account that logged in, in the contract's types.
+//!
+//! Nothing of it is lost: what the contract has no field for, and what arrives in
+//! another type than it has, is kept as it was sent in `additional_fields_json`. So
+//! an odd account never costs a caller its spent token.
+
+use std::{collections::HashSet, fmt, ops::RangeInclusive};
+
+use prost_types::Timestamp;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{proto::ott::v1, session::Account};
+
+/// The seconds that a `Timestamp` can tell: the years 1 to 9999.
+const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+impl From<Account> for v1::UserAccount {
+    fn from(account: Account) -> Self {
+        let (user, additional) = typed::<Self>(account.into_members());
+        Self { additional_fields_json: additional, ..user }
+    }
+}
+
+/// A message whose fields have the names of the members of a JSON object.
+trait TypedFields: Default {
+    /// Takes the value of a member over, if there is such a field and the value has its
+    /// type. A null is the field's absence.
+    fn take(&mut self, name: &str, value: &RawValue) -> bool;
+}
+
+/// Declares each field with how its value is read.
+macro_rules! typed_fields {
+    ($message:ident { $($field:ident: $read:ident,)* }) => {
+        impl TypedFields for v1::$message {
+            fn take(&mut self, name: &str, value: &RawValue) -> bool {
+                match name {
+                    $(stringify!($field) => $read(value).map(|read| self.$field = read).is_ok(),)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+typed_fields!(UserAccount {
+    activated: scalar,
+    business_types: list,
+    contact: contact,
+    created_at: time,
+    enabled: scalar,
+    id: scalar,
+    idp_id: scalar,
+    language: scalar,
+    login: scalar,
+    mfa_status: scalar,
+    notifications: list,
+    personal_tenant_id: scalar,
+    tenant_id: scalar,
+    terms_accepted: scalar,
+    version: scalar,
+    external_id: scalar,
+    origin_id: scalar,
+    origin_external_id: scalar,
+    updated_at: time,
+    deleted_at: time,
+    disable_after: time,
+    session_mfa_status: scalar,
+    delivery_channel: scalar,
+    external_operation_status: scalar,
+    login_totp_time: time,
+    tenant_kind: scalar,
+    tenant_pricing_model: scalar,
+    brand_id: scalar,
+});
+
+typed_fields!(Contact {
+    address1: scalar,
+    address2: scalar,
+    city: scalar,
+    country: scalar,
+    email: scalar,
+    firstname: scalar,
+    lastname: scalar,
+    phone: scalar,
+    state: scalar,
+    zipcode: scalar,
+    id: scalar,
+    created_at: time,
+    updated_at: time,
+    deleted_at: time,
+    tenant_id: scalar,
+    user_id: scalar,
+    types: list,
+    title: scalar,
+    website: scalar,
+    industry: scalar,
+    organization_size: scalar,
+    email_confirmed: scalar,
+    email_domain_type: scalar,
+    aan: scalar,
+    fax: scalar,
+    language: scalar,
+});
+
+/// The message of these members, and a JSON object of those it has no place for;
+/// nothing at all if there are none. Of members with the same name the last counts.
+fn typed<M: TypedFields>(members: Vec<(String, Box<RawValue>)>) -> (M, String) {
+    let mut message = M::default();
+    let mut seen = HashSet::new();
+    let mut others = Vec::new();
+    for (name, value) in members.into_iter().rev() {
+        if seen.contains(&name) {
+            continue;
+        }
+        if !message.take(&name, &value) {
+            others.push(format!("{}:{}", serde_json::Value::from(name.as_str()), value.get()));
+        }
+        seen.insert(name);
+    }
+    others.reverse();
+    let additional = if others.is_empty() { String::new() } else { format!("{{{}}}", others.join(",")) };
+    (message, additional)
+}
+
+/// The value has another type than the field.
+struct WrongType;
+
+/// A text, a truth value or an integer, as the field has it; none for a null.
+fn scalar<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, WrongType> {
+    serde_json::from_str(value.get()).map_err(|_| WrongType)
+}
+
+/// A list of texts; a null is an empty one.
+fn list(value: &RawValue) -> Result<Vec<String>, WrongType> {
+    scalar(value).map(Option::unwrap_or_default)
+}
+
+/// A time as RFC 3339 has it.
+fn time(value: &RawValue) -> Result<Option<Timestamp>, WrongType> {
+    let Some(text) = scalar::<String>(value)? else { return Ok(None) };
+    if !is_rfc3339(&text) {
+        return Err(WrongType);
+    }
+    let time: Timestamp = text.parse().map_err(|_| WrongType)?;
+    if TIMESTAMP_SECONDS.contains(&time.seconds) { Ok(Some(time)) } else { Err(WrongType) }
+}
+
+/// How to reach the user: an object of its own.
+fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
+    let Some(Members(members)) = scalar(value)? else { return Ok(None) };
+    let (contact, additional) = typed::<v1::Contact>(members);
+    Ok(Some(v1::Contact { additional_fields_json: additional, ..contact }))
+}
+
+/// Whether the text is a time as RFC 3339 has it and a `Timestamp` can tell without
+/// loss: no leap second, and nothing below a nanosecond. (The parser of `Timestamp` is
+/// more lenient: it guesses a missing offset and drops digits.)
+fn is_rfc3339(text: &str) -> bool {
+    let Some((moment, rest)) = text.split_at_checked(19) else { return false };
+    let is_moment = moment.bytes().zip("0000-00-00T00:00:00".bytes()).all(|(byte, form)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => byte.eq_ignore_ascii_case(&b'T'),
+        _ => byte == form,
+    });
+    is_moment && !moment.ends_with("60") && is_offset(after_fraction(rest))
+}
+
+fn after_fraction(text: &str) -> &str {
+    let Some(fraction) = text.strip_prefix('.') else { return text };
+    let rest = fraction.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    if (1..=9).contains(&(fraction.len() - rest.len())) { rest } else { text }
+}
+
+fn is_offset(text: &str) -> bool {
+    let two = |digits: &str, below: u8| {
+        digits.bytes().all(|byte| byte.is_ascii_digit())
+            && digits.parse::<u8>().is_ok_and(|number| number < below)
+    };
+    match text.as_bytes() {
+        [b'Z' | b'z'] => true,
+        [b'+' | b'-', _, _, b':', _, _] if text.is_ascii() => two(&text[1..3], 24) && two(&text[4..6], 60),
+        _ => false,
+    }
+}
+
+/// The members of a JSON object, in order, each value as it was sent.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests;
