@@ -1,1 +1,347 @@
 //! Whether this caller may do this: the rules, the quotas, and the proof.
+//!
+//! A call comes here twice: [`Access::admits`] knows caller and method, before the
+//! message is looked at; [`Access::permit_issue`] and [`Access::permit_login`] know the
+//! API client and the user, and take from the quotas. Both decide by the rules as they
+//! were when the call was admitted. Who the caller is was settled before, in `caller`.
+//!
+//! What costs quota: every permit, whatever comes of it, so that guessing users costs
+//! as much as logging them in. What costs nothing: a call that the rules deny or whose
+//! message is not valid; it reaches nobody. A call that exceeds the quota of its user
+//! has used one of its caller's.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    call::Operation,
+    caller::Caller,
+    clock::{self, Instant},
+    ott::Subject,
+    telemetry::metrics::Metrics,
+};
+
+mod pattern;
+mod quota;
+mod rules;
+
+use pattern::counted_as;
+pub use quota::{InvalidRate, MAX_BURST, Rate};
+pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
+use rules::{Mismatch, Question, Rule};
+
+/// Between two warnings that a quota would have refused a call.
+const DRY_RUN_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What happens to a call that exceeds a quota. Rules are never only tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quotas {
+    /// It is refused.
+    Enforced,
+    /// It is counted and logged, and passes.
+    DryRun,
+}
+
+/// The rules in force. Cheap to clone; all clones see a reload.
+#[derive(Clone, Debug)]
+pub struct Access(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    rules: ArcSwap<Rules>,
+    quotas: Quotas,
+    metrics: Metrics,
+    dry_run_warnings: Limited,
+}
+
+/// A caller that may use a method, for some user and some API client. It holds on to
+/// the rules that said so.
+#[must_use = "an admission is of no use unless a permit is asked for with it"]
+#[derive(Debug)]
+pub struct Admission {
+    rules: Arc<Rules>,
+    caller: Caller,
+    operation: Operation,
+}
+
+/// Proof that a caller may have a token for this user from this API client.
+#[must_use = "a permit has been paid for from the caller's quota"]
+#[derive(Debug)]
+pub struct IssuePermit {
+    caller: Caller,
+    api_client: Arc<str>,
+    subject: Subject,
+}
+
+/// Proof that a caller may spend a token with this API client.
+#[must_use = "a permit has been paid for from the caller's quota"]
+#[derive(Debug)]
+pub struct LoginPermit {
+    caller: Caller,
+    api_client: Arc<str>,
+}
+
+/// No rule allows a call; which part of it the closest rule did not fit. For logs and
+/// records: the caller itself is told only that it is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no access rule allows this call: {}", self.reason())]
+pub struct Denied(Mismatch);
+
+/// Why a call gets no permit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No rule allows it.
+    #[error(transparent)]
+    NotAllowed(#[from] Denied),
+    /// It comes too soon.
+    #[error("the quota {quota} is used up for {retry_after:?}")]
+    QuotaExceeded {
+        /// Which one.
+        quota: ExceededQuota,
+        /// How long until a call like this one gets through.
+        retry_after: Duration,
+    },
+}
+
+/// The two quotas of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExceededQuota {
+    /// All calls of one caller.
+    Caller,
+    /// The calls of one caller for one user.
+    User,
+}
+
+impl Access {
+    /// Puts rules into force.
+    #[must_use]
+    pub fn new(rules: Rules, quotas: Quotas, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            rules: ArcSwap::from_pointee(rules),
+            quotas,
+            metrics,
+            dry_run_warnings: Limited::new(DRY_RUN_WARNING_INTERVAL),
+        }))
+    }
+
+    /// Replaces the rules as a whole. A rule that stays the same keeps what has been
+    /// used of its quotas; calls that were admitted before keep the rules they have.
+    pub fn replace(&self, mut rules: Rules) {
+        rules.inherit(&self.0.rules.load());
+        self.0.rules.store(Arc::new(rules));
+    }
+
+    /// Whether the caller may use the method at all. Asked before the message is
+    /// looked at; takes nothing from any quota.
+    pub fn admits(&self, caller: &Caller, operation: Operation) -> Result<Admission, Denied> {
+        let rules = self.0.rules.load_full();
+        let question = Question { caller: caller.name(), operation, api_client: None, user: None };
+        match rules.decide(question) {
+            Ok(_) => {}
+            Err(mismatch) => return Err(self.denied(mismatch)),
+        }
+        Ok(Admission { rules, caller: caller.clone(), operation })
+    }
+
+    /// Permits an admitted caller to have a token issued, and counts it.
+    pub fn permit_issue(
+        &self,
+        admission: Admission,
+        api_client: Arc<str>,
+        subject: Subject,
+    ) -> Result<IssuePermit, Refused> {
+        let rule = self.rule(&admission, Operation::IssueOtt, &api_client, Some(&subject))?;
+        self.take(rule, &admission.caller, Some(&subject))?;
+        Ok(IssuePermit { caller: admission.caller, api_client, subject })
+    }
+
+    /// Permits an admitted caller to spend a token, and counts it. Whose token it is,
+    /// only the platform can tell.
+    pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
+        let rule = self.rule(&admission, Operation::LoginWithOtt, &api_client, None)?;
+        self.take(rule, &admission.caller, None)?;
+        Ok(LoginPermit { caller: admission.caller, api_client })
+    }
+
+    /// Whether the caller may see the contract by reflection: if any rule names it.
+    #[must_use]
+    pub fn may_reflect(&self, caller: &Caller) -> bool {
+        self.0.rules.load().name(caller.name())
+    }
+
+    /// An admission for one method opens no door for the other.
+    fn rule<'a>(
+        &self,
+        admission: &'a Admission,
+        operation: Operation,
+        api_client: &str,
+        user: Option<&Subject>,
+    ) -> Result<&'a Rule, Denied> {
+        if admission.operation != operation {
+            return Err(self.denied(Mismatch::Method));
+        }
+        let caller = admission.caller.name();
+        let question = Question { caller, operation, api_client: Some(api_client), user };
+        admission.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
+    }
+
+    fn denied(&self, mismatch: Mismatch) -> Denied {
+        let denied = Denied(mismatch);
+        self.0.metrics.access_denied(denied.reason());
+        denied
+    }
+
+    fn take(&self, rule: &Rule, caller: &Caller, user: Option<&Subject>) -> Result<(), Refused> {
+        if let Err(wait) = rule.per_caller.take(caller.name()) {
+            self.exceeded(ExceededQuota::Caller, caller, wait)?;
+        }
+        if let Some(user) = user
+            && let Err(wait) = rule.per_user.take(&(caller.name(), counted_as(user)))
+        {
+            self.exceeded(ExceededQuota::User, caller, wait)?;
+        }
+        Ok(())
+    }
+
+    fn exceeded(&self, quota: ExceededQuota, caller: &Caller, retry_after: Duration) -> Result<(), Refused> {
+        let name = caller.name();
+        self.0.metrics.quota_exceeded(name);
+        match self.0.quotas {
+            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
+            Quotas::DryRun => {
+                if let Some(unsaid) = self.0.dry_run_warnings.due() {
+                    tracing::warn!(
+                        caller.name = %name,
+                        quota = quota.as_str(),
+                        log.unsaid = unsaid,
+                        "a quota is exceeded; the call passes because quotas are in dry run"
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// Who was admitted.
+    #[must_use]
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl IssuePermit {
+    /// Who asks.
+    #[must_use]
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The API client to use.
+    #[must_use]
+    pub const fn api_client(&self) -> &Arc<str> {
+        &self.api_client
+    }
+
+    /// Whom the token is for.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// A permit that nobody has checked, to test what comes after.
+    #[cfg(test)]
+    pub(crate) fn for_test(api_client: &str, subject: Subject) -> Self {
+        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), subject }
+    }
+}
+
+impl LoginPermit {
+    /// Who asks.
+    #[must_use]
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The API client to use.
+    #[must_use]
+    pub const fn api_client(&self) -> &Arc<str> {
+        &self.api_client
+    }
+
+    /// A permit that nobody has checked, to test what comes after.
+    #[cfg(test)]
+    pub(crate) fn for_test(api_client: &str) -> Self {
+        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client) }
+    }
+}
+
+impl Denied {
+    /// The word for logs, records and metrics.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self.0 {
+            Mismatch::Caller => "caller",
+            Mismatch::Method => "method",
+            Mismatch::ApiClient => "api_client",
+            Mismatch::User => "user",
+        }
+    }
+}
+
+impl ExceededQuota {
+    /// The word for `QuotaFailure`, logs and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "calls_per_caller",
+            Self::User => "calls_per_caller_and_user",
+        }
+    }
+}
+
+impl fmt::Display for ExceededQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Lets one in an interval through, and counts the others.
+#[derive(Debug)]
+struct Limited {
+    started: Instant,
+    interval: Duration,
+    /// The intervals that have begun, counted from 1, when the last one got through.
+    last: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Limited {
+    fn new(interval: Duration) -> Self {
+        Self { started: clock::now(), interval, last: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+    }
+
+    /// How many were held back since the last one, if this one may pass.
+    fn due(&self) -> Option<u64> {
+        let intervals = self.started.elapsed().as_nanos() / self.interval.as_nanos().max(1);
+        let now = u64::try_from(intervals).unwrap_or(u64::MAX).saturating_add(1);
+        if self.last.fetch_max(now, Ordering::Relaxed) < now {
+            Some(self.unsaid.swap(0, Ordering::Relaxed))
+        } else {
+            self.unsaid.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

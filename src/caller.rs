@@ -48,6 +48,12 @@ impl Caller {
         Self { name: Arc::from("anonymous"), proof: Proof::None }
     }
 
+    /// A caller that nobody has identified, to test what comes after.
+    #[cfg(test)]
+    pub(crate) fn for_test(name: &str, proof: Proof) -> Self {
+        Self { name: Arc::from(name), proof }
+    }
+
     /// The caller's name, which says how it was proven: `spiffe://…`, `dns:NAME`,
     /// `jwt:SUBJECT`, `token:NAME` or `anonymous`.
     #[must_use]

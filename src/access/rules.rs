@@ -1,0 +1,351 @@
+//! The rules: who may do what, for whom, with which API client, and how often.
+//!
+//! A set of rules is made whole and never changes; replacing it, and taking from its
+//! quotas, is done in `access`.
+
+use std::{fmt, num::NonZeroU32, sync::Arc};
+
+use wildmatch::WildMatch;
+
+use super::{
+    pattern::{ANONYMOUS, CallerPattern, Users, globs},
+    quota::{KeyedQuota, MAX_BURST, Rate},
+};
+use crate::{call::Operation, ott::Subject};
+
+/// Design section 8: the quotas of a rule that names none.
+const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
+const DEFAULT_BURST: u32 = 100;
+const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
+const DEFAULT_USER_BURST: u32 = 10;
+
+/// One rule as configured (`[[access.rules]]`). An absent list means all, except that
+/// naming one of the three user lists closes the other two. Globs: `*` is any run of
+/// characters, `?` is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSettings {
+    /// Globs on callers' names. `anonymous` stands for itself and is matched by no glob.
+    pub callers: Vec<String>,
+    /// The methods.
+    pub methods: Option<Vec<Operation>>,
+    /// Globs on the names of API clients.
+    pub api_clients: Option<Vec<String>>,
+    /// Globs on logins, without regard to case.
+    pub logins: Option<Vec<String>>,
+    /// Globs on external ids.
+    pub external_ids: Option<Vec<String>>,
+    /// Globs on user ids.
+    pub user_ids: Option<Vec<String>>,
+    /// How often one caller may call; 50 a second if absent.
+    pub rate: Option<Rate>,
+    /// How many calls one caller may save up, 1 to 1,000,000; 100 if absent.
+    pub burst: Option<u32>,
+    /// How often one caller may ask for one user; 30 a minute if absent.
+    pub user_rate: Option<Rate>,
+    /// How many calls for one user one caller may save up; 10 if absent.
+    pub user_burst: Option<u32>,
+}
+
+/// Why rules cannot be used. Rules are counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRules {
+    /// There are none.
+    #[error("at least one access rule is needed: without one, every call would be denied")]
+    NoRules,
+    /// A list is there and empty, so that the rule could never apply.
+    #[error("access rule {rule}: `{list}` must not be empty; leave it out to mean all")]
+    EmptyList {
+        /// Which rule.
+        rule: usize,
+        /// Which list.
+        list: &'static str,
+    },
+    /// A list has an empty entry.
+    #[error("access rule {rule}: `{list}` has an empty entry")]
+    EmptyEntry {
+        /// Which rule.
+        rule: usize,
+        /// Which list.
+        list: &'static str,
+    },
+    /// An entry of `callers` matches no name that a caller can have.
+    #[error(
+        "access rule {rule}: no caller can be called `{entry}`: names begin with spiffe://, dns:, jwt: or token:, \
+         or are `anonymous`"
+    )]
+    ImpossibleCaller {
+        /// Which rule.
+        rule: usize,
+        /// The entry.
+        entry: String,
+    },
+    /// A burst is out of bounds.
+    #[error("access rule {rule}: `{key}` must be between 1 and 1000000")]
+    Burst {
+        /// Which rule.
+        rule: usize,
+        /// Which key.
+        key: &'static str,
+    },
+}
+
+/// A usable set of rules, with what has been used of their quotas.
+#[derive(Debug)]
+pub struct Rules(Vec<Rule>);
+
+#[derive(Debug)]
+pub(super) struct Rule {
+    settings: RuleSettings,
+    callers: Vec<CallerPattern>,
+    api_clients: Option<Vec<WildMatch>>,
+    users: Users,
+    pub(super) per_caller: Arc<KeyedQuota>,
+    pub(super) per_user: Arc<KeyedQuota>,
+}
+
+/// What a rule's lists are held against. What is not known yet, or not asked, is none,
+/// and does not stand in a rule's way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question<'a> {
+    pub(super) caller: &'a str,
+    pub(super) operation: Operation,
+    pub(super) api_client: Option<&'a str>,
+    /// Only for issuing: a login does not say whom its token is for.
+    pub(super) user: Option<&'a Subject>,
+}
+
+/// Why a rule does not allow a call: the first of its lists that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mismatch {
+    /// It is for other callers.
+    Caller,
+    /// It is for another method.
+    Method,
+    /// It is for other API clients.
+    ApiClient,
+    /// It is for other users.
+    User,
+}
+
+/// Which rule decides on a call, and why; its `Display` is for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    deciding: Option<usize>,
+    lines: Vec<String>,
+}
+
+impl Rules {
+    /// Checks a set of rules as a whole.
+    pub fn try_new(settings: Vec<RuleSettings>) -> Result<Self, InvalidRules> {
+        if settings.is_empty() {
+            return Err(InvalidRules::NoRules);
+        }
+        (1..)
+            .zip(settings)
+            .map(|(number, settings)| Rule::try_new(number, settings))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Which rule would decide on such a call, and why, without taking from any quota.
+    /// What is none is taken to fit.
+    #[must_use]
+    pub fn explain(
+        &self,
+        caller: &str,
+        operation: Operation,
+        api_client: Option<&str>,
+        user: Option<&Subject>,
+    ) -> Explanation {
+        let question = Question { caller, operation, api_client, user };
+        let mut deciding = None;
+        let mut lines = Vec::with_capacity(self.0.len() + 1);
+        for (number, rule) in (1..).zip(&self.0) {
+            let verdict = match rule.mismatch(question) {
+                Some(mismatch) => mismatch.sentence(question),
+                None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
+                None => {
+                    deciding = Some(number);
+                    format!(
+                        "allows it; per caller {}; per caller and user {}",
+                        rule.per_caller, rule.per_user
+                    )
+                }
+            };
+            lines.push(format!("rule {number} {verdict}"));
+        }
+        lines.push(match deciding {
+            Some(number) => format!("ALLOWED by rule {number}"),
+            None => "DENIED: no rule allows it".to_owned(),
+        });
+        Explanation { deciding, lines }
+    }
+
+    /// The first rule that allows a call; else the mismatch of the rule that came
+    /// closest.
+    pub(super) fn decide(&self, question: Question<'_>) -> Result<&Rule, Mismatch> {
+        let mut closest = Mismatch::Caller;
+        for rule in &self.0 {
+            match rule.mismatch(question) {
+                None => return Ok(rule),
+                Some(mismatch) => closest = closest.max(mismatch),
+            }
+        }
+        Err(closest)
+    }
+
+    /// Whether any rule names this caller.
+    pub(super) fn name(&self, caller: &str) -> bool {
+        self.0.iter().any(|rule| rule.is_for(caller))
+    }
+
+    /// Takes over what has been used of the quotas of those earlier rules that are
+    /// also here, so that a reload gives nobody a full bucket.
+    pub(super) fn inherit(&mut self, earlier: &Self) {
+        let mut left: Vec<&Rule> = earlier.0.iter().collect();
+        for rule in &mut self.0 {
+            let Some(at) = left.iter().position(|old| old.covers_the_same_as(rule)) else { continue };
+            let old = left.swap_remove(at);
+            for (new, old) in [(&mut rule.per_caller, &old.per_caller), (&mut rule.per_user, &old.per_user)] {
+                if new.is_like(old) {
+                    *new = Arc::clone(old);
+                }
+            }
+        }
+    }
+}
+
+impl Rule {
+    fn try_new(rule: usize, settings: RuleSettings) -> Result<Self, InvalidRules> {
+        let check = |list: &'static str, entries: &[String]| {
+            if entries.is_empty() {
+                Err(InvalidRules::EmptyList { rule, list })
+            } else if entries.iter().any(String::is_empty) {
+                Err(InvalidRules::EmptyEntry { rule, list })
+            } else {
+                Ok(())
+            }
+        };
+        check("callers", &settings.callers)?;
+        if settings.methods.as_ref().is_some_and(Vec::is_empty) {
+            return Err(InvalidRules::EmptyList { rule, list: "methods" });
+        }
+        for (list, entries) in [
+            ("api_clients", &settings.api_clients),
+            ("logins", &settings.logins),
+            ("external_ids", &settings.external_ids),
+            ("user_ids", &settings.user_ids),
+        ] {
+            entries.as_deref().map_or(Ok(()), |entries| check(list, entries))?;
+        }
+        let burst = |key, value: Option<u32>, default: u32| {
+            NonZeroU32::new(value.unwrap_or(default))
+                .filter(|burst| burst.get() <= MAX_BURST)
+                .ok_or(InvalidRules::Burst { rule, key })
+        };
+        let per_caller = KeyedQuota::new(
+            settings.rate.unwrap_or(DEFAULT_RATE),
+            burst("burst", settings.burst, DEFAULT_BURST)?,
+        );
+        let per_user = KeyedQuota::new(
+            settings.user_rate.unwrap_or(DEFAULT_USER_RATE),
+            burst("user_burst", settings.user_burst, DEFAULT_USER_BURST)?,
+        );
+        let callers = settings
+            .callers
+            .iter()
+            .map(|entry| {
+                CallerPattern::read(entry)
+                    .ok_or_else(|| InvalidRules::ImpossibleCaller { rule, entry: entry.clone() })
+            })
+            .collect::<Result<_, _>>()?;
+        let users = Users::new(
+            settings.logins.as_deref(),
+            settings.external_ids.as_deref(),
+            settings.user_ids.as_deref(),
+        );
+        Ok(Self {
+            callers,
+            api_clients: settings.api_clients.as_deref().map(globs),
+            users,
+            per_caller: Arc::new(per_caller),
+            per_user: Arc::new(per_user),
+            settings,
+        })
+    }
+
+    /// The one place that decides: none if the rule allows what is asked.
+    fn mismatch(&self, question: Question<'_>) -> Option<Mismatch> {
+        if !self.is_for(question.caller) {
+            Some(Mismatch::Caller)
+        } else if self.settings.methods.as_ref().is_some_and(|named| !named.contains(&question.operation)) {
+            Some(Mismatch::Method)
+        } else if !question.api_client.is_none_or(|name| self.is_with(name)) {
+            Some(Mismatch::ApiClient)
+        } else if !question.user.is_none_or(|user| self.users.contain(user)) {
+            Some(Mismatch::User)
+        } else {
+            None
+        }
+    }
+
+    fn is_for(&self, caller: &str) -> bool {
+        self.callers.iter().any(|pattern| pattern.matches(caller))
+    }
+
+    fn is_with(&self, api_client: &str) -> bool {
+        self.api_clients.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(api_client)))
+    }
+
+    fn covers_the_same_as(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.settings, &other.settings);
+        ours.callers == theirs.callers
+            && ours.methods == theirs.methods
+            && ours.api_clients == theirs.api_clients
+            && ours.logins == theirs.logins
+            && ours.external_ids == theirs.external_ids
+            && ours.user_ids == theirs.user_ids
+    }
+}
+
+impl Mismatch {
+    fn sentence(self, question: Question<'_>) -> String {
+        match self {
+            Self::Caller if question.caller == ANONYMOUS => {
+                "is not for anonymous callers: it does not name `anonymous`, and no glob matches it"
+                    .to_owned()
+            }
+            Self::Caller => format!("is for other callers than {:?}", question.caller),
+            Self::Method => format!("is not for {}", question.operation.name()),
+            Self::ApiClient => "is for other API clients".to_owned(),
+            Self::User => match question.user {
+                Some(user) => format!("is for other users, none of them with this {}", user.field()),
+                None => "is for other users".to_owned(),
+            },
+        }
+    }
+}
+
+impl Explanation {
+    /// The rule that allows the call, counted from 1; none if it is denied.
+    #[must_use]
+    pub const fn deciding_rule(&self) -> Option<usize> {
+        self.deciding
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+const fn at_least_one(number: u32) -> NonZeroU32 {
+    match NonZeroU32::new(number) {
+        Some(number) => number,
+        None => NonZeroU32::MIN,
+    }
+}
+
+#[cfg(test)]
+mod tests;

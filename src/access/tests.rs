@@ -1,0 +1,204 @@
+use super::*;
+use crate::{caller::Proof, ott::Name};
+
+fn caller(name: &str) -> Caller {
+    Caller::for_test(name, Proof::Certificate)
+}
+
+fn login(text: &str) -> Subject {
+    Subject::Login(Name::try_new(text.to_owned()).unwrap())
+}
+
+fn rule(callers: &[&str]) -> RuleSettings {
+    RuleSettings {
+        callers: callers.iter().map(|text| (*text).to_owned()).collect(),
+        ..RuleSettings::default()
+    }
+}
+
+fn rules(settings: &[RuleSettings]) -> Rules {
+    Rules::try_new(settings.to_vec()).unwrap()
+}
+
+fn access(settings: &[RuleSettings]) -> Access {
+    Access::new(rules(settings), Quotas::Enforced, Metrics::new())
+}
+
+fn issue(access: &Access, name: &str, user: &str) -> Result<IssuePermit, Refused> {
+    let admission = access.admits(&caller(name), Operation::IssueOtt)?;
+    access.permit_issue(admission, Arc::from("eu2"), login(user))
+}
+
+fn log_in(access: &Access, name: &str) -> Result<LoginPermit, Refused> {
+    let admission = access.admits(&caller(name), Operation::LoginWithOtt)?;
+    access.permit_login(admission, Arc::from("eu2"))
+}
+
+fn count<T>(times: u32, mut call: impl FnMut() -> Result<T, Refused>) -> u32 {
+    (0..times).map(|_| u32::from(call().is_ok())).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_says_what_was_permitted() {
+    let access = access(&[rule(&["dns:portal"])]);
+    let permit = issue(&access, "dns:portal", "john@mysite.com").unwrap();
+    assert_eq!(&**permit.caller().name(), "dns:portal");
+    assert_eq!(&**permit.api_client(), "eu2");
+    assert_eq!(permit.subject(), &login("john@mysite.com"));
+    let permit = log_in(&access, "dns:portal").unwrap();
+    assert_eq!((&**permit.caller().name(), &**permit.api_client()), ("dns:portal", "eu2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_admission_for_one_method_opens_no_door_for_the_other() {
+    let access = access(&[rule(&["dns:portal"])]);
+    let admission = access.admits(&caller("dns:portal"), Operation::LoginWithOtt).unwrap();
+    let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
+    assert_eq!(refused, Refused::NotAllowed(Denied(Mismatch::Method)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_gets_its_burst_then_its_rate_and_is_told_exactly_when() {
+    let access = access(&[rule(&["dns:*"])]);
+    let mut users = 0..;
+    let mut issue_for_another = |name: &str| issue(&access, name, &format!("user{}", users.next().unwrap()));
+    assert_eq!(count(500, || issue_for_another("dns:a")), 100);
+    assert_eq!(
+        issue_for_another("dns:a").unwrap_err(),
+        Refused::QuotaExceeded { quota: ExceededQuota::Caller, retry_after: Duration::from_millis(20) }
+    );
+    assert_eq!(count(500, || issue_for_another("dns:b")), 100, "another caller has its own");
+    assert!(log_in(&access, "dns:a").is_err(), "both methods use the same quota");
+
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(count(500, || issue_for_another("dns:a")), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_user_is_limited_apart_however_the_login_is_spelled() {
+    let access = access(&[rule(&["dns:*"])]);
+    let mut spelling = ["john@x", "JOHN@x", "John@X"].into_iter().cycle();
+    assert_eq!(count(30, || issue(&access, "dns:a", spelling.next().unwrap())), 10);
+    assert_eq!(
+        issue(&access, "dns:a", "john@x").unwrap_err(),
+        Refused::QuotaExceeded { quota: ExceededQuota::User, retry_after: Duration::from_secs(2) }
+    );
+    assert!(issue(&access, "dns:a", "jane@x").is_ok());
+    assert!(issue(&access, "dns:b", "john@x").is_ok());
+
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(count(5, || issue(&access, "dns:a", "john@x")), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_call_uses_no_quota() {
+    let access = access(&[RuleSettings { logins: Some(vec!["*@x".to_owned()]), ..rule(&["dns:a"]) }]);
+    for _ in 0..1000 {
+        let denied = issue(&access, "dns:a", "john@elsewhere").unwrap_err();
+        assert_eq!(denied, Refused::NotAllowed(Denied(Mismatch::User)));
+        assert_eq!(
+            issue(&access, "dns:b", "john@x").unwrap_err(),
+            Refused::NotAllowed(Denied(Mismatch::Caller))
+        );
+    }
+    assert_eq!(count(20, || issue(&access, "dns:a", "john@x")), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_rule_that_allows_a_call_gives_its_quotas() {
+    let few = RuleSettings {
+        logins: Some(vec!["vip*".to_owned()]),
+        rate: Some(Rate::per_second(1.try_into().unwrap())),
+        burst: Some(3),
+        ..rule(&["dns:a"])
+    };
+    let access = access(&[few, rule(&["dns:*"])]);
+    let mut users = 0..;
+    assert_eq!(count(20, || issue(&access, "dns:a", &format!("vip{}", users.next().unwrap()))), 3);
+    assert_eq!(count(20, || issue(&access, "dns:a", &format!("user{}", users.next().unwrap()))), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_counts_and_lets_everything_pass_but_what_the_rules_deny() {
+    let access = Access::new(rules(&[rule(&["dns:a"])]), Quotas::DryRun, Metrics::new());
+    assert_eq!(count(1000, || issue(&access, "dns:a", "john")), 1000);
+    assert!(issue(&access, "dns:b", "john").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
+    let stays = rule(&["dns:a"]);
+    let goes = rule(&["dns:b"]);
+    let access = access(&[stays.clone(), goes]);
+    assert_eq!(count(20, || issue(&access, "dns:a", "john")), 10);
+
+    let other = Access::clone(&access);
+    other.replace(rules(&[rule(&["dns:c"]), stays.clone()]));
+    assert_eq!(count(20, || issue(&access, "dns:a", "john")), 0, "its place in the file does not matter");
+    assert!(issue(&access, "dns:b", "john").is_err());
+    assert!(issue(&access, "dns:c", "john").is_ok());
+
+    let changed = RuleSettings { user_burst: Some(2), ..stays };
+    access.replace(rules(&[changed]));
+    assert_eq!(count(20, || issue(&access, "dns:a", "john")), 2, "a new quota starts full");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_is_decided_by_one_version_of_the_rules() {
+    let before = RuleSettings { logins: Some(vec!["john".to_owned()]), ..rule(&["dns:a"]) };
+    let access = access(&[before]);
+    let early = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
+    access.replace(rules(&[RuleSettings { logins: Some(vec!["jane".to_owned()]), ..rule(&["dns:a"]) }]));
+    assert!(access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(), "as when it was admitted");
+    assert!(issue(&access, "dns:a", "john").is_err());
+    assert!(issue(&access, "dns:a", "jane").is_ok());
+}
+
+#[test]
+fn no_decision_mixes_two_versions_of_the_rules() {
+    // Each version allows one pair only; a mixture would allow a crossed pair.
+    let version = |api_client: &str, user: &str| RuleSettings {
+        api_clients: Some(vec![api_client.to_owned()]),
+        logins: Some(vec![user.to_owned()]),
+        rate: Some(Rate::Unlimited),
+        user_rate: Some(Rate::Unlimited),
+        ..rule(&["dns:a"])
+    };
+    let access = access(&[version("one", "john")]);
+    std::thread::scope(|scope| {
+        let reloads = scope.spawn(|| {
+            for _ in 0..500 {
+                access.replace(rules(&[version("two", "jane")]));
+                access.replace(rules(&[version("one", "john")]));
+            }
+        });
+        while !reloads.is_finished() {
+            for (api_client, user) in [("one", "jane"), ("two", "john")] {
+                let admission = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
+                assert!(access.permit_issue(admission, Arc::from(api_client), login(user)).is_err());
+            }
+        }
+    });
+    let admission = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
+    assert!(access.permit_issue(admission, Arc::from("one"), login("john")).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn reflection_is_for_callers_that_a_rule_names() {
+    let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
+    assert!(some.may_reflect(&caller("dns:a")));
+    assert!(some.may_reflect(&caller("jwt:x")));
+    assert!(!some.may_reflect(&caller("dns:b")));
+    assert!(!some.may_reflect(&Caller::anonymous()));
+    assert!(access(&[rule(&["anonymous"])]).may_reflect(&Caller::anonymous()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warning_that_repeats_is_held_back_and_counted() {
+    let limited = Limited::new(Duration::from_secs(10));
+    let said: Vec<_> = (0..5).filter_map(|_| limited.due()).collect();
+    assert_eq!(said, [0]);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(limited.due(), Some(4));
+    assert_eq!(limited.due(), None);
+}
