@@ -1,0 +1,177 @@
+//! The promises of design section 4, each with a test that fails without its mechanism.
+//!
+//! Time is paused and the token endpoint is a fake that a test answers by hand; the real
+//! one stands in `http`, with real sockets.
+
+mod faults;
+mod http;
+mod refreshing;
+mod rejection;
+mod secret_file;
+mod service;
+mod silence;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+use super::{
+    access_token::Fetched,
+    exchange::{Failure, TokenExchange},
+    *,
+};
+use crate::{clock, secret::Secret};
+
+const HOUR: Duration = Duration::from_hours(1);
+const LIFETIME: Duration = Duration::from_hours(2);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn soon() -> Deadline {
+    Deadline::after(seconds(60))
+}
+
+/// The token endpoint, seen by the refresh task.
+struct FakeExchange {
+    requests: mpsc::UnboundedSender<TokenRequest>,
+    in_flight: Arc<AtomicUsize>,
+    most_in_flight: Arc<AtomicUsize>,
+}
+
+/// A token request that waits for its answer. Dropped, it never gets one.
+struct TokenRequest {
+    secret: String,
+    at: Instant,
+    answer: oneshot::Sender<Result<Fetched, Failure>>,
+}
+
+impl TokenRequest {
+    fn grant(self, lifetime: Duration) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let token = format!("token-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.answer(Fetched::new(&token, lifetime).ok_or_else(|| Failure::failing("no token")));
+    }
+
+    fn fail(self, error: CredentialError) {
+        self.answer(Err(Failure::new(error, "as the test wants it")));
+    }
+
+    fn answer(self, answer: Result<Fetched, Failure>) {
+        assert!(self.answer.send(answer).is_ok(), "the request was cancelled");
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.answer.is_closed()
+    }
+}
+
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl TokenExchange for FakeExchange {
+    async fn fetch(&self, secret: &Secret) -> Result<Fetched, Failure> {
+        let now_in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        let _in_flight = InFlight(Arc::clone(&self.in_flight));
+        self.most_in_flight.fetch_max(now_in_flight, Ordering::SeqCst);
+        let (answer, answered) = oneshot::channel();
+        let secret = secret.expose().to_owned();
+        let _ = self.requests.send(TokenRequest { secret, at: clock::now(), answer });
+        match answered.await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// A credential whose refresh task runs against a fake token endpoint.
+struct Running {
+    credential: Credential,
+    requests: mpsc::UnboundedReceiver<TokenRequest>,
+    most_in_flight: Arc<AtomicUsize>,
+    wall: WallClock,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start() -> Self {
+        Self::start_with(SecretSource::Fixed(Secret::new("hush".to_owned())))
+    }
+
+    fn start_with(secret: SecretSource) -> Self {
+        let (sender, requests) = mpsc::unbounded_channel();
+        let most_in_flight = Arc::new(AtomicUsize::new(0));
+        let exchange = FakeExchange {
+            requests: sender,
+            in_flight: Arc::default(),
+            most_in_flight: Arc::clone(&most_in_flight),
+        };
+        let wall = WallClock::following_monotonic();
+        let (credential, task) =
+            with_exchange(Arc::from("eu2"), secret, exchange, ApiClientMetrics::default(), wall.clone());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(task.run(stop.clone()));
+        Self { credential, requests, most_in_flight, wall, stop, task }
+    }
+
+    /// With a token of that lifetime in service.
+    async fn start_with_token(lifetime: Duration) -> Self {
+        let mut running = Self::start();
+        running.request().await.grant(lifetime);
+        running.credential.bearer(soon()).await.expect("a token was granted");
+        running
+    }
+
+    /// The next token request.
+    async fn request(&mut self) -> TokenRequest {
+        timeout(HOUR * 3, self.requests.recv()).await.expect("a token request is due").expect("the task runs")
+    }
+
+    /// No token request is made for so long.
+    async fn is_quiet_for(&mut self, duration: Duration) {
+        assert!(timeout(duration, self.requests.recv()).await.is_err(), "an unexpected token request");
+    }
+
+    fn generation(&self) -> Option<Generation> {
+        self.credential.current().map(|bearer| bearer.generation())
+    }
+
+    /// Many calls that need a token, all of them waiting.
+    async fn waiters(
+        &self,
+        count: usize,
+    ) -> tokio::task::JoinSet<(Duration, Result<Bearer, CredentialError>)> {
+        let mut waiters = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let credential = self.credential.clone();
+            waiters.spawn(timed(async move { credential.bearer(soon()).await }));
+        }
+        settle().await;
+        waiters
+    }
+}
+
+/// The answer, and how long it took.
+async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
+    let start = clock::now();
+    let output = future.await;
+    (clock::now() - start, output)
+}
+
+/// Lets every task come to rest: time moves only when nothing else can.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}

@@ -1,0 +1,317 @@
+//! Promises 4, 5 and 6: renewing in time, one request for all, and never the end.
+
+use super::{
+    progress::WAITING_ROOM,
+    refresh::{LONGEST_PAUSE, REQUEST_TIMEOUT},
+    *,
+};
+
+#[tokio::test(start_paused = true)]
+async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_served() {
+    let mut moments = Vec::new();
+    for _ in 0..20 {
+        let start = clock::now();
+        let mut running = Running::start_with_token(LIFETIME).await;
+        let first = running.generation();
+        let renewal = running.request().await;
+        let age = renewal.at - start;
+        assert!(age >= LIFETIME.mul_f64(0.65) && age <= LIFETIME.mul_f64(0.75), "{age:?}");
+
+        // The request is in flight, and nobody waits for it.
+        let (took, bearer) = timed(running.credential.bearer(soon())).await;
+        assert_eq!(took, Duration::ZERO);
+        assert_eq!(bearer.ok().map(|bearer| bearer.generation()), first);
+
+        renewal.grant(LIFETIME);
+        settle().await;
+        assert!(running.generation() > first);
+        moments.push(age);
+    }
+    moments.dedup();
+    assert!(moments.len() > 10, "replicas must not renew in step");
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_with_a_short_life_is_renewed_with_a_minute_left() {
+    for lifetime in [seconds(200), seconds(120), seconds(80)] {
+        let start = clock::now();
+        let mut running = Running::start_with_token(lifetime).await;
+        let age = running.request().await.at - start;
+        assert!(lifetime - age >= seconds(60), "{lifetime:?}: {age:?}");
+        assert!(age >= (lifetime - seconds(60)).mul_f64(0.89), "{lifetime:?}: {age:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_lives_seconds_is_renewed_in_time_without_a_hot_loop() {
+    let start = clock::now();
+    let mut running = Running::start();
+    for n in 0..20 {
+        let request = running.request().await;
+        assert!(request.at - start >= seconds(n), "more than one request a second");
+        request.grant(seconds(4));
+        settle().await;
+        assert!(running.credential.current().is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousand_calls_that_wait_for_the_first_token_cause_one_request() {
+    let mut running = Running::start();
+    let waiting = running.waiters(1000).await;
+    let request = running.request().await;
+    running.is_quiet_for(seconds(5)).await;
+    request.grant(LIFETIME);
+    let answers = waiting.join_all().await;
+    let first = running.generation();
+    assert_eq!(answers.len(), 1000);
+    for (_, answer) in answers {
+        assert_eq!(answer.map(|bearer| Some(bearer.generation())), Ok(first));
+    }
+    running.is_quiet_for(HOUR).await;
+    assert_eq!(running.most_in_flight.load(Ordering::SeqCst), 1);
+}
+
+/// Not one after the other, each with a request of its own.
+#[tokio::test(start_paused = true)]
+async fn thousand_calls_share_the_failure_of_one_request() {
+    let mut running = Running::start();
+    let waiting = running.waiters(1000).await;
+    let request = running.request().await;
+    sleep(Duration::from_millis(200)).await;
+    request.fail(CredentialError::Blocked);
+    for (took, answer) in waiting.join_all().await {
+        assert!(matches!(answer, Err(CredentialError::Blocked)), "{answer:?}");
+        assert!(took <= Duration::from_millis(210), "{took:?}");
+    }
+    running.request().await.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_that_gives_up_does_not_cancel_the_request_that_others_wait_for() {
+    let mut running = Running::start();
+    let first = running.credential.clone();
+    // The first to come is the first to go.
+    let impatient = tokio::spawn(async move { first.bearer(Deadline::after(seconds(1))).await });
+    settle().await;
+    let dropped = running.waiters(1).await;
+    let patient = running.waiters(1).await;
+    drop(dropped);
+    let request = running.request().await;
+    assert!(matches!(impatient.await.expect("no panic"), Err(CredentialError::DeadlinePassed)));
+    assert!(!request.is_cancelled());
+    request.grant(LIFETIME);
+    for (_, answer) in patient.join_all().await {
+        assert!(answer.is_ok());
+    }
+    running.is_quiet_for(HOUR).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_room_is_bounded_and_places_are_given_back() {
+    let mut running = Running::start();
+    let left = running.waiters(WAITING_ROOM).await;
+    let (took, answer) = timed(running.credential.bearer(soon())).await;
+    assert_eq!((took, answer.err()), (Duration::ZERO, Some(CredentialError::WaitingRoomFull)));
+    drop(left);
+    settle().await;
+    let waiting = running.waiters(WAITING_ROOM).await;
+    running.request().await.grant(LIFETIME);
+    for (_, answer) in waiting.join_all().await {
+        assert!(answer.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_gets_no_answer_ends_after_ten_seconds_and_the_next_one_works() {
+    let mut running = Running::start();
+    let waiting = running.waiters(1).await;
+    let (hung, start) = (running.request().await, clock::now());
+    for (_, answer) in waiting.join_all().await {
+        assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
+    }
+    let took = clock::now() - start;
+    assert!(took <= REQUEST_TIMEOUT && took >= REQUEST_TIMEOUT - Duration::from_millis(5), "{took:?}");
+    assert!(hung.is_cancelled());
+    running.request().await.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
+    let mut late = Vec::new();
+    for _ in 0..20 {
+        let mut running = Running::start();
+        let mut before = None;
+        for ceiling in [0, 2, 3, 5, 9, 17, 30, 30, 30] {
+            let request = running.request().await;
+            if let Some(before) = before {
+                let pause = request.at - before;
+                let slack = Duration::from_millis(2);
+                assert!(pause >= seconds(1), "{pause:?}");
+                assert!(pause <= seconds(ceiling) + slack, "{pause:?} over {ceiling} s");
+                if ceiling == 30 {
+                    late.push(pause);
+                }
+            }
+            before = Some(request.at);
+            request.fail(CredentialError::Rejected);
+        }
+    }
+    assert!(late.iter().any(|pause| *pause > seconds(20)), "it does not grow");
+    assert!(late.iter().any(|pause| *pause < seconds(10)), "it has no full jitter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn success_resets_the_backoff() {
+    let mut running = Running::start();
+    for _ in 0..10 {
+        running.request().await.fail(CredentialError::Unreachable);
+    }
+    running.request().await.grant(LIFETIME);
+    let failed = running.request().await;
+    let at = failed.at;
+    failed.fail(CredentialError::Unreachable);
+    assert!(running.request().await.at - at <= seconds(2) + Duration::from_millis(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn wish_of_the_platform_to_wait_is_respected_within_bounds() {
+    for (wish, expected) in [(seconds(20), seconds(20)), (LONGEST_PAUSE, LONGEST_PAUSE)] {
+        let mut running = Running::start();
+        let request = running.request().await;
+        let at = request.at;
+        request.answer(Err(Failure { retry_after: Some(wish), ..Failure::failing("429") }));
+        let pause = running.request().await.at - at;
+        assert!(pause >= expected && pause <= expected + Duration::from_millis(2), "{pause:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_during_a_pause_gets_the_failure_at_once_and_is_told_when_to_come_back() {
+    let mut running = Running::start();
+    running
+        .request()
+        .await
+        .answer(Err(Failure { retry_after: Some(seconds(20)), ..Failure::failing("429") }));
+    sleep(seconds(5)).await;
+    let (took, answer) = timed(running.credential.bearer(soon())).await;
+    assert_eq!(took, Duration::ZERO);
+    let Err(CredentialError::Failing { retry_after }) = answer else { panic!("{answer:?}") };
+    assert!(retry_after <= seconds(15) && retry_after > seconds(14), "{retry_after:?}");
+    sleep(retry_after).await;
+    running.request().await.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_renewal_does_not_displace_the_token_in_service() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    let first = running.generation();
+    for error in [CredentialError::Rejected, CredentialError::Blocked, CredentialError::Unreachable] {
+        running.request().await.fail(error);
+        settle().await;
+        assert_eq!(running.generation(), first);
+        assert_eq!(*running.credential.health().borrow(), CredentialHealth::Usable);
+    }
+    running.request().await.grant(LIFETIME);
+    settle().await;
+    assert!(running.generation() > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_failure_is_the_last_word() {
+    let mut running = Running::start();
+    for error in [
+        CredentialError::Rejected,
+        CredentialError::CertificateInvalid,
+        CredentialError::Protocol { status: 404 },
+        CredentialError::Failing { retry_after: Duration::ZERO },
+        CredentialError::Blocked,
+        CredentialError::Unreachable,
+        CredentialError::SecretUnreadable,
+    ] {
+        for _ in 0..20 {
+            running.request().await.fail(error.clone());
+        }
+        settle().await;
+        let healed = clock::now();
+        running.request().await.grant(seconds(4));
+        let bearer = running.credential.bearer(soon()).await;
+        assert!(bearer.is_ok(), "{error:?}");
+        assert!(clock::now() - healed <= seconds(31), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_follows_the_credential() {
+    let mut running = Running::start();
+    let health = running.credential.health();
+    let now = || *health.borrow();
+    assert_eq!(now(), CredentialHealth::Starting);
+
+    running.request().await.fail(CredentialError::Unreachable);
+    settle().await;
+    let CredentialHealth::Failing { since } = now() else { panic!("{:?}", now()) };
+    running.request().await.fail(CredentialError::Blocked);
+    settle().await;
+    assert_eq!(now(), CredentialHealth::Failing { since });
+
+    running.request().await.fail(CredentialError::Rejected);
+    settle().await;
+    let CredentialHealth::Rejected { since } = now() else { panic!("{:?}", now()) };
+    // No answer at all is no new knowledge of the credential.
+    running.request().await.fail(CredentialError::Unreachable);
+    settle().await;
+    assert_eq!(now(), CredentialHealth::Rejected { since });
+
+    running.request().await.grant(seconds(40));
+    settle().await;
+    assert_eq!(now(), CredentialHealth::Usable);
+    for _ in 0..10 {
+        running.request().await.fail(CredentialError::Rejected);
+    }
+    settle().await;
+    assert!(matches!(now(), CredentialHealth::Rejected { .. }), "{:?}", now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_task_that_was_stopped() {
+    let mut running = Running::start();
+    let waiting = running.waiters(10).await;
+    let request = running.request().await;
+    running.stop.cancel();
+    for (_, answer) in waiting.join_all().await {
+        assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
+    }
+    running.task.await.expect("no panic");
+    assert!(request.is_cancelled());
+    let (took, answer) = timed(running.credential.bearer(soon())).await;
+    assert!(took.is_zero() && answer.is_err());
+}
+
+/// The refresh task lives on one runtime, calls on others.
+#[test]
+fn calls_on_other_runtimes_wait_for_the_same_request() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
+    };
+    let control = runtime();
+    let _entered = control.enter();
+    let mut running = Running::start();
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let credential = running.credential.clone();
+            std::thread::spawn(move || runtime().block_on(credential.bearer(soon())).is_ok())
+        })
+        .collect();
+    control.block_on(async {
+        running.request().await.grant(LIFETIME);
+        running.credential.bearer(soon()).await.expect("a token was granted");
+        assert!(running.requests.try_recv().is_err());
+    });
+    for worker in workers {
+        assert!(worker.join().expect("no panic"));
+    }
+}

@@ -1,0 +1,191 @@
+//! Promises 8 and 9: where the secret comes from, and its rotation.
+
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// From writing a secret to the request that uses it.
+const PICKED_UP: Duration = Duration::from_secs(10);
+
+fn directory_with(name: &str, content: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    fs::write(directory.path().join(name), content).expect("it can be written");
+    directory
+}
+
+impl Running {
+    /// With a secret's file, and a token that its secret has fetched.
+    async fn start_with_file(path: &Path, secret: &str) -> Self {
+        let mut running = Self::start_with(SecretSource::File(path.to_owned()));
+        let request = running.request().await;
+        assert_eq!(request.secret, secret);
+        request.grant(LIFETIME);
+        running.credential.bearer(soon()).await.expect("a token was granted");
+        running
+    }
+
+    /// The request that a changed secret leads to, soon, and while the old token serves.
+    async fn uses(&mut self, secret: &str) -> TokenRequest {
+        let changed = clock::now();
+        let before = self.generation();
+        let request = self.request().await;
+        assert_eq!(request.secret, secret);
+        assert!(request.at - changed <= PICKED_UP, "{:?}", request.at - changed);
+        assert!(before.is_some() && self.generation() == before);
+        request
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_was_renamed_over_is_used_and_the_old_token_serves_until_it_has_worked() {
+    let directory = directory_with("secret", "old\n");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    let old = running.generation();
+    sleep(seconds(100)).await;
+
+    fs::write(directory.path().join("next"), "new\n").expect("it can be written");
+    fs::rename(directory.path().join("next"), &path).expect("it can be renamed");
+    let request = running.uses("new").await;
+    sleep(seconds(5)).await;
+    assert_eq!(running.generation(), old);
+    request.grant(LIFETIME);
+    settle().await;
+    assert!(running.generation() > old);
+    running.is_quiet_for(HOUR).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_behind_a_swapped_symbolic_link_is_used() {
+    // As Kubernetes lays out a mounted secret.
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let at = |name: &str| directory.path().join(name);
+    for (version, secret) in [("..v1", "old"), ("..v2", "new")] {
+        fs::create_dir(at(version)).expect("it can be made");
+        fs::write(at(version).join("secret"), secret).expect("it can be written");
+    }
+    symlink("..v1", at("..data")).expect("it can be linked");
+    symlink("..data/secret", at("secret")).expect("it can be linked");
+    let mut running = Running::start_with_file(&at("secret"), "old").await;
+
+    symlink("..v2", at("..data_tmp")).expect("it can be linked");
+    fs::rename(at("..data_tmp"), at("..data")).expect("it can be renamed");
+    running.uses("new").await.grant(LIFETIME);
+}
+
+/// Fails if one reading were enough.
+#[tokio::test(start_paused = true)]
+async fn half_written_secret_is_not_used() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    sleep(seconds(1)).await;
+
+    fs::write(&path, "half").expect("it can be written");
+    running.is_quiet_for(source::POLL_INTERVAL).await;
+    fs::write(&path, "half and half").expect("it can be written");
+    running.uses("half and half").await.grant(LIFETIME);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_works() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    let old = running.generation();
+
+    fs::write(&path, "wrong").expect("it can be written");
+    running.uses("wrong").await.fail(CredentialError::Rejected);
+    for _ in 0..20 {
+        let request = running.request().await;
+        assert_eq!((request.secret.as_str(), running.generation()), ("wrong", old));
+        request.fail(CredentialError::Rejected);
+    }
+    // However long the pause has become, the right secret is tried at once.
+    fs::write(&path, "right").expect("it can be written");
+    let written = clock::now();
+    loop {
+        let request = running.request().await;
+        if request.secret == "right" {
+            assert!(request.at - written <= PICKED_UP);
+            request.grant(LIFETIME);
+            break;
+        }
+        request.fail(CredentialError::Rejected);
+    }
+    settle().await;
+    assert!(running.generation() > old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_changes_during_a_request_is_tried_after_it() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with(SecretSource::File(path.clone()));
+    let request = running.request().await;
+    fs::write(&path, "new").expect("it can be written");
+    sleep(seconds(9)).await;
+    request.fail(CredentialError::Rejected);
+    let next = running.request().await;
+    assert_eq!(next.secret, "new");
+    next.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with(SecretSource::File(path.clone()));
+    let (took, answer) = timed(running.credential.bearer(soon())).await;
+    assert_eq!(answer.err(), Some(CredentialError::SecretUnreadable));
+    assert!(took < seconds(1));
+    assert!(matches!(*running.credential.health().borrow(), CredentialHealth::Failing { .. }));
+    running.is_quiet_for(HOUR).await;
+    assert_eq!(running.credential.bearer(soon()).await.err(), Some(CredentialError::SecretUnreadable));
+
+    fs::write(&path, "there\n").expect("it can be written");
+    let written = clock::now();
+    let request = running.request().await;
+    assert_eq!(request.secret, "there");
+    assert!(request.at - written <= PICKED_UP);
+    request.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_that_vanishes_or_is_emptied_does_not_take_the_secret_away() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    fs::write(&path, "").expect("it can be written");
+    sleep(seconds(20)).await;
+    fs::remove_file(&path).expect("it can be removed");
+    let renewal = running.request().await;
+    assert_eq!(renewal.secret, "old");
+    renewal.grant(LIFETIME);
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_that_is_only_touched_leads_to_nothing() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    for _ in 0..10 {
+        fs::write(&path, "old\n").expect("it can be written");
+        running.is_quiet_for(seconds(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fixed_secret_is_used_as_it_is_and_an_empty_one_never() {
+    let mut running = Running::start_with(SecretSource::Fixed(Secret::new(" s\u{e9}cret ".to_owned())));
+    assert_eq!(running.request().await.secret, " s\u{e9}cret ");
+
+    let mut running = Running::start_with(SecretSource::Fixed(Secret::new(String::new())));
+    settle().await;
+    assert_eq!(running.credential.bearer(soon()).await.err(), Some(CredentialError::SecretUnreadable));
+    running.is_quiet_for(HOUR).await;
+}

@@ -1,0 +1,163 @@
+//! Promises 1, 2 and 3: the token in service.
+
+use std::{sync::mpsc, thread};
+
+use super::*;
+
+/// Answers every request with a failure.
+fn fails_from_now_on(mut running: Running) -> (Credential, WallClock) {
+    let (credential, wall) = (running.credential.clone(), running.wall.clone());
+    tokio::spawn(async move {
+        loop {
+            running.request().await.fail(CredentialError::Unreachable);
+        }
+    });
+    (credential, wall)
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_is_handed_out_until_thirty_seconds_before_its_end_and_no_longer() {
+    let start = clock::now();
+    let (credential, _) = fails_from_now_on(Running::start_with_token(LIFETIME).await);
+    tokio::time::sleep_until(start + LIFETIME - seconds(30) - Duration::from_millis(2)).await;
+    assert!(credential.current().is_some());
+    sleep(Duration::from_millis(4)).await;
+    assert!(credential.current().is_none());
+    assert!(matches!(credential.bearer(soon()).await, Err(CredentialError::Unreachable)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_lived_token_is_handed_out_until_a_quarter_of_its_life_is_left() {
+    let start = clock::now();
+    let (credential, _) = fails_from_now_on(Running::start_with_token(seconds(40)).await);
+    tokio::time::sleep_until(start + seconds(30) - Duration::from_millis(2)).await;
+    assert!(credential.current().is_some());
+    sleep(Duration::from_millis(4)).await;
+    assert!(credential.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn life_is_counted_from_the_sending_of_the_request_not_from_its_answer() {
+    let start = clock::now();
+    let mut running = Running::start();
+    let request = running.request().await;
+    sleep(seconds(8)).await;
+    request.grant(seconds(40));
+    let (credential, _) = fails_from_now_on(running);
+    credential.bearer(soon()).await.expect("a token was granted");
+    tokio::time::sleep_until(start + seconds(30) + Duration::from_millis(2)).await;
+    assert!(credential.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_ended_while_the_machine_slept_is_not_handed_out() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    // The monotonic clock stands still while the machine sleeps.
+    running.wall.shift_by_ms(7_200_000);
+    assert!(running.credential.current().is_none());
+    let credential = running.credential.clone();
+    let call = tokio::spawn(async move { credential.bearer(soon()).await });
+    running.request().await.grant(LIFETIME);
+    call.await.expect("no panic").expect("the new token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_set_back_does_not_lengthen_the_life_of_a_token() {
+    let running = Running::start_with_token(LIFETIME).await;
+    running.wall.shift_by_ms(-3_600_000);
+    let (credential, _) = fails_from_now_on(running);
+    sleep(LIFETIME - seconds(30)).await;
+    assert!(credential.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_that_moves_against_the_monotonic_one_leads_to_one_refresh_and_no_more() {
+    for shift in [31_000, 3_600_000, -31_000, -3_600_000] {
+        let mut running = Running::start_with_token(LIFETIME).await;
+        sleep(seconds(100)).await;
+        running.wall.shift_by_ms(shift);
+        let set = clock::now();
+        let request = running.request().await;
+        assert!(request.at - set <= refresh::CLOCK_CHECK_INTERVAL, "{shift}");
+        request.grant(LIFETIME);
+        running.is_quiet_for(HOUR).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_that_drifts_a_little_leads_to_nothing() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    running.wall.shift_by_ms(29_000);
+    running.is_quiet_for(HOUR).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_that_jumps_to_and_fro_causes_no_storm() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    let start = clock::now();
+    let mut requests: u32 = 0;
+    for n in 0..600_i64 {
+        running.wall.shift_by_ms(if n % 2 == 0 { 3_600_000 } else { -3_600_000 });
+        while let Ok(Some(request)) = timeout(seconds(1), running.requests.recv()).await {
+            requests += 1;
+            request.grant(LIFETIME);
+        }
+    }
+    let elapsed = clock::now() - start;
+    assert!(Duration::from_secs(10) * requests <= elapsed + seconds(10), "{requests} in {elapsed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_that_expired_on_its_way_is_a_failure_and_waiters_are_told() {
+    let mut running = Running::start();
+    let waiting = running.waiters(3).await;
+    let request = running.request().await;
+    sleep(seconds(4)).await;
+    request.grant(seconds(4));
+    for (_, answer) in waiting.join_all().await {
+        assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
+    }
+    running.request().await.grant(LIFETIME);
+    assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+/// Fails (and does not hang) if the hot path takes the lock that callers and the refresh
+/// task share.
+#[tokio::test(start_paused = true)]
+async fn reading_the_token_takes_no_lock() {
+    let running = Running::start_with_token(LIFETIME).await;
+    let credential = running.credential.clone();
+    let read = running.credential.0.locked(|| {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(credential.current().is_some()));
+        receiver.recv_timeout(seconds(5))
+    });
+    assert_eq!(read, Some(Ok(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_is_the_bearer_token_and_is_marked_sensitive() {
+    let mut running = Running::start();
+    running.request().await.answer(Ok(Fetched::new("abc.DEF-123", LIFETIME).expect("a good token")));
+    let bearer = running.credential.bearer(soon()).await.expect("a token was granted");
+    assert_eq!(bearer.header_value(), "Bearer abc.DEF-123");
+    assert!(bearer.header_value().is_sensitive());
+    assert!(!format!("{bearer:?} {:?}", running.credential).contains("abc"));
+}
+
+#[test]
+fn token_that_cannot_stand_in_a_header_is_none() {
+    let long = "a".repeat(16 * 1024);
+    assert!(Fetched::new(&long, LIFETIME).is_some());
+    for token in ["", " ", "a b", "a\r\nb", "a\tb", "ä", "\u{7f}", &format!("{long}a")] {
+        assert!(Fetched::new(token, LIFETIME).is_none(), "{token:.20}");
+    }
+}
+
+#[test]
+fn client_id_is_what_basic_authentication_can_carry() {
+    assert!(ClientId::parse("6bc0d2f1-5a3b-4a7e-9d21-0a4a2f5d1c11").is_ok());
+    assert_eq!(ClientId::parse(""), Err(InvalidClientId::Empty));
+    assert_eq!(ClientId::parse("a:b"), Err(InvalidClientId::Colon));
+    assert_eq!(ClientId::parse("a\n"), Err(InvalidClientId::ControlCharacter));
+}
