@@ -109,7 +109,7 @@ impl AccessToken {
         sent_wall: SystemTime,
     ) -> Self {
         let Fetched { header, lifetime } = fetched;
-        let usable = lifetime - MARGIN.min(lifetime / 4);
+        let usable = lifetime.saturating_sub(MARGIN.min(lifetime / 4));
         Self {
             header,
             generation,

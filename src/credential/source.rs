@@ -274,7 +274,7 @@ mod tests {
             (b"one\ntwo\n", Unreadable::ControlCharacter),
             (b"s3\0cret", Unreadable::ControlCharacter),
             (b"\xff\xfe", Unreadable::NotText),
-            (&[b'a'; LONGEST_SECRET + 1], Unreadable::TooLong),
+            (&vec![b'a'; LONGEST_SECRET + 1], Unreadable::TooLong),
         ] {
             assert_eq!(parse(content).err(), Some(why));
         }

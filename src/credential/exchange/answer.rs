@@ -2,6 +2,9 @@
 //!
 //! Nothing is sent or read here, not even a clock.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, SystemTime};
 
 use http::{
@@ -105,7 +108,7 @@ impl Answer<'_> {
         if body.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
             return Err(Failure::failing("the token is no bearer token"));
         }
-        let lifetime = lifetime(body.expires_in.as_ref(), body.expires_on.as_ref(), self.now)?;
+        let lifetime = lifetime(&body, self.now)?;
         Fetched::new(body.access_token.expose(), lifetime)
             .ok_or_else(|| Failure::failing("the token is empty, too long, or not visible ASCII"))
     }
@@ -138,12 +141,8 @@ fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D
 
 /// The token's lifetime: as told in seconds; else up to the moment told, by the answer's
 /// own clock; else a few minutes.
-fn lifetime(
-    expires_in: Option<&Value>,
-    expires_on: Option<&Value>,
-    now: SystemTime,
-) -> Result<Duration, Failure> {
-    let seconds = match (expires_in, expires_on) {
+fn lifetime(granted: &Granted, now: SystemTime) -> Result<Duration, Failure> {
+    let seconds = match (&granted.expires_in, &granted.expires_on) {
         (Some(told), _) => integer(told),
         (None, Some(told)) => {
             let now = i64::try_from(unix_seconds(now)).unwrap_or(i64::MAX);

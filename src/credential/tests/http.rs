@@ -1,1 +1,308 @@
+//! The exchange over real sockets: what is sent, and what every kind of answer means.
 
+use std::{io, net::SocketAddr};
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+const SECRET: &str = "s3cr\u{e9}t+/%&=:x";
+
+const GRANT: &str = r#"{"access_token":"good-token","expires_in":7200,"token_type":"bearer"}"#;
+
+/// How the server ends one connection.
+#[derive(Clone, Debug)]
+enum Answer {
+    /// These bytes, then the end of the connection.
+    Bytes(String),
+    /// These bytes, then a reset.
+    Reset(String),
+    /// Closed before a request was read.
+    Unread,
+}
+
+impl Answer {
+    fn json(status: &str, body: &str) -> Self {
+        Self::with_type(status, "application/json", body)
+    }
+
+    fn with_type(status: &str, content_type: &str, body: &str) -> Self {
+        Self::Bytes(format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+}
+
+/// A server that answers one connection after the other as it is told, and keeps what
+/// it was sent.
+struct Server {
+    address: SocketAddr,
+    answers: mpsc::UnboundedSender<Answer>,
+    received: mpsc::UnboundedReceiver<String>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let (answers, mut told) = mpsc::unbounded_channel::<Answer>();
+        let (received_by, received) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Some(answer) = told.recv().await else { return };
+                if let Ok(request) = respond(stream, answer).await {
+                    let _ = received_by.send(request);
+                }
+            }
+        });
+        Self { address, answers, received }
+    }
+
+    fn exchange(&self) -> HttpExchange {
+        exchange(&format!("http://{}/api/2/idp/token", self.address))
+    }
+
+    /// What the exchange makes of that answer.
+    async fn judged(&self, exchange: &HttpExchange, answer: Answer) -> Result<Fetched, Failure> {
+        self.answers.send(answer).expect("the server runs");
+        exchange.fetch(&Secret::new(SECRET.to_owned())).await
+    }
+}
+
+async fn respond(mut stream: TcpStream, answer: Answer) -> io::Result<String> {
+    let mut request = Vec::new();
+    if !matches!(answer, Answer::Unread) {
+        while !request.ends_with(b"grant_type=client_credentials") {
+            if stream.read_buf(&mut request).await? == 0 {
+                break;
+            }
+        }
+    }
+    match answer {
+        Answer::Unread => {}
+        Answer::Bytes(bytes) => {
+            stream.write_all(bytes.as_bytes()).await?;
+            stream.shutdown().await?;
+        }
+        Answer::Reset(bytes) => {
+            stream.write_all(bytes.as_bytes()).await?;
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        }
+    }
+    Ok(String::from_utf8_lossy(&request).into_owned())
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests bring the client that `platform` makes otherwise")]
+fn http_client() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .build()
+        .expect("a client can be built")
+}
+
+pub(super) fn exchange(url: &str) -> HttpExchange {
+    let client = http_client();
+    HttpExchange::new(
+        Arc::from("eu2"),
+        ClientId::parse("the-id").expect("a good id"),
+        Url::parse(url).expect("a good URL"),
+        Arc::new(move || client.clone()),
+        WallClock::system(),
+        ApiClientMetrics::default(),
+    )
+}
+
+fn failing() -> CredentialError {
+    CredentialError::Failing { retry_after: Duration::ZERO }
+}
+
+#[tokio::test]
+async fn request_is_what_the_platform_documents() {
+    let mut server = Server::start().await;
+    let fetched = server.judged(&server.exchange(), Answer::json("200 OK", GRANT)).await.expect("a token");
+    assert_eq!(fetched.header(), "Bearer good-token");
+    assert_eq!(fetched.lifetime(), seconds(7200));
+
+    let request = server.received.recv().await.expect("it was received");
+    let (head, body) = request.split_once("\r\n\r\n").expect("a head and a body");
+    let mut lines = head.lines();
+    assert_eq!(lines.next(), Some("POST /api/2/idp/token HTTP/1.1"));
+    let mut headers: Vec<_> = lines.map(|line| line.split_once(": ").expect("a header")).collect();
+    headers.sort_unstable();
+    assert_eq!(
+        headers,
+        [
+            ("accept", "application/json"),
+            // The raw `id:secret`, not form-encoded first.
+            ("authorization", "Basic dGhlLWlkOnMzY3LDqXQrLyUmPTp4"),
+            ("content-length", "29"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("host", server.address.to_string().as_str()),
+        ]
+    );
+    assert_eq!(body, "grant_type=client_credentials");
+}
+
+/// After each of them the next request on the same exchange works.
+#[tokio::test]
+async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
+    let html = "<html>no</html>";
+    let oauth = |code: &str| format!(r#"{{"error":"{code}","error_description":"no"}}"#);
+    let platform = |code: &str| format!(r#"{{"error":{{"code":{code},"message":"no"}}}}"#);
+    let huge = "a".repeat(64 * 1024);
+    let redirect = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
+    let chunked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let grant_in_part = &GRANT[..30];
+    let cases = [
+        (Answer::json("401 Unauthorized", &oauth("invalid_client")), CredentialError::Rejected),
+        (Answer::json("401 Unauthorized", &platform("401")), CredentialError::Rejected),
+        (Answer::with_type("401 Unauthorized", "text/html", html), CredentialError::Rejected),
+        (Answer::json("400 Bad Request", &oauth("invalid_client")), CredentialError::Rejected),
+        (Answer::json("400 Bad Request", &oauth("invalid_grant")), CredentialError::Rejected),
+        (Answer::json("400 Bad Request", &oauth("unauthorized_client")), CredentialError::Rejected),
+        (Answer::json("400 Bad Request", &platform("\"1018\"")), CredentialError::Rejected),
+        (Answer::json("400 Bad Request", &platform("1001")), CredentialError::Protocol { status: 400 }),
+        (
+            Answer::json("400 Bad Request", &oauth("invalid_request")),
+            CredentialError::Protocol { status: 400 },
+        ),
+        (Answer::with_type("400 Bad Request", "text/html", html), CredentialError::Protocol { status: 400 }),
+        (Answer::json("403 Forbidden", &platform("1002")), CredentialError::Rejected),
+        (Answer::with_type("403 Forbidden", "text/html", html), CredentialError::Blocked),
+        (Answer::json("403 Forbidden", html), CredentialError::Blocked),
+        (Answer::json("404 Not Found", &platform("404")), CredentialError::Protocol { status: 404 }),
+        (Answer::json("405 Method Not Allowed", "{}"), CredentialError::Protocol { status: 405 }),
+        (Answer::json("409 Conflict", "{}"), CredentialError::Protocol { status: 409 }),
+        (Answer::json("415 Unsupported Media Type", "{}"), CredentialError::Protocol { status: 415 }),
+        (Answer::Bytes(redirect.to_owned()), CredentialError::Protocol { status: 307 }),
+        (Answer::json("429 Too Many Requests", "{}"), failing()),
+        (Answer::json("500 Internal Server Error", GRANT), failing()),
+        (Answer::with_type("503 Service Unavailable", "text/html", html), failing()),
+        (Answer::with_type("200 OK", "text/html", GRANT), failing()),
+        (
+            Answer::Bytes(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{GRANT}", GRANT.len())),
+            failing(),
+        ),
+        (Answer::json("200 OK", html), failing()),
+        (Answer::json("200 OK", grant_in_part), failing()),
+        (Answer::json("204 No Content", ""), failing()),
+        // Too long, as told beforehand and as counted.
+        (Answer::json("200 OK", &format!(r#"{{"pad":"{huge}",{}"#, &GRANT[1..])), failing()),
+        (Answer::Bytes(format!("{chunked}10000\r\n{huge}\r\n10000\r\n{huge}\r\n0\r\n\r\n")), failing()),
+        // Cut off: before anything, before the head, in the head, in the body.
+        (Answer::Unread, failing()),
+        (Answer::Bytes(String::new()), failing()),
+        (Answer::Reset(String::new()), failing()),
+        (Answer::Bytes("HTTP/1.1 200 OK\r\nContent-Ty".to_owned()), failing()),
+        (
+            Answer::Bytes(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{GRANT}"
+            )),
+            failing(),
+        ),
+        (Answer::Bytes(format!("{chunked}{:x}\r\n{GRANT}\r\n", GRANT.len())), failing()),
+        (Answer::Reset(format!("{chunked}{:x}\r\n{GRANT}\r\n", GRANT.len())), failing()),
+        (Answer::Bytes("garbage\r\n\r\n".to_owned()), failing()),
+        (Answer::Bytes("HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n{}".to_owned()), failing()),
+    ];
+    let server = Server::start().await;
+    let exchange = server.exchange();
+    for (answer, expected) in cases {
+        let shown = format!("{answer:.200?}");
+        let failure = server.judged(&exchange, answer).await.expect_err(&shown);
+        assert_eq!(failure.error, expected, "{shown}");
+        let next = server.judged(&exchange, Answer::json("200 OK", GRANT)).await;
+        assert!(next.is_ok(), "after {shown}: {next:?}");
+    }
+}
+
+#[tokio::test]
+async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
+    let server = Server::start().await;
+    let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 500\r\n\r\n".to_owned();
+    let failure = server.judged(&server.exchange(), Answer::Bytes(head)).await.expect_err("a refusal");
+    assert_eq!(failure.error, CredentialError::Rejected);
+}
+
+#[tokio::test]
+async fn wish_to_wait_comes_with_the_failure() {
+    let server = Server::start().await;
+    let answer = Answer::Bytes(
+        "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    );
+    let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
+    assert_eq!(failure.retry_after, Some(seconds(7)));
+}
+
+#[tokio::test]
+async fn redirect_to_another_host_is_not_followed() {
+    let (server, mut other) = (Server::start().await, Server::start().await);
+    other.answers.send(Answer::json("200 OK", GRANT)).expect("the server runs");
+    let answer = Answer::Bytes(format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}/\r\nContent-Length: 0\r\n\r\n",
+        other.address
+    ));
+    let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
+    assert_eq!(failure.error, CredentialError::Protocol { status: 307 });
+    assert!(other.received.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn endpoint_that_is_not_there_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    let secret = Secret::new(SECRET.to_owned());
+    let failure = exchange(&format!("http://{address}/")).fetch(&secret).await.expect_err("a failure");
+    assert_eq!(failure.error, CredentialError::Unreachable);
+    assert!(failure.cause.contains("refused"), "{}", failure.cause);
+    let failure = exchange("http://host.invalid/").fetch(&secret).await.expect_err("a failure");
+    assert_eq!(failure.error, CredentialError::Unreachable);
+}
+
+#[tokio::test]
+async fn handshake_that_is_cut_off_is_unreachable_and_no_fault_of_the_certificate() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        let mut start = [0; 16];
+        stream.read_exact(&mut start).await
+    });
+    let secret = Secret::new(SECRET.to_owned());
+    let failure = exchange(&format!("https://{address}/")).fetch(&secret).await.expect_err("a failure");
+    assert_eq!(failure.error, CredentialError::Unreachable);
+    server.await.expect("no panic").expect("the handshake had begun");
+}
+
+#[tokio::test]
+async fn certificate_that_nobody_vouches_for_is_invalid_and_nothing_is_sent() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("it can be made");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions are known")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("the key fits");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        acceptor.accept(stream).await.map(|_| ())
+    });
+    let secret = Secret::new(SECRET.to_owned());
+    let failure =
+        exchange(&format!("https://localhost:{port}/")).fetch(&secret).await.expect_err("a failure");
+    assert_eq!(failure.error, CredentialError::CertificateInvalid);
+    assert!(server.await.expect("no panic").is_err(), "the handshake must fail");
+}

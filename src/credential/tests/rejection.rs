@@ -61,8 +61,8 @@ async fn refusal_of_the_new_token_stalls_nobody_and_forces_no_second_refresh_in_
         assert_eq!((took, answer.err()), (Duration::ZERO, Some(CredentialError::Rejected)));
         assert_eq!(running.generation(), Some(second));
     }
-    let left = forced_at + FORCED_REFRESH_FLOOR - clock::now() - Duration::from_millis(2);
-    running.is_quiet_for(left).await;
+    let floor = forced_at + FORCED_REFRESH_FLOOR;
+    running.is_quiet_for(floor - Duration::from_millis(2) - clock::now()).await;
     assert_eq!(running.refused(second).await.1.err(), Some(CredentialError::Rejected));
 
     sleep(Duration::from_millis(4)).await;

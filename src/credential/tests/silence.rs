@@ -1,1 +1,132 @@
+//! Nothing secret is logged or shown.
 
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+
+/// Everything that is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+fn logged() -> (Log, Logged) {
+    let log = Log::default();
+    // With only one subscriber alive, an event that another test's thread meets first
+    // would be switched off for all of them.
+    let second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .finish();
+    (log, Logged { _guard: tracing::subscriber::set_default(subscriber), _second: second })
+}
+
+struct Logged {
+    _guard: tracing::subscriber::DefaultGuard,
+    _second: tracing::Dispatch,
+}
+
+/// Whole credentials against a server that tells secrets wherever it can.
+#[tokio::test]
+async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (log, _guard) = logged();
+    let bodies = [
+        ("200 OK", r#"{"access_token":"canary token","expires_in":7200}"#),
+        ("200 OK", r#"{"access_token":"canary-token","expires_in":"canary"}"#),
+        ("200 OK", r#"{"access_token":"canary-token","#),
+        ("400 Bad Request", r#"{"error":"canary"}"#),
+        ("500 Internal Server Error", "canary"),
+        ("200 OK", r#"{"access_token":"canary-token","expires_in":7200}"#),
+    ];
+    for (status, body) in bodies {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            let mut request = Vec::new();
+            while !request.ends_with(b"grant_type=client_credentials") {
+                if stream.read_buf(&mut request).await? == 0 {
+                    break;
+                }
+            }
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        });
+        let secret = SecretSource::Fixed(Secret::new("canary-secret".to_owned()));
+        let (credential, task) = with_exchange(
+            Arc::from("eu2"),
+            secret,
+            http::exchange(&url),
+            ApiClientMetrics::default(),
+            WallClock::system(),
+        );
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(task.run(stop.clone()));
+        let answer = credential.bearer(soon()).await;
+        let shown = format!("{answer:?} {credential:?}");
+        assert!(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
+        stop.cancel();
+        task.await.expect("no panic");
+        server.await.expect("no panic").expect("it was asked");
+    }
+    let text = log.text();
+    assert!(text.contains("no new access token") && text.contains("an access token is in service"), "{text}");
+    assert!(!text.contains("canary"), "{text}");
+    // The secret in Basic authentication.
+    assert!(!text.contains("dGhlLWlk"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
+    let (log, _guard) = logged();
+    let mut running = Running::start();
+    let start = clock::now();
+    let mut requests = 0;
+    while clock::now() - start < seconds(600) {
+        running.request().await.fail(CredentialError::Rejected);
+        settle().await;
+        requests += 1;
+    }
+    let count = |words: &str| log.text().matches(words).count();
+    assert!(requests > 15);
+    assert!((5..=11).contains(&count("no new access token")), "{}", log.text());
+    running.request().await.grant(LIFETIME);
+    settle().await;
+    assert_eq!(count("an access token is in service"), 1);
+}
