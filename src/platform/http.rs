@@ -1,0 +1,239 @@
+//! The HTTP client, made with all its limits, and the TLS that it trusts.
+//!
+//! There is no switch that turns a check off. What is sent is decided elsewhere.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, header::ACCEPT};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem, pem::PemObject},
+};
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::Semaphore;
+use url::{Host, Url};
+
+use super::endpoint::DataCenter;
+use crate::clock::{self, Instant};
+
+const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
+
+/// Idle connections end before a server's usual minute does.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+const POOL_MAX_IDLE: usize = 32;
+/// A peer that vanished without a word is noticed while requests wait for it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than the cookies of a login may take, so that too many get their own error.
+const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Name lookups block a thread each, for as long as the resolver likes.
+const MAX_LOOKUPS: usize = 8;
+
+/// What an HTTP client is made from.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// What it talks to: plain http only if that is the loopback.
+    pub data_center: DataCenter,
+    /// Whom it trusts; made once, shared by all clients ([`tls_config`]).
+    pub tls: Arc<ClientConfig>,
+    /// A proxy; the environment is never asked for one.
+    pub proxy_url: Option<Url>,
+    /// For the whole of connecting: the name, TCP, TLS. 2 s.
+    pub connect_timeout: Duration,
+    /// After this a new client, with new connections, follows changes in DNS. 10 min.
+    pub rebuild_after: Duration,
+}
+
+impl HttpSettings {
+    /// Settings without a proxy, with the usual times.
+    #[must_use]
+    pub const fn new(data_center: DataCenter, tls: Arc<ClientConfig>) -> Self {
+        Self {
+            data_center,
+            tls,
+            proxy_url: None,
+            connect_timeout: Duration::from_secs(2),
+            rebuild_after: Duration::from_mins(10),
+        }
+    }
+}
+
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpClientError {
+    /// The data center is neither https nor on the loopback.
+    #[error("the data center URL must be https; http is only for the loopback")]
+    Plaintext,
+    /// The proxy's URL cannot be used.
+    #[error("the proxy URL cannot be used")]
+    Proxy,
+    /// The client cannot be built.
+    #[error("the HTTP client cannot be built")]
+    Build,
+}
+
+/// One HTTP client with its own pool of connections.
+pub struct HttpClient {
+    settings: HttpSettings,
+    current: Mutex<(reqwest::Client, Instant)>,
+}
+
+impl HttpClient {
+    /// A client with an empty pool.
+    pub fn new(settings: HttpSettings) -> Result<Self, HttpClientError> {
+        let client = build(&settings)?;
+        Ok(Self { settings, current: Mutex::new((client, clock::now())) })
+    }
+
+    /// The client to use now; rebuilt when it has become old. What is under way on the
+    /// old one runs to its end.
+    #[must_use]
+    pub fn current(&self) -> reqwest::Client {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (client, built) = &mut *current;
+        if built.elapsed() >= self.settings.rebuild_after {
+            match build(&self.settings) {
+                Ok(rebuilt) => *client = rebuilt,
+                Err(error) => tracing::warn!(%error, "the HTTP client could not be renewed"),
+            }
+            *built = clock::now();
+        }
+        client.clone()
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").finish_non_exhaustive()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
+fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
+    let base = settings.data_center.base_url();
+    let https_only = base.scheme() == "https";
+    if !https_only && !is_loopback(base) {
+        return Err(HttpClientError::Plaintext);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured((*settings.tls).clone())
+        .https_only(https_only)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .dns_resolver(Lookups::new())
+        .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_while_idle(false)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES);
+    if let Some(url) = &settings.proxy_url {
+        builder = builder.proxy(reqwest::Proxy::all(url.clone()).map_err(|_| HttpClientError::Proxy)?);
+    }
+    builder.build().map_err(|_| HttpClientError::Build)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
+/// The system's name lookup, a few at a time: one that hangs holds a thread of the
+/// runtime, whether or not anyone still waits for it.
+struct Lookups(Arc<Semaphore>);
+
+impl Lookups {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKUPS)))
+    }
+}
+
+impl Resolve for Lookups {
+    fn resolve(&self, name: Name) -> Resolving {
+        let permits = Arc::clone(&self.0);
+        Box::pin(async move {
+            let permit = permits.acquire_owned().await?;
+            let addresses = tokio::task::spawn_blocking(move || {
+                let _until_the_lookup_ends = permit;
+                // Port 0 stands for the one of the URL.
+                (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
+            })
+            .await??;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsConfigError {
+    /// The file of trusted certificates cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The file is not PEM, or has something in it that is no certificate authority.
+    #[error("{} does not hold certificates in PEM format", path.display())]
+    NotCertificates {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The system's trusted certificates cannot be used.
+    #[error("the system's trusted certificates cannot be used: {0}")]
+    System(rustls::Error),
+    /// The provider knows no protocol version.
+    #[error("TLS cannot be set up: {0}")]
+    Provider(rustls::Error),
+}
+
+/// Whom the platform's certificate must come from: the authorities in `ca_file` and no
+/// others, or else those that the system trusts. TLS 1.2 and 1.3, the host name always
+/// checked.
+pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsConfigError::Provider)?;
+    let builder = match ca_file {
+        Some(path) => builder.with_root_certificates(read_authorities(path)?),
+        None => builder.with_platform_verifier().map_err(TlsConfigError::System)?,
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn read_authorities(path: &Path) -> Result<RootCertStore, TlsConfigError> {
+    let not_certificates = || TlsConfigError::NotCertificates { path: path.to_owned() };
+    let read_failed = |error| match error {
+        pem::Error::Io(error) => TlsConfigError::Unreadable { path: path.to_owned(), error },
+        _ => not_certificates(),
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(read_failed)? {
+        roots.add(certificate.map_err(read_failed)?).map_err(|_| not_certificates())?;
+    }
+    if roots.is_empty() { Err(not_certificates()) } else { Ok(roots) }
+}

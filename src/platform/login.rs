@@ -1,0 +1,150 @@
+//! Spending a one-time token, and ending a session that nobody will get.
+//!
+//! A token is sent once. Only an attempt that provably sent nothing hands its request
+//! back, so that nothing else can be sent a second time.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    PlatformClient,
+    attempt::{Answer, Ended, NotSent, Request},
+    error::{ErrorKind, Malformation, PlatformError},
+    failed, messages,
+    set_cookie::{self, SetCookies},
+};
+use crate::{
+    access::LoginPermit,
+    backoff::Backoff,
+    call::{Call, Operation},
+    ott::OneTimeToken,
+    session::{LoggedIn, Session},
+};
+
+impl PlatformClient {
+    /// Spends a one-time token: logs in as its user.
+    ///
+    /// If the platform's answer cannot be used but may have begun a session, that
+    /// session is ended in the background.
+    pub async fn log_in(
+        &self,
+        permit: &LoginPermit,
+        ott: OneTimeToken,
+        call: &Call,
+    ) -> Result<LoggedIn, PlatformError> {
+        debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
+        self.api_client.retry_budget.count_call();
+        let request = Request {
+            url: self.api_client.data_center().ott_login_url().clone(),
+            authorization: None,
+            body: messages::login_request(&ott),
+            timeout: self.limits().login_timeout,
+            max_answer_bytes: self.limits().max_login_bytes,
+        };
+        let ended = match self.attempt_login(request, call).await? {
+            Ended::NotSent { request, cause: NotSent::Unreachable } if self.may_try_login_again(call) => {
+                self.api_client.metrics.retry(Operation::LoginWithOtt);
+                let (first, longest) = self.limits().retry_wait;
+                sleep(Backoff::new(first, longest).full_jitter(1)).await;
+                match self.attempt_login(request, call).await {
+                    Ok(ended) => ended,
+                    Err(_) => return Err(failed(ErrorKind::Unreachable, call)),
+                }
+            }
+            ended => ended,
+        };
+        let kind = match ended {
+            Ended::Answered(answer) if answer.status.is_success() => {
+                return self
+                    .logged_in(&answer)
+                    .map_err(|malformation| failed(ErrorKind::Malformed(malformation), call));
+            }
+            Ended::Answered(answer) => {
+                let now = self.api_client.wall.now();
+                ErrorKind::Answer(messages::error(&answer, &[ott.expose()], now))
+            }
+            Ended::Interrupted { headers } => {
+                if let Some(headers) = headers {
+                    self.log_out_in_background(self.session(&headers).session);
+                }
+                ErrorKind::Interrupted
+            }
+            Ended::NotSent { cause, .. } => cause.into(),
+        };
+        Err(failed(kind, call))
+    }
+
+    /// Ends a session at the platform, with its own cookies and no others. Best effort
+    /// within [`logout_timeout`](super::Limits::logout_timeout): that it could not be
+    /// done is logged and nothing else.
+    pub async fn log_out(&self, session: &Session) {
+        if session.is_empty() {
+            return;
+        }
+        let Ok(mut cookies) = HeaderValue::from_bytes(session.cookie_header().expose().as_bytes()) else {
+            return;
+        };
+        cookies.set_sensitive(true);
+        let url = self.api_client.data_center().logout_url().clone();
+        let request = self.http.current().get(url).header(COOKIE, cookies).send();
+        let api_client = self.api_client.name();
+        match timeout(self.limits().logout_timeout, request).await {
+            Ok(Ok(answer)) if answer.status().as_u16() < 400 => tracing::info!(
+                api_client.name = %api_client,
+                "a session that could not be delivered was ended"
+            ),
+            Ok(Ok(answer)) => tracing::warn!(
+                api_client.name = %api_client,
+                http.status = answer.status().as_u16(),
+                "a session that could not be delivered was not ended"
+            ),
+            Ok(Err(_)) | Err(_) => tracing::warn!(
+                api_client.name = %api_client,
+                "a session that could not be delivered was not ended: no answer from the platform"
+            ),
+        }
+    }
+
+    async fn attempt_login(&self, request: Request, call: &Call) -> Result<Ended, PlatformError> {
+        self.in_time(Duration::ZERO, call).map_err(|kind| failed(kind, call))?;
+        let admission = self.admit(Operation::LoginWithOtt).map_err(|kind| failed(kind, call))?;
+        Ok(self.attempt(Operation::LoginWithOtt, admission, request, call).await)
+    }
+
+    fn may_try_login_again(&self, call: &Call) -> bool {
+        call.deadline().remaining() > self.limits().min_time_left_for_second_login
+            && !call.is_abandoned()
+            && self.api_client.retry_budget.take()
+    }
+
+    fn logged_in(&self, answer: &Answer) -> Result<LoggedIn, Malformation> {
+        let SetCookies { session, excess } = self.session(&answer.headers);
+        let account = messages::account(answer);
+        match account {
+            Ok(account) if !excess => {
+                if session.is_empty() {
+                    tracing::warn!(
+                        api_client.name = %self.api_client.name(),
+                        "the platform logged a user in without setting a cookie"
+                    );
+                }
+                Ok(LoggedIn { account, session })
+            }
+            unusable => {
+                self.log_out_in_background(session);
+                Err(unusable.err().unwrap_or(Malformation::Cookies))
+            }
+        }
+    }
+
+    fn session(&self, headers: &HeaderMap) -> SetCookies {
+        set_cookie::read(headers, self.api_client.wall.now())
+    }
+
+    fn log_out_in_background(&self, session: Session) {
+        let client = self.clone();
+        tokio::spawn(async move { client.log_out(&session).await });
+    }
+}

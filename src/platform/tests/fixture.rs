@@ -1,0 +1,106 @@
+//! What every test starts from.
+
+use std::{sync::Arc, time::Duration};
+
+pub(super) use super::upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, OnAccept, Tls, Upstream};
+use crate::{
+    access::{IssuePermit, LoginPermit},
+    call::Deadline,
+    clock,
+    credential::Credential,
+    ott::{IssuedToken, Name, OneTimeToken, Subject},
+    session::LoggedIn,
+    telemetry::metrics::ApiClientMetrics,
+};
+pub(super) use crate::{
+    call::{Call, Certainty},
+    platform::{
+        ApiClient, Limits, PlatformClient, Settings,
+        endpoint::DataCenter,
+        error::{ErrorKind, Malformation, PlatformError, PlatformErrorCode},
+        http::{HttpClient, HttpSettings, tls_config},
+    },
+};
+
+/// Limits with hardly any waits.
+pub(super) fn quick() -> Limits {
+    Limits {
+        attempt_timeout: Duration::from_millis(400),
+        login_timeout: Duration::from_millis(400),
+        logout_timeout: Duration::from_millis(400),
+        retry_wait: (Duration::from_millis(1), Duration::from_millis(2)),
+        ..Limits::default()
+    }
+}
+
+/// A client for that server.
+pub(super) fn client(upstream: &Upstream, limits: Limits) -> PlatformClient {
+    client_of(&upstream.url(), upstream.ca_file().as_deref(), limits, Credential::for_test())
+}
+
+pub(super) fn client_of(
+    url: &str,
+    ca_file: Option<&std::path::Path>,
+    limits: Limits,
+    credential: Credential,
+) -> PlatformClient {
+    let data_center = DataCenter::parse(url).expect("a URL");
+    let mut http = HttpSettings::new(data_center.clone(), tls_config(ca_file).expect("TLS"));
+    http.connect_timeout = Duration::from_millis(300);
+    let settings = Settings {
+        name: Arc::from("eu2"),
+        data_center,
+        ca_file: ca_file.map(Into::into),
+        proxy_url: None,
+        limits,
+    };
+    let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
+    PlatformClient::new(api_client, HttpClient::new(http).expect("an HTTP client"))
+}
+
+/// A call with ten seconds left.
+pub(super) fn call() -> Call {
+    call_with(Duration::from_secs(10))
+}
+
+pub(super) fn call_with(left: Duration) -> Call {
+    Call::new(clock::now(), Deadline::after(left))
+}
+
+pub(super) fn subject(login: &str) -> Subject {
+    Subject::Login(Name::try_new(login.to_owned()).expect("a login"))
+}
+
+pub(super) fn issue_permit(subject: Subject) -> IssuePermit {
+    IssuePermit::for_test(Arc::from("eu2"), subject)
+}
+
+pub(super) fn login_permit() -> LoginPermit {
+    LoginPermit::for_test(Arc::from("eu2"))
+}
+
+pub(super) fn ott(text: &str) -> OneTimeToken {
+    OneTimeToken::try_new(text.to_owned()).expect("a token")
+}
+
+pub(super) async fn issue(client: &PlatformClient, call: &Call) -> Result<IssuedToken, PlatformError> {
+    client.issue_ott(&issue_permit(subject("john@example.com")), call).await
+}
+
+pub(super) async fn log_in(
+    client: &PlatformClient,
+    token: &str,
+    call: &Call,
+) -> Result<LoggedIn, PlatformError> {
+    client.log_in(&login_permit(), ott(token), call).await
+}
+
+/// Issues with success, as every test does after its fault.
+pub(super) async fn issues(client: &PlatformClient) {
+    issue(client, &call()).await.expect("a token after the fault");
+}
+
+/// Logs in with success, as every test does after its fault.
+pub(super) async fn logs_in(client: &PlatformClient, upstream: &Upstream) {
+    log_in(client, &upstream.token(), &call()).await.expect("a session after the fault");
+}

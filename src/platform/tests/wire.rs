@@ -1,0 +1,141 @@
+//! What goes over the wire, byte by byte, and what does not.
+
+use super::fixture::*;
+use crate::ott::{Name, Subject};
+
+fn name(text: &str) -> Name {
+    Name::try_new(text.to_owned()).unwrap()
+}
+
+#[tokio::test]
+async fn issuing_sends_exactly_the_documented_request() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let call = call();
+    issue(&client, &call).await.unwrap();
+    let [request] = &upstream.requests()[..] else { panic!("one request") };
+    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", OTT));
+    assert_eq!(request.text(), r#"{"purpose":"user_login","login":"john@example.com"}"#);
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(request.header("content-length"), Some("51"));
+    assert_eq!(request.header("transfer-encoding"), None);
+    assert_eq!(request.header("authorization"), Some("Bearer access-token-1"));
+    assert_eq!(request.header("accept"), Some("application/json"));
+    assert_eq!(request.header("x-request-id"), Some(call.request_id().to_string().as_str()));
+    assert_eq!(request.header("user-agent"), Some(concat!("ott-gateway/", env!("CARGO_PKG_VERSION"))));
+    for absent in ["cookie", "referer", "accept-encoding", "proxy-authorization"] {
+        assert_eq!(request.header(absent), None, "{absent}");
+    }
+}
+
+#[tokio::test]
+async fn each_kind_of_subject_has_its_own_member() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for (subject, body) in [
+        (Subject::ExternalId(name("ext\"1")), r#"{"purpose":"user_login","external_id":"ext\"1"}"#),
+        (Subject::UserId(name("2955-43uc")), r#"{"purpose":"user_login","user_id":"2955-43uc"}"#),
+        (Subject::Login(name("jürgen\\")), r#"{"purpose":"user_login","login":"jürgen\\"}"#),
+    ] {
+        client.issue_ott(&issue_permit(subject), &call()).await.unwrap();
+        assert_eq!(upstream.requests().last().unwrap().text(), body);
+    }
+}
+
+#[tokio::test]
+async fn a_login_sends_json_and_no_authorization() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let token = upstream.token();
+    log_in(&client, &token, &call()).await.unwrap();
+    let [request] = &upstream.requests()[..] else { panic!("one request") };
+    assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", LOGIN));
+    assert_eq!(request.text(), format!(r#"{{"ott":"{token}"}}"#));
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(request.header("content-length"), Some(request.body.len().to_string().as_str()));
+    assert_eq!(request.header("transfer-encoding"), None);
+    for absent in ["authorization", "cookie", "referer", "accept-encoding"] {
+        assert_eq!(request.header(absent), None, "{absent}");
+    }
+}
+
+#[tokio::test]
+async fn a_logout_sends_the_cookies_of_its_own_session_and_nothing_else_ever_does() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let first = log_in(&client, &upstream.token(), &call()).await.unwrap();
+    let second = log_in(&client, &upstream.token(), &call()).await.unwrap();
+    issues(&client).await;
+    client.log_out(&second.session).await;
+    let [request] = &upstream.requests_to(LOGOUT)[..] else { panic!("one logout") };
+    assert_eq!(request.method, "GET");
+    assert_eq!(request.header("cookie"), Some("sid=SESSION-2"));
+    assert_eq!(request.header("authorization"), None);
+    assert!(request.body.is_empty());
+    client.log_out(&first.session).await;
+    let with_cookies =
+        upstream.requests().iter().filter(|request| request.header("cookie").is_some()).count();
+    assert_eq!(with_cookies, 2);
+    assert_eq!(upstream.requests_to(LOGOUT)[1].header("cookie"), Some("sid=SESSION-1"));
+}
+
+#[tokio::test]
+async fn a_session_without_cookies_is_not_logged_out() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    client.log_out(&crate::session::Session::default()).await;
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_logout_ends_in_time_whatever_the_platform_does() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let session = log_in(&client, &upstream.token(), &call()).await.unwrap().session;
+    for behaviour in [Behaviour::Stall, Behaviour::Reset, Answer::html(503).into()] {
+        upstream.next(LOGOUT, behaviour);
+        client.log_out(&session).await;
+    }
+    assert_eq!(upstream.count(LOGOUT), 3, "none is repeated");
+}
+
+#[tokio::test]
+async fn connections_are_reused_and_renewed_with_the_client() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for _ in 0..5 {
+        issues(&client).await;
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_old_client_is_replaced_with_its_connections() {
+    let upstream = Upstream::http().await;
+    let data_center = DataCenter::parse(&upstream.url()).unwrap();
+    let mut settings = HttpSettings::new(data_center, tls_config(None).unwrap());
+    settings.rebuild_after = std::time::Duration::from_millis(50);
+    let http = HttpClient::new(settings).unwrap();
+    let get = async || http.current().get(upstream.url()).send().await.unwrap().bytes().await.unwrap();
+    get().await;
+    tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+    get().await;
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[test]
+fn plain_http_is_only_for_the_loopback() {
+    let tls = tls_config(None).unwrap();
+    for (url, fine) in [
+        ("http://127.0.0.1:8080", true),
+        ("http://[::1]:8080", true),
+        ("http://localhost:8080", true),
+        ("https://eu2-cloud.acronis.com", true),
+        ("http://eu2-cloud.acronis.com", false),
+        ("http://10.0.0.1", false),
+        ("http://localhost.example.com", false),
+    ] {
+        let settings = HttpSettings::new(DataCenter::parse(url).unwrap(), tls.clone());
+        assert_eq!(HttpClient::new(settings).is_ok(), fine, "{url}");
+    }
+}

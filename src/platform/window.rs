@@ -1,0 +1,135 @@
+//! What happened in the last ten seconds, counted in slots of one second.
+//!
+//! Counting takes no lock. What the counts mean is the business of who keeps them.
+
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::clock::{self, Instant};
+
+/// How many seconds are remembered.
+const SECONDS: u64 = 10;
+
+/// A slot is one word: 24 bits for the second, 20 for each of the two counts.
+const COUNT_BITS: u32 = 20;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+const SECOND_MAX: u64 = (1 << 24) - 1;
+
+/// Two counts over the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Everything counted.
+    pub(super) all: u64,
+    /// What is of interest in it.
+    pub(super) marked: u64,
+}
+
+/// The sliding window.
+#[derive(Debug)]
+pub(super) struct Window {
+    started: Instant,
+    slots: [AtomicU64; SECONDS as usize],
+}
+
+impl Window {
+    /// An empty window.
+    pub(super) fn new() -> Self {
+        Self { started: clock::now(), slots: array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// Adds to the counts of this second.
+    pub(super) fn add(&self, tally: Tally) {
+        let second = self.second();
+        let slot = &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()];
+        let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let kept = read(word, second).unwrap_or_default();
+            let all = (kept.all + tally.all).min(COUNT_MAX);
+            let marked = (kept.marked + tally.marked).min(COUNT_MAX);
+            Some(((second & SECOND_MAX) << (2 * COUNT_BITS)) | (all << COUNT_BITS) | marked)
+        });
+    }
+
+    /// The counts of this second.
+    pub(super) fn this_second(&self) -> Tally {
+        self.at(self.second())
+    }
+
+    /// The counts of the last ten seconds, this one included.
+    pub(super) fn totals(&self) -> Tally {
+        let now = self.second();
+        (now.saturating_sub(SECONDS - 1)..=now).map(|second| self.at(second)).fold(
+            Tally::default(),
+            |sum, slot| Tally { all: sum.all + slot.all, marked: sum.marked + slot.marked },
+        )
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        for slot in &self.slots {
+            slot.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn at(&self, second: u64) -> Tally {
+        let slot = &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()];
+        read(slot.load(Ordering::Relaxed), second).unwrap_or_default()
+    }
+
+    fn second(&self) -> u64 {
+        clock::now().saturating_duration_since(self.started).as_secs()
+    }
+}
+
+/// The counts of a slot, if they are of that second.
+const fn read(word: u64, second: u64) -> Option<Tally> {
+    if word >> (2 * COUNT_BITS) == second & SECOND_MAX {
+        Some(Tally { all: (word >> COUNT_BITS) & COUNT_MAX, marked: word & COUNT_MAX })
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_are_forgotten_after_ten_seconds_and_not_before() {
+        let window = Window::new();
+        window.add(Tally { all: 2, marked: 1 });
+        tokio::time::advance(Duration::from_secs(9)).await;
+        window.add(Tally { all: 1, marked: 1 });
+        assert_eq!(window.totals(), Tally { all: 3, marked: 2 });
+        assert_eq!(window.this_second(), Tally { all: 1, marked: 1 });
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(window.totals(), Tally { all: 1, marked: 1 });
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(window.totals(), Tally::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_used_anew_in_its_next_round() {
+        let window = Window::new();
+        window.add(Tally { all: 5, marked: 5 });
+        tokio::time::advance(Duration::from_secs(10)).await;
+        window.add(Tally { all: 1, marked: 0 });
+        assert_eq!(window.totals(), Tally { all: 1, marked: 0 });
+        window.clear();
+        assert_eq!(window.totals(), Tally::default());
+    }
+
+    #[test]
+    fn no_count_is_lost_between_threads() {
+        let window = Window::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| window.add(Tally { all: 1, marked: 0 })));
+            }
+        });
+        assert_eq!(window.totals().all, 4000);
+    }
+}
