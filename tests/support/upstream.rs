@@ -42,6 +42,8 @@ pub(crate) enum Behaviour {
     Reset,
     /// The connection is closed in an orderly way before a byte of an answer.
     Close,
+    /// This answer, and then the connection is closed without a word.
+    AnswerAndClose(Answer),
     /// Only the first bytes of the answer's body come, then the connection is reset.
     CutAfter(usize, Answer),
     /// Only the first bytes of the answer's body come, then the connection is closed.
@@ -217,7 +219,6 @@ struct Script {
     always: HashMap<String, Behaviour>,
     issued: usize,
     unspent: HashSet<String>,
-    sessions: usize,
 }
 
 impl Upstream {
@@ -381,6 +382,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         match behaviour {
             Behaviour::Healthy => send(&mut stream, &healthy).await?,
             Behaviour::Answer(answer) => send(&mut stream, &answer).await?,
+            Behaviour::AnswerAndClose(answer) => {
+                send(&mut stream, &answer).await?;
+                return stream.shutdown().await;
+            }
             Behaviour::Reset => {
                 return socket.set_linger(Some(Duration::ZERO));
             }
@@ -501,9 +506,8 @@ fn healthy_answer(request: &Recorded, script: &mut Script) -> Answer {
             if !script.unspent.remove(token) {
                 return Answer::json(401, r#"{"error":{"code":401,"message":"the token is not valid"}}"#);
             }
-            script.sessions += 1;
-            Answer::json(200, r#"{"id":"42","login":"john","enabled":true}"#)
-                .header("set-cookie", format!("sid=SESSION-{}; Path=/; HttpOnly", script.sessions))
+            Answer::json(200, format!(r#"{{"id":"42","login":"user-of-{token}","enabled":true}}"#))
+                .header("set-cookie", format!("sid=SESSION-OF-{token}; Path=/; HttpOnly"))
         }
         LOGOUT => Answer::empty(204),
         _ => Answer::empty(404),

@@ -1,6 +1,9 @@
 //! What every test starts from.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 pub(super) use super::upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, OnAccept, Tls, Upstream};
 use crate::{
@@ -45,17 +48,31 @@ pub(super) fn client_of(
     credential: Credential,
 ) -> PlatformClient {
     let data_center = DataCenter::parse(url).expect("a URL");
-    let mut http = HttpSettings::new(data_center.clone(), tls_config(ca_file).expect("TLS"));
+    let tls = ca_file.map_or_else(shared_tls, |file| tls_config(Some(file)).expect("TLS"));
+    let http = HttpSettings::new(data_center.clone(), tls);
+    client_with(data_center, http, limits, credential)
+}
+
+pub(super) fn client_over(data_center: DataCenter, http: HttpSettings, limits: Limits) -> PlatformClient {
+    client_with(data_center, http, limits, Credential::for_test())
+}
+
+fn client_with(
+    data_center: DataCenter,
+    mut http: HttpSettings,
+    limits: Limits,
+    credential: Credential,
+) -> PlatformClient {
     http.connect_timeout = Duration::from_millis(300);
-    let settings = Settings {
-        name: Arc::from("eu2"),
-        data_center,
-        ca_file: ca_file.map(Into::into),
-        proxy_url: None,
-        limits,
-    };
+    let settings = Settings { name: Arc::from("eu2"), data_center, ca_file: None, proxy_url: None, limits };
     let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
     PlatformClient::new(api_client, HttpClient::new(http).expect("an HTTP client"))
+}
+
+/// The system's authorities, read once: there are many.
+pub(super) fn shared_tls() -> Arc<rustls::ClientConfig> {
+    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    Arc::clone(TLS.get_or_init(|| tls_config(None).expect("TLS")))
 }
 
 /// A call with ten seconds left.

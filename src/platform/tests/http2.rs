@@ -1,1 +1,151 @@
+//! HTTP/2: what a peer says of streams that it did not process is believed, and nothing
+//! more is concluded from it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::server::TlsStream;
+
+use super::fixture::*;
+use crate::credential::Credential;
+
+const ISSUED: &str = r#"{"ott":"OTT-1"}"#;
+const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
+
+/// A client of a TLS server that speaks only HTTP/2 and hands each connection, with its
+/// number from 0, to `serve`.
+async fn client_of_server<F, Served>(serve: F) -> PlatformClient
+where
+    F: Fn(usize, TlsStream<TcpStream>) -> Served + Send + 'static,
+    Served: Future<Output = ()> + Send + 'static,
+{
+    let tls = Tls::new("localhost", false, &["h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let client = client_of(&url, Some(&tls.ca_file), quick(), Credential::for_test());
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = tls.acceptor.accept(stream).await.unwrap();
+            tokio::spawn(serve(number, stream));
+        }
+    });
+    client
+}
+
+/// Reads every request whole, refuses the first `refusals` streams and answers the rest.
+async fn client_of_refusing_server(refusals: usize) -> (PlatformClient, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let client = client_of_server(move |_, stream| {
+        let asked = Arc::clone(&counted);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let asked = Arc::clone(&asked);
+                tokio::spawn(async move {
+                    let path = request.uri().path().to_owned();
+                    let mut body = request.into_body();
+                    while let Some(chunk) = body.data().await {
+                        assert!(!chunk.unwrap().is_empty());
+                    }
+                    if asked.fetch_add(1, Ordering::SeqCst) < refusals {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        return;
+                    }
+                    let head = ::http::Response::builder().header("content-type", "application/json");
+                    let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                    let answer = if path == LOGIN { ACCOUNT } else { ISSUED };
+                    stream.send_data(Bytes::from_static(answer.as_bytes()), true).unwrap();
+                });
+            }
+        }
+    })
+    .await;
+    (client, asked)
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_opened_again() {
+    let (client, asked) = client_of_refusing_server(1).await;
+    let call = call();
+    assert_eq!(issue(&client, &call).await.unwrap().ott.expose(), "OTT-1");
+    assert_eq!((asked.load(Ordering::SeqCst), call.attempts(), call.certainty()), (2, 2, Certainty::Done));
+}
+
+#[tokio::test]
+async fn a_login_on_a_refused_stream_is_sent_once_more() {
+    let (client, asked) = client_of_refusing_server(1).await;
+    let call = call();
+    log_in(&client, "OTT-1", &call).await.unwrap();
+    assert_eq!((asked.load(Ordering::SeqCst), call.attempts()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_twice_was_not_sent() {
+    let (client, asked) = client_of_refusing_server(2).await;
+    let call = call();
+    let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, call.certainty()), (Certainty::NotSent, Certainty::NotSent));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    log_in(&client, "OTT-1", &self::call()).await.unwrap();
+}
+
+/// Reads a whole request by hand, and says goodbye naming `last_stream` as the last
+/// stream that was, or may have been, processed.
+async fn go_away_after_a_request(mut stream: TlsStream<TcpStream>, last_stream: u8) {
+    const PREFACE: usize = 24;
+    const HEAD: usize = 9;
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut preface = [0; PREFACE];
+    stream.read_exact(&mut preface).await.unwrap();
+    loop {
+        let mut head = [0; HEAD];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        let (is_data, ends_stream) = (head[3] == 0, head[4] & 1 == 1);
+        if is_data && ends_stream {
+            break;
+        }
+    }
+    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, 0]).await.unwrap();
+    stream.flush().await.unwrap();
+    stream.shutdown().await.unwrap();
+}
+
+async fn log_in_under_go_away(last_stream: u8) -> (PlatformError, u32, usize) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let client = client_of_server(move |_, stream| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        go_away_after_a_request(stream, last_stream)
+    })
+    .await;
+    let call = call();
+    let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
+    (error, call.attempts(), connections.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn a_login_beyond_the_last_stream_of_a_goodbye_was_not_sent() {
+    let (error, attempts, connections) = log_in_under_go_away(0).await;
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, attempts, connections), (Certainty::NotSent, 2, 2));
+}
+
+#[tokio::test]
+async fn a_login_within_the_last_stream_of_a_goodbye_may_have_happened() {
+    let (error, attempts, connections) = log_in_under_go_away(1).await;
+    assert!(matches!(error.kind, ErrorKind::Interrupted), "{error:?}");
+    assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1));
+}

@@ -1,1 +1,489 @@
+//! Minting under faults: how often the platform is asked, and what comes of it.
 
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use super::fixture::*;
+use crate::{
+    clock::{self, WallClock},
+    credential::{Credential, CredentialError},
+    platform::BreakerSettings,
+};
+
+/// Every request meets with that until the call has failed; then all is well again.
+async fn under(behaviour: impl Into<Behaviour>) -> (PlatformError, usize, Call) {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.always(OTT, behaviour);
+    let call = call();
+    let error = issue(&client, &call).await.unwrap_err();
+    let asked = upstream.count(OTT);
+    assert_eq!(call.attempts(), u32::try_from(asked).unwrap());
+    assert_eq!(call.certainty(), error.certainty);
+    upstream.always(OTT, Behaviour::Healthy);
+    issues(&client).await;
+    assert_eq!(upstream.count(OTT), asked + 1);
+    (error, asked, call)
+}
+
+fn platform_error(status: u16, code: &str, message: &str) -> Answer {
+    Answer::json(
+        status,
+        format!(r#"{{"error":{{"code":{code},"message":"{message}","domain":"PlatformAccountServer"}}}}"#),
+    )
+}
+
+fn answer(error: &PlatformError) -> &crate::platform::error::ErrorAnswer {
+    let ErrorKind::Answer(answer) = &error.kind else { panic!("{error:?}") };
+    answer
+}
+
+#[tokio::test]
+async fn a_token_expires_thirty_seconds_after_its_request_was_sent() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let held = Arc::new(Semaphore::new(0));
+    upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
+    let before = WallClock::system().now();
+    let call = call();
+    let permit = issue_permit(subject("john@example.com"));
+    let (issued, sent) = tokio::join!(client.issue_ott(&permit, &call), async {
+        upstream.asked(OTT, 1).await;
+        let sent = WallClock::system().now();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        held.add_permits(1);
+        sent
+    });
+    let issued = issued.unwrap();
+    let life = Duration::from_secs(30);
+    assert!(issued.expires_at >= before + life && issued.expires_at <= sent + life);
+    assert_eq!(issued.ott.expose(), "OTT-1");
+    assert_eq!((call.certainty(), call.http_status()), (Certainty::Done, Some(200)));
+}
+
+#[tokio::test]
+async fn a_broken_exchange_is_tried_three_times_and_its_outcome_is_unknown() {
+    let cut = || Answer::json(200, r#"{"ott":"OTT-CUT"}"#);
+    for behaviour in [
+        Behaviour::Reset,
+        Behaviour::Close,
+        Behaviour::CutAfter(9, cut()),
+        Behaviour::ShortAfter(9, cut()),
+        Behaviour::Stall,
+        Behaviour::Drip(Duration::from_millis(100), cut()),
+        Behaviour::HeaderFlood,
+    ] {
+        let (error, asked, _) = under(behaviour.clone()).await;
+        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert_eq!((asked, error.certainty), (3, Certainty::Unknown), "{behaviour:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_error_of_any_kind_is_tried_three_times() {
+    for behaviour in [
+        Behaviour::from(platform_error(500, "1000", "internal")),
+        Answer::html(502).into(),
+        Answer::empty(503).into(),
+        Behaviour::CutAfter(3, Answer::html(504)),
+        Behaviour::Huge { status: 500, bytes: 100_000, announced: true },
+        Behaviour::Huge { status: 599, bytes: 100_000, announced: false },
+    ] {
+        let (error, asked, call) = under(behaviour.clone()).await;
+        assert_eq!((asked, error.certainty), (3, Certainty::Unknown), "{behaviour:?}");
+        assert_eq!(Some(answer(&error).status), call.http_status());
+    }
+}
+
+#[tokio::test]
+async fn a_hiccup_is_not_noticed_by_the_caller() {
+    for behaviour in [Behaviour::Reset, Answer::empty(503).into(), Answer::html(200).into()] {
+        let upstream = Upstream::http().await;
+        let client = client(&upstream, quick());
+        upstream.next(OTT, behaviour);
+        let call = call();
+        issue(&client, &call).await.unwrap();
+        assert_eq!((upstream.count(OTT), call.attempts(), call.certainty()), (2, 2, Certainty::Done));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_as_documented_is_asked_for_once_more() {
+    let json = |body: &str| Behaviour::from(Answer::json(200, body));
+    let huge = |announced| Behaviour::Huge { status: 200, bytes: 16 * 1024 + 1, announced };
+    let long = format!(r#"{{"ott":"{}"}}"#, "x".repeat(4097));
+    for (behaviour, expected) in [
+        (Answer::html(200).into(), Malformation::ContentType),
+        (Answer::empty(204).into(), Malformation::ContentType),
+        (
+            Answer::empty(200).header("content-type", "text/plain").body("{}").into(),
+            Malformation::ContentType,
+        ),
+        (
+            Answer::empty(200).header("content-type", "application/jsonp").body("{}").into(),
+            Malformation::ContentType,
+        ),
+        (json(""), Malformation::Json),
+        (json(r#"{"ott":"OTT"#), Malformation::Json),
+        (json(r#"{"ott":"OTT"} x"#), Malformation::Json),
+        (json(r#"["OTT"]"#), Malformation::Json),
+        (json("{}"), Malformation::Missing),
+        (json(r#"{"ott":null}"#), Malformation::Missing),
+        (json(r#"{"ott":""}"#), Malformation::Missing),
+        (json(r#"{"ott":7}"#), Malformation::Missing),
+        (json(r#"{"ott":"a\r\nb"}"#), Malformation::Missing),
+        (json(r#"{"ott":"é"}"#), Malformation::Missing),
+        (json(&long), Malformation::Missing),
+        (huge(true), Malformation::TooLarge),
+        (huge(false), Malformation::TooLarge),
+    ] {
+        let (error, asked, _) = under(behaviour.clone()).await;
+        let ErrorKind::Malformed(malformation) = error.kind else { panic!("{behaviour:?}: {error:?}") };
+        assert_eq!((malformation, asked, error.certainty), (expected, 2, Certainty::Done), "{behaviour:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_asked_for_is_ignored() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for body in
+        [r#"{"a":[1,{"ott":"no"}],"ott":"first","b":null,"ott":"last"}"#, " {\"ott\" : \"la\\u0073t\"}\n"]
+    {
+        upstream.next(
+            OTT,
+            Answer::empty(200).header("content-type", "Application/JSON; charset=utf-8").body(body),
+        );
+        assert_eq!(issue(&client, &call()).await.unwrap().ott.expose(), "last");
+    }
+    assert_eq!(upstream.count(OTT), 2);
+}
+
+#[tokio::test]
+async fn a_definite_refusal_is_passed_on_at_once() {
+    for (behaviour, code, has_body) in [
+        (platform_error(400, "1018", "disabled"), Some(PlatformErrorCode::UserDisabled), true),
+        (platform_error(400, r#""1033""#, "login"), Some(PlatformErrorCode::InvalidLogin), true),
+        (platform_error(400, "77", "new"), Some(PlatformErrorCode::Unknown(77)), true),
+        (platform_error(403, "403", "denied"), None, true),
+        (platform_error(404, r#""404""#, "nobody"), None, true),
+        (platform_error(409, "1004", "conflict"), Some(PlatformErrorCode::TenantNameConflict), true),
+        (Answer::json(404, r#"{"error":{}}"#), None, true),
+        (Answer::json(403, r#"{"error":"denied"}"#), None, false),
+        (Answer::json(403, r#"{"message":"denied"}"#), None, false),
+        (Answer::html(403), None, false),
+        (Answer::html(404), None, false),
+        (Answer::empty(405), None, false),
+        (Answer::empty(406), None, false),
+        (Answer::empty(408), None, false),
+        (Answer::empty(411), None, false),
+        (Answer::empty(415), None, false),
+    ] {
+        let status = behaviour.clone();
+        let (error, asked, call) = under(behaviour).await;
+        let answer = answer(&error);
+        assert_eq!((asked, error.certainty), (1, Certainty::Refused), "{status:?}");
+        assert_eq!(call.http_status(), Some(answer.status));
+        assert_eq!(answer.body.is_some(), has_body, "{status:?}");
+        assert_eq!(answer.body.as_ref().and_then(|body| body.code), code, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_breaks_off_is_none() {
+    let (error, asked, _) = under(Behaviour::CutAfter(5, platform_error(403, "1002", "denied"))).await;
+    assert!(matches!(error.kind, ErrorKind::Interrupted));
+    assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
+}
+
+#[tokio::test]
+async fn a_huge_refusal_is_still_one() {
+    let (error, asked, _) =
+        under(Behaviour::Huge { status: 403, bytes: 64 * 1024 + 1, announced: false }).await;
+    assert_eq!((answer(&error).status, asked), (403, 1));
+    assert_eq!(answer(&error).body, None);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_nothing_goes_elsewhere() {
+    let elsewhere = Upstream::http().await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}{OTT}", elsewhere.url());
+        let (error, asked, _) = under(Answer::empty(status).header("location", location)).await;
+        assert_eq!((answer(&error).status, asked, error.certainty), (status, 1, Certainty::Refused));
+    }
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[tokio::test]
+async fn nothing_of_the_request_comes_back_in_an_error() {
+    let long = "é".repeat(200);
+    for (message, expected) in [
+        ("user John@Example.com is not known", "user … is not known"),
+        ("john@exa\\u0000mple.com", "…"),
+        ("token access-token-1 refused", "token … refused"),
+        ("two\\r\\nlines\\u2028three\\u202e", "twolinesthree"),
+        (long.as_str(), &long[..256]),
+    ] {
+        let (error, ..) = under(platform_error(400, "1002", message)).await;
+        let body = answer(&error).body.as_ref().unwrap();
+        assert_eq!(body.message.as_deref(), Some(expected));
+        assert_eq!(body.domain.as_deref(), Some("PlatformAccountServer"));
+    }
+}
+
+#[tokio::test]
+async fn a_domain_is_short_visible_ascii_without_the_requests_values() {
+    for (domain, expected) in [
+        ("Pl\\nat form é", Some("Platform".to_owned())),
+        ("access-token-1", None),
+        ("\\u0000", None),
+        (&"x".repeat(80), Some("x".repeat(64))),
+    ] {
+        let body = format!(r#"{{"error":{{"domain":"{domain}"}}}}"#);
+        let (error, ..) = under(Answer::json(400, body)).await;
+        assert_eq!(answer(&error).body.as_ref().unwrap().domain, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_access_token_is_renewed_and_the_call_replayed_once() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(OTT, platform_error(401, "401", "expired"));
+    let call = call();
+    issue(&client, &call).await.unwrap();
+    let sent: Vec<_> = upstream.requests_to(OTT);
+    let tokens: Vec<_> = sent.iter().map(|request| request.header("authorization")).collect();
+    assert_eq!(tokens, [Some("Bearer access-token-1"), Some("Bearer access-token-2")]);
+    assert_eq!(call.certainty(), Certainty::Done);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_again_ends_the_call() {
+    let (error, asked, _) = under(platform_error(401, "401", "revoked")).await;
+    assert_eq!((answer(&error).status, asked, error.certainty), (401, 2, Certainty::Refused));
+}
+
+#[tokio::test]
+async fn the_replay_takes_nothing_from_the_retries() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for behaviour in [Answer::empty(503), Answer::empty(401), Answer::empty(503)] {
+        upstream.next(OTT, behaviour);
+    }
+    issues(&client).await;
+    assert_eq!(upstream.count(OTT), 4);
+    // Twenty calls, each replayed: more than the budget would grant.
+    for _ in 0..20 {
+        upstream.next(OTT, Answer::empty(401));
+        issues(&client).await;
+    }
+    assert_eq!(upstream.count(OTT), 44);
+}
+
+#[tokio::test]
+async fn without_an_access_token_nothing_is_sent() {
+    let upstream = Upstream::http().await;
+    let credential = Credential::failing_for_test(CredentialError::Rejected);
+    let client = client_of(&upstream.url(), None, quick(), credential);
+    let error = issue(&client, &call()).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Credential(CredentialError::Rejected)));
+    assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 0));
+    logs_in(&client, &upstream).await;
+}
+
+#[tokio::test]
+async fn a_short_retry_after_is_waited_for() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(OTT, Answer::empty(429).header("retry-after", "1"));
+    let began = clock::now();
+    issues(&client).await;
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(upstream.count(OTT), 2);
+}
+
+#[tokio::test]
+async fn any_other_rate_limit_is_passed_on() {
+    let date = "Sun, 06 Nov 1994 08:49:30 GMT";
+    for (retry_after, expected) in [
+        (None, None),
+        (Some("3"), Some(3)),
+        (Some("-1"), None),
+        (Some("99999999999999999999"), Some(u64::MAX)),
+        (Some("Sun, 06 Nov 1994 08:49:37 GMT"), Some(7)),
+        (Some("Sunday, 06-Nov-94 08:49:37 GMT"), Some(7)),
+        (Some("Sun Nov  6 08:49:37 1994"), Some(7)),
+    ] {
+        let mut behaviour = Answer::empty(429).header("date", date);
+        if let Some(text) = retry_after {
+            behaviour = behaviour.header("retry-after", text);
+        }
+        let (error, asked, _) = under(behaviour).await;
+        assert_eq!((asked, error.certainty), (1, Certainty::Refused));
+        assert_eq!(answer(&error).retry_after, expected.map(Duration::from_secs), "{retry_after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_does_not_fit_the_deadline_is_not_begun() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(OTT, Answer::empty(429).header("retry-after", "1"));
+    let began = clock::now();
+    let error = issue(&client, &call_with(Duration::from_secs(1))).await.unwrap_err();
+    assert_eq!(answer(&error).status, 429);
+    assert!(began.elapsed() < Duration::from_millis(500));
+    assert_eq!(upstream.count(OTT), 1);
+}
+
+#[tokio::test]
+async fn with_too_little_time_left_nothing_is_sent() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for call in [call_with(Duration::from_millis(19)), call_with(Duration::ZERO)] {
+        let error = issue(&client, &call).await.unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+        assert_eq!((error.certainty, call.attempts()), (Certainty::NotSent, 0));
+    }
+    assert_eq!(upstream.connections(), 0);
+    issues(&client).await;
+}
+
+#[tokio::test]
+async fn for_a_caller_who_has_gone_nothing_is_sent() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let call = call();
+    call.abandon();
+    let error = issue(&client, &call).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_ends_the_retries_but_not_the_attempt_under_way() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for (then, certainty) in
+        [(Behaviour::Healthy, Certainty::Done), (Answer::empty(503).into(), Certainty::Unknown)]
+    {
+        let asked = upstream.count(OTT);
+        let held = Arc::new(Semaphore::new(0));
+        upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(then)));
+        let call = call();
+        let permit = issue_permit(subject("john@example.com"));
+        let (_, ()) = tokio::join!(client.issue_ott(&permit, &call), async {
+            upstream.asked(OTT, asked + 1).await;
+            call.abandon();
+            assert_eq!(call.certainty(), Certainty::Unknown);
+            held.add_permits(1);
+            call.abandoned_and_at_rest().await;
+        });
+        assert_eq!((upstream.count(OTT), call.certainty()), (asked + 1, certainty));
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let held = Arc::new(Semaphore::new(0));
+    upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Answer::empty(503).into())));
+    let call = call_with(Duration::from_millis(100));
+    let permit = issue_permit(subject("john@example.com"));
+    let (result, ()) = tokio::join!(client.issue_ott(&permit, &call), async {
+        upstream.asked(OTT, 1).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        held.add_permits(1);
+    });
+    assert_eq!(answer(&result.unwrap_err()).status, 503);
+    assert_eq!((upstream.count(OTT), call.attempts()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_dropped_is_at_rest() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(OTT, Behaviour::Stall);
+    let call = call();
+    {
+        let permit = issue_permit(subject("john@example.com"));
+        tokio::select! {
+            _ = client.issue_ott(&permit, &call) => panic!("it stalls"),
+            () = upstream.asked(OTT, 1) => {}
+        }
+    }
+    assert_eq!(call.certainty(), Certainty::Unknown);
+    call.abandon();
+    call.abandoned_and_at_rest().await;
+}
+
+#[tokio::test]
+async fn retries_stop_at_the_budget() {
+    let upstream = Upstream::http().await;
+    let limits = Limits { breaker: None, ..quick() };
+    let client = client(&upstream, limits);
+    upstream.always(OTT, Answer::empty(503));
+    let began = clock::now();
+    for _ in 0..40 {
+        issue(&client, &call()).await.unwrap_err();
+    }
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
+    let retries = upstream.count(OTT) - 40;
+    assert!(retries <= 10 * (seconds + 1) && retries >= 10, "{retries} in {seconds} s");
+    upstream.always(OTT, Behaviour::Healthy);
+    issues(&client).await;
+}
+
+#[tokio::test]
+async fn a_platform_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
+    let upstream = Upstream::http().await;
+    let breaker =
+        BreakerSettings { probe_interval: Duration::from_millis(300), ..BreakerSettings::default() };
+    let limits = Limits { breaker: Some(breaker), max_attempts: 1, ..quick() };
+    let client = client(&upstream, limits);
+    upstream.always(OTT, Answer::empty(503));
+    for _ in 0..20 {
+        issue(&client, &call()).await.unwrap_err();
+    }
+    assert_eq!(upstream.count(OTT), 20);
+    let began = clock::now();
+    for _ in 0..100 {
+        let error = issue(&client, &call()).await.unwrap_err();
+        let ErrorKind::BreakerOpen { retry_after } = error.kind else { panic!("{error:?}") };
+        assert!(retry_after <= Duration::from_millis(300));
+        assert_eq!(error.certainty, Certainty::NotSent);
+    }
+    assert!(began.elapsed() < Duration::from_millis(250), "far less than 5 ms each");
+    let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::BreakerOpen { .. }));
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (20, 0));
+
+    tokio::time::sleep(Duration::from_millis(310)).await;
+    log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    let error = issue(&client, &call()).await.unwrap_err();
+    assert_eq!(answer(&error).status, 503, "the probe");
+    issue(&client, &call()).await.unwrap_err();
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (21, 0));
+
+    upstream.always(OTT, Behaviour::Healthy);
+    tokio::time::sleep(Duration::from_millis(310)).await;
+    issues(&client).await;
+    issues(&client).await;
+    logs_in(&client, &upstream).await;
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (23, 1));
+}
+
+#[tokio::test]
+async fn refusals_never_open_the_breaker() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, Limits { max_attempts: 1, ..quick() });
+    upstream.always(OTT, platform_error(404, "404", "nobody"));
+    for _ in 0..50 {
+        assert_eq!(answer(&issue(&client, &call()).await.unwrap_err()).status, 404);
+    }
+    assert_eq!(upstream.count(OTT), 50);
+}

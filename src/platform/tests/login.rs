@@ -1,1 +1,332 @@
+//! Spending under faults: a token is sent once, and what became of it is told truly.
 
+use std::{sync::Arc, time::Duration};
+
+use socket2::{Domain, Socket, Type};
+use tokio::sync::Semaphore;
+
+use super::fixture::*;
+use crate::credential::Credential;
+
+const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
+
+fn account_with_cookie() -> Answer {
+    Answer::json(200, ACCOUNT).header("set-cookie", "sid=CANARY; Path=/")
+}
+
+/// A login meets with that; then all is well again.
+async fn under(behaviour: impl Into<Behaviour>) -> (PlatformError, Upstream) {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(LOGIN, behaviour);
+    let call = call();
+    let token = upstream.token();
+    let error = log_in(&client, &token, &call).await.unwrap_err();
+    assert_eq!(upstream.count(LOGIN), 1, "a token was sent twice");
+    assert_eq!((call.attempts(), call.certainty()), (1, error.certainty));
+    logs_in(&client, &upstream).await;
+    assert_eq!(upstream.count(LOGIN), 2);
+    (error, upstream)
+}
+
+#[tokio::test]
+async fn the_account_comes_out_to_the_letter_and_the_session_with_it() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let body = "{\"z\" : [1 , 2],\"id\":\"a\\u0062\",\"n\":1.0e+400,\"login\":\"old\",\"o\":{\"a\":1,\"a\":2},\
+                \"login\":\"j\",\"nil\":null}";
+    upstream.next(
+        LOGIN,
+        Answer::json(200, body)
+            .header("set-cookie", "sid=abc; Path=/; HttpOnly")
+            .header("set-cookie", "lang=en; Max-Age=60"),
+    );
+    let call = call();
+    let logged_in = log_in(&client, "OTT", &call).await.unwrap();
+    let members = logged_in.account.into_members();
+    let members: Vec<_> = members.iter().map(|(name, value)| (name.as_str(), value.get())).collect();
+    assert_eq!(
+        members,
+        [
+            ("z", "[1 , 2]"),
+            ("id", "\"a\\u0062\""),
+            ("n", "1.0e+400"),
+            ("o", "{\"a\":1,\"a\":2}"),
+            ("login", "\"j\""),
+            ("nil", "null"),
+        ]
+    );
+    assert_eq!(logged_in.session.cookie_header().expose(), "sid=abc; lang=en");
+    assert_eq!((call.certainty(), call.http_status(), call.attempts()), (Certainty::Done, Some(200), 1));
+    assert_eq!(upstream.count(LOGOUT), 0);
+}
+
+#[tokio::test]
+async fn an_account_nested_beyond_reason_is_kept() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let deep = format!(r#"{{"id":"1","login":"j","deep":{}{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
+    upstream.next(LOGIN, Answer::json(200, deep));
+    let members = log_in(&client, "OTT", &call()).await.unwrap().account.into_members();
+    assert_eq!(members[2].1.get().len(), 100_000);
+}
+
+#[tokio::test]
+async fn a_login_without_cookies_is_one() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.next(LOGIN, Answer::json(200, ACCOUNT));
+    assert!(log_in(&client, "OTT", &call()).await.unwrap().session.is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_exchange_is_never_repeated_and_its_outcome_is_unknown() {
+    for behaviour in [
+        Behaviour::Reset,
+        Behaviour::Close,
+        Behaviour::Stall,
+        Behaviour::HeaderFlood,
+        Behaviour::CutAfter(9, Answer::json(200, ACCOUNT)),
+        Behaviour::ShortAfter(9, Answer::json(401, ACCOUNT)),
+    ] {
+        let (error, upstream) = under(behaviour.clone()).await;
+        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert_eq!((error.certainty, upstream.count(LOGOUT)), (Certainty::Unknown, 0), "{behaviour:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_account_was_cut_off_is_ended() {
+    for behaviour in [
+        Behaviour::CutAfter(9, account_with_cookie()),
+        Behaviour::ShortAfter(9, account_with_cookie()),
+        Behaviour::Drip(Duration::from_millis(100), account_with_cookie()),
+    ] {
+        let (error, upstream) = under(behaviour.clone()).await;
+        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert_eq!(error.certainty, Certainty::Unknown);
+        upstream.asked(LOGOUT, 1).await;
+        assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_error_proves_nothing_and_is_never_repeated() {
+    for behaviour in [
+        Behaviour::from(Answer::json(500, r#"{"error":{"code":1000}}"#)),
+        Answer::html(502).into(),
+        Answer::empty(503).header("retry-after", "1").into(),
+        Behaviour::CutAfter(3, Answer::html(504)),
+        Behaviour::Huge { status: 500, bytes: 100_000, announced: false },
+    ] {
+        let (error, _) = under(behaviour.clone()).await;
+        assert!(matches!(&error.kind, ErrorKind::Answer(answer) if answer.status >= 500), "{error:?}");
+        assert_eq!(error.certainty, Certainty::Unknown, "{behaviour:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_passed_on_and_never_repeated() {
+    for status in [302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 415, 429] {
+        let json = format!(r#"{{"error":{{"code":{status},"message":"no OTT-1 here"}}}}"#);
+        for behaviour in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
+            let is_json = format!("{behaviour:?}").contains("application/json");
+            let (error, _) = under(behaviour.header("retry-after", "1")).await;
+            let ErrorKind::Answer(answer) = &error.kind else { panic!("{error:?}") };
+            assert_eq!((answer.status, error.certainty), (status, Certainty::Refused));
+            assert_eq!(answer.retry_after, Some(Duration::from_secs(1)));
+            let message = answer.body.as_ref().and_then(|body| body.message.as_deref());
+            assert_eq!(message, is_json.then_some("no … here"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_as_documented_is_done_and_its_session_is_ended() {
+    let json = |body: &str| Answer::json(200, body);
+    for (answer, expected) in [
+        (Answer::html(200), Malformation::ContentType),
+        (Answer::empty(204), Malformation::ContentType),
+        (json(r#"{"id":"#), Malformation::Json),
+        (json("[]"), Malformation::Json),
+        (json("\"\u{feff}\""), Malformation::Json),
+        (json("{}"), Malformation::Missing),
+        (json(r#"{"id":"1"}"#), Malformation::Missing),
+        (json(r#"{"login":"j"}"#), Malformation::Missing),
+        (json(r#"{"id":null,"login":"j"}"#), Malformation::Missing),
+        (json(r#"{"id":7,"login":"j"}"#), Malformation::Missing),
+        (json(r#"{"id":"","login":"j"}"#), Malformation::Missing),
+        (json(r#"{"id":"1","login":"j","login":false}"#), Malformation::Missing),
+        (json(&format!(r#"{{"id":"1","login":"j"{}}}"#, " ".repeat(256 * 1024))), Malformation::TooLarge),
+    ] {
+        let (error, upstream) = under(answer.header("set-cookie", "sid=CANARY")).await;
+        let ErrorKind::Malformed(malformation) = error.kind else { panic!("{error:?}") };
+        assert_eq!((malformation, error.certainty), (expected, Certainty::Done));
+        upstream.asked(LOGOUT, 1).await;
+        assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_cut_at_its_limit() {
+    for announced in [true, false] {
+        let (error, _) = under(Behaviour::Huge { status: 200, bytes: 256 * 1024 + 1, announced }).await;
+        assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::TooLarge)), "{error:?}");
+        assert_eq!(error.certainty, Certainty::Done);
+    }
+}
+
+#[tokio::test]
+async fn more_cookies_than_a_session_can_have_are_an_error_and_are_ended() {
+    let mut many = Answer::json(200, ACCOUNT);
+    for n in 0..33 {
+        many = many.header("set-cookie", format!("c{n}=v"));
+    }
+    let long = account_with_cookie().header("set-cookie", format!("long={}", "x".repeat(16 * 1024)));
+    for (answer, ended) in [(many, "c0=v; c1=v; "), (long, "sid=CANARY")] {
+        let (error, upstream) = under(answer).await;
+        assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+        assert_eq!(error.certainty, Certainty::Done);
+        upstream.asked(LOGOUT, 1).await;
+        assert!(upstream.requests_to(LOGOUT)[0].header("cookie").unwrap().starts_with(ended));
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good() {
+    let address = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let client = client_of(&format!("http://{address}"), None, quick(), Credential::for_test());
+    let call = call();
+    let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable));
+    assert_eq!((error.certainty, call.attempts(), call.http_status()), (Certainty::NotSent, 2, None));
+}
+
+#[tokio::test]
+async fn with_too_little_time_for_a_second_login_there_is_one() {
+    let client = client_of("http://127.0.0.1:9", None, quick(), Credential::for_test());
+    let call = call_with(Duration::from_millis(1900));
+    let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable));
+    assert_eq!(call.attempts(), 1);
+}
+
+#[tokio::test]
+async fn with_too_little_time_left_no_login_is_sent() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let error = log_in(&client, "OTT-1", &call_with(Duration::from_millis(19))).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+    assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 0));
+    logs_in(&client, &upstream).await;
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_exist_is_unreachable_for_both() {
+    // A label of more than 63 bytes: no resolver asks anyone for it.
+    let url = format!("https://{}.invalid", "x".repeat(64));
+    let client = client_of(&url, None, quick(), Credential::for_test());
+    let (minting, spending) = (call(), call());
+    let error = issue(&client, &minting).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, minting.attempts()), (Certainty::NotSent, 3));
+    let error = log_in(&client, "OTT-1", &spending).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, spending.attempts()), (Certainty::NotSent, 2));
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers_is_unreachable_for_both() {
+    // A full backlog drops every further SYN.
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let _fills_the_backlog = tokio::net::TcpStream::connect(address).await.unwrap();
+    let client = client_of(&format!("http://{address}"), None, quick(), Credential::for_test());
+    let (minting, spending) = (call(), call());
+    let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, "OTT-1", &spending));
+    for (error, attempts, expected) in
+        [(issued.unwrap_err(), minting.attempts(), 3), (logged_in.unwrap_err(), spending.attempts(), 2)]
+    {
+        assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+        assert_eq!((error.certainty, attempts), (Certainty::NotSent, expected));
+    }
+}
+
+#[tokio::test]
+async fn logins_side_by_side_never_see_each_others_sessions() {
+    let upstream = Upstream::http().await;
+    let limits = Limits { login_timeout: Duration::from_secs(5), ..quick() };
+    let client = client(&upstream, limits);
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let (client, token) = (client.clone(), upstream.token());
+            tokio::spawn(async move { (log_in(&client, &token, &call()).await.unwrap(), token) })
+        })
+        .collect();
+    for task in tasks {
+        let (logged_in, token) = task.await.unwrap();
+        assert_eq!(logged_in.session.cookie_header().expose(), format!("sid=SESSION-OF-{token}"));
+        let login = &logged_in.account.into_members()[1];
+        assert_eq!(login.1.get(), format!("\"user-of-{token}\""));
+    }
+    assert_eq!(upstream.count(LOGIN), 50);
+}
+
+#[tokio::test]
+async fn a_connection_that_went_stale_costs_no_token() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for _ in 0..50 {
+        let token = upstream.token();
+        let sent_before = upstream.count(LOGIN);
+        let answer = Answer::json(200, r#"{"ott":"x"}"#);
+        upstream.next(OTT, Behaviour::AnswerAndClose(answer));
+        issues(&client).await;
+        let call = call();
+        let result = log_in(&client, &token, &call).await;
+        let sent = upstream.count(LOGIN) - sent_before;
+        match result {
+            Ok(_) => assert_eq!(sent, 1),
+            // The close overtook the request: it may have been read, or not.
+            Err(error) => assert_eq!((error.certainty, sent), (Certainty::Unknown, 0)),
+        }
+        assert_eq!(call.attempts(), 1);
+    }
+    logs_in(&client, &upstream).await;
+}
+
+#[tokio::test]
+async fn a_login_under_way_outlives_its_caller() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let held = Arc::new(Semaphore::new(0));
+    upstream.next(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
+    let call = call_with(Duration::from_millis(100));
+    let token = upstream.token();
+    let (result, ()) = tokio::join!(log_in(&client, &token, &call), async {
+        upstream.asked(LOGIN, 1).await;
+        call.abandon();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert_eq!(call.certainty(), Certainty::Unknown);
+        held.add_permits(1);
+        call.abandoned_and_at_rest().await;
+    });
+    assert_eq!(call.certainty(), Certainty::Done);
+    assert_eq!(result.unwrap().session.cookies().len(), 1);
+}
+
+#[tokio::test]
+async fn the_documented_account_goes_through_unchanged() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let documented = r#"{"activated": false, "business_types": [], "contact": {"address1": "", "email": "johncustomer@mysite.com"}, "created_at": "2019-08-10T08:00:00.807354+00:00", "id": "2955b448-7df8-43uc-9c63-a21511dbe06d", "login": "johncustomer@mysite.com", "personal_tenant_id": null, "tenant_id": "2de246a4-1t3e-937c-9e76-5a21bd6492b", "version": 1}"#;
+    upstream.next(LOGIN, Answer::json(200, documented));
+    let members = log_in(&client, "OTT", &call()).await.unwrap().account.into_members();
+    let again: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+    assert_eq!(format!("{{{}}}", again.join(", ")), documented);
+}

@@ -1,1 +1,131 @@
+//! Trust: whom the platform's certificate may come from, and what happens if it does not.
 
+use std::path::Path;
+
+use super::fixture::*;
+use crate::{credential::Credential, platform::http::TlsConfigError};
+
+const BOTH: &[&str] = &["h2", "http/1.1"];
+const HTTP1: &[&str] = &["http/1.1"];
+
+#[tokio::test]
+async fn a_certificate_of_the_configured_authority_is_trusted() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    issues(&client).await;
+    logs_in(&client, &upstream).await;
+    assert_eq!(upstream.connections(), 1);
+}
+
+/// A certificate that is not valid costs one connection and nothing that is secret.
+async fn refuses(tls: Tls, ca_file: Option<&Path>) {
+    let upstream = Upstream::https(tls).await;
+    let client = client_of(&upstream.url(), ca_file, quick(), Credential::for_test());
+    let (minting, spending) = (call(), call());
+    let errors = [
+        (issue(&client, &minting).await.unwrap_err(), minting),
+        (log_in(&client, &upstream.token(), &spending).await.unwrap_err(), spending),
+    ];
+    for (error, call) in errors {
+        assert!(matches!(error.kind, ErrorKind::CertificateInvalid), "{error:?}");
+        assert_eq!((error.certainty, call.attempts()), (Certainty::NotSent, 1));
+    }
+    assert_eq!((upstream.connections(), upstream.requests().len()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_not_trusted() {
+    let tls = Tls::new("elsewhere.example", false, BOTH);
+    let ca_file = tls.ca_file.clone();
+    refuses(tls, Some(&ca_file)).await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_not_trusted() {
+    let tls = Tls::new("localhost", true, BOTH);
+    let ca_file = tls.ca_file.clone();
+    refuses(tls, Some(&ca_file)).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_unknown_authority_is_not_trusted() {
+    let other = Tls::new("localhost", false, BOTH);
+    refuses(Tls::new("localhost", false, BOTH), Some(&other.ca_file)).await;
+    refuses(Tls::new("localhost", false, BOTH), None).await;
+}
+
+#[tokio::test]
+async fn a_handshake_cut_off_is_tried_again() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
+    let call = call();
+    issue(&client, &call).await.unwrap();
+    assert_eq!((call.attempts(), upstream.connections(), upstream.count(OTT)), (3, 3, 1));
+}
+
+#[tokio::test]
+async fn a_handshake_cut_off_for_good_is_unreachable() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
+    let error = issue(&client, &call()).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 3));
+    issues(&client).await;
+}
+
+#[tokio::test]
+async fn a_login_whose_handshake_is_cut_off_is_tried_once_more() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    upstream.on_accept(OnAccept::Reset);
+    let first = call();
+    log_in(&client, &upstream.token(), &first).await.unwrap();
+    assert_eq!((first.attempts(), upstream.connections(), upstream.count(LOGIN)), (2, 2, 1));
+}
+
+#[tokio::test]
+async fn a_login_whose_handshake_is_cut_off_twice_keeps_its_token() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
+    let token = upstream.token();
+    let error = log_in(&client, &token, &call()).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert_eq!((error.certainty, upstream.connections(), upstream.count(LOGIN)), (Certainty::NotSent, 2, 0));
+    log_in(&client, &token, &call()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
+    let upstream = Upstream::http().await;
+    let url = upstream.url().replace("http://127.0.0.1", "https://localhost");
+    let client = client_of(&url, None, quick(), Credential::for_test());
+    let error = issue(&client, &call()).await.unwrap_err();
+    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn a_file_of_authorities_must_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    assert!(matches!(
+        tls_config(Some(&folder.path().join("missing.pem"))),
+        Err(TlsConfigError::Unreadable { .. })
+    ));
+    for path in [
+        file("empty.pem", ""),
+        file("text.pem", "no certificate"),
+        file("rubbish.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        file("cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n"),
+    ] {
+        let error = tls_config(Some(&path)).unwrap_err();
+        assert!(matches!(error, TlsConfigError::NotCertificates { .. }), "{error:?}");
+    }
+}

@@ -69,14 +69,14 @@ async fn a_logout_sends_the_cookies_of_its_own_session_and_nothing_else_ever_doe
     client.log_out(&second.session).await;
     let [request] = &upstream.requests_to(LOGOUT)[..] else { panic!("one logout") };
     assert_eq!(request.method, "GET");
-    assert_eq!(request.header("cookie"), Some("sid=SESSION-2"));
+    assert_eq!(request.header("cookie"), Some("sid=SESSION-OF-OTT-2"));
     assert_eq!(request.header("authorization"), None);
     assert!(request.body.is_empty());
     client.log_out(&first.session).await;
     let with_cookies =
         upstream.requests().iter().filter(|request| request.header("cookie").is_some()).count();
     assert_eq!(with_cookies, 2);
-    assert_eq!(upstream.requests_to(LOGOUT)[1].header("cookie"), Some("sid=SESSION-1"));
+    assert_eq!(upstream.requests_to(LOGOUT)[1].header("cookie"), Some("sid=SESSION-OF-OTT-1"));
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn connections_are_reused_and_renewed_with_the_client() {
 async fn an_old_client_is_replaced_with_its_connections() {
     let upstream = Upstream::http().await;
     let data_center = DataCenter::parse(&upstream.url()).unwrap();
-    let mut settings = HttpSettings::new(data_center, tls_config(None).unwrap());
+    let mut settings = HttpSettings::new(data_center, shared_tls());
     settings.rebuild_after = std::time::Duration::from_millis(50);
     let http = HttpClient::new(settings).unwrap();
     let get = async || http.current().get(upstream.url()).send().await.unwrap().bytes().await.unwrap();
@@ -125,7 +125,7 @@ async fn an_old_client_is_replaced_with_its_connections() {
 
 #[test]
 fn plain_http_is_only_for_the_loopback() {
-    let tls = tls_config(None).unwrap();
+    let tls = shared_tls();
     for (url, fine) in [
         ("http://127.0.0.1:8080", true),
         ("http://[::1]:8080", true),
@@ -138,4 +138,32 @@ fn plain_http_is_only_for_the_loopback() {
         let settings = HttpSettings::new(DataCenter::parse(url).unwrap(), tls.clone());
         assert_eq!(HttpClient::new(settings).is_ok(), fine, "{url}");
     }
+}
+
+#[tokio::test]
+async fn a_configured_proxy_is_gone_through() {
+    let proxy = Upstream::http().await;
+    let url = "http://127.0.0.1:9/api/2/idp/ott";
+    proxy.next(url, Answer::json(200, r#"{"ott":"VIA-PROXY"}"#));
+    let data_center = DataCenter::parse("http://127.0.0.1:9").unwrap();
+    let mut settings = HttpSettings::new(data_center.clone(), shared_tls());
+    settings.proxy_url = Some(proxy.url().parse().unwrap());
+    let client = client_over(data_center, settings, quick());
+    assert_eq!(issue(&client, &call()).await.unwrap().ott.expose(), "VIA-PROXY");
+    assert_eq!(proxy.count(url), 1);
+}
+
+/// Runs another test of this file in a process whose environment names a proxy that
+/// does not exist.
+#[test]
+fn a_proxy_from_the_environment_is_ignored() {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        child.env(name, "http://127.0.0.1:9");
+    }
+    let test = "platform::tests::wire::issuing_sends_exactly_the_documented_request";
+    let output =
+        child.env_remove("NO_PROXY").env_remove("no_proxy").args([test, "--exact"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
