@@ -1,10 +1,73 @@
 //! One line for every call: who got which token, and how it ended.
+//!
+//! A record is with the kernel before the answer leaves, or the caller gets no
+//! token. It does not depend on log levels, and it never holds a token: only a
+//! fingerprint. `docs/audit.md` describes the lines.
 
-use crate::{call::Call, ott::OneTimeToken};
+mod fingerprint;
+mod record;
+mod sink;
+mod writer;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::{oneshot, watch};
+
+use self::{
+    fingerprint::Fingerprinter,
+    writer::{Line, Soundness, Writer},
+};
+pub use self::{fingerprint::HmacKey, sink::Sink};
+use crate::{call::Call, clock::WallClock, ott::OneTimeToken, telemetry::metrics::Metrics};
+
+/// The longest that a call waits for its record: past it, the caller is better served
+/// by another replica.
+const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where audit records go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Audit {}
+pub struct Audit(Option<Arc<Started>>);
+
+#[derive(Debug)]
+struct Started {
+    writer: Writer,
+    fingerprinter: Fingerprinter,
+    sink: &'static str,
+    metrics: Metrics,
+    clock: WallClock,
+}
+
+/// What can be chosen about the audit.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where the records go.
+    pub sink: Sink,
+    /// The key of the fingerprints. Without one, each process draws its own: issue and
+    /// login can then be joined only if the same process saw both.
+    pub hmac_key: Option<HmacKey>,
+    /// Whether a record must have reached the disk, not only the kernel, before the
+    /// answer leaves. Regular files only.
+    pub fsync: bool,
+}
+
+/// Why the audit cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The sink cannot be opened.
+    #[error("cannot open the audit sink {sink}: {source}")]
+    Open {
+        /// The file, or `stdout`.
+        sink: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The writer's thread cannot be started.
+    #[error("cannot start the thread that writes audit records: {0}")]
+    Thread(io::Error),
+    /// The machine gives no randomness for a key.
+    #[error("no randomness for the key of the token fingerprints")]
+    Randomness,
+}
 
 /// The audit record could not be handed to the kernel in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,23 +91,111 @@ impl Audit {
         Self::default()
     }
 
+    /// Opens the sink and starts the thread that writes to it. The thread ends with
+    /// the last clone.
+    pub fn start(settings: Settings, metrics: &Metrics, clock: WallClock) -> Result<Self, AuditError> {
+        let sink = settings.sink.kind();
+        let Some(output) = settings
+            .sink
+            .open(settings.fsync)
+            .map_err(|source| AuditError::Open { sink: settings.sink.path(), source })?
+        else {
+            return Ok(Self::off());
+        };
+        let fingerprinter = match settings.hmac_key {
+            Some(key) => Fingerprinter::new(&key),
+            None => Fingerprinter::of_this_process().ok_or(AuditError::Randomness)?,
+        };
+        let writer =
+            Writer::start(output, sink, metrics.clone(), clock.clone()).map_err(AuditError::Thread)?;
+        Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
+    }
+
     /// Whether the sink is known to be broken, so that nothing should be started.
+    /// It mends by itself: the records that are still owed are tried again and again.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        false
+        self.0.as_ref().is_some_and(|started| started.soundness().is_broken())
+    }
+
+    /// Follows [`is_broken`](Self::is_broken), for the health of the replica. None if
+    /// the audit is off.
+    #[must_use]
+    pub fn broken(&self) -> Option<watch::Receiver<bool>> {
+        self.0.as_ref().map(|started| started.soundness().subscribe())
     }
 
     /// Writes the record of a call and waits until the kernel has it (bounded: 1 s).
     /// What is known of the call (caller, subject, fingerprint, outcome …) is read
     /// from it.
-    #[expect(clippy::unused_async, reason = "the signature that the rooms are built against")]
-    pub async fn record(&self, _call: &Call, _ending: Ending) -> Result<(), AuditUnavailable> {
-        Ok(())
+    ///
+    /// If it fails, or if the future is dropped, the record is still written when that
+    /// becomes possible, marked as late: what it describes was not delivered.
+    pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
+        let Some(started) = &self.0 else { return Ok(()) };
+        let text = record::of_call(call, ending, started.clock.now());
+        let result = started.write(text).await;
+        started.metrics.audit_record(started.sink, if result.is_ok() { "ok" } else { "failed" });
+        result
     }
 
     /// The fingerprint of a token: joins the issue and the login of the same token.
+    /// None if the audit is off.
     #[must_use]
-    pub fn fingerprint(&self, _ott: &OneTimeToken) -> Option<String> {
-        None
+    pub fn fingerprint(&self, ott: &OneTimeToken) -> Option<String> {
+        self.0.as_ref().map(|started| started.fingerprinter.of(ott))
+    }
+
+    /// Opens the file anew (SIGHUP), so that it can be rotated by renaming.
+    pub fn reopen(&self) {
+        if let Some(started) = &self.0 {
+            started.writer.reopen();
+        }
+    }
+
+    /// Waits until every record so far is written, at most that long.
+    pub async fn flush(&self, limit: Duration) -> Result<(), AuditUnavailable> {
+        let Some(started) = &self.0 else { return Ok(()) };
+        let (done, finished) = oneshot::channel();
+        if !started.writer.flush(done) {
+            return Err(AuditUnavailable);
+        }
+        match tokio::time::timeout(limit, finished).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(AuditUnavailable),
+        }
     }
 }
+
+impl Started {
+    fn soundness(&self) -> &Soundness {
+        self.writer.soundness()
+    }
+
+    async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
+        if self.soundness().is_broken() {
+            // Nobody waits for it, but the call did happen.
+            self.writer.submit(Line::late(text));
+            return Err(AuditUnavailable);
+        }
+        let (ack, written) = oneshot::channel();
+        if !self.writer.submit(Line::new(text, ack)) {
+            self.soundness().set_broken(&"the queue of audit records is full");
+            return Err(AuditUnavailable);
+        }
+        match tokio::time::timeout(RECORD_LIMIT, written).await {
+            Ok(Ok(())) => Ok(()),
+            // The writer said so, and has noted it.
+            Ok(Err(_)) => Err(AuditUnavailable),
+            Err(_) => {
+                self.soundness().set_broken(&"writing an audit record takes too long");
+                // The write may have ended just now: then this mends it again.
+                self.writer.wake();
+                Err(AuditUnavailable)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! What a token is known by in records.
+//!
+//! A fingerprint cannot be turned back into the token, and without the key nobody can
+//! tell whether a token belongs to it.
+
+use std::fmt;
+
+use aws_lc_rs::{hmac, rand};
+
+use crate::{ott::OneTimeToken, secret::Secret};
+
+/// How many bytes of the HMAC are kept: 128 bits, far beyond any chance collision of
+/// tokens that live for 30 seconds.
+const BYTES: usize = 16;
+
+/// A key for fingerprints, shared by all replicas whose records are to be joined.
+#[derive(Clone, Debug)]
+pub struct HmacKey {
+    /// Stands before each fingerprint, so that a reader knows which key to use.
+    pub id: String,
+    /// The key: the bytes of this text.
+    pub key: Secret,
+}
+
+/// Makes fingerprints.
+pub(super) struct Fingerprinter {
+    id: String,
+    key: hmac::Key,
+}
+
+impl Fingerprinter {
+    pub(super) fn new(key: &HmacKey) -> Self {
+        Self { id: key.id.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, key.key.expose().as_bytes()) }
+    }
+
+    /// One with a key that no other process has; none without randomness.
+    pub(super) fn of_this_process() -> Option<Self> {
+        let mut id = [0; 4];
+        let mut key = [0; 32];
+        rand::fill(&mut id).ok()?;
+        rand::fill(&mut key).ok()?;
+        Some(Self { id: format!("process-{}", hex(&id)), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+    }
+
+    /// `KEY-ID:HEX`.
+    pub(super) fn of(&self, ott: &OneTimeToken) -> String {
+        let tag = hmac::sign(&self.key, ott.expose().as_bytes());
+        format!("{}:{}", self.id, hex(&tag.as_ref()[..BYTES]))
+    }
+}
+
+impl fmt::Debug for Fingerprinter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fingerprinter").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
+        .map(char::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> OneTimeToken {
+        OneTimeToken::try_new(text.to_owned()).expect("visible ASCII")
+    }
+
+    #[test]
+    fn a_fingerprint_can_be_recomputed_with_the_key_by_anyone() {
+        let key = HmacKey { id: "2026-01".to_owned(), key: Secret::new("Jefe".to_owned()) };
+        assert_eq!(
+            Fingerprinter::new(&key).of(&token("canary-token")),
+            // printf canary-token | openssl dgst -sha256 -hmac Jefe | cut -c-32
+            "2026-01:09328ed0c5a7f6c349f0445593963c15"
+        );
+    }
+
+    #[test]
+    fn two_processes_without_a_key_do_not_share_fingerprints() {
+        let (one, other) = (Fingerprinter::of_this_process(), Fingerprinter::of_this_process());
+        let (one, other) = (one.expect("randomness"), other.expect("randomness"));
+        let ott = token("canary-token");
+        assert_eq!(one.of(&ott), one.of(&ott));
+        assert_ne!(one.of(&ott), other.of(&ott));
+        assert!(!format!("{one:?}{}", one.of(&ott)).contains("canary"));
+    }
+}

@@ -1,0 +1,237 @@
+//! The lines themselves, as JSON.
+//!
+//! Nothing that a caller sends can end a line or look like another one: control
+//! characters, line separators and marks that turn the direction of text are escaped.
+
+use std::{
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use super::Ending;
+use crate::{
+    call::{Call, Operation},
+    clock,
+    telemetry::names,
+};
+
+/// One call.
+#[derive(Serialize)]
+struct CallRecord<'a> {
+    event: &'static str,
+    time: String,
+    request_id: String,
+    caller: Option<&'a str>,
+    caller_proof: Option<&'static str>,
+    method: Option<&'static str>,
+    user: Option<User<'a>>,
+    api_client: Option<&'a str>,
+    code: &'static str,
+    reason: Option<&'static str>,
+    outcome: &'static str,
+    attempts: u32,
+    platform_status: Option<u16>,
+    duration_ms: f64,
+    ott_fingerprint: Option<&'a str>,
+    gateway_version: &'static str,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    kind: &'static str,
+    value: &'a str,
+}
+
+/// Records that could not be kept until the sink was mended.
+#[derive(Serialize)]
+struct LostRecord {
+    event: &'static str,
+    time: String,
+    count: u64,
+    gateway_version: &'static str,
+}
+
+/// The record of a call that ends at `now`, without the closing brace: it is still to
+/// be said whether it is late.
+pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
+    let (caller, caller_proof) = call.caller().unzip();
+    let api_client = call.api_client();
+    let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
+    open_object(&CallRecord {
+        event: "call",
+        time: rfc_3339(now),
+        request_id: call.request_id().to_string(),
+        caller: caller.map(AsRef::as_ref),
+        caller_proof,
+        method: call.operation().map(Operation::name),
+        user: call.subject().map(|subject| User { kind: subject.field(), value: subject.name().as_str() }),
+        api_client: api_client.as_deref(),
+        code: names::status_name(ending.code),
+        reason: ending.reason,
+        outcome: call.certainty().as_str(),
+        attempts: call.attempts(),
+        platform_status: call.http_status(),
+        duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
+        ott_fingerprint: call.fingerprint(),
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// The record of `count` records that were lost, without the closing brace.
+pub(super) fn of_lost(count: u64, now: SystemTime) -> String {
+    open_object(&LostRecord {
+        event: "records_lost",
+        time: rfc_3339(now),
+        count,
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn rfc_3339(time: SystemTime) -> String {
+    // A clock before 1970 is wrong anyway, and must not cost the record.
+    humantime::format_rfc3339_micros(time.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+fn open_object(record: &impl Serialize) -> String {
+    let mut line = Vec::with_capacity(512);
+    // Strings, numbers and nothing else, written to memory: this cannot fail.
+    let _ = record.serialize(&mut Serializer::with_formatter(&mut line, OneLine));
+    line.pop();
+    String::from_utf8(line).unwrap_or_default()
+}
+
+/// Compact JSON in which every character is harmless in a terminal and in a viewer.
+struct OneLine;
+
+impl Formatter for OneLine {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        // serde_json has escaped what JSON itself forbids.
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_deceptive) {
+            let (harmless, from) = rest.split_at(at);
+            writer.write_all(harmless.as_bytes())?;
+            let Some(character) = from.chars().next() else { break };
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            rest = &from[character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+/// Whether a character can end a line, or change how the rest of it is shown.
+fn is_deceptive(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        call::{Certainty, Deadline},
+        clock::WallClock,
+        ott::{Name, Subject},
+    };
+
+    fn parsed(text: &str) -> Value {
+        serde_json::from_str(&format!("{text}}}")).expect("one JSON object")
+    }
+
+    fn call() -> Call {
+        Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_that_is_known_of_a_call_is_in_its_record() {
+        let clock = WallClock::following_monotonic();
+        let call = call();
+        call.set_caller("spiffe://mesh/shop".into(), "certificate");
+        call.set_operation(Operation::IssueOtt);
+        call.set_api_client("eu2".into());
+        call.set_subject(Subject::ExternalId(Name::try_new("x-17".to_owned()).expect("a name")));
+        call.set_fingerprint("2026-01:00ff".to_owned());
+        call.attempt_begins();
+        call.attempt_begins();
+        call.set_http_status(200);
+        call.attempt_ended(Certainty::Done);
+        tokio::time::advance(Duration::from_micros(12_345)).await;
+        let record = of_call(&call, Ending { code: tonic::Code::Ok, reason: None }, clock.now());
+        assert_eq!(
+            parsed(&record),
+            json!({
+                "event": "call",
+                "time": "2026-01-01T00:00:00.012345Z",
+                "request_id": call.request_id().to_string(),
+                "caller": "spiffe://mesh/shop",
+                "caller_proof": "certificate",
+                "method": "IssueOtt",
+                "user": { "kind": "external_id", "value": "x-17" },
+                "api_client": "eu2",
+                "code": "OK",
+                "reason": null,
+                "outcome": "done",
+                "attempts": 2,
+                "platform_status": 200,
+                "duration_ms": 12.345,
+                "ott_fingerprint": "2026-01:00ff",
+                "gateway_version": env!("CARGO_PKG_VERSION"),
+            })
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_which_nothing_is_known_has_the_same_fields() {
+        let ending = Ending { code: tonic::Code::Unauthenticated, reason: Some("CALLER_UNAUTHENTICATED") };
+        let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
+        let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
+        assert_eq!(fields.len(), 16, "{fields:?}");
+        assert_eq!(record["caller"], Value::Null);
+        assert_eq!(record["outcome"], "not_sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_text_can_forge_a_line() {
+        let hostile = "a\nb\r\u{0}\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{feff}\"},{\"x\\é\u{1f600}";
+        let call = call();
+        call.set_caller(hostile.into(), "jwt");
+        let record =
+            of_call(&call, Ending { code: tonic::Code::Ok, reason: None }, WallClock::system().now());
+        assert!(!record.chars().any(is_deceptive), "{record:?}");
+        assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
+        assert_eq!(parsed(&record)["caller"], hostile, "and nothing of it is lost");
+    }
+
+    #[test]
+    fn the_documentation_names_exactly_the_fields_of_a_record() {
+        let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md"))
+            .expect("docs/audit.md");
+        let documented: Vec<&str> = documentation
+            .lines()
+            .skip_while(|line| *line != "## The record of a call")
+            .take_while(|line| *line != "## Lost records")
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let record = runtime.block_on(async {
+            of_call(&call(), Ending { code: tonic::Code::Ok, reason: None }, SystemTime::UNIX_EPOCH)
+        });
+        let mut fields: Vec<&str> = Vec::new();
+        let record = parsed(&record);
+        fields.extend(record.as_object().expect("an object").keys().map(String::as_str));
+        fields.push("late");
+        fields.sort_unstable();
+        let mut sorted = documented.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, fields);
+    }
+}

@@ -1,0 +1,306 @@
+//! Against real files, pipes and devices. Times are real: the thread knows no other.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::symlink,
+    path::Path,
+    time::Duration,
+};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    call::{Deadline, Operation},
+    clock,
+    secret::Secret,
+};
+
+const OK: Ending = Ending { code: tonic::Code::Ok, reason: None };
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn started(path: &Path) -> Audit {
+    let settings = Settings { sink: Sink::File(path.to_owned()), hmac_key: None, fsync: false };
+    Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens")
+}
+
+fn call() -> Call {
+    let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+    call.set_operation(Operation::IssueOtt);
+    call
+}
+
+fn parsed(text: &str) -> Vec<Value> {
+    assert!(text.is_empty() || text.ends_with('\n'), "a torn line: {text:?}");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+fn lines_of(path: &Path) -> Vec<Value> {
+    parsed(&fs::read_to_string(path).expect("the file is there"))
+}
+
+fn ids(lines: &[Value], late: bool) -> Vec<&str> {
+    lines
+        .iter()
+        .filter(|line| line["event"] == "call" && (line["late"] == true) == late)
+        .map(|line| line["request_id"].as_str().expect("a string"))
+        .collect()
+}
+
+async fn recovery(audit: &Audit) {
+    let mut broken = audit.broken().expect("it is on");
+    timeout(PATIENCE, broken.wait_for(|broken| !broken)).await.expect("it mends").expect("it lives");
+    assert!(!audit.is_broken());
+}
+
+#[tokio::test]
+async fn audit_that_is_off_never_fails() {
+    let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true };
+    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("nothing to open");
+    assert_eq!(audit.record(&call(), OK).await, Ok(()));
+    assert_eq!(audit.flush(PATIENCE).await, Ok(()));
+    assert!(!audit.is_broken());
+}
+
+#[tokio::test]
+async fn a_record_is_in_the_file_when_the_call_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    for fsync in [false, true] {
+        let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
+        let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens");
+        let call = call();
+        audit.record(&call, OK).await.expect("it is written");
+        let lines = lines_of(&path);
+        assert_eq!(lines.last().expect("a line")["request_id"], call.request_id().to_string());
+    }
+    assert_eq!(lines_of(&path).len(), 2, "what was there stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_write_whole_lines_and_each_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = started(&path);
+    let tasks: Vec<_> = (0..2000)
+        .map(|_| {
+            let (audit, call) = (audit.clone(), call());
+            tokio::spawn(async move {
+                audit.record(&call, OK).await.expect("it is written");
+                call.request_id().to_string()
+            })
+        })
+        .collect();
+    let mut written = HashSet::new();
+    for task in tasks {
+        written.insert(task.await.expect("no panic"));
+    }
+    let lines = lines_of(&path);
+    assert_eq!(lines.len(), 2000);
+    let found: HashSet<String> = ids(&lines, false).into_iter().map(str::to_owned).collect();
+    assert_eq!(found, written);
+}
+
+#[tokio::test]
+async fn full_disk_refuses_and_the_record_follows_late() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
+    symlink("/dev/full", &path).expect("a link");
+    let audit = started(&path);
+    let (first, second, third) = (call(), call(), call());
+    assert_eq!(audit.record(&first, OK).await, Err(AuditUnavailable));
+    assert!(audit.is_broken());
+    let asked = clock::now();
+    assert_eq!(audit.record(&second, OK).await, Err(AuditUnavailable));
+    assert!(asked.elapsed() < Duration::from_millis(200), "known to be broken: nobody waits");
+    assert_eq!(audit.flush(PATIENCE).await, Err(AuditUnavailable));
+
+    fs::remove_file(&path).expect("it goes");
+    symlink(&good, &path).expect("a link");
+    recovery(&audit).await;
+    audit.record(&third, OK).await.expect("it is written");
+    let lines = lines_of(&good);
+    assert_eq!(ids(&lines, true), [first.request_id().to_string(), second.request_id().to_string()]);
+    assert_eq!(ids(&lines, false), [third.request_id().to_string()]);
+}
+
+#[tokio::test]
+async fn removed_folder_refuses_until_it_is_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("log").join("audit.jsonl");
+    fs::create_dir(folder.path().join("log")).expect("a folder");
+    let audit = started(&path);
+    audit.record(&call(), OK).await.expect("it is written");
+    fs::remove_dir_all(folder.path().join("log")).expect("it goes");
+    let refused = call();
+    assert_eq!(audit.record(&refused, OK).await, Err(AuditUnavailable));
+    assert!(audit.is_broken());
+
+    fs::create_dir(folder.path().join("log")).expect("a folder");
+    recovery(&audit).await;
+    audit.record(&call(), OK).await.expect("it is written");
+    let lines = lines_of(&path);
+    assert_eq!(ids(&lines, true), [refused.request_id().to_string()]);
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test]
+async fn file_is_rotated_by_renaming_with_and_without_a_signal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let audit = started(&path);
+    for (generation, signal) in [("1", true), ("2", false)] {
+        audit.record(&call(), OK).await.expect("it is written");
+        fs::rename(&path, folder.path().join(generation)).expect("it renames");
+        if signal {
+            audit.reopen();
+            audit.flush(PATIENCE).await.expect("it flushes");
+            assert!(path.exists(), "opened anew without a call");
+        }
+    }
+    audit.record(&call(), OK).await.expect("it is written");
+    assert_eq!(lines_of(&folder.path().join("1")).len(), 1);
+    assert_eq!(lines_of(&folder.path().join("2")).len(), 1);
+    assert_eq!(lines_of(&path).len(), 1);
+}
+
+/// A named pipe, open at its reading end, and full.
+fn full_pipe(path: &Path) -> (File, usize) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let mut pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
+    fcntl_setfl(&pipe, OFlags::NONBLOCK).expect("a flag");
+    let mut filled = 0;
+    // Byte by byte at the end, so that nothing at all fits any more.
+    for step in [4096, 1] {
+        while let Ok(bytes) = pipe.write(&vec![b'\n'; step]) {
+            filled += bytes;
+        }
+    }
+    (pipe, filled)
+}
+
+fn read_available(pipe: &mut File) -> String {
+    let mut text = Vec::new();
+    // Ends when the pipe is empty for now.
+    let _ = pipe.read_to_end(&mut text);
+    String::from_utf8(text).expect("text")
+}
+
+#[tokio::test]
+async fn blocked_pipe_refuses_within_a_second_and_recovers_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    let (mut pipe, filled) = full_pipe(&path);
+    let audit = started(&path);
+    let (hung, dropped, queued) = (call(), call(), call());
+    let asked = clock::now();
+    let ((), hung_result) = tokio::join!(
+        async {
+            // A call whose future is dropped while it waits.
+            let _ = timeout(Duration::from_millis(100), audit.record(&dropped, OK)).await;
+        },
+        audit.record(&hung, OK),
+    );
+    assert_eq!(hung_result, Err(AuditUnavailable));
+    let took = asked.elapsed();
+    assert!(took >= RECORD_LIMIT && took < RECORD_LIMIT * 2, "{took:?}");
+    assert!(audit.is_broken());
+    assert_eq!(audit.record(&queued, OK).await, Err(AuditUnavailable));
+    assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable), "bounded as well");
+
+    let drained = read_available(&mut pipe);
+    assert!(drained.len() >= filled);
+    recovery(&audit).await;
+    let good = call();
+    audit.record(&good, OK).await.expect("it is written");
+    let text = drained[filled..].to_owned() + &read_available(&mut pipe);
+    let lines = parsed(&text);
+    let late: HashSet<&str> = ids(&lines, true).into_iter().collect();
+    let owed = [&hung, &dropped, &queued].map(|call| call.request_id().to_string());
+    assert_eq!(late, owed.iter().map(String::as_str).collect(), "each is said to be late");
+    assert_eq!(ids(&lines, false).last(), Some(&good.request_id().to_string().as_str()));
+}
+
+#[tokio::test]
+async fn pipe_without_a_reader_refuses_and_a_new_reader_mends_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    let (mut pipe, _) = full_pipe(&path);
+    read_available(&mut pipe);
+    let audit = started(&path);
+    drop(pipe);
+    assert_eq!(audit.record(&call(), OK).await, Err(AuditUnavailable));
+    assert!(audit.is_broken());
+
+    let mut pipe = OpenOptions::new().read(true).write(true).open(&path).expect("it opens");
+    fcntl_setfl(&pipe, OFlags::NONBLOCK).expect("a flag");
+    recovery(&audit).await;
+    audit.record(&call(), OK).await.expect("it is written");
+    let lines = parsed(read_available(&mut pipe).trim_start_matches('\n'));
+    assert_eq!((ids(&lines, true).len(), ids(&lines, false).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn pipe_that_nobody_reads_cannot_be_the_sink() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+    let error = Audit::start(settings, &Metrics::new(), WallClock::system()).expect_err("nobody reads");
+    assert!(error.to_string().starts_with("cannot open the audit sink /"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
+    symlink("/dev/full", &path).expect("a link");
+    let audit = started(&path);
+    for number in 0..9000 {
+        assert_eq!(audit.record(&call(), OK).await, Err(AuditUnavailable));
+        if number % 1000 == 0 {
+            // Lets the thread catch up, so that lines are kept by it and not only queued.
+            let _ = audit.flush(PATIENCE).await;
+        }
+    }
+    fs::remove_file(&path).expect("it goes");
+    symlink(&good, &path).expect("a link");
+    recovery(&audit).await;
+    audit.flush(PATIENCE).await.expect("it flushes");
+    let lines = lines_of(&good);
+    let kept = ids(&lines, true).len() as u64;
+    let lost: u64 = lines.iter().filter_map(|line| line["count"].as_u64()).sum();
+    assert_eq!(kept + lost, 9000, "{kept} kept, {lost} lost");
+    assert!(kept >= 8000);
+}
+
+#[tokio::test]
+async fn issue_and_login_of_one_token_are_joined_across_replicas() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let replica = |name: &str| {
+        let key = HmacKey { id: "k1".to_owned(), key: Secret::new("canary-key".to_owned()) };
+        let sink = Sink::File(folder.path().join(name));
+        let settings = Settings { sink, hmac_key: Some(key), fsync: false };
+        assert!(!format!("{settings:?}").contains("canary"));
+        Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens")
+    };
+    let ott = OneTimeToken::try_new("canary-token".to_owned()).expect("visible ASCII");
+    let mut seen = Vec::new();
+    for (name, operation) in [("one", Operation::IssueOtt), ("other", Operation::LoginWithOtt)] {
+        let audit = replica(name);
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.set_operation(operation);
+        call.set_fingerprint(audit.fingerprint(&ott).expect("it is on"));
+        audit.record(&call, OK).await.expect("it is written");
+        let text = fs::read_to_string(folder.path().join(name)).expect("the file is there");
+        assert!(!text.contains("canary"), "{text}");
+        seen.push(parsed(&text)[0]["ott_fingerprint"].clone());
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert!(seen[0].as_str().expect("a string").starts_with("k1:"));
+}

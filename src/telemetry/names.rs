@@ -1,0 +1,78 @@
+//! The words under which things are shown: gRPC codes and services.
+//!
+//! Where each word is used (metric, record, span) is decided there.
+
+use tonic::Code;
+
+/// The full name of the service.
+pub const SERVICE: &str = "ott.v1.OttService";
+
+/// How many gRPC codes there are; they are numbered without gaps.
+pub const CODES: usize = 17;
+
+/// A code as `docs` and records spell it: `NOT_FOUND`.
+#[must_use]
+pub const fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// A code as the metrics of other gRPC servers, and the dashboards made for them,
+/// spell it: `NotFound`.
+#[must_use]
+pub const fn metric_code(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_two_distinct_words() {
+        let codes: Vec<Code> = (0..17).map(Code::from_i32).collect();
+        assert_eq!(codes.len(), CODES);
+        for (number, code) in codes.iter().enumerate() {
+            assert_eq!(*code as usize, number);
+            // The two spellings differ in case and underscores only, but for the one
+            // word that Go spells with a single l.
+            let plain = status_name(*code).replace('_', "").to_lowercase().replace("cancelled", "canceled");
+            assert_eq!(metric_code(*code).to_lowercase(), plain);
+        }
+    }
+}
