@@ -1,1 +1,250 @@
 //! Whether this replica may take traffic, and why not.
+//!
+//! A board of conditions that the parts report to, read by the admin listener and by
+//! the gRPC health service. That the platform is down is no reason: another replica
+//! would fare no better.
+
+mod service;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+pub use self::service::HealthService;
+use crate::clock::{self, Instant};
+
+/// How long every credential must have been refused. A secret that is being rotated
+/// is refused for a moment; that must not take the whole fleet out of service.
+const REFUSAL_PATIENCE: Duration = Duration::from_mins(1);
+
+/// The board. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Board>);
+
+#[derive(Debug, Default)]
+struct Board {
+    conditions: Mutex<Conditions>,
+    changes: watch::Sender<Phase>,
+}
+
+/// Wakes those who follow the board, and sends them home in the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Conditions {
+    credentials: Vec<(Arc<str>, CredentialState)>,
+    audit_broken: bool,
+    draining: bool,
+}
+
+/// What an API client's credential is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialState {
+    /// The first token request has not ended.
+    Starting,
+    /// The platform has not refused it; whether the platform works is another matter.
+    Accepted,
+    /// The platform refuses the API client's id and secret.
+    Refused {
+        /// Since when.
+        since: Instant,
+    },
+}
+
+/// The place on the board for one API client's credential.
+#[derive(Clone, Debug)]
+pub struct CredentialCondition {
+    health: Health,
+    index: usize,
+}
+
+/// One reason not to take traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// The first token request of this API client has not ended.
+    Starting(Arc<str>),
+    /// The credential of every API client has been refused for a minute.
+    CredentialsRefused,
+    /// Audit records cannot be written.
+    AuditBroken,
+    /// The process is about to end.
+    Draining,
+}
+
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting(name) => {
+                write!(f, "the first token request of API client \"{name}\" has not ended")
+            }
+            Self::CredentialsRefused => {
+                f.write_str("the platform has been refusing the credential of every API client for a minute")
+            }
+            Self::AuditBroken => f.write_str("audit records cannot be written"),
+            Self::Draining => f.write_str("draining"),
+        }
+    }
+}
+
+impl Health {
+    /// A board on which nothing speaks against taking traffic.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an API client, whose first token request has not ended. Add all of them
+    /// before the first call is accepted.
+    #[must_use]
+    pub fn credential(&self, api_client: impl Into<Arc<str>>) -> CredentialCondition {
+        let index = self.change(|conditions| {
+            conditions.credentials.push((api_client.into(), CredentialState::Starting));
+            conditions.credentials.len() - 1
+        });
+        CredentialCondition { health: self.clone(), index }
+    }
+
+    /// Whether audit records cannot be written.
+    pub fn set_audit_broken(&self, broken: bool) {
+        self.change(|conditions| conditions.audit_broken = broken);
+    }
+
+    /// The process is about to end: nothing new should come here. For good.
+    pub fn set_draining(&self) {
+        self.change(|conditions| conditions.draining = true);
+    }
+
+    /// Ends all open `Watch` streams, and each new one after its first answer, so that
+    /// they keep no connection open. For good. Call it when connections are told to go away,
+    /// some time after [`set_draining`](Self::set_draining).
+    pub fn end_watches(&self) {
+        self.0.changes.send_replace(Phase::Closed);
+    }
+
+    /// Whether this replica may take traffic.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.why_not().is_empty()
+    }
+
+    /// Why this replica may not take traffic; empty if it may.
+    #[must_use]
+    pub fn why_not(&self) -> Vec<WhyNot> {
+        self.conditions().judge(clock::now()).0
+    }
+
+    fn conditions(&self) -> MutexGuard<'_, Conditions> {
+        // Nothing panics while it holds the lock; and if it did, each value is whole.
+        self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Conditions) -> T) -> T {
+        let result = change(&mut self.conditions());
+        self.0.changes.send_modify(|_| {});
+        result
+    }
+}
+
+impl CredentialCondition {
+    /// Says what has become of the credential.
+    pub fn set(&self, state: CredentialState) {
+        self.health.change(|conditions| {
+            if let Some(credential) = conditions.credentials.get_mut(self.index) {
+                credential.1 = state;
+            }
+        });
+    }
+}
+
+impl Conditions {
+    /// What speaks against taking traffic, and when time alone will change that.
+    fn judge(&self, now: Instant) -> (Vec<WhyNot>, Option<Instant>) {
+        let mut why_not: Vec<WhyNot> = self
+            .credentials
+            .iter()
+            .filter(|(_, state)| *state == CredentialState::Starting)
+            .map(|(name, _)| WhyNot::Starting(Arc::clone(name)))
+            .collect();
+        let refused_at = self.all_refused_since().map(|since| since + REFUSAL_PATIENCE);
+        if refused_at.is_some_and(|at| at <= now) {
+            why_not.push(WhyNot::CredentialsRefused);
+        }
+        if self.audit_broken {
+            why_not.push(WhyNot::AuditBroken);
+        }
+        if self.draining {
+            why_not.push(WhyNot::Draining);
+        }
+        (why_not, refused_at.filter(|at| *at > now))
+    }
+
+    /// Since when every credential has been refused, if they all are.
+    fn all_refused_since(&self) -> Option<Instant> {
+        let since: Option<Vec<Instant>> = self
+            .credentials
+            .iter()
+            .map(|(_, state)| match state {
+                CredentialState::Refused { since } => Some(*since),
+                CredentialState::Starting | CredentialState::Accepted => None,
+            })
+            .collect();
+        since?.into_iter().max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn replica_serves_once_every_first_token_request_has_ended() {
+        let health = Health::new();
+        let (eu, us) = (health.credential("eu2"), health.credential("us5"));
+        assert_eq!(health.why_not(), [WhyNot::Starting("eu2".into()), WhyNot::Starting("us5".into())]);
+        eu.set(CredentialState::Accepted);
+        assert_eq!(health.why_not(), [WhyNot::Starting("us5".into())]);
+        // Ended badly is ended too.
+        us.set(CredentialState::Refused { since: clock::now() });
+        assert!(health.is_serving());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_minute_of_refusal_of_every_credential_counts() {
+        let health = Health::new();
+        let (eu, us) = (health.credential("eu2"), health.credential("us5"));
+        eu.set(CredentialState::Refused { since: clock::now() });
+        us.set(CredentialState::Accepted);
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert!(health.is_serving(), "one still works");
+
+        us.set(CredentialState::Refused { since: clock::now() });
+        tokio::time::advance(Duration::from_millis(59_999)).await;
+        assert!(health.is_serving());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(health.why_not(), [WhyNot::CredentialsRefused]);
+
+        eu.set(CredentialState::Accepted);
+        assert!(health.is_serving(), "one works again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn audit_and_drain_take_the_replica_out() {
+        let health = Health::new();
+        assert!(health.is_serving());
+        health.set_audit_broken(true);
+        assert_eq!(health.why_not(), [WhyNot::AuditBroken]);
+        health.set_audit_broken(false);
+        assert!(health.is_serving());
+        health.set_draining();
+        assert_eq!(health.why_not(), [WhyNot::Draining]);
+    }
+}
