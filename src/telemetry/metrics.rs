@@ -1,24 +1,81 @@
 //! Every metric, with its handle resolved once.
 //!
-//! A call takes no lock and makes no allocation here.
+//! A call takes no lock and makes no allocation here. Labels have few values: a word
+//! that the code chooses, an API client or a caller that the configuration names;
+//! never a user, never a token. `docs/metrics.md` describes each.
 
-use std::{sync::Arc, time::Duration};
+mod api_client;
+mod family;
+mod registered;
 
-use crate::{
-    call::{Certainty, Operation},
-    clock::Instant,
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
+use prometheus::{Gauge, TextEncoder};
+use tonic::Code;
+
+pub use self::api_client::ApiClientMetrics;
+use self::registered::{CallerCounters, Registered};
+use super::names;
+use crate::{
+    call::Operation,
+    clock::{self, WallClock},
+};
+
+/// The most callers with metrics of their own; the others are counted as one.
+const MAX_CALLERS: usize = 1000;
+
 /// All metrics of one gateway. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Metrics(Arc<Registered>);
 
-#[derive(Debug, Default)]
-struct Registered {}
+/// The method of a call, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `IssueOtt`.
+    IssueOtt,
+    /// `LoginWithOtt`.
+    LoginWithOtt,
+    /// Whatever else was asked for.
+    Unknown,
+}
 
-/// The metrics of one API client.
-#[derive(Clone, Debug, Default)]
-pub struct ApiClientMetrics {}
+impl Method {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::IssueOtt, Self::LoginWithOtt, Self::Unknown];
+
+    /// The word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IssueOtt => "IssueOtt",
+            Self::LoginWithOtt => "LoginWithOtt",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// `grpc_type`, `grpc_service`, `grpc_method`.
+    const fn labels(self) -> [&'static str; 3] {
+        let service = match self {
+            Self::IssueOtt | Self::LoginWithOtt => names::SERVICE,
+            Self::Unknown => "unknown",
+        };
+        ["unary", service, self.name()]
+    }
+}
+
+impl From<Option<Operation>> for Method {
+    fn from(operation: Option<Operation>) -> Self {
+        match operation {
+            Some(Operation::IssueOtt) => Self::IssueOtt,
+            Some(Operation::LoginWithOtt) => Self::LoginWithOtt,
+            None => Self::Unknown,
+        }
+    }
+}
 
 /// The state of a breaker, as a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,61 +88,199 @@ pub enum BreakerState {
     Open,
 }
 
+/// The state of a connection, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// In its TLS handshake.
+    Handshake,
+    /// Open for calls.
+    Open,
+    /// Told to go away; calls in flight still end.
+    Draining,
+}
+
+/// One that is counted in a gauge until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
     /// Nothing is registered twice: one call for each gateway.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Arc::new(Registered::new()))
     }
 
     /// The metrics of one API client, resolved once.
     #[must_use]
-    pub fn api_client(&self, _name: &str) -> ApiClientMetrics {
-        ApiClientMetrics::default()
+    pub fn api_client(&self, name: &str) -> ApiClientMetrics {
+        let metrics = self.0.api_clients.resolve(name);
+        self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
+        metrics
+    }
+
+    /// The callers that the rules name literally; only these get metrics of their own.
+    /// What was counted before stays.
+    pub fn set_callers(&self, callers: impl IntoIterator<Item = impl AsRef<str>>) {
+        let callers = callers
+            .into_iter()
+            .take(MAX_CALLERS)
+            .map(|caller| (Box::from(caller.as_ref()), Arc::new(self.0.caller_counters(caller.as_ref()))))
+            .collect();
+        self.0.callers.store(Arc::new(callers));
+    }
+
+    /// A call arrived.
+    pub fn call_started(&self, method: Method) {
+        self.0.started[method as usize].inc();
+    }
+
+    /// A call was answered, or given up by its caller, so long after it arrived.
+    pub fn call_handled(&self, method: Method, code: Code, took: Duration) {
+        self.0.handled.counter(method, code).inc();
+        self.0.handling_seconds[method as usize].observe(took.as_secs_f64());
+    }
+
+    /// A call of that caller was answered.
+    pub fn caller_call(&self, caller: &str, method: Method, code: Code) {
+        self.with_caller(caller, |counters| counters.calls.counter(method, code).inc());
+    }
+
+    /// A call failed for that reason, a value of the contract's `ErrorReason`.
+    pub fn error(&self, method: Method, reason: &'static str) {
+        self.0.errors.increment([method.name(), reason]);
+    }
+
+    /// A call is in flight until what is returned is dropped.
+    #[must_use = "the call counts as in flight until this is dropped"]
+    pub fn call_in_flight(&self) -> Counted {
+        Counted::new(&self.0.calls_in_flight)
+    }
+
+    /// A caller set no deadline.
+    pub fn without_deadline(&self, caller: &str) {
+        self.with_caller(caller, |counters| counters.without_deadline.inc());
+    }
+
+    /// A handler panicked.
+    pub fn panic(&self) {
+        self.0.panics.inc();
+    }
+
+    /// A connection is in that state until what is returned is dropped.
+    #[must_use = "the connection counts until this is dropped"]
+    pub fn connection(&self, state: ConnectionState) -> Counted {
+        Counted::new(&self.0.connections[state as usize])
     }
 
     /// A connection was accepted.
-    pub fn connection_opened(&self) {}
+    pub fn connection_opened(&self) {
+        self.0.connections[ConnectionState::Open as usize].inc();
+    }
+
     /// A connection has ended.
-    pub fn connection_closed(&self) {}
+    pub fn connection_closed(&self) {
+        self.0.connections[ConnectionState::Open as usize].dec();
+    }
+
     /// A connection was turned away because there are too many.
-    pub fn connection_refused(&self) {}
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
     /// A TLS handshake ended: `ok`, `failed`, `timeout`, `no_alpn`.
-    pub fn tls_handshake(&self, _result: &'static str) {}
+    pub fn tls_handshake(&self, result: &'static str) {
+        self.0.tls_handshakes.increment([result]);
+    }
+
     /// A header that claims an identity came from a peer that may not tell it.
-    pub fn spoofed_identity_header(&self) {}
+    pub fn spoofed_identity_header(&self) {
+        self.0.spoofed_identity_headers.inc();
+    }
+
     /// Something that a security team wants to see: `ott_in_use`, `ott_rejected`,
     /// `duplicate_identity`, `slow_handshake` …
-    pub fn security_event(&self, _kind: &'static str) {}
+    pub fn security_event(&self, kind: &'static str) {
+        self.0.security_events.increment([kind]);
+    }
+
     /// The rules refused a call.
-    pub fn access_denied(&self, _reason: &'static str) {}
+    pub fn access_denied(&self, reason: &'static str) {
+        self.0.access_denied.increment([reason]);
+    }
+
     /// A caller used up its quota.
-    pub fn quota_exceeded(&self, _caller: &str) {}
-    /// An audit record was written, or could not be: `ok`, `failed`, `timeout`.
-    pub fn audit_record(&self, _sink: &'static str, _result: &'static str) {}
+    pub fn quota_exceeded(&self, caller: &str) {
+        self.with_caller(caller, |counters| counters.quota_exceeded.inc());
+    }
+
+    /// An audit record was written, or could not be: `ok`, `failed`; `late` once it is
+    /// written after all.
+    pub fn audit_record(&self, sink: &'static str, result: &'static str) {
+        self.0.audit_records.increment([sink, result]);
+    }
+
     /// Something was reloaded, or its new version refused. `what`: `rules`,
     /// `certificate`, `client_ca`, `client_secret`, `jwks` …
-    pub fn reload(&self, _what: &'static str, _ok: bool) {}
+    pub fn reload(&self, what: &'static str, ok: bool) {
+        self.0.reloads.increment([what, if ok { "ok" } else { "failed" }]);
+        if ok {
+            let now = clock::unix_seconds(WallClock::system().now());
+            // Whole seconds of this era are exact in a float.
+            self.0.reload_last_success.with_label_values(&[what]).set(Duration::from_secs(now).as_secs_f64());
+        }
+    }
+
+    /// How many log lines have been dropped and suppressed in this process so far.
+    pub fn set_log_lines(&self, dropped: u64, suppressed: u64) {
+        for (counter, now) in
+            [(&self.0.log_lines_dropped, dropped), (&self.0.log_lines_suppressed, suppressed)]
+        {
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        for client in self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            client.refresh();
+        }
+        // Fails only for metrics without a name or a value.
+        TextEncoder::new().encode_to_string(&self.0.registry.gather()).unwrap_or_default()
+    }
+
+    fn with_caller(&self, caller: &str, count: impl FnOnce(&CallerCounters)) {
+        match self.0.callers.load().get(caller) {
+            Some(counters) => count(counters),
+            None => count(&self.0.other_callers),
+        }
+    }
 }
 
-impl ApiClientMetrics {
-    /// One attempt at the platform ended.
-    pub fn request(
-        &self,
-        _operation: Operation,
-        _certainty: Certainty,
-        _http_status: Option<u16>,
-        _took: Duration,
-    ) {
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
     }
-    /// An attempt is repeated.
-    pub fn retry(&self, _operation: Operation) {}
-    /// The breaker changed.
-    pub fn breaker(&self, _state: BreakerState) {}
-    /// A token request ended.
-    pub fn token_refresh(&self, _ok: bool) {}
-    /// The access token in use is valid until then; none if there is none.
-    pub fn token_valid_until(&self, _until: Option<Instant>) {}
-    /// The platform's clock is ahead of ours by so many seconds.
-    pub fn clock_skew(&self, _seconds: f64) {}
 }
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The metrics of one API client: its calls to the platform and its access token.
+
+use std::{
+    array, fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::{BreakerState, Metrics, family::Families};
+use crate::{
+    call::{Certainty, Operation},
+    clock::{self, Instant},
+};
+
+const OPERATIONS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
+const CERTAINTIES: [Certainty; 4] =
+    [Certainty::NotSent, Certainty::Refused, Certainty::Unknown, Certainty::Done];
+/// The HTTP statuses that are told apart: those that the platform documents, and those
+/// of the proxies on the way. The rest is told by its class.
+const STATUSES: [(u16, &str); 24] = [
+    (0, "none"),
+    (200, "200"),
+    (201, "201"),
+    (204, "204"),
+    (301, "301"),
+    (302, "302"),
+    (307, "307"),
+    (308, "308"),
+    (400, "400"),
+    (401, "401"),
+    (403, "403"),
+    (404, "404"),
+    (405, "405"),
+    (406, "406"),
+    (409, "409"),
+    (410, "410"),
+    (411, "411"),
+    (415, "415"),
+    (422, "422"),
+    (429, "429"),
+    (500, "500"),
+    (502, "502"),
+    (503, "503"),
+    (504, "504"),
+];
+const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATUS_WORDS: usize = STATUSES.len() + CLASSES.len();
+
+/// The families, from which each API client gets its own.
+#[derive(Debug)]
+pub(super) struct ApiClientFamilies {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    retries: IntCounterVec,
+    breaker: GaugeVec,
+    token_remaining: GaugeVec,
+    token_refreshes: IntCounterVec,
+    clock_skew: GaugeVec,
+}
+
+/// The metrics of one API client. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiClientMetrics(Arc<Resolved>);
+
+struct Resolved {
+    name: String,
+    requests: IntCounterVec,
+    request_cells: [[[OnceLock<IntCounter>; STATUS_WORDS]; CERTAINTIES.len()]; OPERATIONS.len()],
+    seconds: [Histogram; OPERATIONS.len()],
+    retries: [IntCounter; OPERATIONS.len()],
+    breaker: Gauge,
+    token_remaining: Gauge,
+    token_valid_until: Mutex<Option<Instant>>,
+    token_refreshed: IntCounter,
+    token_not_refreshed: IntCounter,
+    clock_skew: Gauge,
+}
+
+impl ApiClientFamilies {
+    pub(super) fn register(families: &Families<'_>) -> Self {
+        Self {
+            requests: families.counters(
+                "ott_gateway_platform_requests_total",
+                "Attempts at the platform that ended.",
+                &["api_client", "operation", "outcome", "http_status"],
+            ),
+            seconds: families.histograms(
+                "ott_gateway_platform_request_seconds",
+                "How long attempts at the platform took.",
+                &["api_client", "operation"],
+            ),
+            retries: families.counters(
+                "ott_gateway_platform_retries_total",
+                "Attempts at the platform that repeated another one.",
+                &["api_client", "operation"],
+            ),
+            breaker: families.gauges(
+                "ott_gateway_breaker_state",
+                "The breaker: 0 closed, 1 half-open (only a probe passes), 2 open (nothing passes).",
+                &["api_client"],
+            ),
+            token_remaining: families.gauges(
+                "ott_gateway_access_token_remaining_seconds",
+                "The life left of the access token in use; 0 if there is none.",
+                &["api_client"],
+            ),
+            token_refreshes: families.counters(
+                "ott_gateway_access_token_refreshes_total",
+                "Requests for an access token that ended.",
+                &["api_client", "result"],
+            ),
+            clock_skew: families.gauges(
+                "ott_gateway_clock_skew_seconds",
+                "How far the platform's clock is ahead of ours.",
+                &["api_client"],
+            ),
+        }
+    }
+
+    pub(super) fn resolve(&self, name: &str) -> ApiClientMetrics {
+        ApiClientMetrics(Arc::new(Resolved {
+            name: name.to_owned(),
+            requests: self.requests.clone(),
+            request_cells: array::from_fn(|_| array::from_fn(|_| array::from_fn(|_| OnceLock::new()))),
+            seconds: OPERATIONS.map(|operation| self.seconds.with_label_values(&[name, operation.name()])),
+            retries: OPERATIONS.map(|operation| self.retries.with_label_values(&[name, operation.name()])),
+            breaker: self.breaker.with_label_values(&[name]),
+            token_remaining: self.token_remaining.with_label_values(&[name]),
+            token_valid_until: Mutex::new(None),
+            token_refreshed: self.token_refreshes.with_label_values(&[name, "ok"]),
+            token_not_refreshed: self.token_refreshes.with_label_values(&[name, "failed"]),
+            clock_skew: self.clock_skew.with_label_values(&[name]),
+        }))
+    }
+}
+
+impl ApiClientMetrics {
+    /// One attempt at the platform ended.
+    pub fn request(
+        &self,
+        operation: Operation,
+        certainty: Certainty,
+        http_status: Option<u16>,
+        took: Duration,
+    ) {
+        let status = status_index(http_status);
+        self.0.request_cells[operation as usize][certainty as usize][status]
+            .get_or_init(|| {
+                let status =
+                    STATUSES.get(status).map_or_else(|| CLASSES[status - STATUSES.len()], |(_, word)| word);
+                self.0.requests.with_label_values(&[
+                    &self.0.name,
+                    operation.name(),
+                    certainty.as_str(),
+                    status,
+                ])
+            })
+            .inc();
+        self.0.seconds[operation as usize].observe(took.as_secs_f64());
+    }
+
+    /// An attempt is repeated.
+    pub fn retry(&self, operation: Operation) {
+        self.0.retries[operation as usize].inc();
+    }
+
+    /// The breaker changed.
+    pub fn breaker(&self, state: BreakerState) {
+        self.0.breaker.set(match state {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        });
+    }
+
+    /// A token request ended.
+    pub fn token_refresh(&self, ok: bool) {
+        if ok { &self.0.token_refreshed } else { &self.0.token_not_refreshed }.inc();
+    }
+
+    /// The access token in use is valid until then; none if there is none.
+    pub fn token_valid_until(&self, until: Option<Instant>) {
+        *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// The platform's clock is ahead of ours by so many seconds.
+    pub fn clock_skew(&self, seconds: f64) {
+        self.0.clock_skew.set(seconds);
+    }
+
+    /// Computes what depends on the moment of reading.
+    pub(super) fn refresh(&self) {
+        let until = *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(clock::now()));
+        self.0.token_remaining.set(left.as_secs_f64());
+    }
+}
+
+impl Default for ApiClientMetrics {
+    /// For those who have no use for them: nobody reads these.
+    fn default() -> Self {
+        Metrics::new().api_client("default")
+    }
+}
+
+impl fmt::Debug for ApiClientMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ApiClientMetrics").field(&self.0.name).finish()
+    }
+}
+
+fn status_index(http_status: Option<u16>) -> usize {
+    let status = http_status.unwrap_or(0);
+    STATUSES.binary_search_by_key(&status, |(number, _)| *number).unwrap_or_else(|_| {
+        let class = usize::from(status / 100);
+        STATUSES.len() + if class < CLASSES.len() { class } else { 0 }
+    })
+}

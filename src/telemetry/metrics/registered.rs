@@ -1,0 +1,205 @@
+//! All metrics, as they are registered.
+//!
+//! What is counted when is said where it is counted.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwap;
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector};
+
+use super::{
+    ApiClientMetrics, Method,
+    api_client::ApiClientFamilies,
+    family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
+};
+use crate::telemetry::names;
+
+/// The caller that stands for all who are not named in the rules.
+const OTHER: &str = "other";
+
+/// One gateway's metrics.
+pub(super) struct Registered {
+    pub(super) registry: Registry,
+    pub(super) started: PerMethod<IntCounter>,
+    pub(super) handled: ByCode,
+    pub(super) handling_seconds: Durations,
+    pub(super) errors: ByWord<2>,
+    pub(super) calls_in_flight: Gauge,
+    pub(super) without_deadline: IntCounterVec,
+    pub(super) connections: [Gauge; 3],
+    pub(super) connections_refused: IntCounter,
+    pub(super) tls_handshakes: ByWord<1>,
+    pub(super) api_clients: ApiClientFamilies,
+    pub(super) known_api_clients: Mutex<Vec<ApiClientMetrics>>,
+    pub(super) caller_calls: IntCounterVec,
+    pub(super) quota_exceeded: IntCounterVec,
+    pub(super) callers: ArcSwap<HashMap<Box<str>, Arc<CallerCounters>>>,
+    pub(super) other_callers: CallerCounters,
+    pub(super) access_denied: ByWord<1>,
+    pub(super) spoofed_identity_headers: IntCounter,
+    pub(super) audit_records: ByWord<2>,
+    pub(super) security_events: ByWord<1>,
+    pub(super) reloads: ByWord<2>,
+    pub(super) reload_last_success: GaugeVec,
+    pub(super) panics: IntCounter,
+    pub(super) log_lines_dropped: IntCounter,
+    pub(super) log_lines_suppressed: IntCounter,
+}
+
+/// The counters of one caller.
+#[derive(Debug)]
+pub(super) struct CallerCounters {
+    pub(super) calls: ByCode,
+    pub(super) quota_exceeded: IntCounter,
+    pub(super) without_deadline: IntCounter,
+}
+
+impl Registered {
+    #[expect(clippy::too_many_lines, reason = "one entry for each metric, and nothing else")]
+    pub(super) fn new() -> Self {
+        let registry = Registry::new();
+        let families = Families(&registry);
+        let labels = ["grpc_type", "grpc_service", "grpc_method"];
+        let handled_labels = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+        families
+            .gauges("ott_gateway_build_info", "The version of the gateway; always 1.", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        let connections = families.gauges("ott_gateway_connections", "Connections of callers.", &["state"]);
+        let caller_calls = families.counters(
+            "ott_gateway_caller_calls_total",
+            "Calls that ended, by the callers that the access rules name; `other` is everyone else.",
+            &["caller", "method", "code"],
+        );
+        let quota_exceeded = families.counters(
+            "ott_gateway_quota_exceeded_total",
+            "Calls that were refused because the caller's quota was used up.",
+            &["caller"],
+        );
+        let without_deadline = families.counters(
+            "ott_gateway_calls_without_deadline_total",
+            "Calls without a deadline of their own.",
+            &["caller"],
+        );
+        let errors = ByWord::new(families.counters(
+            "ott_gateway_errors_total",
+            "Calls that failed, by reason.",
+            &["method", "reason"],
+        ));
+        for method in Method::ALL {
+            for reason in names::REASONS {
+                errors.show([method.name(), reason]);
+            }
+        }
+        let handled = ByCode::of_server(families.counters(
+            "grpc_server_handled_total",
+            "Calls that ended, whatever the outcome.",
+            &handled_labels,
+        ));
+        for method in Method::ALL {
+            for code in names::ALL_CODES {
+                handled.counter(method, code);
+            }
+        }
+        let registered = Self {
+            started: per_method(&families.counters(
+                "grpc_server_started_total",
+                "Calls that arrived.",
+                &labels,
+            )),
+            handled,
+            handling_seconds: per_method(&families.histograms(
+                "grpc_server_handling_seconds",
+                "From the arrival of a call to its end.",
+                &labels,
+            )),
+            errors,
+            calls_in_flight: families.gauge(
+                "ott_gateway_calls_in_flight",
+                "Calls that are being worked on, those included whose caller has gone.",
+            ),
+            connections: ["handshake", "open", "draining"]
+                .map(|state| connections.with_label_values(&[state])),
+            connections_refused: families.counter(
+                "ott_gateway_connections_refused_total",
+                "Connections that were turned away because there are too many.",
+            ),
+            tls_handshakes: ByWord::new(families.counters(
+                "ott_gateway_tls_handshakes_total",
+                "TLS handshakes of callers that ended.",
+                &["result"],
+            )),
+            api_clients: ApiClientFamilies::register(&families),
+            known_api_clients: Mutex::default(),
+            other_callers: CallerCounters::new(&caller_calls, &quota_exceeded, &without_deadline, OTHER),
+            caller_calls,
+            quota_exceeded,
+            without_deadline,
+            callers: ArcSwap::default(),
+            access_denied: ByWord::new(families.counters(
+                "ott_gateway_access_denied_total",
+                "Calls that the access rules refused.",
+                &["reason"],
+            )),
+            spoofed_identity_headers: families.counter(
+                "ott_gateway_spoofed_identity_headers_total",
+                "Identity headers that came from a peer that may not send them, and were ignored.",
+            ),
+            audit_records: ByWord::new(families.counters(
+                "ott_gateway_audit_records_total",
+                "Audit records, by what became of them.",
+                &["sink", "result"],
+            )),
+            security_events: ByWord::new(families.counters(
+                "ott_gateway_security_events_total",
+                "Events that a security team wants to see.",
+                &["kind"],
+            )),
+            reloads: ByWord::new(families.counters(
+                "ott_gateway_reloads_total",
+                "New versions of files that were taken over or refused.",
+                &["what", "result"],
+            )),
+            reload_last_success: families.gauges(
+                "ott_gateway_reload_last_success_timestamp_seconds",
+                "When a new version was last taken over, in seconds since 1970.",
+                &["what"],
+            ),
+            panics: families.counter("ott_gateway_panics_total", "Panics while a call was handled."),
+            log_lines_dropped: families.counter(
+                "ott_gateway_log_lines_dropped_total",
+                "Log lines that were dropped because standard error was not read fast enough.",
+            ),
+            log_lines_suppressed: families.counter(
+                "ott_gateway_log_lines_suppressed_total",
+                "Log lines that were left out because the same one had just been written often.",
+            ),
+            registry,
+        };
+        // Registered by nobody else in this registry, so this cannot fail.
+        let _ = registered.registry.register(Box::new(ProcessCollector::for_self()));
+        registered
+    }
+
+    pub(super) fn caller_counters(&self, caller: &str) -> CallerCounters {
+        CallerCounters::new(&self.caller_calls, &self.quota_exceeded, &self.without_deadline, caller)
+    }
+}
+
+impl CallerCounters {
+    fn new(
+        calls: &IntCounterVec,
+        quota_exceeded: &IntCounterVec,
+        without_deadline: &IntCounterVec,
+        caller: &str,
+    ) -> Self {
+        Self {
+            calls: ByCode::of_caller(calls.clone(), caller),
+            quota_exceeded: quota_exceeded.with_label_values(&[caller]),
+            without_deadline: without_deadline.with_label_values(&[caller]),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What is counted, and that it is documented.
+
+use std::{collections::BTreeMap, process::Command, thread};
+
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::*;
+use crate::call::Certainty;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// One gateway on which everything has happened once.
+fn busy() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.set_callers(["spiffe://mesh/shop", "anonymous"]);
+    for method in Method::ALL {
+        metrics.call_started(method);
+        metrics.call_handled(method, Code::NotFound, MILLISECOND);
+        metrics.caller_call("spiffe://mesh/shop", method, Code::NotFound);
+    }
+    metrics.error(Method::IssueOtt, "USER_NOT_FOUND");
+    metrics.without_deadline("anonymous");
+    metrics.quota_exceeded("anonymous");
+    metrics.connection_refused();
+    metrics.tls_handshake("ok");
+    metrics.spoofed_identity_header();
+    metrics.security_event("ott_in_use");
+    metrics.access_denied("no_rule");
+    metrics.audit_record("file", "ok");
+    metrics.reload("rules", true);
+    metrics.reload("rules", false);
+    metrics.panic();
+    metrics.set_log_lines(2, 3);
+    let client = metrics.api_client("eu2");
+    client.request(Operation::IssueOtt, Certainty::Done, Some(200), MILLISECOND);
+    client.retry(Operation::IssueOtt);
+    client.breaker(BreakerState::Open);
+    client.token_refresh(true);
+    client.clock_skew(-1.5);
+    metrics
+}
+
+fn has(metrics: &Metrics, line: &str) -> bool {
+    metrics.render().lines().any(|other| other == line)
+}
+
+#[test]
+fn calls_are_counted_under_the_names_that_dashboards_expect() {
+    let metrics = busy();
+    let labels = r#"grpc_method="IssueOtt",grpc_service="ott.v1.OttService",grpc_type="unary""#;
+    for line in [
+        format!("grpc_server_started_total{{{labels}}} 1"),
+        format!(r#"grpc_server_handled_total{{grpc_code="NotFound",{labels}}} 1"#),
+        format!(r#"grpc_server_handled_total{{grpc_code="OK",{labels}}} 0"#),
+        format!("grpc_server_handling_seconds_count{{{labels}}} 1"),
+        format!(r#"grpc_server_handling_seconds_bucket{{{labels},le="0.001"}} 1"#),
+        r#"grpc_server_started_total{grpc_method="unknown",grpc_service="unknown",grpc_type="unary"} 1"#
+            .into(),
+        r#"ott_gateway_errors_total{method="IssueOtt",reason="USER_NOT_FOUND"} 1"#.into(),
+        r#"ott_gateway_errors_total{method="IssueOtt",reason="OTT_REJECTED"} 0"#.into(),
+    ] {
+        assert!(has(&metrics, &line), "{line}\n{}", metrics.render());
+    }
+}
+
+#[test]
+fn callers_that_no_rule_names_are_counted_as_one() {
+    let metrics = busy();
+    for number in 0..5000 {
+        metrics.caller_call(&format!("jwt:{number}"), Method::IssueOtt, Code::Ok);
+    }
+    let line = r#"ott_gateway_caller_calls_total{caller="other",code="OK",method="IssueOtt"} 5000"#;
+    assert!(has(&metrics, line));
+    assert!(!metrics.render().contains("jwt:"));
+    metrics.set_callers(["jwt:1", "spiffe://mesh/shop"]);
+    metrics.caller_call("jwt:1", Method::IssueOtt, Code::Ok);
+    metrics.caller_call("spiffe://mesh/shop", Method::IssueOtt, Code::NotFound);
+    assert!(has(&metrics, r#"ott_gateway_caller_calls_total{caller="jwt:1",code="OK",method="IssueOtt"} 1"#));
+    let stays =
+        r#"ott_gateway_caller_calls_total{caller="spiffe://mesh/shop",code="NotFound",method="IssueOtt"} 2"#;
+    assert!(has(&metrics, stays));
+}
+
+#[test]
+fn more_callers_than_anyone_has_are_not_all_told_apart() {
+    let metrics = Metrics::new();
+    let names: Vec<String> = (0..MAX_CALLERS + 500).map(|number| format!("jwt:{number}")).collect();
+    metrics.set_callers(names.iter().map(String::as_str));
+    let quotas =
+        metrics.render().lines().filter(|line| line.starts_with("ott_gateway_quota_exceeded_total{")).count();
+    assert_eq!(quotas, MAX_CALLERS + 1);
+}
+
+#[test]
+fn http_statuses_are_told_apart_without_being_unbounded() {
+    let metrics = Metrics::new();
+    let client = metrics.api_client("eu2");
+    for status in (0..=u16::MAX).map(Some).chain([None]) {
+        client.request(Operation::LoginWithOtt, Certainty::Unknown, status, MILLISECOND);
+    }
+    let shown = metrics.render();
+    let statuses: Vec<&str> =
+        shown.lines().filter(|line| line.starts_with("ott_gateway_platform_requests_total")).collect();
+    assert_eq!(statuses.len(), 30, "{statuses:#?}");
+    for (status, count) in [("none", 2), ("503", 1), ("5xx", 96), ("4xx", 88)] {
+        let line = format!(
+            r#"ott_gateway_platform_requests_total{{api_client="eu2",http_status="{status}",operation="LoginWithOtt",outcome="unknown"}} {count}"#
+        );
+        assert!(statuses.contains(&line.as_str()), "{line}: {statuses:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn life_left_of_the_token_is_computed_when_it_is_read() {
+    let metrics = Metrics::new();
+    let client = metrics.api_client("eu2");
+    let line =
+        |seconds: u32| format!(r#"ott_gateway_access_token_remaining_seconds{{api_client="eu2"}} {seconds}"#);
+    assert!(has(&metrics, &line(0)));
+    client.token_valid_until(Some(clock::now() + Duration::from_hours(2)));
+    assert!(has(&metrics, &line(7200)));
+    tokio::time::advance(Duration::from_hours(1)).await;
+    assert!(has(&metrics, &line(3600)));
+    tokio::time::advance(Duration::from_hours(9)).await;
+    assert!(has(&metrics, &line(0)));
+}
+
+#[test]
+fn what_is_in_flight_is_let_go_when_it_ends() {
+    let metrics = Metrics::new();
+    let (call, connection) = (metrics.call_in_flight(), metrics.connection(ConnectionState::Draining));
+    assert!(has(&metrics, "ott_gateway_calls_in_flight 1"));
+    assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 1"#));
+    drop((call, connection));
+    assert!(has(&metrics, "ott_gateway_calls_in_flight 0"));
+    assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 0"#));
+}
+
+#[test]
+fn words_that_meet_for_the_first_time_at_once_lose_no_count() {
+    const WORDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let metrics = Metrics::new();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| WORDS.iter().cycle().take(8000).for_each(|word| metrics.security_event(word)));
+        }
+    });
+    for word in WORDS {
+        assert!(has(&metrics, &format!(r#"ott_gateway_security_events_total{{kind="{word}"}} 4000"#)));
+    }
+}
+
+#[test]
+fn two_gateways_in_one_process_count_apart() {
+    let (one, other) = (Metrics::new(), Metrics::new());
+    one.connection_refused();
+    assert!(has(&one, "ott_gateway_connections_refused_total 1"));
+    assert!(has(&other, "ott_gateway_connections_refused_total 0"));
+}
+
+/// Name, then type and labels, as in the table of the documentation.
+fn exposed(families: &[MetricFamily]) -> BTreeMap<String, String> {
+    families
+        .iter()
+        .map(|family| {
+            let kind = match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::GAUGE => "gauge",
+                MetricType::HISTOGRAM => "histogram",
+                other => panic!("{other:?}"),
+            };
+            let labels: Vec<String> = family.get_metric()[0]
+                .get_label()
+                .iter()
+                .map(|label| format!("`{}`", label.name()))
+                .collect();
+            (family.name().to_owned(), format!("{kind} | {}", labels.join(", ")))
+        })
+        .collect()
+}
+
+#[test]
+fn the_documentation_has_exactly_the_metrics_that_are_exposed() {
+    let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"))
+        .expect("docs/metrics.md");
+    let documented: BTreeMap<String, String> = documentation
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let name = cells.next()?.trim_end_matches('`').to_owned();
+            Some((name, format!("{} | {}", cells.next()?, cells.next()?.trim())))
+        })
+        .collect();
+    assert_eq!(documented, exposed(&busy().0.registry.gather()));
+}
+
+#[test]
+fn promtool_has_nothing_to_say_where_it_is_installed() {
+    use std::{io::Write, process::Stdio};
+    let Ok(mut promtool) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
+        return;
+    };
+    promtool.stdin.take().expect("a pipe").write_all(busy().render().as_bytes()).expect("it reads");
+    let output = promtool.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+}
