@@ -1,4 +1,7 @@
 //! What the gateway shows of itself: logs, metrics, traces, the admin listener.
+//!
+//! Audit records are another matter: they are in `audit`, and depend on none of this.
 
+pub mod admin;
 pub mod metrics;
 pub mod names;
