@@ -1,0 +1,166 @@
+//! Log lines: one for each event, JSON or text, on standard error.
+//!
+//! Writing never waits for whoever reads: lines are dropped, and counted, instead. The
+//! HTTP and TLS crates are never heard below `info`, whatever is asked: they would
+//! print what they carry.
+
+mod limiter;
+mod writer;
+
+use std::{convert::Infallible, io, io::IsTerminal, panic::PanicHookInfo, str::FromStr, time::Duration};
+
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{FilterExt, Targets},
+    fmt::MakeWriter,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use self::{
+    limiter::{Limited, Limiter},
+    writer::LogWriter,
+};
+use super::metrics::Metrics;
+
+/// The target of the one line that each failed call leaves: never limited, because
+/// each is about another call.
+pub const CALL_TARGET: &str = "ott_gateway::call";
+
+/// How often lines that were left out are owned up to.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Our own targets; everything else is capped.
+const OURS: &str = "ott_gateway";
+
+/// What can be chosen about the log.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How a line looks.
+    pub format: Format,
+    /// What is logged.
+    pub directives: Directives,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object.
+    #[default]
+    Json,
+    /// For people; with colours on a terminal.
+    Text,
+}
+
+/// What is logged: `LEVEL` and `TARGET=LEVEL`, separated by commas, as in `RUST_LOG`.
+/// Without a level of its own the rest is logged at `info`.
+#[derive(Clone, Debug)]
+pub struct Directives(Targets);
+
+/// Why the log cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The directives are not valid.
+    #[error("not a list of log levels such as `info,ott_gateway=debug`: {0}")]
+    Directives(#[from] tracing_subscriber::filter::ParseError),
+    /// The writer's thread cannot be started.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[from] io::Error),
+    /// There is a log in this process already.
+    #[error("logging has been started already")]
+    AlreadyStarted,
+}
+
+/// The log of this process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Logging {
+    writer: LogWriter,
+    limiter: Limiter,
+}
+
+impl FromStr for Directives {
+    type Err = LoggingError;
+
+    fn from_str(text: &str) -> Result<Self, LoggingError> {
+        let targets: Targets = text.parse()?;
+        Ok(Self(match targets.default_level() {
+            None => targets.with_default(LevelFilter::INFO),
+            Some(_) => targets,
+        }))
+    }
+}
+
+impl Default for Directives {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+/// Starts the log of this process; once.
+pub fn init(settings: &Settings) -> Result<Logging, LoggingError> {
+    let stderr = io::stderr();
+    let colours = stderr.is_terminal();
+    let writer = LogWriter::start(stderr)?;
+    let limiter = Limiter::default();
+    subscriber(settings, colours, writer.clone(), limiter.clone())
+        .try_init()
+        .map_err(|_| LoggingError::AlreadyStarted)?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(Logging { writer, limiter })
+}
+
+fn subscriber<W>(
+    settings: &Settings,
+    colours: bool,
+    writer: W,
+    limiter: Limiter,
+) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let cap = Targets::new().with_default(LevelFilter::INFO).with_target(OURS, LevelFilter::TRACE);
+    let filter = settings.directives.0.clone().and(cap);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
+    let lines = match settings.format {
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+        Format::Text => lines.with_ansi(colours).boxed(),
+    };
+    Registry::default().with(Limited::new(lines, limiter).with_filter(filter))
+}
+
+/// Says where a panic was. What it says may hold anything, unless it is a constant.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(ToString::to_string);
+    let message = panic.payload().downcast_ref::<&'static str>().copied();
+    tracing::error!(
+        panic.location = location.as_deref(),
+        panic.message = message,
+        "panic: this is a fault of the gateway"
+    );
+}
+
+impl Logging {
+    /// Owns up to lines that were left out, every 10 seconds, in the log and as metrics.
+    /// Serves for ever; drop the future to stop.
+    pub async fn report(self, metrics: Metrics) -> Infallible {
+        let mut ticks = tokio::time::interval(REPORT_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.limiter.own_up();
+            metrics.set_log_lines(self.writer.dropped(), self.limiter.suppressed());
+        }
+    }
+
+    /// Waits until the lines so far are written, at most that long. Blocks the thread:
+    /// for the end of the process.
+    pub fn flush(&self, limit: Duration) {
+        self.limiter.own_up();
+        self.writer.flush(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests;
