@@ -1,1 +1,259 @@
-//! A faithful copy of the platform's endpoints, for trying and testing.
+//! A faithful copy of the platform's documented endpoints, for trying and testing.
+//!
+//! It knows nothing of the rest of the crate but the clock, and shares no type with
+//! `platform`: what both say of the wire comes from the documentation, twice, so that
+//! one can be wrong without the other. It is no place for real credentials, and every
+//! token it makes starts with [`TOKEN_MARK`].
+//!
+//! A request meets [`listener`], [`log`], [`faults`], then its endpoint in [`idp`],
+//! [`api`] or [`pages`]; these look into [`accounts`] and [`tokens`].
+
+mod accounts;
+mod api;
+mod body;
+mod error;
+mod expiring;
+mod faults;
+mod idp;
+mod listener;
+mod log;
+mod pages;
+mod tokens;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Request, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+pub use self::accounts::file::Problem;
+pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET};
+use self::accounts::{ApiClient, User};
+use self::error::ApiError;
+use self::faults::Planned;
+pub use self::faults::{Fault, FaultPlan, FaultPlanError, UnknownFault};
+pub use self::tokens::MARK as TOKEN_MARK;
+use self::tokens::Tokens;
+use self::wire::Cutter;
+use crate::clock::WallClock;
+
+/// How long the platform's access tokens live, by its documentation.
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(2);
+/// How long the platform's one-time tokens live, by its documentation.
+pub const OTT_LIFETIME: Duration = Duration::from_secs(30);
+
+/// How a sandbox is to be.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen. On anything but a loopback address it warns: everyone who
+    /// knows the documentation knows its secret.
+    pub listen: SocketAddr,
+    /// Who exists in it.
+    pub accounts: Accounts,
+    /// What goes wrong without being asked for.
+    pub faults: FaultPlan,
+    /// How long an access token lives.
+    pub access_token_lifetime: Duration,
+    /// How long a one-time token lives.
+    pub ott_lifetime: Duration,
+    /// What `expires_on` is counted by.
+    pub wall_clock: WallClock,
+}
+
+impl Settings {
+    /// A sandbox as the platform is documented, with the built-in accounts and no faults.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            accounts: Accounts::built_in(),
+            faults: FaultPlan::none(),
+            access_token_lifetime: ACCESS_TOKEN_LIFETIME,
+            ott_lifetime: OTT_LIFETIME,
+            wall_clock: WallClock::system(),
+        }
+    }
+}
+
+/// Why a sandbox does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another program listens there.
+    #[error("{address} is in use by another program")]
+    AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The system does not let it listen there.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A running sandbox. It stops when it is dropped, or in good order with
+/// [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct Sandbox {
+    address: SocketAddr,
+    tasks: TaskTracker,
+    stop: DropGuard,
+}
+
+/// Starts a sandbox on the current runtime; it accepts connections when this returns.
+pub async fn start(settings: Settings) -> Result<Sandbox, StartError> {
+    let address = settings.listen;
+    let refused = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        _ => StartError::Listen { address, source },
+    };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the sandbox is open to the network, and its secret is known to all");
+    }
+
+    let world = World {
+        accounts: settings.accounts,
+        tokens: Tokens::new(settings.access_token_lifetime, settings.ott_lifetime),
+        planned: Planned::new(settings.faults),
+        access_token_lifetime: settings.access_token_lifetime,
+        wall_clock: settings.wall_clock,
+        base_url: base_url(address),
+    };
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(listener::serve(listener, router(Arc::new(world)), stop.clone(), tasks.clone()));
+    Ok(Sandbox { address, tasks, stop: stop.drop_guard() })
+}
+
+impl Sandbox {
+    /// Where it listens; with the real port if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What a client of it calls the data center's URL.
+    pub fn base_url(&self) -> String {
+        base_url(self.address)
+    }
+
+    /// Accepts no more, and waits for what is in flight, 1 s at most.
+    pub async fn stop(self) {
+        self.stop.disarm().cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A client on this machine cannot connect to "any address" itself.
+fn base_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// All that the endpoints know.
+struct World {
+    accounts: Accounts,
+    tokens: Tokens,
+    planned: Planned,
+    access_token_lifetime: Duration,
+    wall_clock: WallClock,
+    base_url: String,
+}
+
+impl World {
+    /// The API client whose access token a request carries.
+    fn api_client(&self, headers: &HeaderMap) -> Result<Arc<ApiClient>, ApiError> {
+        idp::authorization(headers, "Bearer")
+            .and_then(|token| self.tokens.api_client(token))
+            .ok_or_else(ApiError::access_token)
+    }
+
+    /// The user whose session a request's cookies name.
+    fn logged_in(&self, headers: &HeaderMap) -> Option<Arc<User>> {
+        self.tokens.user_of(&idp::session_name(headers)?)
+    }
+}
+
+fn router(world: Arc<World>) -> Router {
+    let endpoints = Router::new()
+        .route("/api/2/idp/token", post(idp::token))
+        .route("/api/2/idp/ott", post(idp::ott))
+        .route("/api/2/idp/ott/login", post(idp::ott_login))
+        .route("/api/2/idp/logout", get(idp::logout))
+        .route("/api/2/users/me", get(api::me))
+        .route("/api/2/users/{id}", get(api::user))
+        .route("/api/2/tenants/{id}", get(api::tenant))
+        .route("/api/2/clients/{id}", get(api::client))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&world), meet_faults));
+    let around = Router::new()
+        .route("/.well-known/openid-configuration", get(api::openid_configuration))
+        .route("/api/1/accounts", get(api::data_center))
+        .route("/api/2/idp/external-login", get(pages::external_login))
+        .route("/mc/", get(pages::console))
+        .route("/mc", get(pages::to_console))
+        .route("/", get(pages::to_console))
+        .route("/favicon.ico", get(pages::no_icon));
+    endpoints
+        .merge(around)
+        .fallback(error::no_such_endpoint)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(middleware::map_response(common_headers))
+        .layer(middleware::from_fn(log::requests))
+        .with_state(world)
+}
+
+/// Carries out the faults: the planned ones, and those that an endpoint asks for by
+/// leaving a [`Fault`] with its answer.
+async fn meet_faults(
+    State(world): State<Arc<World>>,
+    Extension(cutter): Extension<Cutter>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let planned = world.planned.next();
+    if let Some(refusal) = planned.and_then(Fault::refusal) {
+        return refusal;
+    }
+    let mut answer = next.run(request).await;
+    let demanded = answer.extensions_mut().remove::<Fault>();
+    match planned.or(demanded) {
+        Some(fault) => fault.spoil(answer, &cutter).await,
+        None => answer,
+    }
+}
+
+/// What the platform says with every answer: keep none of it, and JSON is UTF-8.
+async fn common_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::SERVER, HeaderValue::from_static("ott-gateway-sandbox"));
+    if headers.get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json") {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    }
+    response
+}

@@ -1,0 +1,193 @@
+//! Who exists in the sandbox: tenants, users and API clients.
+//!
+//! They never change while it runs. Tokens and sessions are in `tokens`; how a
+//! file of accounts is read, and what is wrong with one, in [`file`].
+
+pub(super) mod file;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use file::AccountsError;
+use serde_json::value::RawValue;
+
+/// The id of the sandbox's API client.
+pub const CLIENT_ID: &str = "sandbox";
+/// The secret of the sandbox's API client; it opens nothing but the sandbox.
+pub const CLIENT_SECRET: &str = "sandbox-secret";
+
+/// Tenants, users and API clients.
+///
+/// As a file, they are one JSON object:
+/// - `tenants`: `id`, `name`, and optionally `parent_id` (none: a root), `kind`
+///   (`customer`), `enabled` (true), `locked` (false), `support_access` (true);
+/// - `api_clients`: `client_id`, `client_secret`, `tenant_id`, optionally `name`.
+///   Left out, there is one: [`CLIENT_ID`] with [`CLIENT_SECRET`] in the first tenant;
+/// - `users`: the account objects as the platform answers them. `id`, `login` and
+///   `tenant_id` must be there, `enabled` and `external_id` are heeded, and everything
+///   else is answered exactly as it stands in the file.
+#[derive(Clone, Debug)]
+pub struct Accounts {
+    tenants: Vec<Arc<Tenant>>,
+    users: Vec<Arc<User>>,
+    api_clients: Vec<Arc<ApiClient>>,
+}
+
+/// One node of the tenant tree.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) parent_id: Option<String>,
+    pub(super) kind: String,
+    pub(super) enabled: bool,
+    pub(super) locked: bool,
+    pub(super) support_access: bool,
+}
+
+/// A user, and the account object that the platform answers for it.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) id: String,
+    pub(super) login: String,
+    pub(super) external_id: Option<String>,
+    pub(super) tenant_id: String,
+    pub(super) enabled: bool,
+    pub(super) account: Box<RawValue>,
+}
+
+/// A party that may ask for access tokens.
+pub(super) struct ApiClient {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) tenant_id: String,
+    pub(super) name: String,
+}
+
+impl std::fmt::Debug for ApiClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiClient").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Whom a one-time token is asked for.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Login(String),
+    ExternalId(String),
+    UserId(String),
+}
+
+/// Why an API client may not have a token for a user, or see something.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Barred {
+    /// Not in the API client's tenant, nor below it.
+    OutsideSubtree,
+    /// A tenant between the two has support access off.
+    SupportAccessOff,
+    /// A tenant at or above the user is disabled.
+    TenantDisabled,
+    /// A tenant at or above the user is locked.
+    TenantLocked,
+    /// The user is disabled.
+    UserDisabled,
+}
+
+impl Accounts {
+    /// The set that the sandbox brings along: the documented example, and one
+    /// account for each way in which the platform refuses one.
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "part of the program; a test reads it"
+    )]
+    pub fn built_in() -> Self {
+        file::parse(Path::new("built_in.json"), include_str!("accounts/built_in.json"))
+            .expect("the built-in accounts are well formed")
+    }
+
+    /// Reads a file of accounts.
+    pub fn from_file(path: &Path) -> Result<Self, AccountsError> {
+        file::read(path)
+    }
+
+    pub(super) fn user(&self, wanted: &Wanted) -> Option<&Arc<User>> {
+        self.users.iter().find(|user| match wanted {
+            Wanted::Login(login) => user.login.eq_ignore_ascii_case(login),
+            Wanted::ExternalId(id) => user.external_id.as_ref() == Some(id),
+            Wanted::UserId(id) => user.id == *id,
+        })
+    }
+
+    pub(super) fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
+        self.tenants.iter().find(|tenant| tenant.id == id)
+    }
+
+    pub(super) fn api_client(&self, id: &str) -> Option<&Arc<ApiClient>> {
+        self.api_clients.iter().find(|client| client.id == id)
+    }
+
+    /// Whether `client` may see what lies in `tenant_id`.
+    pub(super) fn may_see(&self, client: &ApiClient, tenant_id: &str) -> Result<(), Barred> {
+        self.branch(client, tenant_id).map(|_| ())
+    }
+
+    /// Whether `client` may log in as `user`, in the order in which the platform
+    /// would tell: first what the client may not know, then what is wrong with the user.
+    pub(super) fn may_log_in_as(&self, client: &ApiClient, user: &User) -> Result<(), Barred> {
+        let branch = self.branch(client, &user.tenant_id)?;
+        // The client's own tenant may have support access off: that shuts out its
+        // parents, not itself.
+        if branch.iter().any(|tenant| tenant.id != client.tenant_id && !tenant.support_access) {
+            return Err(Barred::SupportAccessOff);
+        }
+        let above = self.ancestors(&user.tenant_id);
+        if above.iter().any(|tenant| !tenant.enabled) {
+            return Err(Barred::TenantDisabled);
+        }
+        if above.iter().any(|tenant| tenant.locked) {
+            return Err(Barred::TenantLocked);
+        }
+        if user.enabled { Ok(()) } else { Err(Barred::UserDisabled) }
+    }
+
+    /// The tenants from `tenant_id` up to the client's own, both included.
+    fn branch(&self, client: &ApiClient, tenant_id: &str) -> Result<Vec<&Tenant>, Barred> {
+        let mut branch = self.ancestors(tenant_id);
+        let own = branch.iter().position(|tenant| tenant.id == client.tenant_id);
+        branch.truncate(own.ok_or(Barred::OutsideSubtree)? + 1);
+        Ok(branch)
+    }
+
+    /// The tenant and all above it, up to its root. Ends: `file` refuses circles.
+    fn ancestors(&self, tenant_id: &str) -> Vec<&Tenant> {
+        let parent =
+            |tenant: &&Tenant| tenant.parent_id.as_ref().and_then(|id| self.tenant(id)).map(Arc::as_ref);
+        std::iter::successors(self.tenant(tenant_id).map(Arc::as_ref), parent).collect()
+    }
+}
+
+impl User {
+    /// A user that exists only to meet a fault: its login names the fault.
+    pub(super) fn of_fault(login: &str, tenant_id: &str) -> Option<Self> {
+        let id = "5a4d0b0c-0000-4000-8000-000000fa0170";
+        let account = serde_json::json!({
+            "activated": true,
+            "contact": { "email": login, "firstname": "Fault", "lastname": "On Demand" },
+            "enabled": true,
+            "id": id,
+            "login": login,
+            "tenant_id": tenant_id,
+            "version": 1,
+        });
+        Some(Self {
+            id: id.to_owned(),
+            login: login.to_owned(),
+            external_id: None,
+            tenant_id: tenant_id.to_owned(),
+            enabled: true,
+            account: serde_json::value::to_raw_value(&account).ok()?,
+        })
+    }
+}

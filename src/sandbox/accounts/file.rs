@@ -1,0 +1,276 @@
+//! Reading a file of accounts, and saying what is wrong with one.
+//!
+//! Every fault is told with the file, the line and the field. The account objects
+//! themselves are not judged beyond what the sandbox needs: they go out as they stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Accounts, ApiClient, CLIENT_ID, CLIENT_SECRET, Tenant, User};
+
+/// Why a file of accounts cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    /// The file cannot be read at all.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no JSON.
+    #[error("{}:{line}: not valid JSON: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A field is missing, or its value will not do.
+    #[error("{}:{line}: {field}: {problem}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field, as `users[2].login`.
+        field: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+}
+
+/// What is wrong with a field.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Problem {
+    /// It must be there.
+    #[error("is missing")]
+    Missing,
+    /// It has another type than it should.
+    #[error("must be {0}")]
+    Type(&'static str),
+    /// It is not one of the fields that exist.
+    #[error("is not known{}", nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default())]
+    Unknown {
+        /// The known field most like it, if any is.
+        nearest: Option<&'static str>,
+    },
+    /// Another entry has the same value.
+    #[error("\"{0}\" is there twice")]
+    Twice(String),
+    /// It names a tenant that is not in the file.
+    #[error("no tenant has the id \"{0}\"")]
+    NoSuchTenant(String),
+    /// Following the parents leads round.
+    #[error("the tenant is its own ancestor")]
+    Circle,
+    /// There is nothing to work with.
+    #[error("must not be empty")]
+    Empty,
+}
+
+/// Reads and checks the file at `path`.
+pub(super) fn read(path: &Path) -> Result<Accounts, AccountsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| AccountsError::Unreadable { path: path.to_owned(), source })?;
+    parse(path, &text)
+}
+
+/// Checks the text of a file; `path` is only for telling where a fault is.
+pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, AccountsError> {
+    let whole: &RawValue = serde_json::from_str(text).map_err(|error| AccountsError::Syntax {
+        path: path.to_owned(),
+        line: error.line(),
+        message: error.to_string(),
+    })?;
+    let source = Source { path, text };
+    let top = Object::read(source, String::new(), whole)?;
+    top.refuse_unknown(&["tenants", "api_clients", "users"])?;
+
+    let tenants = top.objects("tenants")?.iter().map(tenant).collect::<Result<Vec<_>, _>>()?;
+    if tenants.is_empty() {
+        return Err(top.fault("tenants", Problem::Empty));
+    }
+    let api_clients = top.objects("api_clients")?;
+    let users = top.objects("users")?;
+    refuse_twice(&top.objects("tenants")?, "id")?;
+    refuse_twice(&api_clients, "client_id")?;
+    for field in ["id", "login", "external_id"] {
+        refuse_twice(&users, field)?;
+    }
+
+    let accounts = Accounts {
+        api_clients: match api_clients.as_slice() {
+            [] => vec![Arc::new(ApiClient {
+                id: CLIENT_ID.to_owned(),
+                secret: CLIENT_SECRET.to_owned(),
+                tenant_id: tenants[0].id.clone(),
+                name: "Sandbox".to_owned(),
+            })],
+            some => some.iter().map(api_client).collect::<Result<_, _>>()?,
+        },
+        users: users.iter().map(user).collect::<Result<_, _>>()?,
+        tenants,
+    };
+    for object in top.objects("tenants")? {
+        if let Some(parent) = object.text("parent_id")? {
+            object.require_tenant(&accounts, "parent_id", &parent)?;
+            let start = object.required_text("id")?;
+            let mut above = Some(parent);
+            for _ in 0..=accounts.tenants.len() {
+                let tenant = above.as_ref().and_then(|id| accounts.tenant(id));
+                if tenant.is_some_and(|tenant| tenant.id == start) {
+                    return Err(object.fault("parent_id", Problem::Circle));
+                }
+                above = tenant.and_then(|tenant| tenant.parent_id.clone());
+            }
+        }
+    }
+    for object in api_clients.iter().chain(&users) {
+        object.require_tenant(&accounts, "tenant_id", &object.required_text("tenant_id")?)?;
+    }
+    Ok(accounts)
+}
+
+fn tenant(object: &Object<'_>) -> Result<Arc<Tenant>, AccountsError> {
+    object.refuse_unknown(&["id", "name", "parent_id", "kind", "enabled", "locked", "support_access"])?;
+    Ok(Arc::new(Tenant {
+        id: object.required_text("id")?,
+        name: object.required_text("name")?,
+        parent_id: object.text("parent_id")?,
+        kind: object.text("kind")?.unwrap_or_else(|| "customer".to_owned()),
+        enabled: object.flag("enabled")?.unwrap_or(true),
+        locked: object.flag("locked")?.unwrap_or(false),
+        support_access: object.flag("support_access")?.unwrap_or(true),
+    }))
+}
+
+fn api_client(object: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
+    object.refuse_unknown(&["client_id", "client_secret", "tenant_id", "name"])?;
+    let id = object.required_text("client_id")?;
+    Ok(Arc::new(ApiClient {
+        secret: object.required_text("client_secret")?,
+        tenant_id: object.required_text("tenant_id")?,
+        name: object.text("name")?.unwrap_or_else(|| id.clone()),
+        id,
+    }))
+}
+
+fn user(object: &Object<'_>) -> Result<Arc<User>, AccountsError> {
+    Ok(Arc::new(User {
+        id: object.required_text("id")?,
+        login: object.required_text("login")?,
+        external_id: object.text("external_id")?,
+        tenant_id: object.required_text("tenant_id")?,
+        enabled: object.flag("enabled")?.unwrap_or(true),
+        account: object.raw.to_owned(),
+    }))
+}
+
+/// Refuses a value of `field` that two of the objects have.
+fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), AccountsError> {
+    let mut seen = BTreeSet::new();
+    for object in objects {
+        if let Some(value) = object.text(field)?
+            // Logins are compared without regard to case; so then is everything.
+            && !seen.insert(value.to_ascii_lowercase())
+        {
+            return Err(object.fault(field, Problem::Twice(value)));
+        }
+    }
+    Ok(())
+}
+
+/// The file that is being read.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+/// One JSON object of the file, and where it is.
+struct Object<'a> {
+    source: Source<'a>,
+    name: String,
+    raw: &'a RawValue,
+    fields: BTreeMap<String, &'a RawValue>,
+}
+
+impl<'a> Object<'a> {
+    fn read(source: Source<'a>, name: String, raw: &'a RawValue) -> Result<Self, AccountsError> {
+        let mut object = Self { source, name, raw, fields: BTreeMap::new() };
+        object.fields = serde_json::from_str(raw.get())
+            .map_err(|_| object.fault_at(raw, object.name.clone(), Problem::Type("an object")))?;
+        Ok(object)
+    }
+
+    /// The objects of the array at `field`; none if it is not there.
+    fn objects(&self, field: &str) -> Result<Vec<Self>, AccountsError> {
+        let entries: Vec<&RawValue> = self.value(field, "an array of objects")?.unwrap_or_default();
+        let named = entries.into_iter().enumerate();
+        named.map(|(index, raw)| Self::read(self.source, format!("{field}[{index}]"), raw)).collect()
+    }
+
+    fn required_text(&self, field: &'static str) -> Result<String, AccountsError> {
+        self.text(field)?.ok_or_else(|| self.fault(field, Problem::Missing))
+    }
+
+    /// Text that is there and not null; an empty one will not do.
+    fn text(&self, field: &'static str) -> Result<Option<String>, AccountsError> {
+        let text: Option<String> = self.value(field, "text")?;
+        if text.as_ref().is_some_and(String::is_empty) {
+            return Err(self.fault(field, Problem::Empty));
+        }
+        Ok(text)
+    }
+
+    fn flag(&self, field: &'static str) -> Result<Option<bool>, AccountsError> {
+        self.value(field, "true or false")
+    }
+
+    fn value<T: Deserialize<'a>>(&self, field: &str, what: &'static str) -> Result<Option<T>, AccountsError> {
+        let Some(raw) = self.fields.get(field) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map_err(|_| self.fault(field, Problem::Type(what)))
+    }
+
+    fn refuse_unknown(&self, known: &[&'static str]) -> Result<(), AccountsError> {
+        let Some(field) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else {
+            return Ok(());
+        };
+        let likeness = |name: &&&'static str| strsim::jaro_winkler(name, field);
+        let nearest = known
+            .iter()
+            .filter(|name| likeness(name) > 0.8)
+            .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+            .copied();
+        Err(self.fault(field, Problem::Unknown { nearest }))
+    }
+
+    fn require_tenant(&self, accounts: &Accounts, field: &str, id: &str) -> Result<(), AccountsError> {
+        match accounts.tenant(id) {
+            Some(_) => Ok(()),
+            None => Err(self.fault(field, Problem::NoSuchTenant(id.to_owned()))),
+        }
+    }
+
+    /// A fault of a field of this object: told at the field's value if there is one.
+    fn fault(&self, field: &str, problem: Problem) -> AccountsError {
+        let name = if self.name.is_empty() { field.to_owned() } else { format!("{}.{field}", self.name) };
+        self.fault_at(self.fields.get(field).copied().unwrap_or(self.raw), name, problem)
+    }
+
+    fn fault_at(&self, raw: &RawValue, name: String, problem: Problem) -> AccountsError {
+        // `raw` borrows from the text, so its address tells where it stands in it.
+        let offset = raw.get().as_ptr().addr() - self.source.text.as_ptr().addr();
+        let line = 1 + self.source.text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+        let field = if name.is_empty() { "the file".to_owned() } else { name };
+        AccountsError::Field { path: self.source.path.to_owned(), line, field, problem }
+    }
+}

@@ -1,0 +1,119 @@
+//! The endpoints that tell about users, tenants and API clients.
+//!
+//! Read-only, and only as much as clients of the login endpoints ask for on their way.
+//! Fields that the sandbox does not know are left out rather than made up.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::World;
+use super::accounts::Wanted;
+use super::error::ApiError;
+use super::idp;
+use super::log::Concerns;
+
+/// `GET /api/2/users/me`: whom the session belongs to.
+///
+/// With an access token it tells about the API client, as far as the vendor's first
+/// Python samples need it.
+pub(super) async fn me(State(world): State<Arc<World>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        let client = world.api_client(&headers)?;
+        let answer = json!({ "enabled": true, "id": client.id, "tenant_id": client.tenant_id });
+        return Ok(Json(answer).into_response());
+    }
+    let user = world.logged_in(&headers).ok_or_else(ApiError::session)?;
+    let mut response = idp::account(&user);
+    response.extensions_mut().insert(Concerns(user));
+    Ok(response)
+}
+
+/// `GET /api/2/users/{id}`: a user of the API client's tenants.
+pub(super) async fn user(
+    State(world): State<Arc<World>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let client = world.api_client(&headers)?;
+    let user = world.accounts.user(&Wanted::UserId(id)).ok_or_else(|| ApiError::no_such("user"))?;
+    let seen = world.accounts.may_see(&client, &user.tenant_id);
+    seen.map_err(|barred| ApiError::barred(&barred, &user.id))?;
+    Ok(idp::account(user))
+}
+
+/// `GET /api/2/tenants/{id}`: a tenant at or below the API client's own.
+pub(super) async fn tenant(
+    State(world): State<Arc<World>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let client = world.api_client(&headers)?;
+    let tenant = world.accounts.tenant(&id).ok_or_else(|| ApiError::no_such("tenant"))?;
+    let seen = world.accounts.may_see(&client, &tenant.id);
+    seen.map_err(|barred| ApiError::barred(&barred, &tenant.id))?;
+    Ok(Json(json!({
+        // "Support access", by the name that the API has for it.
+        "ancestral_access": tenant.support_access,
+        "enabled": tenant.enabled,
+        "id": tenant.id,
+        "kind": tenant.kind,
+        "name": tenant.name,
+        "parent_id": tenant.parent_id,
+        "update_lock": { "enabled": tenant.locked },
+        "version": 1,
+    })))
+}
+
+/// `GET /api/2/clients/{id}`: an API client at or below the asking one's tenant.
+pub(super) async fn client(
+    State(world): State<Arc<World>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let asking = world.api_client(&headers)?;
+    let client = world.accounts.api_client(&id).ok_or_else(|| ApiError::no_such("API client"))?;
+    let seen = world.accounts.may_see(&asking, &client.tenant_id);
+    seen.map_err(|barred| ApiError::barred(&barred, &client.id))?;
+    Ok(Json(json!({
+        "client_id": client.id,
+        "data": { "client_name": client.name },
+        "redirect_uris": [],
+        "status": "enabled",
+        "tenant_id": client.tenant_id,
+        "token_endpoint_auth_method": "client_secret_basic",
+        "type": "api_client",
+    })))
+}
+
+/// `GET /.well-known/openid-configuration`: where the vendor's Go library looks for
+/// the token endpoint.
+pub(super) async fn openid_configuration(State(world): State<Arc<World>>, headers: HeaderMap) -> Json<Value> {
+    let base = base_url(&world, &headers);
+    Json(json!({
+        "grant_types_supported": ["client_credentials"],
+        "issuer": base,
+        "token_endpoint": format!("{base}/api/2/idp/token"),
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+    }))
+}
+
+/// `GET /api/1/accounts`: which data center a login lives in. There is but one.
+pub(super) async fn data_center(State(world): State<Arc<World>>, headers: HeaderMap) -> Json<Value> {
+    Json(json!({ "server_url": base_url(&world, &headers) }))
+}
+
+/// The sandbox's address as the client knows it, so that it holds through a forwarded
+/// port too.
+fn base_url(world: &World, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    match host.and_then(|host| host.parse::<Authority>().ok()) {
+        Some(host) if !host.as_str().contains('@') => format!("http://{host}"),
+        _ => world.base_url.clone(),
+    }
+}

@@ -1,0 +1,233 @@
+//! The endpoints that give out tokens and spend them: `/api/2/idp/…`.
+//!
+//! Who exists is in `accounts`, what is given out in `tokens`; what else the platform
+//! tells about users and tenants is in `api`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::World;
+use super::accounts::{ApiClient, User, Wanted};
+use super::body;
+use super::error::ApiError;
+use super::faults::Demand;
+use super::log::Concerns;
+use super::tokens::{Login, SessionName, unpadded};
+use crate::clock::unix_seconds;
+
+/// The two cookies of a session.
+const SESSION_ID: &str = "sandbox_session_id";
+const SESSION_KEY: &str = "sandbox_session_key";
+
+/// `POST /api/2/idp/token`: an access token for an API client.
+pub(super) async fn token(State(world): State<Arc<World>>, request: Request<Body>) -> Response {
+    let basic = basic_credentials(request.headers());
+    let form = match body::form(request).await {
+        Ok(form) => form,
+        Err(error) => return error.into_response(),
+    };
+    let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    // RFC 6749, section 2.3.1: the header, or else both in the form.
+    let credentials = basic.or_else(|| field("client_id").zip(field("client_secret")));
+    let client = credentials
+        .and_then(|(id, secret)| world.accounts.api_client(&id).filter(|client| client.secret == secret));
+    let Some(client) = client else {
+        let mut response = oauth_error(
+            StatusCode::UNAUTHORIZED,
+            "invalid_client",
+            "The API client is unknown, or its secret is wrong.",
+        );
+        let challenge = HeaderValue::from_static("Basic realm=\"sandbox\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        return response;
+    };
+    match field("grant_type").as_deref() {
+        Some("client_credentials") => access_token(&world, client),
+        Some(_) => oauth_error(
+            StatusCode::BAD_REQUEST,
+            "unsupported_grant_type",
+            "The sandbox knows grant_type=client_credentials only.",
+        ),
+        None => oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "grant_type is missing."),
+    }
+}
+
+fn access_token(world: &World, client: &Arc<ApiClient>) -> Response {
+    let lifetime = world.access_token_lifetime;
+    let answer = json!({
+        "access_token": world.tokens.new_access_token(client),
+        // Not on the documented page, but what the vendor's Go library reads.
+        "expires_in": lifetime.as_secs(),
+        "expires_on": unix_seconds(world.wall_clock.now() + lifetime),
+        "id_token": unpadded(),
+        "token_type": "bearer",
+    });
+    Json(answer).into_response()
+}
+
+fn oauth_error(status: StatusCode, error: &str, description: &str) -> Response {
+    (status, Json(json!({ "error": error, "error_description": description }))).into_response()
+}
+
+/// `POST /api/2/idp/ott`: a one-time token for a user of the API client.
+pub(super) async fn ott(
+    State(world): State<Arc<World>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let client = world.api_client(request.headers())?;
+    let fields = body::json_object(request).await?;
+    match text(&fields, "purpose")? {
+        Some("user_login") => {}
+        Some(_) => return Err(ApiError::field("purpose", "The only purpose is \"user_login\".")),
+        None => return Err(ApiError::field("purpose", "purpose is required.")),
+    }
+    let wanted = wanted(&fields)?;
+    let demand = match &wanted {
+        Wanted::Login(login) => Demand::of(login),
+        Wanted::ExternalId(_) | Wanted::UserId(_) => None,
+    };
+    let demand = demand.transpose().map_err(|error| ApiError::field("login", error.to_string()))?;
+
+    let user = match (&demand, wanted) {
+        (Some(_), Wanted::Login(login)) => {
+            let user = User::of_fault(&login.to_ascii_lowercase(), &client.tenant_id);
+            Arc::new(user.ok_or_else(|| ApiError::no_such("user"))?)
+        }
+        (_, wanted) => {
+            let user = world.accounts.user(&wanted).ok_or_else(|| ApiError::no_such("user"))?;
+            world
+                .accounts
+                .may_log_in_as(&client, user)
+                .map_err(|barred| ApiError::barred(&barred, &user.id))?;
+            Arc::clone(user)
+        }
+    };
+    let issue = |fault| {
+        let login = Login { user: Arc::clone(&user), fault };
+        Json(json!({ "ott": world.tokens.new_one_time_token(login) })).into_response()
+    };
+    let mut response = match demand {
+        Some(Demand::Issue(fault)) => fault.refusal().unwrap_or_else(|| {
+            let mut response = issue(None);
+            response.extensions_mut().insert(fault);
+            response
+        }),
+        Some(Demand::Login(fault)) => issue(Some(fault)),
+        None => issue(None),
+    };
+    response.extensions_mut().insert(Concerns(user));
+    Ok(response)
+}
+
+/// The one of the three subjects that is there.
+fn wanted(fields: &Map<String, Value>) -> Result<Wanted, ApiError> {
+    let subjects = (text(fields, "login")?, text(fields, "external_id")?, text(fields, "user_id")?);
+    match subjects {
+        (Some(login), None, None) => Ok(Wanted::Login(login.to_owned())),
+        (None, Some(id), None) => Ok(Wanted::ExternalId(id.to_owned())),
+        (None, None, Some(id)) => Ok(Wanted::UserId(id.to_owned())),
+        _ => Err(ApiError::field("login", "Exactly one of login, external_id and user_id is required.")),
+    }
+}
+
+/// The text of a field; null is as good as absent.
+fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, ApiError> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(ApiError::field(name, format!("{name} must be text."))),
+    }
+}
+
+/// `POST /api/2/idp/ott/login`: a session for a one-time token.
+///
+/// Needs no `Authorization`, and looks at none: the vendor's Python sample sends one.
+pub(super) async fn ott_login(
+    State(world): State<Arc<World>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let fields = body::json_object(request).await?;
+    let Some(token) = text(&fields, "ott")? else {
+        return Err(ApiError::field("ott", "ott is required."));
+    };
+    // A fault that refuses does so before the token is spent.
+    if let Some(Login { user, fault: Some(fault) }) = world.tokens.login(token)
+        && let Some(mut refusal) = fault.refusal()
+    {
+        refusal.extensions_mut().insert(Concerns(user));
+        return Ok(refusal);
+    }
+    let Some(login) = world.tokens.spend(token) else {
+        let info = "The one-time token is unknown, has been used or has expired.";
+        return Err(ApiError::plain(StatusCode::UNAUTHORIZED, info));
+    };
+    let session = world.tokens.new_session(&login.user);
+    let mut response = account(&login.user);
+    set_cookies(response.headers_mut(), &session, "");
+    if let Some(fault) = login.fault {
+        response.extensions_mut().insert(fault);
+    }
+    response.extensions_mut().insert(Concerns(login.user));
+    Ok(response)
+}
+
+/// `GET /api/2/idp/logout`: ends the session that the cookies name.
+pub(super) async fn logout(
+    State(world): State<Arc<World>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let name = session_name(&headers).ok_or_else(ApiError::session)?;
+    let user = world.tokens.user_of(&name).ok_or_else(ApiError::session)?;
+    world.tokens.end_session(&name);
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let gone = SessionName { id: String::new(), key: String::new() };
+    set_cookies(response.headers_mut(), &gone, "; Max-Age=0");
+    response.extensions_mut().insert(Concerns(user));
+    Ok(response)
+}
+
+/// The account object, exactly as it stands in the accounts.
+pub(super) fn account(user: &User) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], user.account.get().to_owned()).into_response()
+}
+
+/// The session that a request's cookies name, if they name one.
+pub(super) fn session_name(headers: &HeaderMap) -> Option<SessionName> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs: Vec<_> =
+        cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('=')).collect();
+    let value = |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    Some(SessionName { id: value(SESSION_ID)?, key: value(SESSION_KEY)? })
+}
+
+fn set_cookies(headers: &mut HeaderMap, session: &SessionName, more: &str) {
+    for (name, value) in [(SESSION_ID, &session.id), (SESSION_KEY, &session.key)] {
+        let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{more}");
+        // Tokens are base64 letters, which a header may always carry.
+        if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+            cookie.set_sensitive(true);
+            headers.append(header::SET_COOKIE, cookie);
+        }
+    }
+}
+
+/// What stands after the scheme in `Authorization`.
+pub(super) fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (name, credentials) = value.split_once(' ')?;
+    name.eq_ignore_ascii_case(scheme).then(|| credentials.trim())
+}
+
+fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
+    let decoded = STANDARD.decode(authorization(headers, "Basic")?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(id, secret)| (id.to_owned(), secret.to_owned()))
+}

@@ -1,0 +1,140 @@
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::*;
+use crate::sandbox::accounts::file::{Problem, parse};
+use crate::sandbox::{Accounts, AccountsError};
+
+fn fault(text: &str) -> (usize, String, Problem) {
+    match parse(Path::new("accounts.json"), text) {
+        Err(AccountsError::Field { line, field, problem, .. }) => (line, field, problem),
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("no error"),
+    }
+}
+
+#[tokio::test]
+async fn every_built_in_account_that_may_log_in_answers_as_it_stands_in_the_file() {
+    let sandbox = sandbox().await;
+    let file: Value = serde_json::from_str(include_str!("../accounts/built_in.json")).unwrap();
+    let mut logged_in = 0;
+    for user in file["users"].as_array().unwrap() {
+        let login = user["login"].as_str().unwrap();
+        let issued = issue(&sandbox, &for_login(login)).await;
+        if issued.status == 200 {
+            let answer = log_in(&sandbox, issued.json()["ott"].as_str().unwrap()).await;
+            assert_eq!(answer.json(), *user);
+            logged_in += 1;
+        }
+    }
+    assert_eq!(logged_in, 4);
+}
+
+#[tokio::test]
+async fn a_file_of_accounts_is_served_and_brings_the_well_known_client_if_it_names_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("accounts.json");
+    let text = r#"{"tenants": [{"id": "t", "name": "T"}],
+        "users": [{"id": "u", "login": "ada", "tenant_id": "t", "odd":   [1.50, null]}]}"#;
+    std::fs::write(&path, text).unwrap();
+    let sandbox =
+        start(Settings { accounts: Accounts::from_file(&path).unwrap(), ..settings() }).await.unwrap();
+    let ott = one_time_token(&sandbox, "ada").await;
+    let answer = log_in(&sandbox, &ott).await;
+    assert_eq!(answer.text(), r#"{"id": "u", "login": "ada", "tenant_id": "t", "odd":   [1.50, null]}"#);
+}
+
+#[test]
+fn a_file_that_is_not_there_or_no_json_is_told_by_name_and_line() {
+    let missing = Accounts::from_file(Path::new("/nowhere/accounts.json")).unwrap_err();
+    assert!(missing.to_string().starts_with("/nowhere/accounts.json: cannot be read: "), "{missing}");
+    let broken = parse(Path::new("accounts.json"), "{\n\n\"tenants\": nonsense}").unwrap_err();
+    assert!(broken.to_string().starts_with("accounts.json:3: not valid JSON: "), "{broken}");
+}
+
+#[test]
+fn a_fault_is_told_with_file_line_and_field() {
+    let text = "{\"tenants\": [\n  {\"id\": \"t\",\n   \"name\": 5}]}";
+    let error = parse(Path::new("accounts.json"), text).unwrap_err();
+    assert_eq!(error.to_string(), "accounts.json:3: tenants[0].name: must be text");
+}
+
+#[test]
+fn every_kind_of_fault_is_found() {
+    let tenant = r#"{"id": "t", "name": "T"}"#;
+    let with_users = |users: &str| format!("{{\"tenants\": [{tenant}],\n\"users\": [{users}]}}");
+    let twice = |text: &str| Problem::Twice(text.to_owned());
+    for (text, line, field, problem) in [
+        ("[]".to_owned(), 1, "the file", Problem::Type("an object")),
+        ("{}".to_owned(), 1, "tenants", Problem::Empty),
+        (r#"{"tenants": {}}"#.to_owned(), 1, "tenants", Problem::Type("an array of objects")),
+        ("{\"tenants\": [\n5]}".to_owned(), 2, "tenants[0]", Problem::Type("an object")),
+        (
+            "{\"tenants\": [],\n\"user\": []}".to_owned(),
+            2,
+            "user",
+            Problem::Unknown { nearest: Some("users") },
+        ),
+        (
+            r#"{"tenants": [{"id": "t", "name": "T", "suport_access": false}]}"#.to_owned(),
+            1,
+            "tenants[0].suport_access",
+            Problem::Unknown { nearest: Some("support_access") },
+        ),
+        (
+            r#"{"tenants": [{"id": "t", "name": "T", "enabled": "no"}]}"#.to_owned(),
+            1,
+            "tenants[0].enabled",
+            Problem::Type("true or false"),
+        ),
+        (format!("{{\"tenants\": [{tenant},\n{tenant}]}}"), 2, "tenants[1].id", twice("t")),
+        (
+            r#"{"tenants": [{"id": "t", "name": "T", "parent_id": "u"}]}"#.to_owned(),
+            1,
+            "tenants[0].parent_id",
+            Problem::NoSuchTenant("u".to_owned()),
+        ),
+        (
+            r#"{"tenants": [{"id": "a", "name": "A", "parent_id": "b"}, {"id": "b", "name": "B", "parent_id": "a"}]}"#
+                .to_owned(),
+            1,
+            "tenants[0].parent_id",
+            Problem::Circle,
+        ),
+        (with_users(r#"{"login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Missing),
+        (with_users(r#"{"id": "", "login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Empty),
+        (
+            with_users("{\"id\": \"u\", \"login\": \"a\",\n\"tenant_id\": \"x\"}"),
+            3,
+            "users[0].tenant_id",
+            Problem::NoSuchTenant("x".to_owned()),
+        ),
+        (
+            with_users(
+                "{\"id\": \"u\", \"login\": \"a\", \"tenant_id\": \"t\"},\n\
+                 {\"id\": \"v\", \"login\": \"A\", \"tenant_id\": \"t\"}",
+            ),
+            3,
+            "users[1].login",
+            twice("A"),
+        ),
+        (
+            format!("{{\"tenants\": [{tenant}], \"api_clients\": [{{\"client_id\": \"c\", \"tenant_id\": \"t\"}}]}}"),
+            1,
+            "api_clients[0].client_secret",
+            Problem::Missing,
+        ),
+    ] {
+        assert_eq!(fault(&text), (line, field.to_owned(), problem), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_whose_own_tenant_has_support_access_off_still_reaches_its_users() {
+    let text = r#"{"tenants": [{"id": "t", "name": "T", "support_access": false}],
+        "users": [{"id": "u", "login": "ada", "tenant_id": "t"}]}"#;
+    let accounts = parse(Path::new("accounts.json"), text).unwrap();
+    let sandbox = start(Settings { accounts, ..settings() }).await.unwrap();
+    assert_eq!(issue(&sandbox, &for_login("ada")).await.status, 200);
+}
