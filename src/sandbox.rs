@@ -220,6 +220,7 @@ fn router(world: Arc<World>) -> Router {
         .merge(around)
         .fallback(error::no_such_endpoint)
         .method_not_allowed_fallback(error::no_such_method)
+        .layer(middleware::from_fn(body::take_whole))
         .layer(middleware::map_response(common_headers))
         .layer(middleware::from_fn(log::requests))
         .with_state(world)

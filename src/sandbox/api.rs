@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, header};
@@ -38,10 +39,11 @@ pub(super) async fn me(State(world): State<Arc<World>>, headers: HeaderMap) -> R
 pub(super) async fn user(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let client = world.api_client(&headers)?;
-    let user = world.accounts.user(&Wanted::UserId(id)).ok_or_else(|| ApiError::no_such("user"))?;
+    let user = id.ok().and_then(|Path(id)| world.accounts.user(&Wanted::UserId(id)));
+    let user = user.ok_or_else(|| ApiError::no_such("user"))?;
     let seen = world.accounts.may_see(&client, &user.tenant_id);
     seen.map_err(|barred| ApiError::barred(&barred, &user.id))?;
     Ok(idp::account(user))
@@ -51,10 +53,11 @@ pub(super) async fn user(
 pub(super) async fn tenant(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let client = world.api_client(&headers)?;
-    let tenant = world.accounts.tenant(&id).ok_or_else(|| ApiError::no_such("tenant"))?;
+    let tenant = id.ok().and_then(|Path(id)| world.accounts.tenant(&id));
+    let tenant = tenant.ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(&client, &tenant.id);
     seen.map_err(|barred| ApiError::barred(&barred, &tenant.id))?;
     Ok(Json(json!({
@@ -74,10 +77,11 @@ pub(super) async fn tenant(
 pub(super) async fn client(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let asking = world.api_client(&headers)?;
-    let client = world.accounts.api_client(&id).ok_or_else(|| ApiError::no_such("API client"))?;
+    let client = id.ok().and_then(|Path(id)| world.accounts.api_client(&id));
+    let client = client.ok_or_else(|| ApiError::no_such("API client"))?;
     let seen = world.accounts.may_see(&asking, &client.tenant_id);
     seen.map_err(|barred| ApiError::barred(&barred, &client.id))?;
     Ok(Json(json!({

@@ -5,23 +5,61 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
 /// Far more than any documented request needs.
 const MAX_BYTES: usize = 64 * 1024;
+/// What is over the limit is read and dropped up to here: answered and closed at once,
+/// the client would see a reset instead of the answer.
+const MAX_DRAINED: usize = 1024 * 1024;
 /// A client that is slower than this has gone.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
+/// Lets a request on only with its whole body at hand, whatever comes of it then.
+pub(super) async fn take_whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let whole = match tokio::time::timeout(MAX_TIME, read(body)).await {
+        Ok(Ok(whole)) => whole,
+        Ok(Err(error)) => return error.into_response(),
+        Err(_) => {
+            let info = "The body took longer than 10 seconds.";
+            return ApiError::plain(StatusCode::REQUEST_TIMEOUT, info).into_response();
+        }
+    };
+    next.run(Request::from_parts(head, Body::from(whole))).await
+}
+
+async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+    let (mut whole, mut length) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| bad_request("The body ended early.".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > MAX_DRAINED {
+            break;
+        }
+        if length <= MAX_BYTES {
+            whole.extend_from_slice(&data);
+        }
+    }
+    if length > MAX_BYTES {
+        return Err(ApiError::plain(StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than 64 KiB."));
+    }
+    Ok(whole.freeze())
+}
+
 /// The JSON object that a request carries.
-pub(super) async fn json_object(request: Request<Body>) -> Result<Map<String, Value>, ApiError> {
-    require_type(request.headers(), "application/json")?;
-    let body = read(request).await?;
-    match serde_json::from_slice(&body) {
+pub(super) fn json_object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    require_type(headers, "application/json")?;
+    match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(bad_request("The body must be a JSON object.".to_owned())),
         Err(error) => {
@@ -33,10 +71,9 @@ pub(super) async fn json_object(request: Request<Body>) -> Result<Map<String, Va
 }
 
 /// The fields of the HTML form that a request carries, in their order.
-pub(super) async fn form(request: Request<Body>) -> Result<Vec<(String, String)>, ApiError> {
-    require_type(request.headers(), "application/x-www-form-urlencoded")?;
-    let body = read(request).await?;
-    Ok(url::form_urlencoded::parse(&body).into_owned().collect())
+pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
+    require_type(headers, "application/x-www-form-urlencoded")?;
+    Ok(url::form_urlencoded::parse(body).into_owned().collect())
 }
 
 fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), ApiError> {
@@ -47,18 +84,6 @@ fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), ApiErro
     }
     let info = format!("Send the body as {wanted} and say so in Content-Type.");
     Err(ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, info))
-}
-
-async fn read(request: Request<Body>) -> Result<Bytes, ApiError> {
-    let body = Limited::new(request.into_body(), MAX_BYTES).collect();
-    match tokio::time::timeout(MAX_TIME, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(ApiError::plain(StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than 64 KiB."))
-        }
-        Ok(Err(_)) => Err(bad_request("The body ended early.".to_owned())),
-        Err(_) => Err(ApiError::plain(StatusCode::REQUEST_TIMEOUT, "The body took longer than 10 seconds.")),
-    }
 }
 
 fn bad_request(info: String) -> ApiError {

@@ -213,7 +213,7 @@ impl Fault {
         let mut spoilt = match self {
             Self::Html => Html(PROXY_PAGE).into_response(),
             Self::Malformed => json(Body::from(r#"{"ott": "SANDBOX-malformed", "id": "#)),
-            Self::Cut => half(answer).await,
+            Self::Cut => half(answer, cutter).await,
             Self::Reset => {
                 cutter.cut();
                 // Never gets out: the connection is reset when it is written.
@@ -243,10 +243,14 @@ fn json(body: Body) -> Response {
 }
 
 /// The head of the answer as it is, with the length of the whole body, and half of it.
-async fn half(answer: Response) -> Response {
+/// Of an answer without a body, nothing is sent.
+async fn half(answer: Response, cutter: &Cutter) -> Response {
     let (mut head, body) = answer.into_parts();
     let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     let whole = whole.to_bytes();
+    if whole.is_empty() {
+        cutter.cut();
+    }
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
     let half = whole.slice(..whole.len() / 2);
     // The pause between the half and the end lets the server send the half: it sends

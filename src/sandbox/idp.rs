@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::World;
@@ -28,9 +28,9 @@ const SESSION_ID: &str = "sandbox_session_id";
 const SESSION_KEY: &str = "sandbox_session_key";
 
 /// `POST /api/2/idp/token`: an access token for an API client.
-pub(super) async fn token(State(world): State<Arc<World>>, request: Request<Body>) -> Response {
-    let basic = basic_credentials(request.headers());
-    let form = match body::form(request).await {
+pub(super) async fn token(State(world): State<Arc<World>>, headers: HeaderMap, body: Bytes) -> Response {
+    let basic = basic_credentials(&headers);
+    let form = match body::form(&headers, &body) {
         Ok(form) => form,
         Err(error) => return error.into_response(),
     };
@@ -80,10 +80,11 @@ fn oauth_error(status: StatusCode, error: &str, description: &str) -> Response {
 /// `POST /api/2/idp/ott`: a one-time token for a user of the API client.
 pub(super) async fn ott(
     State(world): State<Arc<World>>,
-    request: Request<Body>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let client = world.api_client(request.headers())?;
-    let fields = body::json_object(request).await?;
+    let client = world.api_client(&headers)?;
+    let fields = body::json_object(&headers, &body)?;
     match text(&fields, "purpose")? {
         Some("user_login") => {}
         Some(_) => return Err(ApiError::field("purpose", "The only purpose is \"user_login\".")),
@@ -152,9 +153,10 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<Option
 /// Needs no `Authorization`, and looks at none: the vendor's Python sample sends one.
 pub(super) async fn ott_login(
     State(world): State<Arc<World>>,
-    request: Request<Body>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
-    let fields = body::json_object(request).await?;
+    let fields = body::json_object(&headers, &body)?;
     let Some(token) = text(&fields, "ott")? else {
         return Err(ApiError::field("ott", "ott is required."));
     };

@@ -105,3 +105,24 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::clock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up_after_thirty_seconds() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _silent_peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut wire = Wire::new(listener.accept().await.unwrap().0, Cutter::default());
+        let started = clock::now();
+        let more_than_any_buffer = vec![0; 64 * 1024 * 1024];
+        let write = tokio::time::timeout(2 * MAX_STALL, wire.write_all(&more_than_any_buffer)).await;
+        assert_eq!(write.expect("it ends by itself").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() >= MAX_STALL);
+    }
+}

@@ -76,6 +76,7 @@ async fn what_lies_outside_the_clients_tenants_is_closed_to_it() {
     for (path, expected) in [
         ("/api/2/clients/nobody", (404, 404)),
         ("/api/2/users/nobody", (404, 404)),
+        ("/api/2/users/%FF", (404, 404)),
         ("/api/2/tenants/nowhere", (404, 404)),
         ("/api/2/users/3b0e6c1a-52fd-4c1e-8f6b-0a1b2c3d4e10", (403, 1002)),
         ("/api/2/tenants/7d1a1d3e-6a52-4a39-9b7d-2f3c3fb0c001", (403, 1002)),

@@ -146,7 +146,7 @@ async fn a_fault_that_spoils_the_answer_of_a_login_has_spent_its_token() {
     let sandbox = sandbox().await;
     for kind in ["html", "malformed", "cut", "reset", "huge"] {
         let [_, login] = fail(&sandbox, kind).await;
-        login.send_raw(sandbox.local_addr()).await;
+        let _ = login.send_raw(sandbox.local_addr()).await;
         assert_eq!(login.send(&sandbox).await.error(), (401, 401), "{kind}");
     }
 }
@@ -190,4 +190,17 @@ async fn a_planned_reset_is_a_reset() {
     let (read, end) = me.send_raw(sandbox.local_addr()).await;
     assert_eq!((read.len(), end.unwrap_err().kind()), (0, std::io::ErrorKind::ConnectionReset));
     assert_eq!(me.send(&sandbox).await.status, 401);
+}
+
+#[tokio::test]
+async fn of_an_answer_without_a_body_cut_leaves_nothing() {
+    // Token, one-time token, login; the fourth request is the logout.
+    let faults: FaultPlan = "cut/4".parse().unwrap();
+    let sandbox = start(Settings { faults, ..settings() }).await.unwrap();
+    let cookies = session(&sandbox, JOHN).await;
+    let logout = Request::get("/api/2/idp/logout").header("Cookie", &cookies);
+    let (read, end) = logout.send_raw(sandbox.local_addr()).await;
+    assert_eq!((read.len(), end.is_err()), (0, true));
+    // It was done all the same.
+    assert_eq!(logout.send(&sandbox).await.error(), (401, 401));
 }
