@@ -5,8 +5,8 @@
 //! one can be wrong without the other. It is no place for real credentials, and every
 //! token it makes starts with [`TOKEN_MARK`].
 //!
-//! A request meets [`listener`], [`log`], [`faults`], then its endpoint in [`idp`],
-//! [`api`] or [`pages`]; these look into [`accounts`] and [`tokens`].
+//! A request meets `listener`, `log`, `body`, the faults, then its endpoint in `idp`,
+//! `api` or `pages`; these look into `accounts` and `tokens`.
 
 mod accounts;
 mod api;
@@ -70,7 +70,7 @@ pub struct Settings {
     pub access_token_lifetime: Duration,
     /// How long a one-time token lives.
     pub ott_lifetime: Duration,
-    /// What `expires_on` is counted by.
+    /// What `expires_on` and the `Date` of every answer are told by.
     pub wall_clock: WallClock,
 }
 
@@ -221,7 +221,7 @@ fn router(world: Arc<World>) -> Router {
         .fallback(error::no_such_endpoint)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn(body::take_whole))
-        .layer(middleware::map_response(common_headers))
+        .layer(middleware::map_response_with_state(Arc::clone(&world), common_headers))
         .layer(middleware::from_fn(log::requests))
         .with_state(world)
 }
@@ -247,8 +247,12 @@ async fn meet_faults(
 }
 
 /// What the platform says with every answer: keep none of it, and JSON is UTF-8.
-async fn common_headers(mut response: Response) -> Response {
+async fn common_headers(State(world): State<Arc<World>>, mut response: Response) -> Response {
     let headers = response.headers_mut();
+    // An HTTP date is plain ASCII; were it not, the server would set its own.
+    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(world.wall_clock.now())) {
+        headers.insert(header::DATE, date);
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

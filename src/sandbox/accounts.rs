@@ -1,7 +1,7 @@
 //! Who exists in the sandbox: tenants, users and API clients.
 //!
 //! They never change while it runs. Tokens and sessions are in `tokens`; how a
-//! file of accounts is read, and what is wrong with one, in [`file`].
+//! file of accounts is read, and what is wrong with one, in `file`.
 
 pub(super) mod file;
 
@@ -72,7 +72,7 @@ impl std::fmt::Debug for ApiClient {
 
 /// Whom a one-time token is asked for.
 #[derive(Debug)]
-pub(super) enum Wanted {
+pub(super) enum Subject {
     Login(String),
     ExternalId(String),
     UserId(String),
@@ -112,11 +112,11 @@ impl Accounts {
         file::read(path)
     }
 
-    pub(super) fn user(&self, wanted: &Wanted) -> Option<&Arc<User>> {
-        self.users.iter().find(|user| match wanted {
-            Wanted::Login(login) => user.login.eq_ignore_ascii_case(login),
-            Wanted::ExternalId(id) => user.external_id.as_ref() == Some(id),
-            Wanted::UserId(id) => user.id == *id,
+    pub(super) fn user(&self, subject: &Subject) -> Option<&Arc<User>> {
+        self.users.iter().find(|user| match subject {
+            Subject::Login(login) => user.login.eq_ignore_ascii_case(login),
+            Subject::ExternalId(id) => user.external_id.as_ref() == Some(id),
+            Subject::UserId(id) => user.id == *id,
         })
     }
 

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::World;
-use super::accounts::Wanted;
+use super::accounts::Subject;
 use super::error::ApiError;
 use super::idp;
 use super::log::Concerns;
@@ -42,7 +42,7 @@ pub(super) async fn user(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let client = world.api_client(&headers)?;
-    let user = id.ok().and_then(|Path(id)| world.accounts.user(&Wanted::UserId(id)));
+    let user = id.ok().and_then(|Path(id)| world.accounts.user(&Subject::UserId(id)));
     let user = user.ok_or_else(|| ApiError::no_such("user"))?;
     let seen = world.accounts.may_see(&client, &user.tenant_id);
     seen.map_err(|barred| ApiError::barred(&barred, &user.id))?;

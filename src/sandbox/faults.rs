@@ -30,9 +30,6 @@ const ELSEWHERE: HeaderValue = HeaderValue::from_static("http://elsewhere.invali
 const HUGE_PIECES: usize = 256;
 const HUGE_PIECE: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
 
-const KINDS: &str = "an HTTP status (`503`), a status with an API code (`400-1018`), `429`, `html`, \
-                     `malformed`, `cut`, `reset`, `slow`, `huge` or `redirect`";
-
 /// One way in which an answer goes wrong.
 ///
 /// Written as: an HTTP status from 300 to 599 (`503`; the JSON error's code is then the
@@ -62,7 +59,7 @@ pub enum Fault {
 
 /// Text that names no fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no such fault: there is {KINDS}")]
+#[error("no such fault: there is {}", Fault::KINDS)]
 pub struct UnknownFault;
 
 /// Which requests go wrong without asking for it.
@@ -187,6 +184,10 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
+    /// The kinds there are, for a person to read.
+    pub const KINDS: &str = "an HTTP status (`503`), a status with an API code (`400-1018`), `429`, \
+        `html`, `malformed`, `cut`, `reset`, `slow`, `huge` or `redirect`";
+
     /// The answer of a fault that happens instead of the work; `None` if this one
     /// spoils the answer after the work.
     pub(super) fn refusal(self) -> Option<Response> {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::World;
-use super::accounts::{ApiClient, User, Wanted};
+use super::accounts::{ApiClient, Subject, User};
 use super::body;
 use super::error::ApiError;
 use super::faults::Demand;
@@ -90,20 +90,20 @@ pub(super) async fn ott(
         Some(_) => return Err(ApiError::field("purpose", "The only purpose is \"user_login\".")),
         None => return Err(ApiError::field("purpose", "purpose is required.")),
     }
-    let wanted = wanted(&fields)?;
-    let demand = match &wanted {
-        Wanted::Login(login) => Demand::of(login),
-        Wanted::ExternalId(_) | Wanted::UserId(_) => None,
+    let subject = subject(&fields)?;
+    let demand = match &subject {
+        Subject::Login(login) => Demand::of(login),
+        Subject::ExternalId(_) | Subject::UserId(_) => None,
     };
     let demand = demand.transpose().map_err(|error| ApiError::field("login", error.to_string()))?;
 
-    let user = match (&demand, wanted) {
-        (Some(_), Wanted::Login(login)) => {
+    let user = match (&demand, subject) {
+        (Some(_), Subject::Login(login)) => {
             let user = User::of_fault(&login.to_ascii_lowercase(), &client.tenant_id);
             Arc::new(user.ok_or_else(|| ApiError::no_such("user"))?)
         }
-        (_, wanted) => {
-            let user = world.accounts.user(&wanted).ok_or_else(|| ApiError::no_such("user"))?;
+        (_, subject) => {
+            let user = world.accounts.user(&subject).ok_or_else(|| ApiError::no_such("user"))?;
             world
                 .accounts
                 .may_log_in_as(&client, user)
@@ -129,12 +129,12 @@ pub(super) async fn ott(
 }
 
 /// The one of the three subjects that is there.
-fn wanted(fields: &Map<String, Value>) -> Result<Wanted, ApiError> {
+fn subject(fields: &Map<String, Value>) -> Result<Subject, ApiError> {
     let subjects = (text(fields, "login")?, text(fields, "external_id")?, text(fields, "user_id")?);
     match subjects {
-        (Some(login), None, None) => Ok(Wanted::Login(login.to_owned())),
-        (None, Some(id), None) => Ok(Wanted::ExternalId(id.to_owned())),
-        (None, None, Some(id)) => Ok(Wanted::UserId(id.to_owned())),
+        (Some(login), None, None) => Ok(Subject::Login(login.to_owned())),
+        (None, Some(id), None) => Ok(Subject::ExternalId(id.to_owned())),
+        (None, None, Some(id)) => Ok(Subject::UserId(id.to_owned())),
         _ => Err(ApiError::field("login", "Exactly one of login, external_id and user_id is required.")),
     }
 }

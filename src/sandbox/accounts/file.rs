@@ -94,13 +94,11 @@ pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, Acc
     let top = Object::read(source, String::new(), whole)?;
     top.refuse_unknown(&["tenants", "api_clients", "users"])?;
 
-    let tenants = top.objects("tenants")?.iter().map(tenant).collect::<Result<Vec<_>, _>>()?;
-    if tenants.is_empty() {
-        return Err(top.fault("tenants", Problem::Empty));
-    }
+    let tenants = top.objects("tenants")?;
     let api_clients = top.objects("api_clients")?;
     let users = top.objects("users")?;
-    refuse_twice(&top.objects("tenants")?, "id")?;
+    let Some(first) = tenants.first() else { return Err(top.fault("tenants", Problem::Empty)) };
+    refuse_twice(&tenants, "id")?;
     refuse_twice(&api_clients, "client_id")?;
     for field in ["id", "login", "external_id"] {
         refuse_twice(&users, field)?;
@@ -108,31 +106,18 @@ pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, Acc
 
     let accounts = Accounts {
         api_clients: match api_clients.as_slice() {
-            [] => vec![Arc::new(ApiClient {
-                id: CLIENT_ID.to_owned(),
-                secret: CLIENT_SECRET.to_owned(),
-                tenant_id: tenants[0].id.clone(),
-                name: "Sandbox".to_owned(),
-            })],
+            [] => vec![well_known_client(first)?],
             some => some.iter().map(api_client).collect::<Result<_, _>>()?,
         },
         users: users.iter().map(user).collect::<Result<_, _>>()?,
-        tenants,
+        tenants: tenants.iter().map(tenant).collect::<Result<_, _>>()?,
     };
-    for object in top.objects("tenants")? {
+    for object in &tenants {
         if let Some(parent) = object.text("parent_id")? {
             object.require_tenant(&accounts, "parent_id", &parent)?;
-            let start = object.required_text("id")?;
-            let mut above = Some(parent);
-            for _ in 0..=accounts.tenants.len() {
-                let tenant = above.as_ref().and_then(|id| accounts.tenant(id));
-                if tenant.is_some_and(|tenant| tenant.id == start) {
-                    return Err(object.fault("parent_id", Problem::Circle));
-                }
-                above = tenant.and_then(|tenant| tenant.parent_id.clone());
-            }
         }
     }
+    tenants.iter().try_for_each(|object| refuse_circle(&accounts, object))?;
     for object in api_clients.iter().chain(&users) {
         object.require_tenant(&accounts, "tenant_id", &object.required_text("tenant_id")?)?;
     }
@@ -163,6 +148,16 @@ fn api_client(object: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
     }))
 }
 
+/// The API client of a file that names none.
+fn well_known_client(tenant: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
+    Ok(Arc::new(ApiClient {
+        id: CLIENT_ID.to_owned(),
+        secret: CLIENT_SECRET.to_owned(),
+        tenant_id: tenant.required_text("id")?,
+        name: "Sandbox".to_owned(),
+    }))
+}
+
 fn user(object: &Object<'_>) -> Result<Arc<User>, AccountsError> {
     Ok(Arc::new(User {
         id: object.required_text("id")?,
@@ -178,14 +173,24 @@ fn user(object: &Object<'_>) -> Result<Arc<User>, AccountsError> {
 fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), AccountsError> {
     let mut seen = BTreeSet::new();
     for object in objects {
-        if let Some(value) = object.text(field)?
-            // Logins are compared without regard to case; so then is everything.
-            && !seen.insert(value.to_ascii_lowercase())
-        {
+        let Some(value) = object.text(field)? else { continue };
+        // Logins are looked up without regard to case.
+        let key = if field == "login" { value.to_ascii_lowercase() } else { value.clone() };
+        if !seen.insert(key) {
             return Err(object.fault(field, Problem::Twice(value)));
         }
     }
     Ok(())
+}
+
+/// Refuses a tenant that lies below itself.
+fn refuse_circle(accounts: &Accounts, object: &Object<'_>) -> Result<(), AccountsError> {
+    let own = object.required_text("id")?;
+    let parent = |id: &String| accounts.tenant(id).and_then(|tenant| tenant.parent_id.clone());
+    // A circle that does not lead through this tenant would never end; one of its own
+    // tenants reports it.
+    let mut above = std::iter::successors(parent(&own), parent).take(accounts.tenants.len());
+    if above.any(|id| id == own) { Err(object.fault("parent_id", Problem::Circle)) } else { Ok(()) }
 }
 
 /// The file that is being read.

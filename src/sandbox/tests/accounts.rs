@@ -102,6 +102,14 @@ fn every_kind_of_fault_is_found() {
             "tenants[0].parent_id",
             Problem::Circle,
         ),
+        (
+            "{\"tenants\": [{\"id\": \"a\", \"name\": \"A\", \"parent_id\": \"b\"},\n\
+             {\"id\": \"b\", \"name\": \"B\", \"parent_id\": \"b\"}]}"
+                .to_owned(),
+            2,
+            "tenants[1].parent_id",
+            Problem::Circle,
+        ),
         (with_users(r#"{"login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Missing),
         (with_users(r#"{"id": "", "login": "a", "tenant_id": "t"}"#), 2, "users[0].id", Problem::Empty),
         (

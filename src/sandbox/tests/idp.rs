@@ -63,6 +63,18 @@ async fn a_token_answer_has_the_documented_fields_and_lasts_two_hours() {
 }
 
 #[tokio::test]
+async fn the_date_of_an_answer_and_the_end_of_a_token_are_told_by_the_same_clock() {
+    let wall_clock = WallClock::following_monotonic();
+    wall_clock.shift_by_ms(-3_600_000);
+    let sandbox = start(Settings { wall_clock, ..settings() }).await.unwrap();
+    let answer = token_request().form("grant_type=client_credentials").send(&sandbox).await;
+    let date = unix_seconds(httpdate::parse_http_date(answer.header("date").unwrap()).unwrap());
+    let expires_on = answer.json()["expires_on"].as_u64().unwrap();
+    assert!((7_199..=7_200).contains(&(expires_on - date)));
+    assert!(date < 490_896 * 3_600, "{date}");
+}
+
+#[tokio::test]
 async fn a_client_may_name_itself_in_the_form_and_ask_for_a_scope() {
     let sandbox = sandbox().await;
     let form = "grant_type=client_credentials&client_id=sandbox&client_secret=sandbox-secret&scope=openid";
