@@ -10,6 +10,7 @@ mod lifecycle;
 mod pages;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use self::client::{Answer, Request};
 use super::{Sandbox, Settings, start};
@@ -63,4 +64,11 @@ async fn log_in(sandbox: &Sandbox, ott: &str) -> Answer {
 async fn session(sandbox: &Sandbox, login: &str) -> String {
     let ott = one_time_token(sandbox, login).await;
     log_in(sandbox, &ott).await.cookie_header()
+}
+
+/// Sets the clock forward; in between it runs, as sockets take real time.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::clock::{WallClock, unix_seconds};
 use crate::sandbox::TOKEN_MARK;
@@ -297,13 +295,6 @@ async fn a_one_time_token_lasts_thirty_seconds_and_an_access_token_two_hours() {
     pass(Duration::from_secs(10)).await;
     assert_eq!(request.send(&sandbox).await.error(), (401, 401));
     assert_eq!(issue(&sandbox, &for_login(JOHN)).await.status, 200);
-}
-
-/// Sets the clock forward; in between it runs, as sockets take real time.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 #[tokio::test]
