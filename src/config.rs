@@ -1,1 +1,177 @@
-//! The configuration file, the environment over it, and every fault in them.
+//! The configuration: one TOML file, the environment over it, and every fault in them.
+//!
+//! One way in: [`Config::load`]. What it returns are plain checked values, which `app`
+//! hands to the stages; nothing here starts, opens or connects anything. A fault names
+//! its place, its key and the rule, and never a value.
+
+mod access;
+mod admin;
+mod api_clients;
+mod audit;
+mod callers;
+mod environment;
+mod fault;
+mod file;
+mod named_file;
+mod section;
+mod server;
+mod telemetry;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use url::Url;
+
+use self::{
+    access::KnownNames,
+    fault::Findings,
+    file::{Table, Value},
+    section::Section,
+};
+pub use self::{
+    access::{Access, Method, Rule},
+    admin::Admin,
+    api_clients::{ApiClient, ApiClients, SecretSource},
+    audit::{Audit, AuditSink},
+    callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash},
+    environment::{Environment, Process},
+    fault::{Faults, Finding, Place, Problem},
+    server::{ClientAuth, Server, ServerTls},
+    telemetry::{LogFormat, Telemetry},
+    value::{ProxyUrl, Rate},
+};
+use crate::secret::Secret;
+
+/// Everything that can be configured, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from, for the next reading.
+    pub file: Option<PathBuf>,
+    /// `[server]`.
+    pub server: Server,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[api_clients]`.
+    pub api_clients: ApiClients,
+    /// `[callers]`.
+    pub callers: Callers,
+    /// `[access]`.
+    pub access: Access,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// What an operator should know, although it keeps nothing from starting.
+    pub warnings: Vec<Finding>,
+}
+
+impl Config {
+    /// Reads the file (none: the environment alone) and the environment over it. Relative
+    /// paths in the file start at the file's folder.
+    ///
+    /// # Errors
+    ///
+    /// Every fault that was found.
+    pub fn load(file: Option<&Path>, environment: &dyn Environment) -> Result<Self, Faults> {
+        let findings = Findings::default();
+        let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
+        let config = tree.map(|mut tree| {
+            environment::overlay(&mut tree, environment, &findings);
+            Self::read(&tree, file, environment, &findings)
+        });
+        let (config, warnings) = findings.conclude(config.flatten())?;
+        Ok(Self { warnings, ..config })
+    }
+
+    fn read(
+        tree: &Table,
+        file: Option<&Path>,
+        environment: &dyn Environment,
+        findings: &Findings,
+    ) -> Option<Self> {
+        let mut root = Section::root(tree, Place::File(file.map(Arc::from)), findings);
+        let server = Server::read(root.table("server"));
+        let admin = Admin::read(root.table("admin"), &server);
+        let api_clients = ApiClients::read(&root.table("api_clients"), environment);
+        let callers = Callers::read(root.table("callers"), &server);
+        let known = KnownNames {
+            api_clients: keys_at(tree, &["api_clients"]),
+            tokens: keys_at(tree, &["callers", "tokens"]),
+        };
+        let access = Access::read(root.table("access"), &known);
+        let audit = Audit::read(root.table("audit"));
+        let telemetry = Telemetry::read(root.table("telemetry"));
+        root.finish();
+        Some(Self {
+            file: file.map(Path::to_path_buf),
+            server,
+            admin,
+            api_clients: api_clients?,
+            callers,
+            access,
+            audit,
+            telemetry,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
+    /// API client `sandbox` with that secret, everybody may call, reflection on; admin,
+    /// audit, quotas and the breaker off.
+    #[must_use]
+    pub fn sandbox(platform_url: Url, listen: SocketAddr, client_secret: Secret) -> Self {
+        let name: Arc<str> = Arc::from("sandbox");
+        let client = ApiClient {
+            data_center_url: platform_url,
+            client_id: name.to_string(),
+            client_secret: SecretSource::Environment(client_secret),
+            target_origins: Vec::new(),
+            ca_file: None,
+            proxy_url: None,
+            propagate_trace: false,
+            breaker: false,
+        };
+        let rule = Rule {
+            callers: Some(vec!["anonymous".to_owned()]),
+            rate: Rate::Unlimited,
+            user_rate: Rate::Unlimited,
+            ..Rule::default()
+        };
+        Self {
+            file: None,
+            // Whoever gives another address than a loopback one has asked for it, and
+            // there is nothing in a sandbox to protect.
+            server: Server { listen, plaintext: true, reflection: true, ..Server::default() },
+            admin: Admin { listen: None },
+            api_clients: ApiClients {
+                default: Some(Arc::clone(&name)),
+                by_name: BTreeMap::from([(name, client)]),
+            },
+            callers: Callers::default(),
+            access: Access { rules: vec![rule], quota_dry_run: false },
+            audit: Audit { sink: AuditSink::Off, hmac_key_file: None, fsync: false },
+            telemetry: Telemetry { log_format: LogFormat::Text, ..Telemetry::default() },
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// The keys of the table at that path.
+fn keys_at<'a>(tree: &'a Table, path: &[&str]) -> Vec<&'a str> {
+    let mut table = tree;
+    for key in path {
+        match table.get(*key).map(|node| &node.value) {
+            Some(Value::Table(inner)) => table = inner,
+            _ => return Vec::new(),
+        }
+    }
+    table.keys().map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests;

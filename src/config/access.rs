@@ -1,0 +1,178 @@
+//! `[access]` and `[[access.rules]]`: which caller may do what, for whom, how often.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use super::{
+    fault::{self, Problem},
+    file::Value,
+    section::Section,
+    value::{self, Rate},
+};
+
+/// The rules, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// `[[access.rules]]`: at least one.
+    pub rules: Vec<Rule>,
+    /// `quota_dry_run`: whether quotas only log and count; false.
+    pub quota_dry_run: bool,
+}
+
+/// One rule. A list that is absent means all; but naming one of the three user lists
+/// closes the other two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `callers`: globs over callers' names; `anonymous` only if it is named.
+    pub callers: Option<Vec<String>>,
+    /// `methods`: by the name in the contract.
+    pub methods: Option<Vec<Method>>,
+    /// `api_clients`: by the name in the configuration.
+    pub api_clients: Option<Vec<Arc<str>>>,
+    /// `logins`: globs, without regard to case.
+    pub logins: Option<Vec<String>>,
+    /// `external_ids`: globs.
+    pub external_ids: Option<Vec<String>>,
+    /// `user_ids`: globs.
+    pub user_ids: Option<Vec<String>>,
+    /// `rate`: calls of one caller; 50 in a second.
+    pub rate: Rate,
+    /// `burst`: calls of one caller at once; 100, from 1 to 1,000,000.
+    pub burst: NonZeroU32,
+    /// `user_rate`: calls of one caller for one user; 30 in a minute.
+    pub user_rate: Rate,
+    /// `user_burst`: calls of one caller for one user at once; 10, from 1 to 1,000,000.
+    pub user_burst: NonZeroU32,
+}
+
+/// A method that a rule can allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `"IssueOtt"`.
+    IssueOtt,
+    /// `"LoginWithOtt"`.
+    LoginWithOtt,
+    /// `"ServerReflectionInfo"`, if reflection is on.
+    ServerReflectionInfo,
+}
+
+const METHODS: [(&str, Method); 3] = [
+    ("IssueOtt", Method::IssueOtt),
+    ("LoginWithOtt", Method::LoginWithOtt),
+    ("ServerReflectionInfo", Method::ServerReflectionInfo),
+];
+
+/// How callers' names begin, which says how they were proven.
+const PROOFS: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
+
+const RATE: Rate =
+    Rate::Limited { times: const { NonZeroU32::new(50).unwrap() }, period: Duration::from_secs(1) };
+const BURST: NonZeroU32 = const { NonZeroU32::new(100).unwrap() };
+const USER_RATE: Rate =
+    Rate::Limited { times: const { NonZeroU32::new(30).unwrap() }, period: Duration::from_mins(1) };
+const USER_BURST: NonZeroU32 = const { NonZeroU32::new(10).unwrap() };
+
+impl Default for Rule {
+    /// Every identified caller may do everything, within the usual quotas.
+    fn default() -> Self {
+        Self {
+            callers: None,
+            methods: None,
+            api_clients: None,
+            logins: None,
+            external_ids: None,
+            user_ids: None,
+            rate: RATE,
+            burst: BURST,
+            user_rate: USER_RATE,
+            user_burst: USER_BURST,
+        }
+    }
+}
+
+/// The names that rules may refer to, faulty ones included, so that a fault there does
+/// not lead to a second one here.
+pub(super) struct KnownNames<'a> {
+    pub(super) api_clients: Vec<&'a str>,
+    pub(super) tokens: Vec<&'a str>,
+}
+
+impl Access {
+    pub(super) fn read(mut section: Section<'_>, known: &KnownNames<'_>) -> Self {
+        let quota_dry_run = section.optional("quota_dry_run", value::boolean).unwrap_or(false);
+        let rules: Vec<Rule> =
+            section.list_of_tables("rules").into_iter().map(|table| Rule::read(table, known)).collect();
+        let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
+        if rules.is_empty() && is_list {
+            section.fault(
+                "rules",
+                Problem::Missing("without an [[access.rules]] nobody could call; name who may"),
+            );
+        }
+        section.finish();
+        Self { rules, quota_dry_run }
+    }
+}
+
+impl Rule {
+    fn read(mut section: Section<'_>, known: &KnownNames<'_>) -> Self {
+        let default = Self::default();
+        if !section.has("callers") {
+            section.warning("callers", "is missing, so the rule is for every caller that is identified");
+        }
+        let bursts = || value::count(1..=1_000_000);
+        let rule = Self {
+            callers: section.list("callers", |value| caller_glob(value, known)),
+            methods: section.list("methods", method),
+            api_clients: section.list("api_clients", |value| api_client(value, known)),
+            logins: section.list("logins", value::text),
+            external_ids: section.list("external_ids", value::text),
+            user_ids: section.list("user_ids", value::text),
+            rate: section.optional("rate", value::rate).unwrap_or(default.rate),
+            burst: section.optional("burst", bursts()).unwrap_or(default.burst),
+            user_rate: section.optional("user_rate", value::rate).unwrap_or(default.user_rate),
+            user_burst: section.optional("user_burst", bursts()).unwrap_or(default.user_burst),
+        };
+        section.finish();
+        rule
+    }
+}
+
+/// A pattern that could match some caller; one that never can is a mistake.
+fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
+    let glob = value::text(value)?;
+    if glob == "anonymous" {
+        return Ok(glob);
+    }
+    let literal = glob.split(['*', '?']).next().unwrap_or_default();
+    if !PROOFS.iter().any(|proof| literal.starts_with(proof) || proof.starts_with(literal)) {
+        return Err(Problem::rule(
+            "matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \
+             \"anonymous\" in full",
+        ));
+    }
+    if literal.len() == glob.len()
+        && let Some(name) = glob.strip_prefix("token:")
+        && !known.tokens.contains(&name)
+    {
+        let nearest = fault::nearest(name, known.tokens.iter().copied()).map(|name| format!("token:{name}"));
+        return Err(Problem::UnknownName { what: "the name of a token in [callers.tokens]", nearest });
+    }
+    Ok(glob)
+}
+
+fn method(value: &Value) -> Result<Method, Problem> {
+    let name = value::text(value)?;
+    METHODS.iter().find(|(known, _)| *known == name).map(|(_, method)| *method).ok_or_else(|| {
+        let nearest = fault::nearest(&name, METHODS.iter().map(|(known, _)| *known));
+        Problem::UnknownName { what: "a method", nearest }
+    })
+}
+
+fn api_client(value: &Value, known: &KnownNames<'_>) -> Result<Arc<str>, Problem> {
+    let name = value::text(value)?;
+    if known.api_clients.contains(&name.as_str()) {
+        return Ok(Arc::from(name));
+    }
+    let nearest = fault::nearest(&name, known.api_clients.iter().copied());
+    Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
+}

@@ -1,0 +1,209 @@
+//! `[api_clients.NAME]`: the platform's data centers and our credential at each.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use url::Url;
+
+use super::{
+    environment::Environment,
+    fault::Problem,
+    named_file,
+    section::Section,
+    value::{self, ProxyUrl},
+};
+use crate::secret::Secret;
+
+/// Every API client by its name, and which of them is meant when a call names none.
+#[derive(Clone, Debug)]
+pub struct ApiClients {
+    /// The name of the default one: the one with `default = true`, or an only one that
+    /// does not say `default = false`. Without a default, a call that names no API client
+    /// is refused (`API_CLIENT_UNKNOWN`).
+    pub default: Option<Arc<str>>,
+    /// At least one. A name is 1 to 64 lower-case letters, digits, `-` and `_`.
+    pub by_name: BTreeMap<Arc<str>, ApiClient>,
+}
+
+/// One API client of the platform.
+#[derive(Clone, Debug)]
+pub struct ApiClient {
+    /// `data_center_url`: scheme, host and port of the data center, https (http on
+    /// loopback only).
+    pub data_center_url: Url,
+    /// `client_id`: 1 to 255 visible ASCII characters without a colon, which separates
+    /// it from the secret (RFC 7617, section 2).
+    pub client_id: String,
+    /// Where its secret is: exactly one of `client_secret_file`, `client_secret_env` and
+    /// `client_secret_credential`.
+    pub client_secret: SecretSource,
+    /// `target_origins`: where else than at the data center a login URL may land; none.
+    pub target_origins: Vec<Url>,
+    /// `ca_file`: the only authorities that the data center's certificate may come from,
+    /// in PEM; none: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `proxy_url`: the HTTP proxy on the way there; none. The usual proxy variables are
+    /// not heeded.
+    pub proxy_url: Option<ProxyUrl>,
+    /// `propagate_trace`: whether the W3C trace context is passed on to the platform;
+    /// false.
+    pub propagate_trace: bool,
+    /// Whether a failing platform is left alone for a while. No key: on, but in the
+    /// sandbox.
+    pub breaker: bool,
+}
+
+/// Where a client secret comes from.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// `client_secret_file`: a file, read again when it changes. One newline at its end
+    /// does not count.
+    File(PathBuf),
+    /// `client_secret_env`: the environment variable of that name, as it was at start.
+    Environment(Secret),
+    /// `client_secret_credential`: the file of that name in `$CREDENTIALS_DIRECTORY`,
+    /// where systemd puts credentials.
+    Credential(PathBuf),
+}
+
+const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
+
+impl ApiClients {
+    pub(super) fn read(section: &Section<'_>, environment: &dyn Environment) -> Option<Self> {
+        let mut by_name = BTreeMap::new();
+        let mut default: Option<Arc<str>> = None;
+        let tables = section.tables();
+        if tables.is_empty() {
+            section.own_fault(Problem::Missing("at least one [api_clients.NAME] is needed"));
+        }
+        let only = tables.len() == 1;
+        for (name, mut table) in tables {
+            if !is_name(name) {
+                table.own_fault(Problem::rule(
+                    "the name must be 1 to 64 lower-case letters, digits, \"-\" and \"_\", without \"__\"",
+                ));
+            }
+            let name: Arc<str> = Arc::from(name);
+            if table.optional("default", value::boolean).unwrap_or(only) {
+                if let Some(first) = &default {
+                    let rule = format!("there must be one default at most, and \"{first}\" is one already");
+                    table.fault("default", Problem::rule(rule));
+                } else {
+                    default = Some(Arc::clone(&name));
+                }
+            }
+            if let Some(client) = ApiClient::read(table, environment) {
+                by_name.insert(name, client);
+            }
+        }
+        (!by_name.is_empty()).then_some(Self { default, by_name })
+    }
+}
+
+/// Whether a name can be written in a file, in a variable and in a request.
+pub(super) fn is_name(name: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.contains("__")
+}
+
+impl ApiClient {
+    fn read(mut section: Section<'_>, environment: &dyn Environment) -> Option<Self> {
+        let data_center_url = section.required(
+            "data_center_url",
+            "the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
+            value::origin,
+        );
+        let client_id = section.required("client_id", "the API client's id", client_id);
+        let client_secret = SecretSource::read(&mut section, environment);
+        let target_origins = section.list("target_origins", value::origin).unwrap_or_default();
+        let ca_file = named_file::certificates(&mut section, "ca_file");
+        let proxy_url = section.optional("proxy_url", value::proxy_url);
+        let propagate_trace = section.optional("propagate_trace", value::boolean).unwrap_or(false);
+        section.finish();
+        Some(Self {
+            data_center_url: data_center_url?,
+            client_id: client_id?,
+            client_secret: client_secret?,
+            target_origins,
+            ca_file,
+            proxy_url,
+            propagate_trace,
+            breaker: true,
+        })
+    }
+}
+
+fn client_id(value: &super::file::Value) -> Result<String, Problem> {
+    let id = value::text(value)?;
+    if id.len() <= 255 && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
+        Ok(id)
+    } else {
+        Err(Problem::rule("must be at most 255 visible ASCII characters without a colon"))
+    }
+}
+
+impl SecretSource {
+    fn read(section: &mut Section<'_>, environment: &dyn Environment) -> Option<Self> {
+        if section.has("client_secret") {
+            let rule = "a secret does not stand in the configuration: put it into a file and name that \
+                        with client_secret_file";
+            // Asked for, so that it is not an unknown key on top.
+            let _ = section.optional("client_secret", |_| Err::<(), _>(Problem::rule(rule)));
+        }
+        let given: Vec<&str> = SOURCES.into_iter().filter(|key| section.has(key)).collect();
+        match given.as_slice() {
+            [] if !section.has("client_secret") => section.fault(
+                "client_secret_file",
+                Problem::Missing("or one of client_secret_env and client_secret_credential"),
+            ),
+            [first, rest @ ..] => {
+                for key in rest {
+                    let rule = format!("there must be one source of the secret, and {first} is one already");
+                    section.fault(key, Problem::rule(rule));
+                }
+            }
+            [] => {}
+        }
+        let file = named_file::secret(section, SOURCES[0], 1).map(Self::File);
+        let variable = section.optional(SOURCES[1], |value| from_variable(value, environment));
+        if variable.is_some() {
+            section.warning(SOURCES[1], "a secret in the environment cannot be rotated without a restart, and other programs may see it; prefer client_secret_file");
+        }
+        let credential = section
+            .optional(SOURCES[2], |value| credential_path(value, environment))
+            .and_then(|path| named_file::secret_at(section, SOURCES[2], path, 1))
+            .map(Self::Credential);
+        file.or(variable).or(credential)
+    }
+}
+
+fn from_variable(value: &super::file::Value, environment: &dyn Environment) -> Result<SecretSource, Problem> {
+    let name = value::text(value)?;
+    let secret =
+        environment.value(&name).ok_or_else(|| Problem::rule("no such environment variable is set"))?;
+    let secret =
+        secret.into_string().map(Secret::new).map_err(|_| Problem::rule("the variable must be UTF-8"))?;
+    named_file::long_enough(secret.expose().as_bytes(), 1)?;
+    Ok(SecretSource::Environment(secret))
+}
+
+fn credential_path(value: &super::file::Value, environment: &dyn Environment) -> Result<PathBuf, Problem> {
+    let name = value::text(value)?;
+    if name.contains('/') || name == "." || name == ".." {
+        return Err(Problem::rule("must be the name of a credential, without a path"));
+    }
+    let folder = environment
+        .value("CREDENTIALS_DIRECTORY")
+        .ok_or_else(|| Problem::rule("needs $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=)"))?;
+    Ok(PathBuf::from(folder).join(name))
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "a file",
+            Self::Environment(_) => "an environment variable",
+            Self::Credential(_) => "a systemd credential",
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! `[audit]`: where the record of every call goes.
+
+use std::path::PathBuf;
+
+use super::{fault::Problem, named_file, section::Section, value};
+
+/// Where audit records go, and how tokens are fingerprinted in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `sink`; "stdout".
+    pub sink: AuditSink,
+    /// `hmac_key_file`: the key of the fingerprints by which the issue and the login of a
+    /// token are joined, at least 32 bytes; none: a random key, so that only records of
+    /// the same run of the same replica can be joined.
+    pub hmac_key_file: Option<PathBuf>,
+    /// `fsync`: whether a record must be on the disk before the answer leaves, instead of
+    /// in the hands of the kernel; false. For a file only.
+    pub fsync: bool,
+}
+
+/// Where audit records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// "stdout".
+    Stdout,
+    /// "off": no record at all.
+    Off,
+    /// A path: appended to, and opened anew on SIGHUP.
+    File(PathBuf),
+}
+
+/// The output of HMAC-SHA-256, and so the length that a key should have (RFC 2104,
+/// section 3).
+const LEAST_KEY_BYTES: usize = 32;
+
+impl Audit {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let sink = match section.optional("sink", value::text).as_deref() {
+            None | Some("stdout") => AuditSink::Stdout,
+            Some("off") => AuditSink::Off,
+            Some(path) => file_sink(&section, path),
+        };
+        if sink == AuditSink::Off {
+            section.warning("sink", "is \"off\": nobody can tell later who got which token");
+        }
+        let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
+        if fsync && !matches!(sink, AuditSink::File(_)) {
+            section.fault("fsync", Problem::rule("needs a sink that is a file"));
+        }
+        let hmac_key_file = named_file::secret(&mut section, "hmac_key_file", LEAST_KEY_BYTES);
+        section.finish();
+        Self { sink, hmac_key_file, fsync }
+    }
+}
+
+fn file_sink(section: &Section<'_>, text: &str) -> AuditSink {
+    let path = section.resolve("sink", text);
+    if !text.contains('/') {
+        // A bare word is a slip of "stdout" or "off" more often than a file.
+        section.fault(
+            "sink",
+            Problem::rule("must be \"stdout\", \"off\", or the path of a file with a \"/\" in it"),
+        );
+    } else if path.is_dir() {
+        section.fault("sink", Problem::rule("is a folder; a file is needed"));
+    } else if !path.parent().is_some_and(std::path::Path::is_dir) {
+        section.fault("sink", Problem::rule("the file's folder does not exist"));
+    }
+    AuditSink::File(path)
+}

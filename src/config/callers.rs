@@ -1,0 +1,220 @@
+//! `[callers.jwt]`, `[callers.tokens]` and `[callers.forwarded]`: by what else than a
+//! client certificate a caller can prove who it is. Each is off unless configured.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use url::Url;
+
+use super::{
+    api_clients,
+    fault::Problem,
+    file::Value,
+    named_file,
+    section::Section,
+    server::{ClientAuth, Server},
+    value,
+};
+
+/// How callers may prove who they are, besides certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Callers {
+    /// `[callers.jwt]`.
+    pub jwt: Option<Jwt>,
+    /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256
+    /// of the token.
+    pub tokens: BTreeMap<Arc<str>, TokenHash>,
+    /// `[callers.forwarded]`.
+    pub forwarded: Option<Forwarded>,
+}
+
+/// JSON web tokens (RS, ES and `EdDSA` only).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwt {
+    /// `issuer`: the `iss` that a token must have.
+    pub issuer: String,
+    /// `audience`: the `aud` that a token must have.
+    pub audience: String,
+    /// `jwks_file` or `jwks_url`: the keys that sign tokens.
+    pub keys: JwksSource,
+}
+
+/// Where a set of keys (RFC 7517) is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    /// `jwks_file`: read again when it changes.
+    File(PathBuf),
+    /// `jwks_url`: https (http on loopback only), and `jwks_ca_file`: the only
+    /// authorities that its certificate may come from, in PEM (none: the system's).
+    Url {
+        /// The URL.
+        url: Url,
+        /// The authorities.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// The SHA-256 of a bearer token. Not shown, although a long random token cannot be found
+/// from it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[sha256]")
+    }
+}
+
+/// A proxy that identifies callers for us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// `header`: in which header it tells.
+    pub header: ForwardedHeader,
+    /// `from`: who may tell; at least one.
+    pub from: Vec<ForwardedFrom>,
+}
+
+/// The header in which a proxy names the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// "x-forwarded-client-cert", as Envoy sends it; its last element counts.
+    XForwardedClientCert,
+    /// "l5d-client-id", as Linkerd sends it.
+    L5dClientId,
+}
+
+/// A proxy that is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardedFrom {
+    /// "loopback": whoever connects from this machine.
+    Loopback,
+    /// Whoever shows the certificate of that name: `spiffe://…` or `dns:NAME`.
+    Certificate(String),
+}
+
+const HEADERS: &[(&str, ForwardedHeader)] = &[
+    ("x-forwarded-client-cert", ForwardedHeader::XForwardedClientCert),
+    ("l5d-client-id", ForwardedHeader::L5dClientId),
+];
+
+impl Callers {
+    pub(super) fn read(mut section: Section<'_>, server: &Server) -> Self {
+        let callers = Self {
+            jwt: section.optional_table("jwt").and_then(Jwt::read),
+            tokens: section.optional_table("tokens").map(|table| tokens(&table)).unwrap_or_default(),
+            forwarded: section.optional_table("forwarded").and_then(|table| Forwarded::read(table, server)),
+        };
+        section.finish();
+        callers
+    }
+}
+
+impl Jwt {
+    fn read(mut section: Section<'_>) -> Option<Self> {
+        const HINT: &str = "[callers.jwt] needs issuer, audience, and jwks_file or jwks_url";
+        let issuer = section.required("issuer", HINT, value::text);
+        let audience = section.required("audience", HINT, value::text);
+        match (section.has("jwks_file"), section.has("jwks_url")) {
+            (false, false) => section.fault("jwks_file", Problem::Missing(HINT)),
+            (true, true) => {
+                section.fault(
+                    "jwks_url",
+                    Problem::rule("there must be one source of keys, and jwks_file is one already"),
+                );
+            }
+            _ => {}
+        }
+        if section.has("jwks_ca_file") && !section.has("jwks_url") {
+            section.fault("jwks_ca_file", Problem::rule("is for jwks_url, which is not there"));
+        }
+        let file = named_file::json_object(&mut section, "jwks_file").map(JwksSource::File);
+        let ca_file = named_file::certificates(&mut section, "jwks_ca_file");
+        let url = section.optional("jwks_url", value::secure_url).map(|url| JwksSource::Url { url, ca_file });
+        section.finish();
+        Some(Self { issuer: issuer?, audience: audience?, keys: file.or(url)? })
+    }
+}
+
+fn tokens(section: &Section<'_>) -> BTreeMap<Arc<str>, TokenHash> {
+    let mut tokens = BTreeMap::new();
+    for name in section.keys() {
+        if !api_clients::is_name(name) {
+            section.fault(
+                name,
+                Problem::rule(
+                    "the name must be 1 to 64 lower-case letters, digits, \"-\" and \"_\", without \"__\"",
+                ),
+            );
+        }
+        match section.node(name).map(token_hash) {
+            Some(Ok(hash)) => {
+                tokens.insert(Arc::from(name), hash);
+            }
+            Some(Err(problem)) => section.fault(name, problem),
+            None => {}
+        }
+    }
+    tokens
+}
+
+fn token_hash(value: &Value) -> Result<TokenHash, Problem> {
+    let rule = || {
+        Problem::rule(
+            "must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, never the token itself",
+        )
+    };
+    let text = value::text(value)?;
+    let digits = text.strip_prefix("sha256:").ok_or_else(rule)?;
+    if digits.len() != 64 || !digits.is_ascii() {
+        return Err(rule());
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        let [high, low] = pair else { return Err(rule()) };
+        let digit = |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        *byte = digit(*high).ok_or_else(rule)? << 4 | digit(*low).ok_or_else(rule)?;
+    }
+    Ok(TokenHash(hash))
+}
+
+impl Forwarded {
+    fn read(mut section: Section<'_>, server: &Server) -> Option<Self> {
+        let header = section.required(
+            "header",
+            "\"x-forwarded-client-cert\" or \"l5d-client-id\"",
+            value::word(HEADERS),
+        );
+        if !section.has("from") {
+            section.fault(
+                "from",
+                Problem::Missing(
+                    "who may tell, such as [\"loopback\"]; the header is believed from nobody else",
+                ),
+            );
+        }
+        let from = section.list("from", from);
+        let wants_certificate =
+            from.iter().flatten().any(|from| matches!(from, ForwardedFrom::Certificate(_)));
+        let asks_for_one = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
+        // A faulty [server.tls] is a fault of its own.
+        if wants_certificate && !asks_for_one {
+            section.warning(
+                "from",
+                "names certificates, but no client shows one without client_auth in [server.tls]",
+            );
+        }
+        section.finish();
+        Some(Self { header: header?, from: from? })
+    }
+}
+
+fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
+    let text = value::text(value)?;
+    let has_name = |prefix: &str| text.strip_prefix(prefix).is_some_and(|name| !name.is_empty());
+    if text == "loopback" {
+        Ok(ForwardedFrom::Loopback)
+    } else if has_name("spiffe://") || has_name("dns:") {
+        Ok(ForwardedFrom::Certificate(text))
+    } else {
+        Err(Problem::rule("must be \"loopback\", a SPIFFE id (\"spiffe://…\") or \"dns:NAME\""))
+    }
+}

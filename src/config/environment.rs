@@ -1,0 +1,127 @@
+//! The environment, laid over the file.
+//!
+//! `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of the table `[server]`: a double
+//! underscore separates, case does not matter, and a `-` of a name is a `_` there. A
+//! list of texts is separated by commas. Access rules are lists of tables, which no
+//! variable can carry. This is the only place that reads the process's environment.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    sync::Arc,
+};
+
+use super::{
+    fault::{Findings, Place, Problem},
+    file::{Node, Table, Value},
+};
+
+const PREFIX: &str = "OTT_GATEWAY__";
+/// What a variable of ours begins with if its first separator was written too short.
+const SHORT_PREFIX: &str = "OTT_GATEWAY_";
+const SEPARATOR: &str = "__";
+
+/// Where environment variables come from.
+pub trait Environment {
+    /// The value of one variable.
+    fn value(&self, name: &str) -> Option<OsString>;
+    /// The names of all variables (those that are no Unicode are none of ours).
+    fn names(&self) -> Vec<String>;
+}
+
+/// The environment of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process;
+
+impl Environment for Process {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn value(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+    }
+}
+
+impl Environment for BTreeMap<String, String> {
+    fn value(&self, name: &str) -> Option<OsString> {
+        self.get(name).map(OsString::from)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+}
+
+impl<S: std::hash::BuildHasher> Environment for HashMap<String, String, S> {
+    fn value(&self, name: &str) -> Option<OsString> {
+        self.get(name).map(OsString::from)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+}
+
+/// Lays every variable of ours over the tree.
+pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings: &Findings) {
+    let mut names = environment.names();
+    names.sort();
+    for name in names {
+        let place = Place::Variable(Arc::from(name.as_str()));
+        let Some(path) = name.strip_prefix(PREFIX) else {
+            // Variables such as OTT_GATEWAY_PORT are made by Kubernetes; those with a
+            // separator are meant for us.
+            if let Some(rest) = name.strip_prefix(SHORT_PREFIX)
+                && rest.contains(SEPARATOR)
+            {
+                let nearest = Some(format!("{PREFIX}{rest}"));
+                findings.fault(place, "", Problem::UnknownKey { nearest });
+            }
+            continue;
+        };
+        let path: Vec<String> = path.split(SEPARATOR).map(str::to_lowercase).collect();
+        let key = path.join(".");
+        let Some(text) = environment.value(&name) else { continue };
+        let Ok(text) = text.into_string() else {
+            findings.fault(place, key, Problem::rule("must be UTF-8"));
+            continue;
+        };
+        let node = Node { value: Value::Variable(text), place: place.clone() };
+        if path.iter().any(String::is_empty) {
+            findings.fault(place, key, Problem::UnknownKey { nearest: None });
+        } else if let Err(problem) = set(tree, &path, node) {
+            findings.fault(place, key, problem);
+        }
+    }
+}
+
+fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
+    let Some((segment, rest)) = path.split_first() else { return Ok(()) };
+    let key = table.keys().find(|key| same_name(key, segment)).unwrap_or(segment).clone();
+    if rest.is_empty() {
+        return match table.get(&key).map(|old| &old.value) {
+            Some(Value::Table(_)) => Err(Problem::rule("is a table; a variable sets one of its keys")),
+            Some(Value::List(items)) if items.iter().any(|item| matches!(item.value, Value::Table(_))) => {
+                Err(Problem::rule("is a list of tables, which stands in the file only"))
+            }
+            _ => {
+                table.insert(key, node);
+                Ok(())
+            }
+        };
+    }
+    let place = node.place.clone();
+    let entry = table.entry(key).or_insert_with(|| Node { value: Value::Table(Table::new()), place });
+    match &mut entry.value {
+        Value::Table(inner) => set(inner, rest, node),
+        Value::List(_) => Err(Problem::rule("is part of a list, which stands in the file only")),
+        _ => Err(Problem::UnknownKey { nearest: None }),
+    }
+}
+
+/// Names in variables have no `-` and no case.
+fn same_name(key: &str, segment: &str) -> bool {
+    key.to_lowercase().replace('-', "_") == segment
+}

@@ -1,0 +1,178 @@
+//! What is wrong with a configuration, and where.
+//!
+//! A finding tells the place, the key and the rule, and never a value: any value may
+//! be a secret that somebody put in the wrong line. Nothing here looks for findings.
+
+use std::{borrow::Cow, cell::RefCell, fmt, io, path::Path, sync::Arc};
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In no line of the file: what is meant is missing from it as a whole.
+    File(Option<Arc<Path>>),
+    /// In a line of the file, counted from 1.
+    Line(Arc<Path>, usize),
+    /// In an environment variable.
+    Variable(Arc<str>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(Some(path)) => write!(f, "{}", path.display()),
+            Self::File(None) => f.write_str("configuration"),
+            Self::Line(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Variable(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One thing that is wrong, or worth a warning. Shown as `PLACE: KEY: PROBLEM`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Where.
+    pub place: Place,
+    /// The dotted key, for example `api_clients.eu2.client_id`; empty if the file as a
+    /// whole is meant.
+    pub key: String,
+    /// What.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "{}: {}", self.place, self.problem)
+        } else {
+            write!(f, "{}: {}: {}", self.place, self.key, self.problem)
+        }
+    }
+}
+
+/// What can be wrong with a key or its value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The file is no TOML.
+    #[error("not valid TOML: {0}")]
+    Syntax(String),
+    /// A file cannot be read.
+    #[error("the file cannot be read ({0})")]
+    Unreadable(io::ErrorKind),
+    /// There is no such key.
+    #[error("unknown key{}", DidYouMean(.nearest.as_deref()))]
+    UnknownKey {
+        /// The known key that it looks most like.
+        nearest: Option<String>,
+    },
+    /// The value names something that is not there.
+    #[error("is not {what}{}", DidYouMean(.nearest.as_deref()))]
+    UnknownName {
+        /// What it should be the name of.
+        what: &'static str,
+        /// The known name that it looks most like.
+        nearest: Option<String>,
+    },
+    /// The value is of another type.
+    #[error("must be {expected}, not {found}")]
+    WrongType {
+        /// The type it should have.
+        expected: &'static str,
+        /// The type it has.
+        found: &'static str,
+    },
+    /// A key that must be there is not.
+    #[error("is missing: {0}")]
+    Missing(&'static str),
+    /// The value breaks a rule, which this sentence tells.
+    #[error("{0}")]
+    Rule(Cow<'static, str>),
+}
+
+impl Problem {
+    /// The rule that is broken.
+    pub(super) fn rule(rule: impl Into<Cow<'static, str>>) -> Self {
+        Self::Rule(rule.into())
+    }
+}
+
+struct DidYouMean<'a>(Option<&'a str>);
+
+impl fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "; did you mean \"{name}\"?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The known name that a name looks most like, if it looks like one at all.
+pub(super) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> Option<String> {
+    // One letter of three may differ: "eu3" is "eu2", "colour" is nothing of ours.
+    const ALIKE: f64 = 0.6;
+    known
+        .map(|candidate| {
+            let (name, other) = (name.to_lowercase(), candidate.to_lowercase());
+            (strsim::normalized_damerau_levenshtein(&name, &other), candidate)
+        })
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Everything that is wrong with a configuration, in the order of the file; shown one
+/// per line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Faults(Vec<Finding>);
+
+impl Faults {
+    /// The faults one by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Faults {
+    type Item = &'a Finding;
+    type IntoIter = std::slice::Iter<'a, Finding>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Collects findings while a configuration is read, so that reading goes on after the
+/// first.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    faults: RefCell<Vec<Finding>>,
+    warnings: RefCell<Vec<Finding>>,
+}
+
+impl Findings {
+    /// Notes something that keeps the gateway from starting.
+    pub(super) fn fault(&self, place: Place, key: impl Into<String>, problem: Problem) {
+        self.faults.borrow_mut().push(Finding { place, key: key.into(), problem });
+    }
+
+    /// Notes something that an operator should know.
+    pub(super) fn warning(&self, place: Place, key: impl Into<String>, rule: &'static str) {
+        let finding = Finding { place, key: key.into(), problem: Problem::rule(rule) };
+        self.warnings.borrow_mut().push(finding);
+    }
+
+    /// The faults, or what was read and the warnings.
+    pub(super) fn conclude<T>(self, read: Option<T>) -> Result<(T, Vec<Finding>), Faults> {
+        let sorted = |findings: RefCell<Vec<Finding>>| {
+            let mut findings = findings.into_inner();
+            findings.sort_by(|one, other| one.place.cmp(&other.place));
+            findings
+        };
+        let faults = sorted(self.faults);
+        match read {
+            Some(read) if faults.is_empty() => Ok((read, sorted(self.warnings))),
+            _ => Err(Faults(faults)),
+        }
+    }
+}

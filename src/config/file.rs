@@ -1,0 +1,121 @@
+//! The configuration file as a tree whose values know their lines.
+//!
+//! Nothing here knows a key.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::fault::{Findings, Place, Problem};
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) place: Place,
+}
+
+/// A table of the file.
+pub(super) type Table = BTreeMap<String, Node>;
+
+/// A value of the file, or the text of an environment variable.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Datetime,
+    List(Vec<Node>),
+    Table(Table),
+    /// From the environment: becomes whatever its key wants.
+    Variable(String),
+}
+
+impl Value {
+    /// What it is, for a message.
+    pub(super) const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::Boolean(_) => "a boolean",
+            Self::Datetime => "a date",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Variable(_) => "the text of a variable",
+        }
+    }
+}
+
+/// Reads a file; what is wrong with its syntax is noted, and nothing is returned then.
+pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
+    let path: Arc<Path> = Arc::from(path);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&path, &text, findings),
+        Err(error) => {
+            findings.fault(Place::File(Some(path)), "", Problem::Unreadable(error.kind()));
+            None
+        }
+    }
+}
+
+fn parse(path: &Arc<Path>, text: &str, findings: &Findings) -> Option<Table> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let lines = Lines { path: Arc::clone(path), text };
+    if errors.is_empty() {
+        return Some(lines.table(document.into_inner()));
+    }
+    for error in errors {
+        // The parser's sentence alone: its `Display` quotes the line, value and all.
+        let place = error.span().map_or_else(|| Place::File(Some(Arc::clone(path))), |span| lines.at(&span));
+        findings.fault(place, "", Problem::Syntax(error.message().to_owned()));
+    }
+    None
+}
+
+struct Lines<'a> {
+    path: Arc<Path>,
+    text: &'a str,
+}
+
+impl Lines<'_> {
+    fn at(&self, span: &Range<usize>) -> Place {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
+        // A file is read once; counting from its start each time is quick enough.
+        #[expect(clippy::naive_bytecount, reason = "a configuration file is small")]
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        Place::Line(Arc::clone(&self.path), line)
+    }
+
+    fn table(&self, table: DeTable<'_>) -> Table {
+        table
+            .into_iter()
+            .map(|(key, value)| {
+                let place = self.at(&key.span());
+                (key.into_inner().into_owned(), Node { value: self.value(value.into_inner()), place })
+            })
+            .collect()
+    }
+
+    fn value(&self, value: DeValue<'_>) -> Value {
+        match value {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .map_or_else(|_| Value::Float(f64::INFINITY), Value::Integer),
+            DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Boolean(boolean) => Value::Boolean(boolean),
+            DeValue::Datetime(_) => Value::Datetime,
+            DeValue::Array(items) => Value::List(items.into_iter().map(|item| self.item(item)).collect()),
+            DeValue::Table(table) => Value::Table(self.table(table)),
+        }
+    }
+
+    fn item(&self, item: Spanned<DeValue<'_>>) -> Node {
+        let place = self.at(&item.span());
+        Node { value: self.value(item.into_inner()), place }
+    }
+}

@@ -1,0 +1,237 @@
+//! Reading one table of the configuration, key by key.
+//!
+//! A key that is asked for is a known key; at the end, every other one is a fault.
+//! What a value must look like is told by the parsers in [`value`](super::value).
+
+use std::path::PathBuf;
+
+use super::{
+    fault::{self, Findings, Place, Problem},
+    file::{Node, Table, Value},
+};
+
+static NOTHING: Table = Table::new();
+
+/// One table while it is read.
+#[derive(Debug)]
+pub(super) struct Section<'a> {
+    name: String,
+    table: &'a Table,
+    place: Place,
+    findings: &'a Findings,
+    asked: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    /// The whole configuration.
+    pub(super) fn root(table: &'a Table, place: Place, findings: &'a Findings) -> Self {
+        Self { name: String::new(), table, place, findings, asked: Vec::new() }
+    }
+
+    /// The table of that key; an empty one if it is not there.
+    pub(super) fn table(&mut self, key: &'static str) -> Self {
+        self.asked.push(key);
+        let name = self.name_of(key);
+        self.table.get(key).map_or_else(
+            || Section { name: name.clone(), table: &NOTHING, place: self.place.clone(), ..self.sibling() },
+            |node| self.of_node(name.clone(), node),
+        )
+    }
+
+    /// The table of that key, if it is there.
+    pub(super) fn optional_table(&mut self, key: &'static str) -> Option<Self> {
+        self.asked.push(key);
+        let node = self.table.get(key)?;
+        Some(self.of_node(self.name_of(key), node))
+    }
+
+    /// Every key of this table as a table, with its name.
+    pub(super) fn tables(&self) -> Vec<(&'a str, Self)> {
+        self.table.iter().map(|(key, node)| (key.as_str(), self.of_node(self.name_of(key), node))).collect()
+    }
+
+    /// The tables of a `[[list]]`.
+    pub(super) fn list_of_tables(&mut self, key: &'static str) -> Vec<Self> {
+        self.asked.push(key);
+        let Some(node) = self.table.get(key) else { return Vec::new() };
+        let name = self.name_of(key);
+        match &node.value {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.of_node(format!("{name}[{index}]"), item))
+                .collect(),
+            Value::Variable(_) => {
+                let problem = Problem::rule("is a list of tables, which stands in the file only");
+                self.findings.fault(node.place.clone(), name, problem);
+                Vec::new()
+            }
+            other => {
+                let problem =
+                    Problem::WrongType { expected: "a list of tables ([[…]])", found: other.type_name() };
+                self.findings.fault(node.place.clone(), name, problem);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The value of a key, or nothing if it is absent or faulty (then that is noted).
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Problem>,
+    ) -> Option<T> {
+        self.asked.push(key);
+        let node = self.table.get(key)?;
+        parse(&node.value)
+            .map_err(|problem| self.findings.fault(node.place.clone(), self.name_of(key), problem))
+            .ok()
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        hint: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, Problem>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.fault(key, Problem::Missing(hint));
+        }
+        self.optional(key, parse)
+    }
+
+    /// A list whose items are checked one by one, with the place of each. An empty list
+    /// is refused, because it could mean all as well as none.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&Value) -> Result<T, Problem>,
+    ) -> Option<Vec<T>> {
+        self.asked.push(key);
+        let node = self.table.get(key)?;
+        let name = self.name_of(key);
+        let split;
+        let items = match &node.value {
+            Value::List(items) => items,
+            Value::Variable(text) => {
+                let item = |item: &str| Node {
+                    value: Value::Variable(item.trim().to_owned()),
+                    place: node.place.clone(),
+                };
+                split = text.split(',').map(item).collect();
+                &split
+            }
+            other => {
+                let problem = Problem::WrongType { expected: "a list", found: other.type_name() };
+                self.findings.fault(node.place.clone(), name, problem);
+                return None;
+            }
+        };
+        if items.is_empty() {
+            let problem = Problem::rule("must not be empty; leave the key out if nothing is to be listed");
+            self.findings.fault(node.place.clone(), name, problem);
+            return None;
+        }
+        let parsed: Vec<Option<T>> = items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| {
+                parse(&item.value)
+                    .map_err(|problem| {
+                        self.findings.fault(item.place.clone(), format!("{name}[{index}]"), problem);
+                    })
+                    .ok()
+            })
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// A file path: a relative one in the file starts at the file's own folder, one in
+    /// a variable at the working directory.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let text = self.optional(key, super::value::text)?;
+        Some(self.resolve(key, &text))
+    }
+
+    /// The path that a text under that key means.
+    pub(super) fn resolve(&self, key: &str, text: &str) -> PathBuf {
+        match self.place_of(key) {
+            Place::Line(file, _) => {
+                file.parent().map_or_else(|| PathBuf::from(text), |folder| folder.join(text))
+            }
+            _ => PathBuf::from(text),
+        }
+    }
+
+    /// Whether the key is there, faulty or not.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The keys that are there.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.table.keys().map(String::as_str)
+    }
+
+    /// The raw value of a key that is not known beforehand.
+    pub(super) fn node(&self, key: &str) -> Option<&'a Value> {
+        self.table.get(key).map(|node| &node.value)
+    }
+
+    /// Where a key stands; where its table stands if it is absent.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.table.get(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
+    }
+
+    /// The dotted name of a key.
+    pub(super) fn name_of(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    /// Notes a fault at a key.
+    pub(super) fn fault(&self, key: &str, problem: Problem) {
+        self.findings.fault(self.place_of(key), self.name_of(key), problem);
+    }
+
+    /// Notes a fault of the table itself.
+    pub(super) fn own_fault(&self, problem: Problem) {
+        self.findings.fault(self.place.clone(), self.name.clone(), problem);
+    }
+
+    /// Notes a warning at a key.
+    pub(super) fn warning(&self, key: &str, rule: &'static str) {
+        self.findings.warning(self.place_of(key), self.name_of(key), rule);
+    }
+
+    /// Notes every key that nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, node) in self.table {
+            if !self.asked.contains(&key.as_str()) {
+                let nearest = fault::nearest(key, self.asked.iter().copied());
+                self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
+            }
+        }
+    }
+
+    fn of_node(&self, name: String, node: &'a Node) -> Self {
+        let table = if let Value::Table(table) = &node.value {
+            table
+        } else {
+            let problem = Problem::WrongType { expected: "a table", found: node.value.type_name() };
+            self.findings.fault(node.place.clone(), name.clone(), problem);
+            &NOTHING
+        };
+        Section { name, table, place: node.place.clone(), ..self.sibling() }
+    }
+
+    fn sibling(&self) -> Self {
+        Section {
+            name: String::new(),
+            table: &NOTHING,
+            place: self.place.clone(),
+            findings: self.findings,
+            asked: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `[server]`: the gRPC listener and its limits.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{fault::Problem, named_file, section::Section, value};
+
+/// Where gRPC is served, and how much of it at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `listen`: where gRPC is served; 127.0.0.1:50051.
+    pub listen: SocketAddr,
+    /// `health_listen`: where the health service alone is served without TLS, for
+    /// probes that cannot show a certificate; nowhere.
+    pub health_listen: Option<SocketAddr>,
+    /// `plaintext`: whether other machines may call without TLS, because a mesh encrypts
+    /// for us; false.
+    pub plaintext: bool,
+    /// `[server.tls]`; none: HTTP/2 without TLS.
+    pub tls: Option<ServerTls>,
+    /// `max_deadline`: the longest that a call may take, whatever deadline it asks for;
+    /// 10 s, from 100 ms to 60 s.
+    pub max_deadline: Duration,
+    /// `worker_threads`: 1 to 1,024; none: one per core.
+    pub worker_threads: Option<NonZeroU32>,
+    /// `max_in_flight`: calls at one time, more are refused at once; 4,096, from 1 to
+    /// 1,000,000.
+    pub max_in_flight: NonZeroU32,
+    /// `max_connections`: connections at one time; 1,024, from 1 to 1,000,000.
+    pub max_connections: NonZeroU32,
+    /// `max_connection_age`: after which a connection is asked to end; 30 min, from 10 s
+    /// to 24 h.
+    pub max_connection_age: Duration,
+    /// `reflection`: whether the reflection service is offered; false.
+    pub reflection: bool,
+    /// `drain_lame_duck`: how long connections are still accepted once the gateway has
+    /// said that it will stop; 3 s, from 0 to 60 s and less than `drain_timeout`.
+    pub drain_lame_duck: Duration,
+    /// `drain_timeout`: by when calls in flight have ended or are answered with
+    /// DRAINING, counted from the signal; 25 s, from 1 s to 10 min.
+    pub drain_timeout: Duration,
+}
+
+/// How the listener speaks TLS. All files are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// `certificate_file`: the certificate chain in PEM, leaf first.
+    pub certificate_file: PathBuf,
+    /// `private_key_file`: its key in PEM.
+    pub private_key_file: PathBuf,
+    /// `client_ca_file`: whose client certificates are believed, in PEM.
+    pub client_ca_file: Option<PathBuf>,
+    /// `client_auth`: "require" if there is a `client_ca_file`, else "off".
+    pub client_auth: ClientAuth,
+}
+
+/// Whether callers show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// "require": no connection without a valid one.
+    Require,
+    /// "optional": one that is shown must be valid.
+    Optional,
+    /// "off": none is asked for.
+    Off,
+}
+
+const CLIENT_AUTH: &[(&str, ClientAuth)] =
+    &[("require", ClientAuth::Require), ("optional", ClientAuth::Optional), ("off", ClientAuth::Off)];
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+            health_listen: None,
+            plaintext: false,
+            tls: None,
+            max_deadline: Duration::from_secs(10),
+            worker_threads: None,
+            max_in_flight: const { NonZeroU32::new(4096).unwrap() },
+            max_connections: const { NonZeroU32::new(1024).unwrap() },
+            max_connection_age: Duration::from_mins(30),
+            reflection: false,
+            drain_lame_duck: Duration::from_secs(3),
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let default = Self::default();
+        let seconds = Duration::from_secs;
+        let server = Self {
+            listen: section.optional("listen", value::address).unwrap_or(default.listen),
+            health_listen: section.optional("health_listen", value::address),
+            plaintext: section.optional("plaintext", value::boolean).unwrap_or(default.plaintext),
+            tls: section.optional_table("tls").and_then(ServerTls::read),
+            max_deadline: section
+                .optional("max_deadline", value::duration(Duration::from_millis(100)..=seconds(60)))
+                .unwrap_or(default.max_deadline),
+            worker_threads: section.optional("worker_threads", value::count(1..=1024)),
+            max_in_flight: section
+                .optional("max_in_flight", value::count(1..=1_000_000))
+                .unwrap_or(default.max_in_flight),
+            max_connections: section
+                .optional("max_connections", value::count(1..=1_000_000))
+                .unwrap_or(default.max_connections),
+            max_connection_age: section
+                .optional("max_connection_age", value::duration(seconds(10)..=Duration::from_hours(24)))
+                .unwrap_or(default.max_connection_age),
+            reflection: section.optional("reflection", value::boolean).unwrap_or(default.reflection),
+            drain_lame_duck: section
+                .optional("drain_lame_duck", value::duration(Duration::ZERO..=seconds(60)))
+                .unwrap_or(default.drain_lame_duck),
+            drain_timeout: section
+                .optional("drain_timeout", value::duration(seconds(1)..=seconds(600)))
+                .unwrap_or(default.drain_timeout),
+        };
+        server.check(&section);
+        section.finish();
+        server
+    }
+
+    fn check(&self, section: &Section<'_>) {
+        let has_tls = section.has("tls");
+        if has_tls && self.plaintext {
+            section.fault("plaintext", Problem::rule("must not be true beside [server.tls]"));
+        }
+        if !has_tls && !self.plaintext && !self.listen.ip().is_loopback() {
+            section.fault(
+                "listen",
+                Problem::rule(
+                    "is not a loopback address, so it needs [server.tls], or plaintext = true if a mesh encrypts",
+                ),
+            );
+        }
+        if self.drain_lame_duck >= self.drain_timeout {
+            section.fault("drain_lame_duck", Problem::rule("must be shorter than drain_timeout"));
+        }
+        if self.health_listen.is_some_and(|health| value::overlap(health, self.listen)) {
+            section.fault("health_listen", Problem::rule("is the same address as server.listen"));
+        }
+    }
+}
+
+impl ServerTls {
+    fn read(mut section: Section<'_>) -> Option<Self> {
+        const BOTH: &str = "[server.tls] needs both certificate_file and private_key_file";
+        for key in ["certificate_file", "private_key_file"] {
+            if !section.has(key) {
+                section.fault(key, Problem::Missing(BOTH));
+            }
+        }
+        let certificate_file = named_file::certificates(&mut section, "certificate_file");
+        let private_key_file = named_file::private_key(&mut section, "private_key_file");
+        let client_ca_file = named_file::certificates(&mut section, "client_ca_file");
+        let has_ca = section.has("client_ca_file");
+        let usual = if has_ca { ClientAuth::Require } else { ClientAuth::Off };
+        let client_auth = section.optional("client_auth", value::word(CLIENT_AUTH)).unwrap_or(usual);
+        if client_auth != ClientAuth::Off && !has_ca {
+            section.fault("client_auth", Problem::rule("needs client_ca_file, unless it is \"off\""));
+        }
+        if client_auth == ClientAuth::Off && has_ca {
+            section.warning("client_auth", "is \"off\", so client_ca_file is not used");
+        }
+        section.finish();
+        Some(Self {
+            certificate_file: certificate_file?,
+            private_key_file: private_key_file?,
+            client_ca_file,
+            client_auth,
+        })
+    }
+}

@@ -1,0 +1,589 @@
+use std::{fs, net::SocketAddr, time::Duration};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const TOKEN: &str = "sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef";
+const CANARY: &str = "canary-5f0c";
+
+/// A folder with one configuration and the files that it names.
+struct Folder {
+    folder: TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| fs::write(folder.path().join(name), content).unwrap();
+        file("secret", b"the-secret\n");
+        file("empty", b"\n");
+        file("short", b"only a few bytes");
+        file("hmac", &[7; 32]);
+        file("jwks.json", b"{\"keys\": []}");
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        file("tls.crt", certified.cert.pem().as_bytes());
+        file("tls.key", certified.signing_key.serialize_pem().as_bytes());
+        Self { folder, environment: BTreeMap::new() }
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn load(&self, text: &str) -> Result<Config, Faults> {
+        let path = self.folder.path().join("gateway.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(Some(&path), &self.environment)
+    }
+
+    /// The faults as lines, without the folder's random name.
+    fn faults(&self, text: &str) -> Vec<String> {
+        let faults = self.load(text).expect_err("the configuration is broken");
+        let folder = format!("{}/", self.folder.path().display());
+        faults.to_string().lines().map(|line| line.replace(&folder, "")).collect()
+    }
+}
+
+const CLIENT: &str = "[api_clients.eu2]
+data_center_url = \"https://eu2-cloud.acronis.com\"
+client_id = \"id\"
+client_secret_file = \"secret\"
+";
+const RULE: &str = "[[access.rules]]
+callers = [\"anonymous\"]
+";
+
+/// A working configuration, with one part more; it starts at line 8.
+fn working_and(part: &str) -> String {
+    format!("{CLIENT}\n{RULE}{part}")
+}
+
+#[test]
+fn least_configuration_has_the_documented_defaults() {
+    let config = Folder::new().load(&working_and("")).unwrap();
+    assert_eq!(config.server, Server::default());
+    assert_eq!(config.admin.listen, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
+    assert!(config.api_clients.by_name["eu2"].breaker);
+    assert_eq!(config.audit, Audit { sink: AuditSink::Stdout, hmac_key_file: None, fsync: false });
+    assert_eq!(config.telemetry, Telemetry::default());
+    assert_eq!(
+        config.access.rules,
+        [Rule { callers: Some(vec!["anonymous".to_owned()]), ..Rule::default() }]
+    );
+}
+
+#[test]
+fn every_key_is_read() {
+    let folder = Folder::new();
+    let text = format!(
+        r#"
+[server]
+listen = "0.0.0.0:50051"
+health_listen = "0.0.0.0:50052"
+max_deadline = "5s"
+worker_threads = 2
+max_in_flight = 10
+max_connections = 11
+max_connection_age = "1m"
+reflection = true
+drain_lame_duck = "0s"
+drain_timeout = "20s"
+[server.tls]
+certificate_file = "tls.crt"
+private_key_file = "tls.key"
+client_ca_file = "tls.crt"
+client_auth = "optional"
+[admin]
+listen = "off"
+[api_clients.eu2]
+data_center_url = "https://eu2-cloud.acronis.com/"
+client_id = "id"
+client_secret_file = "secret"
+default = true
+target_origins = ["https://portal.example"]
+ca_file = "tls.crt"
+proxy_url = "http://user:{CANARY}@proxy.example:3128"
+propagate_trace = true
+[api_clients.local]
+data_center_url = "http://127.0.0.1:8080"
+client_id = "id"
+client_secret_env = "LOCAL_SECRET"
+[api_clients.unit]
+data_center_url = "http://localhost:8080"
+client_id = "id"
+client_secret_credential = "secret"
+[callers.jwt]
+issuer = "https://issuer.example"
+audience = "ott-gateway"
+jwks_file = "jwks.json"
+[callers.tokens]
+billing = "{TOKEN}"
+[callers.forwarded]
+header = "l5d-client-id"
+from = ["loopback", "spiffe://mesh/ns/proxy"]
+[access]
+quota_dry_run = true
+[[access.rules]]
+callers = ["spiffe://mesh/*", "token:billing", "anonymous", "*", "j*"]
+methods = ["IssueOtt", "LoginWithOtt", "ServerReflectionInfo"]
+api_clients = ["eu2", "local"]
+logins = ["*@example.com"]
+external_ids = ["x*"]
+user_ids = ["1"]
+rate = "5/s"
+burst = 6
+user_rate = "unlimited"
+user_burst = 7
+[audit]
+sink = "./audit.jsonl"
+hmac_key_file = "hmac"
+fsync = true
+[telemetry]
+log_format = "text"
+log_level = "debug"
+otlp_endpoint = "http://collector:4317"
+trace_ratio = 0.25
+service_name = "gateway"
+"#
+    );
+    let folder = folder.with("LOCAL_SECRET", CANARY);
+    let credentials = folder.folder.path().display().to_string();
+    let config = folder.with("CREDENTIALS_DIRECTORY", &credentials).load(&text).unwrap();
+    assert_eq!(config.server.max_deadline, Duration::from_secs(5));
+    assert_eq!(config.server.tls.as_ref().map(|tls| tls.client_auth), Some(ClientAuth::Optional));
+    assert_eq!(config.admin.listen, None);
+    assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
+    assert_eq!(config.api_clients.by_name.len(), 3);
+    let forwarded = config.callers.forwarded.as_ref().unwrap();
+    assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
+    assert_eq!(forwarded.from[1], ForwardedFrom::Certificate("spiffe://mesh/ns/proxy".to_owned()));
+    assert_eq!(config.callers.tokens["billing"].0[..4], [0x01, 0x23, 0x45, 0x67]);
+    assert_eq!(config.access.rules[0].methods.as_ref().map(Vec::len), Some(3));
+    assert_eq!(config.access.rules[0].user_rate, Rate::Unlimited);
+    assert!(matches!(&config.audit.sink, AuditSink::File(path) if path.is_absolute()));
+    assert!(!format!("{config:?} {config:#?}").contains(CANARY), "a secret is shown");
+}
+
+/// A part that is broken, and what is said of it.
+type Broken = (&'static str, &'static [&'static str]);
+
+const BROKEN: &[Broken] = &[
+    ("[server]\nlisen = 1", &["gateway.toml:9: server.lisen: unknown key; did you mean \"listen\"?"]),
+    ("[sever]", &["gateway.toml:8: sever: unknown key; did you mean \"server\"?"]),
+    ("[server]\nzzz = 1", &["gateway.toml:9: server.zzz: unknown key"]),
+    ("[server]\nplaintext = 1", &["gateway.toml:9: server.plaintext: must be a boolean, not an integer"]),
+    ("servers = 1", &["gateway.toml:8: access.rules[0].servers: unknown key"]),
+    (
+        "[server]\nmax_deadline = \"ten\"",
+        &[
+            "gateway.toml:9: server.max_deadline: must be a duration with its unit, such as \"10s\" or \"500ms\"",
+        ],
+    ),
+    (
+        "[server]\nmax_deadline = 10",
+        &[
+            "gateway.toml:9: server.max_deadline: must be a duration with its unit, such as \"10s\", not an integer",
+        ],
+    ),
+    ("[server]\nmax_deadline = \"2m\"", &["gateway.toml:9: server.max_deadline: must be from 100ms to 1m"]),
+    (
+        "[server]\nmax_in_flight = 0",
+        &["gateway.toml:9: server.max_in_flight: must be a whole number from 1 to 1000000"],
+    ),
+    (
+        "[server]\nlisten = \"0.0.0.0:50051\"",
+        &[
+            "gateway.toml:9: server.listen: is not a loopback address, so it needs [server.tls], or plaintext = true if a mesh encrypts",
+        ],
+    ),
+    (
+        "[server]\nlisten = \"localhost\"",
+        &["gateway.toml:9: server.listen: must be an IP address with a port, such as \"127.0.0.1:50051\""],
+    ),
+    (
+        "[server]\ndrain_timeout = \"2s\"",
+        &["gateway.toml:8: server.drain_lame_duck: must be shorter than drain_timeout"],
+    ),
+    (
+        "[admin]\nlisten = \"0.0.0.0:50051\"",
+        &["gateway.toml:9: admin.listen: is the same address as server.listen"],
+    ),
+    (
+        "[server]\nhealth_listen = \"127.0.0.1:50051\"",
+        &["gateway.toml:9: server.health_listen: is the same address as server.listen"],
+    ),
+    (
+        "[server.tls]\nprivate_key_file = \"tls.crt\"",
+        &[
+            "gateway.toml:8: server.tls.certificate_file: is missing: [server.tls] needs both certificate_file and private_key_file",
+            "gateway.toml:9: server.tls.private_key_file: the file must hold a private key in PEM",
+        ],
+    ),
+    (
+        "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\nclient_auth = \"require\"",
+        &["gateway.toml:11: server.tls.client_auth: needs client_ca_file, unless it is \"off\""],
+    ),
+    (
+        "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\nclient_auth = \"requre\"",
+        &[
+            "gateway.toml:11: server.tls.client_auth: must be \"require\" or \"optional\" or \"off\"; did you mean \"require\"?",
+        ],
+    ),
+    (
+        "[callers.jwt]\nissuer = \"i\"",
+        &[
+            "gateway.toml:8: callers.jwt.audience: is missing: [callers.jwt] needs issuer, audience, and jwks_file or jwks_url",
+            "gateway.toml:8: callers.jwt.jwks_file: is missing: [callers.jwt] needs issuer, audience, and jwks_file or jwks_url",
+        ],
+    ),
+    (
+        "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://keys.example/\"",
+        &["gateway.toml:11: callers.jwt.jwks_url: must be https (plain http is for loopback addresses only)"],
+    ),
+    (
+        "[callers.tokens]\nbilling = \"canary-5f0c\"",
+        &[
+            "gateway.toml:9: callers.tokens.billing: must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, never the token itself",
+        ],
+    ),
+    (
+        "[callers.forwarded]\nheader = \"l5d-client-id\"",
+        &[
+            "gateway.toml:8: callers.forwarded.from: is missing: who may tell, such as [\"loopback\"]; the header is believed from nobody else",
+        ],
+    ),
+    (
+        "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.1\"]",
+        &[
+            "gateway.toml:11: callers.forwarded.from[1]: must be \"loopback\", a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
+        ],
+    ),
+    (
+        "[audit]\nsink = \"/nowhere/audit.jsonl\"",
+        &["gateway.toml:9: audit.sink: the file's folder does not exist"],
+    ),
+    (
+        "[audit]\nsink = \"stdot\"",
+        &[
+            "gateway.toml:9: audit.sink: must be \"stdout\", \"off\", or the path of a file with a \"/\" in it",
+        ],
+    ),
+    (
+        "[audit]\nhmac_key_file = \"short\"",
+        &["gateway.toml:9: audit.hmac_key_file: the secret is too short: at least 32 bytes are wanted"],
+    ),
+    (
+        "[audit]\nhmac_key_file = \"nothing\"",
+        &["gateway.toml:9: audit.hmac_key_file: the file cannot be read (entity not found)"],
+    ),
+    (
+        "[telemetry]\notlp_endpoint = \"collector\"",
+        &[
+            "gateway.toml:9: telemetry.otlp_endpoint: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+        ],
+    ),
+    (
+        "rate = \"50\"",
+        &[
+            "gateway.toml:8: access.rules[0].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+        ],
+    ),
+    (
+        "rate = \"0/s\"\nuser_rate = \"1/day\"",
+        &[
+            "gateway.toml:8: access.rules[0].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+            "gateway.toml:9: access.rules[0].user_rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+        ],
+    ),
+    (
+        "methods = [\"IssueOt\"]",
+        &["gateway.toml:8: access.rules[0].methods[0]: is not a method; did you mean \"IssueOtt\"?"],
+    ),
+    (
+        "api_clients = [\"eu3\"]",
+        &[
+            "gateway.toml:8: access.rules[0].api_clients[0]: is not the name of an API client in [api_clients]; did you mean \"eu2\"?",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"billing\"]",
+        &[
+            "gateway.toml:9: access.rules[1].callers[0]: matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \"anonymous\" in full",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"token:biling\"]\n[callers.tokens]\nbilling = \"sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef\"",
+        &[
+            "gateway.toml:9: access.rules[1].callers[0]: is not the name of a token in [callers.tokens]; did you mean \"token:billing\"?",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = []",
+        &[
+            "gateway.toml:9: access.rules[1].callers: must not be empty; leave the key out if nothing is to be listed",
+        ],
+    ),
+    ("[access.rules]\nx = 1", &["gateway.toml:8: not valid TOML: duplicate key"]),
+];
+
+#[test]
+fn every_fault_names_file_line_key_and_rule() {
+    let folder = Folder::new();
+    for (part, expected) in BROKEN {
+        assert_eq!(folder.faults(&working_and(part)), *expected, "{part}");
+    }
+    assert_eq!(
+        folder.faults(&format!("server = 1\n{}", working_and(""))),
+        ["gateway.toml:1: server: must be a table, not an integer"]
+    );
+    folder.load(&working_and("")).expect("and without the fault it works");
+}
+
+#[test]
+fn every_fault_of_an_api_client_is_found() {
+    let table: &[Broken] = &[
+        (
+            "",
+            &[
+                "gateway.toml:1: api_clients.eu2.data_center_url: is missing: the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:1: api_clients.eu2.client_id: is missing: the API client's id",
+                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: or one of client_secret_env and client_secret_credential",
+            ],
+        ),
+        (
+            "data_center_url = \"http://eu2-cloud.acronis.com\"\nclient_id = \"\"\nclient_secret_file = \"nothing\"",
+            &[
+                "gateway.toml:2: api_clients.eu2.data_center_url: must be https (plain http is for loopback addresses only)",
+                "gateway.toml:3: api_clients.eu2.client_id: must not be empty",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (entity not found)",
+            ],
+        ),
+        (
+            "data_center_url = \"eu2\"\nclient_id = \"a:b\"\nclient_secret_file = \".\"",
+            &[
+                "gateway.toml:2: api_clients.eu2.data_center_url: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:3: api_clients.eu2.client_id: must be at most 255 visible ASCII characters without a colon",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (is a directory)",
+            ],
+        ),
+        (
+            "data_center_url = \"https://u:p@eu2\"\nclient_id = \"id\"\nclient_secret_file = \"empty\"",
+            &[
+                "gateway.toml:2: api_clients.eu2.data_center_url: must not contain a user or a password",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: the secret is empty",
+            ],
+        ),
+        (
+            "data_center_url = \"https://eu2/api/2\"\nclient_id = \"id\"\nclient_secret = \"canary-5f0c\"",
+            &[
+                "gateway.toml:2: api_clients.eu2.data_center_url: must end after the host and the port, without a path",
+                "gateway.toml:4: api_clients.eu2.client_secret: a secret does not stand in the configuration: put it into a file and name that with client_secret_file",
+            ],
+        ),
+        (
+            "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nclient_secret_env = \"UNSET\"\nclient_secret_credential = \"a/b\"",
+            &[
+                "gateway.toml:5: api_clients.eu2.client_secret_env: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:5: api_clients.eu2.client_secret_env: no such environment variable is set",
+                "gateway.toml:6: api_clients.eu2.client_secret_credential: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:6: api_clients.eu2.client_secret_credential: must be the name of a credential, without a path",
+            ],
+        ),
+        (
+            "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_credential = \"secret\"",
+            &[
+                "gateway.toml:4: api_clients.eu2.client_secret_credential: needs $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=)",
+            ],
+        ),
+        (
+            "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\"]",
+            &[
+                "gateway.toml:5: api_clients.eu2.target_origins[1]: must end after the host and the port, without a path",
+                "gateway.toml:5: api_clients.eu2.target_origins[2]: must be an https URL",
+            ],
+        ),
+    ];
+    let folder = Folder::new();
+    for (part, expected) in table {
+        let text = format!("[api_clients.eu2]\n{part}\n{RULE}");
+        assert_eq!(folder.faults(&text), *expected, "{part}");
+    }
+}
+
+#[test]
+fn two_defaults_are_refused_and_none_is_not() {
+    let folder = Folder::new();
+    let second = CLIENT.replace("eu2]", "us5]");
+    let both = format!("{CLIENT}default = true\n{second}default = true\n{RULE}");
+    assert_eq!(
+        folder.faults(&both),
+        [
+            "gateway.toml:10: api_clients.us5.default: there must be one default at most, and \"eu2\" is one already"
+        ]
+    );
+    assert_eq!(folder.load(&format!("{CLIENT}{second}{RULE}")).unwrap().api_clients.default, None);
+    let refused = format!("{CLIENT}default = false\n{RULE}");
+    assert_eq!(folder.load(&refused).unwrap().api_clients.default, None);
+}
+
+#[test]
+fn nothing_configured_is_two_faults() {
+    assert_eq!(
+        Folder::new().faults(""),
+        [
+            "gateway.toml: api_clients: is missing: at least one [api_clients.NAME] is needed",
+            "gateway.toml: access.rules: is missing: without an [[access.rules]] nobody could call; name who may",
+        ]
+    );
+    let faults = Config::load(None, &BTreeMap::new()).unwrap_err();
+    assert_eq!(faults.iter().count(), 2);
+    assert!(faults.to_string().starts_with("configuration: api_clients: is missing"), "{faults}");
+}
+
+#[test]
+fn missing_file_is_a_fault() {
+    let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
+    assert_eq!(faults.to_string(), "/nowhere/gateway.toml: the file cannot be read (entity not found)");
+}
+
+#[test]
+fn syntax_is_told_without_the_text_of_the_line() {
+    let folder = Folder::new();
+    let faults = folder.faults(&format!("[server]\nlisten = \"{CANARY}\nx = {CANARY}\n"));
+    assert!(faults.iter().all(|fault| fault.starts_with("gateway.toml:")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("gateway.toml:2: not valid TOML: ")), "{faults:?}");
+    assert!(!faults.join("\n").contains(CANARY), "{faults:?}");
+}
+
+#[test]
+fn environment_goes_over_the_file() {
+    let folder = Folder::new()
+        .with("OTT_GATEWAY__SERVER__LISTEN", "127.0.0.1:1234")
+        .with("OTT_GATEWAY__SERVER__MAX_IN_FLIGHT", "7")
+        .with("OTT_GATEWAY__SERVER__REFLECTION", "true")
+        .with("OTT_GATEWAY__API_CLIENTS__EU_2__CLIENT_ID", "other")
+        .with("OTT_GATEWAY__API_CLIENTS__EU_2__TARGET_ORIGINS", "https://a, https://b")
+        .with("OTT_GATEWAY__TELEMETRY__TRACE_RATIO", "0.5")
+        .with("OTT_GATEWAY_PORT", "tcp://10.0.0.1:50051");
+    let config = folder.load(&working_and("").replace("eu2]", "eu-2]")).unwrap();
+    assert_eq!(config.server.listen, "127.0.0.1:1234".parse().unwrap());
+    assert_eq!(config.server.max_in_flight.get(), 7);
+    assert!(config.server.reflection);
+    assert_eq!(config.api_clients.by_name["eu-2"].client_id, "other");
+    assert_eq!(config.api_clients.by_name["eu-2"].target_origins.len(), 2);
+    assert_eq!(config.telemetry.trace_ratio.to_string(), "0.5");
+}
+
+#[test]
+fn fault_of_the_environment_names_the_variable() {
+    let folder = Folder::new()
+        .with("OTT_GATEWAY__SERVER__LISEN", CANARY)
+        .with("OTT_GATEWAY__SERVER__MAX_DEADLINE", CANARY)
+        .with("OTT_GATEWAY__SERVER__PLAINTEXT", CANARY)
+        .with("OTT_GATEWAY__SERVER", CANARY)
+        .with("OTT_GATEWAY__ACCESS__RULES", CANARY)
+        .with("OTT_GATEWAY__ACCESS__RULES__0__CALLERS", CANARY)
+        .with("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET", CANARY)
+        .with("OTT_GATEWAY_SERVER__REFLECTION", CANARY);
+    let faults = folder.faults(&working_and("[server]"));
+    assert_eq!(
+        faults,
+        [
+            "OTT_GATEWAY_SERVER__REFLECTION: unknown key; did you mean \"OTT_GATEWAY__SERVER__REFLECTION\"?",
+            "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which stands in the file only",
+            "OTT_GATEWAY__ACCESS__RULES__0__CALLERS: access.rules.0.callers: is part of a list, which stands in the file only",
+            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret does not stand in the configuration: put it into a file and name that with client_secret_file",
+            "OTT_GATEWAY__SERVER: server: is a table; a variable sets one of its keys",
+            "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"listen\"?",
+            "OTT_GATEWAY__SERVER__MAX_DEADLINE: server.max_deadline: must be a duration with its unit, such as \"10s\" or \"500ms\"",
+            "OTT_GATEWAY__SERVER__PLAINTEXT: server.plaintext: must be true or false",
+        ]
+    );
+}
+
+#[test]
+fn faults_never_show_a_value() {
+    // The canary under every key there is, and in every file that is named.
+    let keys = [
+        (
+            "server",
+            "listen health_listen plaintext max_deadline worker_threads max_in_flight max_connections max_connection_age reflection drain_lame_duck drain_timeout",
+        ),
+        ("server.tls", "certificate_file private_key_file client_ca_file client_auth"),
+        ("admin", "listen"),
+        (
+            "api_clients.eu2",
+            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace unknown",
+        ),
+        ("callers.jwt", "issuer audience jwks_file jwks_url jwks_ca_file"),
+        ("callers.tokens", "billing"),
+        ("callers.forwarded", "header from"),
+        ("access", "quota_dry_run"),
+        ("audit", "sink hmac_key_file fsync"),
+        ("telemetry", "log_format log_level otlp_endpoint trace_ratio service_name"),
+    ];
+    let rule = "callers methods api_clients logins external_ids user_ids rate burst user_rate user_burst";
+    let folder = Folder::new();
+    fs::write(folder.folder.path().join(CANARY), CANARY).unwrap();
+    for value in [format!("\"{CANARY}\""), format!("[\"{CANARY}\"]"), format!("\"https://{CANARY}:x\"")] {
+        let mut text = String::new();
+        let lines = |keys: &str| keys.replace(' ', &format!(" = {value}\n")) + " = " + &value + "\n";
+        for (section, keys) in keys {
+            text = format!("{text}[{section}]\n{}", lines(keys));
+        }
+        text = format!("{text}[[access.rules]]\n{}", lines(rule));
+        let faults = folder.load(&text).unwrap_err();
+        assert!(faults.iter().count() > 30, "{faults}");
+        assert!(!format!("{faults} {faults:?}").contains(CANARY), "{faults}");
+    }
+}
+
+#[test]
+fn doubtful_settings_are_warnings() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = Folder::new().with("S", "secret");
+    let set = |name: &str, mode| {
+        fs::set_permissions(folder.folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set("secret", 0o600);
+    let warnings = |text: &str| -> Vec<String> {
+        let config = folder.load(text).unwrap();
+        config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.problem)).collect()
+    };
+    assert_eq!(warnings(&working_and("")), Vec::<String>::new());
+    let with_variable = working_and("[audit]\nsink = \"off\"").replace("file = \"secret\"", "env = \"S\"");
+    assert_eq!(
+        warnings(&with_variable),
+        [
+            "api_clients.eu2.client_secret_env: a secret in the environment cannot be rotated without a restart, \
+             and other programs may see it; prefer client_secret_file",
+            "audit.sink: is \"off\": nobody can tell later who got which token",
+        ]
+    );
+    set("secret", 0o644);
+    assert_eq!(
+        warnings(&working_and("[[access.rules]]")),
+        [
+            "api_clients.eu2.client_secret_file: every user of this machine can read the file; chmod it to 0400",
+            "access.rules[1].callers: is missing, so the rule is for every caller that is identified",
+        ]
+    );
+}
+
+#[test]
+fn the_sandbox_is_open_and_quiet() {
+    let listen: SocketAddr = "127.0.0.1:50051".parse().unwrap();
+    let platform = Url::parse("http://127.0.0.1:8080").unwrap();
+    let config = Config::sandbox(platform, listen, Secret::new(CANARY.to_owned()));
+    assert_eq!(config.admin.listen, None);
+    assert_eq!(config.audit.sink, AuditSink::Off);
+    assert!(config.server.reflection);
+    assert!(!config.api_clients.by_name["sandbox"].breaker);
+    assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
+    assert!(!format!("{config:?}").contains(CANARY));
+}

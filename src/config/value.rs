@@ -1,0 +1,248 @@
+//! What a value must look like: one parser per kind of value.
+//!
+//! Each tells the rule that a value breaks, never the value. Text of a variable is
+//! taken as whatever its key wants.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use url::{Host, Url};
+
+use super::{
+    fault::{self, Problem},
+    file::Value,
+};
+
+/// Text that is not empty and has no control characters.
+pub(super) fn text(value: &Value) -> Result<String, Problem> {
+    match value {
+        Value::Text(text) | Value::Variable(text) => {
+            if text.is_empty() {
+                Err(Problem::rule("must not be empty"))
+            } else if text.chars().any(char::is_control) {
+                Err(Problem::rule("must not contain control characters"))
+            } else {
+                Ok(text.clone())
+            }
+        }
+        other => Err(wrong_type("a string", other)),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &Value) -> Result<bool, Problem> {
+    match value {
+        Value::Boolean(boolean) => Ok(*boolean),
+        Value::Variable(text) => text.parse().map_err(|_| Problem::rule("must be true or false")),
+        other => Err(wrong_type("a boolean", other)),
+    }
+}
+
+/// A whole number within bounds.
+pub(super) fn count(bounds: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<NonZeroU32, Problem> {
+    move |value| {
+        let number = match value {
+            Value::Integer(number) => Some(*number),
+            Value::Variable(text) => text.parse().ok(),
+            other => return Err(wrong_type("an integer", other)),
+        };
+        number
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| bounds.contains(number))
+            .and_then(NonZeroU32::new)
+            .ok_or_else(|| {
+                Problem::rule(format!("must be a whole number from {} to {}", bounds.start(), bounds.end()))
+            })
+    }
+}
+
+/// A share from 0 to 1.
+pub(super) fn share(value: &Value) -> Result<f64, Problem> {
+    let number = match value {
+        Value::Float(number) => Some(*number),
+        Value::Integer(0) => Some(0.0),
+        Value::Integer(1) => Some(1.0),
+        Value::Integer(_) => None,
+        Value::Variable(text) => text.parse().ok(),
+        other => return Err(wrong_type("a number", other)),
+    };
+    number
+        .filter(|number| (0.0..=1.0).contains(number))
+        .ok_or_else(|| Problem::rule("must be a number from 0.0 to 1.0"))
+}
+
+/// A duration with its unit, within bounds.
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, Problem> {
+    move |value| {
+        let text = match value {
+            Value::Text(text) | Value::Variable(text) => text,
+            other => return Err(wrong_type("a duration with its unit, such as \"10s\"", other)),
+        };
+        let duration = humantime::parse_duration(text)
+            .map_err(|_| Problem::rule("must be a duration with its unit, such as \"10s\" or \"500ms\""))?;
+        if bounds.contains(&duration) {
+            Ok(duration)
+        } else {
+            let (least, most) = (bounds.start(), bounds.end());
+            Err(Problem::rule(format!(
+                "must be from {} to {}",
+                humantime::format_duration(*least),
+                humantime::format_duration(*most)
+            )))
+        }
+    }
+}
+
+/// An address to listen on.
+pub(super) fn address(value: &Value) -> Result<SocketAddr, Problem> {
+    text(value)?
+        .parse()
+        .map_err(|_| Problem::rule("must be an IP address with a port, such as \"127.0.0.1:50051\""))
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Result<T, Problem> {
+    move |value| {
+        let text = text(value)?;
+        words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let nearest = fault::nearest(&text, words.iter().map(|(word, _)| *word));
+            let hint = nearest.map_or_else(String::new, |word| format!("; did you mean \"{word}\"?"));
+            Problem::rule(format!("must be {}{hint}", quoted.join(" or ")))
+        })
+    }
+}
+
+/// A URL with a host, whose scheme is https, or http if the host is this machine. No
+/// user, no query, no fragment.
+pub(super) fn secure_url(value: &Value) -> Result<Url, Problem> {
+    let url = plain_url(value)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err(Problem::rule("must be https (plain http is for loopback addresses only)"));
+    }
+    Ok(url)
+}
+
+/// As [`secure_url`], but no more than scheme, host and port.
+pub(super) fn origin(value: &Value) -> Result<Url, Problem> {
+    let url = secure_url(value)?;
+    if url.path() == "/" {
+        Ok(url)
+    } else {
+        Err(Problem::rule("must end after the host and the port, without a path"))
+    }
+}
+
+/// A URL with a host, http or https. No user, no query, no fragment.
+pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
+    let url = any_url(value)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        Err(Problem::rule("must not contain a user or a password"))
+    } else if url.query().is_some() || url.fragment().is_some() {
+        Err(Problem::rule("must not contain a query or a fragment"))
+    } else {
+        Ok(url)
+    }
+}
+
+fn any_url(value: &Value) -> Result<Url, Problem> {
+    let url = Url::parse(&text(value)?)
+        .map_err(|_| Problem::rule("must be an absolute URL, such as \"https://eu2-cloud.acronis.com\""))?;
+    if matches!(url.scheme(), "https" | "http") && url.has_host() {
+        Ok(url)
+    } else {
+        Err(Problem::rule("must be an https URL"))
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// A proxy's URL, which may contain a user and a password: `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(Url);
+
+impl ProxyUrl {
+    /// The URL with everything in it.
+    #[must_use]
+    pub const fn expose(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = (self.0.host_str().unwrap_or_default(), self.0.port_or_known_default());
+        write!(f, "{}://{host}:{}", self.0.scheme(), port.unwrap_or_default())
+    }
+}
+
+/// A proxy's URL.
+pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
+    let url = any_url(value)?;
+    if url.path() == "/" && url.query().is_none() && url.fragment().is_none() {
+        Ok(ProxyUrl(url))
+    } else {
+        Err(Problem::rule("must end after the host and the port, without a path"))
+    }
+}
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// As often as one likes.
+    Unlimited,
+    /// At most so many times in a period: a second, a minute or an hour.
+    Limited {
+        /// How many times; 1 to 1,000,000.
+        times: NonZeroU32,
+        /// In how long.
+        period: Duration,
+    },
+}
+
+/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`.
+pub(super) fn rate(value: &Value) -> Result<Rate, Problem> {
+    const MOST: u32 = 1_000_000;
+    let rule = || Problem::rule("must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"");
+    let text = text(value)?;
+    if text == "unlimited" {
+        return Ok(Rate::Unlimited);
+    }
+    let (times, unit) = text.split_once('/').ok_or_else(rule)?;
+    let period = match unit.trim() {
+        "s" => Duration::from_secs(1),
+        "min" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        _ => return Err(rule()),
+    };
+    let times: NonZeroU32 = times.trim().parse().map_err(|_| rule())?;
+    if times.get() > MOST {
+        return Err(Problem::rule("must be at most 1000000 per period"));
+    }
+    Ok(Rate::Limited { times, period })
+}
+
+/// Whether two listeners would want the same port.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // An unspecified address takes the port on every address, as do its IPv6 sockets
+    // for IPv4 on most systems.
+    let same_host = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() || b.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_host(one.ip(), other.ip())
+}
+
+/// The fault of a value of the wrong type.
+pub(super) const fn wrong_type(expected: &'static str, found: &Value) -> Problem {
+    Problem::WrongType { expected, found: found.type_name() }
+}
