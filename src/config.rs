@@ -34,7 +34,7 @@ use self::{
     section::Section,
 };
 pub use self::{
-    access::{Access, Method, Rule},
+    access::{Access, Rule},
     admin::Admin,
     api_clients::{ApiClient, ApiClients, SecretSource},
     audit::{Audit, AuditSink},
@@ -137,7 +137,7 @@ impl Config {
             breaker: false,
         };
         let rule = Rule {
-            callers: Some(vec!["anonymous".to_owned()]),
+            callers: vec!["anonymous".to_owned()],
             rate: Rate::Unlimited,
             user_rate: Rate::Unlimited,
             ..Rule::default()

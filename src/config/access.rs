@@ -1,6 +1,8 @@
 //! `[access]` and `[[access.rules]]`: which caller may do what, for whom, how often.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
+
+use wildmatch::WildMatch;
 
 use super::{
     fault::{self, Problem},
@@ -8,6 +10,7 @@ use super::{
     section::Section,
     value::{self, Rate},
 };
+use crate::call::Operation;
 
 /// The rules, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +25,13 @@ pub struct Access {
 /// closes the other two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// `callers`: globs over callers' names; `anonymous` only if it is named.
-    pub callers: Option<Vec<String>>,
+    /// `callers`: globs over callers' names, at least one; `["*"]`, which is every caller
+    /// that is identified. `anonymous` only if it is named.
+    pub callers: Vec<String>,
     /// `methods`: by the name in the contract.
-    pub methods: Option<Vec<Method>>,
-    /// `api_clients`: by the name in the configuration.
-    pub api_clients: Option<Vec<Arc<str>>>,
+    pub methods: Option<Vec<Operation>>,
+    /// `api_clients`: globs over the names in the configuration.
+    pub api_clients: Option<Vec<String>>,
     /// `logins`: globs, without regard to case.
     pub logins: Option<Vec<String>>,
     /// `external_ids`: globs.
@@ -44,22 +48,7 @@ pub struct Rule {
     pub user_burst: NonZeroU32,
 }
 
-/// A method that a rule can allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// `"IssueOtt"`.
-    IssueOtt,
-    /// `"LoginWithOtt"`.
-    LoginWithOtt,
-    /// `"ServerReflectionInfo"`, if reflection is on.
-    ServerReflectionInfo,
-}
-
-const METHODS: [(&str, Method); 3] = [
-    ("IssueOtt", Method::IssueOtt),
-    ("LoginWithOtt", Method::LoginWithOtt),
-    ("ServerReflectionInfo", Method::ServerReflectionInfo),
-];
+const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 
 /// How callers' names begin, which says how they were proven.
 const PROOFS: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
@@ -75,7 +64,7 @@ impl Default for Rule {
     /// Every identified caller may do everything, within the usual quotas.
     fn default() -> Self {
         Self {
-            callers: None,
+            callers: vec!["*".to_owned()],
             methods: None,
             api_clients: None,
             logins: None,
@@ -121,9 +110,9 @@ impl Rule {
         }
         let bursts = || value::count(1..=1_000_000);
         let rule = Self {
-            callers: section.list("callers", |value| caller_glob(value, known)),
+            callers: section.list("callers", |value| caller_glob(value, known)).unwrap_or(default.callers),
             methods: section.list("methods", method),
-            api_clients: section.list("api_clients", |value| api_client(value, known)),
+            api_clients: section.list("api_clients", |value| api_client_glob(value, known)),
             logins: section.list("logins", value::text),
             external_ids: section.list("external_ids", value::text),
             user_ids: section.list("user_ids", value::text),
@@ -160,19 +149,20 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
     Ok(glob)
 }
 
-fn method(value: &Value) -> Result<Method, Problem> {
+fn method(value: &Value) -> Result<Operation, Problem> {
     let name = value::text(value)?;
-    METHODS.iter().find(|(known, _)| *known == name).map(|(_, method)| *method).ok_or_else(|| {
-        let nearest = fault::nearest(&name, METHODS.iter().map(|(known, _)| *known));
+    METHODS.into_iter().find(|method| method.name() == name).ok_or_else(|| {
+        let nearest = fault::nearest(&name, METHODS.iter().map(|method| method.name()));
         Problem::UnknownName { what: "a method", nearest }
     })
 }
 
-fn api_client(value: &Value, known: &KnownNames<'_>) -> Result<Arc<str>, Problem> {
-    let name = value::text(value)?;
-    if known.api_clients.contains(&name.as_str()) {
-        return Ok(Arc::from(name));
+fn api_client_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
+    let glob = value::text(value)?;
+    let pattern = WildMatch::new(&glob);
+    if known.api_clients.iter().any(|name| pattern.matches(name)) {
+        return Ok(glob);
     }
-    let nearest = fault::nearest(&name, known.api_clients.iter().copied());
+    let nearest = fault::nearest(&glob, known.api_clients.iter().copied());
     Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
 }
