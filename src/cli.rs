@@ -1,1 +1,93 @@
 //! The commands.
+//!
+//! Each command is a module with its arguments and its `run`; what they print goes
+//! through `output`, how they fail is in `failure`. What a command does with the gateway
+//! itself is in `app`.
+
+mod check_config;
+mod client;
+mod failure;
+mod healthcheck;
+mod issue;
+mod login;
+mod output;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+mod serve;
+mod status_report;
+mod timeout;
+#[cfg(feature = "sandbox")]
+mod walk;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[cfg(feature = "sandbox")]
+pub use self::walk::{Addresses, walk};
+pub use self::{failure::Failure, output::Output};
+
+/// A gRPC service that logs people in to the Acronis Cyber Platform with one-time
+/// tokens, so that your services never hold the platform's credentials.
+#[derive(Debug, Parser)]
+#[command(name = "ott-gateway", version, about, max_term_width = 100, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Start here (no account on the platform needed):
+  ott-gateway sandbox
+
+Run it for real:
+  ott-gateway check-config --config gateway.toml --online
+  ott-gateway serve --config gateway.toml
+
+Exit codes: 0 done, 1 ran and failed, 2 wrong usage or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve gRPC until SIGTERM
+    Serve(serve::Arguments),
+    /// Try everything on this machine, against a copy of the platform
+    #[cfg(feature = "sandbox")]
+    Sandbox(sandbox::Arguments),
+    /// Tell everything that is wrong with a configuration
+    CheckConfig(check_config::Arguments),
+    /// Ask a running gateway for a one-time token
+    Issue(issue::Arguments),
+    /// Spend a one-time token at a running gateway
+    Login(login::Arguments),
+    /// Ask a running gateway whether it is serving
+    Healthcheck(healthcheck::Arguments),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    let mut output = Output::terminal();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(message) => return output.usage(&message),
+    };
+    let done = match line.command {
+        Command::Serve(arguments) => serve::run(&arguments, &mut output),
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
+        Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),
+        Command::Issue(arguments) => issue::run(arguments, &mut output),
+        Command::Login(arguments) => login::run(arguments, &mut output),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments, &mut output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

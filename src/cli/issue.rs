@@ -1,0 +1,83 @@
+//! `ott-gateway issue`: asks for a one-time token and prints the answer as JSON.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{
+    client::{self, ClientOptions},
+    failure::Failure,
+    output::Output,
+    timeout,
+};
+use crate::proto::ott::v1::{
+    IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
+};
+
+/// Asks a running gateway for a one-time token and prints its answer as JSON.
+///
+/// The token works once and for 30 seconds. It is a secret until it is spent: it is
+/// printed because you asked for it, so mind where the output goes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    subject: SubjectArguments,
+    /// Which of the gateway's API clients to use [default: its default one]
+    #[arg(long, value_name = "NAME")]
+    api_client: Option<String>,
+    /// Also ask for a URL that logs a browser in and lands there: /mc/ or an https URL
+    #[arg(long, value_name = "URI")]
+    target_uri: Option<String>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout::parse)]
+    timeout: Duration,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ott-gateway issue --login johncustomer@mysite.com
+  ott-gateway issue --login johncustomer@mysite.com --target-uri /mc/ | jq -r .loginUrl
+  ott-gateway issue --user-id 2955b448-7df8-43uc-9c63-a21511dbe06d | ott-gateway login
+  ott-gateway issue --login a@b.example --endpoint https://gateway.example:50051 \\
+      --ca-file ca.pem --certificate-file me.pem --private-key-file me.key";
+
+/// The user, named in exactly one way.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct SubjectArguments {
+    /// The user's login
+    #[arg(long)]
+    login: Option<String>,
+    /// The id that an identity provider has for the user
+    #[arg(long, value_name = "ID")]
+    external_id: Option<String>,
+    /// The platform's own id of the user
+    #[arg(long, value_name = "ID")]
+    user_id: Option<String>,
+}
+
+pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
+    client::block_on(issue(arguments, output))
+}
+
+async fn issue(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
+    let client = arguments.client.connect(arguments.timeout).await?;
+    let user = arguments.subject;
+    let subject = user
+        .login
+        .map(Subject::Login)
+        .or(user.external_id.map(Subject::ExternalId))
+        .or(user.user_id.map(Subject::UserId));
+    let request = IssueOttRequest {
+        subject,
+        api_client: arguments.api_client.unwrap_or_default(),
+        target_uri: arguments.target_uri.unwrap_or_default(),
+        ..IssueOttRequest::default()
+    };
+    let answer = OttServiceClient::new(client.channel()).issue_ott(client.request(request)).await?;
+    output.line(client::json("ott.v1.IssueOttResponse", answer.get_ref())?);
+    Ok(())
+}

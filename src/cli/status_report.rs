@@ -1,0 +1,156 @@
+//! A gRPC status as a person reads it: what happened, the id to quote, what to do.
+//!
+//! Everything comes from the status itself, so it is as true for a newer gateway.
+
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::failure;
+
+/// The report: a first line for the error, then one line per detail.
+pub(super) fn report(status: &Status) -> String {
+    let details = status.get_error_details();
+    let mut report = code_name(status.code()).to_owned();
+    if let Some(info) = details.error_info() {
+        let _ = write!(report, " ({})", info.reason);
+    }
+    let message = printable(status.message());
+    let message = if message.is_empty() { "no message" } else { &message };
+    let _ = write!(report, "\n  {message}");
+    if let Some(cause) = std::error::Error::source(status) {
+        line(&mut report, "cause", &failure::chain(cause));
+    }
+    for violation in details.bad_request().iter().flat_map(|request| &request.field_violations) {
+        line(&mut report, &printable(&violation.field), &violation.description);
+    }
+    for violation in details.quota_failure().iter().flat_map(|failure| &failure.violations) {
+        line(&mut report, &printable(&violation.subject), &violation.description);
+    }
+    if let Some(info) = details.error_info() {
+        let mut metadata: Vec<_> = info.metadata.iter().collect();
+        metadata.sort();
+        for (key, value) in metadata {
+            line(&mut report, &words(key), value);
+        }
+    }
+    let request_id = details
+        .request_info()
+        .map(|info| info.request_id.clone())
+        .or_else(|| status.metadata().get("x-request-id")?.to_str().ok().map(str::to_owned));
+    if let Some(id) = request_id {
+        line(&mut report, "request id", &format!("{id} (quote it to whoever runs the gateway)"));
+    }
+    line(&mut report, "retry", &retry(status));
+    report
+}
+
+/// Whether and when a retry is worth it.
+fn retry(status: &Status) -> String {
+    let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    if let Some(wait) = wait {
+        return format!("after {}", humantime::format_duration(wait));
+    }
+    if status.metadata().get("grpc-retry-pushback-ms").is_some_and(|pushback| pushback == "-1") {
+        return "not with this request".to_owned();
+    }
+    match status.code() {
+        Code::Unavailable => "safe, after a moment",
+        Code::DeadlineExceeded => "an issue: yes; a login: only with a new token",
+        Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => {
+            "not until something has changed"
+        }
+        Code::Unimplemented => "no: is this the address of an ott-gateway?",
+        _ => "not with this request",
+    }
+    .to_owned()
+}
+
+fn line(report: &mut String, name: &str, value: &str) {
+    let _ = write!(report, "\n  {name:<13} {}", printable(value));
+}
+
+/// `httpStatus` as "http status".
+fn words(key: &str) -> String {
+    let mut words = String::new();
+    for letter in key.chars() {
+        if letter.is_ascii_uppercase() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    printable(&words)
+}
+
+/// Text from elsewhere, without anything that would steer the terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+/// The code's name as the gRPC documentation spells it.
+pub(super) const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a status as it comes from a gateway")]
+    fn report_tells_code_reason_message_details_id_and_retry() {
+        let mut details = ErrorDetails::new();
+        details
+            .set_error_info(
+                "PLATFORM_RATE_LIMITED",
+                "ott-gateway",
+                HashMap::from([("httpStatus".to_owned(), "429".to_owned())]),
+            )
+            .set_request_info("0199", "")
+            .set_retry_info(Some(Duration::from_secs(7)))
+            .add_bad_request_violation("login", "must not\u{1b}[2J be empty");
+        let status = Status::with_error_details(Code::ResourceExhausted, "The platform is busy.", details);
+        assert_eq!(
+            report(&status),
+            "RESOURCE_EXHAUSTED (PLATFORM_RATE_LIMITED)\
+             \n  The platform is busy.\
+             \n  login         must not\u{fffd}[2J be empty\
+             \n  http status   429\
+             \n  request id    0199 (quote it to whoever runs the gateway)\
+             \n  retry         after 7s"
+        );
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a status as it comes from something else")]
+    fn report_of_a_bare_status_is_short() {
+        let status = Status::unimplemented("");
+        assert_eq!(
+            report(&status),
+            "UNIMPLEMENTED\n  no message\n  retry         no: is this the address of an ott-gateway?"
+        );
+    }
+}

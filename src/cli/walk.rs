@@ -1,0 +1,251 @@
+//! The walk that a newcomer sees: a token is issued, spent, and refused the second
+//! time, through real gRPC; then the lines to paste.
+//!
+//! It is a client like any other: it knows the gateway only by its address.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+use super::{
+    failure::Failure,
+    output::{Output, Style},
+    status_report::{code_name, printable},
+};
+use crate::{
+    clock,
+    proto::ott::v1::{
+        Cookie, IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
+        issue_ott_request::Subject, ott_service_client::OttServiceClient,
+    },
+};
+
+/// The user of the platform's own documentation.
+const LOGIN: &str = "johncustomer@mysite.com";
+/// The platform's management console.
+const TARGET: &str = "/mc/";
+/// Nothing in a sandbox takes longer, unless a fault is asked for.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of a token is shown.
+const SHOWN: usize = 20;
+
+/// Where the two halves of the sandbox are.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The gateway's gRPC listener.
+    pub gateway: SocketAddr,
+    /// The copy of the platform.
+    pub platform: SocketAddr,
+}
+
+/// Issues a token for the documented user, spends it, tries it again, and tells the
+/// story with the lines to paste.
+///
+/// # Errors
+///
+/// The first call that ended otherwise than the story goes.
+pub async fn walk(channel: Channel, addresses: Addresses, output: &mut Output) -> Result<(), Failure> {
+    let mut story = Story { output, client: OttServiceClient::new(channel) };
+    story.opening(addresses);
+    let issued = story.issue().await?;
+    let ott = story.log_in(issued.ott).await?;
+    story.log_in_again(ott).await?;
+    story.lines_to_paste(addresses);
+    Ok(())
+}
+
+struct Story<'a> {
+    output: &'a mut Output,
+    client: OttServiceClient<Channel>,
+}
+
+impl Story<'_> {
+    fn opening(&mut self, addresses: Addresses) {
+        let title = self.output.paint(Style::Heading, "ott-gateway sandbox");
+        self.output.line(format_args!("\n{title}  nothing leaves this machine, no account needed\n"));
+        self.detail("gateway", format_args!("{}  (gRPC: ott.v1.OttService)", addresses.gateway));
+        self.detail(
+            "platform",
+            format_args!("http://{}  (a copy of the documented endpoints)", addresses.platform),
+        );
+    }
+
+    async fn issue(&mut self) -> Result<IssueOttResponse, Failure> {
+        self.step(1, "IssueOtt", "a one-time token for a user");
+        self.sent("login", LOGIN);
+        self.sent("target_uri", TARGET);
+        let message = IssueOttRequest {
+            subject: Some(Subject::Login(LOGIN.to_owned())),
+            target_uri: TARGET.to_owned(),
+            ..IssueOttRequest::default()
+        };
+        let started = clock::now();
+        let answer = self.client.issue_ott(request(message)).await?.into_inner();
+        self.done(started);
+        self.came("ott", format_args!("{}  ({} characters)", shortened(&answer.ott), answer.ott.len()));
+        let lasts = answer.expire_time.map_or(0, |at| at.seconds.saturating_sub(unix_seconds_now()));
+        self.came("expire_time", format_args!("in {lasts} s, or once it is spent"));
+        let url = answer.login_url.split_once("#ott=").map_or("", |(before, _)| before);
+        self.came("login_url", format_args!("{}#ott=…  (logs a browser in)", printable(url)));
+        Ok(answer)
+    }
+
+    async fn log_in(&mut self, ott: String) -> Result<String, Failure> {
+        self.step(2, "LoginWithOtt", "spend it");
+        self.sent("ott", shortened(&ott));
+        let started = clock::now();
+        let message = LoginWithOttRequest { ott: ott.clone(), ..LoginWithOttRequest::default() };
+        let answer = self.client.login_with_ott(request(message)).await?.into_inner();
+        self.done(started);
+        self.account(&answer);
+        for cookie in answer.session.iter().flat_map(|session| &session.cookies) {
+            self.came("session", attributes(cookie));
+        }
+        Ok(ott)
+    }
+
+    async fn log_in_again(&mut self, ott: String) -> Result<(), Failure> {
+        self.step(3, "LoginWithOtt", "the same token again");
+        self.sent("ott", shortened(&ott));
+        let started = clock::now();
+        let message = LoginWithOttRequest { ott, ..LoginWithOttRequest::default() };
+        let Err(status) = self.client.login_with_ott(request(message)).await else {
+            return Err(Failure::Failed("the same token worked twice".to_owned()));
+        };
+        let Some(info) = status.get_details_error_info().filter(|info| info.reason == "OTT_REJECTED") else {
+            return Err(status.into());
+        };
+        let code = self.output.paint(Style::Bad, code_name(status.code()));
+        self.output
+            .line(format_args!("     {code} after {} ms, as it should be", started.elapsed().as_millis()));
+        self.came("reason", info.reason);
+        self.came("message", printable(status.message()));
+        if let Some(info) = status.get_details_request_info() {
+            self.came("request_id", printable(&info.request_id));
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, answer: &LoginWithOttResponse) {
+        let Some(user) = &answer.user else { return };
+        let name = user.contact.as_ref().map_or_else(String::new, |contact| {
+            let parts = [contact.firstname.as_deref(), contact.lastname.as_deref()];
+            parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+        });
+        let login = user.login.as_deref().unwrap_or_default();
+        self.came("user", format_args!("{} <{}>", printable(&name), printable(login)));
+        for (field, value) in [("id", &user.id), ("tenant_id", &user.tenant_id)] {
+            if let Some(value) = value {
+                self.came(field, printable(value));
+            }
+        }
+    }
+
+    fn lines_to_paste(&mut self, addresses: Addresses) {
+        let gateway = addresses.gateway;
+        let heading = self.output.paint(Style::Heading, "Your turn");
+        self.output.line(format_args!("\n{heading}"));
+        self.paste("From here", &[
+            format!("ott-gateway issue --endpoint http://{gateway} --login {LOGIN} | ott-gateway login --endpoint http://{gateway}"),
+        ]);
+        self.paste("With grpcurl", &[
+            format!("grpcurl -plaintext -d '{{\"login\": \"{LOGIN}\"}}' {gateway} ott.v1.OttService/IssueOtt"),
+            format!("grpcurl -plaintext -d '{{\"ott\": \"PASTE THE TOKEN\"}}' {gateway} ott.v1.OttService/LoginWithOtt"),
+        ]);
+        self.paste("From Python (in this repository)", &[
+            "pip install grpcio grpcio-tools".to_owned(),
+            "python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. ott/v1/ott_service.proto".to_owned(),
+            "python - <<'END'".to_owned(),
+            "import grpc".to_owned(),
+            "from ott.v1 import ott_service_pb2 as ott, ott_service_pb2_grpc".to_owned(),
+            String::new(),
+            format!("gateway = ott_service_pb2_grpc.OttServiceStub(grpc.insecure_channel(\"{gateway}\"))"),
+            format!("issued = gateway.IssueOtt(ott.IssueOttRequest(login=\"{LOGIN}\"), timeout=5)"),
+            "answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5)".to_owned(),
+            "print(answer.user.login, [cookie.name for cookie in answer.session.cookies])".to_owned(),
+            "END".to_owned(),
+        ]);
+        self.paste(
+            "In a browser (open the loginUrl within 30 s)",
+            &[format!("ott-gateway issue --endpoint http://{gateway} --login {LOGIN} --target-uri {TARGET}")],
+        );
+        self.paste(
+            "Every error, on demand (an HTTP status, or html, cut, reset, slow …)",
+            &[format!("ott-gateway issue --endpoint http://{gateway} --login fault+503@sandbox")],
+        );
+        self.output.line("");
+    }
+
+    fn paste(&mut self, title: &str, lines: &[String]) {
+        let title = self.output.paint(Style::Quiet, title);
+        self.output.line(format_args!("\n  {title}"));
+        // Not indented: a line must be good to paste, in Python too.
+        for line in lines {
+            self.output.line(line);
+        }
+    }
+
+    fn step(&mut self, number: u8, method: &str, what: &str) {
+        let method = self.output.paint(Style::Heading, method);
+        self.output.line(format_args!("\n  {number}  {method}  {what}"));
+    }
+
+    fn done(&mut self, started: clock::Instant) {
+        let ok = self.output.paint(Style::Good, "OK");
+        self.output.line(format_args!("     {ok} after {} ms", started.elapsed().as_millis()));
+    }
+
+    fn sent(&mut self, field: &str, value: impl std::fmt::Display) {
+        self.field("→", field, value);
+    }
+
+    fn came(&mut self, field: &str, value: impl std::fmt::Display) {
+        self.field("←", field, value);
+    }
+
+    fn detail(&mut self, name: &str, value: impl std::fmt::Display) {
+        let name = self.output.paint(Style::Name, format_args!("{name:<9}"));
+        self.output.line(format_args!("  {name} {value}"));
+    }
+
+    fn field(&mut self, arrow: &str, field: &str, value: impl std::fmt::Display) {
+        let arrow = self.output.paint(Style::Quiet, arrow);
+        let field = self.output.paint(Style::Name, format_args!("{field:<12}"));
+        self.output.line(format_args!("     {arrow} {field} {value}"));
+    }
+}
+
+fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(TIMEOUT);
+    request
+}
+
+/// The beginning of a token: enough to recognise it, too little to use it.
+fn shortened(ott: &str) -> String {
+    // At most half of it, however short it is.
+    let shown: String = ott.chars().take(SHOWN.min(ott.len() / 2)).collect();
+    format!("{}…", printable(&shown))
+}
+
+fn attributes(cookie: &Cookie) -> String {
+    let mut attributes = format!("cookie {}", printable(&cookie.name));
+    if !cookie.path.is_empty() {
+        attributes.push_str(&format!("; Path={}", printable(&cookie.path)));
+    }
+    if cookie.http_only {
+        attributes.push_str("; HttpOnly");
+    }
+    if cookie.secure {
+        attributes.push_str("; Secure");
+    }
+    if !cookie.same_site.is_empty() {
+        attributes.push_str(&format!("; SameSite={}", printable(&cookie.same_site)));
+    }
+    attributes
+}
+
+fn unix_seconds_now() -> i64 {
+    i64::try_from(clock::unix_seconds(clock::WallClock::system().now())).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,68 @@
+//! The program from outside: exit codes, and what it prints where.
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(arguments)
+        .env_remove("OTT_GATEWAY_CONFIG")
+        .env_remove("OTT_GATEWAY_ENDPOINT")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn help_goes_to_standard_output_and_is_no_failure() {
+    let done = run(&["--help"]);
+    assert_eq!(done.status.code(), Some(0));
+    let help = text(&done.stdout);
+    for word in ["serve", "sandbox", "check-config", "issue", "login", "healthcheck", "Exit codes"] {
+        assert!(help.contains(word), "{word} is missing:\n{help}");
+    }
+    assert!(!help.contains('\u{1b}'), "no colour in a pipe");
+    assert!(done.stderr.is_empty());
+}
+
+#[test]
+fn wrong_usage_is_2_and_a_gateway_that_is_not_there_is_1() {
+    assert_eq!(run(&[]).status.code(), Some(2));
+    assert_eq!(run(&["issue"]).status.code(), Some(2));
+    assert_eq!(run(&["login"]).status.code(), Some(2), "standard input is empty");
+    let done = run(&["healthcheck", "--endpoint", "http://127.0.0.1:1"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(text(&done.stderr).starts_with("error: cannot connect to http://127.0.0.1:1/: "));
+    assert!(done.stdout.is_empty());
+}
+
+#[test]
+fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let path = file.to_str().unwrap();
+    fs::write(&file, "[server]\nlisen = \"127.0.0.1:1\"\n[api_clients.eu2]\nclient_id = \"\"\n").unwrap();
+    for command in ["check-config", "serve"] {
+        let done = run(&[command, "--config", path]);
+        assert_eq!(done.status.code(), Some(2), "{command}");
+        let faults = text(&done.stderr);
+        for fault in
+            [":2: server.lisen: unknown key; did you mean \"listen\"?", ":4: api_clients.eu2.client_id: "]
+        {
+            assert!(faults.contains(&format!("{path}{fault}")), "{faults}");
+        }
+    }
+    fs::write(folder.path().join("secret"), "s").unwrap();
+    let good = "[api_clients.eu2]\ndata_center_url = \"https://eu2-cloud.acronis.com\"\nclient_id = \"id\"\n\
+                client_secret_file = \"secret\"\n[[access.rules]]\ncallers = [\"anonymous\"]\n";
+    fs::write(&file, good).unwrap();
+    let done = run(&["check-config", "--config", path]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("eu2 at https://eu2-cloud.acronis.com/"));
+}
