@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+pub use in_flight::{InFlight, InFlightLimit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,6 +22,8 @@ use crate::{
     clock::{self, Instant},
     ott::Subject,
 };
+
+mod in_flight;
 
 /// The two things that a caller can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,14 +97,43 @@ impl Certainty {
 }
 
 /// The id of one call, for logs, records and the caller's `RequestInfo`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(Uuid);
+///
+/// 1 to 64 characters out of `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
+/// header or a path wherever it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    text: [u8; Self::MAX_LENGTH],
+    length: u8,
+}
 
 impl RequestId {
+    /// The longest id that is taken over from a caller, in bytes.
+    pub const MAX_LENGTH: usize = 64;
+
     /// A new id, ordered by time of arrival.
     #[must_use]
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        let mut text = [0; Self::MAX_LENGTH];
+        let length = Uuid::now_v7().hyphenated().encode_lower(&mut text).len();
+        Self { text, length: u8::try_from(length).unwrap_or_default() }
+    }
+
+    /// The id that a caller gave, if it is well formed.
+    #[must_use]
+    pub fn given(id: &[u8]) -> Option<Self> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        if id.is_empty() || id.len() > Self::MAX_LENGTH || !id.iter().all(allowed) {
+            return None;
+        }
+        let mut text = [0; Self::MAX_LENGTH];
+        text[..id.len()].copy_from_slice(id);
+        Some(Self { text, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
@@ -113,7 +145,13 @@ impl Default for RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({self})")
     }
 }
 
@@ -171,11 +209,17 @@ struct Record {
 }
 
 impl Call {
-    /// A call that has just arrived.
+    /// A call that has just arrived, under an id of our own.
     #[must_use]
     pub fn new(arrived: Instant, deadline: Deadline) -> Self {
+        Self::with_request_id(RequestId::new(), arrived, deadline)
+    }
+
+    /// A call that has just arrived, under this id.
+    #[must_use]
+    pub fn with_request_id(request_id: RequestId, arrived: Instant, deadline: Deadline) -> Self {
         Self(Arc::new(Record {
-            request_id: RequestId::new(),
+            request_id,
             arrived,
             deadline,
             operation: OnceLock::new(),
@@ -347,6 +391,20 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn request_id_of_a_caller_is_taken_only_if_it_can_forge_nothing() {
+        let longest = "a".repeat(64);
+        for good in ["a", "0b-9_x.Y", longest.as_str()] {
+            assert_eq!(RequestId::given(good.as_bytes()).unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(65);
+        for bad in ["", "a b", "a\nb", "a/b", "ä", "a\"b", too_long.as_str()] {
+            assert_eq!(RequestId::given(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(RequestId::new().to_string().len(), 36);
+        assert_ne!(RequestId::new(), RequestId::new());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_under_way_may_have_happened() {

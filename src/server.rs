@@ -1,1 +1,322 @@
 //! The gRPC server: connections in, calls through the middleware, drain.
+//!
+//! tonic's generated services run behind it on a connection driver of our own, because
+//! tonic's server leaves peers that never speak, never read or never leave without
+//! bounds. What the calls do is not known here.
+
+mod completion;
+mod connection;
+mod deadline;
+mod drain;
+mod gate;
+mod limits;
+mod listener;
+mod preface;
+mod stack;
+pub mod tls;
+mod worker;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    sync::Arc,
+    task::Context,
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+
+use self::{
+    connection::Shared,
+    drain::{Drain, Phases},
+    gate::Gate,
+    listener::Accepted,
+    stack::Stack,
+    tls::Handshakes,
+    worker::{Ended, Worker},
+};
+pub use self::{
+    drain::{DrainTimes, Drained},
+    limits::Limits,
+};
+use crate::{audit::Audit, call::InFlightLimit, caller::Identification, telemetry::metrics::Metrics};
+
+/// How long a worker may take to stop once its connections are closed.
+const WORKER_END: Duration = Duration::from_secs(1);
+
+/// What the server is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How connections are secured.
+    pub transport: Transport,
+    /// Worker threads; one for each core unless given.
+    pub worker_threads: Option<NonZeroUsize>,
+    /// The longest time that a call may take; also that of a call without a deadline.
+    pub max_deadline: Duration,
+    /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
+    pub max_in_flight: usize,
+    /// What a peer may take.
+    pub limits: Limits,
+    /// How long the steps of a drain take.
+    pub drain: DrainTimes,
+}
+
+/// How connections are secured.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Not at all, which is allowed only on a loopback address.
+    LoopbackPlaintext,
+    /// Not at all, on whatever address: something in front takes care of it.
+    Plaintext,
+    /// By TLS.
+    Tls(tls::Settings),
+}
+
+impl Settings {
+    /// The defaults of design section 7 on this address.
+    #[must_use]
+    pub fn new(listen: SocketAddr, transport: Transport) -> Self {
+        Self {
+            listen,
+            transport,
+            worker_threads: None,
+            max_deadline: Duration::from_secs(10),
+            max_in_flight: 4096,
+            limits: Limits::default(),
+            drain: DrainTimes::default(),
+        }
+    }
+}
+
+/// What the server works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Tells who is calling.
+    pub identification: Identification,
+    /// Takes the records of calls that never reached a handler.
+    pub audit: Audit,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Cancelled as a drain begins, so that health can turn to `NOT_SERVING` and end its
+    /// open streams.
+    pub draining: CancellationToken,
+}
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Without TLS, secrets would cross the network in the clear.
+    #[error("{address} is not a loopback address, and plaintext is not allowed on others")]
+    PlaintextBeyondLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The TLS files cannot be used.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] tls::TlsError),
+}
+
+/// Why the workers cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError<E> {
+    /// The system gives no thread, or the socket cannot be used.
+    #[error("a worker cannot be started")]
+    Worker(#[source] io::Error),
+    /// The routes cannot be made.
+    #[error("the routes of a worker cannot be made")]
+    Routes(#[source] E),
+    /// A worker ended while it was starting.
+    #[error("a worker ended while it was starting")]
+    Ended,
+}
+
+/// Binds the address and reads the TLS files; nothing is served yet. Blocks.
+pub fn bind(settings: Settings) -> Result<Bound, BindError> {
+    let address = settings.listen;
+    if matches!(settings.transport, Transport::LoopbackPlaintext) && !address.ip().is_loopback() {
+        return Err(BindError::PlaintextBeyondLoopback { address });
+    }
+    let tls = match &settings.transport {
+        Transport::Tls(tls) => Some(tls::Reload::start(tls.clone())?),
+        Transport::LoopbackPlaintext | Transport::Plaintext => None,
+    };
+    let of_address = |source| BindError::Address { address, source };
+    let listener = listener::listen(address).map_err(of_address)?;
+    let local_addr = listener.local_addr().map_err(of_address)?;
+    Ok(Bound { settings, tls, listener, local_addr })
+}
+
+/// A server that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Bound {
+    settings: Settings,
+    tls: Option<tls::Reload>,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl Bound {
+    /// The address in use.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Starts the workers, and serves.
+    ///
+    /// `routes` is called once on each worker's thread, inside its runtime, so that
+    /// each worker has connections of its own to the platform. Accepting and the reload
+    /// of the TLS files run on the runtime that this is called in.
+    pub async fn serve<E: Send + 'static>(
+        self,
+        parts: Parts,
+        routes: impl Fn() -> Result<Routes, E> + Send + Sync + 'static,
+    ) -> Result<Server, ServeError<E>> {
+        let Self { settings, tls, listener, local_addr } = self;
+        listener::check_open_files(settings.limits.max_connections);
+        let in_flight = InFlightLimit::new(settings.max_in_flight);
+        let gate = Gate::new(in_flight.clone(), parts.audit.clone());
+        let phases = Phases::default();
+        // From here on the workers end, too, if this is given up half way.
+        let close = phases.close.clone().drop_guard();
+        let handshakes = tls.as_ref().map(|tls| {
+            let limits = &settings.limits;
+            let metrics = parts.metrics.clone();
+            Handshakes::new(tls.current(), limits.max_handshakes, limits.handshake_timeout, metrics)
+        });
+
+        let routes = Arc::new(routes);
+        let mut workers = Vec::new();
+        let mut ends = Vec::new();
+        for number in 0..worker_threads(&settings) {
+            let phases = phases.for_worker();
+            let (parts, gate, handshakes) = (parts.clone(), gate.clone(), handshakes.clone());
+            let (limits, max_deadline) = (settings.limits.clone(), settings.max_deadline);
+            let routes = Arc::clone(&routes);
+            let make = move || {
+                let stack = Stack {
+                    routes: routes()?.prepare(),
+                    identification: parts.identification,
+                    audit: parts.audit,
+                    metrics: parts.metrics.clone(),
+                    gate,
+                    cut_off: phases.cut_off.clone(),
+                    max_deadline,
+                };
+                Ok(Shared { stack: Arc::new(stack), handshakes, limits, phases, metrics: parts.metrics })
+            };
+            let (worker, started, ended) = Worker::start(number, make).map_err(ServeError::Worker)?;
+            started.await.map_err(|_| ServeError::Ended)?.map_err(ServeError::Routes)?;
+            workers.push(worker);
+            ends.push(ended);
+        }
+
+        let connections = Arc::new(Semaphore::new(settings.limits.max_connections));
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Worker)?;
+        if let Some(tls) = tls {
+            let reload = tls.run(parts.metrics.clone());
+            tokio::spawn(phases.close.clone().run_until_cancelled_owned(reload));
+        }
+        tokio::spawn({
+            let (go_away, close) = (phases.go_away.clone(), phases.close.clone());
+            let (connections, metrics) = (Arc::clone(&connections), parts.metrics.clone());
+            async move {
+                let accept = |cx: &mut Context<'_>| listener.poll_accept(cx);
+                let hand_on = |accepted| hand_to_least_loaded(&workers, accepted);
+                tokio::select! {
+                    biased;
+                    () = close.cancelled() => {}
+                    () = go_away.cancelled() => {}
+                    () = listener::accept_all(accept, connections, metrics, hand_on) => {}
+                }
+            }
+        });
+        tracing::info!(address = %local_addr, worker_threads = ends.len(), "the server is listening");
+        let drain = Drain {
+            times: settings.drain,
+            draining: parts.draining,
+            phases,
+            gate,
+            in_flight,
+            connections,
+            max_connections: settings.limits.max_connections,
+        };
+        Ok(Server { local_addr, drain, workers: ends, _close: close })
+    }
+}
+
+/// A running server. Dropped without a [drain](Self::drain), it ends at once.
+#[derive(Debug)]
+pub struct Server {
+    local_addr: SocketAddr,
+    drain: Drain,
+    workers: Vec<Ended>,
+    _close: DropGuard,
+}
+
+impl Server {
+    /// The address in use.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// How many calls are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.drain.in_flight.count()
+    }
+
+    /// Ends the server: `NOT_SERVING`, then no more connections and a GOAWAY to each,
+    /// then the end of all calls, then of all connections. With the default times it
+    /// is over within 29 s, whatever peers do.
+    pub async fn drain(self) -> Drained {
+        let drained = self.drain.run().await;
+        for worker in self.workers {
+            // An error is the end as well: the other side is dropped with the thread.
+            let _ = tokio::time::timeout(WORKER_END, worker).await;
+        }
+        tracing::info!(
+            calls.cut_off = drained.cut_off,
+            connections.closed = drained.closed,
+            "the drain is over"
+        );
+        drained
+    }
+}
+
+fn worker_threads(settings: &Settings) -> usize {
+    settings
+        .worker_threads
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get), NonZeroUsize::get)
+}
+
+/// A dead worker is passed over.
+fn hand_to_least_loaded(workers: &[Worker], accepted: Accepted) {
+    let mut by_load: Vec<&Worker> = workers.iter().collect();
+    by_load.sort_by_key(|worker| worker.load());
+    let mut accepted = accepted;
+    for worker in by_load {
+        match worker.hand_over(accepted) {
+            Ok(()) => return,
+            Err(refused) => accepted = refused,
+        }
+    }
+    tracing::error!(peer.address = %accepted.address, "no worker is left to serve a connection");
+}
+
+#[cfg(test)]
+mod tests;

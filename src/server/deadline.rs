@@ -1,0 +1,175 @@
+//! By when a call must be answered, and the answer when it was not.
+//!
+//! The time counts from the arrival of the call, whatever it then waits for.
+
+use std::{pin::pin, time::Duration};
+
+use http::{HeaderMap, HeaderValue};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    call::{Call, Deadline},
+    clock::Instant,
+    status::{Failure, Reason},
+};
+
+/// The answer leaves so long before the caller's own deadline, so that it arrives
+/// before the caller gives up and learns nothing of the outcome.
+const MARGIN: Duration = Duration::from_millis(20);
+
+/// When a call that was cut off by a drain may come again, to another replica.
+pub(super) const RETRY_AFTER_DRAIN: Duration = Duration::from_secs(1);
+
+/// The header was not as gRPC writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MalformedTimeout;
+
+/// The deadline of a call that arrived then: the caller's timeout, but at most `max`,
+/// less a margin.
+pub(super) fn of(headers: &HeaderMap, arrived: Instant, max: Duration) -> Result<Deadline, MalformedTimeout> {
+    let mut values = headers.get_all("grpc-timeout").iter();
+    let timeout = match (values.next(), values.next()) {
+        (None, _) => max,
+        (Some(value), None) => parse(value).ok_or(MalformedTimeout)?.min(max),
+        (Some(_), Some(_)) => return Err(MalformedTimeout),
+    };
+    Ok(Deadline::at(arrived + timeout.saturating_sub(MARGIN)))
+}
+
+/// `1*8DIGIT` and a unit, as gRPC over HTTP/2 defines it.
+fn parse(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let amount: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Works until the deadline or until a drain cuts the call off. Then the work is
+/// dropped first, and the answer tells what it has left behind.
+pub(super) async fn within<T>(
+    call: &Call,
+    cut_off: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // Late already: the timer would still let the work begin.
+    if call.deadline().remaining().is_zero() {
+        call.abandon();
+        return Err(Failure::deadline_exceeded(call));
+    }
+    let ended: fn(&Call) -> Failure = {
+        let work = pin!(work);
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::deadline_exceeded,
+            () = cut_off.cancelled() => cut_off_by_drain,
+            done = work => return done,
+        }
+    };
+    call.abandon();
+    Err(ended(call))
+}
+
+fn cut_off_by_drain(call: &Call) -> Failure {
+    let failure = Failure::draining(call);
+    match failure.reason() {
+        Reason::Draining => failure.retry_after(RETRY_AFTER_DRAIN),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{call::Operation, clock};
+
+    fn timeout(value: &str) -> Option<Duration> {
+        parse(&HeaderValue::from_str(value).unwrap())
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(timeout("1H"), Some(Duration::from_hours(1)));
+        assert_eq!(timeout("2M"), Some(Duration::from_mins(2)));
+        assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(timeout("4m"), Some(Duration::from_millis(4)));
+        assert_eq!(timeout("5u"), Some(Duration::from_micros(5)));
+        assert_eq!(timeout("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(timeout("99999999H"), Some(Duration::from_hours(99_999_999)));
+        for bad in ["", "S", "1", "1s", "-1S", "+1S", "1.5S", " 1S", "1S ", "1 S", "123456789S", "1SS", "S1"]
+        {
+            assert_eq!(timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadline_is_the_shorter_of_both_less_the_margin_from_arrival() {
+        let arrived = clock::now();
+        let max = Duration::from_secs(10);
+        let of = |pairs: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in pairs {
+                headers.append("grpc-timeout", HeaderValue::from_str(value).unwrap());
+            }
+            of(&headers, arrived, max).map(|deadline| deadline.instant() - arrived)
+        };
+        assert_eq!(of(&[]), Ok(Duration::from_millis(9_980)));
+        assert_eq!(of(&["1M"]), Ok(Duration::from_millis(9_980)));
+        assert_eq!(of(&["100m"]), Ok(Duration::from_millis(80)));
+        assert_eq!(of(&["5m"]), Ok(Duration::ZERO));
+        assert_eq!(of(&["1 S"]), Err(MalformedTimeout));
+        assert_eq!(of(&["1S", "2S"]), Err(MalformedTimeout), "which of the two?");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_work_is_never_begun() {
+        let arrived = clock::now();
+        let call = Call::new(arrived, Deadline::at(arrived + Duration::from_millis(80)));
+        tokio::time::advance(Duration::from_millis(80)).await;
+        let work = async { unreachable!("waiting has used the time up") };
+        let answer: Result<(), _> = within(&call, &CancellationToken::new(), work).await;
+        assert_eq!(answer.unwrap_err().reason(), Reason::DeadlineExceeded);
+        assert!(call.is_abandoned());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_ends_at_its_deadline_and_not_before() {
+        let arrived = clock::now();
+        let call = Call::new(arrived, Deadline::at(arrived + Duration::from_millis(80)));
+        let answer: Result<(), _> = within(&call, &CancellationToken::new(), std::future::pending()).await;
+        assert_eq!(answer.unwrap_err().reason(), Reason::DeadlineExceeded);
+        assert_eq!(arrived.elapsed(), Duration::from_millis(80));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_drain_cuts_off_says_whether_a_login_may_have_happened() {
+        let cases = [
+            (Operation::IssueOtt, true, Reason::Draining),
+            (Operation::LoginWithOtt, false, Reason::Draining),
+            (Operation::LoginWithOtt, true, Reason::LoginOutcomeUnknown),
+        ];
+        for (operation, sent, reason) in cases {
+            let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+            call.set_operation(operation);
+            let cut_off = CancellationToken::new();
+            let work = async {
+                if sent {
+                    call.sending();
+                }
+                cut_off.cancel();
+                std::future::pending().await
+            };
+            let answer: Result<(), _> = within(&call, &cut_off, work).await;
+            assert_eq!(answer.unwrap_err().reason(), reason, "{operation:?}, sent: {sent}");
+        }
+    }
+}

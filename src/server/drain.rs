@@ -1,0 +1,128 @@
+//! The end of the server: in steps, each of which is bounded, whatever peers do.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::gate::Gate;
+use crate::{call::InFlightLimit, clock};
+
+/// How long the steps of a drain take at most (design section 7); together with
+/// what the process then still does, less than 30 s.
+#[derive(Clone, Debug)]
+pub struct DrainTimes {
+    /// Load balancers see `NOT_SERVING` for so long before anything else changes.
+    pub lame_duck: Duration,
+    /// Calls that were under way when the peer was told to go away are still let in
+    /// for so long.
+    pub stragglers: Duration,
+    /// From the beginning of the drain until calls in flight are cut off.
+    pub cut_off: Duration,
+    /// How long work at the platform that was cut off may take to come to rest.
+    pub settle: Duration,
+    /// How long answers may take to reach a peer before its connection is closed.
+    pub linger: Duration,
+}
+
+impl Default for DrainTimes {
+    fn default() -> Self {
+        Self {
+            lame_duck: Duration::from_secs(3),
+            stragglers: Duration::from_secs(1),
+            cut_off: Duration::from_secs(25),
+            settle: Duration::from_secs(2),
+            linger: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Calls that were cut off because they did not end in time.
+    pub cut_off: usize,
+    /// Connections that were closed by force.
+    pub closed: usize,
+}
+
+/// The steps of a drain, as connections and calls see them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Phases {
+    /// No more connections; those there are get a GOAWAY.
+    pub(super) go_away: CancellationToken,
+    /// Calls in flight are answered now.
+    pub(super) cut_off: CancellationToken,
+    /// Connections are closed now.
+    pub(super) close: CancellationToken,
+}
+
+impl Phases {
+    /// The same steps, on tokens of their own: workers then share no lock for a call.
+    pub(super) fn for_worker(&self) -> Self {
+        Self {
+            go_away: self.go_away.child_token(),
+            cut_off: self.cut_off.child_token(),
+            close: self.close.child_token(),
+        }
+    }
+}
+
+/// What a drain watches and moves.
+#[derive(Debug)]
+pub(super) struct Drain {
+    pub(super) times: DrainTimes,
+    /// Tells health that the drain has begun.
+    pub(super) draining: CancellationToken,
+    pub(super) phases: Phases,
+    pub(super) gate: Gate,
+    pub(super) in_flight: InFlightLimit,
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) max_connections: usize,
+}
+
+impl Drain {
+    /// Ends all calls, then all connections.
+    pub(super) async fn run(&self) -> Drained {
+        let cut_off_at = clock::now() + self.times.cut_off;
+        tracing::info!("the drain has begun; health is NOT_SERVING");
+        self.draining.cancel();
+        sleep(self.times.lame_duck).await;
+
+        tracing::info!(
+            calls.in_flight = self.in_flight.count(),
+            connections = self.connections_open(),
+            "peers are told to go away"
+        );
+        self.phases.go_away.cancel();
+        // A peer that has not seen the GOAWAY yet may have sent calls: they are served.
+        let _ = timeout(self.times.stragglers, self.connections_gone()).await;
+        self.gate.close();
+
+        let mut cut_off = 0;
+        if tokio::time::timeout_at(cut_off_at, self.in_flight.idle()).await.is_err() {
+            cut_off = self.in_flight.count();
+            tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
+            self.phases.cut_off.cancel();
+            let _ = timeout(self.times.settle, self.in_flight.idle()).await;
+        }
+
+        let _ = timeout(self.times.linger, self.connections_gone()).await;
+        let closed = self.connections_open();
+        self.phases.close.cancel();
+        Drained { cut_off, closed }
+    }
+
+    fn connections_open(&self) -> usize {
+        self.max_connections.saturating_sub(self.connections.available_permits())
+    }
+
+    async fn connections_gone(&self) {
+        // The semaphore is never closed.
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
+        let _ = self.connections.acquire_many(all).await;
+    }
+}

@@ -1,0 +1,69 @@
+//! Every limit of the server, each with the fault that it stops.
+
+use std::time::Duration;
+
+/// What a peer may take from the server (design section 7). All are set; none is left
+/// to a library's default.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once, over all workers; one more is closed as it is accepted.
+    pub max_connections: usize,
+    /// TLS handshakes under way at once, so that a burst of them cannot take all
+    /// processor time from the calls; further ones wait within `handshake_timeout`.
+    pub max_handshakes: usize,
+    /// A TLS handshake ends within this time, waiting for its turn included.
+    pub handshake_timeout: Duration,
+    /// The HTTP/2 preface is there within this time.
+    pub preface_timeout: Duration,
+    /// A silent peer is pinged after this time.
+    pub keepalive_interval: Duration,
+    /// A ping is answered within this time, or the connection is closed.
+    pub keepalive_timeout: Duration,
+    /// A connection is told to go away at this age ± 10 %, so that a load balancer
+    /// gets to spread the callers anew.
+    pub connection_age: Duration,
+    /// A connection that was told to go away because of its age is closed after this
+    /// time; longer than any call may take.
+    pub connection_grace: Duration,
+    /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
+    pub max_streams: u32,
+    /// Streams that our side had to reset because of the peer's faults, after which
+    /// the connection is ended (CVE-2025-8671).
+    pub max_local_error_resets: usize,
+    /// Streams that the peer opened and reset before we looked at them, after which
+    /// the connection is ended (CVE-2023-44487).
+    pub max_pending_resets: usize,
+    /// Request headers, in bytes as HPACK counts them.
+    pub max_header_list: u32,
+    /// One frame, in bytes.
+    pub max_frame: u32,
+    /// Bytes that a peer may send ahead on one stream.
+    pub stream_window: u32,
+    /// Bytes that a peer may send ahead on one connection.
+    pub connection_window: u32,
+    /// Bytes of an answer that are buffered for a peer that does not read.
+    pub max_send_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_handshakes: 128,
+            handshake_timeout: Duration::from_secs(5),
+            preface_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+            connection_age: Duration::from_mins(30),
+            connection_grace: Duration::from_secs(30),
+            max_streams: 100,
+            max_local_error_resets: 64,
+            max_pending_resets: 20,
+            max_header_list: 16 * 1024,
+            max_frame: 16 * 1024,
+            stream_window: 64 * 1024,
+            connection_window: 256 * 1024,
+            max_send_buffer: 64 * 1024,
+        }
+    }
+}

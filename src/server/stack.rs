@@ -1,0 +1,208 @@
+//! What every call goes through, from the connection to its handler: one list.
+//!
+//! Each step lives in a file of its own. What a caller may do is not decided here but
+//! in the typed handlers: a path decides over nothing but metrics and records.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::Routes};
+use tower::Service;
+
+use super::{
+    completion::{self, Audited, Completion, REQUEST_ID},
+    deadline::{self, MalformedTimeout},
+    gate::Gate,
+};
+use crate::{
+    audit::Audit,
+    call::{Call, Deadline, Operation, RequestId},
+    caller::{Caller, Identification, Peer},
+    clock::Instant,
+    status::{Failure, Reason},
+    telemetry::metrics::Metrics,
+};
+
+/// The paths of the gateway's own service.
+const OTT_SERVICE: &str = "/ott.v1.OttService/";
+/// The paths of the health service, which anyone may ask at any time.
+const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
+
+/// The middleware and the routes behind it; one for each worker.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) routes: Routes,
+    pub(super) identification: Identification,
+    pub(super) audit: Audit,
+    pub(super) metrics: Metrics,
+    pub(super) gate: Gate,
+    pub(super) cut_off: CancellationToken,
+    pub(super) max_deadline: Duration,
+}
+
+impl Stack {
+    /// Answers one call that arrived then from that peer.
+    pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let (call, timeout) = self.arrive(&request, arrived);
+        if let Err(status) = speaks_grpc(&request) {
+            return refuse_protocol(status, &call);
+        }
+        if request.uri().path().starts_with(HEALTH_SERVICE) {
+            return self.answer_health(request, &call).await;
+        }
+        let completion =
+            Completion::of(call.clone(), audited(&request), self.audit.clone(), self.metrics.clone());
+        let work = async {
+            let MalformedTimeout = match timeout {
+                Ok(()) => return self.admit_and_answer(request, &call, peer).await,
+                Err(malformed) => malformed,
+            };
+            Err(Failure::new(Reason::InvalidRequest)
+                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once"))
+        };
+        let outcome = self.without_panic(&call, work).await;
+        completion.finish(outcome).await
+    }
+
+    /// The steps that can turn a call away, in order, and the handler behind them.
+    async fn admit_and_answer<B>(
+        &self,
+        mut request: Request<B>,
+        call: &Call,
+        peer: &Peer,
+    ) -> Result<Response<Body>, Failure>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let in_flight = self.gate.admit()?;
+        let _counted = self.metrics.call_in_flight();
+        request.extensions_mut().insert(in_flight);
+        deadline::within(call, &self.cut_off, async {
+            let caller = self.identify(request.headers(), call, peer).await?;
+            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(call.clone());
+            Ok(self.route(request).await)
+        })
+        .await
+    }
+
+    /// Health is told without identity, record or limit: whoever asks wants to know
+    /// whether calls can get through, also when they cannot.
+    async fn answer_health<B>(&self, request: Request<B>, call: &Call) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let work = async { Ok(self.route(request).await) };
+        self.without_panic(call, work).await.unwrap_or_else(|failure| completion::answer(failure, call))
+    }
+
+    /// Notes what a call is known by: its id, its times and its method.
+    fn arrive<B>(&self, request: &Request<B>, arrived: Instant) -> (Call, Result<(), MalformedTimeout>) {
+        let (deadline, timeout) = match deadline::of(request.headers(), arrived, self.max_deadline) {
+            Ok(deadline) => (deadline, Ok(())),
+            Err(malformed) => (Deadline::at(arrived + self.max_deadline), Err(malformed)),
+        };
+        let call = Call::with_request_id(request_id(request.headers()), arrived, deadline);
+        match request.uri().path().strip_prefix(OTT_SERVICE) {
+            Some("IssueOtt") => call.set_operation(Operation::IssueOtt),
+            Some("LoginWithOtt") => call.set_operation(Operation::LoginWithOtt),
+            _ => {}
+        }
+        (call, timeout)
+    }
+
+    async fn identify(&self, headers: &HeaderMap, call: &Call, peer: &Peer) -> Result<Caller, Failure> {
+        let caller = self.identification.identify(headers, peer).await.map_err(|error| {
+            self.metrics.security_event("caller_unauthenticated");
+            tracing::debug!(
+                request.id = %call.request_id(),
+                peer.address = %peer.address(),
+                error = %error,
+                "a caller was not identified"
+            );
+            Failure::new(Reason::CallerUnauthenticated)
+        })?;
+        call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().as_str());
+        if !headers.contains_key("grpc-timeout") {
+            self.metrics.without_deadline(caller.name());
+        }
+        Ok(caller)
+    }
+
+    async fn route<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        // The router is always ready and never fails.
+        match self.routes.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Turns a panic into an answer; the connection and its other calls go on.
+    async fn without_panic<T>(
+        &self,
+        call: &Call,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        // What the work has left half done is dropped with it; the call's own record
+        // consists of atomics.
+        AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_payload| {
+            call.abandon();
+            self.metrics.panic();
+            // Without the panic's text, which may quote anything.
+            tracing::error!(
+                request.id = %call.request_id(),
+                rpc.method = call.operation().map_or("unknown", Operation::name),
+                "a call panicked; it was answered with INTERNAL_ERROR"
+            );
+            Err(Failure::new(Reason::InternalError).outcome(call.certainty()))
+        })
+    }
+}
+
+/// The caller's own id for the call, if it gave exactly one that is well formed.
+fn request_id(headers: &HeaderMap) -> RequestId {
+    let mut given = headers.get_all(REQUEST_ID).iter();
+    match (given.next(), given.next()) {
+        (Some(id), None) => RequestId::given(id.as_bytes()).unwrap_or_default(),
+        _ => RequestId::new(),
+    }
+}
+
+fn audited<B>(request: &Request<B>) -> Audited {
+    if request.uri().path().starts_with(OTT_SERVICE) { Audited::Yes } else { Audited::No }
+}
+
+/// gRPC with protocol buffers is all that is spoken; not gRPC-Web, not JSON.
+fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
+    if request.method() != Method::POST {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let content_type = request.headers().get(CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
+    let kind = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    match kind {
+        b"application/grpc" | b"application/grpc+proto" => Ok(()),
+        _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    }
+}
+
+/// What does not speak gRPC gets an HTTP status, and a gRPC one in case it does
+/// understand it.
+fn refuse_protocol(status: StatusCode, call: &Call) -> Response<Body> {
+    let rule = "POST, with content-type application/grpc or application/grpc+proto";
+    let failure = Failure::new(Reason::InvalidRequest).violation("content-type", rule);
+    let mut response = completion::answer(failure, call);
+    *response.status_mut() = status;
+    response
+}

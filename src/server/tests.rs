@@ -1,0 +1,210 @@
+//! Real sockets and real peers, well-behaved and otherwise.
+
+mod calls;
+mod draining;
+mod frames;
+mod limits;
+mod securing;
+
+use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request, Response, StatusCode};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, service::Routes};
+use tonic_types::StatusExt;
+
+use super::{DrainTimes, Parts, Server, Settings, Transport, bind};
+use crate::{
+    audit::Audit,
+    call::{Call, InFlight},
+    caller::{Caller, Identification},
+    telemetry::metrics::Metrics,
+};
+
+/// Long enough for anything that happens at all.
+const SOON: Duration = Duration::from_secs(5);
+const ISSUE: &str = "/ott.v1.OttService/IssueOtt";
+const LOGIN: &str = "/ott.v1.OttService/LoginWithOtt";
+
+/// A handler that does what the header `x-do` says.
+#[derive(Clone)]
+struct Handler {
+    entered: mpsc::UnboundedSender<Call>,
+    /// Each permit lets one held call go on.
+    release: Arc<Semaphore>,
+}
+
+impl Handler {
+    async fn answer(self, request: Request<axum::body::Body>) -> Response<Body> {
+        let extensions = request.extensions();
+        let call = extensions.get::<Call>().expect("the stack puts it there").clone();
+        let in_flight = extensions.get::<InFlight>().expect("the stack puts it there").clone();
+        assert_eq!(extensions.get::<Caller>(), Some(&Caller::anonymous()));
+        let what = request.headers().get("x-do").map_or("", |what| what.to_str().unwrap()).to_owned();
+        let hold = {
+            let release = Arc::clone(&self.release);
+            async move { release.acquire_owned().await.unwrap().forget() }
+        };
+        let (mut code, mut message) = ("0", "");
+        self.entered.send(call.clone()).unwrap();
+        match what.as_str() {
+            "" => {}
+            "panic" => panic!("as asked"),
+            "hold" => hold.await,
+            "hold-as-sent" => {
+                call.sending();
+                hold.await;
+            }
+            // As a handler does whose work must go on when its caller goes away.
+            "detach" => tokio::spawn(async move {
+                hold.await;
+                drop(in_flight);
+            })
+            .await
+            .unwrap(),
+            "undecodable" => (code, message) = ("13", "failed to decode Protobuf message: invalid"),
+            "too-large" => (code, message) = ("11", "Error, decoded message length too large: found"),
+            "bare" => code = "2",
+            other => unreachable!("{other}"),
+        }
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        response.headers_mut().insert("grpc-status", code.parse().unwrap());
+        response.headers_mut().insert("grpc-message", message.parse().unwrap());
+        let thread = std::thread::current().name().unwrap().parse().unwrap();
+        response.headers_mut().insert("x-thread", thread);
+        response
+    }
+}
+
+/// A running server, and what its handlers tell.
+struct Running {
+    server: Server,
+    address: SocketAddr,
+    entered: mpsc::UnboundedReceiver<Call>,
+    release: Arc<Semaphore>,
+    draining: CancellationToken,
+}
+
+/// A server on one worker without TLS.
+async fn start(change: impl FnOnce(&mut Settings)) -> Running {
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
+    settings.worker_threads = NonZeroUsize::new(1);
+    settings.drain = DrainTimes {
+        lame_duck: Duration::ZERO,
+        stragglers: Duration::from_millis(50),
+        cut_off: Duration::from_millis(500),
+        settle: Duration::from_millis(200),
+        linger: Duration::from_millis(200),
+    };
+    change(&mut settings);
+    let (entered, calls) = mpsc::unbounded_channel();
+    let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
+    let release = Arc::clone(&handler.release);
+    let draining = CancellationToken::new();
+    let parts = Parts {
+        identification: Identification::none(),
+        audit: Audit::off(),
+        metrics: Metrics::new(),
+        draining: draining.clone(),
+    };
+    let bound = bind(settings).unwrap();
+    let routes = move || {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        drop(reporter);
+        let handler = handler.clone();
+        let answer = move |request| handler.clone().answer(request);
+        let router = Routes::new(health)
+            .into_axum_router()
+            .route(ISSUE, axum::routing::post(answer.clone()))
+            .route(LOGIN, axum::routing::post(answer));
+        Ok::<_, Infallible>(Routes::from(router))
+    };
+    let server = bound.serve(parts, routes).await.unwrap();
+    Running { address: server.local_addr(), server, entered: calls, release, draining }
+}
+
+impl Running {
+    async fn client(&self) -> Client {
+        Client::over(TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    /// The next call that reaches its handler.
+    async fn next(&mut self) -> Call {
+        timeout(SOON, self.entered.recv()).await.expect("a call reaches its handler").unwrap()
+    }
+
+    /// A new connection is served.
+    async fn still_serves(&self) {
+        let answer = self.client().await.call(ISSUE, &[]).await;
+        assert_eq!(answer.code(), Some(tonic::Code::Ok), "{answer:?}");
+    }
+}
+
+/// An honest HTTP/2 client.
+struct Client {
+    send: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    http: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    fn code(&self) -> Option<tonic::Code> {
+        Status::from_header_map(&self.headers).map(|status| status.code())
+    }
+
+    /// The reason of a failure: in the details, or before there are any, in the message.
+    fn reason(&self) -> String {
+        let status = Status::from_header_map(&self.headers).unwrap_or_else(|| panic!("no status: {self:?}"));
+        match status.get_error_details().error_info() {
+            Some(info) => info.reason.clone(),
+            None => status.message().to_owned(),
+        }
+    }
+}
+
+impl Client {
+    async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let (send, connection) = h2::client::handshake(io).await.unwrap();
+        Self { send, connection: tokio::spawn(connection) }
+    }
+
+    /// Sends a call; the answer is still to come.
+    async fn send(&mut self, path: &str, headers: &[(&str, &str)]) -> h2::client::ResponseFuture {
+        let mut request = Request::post(format!("http://gateway{path}"));
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/grpc");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send = self.send.clone().ready().await.unwrap();
+        let (answer, mut body) = self.send.send_request(request.body(()).unwrap(), false).unwrap();
+        body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+        answer
+    }
+
+    async fn call(&mut self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let answer = self.send(path, headers).await;
+        received(answer).await.unwrap()
+    }
+}
+
+async fn received(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
+    let (head, _) = timeout(SOON, answer).await.expect("an answer comes")?.into_parts();
+    Ok(Answer { http: head.status, headers: head.headers })
+}

@@ -1,0 +1,196 @@
+//! What single calls get.
+
+use super::*;
+use crate::{call::Certainty, clock};
+
+#[tokio::test]
+async fn call_past_its_deadline_gets_deadline_exceeded_and_the_connection_lives() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let sent = clock::now();
+    let answer = client.call(ISSUE, &[("x-do", "hold"), ("grpc-timeout", "150m")]).await;
+    let took = sent.elapsed();
+    assert_eq!(answer.reason(), "DEADLINE_EXCEEDED");
+    assert!(took >= Duration::from_millis(130), "not before the margin: {took:?}");
+    assert!(took < Duration::from_millis(200), "in time for the caller: {took:?}");
+    let call = running.next().await;
+    assert!(call.is_abandoned(), "the handler's own task learns of it");
+    assert!(!call.claim_record(), "the record is written");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn call_without_a_deadline_gets_the_longest_allowed() {
+    let running = start(|settings| settings.max_deadline = Duration::from_millis(100)).await;
+    let mut client = running.client().await;
+    for headers in [&[("x-do", "hold")][..], &[("x-do", "hold"), ("grpc-timeout", "1H")]] {
+        assert_eq!(client.call(ISSUE, headers).await.reason(), "DEADLINE_EXCEEDED");
+    }
+}
+
+#[tokio::test]
+async fn malformed_timeout_is_refused_before_the_handler() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    for bad in ["", "1", "-1S", "123456789S", "1.5S", "soon"] {
+        let answer = client.call(ISSUE, &[("grpc-timeout", bad)]).await;
+        assert_eq!(answer.reason(), "INVALID_REQUEST", "{bad:?}");
+    }
+    assert!(running.entered.try_recv().is_err(), "no handler was called");
+    assert_eq!(client.call(ISSUE, &[("grpc-timeout", "1S")]).await.code(), Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn only_grpc_is_spoken() {
+    let running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let others =
+        ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "text/plain", ""];
+    for other in others {
+        let answer = client.call(ISSUE, &[("content-type", other)]).await;
+        assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
+        assert_eq!(answer.reason(), "INVALID_REQUEST");
+    }
+    for good in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+        assert_eq!(client.call(ISSUE, &[("content-type", good)]).await.code(), Some(tonic::Code::Ok));
+    }
+}
+
+#[tokio::test]
+async fn bare_answers_are_put_right() {
+    let running = start(|_| {}).await;
+    let mut client = running.client().await;
+    for unknown in ["/ott.v1.OttService/Other", "/ott.v2.OttService/IssueOtt", "/"] {
+        assert_eq!(client.call(unknown, &[]).await.reason(), "METHOD_UNKNOWN", "{unknown}");
+    }
+    let bare =
+        [("undecodable", "INVALID_REQUEST"), ("too-large", "REQUEST_TOO_LARGE"), ("bare", "INTERNAL_ERROR")];
+    for (what, reason) in bare {
+        assert_eq!(client.call(ISSUE, &[("x-do", what)]).await.reason(), reason);
+    }
+    let health = client.call("/grpc.health.v1.Health/Other", &[]).await;
+    assert_eq!(health.code(), Some(tonic::Code::Unimplemented), "health keeps its own errors");
+}
+
+#[tokio::test]
+async fn panic_is_answered_and_the_connection_lives() {
+    let running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let held = client.send(ISSUE, &[("x-do", "hold")]).await;
+    let answer = client.call(ISSUE, &[("x-do", "panic")]).await;
+    assert_eq!(answer.reason(), "INTERNAL_ERROR");
+    running.release.add_permits(1);
+    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "the other call goes on");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    assert_eq!(running.server.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn calls_are_shed_exactly_at_the_limit_and_health_is_not() {
+    let mut running = start(|settings| settings.max_in_flight = 3).await;
+    let mut client = running.client().await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(client.send(ISSUE, &[("x-do", "hold")]).await);
+        running.next().await;
+    }
+    for _ in 0..2 {
+        assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED");
+    }
+    let health = client.call("/grpc.health.v1.Health/Check", &[]).await;
+    assert_eq!(health.http, StatusCode::OK);
+    assert!(!health.headers.contains_key("grpc-status"), "its answer has a message: {health:?}");
+
+    running.release.add_permits(1);
+    let held = held.into_iter().map(|held| Box::pin(received(held)));
+    let (first, _, rest) = futures_util::future::select_all(held).await;
+    assert_eq!(first.unwrap().code(), Some(tonic::Code::Ok));
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "there is room for one again");
+    running.release.add_permits(2);
+    for held in rest {
+        assert_eq!(held.await.unwrap().code(), Some(tonic::Code::Ok));
+    }
+}
+
+#[tokio::test]
+async fn call_of_a_caller_that_went_away_is_abandoned_recorded_and_counts_until_its_work_ends() {
+    let mut running = start(|settings| settings.max_in_flight = 1).await;
+    let mut client = running.client().await;
+    let held = client.send(ISSUE, &[("x-do", "detach")]).await;
+    let call = running.next().await;
+    drop(held);
+    timeout(SOON, call.abandoned_and_at_rest()).await.expect("the call is abandoned");
+    assert!(!call.claim_record(), "the record is taken care of");
+    assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED", "its work goes on");
+    running.release.add_permits(1);
+    timeout(SOON, running.server.drain.in_flight.idle()).await.expect("its work has ended");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn request_id_of_the_caller_comes_back_if_it_is_well_formed() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let answer = client.call(ISSUE, &[("x-request-id", "order-7.a_B")]).await;
+    assert_eq!(answer.headers["x-request-id"], "order-7.a_B");
+    assert_eq!(running.next().await.request_id().as_str(), "order-7.a_B");
+    let two: &[(&str, &str)] = &[("x-request-id", "a"), ("x-request-id", "b")];
+    for bad in [&[("x-request-id", "a b")][..], two, &[("grpc-timeout", "bad")]] {
+        let answer = client.call(ISSUE, bad).await;
+        assert_eq!(answer.headers["x-request-id"].len(), 36, "one of ours: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn time_that_a_call_waits_for_its_turn_counts() {
+    let (running, arrived) = (start(|_| {}).await, clock::now());
+    let stack = super::super::stack::Stack {
+        routes: Routes::default(),
+        identification: Identification::none(),
+        audit: Audit::off(),
+        metrics: Metrics::new(),
+        gate: running.server.drain.gate.clone(),
+        cut_off: CancellationToken::new(),
+        max_deadline: Duration::from_secs(10),
+    };
+    let request = || {
+        let request = Request::post(ISSUE).header("content-type", "application/grpc");
+        request.header("grpc-timeout", "1S").body(Body::empty()).unwrap()
+    };
+    let peer = crate::caller::Peer::plaintext(running.address);
+    let reason = async |arrived| {
+        let response = stack.answer(request(), &peer, arrived).await;
+        Answer { http: response.status(), headers: response.headers().clone() }.reason()
+    };
+    assert_eq!(reason(arrived - Duration::from_secs(1)).await, "DEADLINE_EXCEEDED");
+    assert_eq!(reason(arrived).await, "METHOD_UNKNOWN");
+}
+
+#[tokio::test]
+async fn deadline_tells_what_is_known_of_the_outcome() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let headers = [("x-do", "hold-as-sent"), ("grpc-timeout", "100m")];
+    assert_eq!(client.call(LOGIN, &headers).await.reason(), "DEADLINE_EXCEEDED");
+    assert_eq!(running.next().await.certainty(), Certainty::Unknown);
+}
+
+#[test]
+fn plaintext_beyond_loopback_must_be_allowed() {
+    let anywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+    let refused = bind(Settings::new(anywhere, Transport::LoopbackPlaintext)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "0.0.0.0:0 is not a loopback address, and plaintext is not allowed on others"
+    );
+    bind(Settings::new(anywhere, Transport::Plaintext)).unwrap();
+}
+
+#[test]
+fn address_in_use_is_named() {
+    let loopback = "127.0.0.1:0".parse().unwrap();
+    let first = bind(Settings::new(loopback, Transport::LoopbackPlaintext)).unwrap();
+    let taken = first.local_addr();
+    let refused = bind(Settings::new(taken, Transport::LoopbackPlaintext)).unwrap_err();
+    assert_eq!(refused.to_string(), format!("cannot listen on {taken}"));
+}

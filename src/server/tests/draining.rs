@@ -1,0 +1,159 @@
+//! The server ends in time, whatever peers do.
+
+use super::{frames::*, *};
+use crate::clock;
+
+#[tokio::test]
+async fn idle_server_ends_at_once_and_accepts_no_more() {
+    let running = start(|_| {}).await;
+    running.still_serves().await;
+    let began = clock::now();
+    let drained = running.server.drain().await;
+    assert_eq!((drained.cut_off, drained.closed), (0, 0));
+    assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+    assert!(running.draining.is_cancelled());
+    assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens");
+}
+
+#[tokio::test]
+async fn peers_that_never_leave_are_closed() {
+    let running = start(|_| {}).await;
+    let mut no_preface = Peer::silent(&running).await;
+    let mut half_preface = Peer::silent(&running).await;
+    half_preface.write(b"PRI * ").await;
+    let mut silent = Peer::connect(&running).await;
+    silent.expect(SETTINGS).await;
+    let mut client = running.client().await;
+    let watch = client.send("/grpc.health.v1.Health/Watch", &[]).await;
+    let (head, mut updates) = timeout(SOON, watch).await.unwrap().unwrap().into_parts();
+    assert_eq!(head.status, StatusCode::OK);
+    assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
+
+    let began = clock::now();
+    let drained = running.server.drain().await;
+    let took = began.elapsed();
+    assert_eq!((drained.cut_off, drained.closed), (0, 4));
+    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert_eq!(silent.expect(GOAWAY).await.error(), NO_ERROR);
+    for peer in [&mut no_preface, &mut half_preface, &mut silent] {
+        assert!(peer.closed(SOON).await);
+    }
+}
+
+#[tokio::test]
+async fn lame_duck_still_serves_and_then_says_go_away() {
+    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(300)).await;
+    let mut old = running.client().await;
+    let (address, draining) = (running.address, running.draining.clone());
+    let began = clock::now();
+    let drain = tokio::spawn(running.server.drain());
+    timeout(SOON, draining.cancelled()).await.expect("health learns of it first");
+    let mut new = Client::over(TcpStream::connect(address).await.unwrap()).await;
+    for client in [&mut old, &mut new] {
+        assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    }
+    assert!(began.elapsed() < Duration::from_millis(300), "all that was in the lame duck");
+    for client in [old, new] {
+        timeout(SOON, client.connection).await.expect("a GOAWAY ends it").unwrap().unwrap();
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(drain.await.unwrap().closed, 0);
+}
+
+#[tokio::test]
+async fn call_in_flight_ends_well() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let held = client.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+    let (draining, release) = (running.draining.clone(), Arc::clone(&running.release));
+    let drain = tokio::spawn(running.server.drain());
+    draining.cancelled().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!drain.is_finished(), "the drain waits for it");
+    release.add_permits(1);
+    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok));
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.cut_off, drained.closed), (0, 0));
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_answered_truthfully() {
+    let mut running = start(|settings| settings.max_deadline = Duration::from_mins(1)).await;
+    let mut client = running.client().await;
+    let mut held = Vec::new();
+    for (path, what, reason) in [
+        (ISSUE, "hold", "DRAINING"),
+        (ISSUE, "hold-as-sent", "DRAINING"),
+        (LOGIN, "hold", "DRAINING"),
+        (LOGIN, "hold-as-sent", "LOGIN_OUTCOME_UNKNOWN"),
+    ] {
+        held.push((client.send(path, &[("x-do", what)]).await, reason));
+        running.next().await;
+    }
+    let began = clock::now();
+    let drain = tokio::spawn(running.server.drain());
+    for (held, reason) in held {
+        assert_eq!(received(held).await.unwrap().reason(), reason);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(500), "not before its time");
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.cut_off, drained.closed), (4, 0));
+}
+
+#[tokio::test]
+async fn peer_that_ignores_the_goaway_gets_draining() {
+    let mut running = start(|settings| settings.drain.cut_off = Duration::from_secs(1)).await;
+    let mut held = running.client().await;
+    let holding = held.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    let gate = running.server.drain.gate.clone();
+    let (entered, release) = (&mut running.entered, Arc::clone(&running.release));
+    let drain = tokio::spawn(running.server.drain());
+    // Its ping is not answered, so the connection does not know that the peer knows.
+    peer.expect(GOAWAY).await;
+    peer.write(&call(1, "")).await;
+    peer.expect(HEADERS).await;
+    assert!(timeout(SOON, entered.recv()).await.unwrap().is_some(), "a straggler is served");
+    let closed = async {
+        while gate.admit().is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, closed).await.expect("the gate closes");
+    peer.write(&call(3, "")).await;
+    peer.expect(HEADERS).await;
+    assert!(entered.try_recv().is_err(), "it did not reach the handler");
+    release.add_permits(1);
+    assert_eq!(received(holding).await.unwrap().code(), Some(tonic::Code::Ok));
+    assert_eq!(drain.await.unwrap().closed, 1);
+}
+
+#[tokio::test]
+async fn work_that_goes_on_without_its_caller_is_waited_for() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let held = client.send(ISSUE, &[("x-do", "detach")]).await;
+    let call = running.next().await;
+    drop(held);
+    timeout(SOON, call.abandoned_and_at_rest()).await.unwrap();
+    drop(client);
+    let release = Arc::clone(&running.release);
+    let drain = tokio::spawn(running.server.drain());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!drain.is_finished(), "the drain waits for it");
+    release.add_permits(1);
+    let drained = timeout(SOON, drain).await.unwrap().unwrap();
+    assert_eq!((drained.cut_off, drained.closed), (0, 0));
+}
+
+#[tokio::test]
+async fn dropped_server_ends_at_once() {
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    drop(running.server);
+    assert!(peer.closed(SOON).await);
+}

@@ -1,0 +1,113 @@
+//! A peer that writes HTTP/2 frames by hand, and may break the rules.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{ISSUE, Running, SOON};
+
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
+
+const END_HEADERS: u8 = 4;
+
+pub(super) const NO_ERROR: u32 = 0;
+pub(super) const REFUSED_STREAM: u32 = 7;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
+
+pub(super) struct Peer(TcpStream);
+
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) kind: u8,
+    pub(super) stream: u32,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The error code of `RST_STREAM` or GOAWAY.
+    pub(super) fn error(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// The bytes of one frame.
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The beginning of a call whose message does not follow.
+pub(super) fn call(stream: u32, what: &str) -> Vec<u8> {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "gateway"),
+        (":path", ISSUE),
+        ("content-type", "application/grpc"),
+        ("x-do", what),
+    ];
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0); // A literal field that is not indexed (RFC 7541, 6.2.2).
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+impl Peer {
+    /// A connection on which nothing is sent.
+    pub(super) async fn silent(running: &Running) -> Self {
+        Self(TcpStream::connect(running.address).await.unwrap())
+    }
+
+    /// A connection on which preface and settings are sent.
+    pub(super) async fn connect(running: &Running) -> Self {
+        let mut peer = Self::silent(running).await;
+        peer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        peer.write(&frame(SETTINGS, 0, 0, &[])).await;
+        peer
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame of that kind; others are passed over.
+    pub(super) async fn expect(&mut self, kind: u8) -> Frame {
+        loop {
+            let frame = timeout(SOON, self.read()).await.expect("the frame comes").expect("before the end");
+            if frame.kind == kind {
+                return frame;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<Frame> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await?;
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        self.0.read_exact(&mut payload).await?;
+        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+        Ok(Frame { kind: head[3], stream, payload })
+    }
+
+    /// Waits until the other side has closed the connection, whatever it sends before.
+    pub(super) async fn closed(&mut self, within: Duration) -> bool {
+        let mut rest = [0; 4096];
+        let end = async { while self.0.read(&mut rest).await.is_ok_and(|length| length > 0) {} };
+        timeout(within, end).await.is_ok()
+    }
+}

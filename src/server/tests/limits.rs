@@ -1,0 +1,205 @@
+//! Every limit refuses as it should, and the same process then serves on.
+
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
+};
+
+use super::{frames::*, *};
+use crate::{clock, server::listener};
+
+#[tokio::test]
+async fn connection_too_many_is_closed_as_it_is_accepted() {
+    let running = start(|settings| settings.limits.max_connections = 2).await;
+    let mut first = running.client().await;
+    let mut second = Peer::connect(&running).await;
+    second.expect(SETTINGS).await;
+    let mut third = Peer::silent(&running).await;
+    assert!(third.closed(SOON).await);
+    assert_eq!(first.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+
+    drop(second);
+    let connections = Arc::clone(&running.server.drain.connections);
+    drop(timeout(SOON, connections.acquire()).await.expect("its place becomes free").unwrap());
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn peer_that_sends_no_preface_is_closed_in_time() {
+    let running = start(|settings| settings.limits.preface_timeout = Duration::from_millis(200)).await;
+    let opened = clock::now();
+    let mut silent = Peer::silent(&running).await;
+    let mut halting = Peer::silent(&running).await;
+    halting.write(b"PRI * HTTP/2.0\r\n").await;
+    assert!(silent.closed(SOON).await && halting.closed(SOON).await);
+    let took = opened.elapsed();
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn peer_that_speaks_something_else_is_closed_at_once() {
+    let running = start(|settings| settings.limits.preface_timeout = Duration::from_mins(1)).await;
+    for other in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
+        let mut peer = Peer::silent(&running).await;
+        peer.write(other).await;
+        assert!(peer.closed(Duration::from_secs(1)).await, "{other:?}");
+    }
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn stream_too_many_is_refused_and_the_others_go_on() {
+    let mut running = start(|settings| settings.limits.max_streams = 2).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.write(&call(1, "hold")).await;
+    peer.write(&call(3, "hold")).await;
+    running.next().await;
+    running.next().await;
+    peer.write(&call(5, "hold")).await;
+    let refused = peer.expect(RST_STREAM).await;
+    assert_eq!((refused.stream, refused.error()), (5, REFUSED_STREAM));
+    running.release.add_permits(1);
+    peer.expect(HEADERS).await;
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn headers_too_large_are_refused_and_the_connection_lives() {
+    let running = start(|_| {}).await;
+    let mut client = running.client().await;
+    let large = "x".repeat(8 * 1024);
+    let answer = client.call(ISSUE, &[("x-a", &large), ("x-b", &large), ("x-c", &large)]).await;
+    assert_eq!(answer.http, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(client.call(ISSUE, &[("x-a", &large)]).await.code(), Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    let flood: Vec<u8> = (0..200)
+        .flat_map(|n| [call(2 * n + 1, ""), frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat())
+        .collect();
+    peer.write(&flood).await;
+    assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
+    assert!(peer.closed(SOON).await);
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn faults_that_make_us_reset_streams_end_the_connection() {
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    // Overflows the stream's window, so that our side has to reset the stream.
+    let fault =
+        |stream| [call(stream, "hold"), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 255, 255, 255])].concat();
+    for n in 0..64 {
+        peer.write(&fault(2 * n + 1)).await;
+        assert_eq!(peer.expect(RST_STREAM).await.stream, 2 * n + 1, "within the limit");
+    }
+    peer.write(&fault(2 * 64 + 1)).await;
+    assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
+    assert!(peer.closed(SOON).await);
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn peer_that_answers_no_ping_is_closed() {
+    let running = start(|settings| {
+        settings.limits.keepalive_interval = Duration::from_millis(100);
+        settings.limits.keepalive_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let opened = clock::now();
+    let mut dead = Peer::connect(&running).await;
+    dead.expect(PING).await;
+    assert!(dead.closed(SOON).await);
+    assert!(opened.elapsed() >= Duration::from_millis(200));
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn old_connection_is_told_to_go_away_and_its_calls_end() {
+    let mut running = start(|settings| settings.limits.connection_age = Duration::from_millis(200)).await;
+    let mut client = running.client().await;
+    let opened = clock::now();
+    let held = client.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+    // The client is refused new streams once it has seen the GOAWAY.
+    let gone = async {
+        while let Ok(ready) = client.send.clone().ready().await {
+            client.send = ready;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, gone).await.expect("a GOAWAY comes");
+    assert!(opened.elapsed() >= Duration::from_millis(180));
+    running.release.add_permits(1);
+    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "what is in flight ends well");
+    drop(client.send);
+    timeout(SOON, client.connection).await.expect("the connection ends").unwrap().unwrap();
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
+    let running = start(|settings| {
+        settings.limits.connection_age = Duration::from_millis(100);
+        settings.limits.connection_grace = Duration::from_millis(200);
+    })
+    .await;
+    let opened = clock::now();
+    let mut stubborn = Peer::connect(&running).await;
+    stubborn.write(&call(1, "hold")).await;
+    assert_eq!(stubborn.expect(GOAWAY).await.error(), NO_ERROR);
+    assert!(stubborn.closed(SOON).await);
+    let took = opened.elapsed();
+    assert!(took >= Duration::from_millis(290) && took < Duration::from_millis(900), "{took:?}");
+    running.still_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
+    const SHORTAGE: usize = 16;
+    let started = clock::now();
+    let tries = AtomicUsize::new(0);
+    let (gone, mut is_gone) = mpsc::unbounded_channel();
+    let accept = |_: &mut std::task::Context<'_>| match tries.fetch_add(1, Ordering::Relaxed) {
+        0..SHORTAGE => Poll::Ready(Err(io::Error::from_raw_os_error(24))), // EMFILE
+        SHORTAGE => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+        _ => {
+            let _ = gone.send(clock::now());
+            Poll::Pending
+        }
+    };
+    let connections = Arc::new(Semaphore::new(1));
+    let accepting = listener::accept_all(accept, connections, Metrics::new(), |_| {});
+    tokio::select! {
+        () = accepting => unreachable!("it never ends"),
+        then = is_gone.recv() => {
+            // 10, 20 … 640 ms, then a second each; a connection that is gone costs none.
+            let waited = then.unwrap() - started;
+            assert_eq!(waited, Duration::from_millis(10 * 127 + 9 * 1000));
+        }
+    }
+    assert_eq!(tries.load(Ordering::Relaxed), SHORTAGE + 2);
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_the_workers() {
+    let running = start(|settings| settings.worker_threads = NonZeroUsize::new(2)).await;
+    let mut clients = Vec::new();
+    let mut threads = Vec::new();
+    for _ in 0..4 {
+        let mut client = running.client().await;
+        let answer = client.call(ISSUE, &[]).await;
+        threads.push(answer.headers["x-thread"].to_str().unwrap().to_owned());
+        clients.push(client);
+    }
+    threads.sort();
+    assert_eq!(threads, ["worker-0", "worker-0", "worker-1", "worker-1"]);
+}

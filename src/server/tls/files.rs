@@ -1,0 +1,153 @@
+//! Certificate, key and client CAs, read from their files and checked as one.
+
+use std::{fs, io, path::Path, path::PathBuf, sync::Arc};
+
+use ::aws_lc_rs::digest::{self, SHA256};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    server::{VerifierBuilderError, WebPkiClientVerifier},
+};
+use zeroize::Zeroizing;
+
+use super::{ClientAuth, HTTP2, Settings};
+
+/// Why the TLS files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{} cannot be read", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not whole, or not PEM.
+    #[error("{} is not a whole PEM file", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Why; tells nothing of the contents.
+        source: pem::Error,
+    },
+    /// A file has no certificate.
+    #[error("{} has no certificate", file.display())]
+    NoCertificate {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Certificate and key cannot be used, or do not belong together.
+    #[error("certificate and private key cannot be used together")]
+    Pair(#[source] rustls::Error),
+    /// A client CA cannot be used.
+    #[error("{} has a certificate that cannot be used as a client CA", file.display())]
+    ClientCa {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// The client CAs cannot be used.
+    #[error("the client CAs cannot be used")]
+    Verifier(#[source] VerifierBuilderError),
+}
+
+impl TlsError {
+    /// What is at fault, as a metric tells it.
+    pub(super) fn what(&self, client_auth: &ClientAuth) -> &'static str {
+        let of_client_ca = match self {
+            Self::ClientCa { .. } | Self::Verifier(_) => true,
+            Self::Unreadable { file, .. } | Self::Malformed { file, .. } | Self::NoCertificate { file } => {
+                client_auth.ca_file() == Some(file)
+            }
+            Self::Pair(_) => false,
+        };
+        if of_client_ca { CLIENT_CA } else { CERTIFICATE }
+    }
+}
+
+pub(super) const CERTIFICATE: &str = "certificate";
+pub(super) const CLIENT_CA: &str = "client_ca";
+
+/// The contents of all files at one moment. The key is wiped when they are dropped.
+pub(super) struct Contents {
+    certificate: Vec<u8>,
+    private_key: Zeroizing<Vec<u8>>,
+    client_ca: Option<Vec<u8>>,
+}
+
+/// Tells contents apart without keeping them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint([u8; 32]);
+
+impl Contents {
+    /// Reads all files. Blocks.
+    pub(super) fn read(settings: &Settings) -> Result<Self, TlsError> {
+        let read = |file: &Path| {
+            fs::read(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
+        };
+        Ok(Self {
+            certificate: read(&settings.certificate_file)?,
+            private_key: Zeroizing::new(read(&settings.private_key_file)?),
+            client_ca: settings.client_auth.ca_file().map(|file| read(file)).transpose()?,
+        })
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let mut context = digest::Context::new(&SHA256);
+        for part in [&self.certificate, &*self.private_key, self.client_ca.as_ref().unwrap_or(&Vec::new())] {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        Fingerprint(fingerprint)
+    }
+
+    /// The configuration that the files make, if they make one as a whole.
+    pub(super) fn configuration(&self, settings: &Settings) -> Result<Arc<ServerConfig>, TlsError> {
+        let certificates = certificates(&self.certificate, &settings.certificate_file)?;
+        let private_key = PrivateKeyDer::from_pem_slice(&self.private_key)
+            .map_err(|source| TlsError::Malformed { file: settings.private_key_file.clone(), source })?;
+
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS12, &rustls::version::TLS13])
+            .map_err(TlsError::Pair)?;
+        let builder = match (&self.client_ca, settings.client_auth.ca_file()) {
+            (Some(client_ca), Some(file)) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(client_ca, file)?, provider);
+                let verifier = match settings.client_auth {
+                    ClientAuth::Optional { .. } => verifier.allow_unauthenticated(),
+                    ClientAuth::Off | ClientAuth::Require { .. } => verifier,
+                };
+                builder.with_client_cert_verifier(verifier.build().map_err(TlsError::Verifier)?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        // Also checks that the key is that of the first certificate.
+        let mut config = builder.with_single_cert(certificates, private_key).map_err(TlsError::Pair)?;
+        config.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(contents: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(contents)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::Malformed { file: file.to_owned(), source })?;
+    if certificates.is_empty() {
+        return Err(TlsError::NoCertificate { file: file.to_owned() });
+    }
+    Ok(certificates)
+}
+
+fn roots(contents: &[u8], file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(contents, file)? {
+        roots.add(certificate).map_err(|source| TlsError::ClientCa { file: file.to_owned(), source })?;
+    }
+    Ok(Arc::new(roots))
+}

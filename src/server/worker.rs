@@ -1,0 +1,132 @@
+//! One thread with a runtime of its own, and the connections that live on it.
+//!
+//! What a connection needs never leaves its thread, so calls share no queue and no
+//! pool (design section 7).
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    net::TcpStream,
+    runtime,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    connection::{self, Shared},
+    listener::Accepted,
+};
+
+/// A running worker, as the acceptor sees it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    connections: mpsc::UnboundedSender<Accepted>,
+    load: Arc<AtomicUsize>,
+}
+
+/// Resolves when a worker serves, or could not be made.
+pub(super) type Started<E> = oneshot::Receiver<Result<(), E>>;
+
+/// Resolves when a worker's thread has nothing left to do, or is dead.
+pub(super) type Ended = oneshot::Receiver<()>;
+
+impl Worker {
+    /// Starts a worker. `make` runs once on its thread, inside its runtime; its answer
+    /// comes by `started`.
+    pub(super) fn start<E: Send + 'static>(
+        number: usize,
+        make: impl FnOnce() -> Result<Shared, E> + Send + 'static,
+    ) -> io::Result<(Self, Started<E>, Ended)> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (started, is_started) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        // Unbounded, but never longer than the number of connections allowed.
+        let (connections, accepted) = mpsc::unbounded_channel();
+        let load = Arc::new(AtomicUsize::new(0));
+        let worker = Self { connections, load: Arc::clone(&load) };
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            // Dropped with the thread, also if it panics.
+            let _end = end;
+            let run = async {
+                match make() {
+                    Ok(shared) => {
+                        let _ = started.send(Ok(()));
+                        serve_all(Arc::new(shared), accepted, load).await;
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            };
+            runtime.block_on(run);
+        })?;
+        Ok((worker, is_started, ended))
+    }
+
+    /// How many connections it has.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Hands a connection over; gives it back if the worker is dead.
+    pub(super) fn hand_over(&self, accepted: Accepted) -> Result<(), Accepted> {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.connections.send(accepted).map_err(|refused| {
+            self.load.fetch_sub(1, Ordering::Relaxed);
+            refused.0
+        })
+    }
+}
+
+/// Serves connections until the drain closes them.
+///
+/// A panic in the task of one connection ends with that task.
+async fn serve_all(
+    shared: Arc<Shared>,
+    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    load: Arc<AtomicUsize>,
+) {
+    let tasks = TaskTracker::new();
+    loop {
+        let Accepted { stream, address, permit } = tokio::select! {
+            biased;
+            () = shared.phases.close.cancelled() => break,
+            Some(accepted) = accepted.recv() => accepted,
+        };
+        let counted = Counted { load: Arc::clone(&load), _permit: permit };
+        match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move {
+                    let _counted = counted;
+                    connection::serve(shared, stream, address).await;
+                });
+            }
+            Err(error) => {
+                tracing::debug!(peer.address = %address, %error, "a connection could not be taken over");
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// A connection counts until this is dropped, however its task ends.
+#[derive(Debug)]
+struct Counted {
+    load: Arc<AtomicUsize>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
