@@ -218,12 +218,10 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
     let operation = call.operation();
     let outlives_token =
         operation == Some(Operation::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
-    let advised = failure
-        .reason
-        .entry()
-        .answers(operation)
-        .is_some_and(|answers| answers.retry.advised(failure.known_outcome(call)));
-    advised && !outlives_token
+    let answers = failure.reason.entry().answers(operation);
+    answers.is_some_and(|answers| answers.retry.is_advised())
+        && !outlives_token
+        && !failure.may_be_spent(call)
 }
 
 fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> MetadataMap {

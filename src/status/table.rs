@@ -11,7 +11,7 @@ pub(crate) use render::comment;
 pub use render::render;
 
 use super::{FailureCode, Reason};
-use crate::call::{Certainty, Operation};
+use crate::call::Operation;
 
 /// What the catalogue says of one reason.
 #[derive(Clone, Copy, Debug)]
@@ -49,14 +49,10 @@ pub enum Retry {
 }
 
 impl Retry {
-    /// Whether to retry with such an outcome.
+    /// Whether to retry while no token has been spent.
     #[must_use]
-    pub const fn advised(self, outcome: Certainty) -> bool {
-        match self {
-            Self::WithBackoff => true,
-            Self::IfUnspent => matches!(outcome, Certainty::NotSent | Certainty::Refused),
-            Self::Useless | Self::Never => false,
-        }
+    pub const fn is_advised(self) -> bool {
+        matches!(self, Self::WithBackoff | Self::IfUnspent)
     }
 }
 

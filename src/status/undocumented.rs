@@ -17,8 +17,11 @@ const UNDECODABLE: [&str; 4] = [
 ];
 
 impl Failure {
-    /// The failure behind a status without details that none of our code made.
-    /// Its message is looked at, and not passed on: it may echo the request.
+    /// The failure behind a status without details that none of our code made, from
+    /// its message as [`tonic::Status::message`] has it (not percent-encoded). The
+    /// message is looked at, and not passed on: it may echo the request.
+    ///
+    /// Not for health and reflection, which keep their own errors.
     #[must_use]
     pub fn from_undocumented(code: Code, message: &str) -> Self {
         match code {

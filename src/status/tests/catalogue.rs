@@ -96,10 +96,26 @@ fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
         for outcome in [Certainty::Unknown, Certainty::Done] {
             let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(Operation::LoginWithOtt));
             assert!(!matches!(answer.code, Code::Unavailable | Code::Cancelled | Code::Ok), "{reason:?}");
-            if reason.entry().login.is_some_and(|answers| answers.retry != Retry::WithBackoff) {
-                assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
-            }
+            assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
             assert!(answer.rate_limited, "{reason:?}");
+        }
+    }
+}
+
+#[test]
+fn messages_are_of_a_fixed_set_and_say_what_to_do() {
+    let spent = "The one-time token may be spent: issue a new one and log in with that.";
+    for reason in Reason::ALL {
+        let entry = reason.entry();
+        for operation in OPERATIONS {
+            for outcome in CERTAINTIES {
+                let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(operation));
+                let may_be_spent = operation == Operation::LoginWithOtt
+                    && matches!(outcome, Certainty::Unknown | Certainty::Done);
+                let action =
+                    if may_be_spent && *reason != Reason::LoginOutcomeUnknown { spent } else { entry.action };
+                assert_eq!(answer.message, format!("{} {action}", entry.meaning));
+            }
         }
     }
 }
