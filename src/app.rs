@@ -1,1 +1,282 @@
 //! Builds everything from the configuration; the only file that knows every part.
+//!
+//! What belongs to one worker is made on its thread; everything else lives on the
+//! runtime that [`App::start`] is called in: token refresh, reload, the admin listener.
+//! What the parts do is theirs.
+
+mod reload;
+mod settings;
+mod signals;
+mod start_error;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+use self::reload::Reload;
+pub use self::{
+    settings::{access_rules, credential_settings, http_settings},
+    signals::serve_until_stopped,
+    start_error::StartError,
+};
+use crate::{
+    access::{Access, Quotas},
+    audit::Audit,
+    caller::Identification,
+    clock::WallClock,
+    config::{ApiClients as ApiClientsConfig, Config},
+    credential::{self, Credential, CredentialHealth},
+    health::{CredentialCondition, CredentialState, Health, HealthService},
+    platform::{
+        ApiClient, PlatformClient,
+        http::{HttpClient, HttpSettings},
+    },
+    proto::ott::v1::ott_service_server::OttServiceServer,
+    server::{self, Server},
+    service::{ApiClients, OttService, Reflection, TokensInUse},
+    telemetry::{admin::Admin, metrics::Metrics},
+};
+
+/// The most bytes of a request message (design section 7).
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+/// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
+const MAX_ANSWER_BYTES: usize = 512 * 1024;
+/// How long the last audit records may take to be written.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    server: Server,
+    health_server: Option<Server>,
+    admin: Option<SocketAddr>,
+    audit: Audit,
+    reload: Reload,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What one API client is made of, apart from each worker's own connections.
+struct Upstream {
+    api_client: Arc<ApiClient>,
+    http: HttpSettings,
+}
+
+impl App {
+    /// Starts a gateway; it accepts calls when this returns.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new();
+        let health = Health::new();
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        // What has been started ends again if a later part cannot start.
+        let on_failure = stop.clone().drop_guard();
+
+        let bound = server::bind(settings::server(&config.server))?;
+        let bound_health =
+            config.server.health_listen.map(settings::health_server).map(server::bind).transpose()?;
+        let admin = match config.admin.listen {
+            Some(listen) => {
+                Some(Admin::bind(listen).await.map_err(|error| StartError::Admin(listen, error))?)
+            }
+            None => None,
+        };
+
+        let audit = Audit::start(settings::audit(&config.audit)?, &metrics, WallClock::system())?;
+        metrics.set_callers(settings::named_callers(&config.access));
+        let quotas = if config.access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
+        let access = Access::new(access_rules(&config.access)?, quotas, metrics.clone());
+        let identification = Identification::none();
+
+        let mut upstreams = Vec::new();
+        for name in config.api_clients.by_name.keys() {
+            let condition = health.credential(Arc::clone(name));
+            let (upstream, refresh, credential) = upstream(&config.api_clients, name, &metrics)?;
+            tasks.spawn(refresh.run(stop.clone()));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
+            upstreams.push(upstream);
+        }
+        if let Some(broken) = audit.broken() {
+            let health = health.clone();
+            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit(broken, health)));
+        }
+
+        let draining = CancellationToken::new();
+        let parts = server::Parts {
+            identification,
+            audit: audit.clone(),
+            metrics: metrics.clone(),
+            draining: draining.clone(),
+        };
+        let lame_duck = config.server.drain_lame_duck;
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follow_drain(
+            draining,
+            lame_duck,
+            health.clone(),
+        )));
+
+        let shared = Shared {
+            upstreams,
+            default: config.api_clients.default.clone(),
+            access: access.clone(),
+            audit: audit.clone(),
+            tokens_in_use: TokensInUse::default(),
+            metrics: metrics.clone(),
+            health: HealthService::new(health.clone()),
+            reflection: config.server.reflection,
+        };
+        let server = bound.serve(parts.clone(), move || shared.routes()).await?;
+        let health_server = match bound_health {
+            Some(bound) => {
+                let service = HealthService::new(health.clone());
+                let routes = move || Ok(Routes::new(service.clone().into_server()));
+                Some(
+                    bound
+                        .serve(server::Parts { identification: Identification::none(), ..parts }, routes)
+                        .await?,
+                )
+            }
+            None => None,
+        };
+
+        let admin_address = admin.as_ref().map(Admin::address);
+        if let Some(admin) = admin {
+            let serve = admin.serve(metrics.clone(), health);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(serve));
+        }
+        let reload = Reload::new(&config, access, metrics);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(reload.clone().run()));
+
+        tracing::info!(
+            server.address = %server.local_addr(),
+            admin.address = admin_address.map(tracing::field::display),
+            "the gateway is serving"
+        );
+        on_failure.disarm();
+        Ok(Self { server, health_server, admin: admin_address, audit, reload, stop, tasks })
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// Where the admin listener is, if there is one.
+    #[must_use]
+    pub const fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Opens the audit log anew and looks for new rules at once (SIGHUP).
+    pub fn refresh(&self) {
+        self.audit.reopen();
+        self.reload.now();
+    }
+
+    /// Ends the gateway as design section 7 says: within 30 s, whatever peers do.
+    pub async fn stop(self) {
+        let health_server = async {
+            if let Some(server) = self.health_server {
+                server.drain().await;
+            }
+        };
+        tokio::join!(self.server.drain(), health_server);
+        if self.audit.flush(FLUSH_LIMIT).await.is_err() {
+            tracing::error!("the last audit records could not be written");
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// What every worker makes its routes from.
+struct Shared {
+    upstreams: Vec<Upstream>,
+    default: Option<Arc<str>>,
+    access: Access,
+    audit: Audit,
+    tokens_in_use: TokensInUse,
+    metrics: Metrics,
+    health: HealthService,
+    reflection: bool,
+}
+
+impl Shared {
+    /// The services of one worker; the connections to the platform are its own.
+    fn routes(&self) -> Result<Routes, StartError> {
+        let mut clients = Vec::new();
+        for upstream in &self.upstreams {
+            let http = HttpClient::new(upstream.http.clone())?;
+            clients.push(PlatformClient::new(Arc::clone(&upstream.api_client), http));
+        }
+        let service = OttService {
+            access: self.access.clone(),
+            api_clients: ApiClients::new(clients, self.default.clone()),
+            audit: self.audit.clone(),
+            tokens_in_use: self.tokens_in_use.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let service = OttServiceServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let routes = Routes::new(service).add_service(self.health.clone().into_server());
+        if !self.reflection {
+            return Ok(routes);
+        }
+        let reflection = Reflection::new(self.access.clone());
+        Ok(routes
+            .add_service(reflection.v1().map_err(StartError::Reflection)?)
+            .add_service(reflection.v1alpha().map_err(StartError::Reflection)?))
+    }
+}
+
+/// One API client: what workers share of it, and the task that keeps its token.
+fn upstream(
+    config: &ApiClientsConfig,
+    name: &Arc<str>,
+    metrics: &Metrics,
+) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
+    let client = &config.by_name[name];
+    let metrics = metrics.api_client(name);
+    let http = http_settings(name, client)?;
+    let (credential, refresh) =
+        credential::new(credential_settings(name, client, &http)?, metrics.clone(), WallClock::system());
+    let platform = settings::platform(name, client)?;
+    let api_client = ApiClient::new(platform, credential.clone(), metrics);
+    Ok((Upstream { api_client, http }, refresh, credential))
+}
+
+async fn follow_credential(credential: Credential, condition: CredentialCondition) {
+    let mut health = credential.health();
+    loop {
+        condition.set(match *health.borrow_and_update() {
+            CredentialHealth::Starting => CredentialState::Starting,
+            CredentialHealth::Usable | CredentialHealth::Failing { .. } => CredentialState::Accepted,
+            CredentialHealth::Rejected { since } => CredentialState::Refused { since },
+        });
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_audit(mut broken: tokio::sync::watch::Receiver<bool>, health: Health) {
+    loop {
+        health.set_audit_broken(*broken.borrow_and_update());
+        if broken.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says at once that this replica stops, and ends open `Watch` streams when connections
+/// are told to go away.
+async fn follow_drain(draining: CancellationToken, lame_duck: Duration, health: Health) {
+    draining.cancelled().await;
+    health.set_draining();
+    tokio::time::sleep(lame_duck).await;
+    health.end_watches();
+}

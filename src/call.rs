@@ -199,6 +199,7 @@ struct Record {
     caller: OnceLock<(Arc<str>, &'static str)>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
+    answer: OnceLock<(tonic::Code, &'static str)>,
     record_claimed: AtomicBool,
     abandoned: CancellationToken,
     at_rest: Notify,
@@ -227,6 +228,7 @@ impl Call {
             caller: OnceLock::new(),
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
+            answer: OnceLock::new(),
             record_claimed: AtomicBool::new(false),
             abandoned: CancellationToken::new(),
             at_rest: Notify::new(),
@@ -308,6 +310,17 @@ impl Call {
     #[must_use]
     pub fn fingerprint(&self) -> Option<&str> {
         self.0.fingerprint.get().map(String::as_str)
+    }
+
+    /// Notes the failure that the caller is answered with; the first word counts.
+    pub fn set_answer(&self, code: tonic::Code, reason: &'static str) {
+        let _ = self.0.answer.set((code, reason));
+    }
+
+    /// The failure that the caller has been answered with, code and reason, if it has.
+    #[must_use]
+    pub fn answer(&self) -> Option<(tonic::Code, &'static str)> {
+        self.0.answer.get().copied()
     }
 
     /// Takes over the duty of writing this call's audit record: true for the first

@@ -22,15 +22,13 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
-
-use url::Url;
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::breaker::BreakerSettings;
 use self::{
     attempt::{Ended, NotSent, Request},
     breaker::{Admission, Breaker},
-    endpoint::DataCenter,
+    endpoint::{DataCenter, InvalidTargetUri, Landing, Origin},
     error::{ErrorKind, PlatformError},
     http::HttpClient,
     retry::{RetryBudget, RetryPolicy},
@@ -40,6 +38,7 @@ use crate::{
     call::{Call, Operation},
     clock::{self, WallClock},
     credential::Credential,
+    ott::{LoginUrl, OneTimeToken},
     telemetry::metrics::ApiClientMetrics,
 };
 
@@ -50,10 +49,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Where the platform is.
     pub data_center: DataCenter,
-    /// The authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The proxy to go through.
-    pub proxy_url: Option<Url>,
+    /// Where else than at the data center a login may land.
+    pub target_origins: Vec<Origin>,
     /// Times and limits.
     pub limits: Limits,
 }
@@ -149,6 +146,17 @@ impl ApiClient {
     pub fn data_center(&self) -> &DataCenter {
         &self.settings.data_center
     }
+
+    /// Where a login lands, if it may land there.
+    pub fn landing(&self, target_uri: &str) -> Result<Landing, InvalidTargetUri> {
+        self.settings.data_center.landing(target_uri, &self.settings.target_origins)
+    }
+
+    /// The URL that logs a browser in and lands there.
+    #[must_use]
+    pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
+        self.settings.data_center.browser_login_url(ott, landing)
+    }
 }
 
 impl fmt::Debug for ApiClient {
@@ -175,6 +183,12 @@ impl PlatformClient {
     #[must_use]
     pub const fn api_client(&self) -> &Arc<ApiClient> {
         &self.api_client
+    }
+
+    /// The name of the API client in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        self.api_client.name()
     }
 
     fn limits(&self) -> &Limits {

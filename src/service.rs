@@ -1,3 +1,81 @@
 //! The two RPCs, as typed handlers.
+//!
+//! A handler reads top to bottom in the order of the checks (design section 3):
+//! caller and method, then the message, then the user; then the platform. How a
+//! message is checked is in `convert`, what may happen to a call in flight in
+//! `detached`; what the platform is asked for is in `platform`.
 
+mod api_clients;
+mod arrival;
 mod convert;
+mod detached;
+mod issue_ott;
+mod login_with_ott;
+mod reflection;
+mod tokens_in_use;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use self::arrival::Arrival;
+pub use self::{api_clients::ApiClients, reflection::Reflection, tokens_in_use::TokensInUse};
+use crate::{
+    access::Access,
+    audit::Audit,
+    call::Call,
+    platform::PlatformClient,
+    proto::ott::v1::{
+        IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse, ott_service_server,
+    },
+    status::{Failure, Reason},
+    telemetry::metrics::Metrics,
+};
+
+/// The service of one worker. What is shared by all workers is cheap to clone; the
+/// API clients are the worker's own, each with its own connections.
+#[derive(Clone, Debug)]
+pub struct OttService {
+    /// Who may do what.
+    pub access: Access,
+    /// The configured API clients.
+    pub api_clients: ApiClients,
+    /// Where every call is written down.
+    pub audit: Audit,
+    /// The tokens being spent at this moment, on all workers.
+    pub tokens_in_use: TokensInUse,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl OttService {
+    /// The API client that a request names, noted in the call.
+    fn client_for(&self, call: &Call, name: Option<&str>) -> Result<PlatformClient, Failure> {
+        let client = self.api_clients.named(name).ok_or_else(|| Failure::new(Reason::ApiClientUnknown))?;
+        call.set_api_client(Arc::clone(client.name()));
+        Ok(client.clone())
+    }
+}
+
+#[tonic::async_trait]
+impl ott_service_server::OttService for OttService {
+    async fn issue_ott(
+        &self,
+        request: Request<IssueOttRequest>,
+    ) -> Result<Response<IssueOttResponse>, Status> {
+        let (arrival, message) = Arrival::of(request);
+        let call = arrival.call.clone();
+        let answer = self.issue(arrival, message).await;
+        answer.map(Response::new).map_err(|failure| failure.into_status(&call))
+    }
+
+    async fn login_with_ott(
+        &self,
+        request: Request<LoginWithOttRequest>,
+    ) -> Result<Response<LoginWithOttResponse>, Status> {
+        let (arrival, message) = Arrival::of(request);
+        let call = arrival.call.clone();
+        let answer = self.log_in(arrival, message).await;
+        answer.map(Response::new).map_err(|failure| failure.into_status(&call))
+    }
+}

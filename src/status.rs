@@ -7,6 +7,7 @@ mod code;
 mod details;
 mod platform;
 mod reason;
+mod refusal;
 pub mod table;
 mod undocumented;
 
@@ -150,6 +151,7 @@ impl Failure {
     /// at most 4 KiB on the wire.
     #[must_use]
     pub fn into_status(self, call: &Call) -> tonic::Status {
+        call.set_answer(self.code(call).into(), self.reason.as_str());
         details::status(self, call)
     }
 

@@ -6,20 +6,38 @@
 use std::fmt;
 
 use aws_lc_rs::{hmac, rand};
+use zeroize::Zeroizing;
 
-use crate::{ott::OneTimeToken, secret::Secret};
+use crate::ott::OneTimeToken;
 
 /// How many bytes of the HMAC are kept: 128 bits, far beyond any chance collision of
 /// tokens that live for 30 seconds.
 const BYTES: usize = 16;
 
 /// A key for fingerprints, shared by all replicas whose records are to be joined.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HmacKey {
-    /// Stands before each fingerprint, so that a reader knows which key to use.
-    pub id: String,
-    /// The key: the bytes of this text.
-    pub key: Secret,
+    id: String,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl HmacKey {
+    /// The key in a file: its bytes, less one newline at the end. The id stands before
+    /// each fingerprint, so that a reader knows which key to use.
+    #[must_use]
+    pub fn new(id: impl Into<String>, file: Vec<u8>) -> Self {
+        let mut key = Zeroizing::new(file);
+        if key.last() == Some(&b'\n') {
+            key.pop();
+        }
+        Self { id: id.into(), key }
+    }
+}
+
+impl fmt::Debug for HmacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HmacKey").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Makes fingerprints.
@@ -30,7 +48,7 @@ pub(super) struct Fingerprinter {
 
 impl Fingerprinter {
     pub(super) fn new(key: &HmacKey) -> Self {
-        Self { id: key.id.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, key.key.expose().as_bytes()) }
+        Self { id: key.id.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, &key.key) }
     }
 
     /// One with a key that no other process has; none without randomness.
@@ -74,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_can_be_recomputed_with_the_key_by_anyone() {
-        let key = HmacKey { id: "2026-01".to_owned(), key: Secret::new("Jefe".to_owned()) };
+        let key = HmacKey::new("2026-01", b"Jefe\n".to_vec());
         assert_eq!(
             Fingerprinter::new(&key).of(&token("canary-token")),
             // printf canary-token | openssl dgst -sha256 -hmac Jefe | cut -c-32

@@ -283,7 +283,7 @@ async fn what_cannot_be_kept_is_counted() {
 async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     let folder = tempfile::tempdir().expect("a folder");
     let replica = |name: &str| {
-        let key = HmacKey { id: "k1".to_owned(), key: Secret::new("canary-key".to_owned()) };
+        let key = HmacKey::new("k1", b"canary-key".to_vec());
         let sink = Sink::File(folder.path().join(name));
         let settings = Settings { sink, hmac_key: Some(key), fsync: false };
         assert!(!format!("{settings:?}").contains("canary"));

@@ -1,0 +1,104 @@
+//! New access rules without a restart.
+//!
+//! The configuration is read again when its file changes, and on SIGHUP. Only the rules
+//! are taken over, as a whole or not at all; secrets and certificates are followed by
+//! those who use them, and everything else takes a restart.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+
+use super::{access_rules, settings};
+use crate::{
+    access::Access,
+    config::{self, Config, Process},
+    telemetry::metrics::Metrics,
+};
+
+/// How often the file is looked at. A change must be in force within 10 s.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Follows the configuration file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Reload {
+    file: Option<PathBuf>,
+    in_force: config::Access,
+    access: Access,
+    metrics: Metrics,
+    asked: Arc<Notify>,
+}
+
+impl Reload {
+    pub(super) fn new(config: &Config, access: Access, metrics: Metrics) -> Self {
+        Self {
+            file: config.file.clone(),
+            in_force: config.access.clone(),
+            access,
+            metrics,
+            asked: Arc::default(),
+        }
+    }
+
+    /// Looks at once.
+    pub(super) fn now(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Follows the file for ever.
+    pub(super) async fn run(mut self) {
+        let Some(file) = self.file.clone() else { return };
+        let mut last = read(file.clone()).await;
+        loop {
+            let asked = tokio::time::timeout(POLL_INTERVAL, self.asked.notified()).await.is_ok();
+            let text = read(file.clone()).await;
+            if text != last || asked {
+                // Written in place, a file may be seen half written: the next look tells.
+                if text != last && !asked {
+                    tokio::time::sleep(POLL_INTERVAL / 10).await;
+                    if read(file.clone()).await != text {
+                        continue;
+                    }
+                }
+                last = text;
+                self.take_over(file.clone()).await;
+            }
+        }
+    }
+
+    async fn take_over(&mut self, file: PathBuf) {
+        let loaded = tokio::task::spawn_blocking(move || Config::load(Some(&file), &Process)).await;
+        let faults = match loaded {
+            Ok(Ok(config)) => match access_rules(&config.access) {
+                Ok(_) if config.access == self.in_force => {
+                    tracing::info!("the configuration was read again: the access rules are the same");
+                    return;
+                }
+                Ok(rules) => {
+                    self.metrics.set_callers(settings::named_callers(&config.access));
+                    self.access.replace(rules);
+                    tracing::info!(
+                        access.rules = config.access.rules.len(),
+                        access.rules_before = self.in_force.rules.len(),
+                        "new access rules are in force"
+                    );
+                    self.in_force = config.access;
+                    self.metrics.reload("rules", true);
+                    return;
+                }
+                Err(error) => error.to_string(),
+            },
+            Ok(Err(faults)) => faults.to_string(),
+            Err(_) => "the configuration could not be read".to_owned(),
+        };
+        self.metrics.reload("rules", false);
+        tracing::error!(
+            config.faults = faults,
+            "the new configuration is not usable and was refused as a whole; the access rules stay as they are"
+        );
+    }
+}
+
+/// What is in the file; none while it cannot be read.
+async fn read(file: PathBuf) -> Option<Vec<u8>> {
+    tokio::task::spawn_blocking(move || fs::read(file).ok()).await.ok().flatten()
+}

@@ -1,0 +1,169 @@
+//! From the configuration to what each part wants to be told.
+
+use std::{fs, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use super::StartError;
+use crate::{
+    access::{Rate, RuleSettings, Rules},
+    audit,
+    config::{self, AuditSink, ClientAuth},
+    credential::{self, ClientId},
+    platform::{
+        self,
+        endpoint::{DataCenter, Origin},
+        http::{HttpClient, HttpSettings, tls_config},
+    },
+    server::{self, DrainTimes, Limits, Transport, tls},
+};
+
+/// How often certificate files are looked at; twice this is less than the 10 s within
+/// which a new one must be in use.
+const TLS_POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+pub(super) fn server(config: &config::Server) -> server::Settings {
+    let transport = match &config.tls {
+        Some(tls) => Transport::Tls(tls::Settings {
+            certificate_file: tls.certificate_file.clone(),
+            private_key_file: tls.private_key_file.clone(),
+            client_auth: client_auth(tls),
+            poll_interval: TLS_POLL_INTERVAL,
+        }),
+        None if config.plaintext => Transport::Plaintext,
+        None => Transport::LoopbackPlaintext,
+    };
+    let limits = Limits {
+        max_connections: config.max_connections.get() as usize,
+        connection_age: config.max_connection_age,
+        ..Limits::default()
+    };
+    let drain = DrainTimes {
+        lame_duck: config.drain_lame_duck,
+        cut_off: config.drain_timeout,
+        ..DrainTimes::default()
+    };
+    server::Settings {
+        worker_threads: config.worker_threads.and_then(|threads| NonZeroUsize::try_from(threads).ok()),
+        max_deadline: config.max_deadline,
+        max_in_flight: config.max_in_flight.get() as usize,
+        limits,
+        drain,
+        ..server::Settings::new(config.listen, transport)
+    }
+}
+
+/// Health alone, without TLS, for probes that cannot show a certificate.
+pub(super) fn health_server(listen: SocketAddr) -> server::Settings {
+    let limits = Limits { max_connections: 64, ..Limits::default() };
+    let worker_threads = Some(NonZeroUsize::MIN);
+    server::Settings { worker_threads, limits, ..server::Settings::new(listen, Transport::Plaintext) }
+}
+
+fn client_auth(tls: &config::ServerTls) -> tls::ClientAuth {
+    match (tls.client_auth, &tls.client_ca_file) {
+        (ClientAuth::Require, Some(ca_file)) => tls::ClientAuth::Require { ca_file: ca_file.clone() },
+        (ClientAuth::Optional, Some(ca_file)) => tls::ClientAuth::Optional { ca_file: ca_file.clone() },
+        // The configuration refuses client certificates without an authority for them.
+        (ClientAuth::Off, _) | (_, None) => tls::ClientAuth::Off,
+    }
+}
+
+/// The access rules, as the access stage wants them.
+pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
+    let rate = |rate| match rate {
+        config::Rate::Unlimited => Rate::Unlimited,
+        config::Rate::Limited { times, period } => Rate::PerPeriod { calls: times, period },
+    };
+    let rules = config.rules.iter().map(|rule| RuleSettings {
+        callers: rule.callers.clone(),
+        methods: rule.methods.clone(),
+        api_clients: rule.api_clients.clone(),
+        logins: rule.logins.clone(),
+        external_ids: rule.external_ids.clone(),
+        user_ids: rule.user_ids.clone(),
+        rate: Some(rate(rule.rate)),
+        burst: Some(rule.burst.get()),
+        user_rate: Some(rate(rule.user_rate)),
+        user_burst: Some(rule.user_burst.get()),
+    });
+    Ok(Rules::try_new(rules.collect())?)
+}
+
+/// The callers that the rules name in full: the ones that metrics may tell apart.
+pub(super) fn named_callers(config: &config::Access) -> impl Iterator<Item = &str> {
+    let names = config.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
+    names.filter(|name| !name.contains(['*', '?']))
+}
+
+pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartError> {
+    let sink = match &config.sink {
+        AuditSink::Off => audit::Sink::Off,
+        AuditSink::Stdout => audit::Sink::Stdout,
+        AuditSink::File(path) => audit::Sink::File(path.clone()),
+    };
+    let hmac_key = match &config.hmac_key_file {
+        None => None,
+        Some(path) => {
+            let key = fs::read(path).map_err(|error| StartError::HmacKey(path.clone(), error))?;
+            Some(audit::HmacKey::new(key))
+        }
+    };
+    Ok(audit::Settings { sink, hmac_key, fsync: config.fsync })
+}
+
+fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter, StartError> {
+    DataCenter::parse(client.data_center_url.as_str())
+        .map_err(|error| StartError::Url(Arc::clone(name), error))
+}
+
+pub(super) fn platform(
+    name: &Arc<str>,
+    client: &config::ApiClient,
+) -> Result<platform::Settings, StartError> {
+    let mut target_origins = Vec::new();
+    for origin in &client.target_origins {
+        let origin =
+            Origin::parse(origin.as_str()).map_err(|error| StartError::Url(Arc::clone(name), error))?;
+        target_origins.push(origin);
+    }
+    let mut limits = platform::Limits::default();
+    if !client.breaker {
+        limits.breaker = None;
+    }
+    Ok(platform::Settings {
+        name: Arc::clone(name),
+        data_center: data_center(name, client)?,
+        target_origins,
+        limits,
+    })
+}
+
+/// How an API client's platform is reached.
+pub fn http_settings(name: &Arc<str>, client: &config::ApiClient) -> Result<HttpSettings, StartError> {
+    let tls = tls_config(client.ca_file.as_deref())?;
+    let mut settings = HttpSettings::new(data_center(name, client)?, tls);
+    settings.proxy_url = client.proxy_url.as_ref().map(|proxy| proxy.expose().clone());
+    Ok(settings)
+}
+
+/// How an API client's access token is kept. The HTTP client is one of its own.
+pub fn credential_settings(
+    name: &Arc<str>,
+    client: &config::ApiClient,
+    http: &HttpSettings,
+) -> Result<credential::Settings, StartError> {
+    let http = HttpClient::new(http.clone())?;
+    let secret = match &client.client_secret {
+        config::SecretSource::File(path) | config::SecretSource::Credential(path) => {
+            credential::SecretSource::File(path.clone())
+        }
+        config::SecretSource::Environment(secret) => credential::SecretSource::Fixed(secret.clone()),
+    };
+    Ok(credential::Settings {
+        api_client: Arc::clone(name),
+        client_id: ClientId::parse(&client.client_id)
+            .map_err(|error| StartError::ClientId(Arc::clone(name), error))?,
+        secret,
+        token_url: data_center(name, client)?.token_url().clone(),
+        http: Arc::new(move || http.current()),
+    })
+}

@@ -1,0 +1,65 @@
+//! Why a gateway does not start.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use crate::{
+    access::InvalidRules,
+    audit::AuditError,
+    credential::InvalidClientId,
+    platform::{
+        endpoint::InvalidDataCenterUrl,
+        http::{HttpClientError, TlsConfigError},
+    },
+    server::{BindError, ServeError},
+};
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The gRPC listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener.
+    #[error("cannot listen on {0} for metrics and probes: {1}")]
+    Admin(SocketAddr, #[source] io::Error),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The key of the fingerprints in the audit log.
+    #[error("the key of the audit fingerprints cannot be read from {}", .0.display())]
+    HmacKey(PathBuf, #[source] io::Error),
+    /// The access rules.
+    #[error(transparent)]
+    Rules(#[from] InvalidRules),
+    /// An API client's id.
+    #[error("the client id of the API client {0} cannot be used")]
+    ClientId(Arc<str>, #[source] InvalidClientId),
+    /// A URL of an API client.
+    #[error("a URL of the API client {0} cannot be used")]
+    Url(Arc<str>, #[source] InvalidDataCenterUrl),
+    /// TLS towards the platform.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// The HTTP client.
+    #[error(transparent)]
+    Http(#[from] HttpClientError),
+    /// Reflection.
+    #[error("the contract's own description cannot be offered")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    /// A worker.
+    #[error("the workers cannot be started")]
+    Workers(#[source] io::Error),
+    /// A worker ended while it was starting.
+    #[error("a worker ended while it was starting")]
+    WorkerEnded,
+}
+
+impl From<ServeError<Self>> for StartError {
+    fn from(error: ServeError<Self>) -> Self {
+        match error {
+            ServeError::Worker(error) => Self::Workers(error),
+            ServeError::Routes(error) => error,
+            ServeError::Ended => Self::WorkerEnded,
+        }
+    }
+}

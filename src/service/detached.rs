@@ -1,0 +1,85 @@
+//! Work that outlives its caller.
+//!
+//! Once a request may have reached the platform, giving up on it would leave a token
+//! or a session that nobody has written down. So the work of a call runs in a task of
+//! its own: when nobody waits any more it stops at the first moment at which nothing
+//! is under way, and its audit record is written in any case (design section 6).
+
+use std::{future::Future, panic::AssertUnwindSafe};
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tonic::Code;
+
+use crate::{
+    audit::{Audit, Ending},
+    call::{Call, Certainty, InFlight},
+    status::{Failure, Reason},
+};
+
+/// Does the work of a call in a task of its own and writes its audit record before
+/// the answer is handed over.
+///
+/// Without a record there is no answer: `T` is dropped (and does what it must then).
+pub(super) async fn run<T, W>(
+    call: &Call,
+    in_flight: Option<InFlight>,
+    audit: Audit,
+    work: W,
+) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T, Failure>> + Send + 'static,
+{
+    let _abandoned_when_dropped = AbandonWhenDropped(call);
+    let (answer, answered) = oneshot::channel();
+    let owed = call.claim_record();
+    let task_call = call.clone();
+    tokio::spawn(async move {
+        let result = tokio::select! {
+            biased;
+            // A panic is one call's failure, and that call still has its record.
+            result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError))),
+            // Nobody reads this answer.
+            () = task_call.abandoned_and_at_rest() => Err(Failure::new(Reason::InternalError)),
+        };
+        let ending = ending(&task_call, result.as_ref().err());
+        let recorded = if owed { audit.record(&task_call, ending).await } else { Ok(()) };
+        let answer_now = match recorded {
+            Err(_) if result.is_ok() => Err(Failure::audit_unavailable(&task_call)),
+            _ => result,
+        };
+        // If nobody is there to take it, the answer ends here, and `T` with it.
+        let _ = answer.send(answer_now);
+        drop(in_flight);
+    });
+    // The task is gone without an answer only if it panicked.
+    answered.await.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError)))
+}
+
+/// How the call ended, from the caller's point of view: what it was answered, or that
+/// it went away.
+fn ending(call: &Call, failure: Option<&Failure>) -> Ending {
+    if let Some((code, reason)) = call.answer() {
+        return Ending { code, reason: Some(reason) };
+    }
+    match failure {
+        _ if call.is_abandoned() => Ending {
+            code: Code::Cancelled,
+            reason: Some(match call.certainty() {
+                Certainty::NotSent => "cancelled_before_send",
+                Certainty::Refused | Certainty::Unknown | Certainty::Done => "cancelled",
+            }),
+        },
+        Some(failure) => Ending { code: failure.code(call).into(), reason: Some(failure.reason().as_str()) },
+        None => Ending { code: Code::Ok, reason: None },
+    }
+}
+
+struct AbandonWhenDropped<'a>(&'a Call);
+
+impl Drop for AbandonWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}

@@ -1,0 +1,48 @@
+//! `IssueOtt`: mints a token for one user.
+
+use super::{Arrival, OttService, convert, detached};
+use std::sync::Arc;
+
+use crate::{
+    call::Operation,
+    proto::ott::v1::{IssueOttRequest, IssueOttResponse},
+    status::{Failure, Reason},
+};
+
+impl OttService {
+    pub(super) async fn issue(
+        &self,
+        arrival: Arrival,
+        message: IssueOttRequest,
+    ) -> Result<IssueOttResponse, Failure> {
+        let Arrival { call, caller, in_flight } = arrival;
+        call.set_operation(Operation::IssueOtt);
+        let admission = self.access.admits(&caller, Operation::IssueOtt)?;
+
+        let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
+        call.set_subject(subject.clone());
+        let client = self.client_for(&call, api_client.as_deref())?;
+        let landing = target_uri
+            .map(|uri| client.api_client().landing(&uri))
+            .transpose()
+            .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
+
+        let permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
+
+        let audit = self.audit.clone();
+        let task_call = call.clone();
+        let work = async move {
+            let issued = client
+                .issue_ott(&permit, &task_call)
+                .await
+                .map_err(|error| Failure::of_platform(Operation::IssueOtt, &error))?;
+            if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
+                task_call.set_fingerprint(fingerprint);
+            }
+            let login_url =
+                landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
+            Ok((issued, login_url).into())
+        };
+        detached::run(&call, in_flight, self.audit.clone(), work).await
+    }
+}

@@ -1,0 +1,81 @@
+//! `LoginWithOtt`: spends a token.
+
+use std::sync::Arc;
+
+use super::{Arrival, OttService, convert, detached};
+use crate::{
+    call::Operation,
+    platform::PlatformClient,
+    proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
+    session::LoggedIn,
+    status::{Failure, Reason},
+};
+
+impl OttService {
+    pub(super) async fn log_in(
+        &self,
+        arrival: Arrival,
+        message: LoginWithOttRequest,
+    ) -> Result<LoginWithOttResponse, Failure> {
+        let Arrival { call, caller, in_flight } = arrival;
+        call.set_operation(Operation::LoginWithOtt);
+        let admission = self.access.admits(&caller, Operation::LoginWithOtt)?;
+
+        let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
+        if let Some(fingerprint) = self.audit.fingerprint(&ott) {
+            call.set_fingerprint(fingerprint);
+        }
+        let client = self.client_for(&call, api_client.as_deref())?;
+
+        let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
+
+        let Some(in_use) = self.tokens_in_use.claim(&ott) else {
+            self.metrics.security_event("ott_in_use");
+            return Err(Failure::new(Reason::OttInUse));
+        };
+
+        let task_call = call.clone();
+        let work = async move {
+            let _in_use = in_use;
+            let result = client.log_in(&permit, ott, &task_call).await;
+            let logged_in = result.map_err(|error| Failure::of_platform(Operation::LoginWithOtt, &error))?;
+            if logged_in.session.is_empty() {
+                tracing::warn!(
+                    api_client.name = %client.name(),
+                    request.id = %task_call.request_id(),
+                    "The platform set no cookie at a login: the session is empty"
+                );
+            }
+            Ok(Undelivered { logged_in: Some(logged_in), client })
+        };
+        let undelivered = detached::run(&call, in_flight, self.audit.clone(), work).await?;
+        undelivered.deliver().map(Into::into)
+    }
+}
+
+/// A login that has not reached its caller yet. Dropped before it has (the caller
+/// went away, the deadline passed, the audit record could not be written), it ends
+/// its session at the platform: nobody could use it, and nobody would end it.
+struct Undelivered {
+    logged_in: Option<LoggedIn>,
+    client: PlatformClient,
+}
+
+impl Undelivered {
+    fn deliver(mut self) -> Result<LoggedIn, Failure> {
+        self.logged_in.take().ok_or_else(|| Failure::new(Reason::InternalError))
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        let Some(LoggedIn { session, .. }) = self.logged_in.take() else { return };
+        if session.is_empty() {
+            return;
+        }
+        let client = self.client.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { client.log_out(&session).await });
+        }
+    }
+}
