@@ -30,7 +30,7 @@ pub use self::{failure::Failure, output::Output};
 /// A gRPC service that logs people in to the Acronis Cyber Platform with one-time
 /// tokens, so that your services never hold the platform's credentials.
 #[derive(Debug, Parser)]
-#[command(name = "ott-gateway", version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "ott-gateway", version, max_term_width = 100, after_help = EXAMPLES)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -48,18 +48,12 @@ Exit codes: 0 done, 1 ran and failed, 2 wrong usage or configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve gRPC until SIGTERM
     Serve(serve::Arguments),
-    /// Try everything on this machine, against a copy of the platform
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Arguments),
-    /// Tell everything that is wrong with a configuration
     CheckConfig(check_config::Arguments),
-    /// Ask a running gateway for a one-time token
     Issue(issue::Arguments),
-    /// Spend a one-time token at a running gateway
     Login(login::Arguments),
-    /// Ask a running gateway whether it is serving
     Healthcheck(healthcheck::Arguments),
 }
 

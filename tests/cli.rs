@@ -5,6 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+#[expect(clippy::unwrap_used, reason = "a test that cannot run the program has failed")]
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(arguments)
@@ -15,6 +16,7 @@ fn run(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+#[expect(clippy::unwrap_used, reason = "the program prints UTF-8")]
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }

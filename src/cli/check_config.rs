@@ -14,8 +14,10 @@ use crate::{
     ott::{Name, Subject},
 };
 
-/// Tells everything that is wrong with a configuration, with file, line and key, or says
-/// in short what it means. Starts nothing.
+/// Tell everything that is wrong with a configuration.
+///
+/// Every fault is told with file, line and key; if there is none, what the configuration
+/// means is told in short. Nothing is started.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -26,9 +28,10 @@ pub(super) struct Arguments {
     online: bool,
     /// Tell which access rule decides on such a call, and why
     ///
-    /// CALLER is a name with its proof (spiffe://…, dns:NAME, jwt:SUBJECT, token:NAME) or
-    /// anonymous; METHOD is IssueOtt or LoginWithOtt; USER is login:NAME, external_id:ID
-    /// or user_id:ID (a bare name is a login), or - for any.
+    /// CALLER is a name with its proof (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`,
+    /// `token:NAME`) or `anonymous`; METHOD is `IssueOtt` or `LoginWithOtt`; USER is
+    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a bare name is a login), or `-` for
+    /// any.
     #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
     /// With --explain: the API client that the call names
@@ -46,6 +49,7 @@ Exits with 2 if anything is wrong, and with 1 if --online finds a credential tha
 
 /// Such a call as `--explain` asks about.
 #[derive(Debug)]
+#[expect(dead_code, reason = "read by `explain_rules`, which waits for the rules")]
 struct Question {
     caller: String,
     operation: Operation,

@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{
-    Request,
+    Request, Response, Status,
     metadata::MetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
@@ -35,6 +35,7 @@ pub(super) struct ClientOptions {
         value_name = "URL",
         default_value = "http://127.0.0.1:50051",
         env = "OTT_GATEWAY_ENDPOINT",
+        hide_env_values = true,
         help_heading = CONNECTION
     )]
     endpoint: Url,
@@ -142,6 +143,20 @@ impl Client {
     /// The connection itself.
     pub(super) fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// Waits for the answer to a request, no longer than the deadline that it carries.
+    pub(super) async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        // The transport has a timer of its own for that deadline and calls it CANCELLED;
+        // ours was started first and is asked first.
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(self.timeout) => Err(Failure::NoAnswer { timeout: self.timeout }),
+            answer = call => Ok(answer?.into_inner()),
+        }
     }
 
     /// A request with the deadline and the proof of who is calling.

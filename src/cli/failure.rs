@@ -2,7 +2,7 @@
 //!
 //! How that is printed is in `output` and `status_report`.
 
-use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use crate::config::Faults;
 
@@ -54,6 +54,12 @@ pub enum Failure {
         /// Why.
         cause: String,
     },
+    /// The gateway does not answer.
+    #[error("no answer within {}; what became of the call is not known", humantime::format_duration(*.timeout))]
+    NoAnswer {
+        /// How long was waited.
+        timeout: Duration,
+    },
     /// The gateway answered with an error.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
@@ -79,6 +85,7 @@ impl Failure {
             Self::PortInUse { .. }
             | Self::Listen { .. }
             | Self::Connect { .. }
+            | Self::NoAnswer { .. }
             | Self::Status(_)
             | Self::Failed(_) => ExitCode::FAILURE,
         }

@@ -14,9 +14,9 @@ use super::{
     timeout,
 };
 
-/// Asks a running gateway whether it is serving, for probes in images without a shell.
+/// Ask a running gateway whether it is serving.
 ///
-/// Exits with 0 if it says SERVING, with 1 if it says anything else or nothing.
+/// Meant for probes in images without a shell. Exits with 0 if it says SERVING, with 1 if it says anything else or nothing.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -44,8 +44,8 @@ pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failu
 async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     let client = arguments.client.connect(arguments.timeout).await?;
     let request = client.request(HealthCheckRequest { service: arguments.service });
-    let answer = HealthClient::new(client.channel()).check(request).await?;
-    match answer.get_ref().status() {
+    let mut health = HealthClient::new(client.channel());
+    match client.answer(health.check(request)).await?.status() {
         ServingStatus::Serving => {
             output.line("SERVING");
             Ok(())

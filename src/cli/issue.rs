@@ -14,9 +14,9 @@ use crate::proto::ott::v1::{
     IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
 };
 
-/// Asks a running gateway for a one-time token and prints its answer as JSON.
+/// Ask a running gateway for a one-time token.
 ///
-/// The token works once and for 30 seconds. It is a secret until it is spent: it is
+/// Prints the answer as JSON. The token works once and for 30 seconds. It is a secret until it is spent: it is
 /// printed because you asked for it, so mind where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -77,7 +77,8 @@ async fn issue(arguments: Arguments, output: &mut Output) -> Result<(), Failure>
         target_uri: arguments.target_uri.unwrap_or_default(),
         ..IssueOttRequest::default()
     };
-    let answer = OttServiceClient::new(client.channel()).issue_ott(client.request(request)).await?;
-    output.line(client::json("ott.v1.IssueOttResponse", answer.get_ref())?);
+    let mut gateway = OttServiceClient::new(client.channel());
+    let answer = client.answer(gateway.issue_ott(client.request(request))).await?;
+    output.line(client::json("ott.v1.IssueOttResponse", &answer)?);
     Ok(())
 }

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceClient};
 
-/// Spends a one-time token at a running gateway and prints account and session as JSON.
+/// Spend a one-time token at a running gateway.
 ///
-/// The token is read from standard input, because arguments can be seen by every user
+/// Prints account and session as JSON. The token is read from standard input, because arguments can be seen by every user
 /// of a machine: either the token alone, or the JSON that `ott-gateway issue` prints.
 /// Whoever holds the session acts as that user, so mind where the output goes.
 #[derive(Debug, Args)]
@@ -53,8 +53,9 @@ pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failu
 async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result<(), Failure> {
     let client = arguments.client.connect(arguments.timeout).await?;
     let request = LoginWithOttRequest { ott, api_client: arguments.api_client.unwrap_or_default() };
-    let answer = OttServiceClient::new(client.channel()).login_with_ott(client.request(request)).await?;
-    output.line(client::json("ott.v1.LoginWithOttResponse", answer.get_ref())?);
+    let mut gateway = OttServiceClient::new(client.channel());
+    let answer = client.answer(gateway.login_with_ott(client.request(request))).await?;
+    output.line(client::json("ott.v1.LoginWithOttResponse", &answer)?);
     Ok(())
 }
 

@@ -6,10 +6,10 @@ use clap::Args;
 
 use super::{failure::Failure, output::Output};
 
-/// Starts a copy of the platform and the gateway in front of it, walks once through
-/// issuing and spending a token, and serves until Ctrl-C.
+/// Try everything on this machine, against a copy of the platform.
 ///
-/// Nothing leaves this machine, no account on the platform is needed, and no real
+/// Starts the copy and the gateway in front of it, walks once through issuing and
+/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, no account on the platform is needed, and no real
 /// credentials belong in it: the API client "sandbox" with the secret "sandbox-secret"
 /// is known to all.
 #[derive(Debug, Args)]

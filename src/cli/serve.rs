@@ -7,10 +7,10 @@ use clap::Args;
 use super::{failure::Failure, output::Output};
 use crate::config::{Config, Process};
 
-/// Serves gRPC until SIGTERM or Ctrl-C, then lets calls in flight end (30 seconds at most).
+/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end (30 seconds at most).
 ///
 /// Everything is set in one TOML file. A variable of the environment goes over the file:
-/// OTT_GATEWAY__SERVER__LISTEN is the key "listen" of [server]. Wrong configuration is
+/// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. Wrong configuration is
 /// refused before anything is opened, all faults at once.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgument {
     /// The configuration file
-    #[arg(long, value_name = "FILE", env = "OTT_GATEWAY_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "OTT_GATEWAY_CONFIG", hide_env_values = true)]
     config: PathBuf,
 }
 

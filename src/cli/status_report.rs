@@ -120,7 +120,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a status as it comes from a gateway")]
     fn report_tells_code_reason_message_details_id_and_retry() {
         let mut details = ErrorDetails::new();
         details

@@ -68,7 +68,6 @@ impl OttService for Canned {
         Ok(Response::new(IssueOttResponse { ott: OTT.to_owned(), expire_time, login_url }))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a status as a gateway sends it")]
     async fn login_with_ott(
         &self,
         request: Request<LoginWithOttRequest>,
@@ -280,6 +279,18 @@ async fn healthcheck_tells_by_its_result_whether_the_gateway_serves() {
     let (_, _, done) =
         run_on_thread("ott-gateway healthcheck --endpoint http://127.0.0.1:1".to_owned()).await;
     assert!(done.unwrap_err().starts_with("cannot connect to http://127.0.0.1:1/: "));
+}
+
+#[tokio::test]
+async fn silent_gateway_is_given_up_after_the_timeout() {
+    // Accepts connections (the kernel does) and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let line = format!("ott-gateway healthcheck --endpoint http://{address} --timeout 200ms");
+    assert_eq!(
+        run_on_thread(line).await.2,
+        Err("no answer within 200ms; what became of the call is not known".to_owned())
+    );
 }
 
 #[tokio::test]

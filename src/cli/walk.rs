@@ -29,6 +29,23 @@ const TARGET: &str = "/mc/";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a token is shown.
 const SHOWN: usize = 20;
+/// Where the commands look for a gateway if they are not told.
+const DEFAULT_GATEWAY: &str = "127.0.0.1:50051";
+
+const PYTHON: &str = "\
+python3 -m venv target/python && . target/python/bin/activate
+pip install grpcio grpcio-tools
+python -m grpc_tools.protoc -I proto --python_out=target/python \\
+  --grpc_python_out=target/python ott/v1/ott_service.proto
+PYTHONPATH=target/python python - <<'END'
+import grpc
+from ott.v1 import ott_service_pb2 as ott, ott_service_pb2_grpc as ott_grpc
+
+gateway = ott_grpc.OttServiceStub(grpc.insecure_channel(\"GATEWAY\"))
+issued = gateway.IssueOtt(ott.IssueOttRequest(login=\"LOGIN\"), timeout=5)
+answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5)
+print(answer.user.login, [cookie.name for cookie in answer.session.cookies])
+END";
 
 /// Where the two halves of the sandbox are.
 #[derive(Clone, Copy, Debug)]
@@ -144,46 +161,41 @@ impl Story<'_> {
 
     fn lines_to_paste(&mut self, addresses: Addresses) {
         let gateway = addresses.gateway;
+        let program = program();
+        let at = if gateway.to_string() == DEFAULT_GATEWAY {
+            String::new()
+        } else {
+            format!(" --endpoint http://{gateway}")
+        };
         let heading = self.output.paint(Style::Heading, "Your turn");
-        self.output.line(format_args!("\n{heading}"));
-        self.paste("From here", &[
-            format!("ott-gateway issue --endpoint http://{gateway} --login {LOGIN} | ott-gateway login --endpoint http://{gateway}"),
-        ]);
-        self.paste("With grpcurl", &[
-            format!("grpcurl -plaintext -d '{{\"login\": \"{LOGIN}\"}}' {gateway} ott.v1.OttService/IssueOtt"),
-            format!("grpcurl -plaintext -d '{{\"ott\": \"PASTE THE TOKEN\"}}' {gateway} ott.v1.OttService/LoginWithOtt"),
-        ]);
-        self.paste("From Python (in this repository)", &[
-            "pip install grpcio grpcio-tools".to_owned(),
-            "python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. ott/v1/ott_service.proto".to_owned(),
-            "python - <<'END'".to_owned(),
-            "import grpc".to_owned(),
-            "from ott.v1 import ott_service_pb2 as ott, ott_service_pb2_grpc".to_owned(),
-            String::new(),
-            format!("gateway = ott_service_pb2_grpc.OttServiceStub(grpc.insecure_channel(\"{gateway}\"))"),
-            format!("issued = gateway.IssueOtt(ott.IssueOttRequest(login=\"{LOGIN}\"), timeout=5)"),
-            "answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5)".to_owned(),
-            "print(answer.user.login, [cookie.name for cookie in answer.session.cookies])".to_owned(),
-            "END".to_owned(),
-        ]);
+        self.output.line(format_args!("\n{heading}: paste any of these into another terminal"));
+        self.paste("from here", &format!("{program} issue{at} --login {LOGIN} |\n  {program} login{at}"));
         self.paste(
-            "In a browser (open the loginUrl within 30 s)",
-            &[format!("ott-gateway issue --endpoint http://{gateway} --login {LOGIN} --target-uri {TARGET}")],
+            "with grpcurl",
+            &format!(
+                "grpcurl -plaintext -d '{{\"login\": \"{LOGIN}\"}}' \\\n  {gateway} ott.v1.OttService/IssueOtt\n\
+                 grpcurl -plaintext -d '{{\"ott\": \"PASTE IT HERE\"}}' \\\n  {gateway} ott.v1.OttService/LoginWithOtt"
+            ),
         );
         self.paste(
-            "Every error, on demand (an HTTP status, or html, cut, reset, slow …)",
-            &[format!("ott-gateway issue --endpoint http://{gateway} --login fault+503@sandbox")],
+            "from Python, in this repository: the stubs, then the two calls",
+            &PYTHON.replace("GATEWAY", &gateway.to_string()).replace("LOGIN", LOGIN),
         );
-        self.output.line("");
+        self.paste(
+            "in a browser: open the loginUrl that this prints, within 30 s",
+            &format!("{program} issue{at} --login {LOGIN} --target-uri {TARGET}"),
+        );
+        self.paste(
+            "every error on demand: an HTTP status, or html, malformed, cut, reset, slow, huge, redirect",
+            &format!("{program} issue{at} --login fault+503@sandbox"),
+        );
     }
 
-    fn paste(&mut self, title: &str, lines: &[String]) {
-        let title = self.output.paint(Style::Quiet, title);
-        self.output.line(format_args!("\n  {title}"));
-        // Not indented: a line must be good to paste, in Python too.
-        for line in lines {
-            self.output.line(line);
-        }
+    /// Lines without an indent, because Python would mind it; the title is a comment, so
+    /// that it may be pasted along.
+    fn paste(&mut self, title: &str, lines: &str) {
+        let title = self.output.paint(Style::Quiet, format_args!("# {title}"));
+        self.output.line(format_args!("\n{title}\n{lines}"));
     }
 
     fn step(&mut self, number: u8, method: &str, what: &str) {
@@ -230,20 +242,32 @@ fn shortened(ott: &str) -> String {
 }
 
 fn attributes(cookie: &Cookie) -> String {
-    let mut attributes = format!("cookie {}", printable(&cookie.name));
+    let mut parts = vec![format!("cookie {}", printable(&cookie.name))];
     if !cookie.path.is_empty() {
-        attributes.push_str(&format!("; Path={}", printable(&cookie.path)));
+        parts.push(format!("Path={}", printable(&cookie.path)));
     }
     if cookie.http_only {
-        attributes.push_str("; HttpOnly");
+        parts.push("HttpOnly".to_owned());
     }
     if cookie.secure {
-        attributes.push_str("; Secure");
+        parts.push("Secure".to_owned());
     }
     if !cookie.same_site.is_empty() {
-        attributes.push_str(&format!("; SameSite={}", printable(&cookie.same_site)));
+        parts.push(format!("SameSite={}", printable(&cookie.same_site)));
     }
-    attributes
+    parts.join("; ")
+}
+
+/// How this program was called, if that is good to paste.
+fn program() -> String {
+    let plain = |text: &String| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_'))
+    };
+    std::env::args_os()
+        .next()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty() && plain(name))
+        .unwrap_or_else(|| "ott-gateway".to_owned())
 }
 
 fn unix_seconds_now() -> i64 {

@@ -2,12 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{
-    fault::Problem,
-    section::Section,
-    server::Server,
-    value::{self},
-};
+use super::{fault::Problem, section::Section, server::Server, value};
 
 /// Where `/metrics`, `/livez` and `/readyz` are served, over plain HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]

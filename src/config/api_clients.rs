@@ -1,6 +1,6 @@
 //! `[api_clients.NAME]`: the platform's data centers and our credential at each.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use url::Url;
 
@@ -196,14 +196,4 @@ fn credential_path(value: &super::file::Value, environment: &dyn Environment) ->
         .value("CREDENTIALS_DIRECTORY")
         .ok_or_else(|| Problem::rule("needs $CREDENTIALS_DIRECTORY, which systemd sets (LoadCredential=)"))?;
     Ok(PathBuf::from(folder).join(name))
-}
-
-impl fmt::Display for SecretSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File(_) => "a file",
-            Self::Environment(_) => "an environment variable",
-            Self::Credential(_) => "a systemd credential",
-        })
-    }
 }

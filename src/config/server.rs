@@ -95,8 +95,11 @@ impl Server {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let seconds = Duration::from_secs;
+        // A faulty address stands in nobody's way: port 0 is the same as no other.
+        let usual =
+            if section.has("listen") { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) } else { default.listen };
         let server = Self {
-            listen: section.optional("listen", value::address).unwrap_or(default.listen),
+            listen: section.optional("listen", value::address).unwrap_or(usual),
             health_listen: section.optional("health_listen", value::address),
             plaintext: section.optional("plaintext", value::boolean).unwrap_or(default.plaintext),
             tls: section.optional_table("tls").and_then(ServerTls::read),

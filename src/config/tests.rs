@@ -476,6 +476,23 @@ fn environment_goes_over_the_file() {
 }
 
 #[test]
+fn api_client_may_come_from_the_environment_alone() {
+    let config = Folder::new()
+        .with("OTT_GATEWAY__API_CLIENTS__US5__DATA_CENTER_URL", "https://us5-cloud.acronis.com")
+        .with("OTT_GATEWAY__API_CLIENTS__US5__CLIENT_ID", "id")
+        .with("OTT_GATEWAY__API_CLIENTS__US5__CLIENT_SECRET_ENV", "SECRET")
+        .with("SECRET", CANARY)
+        .load(RULE)
+        .unwrap();
+    assert_eq!(config.api_clients.default.as_deref(), Some("us5"));
+    let SecretSource::Environment(secret) = &config.api_clients.by_name["us5"].client_secret else {
+        panic!("the secret is in a variable");
+    };
+    assert_eq!(secret.expose(), CANARY);
+    assert!(!format!("{config:?}").contains(CANARY));
+}
+
+#[test]
 fn fault_of_the_environment_names_the_variable() {
     let folder = Folder::new()
         .with("OTT_GATEWAY__SERVER__LISEN", CANARY)
