@@ -105,7 +105,7 @@ impl Config {
         };
         let access = Access::read(root.table("access"), &known);
         let audit = Audit::read(root.table("audit"));
-        let telemetry = Telemetry::read(root.table("telemetry"));
+        let telemetry = Telemetry::read(root.table("telemetry"), environment);
         root.finish();
         Some(Self {
             file: file.map(Path::to_path_buf),
@@ -122,9 +122,22 @@ impl Config {
 
     /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
     /// API client `sandbox` with that secret, everybody may call, reflection on; admin,
-    /// audit, quotas and the breaker off.
-    #[must_use]
-    pub fn sandbox(platform_url: Url, listen: SocketAddr, client_secret: Secret) -> Self {
+    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is heeded.
+    ///
+    /// # Errors
+    ///
+    /// `RUST_LOG` is no list of log levels.
+    pub fn sandbox(
+        platform_url: Url,
+        listen: SocketAddr,
+        client_secret: Secret,
+        environment: &dyn Environment,
+    ) -> Result<Self, Faults> {
+        let (nothing, findings) = (Table::new(), Findings::default());
+        let section = Section::root(&nothing, Place::File(None), &findings);
+        // The story that the sandbox tells is not to drown in the log.
+        let log_level = telemetry::rust_log(environment, &section).unwrap_or_else(|| "warn".to_owned());
+        drop(section);
         let name: Arc<str> = Arc::from("sandbox");
         let client = ApiClient {
             data_center_url: platform_url,
@@ -142,7 +155,7 @@ impl Config {
             user_rate: Rate::Unlimited,
             ..Rule::default()
         };
-        Self {
+        let config = Self {
             file: None,
             // Whoever gives another address than a loopback one has asked for it, and
             // there is nothing in a sandbox to protect.
@@ -154,10 +167,11 @@ impl Config {
             },
             callers: Callers::default(),
             access: Access { rules: vec![rule], quota_dry_run: false },
-            audit: Audit { sink: AuditSink::Off, hmac_key_file: None, fsync: false },
-            telemetry: Telemetry { log_format: LogFormat::Text, ..Telemetry::default() },
+            audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
+            telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
             warnings: Vec::new(),
-        }
+        };
+        findings.conclude(Some(config)).map(|(config, _)| config)
     }
 }
 

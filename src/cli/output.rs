@@ -23,6 +23,7 @@ pub struct Output {
 
 /// How a piece of text looks on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sandbox"), expect(dead_code, reason = "the sandbox's walk has most of them"))]
 pub(super) enum Style {
     Heading,
     Quiet,

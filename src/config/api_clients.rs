@@ -183,7 +183,7 @@ fn from_variable(value: &super::file::Value, environment: &dyn Environment) -> R
         environment.value(&name).ok_or_else(|| Problem::rule("no such environment variable is set"))?;
     let secret =
         secret.into_string().map(Secret::new).map_err(|_| Problem::rule("the variable must be UTF-8"))?;
-    named_file::long_enough(secret.expose().as_bytes(), 1)?;
+    named_file::check_secret(secret.expose().as_bytes(), 1)?;
     Ok(SecretSource::Environment(secret))
 }
 

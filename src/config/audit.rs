@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{fault::Problem, named_file, section::Section, value};
+use super::{fault::Problem, file::Value, named_file, section::Section, value};
 
 /// Where audit records go, and how tokens are fingerprinted in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub struct Audit {
     /// token are joined, at least 32 bytes; none: a random key, so that only records of
     /// the same run of the same replica can be joined.
     pub hmac_key_file: Option<PathBuf>,
+    /// `hmac_key_id`: how records name that key, 1 to 32 letters, digits, "-", "_" and "."; the
+    /// name of its file without the extension.
+    pub hmac_key_id: Option<String>,
     /// `fsync`: whether a record must be on the disk before the answer leaves, instead of
     /// in the hands of the kernel; false. For a file only.
     pub fsync: bool,
@@ -48,8 +51,16 @@ impl Audit {
             section.fault("fsync", Problem::rule("needs a sink that is a file"));
         }
         let hmac_key_file = named_file::secret(&mut section, "hmac_key_file", LEAST_KEY_BYTES);
+        if section.has("hmac_key_id") && !section.has("hmac_key_file") {
+            section.fault("hmac_key_id", Problem::rule("names the key of hmac_key_file, which is not there"));
+        }
+        let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
+            let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
+            // A file may be called anything.
+            Some(if is_key_id(&name) { name } else { "key".to_owned() })
+        });
         section.finish();
-        Self { sink, hmac_key_file, fsync }
+        Self { sink, hmac_key_file, hmac_key_id, fsync }
     }
 }
 
@@ -67,4 +78,19 @@ fn file_sink(section: &Section<'_>, text: &str) -> AuditSink {
         section.fault("sink", Problem::rule("the file's folder does not exist"));
     }
     AuditSink::File(path)
+}
+
+fn key_id(value: &Value) -> Result<String, Problem> {
+    value::text(value).and_then(|id| {
+        if is_key_id(&id) {
+            Ok(id)
+        } else {
+            Err(Problem::rule("must be 1 to 32 letters, digits, \"-\", \"_\" and \".\""))
+        }
+    })
+}
+
+fn is_key_id(id: &str) -> bool {
+    (1..=32).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

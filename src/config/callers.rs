@@ -21,8 +21,8 @@ pub struct Callers {
     /// `[callers.jwt]`.
     pub jwt: Option<Jwt>,
     /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256
-    /// of the token.
-    pub tokens: BTreeMap<Arc<str>, TokenHash>,
+    /// of the token; a list of two while one token replaces another.
+    pub tokens: BTreeMap<Arc<str>, Vec<TokenHash>>,
     /// `[callers.forwarded]`.
     pub forwarded: Option<Forwarded>,
 }
@@ -87,8 +87,10 @@ pub enum ForwardedHeader {
 pub enum ForwardedFrom {
     /// "loopback": whoever connects from this machine.
     Loopback,
-    /// Whoever shows the certificate of that name: `spiffe://…` or `dns:NAME`.
-    Certificate(String),
+    /// `"spiffe://…"`: whoever shows a certificate with that SPIFFE id, here in full.
+    Spiffe(String),
+    /// `"dns:NAME"`: whoever shows a certificate with that DNS name, here without "dns:".
+    Dns(String),
 }
 
 const HEADERS: &[(&str, ForwardedHeader)] = &[
@@ -134,8 +136,8 @@ impl Jwt {
     }
 }
 
-fn tokens(section: &Section<'_>) -> BTreeMap<Arc<str>, TokenHash> {
-    let mut tokens = BTreeMap::new();
+fn tokens(section: &Section<'_>) -> BTreeMap<Arc<str>, Vec<TokenHash>> {
+    let mut tokens: BTreeMap<Arc<str>, Vec<TokenHash>> = BTreeMap::new();
     for name in section.keys() {
         if !api_clients::is_name(name) {
             section.fault(
@@ -145,13 +147,13 @@ fn tokens(section: &Section<'_>) -> BTreeMap<Arc<str>, TokenHash> {
                 ),
             );
         }
-        match section.node(name).map(token_hash) {
-            Some(Ok(hash)) => {
-                tokens.insert(Arc::from(name), hash);
-            }
-            Some(Err(problem)) => section.fault(name, problem),
-            None => {}
+        let Some(hashes) = section.one_or_more(name, token_hash) else { continue };
+        if let Some((other, _)) =
+            tokens.iter().find(|(_, others)| others.iter().any(|hash| hashes.contains(hash)))
+        {
+            section.fault(name, Problem::rule(format!("is the same token as that of \"{other}\"")));
         }
+        tokens.insert(Arc::from(name), hashes);
     }
     tokens
 }
@@ -192,8 +194,7 @@ impl Forwarded {
             );
         }
         let from = section.list("from", from);
-        let wants_certificate =
-            from.iter().flatten().any(|from| matches!(from, ForwardedFrom::Certificate(_)));
+        let wants_certificate = from.iter().flatten().any(|from| *from != ForwardedFrom::Loopback);
         let asks_for_one = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
         // A faulty [server.tls] is a fault of its own.
         if wants_certificate && !asks_for_one {
@@ -209,11 +210,12 @@ impl Forwarded {
 
 fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
     let text = value::text(value)?;
-    let has_name = |prefix: &str| text.strip_prefix(prefix).is_some_and(|name| !name.is_empty());
     if text == "loopback" {
         Ok(ForwardedFrom::Loopback)
-    } else if has_name("spiffe://") || has_name("dns:") {
-        Ok(ForwardedFrom::Certificate(text))
+    } else if text.strip_prefix("spiffe://").is_some_and(|id| !id.is_empty()) {
+        Ok(ForwardedFrom::Spiffe(text))
+    } else if let Some(name) = text.strip_prefix("dns:").filter(|name| !name.is_empty()) {
+        Ok(ForwardedFrom::Dns(name.to_owned()))
     } else {
         Err(Problem::rule("must be \"loopback\", a SPIFFE id (\"spiffe://…\") or \"dns:NAME\""))
     }

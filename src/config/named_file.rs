@@ -62,7 +62,7 @@ pub(super) fn secret_at(
 ) -> Option<PathBuf> {
     match read(&path) {
         Ok(content) => {
-            if let Err(problem) = long_enough(&content, least) {
+            if let Err(problem) = check_secret(&content, least) {
                 section.fault(key, problem);
                 return None;
             }
@@ -76,11 +76,13 @@ pub(super) fn secret_at(
     Some(path)
 }
 
-/// Whether a secret is there and long enough.
-pub(super) fn long_enough(content: &[u8], least: usize) -> Result<(), Problem> {
+/// Whether a secret is there, is text, and is long enough.
+pub(super) fn check_secret(content: &[u8], least: usize) -> Result<(), Problem> {
     let content = content.strip_suffix(b"\n").unwrap_or(content);
     let content = content.strip_suffix(b"\r").unwrap_or(content);
-    if content.iter().all(u8::is_ascii_whitespace) {
+    if std::str::from_utf8(content).is_err() {
+        Err(Problem::rule("the secret must be UTF-8 text"))
+    } else if content.iter().all(u8::is_ascii_whitespace) {
         Err(Problem::rule("the secret is empty"))
     } else if content.len() < least {
         Err(Problem::rule(format!("the secret is too short: at least {least} bytes are wanted")))

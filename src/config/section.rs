@@ -3,7 +3,7 @@
 //! A key that is asked for is a known key; at the end, every other one is a fault.
 //! What a value must look like is told by the parsers in [`value`](super::value).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
     fault::{self, Findings, Place, Problem},
@@ -109,7 +109,15 @@ impl<'a> Section<'a> {
         parse: impl Fn(&Value) -> Result<T, Problem>,
     ) -> Option<Vec<T>> {
         self.asked.push(key);
-        let node = self.table.get(key)?;
+        self.items(key, self.table.get(key)?, parse)
+    }
+
+    fn items<T>(
+        &self,
+        key: &str,
+        node: &Node,
+        parse: impl Fn(&Value) -> Result<T, Problem>,
+    ) -> Option<Vec<T>> {
         let name = self.name_of(key);
         let split;
         let items = match &node.value {
@@ -145,6 +153,22 @@ impl<'a> Section<'a> {
             })
             .collect();
         parsed.into_iter().collect()
+    }
+
+    /// One value, or a list of them, under a key that is not known beforehand.
+    pub(super) fn one_or_more<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&Value) -> Result<T, Problem>,
+    ) -> Option<Vec<T>> {
+        let node = self.table.get(key)?;
+        match &node.value {
+            Value::List(_) => self.items(key, node, parse),
+            one => {
+                let parsed = parse(one).map_err(|problem| self.fault(key, problem)).ok()?;
+                Some(vec![parsed])
+            }
+        }
     }
 
     /// A file path: a relative one in the file starts at the file's own folder, one in
@@ -197,6 +221,11 @@ impl<'a> Section<'a> {
     /// Notes a fault of the table itself.
     pub(super) fn own_fault(&self, problem: Problem) {
         self.findings.fault(self.place.clone(), self.name.clone(), problem);
+    }
+
+    /// Notes a fault of a variable that is no key.
+    pub(super) fn variable_fault(&self, name: &str, problem: Problem) {
+        self.findings.fault(Place::Variable(Arc::from(name)), "", problem);
     }
 
     /// Notes a warning at a key.

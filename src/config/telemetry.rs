@@ -1,25 +1,30 @@
 //! `[telemetry]`: logs and traces.
 
-use tracing::level_filters::LevelFilter;
 use url::Url;
 
-use super::{section::Section, value};
+use super::{
+    environment::Environment,
+    fault::{self, Problem},
+    file::Value,
+    section::Section,
+    value,
+};
 
 /// How the gateway tells what it does. Logs go to stderr.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
     /// `log_format`: "json" or "text"; "json".
     pub log_format: LogFormat,
-    /// `log_level`: "error", "warn", "info", "debug" or "trace"; "info".
-    pub log_level: LevelFilter,
+    /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
+    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". The variable
+    /// `RUST_LOG` goes over it.
+    pub log_level: String,
     /// `otlp_endpoint`: the collector that traces are sent to by OTLP/gRPC, such as
     /// `http://collector:4317`; none: no traces.
     pub otlp_endpoint: Option<Url>,
     /// `trace_ratio`: the share of calls that are traced if the caller has not decided;
     /// 1.0, from 0.0 to 1.0.
     pub trace_ratio: f64,
-    /// `service_name`: under which traces appear; "ott-gateway".
-    pub service_name: String,
 }
 
 /// The form of a log line.
@@ -33,37 +38,62 @@ pub enum LogFormat {
 
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 
-const LEVELS: &[(&str, LevelFilter)] = &[
-    ("error", LevelFilter::ERROR),
-    ("warn", LevelFilter::WARN),
-    ("info", LevelFilter::INFO),
-    ("debug", LevelFilter::DEBUG),
-    ("trace", LevelFilter::TRACE),
-];
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Sets the log level by the name that Rust programs commonly use.
+const RUST_LOG: &str = "RUST_LOG";
 
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
             log_format: LogFormat::Json,
-            log_level: LevelFilter::INFO,
+            log_level: "info".to_owned(),
             otlp_endpoint: None,
             trace_ratio: 1.0,
-            service_name: "ott-gateway".to_owned(),
         }
     }
 }
 
 impl Telemetry {
-    pub(super) fn read(mut section: Section<'_>) -> Self {
+    pub(super) fn read(mut section: Section<'_>, environment: &dyn Environment) -> Self {
         let default = Self::default();
+        let level = section.optional("log_level", log_level);
         let telemetry = Self {
             log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
-            log_level: section.optional("log_level", value::word(LEVELS)).unwrap_or(default.log_level),
+            log_level: rust_log(environment, &section).or(level).unwrap_or(default.log_level),
             otlp_endpoint: section.optional("otlp_endpoint", value::plain_url),
             trace_ratio: section.optional("trace_ratio", value::share).unwrap_or(default.trace_ratio),
-            service_name: section.optional("service_name", value::text).unwrap_or(default.service_name),
         };
         section.finish();
         telemetry
     }
+}
+
+/// What `RUST_LOG` says, if it is set and not empty.
+pub(super) fn rust_log(environment: &dyn Environment, section: &Section<'_>) -> Option<String> {
+    let text = environment.value(RUST_LOG)?.into_string().unwrap_or_default();
+    if text.is_empty() {
+        return None;
+    }
+    log_level(&Value::Variable(text)).map_err(|problem| section.variable_fault(RUST_LOG, problem)).ok()
+}
+
+/// Levels, separated by commas: `LEVEL` or `TARGET=LEVEL`.
+fn log_level(value: &Value) -> Result<String, Problem> {
+    let text = value::text(value)?;
+    for directive in text.split(',') {
+        let (target, level) = directive
+            .split_once('=')
+            .map_or((None, directive), |(target, level)| (Some(target.trim()), level));
+        let level = level.trim().to_ascii_lowercase();
+        // A word that is no level would be taken for a target by the filter, silently.
+        if target == Some("") || !LEVELS.contains(&level.as_str()) {
+            let nearest = fault::nearest(&level, LEVELS.into_iter());
+            return Err(Problem::UnknownName {
+                what: "a log level (off, error, warn, info, debug, trace) or a list of TARGET=LEVEL",
+                nearest,
+            });
+        }
+    }
+    Ok(text)
 }

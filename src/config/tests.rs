@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use super::*;
 
 const TOKEN: &str = "sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef";
+const OTHER_TOKEN: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 const CANARY: &str = "canary-5f0c";
 
 /// A folder with one configuration and the files that it names.
@@ -68,7 +69,10 @@ fn least_configuration_has_the_documented_defaults() {
     assert_eq!(config.admin.listen, Some("127.0.0.1:9464".parse().unwrap()));
     assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
     assert!(config.api_clients.by_name["eu2"].breaker);
-    assert_eq!(config.audit, Audit { sink: AuditSink::Stdout, hmac_key_file: None, fsync: false });
+    assert_eq!(
+        config.audit,
+        Audit { sink: AuditSink::Stdout, hmac_key_file: None, hmac_key_id: None, fsync: false }
+    );
     assert_eq!(config.telemetry, Telemetry::default());
     assert_eq!(config.access.rules, [Rule { callers: vec!["anonymous".to_owned()], ..Rule::default() }]);
 }
@@ -118,7 +122,7 @@ issuer = "https://issuer.example"
 audience = "ott-gateway"
 jwks_file = "jwks.json"
 [callers.tokens]
-billing = "{TOKEN}"
+billing = ["{TOKEN}", "{OTHER_TOKEN}"]
 [callers.forwarded]
 header = "l5d-client-id"
 from = ["loopback", "spiffe://mesh/ns/proxy"]
@@ -141,10 +145,9 @@ hmac_key_file = "hmac"
 fsync = true
 [telemetry]
 log_format = "text"
-log_level = "debug"
+log_level = "info,ott_gateway::credential=debug"
 otlp_endpoint = "http://collector:4317"
 trace_ratio = 0.25
-service_name = "gateway"
 "#
     );
     let folder = folder.with("LOCAL_SECRET", CANARY);
@@ -157,8 +160,8 @@ service_name = "gateway"
     assert_eq!(config.api_clients.by_name.len(), 3);
     let forwarded = config.callers.forwarded.as_ref().unwrap();
     assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
-    assert_eq!(forwarded.from[1], ForwardedFrom::Certificate("spiffe://mesh/ns/proxy".to_owned()));
-    assert_eq!(config.callers.tokens["billing"].0[..4], [0x01, 0x23, 0x45, 0x67]);
+    assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
+    assert_eq!(config.callers.tokens["billing"][0].0[..4], [0x01, 0x23, 0x45, 0x67]);
     assert_eq!(config.access.rules[0].methods.as_ref().map(Vec::len), Some(2));
     assert_eq!(config.access.rules[0].user_rate, Rate::Unlimited);
     assert!(matches!(&config.audit.sink, AuditSink::File(path) if path.is_absolute()));
@@ -476,6 +479,56 @@ fn environment_goes_over_the_file() {
 }
 
 #[test]
+fn one_token_belongs_to_one_caller() {
+    let folder = Folder::new();
+    let part =
+        format!("[callers.tokens]\na = \"{TOKEN}\"\nb = [\"{OTHER_TOKEN}\", \"{TOKEN}\"]\nc = [\"x\"]");
+    assert_eq!(
+        folder.faults(&working_and(&part)),
+        [
+            "gateway.toml:10: callers.tokens.b: is the same token as that of \"a\"",
+            "gateway.toml:11: callers.tokens.c[0]: must be \"sha256:\" and the 64 hexadecimal digits of the \
+             token's SHA-256, never the token itself",
+        ]
+    );
+}
+
+#[test]
+fn log_level_comes_from_the_file_or_rust_log() {
+    let folder = Folder::new();
+    let level =
+        |folder: &Folder, text: &str| folder.load(&working_and(text)).map(|it| it.telemetry.log_level);
+    assert_eq!(level(&folder, "[telemetry]\nlog_level = \"DEBUG\"").unwrap(), "DEBUG");
+    assert_eq!(
+        folder.faults(&working_and("[telemetry]\nlog_level = \"inf\"")),
+        [
+            "gateway.toml:9: telemetry.log_level: is not a log level (off, error, warn, info, debug, trace) or a \
+          list of TARGET=LEVEL; did you mean \"info\"?"
+        ]
+    );
+    let folder = folder.with("RUST_LOG", "warn,ott_gateway=trace");
+    assert_eq!(level(&folder, "[telemetry]\nlog_level = \"debug\"").unwrap(), "warn,ott_gateway=trace");
+    let folder = folder.with("RUST_LOG", CANARY);
+    let faults = folder.faults(&working_and(""));
+    assert!(faults[0].starts_with("RUST_LOG: is not a log level"), "{faults:?}");
+}
+
+#[test]
+fn fingerprint_key_is_named_by_its_file_unless_told() {
+    let folder = Folder::new();
+    let id = |text: &str| folder.load(&working_and(text)).unwrap().audit.hmac_key_id;
+    assert_eq!(id("[audit]\nhmac_key_file = \"hmac\"").as_deref(), Some("hmac"));
+    assert_eq!(
+        id("[audit]\nhmac_key_file = \"hmac\"\nhmac_key_id = \"2026-01\"").as_deref(),
+        Some("2026-01")
+    );
+    assert_eq!(
+        folder.faults(&working_and("[audit]\nhmac_key_id = \"2026-01\"")),
+        ["gateway.toml:9: audit.hmac_key_id: names the key of hmac_key_file, which is not there"]
+    );
+}
+
+#[test]
 fn api_client_may_come_from_the_environment_alone() {
     let config = Folder::new()
         .with("OTT_GATEWAY__API_CLIENTS__US5__DATA_CENTER_URL", "https://us5-cloud.acronis.com")
@@ -537,8 +590,8 @@ fn faults_never_show_a_value() {
         ("callers.tokens", "billing"),
         ("callers.forwarded", "header from"),
         ("access", "quota_dry_run"),
-        ("audit", "sink hmac_key_file fsync"),
-        ("telemetry", "log_format log_level otlp_endpoint trace_ratio service_name"),
+        ("audit", "sink hmac_key_file hmac_key_id fsync"),
+        ("telemetry", "log_format log_level otlp_endpoint trace_ratio"),
     ];
     let rule = "callers methods api_clients logins external_ids user_ids rate burst user_rate user_burst";
     let folder = Folder::new();
@@ -593,11 +646,16 @@ fn doubtful_settings_are_warnings() {
 fn the_sandbox_is_open_and_quiet() {
     let listen: SocketAddr = "127.0.0.1:50051".parse().unwrap();
     let platform = Url::parse("http://127.0.0.1:8080").unwrap();
-    let config = Config::sandbox(platform, listen, Secret::new(CANARY.to_owned()));
+    let config = Config::sandbox(platform.clone(), listen, Secret::new(CANARY.to_owned()), &BTreeMap::new());
+    let config = config.unwrap();
+    assert_eq!(config.telemetry.log_level, "warn");
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.audit.sink, AuditSink::Off);
     assert!(config.server.reflection);
     assert!(!config.api_clients.by_name["sandbox"].breaker);
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
+    let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
+    let config = Config::sandbox(platform, listen, Secret::new(CANARY.to_owned()), &trace).unwrap();
+    assert_eq!(config.telemetry.log_level, "trace");
 }
