@@ -1,0 +1,71 @@
+//! What is left of traces in a program that was built without them.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::{Attempt, CallEnd, Settings, TracingError};
+use crate::{call::RequestId, telemetry::metrics::Method};
+
+/// Makes no spans.
+#[derive(Clone, Debug, Default)]
+pub struct Tracer;
+
+/// No span of a call.
+#[derive(Clone, Debug, Default)]
+pub struct CallSpan;
+
+/// No span of an attempt.
+#[derive(Debug, Default)]
+pub struct AttemptSpan;
+
+impl Tracer {
+    /// No traces.
+    #[must_use]
+    pub fn off() -> Self {
+        Self
+    }
+
+    /// Refuses.
+    pub fn start(_: &Settings) -> Result<Self, TracingError> {
+        Err(TracingError::Unsupported)
+    }
+
+    /// Does nothing.
+    #[must_use]
+    pub fn call(&self, _: Method, _: RequestId, _: &HeaderMap) -> CallSpan {
+        CallSpan
+    }
+
+    /// Does nothing.
+    #[expect(clippy::unused_async, reason = "the signature of the real one")]
+    pub async fn stop(&self, _: Duration) {}
+}
+
+impl CallSpan {
+    /// None.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<String> {
+        None
+    }
+
+    /// Does nothing.
+    #[must_use]
+    pub fn attempt(&self, _: &Attempt<'_>) -> AttemptSpan {
+        AttemptSpan
+    }
+
+    /// Does nothing.
+    pub fn finish(&self, _: CallEnd<'_>) {}
+}
+
+impl AttemptSpan {
+    /// Does nothing.
+    pub fn inject(&self, _: &mut HeaderMap) {}
+
+    /// Does nothing.
+    pub fn answered(self, _: u16) {}
+
+    /// Does nothing.
+    pub fn failed(self, _: &'static str) {}
+}
