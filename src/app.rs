@@ -4,6 +4,7 @@
 //! runtime that [`App::start`] is called in: token refresh, reload, the admin listener.
 //! What the parts do is theirs.
 
+pub mod process;
 mod reload;
 mod settings;
 mod signals;
@@ -17,7 +18,7 @@ use tonic::service::Routes;
 use self::reload::Reload;
 pub use self::{
     settings::{access_rules, credential_settings, http_settings},
-    signals::serve_until_stopped,
+    signals::{Ended, serve_until_stopped},
     start_error::StartError,
 };
 use crate::{
@@ -52,6 +53,7 @@ pub struct App {
     health_server: Option<Server>,
     admin: Option<SocketAddr>,
     audit: Audit,
+    metrics: Metrics,
     reload: Reload,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -145,7 +147,7 @@ impl App {
             let serve = admin.serve(metrics.clone(), health);
             tasks.spawn(stop.clone().run_until_cancelled_owned(serve));
         }
-        let reload = Reload::new(&config, access, metrics);
+        let reload = Reload::new(&config, access, metrics.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(reload.clone().run()));
 
         tracing::info!(
@@ -154,7 +156,7 @@ impl App {
             "the gateway is serving"
         );
         on_failure.disarm();
-        Ok(Self { server, health_server, admin: admin_address, audit, reload, stop, tasks })
+        Ok(Self { server, health_server, admin: admin_address, audit, metrics, reload, stop, tasks })
     }
 
     /// Where gRPC is served.
@@ -167,6 +169,12 @@ impl App {
     #[must_use]
     pub const fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Opens the audit log anew and looks for new rules at once (SIGHUP).

@@ -66,7 +66,7 @@ pub fn run() -> ExitCode {
         Err(message) => return output.usage(&message),
     };
     let done = match line.command {
-        Command::Serve(arguments) => serve::run(&arguments, &mut output),
+        Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),

@@ -104,7 +104,7 @@ pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartErro
         None => None,
         Some(path) => {
             let key = fs::read(path).map_err(|error| StartError::HmacKey(path.clone(), error))?;
-            Some(audit::HmacKey::new(key))
+            Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))
         }
     };
     Ok(audit::Settings { sink, hmac_key, fsync: config.fsync })

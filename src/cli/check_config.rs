@@ -1,18 +1,28 @@
 //! `ott-gateway check-config`: what is wrong with a configuration, or what it means.
 
+use std::{sync::Arc, time::Duration};
+
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    failure::Failure,
+    failure::{Failure, chain},
     output::{Output, Style},
-    serve::ConfigArgument,
+    serve::{ConfigArgument, on_control_runtime},
     status_report::printable,
 };
 use crate::{
-    call::Operation,
-    config::{AuditSink, ClientAuth, Config, SecretSource},
+    app::{StartError, access_rules, credential_settings, http_settings},
+    call::{Deadline, Operation},
+    clock::WallClock,
+    config::{ApiClient, AuditSink, ClientAuth, Config, SecretSource},
+    credential::{self, CredentialError},
     ott::{Name, Subject},
+    telemetry::metrics::Metrics,
 };
+
+/// How long one access token may take to fetch.
+const ONLINE_LIMIT: Duration = Duration::from_secs(12);
 
 /// Tell everything that is wrong with a configuration.
 ///
@@ -49,7 +59,6 @@ Exits with 2 if anything is wrong, and with 1 if --online finds a credential tha
 
 /// Such a call as `--explain` asks about.
 #[derive(Debug)]
-#[expect(dead_code, reason = "read by `explain_rules`, which waits for the rules")]
 struct Question {
     caller: String,
     operation: Operation,
@@ -67,17 +76,57 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         return explain_rules(&config, &question, output);
     }
     summary(&config, output);
-    if arguments.online { fetch_access_tokens(config, output) } else { Ok(()) }
+    if arguments.online { fetch_access_tokens(&config, output) } else { Ok(()) }
 }
 
 /// Prints which access rule decides on such a call, and why.
-fn explain_rules(_config: &Config, _question: &Question, _output: &mut Output) -> Result<(), Failure> {
-    Err(Failure::Failed("this build cannot explain rules".to_owned()))
+fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> Result<(), Failure> {
+    let rules = access_rules(&config.access).map_err(|error| Failure::Failed(chain(&error)))?;
+    let api_client = question.api_client.as_deref();
+    let explanation = rules.explain(&question.caller, question.operation, api_client, question.user.as_ref());
+    output.line(explanation);
+    Ok(())
 }
 
 /// Fetches an access token with every API client and prints what came of it.
-fn fetch_access_tokens(_config: Config, _output: &mut Output) -> Result<(), Failure> {
-    Err(Failure::Failed("this build cannot fetch tokens".to_owned()))
+fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failure> {
+    on_control_runtime(async {
+        let mut refused = 0_usize;
+        for (name, client) in &config.api_clients.by_name {
+            let fetched = fetch_access_token(name, client).await?;
+            let (style, result) = match &fetched {
+                Ok(()) => (Style::Good, "an access token was fetched".to_owned()),
+                Err(error) => (Style::Bad, chain(error)),
+            };
+            refused += usize::from(fetched.is_err());
+            let result = output.paint(style, result);
+            row(output, "API client", format!("{name}: {result}"));
+        }
+        match refused {
+            0 => Ok(()),
+            some => {
+                Err(Failure::Failed(format!("{some} of the API clients could not fetch an access token")))
+            }
+        }
+    })
+}
+
+/// Fetches one access token, as `serve` would.
+async fn fetch_access_token(
+    name: &Arc<str>,
+    client: &ApiClient,
+) -> Result<Result<(), CredentialError>, Failure> {
+    let failed = |error: StartError| Failure::Failed(chain(&error));
+    let http = http_settings(name, client).map_err(failed)?;
+    let settings = credential_settings(name, client, &http).map_err(failed)?;
+    let metrics = Metrics::new().api_client(name);
+    let (credential, refresh) = credential::new(settings, metrics, WallClock::system());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(refresh.run(stop.clone()));
+    let bearer = credential.bearer(Deadline::after(ONLINE_LIMIT)).await;
+    stop.cancel();
+    let _ = running.await;
+    Ok(bearer.map(|_| ()))
 }
 
 impl Arguments {

@@ -1,10 +1,22 @@
 //! `ott-gateway sandbox`: the gateway in front of a copy of the platform.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
+use tonic::transport::Endpoint;
 
-use super::{failure::Failure, output::Output};
+use super::{
+    failure::{Failure, chain},
+    output::Output,
+    serve::{LOG_FLUSH_LIMIT, not_started, on_control_runtime, start_log},
+    walk::{Addresses, walk},
+};
+use crate::{
+    app::{self, App},
+    config::{Config, Process},
+    sandbox::{self, Accounts, FaultPlan},
+    secret::Secret,
+};
 
 /// Try everything on this machine, against a copy of the platform.
 ///
@@ -43,10 +55,51 @@ login-fault+KIND@sandbox to get a token whose login fails. KIND is an HTTP statu
 status with an API code (400-1018), 429, html, malformed, cut, reset, slow, huge, redirect.";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
-    start_sandbox(arguments, output)
+    let accounts = match &arguments.accounts {
+        Some(file) => Accounts::from_file(file).map_err(|error| Failure::Usage(chain(&error)))?,
+        None => Accounts::built_in(),
+    };
+    let faults = match &arguments.fault {
+        Some(plan) => plan.parse().map_err(|error| Failure::Usage(format!("--fault: {error}")))?,
+        None => FaultPlan::none(),
+    };
+    let settings =
+        sandbox::Settings { accounts, faults, ..sandbox::Settings::new(arguments.platform_listen) };
+    on_control_runtime(async {
+        let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
+        let base_url = platform.base_url();
+        let data_center = base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is no URL")))?;
+        let secret = Secret::new(sandbox::CLIENT_SECRET.to_owned());
+        let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
+        let logging = start_log(&config)?;
+        let app = App::start(config).await.map_err(|error| not_started(error, "--listen"))?;
+        tokio::spawn(logging.clone().report(app.metrics().clone()));
+
+        let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };
+        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.gateway))
+            .map_err(|error| Failure::Failed(chain(&error)))?;
+        let walked = walk(endpoint.connect_lazy(), addresses, output).await;
+        if arguments.once || walked.is_err() {
+            app.stop().await;
+        } else {
+            output.note("\nServing until Ctrl-C.");
+            app::serve_until_stopped(app)
+                .await
+                .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
+        }
+        platform.stop().await;
+        logging.flush(LOG_FLUSH_LIMIT);
+        walked
+    })
 }
 
-/// Starts platform and gateway, walks, and serves until Ctrl-C.
-fn start_sandbox(_arguments: &Arguments, _output: &mut Output) -> Result<(), Failure> {
-    Err(Failure::Failed("this build has no sandbox".to_owned()))
+fn platform_not_started(error: sandbox::StartError) -> Failure {
+    match error {
+        sandbox::StartError::AddressInUse { address } => {
+            Failure::listen(address, &io::ErrorKind::AddrInUse.into(), "--platform-listen")
+        }
+        sandbox::StartError::Listen { address, source } => {
+            Failure::listen(address, &source, "--platform-listen")
+        }
+    }
 }

@@ -1,11 +1,19 @@
 //! `ott-gateway serve`: the gateway itself.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{failure::Failure, output::Output};
-use crate::config::{Config, Process};
+use super::failure::{Failure, chain};
+use crate::{
+    app::{self, App, Ended, StartError},
+    config::{Config, LogFormat, Process},
+    server::BindError,
+    telemetry::logging::{self, Logging},
+};
+
+/// How long the last lines of the log may take to be written.
+pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end (30 seconds at most).
 ///
@@ -48,11 +56,54 @@ impl ConfigArgument {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
-    start_gateway(arguments.config.load()?, output)
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = arguments.config.load()?;
+    app::process::forbid_core_dumps();
+    let logging = start_log(&config)?;
+    for warning in &config.warnings {
+        tracing::warn!(config.warning = %warning, "the configuration has something to know about");
+    }
+    let served = on_control_runtime(async {
+        let app = App::start(config).await.map_err(|error| not_started(error, "[server] listen"))?;
+        tokio::spawn(logging.clone().report(app.metrics().clone()));
+        let ended = app::serve_until_stopped(app).await;
+        ended.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
+    });
+    tracing::info!("the gateway has ended");
+    logging.flush(LOG_FLUSH_LIMIT);
+    match served? {
+        Ended::InGoodOrder => Ok(()),
+        Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
+    }
 }
 
-/// Runs the gateway until it is told to stop.
-fn start_gateway(_config: Config, _output: &mut Output) -> Result<(), Failure> {
-    Err(Failure::Failed("this build cannot serve".to_owned()))
+/// Starts the log as configured.
+pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
+    let format = match config.telemetry.log_format {
+        LogFormat::Json => logging::Format::Json,
+        LogFormat::Text => logging::Format::Text,
+    };
+    let directives = config.telemetry.log_level.parse().map_err(|error| Failure::Failed(chain(&error)))?;
+    logging::init(&logging::Settings { format, directives }).map_err(|error| Failure::Failed(chain(&error)))
+}
+
+/// Runs what belongs to no worker: one thread, besides those of the workers.
+pub(super) fn on_control_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("the runtime cannot be started: {error}")))?;
+    let result = runtime.block_on(work);
+    // A file that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    result
+}
+
+/// Why the gateway did not start; `listen` is what sets its address.
+pub(super) fn not_started(error: StartError, listen: &'static str) -> Failure {
+    match error {
+        StartError::Bind(BindError::Address { address, source }) => Failure::listen(address, &source, listen),
+        StartError::Admin(address, source) => Failure::listen(address, &source, "[admin] listen"),
+        other => Failure::Failed(chain(&other)),
+    }
 }
