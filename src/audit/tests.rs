@@ -3,9 +3,10 @@
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::fs::symlink,
     path::Path,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -303,4 +304,40 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     }
     assert_eq!(seen[0], seen[1]);
     assert!(seen[0].as_str().expect("a string").starts_with("k1:"));
+}
+
+/// The other process of the next test.
+#[tokio::test]
+#[ignore = "run by another test, with a standard output of its own"]
+async fn child_whose_standard_output_is_closed() {
+    let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true };
+    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("it opens");
+    let first = audit.record(&call(), OK).await;
+    writeln!(io::stderr(), "first: {first:?}").expect("it is read");
+    io::stdin().read_to_end(&mut Vec::new()).expect("it ends");
+    let second = audit.record(&call(), OK).await;
+    writeln!(io::stderr(), "second: {second:?} broken: {}", audit.is_broken()).expect("it is read");
+}
+
+#[test]
+fn closed_standard_output_refuses() {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "audit::tests::child_whose_standard_output_is_closed", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
+    // The test harness writes there too.
+    let record = output.lines().map_while(Result::ok).find(|line| line.contains("\"event\":\"call\""));
+    let record = record.expect("a record");
+    let object = &record[record.find('{').expect("an object")..];
+    assert_eq!(parsed(&format!("{object}\n"))[0]["method"], "IssueOtt");
+    // Nobody reads any more; the child learns of it when its standard input ends.
+    drop(child.stdin.take());
+    let told = child.wait_with_output().expect("it ends").stderr;
+    let told = String::from_utf8(told).expect("text");
+    assert!(told.contains("first: Ok(())"), "{told}");
+    assert!(told.contains("second: Err(AuditUnavailable) broken: true"), "{told}");
 }

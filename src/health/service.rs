@@ -186,7 +186,8 @@ mod tests {
     }
 
     async fn next(stream: &mut Watch) -> Option<ServingStatus> {
-        stream.next().await.map(|answer| answer.expect("no error").status())
+        let answer = tokio::time::timeout(Duration::from_hours(1), stream.next()).await;
+        answer.expect("it tells by itself").map(|answer| answer.expect("no error").status())
     }
 
     async fn says_nothing_for(stream: &mut Watch, time: Duration) -> bool {

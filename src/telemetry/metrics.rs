@@ -123,11 +123,14 @@ impl Metrics {
         Self(Arc::new(Registered::new()))
     }
 
-    /// The metrics of one API client, resolved once.
+    /// The metrics of one API client, resolved once. The last who asks for a name tells
+    /// the life of its token.
     #[must_use]
     pub fn api_client(&self, name: &str) -> ApiClientMetrics {
         let metrics = self.0.api_clients.resolve(name);
-        self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).push(metrics.clone());
+        let mut known = self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other| other.name() != name);
+        known.push(metrics.clone());
         metrics
     }
 

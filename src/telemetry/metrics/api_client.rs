@@ -190,6 +190,10 @@ impl ApiClientMetrics {
         self.0.clock_skew.set(seconds);
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// Computes what depends on the moment of reading.
     pub(super) fn refresh(&self) {
         let until = *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner);
