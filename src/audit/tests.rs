@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -340,4 +343,47 @@ fn closed_standard_output_refuses() {
     let told = String::from_utf8(told).expect("text");
     assert!(told.contains("first: Ok(())"), "{told}");
     assert!(told.contains("second: Err(AuditUnavailable) broken: true"), "{told}");
+}
+
+/// The other process of the next test.
+#[tokio::test]
+#[ignore = "run by another test, with a limit on the size of its files"]
+async fn child_whose_files_may_not_grow() {
+    let mut path = String::new();
+    io::stdin().read_line(&mut path).expect("it is told");
+    let audit = started(Path::new(path.trim_end()));
+    while audit.record(&call(), OK).await.is_ok() {}
+    assert!(audit.is_broken());
+    let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum }).expect("it may");
+    recovery(&audit).await;
+    audit.record(&call(), OK).await.expect("it is written");
+}
+
+#[test]
+fn a_line_that_a_full_disk_cut_in_two_is_finished() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let program = std::env::current_exe().expect("this program");
+    // 4096 bytes: a write that goes past them is cut short, and the next one fails.
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\""])
+        .arg(program)
+        .args(["--exact", "audit::tests::child_whose_files_may_not_grow", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    writeln!(child.stdin.take().expect("a pipe"), "{}", path.display()).expect("it listens");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+
+    let lines = lines_of(&path);
+    let (written, late) = (ids(&lines, false), ids(&lines, true));
+    assert_eq!(late.len(), 1);
+    // The cut line was finished as it was begun, taken back by the late one, and
+    // followed by the call that worked again.
+    assert_eq!(written.iter().rev().nth(1), late.first());
+    assert!(fs::metadata(&path).expect("it is there").len() > 4096);
 }
