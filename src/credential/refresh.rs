@@ -94,8 +94,8 @@ impl<X: TokenExchange> Task<X> {
             match loaded {
                 Loaded::Pending => changed(&mut secrets).await,
                 Loaded::Unreadable => {
-                    let failure = Failure::new(CredentialError::SecretUnreadable, "see the secret's source");
-                    self.record_failure(failure, clock::now() + POLL_INTERVAL);
+                    // Its source has logged why.
+                    self.shared.failed(CredentialError::SecretUnreadable, clock::now() + POLL_INTERVAL);
                     changed(&mut secrets).await;
                 }
                 Loaded::Ready(secret) => {

@@ -124,13 +124,21 @@ impl<'a> Follower<'a> {
         self.candidate = None;
         if self.warned != Some(why) {
             self.warned = Some(why);
-            tracing::warn!(
-                api_client.name = self.api_client,
-                file.path = %self.path.display(),
-                error = %why,
-                secret.in_use = self.in_use.is_some(),
-                "the client secret's file gives no secret"
-            );
+            if self.in_use.is_some() {
+                tracing::warn!(
+                    api_client.name = self.api_client,
+                    file.path = %self.path.display(),
+                    error = %why,
+                    "the client secret's file gives no secret: the last one stays in use"
+                );
+            } else {
+                tracing::error!(
+                    api_client.name = self.api_client,
+                    file.path = %self.path.display(),
+                    error = %why,
+                    "the client secret's file gives no secret"
+                );
+            }
         }
         if self.in_use.is_none() {
             self.loaded.send_if_modified(|loaded| {

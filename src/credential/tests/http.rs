@@ -156,7 +156,7 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
     let html = "<html>no</html>";
     let oauth = |code: &str| format!(r#"{{"error":"{code}","error_description":"no"}}"#);
     let platform = |code: &str| format!(r#"{{"error":{{"code":{code},"message":"no"}}}}"#);
-    let huge = "a".repeat(64 * 1024);
+    let padded = format!(r#"{{"pad":"{}",{}"#, "a".repeat(64 * 1024), &GRANT[1..]);
     let redirect = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
     let chunked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let grant_in_part = &GRANT[..30];
@@ -194,8 +194,8 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
         (Answer::json("200 OK", grant_in_part), failing()),
         (Answer::json("204 No Content", ""), failing()),
         // Too long, as told beforehand and as counted.
-        (Answer::json("200 OK", &format!(r#"{{"pad":"{huge}",{}"#, &GRANT[1..])), failing()),
-        (Answer::Bytes(format!("{chunked}10000\r\n{huge}\r\n10000\r\n{huge}\r\n0\r\n\r\n")), failing()),
+        (Answer::json("200 OK", &padded), failing()),
+        (Answer::Bytes(format!("{chunked}{:x}\r\n{padded}\r\n0\r\n\r\n", padded.len())), failing()),
         // Cut off: before anything, before the head, in the head, in the body.
         (Answer::Unread, failing()),
         (Answer::Bytes(String::new()), failing()),
@@ -229,6 +229,15 @@ async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
     let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 500\r\n\r\n".to_owned();
     let failure = server.judged(&server.exchange(), Answer::Bytes(head)).await.expect_err("a refusal");
     assert_eq!(failure.error, CredentialError::Rejected);
+}
+
+#[tokio::test]
+async fn answer_that_announces_too_much_is_not_even_read() {
+    let server = Server::start().await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 65537\r\n\r\n";
+    let failure =
+        server.judged(&server.exchange(), Answer::Bytes(head.to_owned())).await.expect_err("too long");
+    assert_eq!(failure, Failure::failing("the answer is longer than 64 KiB"));
 }
 
 #[tokio::test]

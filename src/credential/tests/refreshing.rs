@@ -140,7 +140,7 @@ async fn request_that_gets_no_answer_ends_after_ten_seconds_and_the_next_one_wor
 
 #[tokio::test(start_paused = true)]
 async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
-    let mut late = Vec::new();
+    let (mut early, mut late) = (Vec::new(), Vec::new());
     for _ in 0..20 {
         let mut running = Running::start();
         let mut before = None;
@@ -151,14 +151,19 @@ async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
                 let slack = Duration::from_millis(2);
                 assert!(pause >= seconds(1), "{pause:?}");
                 assert!(pause <= seconds(ceiling) + slack, "{pause:?} over {ceiling} s");
-                if ceiling == 30 {
-                    late.push(pause);
+                match ceiling {
+                    2 => early.push(pause),
+                    30 => late.push(pause),
+                    _ => {}
                 }
             }
             before = Some(request.at);
             request.fail(CredentialError::Rejected);
         }
     }
+    early.sort_unstable();
+    early.dedup();
+    assert!(early.len() > 10, "replicas that failed together come back together");
     assert!(late.iter().any(|pause| *pause > seconds(20)), "it does not grow");
     assert!(late.iter().any(|pause| *pause < seconds(10)), "it has no full jitter");
 }
@@ -186,6 +191,31 @@ async fn wish_of_the_platform_to_wait_is_respected_within_bounds() {
         let pause = running.request().await.at - at;
         assert!(pause >= expected && pause <= expected + Duration::from_millis(2), "{pause:?}");
     }
+}
+
+/// Else a platform that heals just after such a request was sent would not be believed
+/// for 40 seconds.
+#[tokio::test(start_paused = true)]
+async fn time_that_a_failed_request_took_is_part_of_the_pause() {
+    let mut running = Running::start();
+    let mut before = running.request().await.at;
+    for n in 0..30 {
+        // Never answered.
+        let request = running.request().await;
+        let pause = (request.at - before).saturating_sub(REQUEST_TIMEOUT);
+        assert!(request.at - before <= LONGEST_PAUSE + Duration::from_millis(2), "{pause:?}");
+        if n == 0 {
+            assert!(pause <= seconds(1) + Duration::from_millis(2), "{pause:?}");
+        }
+        before = request.at;
+    }
+
+    let request = running.request().await;
+    let at = request.at;
+    sleep(seconds(9)).await;
+    request.answer(Err(Failure { retry_after: Some(LONGEST_PAUSE), ..Failure::failing("429") }));
+    let pause = running.request().await.at - at;
+    assert!(pause <= LONGEST_PAUSE + Duration::from_millis(2), "{pause:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,6 +304,24 @@ async fn health_follows_the_credential() {
     }
     settle().await;
     assert!(matches!(now(), CredentialHealth::Rejected { .. }), "{:?}", now());
+}
+
+/// Else the next rest would begin with a second request.
+#[tokio::test(start_paused = true)]
+async fn order_that_the_timer_has_overtaken_is_void() {
+    let running = Running::start_with_token(LIFETIME).await;
+    let shared = Shared::new(running.wall.clone());
+    let token = || {
+        let fetched = Fetched::new("token", LIFETIME).expect("a good token");
+        let generation = Generation::ZERO.next();
+        access_token::AccessToken::new(fetched, generation, clock::now(), running.wall.now())
+    };
+    shared.succeeded(token());
+    let ordered =
+        timeout(seconds(1), shared.next(Some(Generation::ZERO.next()), Deadline::after(seconds(60))));
+    assert!(ordered.await.is_err(), "it is ordered and waits");
+    shared.succeeded(token());
+    assert!(timeout(HOUR, shared.ordered()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -110,11 +110,16 @@ async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_wo
         let request = running.request().await;
         if request.secret == "right" {
             assert!(request.at - written <= PICKED_UP);
-            request.grant(LIFETIME);
+            request.fail(CredentialError::Unreachable);
             break;
         }
         request.fail(CredentialError::Rejected);
     }
+    // And its first failure is a first failure.
+    let failed = clock::now();
+    let request = running.request().await;
+    assert!(request.at - failed <= seconds(2) + Duration::from_millis(2));
+    request.grant(LIFETIME);
     settle().await;
     assert!(running.generation() > old);
 }
