@@ -35,13 +35,13 @@ mod tests {
 
     use super::*;
 
-    fn read(retry_after: &'static str, date: Option<&'static str>) -> Option<Duration> {
+    fn read(text: &'static str, date: Option<&'static str>) -> Option<Duration> {
         let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(retry_after));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(text));
         if let Some(date) = date {
             headers.insert(DATE, HeaderValue::from_static(date));
         }
-        super::retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_700))
+        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_700))
     }
 
     #[test]
@@ -56,7 +56,7 @@ mod tests {
         for text in ["-1", "1.5", "soon", "", "+3", "1e3"] {
             assert_eq!(read(text, None), None, "{text}");
         }
-        assert_eq!(super::retry_after(&HeaderMap::new(), SystemTime::UNIX_EPOCH), None);
+        assert_eq!(retry_after(&HeaderMap::new(), SystemTime::UNIX_EPOCH), None);
     }
 
     #[test]

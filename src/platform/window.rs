@@ -11,6 +11,7 @@ use crate::clock::{self, Instant};
 
 /// How many seconds are remembered.
 const SECONDS: u64 = 10;
+const SLOTS: usize = 10;
 
 /// A slot is one word: 24 bits for the second, 20 for each of the two counts.
 const COUNT_BITS: u32 = 20;
@@ -30,7 +31,7 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Window {
     started: Instant,
-    slots: [AtomicU64; SECONDS as usize],
+    slots: [AtomicU64; SLOTS],
 }
 
 impl Window {
@@ -42,8 +43,7 @@ impl Window {
     /// Adds to the counts of this second.
     pub(super) fn add(&self, tally: Tally) {
         let second = self.second();
-        let slot = &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()];
-        let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+        let _ = self.slot(second).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let kept = read(word, second).unwrap_or_default();
             let all = (kept.all + tally.all).min(COUNT_MAX);
             let marked = (kept.marked + tally.marked).min(COUNT_MAX);
@@ -72,9 +72,12 @@ impl Window {
         }
     }
 
+    fn slot(&self, second: u64) -> &AtomicU64 {
+        &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()]
+    }
+
     fn at(&self, second: u64) -> Tally {
-        let slot = &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()];
-        read(slot.load(Ordering::Relaxed), second).unwrap_or_default()
+        read(self.slot(second).load(Ordering::Relaxed), second).unwrap_or_default()
     }
 
     fn second(&self) -> u64 {

@@ -4,11 +4,15 @@
 //! server breaks off, and keeps every byte it was sent. Left alone it behaves: it issues
 //! tokens, lets each be spent once, and starts sessions. It shares no code with the
 //! client that it tests.
+//!
+//! Used by unit tests and by those of the whole program: `#[cfg(test)] #[path = "…"] mod
+//! upstream;`.
 
 #![allow(dead_code, reason = "each test binary uses another part of it")]
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fmt::Write as _,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -101,10 +105,10 @@ impl Answer {
     fn head(&self) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
         if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
-            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+            let _ = write!(head, "content-length: {}\r\n", self.body.len());
         }
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         head.push_str("\r\n");
         head.into_bytes()
@@ -327,6 +331,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        // An answer goes out in pieces; none waits for the other's acknowledgement.
+        stream.set_nodelay(true).expect("TCP_NODELAY");
         let connection = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
         let what = shared.script.lock().expect("no panic").on_accept.pop_front();
         if what == Some(OnAccept::Reset) {

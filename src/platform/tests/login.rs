@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::Semaphore;
 
 use super::fixture::*;
-use crate::credential::Credential;
+use crate::{clock, credential::Credential};
 
 const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
 
@@ -203,6 +203,21 @@ async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good()
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Unreachable));
     assert_eq!((error.certainty, call.attempts(), call.http_status()), (Certainty::NotSent, 2, None));
+}
+
+#[tokio::test]
+async fn second_logins_stop_at_the_budget() {
+    let limits = Limits { breaker: None, ..quick() };
+    let client = client_of("http://127.0.0.1:9", None, limits, Credential::for_test());
+    let began = clock::now();
+    let mut attempts = 0;
+    for _ in 0..40 {
+        let call = call();
+        log_in(&client, "OTT-1", &call).await.unwrap_err();
+        attempts += call.attempts();
+    }
+    let seconds = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
+    assert!((50..=40 + 10 * (seconds + 1)).contains(&attempts) && attempts < 80, "{attempts} in {seconds} s");
 }
 
 #[tokio::test]

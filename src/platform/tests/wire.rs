@@ -125,7 +125,6 @@ async fn an_old_client_is_replaced_with_its_connections() {
 
 #[test]
 fn plain_http_is_only_for_the_loopback() {
-    let tls = shared_tls();
     for (url, fine) in [
         ("http://127.0.0.1:8080", true),
         ("http://[::1]:8080", true),
@@ -135,7 +134,7 @@ fn plain_http_is_only_for_the_loopback() {
         ("http://10.0.0.1", false),
         ("http://localhost.example.com", false),
     ] {
-        let settings = HttpSettings::new(DataCenter::parse(url).unwrap(), tls.clone());
+        let settings = HttpSettings::new(DataCenter::parse(url).unwrap(), shared_tls());
         assert_eq!(HttpClient::new(settings).is_ok(), fine, "{url}");
     }
 }
