@@ -104,9 +104,10 @@ impl Drop for Completion {
         if self.finished {
             return;
         }
-        self.call.abandon();
         self.handled(Code::Cancelled);
-        if self.audited == Audited::No || !self.call.claim_record() {
+        let unrecorded = self.audited == Audited::Yes && self.call.claim_record();
+        self.call.abandon();
+        if !unrecorded {
             return;
         }
         let (audit, call) = (self.audit.clone(), self.call.clone());

@@ -1,5 +1,6 @@
 //! Real sockets and real peers, well-behaved and otherwise.
 
+pub(super) mod authority;
 mod calls;
 mod draining;
 mod frames;

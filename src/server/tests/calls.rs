@@ -194,3 +194,16 @@ fn address_in_use_is_named() {
     let refused = bind(Settings::new(taken, Transport::LoopbackPlaintext)).unwrap_err();
     assert_eq!(refused.to_string(), format!("cannot listen on {taken}"));
 }
+
+#[tokio::test]
+async fn routes_that_cannot_be_made_are_an_error_at_start() {
+    let settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
+    let parts = Parts {
+        identification: Identification::none(),
+        audit: Audit::off(),
+        metrics: Metrics::new(),
+        draining: CancellationToken::new(),
+    };
+    let started = bind(settings).unwrap().serve(parts, || Err("no client")).await;
+    assert!(matches!(started.unwrap_err(), super::super::ServeError::Routes("no client")));
+}

@@ -1,6 +1,7 @@
 //! Every limit refuses as it should, and the same process then serves on.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::atomic::{AtomicUsize, Ordering},
     task::Poll,
@@ -8,6 +9,24 @@ use std::{
 
 use super::{frames::*, *};
 use crate::{clock, server::listener};
+
+#[tokio::test]
+async fn limits_that_peers_must_know_are_announced() {
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    let settings = peer.expect(SETTINGS).await.payload;
+    let settings: BTreeMap<u16, u32> = settings
+        .chunks_exact(6)
+        .map(|entry| {
+            let (name, value) = entry.split_at(2);
+            (u16::from_be_bytes(name.try_into().unwrap()), u32::from_be_bytes(value.try_into().unwrap()))
+        })
+        .collect();
+    // Names by RFC 9113, section 6.5.2: streams, window of a stream, frame, headers.
+    assert_eq!([3, 4, 5, 6].map(|name| settings[&name]), [100, 65_536, 16_384, 16_384]);
+    let more = peer.expect(WINDOW_UPDATE).await;
+    assert_eq!((more.stream, more.payload), (0, (256 * 1024 - 65_535_u32).to_be_bytes().to_vec()));
+}
 
 #[tokio::test]
 async fn connection_too_many_is_closed_as_it_is_accepted() {

@@ -1,1 +1,153 @@
-//! x
+//! TLS on real sockets: who gets in, and what changes while connections live.
+
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName},
+    version::{TLS12, TLS13},
+};
+use tokio::io::AsyncReadExt;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    authority::{Authority, Folder, Identity},
+    *,
+};
+use crate::{clock, server::tls::ClientAuth};
+
+const H2: &[&[u8]] = &[b"h2"];
+
+async fn start_tls(tls: crate::server::tls::Settings, change: impl FnOnce(&mut Settings)) -> Running {
+    start(|settings| {
+        settings.transport = Transport::Tls(tls);
+        change(settings);
+    })
+    .await
+}
+
+async fn secured(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+/// One call over one new connection; none if the server does not let it in.
+async fn one_call(address: SocketAddr, config: Arc<ClientConfig>) -> Option<tonic::Code> {
+    let stream = secured(address, config).await.ok()?;
+    let mut client = Client::over(stream).await;
+    client.send = client.send.clone().ready().await.ok()?;
+    let answer = client.send(ISSUE, &[]).await;
+    received(answer).await.ok()?.code()
+}
+
+fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_are_spoken_and_http2_must_be_chosen() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
+    for version in [&TLS12, &TLS13] {
+        let client = authority.client(None, H2, version);
+        assert_eq!(one_call(running.address, client).await, Some(tonic::Code::Ok), "{version:?}");
+    }
+    let http1 = authority.client(None, &[b"http/1.1"], &TLS13);
+    assert!(secured(running.address, http1).await.is_err(), "no protocol in common");
+    let silent = authority.client(None, &[], &TLS13);
+    let mut stream = secured(running.address, silent).await.unwrap();
+    let end = timeout(SOON, stream.read(&mut [0; 64])).await.expect("it is closed");
+    assert!(end.map_or(true, |length| length == 0), "and nothing is said");
+    let client = authority.client(None, H2, &TLS13);
+    assert_eq!(one_call(running.address, client).await, Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn clients_show_certificates_as_required() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let ca_file = folder.write_file("ca.crt", &authority.certificate());
+    let (ours, others) = (authority.issue("client"), other.issue("client"));
+    let expectations: [(ClientAuth, [bool; 3]); 3] = [
+        (ClientAuth::Off, [true, true, true]),
+        (ClientAuth::Optional { ca_file: ca_file.clone() }, [true, true, false]),
+        (ClientAuth::Require { ca_file }, [false, true, false]),
+    ];
+    for (client_auth, gets_in) in expectations {
+        let running = start_tls(folder.settings(client_auth.clone()), |_| {}).await;
+        let identities: [Option<&Identity>; 3] = [None, Some(&ours), Some(&others)];
+        for (identity, gets_in) in identities.into_iter().zip(gets_in) {
+            for version in [&TLS12, &TLS13] {
+                let client = authority.client(identity, H2, version);
+                let code = one_call(running.address, client).await;
+                assert_eq!(code, gets_in.then_some(tonic::Code::Ok), "{client_auth:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn changed_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
+    let authority = Authority::new();
+    let (first, second) = (authority.issue("localhost"), authority.issue("localhost"));
+    let folder = Folder::new(&first);
+    let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
+    let client = || authority.client(None, H2, &TLS13);
+    let stream = secured(running.address, client()).await.unwrap();
+    assert_eq!(shown(&stream), first.der());
+    let mut old = Client::over(stream).await;
+
+    // A pair that does not match is passed over; calls go on all the while.
+    folder.write_file("tls.crt", &second.certificate);
+    let passed_over = clock::now() + Duration::from_millis(200);
+    while clock::now() < passed_over {
+        assert_eq!(shown(&secured(running.address, client()).await.unwrap()), first.der());
+        assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    }
+    folder.write(&second);
+    let changes = async {
+        while shown(&secured(running.address, client()).await.unwrap()) != second.der() {
+            assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+        }
+    };
+    timeout(SOON, changes).await.expect("the new pair is taken over");
+    assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the old connection lives");
+    assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn stalled_handshakes_are_bounded_in_number_and_time_and_hold_nobody_else_up() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let running = start_tls(folder.settings(ClientAuth::Off), |settings| {
+        settings.limits.max_handshakes = 1;
+        settings.limits.handshake_timeout = Duration::from_millis(400);
+    })
+    .await;
+    let client = || authority.client(None, H2, &TLS13);
+    let mut old = Client::over(secured(running.address, client()).await.unwrap()).await;
+
+    let began = clock::now();
+    let mut stalled = TcpStream::connect(running.address).await.unwrap();
+    assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "calls go on");
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    // It waits for the only turn, and has time left when that comes.
+    assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(390) && took < Duration::from_millis(800), "{took:?}");
+    let end = timeout(SOON, stalled.read(&mut [0; 64])).await.expect("the stalled one is closed");
+    assert!(end.map_or(true, |length| length == 0));
+}
+
+#[tokio::test]
+async fn peer_behind_tls_that_sends_no_preface_is_closed_also_by_a_drain() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
+    let _handshaking = TcpStream::connect(running.address).await.unwrap();
+    let _silent = secured(running.address, authority.client(None, H2, &TLS13)).await.unwrap();
+    let began = clock::now();
+    let drained = running.server.drain().await;
+    assert_eq!((drained.cut_off, drained.closed), (0, 2));
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}

@@ -103,3 +103,6 @@ impl fmt::Debug for Reload {
         f.debug_struct("Reload").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! A small certificate authority, and the files that it fills.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+use crate::server::tls::{ClientAuth, Settings};
+
+pub(in crate::server) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(in crate::server) struct Identity {
+    pub(in crate::server) certificate: String,
+    pub(in crate::server) private_key: String,
+}
+
+impl Authority {
+    pub(in crate::server) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(in crate::server) fn certificate(&self) -> String {
+        self.0.pem()
+    }
+
+    pub(in crate::server) fn issue(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
+    }
+
+    /// A client that trusts this authority, shows that identity and offers those
+    /// protocols.
+    pub(in crate::server) fn client(
+        &self,
+        identity: Option<&Identity>,
+        protocols: &[&[u8]],
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(
+                    vec![identity.der()],
+                    PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        // Each connection shows what a new client would see.
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    }
+}
+
+impl Identity {
+    pub(in crate::server) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+}
+
+/// The folder of the TLS files.
+pub(in crate::server) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(in crate::server) fn new(identity: &Identity) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write(identity);
+        folder
+    }
+
+    pub(in crate::server) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(in crate::server) fn write(&self, identity: &Identity) {
+        self.write_file("tls.crt", &identity.certificate);
+        self.write_file("tls.key", &identity.private_key);
+    }
+
+    pub(in crate::server) fn write_file(&self, name: &str, contents: &str) -> PathBuf {
+        let file = self.path().join(name);
+        fs::write(&file, contents).unwrap();
+        file
+    }
+
+    pub(in crate::server) fn settings(&self, client_auth: ClientAuth) -> Settings {
+        Settings {
+            certificate_file: self.path().join("tls.crt"),
+            private_key_file: self.path().join("tls.key"),
+            client_auth,
+            poll_interval: Duration::from_millis(20),
+        }
+    }
+}
