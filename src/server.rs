@@ -12,6 +12,7 @@ mod gate;
 mod limits;
 mod listener;
 mod preface;
+mod settings;
 mod stack;
 pub mod tls;
 mod worker;
@@ -19,7 +20,6 @@ mod worker;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    num::NonZeroUsize,
     sync::Arc,
     task::Context,
     time::Duration,
@@ -33,7 +33,6 @@ use self::{
     connection::Shared,
     drain::{Drain, Phases},
     gate::Gate,
-    listener::Accepted,
     stack::Stack,
     tls::Handshakes,
     worker::{Ended, Worker},
@@ -41,57 +40,17 @@ use self::{
 pub use self::{
     drain::{DrainTimes, Drained},
     limits::Limits,
+    settings::{Settings, Transport},
 };
-use crate::{audit::Audit, call::InFlightLimit, caller::Identification, telemetry::metrics::Metrics};
+use crate::{
+    audit::Audit,
+    call::InFlightLimit,
+    caller::Identification,
+    telemetry::{metrics::Metrics, tracing::Tracer},
+};
 
 /// How long a worker may take to stop once its connections are closed.
 const WORKER_END: Duration = Duration::from_secs(1);
-
-/// What the server is to be.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The address to listen on; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// How connections are secured.
-    pub transport: Transport,
-    /// Worker threads; one for each core unless given.
-    pub worker_threads: Option<NonZeroUsize>,
-    /// The longest time that a call may take; also that of a call without a deadline.
-    pub max_deadline: Duration,
-    /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
-    pub max_in_flight: usize,
-    /// What a peer may take.
-    pub limits: Limits,
-    /// How long the steps of a drain take.
-    pub drain: DrainTimes,
-}
-
-/// How connections are secured.
-#[derive(Clone, Debug)]
-pub enum Transport {
-    /// Not at all, which is allowed only on a loopback address.
-    LoopbackPlaintext,
-    /// Not at all, on whatever address: something in front takes care of it.
-    Plaintext,
-    /// By TLS.
-    Tls(tls::Settings),
-}
-
-impl Settings {
-    /// The defaults of design section 7 on this address.
-    #[must_use]
-    pub fn new(listen: SocketAddr, transport: Transport) -> Self {
-        Self {
-            listen,
-            transport,
-            worker_threads: None,
-            max_deadline: Duration::from_secs(10),
-            max_in_flight: 4096,
-            limits: Limits::default(),
-            drain: DrainTimes::default(),
-        }
-    }
-}
 
 /// What the server works with.
 #[derive(Clone, Debug)]
@@ -102,9 +61,13 @@ pub struct Parts {
     pub audit: Audit,
     /// Counts.
     pub metrics: Metrics,
-    /// Cancelled as a drain begins, so that health can turn to `NOT_SERVING` and end its
-    /// open streams.
+    /// Makes a span for each call.
+    pub tracer: Tracer,
+    /// Cancelled as a drain begins, so that health can turn to `NOT_SERVING`.
     pub draining: CancellationToken,
+    /// Cancelled when connections are told to go away, so that health can end its open
+    /// streams.
+    pub going_away: CancellationToken,
 }
 
 /// Why the server cannot listen.
@@ -189,7 +152,7 @@ impl Bound {
         listener::check_open_files(settings.limits.max_connections);
         let in_flight = InFlightLimit::new(settings.max_in_flight);
         let gate = Gate::new(in_flight.clone(), parts.audit.clone());
-        let phases = Phases::default();
+        let phases = Phases::new(parts.going_away.clone());
         // From here on the workers end, too, if this is given up half way.
         let close = phases.close.clone().drop_guard();
         let handshakes = tls.as_ref().map(|tls| {
@@ -201,7 +164,7 @@ impl Bound {
         let routes = Arc::new(routes);
         let mut workers = Vec::new();
         let mut ends = Vec::new();
-        for number in 0..worker_threads(&settings) {
+        for number in 0..settings.number_of_workers() {
             let phases = phases.for_worker();
             let (parts, gate, handshakes) = (parts.clone(), gate.clone(), handshakes.clone());
             let (limits, max_deadline) = (settings.limits.clone(), settings.max_deadline);
@@ -212,6 +175,7 @@ impl Bound {
                     identification: parts.identification,
                     audit: parts.audit,
                     metrics: parts.metrics.clone(),
+                    tracer: parts.tracer,
                     gate,
                     cut_off: phases.cut_off.clone(),
                     max_deadline,
@@ -235,7 +199,7 @@ impl Bound {
             let (connections, metrics) = (Arc::clone(&connections), parts.metrics.clone());
             async move {
                 let accept = |cx: &mut Context<'_>| listener.poll_accept(cx);
-                let hand_on = |accepted| hand_to_least_loaded(&workers, accepted);
+                let hand_on = |accepted| worker::hand_to_least_loaded(&workers, accepted);
                 tokio::select! {
                     biased;
                     () = close.cancelled() => {}
@@ -296,26 +260,6 @@ impl Server {
         );
         drained
     }
-}
-
-fn worker_threads(settings: &Settings) -> usize {
-    settings
-        .worker_threads
-        .map_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get), NonZeroUsize::get)
-}
-
-/// A dead worker is passed over.
-fn hand_to_least_loaded(workers: &[Worker], accepted: Accepted) {
-    let mut by_load: Vec<&Worker> = workers.iter().collect();
-    by_load.sort_by_key(|worker| worker.load());
-    let mut accepted = accepted;
-    for worker in by_load {
-        match worker.hand_over(accepted) {
-            Ok(()) => return,
-            Err(refused) => accepted = refused,
-        }
-    }
-    tracing::error!(peer.address = %accepted.address, "no worker is left to serve a connection");
 }
 
 #[cfg(test)]

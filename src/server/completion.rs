@@ -4,15 +4,20 @@
 //! put right here. The outcome of a call that reached its handler is recorded by the
 //! handler's side; here only the calls that did not come so far.
 
+use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header::HeaderName};
 use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt;
 
 use crate::{
     audit::{Audit, AuditUnavailable, Ending},
     call::{Call, Operation},
     clock,
     status::{Failure, Reason},
-    telemetry::metrics::Metrics,
+    telemetry::{
+        metrics::Metrics,
+        tracing::{CallEnd, CallSpan},
+    },
 };
 
 /// The id of the call, in every answer.
@@ -34,6 +39,7 @@ pub(super) enum Audited {
 #[derive(Debug)]
 pub(super) struct Completion {
     call: Call,
+    span: CallSpan,
     audited: Audited,
     audit: Audit,
     metrics: Metrics,
@@ -41,9 +47,9 @@ pub(super) struct Completion {
 }
 
 impl Completion {
-    pub(super) fn of(call: Call, audited: Audited, audit: Audit, metrics: Metrics) -> Self {
+    pub(super) fn of(call: Call, span: CallSpan, audited: Audited, audit: Audit, metrics: Metrics) -> Self {
         metrics.call_started(call.operation().into());
-        Self { call, audited, audit, metrics, finished: false }
+        Self { call, span, audited, audit, metrics, finished: false }
     }
 
     /// The answer as it goes out.
@@ -52,49 +58,68 @@ impl Completion {
             Some(failure) => Err(failure),
             None => Ok(response),
         });
-        let mut reason = outcome.as_ref().err().map(Failure::reason);
-        let mut response = outcome.unwrap_or_else(|failure| answer(failure, &self.call));
-        if let Err(AuditUnavailable) = self.record(code(&response), reason.map(Reason::as_str)).await {
-            response = answer(Failure::audit_unavailable(&self.call), &self.call);
+        let (mut response, mut reason) = match outcome {
+            Ok(response) => {
+                let reason = reason_told(&response);
+                (response, reason)
+            }
+            Err(failure) => {
+                let reason = failure.reason();
+                (answer(failure, &self.call), Some(reason))
+            }
+        };
+        if let Err(AuditUnavailable) = self.record(code(&response), reason).await {
             reason = Some(Reason::AuditUnavailable);
+            response = answer(Failure::audit_unavailable(&self.call), &self.call);
         }
         if let Ok(id) = HeaderValue::from_str(self.call.request_id().as_str()) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
+        self.show(code(&response), reason.map(Reason::as_str));
         self.finished = true;
-        let code = code(&response);
-        tracing::debug!(
-            request.id = %self.call.request_id(),
-            rpc.method = self.call.operation().map_or("unknown", Operation::name),
-            rpc.code = ?code,
-            reason = reason.map_or("", Reason::as_str),
-            "a call was answered"
-        );
-        self.handled(code);
-        if let Some(reason) = reason {
-            self.metrics.error(self.call.operation().into(), reason.as_str());
-        }
         response
     }
 
-    /// Writes the record, unless somebody else has taken that over. In a task of its
-    /// own: a caller that goes away now does not take its record along.
-    async fn record(&self, code: Code, reason: Option<&'static str>) -> Result<(), AuditUnavailable> {
+    /// Writes the record, unless somebody else has taken that over.
+    async fn record(&self, code: Code, reason: Option<Reason>) -> Result<(), AuditUnavailable> {
         if self.audited == Audited::No || !self.call.claim_record() {
             return Ok(());
         }
-        let (audit, call) = (self.audit.clone(), self.call.clone());
-        let written = tokio::spawn(async move { audit.record(&call, Ending { code, reason }).await });
-        written.await.unwrap_or(Err(AuditUnavailable))
+        let record = self.audit.record(&self.call, Ending { code, reason: reason.map(Reason::as_str) });
+        if reason == Some(Reason::AuditUnavailable) {
+            // It is known that it cannot be written now: not worth a wait. The audit
+            // writes it once it can.
+            let _ = record.now_or_never();
+            return Ok(());
+        }
+        record.await
     }
 
-    fn handled(&self, code: Code) {
-        let method = self.call.operation().into();
-        let took = clock::now().saturating_duration_since(self.call.arrived());
-        self.metrics.call_handled(method, code, took);
-        if let Some((caller, _)) = self.call.caller() {
+    /// Shows the end in metrics, traces and the log.
+    fn show(&self, code: Code, reason: Option<&'static str>) {
+        let call = &self.call;
+        let method = call.operation().into();
+        self.metrics.call_handled(method, code, clock::now().saturating_duration_since(call.arrived()));
+        if let Some((caller, _)) = call.caller() {
             self.metrics.caller_call(caller, method, code);
         }
+        if let Some(reason) = reason {
+            self.metrics.error(method, reason);
+        }
+        let api_client = call.api_client();
+        self.span.finish(CallEnd {
+            code,
+            reason,
+            api_client: api_client.as_deref(),
+            outcome: call.certainty(),
+        });
+        tracing::debug!(
+            request.id = %call.request_id(),
+            rpc.method = call.operation().map_or("unknown", Operation::name),
+            rpc.code = ?code,
+            reason,
+            "a call ended"
+        );
     }
 }
 
@@ -104,7 +129,7 @@ impl Drop for Completion {
         if self.finished {
             return;
         }
-        self.handled(Code::Cancelled);
+        self.show(Code::Cancelled, None);
         let unrecorded = self.audited == Audited::Yes && self.call.claim_record();
         self.call.abandon();
         if !unrecorded {
@@ -135,6 +160,12 @@ fn mend(response: &Response<Body>) -> Option<Failure> {
     };
     let undocumented = status.code() != Code::Ok && status.details().is_empty();
     undocumented.then(|| Failure::from_undocumented(status.code(), status.message()))
+}
+
+/// The reason that a handler's answer tells, if it is a failure.
+fn reason_told(response: &Response<Body>) -> Option<Reason> {
+    let told = response.extensions().get::<Status>()?.get_details_error_info()?.reason;
+    Reason::ALL.iter().copied().find(|reason| reason.as_str() == told)
 }
 
 /// The code in the head of an answer; a head without one begins a good answer.

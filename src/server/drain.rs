@@ -50,7 +50,7 @@ pub struct Drained {
 }
 
 /// The steps of a drain, as connections and calls see them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Phases {
     /// No more connections; those there are get a GOAWAY.
     pub(super) go_away: CancellationToken,
@@ -61,6 +61,11 @@ pub(super) struct Phases {
 }
 
 impl Phases {
+    /// None has come yet.
+    pub(super) fn new(go_away: CancellationToken) -> Self {
+        Self { go_away, cut_off: CancellationToken::new(), close: CancellationToken::new() }
+    }
+
     /// The same steps, on tokens of their own: workers then share no lock for a call.
     pub(super) fn for_worker(&self) -> Self {
         Self {

@@ -22,7 +22,7 @@ use crate::{
     caller::{Caller, Identification, Peer},
     clock::Instant,
     status::{Failure, Reason},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
 /// The paths of the gateway's own service.
@@ -37,6 +37,7 @@ pub(super) struct Stack {
     pub(super) identification: Identification,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
+    pub(super) tracer: Tracer,
     pub(super) gate: Gate,
     pub(super) cut_off: CancellationToken,
     pub(super) max_deadline: Duration,
@@ -44,7 +45,12 @@ pub(super) struct Stack {
 
 impl Stack {
     /// Answers one call that arrived then from that peer.
-    pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
+    pub(super) async fn answer<B>(
+        &self,
+        mut request: Request<B>,
+        peer: &Peer,
+        arrived: Instant,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -56,8 +62,10 @@ impl Stack {
         if request.uri().path().starts_with(HEALTH_SERVICE) {
             return self.answer_health(request, &call).await;
         }
-        let completion =
-            Completion::of(call.clone(), audited(&request), self.audit.clone(), self.metrics.clone());
+        let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
+        request.extensions_mut().insert(span.clone());
+        let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
+        let completion = Completion::of(call.clone(), span, audited(&request), audit, metrics);
         let work = async {
             let MalformedTimeout = match timeout {
                 Ok(()) => return self.admit_and_answer(request, &call, peer).await,

@@ -28,7 +28,7 @@ use crate::{
     audit::Audit,
     call::{Call, InFlight},
     caller::{Caller, Identification},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
 /// Long enough for anything that happens at all.
@@ -112,12 +112,7 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
     let release = Arc::clone(&handler.release);
     let draining = CancellationToken::new();
-    let parts = Parts {
-        identification: Identification::none(),
-        audit: Audit::off(),
-        metrics: Metrics::new(),
-        draining: draining.clone(),
-    };
+    let parts = parts(draining.clone());
     let bound = bind(settings).unwrap();
     let routes = move || {
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -132,6 +127,17 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     };
     let server = bound.serve(parts, routes).await.unwrap();
     Running { address: server.local_addr(), server, entered: calls, release, draining }
+}
+
+fn parts(draining: CancellationToken) -> Parts {
+    Parts {
+        identification: Identification::none(),
+        audit: Audit::off(),
+        metrics: Metrics::new(),
+        tracer: Tracer::off(),
+        draining,
+        going_away: CancellationToken::new(),
+    }
 }
 
 impl Running {

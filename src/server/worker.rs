@@ -66,23 +66,38 @@ impl Worker {
                 }
             };
             runtime.block_on(run);
+            // A name lookup that hangs must not hold the thread up.
+            runtime.shutdown_background();
         })?;
         Ok((worker, is_started, ended))
     }
 
     /// How many connections it has.
-    pub(super) fn load(&self) -> usize {
+    fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
     /// Hands a connection over; gives it back if the worker is dead.
-    pub(super) fn hand_over(&self, accepted: Accepted) -> Result<(), Accepted> {
+    fn hand_over(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.connections.send(accepted).map_err(|refused| {
             self.load.fetch_sub(1, Ordering::Relaxed);
             refused.0
         })
     }
+}
+
+/// Hands a connection to the worker that has the fewest; a dead one is passed over.
+pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
+    let mut by_load: Vec<&Worker> = workers.iter().collect();
+    by_load.sort_by_key(|worker| worker.load());
+    for worker in by_load {
+        match worker.hand_over(accepted) {
+            Ok(()) => return,
+            Err(refused) => accepted = refused,
+        }
+    }
+    tracing::error!(peer.address = %accepted.address, "no worker is left to serve a connection");
 }
 
 /// Serves connections until the drain closes them.

@@ -149,6 +149,7 @@ async fn time_that_a_call_waits_for_its_turn_counts() {
         identification: Identification::none(),
         audit: Audit::off(),
         metrics: Metrics::new(),
+        tracer: Tracer::off(),
         gate: running.server.drain.gate.clone(),
         cut_off: CancellationToken::new(),
         max_deadline: Duration::from_secs(10),
@@ -198,12 +199,7 @@ fn address_in_use_is_named() {
 #[tokio::test]
 async fn routes_that_cannot_be_made_are_an_error_at_start() {
     let settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
-    let parts = Parts {
-        identification: Identification::none(),
-        audit: Audit::off(),
-        metrics: Metrics::new(),
-        draining: CancellationToken::new(),
-    };
+    let parts = parts(CancellationToken::new());
     let started = bind(settings).unwrap().serve(parts, || Err("no client")).await;
     assert!(matches!(started.unwrap_err(), super::super::ServeError::Routes("no client")));
 }

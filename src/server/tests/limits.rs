@@ -198,12 +198,13 @@ async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
     let connections = Arc::new(Semaphore::new(1));
     let accepting = listener::accept_all(accept, connections, Metrics::new(), |_| {});
     tokio::select! {
-        () = accepting => unreachable!("it never ends"),
+        biased;
         then = is_gone.recv() => {
             // 10, 20 … 640 ms, then a second each; a connection that is gone costs none.
             let waited = then.unwrap() - started;
             assert_eq!(waited, Duration::from_millis(10 * 127 + 9 * 1000));
         }
+        () = accepting => unreachable!("it never ends"),
     }
     assert_eq!(tries.load(Ordering::Relaxed), SHORTAGE + 2);
 }

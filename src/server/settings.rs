@@ -1,0 +1,55 @@
+//! What can be chosen about the server, apart from the limits on peers.
+
+use std::{net::SocketAddr, num::NonZeroUsize, thread, time::Duration};
+
+use super::{DrainTimes, Limits, tls};
+
+/// What the server is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How connections are secured.
+    pub transport: Transport,
+    /// Worker threads; one for each core unless given.
+    pub worker_threads: Option<NonZeroUsize>,
+    /// The longest time that a call may take; also that of a call without a deadline.
+    pub max_deadline: Duration,
+    /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
+    pub max_in_flight: usize,
+    /// What a peer may take.
+    pub limits: Limits,
+    /// How long the steps of a drain take.
+    pub drain: DrainTimes,
+}
+
+/// How connections are secured.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Not at all, which is allowed only on a loopback address.
+    LoopbackPlaintext,
+    /// Not at all, on whatever address: something in front takes care of it.
+    Plaintext,
+    /// By TLS.
+    Tls(tls::Settings),
+}
+
+impl Settings {
+    /// The defaults of design section 7 on this address.
+    #[must_use]
+    pub fn new(listen: SocketAddr, transport: Transport) -> Self {
+        Self {
+            listen,
+            transport,
+            worker_threads: None,
+            max_deadline: Duration::from_secs(10),
+            max_in_flight: 4096,
+            limits: Limits::default(),
+            drain: DrainTimes::default(),
+        }
+    }
+    pub(super) fn number_of_workers(&self) -> usize {
+        let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.worker_threads.map_or_else(cores, NonZeroUsize::get)
+    }
+}
