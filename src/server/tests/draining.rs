@@ -5,12 +5,16 @@ use crate::clock;
 
 #[tokio::test]
 async fn idle_server_ends_at_once_and_accepts_no_more() {
-    let running = start(|_| {}).await;
+    let running = start(|settings| {
+        settings.drain.stragglers = Duration::from_mins(1);
+        settings.drain.linger = Duration::from_mins(1);
+    })
+    .await;
     running.still_serves().await;
     let began = clock::now();
     let drained = running.server.drain().await;
     assert_eq!((drained.cut_off, drained.closed), (0, 0));
-    assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     assert!(running.draining.is_cancelled());
     assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens");
 }
@@ -33,7 +37,7 @@ async fn peers_that_never_leave_are_closed() {
     let drained = running.server.drain().await;
     let took = began.elapsed();
     assert_eq!((drained.cut_off, drained.closed), (0, 4));
-    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(silent.expect(GOAWAY).await.error(), NO_ERROR);
     for peer in [&mut no_preface, &mut half_preface, &mut silent] {
         assert!(peer.closed(SOON).await);
@@ -42,7 +46,7 @@ async fn peers_that_never_leave_are_closed() {
 
 #[tokio::test]
 async fn lame_duck_still_serves_and_then_says_go_away() {
-    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(300)).await;
+    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(800)).await;
     let mut old = running.client().await;
     let (address, draining) = (running.address, running.draining.clone());
     let began = clock::now();
@@ -52,17 +56,17 @@ async fn lame_duck_still_serves_and_then_says_go_away() {
     for client in [&mut old, &mut new] {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
-    assert!(began.elapsed() < Duration::from_millis(300), "all that was in the lame duck");
+    assert!(began.elapsed() < Duration::from_millis(800), "all that was in the lame duck");
     for client in [old, new] {
         timeout(SOON, client.connection).await.expect("a GOAWAY ends it").unwrap().unwrap();
     }
-    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(began.elapsed() >= Duration::from_millis(800));
     assert_eq!(drain.await.unwrap().closed, 0);
 }
 
 #[tokio::test]
 async fn call_in_flight_ends_well() {
-    let mut running = start(|_| {}).await;
+    let mut running = start(|settings| settings.drain.cut_off = SOON).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
@@ -103,7 +107,11 @@ async fn what_does_not_end_is_answered_truthfully() {
 
 #[tokio::test]
 async fn peer_that_ignores_the_goaway_gets_draining() {
-    let mut running = start(|settings| settings.drain.cut_off = Duration::from_secs(1)).await;
+    let mut running = start(|settings| {
+        settings.drain.stragglers = Duration::from_millis(500);
+        settings.drain.cut_off = SOON;
+    })
+    .await;
     let mut held = running.client().await;
     let holding = held.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
@@ -133,7 +141,7 @@ async fn peer_that_ignores_the_goaway_gets_draining() {
 
 #[tokio::test]
 async fn work_that_goes_on_without_its_caller_is_waited_for() {
-    let mut running = start(|_| {}).await;
+    let mut running = start(|settings| settings.drain.cut_off = SOON).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "detach")]).await;
     let call = running.next().await;

@@ -46,14 +46,14 @@ async fn connection_too_many_is_closed_as_it_is_accepted() {
 
 #[tokio::test]
 async fn peer_that_sends_no_preface_is_closed_in_time() {
-    let running = start(|settings| settings.limits.preface_timeout = Duration::from_millis(200)).await;
+    let running = start(|settings| settings.limits.preface_timeout = Duration::from_millis(400)).await;
     let opened = clock::now();
     let mut silent = Peer::silent(&running).await;
     let mut halting = Peer::silent(&running).await;
     halting.write(b"PRI * HTTP/2.0\r\n").await;
     assert!(silent.closed(SOON).await && halting.closed(SOON).await);
     let took = opened.elapsed();
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(2), "{took:?}");
     running.still_serves().await;
 }
 
@@ -129,21 +129,21 @@ async fn faults_that_make_us_reset_streams_end_the_connection() {
 #[tokio::test]
 async fn peer_that_answers_no_ping_is_closed() {
     let running = start(|settings| {
-        settings.limits.keepalive_interval = Duration::from_millis(100);
-        settings.limits.keepalive_timeout = Duration::from_millis(100);
+        settings.limits.keepalive_interval = Duration::from_millis(300);
+        settings.limits.keepalive_timeout = Duration::from_millis(300);
     })
     .await;
     let opened = clock::now();
     let mut dead = Peer::connect(&running).await;
     dead.expect(PING).await;
     assert!(dead.closed(SOON).await);
-    assert!(opened.elapsed() >= Duration::from_millis(200));
+    assert!(opened.elapsed() >= Duration::from_millis(600));
     running.still_serves().await;
 }
 
 #[tokio::test]
 async fn old_connection_is_told_to_go_away_and_its_calls_end() {
-    let mut running = start(|settings| settings.limits.connection_age = Duration::from_millis(200)).await;
+    let mut running = start(|settings| settings.limits.connection_age = Duration::from_millis(500)).await;
     let mut client = running.client().await;
     let opened = clock::now();
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
@@ -156,7 +156,7 @@ async fn old_connection_is_told_to_go_away_and_its_calls_end() {
         }
     };
     timeout(SOON, gone).await.expect("a GOAWAY comes");
-    assert!(opened.elapsed() >= Duration::from_millis(180));
+    assert!(opened.elapsed() >= Duration::from_millis(450));
     running.release.add_permits(1);
     assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "what is in flight ends well");
     drop(client.send);
@@ -177,7 +177,7 @@ async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
     assert_eq!(stubborn.expect(GOAWAY).await.error(), NO_ERROR);
     assert!(stubborn.closed(SOON).await);
     let took = opened.elapsed();
-    assert!(took >= Duration::from_millis(290) && took < Duration::from_millis(900), "{took:?}");
+    assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(2), "{took:?}");
     running.still_serves().await;
 }
 

@@ -121,7 +121,7 @@ async fn stalled_handshakes_are_bounded_in_number_and_time_and_hold_nobody_else_
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |settings| {
         settings.limits.max_handshakes = 1;
-        settings.limits.handshake_timeout = Duration::from_millis(400);
+        settings.limits.handshake_timeout = Duration::from_secs(1);
     })
     .await;
     let client = || authority.client(None, H2, &TLS13);
@@ -130,11 +130,11 @@ async fn stalled_handshakes_are_bounded_in_number_and_time_and_hold_nobody_else_
     let began = clock::now();
     let mut stalled = TcpStream::connect(running.address).await.unwrap();
     assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "calls go on");
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     // It waits for the only turn, and has time left when that comes.
     assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(390) && took < Duration::from_millis(800), "{took:?}");
+    assert!(took >= Duration::from_millis(950) && took < Duration::from_secs(2), "{took:?}");
     let end = timeout(SOON, stalled.read(&mut [0; 64])).await.expect("the stalled one is closed");
     assert!(end.map_or(true, |length| length == 0));
 }
@@ -149,5 +149,5 @@ async fn peer_behind_tls_that_sends_no_preface_is_closed_also_by_a_drain() {
     let began = clock::now();
     let drained = running.server.drain().await;
     assert_eq!((drained.cut_off, drained.closed), (0, 2));
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
