@@ -1,9 +1,40 @@
 //! Who is calling, proven by the transport or by a credential, never by the message.
+//!
+//! The kinds of proof, in the order in which they are looked at, each off unless
+//! configured: the client certificate; a JWT; a bearer token; what a proxy tells. What
+//! the caller may do is decided in `access`.
+//!
+//! A peer that is configured to speak for others (a mesh proxy) is not the caller: what
+//! the request itself carries comes first, a JWT, a bearer token, then the proxy's
+//! header, and only a request with none of them is the proxy's own. Any other peer that
+//! shows a certificate is whom the certificate names, whatever headers it sends.
+//!
+//! A proof that is shown and looked at must be good: none is passed over for a weaker
+//! one, or for `anonymous`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use http::HeaderMap;
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
+
+use crate::telemetry::metrics::Metrics;
+use bearer::Tokens;
+use jwt::JwtVerifier;
+
+mod bearer;
+mod certificate;
+mod forwarded;
+mod jwks;
+mod jwt;
+mod name;
+
+pub use forwarded::{
+    ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings, InvalidForwardedFrom,
+};
+pub use jwks::{HttpClientSource, JwksFault, JwksRefresh, JwksSource};
+pub use jwt::{JwtFault, JwtSettings};
+pub use name::NameFault;
 
 /// A caller, and how its name was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,20 +103,25 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
+    certificate: Result<Option<Caller>, NameFault>,
 }
 
 impl Peer {
     /// A peer on a connection without TLS.
     #[must_use]
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address }
+        Self { address, certificate: Ok(None) }
     }
 
     /// A peer on a TLS connection; `chain` is its verified certificate chain, empty if
     /// it showed none.
     #[must_use]
-    pub fn tls(address: SocketAddr, _chain: &[CertificateDer<'_>]) -> Self {
-        Self { address }
+    pub fn tls(address: SocketAddr, chain: &[CertificateDer<'_>]) -> Self {
+        let certificate = chain.first().map(|leaf| {
+            let name = certificate::caller_name(leaf)?;
+            Ok(Caller { name: Arc::from(name), proof: Proof::Certificate })
+        });
+        Self { address, certificate: certificate.transpose() }
     }
 
     /// Its address.
@@ -95,28 +131,221 @@ impl Peer {
     }
 }
 
-/// Why a caller was not identified.
+/// Why a caller was not identified. Says nothing of the credential itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallerError {
-    /// A credential was shown and is not valid.
+    /// A header that identifies the caller is there more than once.
+    #[error("a header that identifies the caller is there more than once")]
+    DuplicateIdentity,
+    /// The `authorization` header is no bearer credential, or one that nobody has.
     #[error("the credential is not valid")]
     InvalidCredential,
+    /// The client certificate names nobody.
+    #[error("the client certificate names no caller: {0}")]
+    InvalidCertificate(NameFault),
+    /// The JWT proves nobody.
+    #[error("the JWT is not valid: {0}")]
+    InvalidJwt(JwtFault),
+    /// What the proxy tells names nobody.
+    #[error("the proxy's header names no caller: {0}")]
+    InvalidForwarded(ForwardedFault),
+}
+
+/// Which kinds of proof are accepted.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// Whether a client certificate identifies its caller.
+    pub certificate: bool,
+    /// Whose JWTs are accepted.
+    pub jwt: Option<JwtSettings>,
+    /// The callers that have bearer tokens, each with the SHA-256 of its token. A name
+    /// may be there twice, while one token replaces another.
+    pub tokens: Vec<(String, [u8; 32])>,
+    /// Which proxies may tell who the caller is, and how.
+    pub forwarded: Option<ForwardedSettings>,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A bearer token's name is no name.
+    #[error("the name of a bearer token must be 1 to 255 bytes of visible ASCII")]
+    TokenName,
+    /// Two names have the same token.
+    #[error("the bearer token of `{name}` is another caller's too")]
+    SharedToken {
+        /// The second of the two.
+        name: String,
+    },
+    /// The issuer or the audience is empty.
+    #[error("`issuer` and `audience` of the JWTs must not be empty")]
+    EmptyIssuerOrAudience,
+    /// The URL of the keys is not safe.
+    #[error("`jwks_url` must be https (http only on a loopback host), without a user name or a password")]
+    JwksUrl,
+    /// The key file cannot be read.
+    #[error("the key file {} cannot be read: {source}", path.display())]
+    JwksFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The key file has no usable keys.
+    #[error("the key file {} cannot be used: {fault}", path.display())]
+    Jwks {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        fault: JwksFault,
+    },
+    /// A proxy is named in a form that no peer can have, or none is named.
+    #[error("`from` must name at least one proxy, each as \"loopback\", a SPIFFE id or \"dns:NAME\"")]
+    ForwardedFrom,
 }
 
 /// Identifies callers, by the kinds of proof that are configured. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Identification {}
+#[derive(Clone, Debug)]
+pub struct Identification(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    certificate: bool,
+    jwt: Option<JwtVerifier>,
+    tokens: ArcSwap<Tokens>,
+    forwarded: Option<ForwardedSettings>,
+    metrics: Metrics,
+}
 
 impl Identification {
+    /// Identifies callers by these kinds of proof. If JWTs are among them, somebody has
+    /// to run the refresh of the issuer's keys that comes along.
+    pub fn new(
+        settings: Settings,
+        http: HttpClientSource,
+        metrics: Metrics,
+    ) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
+        let Settings { certificate, jwt, tokens, forwarded } = settings;
+        if let Some(forwarded) = &forwarded
+            && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
+        {
+            return Err(InvalidSettings::ForwardedFrom);
+        }
+        let tokens = ArcSwap::from_pointee(Tokens::try_new(tokens)?);
+        let (jwt, refresh) = match jwt {
+            None => (None, None),
+            Some(JwtSettings { issuer, audience, jwks }) => {
+                if issuer.is_empty() || audience.is_empty() {
+                    return Err(InvalidSettings::EmptyIssuerOrAudience);
+                }
+                let (keys, refresh) = JwksRefresh::start(jwks, http, metrics.clone())?;
+                (Some(JwtVerifier::new(&issuer, &audience, keys)), Some(refresh))
+            }
+        };
+        Ok((Self(Arc::new(Inner { certificate, jwt, tokens, forwarded, metrics })), refresh))
+    }
+
     /// Nobody is ever identified: every caller is anonymous.
     #[must_use]
     pub fn none() -> Self {
-        Self::default()
+        Self(Arc::new(Inner {
+            certificate: false,
+            jwt: None,
+            tokens: ArcSwap::from_pointee(Tokens::none()),
+            forwarded: None,
+            metrics: Metrics::default(),
+        }))
+    }
+
+    /// Replaces the bearer tokens as a whole; wrong ones are refused, and the old ones
+    /// stay.
+    pub fn replace_tokens(&self, tokens: Vec<(String, [u8; 32])>) -> Result<(), InvalidSettings> {
+        self.0.tokens.store(Arc::new(Tokens::try_new(tokens)?));
+        Ok(())
     }
 
     /// Who sent a request with these headers over this connection.
-    #[expect(clippy::unused_async, reason = "the signature that the rooms are built against")]
-    pub async fn identify(&self, _headers: &HeaderMap, _peer: &Peer) -> Result<Caller, CallerError> {
-        Ok(Caller::anonymous())
+    pub async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, CallerError> {
+        let identified = self.0.identify(headers, peer).await;
+        if identified == Err(CallerError::DuplicateIdentity) {
+            self.0.metrics.security_event("duplicate_identity");
+        }
+        identified
     }
 }
+
+impl Default for Identification {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl Inner {
+    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, CallerError> {
+        // Refused even where it is not looked at: something behind us may look.
+        let authorization = the_only(headers, &AUTHORIZATION)?;
+        let proxy = self.forwarded.as_ref().filter(|forwarded| forwarded.trusts(peer));
+        if forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header)) {
+            self.metrics.spoofed_identity_header();
+        }
+        if proxy.is_none()
+            && let Some(caller) = self.by_certificate(peer)?
+        {
+            return Ok(caller);
+        }
+        let told = proxy.map_or(Ok(None), |proxy| proxy.told(headers))?;
+        if let Some(caller) = self.by_authorization(authorization).await? {
+            return Ok(caller);
+        }
+        if let Some(name) = told {
+            return Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded });
+        }
+        // Nobody but the proxy itself has said anything; any other peer has no certificate.
+        Ok(self.by_certificate(peer)?.unwrap_or_else(Caller::anonymous))
+    }
+
+    fn by_certificate(&self, peer: &Peer) -> Result<Option<Caller>, CallerError> {
+        if self.certificate {
+            peer.certificate.clone().map_err(CallerError::InvalidCertificate)
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn by_authorization(&self, header: Option<&HeaderValue>) -> Result<Option<Caller>, CallerError> {
+        let is_looked_at = self.jwt.is_some() || !self.tokens.load().is_empty();
+        let Some(header) = header.filter(|_| is_looked_at) else { return Ok(None) };
+        let credential = bearer::credential(header)?;
+        match &self.jwt {
+            Some(jwt) if bearer::looks_like_jwt(credential) => {
+                jwt.verify(credential).await.map_err(CallerError::InvalidJwt).map(Some)
+            }
+            _ => self.tokens.load().caller(credential).ok_or(CallerError::InvalidCredential).map(Some),
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tokens: Vec<&String> = self.tokens.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Settings")
+            .field("certificate", &self.certificate)
+            .field("jwt", &self.jwt)
+            .field("tokens", &tokens)
+            .field("forwarded", &self.forwarded)
+            .finish()
+    }
+}
+
+/// The value of a header that may be there once at most. What takes the first and what
+/// takes the last of two values would see two callers.
+fn the_only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, CallerError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(CallerError::DuplicateIdentity),
+        (value, None) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Bearer credentials: reading the header, and the tokens known by their SHA-256.
+//!
+//! What looks like a JWT is not judged here.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{self, SHA256},
+};
+use http::HeaderValue;
+
+use super::{Caller, CallerError, InvalidSettings, Proof, name};
+
+/// The most bytes of a bearer credential; a JWT is the longest kind.
+const MAX_BEARER_BYTES: usize = 8 * 1024;
+
+/// The tokens that prove a caller, each known only by its SHA-256.
+pub(super) struct Tokens(Vec<(Caller, [u8; 32])>);
+
+impl Tokens {
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(super) fn try_new(tokens: Vec<(String, [u8; 32])>) -> Result<Self, InvalidSettings> {
+        let mut known: Vec<(Caller, [u8; 32])> = Vec::with_capacity(tokens.len());
+        for (name, digest) in tokens {
+            if !name::is_plain_name(&name) {
+                return Err(InvalidSettings::TokenName);
+            }
+            if known.iter().any(|(_, other)| *other == digest) {
+                return Err(InvalidSettings::SharedToken { name });
+            }
+            known.push((Caller { name: Arc::from(format!("token:{name}")), proof: Proof::Token }, digest));
+        }
+        Ok(Self(known))
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The caller that a token proves. Every known token is compared with, each in
+    /// constant time: how long it takes tells nothing.
+    pub(super) fn caller(&self, token: &str) -> Option<Caller> {
+        let shown = digest::digest(&SHA256, token.as_bytes());
+        let mut found = None;
+        for (caller, known) in &self.0 {
+            if verify_slices_are_equal(shown.as_ref(), known).is_ok() {
+                found = Some(caller);
+            }
+        }
+        found.cloned()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(caller, _)| &caller.name)).finish()
+    }
+}
+
+/// The credential in an `authorization` header (RFC 6750 section 2.1; the scheme has no
+/// case, RFC 9110 section 11.1).
+pub(super) fn credential(header: &HeaderValue) -> Result<&str, CallerError> {
+    let text = header.to_str().map_err(|_| CallerError::InvalidCredential)?;
+    let (scheme, credential) = text.split_once(' ').ok_or(CallerError::InvalidCredential)?;
+    let credential = credential.trim_matches(' ');
+    let is_sound = scheme.eq_ignore_ascii_case("bearer")
+        && (1..=MAX_BEARER_BYTES).contains(&credential.len())
+        // A comma would be two headers that someone on the way has joined.
+        && credential.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    if is_sound { Ok(credential) } else { Err(CallerError::InvalidCredential) }
+}
+
+/// Whether a credential has the form of a signed JWT: three parts of base64url.
+pub(super) fn looks_like_jwt(credential: &str) -> bool {
+    let mut parts = 0;
+    credential.split('.').all(|part| {
+        parts += 1;
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    }) && parts == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sha256(text: &str) -> [u8; 32] {
+        digest::digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_token_proves_the_caller_that_it_was_given_to() {
+        let tokens = Tokens::try_new(vec![
+            ("ci".to_owned(), sha256("canary-1")),
+            ("ci".to_owned(), sha256("canary-2")),
+            ("ops".to_owned(), sha256("canary-3")),
+        ])
+        .unwrap();
+        let name = |token| tokens.caller(token).map(|caller| caller.name.to_string());
+        assert_eq!(name("canary-1").as_deref(), Some("token:ci"));
+        assert_eq!(
+            name("canary-2").as_deref(),
+            Some("token:ci"),
+            "two at once, while one replaces the other"
+        );
+        assert_eq!(name("canary-3").as_deref(), Some("token:ops"));
+        for unknown in ["", "canary", "canary-11", "CANARY-1"] {
+            assert_eq!(name(unknown), None);
+        }
+        assert_eq!(format!("{tokens:?}"), r#"["token:ci", "token:ci", "token:ops"]"#);
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_told_apart_are_refused() {
+        let twice = Tokens::try_new(vec![("a".to_owned(), [1; 32]), ("b".to_owned(), [1; 32])]);
+        assert!(matches!(twice, Err(InvalidSettings::SharedToken { name }) if name == "b"));
+        for name in ["", "a b", "a\nb", "\u{e4}"] {
+            let wrong = Tokens::try_new(vec![(name.to_owned(), [1; 32])]);
+            assert!(matches!(wrong, Err(InvalidSettings::TokenName)), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_one_bearer_credential_is_read_from_a_header() {
+        for (text, expected) in
+            [("Bearer abc", "abc"), ("bearer abc", "abc"), ("BEARER  a.b-c_d~e+f/g== ", "a.b-c_d~e+f/g==")]
+        {
+            assert_eq!(credential(&HeaderValue::from_static(text)).unwrap(), expected);
+        }
+        let long = format!("Bearer {}", "a".repeat(MAX_BEARER_BYTES + 1));
+        for text in
+            ["", "Bearer", "Bearer ", "abc", "Basic abc", "Bearer a b", "Bearer a,b", "Bearer\tabc", &long]
+        {
+            let header = HeaderValue::from_str(text).unwrap();
+            assert_eq!(credential(&header), Err(CallerError::InvalidCredential), "{text}");
+        }
+        let beyond_ascii = HeaderValue::from_bytes(b"Bearer \xff").unwrap();
+        assert_eq!(credential(&beyond_ascii), Err(CallerError::InvalidCredential));
+    }
+
+    #[test]
+    fn a_jwt_is_known_by_its_form() {
+        assert!(looks_like_jwt("eyJ.e30.c2ln"));
+        for other in ["", "a", "a.b", "a.b.", ".b.c", "a.b.c.d", "a.b.c=", "a.b.c+"] {
+            assert!(!looks_like_jwt(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What a proxy tells of the caller behind it, and which peers may tell.
+//!
+//! A header from any other peer tells nothing: it is ignored, and counted.
+
+use std::str::FromStr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{
+    CallerError, Peer,
+    name::{self, NameFault},
+};
+
+/// Envoy's and Istio's header.
+const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// Linkerd's header.
+const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
+
+/// Which header tells, and who may send it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedSettings {
+    /// The header that the proxy sets.
+    pub header: ForwardedHeader,
+    /// The peers that speak for others.
+    pub from: Vec<ForwardedFrom>,
+}
+
+/// A header in which a proxy tells who the caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `x-forwarded-client-cert`, as Envoy writes it.
+    Xfcc,
+    /// `l5d-client-id`, as Linkerd writes it.
+    L5dClientId,
+}
+
+/// A peer that speaks for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardedFrom {
+    /// Whoever connects over the loopback interface: a sidecar, but so is every other
+    /// process of the machine or pod.
+    Loopback,
+    /// The peer whose certificate has this SPIFFE id.
+    Spiffe(String),
+    /// The peer whose certificate has this DNS name.
+    Dns(String),
+}
+
+/// Why a text names no peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be \"loopback\", a SPIFFE id such as \"spiffe://mesh/ns/edge/sa/envoy\", or \"dns:NAME\", without wildcards"
+)]
+pub struct InvalidForwardedFrom;
+
+/// Why a header tells nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardedFault {
+    /// It breaks its own syntax.
+    #[error("it is malformed")]
+    Malformed,
+    /// What it tells is no usable name.
+    #[error(transparent)]
+    Name(NameFault),
+}
+
+impl ForwardedHeader {
+    const fn name(self) -> HeaderName {
+        match self {
+            Self::Xfcc => XFCC,
+            Self::L5dClientId => L5D_CLIENT_ID,
+        }
+    }
+}
+
+impl FromStr for ForwardedFrom {
+    type Err = InvalidForwardedFrom;
+
+    fn from_str(text: &str) -> Result<Self, InvalidForwardedFrom> {
+        if text == "loopback" {
+            Ok(Self::Loopback)
+        } else if name::is_spiffe_id(text) {
+            Ok(Self::Spiffe(text.to_owned()))
+        } else {
+            let name = text.strip_prefix("dns:").ok_or(InvalidForwardedFrom)?;
+            name::dns_caller(name).map(|_| Self::Dns(name.to_owned())).ok_or(InvalidForwardedFrom)
+        }
+    }
+}
+
+impl ForwardedFrom {
+    pub(super) fn is_sound(&self) -> bool {
+        match self {
+            Self::Loopback => true,
+            Self::Spiffe(id) => name::is_spiffe_id(id),
+            Self::Dns(name) => name::dns_caller(name).is_some(),
+        }
+    }
+
+    fn is(&self, peer: &Peer) -> bool {
+        let shown = peer.certificate.as_ref().ok().and_then(Option::as_ref).map(|caller| &*caller.name);
+        match self {
+            Self::Loopback => peer.address.ip().to_canonical().is_loopback(),
+            Self::Spiffe(id) => shown == Some(id),
+            Self::Dns(name) => shown.is_some() && shown == name::dns_caller(name).as_deref(),
+        }
+    }
+}
+
+impl ForwardedSettings {
+    /// Whether a peer speaks for others.
+    pub(super) fn trusts(&self, peer: &Peer) -> bool {
+        self.from.iter().any(|from| from.is(peer))
+    }
+
+    /// The name that a trusted peer tells; none if it sends no header.
+    pub(super) fn told(&self, headers: &HeaderMap) -> Result<Option<String>, CallerError> {
+        let Some(value) = super::the_only(headers, &self.header.name())? else { return Ok(None) };
+        let told = match self.header {
+            ForwardedHeader::Xfcc => from_xfcc(value),
+            ForwardedHeader::L5dClientId => from_l5d_client_id(value),
+        };
+        told.map(Some).map_err(CallerError::InvalidForwarded)
+    }
+}
+
+/// Whether there is a header that claims an identity, other than the one that was
+/// listened to.
+pub(super) fn claims_identity(headers: &HeaderMap, listened_to: Option<ForwardedHeader>) -> bool {
+    [ForwardedHeader::Xfcc, ForwardedHeader::L5dClientId]
+        .into_iter()
+        .any(|header| Some(header) != listened_to && headers.contains_key(header.name()))
+}
+
+fn from_l5d_client_id(value: &HeaderValue) -> Result<String, ForwardedFault> {
+    let text = value.to_str().map_err(|_| ForwardedFault::Malformed)?;
+    let (uri, dns_name) =
+        if name::claims_to_be_spiffe(text) { (Some(text), None) } else { (None, Some(text)) };
+    name::from_alternative_names(uri, dns_name).map_err(ForwardedFault::Name)
+}
+
+/// The last element counts: it is what the nearest proxy saw, those before it are what
+/// that proxy was told.
+fn from_xfcc(value: &HeaderValue) -> Result<String, ForwardedFault> {
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ForwardedFault::Malformed)?;
+    let elements = parse_xfcc(text).ok_or(ForwardedFault::Malformed)?;
+    let last = elements.last().ok_or(ForwardedFault::Malformed)?;
+    // A proxy writes `URI=` for a certificate without one.
+    let values = |wanted: &'static str| {
+        last.iter()
+            .filter(move |(key, value)| key.eq_ignore_ascii_case(wanted) && !value.is_empty())
+            .map(|(_, value)| value.as_str())
+    };
+    name::from_alternative_names(values("URI"), values("DNS")).map_err(ForwardedFault::Name)
+}
+
+/// One element: its keys with their values, in order.
+type Element<'a> = Vec<(&'a str, String)>;
+
+/// Reads `KEY=VALUE;KEY="VALUE",KEY=VALUE`: elements by comma, pairs by semicolon, a
+/// value with either in quotes. None if it is anything else.
+fn parse_xfcc(text: &str) -> Option<Vec<Element<'_>>> {
+    let mut elements = vec![Element::new()];
+    let mut rest = text;
+    loop {
+        let (key, after) = rest.split_once('=')?;
+        let key = key.trim_matches([' ', '\t']);
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return None;
+        }
+        let (value, after) = parse_value(after)?;
+        elements.last_mut()?.push((key, value));
+        let mut after = after.trim_start_matches([' ', '\t']).chars();
+        match after.next() {
+            None => return Some(elements),
+            Some(';') => {}
+            Some(',') => elements.push(Element::new()),
+            Some(_) => return None,
+        }
+        rest = after.as_str();
+    }
+}
+
+/// A value, and what follows it. In quotes a backslash takes the next character along,
+/// so that an escaped quote does not end the value; what is escaped as a distinguished
+/// name needs it (`\,`) keeps its backslash.
+fn parse_value(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (value, rest) = text.split_at(text.find([';', ',']).unwrap_or(text.len()));
+        let value = value.trim_end_matches([' ', '\t']);
+        return (!value.contains('"')).then(|| (value.to_owned(), rest));
+    };
+    let mut value = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next()? {
+            '"' => return Some((value, characters.as_str())),
+            '\\' => match characters.next()? {
+                escaped @ ('"' | '\\') => value.push(escaped),
+                other => value.extend(['\\', other]),
+            },
+            other => value.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

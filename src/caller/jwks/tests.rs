@@ -1,0 +1,294 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use super::*;
+use crate::caller::jwt::tests::{SigningKey, jwks};
+
+/// An issuer that serves a key set over real HTTP, counts the fetches, and can hold
+/// them back.
+#[derive(Clone)]
+struct Issuer(Arc<IssuerState>);
+
+struct IssuerState {
+    answer: Mutex<(StatusCode, Vec<u8>)>,
+    fetches: AtomicU32,
+    gate: Semaphore,
+}
+
+impl Issuer {
+    async fn start(keys: &[&SigningKey]) -> (Self, Url) {
+        let issuer = Self(Arc::new(IssuerState {
+            answer: Mutex::new((StatusCode::OK, jwks(keys))),
+            fetches: AtomicU32::new(0),
+            gate: Semaphore::new(1),
+        }));
+        let served = issuer.clone();
+        let router = Router::new().route("/jwks", get(move || served.clone().serve()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+        (issuer, url)
+    }
+
+    async fn serve(self) -> impl IntoResponse {
+        self.0.fetches.fetch_add(1, Ordering::SeqCst);
+        let _open = self.0.gate.acquire().await.unwrap();
+        self.0.answer.lock().unwrap().clone()
+    }
+
+    fn answer(&self, status: StatusCode, body: impl Into<Vec<u8>>) {
+        *self.0.answer.lock().unwrap() = (status, body.into());
+    }
+
+    fn fetches(&self) -> u32 {
+        self.0.fetches.load(Ordering::SeqCst)
+    }
+}
+
+fn http() -> HttpClientSource {
+    #[expect(clippy::disallowed_methods, reason = "a plain client, for a test's own issuer on loopback")]
+    let client =
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    Arc::new(move || client.clone())
+}
+
+fn follow(url: Url) -> Arc<KeyRing> {
+    let (ring, refresh) = JwksRefresh::start(JwksSource::Url(url), http(), Metrics::new()).unwrap();
+    tokio::spawn(refresh.run());
+    ring
+}
+
+/// Moves the clock on, between two waits for real sockets.
+async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
+fn has(ring: &KeyRing, id: &str) -> bool {
+    matches!(ring.find(Algorithm::ES256, Some(id)), Lookup::Found(_))
+}
+
+fn key(id: &str) -> SigningKey {
+    SigningKey::new(id, Algorithm::ES256)
+}
+
+#[tokio::test]
+async fn the_first_callers_wait_for_the_first_fetch_and_share_it() {
+    let (issuer, url) = Issuer::start(&[&key("k1")]).await;
+    let held = issuer.0.gate.acquire().await.unwrap();
+    let ring = follow(url);
+    let waiters: Vec<_> = (0..100)
+        .map(|_| {
+            let ring = Arc::clone(&ring);
+            tokio::spawn(async move { ring.fetched_again().await && has(&ring, "k1") })
+        })
+        .collect();
+    while issuer.fetches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")), Lookup::NoKeysYet));
+    drop(held);
+    for waiter in waiters {
+        assert!(waiter.await.unwrap());
+    }
+    assert_eq!(issuer.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_fetches_once_in_ten_seconds() {
+    let (issuer, url) = Issuer::start(&[&key("k1")]).await;
+    let ring = follow(url);
+    assert!(ring.fetched_again().await);
+    for _ in 0..1000 {
+        assert!(!ring.fetched_again().await, "refused at once");
+    }
+    assert_eq!(issuer.fetches(), 1);
+
+    for fetches in 2..5 {
+        later(UNKNOWN_KEY_FLOOR).await;
+        let flood = (0..1000).map(|_| ring.fetched_again());
+        let waited = futures_util::future::join_all(flood).await;
+        assert!(waited.into_iter().all(|waited| waited), "all of them wait for the same fetch");
+        assert!(!ring.fetched_again().await);
+        assert_eq!(issuer.fetches(), fetches);
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_by_the_first_token_that_needs_it() {
+    let (old, new) = (key("old"), key("new"));
+    let (issuer, url) = Issuer::start(&[&old]).await;
+    let ring = follow(url);
+    assert!(ring.fetched_again().await);
+    issuer.answer(StatusCode::OK, jwks(&[&old, &new]));
+    assert!(!has(&ring, "new"));
+
+    later(UNKNOWN_KEY_FLOOR).await;
+    assert!(ring.fetched_again().await && has(&ring, "new") && has(&ring, "old"));
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn keys_are_fetched_again_every_five_minutes_unasked() {
+    let (issuer, url) = Issuer::start(&[&key("k1")]).await;
+    let ring = follow(url);
+    assert!(ring.fetched_again().await);
+    issuer.answer(StatusCode::OK, jwks(&[&key("k2")]));
+    // Until the task sleeps: the fetch's end is told before.
+    tokio::task::yield_now().await;
+    let mut ended = ring.demand.as_ref().unwrap().ended.subscribe();
+    later(REFETCH_INTERVAL).await;
+    ended.changed().await.unwrap();
+    assert!(has(&ring, "k2") && !has(&ring, "k1"), "a key that was withdrawn is gone");
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
+    let (issuer, url) = Issuer::start(&[&key("k1")]).await;
+    let ring = follow(url);
+    assert!(ring.fetched_again().await);
+    let mut large = jwks(&[&key("k2")]);
+    large.resize(MAX_JWKS_BYTES + 1, b' ');
+    for (status, body) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, jwks(&[&key("k2")])),
+        (StatusCode::FOUND, jwks(&[&key("k2")])),
+        (StatusCode::OK, b"<html>".to_vec()),
+        (StatusCode::OK, b"{\"keys\": []}".to_vec()),
+        (StatusCode::OK, large),
+    ] {
+        issuer.answer(status, body);
+        // Longer than the floor and than any backoff; the task may have fetched meanwhile.
+        later(Duration::from_secs(31)).await;
+        ring.fetched_again().await;
+        assert!(has(&ring, "k1") && !has(&ring, "k2"), "{status}");
+    }
+    issuer.answer(StatusCode::OK, jwks(&[&key("k2")]));
+    later(Duration::from_secs(31)).await;
+    assert!(ring.fetched_again().await && has(&ring, "k2"), "and it recovers by itself");
+}
+
+#[tokio::test]
+async fn an_issuer_that_never_answers_is_given_up_on_and_tried_again() {
+    let (issuer, url) = Issuer::start(&[&key("k1")]).await;
+    let held = issuer.0.gate.acquire().await.unwrap();
+    let ring = follow(url);
+    while issuer.fetches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut ended = ring.demand.as_ref().unwrap().ended.subscribe();
+    later(FETCH_TIMEOUT).await;
+    ended.changed().await.unwrap();
+    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")), Lookup::NoKeysYet));
+    drop(held);
+    later(Duration::from_secs(1)).await;
+    ended.changed().await.unwrap();
+    assert!(has(&ring, "k1"));
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks.json");
+    std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
+    let source = JwksSource::File(path.clone());
+    let (ring, refresh) = JwksRefresh::start(source.clone(), http(), Metrics::new()).unwrap();
+    assert!(has(&ring, "k1"), "read at start");
+    assert!(!ring.fetched_again().await, "nobody waits for a file");
+
+    let mut seen = SeenFile::default();
+    for broken in [&b"{\"keys\": [{\"kty"[..], b"", b"{\"keys\": []}"] {
+        std::fs::write(&path, broken).unwrap();
+        refresh.look_at(&path, &mut seen).await;
+        assert!(has(&ring, "k1"));
+    }
+    std::fs::remove_file(&path).unwrap();
+    refresh.look_at(&path, &mut seen).await;
+    assert!(has(&ring, "k1"));
+    assert_eq!(seen.failures, 4);
+    std::fs::write(&path, jwks(&[&key("k2")])).unwrap();
+    refresh.look_at(&path, &mut seen).await;
+    assert!(has(&ring, "k2") && !has(&ring, "k1"));
+    assert_eq!(seen.failures, 0);
+    assert!(FILE_POLL_INTERVAL < Duration::from_secs(10));
+
+    std::fs::write(&path, b"{}").unwrap();
+    let refused = JwksRefresh::start(source, http(), Metrics::new()).unwrap_err();
+    assert!(refused.to_string().contains("jwks.json"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_running_refresh_sees_a_replaced_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks.json");
+    std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
+    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), http(), Metrics::new()).unwrap();
+    tokio::spawn(refresh.run());
+    let other = folder.path().join("new.json");
+    std::fs::write(&other, jwks(&[&key("k2")])).unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    timeout(Duration::from_mins(2), async {
+        while !has(&ring, "k2") {
+            later(Duration::from_secs(5)).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[test]
+fn only_keys_that_verify_our_algorithms_are_kept() {
+    let good = SigningKey::new("good", Algorithm::EdDSA);
+    let secret = SigningKey::new("secret", Algorithm::HS256);
+    let with = |name: &str, value: serde_json::Value| {
+        let mut jwk = key("k").jwk();
+        jwk[name] = value;
+        jwk
+    };
+    let document = json!({ "keys": [
+        good.jwk(),
+        secret.jwk(),
+        with("use", json!("enc")),
+        with("key_ops", json!(["sign"])),
+        with("alg", json!("ES384")),
+        with("alg", json!("RSA-OAEP")),
+        with("crv", json!("P-521")),
+        with("kty", json!("new")),
+        with("x", json!("!")),
+        {"kty": "RSA"},
+        7,
+    ], "extra": 1 });
+    let keys = KeySet::parse(document.to_string().as_bytes()).unwrap();
+    assert_eq!(keys.0.len(), 1);
+    assert!(matches!(keys.find(Algorithm::EdDSA, Some("good")), Lookup::Found(_)));
+    assert!(matches!(keys.find(Algorithm::ES256, Some("good")), Lookup::OtherAlgorithm));
+    assert!(matches!(keys.find(Algorithm::ES256, Some("k")), Lookup::Unknown));
+
+    let only_secret = json!({ "keys": [secret.jwk()] }).to_string();
+    assert_eq!(KeySet::parse(only_secret.as_bytes()).unwrap_err(), JwksFault::NoUsableKey);
+    for text in ["", "{}", "[]", "{\"keys\": 7}"] {
+        assert_eq!(KeySet::parse(text.as_bytes()).unwrap_err(), JwksFault::Malformed, "{text}");
+    }
+}
+
+#[test]
+fn keys_come_over_https_or_from_this_machine() {
+    for (url, safe) in [
+        ("https://issuer.example/jwks", true),
+        ("http://127.0.0.1:8080/jwks", true),
+        ("http://localhost/jwks", true),
+        ("http://[::1]/jwks", true),
+        ("http://issuer.example/jwks", false),
+        ("http://169.254.169.254/jwks", false),
+        ("https://user@issuer.example/jwks", false),
+        ("ftp://127.0.0.1/jwks", false),
+        ("file:///etc/jwks", false),
+    ] {
+        assert_eq!(is_safe(&url.parse().unwrap()), safe, "{url}");
+    }
+}

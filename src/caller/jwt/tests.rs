@@ -1,0 +1,227 @@
+use aws_lc_rs::{
+    encoding::AsDer,
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+        RsaKeyPair,
+    },
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, Header, encode, jwk::Jwk};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::clock::{WallClock, unix_seconds};
+
+pub(in crate::caller) const ISSUER: &str = "https://issuer.example";
+pub(in crate::caller) const AUDIENCE: &str = "ott-gateway";
+
+/// A private key of a test's issuer, made anew for each test.
+pub(in crate::caller) struct SigningKey {
+    id: String,
+    algorithm: Algorithm,
+    key: EncodingKey,
+}
+
+impl SigningKey {
+    pub(in crate::caller) fn new(id: &str, algorithm: Algorithm) -> Self {
+        let random = SystemRandom::new();
+        let key = match algorithm {
+            Algorithm::ES256 => EncodingKey::from_ec_der(
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap().as_ref(),
+            ),
+            Algorithm::ES384 => EncodingKey::from_ec_der(
+                EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random).unwrap().as_ref(),
+            ),
+            Algorithm::EdDSA => {
+                EncodingKey::from_ed_der(Ed25519KeyPair::generate_pkcs8v1(&random).unwrap().as_ref())
+            }
+            Algorithm::HS256 => EncodingKey::from_secret(b"a secret that the public set should never have"),
+            _ => {
+                let der = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+                let der = AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&der).unwrap();
+                let pem = format!(
+                    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+                    STANDARD.encode(der.as_ref())
+                );
+                EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap()
+            }
+        };
+        Self { id: id.to_owned(), algorithm, key }
+    }
+
+    /// The public half, as the issuer publishes it.
+    pub(in crate::caller) fn jwk(&self) -> Value {
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap()).unwrap();
+        jwk["kid"] = json!(self.id);
+        jwk
+    }
+
+    pub(in crate::caller) fn sign(&self, claims: &Value) -> String {
+        let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) };
+        encode(&header, claims, &self.key).unwrap()
+    }
+
+    /// A good token for that subject.
+    pub(in crate::caller) fn token_for(&self, subject: &str) -> String {
+        self.sign(&claims(&json!({ "sub": subject })))
+    }
+}
+
+pub(in crate::caller) fn jwks(keys: &[&SigningKey]) -> Vec<u8> {
+    let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
+    json!({ "keys": keys }).to_string().into_bytes()
+}
+
+/// Good claims, with changes; null takes a claim away.
+fn claims(changes: &Value) -> Value {
+    let mut claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(300), "sub": "portal" });
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        }
+    }
+    claims
+}
+
+fn in_seconds(seconds: i64) -> i64 {
+    i64::try_from(unix_seconds(WallClock::system().now())).unwrap() + seconds
+}
+
+fn verifier(jwks: &[u8]) -> JwtVerifier {
+    JwtVerifier::new(ISSUER, AUDIENCE, KeyRing::fixed(jwks))
+}
+
+async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFault> {
+    verifier.verify(token).await.map(|caller| caller.name().to_string())
+}
+
+/// A token with that header, signed by nobody.
+fn unsigned(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode("signature"))
+}
+
+#[tokio::test]
+async fn a_token_signed_with_an_accepted_algorithm_proves_its_subject() {
+    for algorithm in ALGORITHMS {
+        let key = SigningKey::new("k1", algorithm);
+        let verifier = verifier(&jwks(&[&key]));
+        assert_eq!(verified(&verifier, &key.token_for("portal")).await.as_deref(), Ok("jwt:portal"));
+
+        let forger = SigningKey::new("k1", algorithm);
+        assert_eq!(verified(&verifier, &forger.token_for("portal")).await, Err(JwtFault::Signature));
+        let mut tampered = key.token_for("portal");
+        let dot = tampered.find('.').unwrap();
+        tampered.replace_range(dot + 1..dot + 2, "f");
+        assert!(verified(&verifier, &tampered).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn every_claim_is_held_against_what_is_configured() {
+    let key = SigningKey::new("k1", Algorithm::ES256);
+    let verifier = verifier(&jwks(&[&key]));
+    for (changes, outcome) in [
+        (json!({}), Ok("jwt:portal")),
+        (json!({ "aud": ["other", AUDIENCE] }), Ok("jwt:portal")),
+        (json!({ "exp": in_seconds(-20) }), Ok("jwt:portal")),
+        (json!({ "nbf": in_seconds(20) }), Ok("jwt:portal")),
+        (json!({ "sub": "spiffe://td/a" }), Ok("jwt:spiffe://td/a")),
+        (json!({ "exp": in_seconds(-60) }), Err(JwtFault::Expired)),
+        (json!({ "exp": 0 }), Err(JwtFault::Expired)),
+        (json!({ "nbf": in_seconds(60) }), Err(JwtFault::NotYetValid)),
+        (json!({ "iss": "https://issuer.example/" }), Err(JwtFault::Issuer)),
+        (json!({ "aud": "other" }), Err(JwtFault::Audience)),
+        (json!({ "aud": [] }), Err(JwtFault::Audience)),
+        (json!({ "iss": [ISSUER] }), Err(JwtFault::Claims)),
+        (json!({ "iss": null }), Err(JwtFault::Claims)),
+        (json!({ "aud": null }), Err(JwtFault::Claims)),
+        (json!({ "exp": null }), Err(JwtFault::Claims)),
+        (json!({ "exp": "soon" }), Err(JwtFault::Claims)),
+        (json!({ "exp": -1 }), Err(JwtFault::Claims)),
+        (json!({ "nbf": "now" }), Err(JwtFault::Claims)),
+        (json!({ "sub": null }), Err(JwtFault::Claims)),
+        (json!({ "sub": 7 }), Err(JwtFault::Claims)),
+        (json!({ "sub": "" }), Err(JwtFault::Subject)),
+        (json!({ "sub": "a b" }), Err(JwtFault::Subject)),
+        (json!({ "sub": "a\nb" }), Err(JwtFault::Subject)),
+        (json!({ "sub": "\u{e4}" }), Err(JwtFault::Subject)),
+        (json!({ "sub": "a".repeat(256) }), Err(JwtFault::Subject)),
+    ] {
+        let token = key.sign(&claims(&changes));
+        assert_eq!(verified(&verifier, &token).await, outcome.map(str::to_owned), "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn no_algorithm_is_confused_with_another() {
+    let rsa = SigningKey::new("rsa", Algorithm::RS256);
+    let ec = SigningKey::new("ec", Algorithm::ES256);
+    let verifier = verifier(&jwks(&[&rsa, &ec]));
+    for header in [
+        json!({ "alg": "none", "kid": "rsa" }),
+        json!({ "alg": "None" }),
+        json!({ "alg": "" }),
+        json!({ "alg": ["RS256"] }),
+        json!({ "kid": "rsa" }),
+        json!({ "alg": "RS256", "kid": 7 }),
+        json!({ "alg": "RS256", "kid": "rsa", "crit": ["exp"] }),
+        json!({ "alg": "RS256", "kid": "x".repeat(257) }),
+    ] {
+        let token = unsigned(&header, &claims(&json!({})));
+        assert_eq!(verified(&verifier, &token).await, Err(JwtFault::Malformed), "{header}");
+    }
+    for (algorithm, id) in [
+        ("HS256", "rsa"),
+        ("HS512", "ec"),
+        ("PS256", "rsa"),
+        ("ES256", "rsa"),
+        ("RS256", "ec"),
+        ("RS512", "rsa"),
+    ] {
+        let token = unsigned(&json!({ "alg": algorithm, "kid": id }), &claims(&json!({})));
+        assert_eq!(verified(&verifier, &token).await, Err(JwtFault::Algorithm), "{algorithm} {id}");
+    }
+
+    // The classic: a shared-secret signature, made with the public key as the secret.
+    let public = rsa.jwk()["n"].as_str().unwrap().to_owned();
+    let header = Header { kid: Some("rsa".to_owned()), ..Header::new(Algorithm::HS256) };
+    let secret = EncodingKey::from_secret(&URL_SAFE_NO_PAD.decode(public).unwrap());
+    let forged = encode(&header, &claims(&json!({})), &secret).unwrap();
+    assert_eq!(verified(&verifier, &forged).await, Err(JwtFault::Algorithm));
+
+    // A key that the token itself brings along is not looked at.
+    let own = SigningKey::new("ec", Algorithm::ES256);
+    let header = Header {
+        kid: Some("ec".to_owned()),
+        jwk: Some(Jwk::from_encoding_key(&own.key, Algorithm::ES256).unwrap()),
+        jku: Some("https://evil.example/jwks".to_owned()),
+        ..Header::new(Algorithm::ES256)
+    };
+    let forged = encode(&header, &claims(&json!({})), &own.key).unwrap();
+    assert_eq!(verified(&verifier, &forged).await, Err(JwtFault::Signature));
+    assert_eq!(verified(&verifier, &ec.token_for("portal")).await.as_deref(), Ok("jwt:portal"));
+}
+
+#[tokio::test]
+async fn a_token_without_a_key_id_is_for_the_only_key_of_its_kind() {
+    let (first, second) = (SigningKey::new("k1", Algorithm::ES256), SigningKey::new("k2", Algorithm::ES256));
+    let ed = SigningKey::new("k3", Algorithm::EdDSA);
+    let token = encode(&Header::new(Algorithm::ES256), &claims(&json!({})), &first.key).unwrap();
+    let one = verifier(&jwks(&[&first, &ed]));
+    assert_eq!(verified(&one, &token).await.as_deref(), Ok("jwt:portal"));
+    let two = verifier(&jwks(&[&first, &second]));
+    assert_eq!(verified(&two, &token).await, Err(JwtFault::UnknownKey));
+}
+
+#[tokio::test]
+async fn what_is_no_jwt_is_malformed() {
+    let verifier = verifier(&jwks(&[&SigningKey::new("k1", Algorithm::EdDSA)]));
+    for token in ["", ".", "..", "a.b.c", "e30.e30.e30", "bnVsbA.e30.e30", "e30.e30", "e30.e30.e30.e30"] {
+        assert_eq!(verified(&verifier, token).await, Err(JwtFault::Malformed), "{token}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Names that were proven: what a SPIFFE id, a DNS name or a JWT subject may look like.
+//!
+//! A name ends up in rules, logs and records, so each is bounded visible ASCII whatever
+//! proved it. How it was proven is none of this module's business.
+
+/// The most bytes of a SPIFFE id (SPIFFE-ID section 2.3).
+const MAX_SPIFFE_ID_BYTES: usize = 2048;
+/// The most bytes of its trust domain (SPIFFE-ID section 2.1).
+const MAX_TRUST_DOMAIN_BYTES: usize = 255;
+/// The most bytes of a DNS name (RFC 1035 section 2.3.4), as text.
+const MAX_DNS_NAME_BYTES: usize = 253;
+/// The most bytes of one of its labels.
+const MAX_DNS_LABEL_BYTES: usize = 63;
+/// The most bytes of a JWT's subject, or of a bearer token's name.
+const MAX_PLAIN_NAME_BYTES: usize = 255;
+
+/// Why a certificate, or what a proxy tells of one, names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameFault {
+    /// The certificate cannot be read.
+    #[error("it cannot be read")]
+    Unreadable,
+    /// It has neither a SPIFFE id nor a DNS name.
+    #[error("it has neither a SPIFFE id nor a DNS name")]
+    Nameless,
+    /// It has more than one URI.
+    #[error("it has more than one URI")]
+    SeveralUris,
+    /// It has no SPIFFE id, and more than one DNS name.
+    #[error("it has more than one DNS name and no SPIFFE id")]
+    SeveralDnsNames,
+    /// Its SPIFFE id is malformed.
+    #[error("its SPIFFE id is malformed")]
+    MalformedSpiffeId,
+    /// Its DNS name is malformed, or a wildcard.
+    #[error("its DNS name is malformed or a wildcard")]
+    MalformedDnsName,
+}
+
+/// The one name that alternative names tell: the SPIFFE id if the only URI is one, else
+/// the only DNS name.
+///
+/// Several are refused, not chosen from: which of them is meant is not for us to guess,
+/// and would change with the order in which they happen to be written.
+pub(super) fn from_alternative_names<'a>(
+    uris: impl IntoIterator<Item = &'a str>,
+    dns_names: impl IntoIterator<Item = &'a str>,
+) -> Result<String, NameFault> {
+    let mut uris = uris.into_iter();
+    let uri = uris.next();
+    if uris.next().is_some() {
+        return Err(NameFault::SeveralUris);
+    }
+    if let Some(uri) = uri
+        && claims_to_be_spiffe(uri)
+    {
+        return if is_spiffe_id(uri) { Ok(uri.to_owned()) } else { Err(NameFault::MalformedSpiffeId) };
+    }
+    let mut dns_names = dns_names.into_iter();
+    let first = dns_names.next().ok_or(NameFault::Nameless)?;
+    if dns_names.any(|other| !other.eq_ignore_ascii_case(first)) {
+        return Err(NameFault::SeveralDnsNames);
+    }
+    dns_caller(first).ok_or(NameFault::MalformedDnsName)
+}
+
+/// The caller's name for a DNS name; none if it is malformed or a wildcard.
+pub(super) fn dns_caller(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let is_label = |label: &str| {
+        (1..=MAX_DNS_LABEL_BYTES).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    (name.len() <= MAX_DNS_NAME_BYTES && name.split('.').all(is_label)).then(|| format!("dns:{name}"))
+}
+
+/// Whether a text is a SPIFFE id of a workload: trust domain and a path (SPIFFE-ID
+/// section 2, X509-SVID section 5.2).
+pub(super) fn is_spiffe_id(text: &str) -> bool {
+    let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let is_domain_byte =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    text.len() <= MAX_SPIFFE_ID_BYTES
+        && (1..=MAX_TRUST_DOMAIN_BYTES).contains(&domain.len())
+        && domain.bytes().all(is_domain_byte)
+        && path.split('/').all(is_segment)
+}
+
+/// Whether a URI means to be a SPIFFE id, well formed or not.
+pub(super) fn claims_to_be_spiffe(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| scheme.trim().eq_ignore_ascii_case("spiffe"))
+}
+
+/// Whether a text can be a JWT's subject or a bearer token's name: 1 to 255 bytes of
+/// visible ASCII.
+pub(super) fn is_plain_name(text: &str) -> bool {
+    (1..=MAX_PLAIN_NAME_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(uris: &[&str], dns_names: &[&str]) -> Result<String, NameFault> {
+        from_alternative_names(uris.iter().copied(), dns_names.iter().copied())
+    }
+
+    #[test]
+    fn the_only_spiffe_id_comes_before_the_only_dns_name() {
+        assert_eq!(
+            told(&["spiffe://td/ns/a"], &["a.example", "b.example"]),
+            Ok("spiffe://td/ns/a".to_owned())
+        );
+        assert_eq!(told(&[], &["Portal.Example"]), Ok("dns:portal.example".to_owned()));
+        assert_eq!(told(&["https://a.example"], &["a.example", "A.EXAMPLE"]), Ok("dns:a.example".to_owned()));
+    }
+
+    #[test]
+    fn several_or_malformed_names_name_nobody() {
+        assert_eq!(told(&[], &[]), Err(NameFault::Nameless));
+        assert_eq!(told(&["https://a.example"], &[]), Err(NameFault::Nameless));
+        assert_eq!(told(&["spiffe://td/a", "spiffe://td/a"], &["a"]), Err(NameFault::SeveralUris));
+        assert_eq!(told(&["spiffe://td/a", "https://x"], &["a"]), Err(NameFault::SeveralUris));
+        assert_eq!(told(&[], &["a.example", "b.example"]), Err(NameFault::SeveralDnsNames));
+        for uri in [
+            "spiffe://",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe:///a",
+            "spiffe://td//a",
+            "spiffe://td/a/",
+            "spiffe://td/../a",
+            "spiffe://td/./a",
+            "spiffe://TD/a",
+            "SPIFFE://td/a",
+            "spiffe:td/a",
+            "spiffe://td:80/a",
+            "spiffe://u@td/a",
+            "spiffe://td/a?b",
+            "spiffe://td/a#b",
+            "spiffe://td/a%2f",
+            "spiffe://td/a b",
+            "spiffe://td/a\nb",
+            "spiffe://td/\u{e4}",
+        ] {
+            assert_eq!(told(&[uri], &["a"]), Err(NameFault::MalformedSpiffeId), "{uri}");
+        }
+        let long = format!("spiffe://td/{}", "a".repeat(2037));
+        assert_eq!(told(&[&long], &[]), Err(NameFault::MalformedSpiffeId));
+        let label = "a".repeat(64);
+        for name in
+            ["", "*.example", "a..b", ".a", "a.", "a b", "a\n", "\u{e4}.example", "a/b", label.as_str()]
+        {
+            assert_eq!(told(&[], &[name]), Err(NameFault::MalformedDnsName), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+use aws_lc_rs::digest::{SHA256, digest};
+use jsonwebtoken::Algorithm;
+use rcgen::{CertificateParams, KeyPair, SanType};
+
+use super::*;
+use jwt::tests::{AUDIENCE, ISSUER, SigningKey, jwks};
+
+const REMOTE: &str = "192.0.2.7:4321";
+const LOOPBACK: &str = "127.0.0.1:4321";
+const TOKEN: &str = "canary-token";
+
+/// An identification by everything, and the key of the issuer that it trusts.
+struct Everything {
+    identification: Identification,
+    key: SigningKey,
+}
+
+impl Everything {
+    fn new(header: ForwardedHeader) -> Self {
+        let key = SigningKey::new("k1", Algorithm::ES256);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        std::fs::write(&path, jwks(&[&key])).unwrap();
+        let settings = Settings {
+            certificate: true,
+            jwt: Some(JwtSettings {
+                issuer: ISSUER.to_owned(),
+                audience: AUDIENCE.to_owned(),
+                jwks: JwksSource::File(path),
+            }),
+            forwarded: Some(ForwardedSettings {
+                header,
+                from: vec![ForwardedFrom::Loopback, ForwardedFrom::Spiffe("spiffe://mesh/edge".to_owned())],
+            }),
+            ..with_token()
+        };
+        Self { identification: identification(settings), key }
+    }
+
+    async fn sees(&self, peer: &Peer, headers: &[(&'static str, &str)]) -> Result<String, CallerError> {
+        sees(&self.identification, peer, headers).await
+    }
+}
+
+fn with_token() -> Settings {
+    let known = digest(&SHA256, TOKEN.as_bytes()).as_ref().try_into().unwrap();
+    Settings { tokens: vec![("ci".to_owned(), known)], ..Settings::default() }
+}
+
+fn no_http() -> HttpClientSource {
+    Arc::new(|| unreachable!("nothing is fetched here"))
+}
+
+fn identification(settings: Settings) -> Identification {
+    Identification::new(settings, no_http(), Metrics::new()).unwrap().0
+}
+
+/// The caller's name, after how it was proven.
+async fn sees(
+    identification: &Identification,
+    peer: &Peer,
+    headers: &[(&'static str, &str)],
+) -> Result<String, CallerError> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, HeaderValue::from_str(value).unwrap());
+    }
+    let caller = identification.identify(&map, peer).await?;
+    Ok(format!("{} {}", caller.proof().as_str(), caller.name()))
+}
+
+fn plaintext(address: &str) -> Peer {
+    Peer::plaintext(address.parse().unwrap())
+}
+
+/// A peer with a certificate that has these SPIFFE ids.
+fn certified(uris: &[&str]) -> Peer {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+    let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    Peer::tls(REMOTE.parse().unwrap(), &[certificate.der().clone()])
+}
+
+fn bearer(credential: &str) -> String {
+    format!("Bearer {credential}")
+}
+
+fn saw(text: &str) -> Result<String, CallerError> {
+    Ok(text.to_owned())
+}
+
+#[tokio::test]
+async fn without_any_proof_every_caller_is_anonymous() {
+    let none = Identification::none();
+    let headers = [("authorization", "Basic x"), ("x-forwarded-client-cert", "URI=spiffe://td/a")];
+    assert_eq!(sees(&none, &certified(&["spiffe://td/a"]), &headers).await, saw("none anonymous"));
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    assert_eq!(all.sees(&plaintext(REMOTE), &[]).await, saw("none anonymous"));
+    assert_eq!(all.sees(&Peer::tls(REMOTE.parse().unwrap(), &[]), &[]).await, saw("none anonymous"));
+}
+
+#[tokio::test]
+async fn each_proof_alone_names_its_caller() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    assert_eq!(all.sees(&certified(&["spiffe://td/a"]), &[]).await, saw("certificate spiffe://td/a"));
+    let jwt = bearer(&all.key.token_for("portal"));
+    assert_eq!(all.sees(&plaintext(REMOTE), &[("authorization", &jwt)]).await, saw("jwt jwt:portal"));
+    let token = bearer(TOKEN);
+    assert_eq!(all.sees(&plaintext(REMOTE), &[("authorization", &token)]).await, saw("token token:ci"));
+    let told = [("x-forwarded-client-cert", "Hash=ab;URI=spiffe://td/behind")];
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &told).await, saw("forwarded spiffe://td/behind"));
+    let linkerd = Everything::new(ForwardedHeader::L5dClientId);
+    let told = [("l5d-client-id", "portal.ns.serviceaccount.identity.linkerd.cluster.local")];
+    assert_eq!(
+        linkerd.sees(&plaintext("[::ffff:127.0.0.1]:1"), &told).await,
+        saw("forwarded dns:portal.ns.serviceaccount.identity.linkerd.cluster.local")
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_comes_before_what_the_request_says() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let jwt = bearer(&all.key.token_for("portal"));
+    let headers = [("authorization", jwt.as_str()), ("x-forwarded-client-cert", "URI=spiffe://mesh/admin")];
+    assert_eq!(all.sees(&certified(&["spiffe://td/a"]), &headers).await, saw("certificate spiffe://td/a"));
+}
+
+#[tokio::test]
+async fn a_proxy_is_the_caller_only_when_the_request_names_no_other() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let edge = certified(&["spiffe://mesh/edge"]);
+    let jwt = bearer(&all.key.token_for("portal"));
+    let told = ("x-forwarded-client-cert", "By=spiffe://mesh/edge;URI=spiffe://td/behind");
+    assert_eq!(all.sees(&edge, &[told]).await, saw("forwarded spiffe://td/behind"));
+    assert_eq!(all.sees(&edge, &[told, ("authorization", &jwt)]).await, saw("jwt jwt:portal"));
+    assert_eq!(all.sees(&edge, &[("authorization", &jwt)]).await, saw("jwt jwt:portal"));
+    assert_eq!(all.sees(&edge, &[]).await, saw("certificate spiffe://mesh/edge"));
+}
+
+#[tokio::test]
+async fn a_header_from_a_peer_that_may_not_tell_is_ignored() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let told = ("x-forwarded-client-cert", "URI=spiffe://td/admin");
+    assert_eq!(all.sees(&plaintext(REMOTE), &[told]).await, saw("none anonymous"));
+    assert_eq!(all.sees(&plaintext(REMOTE), &[told, told]).await, saw("none anonymous"));
+    for almost in ["spiffe://mesh/edge2", "spiffe://mesh2/edge", "spiffe://mesh/edge/x"] {
+        assert_eq!(all.sees(&certified(&[almost]), &[told]).await, saw(&format!("certificate {almost}")));
+    }
+    let other_kind = ("l5d-client-id", "admin");
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[other_kind]).await, saw("none anonymous"));
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, other_kind]).await, saw("forwarded spiffe://td/admin"));
+}
+
+#[test]
+fn a_header_that_nobody_listens_to_is_told_apart_from_one_that_was_asked_for() {
+    let headers = |names: &[&'static str]| -> HeaderMap {
+        names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).collect()
+    };
+    let (xfcc, linkerd) = ("x-forwarded-client-cert", "l5d-client-id");
+    for (names, listened_to, claims) in [
+        (&[][..], None, false),
+        (&["x-request-id"], None, false),
+        (&[xfcc], None, true),
+        (&[linkerd], None, true),
+        (&[xfcc], Some(ForwardedHeader::Xfcc), false),
+        (&[xfcc], Some(ForwardedHeader::L5dClientId), true),
+        (&[xfcc, linkerd], Some(ForwardedHeader::Xfcc), true),
+    ] {
+        assert_eq!(forwarded::claims_identity(&headers(names), listened_to), claims, "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_identity_told_twice_is_refused() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let jwt = bearer(&all.key.token_for("portal"));
+    let twice = [("authorization", jwt.as_str()), ("authorization", jwt.as_str())];
+    for peer in [plaintext(REMOTE), plaintext(LOOPBACK), certified(&["spiffe://td/a"])] {
+        assert_eq!(all.sees(&peer, &twice).await, Err(CallerError::DuplicateIdentity));
+    }
+    assert_eq!(
+        sees(&Identification::none(), &plaintext(REMOTE), &twice).await,
+        Err(CallerError::DuplicateIdentity)
+    );
+    let told = ("x-forwarded-client-cert", "URI=spiffe://td/a");
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, told]).await, Err(CallerError::DuplicateIdentity));
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told]).await, saw("forwarded spiffe://td/a"));
+}
+
+#[tokio::test]
+async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let forger = SigningKey::new("k1", Algorithm::ES256);
+    let forged = bearer(&forger.token_for("portal"));
+    let told = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
+    for peer in [plaintext(REMOTE), plaintext(LOOPBACK)] {
+        assert_eq!(
+            all.sees(&peer, &[("authorization", &forged), told]).await,
+            Err(CallerError::InvalidJwt(JwtFault::Signature))
+        );
+        for wrong in
+            ["Bearer wrong", "Basic Y2k6eA==", "canary-token", "Bearer canary-token, Bearer canary-token"]
+        {
+            assert_eq!(
+                all.sees(&peer, &[("authorization", wrong), told]).await,
+                Err(CallerError::InvalidCredential),
+                "{wrong}"
+            );
+        }
+    }
+    assert_eq!(
+        all.sees(&certified(&["spiffe://td/a", "spiffe://td/b"]), &[("authorization", &bearer(TOKEN))]).await,
+        Err(CallerError::InvalidCertificate(NameFault::SeveralUris))
+    );
+    assert_eq!(
+        all.sees(&plaintext(LOOPBACK), &[("x-forwarded-client-cert", "URI=\"")]).await,
+        Err(CallerError::InvalidForwarded(ForwardedFault::Malformed))
+    );
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told]).await, saw("forwarded spiffe://td/behind"));
+}
+
+#[tokio::test]
+async fn what_is_not_configured_is_not_looked_at() {
+    let only_tokens = identification(with_token());
+    let peer = certified(&["spiffe://td/a", "spiffe://td/b"]);
+    assert_eq!(sees(&only_tokens, &peer, &[("authorization", &bearer(TOKEN))]).await, saw("token token:ci"));
+    let jwt = bearer(&SigningKey::new("k1", Algorithm::ES256).token_for("portal"));
+    assert_eq!(
+        sees(&only_tokens, &peer, &[("authorization", &jwt)]).await,
+        Err(CallerError::InvalidCredential),
+        "to one who knows only tokens, a JWT is a wrong token"
+    );
+    let only_certificates = identification(Settings { certificate: true, ..Settings::default() });
+    let named = certified(&["spiffe://td/a"]);
+    assert_eq!(
+        sees(&only_certificates, &named, &[("authorization", "Basic x")]).await,
+        saw("certificate spiffe://td/a")
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_replaced_whole_or_not_at_all() {
+    let identification = identification(with_token());
+    let headers = [("authorization", "Bearer canary-token")];
+    let wrong = vec![("ok".to_owned(), [2; 32]), ("not ok".to_owned(), [3; 32])];
+    assert!(identification.replace_tokens(wrong).is_err());
+    assert_eq!(sees(&identification, &plaintext(REMOTE), &headers).await, saw("token token:ci"));
+    identification.replace_tokens(vec![("ops".to_owned(), [2; 32])]).unwrap();
+    assert_eq!(
+        sees(&identification, &plaintext(REMOTE), &headers).await,
+        Err(CallerError::InvalidCredential)
+    );
+    identification.replace_tokens(with_token().tokens).unwrap();
+    assert_eq!(sees(&identification, &plaintext(REMOTE), &headers).await, saw("token token:ci"));
+}
+
+#[test]
+fn settings_that_would_identify_wrongly_are_refused() {
+    let refused = |settings| Identification::new(settings, no_http(), Metrics::new()).unwrap_err();
+    let forwarded = |from| Settings {
+        forwarded: Some(ForwardedSettings { header: ForwardedHeader::Xfcc, from }),
+        ..Settings::default()
+    };
+    let jwt = |issuer: &str, audience: &str, url: &str| Settings {
+        jwt: Some(JwtSettings {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            jwks: JwksSource::Url(url.parse().unwrap()),
+        }),
+        ..Settings::default()
+    };
+    assert!(matches!(refused(forwarded(vec![])), InvalidSettings::ForwardedFrom));
+    let glob = ForwardedFrom::Spiffe("spiffe://mesh/*".to_owned());
+    assert!(matches!(refused(forwarded(vec![glob])), InvalidSettings::ForwardedFrom));
+    assert!(matches!(refused(jwt("", "b", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
+    assert!(matches!(refused(jwt("a", "", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
+    assert!(matches!(refused(jwt("a", "b", "http://c")), InvalidSettings::JwksUrl));
+}
+
+#[tokio::test]
+async fn nothing_shown_of_a_caller_or_its_error_has_its_credential() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let jwt = SigningKey::new("canary", Algorithm::ES256).token_for("canary");
+    let mut shown = format!("{:?} {:?}", all.identification, with_token());
+    for credential in ["canary-wrong", TOKEN, &jwt] {
+        let outcome = all.sees(&plaintext(REMOTE), &[("authorization", &bearer(credential))]).await;
+        shown += &format!("{outcome:?}");
+        if let Err(error) = outcome {
+            shown += &error.to_string();
+        }
+    }
+    assert!(!shown.contains("canary"), "{shown}");
+}
