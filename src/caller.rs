@@ -27,13 +27,15 @@ mod certificate;
 mod forwarded;
 mod jwks;
 mod jwt;
+mod key_set;
 mod name;
 
 pub use forwarded::{
     ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings, InvalidForwardedFrom,
 };
-pub use jwks::{HttpClientSource, JwksFault, JwksRefresh, JwksSource};
+pub use jwks::{HttpClientSource, JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
+pub use key_set::JwksFault;
 pub use name::NameFault;
 
 /// A caller, and how its name was proven.

@@ -36,7 +36,8 @@ pub struct RuleSettings {
     pub external_ids: Option<Vec<String>>,
     /// Globs on user ids.
     pub user_ids: Option<Vec<String>>,
-    /// How often one caller may call; 50 a second if absent.
+    /// How often one caller may call; 50 a second if absent. All who are `anonymous` are
+    /// one caller.
     pub rate: Option<Rate>,
     /// How many calls one caller may save up, 1 to 1,000,000; 100 if absent.
     pub burst: Option<u32>,

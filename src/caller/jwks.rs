@@ -1,4 +1,4 @@
-//! An issuer's public keys: reading a JSON Web Key Set (RFC 7517), and keeping it fresh.
+//! An issuer's public keys, kept fresh.
 //!
 //! [`KeyRing`] is what verification looks at; [`JwksRefresh`] is the one task that changes
 //! it. Keys are only ever replaced by a set that has some: a failed fetch or a broken
@@ -11,11 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::{
-    Algorithm, DecodingKey,
-    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
-};
-use serde::Deserialize;
+use jsonwebtoken::Algorithm;
 use tokio::{
     io::AsyncReadExt as _,
     sync::{Notify, watch},
@@ -23,17 +19,13 @@ use tokio::{
 };
 use url::Url;
 
-use super::jwt::ALGORITHMS;
+use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
     clock::{self, Instant},
     telemetry::metrics::Metrics,
 };
 
-/// The most bytes of a key set; real ones have a few KiB.
-const MAX_JWKS_BYTES: usize = 256 * 1024;
-/// The most keys of a set, so that looking one up stays cheap.
-const MAX_KEYS: usize = 100;
 /// How often the keys are fetched when nobody asks for an unknown one.
 const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
 /// Between two fetches that unknown keys cause. Anyone can make up an unknown key: this
@@ -59,20 +51,6 @@ pub enum JwksSource {
     Url(Url),
 }
 
-/// Why a text is no usable key set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JwksFault {
-    /// It is longer than 256 KiB.
-    #[error("the key set is larger than 256 KiB")]
-    TooLarge,
-    /// It is no JSON object with a list `keys`.
-    #[error("it is not a JSON Web Key Set")]
-    Malformed,
-    /// None of its keys can verify a signature with an accepted algorithm.
-    #[error("none of its keys can verify RS, ES or EdDSA signatures")]
-    NoUsableKey,
-}
-
 /// Why keys were not fetched.
 #[derive(Debug, thiserror::Error)]
 enum FetchFault {
@@ -86,27 +64,6 @@ enum FetchFault {
     File(#[source] std::io::Error),
     #[error(transparent)]
     Jwks(#[from] JwksFault),
-}
-
-/// The keys of a set that are of use.
-#[derive(Debug)]
-pub(super) struct KeySet(Vec<Key>);
-
-#[derive(Debug)]
-struct Key {
-    id: Option<String>,
-    algorithms: Vec<Algorithm>,
-    key: Arc<DecodingKey>,
-}
-
-/// What a key ring has for a token.
-#[derive(Debug)]
-pub(super) enum Lookup {
-    Found(Arc<DecodingKey>),
-    /// The key is there and is for another algorithm.
-    OtherAlgorithm,
-    Unknown,
-    NoKeysYet,
 }
 
 /// An issuer's keys as last seen, and the way to ask for newer ones.
@@ -146,78 +103,6 @@ pub struct JwksRefresh {
 struct SeenFile {
     content: Option<Vec<u8>>,
     failures: u32,
-}
-
-impl KeySet {
-    /// Reads a set. Keys that we cannot use (of other types, for encryption) are passed
-    /// over, as RFC 7517 section 5 says.
-    pub(super) fn parse(json: &[u8]) -> Result<Self, JwksFault> {
-        #[derive(Deserialize)]
-        struct Document {
-            keys: Vec<serde_json::Value>,
-        }
-        if json.len() > MAX_JWKS_BYTES {
-            return Err(JwksFault::TooLarge);
-        }
-        let document: Document = serde_json::from_slice(json).map_err(|_| JwksFault::Malformed)?;
-        let usable = document.keys.into_iter().filter_map(Key::read).take(MAX_KEYS);
-        let keys: Vec<Key> = usable.collect();
-        if keys.is_empty() { Err(JwksFault::NoUsableKey) } else { Ok(Self(keys)) }
-    }
-
-    /// The key with that id; without an id, the only key for that algorithm.
-    fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Lookup {
-        let fits = |key: &&Key| key.algorithms.contains(&algorithm);
-        if let Some(id) = id {
-            let mut named = self.0.iter().filter(|key| key.id.as_deref() == Some(id)).peekable();
-            if named.peek().is_none() {
-                return Lookup::Unknown;
-            }
-            return named
-                .find(fits)
-                .map_or(Lookup::OtherAlgorithm, |key| Lookup::Found(Arc::clone(&key.key)));
-        }
-        let mut fitting = self.0.iter().filter(fits);
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Lookup::Found(Arc::clone(&key.key)),
-            _ => Lookup::Unknown,
-        }
-    }
-}
-
-impl Key {
-    fn read(value: serde_json::Value) -> Option<Self> {
-        let jwk: Jwk = serde_json::from_value(value).ok()?;
-        let of_type: &[Algorithm] = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
-            AlgorithmParameters::EllipticCurve(key) => match key.curve {
-                EllipticCurve::P256 => &[Algorithm::ES256],
-                EllipticCurve::P384 => &[Algorithm::ES384],
-                _ => return None,
-            },
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-                &[Algorithm::EdDSA]
-            }
-            // A shared secret in a public set would let anyone sign.
-            _ => return None,
-        };
-        let common = &jwk.common;
-        let is_for_signatures = !matches!(&common.public_key_use, Some(other) if *other != PublicKeyUse::Signature)
-            && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
-        if !is_for_signatures {
-            return None;
-        }
-        let algorithms: Vec<Algorithm> = of_type
-            .iter()
-            .filter(|algorithm| ALGORITHMS.contains(algorithm))
-            .filter(|algorithm| {
-                common.key_algorithm.is_none_or(|only| only == KeyAlgorithm::from(**algorithm))
-            })
-            .copied()
-            .collect();
-        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
-        Some(Self { id: common.key_id.clone(), algorithms, key: Arc::new(key) })
-    }
 }
 
 impl KeyRing {
@@ -364,7 +249,7 @@ impl JwksRefresh {
         match keys {
             Ok(keys) => {
                 if failures_before > 0 || self.ring.keys.load().is_none() {
-                    tracing::info!(keys = keys.0.len(), "the JWT issuer's keys are loaded");
+                    tracing::info!(keys = keys.len(), "the JWT issuer's keys are loaded");
                 }
                 self.ring.keys.store(Some(Arc::new(keys)));
             }

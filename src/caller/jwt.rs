@@ -11,7 +11,8 @@ use serde::Deserialize;
 
 use super::{
     Caller, Proof,
-    jwks::{JwksSource, KeyRing, Lookup},
+    jwks::{JwksSource, KeyRing},
+    key_set::Lookup,
     name,
 };
 
@@ -21,7 +22,7 @@ const LEEWAY_SECONDS: u64 = 30;
 const MAX_KEY_ID_BYTES: usize = 256;
 
 /// The algorithms that are accepted. RSA-PSS is not among them: the design names RS, ES
-/// and EdDSA, and an issuer that signs with PSS can sign with these.
+/// and `EdDSA`, and an issuer that signs with PSS can sign with these.
 pub(super) const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -48,7 +49,7 @@ pub enum JwtFault {
     /// It is no JWT, or has a critical header that we do not know.
     #[error("it is malformed")]
     Malformed,
-    /// It is not signed with RS, ES or EdDSA, or not with the algorithm of its key.
+    /// It is not signed with RS, ES or `EdDSA`, or not with the algorithm of its key.
     #[error("its algorithm is not accepted")]
     Algorithm,
     /// Its key is unknown.

@@ -85,6 +85,7 @@ fn bearer(credential: &str) -> String {
     format!("Bearer {credential}")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "reads like the outcome that it is compared with")]
 fn saw(text: &str) -> Result<String, CallerError> {
     Ok(text.to_owned())
 }
@@ -191,11 +192,11 @@ async fn an_identity_told_twice_is_refused() {
 async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let forger = SigningKey::new("k1", Algorithm::ES256);
-    let forged = bearer(&forger.token_for("portal"));
+    let wrong_key = bearer(&forger.token_for("portal"));
     let told = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
     for peer in [plaintext(REMOTE), plaintext(LOOPBACK)] {
         assert_eq!(
-            all.sees(&peer, &[("authorization", &forged), told]).await,
+            all.sees(&peer, &[("authorization", &wrong_key), told]).await,
             Err(CallerError::InvalidJwt(JwtFault::Signature))
         );
         for wrong in
@@ -281,13 +282,13 @@ fn settings_that_would_identify_wrongly_are_refused() {
 async fn nothing_shown_of_a_caller_or_its_error_has_its_credential() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let jwt = SigningKey::new("canary", Algorithm::ES256).token_for("canary");
-    let mut shown = format!("{:?} {:?}", all.identification, with_token());
+    let mut shown = vec![format!("{:?} {:?}", all.identification, with_token())];
     for credential in ["canary-wrong", TOKEN, &jwt] {
         let outcome = all.sees(&plaintext(REMOTE), &[("authorization", &bearer(credential))]).await;
-        shown += &format!("{outcome:?}");
-        if let Err(error) = outcome {
-            shown += &error.to_string();
-        }
+        shown.push(format!("{outcome:?}"));
+        shown.extend(outcome.err().map(|error| error.to_string()));
     }
+    assert_eq!(shown.len(), 6);
+    let shown = shown.concat();
     assert!(!shown.contains("canary"), "{shown}");
 }

@@ -1,0 +1,172 @@
+//! A JSON Web Key Set (RFC 7517): which of its keys are of use, and for what.
+//!
+//! Where a set comes from, and when it is replaced, is in `jwks`.
+
+use std::sync::Arc;
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+
+use super::jwt::ALGORITHMS;
+
+/// The most bytes of a key set; real ones have a few KiB.
+pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;
+/// The most keys of a set, so that looking one up stays cheap.
+const MAX_KEYS: usize = 100;
+/// Why a text is no usable key set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwksFault {
+    /// It is longer than 256 KiB.
+    #[error("the key set is larger than 256 KiB")]
+    TooLarge,
+    /// It is no JSON object with a list `keys`.
+    #[error("it is not a JSON Web Key Set")]
+    Malformed,
+    /// None of its keys can verify a signature with an accepted algorithm.
+    #[error("none of its keys can verify RS, ES or EdDSA signatures")]
+    NoUsableKey,
+}
+
+/// The keys of a set that are of use.
+#[derive(Debug)]
+pub(super) struct KeySet(Vec<Key>);
+
+#[derive(Debug)]
+struct Key {
+    id: Option<String>,
+    algorithms: Vec<Algorithm>,
+    verifies_with: Arc<DecodingKey>,
+}
+
+/// What a key ring has for a token.
+#[derive(Debug)]
+pub(super) enum Lookup {
+    Found(Arc<DecodingKey>),
+    /// The key is there and is for another algorithm.
+    OtherAlgorithm,
+    Unknown,
+    NoKeysYet,
+}
+
+impl KeySet {
+    /// Reads a set. Keys that we cannot use (of other types, for encryption) are passed
+    /// over, as RFC 7517 section 5 says.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, JwksFault> {
+        #[derive(Deserialize)]
+        struct Document {
+            keys: Vec<serde_json::Value>,
+        }
+        if json.len() > MAX_JWKS_BYTES {
+            return Err(JwksFault::TooLarge);
+        }
+        let document: Document = serde_json::from_slice(json).map_err(|_| JwksFault::Malformed)?;
+        let usable = document.keys.into_iter().filter_map(Key::read).take(MAX_KEYS);
+        let keys: Vec<Key> = usable.collect();
+        if keys.is_empty() { Err(JwksFault::NoUsableKey) } else { Ok(Self(keys)) }
+    }
+
+    /// How many keys there are.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The key with that id; without an id, the only key for that algorithm.
+    pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Lookup {
+        let fits = |key: &&Key| key.algorithms.contains(&algorithm);
+        if let Some(id) = id {
+            let mut named = self.0.iter().filter(|key| key.id.as_deref() == Some(id)).peekable();
+            if named.peek().is_none() {
+                return Lookup::Unknown;
+            }
+            return named
+                .find(fits)
+                .map_or(Lookup::OtherAlgorithm, |key| Lookup::Found(Arc::clone(&key.verifies_with)));
+        }
+        let mut fitting = self.0.iter().filter(fits);
+        match (fitting.next(), fitting.next()) {
+            (Some(key), None) => Lookup::Found(Arc::clone(&key.verifies_with)),
+            _ => Lookup::Unknown,
+        }
+    }
+}
+
+impl Key {
+    fn read(value: serde_json::Value) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_value(value).ok()?;
+        let of_type: &[Algorithm] = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => &[Algorithm::ES256],
+                EllipticCurve::P384 => &[Algorithm::ES384],
+                _ => return None,
+            },
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                &[Algorithm::EdDSA]
+            }
+            // A shared secret in a public set would let anyone sign.
+            _ => return None,
+        };
+        let common = &jwk.common;
+        let is_for_signatures = !matches!(&common.public_key_use, Some(other) if *other != PublicKeyUse::Signature)
+            && common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+        if !is_for_signatures {
+            return None;
+        }
+        let algorithms: Vec<Algorithm> = of_type
+            .iter()
+            .filter(|algorithm| ALGORITHMS.contains(algorithm))
+            .filter(|algorithm| {
+                common.key_algorithm.is_none_or(|only| only == KeyAlgorithm::from(**algorithm))
+            })
+            .copied()
+            .collect();
+        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
+        Some(Self { id: common.key_id.clone(), algorithms, verifies_with: Arc::new(key) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::caller::jwt::tests::SigningKey;
+
+    #[test]
+    fn only_keys_that_verify_our_algorithms_are_kept() {
+        let good = SigningKey::new("good", Algorithm::EdDSA);
+        let secret = SigningKey::new("secret", Algorithm::HS256);
+        let with = |name: &str, value: serde_json::Value| {
+            let mut jwk = SigningKey::new("k", Algorithm::ES256).jwk();
+            jwk[name] = value;
+            jwk
+        };
+        let document = json!({ "keys": [
+            good.jwk(),
+            secret.jwk(),
+            with("use", json!("enc")),
+            with("key_ops", json!(["sign"])),
+            with("alg", json!("ES384")),
+            with("alg", json!("RSA-OAEP")),
+            with("crv", json!("P-521")),
+            with("kty", json!("new")),
+            with("x", json!("!")),
+            {"kty": "RSA"},
+            7,
+        ], "extra": 1 });
+        let keys = KeySet::parse(document.to_string().as_bytes()).unwrap();
+        assert_eq!(keys.0.len(), 1);
+        assert!(matches!(keys.find(Algorithm::EdDSA, Some("good")), Lookup::Found(_)));
+        assert!(matches!(keys.find(Algorithm::ES256, Some("good")), Lookup::OtherAlgorithm));
+        assert!(matches!(keys.find(Algorithm::ES256, Some("k")), Lookup::Unknown));
+
+        let only_secret = json!({ "keys": [secret.jwk()] }).to_string();
+        assert_eq!(KeySet::parse(only_secret.as_bytes()).unwrap_err(), JwksFault::NoUsableKey);
+        for text in ["", "{}", "[]", "{\"keys\": 7}"] {
+            assert_eq!(KeySet::parse(text.as_bytes()).unwrap_err(), JwksFault::Malformed, "{text}");
+        }
+    }
+}
