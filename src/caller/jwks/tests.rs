@@ -178,6 +178,19 @@ async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
 }
 
 #[tokio::test]
+async fn an_endless_answer_is_cut_off_at_the_bound() {
+    let endless = || async {
+        let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
+        axum::body::Body::from_stream(chunks)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(endless))).await.unwrap() });
+    let fetched = fetch(&http()(), &url).await;
+    assert!(matches!(fetched, Err(FetchFault::Jwks(JwksFault::TooLarge))), "{fetched:?}");
+}
+
+#[tokio::test]
 async fn an_issuer_that_never_answers_is_given_up_on_and_tried_again() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let held = issuer.0.gate.acquire().await.unwrap();
