@@ -49,7 +49,7 @@ use crate::{
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
-/// How long a worker may take to stop once its connections are closed.
+/// How long the workers may take to stop once their connections are closed.
 const WORKER_END: Duration = Duration::from_secs(1);
 
 /// What the server works with.
@@ -249,9 +249,14 @@ impl Server {
     /// is over within 29 s, whatever peers do.
     pub async fn drain(self) -> Drained {
         let drained = self.drain.run().await;
-        for worker in self.workers {
-            // An error is the end as well: the other side is dropped with the thread.
-            let _ = tokio::time::timeout(WORKER_END, worker).await;
+        let workers = async {
+            for worker in self.workers {
+                // An error is the end as well: the other side is dropped with the thread.
+                let _ = worker.await;
+            }
+        };
+        if tokio::time::timeout(WORKER_END, workers).await.is_err() {
+            tracing::warn!("a worker did not stop in time; the drain does not wait for it");
         }
         tracing::info!(
             calls.cut_off = drained.cut_off,

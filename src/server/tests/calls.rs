@@ -51,6 +51,9 @@ async fn only_grpc_is_spoken() {
         assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
         assert_eq!(answer.reason(), "INVALID_REQUEST");
     }
+    let get = Request::get(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
+    let (answer, _) = client.send.send_request(get.body(()).unwrap(), true).unwrap();
+    assert_eq!(received(answer).await.unwrap().http, StatusCode::METHOD_NOT_ALLOWED);
     for good in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
         assert_eq!(client.call(ISSUE, &[("content-type", good)]).await.code(), Some(tonic::Code::Ok));
     }

@@ -158,6 +158,17 @@ async fn work_that_goes_on_without_its_caller_is_waited_for() {
 }
 
 #[tokio::test]
+async fn drain_tells_health_first_that_it_drains_and_then_to_end_its_streams() {
+    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(200)).await;
+    let going_away = running.server.drain.phases.go_away.clone();
+    let drain = tokio::spawn(running.server.drain());
+    timeout(SOON, running.draining.cancelled()).await.unwrap();
+    assert!(!going_away.is_cancelled());
+    timeout(SOON, going_away.cancelled()).await.unwrap();
+    assert_eq!(drain.await.unwrap().closed, 0);
+}
+
+#[tokio::test]
 async fn dropped_server_ends_at_once() {
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
