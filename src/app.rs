@@ -36,14 +36,14 @@ use crate::{
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
     service::{ApiClients, OttService, Reflection, TokensInUse},
-    telemetry::{admin::Admin, metrics::Metrics},
+    telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
 };
 
 /// The most bytes of a request message (design section 7).
 const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 /// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// How long the last audit records may take to be written.
+/// How long the last audit records, and the last spans, may take to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// A running gateway.
@@ -54,6 +54,7 @@ pub struct App {
     admin: Option<SocketAddr>,
     audit: Audit,
     metrics: Metrics,
+    tracer: Tracer,
     reload: Reload,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -89,7 +90,12 @@ impl App {
         metrics.set_callers(settings::named_callers(&config.access));
         let quotas = if config.access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
         let access = Access::new(access_rules(&config.access)?, quotas, metrics.clone());
-        let identification = Identification::none();
+        let (callers, jwks_client) = settings::callers(&config.callers, &config.server)?;
+        let (identification, key_refresh) = Identification::new(callers, jwks_client, metrics.clone())?;
+        if let Some(key_refresh) = key_refresh {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
+        }
+        let tracer = settings::tracer(&config.telemetry)?;
 
         let mut upstreams = Vec::new();
         for name in config.api_clients.by_name.keys() {
@@ -104,19 +110,17 @@ impl App {
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit(broken, health)));
         }
 
-        let draining = CancellationToken::new();
+        let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let parts = server::Parts {
-            identification,
+            identification: identification.clone(),
             audit: audit.clone(),
             metrics: metrics.clone(),
+            tracer: tracer.clone(),
             draining: draining.clone(),
+            going_away: going_away.clone(),
         };
-        let lame_duck = config.server.drain_lame_duck;
-        tasks.spawn(stop.clone().run_until_cancelled_owned(follow_drain(
-            draining,
-            lame_duck,
-            health.clone(),
-        )));
+        let drain = follow_drain(draining, going_away, health.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(drain));
 
         let shared = Shared {
             upstreams,
@@ -135,7 +139,15 @@ impl App {
                 let routes = move || Ok(Routes::new(service.clone().into_server()));
                 Some(
                     bound
-                        .serve(server::Parts { identification: Identification::none(), ..parts }, routes)
+                        .serve(
+                            server::Parts {
+                                identification: Identification::none(),
+                                draining: CancellationToken::new(),
+                                going_away: CancellationToken::new(),
+                                ..parts
+                            },
+                            routes,
+                        )
                         .await?,
                 )
             }
@@ -147,7 +159,7 @@ impl App {
             let serve = admin.serve(metrics.clone(), health);
             tasks.spawn(stop.clone().run_until_cancelled_owned(serve));
         }
-        let reload = Reload::new(&config, access, metrics.clone());
+        let reload = Reload::new(&config, access, identification, metrics.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(reload.clone().run()));
 
         tracing::info!(
@@ -156,7 +168,7 @@ impl App {
             "the gateway is serving"
         );
         on_failure.disarm();
-        Ok(Self { server, health_server, admin: admin_address, audit, metrics, reload, stop, tasks })
+        Ok(Self { server, health_server, admin: admin_address, audit, metrics, tracer, reload, stop, tasks })
     }
 
     /// Where gRPC is served.
@@ -194,6 +206,7 @@ impl App {
         if self.audit.flush(FLUSH_LIMIT).await.is_err() {
             tracing::error!("the last audit records could not be written");
         }
+        self.tracer.stop(FLUSH_LIMIT).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -282,9 +295,9 @@ async fn follow_audit(mut broken: tokio::sync::watch::Receiver<bool>, health: He
 
 /// Says at once that this replica stops, and ends open `Watch` streams when connections
 /// are told to go away.
-async fn follow_drain(draining: CancellationToken, lame_duck: Duration, health: Health) {
+async fn follow_drain(draining: CancellationToken, going_away: CancellationToken, health: Health) {
     draining.cancelled().await;
     health.set_draining();
-    tokio::time::sleep(lame_duck).await;
+    going_away.cancelled().await;
     health.end_watches();
 }

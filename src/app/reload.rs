@@ -1,16 +1,17 @@
-//! New access rules without a restart.
+//! New access rules and bearer tokens without a restart.
 //!
-//! The configuration is read again when its file changes, and on SIGHUP. Only the rules
-//! are taken over, as a whole or not at all; secrets and certificates are followed by
-//! those who use them, and everything else takes a restart.
+//! The configuration is read again when its file changes, and on SIGHUP. Only rules and
+//! the callers' tokens are taken over, as a whole or not at all; secrets, certificates
+//! and keys are followed by those who use them, and everything else takes a restart.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::{access_rules, settings};
+use super::{StartError, access_rules, settings};
 use crate::{
     access::Access,
+    caller::Identification,
     config::{self, Config, Process},
     telemetry::metrics::Metrics,
 };
@@ -22,18 +23,27 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub(super) struct Reload {
     file: Option<PathBuf>,
-    in_force: config::Access,
+    rules: config::Access,
+    callers: config::Callers,
     access: Access,
+    identification: Identification,
     metrics: Metrics,
     asked: Arc<Notify>,
 }
 
 impl Reload {
-    pub(super) fn new(config: &Config, access: Access, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        access: Access,
+        identification: Identification,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             file: config.file.clone(),
-            in_force: config.access.clone(),
+            rules: config.access.clone(),
+            callers: config.callers.clone(),
             access,
+            identification,
             metrics,
             asked: Arc::default(),
         }
@@ -68,23 +78,8 @@ impl Reload {
     async fn take_over(&mut self, file: PathBuf) {
         let loaded = tokio::task::spawn_blocking(move || Config::load(Some(&file), &Process)).await;
         let faults = match loaded {
-            Ok(Ok(config)) => match access_rules(&config.access) {
-                Ok(_) if config.access == self.in_force => {
-                    tracing::info!("the configuration was read again: the access rules are the same");
-                    return;
-                }
-                Ok(rules) => {
-                    self.metrics.set_callers(settings::named_callers(&config.access));
-                    self.access.replace(rules);
-                    tracing::info!(
-                        access.rules = config.access.rules.len(),
-                        access.rules_before = self.in_force.rules.len(),
-                        "new access rules are in force"
-                    );
-                    self.in_force = config.access;
-                    self.metrics.reload("rules", true);
-                    return;
-                }
+            Ok(Ok(config)) => match self.put_into_force(config) {
+                Ok(()) => return,
                 Err(error) => error.to_string(),
             },
             Ok(Err(faults)) => faults.to_string(),
@@ -95,6 +90,32 @@ impl Reload {
             config.faults = faults,
             "the new configuration is not usable and was refused as a whole; the access rules stay as they are"
         );
+    }
+}
+
+impl Reload {
+    /// Both or nothing: what can be refused comes first.
+    fn put_into_force(&mut self, config: Config) -> Result<(), StartError> {
+        let rules = access_rules(&config.access)?;
+        let tokens_changed = config.callers.tokens != self.callers.tokens;
+        if tokens_changed {
+            self.identification.replace_tokens(settings::tokens(&config.callers))?;
+        }
+        let rules_changed = config.access != self.rules;
+        if rules_changed {
+            self.metrics.set_callers(settings::named_callers(&config.access));
+            self.access.replace(rules);
+        }
+        tracing::info!(
+            access.rules = config.access.rules.len(),
+            access.rules_changed = rules_changed,
+            callers.tokens = config.callers.tokens.len(),
+            callers.tokens_changed = tokens_changed,
+            "the configuration was read again"
+        );
+        self.metrics.reload("rules", true);
+        (self.rules, self.callers) = (config.access, config.callers);
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use super::StartError;
 use crate::{
     access::{Rate, RuleSettings, Rules},
     audit,
+    caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
     platform::{
@@ -14,6 +15,7 @@ use crate::{
         http::{HttpClient, HttpSettings, tls_config},
     },
     server::{self, DrainTimes, Limits, Transport, tls},
+    telemetry::tracing::{self, Tracer},
 };
 
 /// How often certificate files are looked at; twice this is less than the 10 s within
@@ -110,6 +112,65 @@ pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartErro
     Ok(audit::Settings { sink, hmac_key, fsync: config.fsync })
 }
 
+/// Traces, if they are configured.
+pub(super) fn tracer(config: &config::Telemetry) -> Result<Tracer, StartError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(Tracer::off()) };
+    let settings = tracing::Settings { endpoint: endpoint.to_string(), sample_ratio: config.trace_ratio };
+    Ok(Tracer::start(&settings)?)
+}
+
+/// The kinds of proof by which callers are identified, and the HTTP client for the keys
+/// of JWTs.
+pub(super) fn callers(
+    config: &config::Callers,
+    server: &config::Server,
+) -> Result<(caller::Settings, caller::HttpClientSource), StartError> {
+    let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
+    let jwt = config.jwt.as_ref().map(|jwt| JwtSettings {
+        issuer: jwt.issuer.clone(),
+        audience: jwt.audience.clone(),
+        jwks: match &jwt.keys {
+            config::JwksSource::File(path) => JwksSource::File(path.clone()),
+            config::JwksSource::Url { url, .. } => JwksSource::Url(url.clone()),
+        },
+    });
+    let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
+        header: match forwarded.header {
+            config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
+            config::ForwardedHeader::L5dClientId => ForwardedHeader::L5dClientId,
+        },
+        from: forwarded.from.iter().map(forwarded_from).collect(),
+    });
+    let settings = caller::Settings { certificate, jwt, tokens: tokens(config), forwarded };
+    Ok((settings, jwks_client(config)?))
+}
+
+/// The callers that have bearer tokens.
+pub(super) fn tokens(config: &config::Callers) -> Vec<(String, [u8; 32])> {
+    let of = |(name, hashes): (&Arc<str>, &Vec<config::TokenHash>)| {
+        hashes.iter().map(|hash| (name.to_string(), hash.0)).collect::<Vec<_>>()
+    };
+    config.tokens.iter().flat_map(of).collect()
+}
+
+fn forwarded_from(from: &config::ForwardedFrom) -> ForwardedFrom {
+    match from {
+        config::ForwardedFrom::Loopback => ForwardedFrom::Loopback,
+        config::ForwardedFrom::Spiffe(id) => ForwardedFrom::Spiffe(id.clone()),
+        config::ForwardedFrom::Dns(name) => ForwardedFrom::Dns(name.clone()),
+    }
+}
+
+/// The HTTP client that fetches the keys of JWTs; one that is never asked for if they are
+/// in a file.
+fn jwks_client(config: &config::Callers) -> Result<caller::HttpClientSource, StartError> {
+    let Some(config::Jwt { keys: config::JwksSource::Url { url, ca_file }, .. }) = &config.jwt else {
+        return Ok(Arc::new(reqwest::Client::default));
+    };
+    let http = HttpClient::new(HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?))?;
+    Ok(Arc::new(move || http.current()))
+}
+
 fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter, StartError> {
     DataCenter::parse(client.data_center_url.as_str())
         .map_err(|error| StartError::Url(Arc::clone(name), error))
@@ -140,7 +201,7 @@ pub(super) fn platform(
 /// How an API client's platform is reached.
 pub fn http_settings(name: &Arc<str>, client: &config::ApiClient) -> Result<HttpSettings, StartError> {
     let tls = tls_config(client.ca_file.as_deref())?;
-    let mut settings = HttpSettings::new(data_center(name, client)?, tls);
+    let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
     settings.proxy_url = client.proxy_url.as_ref().map(|proxy| proxy.expose().clone());
     Ok(settings)
 }

@@ -5,12 +5,14 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use crate::{
     access::InvalidRules,
     audit::AuditError,
+    caller,
     credential::InvalidClientId,
     platform::{
         endpoint::InvalidDataCenterUrl,
         http::{HttpClientError, TlsConfigError},
     },
     server::{BindError, ServeError},
+    telemetry::tracing::TracingError,
 };
 
 /// Why a gateway does not start.
@@ -31,6 +33,12 @@ pub enum StartError {
     /// The access rules.
     #[error(transparent)]
     Rules(#[from] InvalidRules),
+    /// How callers are identified.
+    #[error(transparent)]
+    Callers(#[from] caller::InvalidSettings),
+    /// Traces.
+    #[error(transparent)]
+    Tracing(#[from] TracingError),
     /// An API client's id.
     #[error("the client id of the API client {0} cannot be used")]
     ClientId(Arc<str>, #[source] InvalidClientId),

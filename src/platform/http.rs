@@ -40,8 +40,8 @@ const MAX_LOOKUPS: usize = 8;
 /// What an HTTP client is made from.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// What it talks to: plain http only if that is the loopback.
-    pub data_center: DataCenter,
+    /// The server that it talks to: plain http only if that is the loopback.
+    pub server: Url,
     /// Whom it trusts; made once, shared by all clients ([`tls_config`]).
     pub tls: Arc<ClientConfig>,
     /// A proxy; the environment is never asked for one.
@@ -55,9 +55,9 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// Settings without a proxy, with the usual times.
     #[must_use]
-    pub const fn new(data_center: DataCenter, tls: Arc<ClientConfig>) -> Self {
+    pub const fn new(server: Url, tls: Arc<ClientConfig>) -> Self {
         Self {
-            data_center,
+            server,
             tls,
             proxy_url: None,
             connect_timeout: Duration::from_secs(2),
@@ -69,8 +69,8 @@ impl HttpSettings {
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
-    /// The data center is neither https nor on the loopback.
-    #[error("the data center URL must be https; http is only for the loopback")]
+    /// The server is neither https nor on the loopback.
+    #[error("the URL must be https; http is only for the loopback")]
     Plaintext,
     /// The proxy's URL cannot be used.
     #[error("the proxy URL cannot be used")]
@@ -118,7 +118,7 @@ impl fmt::Debug for HttpClient {
 
 #[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
 fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
-    let base = settings.data_center.base_url();
+    let base = &settings.server;
     let https_only = base.scheme() == "https";
     if !https_only && !is_loopback(base) {
         return Err(HttpClientError::Plaintext);

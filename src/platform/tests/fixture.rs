@@ -49,7 +49,7 @@ pub(super) fn client_of(
 ) -> PlatformClient {
     let data_center = DataCenter::parse(url).expect("a URL");
     let tls = ca_file.map_or_else(shared_tls, |file| tls_config(Some(file)).expect("TLS"));
-    let http = HttpSettings::new(data_center.clone(), tls);
+    let http = HttpSettings::new(data_center.base_url().clone(), tls);
     client_with(data_center, http, limits, credential)
 }
 
@@ -64,7 +64,7 @@ fn client_with(
     credential: Credential,
 ) -> PlatformClient {
     http.connect_timeout = Duration::from_millis(300);
-    let settings = Settings { name: Arc::from("eu2"), data_center, ca_file: None, proxy_url: None, limits };
+    let settings = Settings { name: Arc::from("eu2"), data_center, target_origins: Vec::new(), limits };
     let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
     PlatformClient::new(api_client, HttpClient::new(http).expect("an HTTP client"))
 }
@@ -89,11 +89,11 @@ pub(super) fn subject(login: &str) -> Subject {
 }
 
 pub(super) fn issue_permit(subject: Subject) -> IssuePermit {
-    IssuePermit::for_test(Arc::from("eu2"), subject)
+    IssuePermit::for_test("eu2", subject)
 }
 
 pub(super) fn login_permit() -> LoginPermit {
-    LoginPermit::for_test(Arc::from("eu2"))
+    LoginPermit::for_test("eu2")
 }
 
 pub(super) fn ott(text: &str) -> OneTimeToken {

@@ -113,7 +113,7 @@ async fn connections_are_reused_and_renewed_with_the_client() {
 async fn an_old_client_is_replaced_with_its_connections() {
     let upstream = Upstream::http().await;
     let data_center = DataCenter::parse(&upstream.url()).unwrap();
-    let mut settings = HttpSettings::new(data_center, shared_tls());
+    let mut settings = HttpSettings::new(data_center.base_url().clone(), shared_tls());
     settings.rebuild_after = std::time::Duration::from_millis(50);
     let http = HttpClient::new(settings).unwrap();
     let get = async || http.current().get(upstream.url()).send().await.unwrap().bytes().await.unwrap();
@@ -134,7 +134,7 @@ fn plain_http_is_only_for_the_loopback() {
         ("http://10.0.0.1", false),
         ("http://localhost.example.com", false),
     ] {
-        let settings = HttpSettings::new(DataCenter::parse(url).unwrap(), shared_tls());
+        let settings = HttpSettings::new(url.parse().unwrap(), shared_tls());
         assert_eq!(HttpClient::new(settings).is_ok(), fine, "{url}");
     }
 }
@@ -145,7 +145,7 @@ async fn a_configured_proxy_is_gone_through() {
     let url = "http://127.0.0.1:9/api/2/idp/ott";
     proxy.next(url, Answer::json(200, r#"{"ott":"VIA-PROXY"}"#));
     let data_center = DataCenter::parse("http://127.0.0.1:9").unwrap();
-    let mut settings = HttpSettings::new(data_center.clone(), shared_tls());
+    let mut settings = HttpSettings::new(data_center.base_url().clone(), shared_tls());
     settings.proxy_url = Some(proxy.url().parse().unwrap());
     let client = client_over(data_center, settings, quick());
     assert_eq!(issue(&client, &call()).await.unwrap().ott.expose(), "VIA-PROXY");
