@@ -29,6 +29,10 @@ pub struct ForwardedSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedHeader {
     /// `x-forwarded-client-cert`, as Envoy writes it.
+    ///
+    /// Envoy writes URIs and DNS names without quotes. A CA that signs names with a comma
+    /// in them lets their holder add an element of its own, which nobody can tell from a
+    /// real one: the proxy's client CA must issue only proper SPIFFE ids and host names.
     Xfcc,
     /// `l5d-client-id`, as Linkerd writes it.
     L5dClientId,

@@ -20,6 +20,15 @@ fn the_last_element_names_the_caller() {
         (r#"Subject="CN=a,O=b;URI=spiffe://td/forged";URI=spiffe://td/a"#, "spiffe://td/a"),
         (r#"Subject="CN=\",URI=spiffe://td/forged,\"";URI=spiffe://td/a"#, "spiffe://td/a"),
         (r#"Subject="CN=a\\";URI=spiffe://td/a"#, "spiffe://td/a"),
+        // As Envoy 1.40 writes the subject of a certificate that tries to break out.
+        (
+            r#"Hash=ab;Subject="O=b\\\\,CN=a\"\,URI=spiffe://td/forged\;x=\"";URI=spiffe://td/a;DNS=a.example;DNS=b.example"#,
+            "spiffe://td/a",
+        ),
+        (
+            r#"URI=spiffe://td/forged,Hash=ab;Subject="CN=portal";URI=;DNS=portal.example"#,
+            "dns:portal.example",
+        ),
         (r#"Subject="CN=a\, b";URI="spiffe://td/a""#, "spiffe://td/a"),
         ("Cert=\"-----BEGIN%20CERTIFICATE-----%0Ax%3D%3D\";Chain=\"x\";URI=spiffe://td/a", "spiffe://td/a"),
         ("New-Key=x;URI=spiffe://td/a", "spiffe://td/a"),
@@ -54,6 +63,7 @@ fn what_is_malformed_or_names_several_names_nobody() {
         ("URI=spiffe://td/forged,Hash=ab", NameFault::Nameless),
         ("URI=spiffe://td/a;URI=spiffe://td/b", NameFault::SeveralUris),
         ("URI=spiffe://td/a;uri=spiffe://td/a", NameFault::SeveralUris),
+        (r#"URI=spiffe://td/forged,Hash=ab;Subject="CN=a\\";URI="#, NameFault::Nameless),
         ("DNS=a;DNS=b", NameFault::SeveralDnsNames),
         ("URI=spiffe://td", NameFault::MalformedSpiffeId),
         ("URI=\"spiffe://td/a\\,b\"", NameFault::MalformedSpiffeId),
