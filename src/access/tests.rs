@@ -49,6 +49,12 @@ async fn a_permit_says_what_was_permitted() {
     assert_eq!((&**permit.caller().name(), &**permit.api_client()), ("dns:portal", "eu2"));
 }
 
+#[test]
+fn a_permit_made_for_a_test_is_for_nobody_in_particular() {
+    assert_eq!(IssuePermit::for_test("eu2", login("john")).caller(), &Caller::anonymous());
+    assert_eq!(LoginPermit::for_test("eu2").caller(), &Caller::anonymous());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
