@@ -121,7 +121,7 @@ impl HttpExchange {
         (date, ours)
     }
 
-    fn note_skew(&self, theirs: SystemTime, ours: SystemTime) {
+    pub(super) fn note_skew(&self, theirs: SystemTime, ours: SystemTime) {
         let seconds = match theirs.duration_since(ours) {
             Ok(ahead) => ahead.as_secs_f64(),
             Err(behind) => -behind.duration().as_secs_f64(),

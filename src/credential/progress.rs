@@ -65,15 +65,22 @@ enum Stage {
 #[derive(Debug)]
 struct Failed {
     error: CredentialError,
-    retry_at: Instant,
+    /// When the next request is due; none if only another secret leads to one.
+    retry_at: Option<Instant>,
 }
 
 impl Failed {
+    fn retry_is_due(&self) -> bool {
+        self.retry_at.is_some_and(|at| at <= clock::now())
+    }
+
     fn error(&self) -> CredentialError {
         match &self.error {
-            CredentialError::Failing { .. } => CredentialError::Failing {
-                retry_after: self.retry_at.saturating_duration_since(clock::now()),
-            },
+            CredentialError::Failing { .. } => {
+                let now = clock::now();
+                let retry_at = self.retry_at.unwrap_or(now);
+                CredentialError::Failing { retry_after: retry_at.saturating_duration_since(now) }
+            }
             error => error.clone(),
         }
     }
@@ -161,9 +168,11 @@ impl Shared {
             Stage::Resting => {}
         }
         if let Some(failed) = &progress.failure {
-            return Joined::Answered(Err(failed.error()));
-        }
-        if rejected.is_some() && self.current().is_some() {
+            // Who comes back when told to finds the pause over, not the old failure.
+            if !failed.retry_is_due() {
+                return Joined::Answered(Err(failed.error()));
+            }
+        } else if rejected.is_some() && self.current().is_some() {
             let now = clock::now();
             if progress.forced_at.is_some_and(|at| now < at + FORCED_REFRESH_FLOOR) {
                 return Joined::Answered(Err(CredentialError::Rejected));
@@ -225,9 +234,9 @@ impl Shared {
         });
     }
 
-    /// A token request failed, and the next is due at `retry_at`. The token in service
-    /// stays there.
-    pub(super) fn failed(&self, error: CredentialError, retry_at: Instant) {
+    /// A token request failed, and the next is due at `retry_at`; none if only another
+    /// secret leads to one. The token in service stays there.
+    pub(super) fn failed(&self, error: CredentialError, retry_at: Option<Instant>) {
         let usable = self.current().is_some();
         self.health.send_if_modified(|health| {
             let before = *health;

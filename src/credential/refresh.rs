@@ -16,7 +16,7 @@ use super::{
     access_token::{AccessToken, Fetched, Generation},
     exchange::{Failure, TokenExchange},
     progress::Shared,
-    source::{Loaded, POLL_INTERVAL, SecretSource},
+    source::{Loaded, SecretSource},
 };
 use crate::{
     backoff::Backoff,
@@ -95,7 +95,7 @@ impl<X: TokenExchange> Task<X> {
                 Loaded::Pending => changed(&mut secrets).await,
                 Loaded::Unreadable => {
                     // Its source has logged why.
-                    self.shared.failed(CredentialError::SecretUnreadable, clock::now() + POLL_INTERVAL);
+                    self.shared.failed(CredentialError::SecretUnreadable, None);
                     changed(&mut secrets).await;
                 }
                 Loaded::Ready(secret) => {
@@ -200,7 +200,7 @@ impl<X: TokenExchange> Task<X> {
 
     fn record_failure(&mut self, failure: Failure, retry_at: Instant) {
         self.log(&failure, retry_at);
-        self.shared.failed(failure.error, retry_at);
+        self.shared.failed(failure.error, Some(retry_at));
         if self.shared.current().is_none() {
             self.metrics.token_valid_until(None);
         }

@@ -21,6 +21,8 @@ enum Answer {
     Bytes(String),
     /// These bytes, then a reset.
     Reset(String),
+    /// These bytes, and then nothing for as long as the client stays.
+    Open(String),
     /// Closed before a request was read.
     Unread,
 }
@@ -89,6 +91,10 @@ async fn respond(mut stream: TcpStream, answer: Answer) -> io::Result<String> {
             stream.write_all(bytes.as_bytes()).await?;
             stream.shutdown().await?;
         }
+        Answer::Open(bytes) => {
+            stream.write_all(bytes.as_bytes()).await?;
+            stream.read_to_end(&mut Vec::new()).await?;
+        }
         Answer::Reset(bytes) => {
             stream.write_all(bytes.as_bytes()).await?;
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
@@ -148,6 +154,49 @@ async fn request_is_what_the_platform_documents() {
         ]
     );
     assert_eq!(body, "grant_type=client_credentials");
+}
+
+/// Everything but the platform is the real thing: the file, the task, the client.
+#[tokio::test]
+async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file() {
+    let mut server = Server::start().await;
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, format!("{SECRET}\n")).expect("it can be written");
+    let client = http_client();
+    let settings = Settings {
+        api_client: Arc::from("eu2"),
+        client_id: ClientId::parse("the-id").expect("a good id"),
+        secret: SecretSource::File(path),
+        token_url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a good URL"),
+        http: Arc::new(move || client.clone()),
+    };
+    assert!(!format!("{settings:?}").contains(SECRET));
+    let (credential, refresh) = new(settings, ApiClientMetrics::default(), WallClock::system());
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(refresh.run(stop.clone()));
+
+    server.answers.send(Answer::Unread).expect("the server runs");
+    server.answers.send(Answer::json("200 OK", GRANT)).expect("the server runs");
+    let Err(CredentialError::Failing { retry_after }) = credential.bearer(soon()).await else {
+        panic!("the connection was cut");
+    };
+    sleep(retry_after).await;
+    let bearer = credential.bearer(soon()).await.expect("it has healed");
+    assert_eq!(bearer.header_value(), "Bearer good-token");
+
+    server.answers.send(Answer::json("200 OK", &GRANT.replace("good", "better"))).expect("the server runs");
+    let replayed = credential.bearer_after_rejection(bearer.generation(), soon()).await.expect("a new one");
+    assert_eq!(replayed.header_value(), "Bearer better-token");
+
+    stop.cancel();
+    task.await.expect("no panic");
+    assert!(credential.current().is_some());
+    let mut sent = 0;
+    while let Ok(request) = server.received.try_recv() {
+        sent += usize::from(request.contains("authorization: Basic dGhlLWlkOnMzY3LDqXQrLyUmPTp4\r\n"));
+    }
+    assert_eq!(sent, 2);
 }
 
 /// After each of them the next request on the same exchange works.
@@ -223,11 +272,27 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
     }
 }
 
+/// However wrong our own clock is.
+#[tokio::test]
+async fn expires_on_is_read_by_the_clock_of_the_answer() {
+    let server = Server::start().await;
+    let body = r#"{"access_token":"good","expires_on":1562867764}"#;
+    let answer = Answer::Bytes(format!(
+        "HTTP/1.1 200 OK\r\nDate: Thu, 11 Jul 2019 16:56:04 GMT\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    let fetched = server.judged(&server.exchange(), answer).await.expect("a token");
+    assert_eq!(fetched.lifetime(), HOUR);
+}
+
 #[tokio::test]
 async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
     let server = Server::start().await;
     let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 500\r\n\r\n".to_owned();
-    let failure = server.judged(&server.exchange(), Answer::Bytes(head)).await.expect_err("a refusal");
+    let exchange = server.exchange();
+    let judged = timeout(seconds(5), server.judged(&exchange, Answer::Open(head))).await;
+    let failure = judged.expect("its head is enough").expect_err("a refusal");
     assert_eq!(failure.error, CredentialError::Rejected);
 }
 

@@ -90,6 +90,21 @@ async fn half_written_secret_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn secret_that_is_still_being_written_to_is_not_used_even_if_it_reads_the_same() {
+    let directory = directory_with("secret", "old");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with_file(&path, "old").await;
+    sleep(seconds(1)).await;
+
+    fs::write(&path, "new").expect("it can be written");
+    running.is_quiet_for(source::POLL_INTERVAL).await;
+    let file = fs::File::options().append(true).open(&path).expect("it can be opened");
+    file.set_modified(std::time::UNIX_EPOCH).expect("it can be touched");
+    running.is_quiet_for(seconds(4)).await;
+    running.uses("new").await.grant(LIFETIME);
+}
+
+#[tokio::test(start_paused = true)]
 async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_works() {
     let directory = directory_with("secret", "old");
     let path = directory.path().join("secret");

@@ -118,6 +118,7 @@ async fn token_that_expired_on_its_way_is_a_failure_and_waiters_are_told() {
     for (_, answer) in waiting.join_all().await {
         assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
     }
+    assert!(matches!(*running.credential.health().borrow(), CredentialHealth::Failing { .. }));
     running.request().await.grant(LIFETIME);
     assert!(running.credential.bearer(soon()).await.is_ok());
 }

@@ -112,6 +112,20 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
     assert!(!text.contains("dGhlLWlk"), "{text}");
 }
 
+#[test]
+fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
+    let (log, _guard) = logged();
+    let exchange = http::exchange("http://127.0.0.1:1/");
+    let ours = WallClock::system().now();
+    for (apart, warnings) in [(29, 0), (31, 1), (32, 1), (0, 1), (31, 2)] {
+        exchange.note_skew(ours + seconds(apart), ours);
+        assert_eq!(log.text().matches("far apart").count(), warnings, "{apart}");
+    }
+    exchange.note_skew(ours, ours);
+    exchange.note_skew(ours, ours + seconds(31));
+    assert!(log.text().contains("clock.skew_s=-31"), "{}", log.text());
+}
+
 #[tokio::test(start_paused = true)]
 async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
     let (log, _guard) = logged();
