@@ -262,7 +262,7 @@ fn upstream(
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = http_settings(name, client)?;
+    let http = http_settings(client)?;
     let (credential, refresh) =
         credential::new(credential_settings(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client)?;

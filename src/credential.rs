@@ -10,6 +10,8 @@
 
 mod access_token;
 mod exchange;
+#[cfg(test)]
+mod for_test;
 mod progress;
 mod refresh;
 mod source;

@@ -21,7 +21,6 @@ use super::*;
 use crate::{
     call::{Deadline, Operation},
     clock,
-    secret::Secret,
 };
 
 const OK: Ending = Ending { code: tonic::Code::Ok, reason: None };

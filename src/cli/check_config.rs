@@ -117,7 +117,7 @@ async fn fetch_access_token(
     client: &ApiClient,
 ) -> Result<Result<(), CredentialError>, Failure> {
     let failed = |error: StartError| Failure::Failed(chain(&error));
-    let http = http_settings(name, client).map_err(failed)?;
+    let http = http_settings(client).map_err(failed)?;
     let settings = credential_settings(name, client, &http).map_err(failed)?;
     let metrics = Metrics::new().api_client(name);
     let (credential, refresh) = credential::new(settings, metrics, WallClock::system());

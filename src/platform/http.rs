@@ -21,7 +21,6 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
-use super::endpoint::DataCenter;
 use crate::clock::{self, Instant};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));

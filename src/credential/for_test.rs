@@ -1,0 +1,59 @@
+//! Credentials for the tests of other stages: the real thing, on an exchange that asks
+//! nobody.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Credential, CredentialError, SecretSource,
+    access_token::Fetched,
+    exchange::{Failure, TokenExchange},
+    with_exchange,
+};
+use crate::{clock::WallClock, secret::Secret, telemetry::metrics::ApiClientMetrics};
+
+/// Answers with `access-token-1`, `access-token-2` …, or always with the same failure.
+#[derive(Debug)]
+struct Numbered {
+    next: AtomicU32,
+    failing: Option<CredentialError>,
+}
+
+impl TokenExchange for Numbered {
+    async fn fetch(&self, _: &Secret) -> Result<Fetched, Failure> {
+        if let Some(error) = &self.failing {
+            return Err(Failure::new(error.clone(), "as the test wants it"));
+        }
+        let token = format!("access-token-{}", self.next.fetch_add(1, Ordering::SeqCst));
+        Ok(Fetched::new(&token, Duration::from_hours(2)).expect("a good token"))
+    }
+}
+
+impl Credential {
+    /// One whose tokens are `access-token-1`, `access-token-2` and so on. Its refresh runs
+    /// on the current runtime.
+    pub(crate) fn for_test() -> Self {
+        Self::on(Numbered { next: AtomicU32::new(1), failing: None })
+    }
+
+    /// One that never gets a token.
+    pub(crate) fn failing_for_test(error: CredentialError) -> Self {
+        Self::on(Numbered { next: AtomicU32::new(1), failing: Some(error) })
+    }
+
+    fn on(exchange: Numbered) -> Self {
+        let secret = SecretSource::Fixed(Secret::new("secret".to_owned()));
+        let metrics = ApiClientMetrics::default();
+        let (credential, task) =
+            with_exchange(Arc::from("test"), secret, exchange, metrics, WallClock::system());
+        tokio::spawn(task.run(CancellationToken::new()));
+        credential
+    }
+}
