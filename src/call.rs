@@ -200,7 +200,7 @@ struct Record {
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
     answer: OnceLock<(tonic::Code, &'static str)>,
-    record_claimed: AtomicBool,
+    claimed: AtomicBool,
     abandoned: CancellationToken,
     at_rest: Notify,
     attempts: AtomicU32,
@@ -229,7 +229,7 @@ impl Call {
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
             answer: OnceLock::new(),
-            record_claimed: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
             abandoned: CancellationToken::new(),
             at_rest: Notify::new(),
             attempts: AtomicU32::new(0),
@@ -327,7 +327,7 @@ impl Call {
     /// who asks, so that there is exactly one.
     #[must_use]
     pub fn claim_record(&self) -> bool {
-        !self.0.record_claimed.swap(true, Ordering::AcqRel)
+        !self.0.claimed.swap(true, Ordering::AcqRel)
     }
 
     /// Notes that nobody waits for the answer any more: the caller went away, or has

@@ -2,6 +2,7 @@
 
 pub(super) mod authority;
 mod calls;
+mod contract;
 mod draining;
 mod frames;
 mod limits;

@@ -1,0 +1,225 @@
+//! The generated service behind the stack, a real audit file beside it.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+use tonic::{Code, async_trait};
+
+use super::{
+    authority::{Authority, Folder},
+    *,
+};
+use crate::{
+    audit::Sink,
+    caller,
+    clock::WallClock,
+    proto::ott::v1::{
+        IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
+        ott_service_server::{OttService, OttServiceServer},
+    },
+    server::tls::ClientAuth,
+    status::{Failure, Reason},
+};
+
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// Fails each call, as a handler that records nothing itself.
+struct Failing;
+
+#[async_trait]
+impl OttService for Failing {
+    async fn issue_ott(
+        &self,
+        request: tonic::Request<IssueOttRequest>,
+    ) -> Result<tonic::Response<IssueOttResponse>, Status> {
+        let call = request.extensions().get::<Call>().expect("the stack puts it there");
+        Err(Failure::new(Reason::UserNotFound).into_status(call))
+    }
+
+    async fn login_with_ott(
+        &self,
+        _: tonic::Request<LoginWithOttRequest>,
+    ) -> Result<tonic::Response<LoginWithOttResponse>, Status> {
+        std::future::pending().await
+    }
+}
+
+struct Audited {
+    running: Running,
+    folder: TempDir,
+}
+
+impl Audited {
+    async fn start(change: impl FnOnce(&mut Settings), identification: Identification) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Self::start_with(&folder.path().join("audit.jsonl"), change, identification).await;
+        Self { running, folder }
+    }
+
+    async fn start_with(
+        sink: &Path,
+        change: impl FnOnce(&mut Settings),
+        identification: Identification,
+    ) -> Running {
+        let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
+        settings.worker_threads = NonZeroUsize::new(1);
+        change(&mut settings);
+        let metrics = Metrics::new();
+        let audit =
+            crate::audit::Settings { sink: Sink::File(sink.to_owned()), fsync: false, hmac_key: None };
+        let audit = Audit::start(audit, &metrics, WallClock::system()).unwrap();
+        let draining = CancellationToken::new();
+        let parts = Parts { identification, audit, metrics, ..parts(draining.clone()) };
+        let routes = || {
+            let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
+            Ok::<_, Infallible>(Routes::new(service))
+        };
+        let server = bind(settings).unwrap().serve(parts, routes).await.unwrap();
+        let (_, entered) = mpsc::unbounded_channel();
+        let release = Arc::new(Semaphore::new(0));
+        Running { address: server.local_addr(), server, entered, release, draining }
+    }
+
+    /// Method and reason of each record so far.
+    fn records(&self) -> Vec<(String, String)> {
+        let lines = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
+        lines
+            .lines()
+            .map(|line| {
+                let record: serde_json::Value = serde_json::from_str(line).unwrap();
+                let word = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+                (word("method"), word("reason"))
+            })
+            .collect()
+    }
+}
+
+fn word(method: &str, reason: &str) -> (String, String) {
+    (method.to_owned(), reason.to_owned())
+}
+
+async fn post(client: &mut Client, headers: &[(&str, &str)], message: &'static [u8]) -> Answer {
+    let mut request =
+        Request::post(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    client.send = client.send.clone().ready().await.unwrap();
+    let (answer, mut body) = client.send.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(Bytes::from_static(message), true).unwrap();
+    received(answer).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
+    let audited = Audited::start(|_| {}, Identification::none()).await;
+    let mut client = audited.running.client().await;
+    let gzip = [("grpc-encoding", "gzip")];
+    let invalid = (Code::InvalidArgument, "INVALID_REQUEST");
+    let cases: [(Headers<'_>, &[u8], (Code, &str)); 7] = [
+        (&[], b"\0\0\0\0\x02\xff\xff", invalid),
+        (&[], b"\0\0\0\0\x03\x0a\x01\xff", invalid),
+        (&[], b"", invalid),
+        (&[], b"\0\0\0\0\x09\x0a", invalid),
+        (&[], b"\0\0\x40\0\0", (Code::ResourceExhausted, "REQUEST_TOO_LARGE")),
+        (&gzip, b"\x01\0\0\0\x01\0", (Code::Unimplemented, "INVALID_REQUEST")),
+        (&[], b"\x01\0\0\0\x01\0", invalid),
+    ];
+    for (index, (headers, message, (code, reason))) in cases.into_iter().enumerate() {
+        let answer = post(&mut client, headers, message).await;
+        assert_eq!((answer.code(), answer.reason().as_str()), (Some(code), reason), "{message:?}");
+        let records = audited.records();
+        assert_eq!(records.len(), index + 1, "one record each");
+        assert_eq!(records[index], word("IssueOtt", reason));
+    }
+    let answer = post(&mut client, &[], b"\0\0\0\0\0").await;
+    assert_eq!(answer.reason(), "USER_NOT_FOUND", "{answer:?}");
+}
+
+#[tokio::test]
+async fn every_call_that_the_stack_ends_has_exactly_one_record() {
+    let settings = caller::Settings {
+        certificate: false,
+        jwt: None,
+        tokens: vec![("team".to_owned(), [7; 32])],
+        forwarded: None,
+    };
+    let metrics = Metrics::new();
+    let http = || unreachable!("no keys are fetched");
+    let (identification, _) = Identification::new(settings, Arc::new(http), metrics).unwrap();
+    let audited = Audited::start(|settings| settings.max_in_flight = 1, identification).await;
+    let mut client = audited.running.client().await;
+    let token = [("authorization", "Bearer wrong")];
+    let mut expected = Vec::new();
+    let cases: [(&str, Headers<'_>, &str, &str); 6] = [
+        (ISSUE, &token, "IssueOtt", "CALLER_UNAUTHENTICATED"),
+        ("/ott.v1.OttService/Other", &token, "", "CALLER_UNAUTHENTICATED"),
+        ("/ott.v1.OttService/Other", &[], "", "METHOD_UNKNOWN"),
+        (LOGIN, &[("grpc-timeout", "soon")], "LoginWithOtt", "INVALID_REQUEST"),
+        (LOGIN, &[("grpc-timeout", "50m")], "LoginWithOtt", "DEADLINE_EXCEEDED"),
+        (ISSUE, &[], "IssueOtt", "USER_NOT_FOUND"),
+    ];
+    for (path, headers, method, reason) in cases {
+        assert_eq!(client.call(path, headers).await.reason(), reason);
+        expected.push(word(method, reason));
+        assert_eq!(audited.records(), expected);
+    }
+    let elsewhere = client.call("/other.Service/Method", &[]).await;
+    assert_eq!(elsewhere.reason(), "METHOD_UNKNOWN");
+    assert_eq!(audited.records(), expected, "calls of other services have none");
+
+    let held = client.send(LOGIN, &[]).await;
+    while audited.running.server.in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED");
+    expected.push(word("IssueOtt", "OVERLOADED"));
+    assert_eq!(audited.records(), expected);
+    drop(held);
+    expected.push(word("LoginWithOtt", "cancelled_before_send"));
+    let recorded = async {
+        while audited.records().len() < expected.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, recorded).await.expect("the record of a caller that went away is written");
+    assert_eq!(audited.records(), expected);
+}
+
+#[tokio::test]
+async fn full_disk_under_the_audit_refuses_calls_before_their_handler() {
+    let running = Audited::start_with(Path::new("/dev/full"), |_| {}, Identification::none()).await;
+    let mut client = running.client().await;
+    for _ in 0..3 {
+        let answer = client.call(ISSUE, &[]).await;
+        assert_eq!(answer.code(), Some(Code::Unavailable));
+        assert_eq!(answer.reason(), "AUDIT_UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
+async fn caller_of_a_connection_is_whom_its_certificate_names() {
+    let authority = Authority::new();
+    let files = Folder::new(&authority.issue("localhost"));
+    let ca_file = files.write_file("ca.crt", &authority.certificate());
+    let tls = files.settings(ClientAuth::Require { ca_file });
+    let settings = caller::Settings { certificate: true, jwt: None, tokens: Vec::new(), forwarded: None };
+    let http = || unreachable!("no keys are fetched");
+    let (identification, _) = Identification::new(settings, Arc::new(http), Metrics::new()).unwrap();
+    let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
+    for name in ["portal", "reports"] {
+        let shows = authority.issue(name);
+        let client = authority.client(Some(&shows), &[b"h2"], &rustls::version::TLS13);
+        let stream = TcpStream::connect(audited.running.address).await.unwrap();
+        let server_name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(client).connect(server_name, stream).await.unwrap();
+        assert_eq!(Client::over(stream).await.call(ISSUE, &[]).await.reason(), "USER_NOT_FOUND");
+    }
+    let lines = fs::read_to_string(audited.folder.path().join("audit.jsonl")).unwrap();
+    let callers: Vec<bool> = ["dns:portal", "dns:reports"]
+        .iter()
+        .zip(lines.lines())
+        .map(|(name, line)| line.contains(name))
+        .collect();
+    assert_eq!(callers, [true, true], "{lines}");
+}
