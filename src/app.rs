@@ -4,6 +4,7 @@
 //! runtime that [`App::start`] is called in: token refresh, reload, the admin listener.
 //! What the parts do is theirs.
 
+mod online_check;
 pub mod process;
 mod reload;
 mod settings;
@@ -17,7 +18,8 @@ use tonic::service::Routes;
 
 use self::reload::Reload;
 pub use self::{
-    settings::{access_rules, credential_settings, http_settings},
+    online_check::{OnlineCheckError, fetch_access_token},
+    settings::access_rules,
     signals::{Ended, serve_until_stopped},
     start_error::StartError,
 };
@@ -262,9 +264,9 @@ fn upstream(
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = http_settings(client)?;
+    let http = settings::http(client)?;
     let (credential, refresh) =
-        credential::new(credential_settings(name, client, &http)?, metrics.clone(), WallClock::system());
+        credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client)?;
     let api_client = ApiClient::new(platform, credential.clone(), metrics);
     Ok((Upstream { api_client, http }, refresh, credential))

@@ -199,7 +199,7 @@ pub(super) fn platform(
 }
 
 /// How an API client's platform is reached.
-pub fn http_settings(client: &config::ApiClient) -> Result<HttpSettings, StartError> {
+pub(super) fn http(client: &config::ApiClient) -> Result<HttpSettings, StartError> {
     let tls = tls_config(client.ca_file.as_deref())?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
     settings.proxy_url = client.proxy_url.as_ref().map(|proxy| proxy.expose().clone());
@@ -207,7 +207,7 @@ pub fn http_settings(client: &config::ApiClient) -> Result<HttpSettings, StartEr
 }
 
 /// How an API client's access token is kept. The HTTP client is one of its own.
-pub fn credential_settings(
+pub(super) fn credential(
     name: &Arc<str>,
     client: &config::ApiClient,
     http: &HttpSettings,

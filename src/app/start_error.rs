@@ -62,6 +62,19 @@ pub enum StartError {
     WorkerEnded,
 }
 
+impl StartError {
+    /// The address that could not be had, the system's reason, and what sets it: `listen`
+    /// for gRPC, `[admin] listen` otherwise.
+    #[must_use]
+    pub fn refused_address(&self, listen: &'static str) -> Option<(SocketAddr, &io::Error, &'static str)> {
+        match self {
+            Self::Bind(BindError::Address { address, source }) => Some((*address, source, listen)),
+            Self::Admin(address, source) => Some((*address, source, "[admin] listen")),
+            _ => None,
+        }
+    }
+}
+
 impl From<ServeError<Self>> for StartError {
     fn from(error: ServeError<Self>) -> Self {
         match error {

@@ -1,9 +1,6 @@
 //! `ott-gateway check-config`: what is wrong with a configuration, or what it means.
 
-use std::{sync::Arc, time::Duration};
-
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::{Failure, chain},
@@ -12,17 +9,11 @@ use super::{
     status_report::printable,
 };
 use crate::{
-    app::{StartError, access_rules, credential_settings, http_settings},
-    call::{Deadline, Operation},
-    clock::WallClock,
-    config::{ApiClient, AuditSink, ClientAuth, Config, SecretSource},
-    credential::{self, CredentialError},
+    app::{self, access_rules},
+    call::Operation,
+    config::{AuditSink, ClientAuth, Config, SecretSource},
     ott::{Name, Subject},
-    telemetry::metrics::Metrics,
 };
-
-/// How long one access token may take to fetch.
-const ONLINE_LIMIT: Duration = Duration::from_secs(12);
 
 /// Tell everything that is wrong with a configuration.
 ///
@@ -93,7 +84,7 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
     on_control_runtime(async {
         let mut refused = 0_usize;
         for (name, client) in &config.api_clients.by_name {
-            let fetched = fetch_access_token(name, client).await?;
+            let fetched = app::fetch_access_token(name, client).await;
             let (style, result) = match &fetched {
                 Ok(()) => (Style::Good, "an access token was fetched".to_owned()),
                 Err(error) => (Style::Bad, chain(error)),
@@ -109,24 +100,6 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
             }
         }
     })
-}
-
-/// Fetches one access token, as `serve` would.
-async fn fetch_access_token(
-    name: &Arc<str>,
-    client: &ApiClient,
-) -> Result<Result<(), CredentialError>, Failure> {
-    let failed = |error: StartError| Failure::Failed(chain(&error));
-    let http = http_settings(client).map_err(failed)?;
-    let settings = credential_settings(name, client, &http).map_err(failed)?;
-    let metrics = Metrics::new().api_client(name);
-    let (credential, refresh) = credential::new(settings, metrics, WallClock::system());
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(refresh.run(stop.clone()));
-    let bearer = credential.bearer(Deadline::after(ONLINE_LIMIT)).await;
-    stop.cancel();
-    let _ = running.await;
-    Ok(bearer.map(|_| ()))
 }
 
 impl Arguments {

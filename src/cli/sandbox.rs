@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let secret = Secret::new(sandbox::CLIENT_SECRET.to_owned());
         let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
         let logging = start_log(&config)?;
-        let app = App::start(config).await.map_err(|error| not_started(error, "--listen"))?;
+        let app = App::start(config).await.map_err(|error| not_started(&error, "--listen"))?;
         tokio::spawn(logging.clone().report(app.metrics().clone()));
 
         let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };

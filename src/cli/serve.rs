@@ -8,7 +8,6 @@ use super::failure::{Failure, chain};
 use crate::{
     app::{self, App, Ended, StartError},
     config::{Config, LogFormat, Process},
-    server::BindError,
     telemetry::logging::{self, Logging},
 };
 
@@ -64,7 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         tracing::warn!(config.warning = %warning, "the configuration has something to know about");
     }
     let served = on_control_runtime(async {
-        let app = App::start(config).await.map_err(|error| not_started(error, "[server] listen"))?;
+        let app = App::start(config).await.map_err(|error| not_started(&error, "[server] listen"))?;
         tokio::spawn(logging.clone().report(app.metrics().clone()));
         let ended = app::serve_until_stopped(app).await;
         ended.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
@@ -100,10 +99,9 @@ pub(super) fn on_control_runtime<T>(work: impl Future<Output = Result<T, Failure
 }
 
 /// Why the gateway did not start; `listen` is what sets its address.
-pub(super) fn not_started(error: StartError, listen: &'static str) -> Failure {
-    match error {
-        StartError::Bind(BindError::Address { address, source }) => Failure::listen(address, &source, listen),
-        StartError::Admin(address, source) => Failure::listen(address, &source, "[admin] listen"),
-        other => Failure::Failed(chain(&other)),
+pub(super) fn not_started(error: &StartError, listen: &'static str) -> Failure {
+    match error.refused_address(listen) {
+        Some((address, error, setting)) => Failure::listen(address, error, setting),
+        None => Failure::Failed(chain(error)),
     }
 }

@@ -17,7 +17,7 @@ use tonic_health::pb::{
 use super::{Health, Phase};
 use crate::{
     clock::{self, Instant},
-    telemetry::names,
+    proto::ott::v1::ott_service_server::SERVICE_NAME,
 };
 
 /// The most `Watch` streams at a time, over all workers: as many as connections.
@@ -54,7 +54,7 @@ impl fmt::Debug for HealthService {
 /// Whether the service is one that we tell about: the server as a whole, or the one
 /// service that it offers.
 fn is_known(service: &str) -> bool {
-    service.is_empty() || service == names::SERVICE
+    service.is_empty() || service == SERVICE_NAME
 }
 
 #[tonic::async_trait]
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::health::CredentialState;
 
-    const EVERY: [&str; 2] = ["", names::SERVICE];
+    const EVERY: [&str; 2] = ["", SERVICE_NAME];
 
     fn request(service: &str) -> Request<HealthCheckRequest> {
         Request::new(HealthCheckRequest { service: service.to_owned() })
@@ -213,7 +213,7 @@ mod tests {
         let health = Health::new();
         let credential = health.credential("eu2");
         let service = HealthService::new(health.clone());
-        let mut stream = watch(&service, names::SERVICE).await;
+        let mut stream = watch(&service, SERVICE_NAME).await;
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
         health.set_audit_broken(true);
         health.set_audit_broken(false);

@@ -1,0 +1,43 @@
+//! Whether an API client's credential works, without a gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{StartError, settings};
+use crate::{
+    call::Deadline,
+    clock::WallClock,
+    config::ApiClient,
+    credential::{self, CredentialError},
+    telemetry::metrics::Metrics,
+};
+
+/// How long it may take.
+const LIMIT: Duration = Duration::from_secs(12);
+
+/// Why no access token could be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum OnlineCheckError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The platform gave none.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+}
+
+/// Fetches one access token, as a running gateway would.
+pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
+    let http = settings::http(client)?;
+    let settings = settings::credential(name, client, &http)?;
+    let (credential, refresh) =
+        credential::new(settings, Metrics::new().api_client(name), WallClock::system());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(refresh.run(stop.clone()));
+    let fetched = credential.bearer(Deadline::after(LIMIT)).await;
+    stop.cancel();
+    let _ = running.await;
+    fetched?;
+    Ok(())
+}
