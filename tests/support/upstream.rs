@@ -157,6 +157,8 @@ pub(crate) enum OnAccept {
     Serve,
     /// Resets it at once, before TLS if there is any.
     Reset,
+    /// Serves it after that time, TLS included.
+    ServeAfter(Duration),
 }
 
 /// A certificate authority, and an acceptor with a certificate of it.
@@ -341,6 +343,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>
         }
         let (shared, tls) = (Arc::clone(&shared), tls.clone());
         connections.spawn(async move {
+            if let Some(OnAccept::ServeAfter(time)) = what {
+                tokio::time::sleep(time).await;
+            }
             let socket = socket2::SockRef::from(&stream).try_clone().expect("a second handle");
             match tls {
                 Some(tls) => {

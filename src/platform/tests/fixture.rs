@@ -27,12 +27,20 @@ pub(super) use crate::{
 
 /// Limits with hardly any waits.
 pub(super) fn quick() -> Limits {
-    Limits {
-        attempt_timeout: Duration::from_millis(400),
-        login_timeout: Duration::from_millis(400),
-        logout_timeout: Duration::from_millis(400),
-        retry_wait: (Duration::from_millis(1), Duration::from_millis(2)),
-        ..Limits::default()
+    Limits { retry_wait: (Duration::from_millis(1), Duration::from_millis(2)), ..Limits::default() }
+}
+
+/// Limits for exchanges that would never end.
+pub(super) fn impatient() -> Limits {
+    let soon = Duration::from_millis(400);
+    Limits { attempt_timeout: soon, login_timeout: soon, logout_timeout: soon, ..quick() }
+}
+
+/// Limits for that behaviour.
+pub(super) fn limits_under(behaviour: &Behaviour) -> Limits {
+    match behaviour {
+        Behaviour::Stall | Behaviour::Drip(..) => impatient(),
+        _ => quick(),
     }
 }
 
@@ -47,24 +55,31 @@ pub(super) fn client_of(
     limits: Limits,
     credential: Credential,
 ) -> PlatformClient {
-    let data_center = DataCenter::parse(url).expect("a URL");
     let tls = ca_file.map_or_else(shared_tls, |file| tls_config(Some(file)).expect("TLS"));
-    let http = HttpSettings::new(data_center.base_url().clone(), tls);
-    client_with(data_center, http, limits, credential)
+    client_with(settings(url, limits), tls, credential)
 }
 
-pub(super) fn client_over(data_center: DataCenter, http: HttpSettings, limits: Limits) -> PlatformClient {
-    client_with(data_center, http, limits, Credential::for_test())
+/// What an API client of the data center at that URL is configured with.
+pub(super) fn settings(url: &str, limits: Limits) -> Settings {
+    let data_center = DataCenter::parse(url).expect("a URL");
+    Settings { name: Arc::from("eu2"), data_center, target_origins: Vec::new(), limits }
 }
 
-fn client_with(
-    data_center: DataCenter,
-    mut http: HttpSettings,
-    limits: Limits,
+pub(super) fn client_with(
+    settings: Settings,
+    tls: Arc<rustls::ClientConfig>,
     credential: Credential,
 ) -> PlatformClient {
-    http.connect_timeout = Duration::from_millis(300);
-    let settings = Settings { name: Arc::from("eu2"), data_center, target_origins: Vec::new(), limits };
+    let http = http_settings(&settings, tls);
+    client_over(settings, http, credential)
+}
+
+pub(super) fn http_settings(settings: &Settings, tls: Arc<rustls::ClientConfig>) -> HttpSettings {
+    HttpSettings::new(settings.data_center.base_url().clone(), tls)
+}
+
+/// A client with other settings of its HTTP client than usual.
+pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> PlatformClient {
     let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
     PlatformClient::new(api_client, HttpClient::new(http).expect("an HTTP client"))
 }

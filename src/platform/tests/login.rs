@@ -17,7 +17,8 @@ fn account_with_cookie() -> Answer {
 /// A login meets with that; then all is well again.
 async fn under(behaviour: impl Into<Behaviour>) -> (PlatformError, Upstream) {
     let upstream = Upstream::http().await;
-    let client = client(&upstream, quick());
+    let behaviour = behaviour.into();
+    let client = client(&upstream, limits_under(&behaviour));
     upstream.next(LOGIN, behaviour);
     let call = call();
     let token = upstream.token();
@@ -261,7 +262,12 @@ async fn a_host_that_never_answers_is_unreachable_for_both() {
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _fills_the_backlog = tokio::net::TcpStream::connect(address).await.unwrap();
-    let client = client_of(&format!("http://{address}"), None, quick(), Credential::for_test());
+    let settings = settings(&format!("http://{address}"), quick());
+    let http = HttpSettings {
+        connect_timeout: Duration::from_millis(300),
+        ..http_settings(&settings, shared_tls())
+    };
+    let client = client_over(settings, http, Credential::for_test());
     let (minting, spending) = (call(), call());
     let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, "OTT-1", &spending));
     for (error, attempts, expected) in
@@ -275,8 +281,7 @@ async fn a_host_that_never_answers_is_unreachable_for_both() {
 #[tokio::test]
 async fn logins_side_by_side_never_see_each_others_sessions() {
     let upstream = Upstream::http().await;
-    let limits = Limits { login_timeout: Duration::from_secs(5), ..quick() };
-    let client = client(&upstream, limits);
+    let client = client(&upstream, quick());
     let tasks: Vec<_> = (0..50)
         .map(|_| {
             let (client, token) = (client.clone(), upstream.token());
@@ -321,12 +326,12 @@ async fn a_login_under_way_outlives_its_caller() {
     let client = client(&upstream, quick());
     let held = Arc::new(Semaphore::new(0));
     upstream.next(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
-    let call = call_with(Duration::from_millis(100));
+    let call = call_with(Duration::from_millis(500));
     let token = upstream.token();
     let (result, ()) = tokio::join!(log_in(&client, &token, &call), async {
         upstream.asked(LOGIN, 1).await;
         call.abandon();
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);
         held.add_permits(1);
         call.abandoned_and_at_rest().await;

@@ -1,6 +1,6 @@
 //! Trust: whom the platform's certificate may come from, and what happens if it does not.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::fixture::*;
 use crate::{credential::Credential, platform::http::TlsConfigError};
@@ -98,10 +98,29 @@ async fn a_login_whose_handshake_is_cut_off_twice_keeps_its_token() {
 }
 
 #[tokio::test]
+async fn what_is_still_connecting_at_the_deadline_is_never_sent() {
+    let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
+    let client = client(&upstream, quick());
+    let late = OnAccept::ServeAfter(Duration::from_millis(700));
+    upstream.on_accept(late).on_accept(late);
+    let token = upstream.token();
+    let (minting, spending) = (call_with(Duration::from_millis(500)), call_with(Duration::from_millis(500)));
+    let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, &token, &spending));
+    for (error, call) in [(issued.unwrap_err(), minting), (logged_in.unwrap_err(), spending)] {
+        assert!(matches!(error.kind, ErrorKind::DeadlinePassed), "{error:?}");
+        assert_eq!((error.certainty, call.certainty()), (Certainty::NotSent, Certainty::NotSent));
+        assert_eq!(call.attempts(), 1);
+    }
+    assert!(upstream.requests().is_empty());
+    log_in(&client, &token, &call()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
     let upstream = Upstream::http().await;
     let url = upstream.url().replace("http://127.0.0.1", "https://localhost");
-    let client = client_of(&url, None, quick(), Credential::for_test());
+    let limits = Limits { max_attempts: 1, ..quick() };
+    let client = client_of(&url, None, limits, Credential::for_test());
     let error = issue(&client, &call()).await.unwrap_err();
     assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
     assert!(upstream.requests().is_empty());

@@ -1,7 +1,10 @@
 //! What goes over the wire, byte by byte, and what does not.
 
 use super::fixture::*;
-use crate::ott::{Name, Subject};
+use crate::{
+    credential::Credential,
+    ott::{Name, Subject},
+};
 
 fn name(text: &str) -> Name {
     Name::try_new(text.to_owned()).unwrap()
@@ -90,7 +93,7 @@ async fn a_session_without_cookies_is_not_logged_out() {
 #[tokio::test]
 async fn a_logout_ends_in_time_whatever_the_platform_does() {
     let upstream = Upstream::http().await;
-    let client = client(&upstream, quick());
+    let client = client(&upstream, impatient());
     let session = log_in(&client, &upstream.token(), &call()).await.unwrap().session;
     for behaviour in [Behaviour::Stall, Behaviour::Reset, Answer::html(503).into()] {
         upstream.next(LOGOUT, behaviour);
@@ -144,10 +147,10 @@ async fn a_configured_proxy_is_gone_through() {
     let proxy = Upstream::http().await;
     let url = "http://127.0.0.1:9/api/2/idp/ott";
     proxy.next(url, Answer::json(200, r#"{"ott":"VIA-PROXY"}"#));
-    let data_center = DataCenter::parse("http://127.0.0.1:9").unwrap();
-    let mut settings = HttpSettings::new(data_center.base_url().clone(), shared_tls());
-    settings.proxy_url = Some(proxy.url().parse().unwrap());
-    let client = client_over(data_center, settings, quick());
+    let settings = settings("http://127.0.0.1:9", quick());
+    let mut http = http_settings(&settings, shared_tls());
+    http.proxy_url = Some(proxy.url().parse().unwrap());
+    let client = client_over(settings, http, Credential::for_test());
     assert_eq!(issue(&client, &call()).await.unwrap().ott.expose(), "VIA-PROXY");
     assert_eq!(proxy.count(url), 1);
 }
