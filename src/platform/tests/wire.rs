@@ -1,5 +1,7 @@
 //! What goes over the wire, byte by byte, and what does not.
 
+use std::fmt::Write as _;
+
 use super::fixture::*;
 use crate::{
     credential::Credential,
@@ -168,4 +170,64 @@ fn a_proxy_from_the_environment_is_ignored() {
         child.env_remove("NO_PROXY").env_remove("no_proxy").args([test, "--exact"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// What is logged, in memory.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn nothing_secret_is_logged_or_shown_whatever_happens() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let mut shown = String::new();
+    let cookie = "sid=CANARY-COOKIE; Path=/";
+    // Each echoes what its own request holds.
+    let answers = |echo: &str| {
+        [
+            Answer::json(200, r#"{"ott":"CANARY-OTT","id":"1","login":"j"}"#),
+            Answer::json(200, r#"{"ott":"CANARY-OTT"#),
+            Answer::json(400, format!(r#"{{"error":{{"message":"{echo}"}}}}"#)),
+            Answer::html(503),
+        ]
+        .map(|answer| answer.header("set-cookie", cookie).header("set-cookie", "CANARY-COOKIE"))
+    };
+    for (minted, spent) in answers("access-token-1 CANARY-LOGIN").into_iter().zip(answers("CANARY-OTT")) {
+        let faults = |answer: Answer| {
+            [Behaviour::Answer(answer.clone()), Behaviour::CutAfter(5, answer), Behaviour::Reset]
+        };
+        for (minted, spent) in faults(minted).into_iter().zip(faults(spent)) {
+            upstream.next(OTT, minted).next(LOGIN, spent);
+            let (minting, spending) = (call(), call());
+            let permit = issue_permit(subject("CANARY-LOGIN"));
+            writeln!(shown, "{:?}", client.issue_ott(&permit, &minting).await).unwrap();
+            writeln!(shown, "{:?} {client:?}", log_in(&client, "CANARY-OTT", &spending).await).unwrap();
+        }
+    }
+    let sent = upstream.requests();
+    assert!(sent.iter().any(|request| request.text().contains("CANARY-OTT")));
+    shown += &String::from_utf8_lossy(&log.0.lock().unwrap());
+    assert!(shown.contains("an attempt at the platform ended"), "nothing was logged");
+    for secret in ["CANARY", "access-token"] {
+        let line = shown.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
 }
