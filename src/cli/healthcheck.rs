@@ -16,7 +16,8 @@ use super::{
 
 /// Ask a running gateway whether it is serving.
 ///
-/// Meant for probes in images without a shell. Exits with 0 if it says SERVING, with 1 if it says anything else or nothing.
+/// Meant for probes in images without a shell. Exits with 0 if it says SERVING, with 1 if
+/// it says anything else or nothing. The health service needs no access rule.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -16,8 +16,8 @@ use crate::proto::ott::v1::{
 
 /// Ask a running gateway for a one-time token.
 ///
-/// Prints the answer as JSON. The token works once and for 30 seconds. It is a secret until it is spent: it is
-/// printed because you asked for it, so mind where the output goes.
+/// Prints the answer as JSON. The token works once and for 30 seconds. It is a secret until
+/// it is spent: it is printed because you asked for it, so mind where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -18,8 +18,10 @@ use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceC
 
 /// Spend a one-time token at a running gateway.
 ///
-/// Prints account and session as JSON. The token is read from standard input, because arguments can be seen by every user
-/// of a machine: either the token alone, or the JSON that `ott-gateway issue` prints.
+/// Prints account and session as JSON. The token is read from standard input, because
+/// arguments can be seen by every user of a machine: either the token alone, or the JSON
+/// that `ott-gateway issue` prints.
+///
 /// Whoever holds the session acts as that user, so mind where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -38,7 +40,8 @@ const EXAMPLES: &str = "\
 Examples:
   ott-gateway issue --login johncustomer@mysite.com | ott-gateway login
   ott-gateway login < token.txt
-  ott-gateway issue --login johncustomer@mysite.com | ott-gateway login | jq -r .session.cookieHeader
+  ott-gateway issue --login johncustomer@mysite.com | ott-gateway login |
+      jq -r .session.cookieHeader
 
 A token works once. After a failure, issue a new one.";
 

@@ -21,9 +21,9 @@ use crate::{
 /// Try everything on this machine, against a copy of the platform.
 ///
 /// Starts the copy and the gateway in front of it, walks once through issuing and
-/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, no account on the platform is needed, and no real
-/// credentials belong in it: the API client "sandbox" with the secret "sandbox-secret"
-/// is known to all.
+/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, no account on
+/// the platform is needed, and no real credentials belong in it: the API client "sandbox"
+/// with the secret "sandbox-secret" is known to all.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -14,11 +14,15 @@ use crate::{
 /// How long the last lines of the log may take to be written.
 pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end (30 seconds at most).
+/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end.
 ///
 /// Everything is set in one TOML file. A variable of the environment goes over the file:
 /// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. Wrong configuration is
 /// refused before anything is opened, all faults at once.
+///
+/// SIGTERM ends it within 30 seconds, unless the configuration gives calls in flight more
+/// time. SIGHUP reads access rules again and opens the audit file anew; changed rules,
+/// secrets and certificates are also picked up by themselves, within 10 seconds.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
