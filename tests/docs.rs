@@ -451,3 +451,32 @@ fn every_command_that_is_shown_has_the_options_that_are_shown() {
     }
     assert!(commands >= 10, "{commands} commands were found");
 }
+
+/// Every function's name in the source and the tests.
+fn functions(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("can be listed") {
+        let path = entry.expect("can be listed").path();
+        if path.is_dir() {
+            functions(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("can be read");
+            let found = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+            names.extend(found.map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        functions(&root().join(folder), &mut names);
+    }
+    let page = fs::read_to_string(root().join("docs/threat-model.md")).expect("can be read");
+    let quoted = page.split('`').skip(1).step_by(2);
+    // A sentence as a test's name has many words; no key or header has.
+    let tests: Vec<&str> = quoted.filter(|name| name.matches('_').count() >= 4).collect();
+    assert!(tests.len() >= 40, "{} tests were found", tests.len());
+    let missing: Vec<_> = tests.iter().filter(|name| !names.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
