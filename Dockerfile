@@ -4,7 +4,6 @@
 
 FROM rust:1.95-bookworm AS build
 ARG FEATURES=sandbox,otlp
-RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto

@@ -1,5 +1,26 @@
 #![forbid(unsafe_code)]
-//! `ott-gateway` logs people in to the Acronis Cyber Platform with one-time tokens, over gRPC.
+//! `ott-gateway` logs people in to the Acronis Cyber Platform with one-time tokens, over
+//! gRPC, so that the services that call it never hold the platform's credentials.
+//!
+//! This page is the way of a call: each stage in the order in which a call meets it.
+//! What a stage is for, and what it leaves to others, stands on its own page.
+//!
+//! 1. [`server`]: connections in, calls through the middleware, drain.
+//! 2. [`caller`]: who is calling, proven by the transport or by a credential.
+//! 3. [`access`]: whether this caller may do this: rules, quotas, permits.
+//! 4. [`service`]: the two RPCs, as typed handlers; their words are in [`ott`] and
+//!    [`session`].
+//! 5. [`platform`]: the platform's REST API as typed operations, each with its certainty.
+//! 6. [`credential`]: a token that outlives the exchange, for each API client.
+//! 7. [`status`]: every failure, as exactly one gRPC status.
+//!
+//! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
+//! [`telemetry`] tell others; [`secret`], [`clock`] and [`backoff`] are the ground that all
+//! stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
+//! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
+//! a copy of the platform that shares nothing with the rest but the clock.
+//!
+//! The crate is a program; its parts are public for its own tests.
 
 pub mod app;
 pub mod cli;
@@ -24,11 +45,11 @@ pub mod credential;
 pub mod status;
 
 pub mod audit;
+pub mod call;
 pub mod health;
 pub mod telemetry;
 
 pub mod backoff;
-pub mod call;
 pub mod clock;
 pub mod secret;
 

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
+use jsonwebtoken::{Validation, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
 
 use super::{
     Caller, Proof,
     jwks::{JwksSource, KeyRing},
-    key_set::Lookup,
+    key_set::{ALGORITHMS, Lookup},
     name,
 };
 
@@ -20,17 +20,6 @@ use super::{
 const LEEWAY_SECONDS: u64 = 30;
 /// The most bytes of a key's id.
 const MAX_KEY_ID_BYTES: usize = 256;
-
-/// The algorithms that are accepted. RSA-PSS is not among them: the design names RS, ES
-/// and `EdDSA`, and an issuer that signs with PSS can sign with these.
-pub(super) const ALGORITHMS: [Algorithm; 6] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::EdDSA,
-];
 
 /// Whose tokens are accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]

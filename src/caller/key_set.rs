@@ -10,7 +10,16 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-use super::jwt::ALGORITHMS;
+/// The algorithms that are accepted. RSA-PSS is not among them: the design names RS, ES
+/// and `EdDSA`, and an issuer that signs with PSS can sign with these.
+pub(super) const ALGORITHMS: [Algorithm; 6] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
 
 /// The most bytes of a key set; real ones have a few KiB.
 pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;

@@ -8,11 +8,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::failure;
+use crate::telemetry::names::status_name;
 
 /// The report: a first line for the error, then one line per detail.
 pub(super) fn report(status: &Status) -> String {
     let details = status.get_error_details();
-    let mut report = code_name(status.code()).to_owned();
+    let mut report = status_name(status.code()).to_owned();
     if let Some(info) = details.error_info() {
         let _ = write!(report, " ({})", info.reason);
     }
@@ -86,29 +87,6 @@ fn words(key: &str) -> String {
 /// Text from elsewhere, without anything that would steer the terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
-}
-
-/// The code's name as the gRPC documentation spells it.
-pub(super) const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

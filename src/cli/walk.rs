@@ -11,7 +11,7 @@ use tonic_types::StatusExt;
 use super::{
     failure::Failure,
     output::{Output, Style},
-    status_report::{code_name, printable},
+    status_report::printable,
 };
 use crate::{
     clock,
@@ -19,6 +19,7 @@ use crate::{
         Cookie, IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
         issue_ott_request::Subject, ott_service_client::OttServiceClient,
     },
+    telemetry::names::status_name,
 };
 
 /// The user of the platform's own documentation.
@@ -133,7 +134,7 @@ impl Story<'_> {
         let Some(info) = status.get_details_error_info().filter(|info| info.reason == "OTT_REJECTED") else {
             return Err(status.into());
         };
-        let code = self.output.paint(Style::Bad, code_name(status.code()));
+        let code = self.output.paint(Style::Bad, status_name(status.code()));
         self.output
             .line(format_args!("     {code} after {} ms, as it should be", started.elapsed().as_millis()));
         self.came("reason", info.reason);
