@@ -3,7 +3,10 @@
 //! What it prints is kept, so that a test can look for what must (or must never) be
 //! there. Dropping it ends the process.
 
+#![allow(dead_code, reason = "each test binary uses another part of it")]
+
 use std::{
+    fmt::Write as _,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,10 +21,10 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a test waits for something that must happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running gateway.
-pub struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
     folder: TempDir,
     stderr: Output,
@@ -31,7 +34,7 @@ pub struct Gateway {
 
 /// What a process has printed so far, line by line.
 #[derive(Clone, Default)]
-pub struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
+pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Output {
     fn follow(&self, stream: impl Read + Send + 'static) {
@@ -45,12 +48,12 @@ impl Output {
     }
 
     /// Everything printed so far.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.0.lock().expect("not poisoned").join("\n")
     }
 
     /// The first line that the closure makes something of; waits for it.
-    pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+    pub(crate) fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let until = clock::now() + PATIENCE;
         let mut lines = self.0.0.lock().expect("not poisoned");
         let mut seen = 0;
@@ -69,7 +72,7 @@ impl Output {
 }
 
 /// A gateway that is about to be started.
-pub struct Setup {
+pub(crate) struct Setup {
     folder: TempDir,
     config: String,
     environment: Vec<(String, String)>,
@@ -78,20 +81,21 @@ pub struct Setup {
 impl Setup {
     /// A gateway with one API client `test` of the data center at that address, open to
     /// anonymous callers, with its audit log in `audit.jsonl`.
-    pub fn for_platform(platform: SocketAddr) -> Self {
+    pub(crate) fn for_platform(platform: SocketAddr) -> Self {
+        Self::for_platforms(&[("test", platform)])
+    }
+
+    /// The same with several API clients, none of them the default one unless it is the
+    /// only one.
+    pub(crate) fn for_platforms(platforms: &[(&str, SocketAddr)]) -> Self {
         let setup = Self::new();
         setup.file("client-secret", "canary-client-secret\n");
-        setup.config(&format!(
-            r#"
+        let mut config = r#"
             [server]
             listen = "127.0.0.1:0"
             drain_lame_duck = "100ms"
             [admin]
             listen = "127.0.0.1:0"
-            [api_clients.test]
-            data_center_url = "http://{platform}"
-            client_id = "test-client"
-            client_secret_file = "FOLDER/client-secret"
             [[access.rules]]
             callers = ["anonymous"]
             rate = "unlimited"
@@ -101,11 +105,23 @@ impl Setup {
             [telemetry]
             log_format = "json"
             "#
-        ))
+        .to_owned();
+        for (name, address) in platforms {
+            let _ = write!(
+                config,
+                r#"
+            [api_clients.{name}]
+            data_center_url = "http://{address}"
+            client_id = "test-client"
+            client_secret_file = "FOLDER/client-secret"
+            "#
+            );
+        }
+        setup.config(&config)
     }
 
     /// A gateway without any configuration yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder of the test's own"),
             config: String::new(),
@@ -115,14 +131,14 @@ impl Setup {
 
     /// The whole configuration; `FOLDER` stands for the test's own folder.
     #[must_use]
-    pub fn config(mut self, text: &str) -> Self {
+    pub(crate) fn config(mut self, text: &str) -> Self {
         self.config = text.to_owned();
         self
     }
 
     /// Replaces a part of the configuration, which must be in it.
     #[must_use]
-    pub fn replacing(mut self, part: &str, by: &str) -> Self {
+    pub(crate) fn replacing(mut self, part: &str, by: &str) -> Self {
         assert!(self.config.contains(part), "the configuration has no `{part}`");
         self.config = self.config.replace(part, by);
         self
@@ -130,18 +146,18 @@ impl Setup {
 
     /// Sets a variable of the environment.
     #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// The test's own folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes a file into the test's own folder.
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).expect("a file of the test's own");
@@ -150,7 +166,7 @@ impl Setup {
     }
 
     /// Starts the gateway and waits until it listens.
-    pub fn start(self) -> Gateway {
+    pub(crate) fn start(self) -> Gateway {
         let config = self.config.replace("FOLDER", &self.folder.path().display().to_string());
         let file = self.file("config.toml", &config);
         let mut child = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
@@ -178,22 +194,22 @@ fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
 
 impl Gateway {
     /// Where it serves.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Where its admin listener is.
-    pub fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
     }
 
     /// A client on a new connection without TLS.
-    pub async fn client(&self) -> OttServiceClient<Channel> {
+    pub(crate) async fn client(&self) -> OttServiceClient<Channel> {
         OttServiceClient::new(self.channel().await)
     }
 
     /// A new connection without TLS.
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address))
             .expect("an address is an endpoint")
             .connect()
@@ -202,39 +218,39 @@ impl Gateway {
     }
 
     /// What it has logged so far.
-    pub fn stderr(&self) -> &Output {
+    pub(crate) fn stderr(&self) -> &Output {
         &self.stderr
     }
 
     /// What it has printed so far.
-    pub fn stdout(&self) -> &Output {
+    pub(crate) fn stdout(&self) -> &Output {
         &self.stdout
     }
 
     /// The test's own folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The records of the audit log so far.
-    pub fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
     }
 
     /// The process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal by its name, for example `TERM`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits until the process has ended.
-    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let ended = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             loop {

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fmt::Write as _,
+    fmt::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -65,7 +65,7 @@ pub(crate) enum Behaviour {
 }
 
 /// An answer, with `Content-Length` unless it has one of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
@@ -112,6 +112,13 @@ impl Answer {
         }
         head.push_str("\r\n");
         head.into_bytes()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
+        write!(f, "{} {:?} {body}", self.status, self.headers)
     }
 }
 
@@ -230,16 +237,21 @@ struct Script {
 impl Upstream {
     /// A server without TLS.
     pub(crate) async fn http() -> Self {
-        Self::start(None).await
+        Self::start(None, "127.0.0.1:0").await
+    }
+
+    /// A server without TLS at that address, where none is any more.
+    pub(crate) async fn http_at(address: SocketAddr) -> Self {
+        Self::start(None, &address.to_string()).await
     }
 
     /// A server with TLS.
     pub(crate) async fn https(tls: Tls) -> Self {
-        Self::start(Some(tls)).await
+        Self::start(Some(tls), "127.0.0.1:0").await
     }
 
-    async fn start(tls: Option<Tls>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    async fn start(tls: Option<Tls>, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let tls = tls.map(Arc::new);
