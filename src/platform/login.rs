@@ -123,15 +123,7 @@ impl PlatformClient {
         let SetCookies { session, excess } = self.session(&answer.headers);
         let account = messages::account(answer);
         match account {
-            Ok(account) if !excess => {
-                if session.is_empty() {
-                    tracing::warn!(
-                        api_client.name = %self.api_client.name(),
-                        "the platform logged a user in without setting a cookie"
-                    );
-                }
-                Ok(LoggedIn { account, session })
-            }
+            Ok(account) if !excess => Ok(LoggedIn { account, session }),
             unusable => {
                 self.log_out_in_background(session);
                 Err(unusable.err().unwrap_or(Malformation::Cookies))

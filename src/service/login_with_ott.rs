@@ -43,7 +43,7 @@ impl OttService {
                 tracing::warn!(
                     api_client.name = %client.name(),
                     request.id = %task_call.request_id(),
-                    "The platform set no cookie at a login: the session is empty"
+                    "the platform set no cookie at a login; the session is empty"
                 );
             }
             Ok(Undelivered { logged_in: Some(logged_in), client })
