@@ -132,7 +132,7 @@ impl Setup {
     /// The whole configuration; `FOLDER` stands for the test's own folder.
     #[must_use]
     pub(crate) fn config(mut self, text: &str) -> Self {
-        self.config = text.to_owned();
+        text.clone_into(&mut self.config);
         self
     }
 
