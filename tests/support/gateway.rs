@@ -217,6 +217,28 @@ impl Gateway {
             .expect("the gateway accepts a connection")
     }
 
+    /// What its admin listener answers to a GET.
+    pub(crate) async fn admin_get(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.admin()).await.expect("it accepts");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    }
+
+    /// Waits until so many calls are in flight.
+    pub(crate) async fn in_flight(&self, calls: usize) {
+        let sample = format!("ott_gateway_calls_in_flight {calls}");
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !self.admin_get("/metrics").await.lines().any(|line| line == sample) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.expect("so many calls in flight");
+    }
+
     /// What it has logged so far.
     pub(crate) fn stderr(&self) -> &Output {
         &self.stderr
