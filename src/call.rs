@@ -342,10 +342,20 @@ impl Call {
         self.0.abandoned.is_cancelled()
     }
 
+    /// Waits until nobody waits for the answer any more.
+    pub async fn abandoned(&self) {
+        self.0.abandoned.cancelled().await;
+    }
+
     /// Waits until nobody waits for the answer any more *and* nothing of the call is
     /// under way at the platform: the moment to stop working on it.
     pub async fn abandoned_and_at_rest(&self) {
-        self.0.abandoned.cancelled().await;
+        self.abandoned().await;
+        self.at_rest().await;
+    }
+
+    /// Waits until nothing of the call is under way at the platform.
+    pub async fn at_rest(&self) {
         loop {
             let at_rest = self.0.at_rest.notified();
             if !self.0.in_flight.load(Ordering::Acquire) {

@@ -10,6 +10,7 @@ use std::sync::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// The calls under way, and how many there may be. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct InFlightLimit(Arc<Counter>);
 /// caller has gone away can hold it.
 #[derive(Clone, Debug)]
 pub struct InFlight {
-    _ticket: Arc<Ticket>,
+    ticket: Arc<Ticket>,
 }
 
 #[derive(Debug)]
@@ -29,6 +30,7 @@ struct Counter {
     limit: usize,
     count: AtomicUsize,
     idle: Notify,
+    given_up: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,12 @@ impl InFlightLimit {
     /// Nothing is under way, and at most `limit` calls may be.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Counter { limit, count: AtomicUsize::new(0), idle: Notify::new() }))
+        Self(Arc::new(Counter {
+            limit,
+            count: AtomicUsize::new(0),
+            idle: Notify::new(),
+            given_up: CancellationToken::new(),
+        }))
     }
 
     /// Counts one more call; `None` if that would be one too many.
@@ -46,13 +53,19 @@ impl InFlightLimit {
     pub fn admit(&self) -> Option<InFlight> {
         let one_more = |count: usize| (count < self.0.limit).then_some(count + 1);
         self.0.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).ok()?;
-        Some(InFlight { _ticket: Arc::new(Ticket(Arc::clone(&self.0))) })
+        Some(InFlight { ticket: Arc::new(Ticket(Arc::clone(&self.0))) })
     }
 
     /// How many calls are under way.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.count.load(Ordering::Acquire)
+    }
+
+    /// The process ends: whatever still goes on for a call that nobody waits for stops,
+    /// and only writes its record.
+    pub fn give_up(&self) {
+        self.0.given_up.cancel();
     }
 
     /// Waits until no call is under way.
@@ -64,6 +77,13 @@ impl InFlightLimit {
             }
             idle.await;
         }
+    }
+}
+
+impl InFlight {
+    /// Waits until the process can wait for this call no longer.
+    pub async fn given_up(&self) {
+        self.ticket.0.given_up.cancelled().await;
     }
 }
 

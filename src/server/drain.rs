@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gate;
 use crate::{call::InFlightLimit, clock};
 
+/// How long the records of calls that are given up may take to be written.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
+
 /// How long the steps of a drain take at most (design section 7); together with
 /// what the process then still does, less than 30 s.
 #[derive(Clone, Debug)]
@@ -112,7 +115,11 @@ impl Drain {
             cut_off = self.in_flight.count();
             tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
             self.phases.cut_off.cancel();
-            let _ = timeout(self.times.settle, self.in_flight.idle()).await;
+            if timeout(self.times.settle, self.in_flight.idle()).await.is_err() {
+                // Nobody will learn what becomes of them, but that they were there.
+                self.in_flight.give_up();
+                let _ = timeout(LAST_RECORDS, self.in_flight.idle()).await;
+            }
         }
 
         let _ = timeout(self.times.linger, self.connections_gone()).await;

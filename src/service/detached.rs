@@ -5,7 +5,10 @@
 //! its own: when nobody waits any more it stops at the first moment at which nothing
 //! is under way, and its audit record is written in any case (design section 6).
 
-use std::{future::Future, panic::AssertUnwindSafe};
+use std::{
+    future::{Future, pending},
+    panic::AssertUnwindSafe,
+};
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
@@ -41,7 +44,7 @@ where
             // A panic is one call's failure, and that call still has its record.
             result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError))),
             // Nobody reads this answer.
-            () = task_call.abandoned_and_at_rest() => Err(Failure::new(Reason::InternalError)),
+            () = moot(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
         };
         let ending = ending(&task_call, result.as_ref().err());
         let recorded = if owed { audit.record(&task_call, ending).await } else { Ok(()) };
@@ -55,6 +58,22 @@ where
     });
     // The task is gone without an answer only if it panicked.
     answered.await.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError)))
+}
+
+/// Waits until going on is good for nothing: nobody waits, and nothing is under way at
+/// the platform, or the process ends whatever is.
+async fn moot(call: &Call, in_flight: Option<&InFlight>) {
+    call.abandoned().await;
+    let given_up = async {
+        match in_flight {
+            Some(in_flight) => in_flight.given_up().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = call.at_rest() => {}
+        () = given_up => {}
+    }
 }
 
 /// How the call ended, from the caller's point of view: what it was answered, or that
