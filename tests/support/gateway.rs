@@ -187,9 +187,13 @@ impl Setup {
     }
 }
 
+/// The value of a field in a line of the log, be it JSON or text.
 fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    line.get("fields").unwrap_or(&line).get(field)?.as_str()?.parse().ok()
+    if let Ok(line) = serde_json::from_str::<Value>(line) {
+        return line.get("fields").unwrap_or(&line).get(field)?.as_str()?.parse().ok();
+    }
+    let (_, value) = line.split_once(&format!("{field}="))?;
+    value.split_whitespace().next()?.parse().ok()
 }
 
 impl Gateway {

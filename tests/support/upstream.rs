@@ -282,6 +282,11 @@ impl Upstream {
         self
     }
 
+    /// Forgets what further requests to that path would have met with.
+    pub(crate) fn forget_next(&self, path: &str) {
+        self.script().next.remove(path);
+    }
+
     /// Says what all further requests to that path meet with.
     pub(crate) fn always(&self, path: &str, behaviour: impl Into<Behaviour>) -> &Self {
         self.script().always.insert(path.to_owned(), behaviour.into());
