@@ -40,6 +40,7 @@ async fn account(upstream: &Upstream, client: &mut Client, json: &str) -> UserAc
     log_in(upstream, client, answer).await.user.expect("an account")
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what a field of the account holds")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }

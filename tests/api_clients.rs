@@ -1,6 +1,6 @@
 //! Several API clients in one gateway: which one a call goes through.
 
-#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[path = "support/call.rs"]
 mod call;

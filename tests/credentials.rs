@@ -2,7 +2,7 @@
 //! calls go out with. What takes minutes or hours is tested beside the code, on paused
 //! clocks.
 
-#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[path = "support/call.rs"]
 mod call;

@@ -65,8 +65,8 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 
     upstream.next(OTT, held(&permits));
     let asked = clock::now();
-    let issue = within("300m", &gateway, ISSUE, call::issue("someone")).await;
-    assert!((250..2000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    let issue = within("600m", &gateway, ISSUE, call::issue("someone")).await;
+    assert!((500..3000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
     assert_eq!((issue.code, issue.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!((issue.metadata["outcome"].as_str(), issue.metadata["attempts"].as_str()), ("unknown", "1"));
     assert_eq!((issue.pushback, issue.ratelimited), (None, None), "another token may be minted");
@@ -77,7 +77,7 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 
     upstream.next(LOGIN, held(&permits));
     let ott = upstream.token();
-    let login = within("300m", &gateway, SPEND, call::login(&ott)).await;
+    let login = within("600m", &gateway, SPEND, call::login(&ott)).await;
     assert_eq!((login.code, login.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!(login.metadata["outcome"], "unknown");
     let trailers = (login.pushback.as_deref(), login.ratelimited.as_deref());
@@ -100,7 +100,7 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address())
-        .replacing("[server]", "[server]\nmax_deadline = \"400ms\"")
+        .replacing("[server]", "[server]\nmax_deadline = \"1s\"")
         .start();
     upstream.asked(TOKEN, 1).await;
     let client = gateway.client().await;
@@ -109,7 +109,7 @@ async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
     let asked = clock::now();
     let (first, second) =
         tokio::join!(first.login_with_ott(call::login("A")), within("1H", &gateway, SPEND, call::login("B")));
-    assert!((350..3000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!((900..4000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
     for refused in [refused(&first.expect_err("it stalls")), second] {
         assert_eq!((refused.code, refused.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     }

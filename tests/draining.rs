@@ -24,7 +24,7 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use upstream::{Answer, Behaviour, LOGIN, OTT, TOKEN, Upstream};
+use upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Upstream};
 
 /// By when the process is gone, whatever anyone does.
 const GONE: Duration = Duration::from_secs(30);
@@ -79,11 +79,13 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
 
 #[tokio::test]
 async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
-    let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"2s\"").await;
+    let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"3s\"").await;
     assert_eq!(health(gateway.channel().await).await.expect("an answer"), ServingStatus::Serving);
     gateway.signal("TERM");
-    logged(&gateway, "the drain has begun");
-    assert_eq!(health(gateway.channel().await).await.expect("an answer"), ServingStatus::NotServing);
+    let began = clock::now();
+    while health(gateway.channel().await).await.expect("an answer") == ServingStatus::Serving {
+        assert!(began.elapsed() < Duration::from_secs(1), "health does not tell");
+    }
     assert!(gateway.admin_get("/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(gateway.admin_get("/livez").await.starts_with("HTTP/1.1 200"));
     call::issue_and_log_in(&mut client).await;
@@ -113,6 +115,31 @@ async fn what_does_not_end_in_time_is_told_whether_it_may_have_happened() {
     let reasons: Vec<_> = gateway.audit().iter().map(|record| record["reason"].clone()).collect();
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     assert!(reasons.contains(&"DRAINING".into()) && reasons.contains(&"LOGIN_OUTCOME_UNKNOWN".into()));
+}
+
+#[tokio::test]
+async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
+    let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(LOGIN, held(&permits));
+    let ott = upstream.token();
+    let login = call::login(&ott);
+    let spent = tokio::spawn(async move { client.login_with_ott(login).await });
+    upstream.asked(LOGIN, 1).await;
+    gateway.signal("TERM");
+    let status = spent.await.expect("no panic").expect_err("it is held");
+    assert_eq!(refused(&status).reason, "LOGIN_OUTCOME_UNKNOWN");
+    permits.add_permits(1);
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+    let ended = upstream.requests_to(LOGOUT);
+    assert_eq!(ended.len(), 1, "its session is ended before the process is");
+    assert_eq!(ended[0].header("cookie"), Some(format!("sid=SESSION-OF-{ott}").as_str()));
+    let records = gateway.audit();
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(
+        (&records[0]["reason"], &records[0]["outcome"]),
+        (&"LOGIN_OUTCOME_UNKNOWN".into(), &"done".into())
+    );
 }
 
 #[tokio::test]
@@ -222,7 +249,7 @@ async fn of_many_calls_during_a_drain_none_is_lost() {
     };
     assert_eq!(done("IssueOtt"), upstream.count(OTT));
     assert_eq!((done("LoginWithOtt"), logins), (upstream.count(LOGIN), upstream.count(LOGIN)));
-    assert_eq!(upstream.count(upstream::LOGOUT), 0);
+    assert_eq!(upstream.count(LOGOUT), 0);
 }
 
 #[tokio::test]

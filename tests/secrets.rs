@@ -96,7 +96,9 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
         Behaviour::CutAfter(20, Answer::json(200, format!(r#"{{"ott":"{}"}}"#, OTTS[2]))),
         Behaviour::HeaderFlood,
     ] {
-        (0..3).for_each(|_| drop(upstream.next(OTT, behaviour.clone())));
+        for _ in 0..3 {
+            upstream.next(OTT, behaviour.clone());
+        }
         if let Err(status) = client.issue_ott(with_bearer(call::issue("someone"))).await {
             statuses.push(told(&status));
         }

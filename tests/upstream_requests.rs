@@ -1,6 +1,6 @@
 //! What the gateway sends to the platform, byte for byte, and what it never sends.
 
-#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 #[path = "support/call.rs"]
 mod call;
