@@ -121,7 +121,7 @@ async fn what_does_not_end_in_time_is_told_whether_it_may_have_happened() {
 async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
     let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
     let permits = Arc::new(Semaphore::new(0));
-    upstream.next(LOGIN, held(&permits));
+    upstream.next(LOGIN, held(&permits)).next(LOGOUT, held(&permits));
     let ott = upstream.token();
     let login = call::login(&ott);
     let spent = tokio::spawn(async move { client.login_with_ott(login).await });
@@ -129,6 +129,10 @@ async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
     gateway.signal("TERM");
     let status = spent.await.expect("no panic").expect_err("it is held");
     assert_eq!(refused(&status).reason, "LOGIN_OUTCOME_UNKNOWN");
+    permits.add_permits(1);
+    upstream.asked(LOGOUT, 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(gateway.is_running(), "the platform has not answered yet");
     permits.add_permits(1);
     assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
     let ended = upstream.requests_to(LOGOUT);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Arrival, OttService, convert, detached};
 use crate::{
-    call::Operation,
+    call::{InFlight, Operation},
     platform::PlatformClient,
     proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
     session::LoggedIn,
@@ -35,6 +35,7 @@ impl OttService {
         };
 
         let task_call = call.clone();
+        let held = in_flight.clone();
         let work = async move {
             let _in_use = in_use;
             let result = client.log_in(&permit, ott, &task_call).await;
@@ -46,7 +47,7 @@ impl OttService {
                     "the platform set no cookie at a login; the session is empty"
                 );
             }
-            Ok(Undelivered { logged_in: Some(logged_in), client })
+            Ok(Undelivered { logged_in: Some(logged_in), client, in_flight: held })
         };
         let undelivered = detached::run(&call, in_flight, self.audit.clone(), work).await?;
         undelivered.deliver().map(Into::into)
@@ -59,6 +60,8 @@ impl OttService {
 struct Undelivered {
     logged_in: Option<LoggedIn>,
     client: PlatformClient,
+    /// Ending the session is part of the call: a drain waits for it.
+    in_flight: Option<InFlight>,
 }
 
 impl Undelivered {
@@ -73,9 +76,12 @@ impl Drop for Undelivered {
         if session.is_empty() {
             return;
         }
-        let client = self.client.clone();
+        let (client, in_flight) = (self.client.clone(), self.in_flight.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { client.log_out(&session).await });
+            runtime.spawn(async move {
+                client.log_out(&session).await;
+                drop(in_flight);
+            });
         }
     }
 }

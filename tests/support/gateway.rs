@@ -275,6 +275,11 @@ impl Gateway {
         assert!(status.expect("kill runs").success());
     }
 
+    /// Whether the process has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its state can be asked for").is_none()
+    }
+
     /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let ended = async {
