@@ -92,8 +92,8 @@ impl App {
         metrics.set_callers(settings::named_callers(&config.access));
         let quotas = if config.access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
         let access = Access::new(access_rules(&config.access)?, quotas, metrics.clone());
-        let (callers, jwks_client) = settings::callers(&config.callers, &config.server)?;
-        let (identification, key_refresh) = Identification::new(callers, jwks_client, metrics.clone())?;
+        let callers = settings::callers(&config.callers, &config.server)?;
+        let (identification, key_refresh) = Identification::new(callers, metrics.clone())?;
         if let Some(key_refresh) = key_refresh {
             tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
         }

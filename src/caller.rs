@@ -224,7 +224,6 @@ impl Identification {
     /// to run the refresh of the issuer's keys that comes along.
     pub fn new(
         settings: Settings,
-        http: HttpClientSource,
         metrics: Metrics,
     ) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
         let Settings { certificate, jwt, tokens, forwarded } = settings;
@@ -240,7 +239,7 @@ impl Identification {
                 if issuer.is_empty() || audience.is_empty() {
                     return Err(InvalidSettings::EmptyIssuerOrAudience);
                 }
-                let (keys, refresh) = JwksRefresh::start(jwks, http, metrics.clone())?;
+                let (keys, refresh) = JwksRefresh::start(jwks, metrics.clone())?;
                 (Some(JwtVerifier::new(&issuer, &audience, keys)), Some(refresh))
             }
         };

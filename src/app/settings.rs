@@ -119,21 +119,13 @@ pub(super) fn tracer(config: &config::Telemetry) -> Result<Tracer, StartError> {
     Ok(Tracer::start(&settings)?)
 }
 
-/// The kinds of proof by which callers are identified, and the HTTP client for the keys
-/// of JWTs.
+/// The kinds of proof by which callers are identified.
 pub(super) fn callers(
     config: &config::Callers,
     server: &config::Server,
-) -> Result<(caller::Settings, caller::HttpClientSource), StartError> {
+) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.as_ref().map(|jwt| JwtSettings {
-        issuer: jwt.issuer.clone(),
-        audience: jwt.audience.clone(),
-        jwks: match &jwt.keys {
-            config::JwksSource::File(path) => JwksSource::File(path.clone()),
-            config::JwksSource::Url { url, .. } => JwksSource::Url(url.clone()),
-        },
-    });
+    let jwt = config.jwt.as_ref().map(jwt).transpose()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -141,8 +133,18 @@ pub(super) fn callers(
         },
         from: forwarded.from.iter().map(forwarded_from).collect(),
     });
-    let settings = caller::Settings { certificate, jwt, tokens: tokens(config), forwarded };
-    Ok((settings, jwks_client(config)?))
+    Ok(caller::Settings { certificate, jwt, tokens: tokens(config), forwarded })
+}
+
+fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
+    let jwks = match &jwt.keys {
+        config::JwksSource::File(path) => JwksSource::File(path.clone()),
+        config::JwksSource::Url { url, ca_file } => {
+            let http = HttpClient::new(HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?))?;
+            JwksSource::Url { url: url.clone(), http: Arc::new(move || http.current()) }
+        }
+    };
+    Ok(JwtSettings { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), jwks })
 }
 
 /// The callers that have bearer tokens.
@@ -159,16 +161,6 @@ fn forwarded_from(from: &config::ForwardedFrom) -> ForwardedFrom {
         config::ForwardedFrom::Spiffe(id) => ForwardedFrom::Spiffe(id.clone()),
         config::ForwardedFrom::Dns(name) => ForwardedFrom::Dns(name.clone()),
     }
-}
-
-/// The HTTP client that fetches the keys of JWTs; one that is never asked for if they are
-/// in a file.
-fn jwks_client(config: &config::Callers) -> Result<caller::HttpClientSource, StartError> {
-    let Some(config::Jwt { keys: config::JwksSource::Url { url, ca_file }, .. }) = &config.jwt else {
-        return Ok(Arc::new(reqwest::Client::default));
-    };
-    let http = HttpClient::new(HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?))?;
-    Ok(Arc::new(move || http.current()))
 }
 
 fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter, StartError> {

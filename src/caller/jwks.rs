@@ -43,12 +43,26 @@ const FILE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub type HttpClientSource = Arc<dyn Fn() -> reqwest::Client + Send + Sync>;
 
 /// Where an issuer's keys are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum JwksSource {
     /// In a file, which may be replaced at any time.
     File(PathBuf),
-    /// At an https URL; http only on a loopback host.
-    Url(Url),
+    /// On the network.
+    Url {
+        /// https; http only on a loopback host.
+        url: Url,
+        /// What fetches them.
+        http: HttpClientSource,
+    },
+}
+
+impl std::fmt::Debug for JwksSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Url { url, .. } => f.debug_tuple("Url").field(&url.as_str()).finish(),
+        }
+    }
 }
 
 /// Why keys were not fetched.
@@ -94,7 +108,6 @@ struct DemandState {
 pub struct JwksRefresh {
     ring: Arc<KeyRing>,
     source: JwksSource,
-    http: HttpClientSource,
     metrics: Metrics,
 }
 
@@ -169,7 +182,6 @@ impl JwksRefresh {
     /// when the task runs.
     pub(super) fn start(
         source: JwksSource,
-        http: HttpClientSource,
         metrics: Metrics,
     ) -> Result<(Arc<KeyRing>, Self), super::InvalidSettings> {
         let ring = match &source {
@@ -180,7 +192,7 @@ impl JwksRefresh {
                 let keys = KeySet::parse(&json).map_err(invalid)?;
                 KeyRing { keys: ArcSwapOption::from_pointee(keys), demand: None }
             }
-            JwksSource::Url(url) => {
+            JwksSource::Url { url, .. } => {
                 if !is_safe(url) {
                     return Err(super::InvalidSettings::JwksUrl);
                 }
@@ -188,23 +200,23 @@ impl JwksRefresh {
             }
         };
         let ring = Arc::new(ring);
-        Ok((Arc::clone(&ring), Self { ring, source, http, metrics }))
+        Ok((Arc::clone(&ring), Self { ring, source, metrics }))
     }
 
     /// Runs for ever; dropping it stops the refresh, and the keys stay as they are.
     pub async fn run(self) {
         match (&self.source, &self.ring.demand) {
-            (JwksSource::Url(url), Some(demand)) => self.follow_url(url, demand).await,
+            (JwksSource::Url { url, http }, Some(demand)) => self.follow_url(url, http, demand).await,
             (JwksSource::File(path), _) => self.follow_file(path).await,
-            (JwksSource::Url(_), None) => {}
+            (JwksSource::Url { .. }, None) => {}
         }
     }
 
-    async fn follow_url(&self, url: &Url, demand: &Demand) {
+    async fn follow_url(&self, url: &Url, http: &HttpClientSource, demand: &Demand) {
         let mut failures = 0;
         loop {
             demand.begin();
-            let fetched = fetch(&(self.http)(), url).await;
+            let fetched = fetch(&http(), url).await;
             let is_ok = fetched.is_ok();
             self.take(fetched, failures);
             demand.end();

@@ -22,7 +22,7 @@ const LEEWAY_SECONDS: u64 = 30;
 const MAX_KEY_ID_BYTES: usize = 256;
 
 /// Whose tokens are accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct JwtSettings {
     /// The issuer: `iss` must be exactly this.
     pub issuer: String,

@@ -47,12 +47,8 @@ fn with_token() -> Settings {
     Settings { tokens: vec![("ci".to_owned(), known)], ..Settings::default() }
 }
 
-fn no_http() -> HttpClientSource {
-    Arc::new(|| unreachable!("nothing is fetched here"))
-}
-
 fn identification(settings: Settings) -> Identification {
-    Identification::new(settings, no_http(), Metrics::new()).unwrap().0
+    Identification::new(settings, Metrics::new()).unwrap().0
 }
 
 /// The caller's name, after how it was proven.
@@ -257,7 +253,7 @@ async fn tokens_are_replaced_whole_or_not_at_all() {
 
 #[test]
 fn settings_that_would_identify_wrongly_are_refused() {
-    let refused = |settings| Identification::new(settings, no_http(), Metrics::new()).unwrap_err();
+    let refused = |settings| Identification::new(settings, Metrics::new()).unwrap_err();
     let forwarded = |from| Settings {
         forwarded: Some(ForwardedSettings { header: ForwardedHeader::Xfcc, from }),
         ..Settings::default()
@@ -266,7 +262,10 @@ fn settings_that_would_identify_wrongly_are_refused() {
         jwt: Some(JwtSettings {
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
-            jwks: JwksSource::Url(url.parse().unwrap()),
+            jwks: JwksSource::Url {
+                url: url.parse().unwrap(),
+                http: Arc::new(|| unreachable!("nothing is fetched here")),
+            },
         }),
         ..Settings::default()
     };

@@ -56,7 +56,7 @@ fn http() -> HttpClientSource {
 }
 
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, refresh) = JwksRefresh::start(JwksSource::Url(url), http(), Metrics::new()).unwrap();
+    let (ring, refresh) = JwksRefresh::start(JwksSource::Url { url, http: http() }, Metrics::new()).unwrap();
     tokio::spawn(refresh.run());
     ring
 }
@@ -215,7 +215,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
     let source = JwksSource::File(path.clone());
-    let (ring, refresh) = JwksRefresh::start(source.clone(), http(), Metrics::new()).unwrap();
+    let (ring, refresh) = JwksRefresh::start(source.clone(), Metrics::new()).unwrap();
     assert!(has(&ring, "k1"), "read at start");
     assert!(!ring.fetched_again().await, "nobody waits for a file");
 
@@ -236,7 +236,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
     assert!(FILE_POLL_INTERVAL < Duration::from_secs(10));
 
     std::fs::write(&path, b"{}").unwrap();
-    let refused = JwksRefresh::start(source, http(), Metrics::new()).unwrap_err();
+    let refused = JwksRefresh::start(source, Metrics::new()).unwrap_err();
     assert!(refused.to_string().contains("jwks.json"), "{refused}");
 }
 
@@ -245,7 +245,7 @@ async fn a_running_refresh_sees_a_replaced_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
-    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), http(), Metrics::new()).unwrap();
+    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), Metrics::new()).unwrap();
     tokio::spawn(refresh.run());
     let other = folder.path().join("new.json");
     std::fs::write(&other, jwks(&[&key("k2")])).unwrap();

@@ -145,8 +145,7 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
         forwarded: None,
     };
     let metrics = Metrics::new();
-    let http = || unreachable!("no keys are fetched");
-    let (identification, _) = Identification::new(settings, Arc::new(http), metrics).unwrap();
+    let (identification, _) = Identification::new(settings, metrics).unwrap();
     let audited = Audited::start(|settings| settings.max_in_flight = 1, identification).await;
     let mut client = audited.running.client().await;
     let token = [("authorization", "Bearer wrong")];
@@ -204,8 +203,7 @@ async fn caller_of_a_connection_is_whom_its_certificate_names() {
     let ca_file = files.write_file("ca.crt", &authority.certificate());
     let tls = files.settings(ClientAuth::Require { ca_file });
     let settings = caller::Settings { certificate: true, jwt: None, tokens: Vec::new(), forwarded: None };
-    let http = || unreachable!("no keys are fetched");
-    let (identification, _) = Identification::new(settings, Arc::new(http), Metrics::new()).unwrap();
+    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
     let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
     for name in ["portal", "reports"] {
         let shows = authority.issue(name);
