@@ -153,6 +153,14 @@ pub enum CallerError {
     InvalidForwarded(ForwardedFault),
 }
 
+impl CallerError {
+    /// Whether the same credential may be good enough later, without the caller's doing.
+    #[must_use]
+    pub const fn is_temporary(self) -> bool {
+        matches!(self, Self::InvalidJwt(JwtFault::NoKeysYet))
+    }
+}
+
 /// Which kinds of proof are accepted.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -222,10 +230,7 @@ struct Inner {
 impl Identification {
     /// Identifies callers by these kinds of proof. If JWTs are among them, somebody has
     /// to run the refresh of the issuer's keys that comes along.
-    pub fn new(
-        settings: Settings,
-        metrics: Metrics,
-    ) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
+    pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
         let Settings { certificate, jwt, tokens, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))

@@ -11,7 +11,7 @@ mod refusal;
 pub mod table;
 mod undocumented;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 pub use code::FailureCode;
 pub use reason::Reason;
@@ -33,6 +33,7 @@ pub struct Failure {
     // Boxed, being rare: a result that may be a failure stays small.
     quota: Option<Box<QuotaExceeded>>,
     platform: Option<Box<ErrorBody>>,
+    cause: Option<Box<str>>,
 }
 
 /// One field of the request that breaks a rule.
@@ -64,6 +65,7 @@ impl Failure {
             http_status: None,
             quota: None,
             platform: None,
+            cause: None,
         }
     }
 
@@ -122,6 +124,13 @@ impl Failure {
         self
     }
 
+    /// Says why we refused, for the log; the caller is not told.
+    #[must_use]
+    fn because(mut self, cause: &impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string().into());
+        self
+    }
+
     /// The reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
@@ -152,6 +161,16 @@ impl Failure {
     #[must_use]
     pub fn into_status(self, call: &Call) -> tonic::Status {
         call.set_answer(self.code(call).into(), self.reason.as_str());
+        if let Some(cause) = &self.cause {
+            tracing::info!(
+                request.id = %call.request_id(),
+                caller.name = call.caller().map(|(name, _)| tracing::field::display(name)),
+                rpc.method = call.operation().map_or("unknown", Operation::name),
+                reason = self.reason.as_str(),
+                cause = &**cause,
+                "a caller was refused"
+            );
+        }
         details::status(self, call)
     }
 

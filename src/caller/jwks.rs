@@ -265,11 +265,22 @@ impl JwksRefresh {
                 }
                 self.ring.keys.store(Some(Arc::new(keys)));
             }
-            Err(fault) if (failures_before + 1).is_power_of_two() => tracing::warn!(
-                error = %fault,
-                failures = failures_before + 1,
-                "the JWT issuer's keys could not be refreshed; the last good ones stay in use"
-            ),
+            Err(fault) if (failures_before + 1).is_power_of_two() => {
+                let failures = failures_before + 1;
+                if self.ring.keys.load().is_some() {
+                    tracing::warn!(
+                        error = %fault,
+                        failures,
+                        "the JWT issuer's keys could not be refreshed; the last good ones stay in use"
+                    );
+                } else {
+                    tracing::warn!(
+                        error = %fault,
+                        failures,
+                        "the JWT issuer's keys could not be fetched: no JWT can be verified yet"
+                    );
+                }
+            }
             Err(_) => {}
         }
     }

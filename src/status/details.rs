@@ -219,7 +219,7 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
     let outlives_token =
         operation == Some(Operation::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
     let answers = failure.reason.entry().answers(operation);
-    answers.is_some_and(|answers| answers.retry.is_advised())
+    answers.is_some_and(|answers| answers.retry.is_advised(failure.code))
         && !outlives_token
         && !failure.may_be_spent(call)
 }

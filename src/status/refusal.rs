@@ -1,24 +1,36 @@
 //! What the gateway itself refuses: callers that it cannot identify, calls that its
 //! rules do not allow, quotas that are used up.
 //!
-//! Which rule refused, and how far a proof failed, is for logs and records. The caller
-//! is told no more than that.
+//! Which rule refused, and how far a proof failed, is for the log. The caller is told no
+//! more than that it was refused.
 
-use super::{Failure, Reason};
+use std::time::Duration;
+
+use super::{Failure, FailureCode, Reason};
 use crate::{
     access::{Denied, ExceededQuota, Refused},
     caller::CallerError,
 };
 
+/// When the issuer's keys may have been fetched.
+const KEYS_RETRY_AFTER: Duration = Duration::from_secs(2);
+
 impl From<CallerError> for Failure {
-    fn from(_: CallerError) -> Self {
-        Self::new(Reason::CallerUnauthenticated)
+    /// A caller can mend what is wrong with its credential, but not that the gateway has
+    /// no keys yet to look at it with: that passes, and another replica may have them.
+    fn from(error: CallerError) -> Self {
+        let failure = Self::new(Reason::CallerUnauthenticated).because(&error);
+        if error.is_temporary() {
+            failure.with_code(FailureCode::Unavailable).retry_after(KEYS_RETRY_AFTER)
+        } else {
+            failure
+        }
     }
 }
 
 impl From<Denied> for Failure {
-    fn from(_: Denied) -> Self {
-        Self::new(Reason::CallerNotAllowed)
+    fn from(denied: Denied) -> Self {
+        Self::new(Reason::CallerNotAllowed).because(&denied)
     }
 }
 
@@ -27,11 +39,13 @@ impl From<Refused> for Failure {
         match refused {
             Refused::NotAllowed(denied) => denied.into(),
             Refused::QuotaExceeded { quota, retry_after } => {
+                let cause = format_args!("the quota {quota} is used up");
                 let subject = match quota {
                     ExceededQuota::Caller => "calls of this caller",
                     ExceededQuota::User => "calls of this caller for this user",
                 };
                 Self::new(Reason::CallerQuotaExceeded)
+                    .because(&cause)
                     .retry_after(retry_after)
                     .quota(subject, "the rate that the gateway's access rules allow")
             }

@@ -42,6 +42,9 @@ pub enum Retry {
     WithBackoff,
     /// It is safe unless the token may have been spent: decided by the outcome.
     IfUnspent,
+    /// It is safe and may help, with backoff, where the code is UNAVAILABLE; it would
+    /// fail again where it is another.
+    IfUnavailable,
     /// It would do no harm, and fail again.
     Useless,
     /// It is wrong: the token is worth nothing any more, or may be.
@@ -49,10 +52,14 @@ pub enum Retry {
 }
 
 impl Retry {
-    /// Whether to retry while no token has been spent.
+    /// Whether to retry an answer with that code while no token has been spent.
     #[must_use]
-    pub const fn is_advised(self) -> bool {
-        matches!(self, Self::WithBackoff | Self::IfUnspent)
+    pub const fn is_advised(self, code: FailureCode) -> bool {
+        match self {
+            Self::WithBackoff | Self::IfUnspent => true,
+            Self::IfUnavailable => matches!(code, FailureCode::Unavailable),
+            Self::Useless | Self::Never => false,
+        }
     }
 }
 
@@ -91,6 +98,10 @@ const fn with_backoff(codes: &'static [FailureCode]) -> Answers {
 
 const fn if_unspent(codes: &'static [FailureCode]) -> Answers {
     Answers { codes, retry: Retry::IfUnspent }
+}
+
+const fn if_unavailable(codes: &'static [FailureCode]) -> Answers {
+    Answers { codes, retry: Retry::IfUnavailable }
 }
 
 const fn useless(codes: &'static [FailureCode]) -> Answers {
@@ -132,9 +143,9 @@ impl Reason {
                 useless(&[InvalidArgument]),
             ),
             Self::CallerUnauthenticated => Entry::both(
-                "The gateway cannot tell who is calling.",
+                "The gateway cannot tell who is calling; UNAVAILABLE: not before it has the JWT issuer's keys.",
                 "Show a valid credential, once, of a kind that the gateway is configured for.",
-                useless(&[Unauthenticated]),
+                if_unavailable(&[Unauthenticated, Unavailable]),
             ),
             Self::CallerNotAllowed => Entry::both(
                 "The gateway's access rules do not allow this call to this caller.",

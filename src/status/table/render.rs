@@ -137,6 +137,7 @@ const fn word(retry: Retry) -> &'static str {
     match retry {
         Retry::WithBackoff => "yes, with backoff",
         Retry::IfUnspent => "only if `outcome` is `not_sent` or `refused`",
+        Retry::IfUnavailable => "only UNAVAILABLE, with backoff",
         Retry::Useless => "no, it would fail again",
         Retry::Never => "no, issue a new token",
     }
