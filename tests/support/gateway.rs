@@ -3,7 +3,7 @@
 //! What it prints is kept, so that a test can look for what must (or must never) be
 //! there. Dropping it ends the process.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{
     fmt::Write as _,
@@ -165,16 +165,40 @@ impl Setup {
         path
     }
 
-    /// Starts the gateway and waits until it listens.
-    pub(crate) fn start(self) -> Gateway {
+    /// Starts a gateway that must refuse to start, and waits for its end.
+    pub fn refused(self) -> std::process::Output {
+        self.write_config();
+        self.run(&["serve"])
+    }
+
+    /// Runs another command with the configuration.
+    pub fn run(&self, arguments: &[&str]) -> std::process::Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    /// Writes the configuration, for [`run`](Self::run).
+    pub fn write_config(&self) {
         let config = self.config.replace("FOLDER", &self.folder.path().display().to_string());
-        let file = self.file("config.toml", &config);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
-            .args(["serve", "--config"])
-            .arg(file)
+        self.file("config.toml", &config);
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("config.toml"))
             .env_remove("RUST_LOG")
-            .envs(self.environment)
-            .stdin(Stdio::null())
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the gateway and waits until it listens.
+    pub fn start(self) -> Gateway {
+        self.write_config();
+        let mut child = self
+            .command(&["serve"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
