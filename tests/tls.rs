@@ -136,7 +136,9 @@ async fn under_load<T>(
     let channel = trusted[0].channel(gateway.address(), identity).await.unwrap();
     tasks.spawn(load(OttServiceClient::new(channel), stop.clone()));
     let mut bundle = String::new();
-    trusted.iter().for_each(|authority| bundle.push_str(&authority.certificate()));
+    for authority in trusted {
+        bundle.push_str(&authority.certificate());
+    }
     let (address, identity, stop_new) = (gateway.address(), identity.cloned(), stop.clone());
     tasks.spawn(async move {
         let mut calls = 0;

@@ -131,7 +131,7 @@ impl Setup {
 
     /// The whole configuration; `FOLDER` stands for the test's own folder.
     #[must_use]
-    pub(crate) fn config(mut self, text: &str) -> Self {
+    pub fn config(mut self, text: &str) -> Self {
         text.clone_into(&mut self.config);
         self
     }
