@@ -171,10 +171,10 @@ impl Access {
         Ok(LoginPermit { caller: admission.caller, api_client })
     }
 
-    /// Whether the caller may see the contract by reflection: if any rule names it.
-    #[must_use]
-    pub fn may_reflect(&self, caller: &Caller) -> bool {
-        self.0.rules.load().name(caller.name())
+    /// Whether any rule names the caller, whatever it allows. Enough to see the
+    /// contract by reflection.
+    pub fn names(&self, caller: &Caller) -> Result<(), Denied> {
+        if self.0.rules.load().name(caller.name()) { Ok(()) } else { Err(self.denied(Mismatch::Caller)) }
     }
 
     /// An admission for one method opens no door for the other.

@@ -14,7 +14,7 @@ mod start_error;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use self::reload::Reload;
 pub use self::{
@@ -37,7 +37,7 @@ use crate::{
     },
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
-    service::{ApiClients, OttService, Reflection, TokensInUse},
+    service::{ApiClients, NamedCallers, OttService, Reflection, TokensInUse},
     telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
 };
 
@@ -245,6 +245,7 @@ impl Shared {
         let service = OttServiceServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let service = InterceptedService::new(service, NamedCallers::of(self.access.clone()));
         let routes = Routes::new(service).add_service(self.health.clone().into_server());
         if !self.reflection {
             return Ok(routes);

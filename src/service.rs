@@ -1,7 +1,8 @@
 //! The two RPCs, as typed handlers.
 //!
-//! A handler reads top to bottom in the order of the checks (design section 3):
-//! caller and method, then the message, then the user; then the platform. How a
+//! Callers that no rule names are turned away before. A handler reads top to bottom in
+//! the order of the checks (design section 3): caller and method, then the message, then
+//! the user; then the platform. How a
 //! message is checked is in `convert`, what may happen to a call in flight in
 //! `detached`; what the platform is asked for is in `platform`.
 
@@ -11,6 +12,7 @@ mod convert;
 mod detached;
 mod issue_ott;
 mod login_with_ott;
+mod named_callers;
 mod reflection;
 mod tokens_in_use;
 
@@ -19,7 +21,9 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use self::arrival::Arrival;
-pub use self::{api_clients::ApiClients, reflection::Reflection, tokens_in_use::TokensInUse};
+pub use self::{
+    api_clients::ApiClients, named_callers::NamedCallers, reflection::Reflection, tokens_in_use::TokensInUse,
+};
 use crate::{
     access::Access,
     audit::Audit,

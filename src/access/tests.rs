@@ -192,11 +192,11 @@ fn no_decision_mixes_two_versions_of_the_rules() {
 #[tokio::test(start_paused = true)]
 async fn reflection_is_for_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
-    assert!(some.may_reflect(&caller("dns:a")));
-    assert!(some.may_reflect(&caller("jwt:x")));
-    assert!(!some.may_reflect(&caller("dns:b")));
-    assert!(!some.may_reflect(&Caller::anonymous()));
-    assert!(access(&[rule(&["anonymous"])]).may_reflect(&Caller::anonymous()));
+    assert!(some.names(&caller("dns:a")).is_ok());
+    assert!(some.names(&caller("jwt:x")).is_ok());
+    assert_eq!(some.names(&caller("dns:b")).unwrap_err().reason(), "caller");
+    assert_eq!(some.names(&Caller::anonymous()).unwrap_err().reason(), "caller");
+    assert!(access(&[rule(&["anonymous"])]).names(&Caller::anonymous()).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

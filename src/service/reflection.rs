@@ -1,48 +1,42 @@
 //! Reflection: the contract, for those whom a rule names.
 
-use tonic::{
-    Request, Status,
-    service::{Interceptor, interceptor::InterceptedService},
-};
+use tonic::service::interceptor::InterceptedService;
 use tonic_reflection::server::{Builder, Error, v1, v1alpha};
 
-use super::Arrival;
-use crate::{
-    access::Access,
-    proto::FILE_DESCRIPTOR_SET,
-    status::{Failure, Reason},
-};
+use super::NamedCallers;
+use crate::{access::Access, proto::FILE_DESCRIPTOR_SET};
 
 /// Offers the contract by reflection.
 #[derive(Clone, Debug)]
 pub struct Reflection {
-    access: Access,
+    callers: NamedCallers,
 }
 
 impl Reflection {
     /// To those whom these rules name.
     #[must_use]
     pub const fn new(access: Access) -> Self {
-        Self { access }
+        Self { callers: NamedCallers::of(access) }
     }
 
     /// `grpc.reflection.v1`.
     pub fn v1(
         &self,
-    ) -> Result<InterceptedService<v1::ServerReflectionServer<impl v1::ServerReflection>, Self>, Error> {
+    ) -> Result<InterceptedService<v1::ServerReflectionServer<impl v1::ServerReflection>, NamedCallers>, Error>
+    {
         let service = builder().build_v1()?;
-        Ok(InterceptedService::new(service, self.clone()))
+        Ok(InterceptedService::new(service, self.callers.clone()))
     }
 
     /// `grpc.reflection.v1alpha`, which many clients still ask for.
     pub fn v1alpha(
         &self,
     ) -> Result<
-        InterceptedService<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>, Self>,
+        InterceptedService<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>, NamedCallers>,
         Error,
     > {
         let service = builder().build_v1alpha()?;
-        Ok(InterceptedService::new(service, self.clone()))
+        Ok(InterceptedService::new(service, self.callers.clone()))
     }
 }
 
@@ -50,15 +44,4 @@ fn builder<'a>() -> Builder<'a> {
     Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-impl Interceptor for Reflection {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Arrival { call, caller, .. } = Arrival::peek(&request);
-        if self.access.may_reflect(&caller) {
-            Ok(request)
-        } else {
-            Err(Failure::new(Reason::CallerNotAllowed).into_status(&call))
-        }
-    }
 }
