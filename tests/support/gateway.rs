@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a test waits for something that must happen soon.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running gateway.
-pub(crate) struct Gateway {
+pub struct Gateway {
     child: Child,
     folder: TempDir,
     stderr: Output,
@@ -34,7 +34,7 @@ pub(crate) struct Gateway {
 
 /// What a process has printed so far, line by line.
 #[derive(Clone, Default)]
-pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
+pub struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Output {
     fn follow(&self, stream: impl Read + Send + 'static) {
@@ -48,12 +48,12 @@ impl Output {
     }
 
     /// Everything printed so far.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.0.0.lock().expect("not poisoned").join("\n")
     }
 
     /// The first line that the closure makes something of; waits for it.
-    pub(crate) fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+    pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let until = clock::now() + PATIENCE;
         let mut lines = self.0.0.lock().expect("not poisoned");
         let mut seen = 0;
@@ -72,7 +72,7 @@ impl Output {
 }
 
 /// A gateway that is about to be started.
-pub(crate) struct Setup {
+pub struct Setup {
     folder: TempDir,
     config: String,
     environment: Vec<(String, String)>,
@@ -81,13 +81,13 @@ pub(crate) struct Setup {
 impl Setup {
     /// A gateway with one API client `test` of the data center at that address, open to
     /// anonymous callers, with its audit log in `audit.jsonl`.
-    pub(crate) fn for_platform(platform: SocketAddr) -> Self {
+    pub fn for_platform(platform: SocketAddr) -> Self {
         Self::for_platforms(&[("test", platform)])
     }
 
     /// The same with several API clients, none of them the default one unless it is the
     /// only one.
-    pub(crate) fn for_platforms(platforms: &[(&str, SocketAddr)]) -> Self {
+    pub fn for_platforms(platforms: &[(&str, SocketAddr)]) -> Self {
         let setup = Self::new();
         setup.file("client-secret", "canary-client-secret\n");
         let mut config = r#"
@@ -121,7 +121,7 @@ impl Setup {
     }
 
     /// A gateway without any configuration yet.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder of the test's own"),
             config: String::new(),
@@ -138,7 +138,7 @@ impl Setup {
 
     /// Replaces a part of the configuration, which must be in it.
     #[must_use]
-    pub(crate) fn replacing(mut self, part: &str, by: &str) -> Self {
+    pub fn replacing(mut self, part: &str, by: &str) -> Self {
         assert!(self.config.contains(part), "the configuration has no `{part}`");
         self.config = self.config.replace(part, by);
         self
@@ -146,18 +146,18 @@ impl Setup {
 
     /// Sets a variable of the environment.
     #[must_use]
-    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// The test's own folder.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes a file into the test's own folder.
-    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).expect("a file of the test's own");
@@ -222,22 +222,22 @@ fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
 
 impl Gateway {
     /// Where it serves.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Where its admin listener is.
-    pub(crate) fn admin(&self) -> SocketAddr {
+    pub fn admin(&self) -> SocketAddr {
         self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
     }
 
     /// A client on a new connection without TLS.
-    pub(crate) async fn client(&self) -> OttServiceClient<Channel> {
+    pub async fn client(&self) -> OttServiceClient<Channel> {
         OttServiceClient::new(self.channel().await)
     }
 
     /// A new connection without TLS.
-    pub(crate) async fn channel(&self) -> Channel {
+    pub async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address))
             .expect("an address is an endpoint")
             .connect()
@@ -246,7 +246,7 @@ impl Gateway {
     }
 
     /// What its admin listener answers to a GET.
-    pub(crate) async fn admin_get(&self, path: &str) -> String {
+    pub async fn admin_get(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.admin()).await.expect("it accepts");
         let request = format!("GET {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n");
@@ -257,7 +257,7 @@ impl Gateway {
     }
 
     /// Waits until so many calls are in flight.
-    pub(crate) async fn in_flight(&self, calls: usize) {
+    pub async fn in_flight(&self, calls: usize) {
         let sample = format!("ott_gateway_calls_in_flight {calls}");
         let waited = tokio::time::timeout(PATIENCE, async {
             while !self.admin_get("/metrics").await.lines().any(|line| line == sample) {
@@ -268,44 +268,44 @@ impl Gateway {
     }
 
     /// What it has logged so far.
-    pub(crate) fn stderr(&self) -> &Output {
+    pub fn stderr(&self) -> &Output {
         &self.stderr
     }
 
     /// What it has printed so far.
-    pub(crate) fn stdout(&self) -> &Output {
+    pub fn stdout(&self) -> &Output {
         &self.stdout
     }
 
     /// The test's own folder.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The records of the audit log so far.
-    pub(crate) fn audit(&self) -> Vec<Value> {
+    pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
     }
 
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal by its name, for example `TERM`.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Whether the process has not ended yet.
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("its state can be asked for").is_none()
     }
 
     /// Waits until the process has ended.
-    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
         let ended = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             loop {
