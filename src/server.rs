@@ -4,6 +4,7 @@
 //! tonic's server leaves peers that never speak, never read or never leave without
 //! bounds. What the calls do is not known here.
 
+mod call_log;
 mod completion;
 mod connection;
 mod deadline;

@@ -9,9 +9,10 @@ use http::{HeaderValue, Response, StatusCode, header::HeaderName};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt;
 
+use super::call_log;
 use crate::{
     audit::{Audit, AuditUnavailable, Ending},
-    call::{Call, Operation},
+    call::Call,
     clock,
     status::{Failure, Reason},
     telemetry::{
@@ -75,7 +76,7 @@ impl Completion {
         if let Ok(id) = HeaderValue::from_str(self.call.request_id().as_str()) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
-        self.show(code(&response), reason.map(Reason::as_str));
+        self.show(code(&response), reason);
         self.finished = true;
         response
     }
@@ -96,15 +97,16 @@ impl Completion {
     }
 
     /// Shows the end in metrics, traces and the log.
-    fn show(&self, code: Code, reason: Option<&'static str>) {
+    fn show(&self, code: Code, reason: Option<Reason>) {
         let call = &self.call;
         let method = call.operation().into();
-        self.metrics.call_handled(method, code, clock::now().saturating_duration_since(call.arrived()));
+        let took = clock::now().saturating_duration_since(call.arrived());
+        self.metrics.call_handled(method, code, took);
         if let Some((caller, _)) = call.caller() {
             self.metrics.caller_call(caller, method, code);
         }
         if let Some(reason) = reason {
-            self.metrics.error(method, reason);
+            self.metrics.error(method, reason.as_str());
         }
         if reason == Some(Reason::OttRejected.as_str()) {
             self.metrics.security_event("ott_rejected");
@@ -112,17 +114,11 @@ impl Completion {
         let api_client = call.api_client();
         self.span.finish(CallEnd {
             code,
-            reason,
+            reason: reason.map(Reason::as_str),
             api_client: api_client.as_deref(),
             outcome: call.certainty(),
         });
-        tracing::debug!(
-            request.id = %call.request_id(),
-            rpc.method = call.operation().map_or("unknown", Operation::name),
-            rpc.code = ?code,
-            reason,
-            "a call ended"
-        );
+        call_log::write(call, code, reason, took, &self.span);
     }
 }
 
