@@ -39,7 +39,10 @@ use crate::{
     clock::{self, WallClock},
     credential::Credential,
     ott::{LoginUrl, OneTimeToken},
-    telemetry::metrics::ApiClientMetrics,
+    telemetry::{
+        metrics::ApiClientMetrics,
+        tracing::{Attempt, AttemptSpan, CallSpan},
+    },
 };
 
 /// What one API client is configured with, apart from its credential.
@@ -51,6 +54,9 @@ pub struct Settings {
     pub data_center: DataCenter,
     /// Where else than at the data center a login may land.
     pub target_origins: Vec<Origin>,
+    /// Whether the platform is told of the trace that a call belongs to (W3C Trace
+    /// Context).
+    pub propagate_trace: bool,
     /// Times and limits.
     pub limits: Limits,
 }
@@ -213,18 +219,28 @@ impl PlatformClient {
             .map_err(|open| ErrorKind::BreakerOpen { retry_after: open.retry_after })
     }
 
-    /// Makes one admitted attempt, and tells the breaker and the metrics of it.
+    /// Makes one admitted attempt, and tells the breaker, the metrics and the trace of it.
     async fn attempt(
         &self,
         operation: Operation,
         admission: Admission,
-        request: Request,
+        mut request: Request,
         call: &Call,
+        span: &CallSpan,
     ) -> Ended {
+        let span = attempt_span(operation, &request, call, span);
+        request.trace.clear();
+        if self.api_client.settings.propagate_trace {
+            span.inject(&mut request.trace);
+        }
         let began = clock::now();
         let client = self.http.current();
         let ended = attempt::send(&client, request, call, &self.api_client.wall).await;
         let took = began.elapsed();
+        match ended.outcome() {
+            Ok(status) => span.answered(status),
+            Err(error_type) => span.failed(error_type),
+        }
         self.api_client.breaker.report(admission, ended.is_failure());
         self.api_client.metrics.request(operation, ended.certainty(), ended.http_status(), took);
         tracing::debug!(
@@ -238,6 +254,18 @@ impl PlatformClient {
         );
         ended
     }
+}
+
+/// The span of an attempt that is about to begin.
+fn attempt_span(operation: Operation, request: &Request, call: &Call, span: &CallSpan) -> AttemptSpan {
+    span.attempt(&Attempt {
+        operation,
+        method: "POST",
+        path: request.url.path(),
+        host: request.url.host_str().unwrap_or_default(),
+        port: request.url.port_or_known_default().unwrap_or_default(),
+        resends: call.attempts(),
+    })
 }
 
 /// The error of a call that ends with that failure.

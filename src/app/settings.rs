@@ -186,6 +186,7 @@ pub(super) fn platform(
         name: Arc::clone(name),
         data_center: data_center(name, client)?,
         target_origins,
+        propagate_trace: client.propagate_trace,
         limits,
     })
 }

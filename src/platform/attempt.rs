@@ -31,6 +31,8 @@ pub(super) struct Request {
     pub(super) url: Url,
     /// Where it is needed, the access token.
     pub(super) authorization: Option<HeaderValue>,
+    /// The trace that it belongs to, where the platform is told of it.
+    pub(super) trace: HeaderMap,
     /// JSON.
     pub(super) body: Bytes,
     /// From the first step, connecting included, to the end of the answer's body.
@@ -103,6 +105,17 @@ impl Ended {
         }
     }
 
+    /// The status, or in one word why there is none.
+    pub(super) fn outcome(&self) -> Result<u16, &'static str> {
+        match self {
+            Self::Answered(answer) => Ok(answer.status.as_u16()),
+            Self::Interrupted { .. } => Err("interrupted"),
+            Self::NotSent { cause: NotSent::Unreachable, .. } => Err("unreachable"),
+            Self::NotSent { cause: NotSent::CertificateInvalid, .. } => Err("certificate_invalid"),
+            Self::NotSent { cause: NotSent::Withdrawn, .. } => Err("withdrawn"),
+        }
+    }
+
     /// Whether it speaks for a platform that is down.
     pub(super) fn is_failure(&self) -> bool {
         match self {
@@ -164,6 +177,7 @@ async fn exchange(
         .post(request.url.clone())
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .header("x-request-id", call.request_id().to_string())
+        .headers(request.trace.clone())
         .body(reqwest::Body::wrap(body));
     if let Some(authorization) = &request.authorization {
         outgoing = outgoing.header(AUTHORIZATION, authorization.clone());

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::sleep;
 
 use super::{
@@ -19,6 +20,7 @@ use crate::{
     call::{Call, Operation},
     credential::Bearer,
     ott::IssuedToken,
+    telemetry::tracing::CallSpan,
 };
 
 /// The life of a one-time token, from the moment it was made.
@@ -27,9 +29,14 @@ const TOKEN_LIFE: Duration = Duration::from_secs(30);
 impl PlatformClient {
     /// Asks the platform for a one-time token.
     ///
-    /// Begins no attempt past the call's deadline or once nobody waits for the answer,
+    /// Each attempt is a span below that of the call. Begins no attempt past the call's deadline or once nobody waits for the answer,
     /// but follows the one that is under way to its end.
-    pub async fn issue_ott(&self, permit: &IssuePermit, call: &Call) -> Result<IssuedToken, PlatformError> {
+    pub async fn issue_ott(
+        &self,
+        permit: &IssuePermit,
+        call: &Call,
+        span: &CallSpan,
+    ) -> Result<IssuedToken, PlatformError> {
         debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
         self.api_client.retry_budget.count_call();
         let body = messages::issue_request(permit.subject());
@@ -46,11 +53,12 @@ impl PlatformClient {
             let request = Request {
                 url: self.api_client.data_center().ott_url().clone(),
                 authorization: Some(bearer.header_value().clone()),
+                trace: HeaderMap::new(),
                 body: body.clone(),
                 timeout: self.limits().attempt_timeout,
                 max_answer_bytes: self.limits().max_ott_bytes,
             };
-            let kind = match self.attempt(Operation::IssueOtt, admission, request, call).await {
+            let kind = match self.attempt(Operation::IssueOtt, admission, request, call, span).await {
                 Ended::Answered(answer) if answer.status.is_success() => match messages::issued(&answer) {
                     Ok(ott) => return Ok(IssuedToken { ott, expires_at: answer.sent_at + TOKEN_LIFE }),
                     Err(malformation) => ErrorKind::Malformed(malformation),

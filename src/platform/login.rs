@@ -21,10 +21,12 @@ use crate::{
     call::{Call, Operation},
     ott::OneTimeToken,
     session::{LoggedIn, Session},
+    telemetry::tracing::CallSpan,
 };
 
 impl PlatformClient {
-    /// Spends a one-time token: logs in as its user.
+    /// Spends a one-time token: logs in as its user. Each attempt is a span below that of
+    /// the call.
     ///
     /// If the platform's answer cannot be used but may have begun a session, that
     /// session is ended in the background.
@@ -33,22 +35,24 @@ impl PlatformClient {
         permit: &LoginPermit,
         ott: OneTimeToken,
         call: &Call,
+        span: &CallSpan,
     ) -> Result<LoggedIn, PlatformError> {
         debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
         self.api_client.retry_budget.count_call();
         let request = Request {
             url: self.api_client.data_center().ott_login_url().clone(),
             authorization: None,
+            trace: HeaderMap::new(),
             body: messages::login_request(&ott),
             timeout: self.limits().login_timeout,
             max_answer_bytes: self.limits().max_login_bytes,
         };
-        let ended = match self.attempt_login(request, call).await? {
+        let ended = match self.attempt_login(request, call, span).await? {
             Ended::NotSent { request, cause: NotSent::Unreachable } if self.may_try_login_again(call) => {
                 self.api_client.metrics.retry(Operation::LoginWithOtt);
                 let (first, longest) = self.limits().retry_wait;
                 sleep(Backoff::new(first, longest).full_jitter(1)).await;
-                match self.attempt_login(request, call).await {
+                match self.attempt_login(request, call, span).await {
                     Ok(ended) => ended,
                     Err(_) => return Err(failed(ErrorKind::Unreachable, call)),
                 }
@@ -107,10 +111,15 @@ impl PlatformClient {
         }
     }
 
-    async fn attempt_login(&self, request: Request, call: &Call) -> Result<Ended, PlatformError> {
+    async fn attempt_login(
+        &self,
+        request: Request,
+        call: &Call,
+        span: &CallSpan,
+    ) -> Result<Ended, PlatformError> {
         self.in_time(Duration::ZERO, call).map_err(|kind| failed(kind, call))?;
         let admission = self.admit(Operation::LoginWithOtt).map_err(|kind| failed(kind, call))?;
-        Ok(self.attempt(Operation::LoginWithOtt, admission, request, call).await)
+        Ok(self.attempt(Operation::LoginWithOtt, admission, request, call, span).await)
     }
 
     fn may_try_login_again(&self, call: &Call) -> bool {

@@ -6,6 +6,7 @@ use crate::{
     call::{Call, Deadline, InFlight},
     caller::Caller,
     clock,
+    telemetry::tracing::CallSpan,
 };
 
 /// A call as it reaches its handler.
@@ -15,6 +16,8 @@ pub(super) struct Arrival {
     pub(super) call: Call,
     /// Who calls.
     pub(super) caller: Caller,
+    /// The call's span, above those of its attempts at the platform.
+    pub(super) span: CallSpan,
     /// The call's place among those in flight, held until all its work has ended.
     pub(super) in_flight: Option<InFlight>,
 }
@@ -22,7 +25,7 @@ pub(super) struct Arrival {
 impl Arrival {
     /// Takes the request apart.
     ///
-    /// The middleware has attached all three; a server without it (a test of the bare
+    /// The middleware has attached all of it; a server without it (a test of the bare
     /// service) gets an anonymous call that has no time.
     pub(super) fn of<T>(request: Request<T>) -> (Self, T) {
         (Self::peek(&request), request.into_inner())
@@ -36,6 +39,7 @@ impl Arrival {
             Call::new(now, Deadline::at(now))
         });
         let caller = extensions.get().cloned().unwrap_or_else(Caller::anonymous);
-        Self { call, caller, in_flight: extensions.get().cloned() }
+        let span = extensions.get().cloned().unwrap_or_default();
+        Self { call, caller, span, in_flight: extensions.get().cloned() }
     }
 }

@@ -15,7 +15,7 @@ impl OttService {
         arrival: Arrival,
         message: IssueOttRequest,
     ) -> Result<IssueOttResponse, Failure> {
-        let Arrival { call, caller, in_flight } = arrival;
+        let Arrival { call, caller, span, in_flight } = arrival;
         call.set_operation(Operation::IssueOtt);
         let admission = self.access.admits(&caller, Operation::IssueOtt)?;
 
@@ -33,7 +33,7 @@ impl OttService {
         let task_call = call.clone();
         let work = async move {
             let issued = client
-                .issue_ott(&permit, &task_call)
+                .issue_ott(&permit, &task_call, &span)
                 .await
                 .map_err(|error| Failure::of_platform(Operation::IssueOtt, &error))?;
             if let Some(fingerprint) = audit.fingerprint(&issued.ott) {

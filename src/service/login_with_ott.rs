@@ -17,7 +17,7 @@ impl OttService {
         arrival: Arrival,
         message: LoginWithOttRequest,
     ) -> Result<LoginWithOttResponse, Failure> {
-        let Arrival { call, caller, in_flight } = arrival;
+        let Arrival { call, caller, span, in_flight } = arrival;
         call.set_operation(Operation::LoginWithOtt);
         let admission = self.access.admits(&caller, Operation::LoginWithOtt)?;
 
@@ -36,10 +36,18 @@ impl OttService {
 
         let task_call = call.clone();
         let held = in_flight.clone();
+        let metrics = self.metrics.clone();
         let work = async move {
             let _in_use = in_use;
-            let result = client.log_in(&permit, ott, &task_call).await;
-            let logged_in = result.map_err(|error| Failure::of_platform(Operation::LoginWithOtt, &error))?;
+            let result = client.log_in(&permit, ott, &task_call, &span).await;
+            let logged_in = result.map_err(|error| {
+                let failure = Failure::of_platform(Operation::LoginWithOtt, &error);
+                if failure.reason() == Reason::OttRejected {
+                    // Unknown, used or expired: a replay looks like this.
+                    metrics.security_event("ott_rejected");
+                }
+                failure
+            })?;
             if logged_in.session.is_empty() {
                 tracing::warn!(
                     api_client.name = %client.name(),

@@ -65,8 +65,8 @@ pub struct Attempt<'a> {
     pub operation: Operation,
     /// The HTTP method.
     pub method: &'static str,
-    /// The path: a constant, without anything of the call.
-    pub path: &'static str,
+    /// The path: one of the few that the platform has, without anything of the call.
+    pub path: &'a str,
     /// The platform's host.
     pub host: &'a str,
     /// The platform's port.

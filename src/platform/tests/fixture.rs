@@ -23,6 +23,7 @@ pub(super) use crate::{
         error::{ErrorKind, Malformation, PlatformError, PlatformErrorCode},
         http::{HttpClient, HttpSettings, tls_config},
     },
+    telemetry::tracing::CallSpan,
 };
 
 /// Limits with hardly any waits.
@@ -62,7 +63,13 @@ pub(super) fn client_of(
 /// What an API client of the data center at that URL is configured with.
 pub(super) fn settings(url: &str, limits: Limits) -> Settings {
     let data_center = DataCenter::parse(url).expect("a URL");
-    Settings { name: Arc::from("eu2"), data_center, target_origins: Vec::new(), limits }
+    Settings {
+        name: Arc::from("eu2"),
+        data_center,
+        target_origins: Vec::new(),
+        propagate_trace: false,
+        limits,
+    }
 }
 
 pub(super) fn client_with(
@@ -116,7 +123,7 @@ pub(super) fn ott(text: &str) -> OneTimeToken {
 }
 
 pub(super) async fn issue(client: &PlatformClient, call: &Call) -> Result<IssuedToken, PlatformError> {
-    client.issue_ott(&issue_permit(subject("john@example.com")), call).await
+    client.issue_ott(&issue_permit(subject("john@example.com")), call, &CallSpan::default()).await
 }
 
 pub(super) async fn log_in(
@@ -124,7 +131,7 @@ pub(super) async fn log_in(
     token: &str,
     call: &Call,
 ) -> Result<LoggedIn, PlatformError> {
-    client.log_in(&login_permit(), ott(token), call).await
+    client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await
 }
 
 /// Issues with success, as every test does after its fault.

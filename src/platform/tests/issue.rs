@@ -48,7 +48,8 @@ async fn a_token_expires_thirty_seconds_after_its_request_was_sent() {
     let before = WallClock::system().now();
     let call = call();
     let permit = issue_permit(subject("john@example.com"));
-    let (issued, sent) = tokio::join!(client.issue_ott(&permit, &call), async {
+    let span = CallSpan::default();
+    let (issued, sent) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
         upstream.asked(OTT, 1).await;
         let sent = WallClock::system().now();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -391,7 +392,8 @@ async fn a_caller_who_goes_ends_the_retries_but_not_the_attempt_under_way() {
         upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(then)));
         let call = call();
         let permit = issue_permit(subject("john@example.com"));
-        let (_, ()) = tokio::join!(client.issue_ott(&permit, &call), async {
+        let span = CallSpan::default();
+        let (_, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
             upstream.asked(OTT, asked + 1).await;
             call.abandon();
             assert_eq!(call.certainty(), Certainty::Unknown);
@@ -410,7 +412,8 @@ async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
     upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Answer::empty(503).into())));
     let call = call_with(Duration::from_millis(500));
     let permit = issue_permit(subject("john@example.com"));
-    let (result, ()) = tokio::join!(client.issue_ott(&permit, &call), async {
+    let span = CallSpan::default();
+    let (result, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
         upstream.asked(OTT, 1).await;
         tokio::time::sleep(Duration::from_millis(600)).await;
         held.add_permits(1);
@@ -427,8 +430,9 @@ async fn an_attempt_that_is_dropped_is_at_rest() {
     let call = call();
     {
         let permit = issue_permit(subject("john@example.com"));
+        let span = CallSpan::default();
         tokio::select! {
-            _ = client.issue_ott(&permit, &call) => panic!("it stalls"),
+            _ = client.issue_ott(&permit, &call, &span) => panic!("it stalls"),
             () = upstream.asked(OTT, 1) => {}
         }
     }

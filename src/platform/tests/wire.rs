@@ -42,7 +42,7 @@ async fn each_kind_of_subject_has_its_own_member() {
         (Subject::UserId(name("2955-43uc")), r#"{"purpose":"user_login","user_id":"2955-43uc"}"#),
         (Subject::Login(name("jürgen\\")), r#"{"purpose":"user_login","login":"jürgen\\"}"#),
     ] {
-        client.issue_ott(&issue_permit(subject), &call()).await.unwrap();
+        client.issue_ott(&issue_permit(subject), &call(), &CallSpan::default()).await.unwrap();
         assert_eq!(upstream.requests().last().unwrap().text(), body);
     }
 }

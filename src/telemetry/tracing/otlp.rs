@@ -151,7 +151,7 @@ impl CallSpan {
         let Some((started, context)) = &self.0 else { return AttemptSpan::default() };
         let mut attributes = vec![
             KeyValue::new("http.request.method", attempt.method),
-            KeyValue::new("url.template", attempt.path),
+            KeyValue::new("url.template", attempt.path.to_owned()),
             KeyValue::new("server.address", attempt.host.to_owned()),
             KeyValue::new("server.port", i64::from(attempt.port)),
             KeyValue::new("ott_gateway.operation", attempt.operation.name()),
