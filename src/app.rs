@@ -48,6 +48,9 @@ const MAX_ANSWER_BYTES: usize = 512 * 1024;
 /// How long the last audit records, and the last spans, may take to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
+/// The word for access rules and bearer tokens among the things that are reloaded.
+const RULES: &str = "rules";
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct App {
@@ -90,6 +93,7 @@ impl App {
 
         let audit = Audit::start(settings::audit(&config.audit)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
+        metrics.loaded(RULES);
         let quotas = if config.access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
         let access = Access::new(access_rules(&config.access)?, quotas, metrics.clone());
         let callers = settings::callers(&config.callers, &config.server)?;

@@ -108,6 +108,7 @@ impl Audit {
         };
         let writer =
             Writer::start(output, sink, metrics.clone(), clock.clone()).map_err(AuditError::Thread)?;
+        metrics.audit_sink(sink);
         Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
     }
 

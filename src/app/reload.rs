@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::{StartError, access_rules, settings};
+use super::{RULES, StartError, access_rules, settings};
 use crate::{
     access::Access,
     caller::Identification,
@@ -85,7 +85,7 @@ impl Reload {
             Ok(Err(faults)) => faults.to_string(),
             Err(_) => "the configuration could not be read".to_owned(),
         };
-        self.metrics.reload("rules", false);
+        self.metrics.reload(RULES, false);
         tracing::error!(
             config.faults = faults,
             "the new configuration is not usable and was refused as a whole; the access rules stay as they are"
@@ -113,7 +113,7 @@ impl Reload {
             callers.tokens_changed = tokens_changed,
             "the configuration was read again"
         );
-        self.metrics.reload("rules", true);
+        self.metrics.reload(RULES, true);
         (self.rules, self.callers) = (config.access, config.callers);
         Ok(())
     }

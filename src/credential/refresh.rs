@@ -22,7 +22,7 @@ use crate::{
     backoff::Backoff,
     clock::{self, Instant},
     secret::Secret,
-    telemetry::metrics::ApiClientMetrics,
+    telemetry::metrics::{ApiClientMetrics, TokenRefresh},
 };
 
 /// A token request takes no longer, whatever keeps it.
@@ -81,9 +81,10 @@ impl<X: TokenExchange> Task<X> {
         let (loaded, secrets) = watch::channel(Loaded::Pending);
         let source = self.source.clone();
         let api_client = Arc::clone(&self.api_client);
+        let metrics = self.metrics.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            () = source.follow(&api_client, loaded) => {}
+            () = source.follow(&api_client, loaded, metrics) => {}
             () = self.keep_fresh(secrets) => {}
         }
     }
@@ -124,7 +125,10 @@ impl<X: TokenExchange> Task<X> {
                 due
             }
             Err(failure) => {
-                self.metrics.token_refresh(false);
+                self.metrics.token_refresh(match failure.error {
+                    CredentialError::Rejected => TokenRefresh::Rejected,
+                    _ => TokenRefresh::Failed,
+                });
                 self.failures = self.failures.saturating_add(1);
                 let due = next_request(self.failures, failure.retry_after, sent, clock::now());
                 self.record_failure(failure, due);
@@ -181,7 +185,7 @@ impl<X: TokenExchange> Task<X> {
     }
 
     fn record_success(&mut self, token: AccessToken) {
-        self.metrics.token_refresh(true);
+        self.metrics.token_refresh(TokenRefresh::Fetched);
         self.metrics.token_valid_until(Some(token.valid_until()));
         self.generation = token.generation();
         if self.logged.take().is_some() || self.generation == Generation::ZERO.next() {

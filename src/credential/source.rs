@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::{secret::Secret, telemetry::metrics::ApiClientMetrics};
 
 /// How often a secret's file is read. A change is used once two readings in a row agree,
 /// so after twice this time, and half-written files are not used.
@@ -50,9 +50,14 @@ pub(super) enum Loaded {
 
 impl SecretSource {
     /// Tells the secret, and each new one. Never ends.
-    pub(super) async fn follow(self, api_client: &str, loaded: watch::Sender<Loaded>) {
+    pub(super) async fn follow(
+        self,
+        api_client: &str,
+        loaded: watch::Sender<Loaded>,
+        metrics: ApiClientMetrics,
+    ) {
         match self {
-            Self::File(path) => Follower::new(path, api_client, &loaded).run().await,
+            Self::File(path) => Follower::new(path, api_client, &loaded, metrics).run().await,
             Self::Fixed(secret) if secret.is_empty() => {
                 tracing::error!(api_client.name = api_client, "the client secret is empty");
                 loaded.send_replace(Loaded::Unreadable);
@@ -69,6 +74,7 @@ struct Follower<'a> {
     path: PathBuf,
     api_client: &'a str,
     loaded: &'a watch::Sender<Loaded>,
+    metrics: ApiClientMetrics,
     in_use: Option<Secret>,
     /// Seen once, and not yet believed.
     candidate: Option<Reading>,
@@ -77,11 +83,17 @@ struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    const fn new(path: PathBuf, api_client: &'a str, loaded: &'a watch::Sender<Loaded>) -> Self {
+    const fn new(
+        path: PathBuf,
+        api_client: &'a str,
+        loaded: &'a watch::Sender<Loaded>,
+        metrics: ApiClientMetrics,
+    ) -> Self {
         Self {
             path,
             api_client,
             loaded,
+            metrics,
             in_use: None,
             candidate: None,
             warned: None,
@@ -101,10 +113,13 @@ impl<'a> Follower<'a> {
     }
 
     fn consider(&mut self, reading: Reading) {
-        self.warned = None;
+        let mended = self.warned.take().is_some();
         self.warn_if_readable_by_others(reading.readable_by_others);
         if self.in_use.as_ref().is_some_and(|secret| secret.expose() == reading.secret.expose()) {
             self.candidate = None;
+            if mended {
+                self.metrics.client_secret_mended();
+            }
         } else if self.candidate.as_ref().is_some_and(|candidate| candidate.agrees_with(&reading)) {
             self.candidate = None;
             if self.in_use.is_some() {
@@ -112,6 +127,9 @@ impl<'a> Follower<'a> {
                     api_client.name = self.api_client,
                     "the client secret's file has a new secret"
                 );
+                self.metrics.client_secret_reload(true);
+            } else {
+                self.metrics.client_secret_loaded();
             }
             self.in_use = Some(reading.secret.clone());
             self.loaded.send_replace(Loaded::Ready(reading.secret));
@@ -124,6 +142,7 @@ impl<'a> Follower<'a> {
         self.candidate = None;
         if self.warned != Some(why) {
             self.warned = Some(why);
+            self.metrics.client_secret_reload(false);
             if self.in_use.is_some() {
                 tracing::warn!(
                     api_client.name = self.api_client,

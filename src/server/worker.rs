@@ -10,12 +10,14 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tokio::{
     net::TcpStream,
     runtime,
     sync::{mpsc, oneshot},
+    time::sleep_until,
 };
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +25,10 @@ use super::{
     connection::{self, Shared},
     listener::Accepted,
 };
+use crate::{clock, telemetry::metrics::Metrics};
+
+/// How often a worker's lag is measured.
+const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A running worker, as the acceptor sees it.
 #[derive(Debug)]
@@ -58,6 +64,7 @@ impl Worker {
                 match make() {
                     Ok(shared) => {
                         let _ = started.send(Ok(()));
+                        tokio::spawn(watch_lag(shared.metrics.clone()));
                         serve_all(Arc::new(shared), accepted, load).await;
                     }
                     Err(error) => {
@@ -98,6 +105,17 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
         }
     }
     tracing::error!(peer.address = %accepted.address, "no worker is left to serve a connection");
+}
+
+/// Measures how late this worker gets to things, for ever.
+///
+/// All its calls wait as long: it is starved of CPU, or something blocks it.
+async fn watch_lag(metrics: Metrics) {
+    loop {
+        let due = clock::now() + LAG_INTERVAL;
+        sleep_until(due).await;
+        metrics.event_loop_lag(clock::now().saturating_duration_since(due));
+    }
 }
 
 /// Serves connections until the drain closes them.

@@ -7,6 +7,7 @@
 mod api_client;
 mod family;
 mod registered;
+mod reloads;
 
 use std::{
     fmt,
@@ -17,13 +18,10 @@ use std::{
 use prometheus::{Gauge, TextEncoder};
 use tonic::Code;
 
-pub use self::api_client::ApiClientMetrics;
+pub use self::api_client::{ApiClientMetrics, TokenRefresh};
 use self::registered::{CallerCounters, Registered};
 use super::names;
-use crate::{
-    call::Operation,
-    clock::{self, WallClock},
-};
+use crate::call::Operation;
 
 /// The most callers with metrics of their own; the others are counted as one.
 const MAX_CALLERS: usize = 1000;
@@ -127,7 +125,7 @@ impl Metrics {
     /// the life of its token.
     #[must_use]
     pub fn api_client(&self, name: &str) -> ApiClientMetrics {
-        let metrics = self.0.api_clients.resolve(name);
+        let metrics = self.0.api_clients.resolve(name, self.0.reloads.clone());
         let mut known = self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|other| other.name() != name);
         known.push(metrics.clone());
@@ -229,21 +227,39 @@ impl Metrics {
         self.with_caller(caller, |counters| counters.quota_exceeded.inc());
     }
 
+    /// An audit log is kept in that sink: what can become of its records is shown from now
+    /// on.
+    pub fn audit_sink(&self, sink: &'static str) {
+        for result in ["ok", "failed", "late"] {
+            self.0.audit_records.show([sink, result]);
+        }
+    }
+
     /// An audit record was written, or could not be: `ok`, `failed`; `late` once it is
     /// written after all.
     pub fn audit_record(&self, sink: &'static str, result: &'static str) {
         self.0.audit_records.increment([sink, result]);
     }
 
-    /// Something was reloaded, or its new version refused. `what`: `rules`,
-    /// `certificate`, `client_ca`, `client_secret`, `jwks` …
+    /// Something that can be reloaded is in use from the start. `what`: `rules`,
+    /// `certificate`, `client_ca`, `jwks` …
+    pub fn loaded(&self, what: &'static str) {
+        self.0.reloads.loaded(what, "");
+    }
+
+    /// A new version was taken over, or refused.
     pub fn reload(&self, what: &'static str, ok: bool) {
-        self.0.reloads.increment([what, if ok { "ok" } else { "failed" }]);
-        if ok {
-            let now = clock::unix_seconds(WallClock::system().now());
-            // Whole seconds of this era are exact in a float.
-            self.0.reload_last_success.with_label_values(&[what]).set(Duration::from_secs(now).as_secs_f64());
-        }
+        self.0.reloads.reloaded(what, "", ok);
+    }
+
+    /// The version that was refused is gone, and what is in use is there again.
+    pub fn reload_mended(&self, what: &'static str) {
+        self.0.reloads.mended(what, "");
+    }
+
+    /// A worker got to something so much later than it was due.
+    pub fn event_loop_lag(&self, lag: Duration) {
+        self.0.event_loop_lag.observe(lag.as_secs_f64());
     }
 
     /// How many log lines have been dropped and suppressed in this process so far.

@@ -49,6 +49,10 @@ impl Reload {
 
     /// Looks at the files again and again.
     pub(crate) async fn run(mut self, metrics: Metrics) {
+        metrics.loaded(CERTIFICATE);
+        if self.settings.client_auth.ca_file().is_some() {
+            metrics.loaded(CLIENT_CA);
+        }
         loop {
             sleep(self.settings.poll_interval).await;
             let settings = self.settings.clone();
@@ -66,7 +70,11 @@ impl Reload {
         };
         let settled = std::mem::replace(&mut self.last, seen) == seen;
         if seen == Seen::Version(self.in_use) {
-            self.refused = None;
+            if self.refused.take().is_some() {
+                for what in [CERTIFICATE, CLIENT_CA] {
+                    metrics.reload_mended(what);
+                }
+            }
             return;
         }
         if !settled || self.refused == Some(seen) {

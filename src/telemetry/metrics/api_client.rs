@@ -8,7 +8,7 @@ use std::{
 
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::{BreakerState, Metrics, family::Families};
+use super::{BreakerState, Metrics, family::Families, reloads::Reloads};
 use crate::{
     call::{Certainty, Operation},
     clock::{self, Instant},
@@ -45,8 +45,33 @@ const STATUSES: [(u16, &str); 24] = [
     (503, "503"),
     (504, "504"),
 ];
+/// The word for client secrets among the things that are reloaded.
+const CLIENT_SECRET: &str = "client_secret";
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATUS_WORDS: usize = STATUSES.len() + CLASSES.len();
+
+/// How a token request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRefresh {
+    /// There is a new token.
+    Fetched,
+    /// The platform refused the API client's id and secret.
+    Rejected,
+    /// There is none for another reason.
+    Failed,
+}
+
+impl TokenRefresh {
+    const ALL: [Self; 3] = [Self::Fetched, Self::Rejected, Self::Failed];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Fetched => "ok",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+        }
+    }
+}
 
 /// The families, from which each API client gets its own.
 #[derive(Debug)]
@@ -73,8 +98,8 @@ struct Resolved {
     breaker: Gauge,
     token_remaining: Gauge,
     token_valid_until: Mutex<Option<Instant>>,
-    token_refreshed: IntCounter,
-    token_not_refreshed: IntCounter,
+    token_refreshes: [IntCounter; TokenRefresh::ALL.len()],
+    reloads: Reloads,
     clock_skew: Gauge,
 }
 
@@ -119,7 +144,7 @@ impl ApiClientFamilies {
         }
     }
 
-    pub(super) fn resolve(&self, name: &str) -> ApiClientMetrics {
+    pub(super) fn resolve(&self, name: &str, reloads: Reloads) -> ApiClientMetrics {
         ApiClientMetrics(Arc::new(Resolved {
             name: name.to_owned(),
             requests: self.requests.clone(),
@@ -129,8 +154,9 @@ impl ApiClientFamilies {
             breaker: self.breaker.with_label_values(&[name]),
             token_remaining: self.token_remaining.with_label_values(&[name]),
             token_valid_until: Mutex::new(None),
-            token_refreshed: self.token_refreshes.with_label_values(&[name, "ok"]),
-            token_not_refreshed: self.token_refreshes.with_label_values(&[name, "failed"]),
+            token_refreshes: TokenRefresh::ALL
+                .map(|result| self.token_refreshes.with_label_values(&[name, result.word()])),
+            reloads,
             clock_skew: self.clock_skew.with_label_values(&[name]),
         }))
     }
@@ -176,8 +202,23 @@ impl ApiClientMetrics {
     }
 
     /// A token request ended.
-    pub fn token_refresh(&self, ok: bool) {
-        if ok { &self.0.token_refreshed } else { &self.0.token_not_refreshed }.inc();
+    pub fn token_refresh(&self, result: TokenRefresh) {
+        self.0.token_refreshes[result as usize].inc();
+    }
+
+    /// The first client secret was read.
+    pub fn client_secret_loaded(&self) {
+        self.0.reloads.loaded(CLIENT_SECRET, &self.0.name);
+    }
+
+    /// The client secret's file has a new secret, or none that can be used.
+    pub fn client_secret_reload(&self, ok: bool) {
+        self.0.reloads.reloaded(CLIENT_SECRET, &self.0.name, ok);
+    }
+
+    /// The client secret's file has the secret in use again.
+    pub fn client_secret_mended(&self) {
+        self.0.reloads.mended(CLIENT_SECRET, &self.0.name);
     }
 
     /// The access token in use is valid until then; none if there is none.

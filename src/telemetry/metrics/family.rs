@@ -43,6 +43,10 @@ impl Families<'_> {
         self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels))
     }
 
+    pub(super) fn histogram(&self, name: &str, help: &str) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())))
+    }
+
     #[expect(clippy::expect_used, reason = "at start-up, over constants that a test has tried")]
     fn add<C: Collector + Clone + 'static>(&self, family: prometheus::Result<C>) -> C {
         let family = family.expect("a valid name");

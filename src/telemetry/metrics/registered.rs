@@ -8,17 +8,33 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector};
+use prometheus::{
+    Gauge, Histogram, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector,
+};
 
 use super::{
     ApiClientMetrics, Method,
     api_client::ApiClientFamilies,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
+    reloads::Reloads,
 };
 use crate::telemetry::names;
 
 /// The caller that stands for all who are not named in the rules.
 const OTHER: &str = "other";
+
+/// The kinds of security events.
+const SECURITY_EVENTS: [&str; 6] = [
+    "ott_in_use",
+    "ott_rejected",
+    "caller_unauthenticated",
+    "duplicate_identity",
+    "slow_handshake",
+    "slow_preface",
+];
+
+/// What the access rules can refuse a call for.
+const ACCESS_DENIED: [&str; 4] = ["caller", "method", "api_client", "user"];
 
 /// One gateway's metrics.
 pub(super) struct Registered {
@@ -42,8 +58,8 @@ pub(super) struct Registered {
     pub(super) spoofed_identity_headers: IntCounter,
     pub(super) audit_records: ByWord<2>,
     pub(super) security_events: ByWord<1>,
-    pub(super) reloads: ByWord<2>,
-    pub(super) reload_last_success: GaugeVec,
+    pub(super) reloads: Reloads,
+    pub(super) event_loop_lag: Histogram,
     pub(super) panics: IntCounter,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
@@ -158,15 +174,10 @@ impl Registered {
                 "Events that a security team wants to see.",
                 &["kind"],
             )),
-            reloads: ByWord::new(families.counters(
-                "ott_gateway_reloads_total",
-                "New versions of files that were taken over or refused.",
-                &["what", "result"],
-            )),
-            reload_last_success: families.gauges(
-                "ott_gateway_reload_last_success_timestamp_seconds",
-                "When a new version was last taken over, in seconds since 1970.",
-                &["what"],
+            reloads: Reloads::register(&families),
+            event_loop_lag: families.histogram(
+                "ott_gateway_event_loop_lag_seconds",
+                "How much later than due the workers get to something; asked a few times a second.",
             ),
             panics: families.counter("ott_gateway_panics_total", "Panics while a call was handled."),
             log_lines_dropped: families.counter(
@@ -179,6 +190,13 @@ impl Registered {
             ),
             registry,
         };
+        // An alert on the increase of what has never been shown would miss its first event.
+        for kind in SECURITY_EVENTS {
+            registered.security_events.show([kind]);
+        }
+        for reason in ACCESS_DENIED {
+            registered.access_denied.show([reason]);
+        }
         // Registered by nobody else in this registry, so this cannot fail.
         let _ = registered.registry.register(Box::new(ProcessCollector::for_self()));
         registered

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, thread};
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::*;
-use crate::call::Certainty;
+use crate::{call::Certainty, clock};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -27,15 +27,17 @@ fn busy() -> Metrics {
     metrics.security_event("ott_in_use");
     metrics.access_denied("no_rule");
     metrics.audit_record("file", "ok");
+    metrics.loaded("rules");
     metrics.reload("rules", true);
     metrics.reload("rules", false);
     metrics.panic();
+    metrics.event_loop_lag(MILLISECOND);
     metrics.set_log_lines(2, 3);
     let client = metrics.api_client("eu2");
     client.request(Operation::IssueOtt, Certainty::Done, Some(200), MILLISECOND);
     client.retry(Operation::IssueOtt);
     client.breaker(BreakerState::Open);
-    client.token_refresh(true);
+    client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
     metrics
 }
