@@ -152,6 +152,7 @@ impl Bound {
         let Self { settings, tls, listener, local_addr } = self;
         listener::check_open_files(settings.limits.max_connections);
         let in_flight = InFlightLimit::new(settings.max_in_flight);
+        parts.metrics.follow_in_flight(in_flight.clone());
         let gate = Gate::new(in_flight.clone(), parts.audit.clone());
         let phases = Phases::new(parts.going_away.clone());
         // From here on the workers end, too, if this is given up half way.

@@ -90,7 +90,6 @@ impl Stack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         let in_flight = self.gate.admit()?;
-        let _counted = self.metrics.call_in_flight();
         request.extensions_mut().insert(in_flight);
         deadline::within(call, &self.cut_off, async {
             let caller = self.identify(request.headers(), call, peer).await?;

@@ -21,7 +21,7 @@ use tonic::Code;
 pub use self::api_client::{ApiClientMetrics, TokenRefresh};
 use self::registered::{CallerCounters, Registered};
 use super::names;
-use crate::call::Operation;
+use crate::call::{InFlightLimit, Operation};
 
 /// The most callers with metrics of their own; the others are counted as one.
 const MAX_CALLERS: usize = 1000;
@@ -164,10 +164,9 @@ impl Metrics {
         self.0.errors.increment([method.name(), reason]);
     }
 
-    /// A call is in flight until what is returned is dropped.
-    #[must_use = "the call counts as in flight until this is dropped"]
-    pub fn call_in_flight(&self) -> Counted {
-        Counted::new(&self.0.calls_in_flight)
+    /// Shows how many calls of a server are in flight, from now on.
+    pub fn follow_in_flight(&self, calls: InFlightLimit) {
+        self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner).push(calls);
     }
 
     /// A caller set no deadline.
@@ -277,6 +276,9 @@ impl Metrics {
         for client in self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             client.refresh();
         }
+        let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_flight = in_flight.iter().map(InFlightLimit::count).sum::<usize>();
+        self.0.calls_in_flight.set(f64::from(u32::try_from(in_flight).unwrap_or(u32::MAX)));
         // Fails only for metrics without a name or a value.
         TextEncoder::new().encode_to_string(&self.0.registry.gather()).unwrap_or_default()
     }

@@ -18,7 +18,7 @@ use super::{
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     reloads::Reloads,
 };
-use crate::telemetry::names;
+use crate::{call::InFlightLimit, telemetry::names};
 
 /// The caller that stands for all who are not named in the rules.
 const OTHER: &str = "other";
@@ -44,6 +44,7 @@ pub(super) struct Registered {
     pub(super) handling_seconds: Durations,
     pub(super) errors: ByWord<2>,
     pub(super) calls_in_flight: Gauge,
+    pub(super) in_flight: Mutex<Vec<InFlightLimit>>,
     pub(super) without_deadline: IntCounterVec,
     pub(super) connections: [Gauge; 3],
     pub(super) connections_refused: IntCounter,
@@ -137,6 +138,7 @@ impl Registered {
                 "ott_gateway_calls_in_flight",
                 "Calls that are being worked on, those included whose caller has gone.",
             ),
+            in_flight: Mutex::default(),
             connections: ["handshake", "open", "draining"]
                 .map(|state| connections.with_label_values(&[state])),
             connections_refused: families.counter(

@@ -130,10 +130,16 @@ async fn life_left_of_the_token_is_computed_when_it_is_read() {
 #[test]
 fn what_is_in_flight_is_let_go_when_it_ends() {
     let metrics = Metrics::new();
-    let (call, connection) = (metrics.call_in_flight(), metrics.connection(ConnectionState::Draining));
+    let (calls, health) = (InFlightLimit::new(2), InFlightLimit::new(1));
+    metrics.follow_in_flight(calls.clone());
+    metrics.follow_in_flight(health);
+    let (call, connection) = (calls.admit(), metrics.connection(ConnectionState::Draining));
+    let held_on = call.clone();
     assert!(has(&metrics, "ott_gateway_calls_in_flight 1"));
     assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 1"#));
     drop((call, connection));
+    assert!(has(&metrics, "ott_gateway_calls_in_flight 1"), "the work goes on");
+    drop(held_on);
     assert!(has(&metrics, "ott_gateway_calls_in_flight 0"));
     assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 0"#));
 }
