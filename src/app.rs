@@ -82,8 +82,11 @@ impl App {
         let on_failure = stop.clone().drop_guard();
 
         let bound = server::bind(settings::server(&config.server))?;
-        let bound_health =
-            config.server.health_listen.map(settings::health_server).map(server::bind).transpose()?;
+        let bound_health = config
+            .server
+            .health_listen
+            .map(|listen| server::bind(settings::health_server(&config.server, listen)))
+            .transpose()?;
         let admin = match config.admin.listen {
             Some(listen) => {
                 Some(Admin::bind(listen).await.map_err(|error| StartError::Admin(listen, error))?)
@@ -171,6 +174,7 @@ impl App {
         tracing::info!(
             server.address = %server.local_addr(),
             admin.address = admin_address.map(tracing::field::display),
+            health.address = health_server.as_ref().map(|server| tracing::field::display(server.local_addr())),
             "the gateway is serving"
         );
         on_failure.disarm();

@@ -38,26 +38,28 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
         connection_age: config.max_connection_age,
         ..Limits::default()
     };
-    let drain = DrainTimes {
-        lame_duck: config.drain_lame_duck,
-        cut_off: config.drain_timeout,
-        ..DrainTimes::default()
-    };
     server::Settings {
         worker_threads: config.worker_threads.and_then(|threads| NonZeroUsize::try_from(threads).ok()),
         max_deadline: config.max_deadline,
         max_in_flight: config.max_in_flight.get() as usize,
         limits,
-        drain,
+        drain: drain_times(config),
         ..server::Settings::new(config.listen, transport)
     }
 }
 
 /// Health alone, without TLS, for probes that cannot show a certificate.
-pub(super) fn health_server(listen: SocketAddr) -> server::Settings {
-    let limits = Limits { max_connections: 64, ..Limits::default() };
-    let worker_threads = Some(NonZeroUsize::MIN);
-    server::Settings { worker_threads, limits, ..server::Settings::new(listen, Transport::Plaintext) }
+pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> server::Settings {
+    server::Settings {
+        worker_threads: Some(NonZeroUsize::MIN),
+        limits: Limits { max_connections: 64, ..Limits::default() },
+        drain: drain_times(config),
+        ..server::Settings::new(listen, Transport::Plaintext)
+    }
+}
+
+fn drain_times(config: &config::Server) -> DrainTimes {
+    DrainTimes { lame_duck: config.drain_lame_duck, cut_off: config.drain_timeout, ..DrainTimes::default() }
 }
 
 fn client_auth(tls: &config::ServerTls) -> tls::ClientAuth {
