@@ -108,9 +108,6 @@ impl Completion {
         if let Some(reason) = reason {
             self.metrics.error(method, reason.as_str());
         }
-        if reason == Some(Reason::OttRejected.as_str()) {
-            self.metrics.security_event("ott_rejected");
-        }
         let api_client = call.api_client();
         self.span.finish(CallEnd {
             code,

@@ -1,6 +1,6 @@
 //! What a gateway shows on its admin listener.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{
     io::{Read, Write},

@@ -4,7 +4,7 @@
 //! test's choice. No connection resumes another's session, so that each shows what a new
 //! client would see.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 

@@ -1,6 +1,6 @@
 //! Requests as a caller makes them, and failures as a caller reads them.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Calls and what comes of them, in the few words that tests compare.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{net::SocketAddr, time::Duration};
 

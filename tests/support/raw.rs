@@ -1,6 +1,6 @@
 //! Calls that no gRPC library would make: HTTP/2 by hand.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::net::SocketAddr;
 

@@ -8,7 +8,7 @@
 //! Used by unit tests and by those of the whole program: `#[cfg(test)] #[path = "…"] mod
 //! upstream;`.
 
-#![allow(dead_code, reason = "each test binary uses another part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of it")]
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

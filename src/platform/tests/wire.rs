@@ -6,6 +6,7 @@ use super::fixture::*;
 use crate::{
     credential::Credential,
     ott::{Name, Subject},
+    telemetry::tracing::CallSpan,
 };
 
 fn name(text: &str) -> Name {
@@ -218,7 +219,7 @@ async fn nothing_secret_is_logged_or_shown_whatever_happens() {
             upstream.next(OTT, minted).next(LOGIN, spent);
             let (minting, spending) = (call(), call());
             let permit = issue_permit(subject("CANARY-LOGIN"));
-            writeln!(shown, "{:?}", client.issue_ott(&permit, &minting).await).unwrap();
+            writeln!(shown, "{:?}", client.issue_ott(&permit, &minting, &CallSpan::default()).await).unwrap();
             writeln!(shown, "{:?} {client:?}", log_in(&client, "CANARY-OTT", &spending).await).unwrap();
         }
     }
