@@ -1,6 +1,6 @@
 //! What a running gateway logs, and where the id of a call turns up.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 #[path = "support/gateway.rs"]
 mod gateway;
