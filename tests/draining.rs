@@ -20,7 +20,7 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tonic::{Code, Status, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -42,9 +42,17 @@ fn held(permits: &Arc<Semaphore>) -> Behaviour {
     Behaviour::Held(Arc::clone(permits), Box::new(Behaviour::Healthy))
 }
 
-async fn health(channel: Channel) -> Result<ServingStatus, Status> {
-    let request = HealthCheckRequest { service: "ott.v1.OttService".to_owned() };
-    Ok(HealthClient::new(channel).check(request).await?.into_inner().status())
+/// Waits until that is what health tells, which must be soon.
+async fn until_health(gateway: &Gateway, status: ServingStatus) {
+    let mut client = HealthClient::new(gateway.channel().await);
+    let began = clock::now();
+    loop {
+        let request = HealthCheckRequest { service: "ott.v1.OttService".to_owned() };
+        if client.check(request).await.expect("an answer").into_inner().status() == status {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "health does not tell {status:?}");
+    }
 }
 
 /// Waits until the gateway has said so.
@@ -80,12 +88,10 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
 #[tokio::test]
 async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
     let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"3s\"").await;
-    assert_eq!(health(gateway.channel().await).await.expect("an answer"), ServingStatus::Serving);
+    until_health(&gateway, ServingStatus::Serving).await;
     gateway.signal("TERM");
-    let began = clock::now();
-    while health(gateway.channel().await).await.expect("an answer") == ServingStatus::Serving {
-        assert!(began.elapsed() < Duration::from_secs(1), "health does not tell");
-    }
+    logged(&gateway, "the drain has begun");
+    until_health(&gateway, ServingStatus::NotServing).await;
     assert!(gateway.admin_get("/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(gateway.admin_get("/livez").await.starts_with("HTTP/1.1 200"));
     call::issue_and_log_in(&mut client).await;
