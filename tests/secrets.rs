@@ -188,6 +188,11 @@ async fn nothing_gets_out(format: &str) {
     let audit = fs::read_to_string(gateway.folder().join("audit.jsonl")).expect("an audit log");
     assert!(audit.lines().count() > 25);
     let mut found = Vec::new();
+    for request in upstream.requests() {
+        leaks("the platform", &String::from_utf8_lossy(&request.raw), &mut found);
+    }
+    assert!(found.len() > 25, "what is there is found");
+    found.clear();
     leaks("stderr", &log, &mut found);
     leaks("stdout", &gateway.stdout().text(), &mut found);
     leaks("audit", &audit, &mut found);

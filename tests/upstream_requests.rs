@@ -12,7 +12,7 @@ mod upstream;
 use call::refused;
 use gateway::Setup;
 use ott_gateway::proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject};
-use upstream::{Answer, LOGIN, LOGOUT, OTT, Recorded, TOKEN, Upstream};
+use upstream::{Answer, LOGIN, LOGOUT, OTT, Recorded, TOKEN, Tls, Upstream};
 
 /// Base64 of `test-client:canary-client-secret`.
 const BASIC: &str = "Basic dGVzdC1jbGllbnQ6Y2FuYXJ5LWNsaWVudC1zZWNyZXQ=";
@@ -163,9 +163,13 @@ async fn no_cookie_is_ever_sent_but_to_end_a_session_that_nobody_gets() {
 
 #[tokio::test]
 async fn proxies_of_the_environment_are_not_heeded() {
-    let upstream = Upstream::http().await;
+    let upstream = Upstream::https(Tls::new("localhost", false, &["http/1.1"])).await;
+    let ca_file = upstream.ca_file().expect("it has TLS").display().to_string();
     let proxy = Upstream::http().await;
-    let mut setup = Setup::for_platform(upstream.address());
+    let mut setup = Setup::for_platform(upstream.address()).replacing(
+        &format!("\"http://{}\"", upstream.address()),
+        &format!("\"{}\"\nca_file = \"{ca_file}\"", upstream.url()),
+    );
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         setup = setup.environment(name, &proxy.url());
     }
