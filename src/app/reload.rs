@@ -58,6 +58,10 @@ impl Reload {
     pub(super) async fn run(mut self) {
         let Some(file) = self.file.clone() else { return };
         let mut last = read(file.clone()).await;
+        // It may have changed since it was loaded, and this look would not tell.
+        if load(file.clone()).await.map_or(true, |config| self.is_changed_by(&config)) {
+            self.take_over(file.clone()).await;
+        }
         loop {
             let asked = tokio::time::timeout(POLL_INTERVAL, self.asked.notified()).await.is_ok();
             let text = read(file.clone()).await;
@@ -76,14 +80,12 @@ impl Reload {
     }
 
     async fn take_over(&mut self, file: PathBuf) {
-        let loaded = tokio::task::spawn_blocking(move || Config::load(Some(&file), &Process)).await;
-        let faults = match loaded {
-            Ok(Ok(config)) => match self.put_into_force(config) {
+        let faults = match load(file).await {
+            Ok(config) => match self.put_into_force(config) {
                 Ok(()) => return,
                 Err(error) => error.to_string(),
             },
-            Ok(Err(faults)) => faults.to_string(),
-            Err(_) => "the configuration could not be read".to_owned(),
+            Err(faults) => faults,
         };
         self.metrics.reload(RULES, false);
         tracing::error!(
@@ -94,6 +96,10 @@ impl Reload {
 }
 
 impl Reload {
+    fn is_changed_by(&self, config: &Config) -> bool {
+        config.access != self.rules || config.callers.tokens != self.callers.tokens
+    }
+
     /// Both or nothing: what can be refused comes first.
     fn put_into_force(&mut self, config: Config) -> Result<(), StartError> {
         let rules = access_rules(&config.access)?;
@@ -116,6 +122,14 @@ impl Reload {
         self.metrics.reload(RULES, true);
         (self.rules, self.callers) = (config.access, config.callers);
         Ok(())
+    }
+}
+
+/// The configuration as the file has it now, or what is wrong with it.
+async fn load(file: PathBuf) -> Result<Config, String> {
+    match tokio::task::spawn_blocking(move || Config::load(Some(&file), &Process)).await {
+        Ok(loaded) => loaded.map_err(|faults| faults.to_string()),
+        Err(_) => Err("the configuration could not be read".to_owned()),
     }
 }
 
