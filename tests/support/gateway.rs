@@ -76,6 +76,7 @@ pub struct Setup {
     folder: TempDir,
     config: String,
     environment: Vec<(String, String)>,
+    stdout: Option<Stdio>,
 }
 
 impl Setup {
@@ -126,6 +127,7 @@ impl Setup {
             folder: tempfile::tempdir().expect("a folder of the test's own"),
             config: String::new(),
             environment: Vec::new(),
+            stdout: None,
         }
     }
 
@@ -194,17 +196,26 @@ impl Setup {
         command
     }
 
+    /// Gives the gateway another standard output than one that is kept.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
-    pub fn start(self) -> Gateway {
+    pub fn start(mut self) -> Gateway {
         self.write_config();
         let mut child = self
             .command(&["serve"])
-            .stdout(Stdio::piped())
+            .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
             .stderr(Stdio::piped())
             .spawn()
             .expect("the gateway starts");
         let (stdout, stderr) = (Output::default(), Output::default());
-        stdout.follow(child.stdout.take().expect("it is piped"));
+        if let Some(stream) = child.stdout.take() {
+            stdout.follow(stream);
+        }
         stderr.follow(child.stderr.take().expect("it is piped"));
         let address = stderr.wait_for("where it listens", |line| logged_address(line, "server.address"));
         Gateway { child, folder: self.folder, stderr, stdout, address }
