@@ -280,6 +280,8 @@ async fn no_spelling_of_a_path_leads_around_the_rules() {
         "/grpc.health.v1.Health/IssueOtt",
         "/ott.v2.OttService/IssueOtt",
         "/IssueOtt",
+        "/metrics",
+        "/grpc.channelz.v1.Channelz/GetServers",
         "/",
     ];
     let body = b"\x0a\x01x";
