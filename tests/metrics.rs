@@ -66,8 +66,8 @@ fn started(setup: Setup) -> (Gateway, Admin) {
     (gateway, admin)
 }
 
+#[expect(clippy::too_many_lines, reason = "the events, and then what is said of them")]
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::too_many_lines, reason = "one story, in the order in which it happens")]
 async fn every_way_a_call_can_end_is_counted() {
     let upstream = Upstream::http().await;
     let (gateway, admin) = started(Setup::for_platform(upstream.address()));
@@ -267,7 +267,7 @@ async fn an_open_breaker_shows_and_shows_when_it_closes() {
     for code in futures_util::future::join_all(calls).await {
         assert_eq!(code, Code::Unavailable);
     }
-    assert!(admin.scrape().value(STATE) > 0.5, "open, or half-open while a probe is under way");
+    assert!(admin.scrape().value(STATE) > 0.0, "open, or half-open while a probe is under way");
     let asked = upstream.count(OTT);
     let sum = |outcome| format!(r#"ott_gateway_platform_requests_total{{outcome="{outcome}"}}"#);
     let counted = f64::from(u32::try_from(asked).expect("few"));

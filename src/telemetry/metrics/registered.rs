@@ -12,6 +12,8 @@ use prometheus::{
     Gauge, Histogram, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector,
 };
 
+use tonic::Code;
+
 use super::{
     ApiClientMetrics, Method,
     api_client::ApiClientFamilies,
@@ -32,6 +34,9 @@ const SECURITY_EVENTS: [&str; 6] = [
     "slow_handshake",
     "slow_preface",
 ];
+
+/// How a TLS handshake can end.
+const TLS_HANDSHAKES: [&str; 4] = ["ok", "failed", "timeout", "no_alpn"];
 
 /// What the access rules can refuse a call for.
 const ACCESS_DENIED: [&str; 4] = ["caller", "method", "api_client", "user"];
@@ -196,6 +201,9 @@ impl Registered {
         for kind in SECURITY_EVENTS {
             registered.security_events.show([kind]);
         }
+        for result in TLS_HANDSHAKES {
+            registered.tls_handshakes.show([result]);
+        }
         for reason in ACCESS_DENIED {
             registered.access_denied.show([reason]);
         }
@@ -216,8 +224,13 @@ impl CallerCounters {
         without_deadline: &IntCounterVec,
         caller: &str,
     ) -> Self {
+        let calls = ByCode::of_caller(calls.clone(), caller);
+        // The rest with the first call that ends so: there may be many callers.
+        for method in [Method::IssueOtt, Method::LoginWithOtt] {
+            calls.counter(method, Code::Ok);
+        }
         Self {
-            calls: ByCode::of_caller(calls.clone(), caller),
+            calls,
             quota_exceeded: quota_exceeded.with_label_values(&[caller]),
             without_deadline: without_deadline.with_label_values(&[caller]),
         }
