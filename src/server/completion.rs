@@ -73,9 +73,7 @@ impl Completion {
             reason = Some(Reason::AuditUnavailable);
             response = answer(Failure::audit_unavailable(&self.call), &self.call);
         }
-        if let Ok(id) = HeaderValue::from_str(self.call.request_id().as_str()) {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
+        tell_id(&mut response, &self.call);
         self.show(code(&response), reason);
         self.finished = true;
         response
@@ -145,7 +143,15 @@ impl Drop for Completion {
 
 /// A failure as a gRPC answer without a message.
 pub(super) fn answer(failure: Failure, call: &Call) -> Response<Body> {
-    failure.into_status(call).into_http()
+    let mut response = failure.into_status(call).into_http();
+    tell_id(&mut response, call);
+    response
+}
+
+fn tell_id(response: &mut Response<Body>, call: &Call) {
+    if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
 }
 
 /// The failure that an answer without details should have been.

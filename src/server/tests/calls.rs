@@ -47,7 +47,8 @@ async fn only_grpc_is_spoken() {
     let others =
         ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "text/plain", ""];
     for other in others {
-        let answer = client.call(ISSUE, &[("content-type", other)]).await;
+        let answer = client.call(ISSUE, &[("content-type", other), ("x-request-id", "call-1")]).await;
+        assert_eq!(answer.headers["x-request-id"], "call-1");
         assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
         assert_eq!(answer.reason(), "INVALID_REQUEST");
     }
