@@ -87,6 +87,28 @@ async fn clients_show_certificates_as_required() {
 }
 
 #[tokio::test]
+async fn no_session_is_resumed_so_that_every_connection_proves_its_certificate_anew() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let ca_file = folder.write_file("ca.crt", &authority.certificate());
+    let identity = authority.issue("client");
+    let running = start_tls(folder.settings(ClientAuth::Require { ca_file }), |_| {}).await;
+    for version in [&TLS12, &TLS13] {
+        let mut client = Arc::unwrap_or_clone(authority.client(Some(&identity), H2, version));
+        client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        let client = Arc::new(client);
+        for _ in 0..3 {
+            let stream = secured(running.address, Arc::clone(&client)).await.unwrap();
+            let kind = stream.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "{version:?}");
+            // What a server offers for a later handshake arrives with its answers.
+            let answer = Client::over(stream).await.call(ISSUE, &[]).await;
+            assert_eq!(answer.code(), Some(tonic::Code::Ok), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn changed_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
     let authority = Authority::new();
     let (first, second) = (authority.issue("localhost"), authority.issue("localhost"));

@@ -7,7 +7,7 @@ use rustls::{
     RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::{VerifierBuilderError, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
 };
 use zeroize::Zeroizing;
 
@@ -130,6 +130,10 @@ impl Contents {
         // Also checks that the key is that of the first certificate.
         let mut config = builder.with_single_cert(certificates, private_key).map_err(TlsError::Pair)?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
+        // A resumed session would bring its client certificate along unchecked, expired
+        // or not. Connections live long: a full handshake for each costs little.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 }
