@@ -30,9 +30,7 @@ mod jwt;
 mod key_set;
 mod name;
 
-pub use forwarded::{
-    ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings, InvalidForwardedFrom,
-};
+pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{HttpClientSource, JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::JwksFault;
@@ -210,7 +208,9 @@ pub enum InvalidSettings {
         fault: JwksFault,
     },
     /// A proxy is named in a form that no peer can have, or none is named.
-    #[error("`from` must name at least one proxy, each as \"loopback\", a SPIFFE id or \"dns:NAME\"")]
+    #[error(
+        "`from` must name at least one proxy, each as \"loopback\", an IP address, a SPIFFE id or \"dns:NAME\""
+    )]
     ForwardedFrom,
 }
 

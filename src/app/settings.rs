@@ -160,6 +160,7 @@ pub(super) fn tokens(config: &config::Callers) -> Vec<(String, [u8; 32])> {
 fn forwarded_from(from: &config::ForwardedFrom) -> ForwardedFrom {
     match from {
         config::ForwardedFrom::Loopback => ForwardedFrom::Loopback,
+        config::ForwardedFrom::Address(address) => ForwardedFrom::Address(*address),
         config::ForwardedFrom::Spiffe(id) => ForwardedFrom::Spiffe(id.clone()),
         config::ForwardedFrom::Dns(name) => ForwardedFrom::Dns(name.clone()),
     }

@@ -2,7 +2,7 @@
 //!
 //! A header from any other peer tells nothing: it is ignored, and counted.
 
-use std::str::FromStr;
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -44,18 +44,14 @@ pub enum ForwardedFrom {
     /// Whoever connects over the loopback interface: a sidecar, but so is every other
     /// process of the machine or pod.
     Loopback,
+    /// Whoever connects from exactly this address, such as the pod's own: a sidecar, but
+    /// so is every other process there, and whoever is given the address later.
+    Address(IpAddr),
     /// The peer whose certificate has this SPIFFE id.
     Spiffe(String),
     /// The peer whose certificate has this DNS name.
     Dns(String),
 }
-
-/// Why a text names no peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "must be \"loopback\", a SPIFFE id such as \"spiffe://mesh/ns/edge/sa/envoy\", or \"dns:NAME\", without wildcards"
-)]
-pub struct InvalidForwardedFrom;
 
 /// Why a header tells nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,25 +73,11 @@ impl ForwardedHeader {
     }
 }
 
-impl FromStr for ForwardedFrom {
-    type Err = InvalidForwardedFrom;
-
-    fn from_str(text: &str) -> Result<Self, InvalidForwardedFrom> {
-        if text == "loopback" {
-            Ok(Self::Loopback)
-        } else if name::is_spiffe_id(text) {
-            Ok(Self::Spiffe(text.to_owned()))
-        } else {
-            let name = text.strip_prefix("dns:").ok_or(InvalidForwardedFrom)?;
-            name::dns_caller(name).map(|_| Self::Dns(name.to_owned())).ok_or(InvalidForwardedFrom)
-        }
-    }
-}
-
 impl ForwardedFrom {
     pub(super) fn is_sound(&self) -> bool {
         match self {
             Self::Loopback => true,
+            Self::Address(address) => !address.is_unspecified() && !address.is_multicast(),
             Self::Spiffe(id) => name::is_spiffe_id(id),
             Self::Dns(name) => name::dns_caller(name).is_some(),
         }
@@ -105,6 +87,8 @@ impl ForwardedFrom {
         let shown = peer.certificate.as_ref().ok().and_then(Option::as_ref).map(|caller| &*caller.name);
         match self {
             Self::Loopback => peer.address.ip().to_canonical().is_loopback(),
+            // A socket of IPv6 shows callers of IPv4 in a form of its own.
+            Self::Address(address) => peer.address.ip().to_canonical() == address.to_canonical(),
             Self::Spiffe(id) => shown == Some(id),
             Self::Dns(name) => shown.is_some() && shown == name::dns_caller(name).as_deref(),
         }

@@ -148,6 +148,20 @@ async fn a_header_from_a_peer_that_may_not_tell_is_ignored() {
     assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, other_kind]).await, saw("forwarded spiffe://td/admin"));
 }
 
+#[tokio::test]
+async fn an_address_that_may_tell_is_exactly_one() {
+    let from = vec![ForwardedFrom::Address("192.0.2.7".parse().unwrap())];
+    let forwarded = Some(ForwardedSettings { header: ForwardedHeader::L5dClientId, from });
+    let linkerd = identification(Settings { forwarded, ..Settings::default() });
+    let told = [("l5d-client-id", "portal.example")];
+    for own in [REMOTE, "[::ffff:192.0.2.7]:1"] {
+        assert_eq!(sees(&linkerd, &plaintext(own), &told).await, saw("forwarded dns:portal.example"));
+    }
+    for other in ["192.0.2.8:4321", LOOPBACK, "[2001:db8::c000:207]:1", "[::1]:1"] {
+        assert_eq!(sees(&linkerd, &plaintext(other), &told).await, saw("none anonymous"), "{other}");
+    }
+}
+
 #[test]
 fn a_header_that_nobody_listens_to_is_told_apart_from_one_that_was_asked_for() {
     let headers = |names: &[&'static str]| -> HeaderMap {
@@ -270,8 +284,17 @@ fn settings_that_would_identify_wrongly_are_refused() {
         ..Settings::default()
     };
     assert!(matches!(refused(forwarded(vec![])), InvalidSettings::ForwardedFrom));
-    let glob = ForwardedFrom::Spiffe("spiffe://mesh/*".to_owned());
-    assert!(matches!(refused(forwarded(vec![glob])), InvalidSettings::ForwardedFrom));
+    for wrong in [
+        ForwardedFrom::Spiffe("spiffe://mesh/*".to_owned()),
+        ForwardedFrom::Spiffe("spiffe://mesh".to_owned()),
+        ForwardedFrom::Dns("*.example".to_owned()),
+        ForwardedFrom::Dns(String::new()),
+        ForwardedFrom::Address("0.0.0.0".parse().unwrap()),
+        ForwardedFrom::Address("::".parse().unwrap()),
+        ForwardedFrom::Address("224.0.0.1".parse().unwrap()),
+    ] {
+        assert!(matches!(refused(forwarded(vec![wrong])), InvalidSettings::ForwardedFrom));
+    }
     assert!(matches!(refused(jwt("", "b", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
     assert!(matches!(refused(jwt("a", "", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
     assert!(matches!(refused(jwt("a", "b", "http://c")), InvalidSettings::JwksUrl));

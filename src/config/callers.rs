@@ -1,7 +1,7 @@
 //! `[callers.jwt]`, `[callers.tokens]` and `[callers.forwarded]`: by what else than a
 //! client certificate a caller can prove who it is. Each is off unless configured.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 use url::Url;
 
@@ -87,6 +87,8 @@ pub enum ForwardedHeader {
 pub enum ForwardedFrom {
     /// "loopback": whoever connects from this machine.
     Loopback,
+    /// An IP address: whoever connects from it.
+    Address(IpAddr),
     /// `"spiffe://…"`: whoever shows a certificate with that SPIFFE id, here in full.
     Spiffe(String),
     /// `"dns:NAME"`: whoever shows a certificate with that DNS name, here without "dns:".
@@ -194,7 +196,10 @@ impl Forwarded {
             );
         }
         let from = section.list("from", from);
-        let wants_certificate = from.iter().flatten().any(|from| *from != ForwardedFrom::Loopback);
+        let wants_certificate = from
+            .iter()
+            .flatten()
+            .any(|from| matches!(from, ForwardedFrom::Spiffe(_) | ForwardedFrom::Dns(_)));
         let asks_for_one = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
         // A faulty [server.tls] is a fault of its own.
         if wants_certificate && !asks_for_one {
@@ -210,13 +215,23 @@ impl Forwarded {
 
 fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
     let text = value::text(value)?;
+    if text.contains(['*', '?']) {
+        return Err(Problem::rule("must name one proxy exactly, without wildcards"));
+    }
     if text == "loopback" {
         Ok(ForwardedFrom::Loopback)
+    } else if let Ok(address) = text.parse::<IpAddr>() {
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(Problem::rule("is no address that anyone connects from"));
+        }
+        Ok(ForwardedFrom::Address(address))
     } else if text.strip_prefix("spiffe://").is_some_and(|id| !id.is_empty()) {
         Ok(ForwardedFrom::Spiffe(text))
     } else if let Some(name) = text.strip_prefix("dns:").filter(|name| !name.is_empty()) {
         Ok(ForwardedFrom::Dns(name.to_owned()))
     } else {
-        Err(Problem::rule("must be \"loopback\", a SPIFFE id (\"spiffe://…\") or \"dns:NAME\""))
+        Err(Problem::rule(
+            "must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
+        ))
     }
 }

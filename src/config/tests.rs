@@ -125,7 +125,7 @@ jwks_file = "jwks.json"
 billing = ["{TOKEN}", "{OTHER_TOKEN}"]
 [callers.forwarded]
 header = "l5d-client-id"
-from = ["loopback", "spiffe://mesh/ns/proxy"]
+from = ["loopback", "spiffe://mesh/ns/proxy", "10.1.2.3"]
 [access]
 quota_dry_run = true
 [[access.rules]]
@@ -161,6 +161,7 @@ trace_ratio = 0.25
     let forwarded = config.callers.forwarded.as_ref().unwrap();
     assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
     assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
+    assert_eq!(forwarded.from[2], ForwardedFrom::Address("10.1.2.3".parse().unwrap()));
     assert_eq!(config.callers.tokens["billing"][0].0[..4], [0x01, 0x23, 0x45, 0x67]);
     assert_eq!(config.access.rules[0].methods.as_ref().map(Vec::len), Some(2));
     assert_eq!(config.access.rules[0].user_rate, Rate::Unlimited);
@@ -257,9 +258,11 @@ const BROKEN: &[Broken] = &[
         ],
     ),
     (
-        "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.1\"]",
+        "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.0/8\",\n\"0.0.0.0\",\n\"spiffe://mesh/*\"]",
         &[
-            "gateway.toml:11: callers.forwarded.from[1]: must be \"loopback\", a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
+            "gateway.toml:11: callers.forwarded.from[1]: must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
+            "gateway.toml:12: callers.forwarded.from[2]: is no address that anyone connects from",
+            "gateway.toml:13: callers.forwarded.from[3]: must name one proxy exactly, without wildcards",
         ],
     ),
     (
