@@ -4,10 +4,11 @@
 //! configured: the client certificate; a JWT; a bearer token; what a proxy tells. What
 //! the caller may do is decided in `access`.
 //!
-//! A peer that is configured to speak for others (a mesh proxy) is not the caller: what
+//! A peer that is configured to speak for others (a mesh proxy) is never the caller: what
 //! the request itself carries comes first, a JWT, a bearer token, then the proxy's
-//! header, and only a request with none of them is the proxy's own. Any other peer that
-//! shows a certificate is whom the certificate names, whatever headers it sends.
+//! header, and a request with none of them is `anonymous`, for a proxy also passes on the
+//! calls of clients that have proven nothing. Any other peer that shows a certificate is
+//! whom the certificate names, whatever headers it sends.
 //!
 //! A proof that is shown and looked at must be good: none is passed over for a weaker
 //! one, or for `anonymous`.
@@ -306,8 +307,7 @@ impl Inner {
         if let Some(name) = told {
             return Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded });
         }
-        // Nobody but the proxy itself has said anything; any other peer has no certificate.
-        Ok(self.by_certificate(peer)?.unwrap_or_else(Caller::anonymous))
+        Ok(Caller::anonymous())
     }
 
     fn by_certificate(&self, peer: &Peer) -> Result<Option<Caller>, CallerError> {

@@ -123,7 +123,7 @@ async fn a_certificate_comes_before_what_the_request_says() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_the_caller_only_when_the_request_names_no_other() {
+async fn a_proxy_is_never_the_caller() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let edge = certified(&["spiffe://mesh/edge"]);
     let jwt = bearer(&all.key.token_for("portal"));
@@ -131,7 +131,11 @@ async fn a_proxy_is_the_caller_only_when_the_request_names_no_other() {
     assert_eq!(all.sees(&edge, &[told]).await, saw("forwarded spiffe://td/behind"));
     assert_eq!(all.sees(&edge, &[told, ("authorization", &jwt)]).await, saw("jwt jwt:portal"));
     assert_eq!(all.sees(&edge, &[("authorization", &jwt)]).await, saw("jwt jwt:portal"));
-    assert_eq!(all.sees(&edge, &[]).await, saw("certificate spiffe://mesh/edge"));
+    assert_eq!(
+        all.sees(&edge, &[]).await,
+        saw("none anonymous"),
+        "a client behind it that proved nothing must not pass for the proxy"
+    );
 }
 
 #[tokio::test]
