@@ -56,8 +56,12 @@ class Sandbox:
         )
 
     def ready(self):
-        with grpc.insecure_channel(self.gateway) as channel:
-            grpc.channel_ready_future(channel).result(timeout=20)
+        try:
+            with grpc.insecure_channel(self.gateway) as channel:
+                grpc.channel_ready_future(channel).result(timeout=20)
+        except grpc.FutureTimeoutError:
+            self.process.kill()
+            raise AssertionError(self.process.communicate()[0].decode()) from None
         return self
 
     def stop(self):
