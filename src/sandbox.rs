@@ -6,11 +6,12 @@
 //! token it makes starts with [`TOKEN_MARK`].
 //!
 //! A request meets `listener`, `log`, `body`, the faults, then its endpoint in `idp`,
-//! `api` or `pages`; these look into `accounts` and `tokens`.
+//! `api`, `directory` or `pages`; these look into `accounts` and `tokens`.
 
 mod accounts;
 mod api;
 mod body;
+mod directory;
 mod error;
 mod expiring;
 mod faults;
@@ -203,9 +204,15 @@ fn router(world: Arc<World>) -> Router {
         .route("/api/2/idp/ott", post(idp::ott))
         .route("/api/2/idp/ott/login", post(idp::ott_login))
         .route("/api/2/idp/logout", get(idp::logout))
+        .route("/api/2/search", get(directory::search))
+        .route("/api/2/users", get(directory::users))
+        .route("/api/2/users/check_login", get(directory::check_login))
         .route("/api/2/users/me", get(api::me))
         .route("/api/2/users/{id}", get(api::user))
+        .route("/api/2/tenants", get(directory::tenants))
         .route("/api/2/tenants/{id}", get(api::tenant))
+        .route("/api/2/tenants/{id}/children", get(directory::children))
+        .route("/api/2/tenants/{id}/users", get(directory::tenant_users))
         .route("/api/2/clients/{id}", get(api::client))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&world), meet_faults));
     let around = Router::new()

@@ -120,6 +120,16 @@ impl Accounts {
         })
     }
 
+    /// All users, in the order of the file.
+    pub(super) fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.users.iter()
+    }
+
+    /// All tenants, in the order of the file.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.tenants.iter()
+    }
+
     pub(super) fn tenant(&self, id: &str) -> Option<&Arc<Tenant>> {
         self.tenants.iter().find(|tenant| tenant.id == id)
     }
@@ -152,12 +162,19 @@ impl Accounts {
         if user.enabled { Ok(()) } else { Err(Barred::UserDisabled) }
     }
 
-    /// The tenants from `tenant_id` up to the client's own, both included.
+    /// The tenants from `root` down to `tenant_id`, both included; none if it does not
+    /// lie there.
+    pub(super) fn way(&self, root: &str, tenant_id: &str) -> Option<Vec<&Tenant>> {
+        let mut way = self.ancestors(tenant_id);
+        let end = way.iter().position(|tenant| tenant.id == root)?;
+        way.truncate(end + 1);
+        way.reverse();
+        Some(way)
+    }
+
+    /// The tenants from the client's own down to `tenant_id`, both included.
     fn branch(&self, client: &ApiClient, tenant_id: &str) -> Result<Vec<&Tenant>, Barred> {
-        let mut branch = self.ancestors(tenant_id);
-        let own = branch.iter().position(|tenant| tenant.id == client.tenant_id);
-        branch.truncate(own.ok_or(Barred::OutsideSubtree)? + 1);
-        Ok(branch)
+        self.way(&client.tenant_id, tenant_id).ok_or(Barred::OutsideSubtree)
     }
 
     /// The tenant and all above it, up to its root. Ends: `file` refuses circles.

@@ -1,4 +1,4 @@
-//! The endpoints that tell about users, tenants and API clients.
+//! The endpoints that tell about one user, tenant or API client; `directory` has many.
 //!
 //! Read-only, and only as much as clients of the login endpoints ask for on their way.
 //! Fields that the sandbox does not know are left out rather than made up.
@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::World;
-use super::accounts::Subject;
+use super::accounts::{Subject, Tenant};
 use super::error::ApiError;
 use super::idp;
 use super::log::Concerns;
@@ -60,7 +60,12 @@ pub(super) async fn tenant(
     let tenant = tenant.ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(&client, &tenant.id);
     seen.map_err(|barred| ApiError::barred(&barred, &tenant.id))?;
-    Ok(Json(json!({
+    Ok(Json(tenant_object(tenant)))
+}
+
+/// A tenant as the platform describes it.
+pub(super) fn tenant_object(tenant: &Tenant) -> Value {
+    json!({
         // "Support access", by the name that the API has for it.
         "ancestral_access": tenant.support_access,
         "enabled": tenant.enabled,
@@ -70,7 +75,7 @@ pub(super) async fn tenant(
         "parent_id": tenant.parent_id,
         "update_lock": { "enabled": tenant.locked },
         "version": 1,
-    })))
+    })
 }
 
 /// `GET /api/2/clients/{id}`: an API client at or below the asking one's tenant.

@@ -4,6 +4,7 @@ mod client;
 
 mod accounts;
 mod api;
+mod directory;
 mod faults;
 mod idp;
 mod lifecycle;
