@@ -20,7 +20,7 @@ use self::reload::Reload;
 pub use self::{
     online_check::{OnlineCheckError, fetch_access_token},
     settings::access_rules,
-    signals::{Ended, serve_until_stopped},
+    signals::{Ended, Signals},
     start_error::StartError,
 };
 use crate::{

@@ -1,6 +1,8 @@
 //! What the process is told from outside.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::App;
 
@@ -13,23 +15,40 @@ pub enum Ended {
     AtOnce,
 }
 
-/// Serves until SIGTERM or Ctrl-C, then drains; a second signal ends it at once. SIGHUP
-/// opens the audit log anew and looks for new rules.
-pub async fn serve_until_stopped(app: App) -> std::io::Result<Ended> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let name = loop {
+/// The signals that a gateway listens to, from [`listen`](Self::listen) on: until then,
+/// each of them ends the process.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Listens. A signal that comes before the gateway serves is remembered.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Serves until SIGTERM or Ctrl-C, then drains; a second signal ends it at once.
+    /// SIGHUP opens the audit log anew and looks for new rules.
+    pub async fn serve(mut self, app: App) -> Ended {
+        let name = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break "SIGTERM",
+                _ = self.interrupt.recv() => break "SIGINT",
+                _ = self.hang_up.recv() => app.refresh(),
+            }
+        };
+        tracing::info!(signal.name = name, "the gateway is draining; a second signal ends it at once");
         tokio::select! {
-            _ = terminate.recv() => break "SIGTERM",
-            _ = interrupt.recv() => break "SIGINT",
-            _ = hang_up.recv() => app.refresh(),
+            () = app.stop() => Ended::InGoodOrder,
+            _ = self.terminate.recv() => Ended::AtOnce,
+            _ = self.interrupt.recv() => Ended::AtOnce,
         }
-    };
-    tracing::info!(signal.name = name, "the gateway is draining; a second signal ends it at once");
-    tokio::select! {
-        () = app.stop() => Ok(Ended::InGoodOrder),
-        _ = terminate.recv() => Ok(Ended::AtOnce),
-        _ = interrupt.recv() => Ok(Ended::AtOnce),
     }
 }

@@ -8,11 +8,11 @@ use tonic::transport::Endpoint;
 use super::{
     failure::{Failure, chain},
     output::Output,
-    serve::{LOG_FLUSH_LIMIT, not_started, on_control_runtime, start_log},
+    serve::{LOG_FLUSH_LIMIT, listen_to_signals, not_started, on_control_runtime, start_log},
     walk::{Addresses, walk},
 };
 use crate::{
-    app::{self, App},
+    app::App,
     config::{Config, Process},
     sandbox::{self, Accounts, FaultPlan},
     secret::Secret,
@@ -83,9 +83,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             app.stop().await;
         } else {
             output.note("\nServing until Ctrl-C.");
-            app::serve_until_stopped(app)
-                .await
-                .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))?;
+            listen_to_signals()?.serve(app).await;
         }
         platform.stop().await;
         logging.flush(LOG_FLUSH_LIMIT);

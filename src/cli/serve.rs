@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::failure::{Failure, chain};
 use crate::{
-    app::{self, App, Ended, StartError},
+    app::{self, App, Ended, Signals, StartError},
     config::{Config, LogFormat, Process},
     telemetry::logging::{self, Logging},
 };
@@ -67,10 +67,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         tracing::warn!(config.warning = %warning, "the configuration has something to know about");
     }
     let served = on_control_runtime(async {
+        // Before the gateway can be seen to serve: a signal sent then must not kill it.
+        let signals = listen_to_signals()?;
         let app = App::start(config).await.map_err(|error| not_started(&error, "[server] listen"))?;
         tokio::spawn(logging.clone().report(app.metrics().clone()));
-        let ended = app::serve_until_stopped(app).await;
-        ended.map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
+        Ok(signals.serve(app).await)
     });
     tracing::info!("the gateway has ended");
     logging.flush(LOG_FLUSH_LIMIT);
@@ -78,6 +79,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Ended::InGoodOrder => Ok(()),
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
     }
+}
+
+/// Listens to the signals that a gateway knows.
+pub(super) fn listen_to_signals() -> Result<Signals, Failure> {
+    Signals::listen().map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
 }
 
 /// Starts the log as configured.
