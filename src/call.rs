@@ -200,6 +200,7 @@ struct Record {
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
     answer: OnceLock<(tonic::Code, &'static str)>,
+    cause: OnceLock<Box<str>>,
     claimed: AtomicBool,
     abandoned: CancellationToken,
     at_rest: Notify,
@@ -229,6 +230,7 @@ impl Call {
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
             answer: OnceLock::new(),
+            cause: OnceLock::new(),
             claimed: AtomicBool::new(false),
             abandoned: CancellationToken::new(),
             at_rest: Notify::new(),
@@ -321,6 +323,17 @@ impl Call {
     #[must_use]
     pub fn answer(&self) -> Option<(tonic::Code, &'static str)> {
         self.0.answer.get().copied()
+    }
+
+    /// Notes why we refused the call, for the log; the first word counts.
+    pub fn set_cause(&self, cause: Box<str>) {
+        let _ = self.0.cause.set(cause);
+    }
+
+    /// Why we refused the call, if we did.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.get().map(AsRef::as_ref)
     }
 
     /// Takes over the duty of writing this call's audit record: true for the first

@@ -161,15 +161,8 @@ impl Failure {
     #[must_use]
     pub fn into_status(self, call: &Call) -> tonic::Status {
         call.set_answer(self.code(call).into(), self.reason.as_str());
-        if let Some(cause) = &self.cause {
-            tracing::info!(
-                request.id = %call.request_id(),
-                caller.name = call.caller().map(|(name, _)| tracing::field::display(name)),
-                rpc.method = call.operation().map_or("unknown", Operation::name),
-                reason = self.reason.as_str(),
-                cause = &**cause,
-                "a caller was refused"
-            );
+        if let Some(cause) = self.cause.clone() {
+            call.set_cause(cause);
         }
         details::status(self, call)
     }

@@ -74,6 +74,7 @@ pub(super) fn write(call: &Call, code: Code, reason: Option<Reason>, took: Durat
                 target: CALL_TARGET,
                 // First, because `tracing` cannot read a dotted name behind a target.
                 reason = reason.map(Reason::as_str),
+                cause = call.cause(),
                 request.id = %call.request_id(),
                 caller.name = call.caller().map(|(name, _)| &**name),
                 rpc.method = call.operation().map_or("unknown", Operation::name),
