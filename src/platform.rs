@@ -24,7 +24,6 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub use self::breaker::BreakerSettings;
 use self::{
     attempt::{Ended, NotSent, Request},
     breaker::{Admission, Breaker},
@@ -33,6 +32,7 @@ use self::{
     http::HttpClient,
     retry::{RetryBudget, RetryPolicy},
 };
+pub use self::{breaker::BreakerSettings, login::FailedLogin};
 use crate::{
     backoff::Backoff,
     call::{Call, Operation},

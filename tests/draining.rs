@@ -153,6 +153,26 @@ async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
 }
 
 #[tokio::test]
+async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is() {
+    let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
+    let permits = Arc::new(Semaphore::new(0));
+    let unreadable = Answer::html(200).header("set-cookie", "sid=CANARY; Path=/");
+    upstream.next(LOGIN, unreadable).next(LOGOUT, held(&permits));
+    let status = client.login_with_ott(call::login("OTT")).await.expect_err("nobody can read it");
+    assert_eq!(refused(&status).reason, "PLATFORM_PROTOCOL_ERROR");
+    upstream.asked(LOGOUT, 1).await;
+    drop(client);
+    gateway.signal("TERM");
+    logged(&gateway, "peers are told to go away");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(gateway.is_running(), "the platform has not answered yet");
+    permits.add_permits(1);
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+    logged(&gateway, "a session that could not be delivered was ended");
+    assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
+}
+
+#[tokio::test]
 async fn stubborn_peers_hold_nothing_up() {
     let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
     call::issue_and_log_in(&mut client).await;

@@ -28,15 +28,15 @@ impl PlatformClient {
     /// Spends a one-time token: logs in as its user. Each attempt is a span below that of
     /// the call.
     ///
-    /// If the platform's answer cannot be used but may have begun a session, that
-    /// session is ended in the background.
+    /// An answer that cannot be used may have begun a session all the same; it comes with
+    /// the error, and whoever gets it ends it.
     pub async fn log_in(
         &self,
         permit: &LoginPermit,
         ott: OneTimeToken,
         call: &Call,
         span: &CallSpan,
-    ) -> Result<LoggedIn, PlatformError> {
+    ) -> Result<LoggedIn, FailedLogin> {
         debug_assert_eq!(permit.api_client(), self.api_client().name(), "a permit for another API client");
         self.api_client.retry_budget.count_call();
         let request = Request {
@@ -54,30 +54,29 @@ impl PlatformClient {
                 sleep(Backoff::new(first, longest).full_jitter(1)).await;
                 match self.attempt_login(request, call, span).await {
                     Ok(ended) => ended,
-                    Err(_) => return Err(failed(ErrorKind::Unreachable, call)),
+                    Err(_) => return Err(failed(ErrorKind::Unreachable, call).into()),
                 }
             }
             ended => ended,
         };
         let kind = match ended {
             Ended::Answered(answer) if answer.status.is_success() => {
-                return self
-                    .logged_in(&answer)
-                    .map_err(|malformation| failed(ErrorKind::Malformed(malformation), call));
+                return self.logged_in(&answer).map_err(|(malformation, session)| FailedLogin {
+                    error: failed(ErrorKind::Malformed(malformation), call),
+                    session,
+                });
             }
             Ended::Answered(answer) => {
                 let now = self.api_client.wall.now();
                 ErrorKind::Answer(messages::error(&answer, &[ott.expose()], now))
             }
             Ended::Interrupted { headers } => {
-                if let Some(headers) = headers {
-                    self.log_out_in_background(self.session(&headers).session);
-                }
-                ErrorKind::Interrupted
+                let session = headers.map(|headers| self.session(&headers).session).unwrap_or_default();
+                return Err(FailedLogin { error: failed(ErrorKind::Interrupted, call), session });
             }
             Ended::NotSent { cause, .. } => cause.into(),
         };
-        Err(failed(kind, call))
+        Err(failed(kind, call).into())
     }
 
     /// Ends a session at the platform, with its own cookies and no others. Best effort
@@ -128,24 +127,31 @@ impl PlatformClient {
             && self.api_client.retry_budget.take()
     }
 
-    fn logged_in(&self, answer: &Answer) -> Result<LoggedIn, Malformation> {
+    fn logged_in(&self, answer: &Answer) -> Result<LoggedIn, (Malformation, Session)> {
         let SetCookies { session, excess } = self.session(&answer.headers);
-        let account = messages::account(answer);
-        match account {
+        match messages::account(answer) {
             Ok(account) if !excess => Ok(LoggedIn { account, session }),
-            unusable => {
-                self.log_out_in_background(session);
-                Err(unusable.err().unwrap_or(Malformation::Cookies))
-            }
+            unusable => Err((unusable.err().unwrap_or(Malformation::Cookies), session)),
         }
     }
 
     fn session(&self, headers: &HeaderMap) -> SetCookies {
         set_cookie::read(headers, self.api_client.wall.now())
     }
+}
 
-    fn log_out_in_background(&self, session: Session) {
-        let client = self.clone();
-        tokio::spawn(async move { client.log_out(&session).await });
+/// A login that gave its caller nothing.
+#[derive(Debug)]
+pub struct FailedLogin {
+    /// What went wrong.
+    pub error: PlatformError,
+    /// What the platform has begun all the same, to be [ended](PlatformClient::log_out);
+    /// empty if there is nothing to end.
+    pub session: Session,
+}
+
+impl From<PlatformError> for FailedLogin {
+    fn from(error: PlatformError) -> Self {
+        Self { error, session: Session::default() }
     }
 }

@@ -1,13 +1,13 @@
 //! `LoginWithOtt`: spends a token.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use super::{Arrival, OttService, convert, detached};
 use crate::{
     call::{InFlight, Operation},
-    platform::PlatformClient,
+    platform::{FailedLogin, PlatformClient},
     proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
-    session::LoggedIn,
+    session::{LoggedIn, Session},
     status::{Failure, Reason},
 };
 
@@ -39,48 +39,52 @@ impl OttService {
         let metrics = self.metrics.clone();
         let work = async move {
             let _in_use = in_use;
-            let result = client.log_in(&permit, ott, &task_call, &span).await;
-            let logged_in = result.map_err(|error| {
-                let failure = Failure::of_platform(Operation::LoginWithOtt, &error);
-                if failure.reason() == Reason::OttRejected {
-                    // Unknown, used or expired: a replay looks like this.
-                    metrics.security_event("ott_rejected");
+            let undelivered = |session| Undelivered { session, client: client.clone(), in_flight: held };
+            let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
+                Ok(logged_in) => logged_in,
+                Err(FailedLogin { error, session }) => {
+                    drop(undelivered(session));
+                    let failure = Failure::of_platform(Operation::LoginWithOtt, &error);
+                    if failure.reason() == Reason::OttRejected {
+                        // Unknown, used or expired: a replay looks like this.
+                        metrics.security_event("ott_rejected");
+                    }
+                    return Err(failure);
                 }
-                failure
-            })?;
-            if logged_in.session.is_empty() {
+            };
+            if session.is_empty() {
                 tracing::warn!(
                     api_client.name = %client.name(),
                     request.id = %task_call.request_id(),
                     "the platform set no cookie at a login; the session is empty"
                 );
             }
-            Ok(Undelivered { logged_in: Some(logged_in), client, in_flight: held })
+            Ok((account, undelivered(session)))
         };
-        let undelivered = detached::run(&call, in_flight, self.audit.clone(), work).await?;
-        undelivered.deliver().map(Into::into)
+        let (account, undelivered) = detached::run(&call, in_flight, self.audit.clone(), work).await?;
+        Ok(LoggedIn { account, session: undelivered.deliver() }.into())
     }
 }
 
-/// A login that has not reached its caller yet. Dropped before it has (the caller
-/// went away, the deadline passed, the audit record could not be written), it ends
-/// its session at the platform: nobody could use it, and nobody would end it.
+/// A session that has not reached its caller. Dropped before it has (the caller went
+/// away, the deadline passed, the audit record could not be written, the account could
+/// not be read), it is ended at the platform: nobody could use it, and nobody would end it.
 struct Undelivered {
-    logged_in: Option<LoggedIn>,
+    session: Session,
     client: PlatformClient,
     /// Ending the session is part of the call: a drain waits for it.
     in_flight: Option<InFlight>,
 }
 
 impl Undelivered {
-    fn deliver(mut self) -> Result<LoggedIn, Failure> {
-        self.logged_in.take().ok_or_else(|| Failure::new(Reason::InternalError))
+    fn deliver(mut self) -> Session {
+        mem::take(&mut self.session)
     }
 }
 
 impl Drop for Undelivered {
     fn drop(&mut self) {
-        let Some(LoggedIn { session, .. }) = self.logged_in.take() else { return };
+        let session = mem::take(&mut self.session);
         if session.is_empty() {
             return;
         }

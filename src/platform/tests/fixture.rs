@@ -18,7 +18,7 @@ use crate::{
 pub(super) use crate::{
     call::{Call, Certainty},
     platform::{
-        ApiClient, Limits, PlatformClient, Settings,
+        ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         endpoint::DataCenter,
         error::{ErrorKind, Malformation, PlatformError, PlatformErrorCode},
         http::{HttpClient, HttpSettings, tls_config},
@@ -131,7 +131,14 @@ pub(super) async fn log_in(
     token: &str,
     call: &Call,
 ) -> Result<LoggedIn, PlatformError> {
-    client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await
+    let result = client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await;
+    match result {
+        Ok(logged_in) => Ok(logged_in),
+        Err(FailedLogin { error, session }) => {
+            client.log_out(&session).await;
+            Err(error)
+        }
+    }
 }
 
 /// Issues with success, as every test does after its fault.
