@@ -16,8 +16,9 @@ use tonic::Code;
 
 use crate::{
     audit::{Audit, Ending},
-    call::{Call, Certainty, InFlight},
+    call::{Call, Certainty, InFlight, Operation},
     status::{Failure, Reason},
+    telemetry::metrics::Metrics,
 };
 
 /// Does the work of a call in a task of its own and writes its audit record before
@@ -28,6 +29,7 @@ pub(super) async fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
     audit: Audit,
+    metrics: Metrics,
     work: W,
 ) -> Result<T, Failure>
 where
@@ -42,7 +44,10 @@ where
         let result = tokio::select! {
             biased;
             // A panic is one call's failure, and that call still has its record.
-            result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError))),
+            result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
+                panicked(&task_call, &metrics);
+                Err(Failure::new(Reason::InternalError))
+            }),
             // Nobody reads this answer.
             () = moot(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
         };
@@ -58,6 +63,16 @@ where
     });
     // The task is gone without an answer only if it panicked.
     answered.await.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError)))
+}
+
+/// Tells of a panic, without its text, which may quote anything.
+fn panicked(call: &Call, metrics: &Metrics) {
+    metrics.panic();
+    tracing::error!(
+        request.id = %call.request_id(),
+        rpc.method = call.operation().map_or("unknown", Operation::name),
+        "a call panicked; it was answered with INTERNAL_ERROR"
+    );
 }
 
 /// Waits until going on is good for nothing: nobody waits, and nothing is under way at
@@ -100,5 +115,48 @@ struct AbandonWhenDropped<'a>(&'a Call);
 impl Drop for AbandonWhenDropped<'_> {
     fn drop(&mut self) {
         self.0.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        call::Deadline,
+        clock::{self, WallClock},
+    };
+
+    #[tokio::test]
+    async fn a_panic_is_one_answer_one_record_and_one_count() {
+        let folder = tempfile::tempdir().expect("a folder of the test's own");
+        let file = folder.path().join("audit.jsonl");
+        let metrics = Metrics::new();
+        let settings = crate::audit::Settings {
+            sink: crate::audit::Sink::File(file.clone()),
+            hmac_key: None,
+            fsync: false,
+        };
+        let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+        call.set_operation(Operation::LoginWithOtt);
+        let work = {
+            let call = call.clone();
+            async move {
+                call.sending();
+                call.attempt_ended(Certainty::Done);
+                assert!(call.is_abandoned(), "CANARY");
+                Ok(())
+            }
+        };
+        let failure = run(&call, None, audit, metrics.clone(), work).await.expect_err("it panics");
+        assert_eq!(failure.reason(), Reason::InternalError);
+        let record = std::fs::read_to_string(file).expect("a record");
+        assert_eq!(record.lines().count(), 1);
+        assert!(record.contains("INTERNAL_ERROR") && record.contains("\"outcome\":\"done\""), "{record}");
+        assert!(!record.contains("CANARY"));
+        let shown = metrics.render();
+        assert!(shown.contains("panics_total 1"), "{shown}");
     }
 }

@@ -41,8 +41,10 @@ impl OttService {
             }
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
-            Ok((issued, login_url).into())
+            Ok((issued, login_url))
         };
-        detached::run(&call, in_flight, self.audit.clone(), work).await
+        let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
+        // Only what is delivered leaves the types that overwrite their memory.
+        detached::run(&call, in_flight, audit, metrics, work).await.map(Into::into)
     }
 }

@@ -61,7 +61,8 @@ impl OttService {
             }
             Ok((account, undelivered(session)))
         };
-        let (account, undelivered) = detached::run(&call, in_flight, self.audit.clone(), work).await?;
+        let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
+        let (account, undelivered) = detached::run(&call, in_flight, audit, metrics, work).await?;
         Ok(LoggedIn { account, session: undelivered.deliver() }.into())
     }
 }

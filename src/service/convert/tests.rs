@@ -129,7 +129,7 @@ fn account() -> Account {
 #[test]
 fn a_session_is_answered_cookie_by_cookie_and_as_a_header() {
     let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(61);
-    let session = Session::new(vec![cookie("a", Some(ends)), cookie("b", None)]);
+    let session = Session::new(vec![cookie("a", Some(ends)), cookie("b", None)], SystemTime::UNIX_EPOCH);
     let answer = v1::LoginWithOttResponse::from(LoggedIn { account: account(), session });
     let session = answer.session.clone().expect("it is always there");
     assert_eq!(session.cookie_header, "a=canary-a; b=canary-b");
