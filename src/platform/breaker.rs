@@ -32,6 +32,11 @@ impl Default for BreakerSettings {
     }
 }
 
+/// An open breaker that has not heard of the platform for so long knows nothing of it any
+/// more. Without this, a gateway whose callers only log in would stay shut for ever:
+/// nothing that it is asked for may probe.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Leave to make one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -55,6 +60,8 @@ pub(super) struct Breaker {
     started: Instant,
     /// When the next probe is due, in milliseconds since `started`; 0 while closed.
     next_probe_ms: AtomicU64,
+    /// When it opened, or when the last probe ended, in milliseconds since `started`.
+    heard_ms: AtomicU64,
     metrics: ApiClientMetrics,
 }
 
@@ -67,6 +74,7 @@ impl Breaker {
             attempts: Window::new(),
             started: clock::now(),
             next_probe_ms: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
             metrics,
         }
     }
@@ -76,6 +84,10 @@ impl Breaker {
         let due = self.next_probe_ms.load(Ordering::Acquire);
         let Some(settings) = self.settings.filter(|_| due != 0) else { return Ok(Admission::Ordinary) };
         let now = self.now_ms();
+        if now.saturating_sub(self.heard_ms.load(Ordering::Acquire)) >= millis(SILENCE) {
+            self.close(due);
+            return Ok(Admission::Ordinary);
+        }
         if now >= due && operation == Operation::IssueOtt {
             let next = now.saturating_add(millis(settings.probe_interval)).max(1);
             if self.next_probe_ms.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
@@ -91,13 +103,19 @@ impl Breaker {
     /// went away before anything was sent) proves nothing, and the next probe follows.
     pub(super) fn report(&self, admission: Admission, failed: bool) {
         let Some(settings) = self.settings else { return };
+        if admission == Admission::Probe {
+            self.heard_ms.store(self.now_ms(), Ordering::Release);
+        }
         match admission {
-            Admission::Probe if failed => self.metrics.breaker(BreakerState::Open),
+            Admission::Probe if failed => {
+                // Unless it was closed meanwhile.
+                if self.next_probe_ms.load(Ordering::Acquire) != 0 {
+                    self.metrics.breaker(BreakerState::Open);
+                }
+            }
             Admission::Probe => {
-                self.attempts.clear();
-                self.next_probe_ms.store(0, Ordering::Release);
-                self.metrics.breaker(BreakerState::Closed);
-                tracing::info!("the platform answers again; the breaker is closed");
+                let due = self.next_probe_ms.load(Ordering::Acquire);
+                self.close(due);
             }
             Admission::Ordinary => {
                 self.attempts.add(Tally { all: 1, marked: u64::from(failed) });
@@ -114,7 +132,13 @@ impl Breaker {
         {
             return;
         }
-        let due = self.now_ms().saturating_add(millis(settings.probe_interval)).max(1);
+        let now = self.now_ms();
+        let due = now.saturating_add(millis(settings.probe_interval)).max(1);
+        if self.next_probe_ms.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        // First, or whoever sees it open might find it silent for long.
+        self.heard_ms.store(now, Ordering::Release);
         if self.next_probe_ms.compare_exchange(0, due, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.metrics.breaker(BreakerState::Open);
             tracing::warn!(
@@ -122,6 +146,17 @@ impl Breaker {
                 failures = marked,
                 "the platform is failing; the breaker is open, and one probe a second goes through"
             );
+        }
+    }
+
+    /// Closes it, unless another thread has changed it since `due` was read.
+    fn close(&self, due: u64) {
+        if due != 0
+            && self.next_probe_ms.compare_exchange(due, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        {
+            self.attempts.clear();
+            self.metrics.breaker(BreakerState::Closed);
+            tracing::info!("the platform is asked again; the breaker is closed");
         }
     }
 
@@ -203,6 +238,38 @@ mod tests {
         assert_eq!(breaker.admit(Operation::LoginWithOtt), Ok(Admission::Ordinary));
         fail(&breaker, 1);
         assert_eq!(breaker.admit(Operation::IssueOtt), Ok(Admission::Ordinary), "the old failures are gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_but_logins_is_asked_for_it_closes_after_a_while_and_opens_again() {
+        let breaker = breaker();
+        for _ in 0..2 {
+            fail(&breaker, 20);
+            tokio::time::advance(Duration::from_millis(9_999)).await;
+            assert!(breaker.admit(Operation::LoginWithOtt).is_err());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(breaker.admit(Operation::LoginWithOtt), Ok(Admission::Ordinary));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_fail_keep_it_open_and_probes_that_never_end_do_not() {
+        let breaker = breaker();
+        fail(&breaker, 20);
+        for _ in 0..30 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(breaker.admit(Operation::IssueOtt), Ok(Admission::Probe));
+            breaker.report(Admission::Probe, true);
+            assert!(breaker.admit(Operation::LoginWithOtt).is_err());
+        }
+        // As while no access token can be had: nothing is ever sent.
+        for _ in 0..9 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(breaker.admit(Operation::IssueOtt), Ok(Admission::Probe));
+            assert!(breaker.admit(Operation::LoginWithOtt).is_err());
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(breaker.admit(Operation::LoginWithOtt), Ok(Admission::Ordinary));
     }
 
     #[tokio::test(start_paused = true)]
