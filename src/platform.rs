@@ -76,7 +76,7 @@ pub struct Limits {
     /// The longest waits between two attempts: the first, and the last. 0.2 s and 2 s.
     pub retry_wait: (Duration, Duration),
     /// A `Retry-After` up to this is waited for, a longer one is passed on. 2 s.
-    pub longest_rate_limit_wait: Duration,
+    pub longest_retry_after: Duration,
     /// With less than this left of the deadline nothing is sent. 20 ms.
     pub min_time_left: Duration,
     /// A login that was not sent is tried again only with more than this left. 2 s.
@@ -97,7 +97,7 @@ impl Default for Limits {
             logout_timeout: Duration::from_secs(3),
             max_attempts: 3,
             retry_wait: (Duration::from_millis(200), Duration::from_secs(2)),
-            longest_rate_limit_wait: Duration::from_secs(2),
+            longest_retry_after: Duration::from_secs(2),
             min_time_left: Duration::from_millis(20),
             min_time_left_for_second_login: Duration::from_secs(2),
             max_ott_bytes: 16 * 1024,
@@ -112,7 +112,7 @@ impl Limits {
         RetryPolicy {
             max_attempts: self.max_attempts,
             backoff: Backoff::new(self.retry_wait.0, self.retry_wait.1),
-            longest_rate_limit_wait: self.longest_rate_limit_wait,
+            longest_retry_after: self.longest_retry_after,
         }
     }
 }

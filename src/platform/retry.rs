@@ -18,8 +18,8 @@ pub(super) struct RetryPolicy {
     pub(super) max_attempts: u32,
     /// The waits between them.
     pub(super) backoff: Backoff,
-    /// A `Retry-After` up to this is waited for.
-    pub(super) longest_rate_limit_wait: Duration,
+    /// A `Retry-After` up to this is waited for; a longer one is passed on at once.
+    pub(super) longest_retry_after: Duration,
 }
 
 /// The retries of one call.
@@ -44,9 +44,13 @@ impl Retries {
         }
         match kind {
             ErrorKind::Unreachable | ErrorKind::Interrupted => Some(self.backoff()),
-            ErrorKind::Answer(answer) if answer.status >= 500 => Some(self.backoff()),
+            // On top of what the platform asks for, so that not all come back at once.
+            ErrorKind::Answer(answer) if answer.status >= 500 => {
+                let told = answer.retry_after.unwrap_or_default();
+                (told <= self.policy.longest_retry_after).then(|| told + self.backoff())
+            }
             ErrorKind::Answer(answer) if answer.status == 429 => {
-                answer.retry_after.filter(|wait| *wait <= self.policy.longest_rate_limit_wait)
+                answer.retry_after.filter(|wait| *wait <= self.policy.longest_retry_after)
             }
             // Once: what came twice is not a hiccup.
             ErrorKind::Malformed(_) => {
@@ -117,7 +121,7 @@ mod tests {
     const POLICY: RetryPolicy = RetryPolicy {
         max_attempts: 3,
         backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(2)),
-        longest_rate_limit_wait: Duration::from_secs(2),
+        longest_retry_after: Duration::from_secs(2),
     };
 
     fn answer(status: u16, retry_after: Option<Duration>) -> ErrorKind {
@@ -162,6 +166,15 @@ mod tests {
         let mut retries = Retries::new(POLICY);
         assert!(retries.wait_after(&ErrorKind::Malformed(Malformation::Json)).is_some());
         assert_eq!(retries.wait_after(&ErrorKind::Malformed(Malformation::Missing)), None);
+    }
+
+    #[test]
+    fn a_server_error_is_not_followed_before_the_platform_wants_it() {
+        let told = Duration::from_secs(2);
+        let wait = Retries::new(POLICY).wait_after(&answer(503, Some(told))).expect("a second attempt");
+        assert!((told..=told + Duration::from_millis(200)).contains(&wait), "{wait:?}");
+        let later = Duration::from_millis(2001);
+        assert_eq!(Retries::new(POLICY).wait_after(&answer(503, Some(later))), None, "the caller is told");
     }
 
     #[test]
