@@ -45,13 +45,14 @@ impl fmt::Debug for Account {
 #[derive(Debug, Default)]
 pub struct Session {
     cookies: Vec<SessionCookie>,
+    received_at: Option<SystemTime>,
 }
 
 impl Session {
-    /// A session of these cookies.
+    /// A session of these cookies, which came at that time.
     #[must_use]
-    pub const fn new(cookies: Vec<SessionCookie>) -> Self {
-        Self { cookies }
+    pub const fn new(cookies: Vec<SessionCookie>, received_at: SystemTime) -> Self {
+        Self { cookies, received_at: Some(received_at) }
     }
 
     /// The cookies.
@@ -66,11 +67,12 @@ impl Session {
         self.cookies.is_empty()
     }
 
-    /// The value of a `Cookie` request header with all cookies (RFC 6265, 4.2.1).
+    /// The value of a `Cookie` request header (RFC 6265, 4.2.1). Without the cookies that
+    /// were expired as they came: they only tell a browser to delete what it has.
     #[must_use]
     pub fn cookie_header(&self) -> Secret {
         let mut header = String::new();
-        for cookie in &self.cookies {
+        for cookie in self.cookies.iter().filter(|cookie| !self.deletes(cookie)) {
             if !header.is_empty() {
                 header.push_str("; ");
             }
@@ -79,6 +81,10 @@ impl Session {
             header.push_str(cookie.value.expose());
         }
         Secret::new(header)
+    }
+
+    fn deletes(&self, cookie: &SessionCookie) -> bool {
+        matches!((cookie.expires_at, self.received_at), (Some(end), Some(came)) if end <= came)
     }
 }
 

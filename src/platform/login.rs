@@ -83,12 +83,11 @@ impl PlatformClient {
     /// within [`logout_timeout`](super::Limits::logout_timeout): that it could not be
     /// done is logged and nothing else.
     pub async fn log_out(&self, session: &Session) {
-        if session.is_empty() {
+        let cookies = session.cookie_header();
+        if cookies.is_empty() {
             return;
         }
-        let Ok(mut cookies) = HeaderValue::from_bytes(session.cookie_header().expose().as_bytes()) else {
-            return;
-        };
+        let Ok(mut cookies) = HeaderValue::from_bytes(cookies.expose().as_bytes()) else { return };
         cookies.set_sensitive(true);
         let url = self.api_client.data_center().logout_url().clone();
         let request = self.http.current().get(url).header(COOKIE, cookies).send();

@@ -47,7 +47,8 @@ pub(super) fn read(headers: &HeaderMap, now: SystemTime) -> SetCookies {
             continue;
         };
         cookies.retain(|earlier| {
-            (&earlier.name, &earlier.domain, &earlier.path) != (&cookie.name, &cookie.domain, &cookie.path)
+            (&earlier.name, &earlier.path) != (&cookie.name, &cookie.path)
+                || !earlier.domain.eq_ignore_ascii_case(&cookie.domain)
         });
         if cookies.len() == MAX_COOKIES {
             excess = true;
@@ -58,7 +59,7 @@ pub(super) fn read(headers: &HeaderMap, now: SystemTime) -> SetCookies {
     if invalid > 0 {
         tracing::warn!(cookies.invalid = invalid, "a login's answer has cookies that cannot be read");
     }
-    SetCookies { session: Session::new(cookies), excess }
+    SetCookies { session: Session::new(cookies, now), excess }
 }
 
 fn read_one(text: &str, now: SystemTime) -> Option<SessionCookie> {
@@ -228,6 +229,21 @@ mod tests {
     #[test]
     fn a_cookie_set_anew_takes_the_place_of_the_earlier_one() {
         assert_eq!(header(&[b"a=1", b"b=2", b"a=3", b"a=4; Path=/x"]), "b=2; a=3; a=4");
+    }
+
+    #[test]
+    fn a_cookie_that_came_expired_is_listed_and_not_sent() {
+        let expired: &[&[u8]] = &[
+            b"old=gone; Max-Age=0",
+            b"older=gone; Expires=Sun, 06 Nov 1994 08:49:37 GMT",
+            b"sid=1; Path=/",
+            b"sid=; Path=/old; Max-Age=0",
+            b"short=2; Max-Age=1",
+        ];
+        assert_eq!(set(expired).session.cookies().len(), 5);
+        assert_eq!(header(expired), "sid=1; short=2");
+        assert_eq!(header(&[b"sid=1", b"sid=; Max-Age=0"]), "", "set, and deleted again");
+        assert_eq!(header(&[b"sid=1; Domain=Example.com", b"sid=2; Domain=.example.com"]), "sid=2");
     }
 
     #[test]
