@@ -56,10 +56,16 @@ pub struct Access(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    rules: ArcSwap<Rules>,
-    quotas: Quotas,
+    policy: ArcSwap<Policy>,
     metrics: Metrics,
     dry_run_warnings: Limited,
+}
+
+/// What is replaced as a whole.
+#[derive(Debug)]
+struct Policy {
+    rules: Rules,
+    quotas: Quotas,
 }
 
 /// A caller that may use a method, for some user and some API client. It holds on to
@@ -67,7 +73,7 @@ struct Inner {
 #[must_use = "an admission is of no use unless a permit is asked for with it"]
 #[derive(Debug)]
 pub struct Admission {
-    rules: Arc<Rules>,
+    policy: Arc<Policy>,
     caller: Caller,
     operation: Operation,
 }
@@ -125,30 +131,30 @@ impl Access {
     #[must_use]
     pub fn new(rules: Rules, quotas: Quotas, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            rules: ArcSwap::from_pointee(rules),
-            quotas,
+            policy: ArcSwap::from_pointee(Policy { rules, quotas }),
             metrics,
             dry_run_warnings: Limited::new(DRY_RUN_WARNING_INTERVAL),
         }))
     }
 
-    /// Replaces the rules as a whole. A rule that stays the same keeps what has been
-    /// used of its quotas; calls that were admitted before keep the rules they have.
-    pub fn replace(&self, mut rules: Rules) {
-        rules.inherit(&self.0.rules.load());
-        self.0.rules.store(Arc::new(rules));
+    /// Replaces the rules, and what becomes of a call that exceeds a quota, as a whole. A
+    /// rule that stays the same keeps what has been used of its quotas; calls that were
+    /// admitted before keep what they have.
+    pub fn replace(&self, mut rules: Rules, quotas: Quotas) {
+        rules.inherit(&self.0.policy.load().rules);
+        self.0.policy.store(Arc::new(Policy { rules, quotas }));
     }
 
     /// Whether the caller may use the method at all. Asked before the message is
     /// looked at; takes nothing from any quota.
     pub fn admits(&self, caller: &Caller, operation: Operation) -> Result<Admission, Denied> {
-        let rules = self.0.rules.load_full();
+        let policy = self.0.policy.load_full();
         let question = Question { caller: caller.name(), operation, api_client: None, user: None };
-        match rules.decide(question) {
+        match policy.rules.decide(question) {
             Ok(_) => {}
             Err(mismatch) => return Err(self.denied(mismatch)),
         }
-        Ok(Admission { rules, caller: caller.clone(), operation })
+        Ok(Admission { policy, caller: caller.clone(), operation })
     }
 
     /// Permits an admitted caller to have a token issued, and counts it.
@@ -159,7 +165,7 @@ impl Access {
         subject: Subject,
     ) -> Result<IssuePermit, Refused> {
         let rule = self.rule(&admission, Operation::IssueOtt, &api_client, Some(&subject))?;
-        self.take(rule, &admission.caller, Some(&subject))?;
+        self.take(rule, &admission, Some(&subject))?;
         Ok(IssuePermit { caller: admission.caller, api_client, subject })
     }
 
@@ -167,14 +173,18 @@ impl Access {
     /// only the platform can tell.
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
         let rule = self.rule(&admission, Operation::LoginWithOtt, &api_client, None)?;
-        self.take(rule, &admission.caller, None)?;
+        self.take(rule, &admission, None)?;
         Ok(LoginPermit { caller: admission.caller, api_client })
     }
 
     /// Whether any rule names the caller, whatever it allows. Enough to see the
     /// contract by reflection.
     pub fn names(&self, caller: &Caller) -> Result<(), Denied> {
-        if self.0.rules.load().name(caller.name()) { Ok(()) } else { Err(self.denied(Mismatch::Caller)) }
+        if self.0.policy.load().rules.name(caller.name()) {
+            Ok(())
+        } else {
+            Err(self.denied(Mismatch::Caller))
+        }
     }
 
     /// An admission for one method opens no door for the other.
@@ -190,7 +200,7 @@ impl Access {
         }
         let caller = admission.caller.name();
         let question = Question { caller, operation, api_client: Some(api_client), user };
-        admission.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
+        admission.policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
     }
 
     fn denied(&self, mismatch: Mismatch) -> Denied {
@@ -199,22 +209,28 @@ impl Access {
         denied
     }
 
-    fn take(&self, rule: &Rule, caller: &Caller, user: Option<&Subject>) -> Result<(), Refused> {
+    fn take(&self, rule: &Rule, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
+        let caller = &admission.caller;
         if let Err(wait) = rule.per_caller.take(caller.name()) {
-            self.exceeded(ExceededQuota::Caller, caller, wait)?;
+            self.exceeded(ExceededQuota::Caller, admission, wait)?;
         }
         if let Some(user) = user
             && let Err(wait) = rule.per_user.take(&(caller.name(), counted_as(user)))
         {
-            self.exceeded(ExceededQuota::User, caller, wait)?;
+            self.exceeded(ExceededQuota::User, admission, wait)?;
         }
         Ok(())
     }
 
-    fn exceeded(&self, quota: ExceededQuota, caller: &Caller, retry_after: Duration) -> Result<(), Refused> {
-        let name = caller.name();
+    fn exceeded(
+        &self,
+        quota: ExceededQuota,
+        admission: &Admission,
+        retry_after: Duration,
+    ) -> Result<(), Refused> {
+        let name = admission.caller.name();
         self.0.metrics.quota_exceeded(name);
-        match self.0.quotas {
+        match admission.policy.quotas {
             Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
             Quotas::DryRun => {
                 if let Some(unsaid) = self.0.dry_run_warnings.due() {

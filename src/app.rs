@@ -24,7 +24,7 @@ pub use self::{
     start_error::StartError,
 };
 use crate::{
-    access::{Access, Quotas},
+    access::Access,
     audit::Audit,
     caller::Identification,
     clock::WallClock,
@@ -97,8 +97,8 @@ impl App {
         let audit = Audit::start(settings::audit(&config.audit)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
-        let quotas = if config.access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
-        let access = Access::new(access_rules(&config.access)?, quotas, metrics.clone());
+        let access =
+            Access::new(access_rules(&config.access)?, settings::quotas(&config.access), metrics.clone());
         let callers = settings::callers(&config.callers, &config.server)?;
         let (identification, key_refresh) = Identification::new(callers, metrics.clone())?;
         if let Some(key_refresh) = key_refresh {
@@ -213,10 +213,10 @@ impl App {
             }
         };
         tokio::join!(self.server.drain(), health_server);
-        if self.audit.flush(FLUSH_LIMIT).await.is_err() {
+        let (records, ()) = tokio::join!(self.audit.flush(FLUSH_LIMIT), self.tracer.stop(FLUSH_LIMIT));
+        if records.is_err() {
             tracing::error!("the last audit records could not be written");
         }
-        self.tracer.stop(FLUSH_LIMIT).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -409,6 +409,22 @@ async fn dry_run_counts_and_warns_but_lets_calls_pass() {
     let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"token:a\"}").await;
     assert_eq!(counted.to_string(), "4");
     gateway.stderr().wait_for("the warning", |line| line.contains("quotas are in dry run").then_some(()));
+
+    // A reload ends the dry run; what takes a restart is named.
+    let file = gateway.folder().join("config.toml");
+    let config = std::fs::read_to_string(&file).expect("the configuration");
+    let config = config.replace("quota_dry_run = true", "quota_dry_run = false");
+    let config = config.replace("[server]", "[server]\nmax_in_flight = 77");
+    std::fs::write(&file, config).expect("a new configuration");
+    gateway.signal("HUP");
+    let told = |line: &str| line.contains("need a restart").then(|| line.to_owned());
+    let told = gateway.stderr().wait_for("what takes a restart", told);
+    assert!(told.contains("\"config.sections\":\"server\""), "{told}");
+    assert_eq!(
+        As { channel: &channel, name: "a" }.issues("login:x").await,
+        "ResourceExhausted CALLER_QUOTA_EXCEEDED"
+    );
+    assert_eq!(asked(&platform), 6);
 }
 
 #[tokio::test]

@@ -129,6 +129,14 @@ async fn a_dry_run_counts_and_lets_everything_pass_but_what_the_rules_deny() {
     let access = Access::new(rules(&[rule(&["dns:a"])]), Quotas::DryRun, Metrics::new());
     assert_eq!(count(1000, || issue(&access, "dns:a", "john")), 1000);
     assert!(issue(&access, "dns:b", "john").is_err());
+    access.replace(rules(&[rule(&["dns:a"])]), Quotas::Enforced);
+    assert_eq!(
+        count(10, || issue(&access, "dns:a", "john")),
+        0,
+        "what was used up in the dry run is used up"
+    );
+    access.replace(rules(&[rule(&["dns:a"])]), Quotas::DryRun);
+    assert_eq!(count(10, || issue(&access, "dns:a", "john")), 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,13 +147,13 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 10);
 
     let other = Access::clone(&access);
-    other.replace(rules(&[rule(&["dns:c"]), stays.clone()]));
+    other.replace(rules(&[rule(&["dns:c"]), stays.clone()]), Quotas::Enforced);
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 0, "its place in the file does not matter");
     assert!(issue(&access, "dns:b", "john").is_err());
     assert!(issue(&access, "dns:c", "john").is_ok());
 
     let changed = RuleSettings { user_burst: Some(2), ..stays };
-    access.replace(rules(&[changed]));
+    access.replace(rules(&[changed]), Quotas::Enforced);
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 2, "a new quota starts full");
 }
 
@@ -154,7 +162,10 @@ async fn one_call_is_decided_by_one_version_of_the_rules() {
     let before = RuleSettings { logins: Some(vec!["john".to_owned()]), ..rule(&["dns:a"]) };
     let access = access(&[before]);
     let early = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
-    access.replace(rules(&[RuleSettings { logins: Some(vec!["jane".to_owned()]), ..rule(&["dns:a"]) }]));
+    access.replace(
+        rules(&[RuleSettings { logins: Some(vec!["jane".to_owned()]), ..rule(&["dns:a"]) }]),
+        Quotas::Enforced,
+    );
     assert!(access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(), "as when it was admitted");
     assert!(issue(&access, "dns:a", "john").is_err());
     assert!(issue(&access, "dns:a", "jane").is_ok());
@@ -174,8 +185,8 @@ fn no_decision_mixes_two_versions_of_the_rules() {
     std::thread::scope(|scope| {
         let reloads = scope.spawn(|| {
             for _ in 0..500 {
-                access.replace(rules(&[version("two", "jane")]));
-                access.replace(rules(&[version("one", "john")]));
+                access.replace(rules(&[version("two", "jane")]), Quotas::Enforced);
+                access.replace(rules(&[version("one", "john")]), Quotas::Enforced);
             }
         });
         while !reloads.is_finished() {

@@ -1,10 +1,11 @@
 //! New access rules and bearer tokens without a restart.
 //!
-//! The configuration is read again when its file changes, and on SIGHUP. Only rules and
-//! the callers' tokens are taken over, as a whole or not at all; secrets, certificates
-//! and keys are followed by those who use them, and everything else takes a restart.
+//! The configuration is read again when its file changes, and on SIGHUP. Only `[access]`
+//! and the callers' tokens are taken over, as a whole or not at all; secrets, certificates
+//! and keys are followed by those who use them, and everything else takes a restart, which
+//! is said.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -22,9 +23,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Follows the configuration file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Reload {
-    file: Option<PathBuf>,
+    started_with: Arc<Config>,
     rules: config::Access,
-    callers: config::Callers,
+    tokens: BTreeMap<Arc<str>, Vec<config::TokenHash>>,
     access: Access,
     identification: Identification,
     metrics: Metrics,
@@ -39,9 +40,9 @@ impl Reload {
         metrics: Metrics,
     ) -> Self {
         Self {
-            file: config.file.clone(),
+            started_with: Arc::new(config.clone()),
             rules: config.access.clone(),
-            callers: config.callers.clone(),
+            tokens: config.callers.tokens.clone(),
             access,
             identification,
             metrics,
@@ -56,7 +57,7 @@ impl Reload {
 
     /// Follows the file for ever.
     pub(super) async fn run(mut self) {
-        let Some(file) = self.file.clone() else { return };
+        let Some(file) = self.started_with.file.clone() else { return };
         let mut last = read(file.clone()).await;
         // It may have changed since it was loaded, and this look would not tell.
         if load(file.clone()).await.map_or(true, |config| self.is_changed_by(&config)) {
@@ -97,20 +98,20 @@ impl Reload {
 
 impl Reload {
     fn is_changed_by(&self, config: &Config) -> bool {
-        config.access != self.rules || config.callers.tokens != self.callers.tokens
+        config.access != self.rules || config.callers.tokens != self.tokens
     }
 
     /// Both or nothing: what can be refused comes first.
     fn put_into_force(&mut self, config: Config) -> Result<(), StartError> {
         let rules = access_rules(&config.access)?;
-        let tokens_changed = config.callers.tokens != self.callers.tokens;
+        let tokens_changed = config.callers.tokens != self.tokens;
         if tokens_changed {
             self.identification.replace_tokens(settings::tokens(&config.callers))?;
         }
         let rules_changed = config.access != self.rules;
         if rules_changed {
             self.metrics.set_callers(settings::named_callers(&config.access));
-            self.access.replace(rules);
+            self.access.replace(rules, settings::quotas(&config.access));
         }
         tracing::info!(
             access.rules = config.access.rules.len(),
@@ -119,8 +120,15 @@ impl Reload {
             callers.tokens_changed = tokens_changed,
             "the configuration was read again"
         );
+        let ignored = takes_restart(&self.started_with, &config);
+        if !ignored.is_empty() {
+            tracing::warn!(
+                config.sections = ignored.join(", "),
+                "some changes of the configuration need a restart; until then they are ignored"
+            );
+        }
         self.metrics.reload(RULES, true);
-        (self.rules, self.callers) = (config.access, config.callers);
+        (self.rules, self.tokens) = (config.access, config.callers.tokens);
         Ok(())
     }
 }
@@ -131,6 +139,20 @@ async fn load(file: PathBuf) -> Result<Config, String> {
         Ok(loaded) => loaded.map_err(|faults| faults.to_string()),
         Err(_) => Err("the configuration could not be read".to_owned()),
     }
+}
+
+/// The sections that are not as they were at the start, and are not taken over.
+fn takes_restart(started_with: &Config, new: &Config) -> Vec<&'static str> {
+    let sections = [
+        ("server", started_with.server != new.server),
+        ("admin", started_with.admin != new.admin),
+        ("api_clients", started_with.api_clients != new.api_clients),
+        ("callers.jwt", started_with.callers.jwt != new.callers.jwt),
+        ("callers.forwarded", started_with.callers.forwarded != new.callers.forwarded),
+        ("audit", started_with.audit != new.audit),
+        ("telemetry", started_with.telemetry != new.telemetry),
+    ];
+    sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
 /// What is in the file; none while it cannot be read.

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use super::StartError;
 use crate::{
-    access::{Rate, RuleSettings, Rules},
+    access::{Quotas, Rate, RuleSettings, Rules},
     audit,
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
@@ -90,6 +90,11 @@ pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
         user_burst: Some(rule.user_burst.get()),
     });
     Ok(Rules::try_new(rules.collect())?)
+}
+
+/// What becomes of a call that exceeds a quota.
+pub(super) const fn quotas(config: &config::Access) -> Quotas {
+    if config.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced }
 }
 
 /// The callers that the rules name in full: the ones that metrics may tell apart.

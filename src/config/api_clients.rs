@@ -14,7 +14,7 @@ use super::{
 use crate::secret::Secret;
 
 /// Every API client by its name, and which of them is meant when a call names none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClients {
     /// The name of the default one: the one with `default = true`, or an only one that
     /// does not say `default = false`. Without a default, a call that names no API client
@@ -25,7 +25,7 @@ pub struct ApiClients {
 }
 
 /// One API client of the platform.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClient {
     /// `data_center_url`: scheme, host and port of the data center, https (http on
     /// loopback only).
@@ -64,6 +64,21 @@ pub enum SecretSource {
     /// where systemd puts credentials.
     Credential(PathBuf),
 }
+
+impl PartialEq for SecretSource {
+    /// Whether it is the same place. A variable is: it cannot change while the process runs.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(path), Self::File(other)) | (Self::Credential(path), Self::Credential(other)) => {
+                path == other
+            }
+            (Self::Environment(_), Self::Environment(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SecretSource {}
 
 const SOURCES: [&str; 3] = ["client_secret_file", "client_secret_env", "client_secret_credential"];
 
