@@ -8,6 +8,7 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroize;
 
 /// Text that is never shown.
 #[derive(Clone)]
@@ -16,8 +17,14 @@ pub struct Secret(SecretString);
 impl Secret {
     /// Takes the text over.
     #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(SecretString::from(text))
+    pub fn new(mut text: String) -> Self {
+        if text.capacity() == text.len() {
+            return Self(SecretString::from(text));
+        }
+        // Shrinking may move a text, and leaves the old memory as it was.
+        let exact = SecretString::from(text.as_str());
+        text.zeroize();
+        Self(exact)
     }
 
     /// The text itself, for the wire.
@@ -48,6 +55,16 @@ impl From<String> for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_is_kept_whatever_its_memory_was_like() {
+        let mut roomy = String::with_capacity(64);
+        roomy.push_str("canary");
+        for text in [roomy, "canary".to_owned(), String::from("canary").into_boxed_str().into_string()] {
+            assert_eq!(Secret::new(text).expose(), "canary");
+        }
+        assert!(Secret::new(String::with_capacity(64)).is_empty());
+    }
 
     #[test]
     fn debug_shows_nothing_of_the_text() {

@@ -71,7 +71,9 @@ impl Session {
     /// were expired as they came: they only tell a browser to delete what it has.
     #[must_use]
     pub fn cookie_header(&self) -> Secret {
-        let mut header = String::new();
+        // Measured first: a string that grew would leave copies of the values behind.
+        let longest = self.cookies.iter().map(|cookie| cookie.name.len() + cookie.value.expose().len() + 3);
+        let mut header = String::with_capacity(longest.sum());
         for cookie in self.cookies.iter().filter(|cookie| !self.deletes(cookie)) {
             if !header.is_empty() {
                 header.push_str("; ");
