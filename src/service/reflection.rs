@@ -6,6 +6,9 @@ use tonic_reflection::server::{Builder, Error, v1, v1alpha};
 use super::NamedCallers;
 use crate::{access::Access, proto::FILE_DESCRIPTOR_SET};
 
+/// The most bytes of a question: a name, as a rule.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
 /// Offers the contract by reflection.
 #[derive(Clone, Debug)]
 pub struct Reflection {
@@ -24,7 +27,7 @@ impl Reflection {
         &self,
     ) -> Result<InterceptedService<v1::ServerReflectionServer<impl v1::ServerReflection>, NamedCallers>, Error>
     {
-        let service = builder().build_v1()?;
+        let service = builder().build_v1()?.max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(InterceptedService::new(service, self.callers.clone()))
     }
 
@@ -35,7 +38,7 @@ impl Reflection {
         InterceptedService<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>, NamedCallers>,
         Error,
     > {
-        let service = builder().build_v1alpha()?;
+        let service = builder().build_v1alpha()?.max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(InterceptedService::new(service, self.callers.clone()))
     }
 }
