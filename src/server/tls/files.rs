@@ -1,6 +1,6 @@
 //! Certificate, key and client CAs, read from their files and checked as one.
 
-use std::{fs, io, path::Path, path::PathBuf, sync::Arc};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf, sync::Arc};
 
 use ::aws_lc_rs::digest::{self, SHA256};
 use rustls::{
@@ -76,6 +76,7 @@ pub(super) struct Contents {
     certificate: Vec<u8>,
     private_key: Zeroizing<Vec<u8>>,
     client_ca: Option<Vec<u8>>,
+    private_key_is_open: bool,
 }
 
 /// Tells contents apart without keeping them.
@@ -92,7 +93,14 @@ impl Contents {
             certificate: read(&settings.certificate_file)?,
             private_key: Zeroizing::new(read(&settings.private_key_file)?),
             client_ca: settings.client_auth.ca_file().map(|file| read(file)).transpose()?,
+            private_key_is_open: fs::metadata(&settings.private_key_file)
+                .is_ok_and(|file| file.permissions().mode() & 0o004 != 0),
         })
+    }
+
+    /// Whether every user of this machine could read the private key.
+    pub(super) const fn private_key_is_open(&self) -> bool {
+        self.private_key_is_open
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {

@@ -80,6 +80,7 @@ impl Reload {
         if !settled || self.refused == Some(seen) {
             return;
         }
+        let private_key_is_open = contents.as_ref().is_ok_and(Contents::private_key_is_open);
         match contents.and_then(|contents| contents.configuration(&self.settings)) {
             Ok(config) => {
                 self.current.replace(config);
@@ -92,6 +93,12 @@ impl Reload {
                     metrics.reload(CLIENT_CA, true);
                 }
                 tracing::info!("the TLS files have changed and are in use for new connections");
+                if private_key_is_open {
+                    tracing::warn!(
+                        file.path = %self.settings.private_key_file.display(),
+                        "every user of this machine can read the new private key's file"
+                    );
+                }
             }
             Err(error) => {
                 self.refused = Some(seen);

@@ -1,6 +1,10 @@
 //! Changed files, look by look.
 
-use std::{fs, os::unix::fs::symlink, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    sync::Arc,
+};
 
 use rustls::ServerConfig;
 
@@ -123,6 +127,16 @@ fn client_cas_change_with_the_rest_and_bad_ones_are_refused() {
     reload.look_now();
     reload.look_now();
     assert!(!Arc::ptr_eq(&first, &reload.in_use()));
+}
+
+#[test]
+fn a_new_key_that_everyone_can_read_is_noticed() {
+    let folder = Folder::new(&Authority::new().issue("localhost"));
+    let settings = folder.settings(ClientAuth::Off);
+    for (mode, noticed) in [(0o600, false), (0o640, false), (0o644, true)] {
+        fs::set_permissions(&settings.private_key_file, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(Contents::read(&settings).unwrap().private_key_is_open(), noticed, "{mode:o}");
+    }
 }
 
 #[test]
