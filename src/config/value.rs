@@ -138,6 +138,12 @@ pub(super) fn origin(value: &Value) -> Result<Url, Problem> {
     }
 }
 
+/// As [`origin`], but https only, on loopback too.
+pub(super) fn https_origin(value: &Value) -> Result<Url, Problem> {
+    let url = origin(value)?;
+    if url.scheme() == "https" { Ok(url) } else { Err(Problem::rule("must be https")) }
+}
+
 /// A URL with a host, http or https. No user, no query, no fragment.
 pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
     let url = any_url(value)?;
@@ -178,6 +184,10 @@ impl ProxyUrl {
     #[must_use]
     pub const fn expose(&self) -> &Url {
         &self.0
+    }
+
+    pub(super) fn is_on_loopback(&self) -> bool {
+        is_loopback(&self.0)
     }
 }
 

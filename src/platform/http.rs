@@ -37,13 +37,14 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 const MAX_LOOKUPS: usize = 8;
 
 /// What an HTTP client is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpSettings {
     /// The server that it talks to: plain http only if that is the loopback.
     pub server: Url,
     /// Whom it trusts; made once, shared by all clients ([`tls_config`]).
     pub tls: Arc<ClientConfig>,
-    /// A proxy; the environment is never asked for one.
+    /// A proxy; the environment is never asked for one. May have a password in it. Plain
+    /// http goes only through one that is on the loopback.
     pub proxy_url: Option<Url>,
     /// For the whole of connecting: the name, TCP, TLS. 2 s.
     pub connect_timeout: Duration,
@@ -65,11 +66,23 @@ impl HttpSettings {
     }
 }
 
+impl fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSettings")
+            .field("server", &self.server.as_str())
+            .field("has_proxy", &self.proxy_url.is_some())
+            .field("connect_timeout", &self.connect_timeout)
+            .field("rebuild_after", &self.rebuild_after)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
-    /// The server is neither https nor on the loopback.
-    #[error("the URL must be https; http is only for the loopback")]
+    /// The server is not https, and it or the proxy on the way there is not on the
+    /// loopback.
+    #[error("the URL must be https; http is only for the loopback, also on the way through a proxy")]
     Plaintext,
     /// The proxy's URL cannot be used.
     #[error("the proxy URL cannot be used")]
@@ -119,7 +132,8 @@ impl fmt::Debug for HttpClient {
 fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
     let base = &settings.server;
     let https_only = base.scheme() == "https";
-    if !https_only && !is_loopback(base) {
+    let leaves = |url: &Url| !is_loopback(url);
+    if !https_only && (leaves(base) || settings.proxy_url.as_ref().is_some_and(leaves)) {
         return Err(HttpClientError::Plaintext);
     }
     let mut headers = HeaderMap::new();
@@ -235,4 +249,33 @@ fn read_authorities(path: &Path) -> Result<RootCertStore, TlsConfigError> {
         roots.add(certificate.map_err(read_failed)?).map_err(|_| not_certificates())?;
     }
     if roots.is_empty() { Err(not_certificates()) } else { Ok(roots) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_proxy(server: &str) -> HttpSettings {
+        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let mut settings = HttpSettings::new(Url::parse(server).unwrap(), Arc::new(tls));
+        settings.proxy_url = Some(Url::parse("http://user:canary@proxy.example:3128").unwrap());
+        settings
+    }
+
+    #[test]
+    fn the_password_of_a_proxy_is_not_shown() {
+        let shown = format!("{:?} {0:#?}", with_proxy("https://eu2.example"));
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn plaintext_does_not_leave_the_machine_through_a_proxy() {
+        assert!(HttpClient::new(with_proxy("https://eu2.example")).is_ok());
+        let plaintext = HttpClient::new(with_proxy("http://127.0.0.1:8080"));
+        assert!(matches!(plaintext, Err(HttpClientError::Plaintext)));
+    }
 }
