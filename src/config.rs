@@ -66,6 +66,8 @@ pub struct Config {
     pub audit: Audit,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
+    /// The environment's variables that went over the file.
+    pub variables: Vec<String>,
     /// What an operator should know, although it keeps nothing from starting.
     pub warnings: Vec<Finding>,
 }
@@ -81,11 +83,33 @@ impl Config {
         let findings = Findings::default();
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {
-            environment::overlay(&mut tree, environment, &findings);
-            Self::read(&tree, file, environment, &findings)
+            let variables = environment::overlay(&mut tree, environment, &findings);
+            let config = Self::read(&tree, file, environment, &findings)?;
+            Some(Self { variables, ..config })
         });
         let (config, warnings) = findings.conclude(config.flatten())?;
         Ok(Self { warnings, ..config })
+    }
+
+    /// The parts in which this configuration differs from the one that is running, of those
+    /// that only a restart puts into force. Access rules, tokens, and what is in files that are
+    /// followed are none of them.
+    #[must_use]
+    pub fn waiting_for_a_restart(&self, running: &Self) -> Vec<&'static str> {
+        // Secrets are not compared, and not shown.
+        let shown = |clients: &ApiClients| format!("{clients:?}");
+        [
+            ("server", self.server != running.server),
+            ("admin", self.admin != running.admin),
+            ("api_clients", shown(&self.api_clients) != shown(&running.api_clients)),
+            ("callers.jwt", self.callers.jwt != running.callers.jwt),
+            ("callers.forwarded", self.callers.forwarded != running.callers.forwarded),
+            ("audit", self.audit != running.audit),
+            ("telemetry", self.telemetry != running.telemetry),
+        ]
+        .into_iter()
+        .filter_map(|(part, differs)| differs.then_some(part))
+        .collect()
     }
 
     fn read(
@@ -116,6 +140,7 @@ impl Config {
             access,
             audit,
             telemetry,
+            variables: Vec::new(),
             warnings: Vec::new(),
         })
     }
@@ -169,6 +194,7 @@ impl Config {
             access: Access { rules: vec![rule], quota_dry_run: false },
             audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
             telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
+            variables: Vec::new(),
             warnings: Vec::new(),
         };
         findings.conclude(Some(config)).map(|(config, _)| config)

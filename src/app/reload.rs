@@ -5,7 +5,7 @@
 //! and keys are followed by those who use them, and everything else takes a restart, which
 //! is said.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -13,7 +13,7 @@ use super::{RULES, StartError, access_rules, settings};
 use crate::{
     access::Access,
     caller::Identification,
-    config::{self, Config, Process},
+    config::{Config, Process},
     telemetry::metrics::Metrics,
 };
 
@@ -23,9 +23,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Follows the configuration file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Reload {
-    started_with: Arc<Config>,
-    rules: config::Access,
-    tokens: BTreeMap<Arc<str>, Vec<config::TokenHash>>,
+    /// As it was at the start, but for what has been taken over since.
+    running: Box<Config>,
     access: Access,
     identification: Identification,
     metrics: Metrics,
@@ -39,15 +38,7 @@ impl Reload {
         identification: Identification,
         metrics: Metrics,
     ) -> Self {
-        Self {
-            started_with: Arc::new(config.clone()),
-            rules: config.access.clone(),
-            tokens: config.callers.tokens.clone(),
-            access,
-            identification,
-            metrics,
-            asked: Arc::default(),
-        }
+        Self { running: Box::new(config.clone()), access, identification, metrics, asked: Arc::default() }
     }
 
     /// Looks at once.
@@ -57,7 +48,7 @@ impl Reload {
 
     /// Follows the file for ever.
     pub(super) async fn run(mut self) {
-        let Some(file) = self.started_with.file.clone() else { return };
+        let Some(file) = self.running.file.clone() else { return };
         let mut last = read(file.clone()).await;
         // It may have changed since it was loaded, and this look would not tell.
         if load(file.clone()).await.map_or(true, |config| self.is_changed_by(&config)) {
@@ -98,17 +89,18 @@ impl Reload {
 
 impl Reload {
     fn is_changed_by(&self, config: &Config) -> bool {
-        config.access != self.rules || config.callers.tokens != self.tokens
+        config.access != self.running.access || config.callers.tokens != self.running.callers.tokens
     }
 
     /// Both or nothing: what can be refused comes first.
     fn put_into_force(&mut self, config: Config) -> Result<(), StartError> {
         let rules = access_rules(&config.access)?;
-        let tokens_changed = config.callers.tokens != self.tokens;
+        let running = &mut self.running;
+        let tokens_changed = config.callers.tokens != running.callers.tokens;
         if tokens_changed {
             self.identification.replace_tokens(settings::tokens(&config.callers))?;
         }
-        let rules_changed = config.access != self.rules;
+        let rules_changed = config.access != running.access;
         if rules_changed {
             self.metrics.set_callers(settings::named_callers(&config.access));
             self.access.replace(rules, settings::quotas(&config.access));
@@ -120,15 +112,18 @@ impl Reload {
             callers.tokens_changed = tokens_changed,
             "the configuration was read again"
         );
-        let ignored = takes_restart(&self.started_with, &config);
-        if !ignored.is_empty() {
+        let waiting = config.waiting_for_a_restart(running);
+        if !waiting.is_empty() {
             tracing::warn!(
-                config.sections = ignored.join(", "),
+                config.sections = waiting.join(", "),
                 "some changes of the configuration need a restart; until then they are ignored"
             );
         }
+        for warning in &config.warnings {
+            tracing::warn!(config.warning = %warning, "the configuration has something to know about");
+        }
         self.metrics.reload(RULES, true);
-        (self.rules, self.tokens) = (config.access, config.callers.tokens);
+        (running.access, running.callers.tokens) = (config.access, config.callers.tokens);
         Ok(())
     }
 }
@@ -139,20 +134,6 @@ async fn load(file: PathBuf) -> Result<Config, String> {
         Ok(loaded) => loaded.map_err(|faults| faults.to_string()),
         Err(_) => Err("the configuration could not be read".to_owned()),
     }
-}
-
-/// The sections that are not as they were at the start, and are not taken over.
-fn takes_restart(started_with: &Config, new: &Config) -> Vec<&'static str> {
-    let sections = [
-        ("server", started_with.server != new.server),
-        ("admin", started_with.admin != new.admin),
-        ("api_clients", started_with.api_clients != new.api_clients),
-        ("callers.jwt", started_with.callers.jwt != new.callers.jwt),
-        ("callers.forwarded", started_with.callers.forwarded != new.callers.forwarded),
-        ("audit", started_with.audit != new.audit),
-        ("telemetry", started_with.telemetry != new.telemetry),
-    ];
-    sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
 /// What is in the file; none while it cannot be read.

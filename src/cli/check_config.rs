@@ -183,6 +183,9 @@ fn summary(config: &Config, output: &mut Output) {
     };
     row(output, "audit", audit);
     let traces = config.telemetry.otlp_endpoint.as_ref();
+    if !config.variables.is_empty() {
+        row(output, "variables", config.variables.join(" "));
+    }
     row(output, "traces", traces.map_or_else(|| "off".to_owned(), |url| printable(url.as_str())));
 }
 

@@ -88,6 +88,9 @@ pub(super) struct KnownNames<'a> {
 impl Access {
     pub(super) fn read(mut section: Section<'_>, known: &KnownNames<'_>) -> Self {
         let quota_dry_run = section.optional("quota_dry_run", value::boolean).unwrap_or(false);
+        if quota_dry_run {
+            section.warning("quota_dry_run", "is true: quotas only log and count, and refuse nobody");
+        }
         let rules: Vec<Rule> =
             section.list_of_tables("rules").into_iter().map(|table| Rule::read(table, known)).collect();
         let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));

@@ -64,8 +64,9 @@ impl<S: std::hash::BuildHasher> Environment for HashMap<String, String, S> {
     }
 }
 
-/// Lays every variable of ours over the tree.
-pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings: &Findings) {
+/// Lays every variable of ours over the tree, and returns their names.
+pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings: &Findings) -> Vec<String> {
+    let mut overlaid = Vec::new();
     let mut names = environment.names();
     names.sort();
     for name in names {
@@ -93,13 +94,21 @@ pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings:
             findings.fault(place, key, Problem::UnknownKey { nearest: None });
         } else if let Err(problem) = set(tree, &path, node) {
             findings.fault(place, key, problem);
+        } else {
+            overlaid.push(name);
         }
     }
+    overlaid
 }
 
 fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
     let Some((segment, rest)) = path.split_first() else { return Ok(()) };
-    let key = table.keys().find(|key| same_name(key, segment)).unwrap_or(segment).clone();
+    // The very name comes first: `a-b` and `a_b` may both be there.
+    let key = if table.contains_key(segment) {
+        segment.clone()
+    } else {
+        table.keys().find(|key| same_name(key, segment)).unwrap_or(segment).clone()
+    };
     if rest.is_empty() {
         return match table.get(&key).map(|old| &old.value) {
             Some(Value::Table(_)) => Err(Problem::rule("is a table; a variable sets one of its keys")),

@@ -403,10 +403,17 @@ fn every_fault_of_an_api_client_is_found() {
             ],
         ),
         (
-            "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\"]",
+            "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\", \"http://localhost\"]",
             &[
                 "gateway.toml:5: api_clients.eu2.target_origins[1]: must end after the host and the port, without a path",
                 "gateway.toml:5: api_clients.eu2.target_origins[2]: must be an https URL",
+                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be https",
+            ],
+        ),
+        (
+            "data_center_url = \"http://localhost\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nproxy_url = \"http://proxy.example\"",
+            &[
+                "gateway.toml:5: api_clients.eu2.proxy_url: needs a data center with https: over http the proxy would read every secret",
             ],
         ),
     ];
@@ -479,6 +486,17 @@ fn environment_goes_over_the_file() {
     assert_eq!(config.api_clients.by_name["eu-2"].client_id, "other");
     assert_eq!(config.api_clients.by_name["eu-2"].target_origins.len(), 2);
     assert_eq!(config.telemetry.trace_ratio.to_string(), "0.5");
+    assert_eq!(config.variables.len(), 6, "each is named: {:?}", config.variables);
+    assert_eq!(config.variables[0], "OTT_GATEWAY__API_CLIENTS__EU_2__CLIENT_ID");
+}
+
+#[test]
+fn a_variable_sets_the_very_name_before_one_like_it() {
+    let folder = Folder::new().with("OTT_GATEWAY__CALLERS__TOKENS__A_B", OTHER_TOKEN);
+    let text = working_and(&format!("[callers.tokens]\na-b = \"{TOKEN}\"\na_b = \"sha256:{:064}\"", 0));
+    let tokens = folder.load(&text).unwrap().callers.tokens;
+    let other = TokenHash([0xff; 32]);
+    assert_eq!((&*tokens["a_b"], tokens["a-b"] == [other]), (&[other][..], false));
 }
 
 #[test]
@@ -626,6 +644,11 @@ fn doubtful_settings_are_warnings() {
         config.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.problem)).collect()
     };
     assert_eq!(warnings(&working_and("")), Vec::<String>::new());
+    let dry_run = "[access]\nquota_dry_run = true";
+    assert_eq!(
+        warnings(&working_and("").replace(RULE, &format!("{dry_run}\n{RULE}"))),
+        ["access.quota_dry_run: is true: quotas only log and count, and refuse nobody"]
+    );
     let with_variable = working_and("[audit]\nsink = \"off\"").replace("file = \"secret\"", "env = \"S\"");
     assert_eq!(
         warnings(&with_variable),
@@ -643,6 +666,21 @@ fn doubtful_settings_are_warnings() {
             "access.rules[1].callers: is missing, so the rule is for every caller that is identified",
         ]
     );
+}
+
+#[test]
+fn what_waits_for_a_restart_is_named() {
+    let folder = Folder::new();
+    let running = folder.load(&working_and("")).unwrap();
+    let waiting = |text: &str| folder.load(text).unwrap().waiting_for_a_restart(&running);
+    let forwarded = "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\"]";
+    assert_eq!(waiting(&working_and("")), Vec::<&str>::new());
+    assert_eq!(waiting(&working_and(forwarded)), ["callers.forwarded"]);
+    let dry_run = format!("[access]\nquota_dry_run = true\n{RULE}");
+    assert_eq!(waiting(&working_and("").replace(RULE, &dry_run)), Vec::<&str>::new());
+    assert_eq!(waiting(&working_and("").replace("\"id\"", "\"other\"")), ["api_clients"]);
+    let taken_over = format!("[[access.rules]]\ncallers = [\"dns:a\"]\n[callers.tokens]\na = \"{TOKEN}\"");
+    assert_eq!(waiting(&working_and(&taken_over)), Vec::<&str>::new());
 }
 
 #[test]
