@@ -26,6 +26,7 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "sandbox")]
 pub use self::walk::{Addresses, walk};
 pub use self::{failure::Failure, output::Output};
+use crate::app;
 
 /// A gRPC service that logs people in to the Acronis Cyber Platform with one-time
 /// tokens, so that your services never hold the platform's credentials.
@@ -65,6 +66,8 @@ pub fn run() -> ExitCode {
         Ok(line) => line,
         Err(message) => return output.usage(&message),
     };
+    // Each command may come to hold a secret; that it cannot be helped is told by `serve`.
+    let _ = app::process::forbid_core_dumps();
     let done = match line.command {
         Command::Serve(arguments) => serve::run(&arguments),
         #[cfg(feature = "sandbox")]

@@ -60,9 +60,18 @@ impl ConfigArgument {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let core_dumps = app::process::forbid_core_dumps();
     let config = arguments.config.load()?;
-    app::process::forbid_core_dumps();
     let logging = start_log(&config)?;
+    if let Err(error) = core_dumps {
+        tracing::warn!(%error, "core dumps could not be switched off: one would contain secrets");
+    }
+    if !config.variables.is_empty() {
+        tracing::info!(
+            config.variables = config.variables.join(" "),
+            "these variables of the environment go over the configuration file"
+        );
+    }
     for warning in &config.warnings {
         tracing::warn!(config.warning = %warning, "the configuration has something to know about");
     }
