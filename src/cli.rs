@@ -66,10 +66,10 @@ pub fn run() -> ExitCode {
         Ok(line) => line,
         Err(message) => return output.usage(&message),
     };
-    // Each command may come to hold a secret; that it cannot be helped is told by `serve`.
-    let _ = app::process::forbid_core_dumps();
+    // Any command may come to hold a secret.
+    let core_dumps = app::process::forbid_core_dumps();
     let done = match line.command {
-        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, core_dumps),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),

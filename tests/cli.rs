@@ -68,3 +68,41 @@ fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
     assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
     assert!(text(&done.stdout).contains("eu2 at https://eu2-cloud.acronis.com/"));
 }
+
+#[test]
+fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
+    let mut login = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .arg("login")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It waits for its token; until it has come so far, it still has our limits.
+    let limits = format!("/proc/{}/limits", login.id());
+    let core = || {
+        let limits = fs::read_to_string(&limits).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        line.split_whitespace().skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut looks = 0;
+    while core() != ["0", "0"] && looks < 500 {
+        looks += 1;
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let seen = core();
+    login.kill().unwrap();
+    login.wait().unwrap();
+    assert_eq!(seen, ["0", "0"]);
+}
+
+#[test]
+fn a_sandbox_that_is_open_to_the_network_says_so() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    // The platform's address is in use, so that nothing is really opened.
+    let done = run(&["sandbox", "--once", "--listen", "0.0.0.0:0", "--platform-listen", &taken]);
+    assert_eq!(done.status.code(), Some(1));
+    let said = text(&done.stderr);
+    assert!(said.contains("warning: the sandbox's gateway at 0.0.0.0:0 is open to the network"), "{said}");
+}

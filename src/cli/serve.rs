@@ -1,12 +1,12 @@
 //! `ott-gateway serve`: the gateway itself.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use clap::Args;
 
 use super::failure::{Failure, chain};
 use crate::{
-    app::{self, App, Ended, Signals, StartError},
+    app::{App, Ended, Signals, StartError},
     config::{Config, LogFormat, Process},
     telemetry::logging::{self, Logging},
 };
@@ -59,8 +59,8 @@ impl ConfigArgument {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let core_dumps = app::process::forbid_core_dumps();
+/// `core_dumps`: whether they could be switched off, which is told once there is a log.
+pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(), Failure> {
     let config = arguments.config.load()?;
     let logging = start_log(&config)?;
     if let Err(error) = core_dumps {
