@@ -65,6 +65,13 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     };
     let settings =
         sandbox::Settings { accounts, faults, ..sandbox::Settings::new(arguments.platform_listen) };
+    for (what, address) in [("gateway", arguments.listen), ("platform", arguments.platform_listen)] {
+        if !address.ip().is_loopback() {
+            output.note(format_args!(
+                "warning: the sandbox's {what} at {address} is open to the network, and its secret is known to all"
+            ));
+        }
+    }
     on_control_runtime(async {
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
         let base_url = platform.base_url();
