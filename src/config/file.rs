@@ -9,7 +9,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::fault::{Findings, Place, Problem};
+use super::{
+    fault::{Findings, Place, Problem},
+    named_file,
+};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -54,6 +57,10 @@ impl Value {
 /// Reads a file; what is wrong with its syntax is noted, and nothing is returned then.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
+    if named_file::others_may_write(&path) {
+        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
+        findings.warning(Place::File(Some(Arc::clone(&path))), "", rule);
+    }
     match std::fs::read_to_string(&path) {
         Ok(text) => parse(&path, &text, findings),
         Err(error) => {

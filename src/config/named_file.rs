@@ -102,6 +102,9 @@ fn checked(
         .and_then(|content| check(&content))
         .map_err(|problem| section.fault(key, problem))
         .ok()?;
+    if others_may_write(&path) {
+        section.warning(key, "every user of this machine can change the file; chmod it to 0644");
+    }
     Some(path)
 }
 
@@ -109,9 +112,21 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     fs::read(path).map(Zeroizing::new)
 }
 
+/// Bits of a file's mode.
+const OTHERS_MAY_READ: u32 = 0o004;
+const OTHERS_MAY_WRITE: u32 = 0o002;
+
+/// Whether every user of this machine can change the file.
+pub(super) fn others_may_write(path: &Path) -> bool {
+    is_open_to_others(path, OTHERS_MAY_WRITE)
+}
+
+fn is_open_to_others(path: &Path, bit: u32) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & bit != 0)
+}
+
 fn warn_if_others_read(section: &Section<'_>, key: &str, path: &Path) {
-    const OTHERS_MAY_READ: u32 = 0o004;
-    if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & OTHERS_MAY_READ != 0) {
+    if is_open_to_others(path, OTHERS_MAY_READ) {
         section.warning(key, "every user of this machine can read the file; chmod it to 0400");
     }
 }

@@ -658,6 +658,17 @@ fn doubtful_settings_are_warnings() {
             "audit.sink: is \"off\": nobody can tell later who got which token",
         ]
     );
+    set("jwks.json", 0o666);
+    set("gateway.toml", 0o646);
+    let jwt = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"";
+    assert_eq!(
+        warnings(&working_and(jwt)),
+        [
+            ": every user of this machine can change the file, and so who may do what; chmod it to 0640",
+            "callers.jwt.jwks_file: every user of this machine can change the file; chmod it to 0644",
+        ]
+    );
+    set("gateway.toml", 0o644);
     set("secret", 0o644);
     assert_eq!(
         warnings(&working_and("[[access.rules]]")),
