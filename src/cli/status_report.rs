@@ -2,7 +2,7 @@
 //!
 //! Everything comes from the status itself, so it is as true for a newer gateway.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -51,6 +51,9 @@ pub(super) fn report(status: &Status) -> String {
 fn retry(status: &Status) -> String {
     let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
     if let Some(wait) = wait {
+        // A wait is no shorter for being told in whole milliseconds.
+        let wait =
+            Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         return format!("after {}", humantime::format_duration(wait));
     }
     if status.metadata().get("grpc-retry-pushback-ms").is_some_and(|pushback| pushback == "-1") {
@@ -91,7 +94,7 @@ pub(super) fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, time::Duration};
+    use std::collections::HashMap;
 
     use tonic_types::ErrorDetails;
 
@@ -107,7 +110,7 @@ mod tests {
                 HashMap::from([("httpStatus".to_owned(), "429".to_owned())]),
             )
             .set_request_info("0199", "")
-            .set_retry_info(Some(Duration::from_secs(7)))
+            .set_retry_info(Some(Duration::from_nanos(7_000_000_001)))
             .add_bad_request_violation("login", "must not\u{1b}[2J be empty");
         let status = Status::with_error_details(Code::ResourceExhausted, "The platform is busy.", details);
         assert_eq!(
@@ -117,7 +120,7 @@ mod tests {
              \n  login         must not\u{fffd}[2J be empty\
              \n  http status   429\
              \n  request id    0199 (quote it to whoever runs the gateway)\
-             \n  retry         after 7s"
+             \n  retry         after 7s 1ms"
         );
     }
 
