@@ -23,6 +23,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use url::Url;
@@ -184,7 +185,14 @@ impl Config {
             file: None,
             // Whoever gives another address than a loopback one has asked for it, and
             // there is nothing in a sandbox to protect.
-            server: Server { listen, plaintext: true, reflection: true, ..Server::default() },
+            server: Server {
+                listen,
+                plaintext: true,
+                reflection: true,
+                // No load balancer has to learn of the end before Ctrl-C may have it.
+                drain_lame_duck: Duration::ZERO,
+                ..Server::default()
+            },
             admin: Admin { listen: None },
             api_clients: ApiClients {
                 default: Some(Arc::clone(&name)),

@@ -106,3 +106,45 @@ fn a_sandbox_that_is_open_to_the_network_says_so() {
     let said = text(&done.stderr);
     assert!(said.contains("warning: the sandbox's gateway at 0.0.0.0:0 is open to the network"), "{said}");
 }
+
+#[cfg(feature = "sandbox")]
+#[test]
+fn sandbox_goes_on_after_a_walk_that_ended_early_until_it_is_interrupted() {
+    use std::{
+        io::{BufRead as _, BufReader},
+        time::{Duration, Instant},
+    };
+
+    let folder = tempfile::tempdir().unwrap();
+    let accounts = folder.path().join("accounts.json");
+    let own = r#"{"tenants": [{"id": "t", "name": "T"}], "users": [{"id": "1", "login": "own@t", "tenant_id": "t"}]}"#;
+    fs::write(&accounts, own).unwrap();
+    let accounts = accounts.to_str().unwrap();
+    let arguments =
+        ["sandbox", "--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0", "--accounts", accounts];
+
+    let once = run(&[&arguments[..], &["--once"]].concat());
+    assert_eq!(once.status.code(), Some(0), "{}", text(&once.stderr));
+    assert!(text(&once.stdout).contains("own@t"), "the first account is the one that the walk logs in");
+
+    let faults = ["--fault", "400-1018/3"];
+    let once = run(&[&arguments[..], &faults, &["--once"]].concat());
+    assert_eq!(once.status.code(), Some(1), "{}", text(&once.stderr));
+    let mut sandbox = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(arguments)
+        .args(faults)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(sandbox.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told: Vec<_> = lines.by_ref().take_while(|line| line != "Serving until Ctrl-C.").collect();
+    assert!(told.iter().any(|line| line.contains("USER_DISABLED")), "{told:?}");
+
+    #[expect(clippy::disallowed_methods, reason = "how long the process really takes")]
+    let interrupted = Instant::now();
+    let killed = Command::new("kill").args(["-INT", &sandbox.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(sandbox.wait().unwrap().code(), Some(0));
+    assert!(interrupted.elapsed() < Duration::from_secs(2), "nobody waits for a lame duck here");
+}

@@ -28,12 +28,12 @@ use crate::{
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Where the gateway serves gRPC
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
     pub(super) listen: SocketAddr,
     /// Where the copy of the platform serves HTTP
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// A JSON file with the accounts [default: a built-in set]
+    /// A JSON file with the accounts; the walk logs the first of them in [default: a built-in set]
     #[arg(long, value_name = "FILE")]
     pub(super) accounts: Option<PathBuf>,
     /// Let every n-th request to the platform fail: KIND/N, such as 503/10
@@ -54,6 +54,9 @@ Every error on demand: issue for the login fault+KIND@sandbox to let issuing fai
 login-fault+KIND@sandbox to get a token whose login fails. KIND is an HTTP status (503), a
 status with an API code (400-1018), 429, html, malformed, cut, reset, slow, huge, redirect.";
 
+/// The user of the platform's own documentation.
+const DOCUMENTED_LOGIN: &str = "johncustomer@mysite.com";
+
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let accounts = match &arguments.accounts {
         Some(file) => Accounts::from_file(file).map_err(|error| Failure::Usage(chain(&error)))?,
@@ -63,6 +66,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         Some(plan) => plan.parse().map_err(|error| Failure::Usage(format!("--fault: {error}")))?,
         None => FaultPlan::none(),
     };
+    let login = accounts.first_login().unwrap_or(DOCUMENTED_LOGIN).to_owned();
     let settings =
         sandbox::Settings { accounts, faults, ..sandbox::Settings::new(arguments.platform_listen) };
     for (what, address) in [("gateway", arguments.listen), ("platform", arguments.platform_listen)] {
@@ -85,17 +89,29 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };
         let endpoint = Endpoint::from_shared(format!("http://{}", addresses.gateway))
             .map_err(|error| Failure::Failed(chain(&error)))?;
-        let walked = walk(endpoint.connect_lazy(), addresses, output).await;
-        if arguments.once || walked.is_err() {
+        let walked = walk(endpoint.connect_lazy(), addresses, &login, output).await;
+        let done = if arguments.once {
             app.stop().await;
+            walked
         } else {
+            // Who asks for faults, or brings accounts that cannot log in, wants to go on
+            // from there.
+            if let Err(failure) = &walked {
+                output.failure(failure);
+                output.note("The walk ended early; the sandbox goes on.");
+            }
             output.note("\nServing until Ctrl-C.");
             listen_to_signals()?.serve(app).await;
-        }
+            Ok(())
+        };
         platform.stop().await;
         logging.flush(LOG_FLUSH_LIMIT);
-        walked
+        done
     })
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:50051".to_owned())
 }
 
 fn platform_not_started(error: sandbox::StartError) -> Failure {

@@ -358,10 +358,17 @@ async fn walk_tells_the_story_and_no_secret() {
 
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), false);
-    walk(channel.clone(), addresses, &mut output).await.unwrap();
+    walk(channel.clone(), addresses, "john@example", &mut output).await.unwrap();
     let story = printed.text();
-    for part in ["john@example", "1-not-a-uuid", "cookie sid; HttpOnly", "OTT_REJECTED", "0199-id", "grpcurl"]
-    {
+    for part in [
+        "issue --endpoint",
+        "--login john@example",
+        "1-not-a-uuid",
+        "cookie sid; HttpOnly",
+        "OTT_REJECTED",
+        "0199-id",
+        "grpcurl",
+    ] {
         assert!(story.contains(part), "{part} is missing:\n{story}");
     }
     assert!(!story.contains(OTT) && !story.contains(COOKIE), "{story}");
@@ -371,7 +378,7 @@ async fn walk_tells_the_story_and_no_secret() {
     // The canned gateway's only token is spent by now.
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), true);
-    let failure = walk(channel, addresses, &mut output).await.unwrap_err();
+    let failure = walk(channel, addresses, "x'; rm", &mut output).await.unwrap_err();
     assert!(matches!(failure, Failure::Status(_)), "{failure:?}");
     assert!(printed.text().contains("\u{1b}[1mIssueOtt\u{1b}[0m"));
 }

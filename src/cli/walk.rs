@@ -22,8 +22,6 @@ use crate::{
     telemetry::names::status_name,
 };
 
-/// The user of the platform's own documentation.
-const LOGIN: &str = "johncustomer@mysite.com";
 /// The platform's management console.
 const TARGET: &str = "/mc/";
 /// Nothing in a sandbox takes longer, unless a fault is asked for.
@@ -57,14 +55,19 @@ pub struct Addresses {
     pub platform: SocketAddr,
 }
 
-/// Issues a token for the documented user, spends it, tries it again, and tells the
+/// Issues a token for the user with this login, spends it, tries it again, and tells the
 /// story with the lines to paste.
 ///
 /// # Errors
 ///
 /// The first call that ended otherwise than the story goes.
-pub async fn walk(channel: Channel, addresses: Addresses, output: &mut Output) -> Result<(), Failure> {
-    let mut story = Story { output, client: OttServiceClient::new(channel) };
+pub async fn walk(
+    channel: Channel,
+    addresses: Addresses,
+    login: &str,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut story = Story { output, client: OttServiceClient::new(channel), login };
     story.opening(addresses);
     let issued = story.issue().await?;
     let ott = story.log_in(issued.ott).await?;
@@ -76,6 +79,7 @@ pub async fn walk(channel: Channel, addresses: Addresses, output: &mut Output) -
 struct Story<'a> {
     output: &'a mut Output,
     client: OttServiceClient<Channel>,
+    login: &'a str,
 }
 
 impl Story<'_> {
@@ -91,10 +95,10 @@ impl Story<'_> {
 
     async fn issue(&mut self) -> Result<IssueOttResponse, Failure> {
         self.step(1, "IssueOtt", "a one-time token for a user");
-        self.sent("login", LOGIN);
+        self.sent("login", printable(self.login));
         self.sent("target_uri", TARGET);
         let message = IssueOttRequest {
-            subject: Some(Subject::Login(LOGIN.to_owned())),
+            subject: Some(Subject::Login(self.login.to_owned())),
             target_uri: TARGET.to_owned(),
             ..IssueOttRequest::default()
         };
@@ -163,6 +167,8 @@ impl Story<'_> {
     fn lines_to_paste(&mut self, addresses: Addresses) {
         let gateway = addresses.gateway;
         let program = program();
+        // What a shell or Python would take for something else is left to be filled in.
+        let login = if is_plain(self.login) { self.login } else { "PASTE-A-LOGIN-HERE" };
         let at = if gateway.to_string() == DEFAULT_GATEWAY {
             String::new()
         } else {
@@ -170,21 +176,21 @@ impl Story<'_> {
         };
         let heading = self.output.paint(Style::Heading, "Your turn");
         self.output.line(format_args!("\n{heading}: paste any of these into another terminal"));
-        self.paste("from here", &format!("{program} issue{at} --login {LOGIN} |\n  {program} login{at}"));
+        self.paste("from here", &format!("{program} issue{at} --login {login} |\n  {program} login{at}"));
         self.paste(
             "with grpcurl",
             &format!(
-                "grpcurl -plaintext -d '{{\"login\": \"{LOGIN}\"}}' \\\n  {gateway} ott.v1.OttService/IssueOtt\n\
+                "grpcurl -plaintext -d '{{\"login\": \"{login}\"}}' \\\n  {gateway} ott.v1.OttService/IssueOtt\n\
                  grpcurl -plaintext -d '{{\"ott\": \"PASTE IT HERE\"}}' \\\n  {gateway} ott.v1.OttService/LoginWithOtt"
             ),
         );
         self.paste(
             "from Python, in this repository: the stubs, then the two calls",
-            &PYTHON.replace("GATEWAY", &gateway.to_string()).replace("LOGIN", LOGIN),
+            &PYTHON.replace("GATEWAY", &gateway.to_string()).replace("LOGIN", login),
         );
         self.paste(
             "in a browser: open the loginUrl that this prints, within 30 s",
-            &format!("{program} issue{at} --login {LOGIN} --target-uri {TARGET}"),
+            &format!("{program} issue{at} --login {login} --target-uri {TARGET}"),
         );
         self.paste(
             "every error on demand: an HTTP status, or html, malformed, cut, reset, slow, huge, redirect",
@@ -261,14 +267,17 @@ fn attributes(cookie: &Cookie) -> String {
 
 /// How this program was called, if that is good to paste.
 fn program() -> String {
-    let plain = |text: &String| {
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_'))
-    };
     std::env::args_os()
         .next()
         .and_then(|name| name.into_string().ok())
-        .filter(|name| !name.is_empty() && plain(name))
+        .filter(|name| is_plain(name))
         .unwrap_or_else(|| "ott-gateway".to_owned())
+}
+
+/// Whether text means itself, wherever it is pasted.
+fn is_plain(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_@+".contains(&byte);
+    !text.is_empty() && !text.starts_with('-') && text.bytes().all(is_plain)
 }
 
 fn unix_seconds_now() -> i64 {

@@ -112,6 +112,12 @@ impl Accounts {
         file::read(path)
     }
 
+    /// The login of the first user, if there is one.
+    #[must_use]
+    pub fn first_login(&self) -> Option<&str> {
+        self.users.first().map(|user| user.login.as_str())
+    }
+
     pub(super) fn user(&self, subject: &Subject) -> Option<&Arc<User>> {
         self.users.iter().find(|user| match subject {
             Subject::Login(login) => user.login.eq_ignore_ascii_case(login),
