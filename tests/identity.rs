@@ -393,8 +393,8 @@ async fn only_the_configured_proxy_speaks_for_others() {
     let forwarded_twice = "URI=spiffe://mesh/ns/root/sa/admin,URI=spiffe://mesh/ns/web/sa/portal";
     assert_eq!(issued(&envoy, &[(XFCC, forwarded_twice)]).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "forwarded"), "the last one");
-    assert_eq!(issued(&envoy, &[]).await, "OK");
-    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy", "certificate"));
+    assert_eq!(issued(&envoy, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "the proxy is not the caller behind it");
     assert!(metric(admin, SPOOFED).await < 0.5);
 
     let sent = platform.requests().len();
@@ -419,8 +419,9 @@ async fn only_the_configured_proxy_speaks_for_others() {
     assert_eq!(issued(&nearly, &admin_header).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy2", "certificate"));
     // Linkerd's header is not the configured one, not even from the proxy.
-    assert_eq!(issued(&envoy, &[("l5d-client-id", "spiffe://mesh/ns/root/sa/admin")]).await, "OK");
-    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy", "certificate"));
+    let linkerd = [("l5d-client-id", "spiffe://mesh/ns/root/sa/admin")];
+    assert_eq!(issued(&envoy, &linkerd).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
     assert!((metric(admin, SPOOFED).await - 4.0).abs() < 0.5, "{}", metric(admin, SPOOFED).await);
 }
 
