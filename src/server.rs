@@ -248,7 +248,7 @@ impl Server {
 
     /// Ends the server: `NOT_SERVING`, then no more connections and a GOAWAY to each,
     /// then the end of all calls, then of all connections. With the default times it
-    /// is over within 29 s, whatever peers do.
+    /// is over within 28.5 s, whatever peers do.
     pub async fn drain(self) -> Drained {
         let drained = self.drain.run().await;
         let workers = async {

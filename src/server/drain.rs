@@ -37,7 +37,7 @@ impl Default for DrainTimes {
             lame_duck: Duration::from_secs(3),
             stragglers: Duration::from_secs(1),
             cut_off: Duration::from_secs(25),
-            settle: Duration::from_secs(2),
+            settle: Duration::from_secs(1),
             linger: Duration::from_secs(1),
         }
     }
