@@ -33,7 +33,7 @@ pub(super) struct Arguments {
     /// Where the copy of the platform serves HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// A JSON file with the accounts; the walk logs the first of them in [default: a built-in set]
+    /// A JSON file with the accounts, of which the walk takes the first [default: a built-in set]
     #[arg(long, value_name = "FILE")]
     pub(super) accounts: Option<PathBuf>,
     /// Let every n-th request to the platform fail: KIND/N, such as 503/10
