@@ -5,7 +5,7 @@
 //! nothing, and it is not the audit record, which is written from it.
 
 use std::{
-    fmt,
+    net::SocketAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering},
@@ -13,147 +13,21 @@ use std::{
     time::Duration,
 };
 
-pub use in_flight::{InFlight, InFlightLimit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     clock::{self, Instant},
     ott::Subject,
 };
 
+mod certainty;
 mod in_flight;
+mod request_id;
 
-/// The two things that a caller can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Minting a token: safe to repeat.
-    IssueOtt,
-    /// Spending a token: never sent twice.
-    LoginWithOtt,
-}
-
-impl Operation {
-    /// The name of the method in the contract.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::IssueOtt => "IssueOtt",
-            Self::LoginWithOtt => "LoginWithOtt",
-        }
-    }
-}
-
-/// How sure we are of what the platform did (design section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Certainty {
-    /// The request never left: nothing happened.
-    NotSent,
-    /// The platform said definitely that nothing happened.
-    Refused,
-    /// The request may have left and no usable answer came.
-    Unknown,
-    /// The platform did it.
-    Done,
-}
-
-impl Certainty {
-    /// The word for metadata and records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotSent => "not_sent",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-            Self::Done => "done",
-        }
-    }
-
-    /// What is known after two attempts at the same thing: "done" outweighs
-    /// "unknown", which outweighs a definite refusal.
-    #[must_use]
-    pub const fn and(self, later: Self) -> Self {
-        if self.weight() > later.weight() { self } else { later }
-    }
-
-    const fn weight(self) -> u8 {
-        match self {
-            Self::NotSent => 0,
-            Self::Refused => 1,
-            Self::Unknown => 2,
-            Self::Done => 3,
-        }
-    }
-
-    const fn from_weight(weight: u8) -> Self {
-        match weight {
-            0 => Self::NotSent,
-            1 => Self::Refused,
-            2 => Self::Unknown,
-            _ => Self::Done,
-        }
-    }
-}
-
-/// The id of one call, for logs, records and the caller's `RequestInfo`.
-///
-/// 1 to 64 characters out of `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
-/// header or a path wherever it is written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId {
-    text: [u8; Self::MAX_LENGTH],
-    length: u8,
-}
-
-impl RequestId {
-    /// The longest id that is taken over from a caller, in bytes.
-    pub const MAX_LENGTH: usize = 64;
-
-    /// A new id, ordered by time of arrival.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut text = [0; Self::MAX_LENGTH];
-        let length = Uuid::now_v7().hyphenated().encode_lower(&mut text).len();
-        Self { text, length: u8::try_from(length).unwrap_or_default() }
-    }
-
-    /// The id that a caller gave, if it is well formed.
-    #[must_use]
-    pub fn given(id: &[u8]) -> Option<Self> {
-        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-        if id.is_empty() || id.len() > Self::MAX_LENGTH || !id.iter().all(allowed) {
-            return None;
-        }
-        let mut text = [0; Self::MAX_LENGTH];
-        text[..id.len()].copy_from_slice(id);
-        Some(Self { text, length: u8::try_from(id.len()).ok()? })
-    }
-
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestId({self})")
-    }
-}
+pub use certainty::{Certainty, Operation};
+pub use in_flight::{InFlight, InFlightLimit};
+pub use request_id::RequestId;
 
 /// The moment by which a call must be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,6 +70,7 @@ struct Record {
     deadline: Deadline,
     operation: OnceLock<Operation>,
     api_client: OnceLock<Arc<str>>,
+    peer: OnceLock<SocketAddr>,
     caller: OnceLock<(Arc<str>, &'static str)>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
@@ -226,6 +101,7 @@ impl Call {
             deadline,
             operation: OnceLock::new(),
             api_client: OnceLock::new(),
+            peer: OnceLock::new(),
             caller: OnceLock::new(),
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
@@ -279,6 +155,17 @@ impl Call {
     #[must_use]
     pub fn api_client(&self) -> Option<Arc<str>> {
         self.0.api_client.get().cloned()
+    }
+
+    /// Notes the other end of the connection; the first word counts.
+    pub fn set_peer(&self, address: SocketAddr) {
+        let _ = self.0.peer.set(address);
+    }
+
+    /// The other end of the connection: the caller, or a proxy in front of it.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.peer.get().copied()
     }
 
     /// Notes who calls, and how that was proven; the first word counts.
@@ -427,20 +314,6 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn request_id_of_a_caller_is_taken_only_if_it_can_forge_nothing() {
-        let longest = "a".repeat(64);
-        for good in ["a", "0b-9_x.Y", longest.as_str()] {
-            assert_eq!(RequestId::given(good.as_bytes()).unwrap().as_str(), good);
-        }
-        let too_long = "a".repeat(65);
-        for bad in ["", "a b", "a\nb", "a/b", "ä", "a\"b", too_long.as_str()] {
-            assert_eq!(RequestId::given(bad.as_bytes()), None, "{bad:?}");
-        }
-        assert_eq!(RequestId::new().to_string().len(), 36);
-        assert_ne!(RequestId::new(), RequestId::new());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_under_way_may_have_happened() {

@@ -277,7 +277,7 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     assert!(!text.contains(['\u{2028}', '\u{2029}', '\u{202e}', '\u{feff}', '\u{200b}', '\u{1b}']), "{text}");
     let records = gateway.audit();
     records.iter().for_each(check);
-    assert!(records.iter().all(|record| record["caller"] == "anonymous"));
+    assert!(records.iter().all(|record| record["caller"] == "anonymous" && record["peer"] == "127.0.0.1"));
     for (record, name) in records.iter().zip(written) {
         assert_eq!(record["user"]["value"], name, "nothing of it is lost");
     }

@@ -24,6 +24,7 @@ struct CallRecord<'a> {
     event: &'static str,
     time: String,
     request_id: String,
+    peer: Option<String>,
     caller: Option<&'a str>,
     caller_proof: Option<&'static str>,
     method: Option<&'static str>,
@@ -64,6 +65,7 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
         event: "call",
         time: rfc_3339(now),
         request_id: call.request_id().to_string(),
+        peer: call.peer().map(|address| address.ip().to_canonical().to_string()),
         caller: caller.map(AsRef::as_ref),
         caller_proof,
         method: call.operation().map(Operation::name),
@@ -155,6 +157,7 @@ mod tests {
     async fn everything_that_is_known_of_a_call_is_in_its_record() {
         let clock = WallClock::following_monotonic();
         let call = call();
+        call.set_peer("[::ffff:192.0.2.7]:40000".parse().expect("an address"));
         call.set_caller("spiffe://mesh/shop".into(), "certificate");
         call.set_operation(Operation::IssueOtt);
         call.set_api_client("eu2".into());
@@ -172,6 +175,7 @@ mod tests {
                 "event": "call",
                 "time": "2026-01-01T00:00:00.012345Z",
                 "request_id": call.request_id().to_string(),
+                "peer": "192.0.2.7",
                 "caller": "spiffe://mesh/shop",
                 "caller_proof": "certificate",
                 "method": "IssueOtt",
@@ -194,7 +198,7 @@ mod tests {
         let ending = Ending { code: tonic::Code::Unauthenticated, reason: Some("CALLER_UNAUTHENTICATED") };
         let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(fields.len(), 16, "{fields:?}");
+        assert_eq!(fields.len(), 17, "{fields:?}");
         assert_eq!(record["caller"], Value::Null);
         assert_eq!(record["outcome"], "not_sent");
     }

@@ -55,7 +55,7 @@ impl Stack {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        let (call, timeout) = self.arrive(&request, arrived);
+        let (call, timeout) = self.arrive(&request, peer, arrived);
         if let Err(status) = speaks_grpc(&request) {
             return refuse_protocol(status, &call);
         }
@@ -112,12 +112,18 @@ impl Stack {
     }
 
     /// Notes what a call is known by: its id, its times and its method.
-    fn arrive<B>(&self, request: &Request<B>, arrived: Instant) -> (Call, Result<(), MalformedTimeout>) {
+    fn arrive<B>(
+        &self,
+        request: &Request<B>,
+        peer: &Peer,
+        arrived: Instant,
+    ) -> (Call, Result<(), MalformedTimeout>) {
         let (deadline, timeout) = match deadline::of(request.headers(), arrived, self.max_deadline) {
             Ok(deadline) => (deadline, Ok(())),
             Err(malformed) => (Deadline::at(arrived + self.max_deadline), Err(malformed)),
         };
         let call = Call::with_request_id(request_id(request.headers()), arrived, deadline);
+        call.set_peer(peer.address());
         match request.uri().path().strip_prefix(OTT_SERVICE) {
             Some("IssueOtt") => call.set_operation(Operation::IssueOtt),
             Some("LoginWithOtt") => call.set_operation(Operation::LoginWithOtt),

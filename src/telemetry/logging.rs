@@ -118,7 +118,11 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let cap = Targets::new().with_default(LevelFilter::INFO).with_target(OURS, LevelFilter::TRACE);
+    let cap = Targets::new()
+        .with_default(LevelFilter::INFO)
+        // It warns of each peer that misbehaves, as often as the peer likes.
+        .with_target("h2", LevelFilter::ERROR)
+        .with_target(OURS, LevelFilter::TRACE);
     let filter = settings.directives.0.clone().and(cap);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let lines = match settings.format {

@@ -1,0 +1,83 @@
+//! The id of one call: the caller's own if it is well formed, else one of ours.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// The id of one call, for logs, records and the caller's `RequestInfo`.
+///
+/// 1 to 64 characters out of `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
+/// header or a path wherever it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    text: [u8; Self::MAX_LENGTH],
+    length: u8,
+}
+
+impl RequestId {
+    /// The longest id that is taken over from a caller, in bytes.
+    pub const MAX_LENGTH: usize = 64;
+
+    /// A new id, ordered by time of arrival.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut text = [0; Self::MAX_LENGTH];
+        let length = Uuid::now_v7().hyphenated().encode_lower(&mut text).len();
+        Self { text, length: u8::try_from(length).unwrap_or_default() }
+    }
+
+    /// The id that a caller gave, if it is well formed.
+    #[must_use]
+    pub fn given(id: &[u8]) -> Option<Self> {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        if id.is_empty() || id.len() > Self::MAX_LENGTH || !id.iter().all(allowed) {
+            return None;
+        }
+        let mut text = [0; Self::MAX_LENGTH];
+        text[..id.len()].copy_from_slice(id);
+        Some(Self { text, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_id_of_a_caller_is_taken_only_if_it_can_forge_nothing() {
+        let longest = "a".repeat(64);
+        for good in ["a", "0b-9_x.Y", longest.as_str()] {
+            assert_eq!(RequestId::given(good.as_bytes()).unwrap().as_str(), good);
+        }
+        let too_long = "a".repeat(65);
+        for bad in ["", "a b", "a\nb", "a/b", "ä", "a\"b", too_long.as_str()] {
+            assert_eq!(RequestId::given(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(RequestId::new().to_string().len(), 36);
+        assert_ne!(RequestId::new(), RequestId::new());
+    }
+}
