@@ -82,6 +82,16 @@ pub struct ErrorAnswer {
     pub retry_after: Option<Duration>,
 }
 
+impl ErrorAnswer {
+    /// Whether its code says that the platform failed inside, whatever its HTTP status.
+    #[must_use]
+    pub fn tells_of_a_fault_inside(&self) -> bool {
+        use PlatformErrorCode::{BackupServiceUnavailable, InternalSystemError};
+        let code = self.body.as_ref().and_then(|body| body.code);
+        matches!(code, Some(InternalSystemError | BackupServiceUnavailable))
+    }
+}
+
 /// The platform's error object, reduced to what may be passed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErrorBody {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     access::LoginPermit,
     backoff::Backoff,
-    call::{Call, Operation},
+    call::{Call, Certainty, Operation},
     ott::OneTimeToken,
     session::{LoggedIn, Session},
     telemetry::tracing::CallSpan,
@@ -68,7 +68,12 @@ impl PlatformClient {
             }
             Ended::Answered(answer) => {
                 let now = self.api_client.wall.now();
-                ErrorKind::Answer(messages::error(&answer, &[ott.expose()], now))
+                let answer = messages::error(&answer, &[ott.expose()], now);
+                if answer.tells_of_a_fault_inside() {
+                    // A 4xx by its status, but no word on what became of the token.
+                    call.attempt_ended(Certainty::Unknown);
+                }
+                ErrorKind::Answer(answer)
             }
             Ended::Interrupted { headers } => {
                 let session = headers.map(|headers| self.session(&headers).session).unwrap_or_default();
