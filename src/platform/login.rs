@@ -28,6 +28,10 @@ impl PlatformClient {
     /// Spends a one-time token: logs in as its user. Each attempt is a span below that of
     /// the call.
     ///
+    /// The token goes to the platform once. Only an attempt that provably never left is
+    /// repeated: a 429 is passed on with its `Retry-After` even where minting would wait
+    /// for a moment, since it came from a platform that had the token.
+    ///
     /// An answer that cannot be used may have begun a session all the same; it comes with
     /// the error, and whoever gets it ends it.
     pub async fn log_in(
