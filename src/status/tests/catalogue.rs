@@ -1,6 +1,6 @@
 //! The catalogue against the contract, the documentation and itself.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use prost_reflect::DescriptorPool;
 use tonic::Code;
@@ -98,6 +98,47 @@ fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
             assert!(!matches!(answer.code, Code::Unavailable | Code::Cancelled | Code::Ok), "{reason:?}");
             assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
             assert!(answer.rate_limited, "{reason:?}");
+        }
+    }
+}
+
+/// The sentence of the contract, and the same rule as code: whoever changes one has to
+/// look at the other.
+#[test]
+fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
+    let service = pool.get_service_by_name("ott.v1.OttService").expect("the contract has it");
+    let method = service.methods().find(|method| method.name() == "LoginWithOtt").expect("it is there");
+    let info = service.parent_file().file_descriptor_proto().source_code_info.clone();
+    let locations = info.expect("comments are kept").location;
+    let location = locations.iter().find(|location| location.path == method.path()).expect("it has one");
+    let words: Vec<&str> = location.leading_comments().split_whitespace().collect();
+    let sentence = "Never retry with the same token, except after UNAVAILABLE, RESOURCE_EXHAUSTED with \
+                    RetryInfo, or DEADLINE_EXCEEDED whose \"outcome\" is \"not_sent\" or \"refused\": then it is \
+                    unspent.";
+    assert!(words.join(" ").contains(sentence), "{}", location.leading_comments());
+
+    for reason in Reason::ALL.iter().filter(|reason| reason.entry().login.is_some()) {
+        for outcome in CERTAINTIES {
+            // A token is dead before the longer wait is over.
+            for wait in [1, 60].map(Duration::from_secs) {
+                let failure = Failure::new(*reason).outcome(outcome).retry_after(wait);
+                let answer = Answer::of(failure, &call(Operation::LoginWithOtt));
+                let case = format!("{reason:?} {outcome:?} {wait:?}: {:?}", answer.code);
+                let unspent = matches!(outcome, Certainty::NotSent | Certainty::Refused);
+                let by_the_contract = match answer.code {
+                    Code::Unavailable => true,
+                    Code::ResourceExhausted => answer.retry_delay().is_some(),
+                    Code::DeadlineExceeded => unspent,
+                    _ => false,
+                };
+                assert!(!by_the_contract || unspent, "{case}: the token may be spent");
+                let advised = answer.pushback.is_none();
+                assert!(!advised || by_the_contract, "{case}: more is advised than the contract allows");
+                if wait < Duration::from_secs(30) {
+                    assert_eq!(advised, by_the_contract, "{case}");
+                }
+            }
         }
     }
 }
