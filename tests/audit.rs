@@ -20,6 +20,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::Path,
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -100,6 +101,16 @@ fn identified<T>(id: &str, request: Request<T>) -> Request<T> {
     with(request, "x-request-id", id)
 }
 
+/// What the command in `docs/audit.md` prints of a token.
+fn recomputed(key_file: &Path, token: &str) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
+    let command = page.lines().find(|line| line.contains("| openssl dgst ")).expect("it is described");
+    let command = command.replace("hmac-key", &key_file.display().to_string());
+    let output = Command::new("sh").args(["-c", &command]).env("TOKEN", token).output().expect("a shell");
+    assert!(output.status.success() && output.stderr.is_empty(), "openssl is there: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one kind of call after the other, against one gateway")]
 async fn every_call_of_every_kind_has_exactly_one_record() {
@@ -118,7 +129,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
         .replacing("[audit]", &format!("[callers.tokens]\nlimited = \"{token}\"\n[audit]"))
         .replacing("drain_lame_duck", "max_in_flight = 1\ndrain_lame_duck")
         .replacing("sink =", "hmac_key_file = \"FOLDER/2026-07.key\"\nsink =");
-    setup.file("2026-07.key", "a key of at least thirty-two bytes, known to the test");
+    let key_file = setup.file("2026-07.key", "a key of at least thirty-two bytes, known to the test");
     let gateway = setup.start();
     let channel = gateway.channel().await;
     let mut expected = Vec::new();
@@ -136,6 +147,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
         use std::fmt::Write as _;
         let _ = write!(fingerprint, "{byte:02x}");
     }
+    assert_eq!(format!("2026-07:{}", recomputed(&key_file, &issued.ott)), fingerprint);
     for record in gateway.audit() {
         assert_eq!(record["ott_fingerprint"], fingerprint.as_str());
         assert_eq!(record["platform_status"], 200);

@@ -95,7 +95,7 @@ mod tests {
         let key = HmacKey::new("2026-01", b"Jefe\n".to_vec());
         assert_eq!(
             Fingerprinter::new(&key).of(&token("canary-token")),
-            // printf canary-token | openssl dgst -sha256 -hmac Jefe | cut -c-32
+            // printf canary-token | openssl dgst -r -sha256 -hmac Jefe | cut -c-32
             "2026-01:09328ed0c5a7f6c349f0445593963c15"
         );
     }
