@@ -13,9 +13,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// The packages of the contract.
 pub mod ott {
     /// Package `ott.v1`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
+    #[expect(
         unused_qualifications,
         clippy::pedantic,
         clippy::allow_attributes_without_reason,
