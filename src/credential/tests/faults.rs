@@ -157,7 +157,7 @@ async fn lives_through(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn within_31_seconds_of_healing_calls_succeed_and_requests_never_pile_up(
