@@ -41,7 +41,7 @@ use crate::{
     telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
 };
 
-/// The most bytes of a request message (design section 7).
+/// The most bytes of a request message, as the contract says.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 /// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
@@ -205,7 +205,8 @@ impl App {
         self.reload.now();
     }
 
-    /// Ends the gateway as design section 7 says: within 30 s, whatever peers do.
+    /// Ends the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, whatever
+    /// peers do.
     pub async fn stop(self) {
         let health_server = async {
             if let Some(server) = self.health_server {

@@ -198,8 +198,7 @@ fn with_exchange<X: exchange::TokenExchange>(
 
 impl Credential {
     /// The token in service, if it outlives an exchange: 30 seconds left, or a quarter
-    /// of its lifetime if that is less (design section 4). Takes no lock and makes no
-    /// allocation.
+    /// of its lifetime if that is less. Takes no lock and makes no allocation.
     #[must_use]
     pub fn current(&self) -> Option<Bearer> {
         self.0.current()

@@ -61,7 +61,7 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// The times and limits of design section 6.
+/// Times and limits; what they are for is in ARCHITECTURE.md, "Attempts and time".
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// For one attempt at minting, connecting included. 3 s.

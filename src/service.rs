@@ -1,10 +1,9 @@
 //! The two RPCs, as typed handlers.
 //!
 //! Callers that no rule names are turned away before. A handler reads top to bottom in
-//! the order of the checks (design section 3): caller and method, then the message, then
-//! the user; then the platform. How a
-//! message is checked is in `convert`, what may happen to a call in flight in
-//! `detached`; what the platform is asked for is in `platform`.
+//! the order of the checks: caller and method, then the message, then the user; then the
+//! platform. How a message is checked is in `convert`, what may happen to a call in
+//! flight in `detached`; what the platform is asked for is in `platform`.
 
 mod api_clients;
 mod arrival;

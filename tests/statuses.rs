@@ -1,9 +1,9 @@
 //! Every way in which the platform can fail, as the status that the contract documents
 //! for it.
 //!
-//! The tables here are written from the design and not from the code: for each cause the
-//! code, the reason, everything in `ErrorInfo`, how to retry, and how often the platform
-//! was asked. After every fault the same process goes on to a success.
+//! The tables here are written from the documentation and not from the code: for each
+//! cause the code, the reason, everything in `ErrorInfo`, how to retry, and how often the
+//! platform was asked. After every fault the same process goes on to a success.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -425,7 +425,7 @@ async fn a_refusal_is_told_once_and_by_its_status() {
     one_after_the_other(rows).await;
 }
 
-/// What each of the platform's codes means, after the table in the design.
+/// What each of the platform's codes means, after the table in `docs/errors.md`.
 fn of_api_code(code: i64) -> (Code, &'static str) {
     match code {
         1018 => (Code::FailedPrecondition, "USER_DISABLED"),

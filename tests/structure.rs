@@ -16,8 +16,8 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// What each room may use (design: server → service → {caller, access, platform} →
-/// credential → {secret, clock, backoff}). A room that is not listed is refused, so
+/// What each room may use (ARCHITECTURE.md: server → service → {caller, access,
+/// platform} → credential → {secret, clock, backoff}). A room that is not listed is refused, so
 /// that a new one has to be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),

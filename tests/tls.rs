@@ -34,7 +34,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use upstream::Upstream;
 
-/// Design section 7 of the requirements: a change is in force within that time.
+/// A change is in force within that time, as the README says ("Limits").
 const IN_FORCE: Duration = Duration::from_secs(10);
 
 /// A gateway whose TLS files are in a folder of its own, `tls`.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{call::Operation, ott::Subject};
 
-/// Design section 8: the quotas of a rule that names none.
+/// The quotas of a rule that names none, as `docs/configuration.md` tells them.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
 const DEFAULT_BURST: u32 = 100;
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));

@@ -20,7 +20,7 @@ impl Operation {
     }
 }
 
-/// How sure we are of what the platform did (design section 5).
+/// How sure we are of what the platform did (ARCHITECTURE.md, "Certainty").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
     /// The request never left: nothing happened.

@@ -10,8 +10,8 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-/// The algorithms that are accepted. RSA-PSS is not among them: the design names RS, ES
-/// and `EdDSA`, and an issuer that signs with PSS can sign with these.
+/// The algorithms that are accepted. RSA-PSS is not among them (`docs/run-with-jwts.md`):
+/// an issuer that signs with PSS can sign with these.
 pub(super) const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,

@@ -1,4 +1,5 @@
-//! The promises of design section 4, each with a test that fails without its mechanism.
+//! What ARCHITECTURE.md promises of access tokens, each with a test that fails without
+//! its mechanism.
 //!
 //! Time is paused and the token endpoint is a fake that a test answers by hand; the real
 //! one stands in `http`, with real sockets.

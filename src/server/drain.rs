@@ -14,8 +14,8 @@ use crate::{call::InFlightLimit, clock};
 /// How long the records of calls that are given up may take to be written.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// How long the steps of a drain take at most (design section 7); together with
-/// what the process then still does, less than 30 s.
+/// How long the steps of a drain take at most (ARCHITECTURE.md, "The drain"); together
+/// with what the process then still does, less than 30 s.
 #[derive(Clone, Debug)]
 pub struct DrainTimes {
     /// Load balancers see `NOT_SERVING` for so long before anything else changes.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// What a peer may take from the server (design section 7). All are set; none is left
-/// to a library's default.
+/// What a peer may take from the server. All are set; none is left to a library's
+/// default.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at once, over all workers; one more is closed as it is accepted.

@@ -35,7 +35,7 @@ pub enum Transport {
 }
 
 impl Settings {
-    /// The defaults of design section 7 on this address.
+    /// The documented defaults (`docs/configuration.md`) on this address.
     #[must_use]
     pub fn new(listen: SocketAddr, transport: Transport) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! One thread with a runtime of its own, and the connections that live on it.
 //!
 //! What a connection needs never leaves its thread, so calls share no queue and no
-//! pool (design section 7).
+//! pool.
 
 use std::{
     io,

@@ -3,7 +3,7 @@
 //! Once a request may have reached the platform, giving up on it would leave a token
 //! or a session that nobody has written down. So the work of a call runs in a task of
 //! its own: when nobody waits any more it stops at the first moment at which nothing
-//! is under way, and its audit record is written in any case (design section 6).
+//! is under way, and its audit record is written in any case.
 
 use std::{
     future::{Future, pending},

@@ -1,5 +1,5 @@
-//! What went wrong between us and the platform, as a failure of the call (the table
-//! of design section 5).
+//! What went wrong between us and the platform, as a failure of the call
+//! (`docs/errors.md`).
 //!
 //! Nothing is retried here: this is the last word, after `platform` has given up.
 

@@ -6,7 +6,7 @@ use super::FailureCode;
 
 macro_rules! reasons {
     ($($variant:ident = $word:literal, $code:ident;)*) => {
-        /// The catalogue of reasons (design section 5): the contract's `ErrorReason`.
+        /// The catalogue of reasons (`docs/errors.md`): the contract's `ErrorReason`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
             $(#[doc = concat!("`", $word, "`.")] $variant,)*

@@ -179,7 +179,7 @@ fn an_explanation_names_the_rule_that_decides() {
     assert_eq!(explain("spiffe://td/x", "john@elsewhere").deciding_rule(), Some(3));
 }
 
-/// The rules of design section 8, written as plainly as possible.
+/// What `docs/configuration.md` says of rules, written as plainly as possible.
 fn plainly_allows(rule: &RuleSettings, question: Question<'_>) -> bool {
     fn glob(pattern: &[char], text: &[char]) -> bool {
         match (pattern, text) {

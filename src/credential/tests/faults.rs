@@ -1,10 +1,11 @@
-//! Promise 6 and the invariants of token requests, under random sequences of faults.
+//! That no failure is the last word, and the invariants of token requests, under random
+//! sequences of faults.
 
 use proptest::prelude::*;
 
 use super::{refresh::REQUEST_FLOOR, *};
 
-/// From the platform's healing to a call's success (design section 4).
+/// From the platform's healing to a call's success (ARCHITECTURE.md, "Access tokens").
 const HEALED_WITHIN: Duration = Duration::from_secs(31);
 
 /// How the platform deals with one token request.

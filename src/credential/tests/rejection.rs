@@ -1,4 +1,4 @@
-//! Promise 7: the platform refuses a token with a 401.
+//! What happens when the platform refuses a token with a 401.
 
 use tokio::task::JoinSet;
 

@@ -1,4 +1,4 @@
-//! The table of design section 5, row by row.
+//! What `docs/errors.md` says of the platform's answers, row by row.
 
 use std::time::Duration;
 
@@ -120,7 +120,7 @@ fn http_statuses_without_a_known_code_are_decided_by_status() {
     }
 }
 
-/// The second table of design section 5, written out.
+/// The table of API codes in `docs/errors.md`, written out.
 fn by_code(number: i64) -> (Code, &'static str) {
     match number {
         1018 => (Code::FailedPrecondition, "USER_DISABLED"),
