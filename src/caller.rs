@@ -35,7 +35,7 @@ pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSet
 pub use jwks::{HttpClientSource, JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::JwksFault;
-pub use name::NameFault;
+pub use name::{NameFault, is_caller_name};
 
 /// A caller, and how its name was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,6 +28,7 @@ use std::{
 
 use url::Url;
 
+pub(crate) use self::fault::nearest;
 use self::{
     access::KnownNames,
     fault::Findings,

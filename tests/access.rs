@@ -432,24 +432,76 @@ async fn explain_tells_which_rule_decides() {
     let platform = Upstream::http().await;
     let rules = format!(
         "[[access.rules]]\ncallers = [\"token:a\"]\nlogins = [\"*@shop.example\"]\n\
-         [[access.rules]]\ncallers = [\"*\"]\nmethods = [\"LoginWithOtt\"]\n{UNLIMITED}"
+         [[access.rules]]\ncallers = [\"*\"]\nmethods = [\"LoginWithOtt\"]\napi_clients = [\"test\"]\n{UNLIMITED}\
+         [[access.rules]]\ncallers = [\"token:b\"]\napi_clients = [\"other\"]\n{UNLIMITED}"
     );
-    let setup = setup(&platform, &rules);
-    setup.write_config();
+    let with_default = setup(&platform, &rules);
+    with_default.write_config();
+    let without_default = setup(&platform, &rules).replacing("default = true", "default = false");
+    without_default.write_config();
+    let explained = |setup: &Setup, api_client: &str, call: &str| {
+        let mut arguments = vec!["check-config", "--explain"];
+        arguments.extend(call.split(' '));
+        if !api_client.is_empty() {
+            arguments.extend(["--api-client", api_client]);
+        }
+        let output = setup.run(&arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let denied = "DENIED: no rule allows it";
     let cases = [
-        (["token:a", "IssueOtt", "login:x@SHOP.example"], "ALLOWED by rule 1"),
-        (["token:a", "LoginWithOtt", "-"], "ALLOWED by rule"),
-        (["spiffe://mesh/x", "LoginWithOtt", "-"], "ALLOWED by rule 2"),
-        (["token:a", "IssueOtt", "user_id:x@shop.example"], "DENIED: no rule allows it"),
-        (["token:b", "IssueOtt", "login:x@shop.example"], "DENIED: no rule allows it"),
-        (["anonymous", "LoginWithOtt", "-"], "DENIED: no rule allows it"),
+        ("", "token:a IssueOtt login:x@SHOP.example", "ALLOWED by rule 1"),
+        ("", "token:a IssueOtt user_id:x@shop.example", denied),
+        ("", "token:a LoginWithOtt -", "ALLOWED by rule 1"),
+        ("other", "token:a LoginWithOtt -", "ALLOWED by rule 1"),
+        ("", "token:c LoginWithOtt -", "ALLOWED by rule 2"),
+        ("test", "token:c LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "token:c LoginWithOtt -", denied),
+        ("", "spiffe://mesh/x LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "spiffe://mesh/x LoginWithOtt -", denied),
+        ("", "token:b IssueOtt x@shop.example", denied),
+        ("other", "token:b IssueOtt x@shop.example", "ALLOWED by rule 3"),
+        ("", "token:b LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "token:b LoginWithOtt -", "ALLOWED by rule 3"),
+        ("", "anonymous LoginWithOtt -", denied),
     ];
-    for ([caller, method, user], verdict) in cases {
-        let output = setup.run(&["check-config", "--explain", caller, method, user]);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.lines().last().unwrap().starts_with(verdict), "{caller} {method} {user}: {text}");
-        assert!(text.contains("rule 1 ") && text.contains("rule 2 "), "{text}");
+    for (api_client, call, verdict) in cases {
+        let (code, told, stderr) = explained(&with_default, api_client, call);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(told.lines().last(), Some(verdict), "{call} --api-client {api_client}: {told}");
+        let meant = if api_client.is_empty() {
+            "with API client test (the default; --api-client names another)".to_owned()
+        } else {
+            format!("with API client {api_client}")
+        };
+        assert_eq!(told.lines().next(), Some(meant.as_str()));
+        let rules: Vec<&str> = told.lines().filter(|line| line.starts_with("rule ")).collect();
+        assert_eq!(rules.len(), 3, "{told}");
+        for (number, line) in (1..).zip(rules) {
+            let decides = verdict == format!("ALLOWED by rule {number}");
+            assert_eq!(line.starts_with(&format!("rule {number} allows it")), decides, "{told}");
+        }
+    }
+    // Without a default, the rules are not even asked unless the call names an API client.
+    let call = "token:a IssueOtt login:x@shop.example";
+    let (code, told, _) = explained(&without_default, "", call);
+    let none = "DENIED: the call names no API client (API_CLIENT_UNKNOWN)";
+    assert_eq!((code, told.lines().last()), (Some(0), Some(none)), "{told}");
+    assert!(told.contains("other, test") && !told.contains("rule 1"), "{told}");
+    let (_, told, _) = explained(&without_default, "test", call);
+    assert_eq!(told.lines().last(), Some("ALLOWED by rule 1"));
+    // What no call can be is no question.
+    for (api_client, call, why) in [
+        ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
+        ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
+        ("", "token:d IssueOtt x", "no token in [callers.tokens] is called \"d\""),
+        ("", "token:a IssueOtt -", "USER must be told"),
+        ("", "token:a LoginWithOtt x", "USER must be `-`"),
+    ] {
+        let (code, told, stderr) = explained(&with_default, api_client, call);
+        assert_eq!((code, told.as_str()), (Some(2), ""), "{call}");
+        assert!(stderr.contains(why), "{stderr}");
     }
     assert_eq!(platform.requests().len(), 0);
 }

@@ -149,16 +149,16 @@ impl Rules {
     }
 
     /// Which rule would decide on such a call, and why, without taking from any quota.
-    /// What is none is taken to fit.
+    /// A call to issue is for a user; a login does not say whom its token is for.
     #[must_use]
     pub fn explain(
         &self,
         caller: &str,
         operation: Operation,
-        api_client: Option<&str>,
+        api_client: &str,
         user: Option<&Subject>,
     ) -> Explanation {
-        let question = Question { caller, operation, api_client, user };
+        let question = Question { caller, operation, api_client: Some(api_client), user };
         let mut deciding = None;
         let mut lines = Vec::with_capacity(self.0.len() + 1);
         for (number, rule) in (1..).zip(&self.0) {
@@ -318,7 +318,10 @@ impl Mismatch {
             }
             Self::Caller => format!("is for other callers than {:?}", question.caller),
             Self::Method => format!("is not for {}", question.operation.name()),
-            Self::ApiClient => "is for other API clients".to_owned(),
+            Self::ApiClient => match question.api_client {
+                Some(name) => format!("is for other API clients than {name:?}"),
+                None => "is for other API clients".to_owned(),
+            },
             Self::User => match question.user {
                 Some(user) => format!("is for other users, none of them with this {}", user.field()),
                 None => "is for other users".to_owned(),

@@ -103,6 +103,19 @@ pub(super) fn is_plain_name(text: &str) -> bool {
     (1..=MAX_PLAIN_NAME_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// Whether some caller can have that name, which says how it was proven; `anonymous` is
+/// one too.
+#[must_use]
+pub fn is_caller_name(text: &str) -> bool {
+    match text.split_once(':') {
+        Some(("spiffe", _)) => is_spiffe_id(text),
+        Some(("dns", name)) => dns_caller(name).as_deref() == Some(text),
+        Some(("jwt" | "token", name)) => is_plain_name(name),
+        Some(_) => false,
+        None => text == "anonymous",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

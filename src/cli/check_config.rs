@@ -1,7 +1,12 @@
 //! `ott-gateway check-config`: what is wrong with a configuration, or what it means.
+//!
+//! Which access rule decides on a call is told in `explain`.
+
+mod explain;
 
 use clap::Args;
 
+use self::explain::{Answer, NoSuchCall, Question};
 use super::{
     failure::{Failure, chain},
     output::{Output, Style},
@@ -10,9 +15,7 @@ use super::{
 };
 use crate::{
     app::{self, access_rules},
-    call::Operation,
     config::{AuditSink, ClientAuth, Config, SecretSource},
-    ott::{Name, Subject},
 };
 
 /// Tell everything that is wrong with a configuration.
@@ -31,11 +34,11 @@ pub(super) struct Arguments {
     ///
     /// CALLER is a name with its proof (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`,
     /// `token:NAME`) or `anonymous`; METHOD is `IssueOtt` or `LoginWithOtt`; USER is
-    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a bare name is a login), or `-` for
-    /// any.
+    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a bare name is a login), and `-` for
+    /// `LoginWithOtt`, which does not say whom its token is for.
     #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
-    /// With --explain: the API client that the call names
+    /// With --explain: the API client that the call names; the default one if it names none
     #[arg(long, value_name = "NAME", requires = "explain")]
     api_client: Option<String>,
 }
@@ -47,15 +50,6 @@ Examples:
   ott-gateway check-config --config gateway.toml --explain token:billing IssueOtt login:a@b.example
 
 Exits with 2 if anything is wrong, and with 1 if --online finds a credential that does not work.";
-
-/// Such a call as `--explain` asks about.
-#[derive(Debug)]
-struct Question {
-    caller: String,
-    operation: Operation,
-    api_client: Option<String>,
-    user: Option<Subject>,
-}
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let question = arguments.question()?;
@@ -73,9 +67,19 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 /// Prints which access rule decides on such a call, and why.
 fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> Result<(), Failure> {
     let rules = access_rules(&config.access).map_err(|error| Failure::Failed(chain(&error)))?;
-    let api_client = question.api_client.as_deref();
-    let explanation = rules.explain(&question.caller, question.operation, api_client, question.user.as_ref());
-    output.line(explanation);
+    match question.put_to(&rules, config)? {
+        Answer::Decided { api_client, is_default, explanation } => {
+            let why = if is_default { " (the default; --api-client names another)" } else { "" };
+            output.line(format_args!("with API client {api_client}{why}"));
+            output.line(explanation);
+        }
+        Answer::NoApiClient => {
+            let names: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
+            output.line("no API client is the default, so a call must name one");
+            output.line(format_args!("name it with --api-client: {}", names.join(", ")));
+            output.line("DENIED: the call names no API client (API_CLIENT_UNKNOWN)");
+        }
+    }
     Ok(())
 }
 
@@ -104,32 +108,17 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
 
 impl Arguments {
     fn question(&self) -> Result<Option<Question>, Failure> {
-        let Some([caller, method, user]) = self.explain.as_deref() else { return Ok(None) };
-        let operation = [Operation::IssueOtt, Operation::LoginWithOtt]
-            .into_iter()
-            .find(|operation| operation.name() == method)
-            .ok_or_else(|| Failure::Usage("METHOD must be IssueOtt or LoginWithOtt".to_owned()))?;
-        Ok(Some(Question {
-            caller: caller.clone(),
-            operation,
-            api_client: self.api_client.clone(),
-            user: subject(user)?,
-        }))
+        let Some(words) = &self.explain else { return Ok(None) };
+        // The number of words is clap's to check.
+        let Ok(words) = <&[String; 3]>::try_from(words.as_slice()) else { return Ok(None) };
+        Ok(Some(Question::read(words, self.api_client.as_deref())?))
     }
 }
 
-fn subject(text: &str) -> Result<Option<Subject>, Failure> {
-    if text == "-" {
-        return Ok(None);
+impl From<NoSuchCall> for Failure {
+    fn from(error: NoSuchCall) -> Self {
+        Self::Usage(error.to_string())
     }
-    let (kind, name): (fn(Name) -> Subject, &str) = match text.split_once(':') {
-        Some(("login", name)) => (Subject::Login, name),
-        Some(("external_id", name)) => (Subject::ExternalId, name),
-        Some(("user_id", name)) => (Subject::UserId, name),
-        _ => (Subject::Login, text),
-    };
-    let name = Name::try_new(name.to_owned()).map_err(|rule| Failure::Usage(format!("USER {rule}")))?;
-    Ok(Some(kind(name)))
 }
 
 fn summary(config: &Config, output: &mut Output) {
@@ -192,23 +181,4 @@ fn summary(config: &Config, output: &mut Output) {
 fn row(output: &mut Output, name: &str, value: impl std::fmt::Display) {
     let name = output.paint(Style::Name, format_args!("{name:<11}"));
     output.line(format_args!("  {name} {value}"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn user_is_named_by_kind_and_a_bare_name_is_a_login() {
-        let field = |text: &str| {
-            subject(text).unwrap().map(|subject| (subject.field(), subject.name().as_str().to_owned()))
-        };
-        assert_eq!(field("a@b"), Some(("login", "a@b".to_owned())));
-        assert_eq!(field("login:a:b"), Some(("login", "a:b".to_owned())));
-        assert_eq!(field("external_id:x"), Some(("external_id", "x".to_owned())));
-        assert_eq!(field("user_id:1"), Some(("user_id", "1".to_owned())));
-        assert_eq!(field("a:b"), Some(("login", "a:b".to_owned())));
-        assert_eq!(field("-"), None);
-        assert!(subject("user_id:").is_err());
-    }
 }

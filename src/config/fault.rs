@@ -107,7 +107,7 @@ impl fmt::Display for DidYouMean<'_> {
 }
 
 /// The known name that a name looks most like, if it looks like one at all.
-pub(super) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> Option<String> {
+pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> Option<String> {
     // One letter of three may differ: "eu3" is "eu2", "colour" is nothing of ours.
     const ALIKE: f64 = 0.6;
     known

@@ -161,7 +161,7 @@ fn an_explanation_names_the_rule_that_decides() {
     ])
     .unwrap();
     let explain =
-        |caller: &str, user: &str| rules.explain(caller, Operation::IssueOtt, None, Some(&login(user)));
+        |caller: &str, user: &str| rules.explain(caller, Operation::IssueOtt, "eu2", Some(&login(user)));
 
     let allowed = explain("spiffe://td/portal", "john@mysite.com");
     assert_eq!(allowed.deciding_rule(), Some(2));
@@ -266,7 +266,7 @@ proptest! {
         let rules = Rules::try_new(settings).unwrap();
 
         prop_assert_eq!(rules.decide(question).is_ok(), first.is_some());
-        let explanation = rules.explain(&caller, operation, Some(&api_client), user.as_ref());
+        let explanation = rules.explain(&caller, operation, &api_client, user.as_ref());
         prop_assert_eq!(explanation.deciding_rule(), first.map(|index| index + 1));
         let admission = Question { api_client: None, user: None, ..question };
         prop_assert!(first.is_none() || rules.decide(admission).is_ok(), "what is allowed is admitted first");

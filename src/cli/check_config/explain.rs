@@ -1,0 +1,153 @@
+//! `check-config --explain`: which access rule would decide on a call, and why.
+//!
+//! A question that no call could ask is refused: what is told must hold for the call that
+//! is made. The rules themselves are held against it in `access`.
+
+use crate::{
+    access::{Explanation, Rules},
+    call::Operation,
+    caller,
+    config::{Config, nearest},
+    ott::{Name, Subject},
+};
+
+/// Such a call as `--explain` asks about.
+#[derive(Debug)]
+pub(super) struct Question {
+    caller: String,
+    operation: Operation,
+    api_client: Option<String>,
+    /// None for a login, which does not say whom its token is for.
+    user: Option<Subject>,
+}
+
+/// Why no call can be such a one as is asked about.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoSuchCall {
+    #[error("METHOD must be IssueOtt or LoginWithOtt")]
+    Method,
+    #[error(
+        "CALLER cannot be {0:?}: names are spiffe://DOMAIN/PATH, dns:NAME in lower case, jwt:SUBJECT or \
+         token:NAME, or are `anonymous`"
+    )]
+    Caller(String),
+    #[error("no token in [callers.tokens] is called {name:?}{}", hint(.nearest.as_deref()))]
+    Token { name: String, nearest: Option<String> },
+    #[error("USER must be told for IssueOtt: which rule decides depends on it")]
+    NoUser,
+    #[error("USER must be `-` for LoginWithOtt: a login does not say whom its token is for")]
+    UserOfLogin,
+    #[error("USER {0}")]
+    User(String),
+    #[error("--api-client: no API client is called {name:?}{}", hint(.nearest.as_deref()))]
+    ApiClient { name: String, nearest: Option<String> },
+}
+
+/// What would become of such a call.
+pub(super) enum Answer {
+    /// The rules decide.
+    Decided {
+        /// With which API client.
+        api_client: String,
+        /// Whether that is the default one, for the call names none.
+        is_default: bool,
+        /// What they decide.
+        explanation: Explanation,
+    },
+    /// It names no API client and none is the default, so that no rule can allow it.
+    NoApiClient,
+}
+
+impl Question {
+    pub(super) fn read(
+        [caller, method, user]: &[String; 3],
+        api_client: Option<&str>,
+    ) -> Result<Self, NoSuchCall> {
+        let operation = [Operation::IssueOtt, Operation::LoginWithOtt]
+            .into_iter()
+            .find(|operation| operation.name() == method)
+            .ok_or(NoSuchCall::Method)?;
+        if !caller::is_caller_name(caller) {
+            return Err(NoSuchCall::Caller(caller.clone()));
+        }
+        let user = match (operation, user.as_str()) {
+            (Operation::LoginWithOtt, "-") => None,
+            (Operation::LoginWithOtt, _) => return Err(NoSuchCall::UserOfLogin),
+            (Operation::IssueOtt, "-") => return Err(NoSuchCall::NoUser),
+            (Operation::IssueOtt, user) => Some(subject(user)?),
+        };
+        Ok(Self { caller: caller.clone(), operation, api_client: api_client.map(str::to_owned), user })
+    }
+
+    /// What the rules say to it, in that configuration.
+    pub(super) fn put_to(&self, rules: &Rules, config: &Config) -> Result<Answer, NoSuchCall> {
+        let tokens = &config.callers.tokens;
+        if let Some(name) = self.caller.strip_prefix("token:")
+            && !tokens.contains_key(name)
+        {
+            let nearest = nearest(name, tokens.keys().map(|name| &**name));
+            return Err(NoSuchCall::Token { name: name.to_owned(), nearest });
+        }
+        let known = &config.api_clients;
+        let api_client = match (&self.api_client, &known.default) {
+            (Some(name), _) if known.by_name.contains_key(name.as_str()) => name.clone(),
+            (Some(name), _) => {
+                let nearest = nearest(name, known.by_name.keys().map(|name| &**name));
+                return Err(NoSuchCall::ApiClient { name: name.clone(), nearest });
+            }
+            (None, Some(default)) => default.to_string(),
+            (None, None) => return Ok(Answer::NoApiClient),
+        };
+        let explanation = rules.explain(&self.caller, self.operation, &api_client, self.user.as_ref());
+        Ok(Answer::Decided { api_client, is_default: self.api_client.is_none(), explanation })
+    }
+}
+
+fn subject(text: &str) -> Result<Subject, NoSuchCall> {
+    let (kind, name): (fn(Name) -> Subject, &str) = match text.split_once(':') {
+        Some(("login", name)) => (Subject::Login, name),
+        Some(("external_id", name)) => (Subject::ExternalId, name),
+        Some(("user_id", name)) => (Subject::UserId, name),
+        _ => (Subject::Login, text),
+    };
+    Name::try_new(name.to_owned()).map(kind).map_err(|rule| NoSuchCall::User(rule.to_string()))
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(caller: &str, method: &str, user: &str) -> Result<Question, NoSuchCall> {
+        Question::read(&[caller, method, user].map(str::to_owned), None)
+    }
+
+    #[test]
+    fn user_is_named_by_kind_and_a_bare_name_is_a_login() {
+        let field = |text: &str| {
+            let user = read("dns:a", "IssueOtt", text).unwrap().user.unwrap();
+            (user.field(), user.name().as_str().to_owned())
+        };
+        assert_eq!(field("a@b"), ("login", "a@b".to_owned()));
+        assert_eq!(field("login:a:b"), ("login", "a:b".to_owned()));
+        assert_eq!(field("external_id:x"), ("external_id", "x".to_owned()));
+        assert_eq!(field("user_id:1"), ("user_id", "1".to_owned()));
+        assert_eq!(field("a:b"), ("login", "a:b".to_owned()));
+        assert!(matches!(read("dns:a", "IssueOtt", "user_id:"), Err(NoSuchCall::User(_))));
+    }
+
+    #[test]
+    fn what_no_call_can_be_is_not_answered() {
+        for caller in ["", "portal", "Anonymous", "dns:", "dns:Portal", "spiffe://a", "jwt:", "mail:a", "*"] {
+            let refused = read(caller, "IssueOtt", "x").unwrap_err();
+            assert_eq!(refused, NoSuchCall::Caller(caller.to_owned()));
+        }
+        assert_eq!(read("anonymous", "issueott", "x").unwrap_err(), NoSuchCall::Method);
+        assert_eq!(read("jwt:a", "IssueOtt", "-").unwrap_err(), NoSuchCall::NoUser);
+        assert_eq!(read("spiffe://a/b", "LoginWithOtt", "x").unwrap_err(), NoSuchCall::UserOfLogin);
+        assert!(read("anonymous", "LoginWithOtt", "-").unwrap().user.is_none());
+    }
+}
