@@ -127,6 +127,16 @@ async fn a_server_error_proves_nothing_and_is_never_repeated() {
 }
 
 #[tokio::test]
+async fn a_fault_inside_the_platform_leaves_the_outcome_open_whatever_its_status() {
+    for (status, code) in [(400, 1000), (403, 1000), (400, 1019)] {
+        let json = format!(r#"{{"error":{{"code":{code},"message":"it failed"}}}}"#);
+        let (error, _) = under(Answer::json(status, json)).await;
+        assert!(matches!(&error.kind, ErrorKind::Answer(answer) if answer.status == status), "{error:?}");
+        assert_eq!(error.certainty, Certainty::Unknown, "{status} with the code {code}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_is_passed_on_and_never_repeated() {
     for status in [302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 415, 429] {
         let json = format!(r#"{{"error":{{"code":{status},"message":"no OTT-1 here"}}}}"#);
