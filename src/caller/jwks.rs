@@ -26,6 +26,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
+/// What the reload metrics call the keys.
+const JWKS: &str = "jwks";
 /// How often the keys are fetched when nobody asks for an unknown one.
 const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
 /// Between two fetches that unknown keys cause. Anyone can make up an unknown key: this
@@ -108,14 +110,27 @@ struct DemandState {
 pub struct JwksRefresh {
     ring: Arc<KeyRing>,
     source: JwksSource,
+    seen: Seen,
     metrics: Metrics,
 }
 
-/// What a key file was like when it was last looked at.
+/// What the source has had so far.
 #[derive(Debug, Default)]
-struct SeenFile {
-    content: Option<Vec<u8>>,
+struct Seen {
+    /// The text of the keys in use.
+    in_use: Option<Vec<u8>>,
+    /// The text that was refused last, since these keys came into use.
+    refused: Option<Vec<u8>>,
+    /// Failures in a row.
     failures: u32,
+}
+
+impl Seen {
+    /// Whether the source still has the text that was last got from it.
+    fn is_still(&self, json: &[u8]) -> bool {
+        let last = if self.failures == 0 { &self.in_use } else { &self.refused };
+        last.as_deref() == Some(json)
+    }
 }
 
 impl KeyRing {
@@ -184,12 +199,15 @@ impl JwksRefresh {
         source: JwksSource,
         metrics: Metrics,
     ) -> Result<(Arc<KeyRing>, Self), super::InvalidSettings> {
+        let mut seen = Seen::default();
         let ring = match &source {
             JwksSource::File(path) => {
                 let invalid = |fault| super::InvalidSettings::Jwks { path: path.clone(), fault };
                 let json = std::fs::read(path)
                     .map_err(|source| super::InvalidSettings::JwksFile { path: path.clone(), source })?;
                 let keys = KeySet::parse(&json).map_err(invalid)?;
+                metrics.loaded(JWKS);
+                seen.in_use = Some(json);
                 KeyRing { keys: ArcSwapOption::from_pointee(keys), demand: None }
             }
             JwksSource::Url { url, .. } => {
@@ -200,31 +218,28 @@ impl JwksRefresh {
             }
         };
         let ring = Arc::new(ring);
-        Ok((Arc::clone(&ring), Self { ring, source, metrics }))
+        Ok((Arc::clone(&ring), Self { ring, source, seen, metrics }))
     }
 
     /// Runs for ever; dropping it stops the refresh, and the keys stay as they are.
     pub async fn run(self) {
-        match (&self.source, &self.ring.demand) {
-            (JwksSource::Url { url, http }, Some(demand)) => self.follow_url(url, http, demand).await,
-            (JwksSource::File(path), _) => self.follow_file(path).await,
+        let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
+        match (source, &ring.demand) {
+            (JwksSource::Url { url, http }, Some(demand)) => self.follow_url(&url, &http, demand).await,
+            (JwksSource::File(path), _) => self.follow_file(&path).await,
             (JwksSource::Url { .. }, None) => {}
         }
     }
 
-    async fn follow_url(&self, url: &Url, http: &HttpClientSource, demand: &Demand) {
-        let mut failures = 0;
+    async fn follow_url(mut self, url: &Url, http: &HttpClientSource, demand: &Demand) {
         loop {
             demand.begin();
             let fetched = fetch(&http(), url).await;
-            let is_ok = fetched.is_ok();
-            self.take(fetched, failures);
+            self.take(fetched);
             demand.end();
-            failures = if is_ok { 0 } else { failures + 1 };
-            let wait = if is_ok {
-                REFETCH_INTERVAL
-            } else {
-                BACKOFF.full_jitter(failures).max(Duration::from_millis(500))
+            let wait = match self.seen.failures {
+                0 => REFETCH_INTERVAL,
+                failures => BACKOFF.full_jitter(failures).max(Duration::from_millis(500)),
             };
             tokio::select! {
                 () = sleep(wait) => {}
@@ -233,55 +248,74 @@ impl JwksRefresh {
         }
     }
 
-    async fn follow_file(&self, path: &Path) {
-        let mut seen = SeenFile::default();
+    async fn follow_file(mut self, path: &Path) {
         loop {
-            self.look_at(path, &mut seen).await;
+            self.look_at(path).await;
             sleep(FILE_POLL_INTERVAL).await;
         }
     }
 
     /// Takes the file's keys if it has changed since it was last seen.
-    async fn look_at(&self, path: &Path, seen: &mut SeenFile) {
+    async fn look_at(&mut self, path: &Path) {
         let json = read(path).await;
-        if json.is_ok() && json.as_ref().ok() == seen.content.as_ref() {
-            return;
+        if !json.as_ref().is_ok_and(|json| self.seen.is_still(json)) {
+            self.take(json);
         }
-        seen.content = json.as_ref().ok().cloned();
-        let keys = json.and_then(|json| Ok(KeySet::parse(&json)?));
-        let is_ok = keys.is_ok();
-        self.take(keys, seen.failures);
-        seen.failures = if is_ok { 0 } else { seen.failures + 1 };
     }
 
-    /// Puts good keys into use, and keeps the last good ones otherwise. Of failures in
-    /// a row every power of two is logged.
-    fn take(&self, keys: Result<KeySet, FetchFault>, failures_before: u32) {
-        self.metrics.reload("jwks", keys.is_ok());
-        match keys {
-            Ok(keys) => {
-                if failures_before > 0 || self.ring.keys.load().is_none() {
-                    tracing::info!(keys = keys.len(), "the JWT issuer's keys are loaded");
-                }
-                self.ring.keys.store(Some(Arc::new(keys)));
-            }
-            Err(fault) if (failures_before + 1).is_power_of_two() => {
-                let failures = failures_before + 1;
-                if self.ring.keys.load().is_some() {
-                    tracing::warn!(
-                        error = %fault,
-                        failures,
-                        "the JWT issuer's keys could not be refreshed; the last good ones stay in use"
-                    );
-                } else {
-                    tracing::warn!(
-                        error = %fault,
-                        failures,
-                        "the JWT issuer's keys could not be fetched: no JWT can be verified yet"
-                    );
-                }
-            }
-            Err(_) => {}
+    /// Puts good keys into use, and keeps the last good ones otherwise.
+    fn take(&mut self, json: Result<Vec<u8>, FetchFault>) {
+        match json {
+            Ok(json) => match KeySet::parse(&json) {
+                Ok(keys) => self.put_into_use(json, keys),
+                Err(fault) => self.refuse(Some(json), &fault.into()),
+            },
+            Err(fault) => self.refuse(None, &fault),
+        }
+    }
+
+    fn put_into_use(&mut self, json: Vec<u8>, keys: KeySet) {
+        let mended = self.seen.failures > 0;
+        let changed = self.seen.in_use.as_ref() != Some(&json);
+        if self.seen.in_use.is_none() {
+            self.metrics.loaded(JWKS);
+        } else if changed {
+            self.metrics.reload(JWKS, true);
+        } else if mended {
+            self.metrics.reload_mended(JWKS);
+        }
+        if changed || mended {
+            tracing::info!(keys = keys.len(), "the JWT issuer's keys are loaded");
+        }
+        self.ring.keys.store(Some(Arc::new(keys)));
+        self.seen = Seen { in_use: Some(json), refused: None, failures: 0 };
+    }
+
+    /// Of failures in a row, the first is counted and so is each new text that is no
+    /// good; every power of two is logged.
+    fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchFault) {
+        let another = json.is_some() && json != self.seen.refused;
+        if self.seen.failures == 0 || another {
+            self.metrics.reload(JWKS, false);
+        }
+        self.seen.refused = json.or_else(|| self.seen.refused.take());
+        self.seen.failures = self.seen.failures.saturating_add(1);
+        let failures = self.seen.failures;
+        if !failures.is_power_of_two() {
+            return;
+        }
+        if self.seen.in_use.is_some() {
+            tracing::warn!(
+                error = %fault,
+                failures,
+                "the JWT issuer's keys could not be refreshed; the last good ones stay in use"
+            );
+        } else {
+            tracing::warn!(
+                error = %fault,
+                failures,
+                "the JWT issuer's keys could not be fetched: no JWT can be verified yet"
+            );
         }
     }
 }
@@ -305,7 +339,7 @@ fn is_safe(url: &Url) -> bool {
         && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback))
 }
 
-async fn fetch(http: &reqwest::Client, url: &Url) -> Result<KeySet, FetchFault> {
+async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
         let transport = |error: reqwest::Error| FetchFault::Transport(error.without_url());
         let mut answer = http.get(url.clone()).send().await.map_err(transport)?;
@@ -319,7 +353,7 @@ async fn fetch(http: &reqwest::Client, url: &Url) -> Result<KeySet, FetchFault> 
             }
             json.extend_from_slice(&chunk);
         }
-        Ok(KeySet::parse(&json)?)
+        Ok(json)
     };
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchFault::Timeout))
 }

@@ -215,24 +215,23 @@ async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
     let source = JwksSource::File(path.clone());
-    let (ring, refresh) = JwksRefresh::start(source.clone(), Metrics::new()).unwrap();
+    let (ring, mut refresh) = JwksRefresh::start(source.clone(), Metrics::new()).unwrap();
     assert!(has(&ring, "k1"), "read at start");
     assert!(!ring.fetched_again().await, "nobody waits for a file");
 
-    let mut seen = SeenFile::default();
     for broken in [&b"{\"keys\": [{\"kty"[..], b"", b"{\"keys\": []}"] {
         std::fs::write(&path, broken).unwrap();
-        refresh.look_at(&path, &mut seen).await;
+        refresh.look_at(&path).await;
         assert!(has(&ring, "k1"));
     }
     std::fs::remove_file(&path).unwrap();
-    refresh.look_at(&path, &mut seen).await;
+    refresh.look_at(&path).await;
     assert!(has(&ring, "k1"));
-    assert_eq!(seen.failures, 4);
+    assert_eq!(refresh.seen.failures, 4);
     std::fs::write(&path, jwks(&[&key("k2")])).unwrap();
-    refresh.look_at(&path, &mut seen).await;
+    refresh.look_at(&path).await;
     assert!(has(&ring, "k2") && !has(&ring, "k1"));
-    assert_eq!(seen.failures, 0);
+    assert_eq!(refresh.seen.failures, 0);
     assert!(FILE_POLL_INTERVAL < Duration::from_secs(10));
 
     std::fs::write(&path, b"{}").unwrap();
