@@ -29,6 +29,9 @@ use crate::{
 const OTT_SERVICE: &str = "/ott.v1.OttService/";
 /// The paths of the health service, which anyone may ask at any time.
 const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
+/// The paths of the reflection services, of either version.
+const REFLECTION_SERVICES: [&str; 2] =
+    ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
 /// The middleware and the routes behind it; one for each worker.
 #[derive(Debug)]
@@ -62,18 +65,14 @@ impl Stack {
         if request.uri().path().starts_with(HEALTH_SERVICE) {
             return self.answer_health(request, &call).await;
         }
+        if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
+            return self.answer_reflection(request, &call, timeout, peer).await;
+        }
         let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
         request.extensions_mut().insert(span.clone());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
         let completion = Completion::of(call.clone(), span, audited(&request), audit, metrics);
-        let work = async {
-            let MalformedTimeout = match timeout {
-                Ok(()) => return self.admit_and_answer(request, &call, peer).await,
-                Err(malformed) => malformed,
-            };
-            Err(Failure::new(Reason::InvalidRequest)
-                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once"))
-        };
+        let work = self.admit_and_answer(request, &call, timeout, peer);
         let outcome = self.without_panic(&call, work).await;
         completion.finish(outcome).await
     }
@@ -83,12 +82,17 @@ impl Stack {
         &self,
         mut request: Request<B>,
         call: &Call,
+        timeout: Result<(), MalformedTimeout>,
         peer: &Peer,
     ) -> Result<Response<Body>, Failure>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
+        timeout.map_err(|MalformedTimeout| {
+            Failure::new(Reason::InvalidRequest)
+                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
+        })?;
         let in_flight = self.gate.admit()?;
         request.extensions_mut().insert(in_flight);
         deadline::within(call, &self.cut_off, async {
@@ -108,6 +112,23 @@ impl Stack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         let work = async { Ok(self.route(request).await) };
+        self.without_panic(call, work).await.unwrap_or_else(|failure| completion::answer(failure, call))
+    }
+
+    /// Reflection is for callers whom the rules name, within the same limits as a call,
+    /// but it is none: it is not counted, and keeps its own errors.
+    async fn answer_reflection<B>(
+        &self,
+        request: Request<B>,
+        call: &Call,
+        timeout: Result<(), MalformedTimeout>,
+        peer: &Peer,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let work = self.admit_and_answer(request, call, timeout, peer);
         self.without_panic(call, work).await.unwrap_or_else(|failure| completion::answer(failure, call))
     }
 
@@ -142,7 +163,7 @@ impl Stack {
             );
         })?;
         call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().as_str());
-        if !headers.contains_key("grpc-timeout") {
+        if call.operation().is_some() && !headers.contains_key("grpc-timeout") {
             self.metrics.without_deadline(caller.name());
         }
         Ok(caller)
