@@ -18,7 +18,7 @@ use crate::{
     backoff::jittered,
     caller::Peer,
     clock,
-    telemetry::metrics::{ConnectionState, Metrics},
+    telemetry::metrics::{ConnectionState, Counted, Metrics},
 };
 
 /// What all connections of one worker have in common.
@@ -34,14 +34,12 @@ pub(super) struct Shared {
 /// Serves a connection until it ends, or a drain ends it.
 pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let connection = async {
+        let shaking_hands = shared.metrics.connection(ConnectionState::Handshake);
         match &shared.handshakes {
-            None => serve_http2(&shared, stream, Peer::plaintext(address)).await,
+            None => serve_http2(&shared, stream, Peer::plaintext(address), shaking_hands).await,
             Some(handshakes) => {
-                let handshaking = shared.metrics.connection(ConnectionState::Handshake);
-                let secured = handshakes.complete(stream, address).await;
-                drop(handshaking);
-                if let Some((stream, peer)) = secured {
-                    serve_http2(&shared, stream, peer).await;
+                if let Some((stream, peer)) = handshakes.complete(stream, address).await {
+                    serve_http2(&shared, stream, peer, shaking_hands).await;
                 }
             }
         }
@@ -53,7 +51,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, address: Socke
     }
 }
 
-async fn serve_http2<Io>(shared: &Shared, io: Io, peer: Peer)
+async fn serve_http2<Io>(shared: &Shared, io: Io, peer: Peer, shaking_hands: Counted)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,6 +68,7 @@ where
         }
     };
 
+    drop(shaking_hands);
     let open = shared.metrics.connection(ConnectionState::Open);
     let peer = Arc::new(peer);
     let service = service_fn(|request| {

@@ -89,7 +89,7 @@ pub enum BreakerState {
 /// The state of a connection, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// In its TLS handshake.
+    /// Accepted, and not yet through its TLS handshake and its HTTP/2 preface.
     Handshake,
     /// Open for calls.
     Open,
@@ -185,16 +185,6 @@ impl Metrics {
         Counted::new(&self.0.connections[state as usize])
     }
 
-    /// A connection was accepted.
-    pub fn connection_opened(&self) {
-        self.0.connections[ConnectionState::Open as usize].inc();
-    }
-
-    /// A connection has ended.
-    pub fn connection_closed(&self) {
-        self.0.connections[ConnectionState::Open as usize].dec();
-    }
-
     /// A connection was turned away because there are too many.
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
@@ -221,7 +211,7 @@ impl Metrics {
         self.0.access_denied.increment([reason]);
     }
 
-    /// A caller used up its quota.
+    /// A caller used up its quota; in a dry run its call passes all the same.
     pub fn quota_exceeded(&self, caller: &str) {
         self.with_caller(caller, |counters| counters.quota_exceeded.inc());
     }

@@ -118,7 +118,7 @@ impl ApiClientFamilies {
             ),
             retries: families.counters(
                 "ott_gateway_platform_retries_total",
-                "Attempts at the platform that repeated another one.",
+                "Attempts at the platform that repeated a failed one, other than with a new access token after a 401.",
                 &["api_client", "operation"],
             ),
             breaker: families.gauges(

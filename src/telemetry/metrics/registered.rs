@@ -98,7 +98,7 @@ impl Registered {
         );
         let quota_exceeded = families.counters(
             "ott_gateway_quota_exceeded_total",
-            "Calls that were refused because the caller's quota was used up.",
+            "Calls over the caller's quota: refused, or let pass in a dry run.",
             &["caller"],
         );
         let without_deadline = families.counters(
