@@ -258,14 +258,7 @@ impl PlatformClient {
 
 /// The span of an attempt that is about to begin.
 fn attempt_span(operation: Operation, request: &Request, call: &Call, span: &CallSpan) -> AttemptSpan {
-    span.attempt(&Attempt {
-        operation,
-        method: "POST",
-        path: request.url.path(),
-        host: request.url.host_str().unwrap_or_default(),
-        port: request.url.port_or_known_default().unwrap_or_default(),
-        resends: call.attempts(),
-    })
+    span.attempt(&Attempt { operation, method: "POST", url: &request.url, resends: call.attempts() })
 }
 
 /// The error of a call that ends with that failure.

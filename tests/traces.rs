@@ -178,6 +178,7 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
         let attributes = attributes(&attempt.attributes);
         for (name, value) in [
             ("http.request.method", "POST"),
+            ("url.full", &format!("http://127.0.0.1:{port}{path}")),
             ("url.template", path),
             ("server.address", "127.0.0.1"),
             ("server.port", port.as_str()),

@@ -15,6 +15,8 @@ pub use none::{AttemptSpan, CallSpan, Tracer};
 #[cfg(feature = "otlp")]
 pub use otlp::{AttemptSpan, CallSpan, Tracer};
 
+use url::Url;
+
 use crate::call::{Certainty, Operation};
 
 /// What can be chosen about traces.
@@ -65,12 +67,9 @@ pub struct Attempt<'a> {
     pub operation: Operation,
     /// The HTTP method.
     pub method: &'static str,
-    /// The path: one of the few that the platform has, without anything of the call.
-    pub path: &'a str,
-    /// The platform's host.
-    pub host: &'a str,
-    /// The platform's port.
-    pub port: u16,
+    /// Where to: a data center and one of the few paths that it has, without anything
+    /// secret and without anything of the call.
+    pub url: &'a Url,
     /// How many attempts there were before.
     pub resends: u32,
 }

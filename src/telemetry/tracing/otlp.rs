@@ -149,11 +149,13 @@ impl CallSpan {
     #[must_use]
     pub fn attempt(&self, attempt: &Attempt<'_>) -> AttemptSpan {
         let Some((started, context)) = &self.0 else { return AttemptSpan::default() };
+        let url = attempt.url;
         let mut attributes = vec![
             KeyValue::new("http.request.method", attempt.method),
-            KeyValue::new("url.template", attempt.path.to_owned()),
-            KeyValue::new("server.address", attempt.host.to_owned()),
-            KeyValue::new("server.port", i64::from(attempt.port)),
+            KeyValue::new("url.full", url.to_string()),
+            KeyValue::new("url.template", url.path().to_owned()),
+            KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
+            KeyValue::new("server.port", url.port_or_known_default().map_or(0, i64::from)),
             KeyValue::new("ott_gateway.operation", attempt.operation.name()),
         ];
         if attempt.resends > 0 {
@@ -161,7 +163,7 @@ impl CallSpan {
         }
         let span = started
             .tracer
-            .span_builder(format!("{} {}", attempt.method, attempt.path))
+            .span_builder(format!("{} {}", attempt.method, url.path()))
             .with_kind(SpanKind::Client)
             .with_attributes(attributes)
             .start_with_context(&started.tracer, context);

@@ -67,14 +67,10 @@ fn headers(parents: &[&'static str]) -> HeaderMap {
     headers
 }
 
-const ATTEMPT: Attempt<'static> = Attempt {
-    operation: Operation::IssueOtt,
-    method: "POST",
-    path: "/api/2/idp/ott",
-    host: "eu2-cloud.example",
-    port: 443,
-    resends: 1,
-};
+fn begin(span: &CallSpan) -> AttemptSpan {
+    let url = Url::parse("https://eu2-cloud.example/api/2/idp/ott").expect("a URL");
+    span.attempt(&Attempt { operation: Operation::IssueOtt, method: "POST", url: &url, resends: 1 })
+}
 
 fn end(code: Code, reason: Option<&'static str>) -> CallEnd<'static> {
     CallEnd { code, reason, api_client: Some("eu2"), outcome: Certainty::Done }
@@ -113,11 +109,11 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
     let request_id = RequestId::new();
     let call = tracer.call(Method::IssueOtt, request_id, &headers(&[PARENT]));
     assert_eq!(call.trace_id().as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
-    let attempt = call.attempt(&ATTEMPT);
+    let attempt = begin(&call);
     let mut upstream = HeaderMap::new();
     attempt.inject(&mut upstream);
     attempt.answered(503);
-    call.attempt(&ATTEMPT).failed("timeout");
+    begin(&call).failed("timeout");
     call.finish(end(Code::Unavailable, Some("PLATFORM_UNAVAILABLE")));
     tracer.stop(PATIENCE).await;
 
@@ -148,7 +144,10 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
         assert_eq!((&client.trace_id, &client.parent_span_id), (&server.trace_id, &server.span_id));
         let attributes = attributes(&client.attributes);
         assert_eq!(attributes["http.request.method"], "POST");
+        assert_eq!(attributes["url.full"], "https://eu2-cloud.example/api/2/idp/ott");
+        assert_eq!(attributes["url.template"], "/api/2/idp/ott");
         assert_eq!(attributes["server.address"], "eu2-cloud.example");
+        assert_eq!(attributes["server.port"], "443");
         assert_eq!(attributes["http.request.resend_count"], "1");
     }
     let passed_on = upstream["traceparent"].to_str().expect("text");
@@ -206,7 +205,7 @@ async fn traces_that_are_off_leave_no_trace() {
     let tracer = Tracer::off();
     let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[PARENT]));
     let mut upstream = HeaderMap::new();
-    call.attempt(&ATTEMPT).inject(&mut upstream);
+    begin(&call).inject(&mut upstream);
     assert!(upstream.is_empty() && call.trace_id().is_none());
     tracer.stop(PATIENCE).await;
 }
