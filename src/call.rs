@@ -247,13 +247,6 @@ impl Call {
         self.0.abandoned.cancelled().await;
     }
 
-    /// Waits until nobody waits for the answer any more *and* nothing of the call is
-    /// under way at the platform: the moment to stop working on it.
-    pub async fn abandoned_and_at_rest(&self) {
-        self.abandoned().await;
-        self.at_rest().await;
-    }
-
     /// Waits until nothing of the call is under way at the platform.
     pub async fn at_rest(&self) {
         loop {

@@ -210,7 +210,11 @@ impl Bound {
                 }
             }
         });
-        tracing::info!(address = %local_addr, worker_threads = ends.len(), "the server is listening");
+        tracing::info!(
+            listener.address = %local_addr,
+            listener.worker_threads = ends.len(),
+            "the server is listening"
+        );
         let drain = Drain {
             times: settings.drain,
             draining: parts.draining,

@@ -398,7 +398,7 @@ async fn a_caller_who_goes_ends_the_retries_but_not_the_attempt_under_way() {
             call.abandon();
             assert_eq!(call.certainty(), Certainty::Unknown);
             held.add_permits(1);
-            call.abandoned_and_at_rest().await;
+            call.at_rest().await;
         });
         assert_eq!((upstream.count(OTT), call.certainty()), (asked + 1, certainty));
     }
@@ -438,7 +438,7 @@ async fn an_attempt_that_is_dropped_is_at_rest() {
     }
     assert_eq!(call.certainty(), Certainty::Unknown);
     call.abandon();
-    call.abandoned_and_at_rest().await;
+    call.at_rest().await;
 }
 
 #[tokio::test]

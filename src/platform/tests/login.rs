@@ -344,7 +344,7 @@ async fn a_login_under_way_outlives_its_caller() {
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);
         held.add_permits(1);
-        call.abandoned_and_at_rest().await;
+        call.at_rest().await;
     });
     assert_eq!(call.certainty(), Certainty::Done);
     assert_eq!(result.unwrap().session.cookies().len(), 1);

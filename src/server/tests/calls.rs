@@ -123,7 +123,12 @@ async fn call_of_a_caller_that_went_away_is_abandoned_recorded_and_counts_until_
     let held = client.send(ISSUE, &[("x-do", "detach")]).await;
     let call = running.next().await;
     drop(held);
-    timeout(SOON, call.abandoned_and_at_rest()).await.expect("the call is abandoned");
+    timeout(SOON, async {
+        call.abandoned().await;
+        call.at_rest().await;
+    })
+    .await
+    .expect("the call is abandoned");
     assert!(!call.claim_record(), "the record is taken care of");
     assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED", "its work goes on");
     running.release.add_permits(1);

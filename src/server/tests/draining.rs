@@ -146,7 +146,12 @@ async fn work_that_goes_on_without_its_caller_is_waited_for() {
     let held = client.send(ISSUE, &[("x-do", "detach")]).await;
     let call = running.next().await;
     drop(held);
-    timeout(SOON, call.abandoned_and_at_rest()).await.unwrap();
+    timeout(SOON, async {
+        call.abandoned().await;
+        call.at_rest().await;
+    })
+    .await
+    .unwrap();
     drop(client);
     let release = Arc::clone(&running.release);
     let drain = tokio::spawn(running.server.drain());
