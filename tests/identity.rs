@@ -14,6 +14,8 @@ mod authority;
 mod calling;
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/issuer.rs"]
+mod issuer;
 #[path = "support/upstream.rs"]
 mod upstream;
 
@@ -27,24 +29,17 @@ use std::{
 };
 
 use authority::{Authority, write};
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
-};
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::{Router, http::StatusCode, routing::get};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use calling::{issue, issued, metric, told, until, with};
 use gateway::{Gateway, Setup};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
-use ott_gateway::{
-    clock::{WallClock, unix_seconds},
-    proto::ott::v1::ott_service_client::OttServiceClient,
-};
+use issuer::{Issuer, claims, forged, in_seconds};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
-use upstream::Upstream;
+use upstream::{Answer, Tls, Upstream};
 
 const UNKNOWN: &str = "Unauthenticated CALLER_UNAUTHENTICATED";
 const SPOOFED: &str = "ott_gateway_spoofed_identity_headers_total";
@@ -184,60 +179,6 @@ async fn bearer_token_proves_its_name_and_nothing_else_does() {
     assert!(!shown.contains("canary-"), "no token in log or audit: {shown}");
 }
 
-/// An issuer of JWTs.
-struct Issuer {
-    id: &'static str,
-    key: EncodingKey,
-}
-
-impl Issuer {
-    fn new(id: &'static str) -> Self {
-        let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        Self { id, key: EncodingKey::from_ec_der(pair.unwrap().as_ref()) }
-    }
-
-    fn jwk(&self) -> Value {
-        let jwk = Jwk::from_encoding_key(&self.key, Algorithm::ES256).unwrap();
-        let mut jwk = serde_json::to_value(jwk).unwrap();
-        jwk["kid"] = json!(self.id);
-        jwk
-    }
-
-    fn jwks(&self) -> String {
-        json!({ "keys": [self.jwk()] }).to_string()
-    }
-
-    /// An `authorization` header with good claims but for these changes; null takes a
-    /// claim away.
-    fn bearer(&self, changes: Value) -> String {
-        let header = Header { kid: Some(self.id.to_owned()), ..Header::new(Algorithm::ES256) };
-        format!("Bearer {}", encode(&header, &claims(changes), &self.key).unwrap())
-    }
-}
-
-fn claims(changes: Value) -> Value {
-    let mut claims = json!({
-        "iss": "https://issuer.example", "aud": "ott-gateway", "sub": "portal", "exp": in_seconds(300),
-    });
-    let Value::Object(changes) = changes else { panic!("claims are an object") };
-    for (name, value) in changes {
-        claims[&name] = value;
-    }
-    claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    claims
-}
-
-fn in_seconds(seconds: i64) -> i64 {
-    i64::try_from(unix_seconds(WallClock::system().now())).unwrap() + seconds
-}
-
-/// A token with that header, signed with that, by nobody who may.
-fn forged(header: &Value, signature: &[u8]) -> String {
-    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signature = URL_SAFE_NO_PAD.encode(signature);
-    format!("Bearer {}.{}.{signature}", part(header), part(&claims(json!({}))))
-}
-
 const JWT: &str = "[callers.jwt]\nissuer = \"https://issuer.example\"\naudience = \"ott-gateway\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -369,6 +310,46 @@ async fn keys_from_a_url_are_waited_for_kept_and_not_hammered() {
     until(Duration::from_secs(15), "the new key is fetched", is_believed).await;
     published.answer(StatusCode::INTERNAL_SERVER_ERROR, String::new());
     assert_eq!(issued(&channel, &[("authorization", &new)]).await, "OK");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() {
+    let platform = Upstream::http().await;
+    let issuer = Issuer::new("k1");
+    let bearer = issuer.bearer(json!({}));
+    let publishing = async |name: &str| {
+        let server = Upstream::https(Tls::new(name, false, &["http/1.1"])).await;
+        server.always("/jwks", Answer::json(200, issuer.jwks()));
+        server
+    };
+    let trusting = |server: &Upstream, ca_file: &str| {
+        let keys = format!("{JWT}jwks_url = \"{}/jwks\"\njwks_ca_file = \"{ca_file}\"", server.url());
+        setup(&platform, &keys).start()
+    };
+    let (good, misnamed) = (publishing("localhost").await, publishing("other.example").await);
+    let authority = |server: &Upstream| server.ca_file().unwrap().display().to_string();
+    for (what, server, ca_file) in [
+        ("another authority", &good, authority(&misnamed)),
+        ("another name", &misnamed, authority(&misnamed)),
+    ] {
+        let gateway = trusting(server, &ca_file);
+        let why = gateway
+            .stderr()
+            .wait_for(what, |line| line.contains("no JWT can be verified yet").then(|| line.to_owned()));
+        assert!(why.contains("certificate"), "{what}: {why}");
+        let channel = gateway.channel().await;
+        let told = issued(&channel, &[("authorization", &bearer)]).await;
+        assert_eq!(told, "Unavailable CALLER_UNAUTHENTICATED", "{what}");
+        assert_eq!(server.count("/jwks"), 0, "{what}: it is not even asked");
+    }
+    let gateway = trusting(&good, &authority(&good));
+    let channel = gateway.channel().await;
+    let is_believed = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
+    until(Duration::from_secs(10), "the keys are fetched", is_believed).await;
+    assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
+    assert_eq!(good.count("/jwks"), 1);
+    let stranger = Issuer::new("k1").bearer(json!({}));
+    assert_eq!(issued(&channel, &[("authorization", &stranger)]).await, UNKNOWN);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,7 +72,7 @@ impl std::fmt::Debug for JwksSource {
 enum FetchFault {
     #[error("no complete answer within 5 seconds")]
     Timeout,
-    #[error("the request failed: {0}")]
+    #[error("the request failed: {}", root_cause(.0))]
     Transport(#[source] reqwest::Error),
     #[error("the answer has the HTTP status {0}")]
     Status(u16),
@@ -80,6 +80,15 @@ enum FetchFault {
     File(#[source] std::io::Error),
     #[error(transparent)]
     Jwks(#[from] JwksFault),
+}
+
+/// What is behind a failed request: the outermost error says no more than that it failed.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 /// An issuer's keys as last seen, and the way to ask for newer ones.
