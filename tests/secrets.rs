@@ -7,16 +7,26 @@
 
 #[path = "support/call.rs"]
 mod call;
+#[path = "support/collector.rs"]
+mod collector;
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/issuer.rs"]
+mod issuer;
 #[path = "support/upstream.rs"]
 mod upstream;
 
 use std::{fmt::Write as _, fs, time::Duration};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use collector::collector;
 use gateway::{Gateway, Setup};
+use issuer::{Issuer, forged, in_seconds};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use ott_gateway::proto::ott::v1::IssueOttRequest;
-use tonic::{Request, Status};
+use serde_json::json;
+use tonic::{Code, Request, Status};
 use upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Upstream};
 
 /// What must be found nowhere. `mark` is in all of them, so that no part of one gets out
@@ -27,11 +37,13 @@ const BASIC: &str = "dGVzdC1jbGllbnQ6bWFyay1jbGllbnQtc2VjcmV0";
 const ACCESS: &str = "mark-access-token";
 const OTTS: [&str; 3] = ["mark-one-time-token", "mark-refused-token", "mark-lost-token"];
 const COOKIE: &str = "mark-cookie-value";
-const JWT: &str = "mark-bearer-of-the-caller";
+const BEARER: &str = "mark-bearer-of-the-caller";
+const PROXY: &str = "mark-user:mark-password-of-the-proxy";
 const BODY: &str = "mark-in-a-body";
 
-fn leaks(place: &str, text: &str, found: &mut Vec<String>) {
-    for mark in ["mark-", SECRET_BASE64, BASIC, "external-login"] {
+fn leaks(place: &str, text: &str, more: &[String], found: &mut Vec<String>) {
+    let marks = ["mark-", SECRET_BASE64, BASIC, "external-login"];
+    for mark in marks.into_iter().chain(more.iter().map(String::as_str)) {
         for line in text.lines().filter(|line| line.contains(mark)) {
             found.push(format!("{place}: {line}"));
         }
@@ -40,7 +52,7 @@ fn leaks(place: &str, text: &str, found: &mut Vec<String>) {
 
 fn with_bearer<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    let bearer = format!("Bearer {JWT}").parse().expect("visible ASCII");
+    let bearer = format!("Bearer {BEARER}").parse().expect("visible ASCII");
     request.metadata_mut().insert("authorization", bearer);
     request.metadata_mut().insert("cookie", COOKIE.parse().expect("visible ASCII"));
     request
@@ -150,6 +162,87 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
     statuses
 }
 
+/// The SHA-256 of a bearer token, as it is configured.
+fn hash(token: &str) -> String {
+    digest(&SHA256, token.as_bytes()).as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Callers with every kind of proof, good and bad; gives what those that were refused were
+/// told, and of each credential what must be found nowhere.
+async fn all_kinds_of_callers(gateway: &Gateway, issuer: &Issuer) -> (Vec<String>, Vec<String>) {
+    const XFCC: &str = "x-forwarded-client-cert";
+    let mut client = gateway.client().await;
+    let (mut statuses, mut marks) = (Vec::new(), Vec::new());
+    let claims = json!({ "email": "mark-in-a-claim", "jti": "mark-id-of-a-jwt" });
+    let with = |more: serde_json::Value| {
+        let mut changed = claims.clone();
+        changed.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        issuer.bearer(changed)
+    };
+    let good = with(json!({}));
+    let signature_cut = good[..good.len() - 4].to_owned();
+    let jwts = [
+        (Code::Ok, good.clone()),
+        (Code::Ok, with(json!({ "aud": ["mark-other-audience", "ott-gateway"] }))),
+        (Code::Unauthenticated, with(json!({ "exp": in_seconds(-600) }))),
+        (Code::Unauthenticated, with(json!({ "nbf": in_seconds(600) }))),
+        (Code::Unauthenticated, with(json!({ "iss": "mark-issuer" }))),
+        (Code::Unauthenticated, with(json!({ "aud": "mark-audience" }))),
+        (Code::Unauthenticated, with(json!({ "sub": "mark-subject\n" }))),
+        (Code::Unauthenticated, with(json!({ "sub": { "mark-key": "mark-value" } }))),
+        (Code::Unauthenticated, with(json!({ "exp": "mark-end" }))),
+        (Code::Unauthenticated, Issuer::new("k1").bearer(claims.clone())),
+        (Code::Unauthenticated, Issuer::new("mark-key-id").bearer(claims.clone())),
+        (Code::Unauthenticated, signature_cut),
+        (Code::Unauthenticated, forged(&json!({ "alg": "none", "kid": "mark-kid" }), b"mark-signature")),
+        (Code::Unauthenticated, forged(&json!({ "alg": "ES256", "kid": "k1" }), &[b'm'; 64])),
+        (Code::Unauthenticated, forged(&json!({ "alg": "mark-algorithm" }), b"mark-signature")),
+    ];
+    for (_, jwt) in &jwts {
+        let parts = jwt.trim_start_matches("Bearer ").split('.').skip(1);
+        marks.extend(parts.map(|part| part[..part.len().min(24)].to_owned()).filter(|part| part.len() > 12));
+    }
+    marks.extend([hash(BEARER), STANDARD.encode(PROXY), STANDARD.encode("mark-user:")]);
+    let jwts = jwts.into_iter().map(|(code, jwt)| (code, vec![("authorization", jwt)]));
+    let good_token = || ("authorization", format!("Bearer {BEARER}"));
+    let element = "Hash=mark-hash;Cert=\"mark-certificate\";Subject=\"CN=mark-name\";URI=";
+    let others = [
+        (Code::Ok, vec![good_token()]),
+        (Code::Unauthenticated, vec![("authorization", "Bearer mark-wrong-token".to_owned())]),
+        (Code::Unauthenticated, vec![("authorization", format!("Bearer {BEARER}x"))]),
+        (Code::Unauthenticated, vec![("authorization", format!("Basic {BEARER}"))]),
+        (Code::Unauthenticated, vec![("authorization", BEARER.to_owned())]),
+        (Code::Unauthenticated, vec![("authorization", format!("Bearer mark-long{}", "x".repeat(10_000)))]),
+        (Code::Unauthenticated, vec![good_token(), good_token()]),
+        (Code::Unauthenticated, vec![good_token(), ("authorization", good)]),
+        (Code::Ok, vec![(XFCC, format!("{element}spiffe://mesh/ns/web/sa/portal"))]),
+        (Code::Unauthenticated, vec![(XFCC, format!("{element}spiffe://MARK/mark-path"))]),
+        (Code::Unauthenticated, vec![(XFCC, format!("{element}\"mark-open"))]),
+        (Code::Unauthenticated, vec![(XFCC, "mark-nothing".to_owned()), (XFCC, element.to_owned())]),
+        (Code::Ok, vec![("l5d-client-id", "mark-other-proxy".to_owned())]),
+    ];
+    for (code, headers) in jwts.chain(others) {
+        let mut request = Request::new(call::issue("someone"));
+        for (name, value) in &headers {
+            request.metadata_mut().append(*name, value.parse().expect("visible ASCII"));
+        }
+        match client.issue_ott(request).await {
+            Ok(_) => assert_eq!(code, Code::Ok, "{headers:?}"),
+            Err(status) => {
+                assert_eq!(code, status.code(), "{headers:?}: {status:?}");
+                statuses.push(told(&status));
+            }
+        }
+    }
+    // By a proxy that nobody is behind.
+    let request = IssueOttRequest { api_client: "other".to_owned(), ..call::issue("someone") };
+    statuses.push(told(&client.issue_ott(with_bearer(request)).await.expect_err("no platform")));
+    (statuses, marks)
+}
+
 async fn nothing_gets_out(format: &str) {
     let upstream = Upstream::http().await;
     let access = format!(r#"{{"access_token":"{ACCESS}","id_token":"{BODY}","expires_in":7200}}"#);
@@ -161,11 +254,37 @@ async fn nothing_gets_out(format: &str) {
         )
         .next(TOKEN, Answer::json(200, format!(r#"{{"access_token":"{ACCESS} ","expires_in":1}}"#)))
         .always(TOKEN, Answer::json(200, access).header("set-cookie", format!("t={COOKIE}")));
+    let (collector, received) = collector().await;
+    let issuer = Issuer::new("k1");
+    let callers = format!(
+        "[callers.jwt]
+        issuer = \"https://issuer.example\"
+        audience = \"ott-gateway\"
+        jwks_file = \"FOLDER/jwks.json\"
+        [callers.tokens]
+        ci = \"sha256:{}\"
+        [callers.forwarded]
+        header = \"x-forwarded-client-cert\"
+        from = [\"loopback\"]",
+        hash(BEARER)
+    );
+    let proxied = format!(
+        "[api_clients.other]
+        data_center_url = \"https://platform.example\"
+        client_id = \"other-client\"
+        client_secret_file = \"FOLDER/client-secret\"
+        proxy_url = \"http://{PROXY}@127.0.0.1:1\""
+    );
     let setup = Setup::for_platform(upstream.address())
+        .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["anonymous", "*"]"#)
+        .replacing("client_id = \"test-client\"", "client_id = \"test-client\"\ndefault = true")
+        .replacing("[audit]", &format!("{callers}\n{proxied}\n[audit]"))
+        .replacing("[telemetry]", &format!("[telemetry]\notlp_endpoint = \"http://{collector}\""))
         .replacing("log_format = \"json\"", &format!("log_format = \"{format}\"\nlog_level = \"trace\""))
         .replacing("[audit]", "[audit]\nhmac_key_file = \"FOLDER/audit-key\"")
         .environment("RUST_LOG", "trace,hyper=trace,h2=trace,reqwest=trace,rustls=trace,tower=trace");
     setup.file("client-secret", &format!("{SECRET}\n"));
+    setup.file("jwks.json", &issuer.jwks());
     setup.file("audit-key", "mark-audit-key-0123456789-0123456789-0123456789");
     let mut gateway = setup.start();
     upstream.asked(TOKEN, 3).await;
@@ -174,7 +293,10 @@ async fn nothing_gets_out(format: &str) {
     while client.issue_ott(call::issue("someone")).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let statuses = all_kinds_of_calls(&upstream, &gateway).await;
+    let (refused, marks) = all_kinds_of_callers(&gateway, &issuer).await;
+    assert!(refused.len() > 20 && marks.len() > 30, "{} {}", refused.len(), marks.len());
+    let mut statuses = all_kinds_of_calls(&upstream, &gateway).await;
+    statuses.extend(refused);
     assert!(statuses.len() > 25, "{}", statuses.len());
     let metrics = gateway.admin_get("/metrics").await;
     let ready = gateway.admin_get("/readyz").await;
@@ -189,18 +311,22 @@ async fn nothing_gets_out(format: &str) {
     assert!(audit.lines().count() > 25);
     let mut found = Vec::new();
     for request in upstream.requests() {
-        leaks("the platform", &String::from_utf8_lossy(&request.raw), &mut found);
+        leaks("the platform", &String::from_utf8_lossy(&request.raw), &marks, &mut found);
     }
     assert!(found.len() > 25, "what is there is found");
     found.clear();
-    leaks("stderr", &log, &mut found);
-    leaks("stdout", &gateway.stdout().text(), &mut found);
-    leaks("audit", &audit, &mut found);
-    leaks("metrics", &metrics, &mut found);
-    leaks("readyz", &ready, &mut found);
+    leaks("stderr", &log, &marks, &mut found);
+    leaks("stdout", &gateway.stdout().text(), &marks, &mut found);
+    leaks("audit", &audit, &marks, &mut found);
+    leaks("metrics", &metrics, &marks, &mut found);
+    leaks("readyz", &ready, &marks, &mut found);
     for status in &statuses {
-        leaks("status", status, &mut found);
+        leaks("status", status, &marks, &mut found);
     }
+    let spans = received.spans();
+    let attempts = received.of_kind(SpanKind::Client).len();
+    assert!(attempts > 25 && spans.len() > 2 * attempts, "{} spans, {attempts} attempts", spans.len());
+    leaks("spans", &format!("{spans:#?}"), &marks, &mut found);
     assert!(found.is_empty(), "{} leaks:\n{}", found.len(), found.join("\n"));
 }
 

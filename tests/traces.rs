@@ -2,29 +2,18 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+#[path = "support/collector.rs"]
+mod collector;
 #[path = "support/gateway.rs"]
 mod gateway;
 #[path = "support/upstream.rs"]
 mod upstream;
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
+use collector::collector;
 use gateway::{Gateway, PATIENCE, Setup};
-use hyper::server::conn::http2;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
@@ -33,54 +22,12 @@ use ott_gateway::{
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject},
 };
 use tokio::net::TcpListener;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request};
 use upstream::{Answer, LOGIN, OTT, Upstream};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 const OTHER_TRACE: &str = "1bf7651916cd43dd8448eb211c80319c";
-
-/// Everything that a collector was sent.
-#[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
-
-#[tonic::async_trait]
-impl TraceService for Received {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.lock().expect("no panic").push(request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Received {
-    fn spans(&self) -> Vec<Span> {
-        let resources = self.0.lock().expect("no panic").clone().into_iter().flat_map(|it| it.resource_spans);
-        resources.flat_map(|it| it.scope_spans).flat_map(|it| it.spans).collect()
-    }
-
-    fn of_kind(&self, kind: SpanKind) -> Vec<Span> {
-        self.spans().into_iter().filter(|span| span.kind == kind as i32).collect()
-    }
-}
-
-async fn collector() -> (SocketAddr, Received) {
-    let received = Received::default();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let service = received.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let service = TowerToHyperService::new(TraceServiceServer::new(service.clone()));
-            tokio::spawn(
-                http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service),
-            );
-        }
-    });
-    (address, received)
-}
 
 fn traced(upstream: &Upstream, collector: SocketAddr, more: &str) -> Setup {
     Setup::for_platform(upstream.address())
