@@ -223,3 +223,45 @@ fn nothing_waits_for_a_reader_of_the_log() {
         serde_json::from_str::<Value>(line).expect("one JSON object");
     }
 }
+
+const PANICKING: &str = "telemetry::logging::tests::panicking_process";
+
+#[test]
+#[ignore = "what the next test starts as a process of its own"]
+fn panicking_process() {
+    let logging = init(&settings(Format::Json, "trace")).expect("the only log of this process");
+    let canary = "canary-in-a-panic";
+    let panics: [fn(&str); 4] = [
+        |canary| panic!("formatted with {canary}"),
+        |canary| std::panic::panic_any(canary.to_owned()),
+        |canary| canary.parse::<u8>().map_err(|_| canary.to_owned()).map(drop).expect("a number"),
+        |_| panic!("a constant sentence"),
+    ];
+    for panic in panics {
+        std::thread::spawn(move || panic(canary)).join().expect_err("it panics");
+    }
+    logging.flush(Duration::from_secs(5));
+}
+
+#[test]
+fn panic_tells_where_and_only_what_is_constant() {
+    let program = std::env::current_exe().expect("this program");
+    let done = std::process::Command::new(program)
+        .args(["--exact", PANICKING, "--ignored", "--nocapture"])
+        .output()
+        .expect("it starts");
+    assert!(done.status.success(), "{done:?}");
+    let stderr = String::from_utf8(done.stderr).expect("text");
+    let printed = format!("{stderr}{}", String::from_utf8_lossy(&done.stdout));
+    assert!(!printed.contains("canary"), "{printed}");
+    let is_panic = |line: &Value| line["message"] == "panic: this is a fault of the gateway";
+    let lines: Vec<Value> = stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let panics: Vec<&Value> = lines.iter().filter(|line| is_panic(line)).collect();
+    assert_eq!(panics.len(), 4, "{printed}");
+    for panic in &panics {
+        let location = panic["panic.location"].as_str().expect("where it was");
+        assert!(location.contains("logging/tests.rs:"), "{location}");
+    }
+    let messages: Vec<Option<&str>> = panics.iter().map(|panic| panic["panic.message"].as_str()).collect();
+    assert_eq!(messages, [None, None, None, Some("a constant sentence")]);
+}
