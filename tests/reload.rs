@@ -155,6 +155,59 @@ async fn bearer_tokens_are_replaced_while_calls_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
+    let platform = Upstream::http().await;
+    let tokens = |names: &[(&str, &str)]| {
+        let lines = names.iter().map(|(name, token)| format!("{name} = \"{}\"\n", hash(token)));
+        lines.fold("[callers.tokens]\n".to_owned(), |table, line| table + &line)
+    };
+    let before = tokens(&[("ci", "first"), ("nightly", "second"), ("reports", "third")]);
+    let rules = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"kept@*\"]\n\
+                 [[access.rules]]\ncallers = [\"dns:*\"]\n\
+                 [[access.rules]]\nlogins = [\"old@*\"]";
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", rules)
+        .replacing("[audit]", &format!("{before}[audit]"))
+        .start();
+    // One token comes, one goes, one is replaced; one rule comes first, one is edited.
+    let after = tokens(&[("ci", "fourth"), ("portal", "fifth"), ("reports", "third")]);
+    let added = "[[access.rules]]\ncallers = [\"jwt:*\"]\nlogins = [\"kept@*\"]\n";
+    let good = config(&gateway);
+    let changed = good.replace("old@*", "new@*").replace(&before, &after);
+    let first = changed.find("[[access.rules]]").unwrap();
+    let changed = format!("{}{added}{}", &changed[..first], &changed[first..]);
+    put(&gateway, "config.toml", &changed);
+    gateway.signal("HUP");
+    until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    let line = gateway.stderr().wait_for("what changed", |line| {
+        (line.contains("was read again") && line.contains("rules_changed\":true")).then(|| line.to_owned())
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [
+        ("access.rules_added", "1, 4"),
+        ("access.rules_removed", "3"),
+        ("callers.tokens_added", "portal"),
+        ("callers.tokens_removed", "nightly"),
+        ("callers.tokens_replaced", "ci"),
+    ] {
+        assert_eq!(line[field], value, "{field}: {line}");
+    }
+    // What has not changed is not in the line.
+    put(&gateway, "config.toml", &changed.replace(&after, &before));
+    gateway.signal("HUP");
+    let line = gateway.stderr().wait_for("what changed back", |line| {
+        (line.contains("\"callers.tokens_removed\":\"portal\"")).then(|| line.to_owned())
+    });
+    assert!(line.contains("\"callers.tokens_added\":\"nightly\""), "{line}");
+    assert!(!line.contains("rules_added") && !line.contains("rules_removed"), "{line}");
+    let log = gateway.stderr().text();
+    for value in ["first", "second", "third", "fourth", "fifth"].map(hash) {
+        assert!(!log.contains(value.trim_start_matches("sha256:")), "{log}");
+    }
+    assert!(!log.contains("kept@") && !log.contains("new@"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_the_new_secret_works() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address())

@@ -5,7 +5,7 @@
 //! and keys are followed by those who use them, and everything else takes a restart, which
 //! is said.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -13,12 +13,15 @@ use super::{RULES, StartError, access_rules, settings};
 use crate::{
     access::Access,
     caller::Identification,
-    config::{Config, Process},
+    config::{Config, Process, Rule, TokenHash},
     telemetry::metrics::Metrics,
 };
 
 /// How often the file is looked at. A change must be in force within 10 s.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Bearer tokens by the names of their callers.
+type Tokens = BTreeMap<Arc<str>, Vec<TokenHash>>;
 
 /// Follows the configuration file. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -105,11 +108,20 @@ impl Reload {
             self.metrics.set_callers(settings::named_callers(&config.access));
             self.access.replace(rules, settings::quotas(&config.access));
         }
+        let (rules, tokens) = (
+            Difference::of_rules(&running.access.rules, &config.access.rules),
+            Difference::of_tokens(&running.callers.tokens, &config.callers.tokens),
+        );
         tracing::info!(
             access.rules = config.access.rules.len(),
             access.rules_changed = rules_changed,
+            access.rules_added = rules.added,
+            access.rules_removed = rules.removed,
             callers.tokens = config.callers.tokens.len(),
             callers.tokens_changed = tokens_changed,
+            callers.tokens_added = tokens.added,
+            callers.tokens_removed = tokens.removed,
+            callers.tokens_replaced = tokens.replaced,
             "the configuration was read again"
         );
         let waiting = config.waiting_for_a_restart(running);
@@ -126,6 +138,44 @@ impl Reload {
         (running.access, running.callers.tokens) = (config.access, config.callers.tokens);
         Ok(())
     }
+}
+
+/// What a new configuration has changed, by number or name and never by value; none where
+/// nothing has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    added: Option<String>,
+    removed: Option<String>,
+    /// What has kept its name and nothing else.
+    replaced: Option<String>,
+}
+
+impl Difference {
+    /// Rules by their numbers, from 1: the new ones as the new configuration counts them,
+    /// those that are gone as the old one did. An edited rule is both.
+    fn of_rules(old: &[Rule], new: &[Rule]) -> Self {
+        let missing = |from: &[Rule], those: &[Rule]| {
+            let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
+            listed(numbered.map(|(number, _)| number.to_string()))
+        };
+        Self { added: missing(old, new), removed: missing(new, old), replaced: None }
+    }
+
+    fn of_tokens(old: &Tokens, new: &Tokens) -> Self {
+        let missing = |from: &Tokens, those: &Tokens| {
+            listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
+        };
+        let replaced = new.iter().filter(|(name, hashes)| old.get(*name).is_some_and(|old| old != *hashes));
+        Self {
+            added: missing(old, new),
+            removed: missing(new, old),
+            replaced: listed(replaced.map(|(name, _)| name.to_string())),
+        }
+    }
+}
+
+fn listed(names: impl Iterator<Item = String>) -> Option<String> {
+    Some(names.collect::<Vec<_>>().join(", ")).filter(|list| !list.is_empty())
 }
 
 /// The configuration as the file has it now, or what is wrong with it.
