@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::MetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
@@ -64,6 +64,8 @@ pub(super) struct Client {
     channel: Channel,
     authorization: Option<MetadataValue<tonic::metadata::Ascii>>,
     timeout: Duration,
+    /// Whether it may be for want of a certificate of ours that a connection is closed.
+    may_lack_certificate: bool,
 }
 
 impl ClientOptions {
@@ -75,7 +77,8 @@ impl ClientOptions {
             endpoint: self.endpoint.to_string(),
             cause: failure::chain(&error),
         })?;
-        Ok(Client { channel, authorization, timeout })
+        let may_lack_certificate = self.endpoint.scheme() == "https" && self.certificate_file.is_none();
+        Ok(Client { channel, authorization, timeout, may_lack_certificate })
     }
 
     fn endpoint(&self) -> Result<Endpoint, Failure> {
@@ -155,7 +158,22 @@ impl Client {
         tokio::select! {
             biased;
             () = tokio::time::sleep(self.timeout) => Err(Failure::NoAnswer { timeout: self.timeout }),
-            answer = call => Ok(answer?.into_inner()),
+            answer = call => answer.map(Response::into_inner).map_err(|status| self.failure(status)),
+        }
+    }
+
+    /// In TLS 1.3 a client learns only after its own handshake, from a closed connection,
+    /// that it should have shown a certificate (RFC 8446, section 4.4.2.4). A status that
+    /// was sent has no source; one that tells of the connection has.
+    fn failure(&self, status: Status) -> Failure {
+        match std::error::Error::source(&status) {
+            Some(cause)
+                if self.may_lack_certificate
+                    && matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable) =>
+            {
+                Failure::Closed { cause: failure::chain(cause) }
+            }
+            _ => status.into(),
         }
     }
 

@@ -60,6 +60,15 @@ pub enum Failure {
         /// How long was waited.
         timeout: Duration,
     },
+    /// The gateway ended a TLS connection on which it was shown no certificate.
+    #[error(
+        "the gateway closed the connection before it answered ({cause}): it may want to see a certificate, \
+         which --certificate-file and --private-key-file show"
+    )]
+    Closed {
+        /// What the transport says.
+        cause: String,
+    },
     /// The gateway answered with an error.
     #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
@@ -86,6 +95,7 @@ impl Failure {
             | Self::Listen { .. }
             | Self::Connect { .. }
             | Self::NoAnswer { .. }
+            | Self::Closed { .. }
             | Self::Status(_)
             | Self::Failed(_) => ExitCode::FAILURE,
         }

@@ -339,7 +339,9 @@ async fn healthcheck_works_with_client_certificates() {
     );
     let proven =
         format!("{anonymous} --certificate-file {path}/probe.pem --private-key-file {path}/probe.key");
-    assert!(run_on_thread(anonymous).await.2.is_err(), "without a certificate there is no answer");
+    let (_, err, done) = run_on_thread(anonymous).await;
+    assert!(done.is_err(), "without a certificate there is no answer");
+    assert!(err.contains("--certificate-file"), "{err}");
     let wrong_name = proven.replace("gateway.example", "other.example");
     let (_, err, _) = run_on_thread(wrong_name).await;
     assert!(err.contains("certificate"), "{err}");
