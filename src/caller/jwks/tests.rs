@@ -259,6 +259,75 @@ async fn a_running_refresh_sees_a_replaced_file() {
     .unwrap();
 }
 
+/// How often the keys were reloaded, how often that failed, and whether it fails now.
+fn counted(metrics: &Metrics) -> [Option<u32>; 3] {
+    let text = metrics.render();
+    [
+        r#"ott_gateway_reloads_total{result="ok",what="jwks"} "#,
+        r#"ott_gateway_reloads_total{result="failed",what="jwks"} "#,
+        r#"ott_gateway_reload_failing{what="jwks"} "#,
+    ]
+    .map(|series| text.lines().find_map(|line| line.strip_prefix(series)?.parse().ok()))
+}
+
+#[tokio::test]
+async fn file_is_counted_as_reloaded_only_when_it_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks.json");
+    let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
+    std::fs::write(&path, &one).unwrap();
+    let metrics = Metrics::new();
+    let (_ring, mut refresh) = JwksRefresh::start(JwksSource::File(path.clone()), metrics.clone()).unwrap();
+    assert_eq!(counted(&metrics), [Some(0), Some(0), Some(0)]);
+    let looks = [
+        (Some(&one[..]), [0, 0, 0]),
+        (Some(&two), [1, 0, 0]),
+        (Some(b"{}"), [1, 1, 1]),
+        (Some(b"{}"), [1, 1, 1]),
+        (None, [1, 1, 1]),
+        (Some(b""), [1, 2, 1]),
+        // Mended: these are the keys in use.
+        (Some(&two), [1, 2, 0]),
+        (None, [1, 3, 1]),
+        (None, [1, 3, 1]),
+        (Some(&one), [2, 3, 0]),
+    ];
+    for (step, (content, expected)) in looks.into_iter().enumerate() {
+        match content {
+            Some(content) => std::fs::write(&path, content).unwrap(),
+            None => drop(std::fs::remove_file(&path)),
+        }
+        refresh.look_at(&path).await;
+        assert_eq!(counted(&metrics), expected.map(Some), "{step}");
+    }
+}
+
+#[tokio::test]
+async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
+    let (issuer, url) = Issuer::start(&[]).await;
+    let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
+    let metrics = Metrics::new();
+    let source = JwksSource::Url { url: url.clone(), http: http() };
+    let (_ring, mut refresh) = JwksRefresh::start(source, metrics.clone()).unwrap();
+    assert_eq!(counted(&metrics), [None; 3], "there is nothing yet");
+    let fetches = [
+        (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
+        (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
+        // The first keys are loaded, not reloaded.
+        (StatusCode::OK, &one, [Some(0), Some(1), Some(0)]),
+        (StatusCode::OK, &one, [Some(0), Some(1), Some(0)]),
+        (StatusCode::OK, &two, [Some(1), Some(1), Some(0)]),
+        (StatusCode::BAD_GATEWAY, &one, [Some(1), Some(2), Some(1)]),
+        (StatusCode::BAD_GATEWAY, &one, [Some(1), Some(2), Some(1)]),
+        (StatusCode::OK, &two, [Some(1), Some(2), Some(0)]),
+    ];
+    for (step, (status, keys, expected)) in fetches.into_iter().enumerate() {
+        issuer.answer(status, keys.clone());
+        refresh.take(fetch(&http()(), &url).await);
+        assert_eq!(counted(&metrics), expected, "{step}");
+    }
+}
+
 #[test]
 fn keys_come_over_https_or_from_this_machine() {
     for (url, safe) in [
