@@ -81,7 +81,18 @@ pub(super) struct Contents {
 
 /// Tells contents apart without keeping them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint([u8; 32]);
+pub(super) struct Fingerprint {
+    /// Of the certificate and its key.
+    certificate: [u8; 32],
+    client_ca: [u8; 32],
+}
+
+impl Fingerprint {
+    /// That of the certificate or of the client CA alone.
+    pub(super) fn of(&self, what: &str) -> [u8; 32] {
+        if what == CLIENT_CA { self.client_ca } else { self.certificate }
+    }
+}
 
 impl Contents {
     /// Reads all files. Blocks.
@@ -104,14 +115,20 @@ impl Contents {
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {
-        let mut context = digest::Context::new(&SHA256);
-        for part in [&self.certificate, &*self.private_key, self.client_ca.as_ref().unwrap_or(&Vec::new())] {
-            context.update(&part.len().to_be_bytes());
-            context.update(part);
+        let of = |parts: &[&[u8]]| {
+            let mut context = digest::Context::new(&SHA256);
+            for part in parts {
+                context.update(&part.len().to_be_bytes());
+                context.update(part);
+            }
+            let mut fingerprint = [0; 32];
+            fingerprint.copy_from_slice(context.finish().as_ref());
+            fingerprint
+        };
+        Fingerprint {
+            certificate: of(&[&self.certificate, &self.private_key]),
+            client_ca: of(&[self.client_ca.as_deref().unwrap_or_default()]),
         }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(context.finish().as_ref());
-        Fingerprint(fingerprint)
     }
 
     /// The configuration that the files make, if they make one as a whole.

@@ -49,9 +49,8 @@ impl Reload {
 
     /// Looks at the files again and again.
     pub(crate) async fn run(mut self, metrics: Metrics) {
-        metrics.loaded(CERTIFICATE);
-        if self.settings.client_auth.ca_file().is_some() {
-            metrics.loaded(CLIENT_CA);
+        for what in self.followed() {
+            metrics.loaded(what);
         }
         loop {
             sleep(self.settings.poll_interval).await;
@@ -63,6 +62,23 @@ impl Reload {
         }
     }
 
+    /// What the files are of.
+    fn followed(&self) -> &'static [&'static str] {
+        if self.settings.client_auth.ca_file().is_some() { &[CERTIFICATE, CLIENT_CA] } else { &[CERTIFICATE] }
+    }
+
+    /// Only what has changed was reloaded; nothing is failing any more.
+    fn taken_over(&mut self, version: Fingerprint, metrics: &Metrics) {
+        for what in self.followed() {
+            if version.of(what) == self.in_use.of(what) {
+                metrics.reload_mended(what);
+            } else {
+                metrics.reload(what, true);
+            }
+        }
+        self.in_use = version;
+    }
+
     fn look(&mut self, contents: Result<Contents, TlsError>, metrics: &Metrics) {
         let seen = match &contents {
             Ok(contents) => Seen::Version(contents.fingerprint()),
@@ -71,7 +87,7 @@ impl Reload {
         let settled = std::mem::replace(&mut self.last, seen) == seen;
         if seen == Seen::Version(self.in_use) {
             if self.refused.take().is_some() {
-                for what in [CERTIFICATE, CLIENT_CA] {
+                for what in self.followed() {
                     metrics.reload_mended(what);
                 }
             }
@@ -85,13 +101,9 @@ impl Reload {
             Ok(config) => {
                 self.current.replace(config);
                 if let Seen::Version(version) = seen {
-                    self.in_use = version;
+                    self.taken_over(version, metrics);
                 }
                 self.refused = None;
-                metrics.reload(CERTIFICATE, true);
-                if self.settings.client_auth.ca_file().is_some() {
-                    metrics.reload(CLIENT_CA, true);
-                }
                 tracing::info!("the TLS files have changed and are in use for new connections");
                 if private_key_is_open {
                     tracing::warn!(
