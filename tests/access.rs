@@ -333,6 +333,28 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
         assert_eq!(code(&reflecting, &[("authorization", "Bearer wrong")]).await, Code::Unauthenticated);
         assert_eq!(code(&reflecting, &[]).await, Code::PermissionDenied);
         assert_eq!(code(&silent, &[("authorization", "Bearer token-a")]).await, Code::Unimplemented);
+        // Its deadline counts as that of any call.
+        let malformed = [("authorization", "Bearer token-a"), ("grpc-timeout", "soon")];
+        assert_eq!(code(&reflecting, &malformed).await, Code::InvalidArgument);
+    }
+    // Neither is counted as a call.
+    for gateway in [&reflecting, &silent] {
+        let page = gateway.admin_get("/metrics").await;
+        let counted: Vec<&str> = page
+            .lines()
+            .filter(|line| {
+                [
+                    "grpc_server_",
+                    "ott_gateway_errors",
+                    "ott_gateway_caller_calls",
+                    "ott_gateway_calls_without",
+                ]
+                .iter()
+                .any(|name| line.starts_with(name))
+            })
+            .filter(|line| !line.ends_with(" 0"))
+            .collect();
+        assert_eq!(counted, [""; 0]);
     }
 }
 
