@@ -1,9 +1,11 @@
 """What metrics, audit and log add to the CPU time of a call.
 
-Usage: cost.py BINARY [BINARY_WITHOUT_METRICS]. Needs `h2load`. Each variant of the gateway
-is loaded in turn, and all of them again in each round, so that whatever else the machine
-does meets all alike. Counted is the CPU time of the gateway's process alone, divided by the
-calls that it answered. The platform is the sandbox's, on loopback.
+Usage: cost.py BINARY [BINARY_WITHOUT_METRICS]. Needs `h2load`. A binary without metrics has
+to be made by hand: docs/performance.md says how, and names the variants as they are named
+here. Each variant of the gateway is loaded in turn, and all of them again in each round, so
+that whatever else the machine does meets all alike. Counted is the CPU time of the gateway's
+process alone, divided by the calls that it answered. The platform is the sandbox's, on
+loopback.
 """
 
 import os
@@ -98,11 +100,11 @@ def measure(variant, folder, platform):
 def main():
     binary, *without = sys.argv[1:]
     variants = {
-        "all of it": (binary, True, "info", KNOWN),
+        "all of it: metrics, audit to a file, log at `info`": (binary, True, "info", KNOWN),
         "without audit": (binary, False, "info", KNOWN),
         "without log": (binary, True, "off", KNOWN),
-        "failing calls, with their log lines": (binary, False, "info", UNKNOWN),
-        "failing calls, without log": (binary, False, "off", UNKNOWN),
+        "failing calls (`USER_NOT_FOUND`), without audit, with log": (binary, False, "info", UNKNOWN),
+        "failing calls, without audit, without log": (binary, False, "off", UNKNOWN),
     }
     for other in without:
         variants["without metrics"] = (other, True, "info", KNOWN)
@@ -129,9 +131,9 @@ def main():
         finally:
             sandbox.kill()
             sandbox.wait()
-    print(f"\n{'':38}median    from      to   (us of CPU for each call)")
+    print(f"\n{'':60}median    from      to   (us of CPU for each call)")
     for name, costs in seen.items():
-        print(f"{name:38}{statistics.median(costs):6.1f}  {min(costs):6.1f}  {max(costs):6.1f}")
+        print(f"{name:60}{statistics.median(costs):6.1f}  {min(costs):6.1f}  {max(costs):6.1f}")
 
 
 main()
