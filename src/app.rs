@@ -23,6 +23,7 @@ pub use self::{
     signals::{Ended, Signals},
     start_error::StartError,
 };
+pub use crate::caller::is_caller_name;
 use crate::{
     access::Access,
     audit::Audit,

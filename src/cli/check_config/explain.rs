@@ -5,8 +5,8 @@
 
 use crate::{
     access::{Explanation, Rules},
+    app::is_caller_name,
     call::Operation,
-    caller,
     config::{Config, nearest},
     ott::{Name, Subject},
 };
@@ -67,7 +67,7 @@ impl Question {
             .into_iter()
             .find(|operation| operation.name() == method)
             .ok_or(NoSuchCall::Method)?;
-        if !caller::is_caller_name(caller) {
+        if !is_caller_name(caller) {
             return Err(NoSuchCall::Caller(caller.clone()));
         }
         let user = match (operation, user.as_str()) {
