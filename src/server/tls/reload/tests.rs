@@ -130,6 +130,46 @@ fn client_cas_change_with_the_rest_and_bad_ones_are_refused() {
 }
 
 #[test]
+fn certificate_and_client_ca_are_counted_each_by_itself() {
+    let authority = Authority::new();
+    let good = authority.issue("localhost");
+    let folder = Folder::new(&good);
+    let ca_file = folder.write_file("ca.crt", &authority.certificate());
+    let mut reload = Reload::start(folder.settings(ClientAuth::Optional { ca_file })).unwrap();
+    let metrics = Metrics::new();
+    let mut counted_after_two_looks = || {
+        for _ in 0..2 {
+            reload.look(Contents::read(&reload.settings), &metrics);
+        }
+        let text = metrics.render();
+        let value = |series: String| {
+            text.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse::<u32>().ok()).unwrap_or(0)
+        };
+        [CERTIFICATE, CLIENT_CA].map(|what| {
+            let reloads =
+                |result| value(format!(r#"ott_gateway_reloads_total{{result="{result}",what="{what}"}}"#));
+            let failing = value(format!(r#"ott_gateway_reload_failing{{what="{what}"}}"#));
+            (reloads("ok"), reloads("failed"), failing)
+        })
+    };
+    assert_eq!(counted_after_two_looks(), [(0, 0, 0), (0, 0, 0)]);
+    folder.write(&authority.issue("localhost"));
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (0, 0, 0)]);
+    folder.write_file("ca.crt", "");
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (0, 1, 1)]);
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (0, 1, 1)]);
+    folder.write_file("ca.crt", &authority.certificate());
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (0, 1, 0)], "it was in use all the time");
+    folder.write_file("ca.crt", &Authority::new().certificate());
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (1, 1, 0)]);
+    folder.write_file("ca.crt", "");
+    assert_eq!(counted_after_two_looks(), [(1, 0, 0), (1, 2, 1)]);
+    folder.write_file("ca.crt", &authority.certificate());
+    folder.write(&good);
+    assert_eq!(counted_after_two_looks(), [(2, 0, 0), (2, 2, 0)]);
+}
+
+#[test]
 fn a_new_key_that_everyone_can_read_is_noticed() {
     let folder = Folder::new(&Authority::new().issue("localhost"));
     let settings = folder.settings(ClientAuth::Off);
