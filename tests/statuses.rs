@@ -782,6 +782,8 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     let mut connection = raw::Connection::to(gateway.address()).await;
     let issue = "/ott.v1.OttService/IssueOtt";
     let login = "/ott.v1.OttService/LoginWithOtt";
+    // Switched off, as it is unless configured.
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     let garbage = raw::framed(false, b"\xff\xff\xff");
     let not_utf8 = raw::framed(false, b"\x0a\x02\xff\xfe");
     let long = raw::framed(false, &vec![b'x'; 16 * 1024 + 1]);
@@ -791,6 +793,7 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     for (path, headers, body, code, reason) in [
         ("/ott.v1.OttService/RevokeOtt", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
         ("/other.Service/Method", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
+        (reflection, none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
         ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
         (issue, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
         (login, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),

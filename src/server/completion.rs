@@ -164,6 +164,11 @@ fn mend(response: &Response<Body>) -> Option<Failure> {
     undocumented.then(|| Failure::from_undocumented(status.code(), status.message()))
 }
 
+/// Whether a router, not a handler, answered: nothing is there by that path.
+pub(super) fn knows_no_such_method(response: &Response<Body>) -> bool {
+    mend(response).is_some_and(|failure| failure.reason() == Reason::MethodUnknown)
+}
+
 /// The reason that a handler's answer tells, if it is a failure.
 fn reason_told(response: &Response<Body>) -> Option<Reason> {
     let told = response.extensions().get::<Status>()?.get_details_error_info()?.reason;

@@ -116,7 +116,8 @@ impl Stack {
     }
 
     /// Reflection is for callers whom the rules name, within the same limits as a call,
-    /// but it is none: it is not counted, and keeps its own errors.
+    /// but it is none: it is not counted, and keeps its own errors. Where it is switched
+    /// off, there is no such method.
     async fn answer_reflection<B>(
         &self,
         request: Request<B>,
@@ -129,7 +130,13 @@ impl Stack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         let work = self.admit_and_answer(request, call, timeout, peer);
-        self.without_panic(call, work).await.unwrap_or_else(|failure| completion::answer(failure, call))
+        match self.without_panic(call, work).await {
+            Ok(response) if completion::knows_no_such_method(&response) => {
+                completion::answer(Failure::new(Reason::MethodUnknown), call)
+            }
+            Ok(response) => response,
+            Err(failure) => completion::answer(failure, call),
+        }
     }
 
     /// Notes what a call is known by: its id, its times and its method.
