@@ -32,10 +32,8 @@ use crate::{
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential, CredentialHealth},
     health::{CredentialCondition, CredentialState, Health, HealthService},
-    platform::{
-        ApiClient, PlatformClient,
-        http::{HttpClient, HttpSettings},
-    },
+    http_client::{HttpClient, HttpSettings},
+    platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
     service::{ApiClients, NamedCallers, OttService, Reflection, TokensInUse},

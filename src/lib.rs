@@ -15,7 +15,8 @@
 //! 7. [`status`]: every failure, as exactly one gRPC status.
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
-//! [`telemetry`] tell others; [`secret`], [`clock`] and [`backoff`] are the ground that all
+//! [`telemetry`] tell others; [`http_client`] is what everyone who sends HTTP requests shares;
+//! [`secret`], [`clock`] and [`backoff`] are the ground that all
 //! stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
 //! a copy of the platform that shares nothing with the rest but the clock.
@@ -43,6 +44,8 @@ pub mod platform;
 pub mod credential;
 
 pub mod status;
+
+pub mod http_client;
 
 pub mod audit;
 pub mod call;

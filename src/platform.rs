@@ -9,13 +9,11 @@ mod breaker;
 pub mod endpoint;
 pub mod error;
 mod error_code;
-pub mod http;
 mod issue;
 mod login;
 mod messages;
 mod outgoing;
 mod retry;
-mod retry_after;
 mod set_cookie;
 mod window;
 
@@ -29,7 +27,6 @@ use self::{
     breaker::{Admission, Breaker},
     endpoint::{DataCenter, InvalidTargetUri, Landing, Origin},
     error::{ErrorKind, PlatformError},
-    http::HttpClient,
     retry::{RetryBudget, RetryPolicy},
 };
 pub use self::{breaker::BreakerSettings, login::FailedLogin};
@@ -38,6 +35,7 @@ use crate::{
     call::{Call, Operation},
     clock::{self, WallClock},
     credential::Credential,
+    http_client::HttpClient,
     ott::{LoginUrl, OneTimeToken},
     telemetry::{
         metrics::ApiClientMetrics,

@@ -17,11 +17,26 @@ use syn::{
 };
 
 /// What each room may use (ARCHITECTURE.md: server → service → {caller, access,
-/// platform} → credential → {secret, clock, backoff}). A room that is not listed is refused, so
+/// platform} → credential → {http_client, secret, clock, backoff}). A room that is not listed is refused, so
 /// that a new one has to be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "config", "proto", "telemetry", "sandbox", "access", "call", "ott", "clock", "secret"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "http_client",
+            "proto",
+            "telemetry",
+            "sandbox",
+            "access",
+            "call",
+            "ott",
+            "clock",
+            "secret",
+        ],
+    ),
     (
         "app",
         &[
@@ -33,6 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "service",
             "platform",
             "credential",
+            "http_client",
             "audit",
             "health",
             "telemetry",
@@ -43,7 +59,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("config", &["call", "secret"]),
+    ("config", &["http_client", "call", "secret"]),
     ("proto", &[]),
     ("server", &["caller", "audit", "status", "telemetry", "call", "clock", "backoff", "secret"]),
     (
@@ -52,6 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "caller",
             "access",
             "platform",
+            "http_client",
             "proto",
             "status",
             "audit",
@@ -63,14 +80,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "secret",
         ],
     ),
-    ("caller", &["telemetry", "clock", "secret", "backoff"]),
+    ("caller", &["http_client", "telemetry", "clock", "secret", "backoff"]),
     ("access", &["caller", "call", "ott", "telemetry", "clock"]),
     (
         "platform",
-        &["access", "credential", "telemetry", "call", "ott", "session", "clock", "secret", "backoff"],
+        &[
+            "access",
+            "credential",
+            "http_client",
+            "telemetry",
+            "call",
+            "ott",
+            "session",
+            "clock",
+            "secret",
+            "backoff",
+        ],
     ),
-    ("credential", &["telemetry", "call", "clock", "secret", "backoff"]),
+    ("credential", &["http_client", "telemetry", "call", "clock", "secret", "backoff"]),
     ("status", &["platform", "credential", "access", "caller", "call", "proto", "backoff"]),
+    ("http_client", &["clock", "backoff"]),
     ("audit", &["call", "ott", "telemetry", "clock", "secret", "backoff"]),
     ("health", &["proto", "clock"]),
     ("telemetry", &["health", "call", "clock"]),

@@ -9,10 +9,10 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
+    http_client::{HttpClient, HttpSettings, tls_config},
     platform::{
         self,
         endpoint::{DataCenter, Origin},
-        http::{HttpClient, HttpSettings, tls_config},
     },
     server::{self, DrainTimes, Limits, Transport, tls},
     telemetry::tracing::{self, Tracer},

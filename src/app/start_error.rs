@@ -7,10 +7,8 @@ use crate::{
     audit::AuditError,
     caller,
     credential::InvalidClientId,
-    platform::{
-        endpoint::InvalidDataCenterUrl,
-        http::{HttpClientError, TlsConfigError},
-    },
+    http_client::{HttpClientError, TlsConfigError},
+    platform::endpoint::InvalidDataCenterUrl,
     server::{BindError, ServeError},
     telemetry::tracing::TracingError,
 };

@@ -23,6 +23,11 @@ use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
     clock::{self, Instant},
+    http_client::{
+        body::{self, BodyError},
+        cause::root_cause,
+        is_loopback,
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -72,23 +77,14 @@ impl std::fmt::Debug for JwksSource {
 enum FetchFault {
     #[error("no complete answer within 5 seconds")]
     Timeout,
-    #[error("the request failed: {}", root_cause(.0))]
-    Transport(#[source] reqwest::Error),
+    #[error("the request failed: {0}")]
+    Transport(String),
     #[error("the answer has the HTTP status {0}")]
     Status(u16),
     #[error("the file cannot be read: {0}")]
     File(#[source] std::io::Error),
     #[error(transparent)]
     Jwks(#[from] JwksFault),
-}
-
-/// What is behind a failed request: the outermost error says no more than that it failed.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// An issuer's keys as last seen, and the way to ask for newer ones.
@@ -337,32 +333,24 @@ impl std::fmt::Debug for JwksRefresh {
 
 /// https, or http that stays on this machine; no user name or password.
 fn is_safe(url: &Url) -> bool {
-    let is_loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     url.username().is_empty()
         && url.password().is_none()
-        && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback))
+        && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
 }
 
 async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
-        let transport = |error: reqwest::Error| FetchFault::Transport(error.without_url());
-        let mut answer = http.get(url.clone()).send().await.map_err(transport)?;
-        if answer.status() != reqwest::StatusCode::OK {
-            return Err(FetchFault::Status(answer.status().as_u16()));
+        let transport = |error: reqwest::Error| FetchFault::Transport(root_cause(&error));
+        let response = http.get(url.clone()).send().await.map_err(transport)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchFault::Status(response.status().as_u16()));
         }
-        let mut json = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(transport)? {
-            if json.len() + chunk.len() > MAX_JWKS_BYTES {
-                return Err(JwksFault::TooLarge.into());
-            }
-            json.extend_from_slice(&chunk);
-        }
-        Ok(json)
+        let mut json = body::read(response, MAX_JWKS_BYTES).await.map_err(|error| match error {
+            BodyError::TooLarge { .. } => FetchFault::Jwks(JwksFault::TooLarge),
+            cut_off @ BodyError::CutOff(_) => FetchFault::Transport(cut_off.to_string()),
+        })?;
+        // Public keys: nothing in it is worth wiping.
+        Ok(std::mem::take(&mut *json))
     };
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchFault::Timeout))
 }

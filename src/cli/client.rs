@@ -5,7 +5,6 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,11 +16,11 @@ use tonic::{
     metadata::MetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::failure::{self, Failure};
-use crate::proto;
+use crate::{http_client::is_loopback, proto};
 
 /// Establishing a connection takes no longer than this, however long the call may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -217,15 +216,4 @@ fn read(argument: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failu
         path: path.to_path_buf(),
         kind: error.kind(),
     })
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => {
-            name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }

@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     fault::{self, Problem},
     file::Value,
 };
+use crate::http_client::is_loopback;
 
 /// Text that is not empty and has no control characters.
 pub(super) fn text(value: &Value) -> Result<String, Problem> {
@@ -163,15 +164,6 @@ fn any_url(value: &Value) -> Result<Url, Problem> {
         Ok(url)
     } else {
         Err(Problem::rule("must be an https URL"))
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

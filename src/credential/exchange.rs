@@ -7,8 +7,7 @@ mod answer;
 
 use std::{
     borrow::Cow,
-    error::Error,
-    fmt, io,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,10 +28,18 @@ use super::{
     ClientId, ClientSource, CredentialError,
     access_token::{Fetched, sensitive_header},
 };
-use crate::{clock::WallClock, secret::Secret, telemetry::metrics::ApiClientMetrics};
+use crate::{
+    clock::WallClock,
+    http_client::{
+        body,
+        cause::{is_invalid_certificate, root_cause},
+    },
+    secret::Secret,
+    telemetry::metrics::ApiClientMetrics,
+};
 
-/// A longer answer is malformed.
-const LONGEST_BODY: usize = 64 * 1024;
+/// Maximum size of a token response, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// The platform's clock may be so far from ours without a warning.
 const CLOCK_TOLERANCE_SECONDS: f64 = 30.0;
@@ -146,8 +153,11 @@ impl TokenExchange for HttpExchange {
         let status = response.status();
         let headers = response.headers().clone();
         let (date, ours) = self.times(&headers);
-        let body =
-            if Answer::needs_body(status) { read_body(response).await } else { Ok(Zeroizing::default()) };
+        let body = if Answer::needs_body(status) {
+            body::read(response, MAX_BODY_BYTES).await
+        } else {
+            Ok(Zeroizing::default())
+        };
         Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.judge()
     }
 }
@@ -160,58 +170,15 @@ fn basic(client_id: &ClientId, secret: &Secret) -> Option<HeaderValue> {
     sensitive_header(&["Basic ", &encoded])
 }
 
-/// The whole body, or why there is none. Counted while it is read.
-async fn read_body(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, &'static str> {
-    const TOO_LONG: &str = "the answer is longer than 64 KiB";
-    if response.content_length().is_some_and(|length| length > LONGEST_BODY as u64) {
-        return Err(TOO_LONG);
-    }
-    // Never grown: growing would leave copies behind that nobody overwrites.
-    let mut body = Zeroizing::new(Vec::with_capacity(LONGEST_BODY));
-    while let Some(chunk) = response.chunk().await.map_err(|_| "the answer was cut off")? {
-        if chunk.len() > LONGEST_BODY - body.len() {
-            return Err(TOO_LONG);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 /// What it means that no answer's head came.
 fn unsent(error: &reqwest::Error) -> Failure {
     if !error.is_connect() {
         return Failure::failing("the connection ended before the answer");
     }
-    let causes = Causes(Some(error));
-    let error = if causes.clone().any(is_invalid_certificate) {
+    let kind = if is_invalid_certificate(error) {
         CredentialError::CertificateInvalid
     } else {
         CredentialError::Unreachable
     };
-    // The first one says the URL, which the log need not repeat; the last says why.
-    let cause = causes.last().map_or_else(String::new, ToString::to_string);
-    Failure::new(error, cause)
-}
-
-/// An error, and what has led to it.
-#[derive(Clone)]
-struct Causes<'a>(Option<&'a (dyn Error + 'static)>);
-
-impl<'a> Iterator for Causes<'a> {
-    type Item = &'a (dyn Error + 'static);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let error = self.0.take()?;
-        // `io::Error` leaves out the error it wraps when asked for its source.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        self.0 = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-        Some(error)
-    }
-}
-
-fn is_invalid_certificate(error: &(dyn Error + 'static)) -> bool {
-    matches!(error.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_)))
+    Failure::new(kind, root_cause(error))
 }

@@ -4,12 +4,13 @@
 //! up: what a lenient parser would drop, bend or guess is refused, because a browser
 //! may guess otherwise.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use url::{Host, Url};
+use url::Url;
 
-use crate::ott::{LoginUrl, OneTimeToken};
+use crate::{
+    http_client::is_loopback,
+    ott::{LoginUrl, OneTimeToken},
+};
 
 /// The most bytes of a `target_uri`.
 pub const MAX_TARGET_URI_BYTES: usize = 2048;
@@ -280,16 +281,6 @@ fn begins_with_two_slashes(path: &str) -> bool {
         .skip(1)
         .find(|byte| !byte.is_ascii_control() && *byte != b' ')
         .is_some_and(|byte| matches!(byte, b'/' | b'\\'))
-}
-
-/// Whether a URL stays on this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => Ipv4Addr::is_loopback(&address),
-        Some(Host::Ipv6(address)) => Ipv6Addr::is_loopback(&address),
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -3,23 +3,21 @@
 //! Requests are written into memory that is overwritten afterwards; answers are read
 //! without sniffing, and no text of theirs gets out but what is asked for.
 
-use std::{collections::HashSet, fmt, time::SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use super::{
     attempt::{Answer, AnswerBody},
     error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
-    retry_after::retry_after,
 };
 use crate::{
+    http_client::{
+        json::{NotAnObject, Object},
+        media_type::is_json,
+        retry_after::retry_after,
+    },
     ott::{OneTimeToken, Subject},
     session::Account,
 };
@@ -61,26 +59,21 @@ fn write_text(json: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(json, text);
 }
 
-/// Reads the answer to `POST /idp/ott`: `{"ott": "..."}`.
+/// Reads the response to `POST /idp/ott`: `{"ott": "..."}`.
 pub(super) fn issued(answer: &Answer) -> Result<OneTimeToken, Malformation> {
-    let Members(members) = json(answer)?;
-    let ott = last(&members, "ott").and_then(text).ok_or(Malformation::Missing)?;
+    let ott = json(answer)?.get("ott").ok_or(Malformation::Missing)?;
     OneTimeToken::try_new(ott).map_err(|_| Malformation::Missing)
 }
 
-/// Reads the answer to `POST /idp/ott/login`: the user account. Of members with the
-/// same name the last one counts, as nearly every reader of JSON has it.
+/// Reads the response to `POST /idp/ott/login`: the user account.
 pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
-    let Members(members) = json(answer)?;
+    let account = json(answer)?;
     for required in ["id", "login"] {
-        if last(&members, required).and_then(text).is_none_or(|text| text.is_empty()) {
+        if account.get::<String>(required).is_none_or(|text| text.is_empty()) {
             return Err(Malformation::Missing);
         }
     }
-    let mut seen = HashSet::with_capacity(members.len());
-    let last_of_each: Vec<bool> = members.iter().rev().map(|(name, _)| seen.insert(name)).collect();
-    let kept = members.iter().zip(last_of_each.into_iter().rev()).filter(|(_, kept)| *kept);
-    Ok(Account::new(kept.map(|((name, value), _)| (name.clone(), (*value).to_owned())).collect()))
+    Ok(Account::new(account.to_members()))
 }
 
 /// Reads an answer other than 2xx. `echoes` are the request's own values, none of
@@ -95,46 +88,18 @@ pub(super) fn error(answer: &Answer, echoes: &[&str], now: SystemTime) -> ErrorA
 }
 
 fn error_body(answer: &Answer, status: u16, echoes: &[&str]) -> Option<ErrorBody> {
-    let Members(outer) = json(answer).ok()?;
-    let Members(error) = serde_json::from_str(last(&outer, "error")?.get()).ok()?;
+    let error = json(answer).ok()?.object("error")?;
+    let text = |name| error.get::<String>(name);
+    // A number, or a text that contains one.
+    let code = error.get("code").or_else(|| text("code")?.trim().parse().ok());
     Some(ErrorBody {
-        code: last(&error, "code")
-            .and_then(number)
-            .filter(|code| *code != i64::from(status))
-            .map(PlatformErrorCode::from_number),
-        domain: last(&error, "domain").and_then(text).and_then(|domain| presentable_domain(&domain, echoes)),
-        message: last(&error, "message")
-            .and_then(text)
-            .and_then(|message| presentable_message(&message, echoes)),
+        code: code.filter(|code| *code != i64::from(status)).map(PlatformErrorCode::from_number),
+        domain: text("domain").and_then(|domain| presentable_domain(&domain, echoes)),
+        message: text("message").and_then(|message| presentable_message(&message, echoes)),
     })
 }
 
-/// The members of a JSON object, in order, each value as it was sent.
-struct Members<'json>(Vec<(String, &'json RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
-fn json(answer: &Answer) -> Result<Members<'_>, Malformation> {
+fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
     let body = match &answer.body {
         AnswerBody::Complete(body) => body,
         AnswerBody::TooLarge => return Err(Malformation::TooLarge),
@@ -143,29 +108,7 @@ fn json(answer: &Answer) -> Result<Members<'_>, Malformation> {
     if !is_json(&answer.headers) {
         return Err(Malformation::ContentType);
     }
-    serde_json::from_slice(body).map_err(|_| Malformation::Json)
-}
-
-/// `application/json`, with parameters or without; nothing else, and nothing guessed.
-fn is_json(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn last<'json>(members: &[(String, &'json RawValue)], name: &str) -> Option<&'json RawValue> {
-    members.iter().rev().find(|(member, _)| member == name).map(|(_, value)| *value)
-}
-
-fn text(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
-}
-
-/// A number, or a text that is one.
-fn number(value: &RawValue) -> Option<i64> {
-    serde_json::from_str(value.get()).ok().or_else(|| text(value)?.trim().parse().ok())
+    Object::parse(body).map_err(|NotAnObject| Malformation::Json)
 }
 
 fn presentable_domain(domain: &str, echoes: &[&str]) -> Option<String> {

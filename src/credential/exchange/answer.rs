@@ -7,10 +7,7 @@ mod tests;
 
 use std::time::{Duration, SystemTime};
 
-use http::{
-    HeaderMap, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
-};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -19,6 +16,7 @@ use super::Failure;
 use crate::{
     clock::unix_seconds,
     credential::{CredentialError, access_token::Fetched},
+    http_client::{body::BodyError, media_type::is_json, retry_after::retry_after},
     secret::Secret,
 };
 
@@ -29,8 +27,8 @@ const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 const LONGEST_LIFE_SECONDS: i64 = 30 * 24 * 60 * 60;
 
 /// `Retry-After` is kept within these bounds.
-const SHORTEST_RETRY_AFTER: Duration = Duration::from_millis(100);
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Error codes of RFC 6749, section 5.2, that speak of the API client.
 const REFUSED_CLIENT: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_client"];
@@ -42,7 +40,7 @@ const REFUSED_CLIENT_CODES: [i64; 6] = [401, 403, 1002, 1003, 1012, 1018];
 pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: Result<Zeroizing<Vec<u8>>, &'static str>,
+    pub(super) body: Result<Zeroizing<Vec<u8>>, BodyError>,
     /// The time at which it was made: its `Date`, else ours.
     pub(super) now: SystemTime,
 }
@@ -63,12 +61,12 @@ impl Answer<'_> {
         let cause = format!("HTTP status {}", self.status.as_u16());
         let failure = match self.error() {
             Ok(error) => Failure::new(error, cause),
-            Err(cut_off) => Failure::failing(format!("{cause}, and {cut_off}")),
+            Err(error) => Failure::failing(format!("{cause}, and {error}")),
         };
         Err(Failure { retry_after, ..failure })
     }
 
-    fn error(&self) -> Result<CredentialError, &'static str> {
+    fn error(&self) -> Result<CredentialError, BodyError> {
         let status = self.status.as_u16();
         Ok(match self.status {
             StatusCode::UNAUTHORIZED => CredentialError::Rejected,
@@ -86,23 +84,17 @@ impl Answer<'_> {
     }
 
     /// The body of a refusal, if it is a JSON object and says that it is.
-    fn json(&self) -> Result<Option<Value>, &'static str> {
-        let body = self.body.as_ref().map_err(|cut_off| *cut_off)?;
-        let value = if self.says_json() { serde_json::from_slice::<Value>(body).ok() } else { None };
+    fn json(&self) -> Result<Option<Value>, BodyError> {
+        let body = self.body.as_ref().map_err(Clone::clone)?;
+        let value = if is_json(self.headers) { serde_json::from_slice::<Value>(body).ok() } else { None };
         Ok(value.filter(Value::is_object))
     }
 
-    fn says_json(&self) -> bool {
-        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type = content_type.and_then(|value| value.split(';').next());
-        media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
-    }
-
     fn token(self) -> Result<Fetched, Failure> {
-        if !self.says_json() {
+        if !is_json(self.headers) {
             return Err(Failure::failing("the answer is not application/json"));
         }
-        let body = self.body.map_err(Failure::failing)?;
+        let body = self.body.map_err(|error| Failure::failing(error.to_string()))?;
         let body: Granted =
             serde_json::from_slice(&body).map_err(|_| Failure::failing("the answer is malformed"))?;
         if body.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
@@ -114,14 +106,7 @@ impl Answer<'_> {
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        let wait = if !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()) {
-            text.parse().map_or(LONGEST_RETRY_AFTER, Duration::from_secs)
-        } else {
-            let until = httpdate::parse_http_date(text).ok()?;
-            until.duration_since(self.now).unwrap_or(Duration::ZERO)
-        };
-        Some(wait.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER))
+        retry_after(self.headers, self.now).map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
     }
 }
 

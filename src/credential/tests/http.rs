@@ -302,7 +302,7 @@ async fn answer_that_announces_too_much_is_not_even_read() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 65537\r\n\r\n";
     let failure =
         server.judged(&server.exchange(), Answer::Bytes(head.to_owned())).await.expect_err("too long");
-    assert_eq!(failure, Failure::failing("the answer is longer than 64 KiB"));
+    assert_eq!(failure, Failure::failing("the response body is larger than 65536 bytes"));
 }
 
 #[tokio::test]

@@ -17,11 +17,11 @@ use crate::{
 };
 pub(super) use crate::{
     call::{Call, Certainty},
+    http_client::{HttpClient, HttpSettings, tls_config},
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         endpoint::DataCenter,
         error::{ErrorKind, Malformation, PlatformError, PlatformErrorCode},
-        http::{HttpClient, HttpSettings, tls_config},
     },
     telemetry::tracing::CallSpan,
 };

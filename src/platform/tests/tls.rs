@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::fixture::*;
-use crate::{credential::Credential, platform::http::TlsConfigError};
+use crate::{credential::Credential, http_client::TlsConfigError};
 
 const BOTH: &[&str] = &["h2", "http/1.1"];
 const HTTP1: &[&str] = &["http/1.1"];

@@ -4,16 +4,13 @@
 //! another type than it has, is kept as it was sent in `additional_fields_json`. So
 //! an odd account never costs a caller its spent token.
 
-use std::{collections::HashSet, fmt, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use prost_types::Timestamp;
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor},
-};
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{proto::ott::v1, session::Account};
+use crate::{http_client::json::Object, proto::ott::v1, session::Account};
 
 /// The seconds that a `Timestamp` can tell: the years 1 to 9999.
 const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
@@ -106,22 +103,16 @@ typed_fields!(Contact {
     language: scalar,
 });
 
-/// The message of these members, and a JSON object of those it has no place for;
-/// nothing at all if there are none. Of members with the same name the last counts.
+/// Returns the message that these members make up, and a JSON object of the members that
+/// it has no field for; an empty text if there are none.
 fn typed<M: TypedFields>(members: Vec<(String, Box<RawValue>)>) -> (M, String) {
     let mut message = M::default();
-    let mut seen = HashSet::new();
     let mut others = Vec::new();
-    for (name, value) in members.into_iter().rev() {
-        if seen.contains(&name) {
-            continue;
-        }
+    for (name, value) in members {
         if !message.take(&name, &value) {
             others.push(format!("{}:{}", serde_json::Value::from(name.as_str()), value.get()));
         }
-        seen.insert(name);
     }
-    others.reverse();
     let additional = if others.is_empty() { String::new() } else { format!("{{{}}}", others.join(",")) };
     (message, additional)
 }
@@ -151,8 +142,11 @@ fn time(value: &RawValue) -> Result<Option<Timestamp>, WrongType> {
 
 /// How to reach the user: an object of its own.
 fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
-    let Some(Members(members)) = scalar(value)? else { return Ok(None) };
-    let (contact, additional) = typed::<v1::Contact>(members);
+    let Some(contact) = serde_json::from_str::<Option<Object<'_>>>(value.get()).map_err(|_| WrongType)?
+    else {
+        return Ok(None);
+    };
+    let (contact, additional) = typed::<v1::Contact>(contact.to_members());
     Ok(Some(v1::Contact { additional_fields_json: additional, ..contact }))
 }
 
@@ -184,33 +178,6 @@ fn is_offset(text: &str) -> bool {
         [b'Z' | b'z'] => true,
         [b'+' | b'-', _, _, b':', _, _] if text.is_ascii() => two(&text[1..3], 24) && two(&text[4..6], 60),
         _ => false,
-    }
-}
-
-/// The members of a JSON object, in order, each value as it was sent.
-struct Members(Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
     }
 }
 

@@ -1,3 +1,5 @@
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+
 use super::*;
 
 /// The answers' clock: 11 July 2019, 16:56:04 UTC, an hour before the documented

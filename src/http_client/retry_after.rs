@@ -14,7 +14,7 @@ use http::{
 /// is read against the answer's own `Date`, so that no shared clock is needed, and
 /// against `now` only if there is none; one that has passed is no wait at all.
 /// None if the header is missing or is neither.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // Too long for a number is longer than anyone waits.

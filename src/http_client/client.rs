@@ -1,26 +1,21 @@
-//! The HTTP client, made with all its limits, and the TLS that it trusts.
+//! The HTTP client, made with all its limits.
 //!
-//! There is no switch that turns a check off. What is sent is decided elsewhere.
+//! What is sent is decided elsewhere.
 
 use std::{
-    fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    path::{Path, PathBuf},
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, header::ACCEPT};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem, pem::PemObject},
-};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
-use url::{Host, Url};
+use url::Url;
 
+use super::is_loopback;
 use crate::clock::{self, Instant};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
@@ -41,7 +36,7 @@ const MAX_LOOKUPS: usize = 8;
 pub struct HttpSettings {
     /// The server that it talks to: plain http only if that is the loopback.
     pub server: Url,
-    /// Whom it trusts; made once, shared by all clients ([`tls_config`]).
+    /// Whom it trusts; made once, shared by all clients ([`tls_config`](super::tls_config)).
     pub tls: Arc<ClientConfig>,
     /// A proxy; the environment is never asked for one. May have a password in it. Plain
     /// http goes only through one that is on the loopback.
@@ -162,15 +157,6 @@ fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
     builder.build().map_err(|_| HttpClientError::Build)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
-        None => false,
-    }
-}
-
 /// The system's name lookup, a few at a time: one that hangs holds a thread of the
 /// runtime, whether or not anyone still waits for it.
 struct Lookups(Arc<Semaphore>);
@@ -197,62 +183,10 @@ impl Resolve for Lookups {
     }
 }
 
-/// Why there is no TLS configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsConfigError {
-    /// The file of trusted certificates cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The file is not PEM, or has something in it that is no certificate authority.
-    #[error("{} does not hold certificates in PEM format", path.display())]
-    NotCertificates {
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The system's trusted certificates cannot be used.
-    #[error("the system's trusted certificates cannot be used: {0}")]
-    System(rustls::Error),
-    /// The provider knows no protocol version.
-    #[error("TLS cannot be set up: {0}")]
-    Provider(rustls::Error),
-}
-
-/// Whom the platform's certificate must come from: the authorities in `ca_file` and no
-/// others, or else those that the system trusts. TLS 1.2 and 1.3, the host name always
-/// checked.
-pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsConfigError::Provider)?;
-    let builder = match ca_file {
-        Some(path) => builder.with_root_certificates(read_authorities(path)?),
-        None => builder.with_platform_verifier().map_err(TlsConfigError::System)?,
-    };
-    let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-fn read_authorities(path: &Path) -> Result<RootCertStore, TlsConfigError> {
-    let not_certificates = || TlsConfigError::NotCertificates { path: path.to_owned() };
-    let read_failed = |error| match error {
-        pem::Error::Io(error) => TlsConfigError::Unreadable { path: path.to_owned(), error },
-        _ => not_certificates(),
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(read_failed)? {
-        roots.add(certificate.map_err(read_failed)?).map_err(|_| not_certificates())?;
-    }
-    if roots.is_empty() { Err(not_certificates()) } else { Ok(roots) }
-}
-
 #[cfg(test)]
 mod tests {
+    use rustls::{RootCertStore, crypto::aws_lc_rs};
+
     use super::*;
 
     fn with_proxy(server: &str) -> HttpSettings {

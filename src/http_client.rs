@@ -1,0 +1,20 @@
+//! HTTP requests to other servers: the platform, its token endpoint, a JWT issuer.
+//!
+//! What every sender needs exists once, here: a client with every limit set, bounded
+//! reading of bodies, `Retry-After`, media types, JSON objects, and the root cause of a
+//! failed exchange. What a response means for a call is decided by the sender.
+
+pub mod body;
+pub mod cause;
+mod client;
+pub mod json;
+mod loopback;
+pub mod media_type;
+pub mod retry_after;
+mod tls;
+
+pub use self::{
+    client::{HttpClient, HttpClientError, HttpSettings},
+    loopback::is_loopback,
+    tls::{TlsConfigError, tls_config},
+};

@@ -1,0 +1,50 @@
+//! Bounded reading of response bodies.
+
+use zeroize::Zeroizing;
+
+use super::cause::root_cause;
+
+/// Capacity reserved for a body that does not announce its length, in bytes.
+const INITIAL_CAPACITY: usize = 16 * 1024;
+
+/// Why a body could not be read completely.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The body is longer than the limit.
+    #[error("the response body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The connection failed before the end of the body.
+    #[error("the response body was cut off: {0}")]
+    CutOff(String),
+}
+
+/// Reads a whole body of at most `limit` bytes. A longer announced length fails before
+/// anything is read; a body without a length is counted while it is read.
+///
+/// The buffer is wiped when it is dropped, and so is every smaller buffer that it grew out of.
+pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+    let too_large = || BodyError::TooLarge { limit };
+    let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(limit.min(INITIAL_CAPACITY))));
+    let cut_off = |error: reqwest::Error| BodyError::CutOff(root_cause(&error));
+    while let Some(chunk) = response.chunk().await.map_err(cut_off)? {
+        if chunk.len() > limit - body.len() {
+            return Err(too_large());
+        }
+        if chunk.len() > body.capacity() - body.len() {
+            // `Vec` would leave the old buffer behind unwiped.
+            let capacity = (body.len() + chunk.len()).max(body.capacity() * 2).min(limit);
+            let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

@@ -1,0 +1,77 @@
+//! The cause of a failed exchange, for operators.
+//!
+//! Causes are texts of the network stack (DNS, TCP, TLS, HTTP framing). They carry neither
+//! the request nor the response, and go to the log, never to a caller.
+
+use std::{error::Error, io};
+
+/// Iterates over an error and everything that caused it, outermost first.
+///
+/// `io::Error` reports the source of the error that it wraps, not that error; this
+/// iterator visits both.
+#[derive(Clone, Debug)]
+pub struct Causes<'a>(Option<&'a (dyn Error + 'static)>);
+
+impl<'a> Causes<'a> {
+    /// Starts at `error`.
+    #[must_use]
+    pub const fn of(error: &'a (dyn Error + 'static)) -> Self {
+        Self(Some(error))
+    }
+}
+
+impl<'a> Iterator for Causes<'a> {
+    type Item = &'a (dyn Error + 'static);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let error = self.0.take()?;
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        self.0 = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+        Some(error)
+    }
+}
+
+/// Returns the innermost cause of an error as text, for example "connection refused".
+/// Outer errors name the URL and the step, which the log has in fields of their own.
+#[must_use]
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    Causes::of(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// Returns whether the server's certificate was refused: expired, for another name, or
+/// from an authority that is not trusted.
+#[must_use]
+pub fn is_invalid_certificate(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).any(|cause| {
+        matches!(cause.downcast_ref::<rustls::Error>(), Some(rustls::Error::InvalidCertificate(_)))
+    })
+}
+
+/// Returns whether the server declared that it did not process the request (RFC 9113,
+/// 8.7): it refused the stream, or the stream is beyond the last one that its GOAWAY names.
+#[must_use]
+pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>).any(|error| {
+        error.is_remote()
+            && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_cause_looks_inside_io_errors() {
+        let inner = io::Error::other(rustls::Error::General("handshake".to_owned()));
+        let outer = io::Error::other(inner);
+        assert!(root_cause(&outer).contains("handshake"));
+        assert!(!is_invalid_certificate(&outer));
+        let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert!(is_invalid_certificate(&io::Error::other(refused)));
+    }
+}

@@ -1,0 +1,116 @@
+//! JSON objects of responses, read the same way by every reader.
+//!
+//! One leading byte order mark is skipped (RFC 8259, 8.1 allows a reader to). Of members
+//! with the same name the last one counts, as in nearly every JSON parser. Values stay as
+//! they were sent until a reader asks for a type.
+
+use std::{collections::HashSet, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text is not a JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a JSON object")]
+pub struct NotAnObject;
+
+/// The members of a JSON object, in order and without duplicates, borrowed from the text
+/// that they were read from.
+#[derive(Debug)]
+pub struct Object<'json>(Vec<(String, &'json RawValue)>);
+
+impl<'json> Object<'json> {
+    /// Reads the object that `json` consists of.
+    pub fn parse(json: &'json [u8]) -> Result<Self, NotAnObject> {
+        let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
+        serde_json::from_slice(json).map_err(|_| NotAnObject)
+    }
+
+    /// Reads a member's value as an object. `None` if there is no such member or it is
+    /// not an object.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Option<Self> {
+        serde_json::from_str(self.raw(name)?.get()).ok()
+    }
+
+    /// Reads a member's value as `T`. `None` if there is no such member or it has
+    /// another type.
+    #[must_use]
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_str(self.raw(name)?.get()).ok()
+    }
+
+    /// Returns a member's value as it was sent.
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&'json RawValue> {
+        self.0.iter().find(|(member, _)| member == name).map(|(_, value)| *value)
+    }
+
+    /// Copies the members.
+    #[must_use]
+    pub fn to_members(&self) -> Vec<(String, Box<RawValue>)> {
+        self.0.iter().map(|(name, value)| (name.clone(), (*value).to_owned())).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+
+        let mut members = deserializer.deserialize_map(Members)?;
+        let mut seen = HashSet::with_capacity(members.len());
+        let last: Vec<bool> = members.iter().rev().map(|(name, _)| seen.insert(name.as_str())).collect();
+        drop(seen);
+        let mut last = last.into_iter().rev();
+        members.retain(|_| last.next().unwrap_or(true));
+        Ok(Self(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_several_members_counts_and_order_is_kept() {
+        let object = Object::parse(br#"{"a":1,"b":2,"a":"3"}"#).unwrap();
+        assert_eq!(object.get::<i64>("a"), None, "the last one is a text");
+        assert_eq!(object.get::<String>("a").as_deref(), Some("3"));
+        let names: Vec<String> = object.to_members().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["b", "a"]);
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_skipped_and_a_second_is_not() {
+        assert!(Object::parse(b"\xef\xbb\xbf{}").is_ok());
+        assert!(Object::parse(b"\xef\xbb\xbf\xef\xbb\xbf{}").is_err());
+    }
+
+    #[test]
+    fn anything_but_an_object_is_refused() {
+        for text in ["", "[]", "\"{}\"", "null", "{}{}", "{", ")]}'{}", "{\"a\":NaN}"] {
+            assert_eq!(Object::parse(text.as_bytes()).unwrap_err(), NotAnObject, "{text}");
+        }
+    }
+}
