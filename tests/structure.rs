@@ -17,7 +17,7 @@ use syn::{
 };
 
 /// What each room may use (ARCHITECTURE.md: server → service → {caller, access,
-/// platform} → credential → {http_client, secret, clock, backoff}). A room that is not listed is refused, so
+/// platform} → credential → {`http_client`, secret, clock, backoff}). A room that is not listed is refused, so
 /// that a new one has to be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
