@@ -1,12 +1,13 @@
 //! HTTP requests to other servers: the platform, its token endpoint, a JWT issuer.
 //!
 //! What every sender needs exists once, here: a client with every limit set, bounded
-//! reading of bodies, `Retry-After`, media types, JSON objects, and the root cause of a
+//! reading of bodies, dates, `Retry-After`, media types, JSON objects, and the root cause of a
 //! failed exchange. What a response means for a call is decided by the sender.
 
 pub mod body;
 pub mod cause;
 mod client;
+pub mod date;
 pub mod json;
 mod loopback;
 pub mod media_type;

@@ -33,6 +33,7 @@ use crate::{
     http_client::{
         body,
         cause::{is_invalid_certificate, root_cause},
+        date::parse_date,
     },
     secret::Secret,
     telemetry::metrics::ApiClientMetrics,
@@ -121,7 +122,7 @@ impl HttpExchange {
     /// The time that the answer tells, and ours.
     fn times(&self, headers: &HeaderMap) -> (Option<SystemTime>, SystemTime) {
         let ours = self.wall.now();
-        let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let date = headers.get(DATE).and_then(|date| parse_date(date.as_bytes()));
         if let Some(theirs) = date {
             self.note_skew(theirs, ours);
         }

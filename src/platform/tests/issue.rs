@@ -328,11 +328,15 @@ async fn any_other_rate_limit_is_passed_on() {
     for (retry_after, expected) in [
         (None, None),
         (Some("3"), Some(3)),
-        (Some("-1"), None),
+        (Some("2.542"), Some(3)),
+        (Some("4, 4"), Some(4)),
+        (Some("-1"), Some(5)),
+        (Some("soon"), Some(5)),
         (Some("99999999999999999999"), Some(u64::MAX)),
         (Some("Sun, 06 Nov 1994 08:49:37 GMT"), Some(7)),
         (Some("Sunday, 06-Nov-94 08:49:37 GMT"), Some(7)),
         (Some("Sun Nov  6 08:49:37 1994"), Some(7)),
+        (Some("Sun, 6 Nov 1994 08:49:37 UTC"), Some(7)),
     ] {
         let mut behaviour = Answer::empty(429).header("date", date);
         if let Some(text) = retry_after {

@@ -103,29 +103,29 @@ fn token_is_taken_only_if_it_is_one() {
 #[test]
 fn retry_after_is_read_in_all_its_forms_and_kept_within_bounds() {
     for (text, expected_ms) in [
-        ("7", Some(7_000)),
-        (" 7 ", Some(7_000)),
-        ("0", Some(100)),
-        ("30", Some(30_000)),
-        ("31", Some(30_000)),
-        ("99999999999999999999999", Some(30_000)),
-        ("-1", None),
-        ("+7", None),
-        ("7.5", None),
-        ("", None),
-        ("soon", None),
+        ("7", 7_000),
+        (" 7 ", 7_000),
+        ("0", 100),
+        ("30", 30_000),
+        ("31", 30_000),
+        ("99999999999999999999999", 30_000),
+        ("7.5", 8_000),
+        // An unreadable value counts as 5 seconds.
+        ("-1", 5_000),
+        ("", 5_000),
+        ("soon", 5_000),
         // The three forms of a date (RFC 9110), against the answer's own.
-        ("Thu, 11 Jul 2019 16:56:14 GMT", Some(10_000)),
-        ("Thursday, 11-Jul-19 16:56:14 GMT", Some(10_000)),
-        ("Thu Jul 11 16:56:14 2019", Some(10_000)),
-        ("Thu, 11 Jul 2019 16:00:00 GMT", Some(100)),
-        ("Fri, 11 Jul 2059 16:00:00 GMT", Some(30_000)),
+        ("Thu, 11 Jul 2019 16:56:14 GMT", 10_000),
+        ("Thursday, 11-Jul-19 16:56:14 GMT", 10_000),
+        ("Thu Jul 11 16:56:14 2019", 10_000),
+        ("Thu, 11 Jul 2019 16:00:00 GMT", 100),
+        ("Fri, 11 Jul 2059 16:00:00 GMT", 30_000),
     ] {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, text.parse().expect("a header value"));
         let body = Ok(Zeroizing::default());
         let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body, now: now() };
         let failure = answer.judge().expect_err("a 429 is a failure");
-        assert_eq!(failure.retry_after, expected_ms.map(Duration::from_millis), "{text}");
+        assert_eq!(failure.retry_after, Some(Duration::from_millis(expected_ms)), "{text}");
     }
 }
