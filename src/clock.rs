@@ -8,6 +8,10 @@ use std::time::{Duration, SystemTime};
 
 pub use tokio::time::Instant;
 
+/// Time from 1970 to 9999-12-31T23:59:59Z, the latest second that a protobuf `Timestamp`
+/// can represent.
+pub const MAX_TIMESTAMP: Duration = Duration::from_secs(253_402_300_799);
+
 /// The monotonic time now.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]

@@ -1,25 +1,28 @@
-//! The words around a login: the account that logged in, and the session.
+//! Domain types for a login: the user account and the session.
 //!
-//! The account is kept as the platform sent it, field by field; the contract's
-//! typed view of it is made in `service`.
+//! The account is kept field by field as the platform sent it; `service` converts it to
+//! the contract's typed message. How cookies are read is in `platform`.
 
 use std::{fmt, time::SystemTime};
 
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// What a login yields.
+/// Result of a successful login.
 #[derive(Debug)]
 pub struct LoggedIn {
-    /// Who logged in.
+    /// Account of the user who logged in.
     pub account: Account,
-    /// What acts for them from now on.
+    /// Session that the login started.
     pub session: Session,
 }
 
-/// The user account, as the platform sent it: a JSON object whose members are kept
-/// to the letter and in order. Its `id` and `login` have been found to be texts.
+/// The user account as the platform sent it: the members of a JSON object, unchanged and
+/// in order. Its `id` and `login` are known to be strings.
 pub struct Account(Vec<(String, Box<RawValue>)>);
 
 impl Account {
@@ -28,7 +31,7 @@ impl Account {
         Self(members)
     }
 
-    /// The members, in the platform's order.
+    /// Returns the members in the platform's order.
     #[must_use]
     pub fn into_members(self) -> Vec<(String, Box<RawValue>)> {
         self.0
@@ -45,36 +48,45 @@ impl fmt::Debug for Account {
 #[derive(Debug, Default)]
 pub struct Session {
     cookies: Vec<SessionCookie>,
-    received_at: Option<SystemTime>,
+    untransferable: Vec<SecretSlice<u8>>,
 }
 
 impl Session {
-    /// A session of these cookies, which came at that time.
+    /// Creates a session with these cookies.
     #[must_use]
-    pub const fn new(cookies: Vec<SessionCookie>, received_at: SystemTime) -> Self {
-        Self { cookies, received_at: Some(received_at) }
+    pub const fn new(cookies: Vec<SessionCookie>) -> Self {
+        Self { cookies, untransferable: Vec::new() }
     }
 
-    /// The cookies.
+    /// Adds live cookies that cannot be passed to a caller, each as the bytes of
+    /// `name=value`. They are sent only to log the session out.
+    #[must_use]
+    pub(crate) fn with_untransferable(mut self, pairs: Vec<SecretSlice<u8>>) -> Self {
+        self.untransferable = pairs;
+        self
+    }
+
+    /// Cookies that can be passed to a caller, including those that only delete an
+    /// earlier cookie.
     #[must_use]
     pub fn cookies(&self) -> &[SessionCookie] {
         &self.cookies
     }
 
-    /// Whether the platform set no cookie at all.
+    /// Whether there is no live cookie: nothing to act with, and nothing to log out.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.cookies.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.untransferable.is_empty() && self.cookies.iter().all(|cookie| cookie.is_deletion)
     }
 
-    /// The value of a `Cookie` request header (RFC 6265, 4.2.1). Without the cookies that
-    /// were expired as they came: they only tell a browser to delete what it has.
+    /// Value of a `Cookie` request header for the caller (RFC 6265, section 4.2.1),
+    /// without cookies that only delete an earlier one. Empty if there are no others.
     #[must_use]
     pub fn cookie_header(&self) -> Secret {
-        // Measured first: a string that grew would leave copies of the values behind.
-        let longest = self.cookies.iter().map(|cookie| cookie.name.len() + cookie.value.expose().len() + 3);
-        let mut header = String::with_capacity(longest.sum());
-        for cookie in self.cookies.iter().filter(|cookie| !self.deletes(cookie)) {
+        // Allocated at full size: growing would leave copies of the values in memory.
+        let lengths = self.cookies.iter().map(|cookie| cookie.name.len() + cookie.value.expose().len() + 3);
+        let mut header = String::with_capacity(lengths.sum());
+        for cookie in self.cookies.iter().filter(|cookie| !cookie.is_deletion) {
             if !header.is_empty() {
                 header.push_str("; ");
             }
@@ -85,28 +97,115 @@ impl Session {
         Secret::new(header)
     }
 
-    fn deletes(&self, cookie: &SessionCookie) -> bool {
-        matches!((cookie.expires_at, self.received_at), (Some(end), Some(came)) if end <= came)
+    /// Value of the `Cookie` request header that logs the session out: all live cookies,
+    /// including those that cannot be passed to a caller. `None` if there is no live
+    /// cookie. The value is marked as sensitive.
+    #[must_use]
+    pub fn logout_header(&self) -> Option<HeaderValue> {
+        let header = self.cookie_header();
+        let first = Some(header.expose().as_bytes()).filter(|header| !header.is_empty());
+        let others = self.untransferable.iter().map(ExposeSecret::expose_secret);
+        let pairs: Vec<&[u8]> = first.into_iter().chain(others).collect();
+        if pairs.is_empty() {
+            return None;
+        }
+        let mut header = HeaderValue::from_bytes(&Zeroizing::new(pairs.join(b"; ".as_slice()))).ok()?;
+        header.set_sensitive(true);
+        Some(header)
     }
 }
 
 /// One cookie of a session, with the attributes that the platform sent.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct SessionCookie {
-    /// Its name.
+    /// Name. Never empty, without control characters (except HTAB), `;` and `=`.
     pub name: String,
-    /// Its value, exactly as sent.
+    /// Value exactly as sent, without control characters (except HTAB) and `;`.
     pub value: Secret,
-    /// The `Domain` attribute; empty if there was none.
+    /// `Domain` attribute without a leading dot; empty if there was none.
     pub domain: String,
-    /// The `Path` attribute; empty if there was none.
+    /// `Path` attribute; empty if there was none, or one that does not start with `/` and
+    /// therefore stands for the default path (RFC 6265, section 5.2.4).
     pub path: String,
-    /// When it ends, from `Max-Age` or else `Expires`; none for a session cookie.
+    /// Expiry time from `Max-Age`, or else from `Expires`; `None` for a session cookie.
     pub expires_at: Option<SystemTime>,
-    /// The `Secure` attribute.
+    /// Whether the cookie had expired on arrival, which deletes an earlier cookie.
+    pub is_deletion: bool,
+    /// `Secure` attribute.
     pub secure: bool,
-    /// The `HttpOnly` attribute.
+    /// `HttpOnly` attribute.
     pub http_only: bool,
-    /// The `SameSite` attribute in lower case; empty if there was none.
+    /// `SameSite` attribute in lower case; empty if there was none.
     pub same_site: String,
+}
+
+/// Shows no name either: a server may put session data there.
+impl fmt::Debug for SessionCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionCookie")
+            .field("expires_at", &self.expires_at)
+            .field("is_deletion", &self.is_deletion)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookie(name: &str, is_deletion: bool) -> SessionCookie {
+        SessionCookie {
+            name: name.to_owned(),
+            value: Secret::new(format!("value-of-{name}")),
+            domain: String::new(),
+            path: "/".to_owned(),
+            expires_at: None,
+            is_deletion,
+            secure: false,
+            http_only: false,
+            same_site: String::new(),
+        }
+    }
+
+    fn untransferable() -> Vec<SecretSlice<u8>> {
+        vec![b"sid=\xff-canary".to_vec().into()]
+    }
+
+    #[test]
+    fn a_session_without_live_cookies_is_empty_and_has_no_header() {
+        for session in [Session::default(), Session::new(vec![cookie("old", true)])] {
+            assert!(session.is_empty());
+            assert!(session.cookie_header().is_empty());
+            assert_eq!(session.logout_header(), None);
+        }
+    }
+
+    #[test]
+    fn both_headers_carry_the_live_cookies_and_no_deletions() {
+        let session = Session::new(vec![cookie("a", false), cookie("old", true), cookie("b", false)]);
+        assert!(!session.is_empty());
+        assert_eq!(session.cookies().len(), 3);
+        assert_eq!(session.cookie_header().expose(), "a=value-of-a; b=value-of-b");
+        let header = session.logout_header().unwrap();
+        assert_eq!(header, "a=value-of-a; b=value-of-b");
+        assert!(header.is_sensitive());
+    }
+
+    #[test]
+    fn untransferable_cookies_are_sent_only_to_log_out() {
+        let session = Session::new(vec![cookie("a", false)]).with_untransferable(untransferable());
+        assert_eq!(session.cookie_header().expose(), "a=value-of-a");
+        assert_eq!(session.logout_header().unwrap().as_bytes(), b"a=value-of-a; sid=\xff-canary");
+        let session = Session::default().with_untransferable(untransferable());
+        assert!(!session.is_empty());
+        assert!(session.cookie_header().is_empty());
+        assert_eq!(session.logout_header().unwrap().as_bytes(), b"sid=\xff-canary");
+    }
+
+    #[test]
+    fn debug_shows_neither_names_nor_values() {
+        let session = Session::new(vec![cookie("canary", false)]).with_untransferable(untransferable());
+        let shown = format!("{session:?} {session:#?} {:?}", session.logout_header());
+        assert!(!shown.contains("canary") && !shown.contains("255"), "{shown}");
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{HeaderMap, header::COOKIE};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -92,12 +92,7 @@ impl PlatformClient {
     /// within [`logout_timeout`](super::Limits::logout_timeout): that it could not be
     /// done is logged and nothing else.
     pub async fn log_out(&self, session: &Session) {
-        let cookies = session.cookie_header();
-        if cookies.is_empty() {
-            return;
-        }
-        let Ok(mut cookies) = HeaderValue::from_bytes(cookies.expose().as_bytes()) else { return };
-        cookies.set_sensitive(true);
+        let Some(cookies) = session.logout_header() else { return };
         let url = self.api_client.data_center().logout_url().clone();
         let request = self.http.current().get(url).header(COOKIE, cookies).send();
         let api_client = self.api_client.name();
@@ -136,9 +131,9 @@ impl PlatformClient {
     }
 
     fn logged_in(&self, answer: &Answer) -> Result<LoggedIn, (Malformation, Session)> {
-        let SetCookies { session, excess } = self.session(&answer.headers);
+        let SetCookies { session, problem } = self.session(&answer.headers);
         match messages::account(answer) {
-            Ok(account) if !excess => Ok(LoggedIn { account, session }),
+            Ok(account) if problem.is_none() => Ok(LoggedIn { account, session }),
             unusable => Err((unusable.err().unwrap_or(Malformation::Cookies), session)),
         }
     }

@@ -6,11 +6,12 @@
 
 mod account;
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use prost_types::Timestamp;
 
 use crate::{
+    clock::MAX_TIMESTAMP,
     ott::{InvalidName, IssuedToken, LoginUrl, Name, OneTimeToken, Subject},
     proto::ott::v1::{self, issue_ott_request},
     session::{LoggedIn, Session, SessionCookie},
@@ -126,13 +127,10 @@ impl From<&SessionCookie> for v1::Cookie {
     }
 }
 
-/// The last second that a `Timestamp` can tell: 9999-12-31T23:59:59Z.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-/// The time, held to what a `Timestamp` can tell: a cookie may outlive the year 9999.
+/// Converts a time, limited to the years 1970 to 9999: a cookie may expire later, which a
+/// `Timestamp` cannot represent.
 fn timestamp(time: SystemTime) -> Timestamp {
-    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
-    Timestamp::from(time.clamp(SystemTime::UNIX_EPOCH, last))
+    Timestamp::from(time.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + MAX_TIMESTAMP))
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl OttService {
                 tracing::warn!(
                     api_client.name = %client.name(),
                     request.id = %task_call.request_id(),
-                    "the platform set no cookie at a login; the session is empty"
+                    "login response has no usable cookie"
                 );
             }
             Ok((account, undelivered(session)))

@@ -204,6 +204,39 @@ async fn more_cookies_than_a_session_can_have_are_an_error_and_are_ended() {
 }
 
 #[tokio::test]
+async fn cookies_that_browsers_keep_are_passed_on() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let answer = Answer::json(200, ACCOUNT)
+        .header("set-cookie", "sid:v2=1; Path=/")
+        .header("set-cookie", "session[id]=2; Expires=never; Max-Age=")
+        .header("set-cookie", "a@b=3; Path=/; secure, c=4; Path=/; HttpOnly")
+        .header("set-cookie", "old=gone; Expires=Thu, 1 Jan 1970 00:00:00 UTC");
+    upstream.next(LOGIN, answer);
+    let session = log_in(&client, "OTT", &call()).await.unwrap().session;
+    assert_eq!(session.cookie_header().expose(), "sid:v2=1; session[id]=2; a@b=3; c=4");
+    assert_eq!((session.cookies().len(), upstream.count(LOGOUT)), (5, 0));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_passed_on_is_an_error_and_is_ended() {
+    let answer = account_with_cookie().header("set-cookie", "sid2=CAN\u{9b}ARY; Path=/");
+    let (error, upstream) = under(answer).await;
+    assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+    assert_eq!(error.certainty, Certainty::Done);
+    upstream.asked(LOGOUT, 1).await;
+    let logout = &upstream.requests_to(LOGOUT)[0];
+    assert_eq!(logout.header("cookie"), Some("sid=CANARY; sid2=CAN\u{9b}ARY"));
+}
+
+#[tokio::test]
+async fn a_login_with_set_cookie_headers_but_no_cookie_is_an_error() {
+    let (error, upstream) = under(Answer::json(200, ACCOUNT).header("set-cookie", "CANARY; Path=/")).await;
+    assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+    assert_eq!((error.certainty, upstream.count(LOGOUT)), (Certainty::Done, 0));
+}
+
+#[tokio::test]
 async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good() {
     let address = {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,10 +10,10 @@ use prost_types::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::{http_client::json::Object, proto::ott::v1, session::Account};
+use crate::{clock::MAX_TIMESTAMP, http_client::json::Object, proto::ott::v1, session::Account};
 
-/// The seconds that a `Timestamp` can tell: the years 1 to 9999.
-const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// Seconds that a `Timestamp` can represent: the years 1 to 9999.
+const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=MAX_TIMESTAMP.as_secs().cast_signed();
 
 impl From<Account> for v1::UserAccount {
     fn from(account: Account) -> Self {

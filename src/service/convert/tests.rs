@@ -115,6 +115,7 @@ fn cookie(name: &str, expires_at: Option<SystemTime>) -> SessionCookie {
         domain: "example.com".into(),
         path: "/".into(),
         expires_at,
+        is_deletion: false,
         secure: true,
         http_only: true,
         same_site: "lax".into(),
@@ -129,7 +130,7 @@ fn account() -> Account {
 #[test]
 fn a_session_is_answered_cookie_by_cookie_and_as_a_header() {
     let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(61);
-    let session = Session::new(vec![cookie("a", Some(ends)), cookie("b", None)], SystemTime::UNIX_EPOCH);
+    let session = Session::new(vec![cookie("a", Some(ends)), cookie("b", None)]);
     let answer = v1::LoginWithOttResponse::from(LoggedIn { account: account(), session });
     let session = answer.session.clone().expect("it is always there");
     assert_eq!(session.cookie_header, "a=canary-a; b=canary-b");
@@ -157,7 +158,7 @@ fn a_login_without_cookies_has_an_empty_session() {
 
 #[test]
 fn a_cookie_that_outlives_the_year_9999_ends_with_it() {
-    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND + 1_000);
+    let far = SystemTime::UNIX_EPOCH + MAX_TIMESTAMP + Duration::from_secs(1_000);
     assert_eq!(timestamp(far).to_string(), "9999-12-31T23:59:59Z");
     let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
     assert_eq!(timestamp(before).seconds, 0);
