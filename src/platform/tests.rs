@@ -1,6 +1,7 @@
 //! The platform client against a server that misbehaves: every row of the fault matrix.
 
-#[path = "../../tests/support/upstream.rs"]
+#[expect(dead_code, reason = "the tests of the whole program use the rest")]
+#[path = "../../tests/it/support/upstream.rs"]
 mod upstream;
 
 mod fixture;

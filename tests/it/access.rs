@@ -1,0 +1,523 @@
+//! Who may do what, seen from outside: rules, order of checks, quotas.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use ott_gateway::proto::ott::v1::{
+    IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
+};
+use serde_json::Value;
+use tonic::{Code, Request, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    calling::{by_hand, issue, login, metric, reason, told, with},
+    gateway::{Gateway, Setup},
+    upstream::{self, Upstream},
+};
+
+const NOT_ALLOWED: &str = "PermissionDenied CALLER_NOT_ALLOWED";
+const UNLIMITED: &str = "rate = \"unlimited\"\nuser_rate = \"unlimited\"\n";
+
+/// Bearer tokens for the callers `token:a`, `token:b` and `token:c`: `token-a` and so on.
+fn tokens() -> String {
+    use std::fmt::Write as _;
+    let mut table = "[callers.tokens]\n".to_owned();
+    for name in ["a", "b", "c"] {
+        let hash = digest(&SHA256, format!("token-{name}").as_bytes());
+        let hash = hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        let _ = writeln!(table, "{name} = \"sha256:{hash}\"");
+    }
+    table
+}
+
+/// A gateway with two API clients, `test` and `other`, these rules, and callers with
+/// tokens.
+fn setup(platform: &Upstream, rules: &str) -> Setup {
+    let other = format!(
+        "[api_clients.other]
+        data_center_url = \"http://{}\"
+        client_id = \"other-client\"
+        client_secret_file = \"FOLDER/client-secret\"",
+        platform.address()
+    );
+    Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]\n            callers = [\"anonymous\"]", rules)
+        .replacing("            rate = \"unlimited\"\n            user_rate = \"unlimited\"\n", "")
+        .replacing("client_id = \"test-client\"", "client_id = \"test-client\"\ndefault = true")
+        .replacing("[audit]", &format!("{other}\n{}\n[audit]", tokens()))
+}
+
+/// A caller: a client with its credential.
+struct As<'a> {
+    channel: &'a Channel,
+    name: &'a str,
+}
+
+impl As<'_> {
+    fn sign<T>(&self, request: Request<T>) -> Request<T> {
+        if self.name == "anonymous" {
+            return request;
+        }
+        with(request, "authorization", &format!("Bearer token-{}", self.name))
+    }
+
+    async fn asks(&self, message: IssueOttRequest) -> String {
+        let mut request = Request::new(message);
+        request.set_timeout(Duration::from_secs(10));
+        told(&OttServiceClient::new(self.channel.clone()).issue_ott(self.sign(request)).await)
+    }
+
+    async fn issues(&self, user: &str) -> String {
+        self.asks(message(user, "")).await
+    }
+
+    async fn logs_in(&self, ott: &str) -> String {
+        told(&OttServiceClient::new(self.channel.clone()).login_with_ott(self.sign(login(ott))).await)
+    }
+}
+
+/// A request for `login:NAME`, `external_id:ID` or `user_id:ID` with that API client.
+fn message(user: &str, api_client: &str) -> IssueOttRequest {
+    let (kind, name) = user.split_once(':').expect("KIND:NAME");
+    let name = name.to_owned();
+    let subject = Some(match kind {
+        "login" => Subject::Login(name),
+        "external_id" => Subject::ExternalId(name),
+        _ => Subject::UserId(name),
+    });
+    IssueOttRequest { subject, api_client: api_client.to_owned(), ..IssueOttRequest::default() }
+}
+
+/// How many requests that matter the platform has seen.
+fn asked(platform: &Upstream) -> usize {
+    platform.count(upstream::OTT) + platform.count(upstream::LOGIN)
+}
+
+fn last(gateway: &Gateway) -> Value {
+    gateway.audit().pop().expect("a record")
+}
+
+#[tokio::test]
+async fn without_rules_there_is_no_gateway_and_a_rule_for_nobody_is_a_mistake() {
+    let platform = Upstream::http().await;
+    let faults: [(&str, &str); 5] = [
+        ("", "access"),
+        ("[access]\nrules = []", "access"),
+        ("[[access.rules]]\ncallers = []", "callers"),
+        ("[[access.rules]]\ncallers = [\"anon*\"]", "matches no caller"),
+        ("[[access.rules]]\ncallers = [\"*\"]\nlogin = [\"x\"]", "did you mean \\\"logins\\\"?"),
+    ];
+    for (rules, fault) in faults {
+        let refused = setup(&platform, rules).refused();
+        assert_eq!(refused.status.code(), Some(2), "{rules}");
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(text.contains(&fault.replace('\\', "")), "{rules}: {text}");
+    }
+    assert_eq!(platform.requests().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it() {
+    let platform = Upstream::http().await;
+    let rules = format!(
+        "[[access.rules]]
+        callers = [\"token:a\"]
+        methods = [\"IssueOtt\"]
+        api_clients = [\"test\"]
+        logins = [\"*@shop.example\", \"J?hn\"]
+        {UNLIMITED}
+        [[access.rules]]
+        callers = [\"token:b\"]
+        user_ids = [\"*\"]
+        {UNLIMITED}
+        [[access.rules]]
+        callers = [\"token:?\"]
+        methods = [\"LoginWithOtt\"]
+        api_clients = [\"oth*\"]
+        {UNLIMITED}"
+    );
+    let gateway = setup(&platform, &rules).start();
+    let channel = gateway.channel().await;
+    let by = |name| As { channel: &channel, name };
+    let cases = [
+        ("a", message("login:x@shop.example", ""), "OK"),
+        ("a", message("login:X@SHOP.EXAMPLE", "test"), "OK"),
+        ("a", message("login:john", ""), "OK"),
+        ("a", message("login:joohn", ""), NOT_ALLOWED),
+        ("a", message("login:x@shop.example.evil", ""), NOT_ALLOWED),
+        ("a", message("login:x@shop.example", "other"), NOT_ALLOWED),
+        ("a", message("external_id:x@shop.example", ""), NOT_ALLOWED),
+        ("a", message("user_id:x@shop.example", ""), NOT_ALLOWED),
+        ("b", message("user_id:17", ""), "OK"),
+        ("b", message("user_id:17", "other"), "OK"),
+        ("b", message("login:17", ""), NOT_ALLOWED),
+        ("c", message("user_id:17", ""), NOT_ALLOWED),
+        ("anonymous", message("user_id:17", ""), NOT_ALLOWED),
+    ];
+    let mut sent = 0;
+    for (index, (caller, message, expected)) in cases.into_iter().enumerate() {
+        let described = format!("{caller}: {message:?}");
+        assert_eq!(by(caller).asks(message).await, expected, "{described}");
+        sent += usize::from(expected == "OK");
+        assert_eq!(asked(&platform), sent, "{described}");
+        assert_eq!(gateway.audit().len(), index + 1, "denied calls have a record too");
+        let record = last(&gateway);
+        assert_eq!(record["attempts"], u32::from(expected == "OK"), "{record}");
+        if expected == NOT_ALLOWED {
+            assert_eq!(
+                (&record["code"], &record["outcome"]),
+                (&"PERMISSION_DENIED".into(), &"not_sent".into())
+            );
+        }
+    }
+    // The methods are told apart, and so are the API clients of a login.
+    let token = platform.token();
+    assert_eq!(by("a").logs_in(&token).await, NOT_ALLOWED, "the default API client is not other");
+    assert_eq!(asked(&platform), sent);
+    let mut request = login(&token);
+    request.get_mut().api_client = "other".to_owned();
+    let answer = OttServiceClient::new(channel.clone()).login_with_ott(by("c").sign(request)).await;
+    assert_eq!(told(&answer), "OK");
+    assert_eq!(platform.count(upstream::LOGIN), 1);
+
+    let admin = gateway.admin();
+    let denied = async |reason: &str| {
+        metric(admin, &format!("ott_gateway_access_denied_total{{reason=\"{reason}\"}}")).await
+    };
+    let counted =
+        [denied("caller").await, denied("method").await, denied("api_client").await, denied("user").await];
+    assert_eq!(counted.iter().sum::<f64>().to_string(), "9", "{counted:?}");
+    gateway.stderr().wait_for("why a call was denied", |line| {
+        (line.contains("a call failed") && line.contains("no access rule allows this call: user"))
+            .then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anonymous_must_be_named_in_full() {
+    let platform = Upstream::http().await;
+    for (callers, expected) in [("*", NOT_ALLOWED), ("?*", NOT_ALLOWED), ("anonymous", "OK")] {
+        let rule = format!("[[access.rules]]\ncallers = [\"{callers}\"]\n{UNLIMITED}");
+        let gateway = setup(&platform, &rule).start();
+        let channel = gateway.channel().await;
+        assert_eq!(
+            As { channel: &channel, name: "anonymous" }.issues("login:x").await,
+            expected,
+            "{callers}"
+        );
+        let identified = if callers == "anonymous" { NOT_ALLOWED } else { "OK" };
+        assert_eq!(As { channel: &channel, name: "a" }.issues("login:x").await, identified, "{callers}");
+    }
+    assert_eq!(asked(&platform), 3);
+}
+
+const ISSUE: &str = "/ott.v1.OttService/IssueOtt";
+const LOGIN: &str = "/ott.v1.OttService/LoginWithOtt";
+/// Not a message of the contract, nor of anything.
+const GARBAGE: &[u8] = b"\xff\xff\xff\xff\xff";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caller_comes_before_method_and_method_before_message() {
+    let platform = Upstream::http().await;
+    let rules = format!(
+        "[[access.rules]]\ncallers = [\"token:a\"]\nmethods = [\"IssueOtt\"]\nlogins = [\"ok\"]\n{UNLIMITED}"
+    );
+    let gateway = setup(&platform, &rules).start();
+    let answer = async |path: &'static str, token: &str, body: &[u8]| {
+        let credential = format!("Bearer {token}");
+        let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("authorization", &credential)] };
+        let (code, reason) = by_hand(gateway.address(), path, headers, body).await;
+        format!("{code:?} {reason}")
+    };
+    let unknown = "Unauthenticated CALLER_UNAUTHENTICATED";
+    let invalid = "InvalidArgument INVALID_REQUEST";
+    let too_long = vec![0x0a; 20_000];
+    for body in [GARBAGE, b"", &too_long] {
+        assert_eq!(answer(ISSUE, "wrong", body).await, unknown, "who calls comes first");
+        assert_eq!(answer(ISSUE, "token-b", body).await, NOT_ALLOWED, "then whether it may call at all");
+        assert_eq!(answer(ISSUE, "", body).await, NOT_ALLOWED, "the same for anonymous");
+    }
+    assert_eq!(answer(LOGIN, "token-a", b"").await, NOT_ALLOWED, "the method before what is in the message");
+    assert_eq!(answer(ISSUE, "token-a", b"").await, invalid);
+    assert_eq!(answer(ISSUE, "token-a", GARBAGE).await, invalid);
+    // The message before the user: whom it is about must be known first.
+    assert_eq!(answer(ISSUE, "token-a", b"\x0a\x01x").await, NOT_ALLOWED);
+    assert_eq!(answer(ISSUE, "token-a", b"\x0a\x01\n").await, invalid);
+    assert_eq!(asked(&platform), 0);
+    assert_eq!(answer(ISSUE, "token-a", b"\x0a\x02ok").await, "Ok ");
+    assert_eq!(asked(&platform), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_spelling_of_a_path_leads_around_the_rules() {
+    let platform = Upstream::http().await;
+    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{UNLIMITED}");
+    let gateway = setup(&platform, &rules).start();
+    let spellings = [
+        "/ott.v1.OttService//IssueOtt",
+        "//ott.v1.OttService/IssueOtt",
+        "/ott.v1.OttService/IssueOtt/",
+        "/ott.v1.OttService/issueott",
+        "/OTT.V1.OttService/IssueOtt",
+        "/ott.v1.ottservice/IssueOtt",
+        "/ott.v1.OttService/%49ssueOtt",
+        "/ott.v1.OttService%2FIssueOtt",
+        "/ott.v1.OttService/IssueOtt;x",
+        "/ott.v1.OttService/./IssueOtt",
+        "/ott.v1.OttService/../ott.v1.OttService/IssueOtt",
+        "/grpc.health.v1.Health/../../ott.v1.OttService/IssueOtt",
+        "/grpc.health.v1.Health/IssueOtt",
+        "/ott.v2.OttService/IssueOtt",
+        "/IssueOtt",
+        "/metrics",
+        "/grpc.channelz.v1.Channelz/GetServers",
+        "/",
+    ];
+    let body = b"\x0a\x01x";
+    for path in spellings {
+        for headers in [&[][..], &[("authorization", "Bearer token-b")]] {
+            let (code, _) = by_hand(gateway.address(), path, headers, body).await;
+            assert!(matches!(code, Code::Unimplemented | Code::PermissionDenied), "{path}: {code:?}");
+        }
+        let (code, _) = by_hand(gateway.address(), path, &[("authorization", "Bearer token-a")], body).await;
+        assert_eq!(code, Code::Unimplemented, "{path}");
+    }
+    for path in ["/ott.v1.OttService/IssueOtt?x=/grpc.health.v1.Health/", ISSUE] {
+        let (code, _) = by_hand(gateway.address(), path, &[], body).await;
+        assert_eq!(code, Code::PermissionDenied, "{path}");
+    }
+    let claims = [("x-original-path", ISSUE), (":authority", "x"), ("x-envoy-original-path", ISSUE)];
+    for header in claims.into_iter().filter(|(name, _)| !name.starts_with(':')) {
+        let (code, _) = by_hand(gateway.address(), "/grpc.health.v1.Health/Check", &[header], b"").await;
+        assert_eq!(code, Code::Ok);
+    }
+    assert_eq!(asked(&platform), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_needs_no_identity_and_reflection_follows_the_rules() {
+    let platform = Upstream::http().await;
+    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{UNLIMITED}");
+    let reflecting = setup(&platform, &rules).replacing("[admin]", "reflection = true\n[admin]").start();
+    let silent = setup(&platform, &rules).start();
+    for gateway in [&reflecting, &silent] {
+        let channel = gateway.channel().await;
+        for service in ["", "ott.v1.OttService"] {
+            let check = HealthCheckRequest { service: service.to_owned() };
+            let mut request = Request::new(check);
+            // A credential that is no good is not even looked at.
+            request.metadata_mut().insert("authorization", "Bearer wrong".parse().unwrap());
+            HealthClient::new(channel.clone()).check(request).await.expect("health is told to anyone");
+        }
+    }
+    // ListServices.
+    let body = b"\x3a\x00";
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let code = async |gateway: &Gateway, headers: &[(&str, &str)]| {
+            by_hand(gateway.address(), &path, headers, body).await.0
+        };
+        assert_eq!(code(&reflecting, &[("authorization", "Bearer token-a")]).await, Code::Ok);
+        assert_eq!(code(&reflecting, &[("authorization", "Bearer token-b")]).await, Code::PermissionDenied);
+        assert_eq!(code(&reflecting, &[("authorization", "Bearer wrong")]).await, Code::Unauthenticated);
+        assert_eq!(code(&reflecting, &[]).await, Code::PermissionDenied);
+        assert_eq!(code(&silent, &[("authorization", "Bearer token-a")]).await, Code::Unimplemented);
+        // Its deadline counts as that of any call.
+        let malformed = [("authorization", "Bearer token-a"), ("grpc-timeout", "soon")];
+        assert_eq!(code(&reflecting, &malformed).await, Code::InvalidArgument);
+    }
+    // Neither is counted as a call.
+    for gateway in [&reflecting, &silent] {
+        let page = gateway.admin_get("/metrics").await;
+        let counted: Vec<&str> = page
+            .lines()
+            .filter(|line| {
+                [
+                    "grpc_server_",
+                    "ott_gateway_errors",
+                    "ott_gateway_caller_calls",
+                    "ott_gateway_calls_without",
+                ]
+                .iter()
+                .any(|name| line.starts_with(name))
+            })
+            .filter(|line| !line.ends_with(" 0"))
+            .collect();
+        assert_eq!(counted, [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come() {
+    let platform = Upstream::http().await;
+    let rules = "[[access.rules]]
+        callers = [\"token:?\"]
+        rate = \"1/h\"
+        burst = 7
+        user_rate = \"1/min\"
+        user_burst = 3";
+    let gateway = setup(&platform, rules).start();
+    let channel = gateway.channel().await;
+    let exceeded = "ResourceExhausted CALLER_QUOTA_EXCEEDED";
+    let a = As { channel: &channel, name: "a" };
+    // All at once: exactly the burst of the user gets through.
+    let together = (0..5).map(|index| {
+        let spelling = if index % 2 == 0 { "login:Same@example" } else { "login:same@EXAMPLE" };
+        a.issues(spelling)
+    });
+    let answers = futures_util::future::join_all(together).await;
+    let count = |wanted: &str| answers.iter().filter(|answer| *answer == wanted).count();
+    assert_eq!((count("OK"), count(exceeded)), (3, 2), "one user, however it is spelt: {answers:?}");
+    assert_eq!(asked(&platform), 3);
+    // Five of the caller's seven are used, the refused ones too.
+    assert_eq!(a.issues("login:other@example").await, "OK");
+    assert_eq!(a.logs_in(&platform.token()).await, "OK");
+    for attempt in 0..3 {
+        assert_eq!(a.issues(&format!("login:more-{attempt}")).await, exceeded);
+    }
+    assert_eq!(asked(&platform), 5);
+    let status = OttServiceClient::new(channel.clone()).issue_ott(a.sign(issue("x"))).await.unwrap_err();
+    assert_eq!(reason(&status), "CALLER_QUOTA_EXCEEDED");
+    let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(wait > Duration::from_secs(3500) && wait <= Duration::from_hours(1), "{wait:?}");
+    let violations = status.get_details_quota_failure().unwrap().violations;
+    assert_eq!(violations.len(), 1);
+    assert_eq!(violations[0].subject, "calls of this caller");
+    assert!(status.get_details_request_info().is_some());
+    let record = last(&gateway);
+    assert_eq!(
+        (&record["reason"], &record["caller"], &record["outcome"]),
+        (&"CALLER_QUOTA_EXCEEDED".into(), &"token:a".into(), &"not_sent".into())
+    );
+    // Another caller has a quota of its own, and the wrong spelling of a message costs nothing.
+    let b = As { channel: &channel, name: "b" };
+    for _ in 0..20 {
+        assert_eq!(b.asks(IssueOttRequest::default()).await, "InvalidArgument INVALID_REQUEST");
+    }
+    assert_eq!(b.issues("login:same@example").await, "OK");
+    let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"other\"}").await;
+    assert_eq!(counted.to_string(), "6");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dry_run_counts_and_warns_but_lets_calls_pass() {
+    let platform = Upstream::http().await;
+    let rules = "[access]
+        quota_dry_run = true
+        [[access.rules]]
+        callers = [\"token:a\"]
+        rate = \"1/h\"
+        burst = 2
+        user_rate = \"unlimited\"";
+    let gateway = setup(&platform, rules).start();
+    let channel = gateway.channel().await;
+    for _ in 0..6 {
+        assert_eq!(As { channel: &channel, name: "a" }.issues("login:x").await, "OK");
+    }
+    let b = As { channel: &channel, name: "b" };
+    assert_eq!(b.issues("login:x").await, NOT_ALLOWED, "rules are never only tried");
+    assert_eq!(asked(&platform), 6);
+    let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"token:a\"}").await;
+    assert_eq!(counted.to_string(), "4");
+    gateway.stderr().wait_for("the warning", |line| line.contains("quotas are in dry run").then_some(()));
+
+    // A reload ends the dry run; what takes a restart is named.
+    let file = gateway.folder().join("config.toml");
+    let config = std::fs::read_to_string(&file).expect("the configuration");
+    let config = config.replace("quota_dry_run = true", "quota_dry_run = false");
+    let config = config.replace("[server]", "[server]\nmax_in_flight = 77");
+    std::fs::write(&file, config).expect("a new configuration");
+    gateway.signal("HUP");
+    let told = |line: &str| line.contains("need a restart").then(|| line.to_owned());
+    let told = gateway.stderr().wait_for("what takes a restart", told);
+    assert!(told.contains("\"config.sections\":\"server\""), "{told}");
+    assert_eq!(
+        As { channel: &channel, name: "a" }.issues("login:x").await,
+        "ResourceExhausted CALLER_QUOTA_EXCEEDED"
+    );
+    assert_eq!(asked(&platform), 6);
+}
+
+#[tokio::test]
+async fn explain_tells_which_rule_decides() {
+    let platform = Upstream::http().await;
+    let rules = format!(
+        "[[access.rules]]\ncallers = [\"token:a\"]\nlogins = [\"*@shop.example\"]\n\
+         [[access.rules]]\ncallers = [\"*\"]\nmethods = [\"LoginWithOtt\"]\napi_clients = [\"test\"]\n{UNLIMITED}\
+         [[access.rules]]\ncallers = [\"token:b\"]\napi_clients = [\"other\"]\n{UNLIMITED}"
+    );
+    let with_default = setup(&platform, &rules);
+    with_default.write_config();
+    let without_default = setup(&platform, &rules).replacing("default = true", "default = false");
+    without_default.write_config();
+    let explained = |setup: &Setup, api_client: &str, call: &str| {
+        let mut arguments = vec!["check-config", "--explain"];
+        arguments.extend(call.split(' '));
+        if !api_client.is_empty() {
+            arguments.extend(["--api-client", api_client]);
+        }
+        let output = setup.run(&arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let denied = "DENIED: no rule allows it";
+    let cases = [
+        ("", "token:a IssueOtt login:x@SHOP.example", "ALLOWED by rule 1"),
+        ("", "token:a IssueOtt user_id:x@shop.example", denied),
+        ("", "token:a LoginWithOtt -", "ALLOWED by rule 1"),
+        ("other", "token:a LoginWithOtt -", "ALLOWED by rule 1"),
+        ("", "token:c LoginWithOtt -", "ALLOWED by rule 2"),
+        ("test", "token:c LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "token:c LoginWithOtt -", denied),
+        ("", "spiffe://mesh/x LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "spiffe://mesh/x LoginWithOtt -", denied),
+        ("", "token:b IssueOtt x@shop.example", denied),
+        ("other", "token:b IssueOtt x@shop.example", "ALLOWED by rule 3"),
+        ("", "token:b LoginWithOtt -", "ALLOWED by rule 2"),
+        ("other", "token:b LoginWithOtt -", "ALLOWED by rule 3"),
+        ("", "anonymous LoginWithOtt -", denied),
+    ];
+    for (api_client, call, verdict) in cases {
+        let (code, told, stderr) = explained(&with_default, api_client, call);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(told.lines().last(), Some(verdict), "{call} --api-client {api_client}: {told}");
+        let meant = if api_client.is_empty() {
+            "with API client test (the default; --api-client names another)".to_owned()
+        } else {
+            format!("with API client {api_client}")
+        };
+        assert_eq!(told.lines().next(), Some(meant.as_str()));
+        let rules: Vec<&str> = told.lines().filter(|line| line.starts_with("rule ")).collect();
+        assert_eq!(rules.len(), 3, "{told}");
+        for (number, line) in (1..).zip(rules) {
+            let decides = verdict == format!("ALLOWED by rule {number}");
+            assert_eq!(line.starts_with(&format!("rule {number} allows it")), decides, "{told}");
+        }
+    }
+    // Without a default, the rules are not even asked unless the call names an API client.
+    let call = "token:a IssueOtt login:x@shop.example";
+    let (code, told, _) = explained(&without_default, "", call);
+    let none = "DENIED: the call names no API client (API_CLIENT_UNKNOWN)";
+    assert_eq!((code, told.lines().last()), (Some(0), Some(none)), "{told}");
+    assert!(told.contains("other, test") && !told.contains("rule 1"), "{told}");
+    let (_, told, _) = explained(&without_default, "test", call);
+    assert_eq!(told.lines().last(), Some("ALLOWED by rule 1"));
+    // What no call can be is no question.
+    for (api_client, call, why) in [
+        ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
+        ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
+        ("", "token:d IssueOtt x", "no token in [callers.tokens] is called \"d\""),
+        ("", "token:a IssueOtt -", "USER must be told"),
+        ("", "token:a LoginWithOtt x", "USER must be `-`"),
+    ] {
+        let (code, told, stderr) = explained(&with_default, api_client, call);
+        assert_eq!((code, told.as_str()), (Some(2), ""), "{call}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
+    assert_eq!(platform.requests().len(), 0);
+}

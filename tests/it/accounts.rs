@@ -1,0 +1,275 @@
+//! The account and the session, as the platform sent them and as a caller gets them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ott_gateway::proto::ott::v1::{
+    Contact, IssueOttRequest, LoginWithOttResponse, UserAccount, issue_ott_request::Subject,
+};
+use prost_types::Timestamp;
+
+use crate::support::{
+    call::{self, Client},
+    gateway::{Gateway, Setup},
+    upstream::{self, Answer, LOGIN, LOGOUT, Upstream},
+};
+
+const DOCUMENTED: &str = include_str!("../data/platform-login-response.json");
+
+async fn start() -> (Upstream, Gateway, Client) {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let client = gateway.client().await;
+    (upstream, gateway, client)
+}
+
+/// Logs in at a platform that gives that answer.
+async fn log_in(upstream: &Upstream, client: &mut Client, answer: Answer) -> LoginWithOttResponse {
+    upstream.next(LOGIN, answer);
+    client.login_with_ott(call::login("OTT")).await.expect("a login").into_inner()
+}
+
+async fn account(upstream: &Upstream, client: &mut Client, json: &str) -> UserAccount {
+    let answer = Answer::json(200, json).header("set-cookie", "sid=1");
+    log_in(upstream, client, answer).await.user.expect("an account")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what a field of the account holds")]
+fn text(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[tokio::test]
+async fn the_documented_account_goes_through_unchanged() {
+    let (upstream, _gateway, mut client) = start().await;
+    let user = account(&upstream, &mut client, DOCUMENTED).await;
+    let expected = UserAccount {
+        activated: Some(false),
+        contact: Some(Contact {
+            address1: text(""),
+            address2: text(""),
+            city: text(""),
+            country: text(""),
+            email: text("johncustomer@mysite.com"),
+            firstname: text("John"),
+            lastname: text("Customer"),
+            phone: text(""),
+            state: text(""),
+            zipcode: text(""),
+            ..Contact::default()
+        }),
+        created_at: Some(Timestamp { seconds: 1_565_424_000, nanos: 807_354_000 }),
+        enabled: Some(true),
+        id: text("2955b448-7df8-43uc-9c63-a21511dbe06d"),
+        idp_id: text("11111111-1111-1111-1111-111111111111"),
+        language: text("en"),
+        login: text("johncustomer@mysite.com"),
+        mfa_status: text("disabled"),
+        notifications: ["quota", "reports", "backup_daily_report"].map(str::to_owned).to_vec(),
+        personal_tenant_id: None,
+        tenant_id: text("2de246a4-1t3e-937c-9e76-5a21bd6492b"),
+        terms_accepted: Some(true),
+        version: Some(1),
+        ..UserAccount::default()
+    };
+    assert!(user == expected, "{user:?}");
+
+    // The id that a login tells is good for the next token.
+    let id = user.id.expect("an id");
+    let request =
+        IssueOttRequest { subject: Some(Subject::UserId(id.clone())), ..IssueOttRequest::default() };
+    client.issue_ott(request).await.expect("a token");
+    let asked = upstream.requests_to(upstream::OTT).pop().expect("it was asked for");
+    assert_eq!(asked.text(), format!(r#"{{"purpose":"user_login","user_id":"{id}"}}"#));
+}
+
+#[tokio::test]
+async fn null_and_absent_differ_from_empty_and_lists_do_not() {
+    let (upstream, _gateway, mut client) = start().await;
+    let minimal = account(&upstream, &mut client, r#"{"id":"42","login":"someone"}"#).await;
+    let expected = UserAccount { id: text("42"), login: text("someone"), ..UserAccount::default() };
+    assert!(minimal == expected, "{minimal:?}");
+
+    let nulls = r#"{"id":"42","login":"someone","language":null,"enabled":null,"version":null,"contact":null,
+        "created_at":null,"business_types":null,"notifications":null,"external_id":null}"#;
+    let nulls = account(&upstream, &mut client, nulls).await;
+    assert!(nulls == expected, "{nulls:?}");
+
+    let empties = r#"{"id":"42","login":"someone","language":"","enabled":false,"version":0,"contact":{},
+        "business_types":[],"notifications":[],"external_id":""}"#;
+    let empties = account(&upstream, &mut client, empties).await;
+    let expected = UserAccount {
+        language: text(""),
+        enabled: Some(false),
+        version: Some(0),
+        contact: Some(Contact::default()),
+        external_id: text(""),
+        ..expected
+    };
+    assert!(empties == expected, "{empties:?}");
+}
+
+#[tokio::test]
+async fn what_the_contract_does_not_know_is_kept_as_it_was_sent() {
+    let (upstream, _gateway, mut client) = start().await;
+    let json = r#"{"login":"someone","access_policies" : [ {"role_id":"admin", "resource_id":null,
+        "n":1.50e+2} ],"id":"42","a \"new\" one":"\u00e9\u0000","big":123456789012345678901234567890,
+        "contact":{"email":"e@example.com","nested":{"a" :[1 , 2]},"email_confirmed":"yes"}}"#;
+    let user = account(&upstream, &mut client, json).await;
+    assert_eq!((user.id, user.login), (text("42"), text("someone")));
+    let kept = concat!(
+        "{\"access_policies\":[ {\"role_id\":\"admin\", \"resource_id\":null,\n        \"n\":1.50e+2} ],",
+        r#""a \"new\" one":"\u00e9\u0000","big":123456789012345678901234567890}"#
+    );
+    assert_eq!(user.additional_fields_json, kept);
+    let contact = user.contact.expect("a contact");
+    assert_eq!(contact.email, text("e@example.com"));
+    assert_eq!(contact.email_confirmed, None);
+    assert_eq!(contact.additional_fields_json, r#"{"nested":{"a" :[1 , 2]},"email_confirmed":"yes"}"#);
+}
+
+#[tokio::test]
+async fn a_field_of_another_type_costs_nobody_a_token() {
+    let (upstream, _gateway, mut client) = start().await;
+    for member in [
+        r#""enabled":"true""#,
+        r#""version":1.5"#,
+        r#""version":9223372036854775808"#,
+        r#""version":"1""#,
+        r#""language":7"#,
+        r#""created_at":"yesterday""#,
+        r#""created_at":1565424000"#,
+        r#""contact":[]"#,
+        r#""contact":"none""#,
+        r#""notifications":"quota""#,
+        r#""notifications":["quota",7]"#,
+        r#""business_types":{}"#,
+        r#""brand_id":4711"#,
+    ] {
+        let json = format!(r#"{{"id":"42","login":"someone",{member}}}"#);
+        let user = account(&upstream, &mut client, &json).await;
+        let expected = UserAccount {
+            id: text("42"),
+            login: text("someone"),
+            additional_fields_json: format!("{{{member}}}"),
+            ..UserAccount::default()
+        };
+        assert!(user == expected, "{member}: {}", user.additional_fields_json);
+    }
+    assert_eq!(upstream.count(LOGOUT), 0);
+}
+
+#[tokio::test]
+async fn every_further_field_that_the_platform_names_is_typed() {
+    let (upstream, _gateway, mut client) = start().await;
+    let texts = [
+        "external_id",
+        "origin_id",
+        "origin_external_id",
+        "session_mfa_status",
+        "delivery_channel",
+        "external_operation_status",
+        "tenant_kind",
+        "tenant_pricing_model",
+        "brand_id",
+    ];
+    let times = ["updated_at", "deleted_at", "disable_after", "login_totp_time"];
+    let contact_texts = [
+        "id",
+        "tenant_id",
+        "user_id",
+        "title",
+        "website",
+        "industry",
+        "organization_size",
+        "email_domain_type",
+        "aan",
+        "fax",
+        "language",
+    ];
+    let mut user = serde_json::json!({"id": "42", "login": "someone"});
+    let mut contact = serde_json::json!({"types": ["billing"], "email_confirmed": true});
+    for name in texts {
+        user[name] = name.into();
+    }
+    for name in contact_texts {
+        contact[name] = name.into();
+    }
+    for name in times {
+        user[name] = "2020-01-01T00:00:00+00:00".into();
+    }
+    for name in ["created_at", "updated_at", "deleted_at"] {
+        contact[name] = "2020-01-01T00:00:00Z".into();
+    }
+    user["contact"] = contact;
+    let user = account(&upstream, &mut client, &user.to_string()).await;
+    let new_year = Some(Timestamp { seconds: 1_577_836_800, nanos: 0 });
+    assert_eq!(user.additional_fields_json, "");
+    assert_eq!((user.brand_id, user.tenant_kind), (text("brand_id"), text("tenant_kind")));
+    assert_eq!((user.login_totp_time, user.disable_after), (new_year, new_year));
+    let contact = user.contact.expect("a contact");
+    assert_eq!(contact.additional_fields_json, "");
+    assert_eq!((contact.aan, contact.deleted_at), (text("aan"), new_year));
+    assert_eq!((contact.types, contact.email_confirmed), (vec!["billing".to_owned()], Some(true)));
+}
+
+#[tokio::test]
+async fn cookies_come_parsed_and_as_one_ready_header() {
+    let (upstream, _gateway, mut client) = start().await;
+    let before = ott_gateway::clock::WallClock::system().now();
+    let answer = Answer::json(200, DOCUMENTED)
+        .header("set-cookie", "sid=abc==; Path=/; Domain=.example.com; Secure; HttpOnly; SameSite=Lax")
+        .header("Set-Cookie", "csrf=\"a b\"; Max-Age=3600; Expires=Thu, 01 Jan 1970 00:00:01 GMT")
+        .header("set-cookie", "until=1; Expires=Wed, 01 Jan 2031 00:00:00 GMT; SameSite=None")
+        .header("set-cookie", "empty=");
+    let session = log_in(&upstream, &mut client, answer).await.session.expect("a session");
+    assert_eq!(session.cookie_header, "sid=abc==; csrf=\"a b\"; until=1; empty=");
+    let [sid, csrf, until, empty] = session.cookies.as_slice() else { panic!("four cookies") };
+    assert_eq!((sid.name.as_str(), sid.value.as_str()), ("sid", "abc=="));
+    assert_eq!((sid.path.as_str(), sid.same_site.as_str(), sid.expire_time), ("/", "lax", None));
+    assert_eq!(sid.domain.trim_start_matches('.'), "example.com");
+    assert!(sid.secure && sid.http_only);
+    assert_eq!(csrf.value, "\"a b\"");
+    assert!(!csrf.secure && !csrf.http_only && csrf.path.is_empty() && csrf.domain.is_empty());
+    let ends = csrf.expire_time.expect("Max-Age wins").seconds;
+    let hour = before + Duration::from_hours(1);
+    let expected = hour.duration_since(std::time::SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    assert!((0..30).contains(&(ends - i64::try_from(expected).expect("in time"))), "{ends}");
+    assert_eq!(until.expire_time, Some(Timestamp { seconds: 1_924_992_000, nanos: 0 }));
+    assert_eq!(until.same_site, "none");
+    assert_eq!((empty.name.as_str(), empty.value.as_str()), ("empty", ""));
+}
+
+#[tokio::test]
+async fn without_a_cookie_the_login_is_good_and_the_log_warns() {
+    let (upstream, gateway, mut client) = start().await;
+    let answer = log_in(&upstream, &mut client, Answer::json(200, DOCUMENTED)).await;
+    let session = answer.session.expect("an empty session");
+    assert!(session.cookies.is_empty() && session.cookie_header.is_empty());
+    assert_eq!(answer.user.expect("an account").login, text("johncustomer@mysite.com"));
+    gateway.stderr().wait_for("a warning of an empty session", |line| {
+        (line.to_lowercase().contains("cookie") && line.to_lowercase().contains("\"warn\"")).then_some(())
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let log = gateway.stderr().text();
+    let warnings = log.lines().filter(|line| line.to_lowercase().contains("cookie")).count();
+    assert_eq!(warnings, 1, "one warning for one login:\n{log}");
+}
+
+#[tokio::test]
+async fn logins_side_by_side_never_see_each_others_cookies() {
+    let (upstream, _gateway, client) = start().await;
+    join_all((0..200).map(async |_| {
+        let mut client = client.clone();
+        let ott = client.issue_ott(call::issue("someone")).await.expect("a token").into_inner().ott;
+        let answer = client.login_with_ott(call::login(&ott)).await.expect("a session").into_inner();
+        assert_eq!(answer.user.expect("an account").login, Some(format!("user-of-{ott}")));
+        let session = answer.session.expect("a session");
+        assert_eq!(session.cookie_header, format!("sid=SESSION-OF-{ott}"));
+        assert_eq!(session.cookies.len(), 1);
+        assert!(session.cookies[0].http_only);
+    }))
+    .await;
+    assert_eq!((upstream.count(LOGIN), upstream.count(LOGOUT)), (200, 0));
+    assert!(upstream.requests().iter().all(|request| request.header("cookie").is_none()));
+}

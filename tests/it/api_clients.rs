@@ -1,0 +1,105 @@
+//! Several API clients in one gateway: which one a call goes through.
+
+use ott_gateway::proto::ott::v1::{IssueOttRequest, LoginWithOttRequest};
+use tonic::{Code, Status};
+
+use crate::support::{
+    call::{self, Client, refused},
+    gateway::{Gateway, Setup},
+    upstream::{Answer, LOGIN, OTT, TOKEN, Upstream},
+};
+
+/// A gateway with the API clients `eu2` and `us5`, and what is said of `eu2` besides.
+async fn two(further: &str) -> (Upstream, Upstream, Gateway, Client) {
+    let (eu2, us5) = (Upstream::http().await, Upstream::http().await);
+    let gateway = Setup::for_platforms(&[("eu2", eu2.address()), ("us5", us5.address())])
+        .replacing("[api_clients.eu2]", &format!("[api_clients.eu2]\n{further}"))
+        .start();
+    let client = gateway.client().await;
+    (eu2, us5, gateway, client)
+}
+
+/// Issues a token through one API client and spends it through the same.
+async fn through(client: &mut Client, api_client: &str) -> Result<(), Status> {
+    let request = IssueOttRequest { api_client: api_client.to_owned(), ..call::issue("someone") };
+    let ott = client.issue_ott(request).await?.into_inner().ott;
+    let request = LoginWithOttRequest { api_client: api_client.to_owned(), ..call::login(&ott) };
+    client.login_with_ott(request).await?;
+    Ok(())
+}
+
+fn counts(upstream: &Upstream) -> (usize, usize) {
+    (upstream.count(OTT), upstream.count(LOGIN))
+}
+
+#[tokio::test]
+async fn a_call_goes_through_the_api_client_that_it_names_and_else_through_the_default() {
+    let (eu2, us5, _gateway, mut client) = two("default = true").await;
+    through(&mut client, "us5").await.expect("the named one");
+    assert_eq!((counts(&eu2), counts(&us5)), ((0, 0), (1, 1)));
+    through(&mut client, "").await.expect("the default one");
+    through(&mut client, "eu2").await.expect("the default one, by its name");
+    assert_eq!((counts(&eu2), counts(&us5)), ((2, 2), (1, 1)));
+    assert_eq!((eu2.count(TOKEN), us5.count(TOKEN)), (1, 1), "a token of its own for each");
+
+    // What one of them lets out is worth nothing at the other.
+    let ott = eu2.token();
+    (0..10).for_each(|_| drop(eu2.token()));
+    let request = LoginWithOttRequest { api_client: "us5".to_owned(), ..call::login(&eu2.token()) };
+    let status = client.login_with_ott(request).await.expect_err("a token of eu2");
+    assert_eq!(refused(&status).reason, "OTT_REJECTED");
+    assert_eq!(refused(&status).metadata["apiClient"], "us5");
+    client.login_with_ott(call::login(&ott)).await.expect("it was not spent at eu2");
+}
+
+#[tokio::test]
+async fn an_unknown_api_client_is_refused_and_asks_nobody() {
+    let (eu2, us5, gateway, mut client) = two("default = true").await;
+    for name in ["eu3", "EU2", "eu2 ", "*", &"x".repeat(1000)] {
+        let issue = IssueOttRequest { api_client: name.to_owned(), ..call::issue("someone") };
+        let login = LoginWithOttRequest { api_client: name.to_owned(), ..call::login("OTT") };
+        let statuses = [
+            client.issue_ott(issue).await.expect_err(name),
+            client.login_with_ott(login).await.expect_err(name),
+        ];
+        for status in &statuses {
+            let refused = refused(status);
+            assert_eq!(
+                (refused.code, refused.reason.as_str()),
+                (Code::InvalidArgument, "API_CLIENT_UNKNOWN")
+            );
+            assert_eq!(refused.pushback.as_deref(), Some("-1"));
+            assert_eq!(refused.metadata["outcome"], "not_sent");
+            assert!(refused.size <= 4096);
+        }
+    }
+    assert_eq!((counts(&eu2), counts(&us5)), ((0, 0), (0, 0)));
+    through(&mut client, "").await.expect("a known one");
+    assert_eq!(gateway.audit().len(), 12);
+}
+
+#[tokio::test]
+async fn without_a_default_a_call_must_name_one() {
+    let (_eu2, us5, _gateway, mut client) = two("default = false").await;
+    let status = through(&mut client, "").await.expect_err("which one?");
+    assert_eq!(refused(&status).reason, "API_CLIENT_UNKNOWN");
+    let status = client.login_with_ott(call::login("OTT")).await.expect_err("which one?");
+    assert_eq!(refused(&status).reason, "API_CLIENT_UNKNOWN");
+    through(&mut client, "us5").await.expect("that one");
+    assert_eq!(counts(&us5), (1, 1));
+}
+
+#[tokio::test]
+async fn a_data_center_that_is_down_costs_the_other_nothing() {
+    let (eu2, us5, _gateway, mut client) = two("default = true").await;
+    eu2.always(LOGIN, Answer::empty(503));
+    for _ in 0..25 {
+        let status = client.login_with_ott(call::login("OTT")).await.expect_err("eu2 is down");
+        assert!(
+            ["LOGIN_OUTCOME_UNKNOWN", "PLATFORM_UNAVAILABLE"].contains(&refused(&status).reason.as_str())
+        );
+        through(&mut client, "us5").await.expect("us5 is not");
+    }
+    assert_eq!(eu2.count(LOGIN), 20, "the breaker of eu2 has opened");
+    assert_eq!(counts(&us5), (25, 25));
+}

@@ -1,0 +1,524 @@
+//! The audit log of the real binary: one line for every call, before its answer; and no
+//! token where no line can be written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use ott_gateway::proto::ott::v1::{IssueOttRequest, ott_service_client::OttServiceClient};
+use serde_json::Value;
+use tokio::{io::Interest, net::unix::pipe, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, transport::Channel};
+
+use crate::support::{
+    calling::{asked, by_hand, issue, load, login, metric, reason, told, until, with},
+    gateway::{Gateway, Setup},
+    upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, Upstream},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const UNAVAILABLE: &str = "Unavailable AUDIT_UNAVAILABLE";
+
+/// What `docs/audit.md` says of a record: its fields, and their types.
+fn documented() -> BTreeMap<String, String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = rows.map(|row| row.split(" | ").map(|cell| cell.trim_matches('`').to_owned()));
+    cells.map(|mut cells| (cells.next().unwrap(), cells.next().unwrap())).collect()
+}
+
+/// Holds a record against the documentation.
+fn check(record: &Value) {
+    let documented = documented();
+    let record = record.as_object().expect("an object");
+    for (name, value) in record {
+        let kind = documented.get(name).unwrap_or_else(|| panic!("{name} is not documented"));
+        let fits = match kind.as_str() {
+            "string" => value.is_string() || value.is_null(),
+            "number" => value.is_number() || value.is_null(),
+            "bool" => *value == true,
+            "object" => value.is_object() || value.is_null(),
+            other => panic!("{name} has the type {other}"),
+        };
+        assert!(fits, "{name} is to be a {kind}: {value}");
+    }
+    let missing: Vec<&String> =
+        documented.keys().filter(|name| !record.contains_key(*name) && *name != "late").collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(record["event"], "call");
+    let pages = [include_str!("../../docs/errors.md"), include_str!("../../docs/audit.md")].concat();
+    for word in ["reason", "outcome", "method"] {
+        let Some(word) = record[word].as_str() else { continue };
+        assert!(pages.contains(&format!("`{word}`")) || pages.contains(&format!(" {word} ")), "{word}");
+    }
+    humantime::parse_rfc3339(record["time"].as_str().unwrap()).unwrap();
+}
+
+/// Caller, method, code, reason, outcome and attempts of a record.
+fn essence(record: &Value) -> String {
+    let word = |name: &str| match &record[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    ["caller", "method", "code", "reason", "outcome", "attempts"].map(word).join(" ")
+}
+
+/// The record of the call with that id; waits for it.
+async fn record_of(gateway: &Gateway, id: &str) -> Value {
+    let mut found = None;
+    until(SOON, id, async || {
+        found = gateway.audit().into_iter().find(|record| record["request_id"] == id);
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+fn client(channel: &Channel) -> OttServiceClient<Channel> {
+    OttServiceClient::new(channel.clone())
+}
+
+fn identified<T>(id: &str, request: Request<T>) -> Request<T> {
+    with(request, "x-request-id", id)
+}
+
+/// What the command in `docs/audit.md` prints of a token.
+fn recomputed(key_file: &Path, token: &str) -> String {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
+    let command = page.lines().find(|line| line.contains("| openssl dgst ")).expect("it is described");
+    let command = command.replace("hmac-key", &key_file.display().to_string());
+    let output = Command::new("sh").args(["-c", &command]).env("TOKEN", token).output().expect("a shell");
+    assert!(output.status.success() && output.stderr.is_empty(), "openssl is there: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one kind of call after the other, against one gateway")]
+async fn every_call_of_every_kind_has_exactly_one_record() {
+    let platform = Upstream::http().await;
+    let token = "sha256:4ececb2d8ec1f9c6dbdf7cc0e409fa66eb0c1b49bd91b92508af8c1b89643364";
+    let setup = Setup::for_platform(platform.address())
+        .replacing(
+            "[[access.rules]]",
+            "[[access.rules]]
+            callers = [\"token:limited\"]
+            rate = \"1/h\"
+            burst = 1
+            [[access.rules]]
+            logins = [\"*@example.com\"]",
+        )
+        .replacing("[audit]", &format!("[callers.tokens]\nlimited = \"{token}\"\n[audit]"))
+        .replacing("drain_lame_duck", "max_in_flight = 1\ndrain_lame_duck")
+        .replacing("sink =", "hmac_key_file = \"FOLDER/2026-07.key\"\nsink =");
+    let key_file = setup.file("2026-07.key", "a key of at least thirty-two bytes, known to the test");
+    let gateway = setup.start();
+    let channel = gateway.channel().await;
+    let mut expected = Vec::new();
+    let mut expect = |essence: &str| expected.push(essence.to_owned());
+
+    // The good ones, joined by the fingerprint that anyone with the key can compute.
+    let issued = client(&channel).issue_ott(issue("x@example.com")).await.unwrap().into_inner();
+    expect("anonymous IssueOtt OK null done 1");
+    client(&channel).login_with_ott(login(&issued.ott)).await.unwrap();
+    expect("anonymous LoginWithOtt OK null done 1");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key of at least thirty-two bytes, known to the test");
+    let tag = hmac::sign(&key, issued.ott.as_bytes());
+    let mut fingerprint = "2026-07:".to_owned();
+    for byte in &tag.as_ref()[..16] {
+        use std::fmt::Write as _;
+        let _ = write!(fingerprint, "{byte:02x}");
+    }
+    assert_eq!(format!("2026-07:{}", recomputed(&key_file, &issued.ott)), fingerprint);
+    for record in gateway.audit() {
+        assert_eq!(record["ott_fingerprint"], fingerprint.as_str());
+        assert_eq!(record["platform_status"], 200);
+    }
+
+    let refused =
+        |answer: Result<_, _>| told::<()>(&answer.map(|_: tonic::Response<_>| tonic::Response::new(())));
+    assert_eq!(
+        refused(client(&channel).issue_ott(issue("x@other.com")).await),
+        "PermissionDenied CALLER_NOT_ALLOWED"
+    );
+    expect("anonymous IssueOtt PERMISSION_DENIED CALLER_NOT_ALLOWED not_sent 0");
+    let wrong = with(issue("x@example.com"), "authorization", "Bearer wrong");
+    assert_eq!(refused(client(&channel).issue_ott(wrong).await), "Unauthenticated CALLER_UNAUTHENTICATED");
+    expect("null IssueOtt UNAUTHENTICATED CALLER_UNAUTHENTICATED not_sent 0");
+    let empty = Request::new(IssueOttRequest::default());
+    assert_eq!(refused(client(&channel).issue_ott(empty).await), "InvalidArgument INVALID_REQUEST");
+    expect("anonymous IssueOtt INVALID_ARGUMENT INVALID_REQUEST not_sent 0");
+    for body in [&b"\xff\xff"[..], &vec![0; 20_000]] {
+        by_hand(gateway.address(), "/ott.v1.OttService/LoginWithOtt", &[], body).await;
+    }
+    expect("anonymous LoginWithOtt INVALID_ARGUMENT INVALID_REQUEST not_sent 0");
+    expect("anonymous LoginWithOtt RESOURCE_EXHAUSTED REQUEST_TOO_LARGE not_sent 0");
+    let (code, _) = by_hand(gateway.address(), "/ott.v1.OttService/Mint", &[], b"").await;
+    assert_eq!(code, Code::Unimplemented);
+    expect("anonymous null UNIMPLEMENTED METHOD_UNKNOWN not_sent 0");
+    for _ in 0..2 {
+        let request = with(login("no-such-token"), "authorization", "Bearer canary-limited");
+        assert!(client(&channel).login_with_ott(request).await.is_err());
+    }
+    expect("token:limited LoginWithOtt UNAUTHENTICATED OTT_REJECTED refused 1");
+    expect("token:limited LoginWithOtt RESOURCE_EXHAUSTED CALLER_QUOTA_EXCEEDED not_sent 0");
+    platform.next(OTT, Answer::json(404, r#"{"error":{"code":404,"message":"no such user"}}"#));
+    assert_eq!(
+        refused(client(&channel).issue_ott(issue("gone@example.com")).await),
+        "NotFound USER_NOT_FOUND"
+    );
+    expect("anonymous IssueOtt NOT_FOUND USER_NOT_FOUND refused 1");
+    platform.next(LOGIN, Behaviour::Reset);
+    let lost = client(&channel).login_with_ott(login(&platform.token())).await;
+    assert_eq!(told(&lost), "Aborted LOGIN_OUTCOME_UNKNOWN");
+    expect("anonymous LoginWithOtt ABORTED LOGIN_OUTCOME_UNKNOWN unknown 1");
+
+    // A deadline that passes while the platform works: the record says what came of it.
+    let go_on = Arc::new(Semaphore::new(0));
+    platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
+    let mut short = identified("deadline", login(&platform.token()));
+    short.set_timeout(Duration::from_millis(600));
+    let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
+    let call = tokio::spawn(async move { waiting.login_with_ott(short).await });
+    platform.asked(LOGIN, asking + 1).await;
+    // The replica is full meanwhile.
+    assert_eq!(refused(client(&channel).issue_ott(issue("x@example.com")).await), "Unavailable OVERLOADED");
+    expect("null IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    go_on.add_permits(1);
+    let record = record_of(&gateway, "deadline").await;
+    assert_eq!(essence(&record), "anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
+    expect("anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
+    until(SOON, "the session that nobody got is ended", async || platform.count(LOGOUT) == 1).await;
+
+    // A caller that goes away.
+    platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
+    let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
+    let gone = identified("gone", login(&platform.token()));
+    let call = tokio::spawn(async move { waiting.login_with_ott(gone).await });
+    platform.asked(LOGIN, asking + 1).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    go_on.add_permits(1);
+    let record = record_of(&gateway, "gone").await;
+    assert_eq!(essence(&record), "anonymous LoginWithOtt CANCELLED cancelled done 1");
+    expect("anonymous LoginWithOtt CANCELLED cancelled done 1");
+    until(SOON, "the session that nobody got is ended", async || platform.count(LOGOUT) == 2).await;
+
+    // And a good one at the end.
+    until(SOON, "room for a call", async || {
+        let answer = refused(client(&channel).issue_ott(issue("x@example.com")).await);
+        if answer != "OK" {
+            expect("null IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
+        }
+        answer == "OK"
+    })
+    .await;
+    expect("anonymous IssueOtt OK null done 1");
+    let records = gateway.audit();
+    records.iter().for_each(check);
+    assert_eq!(records.iter().map(essence).collect::<Vec<_>>(), expected);
+    let text = fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
+    for secret in [issued.ott.as_str(), "SESSION-OF", "canary", "ACCESS"] {
+        assert!(!text.contains(secret), "{secret} is in the audit log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn record_is_in_the_file_before_the_answer_leaves() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address()).start();
+    let channel = gateway.channel().await;
+    let file = gateway.folder().join("audit.jsonl");
+    let mut calls = tokio::task::JoinSet::new();
+    for caller in 0..8 {
+        let (mut client, file) = (client(&channel), file.clone());
+        calls.spawn(async move {
+            for number in 0..25 {
+                let id = format!("call-{caller}-{number}");
+                client.issue_ott(identified(&id, issue("x@example.com"))).await.unwrap();
+                let text = fs::read_to_string(&file).unwrap();
+                assert_eq!(text.matches(&format!("\"request_id\":\"{id}\"")).count(), 1, "{id}");
+            }
+        });
+    }
+    while let Some(done) = calls.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(gateway.audit().len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_login_and_no_request_id_can_forge_a_line() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address()).start();
+    let channel = gateway.channel().await;
+    let forged = r#"x"},"code":"OK"}{"event":"call","caller":"token:admin"}"#;
+    let written = [forged, "\\", "\\\"", "a\u{2028}b\u{2029}c", "\u{202e}txet", "\u{feff}\u{200b}", "ä😀"];
+    for name in written {
+        client(&channel).issue_ott(issue(name)).await.unwrap();
+    }
+    for name in ["a\nb", "a\r\nb", "\0", "\u{7f}", "\u{85}", "\u{1b}[31m", &"x".repeat(255)] {
+        let answer = client(&channel).issue_ott(issue(name)).await;
+        assert_eq!(told(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
+    }
+    let id = "x\",\"caller\":\"admin";
+    client(&channel).issue_ott(identified(id, issue("last"))).await.unwrap();
+
+    let text = fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 15, "one line each");
+    assert!(!text.contains(['\u{2028}', '\u{2029}', '\u{202e}', '\u{feff}', '\u{200b}', '\u{1b}']), "{text}");
+    let records = gateway.audit();
+    records.iter().for_each(check);
+    assert!(records.iter().all(|record| record["caller"] == "anonymous" && record["peer"] == "127.0.0.1"));
+    for (record, name) in records.iter().zip(written) {
+        assert_eq!(record["user"]["value"], name, "nothing of it is lost");
+    }
+    assert_eq!(platform.requests_to(OTT).len(), 8, "what was refused was not sent");
+}
+
+/// Replaces what a symbolic link leads to, in one step.
+fn lead(link: &Path, to: &Path) {
+    let new = link.with_extension("new");
+    symlink(to, &new).unwrap();
+    fs::rename(new, link).unwrap();
+}
+
+/// A gateway whose sink is a link to a good file, with its admin address; the sink
+/// breaks when the link is changed.
+fn behind_link(platform: &Upstream) -> Gateway {
+    let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit.jsonl", "FOLDER/link.jsonl");
+    symlink(setup.folder().join("audit.jsonl"), setup.folder().join("link.jsonl")).unwrap();
+    setup.start()
+}
+
+/// Calls on, with the sink broken: the platform is asked for nothing more.
+async fn nothing_leaves(gateway: &Gateway, channel: &Channel, platform: &Upstream) {
+    let admin = gateway.admin();
+    until(SOON, "not ready", async || asked(admin, "/readyz").await.0 == 503).await;
+    assert_eq!(asked(admin, "/livez").await.0, 200, "a restart would not help");
+    let before = platform.requests().len();
+    for _ in 0..20 {
+        let status = client(channel).issue_ott(issue("x@example.com")).await.unwrap_err();
+        assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+        let status = client(channel).login_with_ott(login("some-token")).await.unwrap_err();
+        assert!(
+            status.metadata().get("grpc-retry-pushback-ms").is_none(),
+            "it was not sent: retry elsewhere"
+        );
+        assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+    }
+    assert_eq!(platform.requests().len(), before, "refused before anything is sent");
+}
+
+/// Waits until the gateway is ready again, and makes a call.
+async fn recovers(gateway: &Gateway, channel: &Channel) {
+    let admin = gateway.admin();
+    until(SOON, "ready again", async || asked(admin, "/readyz").await.0 == 200).await;
+    let answer = client(channel).issue_ott(identified("after", issue("x@example.com"))).await;
+    assert_eq!(told(&answer), "OK");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_disk_lets_no_token_out_and_recovers_by_itself() {
+    let platform = Upstream::http().await;
+    let gateway = behind_link(&platform);
+    let channel = gateway.channel().await;
+    client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
+    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full"));
+    let status = client(&channel).issue_ott(identified("lost", issue("x@example.com"))).await.unwrap_err();
+    assert_eq!(told::<()>(&Err(status.clone())), UNAVAILABLE);
+    assert!(!format!("{status:?}").contains("OTT-"), "{status:?}");
+    assert_eq!(platform.count(OTT), 2, "the one that found out had been sent");
+    nothing_leaves(&gateway, &channel, &platform).await;
+
+    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl"));
+    recovers(&gateway, &channel).await;
+    // What happened meanwhile is written late, and marked.
+    let records = gateway.audit();
+    records.iter().for_each(check);
+    let lost: Vec<&Value> = records.iter().filter(|record| record["request_id"] == "lost").collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0]["late"], true);
+    assert_eq!(lost[0]["outcome"], "done", "a token was issued, and dropped");
+    assert_eq!(records.len(), 1 + 1 + 40 + 1, "also those that were turned away");
+    assert!(records.last().unwrap().get("late").is_none());
+    let counted =
+        metric(gateway.admin(), r#"ott_gateway_audit_records_total{result="late",sink="file"}"#).await;
+    assert_eq!(counted.to_string(), "41");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_of_a_login_that_cannot_be_recorded_is_ended_at_the_platform() {
+    let platform = Upstream::http().await;
+    let gateway = behind_link(&platform);
+    let channel = gateway.channel().await;
+    let token = client(&channel).issue_ott(issue("x@example.com")).await.unwrap().into_inner().ott;
+    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full"));
+    let status = client(&channel).login_with_ott(login(&token)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
+    assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    assert_eq!(status.metadata().get("x-envoy-ratelimited").unwrap(), "true");
+    assert!(!format!("{status:?}").contains("SESSION"), "{status:?}");
+    until(SOON, "the session is ended", async || platform.count(LOGOUT) == 1).await;
+    let logout = platform.requests_to(LOGOUT).remove(0);
+    assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
+    nothing_leaves(&gateway, &channel, &platform).await;
+    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl"));
+    recovers(&gateway, &channel).await;
+    let records = gateway.audit();
+    assert_eq!(records.iter().filter(|record| record["method"] == "LoginWithOtt").count(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit", "FOLDER/log/audit");
+    let log = setup.folder().join("log");
+    fs::create_dir(&log).unwrap();
+    let gateway = setup.start();
+    let channel = gateway.channel().await;
+    client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
+    fs::remove_dir_all(&log).unwrap();
+    let answer = client(&channel).issue_ott(issue("x@example.com")).await;
+    assert_eq!(told(&answer), UNAVAILABLE);
+    nothing_leaves(&gateway, &channel, &platform).await;
+    fs::create_dir(&log).unwrap();
+    recovers(&gateway, &channel).await;
+    let text = fs::read_to_string(log.join("audit.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 1 + 40 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closed_standard_output_lets_no_token_out() {
+    let platform = Upstream::http().await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let hangup = pipe::Sender::from_owned_fd_unchecked(writer.try_clone().unwrap().into()).unwrap();
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", "stdout")
+        .stdout(writer)
+        .start();
+    let channel = gateway.channel().await;
+    client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
+    drop(reader);
+    // A process that another test is starting may have a copy of the reading end until it
+    // executes its program.
+    let closed = hangup.ready(Interest::ERROR);
+    assert!(tokio::time::timeout(SOON, closed).await.expect("the pipe breaks").unwrap().is_error());
+    assert_eq!(told(&client(&channel).issue_ott(issue("x@example.com")).await), UNAVAILABLE);
+    nothing_leaves(&gateway, &channel, &platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_output_has_nothing_but_records() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", "stdout")
+        .environment("RUST_LOG", "trace")
+        .start();
+    let channel = gateway.channel().await;
+    for _ in 0..3 {
+        client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
+    }
+    gateway.stdout().wait_for("three records", {
+        let mut lines = 0;
+        move |_| {
+            lines += 1;
+            (lines == 3).then_some(())
+        }
+    });
+    for line in gateway.stdout().text().lines() {
+        check(&serde_json::from_str(line).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_level_turns_the_audit_off() {
+    let platform = Upstream::http().await;
+    // But for the line that tells the test where the gateway is.
+    let gateway =
+        Setup::for_platform(platform.address()).environment("RUST_LOG", "off,ott_gateway::app=info").start();
+    let channel = gateway.channel().await;
+    client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
+    assert!(client(&channel).login_with_ott(login("wrong")).await.is_err());
+    assert_eq!(gateway.audit().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_by_rename_and_signal_loses_no_record() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address()).start();
+    let stop = CancellationToken::new();
+    let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
+    let file = gateway.folder().join("audit.jsonl");
+    let mut rotated = Vec::new();
+    for number in 1..=5 {
+        until(SOON, "some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
+        let old = gateway.folder().join(format!("audit.{number}"));
+        fs::rename(&file, &old).unwrap();
+        gateway.signal("HUP");
+        until(SOON, "the file is opened anew", async || file.exists()).await;
+        rotated.push(old);
+    }
+    stop.cancel();
+    let calls = calls.await.unwrap();
+    rotated.push(file);
+    let mut ids = BTreeSet::new();
+    let mut lines = 0;
+    for part in rotated {
+        for line in fs::read_to_string(part).unwrap().lines() {
+            let record: Value = serde_json::from_str(line).expect("no line is torn");
+            check(&record);
+            ids.insert(record["request_id"].as_str().unwrap().to_owned());
+            lines += 1;
+        }
+    }
+    assert_eq!((ids.len(), lines), (calls as usize, calls as usize), "each call once");
+}
+
+/// Needs a small file system of its own, at `OTT_GATEWAY_TEST_SMALL_DISK`: the gate
+/// mounts one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a small file system: .ci/run mounts one"]
+async fn small_disk_fills_up_and_is_emptied() {
+    #[expect(clippy::disallowed_methods, reason = "a test's own parameter, not a setting of the gateway")]
+    let disk = std::env::var("OTT_GATEWAY_TEST_SMALL_DISK").expect("a small file system");
+    let disk = Path::new(&disk);
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", &disk.join("audit.jsonl").display().to_string())
+        .start();
+    let channel = gateway.channel().await;
+    fs::write(disk.join("ballast"), vec![b'x'; 32 * 1024]).unwrap();
+    let mut tokens = 0;
+    let status = loop {
+        match client(&channel).issue_ott(issue(&"x".repeat(254))).await {
+            Ok(_) => tokens += 1,
+            Err(status) => break status,
+        }
+        assert!(tokens < 10_000, "the disk never fills up");
+    };
+    assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+    assert_eq!(platform.count(OTT), tokens + 1);
+    nothing_leaves(&gateway, &channel, &platform).await;
+    fs::remove_file(disk.join("ballast")).unwrap();
+    recovers(&gateway, &channel).await;
+    let text = fs::read_to_string(disk.join("audit.jsonl")).unwrap();
+    let records: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a torn line is finished")).collect();
+    records.iter().for_each(check);
+    let delivered = records.iter().filter(|record| record["code"] == "OK" && record.get("late").is_none());
+    // The token whose line the full disk tore was not delivered, and its line was begun
+    // as that of a good call.
+    assert!((tokens + 1..=tokens + 2).contains(&delivered.count()));
+    let ids: BTreeSet<&str> = records.iter().filter_map(|record| record["request_id"].as_str()).collect();
+    assert_eq!(ids.len(), tokens + 1 + 40 + 1, "every call has its line");
+}

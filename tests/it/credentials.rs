@@ -1,0 +1,264 @@
+//! Access tokens, from outside: how often the platform is asked for one, and which one
+//! calls go out with. What takes minutes or hours is tested beside the code, on paused
+//! clocks.
+
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use ott_gateway::{clock, proto::ott::v1::IssueOttRequest};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tonic::{Code, Status};
+
+use crate::support::{
+    call::{self, Client, refused},
+    gateway::{Gateway, Setup},
+    upstream::{Answer, Behaviour, OTT, TOKEN, Upstream},
+};
+
+/// How long the platform takes to heal, at most, as callers see it.
+const HEALED: Duration = Duration::from_secs(31);
+
+fn token(name: &str, expires_in: u32) -> Answer {
+    Answer::json(
+        200,
+        format!(r#"{{"access_token":"{name}","token_type":"bearer","expires_in":{expires_in}}}"#),
+    )
+}
+
+fn held(permits: &Arc<Semaphore>, then: impl Into<Behaviour>) -> Behaviour {
+    Behaviour::Held(Arc::clone(permits), Box::new(then.into()))
+}
+
+/// How many requests for one-time tokens went out with which access token.
+fn bearers(upstream: &Upstream) -> BTreeMap<String, usize> {
+    let mut bearers = BTreeMap::new();
+    for request in upstream.requests_to(OTT) {
+        let bearer = request.header("authorization").expect("a bearer").to_owned();
+        *bearers.entry(bearer).or_default() += 1;
+    }
+    bearers
+}
+
+/// A gateway in which a thousand calls have time enough, also on a busy machine.
+fn patient(upstream: &Upstream) -> Gateway {
+    Setup::for_platform(upstream.address()).replacing("[server]", "[server]\nmax_deadline = \"60s\"").start()
+}
+
+/// Held by tests with a thousand calls, which take the whole machine.
+static CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A thousand calls at once, over twenty connections.
+async fn a_thousand_calls(gateway: &Gateway) -> JoinSet<Result<(), Status>> {
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let client = gateway.client().await;
+        for _ in 0..50 {
+            let mut client = client.clone();
+            calls.spawn(async move { client.issue_ott(call::issue("someone")).await.map(drop) });
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn a_thousand_calls_that_wait_for_the_first_token_cause_one_request() {
+    let _crowd = CROWD.lock().await;
+    let upstream = Upstream::http().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(TOKEN, held(&permits, Behaviour::Healthy));
+    let gateway = patient(&upstream);
+    let calls = a_thousand_calls(&gateway).await;
+    gateway.in_flight(1000).await;
+    upstream.asked(TOKEN, 1).await;
+    assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (1, 0));
+    permits.add_permits(1);
+    for answer in calls.join_all().await {
+        answer.expect("a token");
+    }
+    assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (1, 1000));
+}
+
+#[tokio::test]
+async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
+    let _crowd = CROWD.lock().await;
+    let upstream = Upstream::http().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(TOKEN, token("REVOKED", 7200)).next(TOKEN, held(&permits, token("GOOD", 7200)));
+    for _ in 0..1000 {
+        upstream.next(OTT, Answer::empty(401));
+    }
+    let gateway = patient(&upstream);
+    upstream.asked(TOKEN, 1).await;
+    let calls = a_thousand_calls(&gateway).await;
+    // All have been refused before there is another access token.
+    upstream.asked(OTT, 1000).await;
+    gateway.in_flight(1000).await;
+    permits.add_permits(1);
+    for answer in calls.join_all().await {
+        answer.expect("a token");
+    }
+    assert_eq!(upstream.count(TOKEN), 2);
+    let expected = [("Bearer GOOD".to_owned(), 1000), ("Bearer REVOKED".to_owned(), 1000)];
+    assert_eq!(bearers(&upstream), BTreeMap::from(expected));
+    call::issue_and_log_in(&mut gateway.client().await).await;
+    assert_eq!(upstream.count(TOKEN), 2);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_while_the_old_one_is_served() {
+    let upstream = Upstream::http().await;
+    let permits = Arc::new(Semaphore::new(0));
+    // Usable for 6 s of its 8, renewed after 2.
+    upstream.next(TOKEN, token("OLD", 8)).next(TOKEN, held(&permits, token("NEW", 7200)));
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    call::issue_and_log_in(&mut client).await;
+    let began = clock::now();
+    upstream.asked(TOKEN, 2).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    for _ in 0..5 {
+        call::issue_and_log_in(&mut client).await;
+    }
+    assert_eq!(
+        bearers(&upstream),
+        BTreeMap::from([("Bearer OLD".to_owned(), 6)]),
+        "nobody waits for the new one"
+    );
+    permits.add_permits(1);
+    until_bearer(&upstream, &mut client, "Bearer NEW").await;
+    assert_eq!(upstream.count(TOKEN), 2);
+}
+
+/// Issues until that access token is in use.
+async fn until_bearer(upstream: &Upstream, client: &mut Client, bearer: &str) {
+    let until = clock::now() + Duration::from_secs(5);
+    while !bearers(upstream).contains_key(bearer) {
+        assert!(clock::now() < until, "{bearer} is never used: {:?}", bearers(upstream));
+        client.issue_ott(call::issue("someone")).await.expect("a token");
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_used_within_ten_seconds_and_costs_no_call() {
+    let upstream = Upstream::http().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(TOKEN, token("OLD", 7200)).next(TOKEN, held(&permits, token("NEW", 7200)));
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    call::issue_and_log_in(&mut client).await;
+
+    let rotated = clock::now();
+    let fresh = gateway.folder().join("fresh");
+    fs::write(&fresh, "another-secret\n").expect("a file");
+    fs::rename(&fresh, gateway.folder().join("client-secret")).expect("it takes the other's place");
+    while upstream.count(TOKEN) == 1 {
+        assert!(rotated.elapsed() < Duration::from_secs(10), "not picked up");
+        call::issue_and_log_in(&mut client).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // base64 of test-client:another-secret
+    let basic = "Basic dGVzdC1jbGllbnQ6YW5vdGhlci1zZWNyZXQ=";
+    assert_eq!(upstream.requests_to(TOKEN)[1].header("authorization"), Some(basic));
+    call::issue_and_log_in(&mut client).await;
+    assert_eq!(bearers(&upstream).len(), 1, "the old token stays until the new secret has worked");
+    permits.add_permits(1);
+    until_bearer(&upstream, &mut client, "Bearer NEW").await;
+    call::issue_and_log_in(&mut client).await;
+    assert_eq!(upstream.count(TOKEN), 2);
+}
+
+#[tokio::test]
+async fn whatever_answers_a_token_request_calls_succeed_once_the_platform_has_healed() {
+    let day = 24 * 60 * 60;
+    let faults: Vec<(Behaviour, &str)> = vec![
+        (Answer::json(200, "{").into(), "PLATFORM_UNAVAILABLE"),
+        (Answer::json(200, "{}").into(), "PLATFORM_UNAVAILABLE"),
+        (Answer::json(200, r#"{"access_token":null,"expires_in":7200}"#).into(), "PLATFORM_UNAVAILABLE"),
+        (token("", 7200).into(), "PLATFORM_UNAVAILABLE"),
+        (token("a b", 7200).into(), "PLATFORM_UNAVAILABLE"),
+        (token("a\\r\\nb", 7200).into(), "PLATFORM_UNAVAILABLE"),
+        (token("ä", 7200).into(), "PLATFORM_UNAVAILABLE"),
+        (token("LONG-LIVED", 31 * day).into(), "PLATFORM_UNAVAILABLE"),
+        (Answer::json(200, r#"{"access_token":"A","expires_in":"soon"}"#).into(), "PLATFORM_UNAVAILABLE"),
+        (Answer::json(200, r#"{"access_token":"A","expires_in":1.5}"#).into(), "PLATFORM_UNAVAILABLE"),
+        (Answer::html(200).into(), "PLATFORM_UNAVAILABLE"),
+        (Behaviour::Huge { status: 200, bytes: 65 * 1024, announced: false }, "PLATFORM_UNAVAILABLE"),
+        (Answer::json(404, "{}").into(), "PLATFORM_PROTOCOL_ERROR"),
+        (Answer::empty(307).header("location", "http://127.0.0.1:1/").into(), "PLATFORM_PROTOCOL_ERROR"),
+        (Answer::html(403).into(), "PLATFORM_BLOCKED"),
+        (Answer::json(401, r#"{"error":"invalid_client"}"#).into(), "PLATFORM_CREDENTIAL_REJECTED"),
+        (Answer::json(400, r#"{"error":"invalid_client"}"#).into(), "PLATFORM_CREDENTIAL_REJECTED"),
+        (Answer::empty(503).into(), "PLATFORM_UNAVAILABLE"),
+        (Behaviour::Reset, "PLATFORM_UNAVAILABLE"),
+        (Behaviour::CutAfter(5, token("CUT", 7200)), "PLATFORM_UNAVAILABLE"),
+    ];
+    let mut platforms = Vec::new();
+    for (index, (fault, reason)) in faults.into_iter().enumerate() {
+        let upstream = Upstream::http().await;
+        upstream.next(TOKEN, fault.clone()).next(TOKEN, fault);
+        platforms.push((format!("client-{index}"), upstream, reason));
+    }
+    let addresses: Vec<_> =
+        platforms.iter().map(|(name, upstream, _)| (name.as_str(), upstream.address())).collect();
+    let gateway = Setup::for_platforms(&addresses).start();
+    let client = gateway.client().await;
+    join_all(platforms.iter().map(async |(name, upstream, reason)| {
+        let mut client = client.clone();
+        let request = || IssueOttRequest { api_client: name.clone(), ..call::issue("someone") };
+        let status = client.issue_ott(request()).await.expect_err("no access token");
+        let refused = refused(&status);
+        let shown = format!("{name}: {:?} {refused:?}", upstream.requests_to(TOKEN).len());
+        assert_eq!(refused.reason, *reason, "{shown}");
+        let internal = ["PLATFORM_PROTOCOL_ERROR", "PLATFORM_CREDENTIAL_REJECTED"].contains(reason);
+        let code = if internal { Code::Internal } else { Code::Unavailable };
+        assert_eq!((refused.code, refused.metadata["outcome"].as_str()), (code, "not_sent"), "{shown}");
+        assert_eq!(upstream.count(OTT), 0, "{shown}");
+        let until = clock::now() + HEALED;
+        while let Err(status) = client.issue_ott(request()).await {
+            assert!(clock::now() < until, "{name} never heals: {status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (3, 1), "{shown}");
+        assert_eq!(bearers(upstream), BTreeMap::from([("Bearer ACCESS".to_owned(), 1)]));
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_does_not_take_the_refresh_along() {
+    let upstream = Upstream::http().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(TOKEN, token("REVOKED", 7200)).next(TOKEN, held(&permits, token("GOOD", 7200)));
+    upstream.next(OTT, Answer::empty(401)).next(OTT, Answer::empty(401));
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let client = gateway.client().await;
+    let spawn = || {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.issue_ott(call::issue("someone")).await.map(drop) })
+    };
+    let first = spawn();
+    upstream.asked(TOKEN, 2).await;
+    let second = spawn();
+    upstream.asked(OTT, 2).await;
+    first.abort();
+    let _ = first.await;
+    gateway.in_flight(1).await;
+    permits.add_permits(1);
+    second.await.expect("no panic").expect("a token");
+    assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (2, 3));
+}
+
+#[tokio::test]
+async fn a_user_whose_refusal_persists_costs_others_nothing() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    upstream.always(OTT, Answer::empty(401));
+    for _ in 0..20 {
+        let status = client.issue_ott(call::issue("someone")).await.expect_err("refused again");
+        assert_eq!(refused(&status).reason, "PLATFORM_CREDENTIAL_REJECTED");
+    }
+    upstream.always(OTT, Behaviour::Healthy);
+    call::issue_and_log_in(&mut client).await;
+    assert_eq!(upstream.count(TOKEN), 2, "at most one forced refresh in ten seconds");
+}

@@ -1,0 +1,498 @@
+//! What the documentation says is so: examples of configuration load, every key that the
+//! code reads is described (and no other), defaults are the real ones, and commands have
+//! the options that are shown.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ott_gateway::config::{Config, Faults};
+use syn::{
+    Expr, ExprCall, ExprMethodCall, ItemConst, ItemImpl, Lit, Type,
+    visit::{self, Visit},
+};
+use tempfile::TempDir;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README.md, CONTRIBUTING.md, ARCHITECTURE.md, tests/README.md and docs/*.md, with their names.
+fn pages() -> Vec<(String, String)> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(root().join("docs"))
+        .expect("there is documentation")
+        .map(|entry| entry.expect("can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    paths.extend(
+        ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "tests/README.md"].map(|name| root().join(name)),
+    );
+    let read = |path: &PathBuf| fs::read_to_string(path).expect("can be read");
+    paths.iter().map(|path| (path.display().to_string(), read(path))).collect()
+}
+
+/// A fenced block: where it begins, what stands after the fence, and the text.
+struct Block {
+    place: String,
+    info: String,
+    text: String,
+}
+
+fn blocks(wanted: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    for (page, text) in pages() {
+        let mut open: Option<Block> = None;
+        for (line, number) in text.lines().zip(1..) {
+            match (&mut open, line.trim_start().strip_prefix("```")) {
+                (None, Some(info)) => {
+                    let place = format!("{page}:{number}");
+                    open = Some(Block { place, info: info.to_owned(), text: String::new() });
+                }
+                (Some(_), Some(_)) => found.extend(open.take()),
+                (Some(block), None) => writeln!(block.text, "{line}").expect("a string"),
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{page}: a block does not end");
+    }
+    found.retain(|block| block.info.split(' ').next() == Some(wanted));
+    found
+}
+
+/// A folder in which whatever an example names is there.
+struct Place {
+    folder: TempDir,
+    environment: BTreeMap<String, String>,
+    certificate: String,
+    private_key: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let folder = tempfile::tempdir().expect("a folder");
+        let credentials = folder.path().join("credentials").display().to_string();
+        Self {
+            folder,
+            environment: BTreeMap::from([("CREDENTIALS_DIRECTORY".to_owned(), credentials)]),
+            certificate: key.cert.pem(),
+            private_key: key.signing_key.serialize_pem(),
+        }
+    }
+
+    /// Reads a configuration after making the files that it names; paths from the root
+    /// start in this folder instead.
+    fn load(&mut self, text: &str) -> Result<Config, Faults> {
+        let mut written = String::new();
+        for line in text.lines() {
+            let value = |key: &str| {
+                let (found, value) = line.split_once(" = ")?;
+                let found = found.trim();
+                let wanted = found == key || key == "*_file" && found.ends_with("_file");
+                let value = value.strip_prefix('"')?.split('"').next()?;
+                wanted.then(|| (found.to_owned(), value.to_owned()))
+            };
+            if let Some((key, path)) = value("*_file") {
+                self.make(&path, &self.content(&key));
+            } else if let Some((_, path)) = value("sink").filter(|(_, path)| path.contains('/')) {
+                self.make(&path, "");
+            } else if let Some((_, name)) = value("client_secret_credential") {
+                self.make(&format!("credentials/{name}"), "secret");
+            } else if let Some((_, name)) = value("client_secret_env") {
+                self.environment.insert(name, "secret".to_owned());
+            }
+            let moved = line.replace(" = \"/", &format!(" = \"{}/", self.folder.path().display()));
+            writeln!(written, "{moved}").expect("a string");
+        }
+        let file = self.folder.path().join("gateway.toml");
+        fs::write(&file, written).expect("can be written");
+        Config::load(Some(&file), &self.environment)
+    }
+
+    fn content(&self, key: &str) -> String {
+        match key {
+            "private_key_file" => self.private_key.clone(),
+            "jwks_file" => r#"{"keys": []}"#.to_owned(),
+            "client_secret_file" | "hmac_key_file" => "s".repeat(64),
+            _ => self.certificate.clone(),
+        }
+    }
+
+    fn make(&self, path: &str, content: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().expect("a folder")).expect("can be made");
+        fs::write(&path, content).expect("can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("can be set");
+    }
+}
+
+/// What an example that shows a part leaves out.
+fn completed(part: &str) -> String {
+    let mut whole = part.to_owned();
+    if !part.contains("[api_clients.") {
+        whole.push_str(
+            "[api_clients.eu2]\ndata_center_url = \"https://eu2-cloud.acronis.com\"\nclient_id = \"id\"\n\
+             client_secret_file = \"secret\"\n",
+        );
+    }
+    if !part.contains("[[access.rules]]") {
+        whole.push_str("[[access.rules]]\ncallers = [\"anonymous\"]\n");
+    }
+    whole
+}
+
+#[test]
+fn every_example_of_configuration_loads_without_a_warning() {
+    let blocks = blocks("toml");
+    assert!(blocks.len() >= 6, "the examples are found");
+    for block in blocks {
+        let whole = if block.info == "toml part" { completed(&block.text) } else { block.text };
+        let config = Place::new().load(&whole).unwrap_or_else(|faults| panic!("{}: {faults}", block.place));
+        // An example may show a secret in the environment, and is warned of it.
+        let warnings = config.warnings.iter().filter(|warning| !warning.key.ends_with("client_secret_env"));
+        let warnings: Vec<String> = warnings.map(ToString::to_string).collect();
+        assert!(warnings.is_empty(), "{}: {warnings:?}", block.place);
+    }
+}
+
+/// A row of docs/configuration.md.
+struct Row {
+    table: String,
+    key: String,
+    default: String,
+    bounds: String,
+}
+
+/// The tables and the keys that docs/configuration.md describes.
+fn described() -> (BTreeSet<String>, Vec<Row>) {
+    let page = fs::read_to_string(root().join("docs/configuration.md")).expect("can be read");
+    let (mut tables, mut rows) = (BTreeSet::new(), Vec::new());
+    let mut table = None;
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            table = heading
+                .strip_prefix("`[")
+                .and_then(|rest| rest.strip_suffix("]`"))
+                .map(|name| name.trim_matches(['[', ']']).to_owned());
+            tables.extend(table.clone());
+        } else if let (Some(table), Some(row)) = (&table, line.strip_prefix("| `")) {
+            let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
+            let [key, _meaning, default, bounds] = cells.as_slice() else {
+                panic!("a row has four cells: {line}")
+            };
+            rows.push(Row {
+                table: table.clone(),
+                key: key.trim_end_matches('`').to_owned(),
+                default: (*default).to_owned(),
+                bounds: (*bounds).to_owned(),
+            });
+        }
+    }
+    (tables, rows)
+}
+
+/// Collects the keys that the code asks for, by the type that asks.
+#[derive(Default)]
+struct Asked {
+    by: String,
+    keys: BTreeSet<(String, String)>,
+    tables: BTreeSet<(String, String)>,
+}
+
+fn literal(expression: Option<&Expr>) -> Option<String> {
+    match expression {
+        Some(Expr::Lit(literal)) => match &literal.lit {
+            Lit::Str(text) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl<'ast> Visit<'ast> for Asked {
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        if let Type::Path(path) = &*item.self_ty {
+            self.by = path.path.segments.last().expect("a type has a name").ident.to_string();
+        }
+        visit::visit_item_impl(self, item);
+    }
+
+    fn visit_item_const(&mut self, item: &'ast ItemConst) {
+        // The three sources of a secret are asked for out of a list.
+        if item.ident == "SOURCES"
+            && let Expr::Array(array) = &*item.expr
+        {
+            let keys = array.elems.iter().filter_map(|element| literal(Some(element)));
+            self.keys.extend(keys.map(|key| ("SecretSource".to_owned(), key)));
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
+        if let Some(key) = literal(call.args.first()) {
+            match call.method.to_string().as_str() {
+                "optional" | "required" | "list" | "path" | "one_or_more" | "list_of_tables" => {
+                    self.keys.insert((self.by.clone(), key));
+                }
+                "table" | "optional_table" => {
+                    self.tables.insert((self.by.clone(), key));
+                }
+                _ => {}
+            }
+        }
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let Expr::Path(function) = &*call.func
+            && function.path.segments.first().is_some_and(|module| module.ident == "named_file")
+            && let Some(key) = literal(call.args.get(1))
+        {
+            self.keys.insert((self.by.clone(), key));
+        }
+        visit::visit_expr_call(self, call);
+    }
+}
+
+/// Which table each type of the configuration reads.
+const TABLES: &[(&str, &str)] = &[
+    ("Config", ""),
+    ("Server", "server"),
+    ("ServerTls", "server.tls"),
+    ("Admin", "admin"),
+    ("ApiClients", "api_clients.NAME"),
+    ("ApiClient", "api_clients.NAME"),
+    ("SecretSource", "api_clients.NAME"),
+    ("Callers", "callers"),
+    ("Jwt", "callers.jwt"),
+    ("Forwarded", "callers.forwarded"),
+    ("Access", "access"),
+    ("Rule", "access.rules"),
+    ("Audit", "audit"),
+    ("Telemetry", "telemetry"),
+];
+
+/// Asked for only to be refused.
+const REFUSED: &[&str] = &["client_secret"];
+
+#[test]
+fn every_key_that_the_code_reads_is_described_and_no_other() {
+    let mut asked = Asked::default();
+    let folder = fs::read_dir(root().join("src/config")).expect("the configuration's folder");
+    let files = folder.map(|entry| entry.expect("can be listed").path());
+    for file in files.chain([root().join("src/config.rs")]) {
+        if !["section.rs", "tests.rs"].iter().any(|name| file.ends_with(name)) {
+            let text = fs::read_to_string(&file).expect("can be read");
+            asked.visit_file(&syn::parse_file(&text).expect("is Rust"));
+        }
+    }
+    let table_of = |by: &str| {
+        let known = TABLES.iter().find(|(name, _)| *name == by);
+        known.unwrap_or_else(|| panic!("{by} reads a table that this test does not know")).1
+    };
+    let dotted = |(by, key): &(String, String)| {
+        let table = table_of(by);
+        if table.is_empty() { key.clone() } else { format!("{table}.{key}") }
+    };
+    let (tables, rows) = described();
+    let in_code: BTreeSet<String> =
+        asked.keys.iter().filter(|(_, key)| !REFUSED.contains(&key.as_str())).map(dotted).collect();
+    let in_docs: BTreeSet<String> = rows.iter().map(|row| format!("{}.{}", row.table, row.key)).collect();
+    assert!(in_code.len() > 40, "the keys are found: {in_code:?}");
+    let missing: Vec<_> = in_code.difference(&in_docs).collect();
+    let unknown: Vec<_> = in_docs.difference(&in_code).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "not described: {missing:?}; not in the code: {unknown:?}"
+    );
+    for table in asked.tables.iter().map(dotted) {
+        assert!(tables.iter().any(|heading| heading.starts_with(&table)), "[{table}] is not described");
+    }
+}
+
+/// The least that makes every table possible.
+const BASE: &[(&str, &[(&str, &str)])] = &[
+    ("server", &[]),
+    (
+        "server.tls",
+        &[
+            ("certificate_file", "\"tls.crt\""),
+            ("private_key_file", "\"tls.key\""),
+            ("client_ca_file", "\"ca.crt\""),
+        ],
+    ),
+    ("admin", &[]),
+    (
+        "api_clients.NAME",
+        &[
+            ("data_center_url", "\"https://eu2-cloud.acronis.com\""),
+            ("client_id", "\"id\""),
+            ("client_secret_file", "\"secret\""),
+        ],
+    ),
+    ("access", &[]),
+    ("access.rules", &[("callers", "[\"dns:*\"]")]),
+    ("audit", &[("sink", "\"logs/audit.jsonl\""), ("hmac_key_file", "\"hmac-2026\"")]),
+    ("telemetry", &[]),
+];
+
+/// The base with one key set, or without it.
+fn base_with(row: &Row, value: Option<&str>) -> String {
+    let mut text = String::new();
+    for (table, keys) in BASE {
+        let header = match *table {
+            "access.rules" => "[[access.rules]]".to_owned(),
+            other => format!("[{}]", other.replace("NAME", "eu2")),
+        };
+        writeln!(text, "{header}").expect("a string");
+        for (key, value) in *keys {
+            if (*table, *key) != (row.table.as_str(), row.key.as_str()) {
+                writeln!(text, "{key} = {value}").expect("a string");
+            }
+        }
+        if *table == row.table
+            && let Some(value) = value
+        {
+            writeln!(text, "{} = {value}", row.key).expect("a string");
+        }
+    }
+    text
+}
+
+#[test]
+fn what_is_described_as_the_default_is_the_default() {
+    let mut place = Place::new();
+    let mut compared = 0;
+    for row in described().1 {
+        // Some defaults are words, not values.
+        let Some(default) = row.default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else {
+            continue;
+        };
+        if default.contains('`') {
+            continue;
+        }
+        let key = format!("{}.{}", row.table, row.key);
+        let mut shown = |value| match place.load(&base_with(&row, value)) {
+            Ok(config) => format!("{config:?}"),
+            Err(faults) => panic!("{key}: {faults}"),
+        };
+        assert_eq!(shown(None), shown(Some(default)), "{key}");
+        compared += 1;
+    }
+    assert!(compared >= 20, "{compared} defaults were found");
+}
+
+#[test]
+fn what_is_described_as_the_bounds_is_accepted_and_no_more() {
+    let mut place = Place::new();
+    let mut tried = 0;
+    for row in described().1 {
+        let Some((least, most)) = row.bounds.split_once(" to ") else { continue };
+        let (Some(least), Some(most)) = (quoted(least), quoted(most)) else { continue };
+        let key = format!("{}.{}", row.table, row.key);
+        let mut faults = |value: &str| match place.load(&base_with(&row, Some(value))) {
+            Ok(_) => String::new(),
+            Err(faults) => faults.to_string(),
+        };
+        // The longest lame duck needs a longer drain, which is another rule.
+        let other_rule = "must be shorter than drain_timeout";
+        for bound in [least, most] {
+            let faults = faults(bound);
+            assert!(faults.is_empty() || faults.contains(other_rule), "{key} = {bound}: {faults}");
+        }
+        // Ten times as much, of a number or of a number in quotes.
+        let digits = most.find(|letter: char| letter.is_ascii_digit()).expect("a bound has a number");
+        let end =
+            most[digits..].find(|letter: char| !letter.is_ascii_digit()).map_or(most.len(), |at| digits + at);
+        let over = format!("{}0{}", &most[..end], &most[end..]);
+        assert!(!faults(&over).is_empty(), "{key} = {over} is accepted");
+        tried += 1;
+    }
+    assert!(tried >= 10, "{tried} bounds were found");
+}
+
+/// What stands in backquotes at the beginning.
+fn quoted(text: &str) -> Option<&str> {
+    text.strip_prefix('`')?.split('`').next()
+}
+
+#[test]
+fn every_command_that_is_shown_has_the_options_that_are_shown() {
+    let help = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ott-gateway")).args([command, "--help"]).output();
+        let output = output.expect("the binary runs");
+        assert!(output.status.success(), "there is no command {command}");
+        String::from_utf8(output.stdout).expect("is text")
+    };
+    let mut helps: BTreeMap<String, String> = BTreeMap::new();
+    let mut commands = 0;
+    for (page, text) in pages() {
+        let text = text.replace("\\\n", " ");
+        for part in text.lines().flat_map(|line| line.split(['|', ';', '&', '`'])) {
+            let Some(arguments) = part.trim().strip_prefix("ott-gateway ") else { continue };
+            let mut arguments = arguments.split_whitespace();
+            let command = arguments.next().unwrap_or_default();
+            if !command.starts_with(|letter: char| letter.is_ascii_lowercase()) {
+                continue;
+            }
+            let help = helps.entry(command.to_owned()).or_insert_with(|| help(command));
+            for option in arguments.filter_map(|argument| argument.split('=').next()) {
+                let known = !option.starts_with("--")
+                    || help.contains(&format!("{option} "))
+                    || help.contains(&format!("{option}\n"));
+                assert!(known, "{page}: `{command}` has no {option}");
+            }
+            commands += 1;
+        }
+    }
+    assert!(commands >= 10, "{commands} commands were found");
+}
+
+/// Every function's name in the source and the tests.
+fn functions(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("can be listed") {
+        let path = entry.expect("can be listed").path();
+        if path.is_dir() {
+            functions(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("can be read");
+            let found = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+            names.extend(found.map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let mut names = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        functions(&root().join(folder), &mut names);
+    }
+    let page = fs::read_to_string(root().join("docs/threat-model.md")).expect("can be read");
+    let quoted = page.split('`').skip(1).step_by(2);
+    // A sentence as a test's name has many words; no key or header has.
+    let tests: Vec<&str> = quoted.filter(|name| name.matches('_').count() >= 4).collect();
+    assert!(tests.len() >= 40, "{} tests were found", tests.len());
+    let missing: Vec<_> = tests.iter().filter(|name| !names.contains(**name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_file_that_a_page_names_exists() {
+    let mut named = 0;
+    for (page, text) in pages() {
+        for path in text.split('`').skip(1).step_by(2) {
+            let is_path =
+                ["src/", "tests/", "docs/", "deploy/", "proto/"].iter().any(|it| path.starts_with(it));
+            if is_path && !path.contains(['<', '*', ' ']) {
+                assert!(root().join(path).exists(), "{page}: there is no {path}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 30, "{named} names were found");
+}

@@ -1,0 +1,292 @@
+//! The end of the process: nothing is lost, and nobody can hold it up.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ott_gateway::clock;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::support::{
+    call::{self, Client, refused},
+    gateway::{Gateway, Setup},
+    upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Upstream},
+};
+
+/// By when the process is gone, whatever anyone does.
+const GONE: Duration = Duration::from_secs(30);
+
+async fn start(server: &str) -> (Upstream, Gateway, Client) {
+    let upstream = Upstream::http().await;
+    let gateway =
+        Setup::for_platform(upstream.address()).replacing("drain_lame_duck = \"100ms\"", server).start();
+    upstream.asked(TOKEN, 1).await;
+    let client = gateway.client().await;
+    (upstream, gateway, client)
+}
+
+fn held(permits: &Arc<Semaphore>) -> Behaviour {
+    Behaviour::Held(Arc::clone(permits), Box::new(Behaviour::Healthy))
+}
+
+/// Waits until that is what health tells, which must be soon.
+async fn until_health(gateway: &Gateway, status: ServingStatus) {
+    let mut client = HealthClient::new(gateway.channel().await);
+    let began = clock::now();
+    loop {
+        let request = HealthCheckRequest { service: "ott.v1.OttService".to_owned() };
+        if client.check(request).await.expect("an answer").into_inner().status() == status {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "health does not tell {status:?}");
+    }
+}
+
+/// Waits until the gateway has said so.
+fn logged(gateway: &Gateway, words: &str) {
+    gateway.stderr().wait_for(words, |line| line.contains(words).then_some(()));
+}
+
+#[tokio::test]
+async fn calls_in_flight_end_well_and_the_process_with_them() {
+    let (upstream, mut gateway, client) = start("drain_lame_duck = \"100ms\"").await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(OTT, held(&permits)).next(LOGIN, held(&permits));
+    let (mut issuing, mut spending) = (client.clone(), gateway.client().await);
+    let login = call::login(&upstream.token());
+    let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
+    let spent = tokio::spawn(async move { spending.login_with_ott(login).await });
+    upstream.asked(OTT, 1).await;
+    upstream.asked(LOGIN, 1).await;
+
+    gateway.signal("TERM");
+    logged(&gateway, "peers are told to go away");
+    permits.add_permits(2);
+    issued.await.expect("no panic").expect("a token");
+    let session = spent.await.expect("no panic").expect("a session").into_inner().session;
+    assert!(!session.expect("a session").cookie_header.is_empty());
+    let status = gateway.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0));
+    let records = gateway.audit();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record["code"] == "OK"), "{records:?}");
+}
+
+#[tokio::test]
+async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
+    let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"3s\"").await;
+    until_health(&gateway, ServingStatus::Serving).await;
+    gateway.signal("TERM");
+    logged(&gateway, "the drain has begun");
+    until_health(&gateway, ServingStatus::NotServing).await;
+    assert!(gateway.admin_get("/readyz").await.starts_with("HTTP/1.1 503"));
+    assert!(gateway.admin_get("/livez").await.starts_with("HTTP/1.1 200"));
+    call::issue_and_log_in(&mut client).await;
+    call::issue_and_log_in(&mut gateway.client().await).await;
+    assert_eq!(gateway.ended(Duration::from_secs(15)).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_told_whether_it_may_have_happened() {
+    let (upstream, mut gateway, client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
+    upstream.next(OTT, Behaviour::Stall).next(LOGIN, Behaviour::Stall);
+    let (mut issuing, mut spending) = (client.clone(), client.clone());
+    let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
+    let spent = tokio::spawn(async move { spending.login_with_ott(call::login("OTT")).await });
+    upstream.asked(OTT, 1).await;
+    upstream.asked(LOGIN, 1).await;
+    gateway.signal("TERM");
+    let issue = refused(&issued.await.expect("no panic").expect_err("it stalls"));
+    assert_eq!((issue.code, issue.reason.as_str()), (Code::Unavailable, "DRAINING"));
+    assert_eq!((issue.pushback, issue.ratelimited), (None, None));
+    assert!(issue.retry_delay.is_some());
+    let login = refused(&spent.await.expect("no panic").expect_err("it stalls"));
+    assert_eq!((login.code, login.reason.as_str()), (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN"));
+    assert_eq!((login.pushback.as_deref(), login.ratelimited.as_deref()), (Some("-1"), Some("true")));
+    assert_eq!(login.metadata["outcome"], "unknown");
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+    let reasons: Vec<_> = gateway.audit().iter().map(|record| record["reason"].clone()).collect();
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons.contains(&"DRAINING".into()) && reasons.contains(&"LOGIN_OUTCOME_UNKNOWN".into()));
+}
+
+#[tokio::test]
+async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
+    let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(LOGIN, held(&permits)).next(LOGOUT, held(&permits));
+    let ott = upstream.token();
+    let login = call::login(&ott);
+    let spent = tokio::spawn(async move { client.login_with_ott(login).await });
+    upstream.asked(LOGIN, 1).await;
+    gateway.signal("TERM");
+    let status = spent.await.expect("no panic").expect_err("it is held");
+    assert_eq!(refused(&status).reason, "LOGIN_OUTCOME_UNKNOWN");
+    permits.add_permits(1);
+    upstream.asked(LOGOUT, 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(gateway.is_running(), "the platform has not answered yet");
+    permits.add_permits(1);
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+    let ended = upstream.requests_to(LOGOUT);
+    assert_eq!(ended.len(), 1, "its session is ended before the process is");
+    assert_eq!(ended[0].header("cookie"), Some(format!("sid=SESSION-OF-{ott}").as_str()));
+    let records = gateway.audit();
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(
+        (&records[0]["reason"], &records[0]["outcome"]),
+        (&"LOGIN_OUTCOME_UNKNOWN".into(), &"done".into())
+    );
+}
+
+#[tokio::test]
+async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is() {
+    let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
+    let permits = Arc::new(Semaphore::new(0));
+    let unreadable = Answer::html(200).header("set-cookie", "sid=CANARY; Path=/");
+    upstream.next(LOGIN, unreadable).next(LOGOUT, held(&permits));
+    let status = client.login_with_ott(call::login("OTT")).await.expect_err("nobody can read it");
+    assert_eq!(refused(&status).reason, "PLATFORM_PROTOCOL_ERROR");
+    upstream.asked(LOGOUT, 1).await;
+    drop(client);
+    gateway.signal("TERM");
+    logged(&gateway, "peers are told to go away");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(gateway.is_running(), "the platform has not answered yet");
+    permits.add_permits(1);
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+    logged(&gateway, "a session that could not be delivered was ended");
+    assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
+}
+
+#[tokio::test]
+async fn stubborn_peers_hold_nothing_up() {
+    let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
+    call::issue_and_log_in(&mut client).await;
+    let silent = TcpStream::connect(gateway.address()).await.expect("it accepts");
+    let mut half = TcpStream::connect(gateway.address()).await.expect("it accepts");
+    half.write_all(b"PRI * HTTP/2.0\r\n").await.expect("it reads");
+    // The whole preface and settings, and then never a word, no acknowledgement either.
+    let deaf = h2_without_a_word(gateway.address()).await;
+    let mut watch = HealthClient::new(gateway.channel().await)
+        .watch(HealthCheckRequest { service: String::new() })
+        .await
+        .expect("a stream")
+        .into_inner();
+    let first = watch.message().await.expect("a message").expect("one");
+    assert_eq!(first.status(), ServingStatus::Serving);
+
+    let began = clock::now();
+    gateway.signal("TERM");
+    let second = watch.message().await.expect("a message").expect("another");
+    assert_eq!(second.status(), ServingStatus::NotServing);
+    let status = gateway.ended(GONE).await;
+    assert_eq!(status.code(), Some(0), "{}", gateway.stderr().text());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop((silent, half, deaf, watch));
+}
+
+async fn h2_without_a_word(gateway: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway).await.expect("it accepts");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it reads");
+    let mut settings = [0; 9];
+    stream.read_exact(&mut settings).await.expect("it speaks HTTP/2");
+    stream
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let (upstream, mut gateway, client) = start("drain_lame_duck = \"10s\"").await;
+    upstream.next(OTT, Behaviour::Stall);
+    let mut issuing = client.clone();
+    let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
+    upstream.asked(OTT, 1).await;
+    gateway.signal("TERM");
+    logged(&gateway, "the drain has begun");
+    let began = clock::now();
+    gateway.signal("TERM");
+    let status = gateway.ended(Duration::from_secs(5)).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(status.code(), Some(1));
+    issued.await.expect("no panic").expect_err("the process is gone");
+}
+
+#[tokio::test]
+async fn interrupt_drains_as_terminate_does() {
+    let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
+    call::issue_and_log_in(&mut client).await;
+    gateway.signal("INT");
+    assert_eq!(gateway.ended(GONE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn of_many_calls_during_a_drain_none_is_lost() {
+    let (upstream, mut gateway, _client) = start("drain_lame_duck = \"300ms\"").await;
+    let mut callers = JoinSet::new();
+    for _ in 0..20 {
+        let mut client = gateway.client().await;
+        callers.spawn(async move {
+            let mut done = 0;
+            loop {
+                let issued = match client.issue_ott(call::issue("someone")).await {
+                    Ok(issued) => issued.into_inner(),
+                    Err(status) => return (done, status),
+                };
+                match client.login_with_ott(call::login(&issued.ott)).await {
+                    Ok(_) => done += 1,
+                    Err(status) => return (done, status),
+                }
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gateway.signal("TERM");
+    let mut logins = 0;
+    for (done, last) in callers.join_all().await {
+        logins += done;
+        // A documented answer, or one of the connection itself, which a client knows to
+        // be safe: the call was never taken on.
+        if last.details().is_empty() {
+            let text = format!("{last:?}");
+            let never_taken =
+                ["GoAway", "Connection refused", "connection closed", "ConnectError", "NotConnected"];
+            assert!(never_taken.iter().any(|words| text.contains(words)), "{text}");
+        } else {
+            let refused = refused(&last);
+            assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "DRAINING"));
+        }
+    }
+    assert_eq!(gateway.ended(GONE).await.code(), Some(0));
+    assert!(logins > 0);
+    // Whatever the platform did has its record, and no login was left without a caller.
+    let records = gateway.audit();
+    let done = |method: &str| {
+        let of = |record: &&serde_json::Value| record["method"] == method && record["code"] == "OK";
+        records.iter().filter(of).count()
+    };
+    assert_eq!(done("IssueOtt"), upstream.count(OTT));
+    assert_eq!((done("LoginWithOtt"), logins), (upstream.count(LOGIN), upstream.count(LOGIN)));
+    assert_eq!(upstream.count(LOGOUT), 0);
+}
+
+#[tokio::test]
+async fn a_platform_that_is_down_does_not_keep_the_process() {
+    let (upstream, mut gateway, _client) = start("drain_lame_duck = \"0s\"").await;
+    let stalled = Upstream::http().await;
+    stalled.always(TOKEN, Behaviour::Stall);
+    let mut waiting = Setup::for_platform(stalled.address()).start();
+    stalled.asked(TOKEN, 1).await;
+    waiting.signal("TERM");
+    assert_eq!(waiting.ended(Duration::from_secs(10)).await.code(), Some(0));
+
+    upstream.always(TOKEN, Answer::empty(503)).always(OTT, Answer::empty(503));
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
+}

@@ -1,0 +1,77 @@
+//! Where the gateway connects to: the configured data centers, whatever the platform's
+//! answers, the environment or callers say.
+
+use crate::support::{
+    calling::{by_hand, issue, login, told, with},
+    gateway::Setup,
+    upstream::{Answer, LOGIN, OTT, TOKEN, Upstream},
+};
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redirects_are_followed_nowhere() {
+    let (platform, elsewhere) = (Upstream::http().await, Upstream::http().await);
+    let gateway = Setup::for_platform(platform.address()).start();
+    let mut client = gateway.client().await;
+    assert_eq!(told(&client.issue_ott(issue("x")).await), "OK");
+    for status in [301, 302, 303, 307, 308] {
+        let redirect =
+            |path: &str| Answer::empty(status).header("location", format!("{}{path}", elsewhere.url()));
+        platform.next(OTT, redirect(OTT)).next(LOGIN, redirect(LOGIN));
+        assert_eq!(told(&client.issue_ott(issue("x")).await), "Internal PLATFORM_PROTOCOL_ERROR");
+        let token = platform.token();
+        assert_eq!(told(&client.login_with_ott(login(&token)).await), "Internal PLATFORM_PROTOCOL_ERROR");
+    }
+    assert_eq!(told(&client.issue_ott(issue("x")).await), "OK");
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_of_the_environment_are_not_used() {
+    let (platform, proxy) = (Upstream::http().await, Upstream::http().await);
+    let mut setup = Setup::for_platform(platform.address());
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        setup = setup.environment(name, &proxy.url());
+    }
+    let gateway = setup.environment("NO_PROXY", "").start();
+    let mut client = gateway.client().await;
+    let token = client.issue_ott(issue("x")).await.expect("a token").into_inner().ott;
+    client.login_with_ott(login(&token)).await.expect("a session");
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_call_becomes_a_header_or_a_path_at_the_platform() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address()).start();
+    let mut client = gateway.client().await;
+    let hostile = "x/../../token?a=b#c\"},{\"login\":\"admin\\";
+    let headers = [
+        ("x-request-id", "1/../x"),
+        ("host", "evil.example"),
+        ("cookie", "sid=stolen"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("transfer-encoding-x", "chunked"),
+    ];
+    let mut request = issue(hostile);
+    for (name, value) in headers {
+        request = with(request, name, value);
+    }
+    assert_eq!(told(&client.issue_ott(request).await), "OK");
+    let sent = platform.requests_to(OTT).remove(0);
+    let body: serde_json::Value = serde_json::from_str(sent.text()).expect("JSON");
+    assert_eq!(body["login"], hostile, "as a value, whole");
+    assert_eq!(body.as_object().expect("an object").keys().filter(|key| *key == "login").count(), 1);
+    for value in ["evil", "stolen", "..", "127.0.0.1\r\nx"] {
+        let said = sent.headers.iter().any(|(_, said)| said.contains(value));
+        assert!(!said, "{value}: {:?}", sent.headers);
+    }
+    assert!(sent.header("cookie").is_none());
+
+    // Line ends do not even get that far.
+    for login in [&b"a\r\nx-injected: 1"[..], b"a\nb", b"a\0b"] {
+        let length = u8::try_from(login.len()).expect("a short login");
+        let body = [&[0x0a, length], login].concat();
+        let (code, reason) = by_hand(gateway.address(), "/ott.v1.OttService/IssueOtt", &[], &body).await;
+        assert_eq!((code, reason.as_str()), (tonic::Code::InvalidArgument, "INVALID_REQUEST"));
+    }
+    assert_eq!((platform.count(OTT), platform.count(TOKEN)), (1, 1));
+}

@@ -1,0 +1,431 @@
+//! Who a caller is, seen from outside: which proofs the real binary believes, and from
+//! whom.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::{Router, http::StatusCode, routing::get};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+use crate::support::{
+    authority::{Authority, write},
+    calling::{issue, issued, metric, told, until, with},
+    gateway::{Gateway, Setup},
+    issuer::{Issuer, claims, forged, in_seconds},
+    upstream::{Answer, Tls, Upstream},
+};
+
+const UNKNOWN: &str = "Unauthenticated CALLER_UNAUTHENTICATED";
+const SPOOFED: &str = "ott_gateway_spoofed_identity_headers_total";
+const XFCC: &str = "x-forwarded-client-cert";
+
+/// A gateway that lets in every identified caller and no other, with that added to its
+/// configuration.
+fn setup(platform: &Upstream, more: &str) -> Setup {
+    Setup::for_platform(platform.address())
+        .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["*"]"#)
+        .replacing("[audit]", &format!("{more}\n[audit]"))
+}
+
+/// The same, with TLS and that `client_auth`.
+fn with_tls(setup: Setup, authority: &Authority, client_auth: &str) -> Setup {
+    let folder = setup.folder().join("tls");
+    fs::create_dir(&folder).unwrap();
+    authority.issue(&["localhost"]).write(&folder);
+    write(&folder, "ca.crt", &authority.certificate());
+    setup.replacing(
+        "[admin]",
+        &format!(
+            "[server.tls]
+            certificate_file = \"FOLDER/tls/tls.crt\"
+            private_key_file = \"FOLDER/tls/tls.key\"
+            client_ca_file = \"FOLDER/tls/ca.crt\"
+            client_auth = \"{client_auth}\"
+            [admin]"
+        ),
+    )
+}
+
+/// Caller and proof in the last audit record.
+fn last_caller(gateway: &Gateway) -> (Value, Value) {
+    let record = gateway.audit().pop().unwrap();
+    (record["caller"].clone(), record["caller_proof"].clone())
+}
+
+fn proven(name: &str, proof: &str) -> (Value, Value) {
+    (json!(name), json!(proof))
+}
+
+fn hash(token: &str) -> String {
+    use std::fmt::Write as _;
+    digest(&SHA256, token.as_bytes()).as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_names_its_caller_if_it_names_exactly_one() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("mesh");
+    let gateway = with_tls(setup(&platform, ""), &authority, "optional").start();
+    let good = [
+        (&["spiffe://mesh/ns/web/sa/portal"][..], "spiffe://mesh/ns/web/sa/portal"),
+        (&["spiffe://mesh/ns/web/sa/portal", "one.example", "two.example"], "spiffe://mesh/ns/web/sa/portal"),
+        (&["Portal.Example"], "dns:portal.example"),
+        (&["https://portal.example/", "portal.example"], "dns:portal.example"),
+    ];
+    for (names, caller) in good {
+        let channel = authority.channel(gateway.address(), Some(&authority.issue(names))).await.unwrap();
+        assert_eq!(issued(&channel, &[]).await, "OK", "{names:?}");
+        assert_eq!(last_caller(&gateway), proven(caller, "certificate"));
+    }
+    let before = platform.requests().len();
+    let bad = [
+        &["spiffe://mesh/ns/web/sa/portal", "spiffe://mesh/ns/root/sa/admin"][..],
+        &["spiffe://mesh/ns/web/sa/portal", "https://portal.example/"],
+        &["spiffe://MESH/ns/web"],
+        &["spiffe://mesh/a/../b"],
+        &["one.example", "two.example"],
+        &["*.example"],
+        &[],
+    ];
+    for names in bad {
+        let channel = authority.channel(gateway.address(), Some(&authority.issue(names))).await.unwrap();
+        assert_eq!(issued(&channel, &[]).await, UNKNOWN, "{names:?}");
+        assert_eq!(last_caller(&gateway), (Value::Null, Value::Null), "a common name is nobody's name");
+    }
+    // Without a certificate, a caller is anonymous, and no rule names that.
+    let channel = authority.channel(gateway.address(), None).await.unwrap();
+    assert_eq!(issued(&channel, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
+    assert_eq!(platform.requests().len(), before, "and the platform saw nothing of all that");
+    gateway.stderr().wait_for("why", |line| {
+        (line.contains("a call failed") && line.contains("it has more than one URI")).then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bearer_token_proves_its_name_and_nothing_else_does() {
+    let platform = Upstream::http().await;
+    let tokens = format!(
+        "[callers.tokens]\nci = \"{}\"\nreports = [\"{}\", \"{}\"]",
+        hash("canary-ci"),
+        hash("canary-old"),
+        hash("canary-new")
+    );
+    let gateway = setup(&platform, &tokens).start();
+    let channel = gateway.channel().await;
+    for (token, name) in [
+        ("Bearer canary-ci", "token:ci"),
+        ("bearer canary-ci", "token:ci"),
+        ("Bearer canary-old", "token:reports"),
+        ("Bearer canary-new", "token:reports"),
+    ] {
+        assert_eq!(issued(&channel, &[("authorization", token)]).await, "OK", "{token}");
+        assert_eq!(last_caller(&gateway), proven(name, "token"));
+    }
+    let sent = platform.requests().len();
+    let stored = format!("Bearer {}", hash("canary-ci"));
+    let hexadecimal = stored.replace("sha256:", "");
+    for wrong in [
+        "Bearer canary-c",
+        "Bearer canary-ci2",
+        "Bearer CANARY-CI",
+        "Bearer",
+        "canary-ci",
+        "Basic Y2k6Y2FuYXJ5LWNp",
+        &stored,
+        &hexadecimal,
+    ] {
+        assert_eq!(issued(&channel, &[("authorization", wrong)]).await, UNKNOWN, "{wrong}");
+    }
+    let twice = [("authorization", "Bearer canary-ci"), ("authorization", "Bearer canary-ci")];
+    assert_eq!(issued(&channel, &twice).await, UNKNOWN, "twice is no proof, even of the same");
+    assert_eq!(issued(&channel, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED", "anonymous");
+    assert_eq!(platform.requests().len(), sent);
+    let admin = gateway.admin();
+    let counted = async |kind: &str| {
+        metric(admin, &format!("ott_gateway_security_events_total{{kind=\"{kind}\"}}")).await
+    };
+    assert_eq!((counted("duplicate_identity").await, counted("caller_unauthenticated").await), (1.0, 9.0));
+    let shown = gateway.stderr().text() + &fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
+    assert!(!shown.contains("canary-"), "no token in log or audit: {shown}");
+}
+
+const JWT: &str = "[callers.jwt]\nissuer = \"https://issuer.example\"\naudience = \"ott-gateway\"\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
+    let platform = Upstream::http().await;
+    let issuer = Issuer::new("k1");
+    let setup = setup(&platform, &format!("{JWT}jwks_file = \"FOLDER/jwks.json\""));
+    setup.file("jwks.json", &issuer.jwks());
+    let gateway = setup.start();
+    let channel = gateway.channel().await;
+    for good in [json!({}), json!({ "aud": ["other", "ott-gateway"] }), json!({ "nbf": in_seconds(-60) })] {
+        assert_eq!(issued(&channel, &[("authorization", &issuer.bearer(good))]).await, "OK");
+        assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
+    }
+    // A subject that looks like another kind of name stays a subject.
+    let posing = issuer.bearer(json!({ "sub": "spiffe://mesh/ns/root/sa/admin" }));
+    assert_eq!(issued(&channel, &[("authorization", &posing)]).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("jwt:spiffe://mesh/ns/root/sa/admin", "jwt"));
+
+    let sent = platform.requests().len();
+    let hs256 = {
+        // The classic: the public key, which everybody has, taken for a shared secret.
+        let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::HS256) };
+        let key = EncodingKey::from_secret(issuer.jwks().as_bytes());
+        format!("Bearer {}", encode(&header, &claims(json!({})), &key).unwrap())
+    };
+    let impostor = Issuer::new("k1");
+    let embedded = json!({ "alg": "ES256", "jwk": impostor.jwk() });
+    let wrong = [
+        ("expired", issuer.bearer(json!({ "exp": in_seconds(-60) }))),
+        ("without an end", issuer.bearer(json!({ "exp": null }))),
+        ("not valid yet", issuer.bearer(json!({ "nbf": in_seconds(120) }))),
+        ("another audience", issuer.bearer(json!({ "aud": "other" }))),
+        ("no audience", issuer.bearer(json!({ "aud": null }))),
+        ("another issuer", issuer.bearer(json!({ "iss": "https://issuer.example/" }))),
+        ("no subject", issuer.bearer(json!({ "sub": null }))),
+        ("an empty subject", issuer.bearer(json!({ "sub": "" }))),
+        ("a subject that forges", issuer.bearer(json!({ "sub": "portal\nadmin" }))),
+        ("another's signature", impostor.bearer(json!({}))),
+        ("an unknown key", Issuer::new("k2").bearer(json!({}))),
+        ("a shared secret", hs256),
+        ("no algorithm", forged(&json!({ "alg": "none" }), b"")),
+        ("no algorithm, in capitals", forged(&json!({ "alg": "NONE", "kid": "k1" }), b"")),
+        ("its own key", forged(&embedded, &[0; 64])),
+        ("a zero signature", forged(&json!({ "alg": "ES256", "kid": "k1" }), &[0; 64])),
+    ];
+    for (what, token) in &wrong {
+        assert_eq!(issued(&channel, &[("authorization", token)]).await, UNKNOWN, "{what}");
+    }
+    assert_eq!(platform.requests().len(), sent);
+    gateway.stderr().wait_for("why", |line| {
+        (line.contains("a call failed") && line.contains("the JWT is not valid: it has expired"))
+            .then_some(())
+    });
+
+    // A new key in the file is believed within 10 s, the old one no more.
+    let new = Issuer::new("k2");
+    write(gateway.folder(), "jwks.json", &new.jwks());
+    let (new, old) = (new.bearer(json!({})), issuer.bearer(json!({})));
+    let is_believed = async || issued(&channel, &[("authorization", &new)]).await == "OK";
+    until(Duration::from_secs(10), "the new key is believed", is_believed).await;
+    assert_eq!(issued(&channel, &[("authorization", &old)]).await, UNKNOWN);
+}
+
+/// What an issuer's HTTP server answers, and how often it was asked.
+#[derive(Clone)]
+struct Published(Arc<(Mutex<(StatusCode, String)>, AtomicU32)>);
+
+impl Published {
+    async fn start() -> (Self, String) {
+        let answer = (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        let published = Self(Arc::new((Mutex::new(answer), AtomicU32::new(0))));
+        let served = published.clone();
+        let keys = move || {
+            served.0.1.fetch_add(1, Ordering::SeqCst);
+            let answer = served.0.0.lock().unwrap().clone();
+            async move { answer }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, Router::new().route("/jwks", get(keys))).await.unwrap() });
+        (published, url)
+    }
+
+    fn answer(&self, status: StatusCode, body: String) {
+        *self.0.0.lock().unwrap() = (status, body);
+    }
+
+    fn asked(&self) -> u32 {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_from_a_url_are_waited_for_kept_and_not_hammered() {
+    let platform = Upstream::http().await;
+    let (published, url) = Published::start().await;
+    let (first, second) = (Issuer::new("k1"), Issuer::new("k2"));
+    let gateway = setup(&platform, &format!("{JWT}jwks_url = \"{url}\"")).start();
+    let channel = gateway.channel().await;
+    let bearer = first.bearer(json!({}));
+
+    // No keys yet: nobody can be identified, which is not the caller's fault.
+    let request = with(issue("someone@example.com"), "authorization", &bearer);
+    let status = OttServiceClient::new(channel.clone()).issue_ott(request).await.unwrap_err();
+    assert_eq!(told::<()>(&Err(status.clone())), "Unavailable CALLER_UNAUTHENTICATED");
+    let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert_eq!(wait, Duration::from_secs(2));
+    assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
+    published.answer(StatusCode::OK, first.jwks());
+    let is_believed = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
+    until(Duration::from_secs(10), "the first keys are fetched", is_believed).await;
+
+    // Made-up key ids cause one fetch in 10 s at most, whatever their number.
+    let before = published.asked();
+    published.answer(StatusCode::OK, second.jwks());
+    let flood = (0..60).map(|_| {
+        let (channel, made_up) = (channel.clone(), Issuer::new("made-up").bearer(json!({})));
+        async move { issued(&channel, &[("authorization", &made_up)]).await }
+    });
+    for answer in futures_util::future::join_all(flood).await {
+        assert_eq!(answer, UNKNOWN);
+    }
+    assert!(published.asked() - before <= 1, "{} fetches", published.asked() - before);
+
+    // A new key is found by its id, and an issuer that fails takes no key away.
+    let new = second.bearer(json!({}));
+    let is_believed = async || issued(&channel, &[("authorization", &new)]).await == "OK";
+    until(Duration::from_secs(15), "the new key is fetched", is_believed).await;
+    published.answer(StatusCode::INTERNAL_SERVER_ERROR, String::new());
+    assert_eq!(issued(&channel, &[("authorization", &new)]).await, "OK");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() {
+    let platform = Upstream::http().await;
+    let issuer = Issuer::new("k1");
+    let bearer = issuer.bearer(json!({}));
+    let publishing = async |name: &str| {
+        let server = Upstream::https(Tls::new(name, false, &["http/1.1"])).await;
+        server.always("/jwks", Answer::json(200, issuer.jwks()));
+        server
+    };
+    let trusting = |server: &Upstream, ca_file: &str| {
+        let keys = format!("{JWT}jwks_url = \"{}/jwks\"\njwks_ca_file = \"{ca_file}\"", server.url());
+        setup(&platform, &keys).start()
+    };
+    let (good, misnamed) = (publishing("localhost").await, publishing("other.example").await);
+    let authority = |server: &Upstream| server.ca_file().unwrap().display().to_string();
+    for (what, server, ca_file) in [
+        ("another authority", &good, authority(&misnamed)),
+        ("another name", &misnamed, authority(&misnamed)),
+    ] {
+        let gateway = trusting(server, &ca_file);
+        let why = gateway
+            .stderr()
+            .wait_for(what, |line| line.contains("no JWT can be verified yet").then(|| line.to_owned()));
+        assert!(why.contains("certificate"), "{what}: {why}");
+        let channel = gateway.channel().await;
+        let told = issued(&channel, &[("authorization", &bearer)]).await;
+        assert_eq!(told, "Unavailable CALLER_UNAUTHENTICATED", "{what}");
+        assert_eq!(server.count("/jwks"), 0, "{what}: it is not even asked");
+    }
+    let gateway = trusting(&good, &authority(&good));
+    let channel = gateway.channel().await;
+    let is_believed = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
+    until(Duration::from_secs(10), "the keys are fetched", is_believed).await;
+    assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
+    assert_eq!(good.count("/jwks"), 1);
+    let stranger = Issuer::new("k1").bearer(json!({}));
+    assert_eq!(issued(&channel, &[("authorization", &stranger)]).await, UNKNOWN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_configured_proxy_speaks_for_others() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("mesh");
+    let forwarded = "[callers.forwarded]
+        header = \"x-forwarded-client-cert\"
+        from = [\"spiffe://mesh/ns/edge/sa/envoy\"]";
+    let gateway = with_tls(setup(&platform, forwarded), &authority, "optional").start();
+    let admin = gateway.admin();
+    let connect = async |names: &[&str]| {
+        authority.channel(gateway.address(), Some(&authority.issue(names))).await.unwrap()
+    };
+    let envoy = connect(&["spiffe://mesh/ns/edge/sa/envoy"]).await;
+    let portal = connect(&["spiffe://mesh/ns/web/sa/portal"]).await;
+
+    let told = "By=spiffe://mesh/ns/edge/sa/envoy;Hash=00ff;Subject=\"CN=a\\\",URI=spiffe://mesh/forged;b\";\
+                URI=spiffe://mesh/ns/web/sa/portal";
+    assert_eq!(issued(&envoy, &[(XFCC, told)]).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "forwarded"));
+    let forwarded_twice = "URI=spiffe://mesh/ns/root/sa/admin,URI=spiffe://mesh/ns/web/sa/portal";
+    assert_eq!(issued(&envoy, &[(XFCC, forwarded_twice)]).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "forwarded"), "the last one");
+    assert_eq!(issued(&envoy, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "the proxy is not the caller behind it");
+    assert!(metric(admin, SPOOFED).await < 0.5);
+
+    let sent = platform.requests().len();
+    for malformed in
+        ["URI", "URI=\"spiffe://mesh/a", "Hash=00", "URI=spiffe://mesh/a;URI=spiffe://mesh/b", ""]
+    {
+        assert_eq!(issued(&envoy, &[(XFCC, malformed)]).await, UNKNOWN, "{malformed}");
+    }
+    let duplicate = [(XFCC, "URI=spiffe://mesh/a"), (XFCC, "URI=spiffe://mesh/b")];
+    assert_eq!(issued(&envoy, &duplicate).await, UNKNOWN);
+    assert_eq!(platform.requests().len(), sent);
+
+    // Anyone else who sends the header is who its certificate says, and is counted.
+    let admin_header = [(XFCC, "URI=spiffe://mesh/ns/root/sa/admin")];
+    assert_eq!(issued(&portal, &admin_header).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "certificate"));
+    let nobody = authority.channel(gateway.address(), None).await.unwrap();
+    assert_eq!(issued(&nobody, &admin_header).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "loopback is not configured");
+    // A name is compared as a whole.
+    let nearly = connect(&["spiffe://mesh/ns/edge/sa/envoy2"]).await;
+    assert_eq!(issued(&nearly, &admin_header).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy2", "certificate"));
+    // Linkerd's header is not the configured one, not even from the proxy.
+    let linkerd = [("l5d-client-id", "spiffe://mesh/ns/root/sa/admin")];
+    assert_eq!(issued(&envoy, &linkerd).await, "PermissionDenied CALLER_NOT_ALLOWED");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
+    assert!((metric(admin, SPOOFED).await - 4.0).abs() < 0.5, "{}", metric(admin, SPOOFED).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
+    let platform = Upstream::http().await;
+    let believing = |header: &str| {
+        setup(&platform, &format!("[callers.forwarded]\nheader = \"{header}\"\nfrom = [\"loopback\"]"))
+            .start()
+    };
+    let sees = async |gateway: &Gateway, channel: &Channel, header: &'static str, value: &str| {
+        assert_eq!(issued(channel, &[(header, value)]).await, "OK", "{header}: {value}");
+        last_caller(gateway)
+    };
+    let gateway = believing(XFCC);
+    let channel = gateway.channel().await;
+    let portal = proven("spiffe://mesh/ns/web/sa/portal", "forwarded");
+    assert_eq!(sees(&gateway, &channel, XFCC, "URI=spiffe://mesh/ns/web/sa/portal").await, portal);
+    let dns = proven("dns:portal.web", "forwarded");
+    assert_eq!(sees(&gateway, &channel, XFCC, "URI=;DNS=portal.web").await, dns);
+
+    let gateway = believing("l5d-client-id");
+    let channel = gateway.channel().await;
+    let linkerd = proven("dns:portal.web.serviceaccount.identity.linkerd.cluster.local", "forwarded");
+    let value = "portal.web.serviceaccount.identity.linkerd.cluster.local";
+    assert_eq!(sees(&gateway, &channel, "l5d-client-id", value).await, linkerd);
+
+    let gateway = setup(&platform, "").start();
+    let channel = gateway.channel().await;
+    let forged = [
+        (XFCC, "URI=spiffe://mesh/ns/web/sa/portal"),
+        ("l5d-client-id", "spiffe://mesh/ns/web/sa/portal"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("caller", "spiffe://mesh/ns/web/sa/portal"),
+    ];
+    for header in forged {
+        assert_eq!(issued(&channel, &[header]).await, "PermissionDenied CALLER_NOT_ALLOWED", "{header:?}");
+        assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
+    }
+    assert!((metric(gateway.admin(), SPOOFED).await - 2.0).abs() < 0.5);
+}

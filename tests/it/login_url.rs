@@ -1,0 +1,96 @@
+//! `target_uri` from end to end: a login URL leads to the data center or to an origin
+//! that is allowed, and nowhere else.
+
+use tonic_types::StatusExt;
+
+use crate::support::{
+    calling::{issue, told},
+    gateway::Setup,
+    upstream::{self, Upstream},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_url_leads_to_the_data_center_or_an_allowed_origin_and_nowhere_else() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing(
+            "client_id = \"test-client\"",
+            "client_id = \"test-client\"\ntarget_origins = [\"https://portal.example\"]",
+        )
+        .start();
+    let mut client = gateway.client().await;
+    let mut issue_to = async |target: &str| {
+        let mut request = issue("x@example.com");
+        request.get_mut().target_uri = target.to_owned();
+        client.issue_ott(request).await
+    };
+    let data_center = platform.url();
+    let good = [
+        ("/mc/", format!("{data_center}/mc/")),
+        ("/mc/a?b=c#d", format!("{data_center}/mc/a?b=c#d")),
+        ("https://portal.example/", "https://portal.example/".to_owned()),
+        ("https://portal.example/a%2Fb?next=https://other.example", String::new()),
+        ("HTTPS://PORTAL.EXAMPLE:443/x", "https://portal.example/x".to_owned()),
+    ];
+    for (target, lands) in good {
+        let answer =
+            issue_to(target).await.unwrap_or_else(|status| panic!("{target}: {status:?}")).into_inner();
+        let url = url::Url::parse(&answer.login_url).expect("a URL");
+        assert_eq!(url.origin().ascii_serialization(), data_center, "{url}");
+        assert_eq!(url.path(), "/api/2/idp/external-login", "{target}");
+        assert_eq!(url.query(), None, "nothing of it is sent to a server, or logged there");
+        let fragment: Vec<(String, String)> =
+            url::form_urlencoded::parse(url.fragment().unwrap().as_bytes()).into_owned().collect();
+        assert_eq!(fragment[0], ("ott".to_owned(), answer.ott));
+        assert_eq!((fragment.len(), fragment[1].0.as_str()), (2, "targetURI"));
+        let landing = url::Url::parse(&fragment[1].1).expect("an absolute URL");
+        assert!(
+            [data_center.as_str(), "https://portal.example"]
+                .contains(&landing.origin().ascii_serialization().as_str()),
+            "{landing}"
+        );
+        assert!(landing.username().is_empty() && landing.password().is_none());
+        if !lands.is_empty() {
+            assert_eq!(landing.as_str(), lands);
+        }
+    }
+    let sent = platform.count(upstream::OTT);
+    let bad = [
+        "//evil.example/",
+        "///evil.example/",
+        "/\\evil.example/",
+        "\\\\evil.example/",
+        "/\t/evil.example/",
+        "https://evil.example/",
+        "https://portal.example.evil.example/",
+        "https://portal.example@evil.example/",
+        "https://user@portal.example/",
+        "https://portal.example:8443/",
+        "https:\\\\evil.example",
+        "https:/evil.example",
+        "http://portal.example/",
+        "https://p\u{43e}rtal.example/",
+        "https://portal\u{3002}evil.example/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "mc/",
+        "?x",
+        "#x",
+        "/mc/\r\nlocation: https://evil.example",
+        " /mc/",
+        "https://[::1]/",
+    ];
+    for target in bad {
+        let status = issue_to(target).await.expect_err(target);
+        assert_eq!(told::<()>(&Err(status.clone())), "InvalidArgument INVALID_REQUEST", "{target:?}");
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "target_uri", "{target:?}");
+        assert!(!status.message().contains("evil"), "the value is not echoed");
+    }
+    assert_eq!(platform.count(upstream::OTT), sent, "no token is minted for a URL that leads astray");
+    let answer = issue_to("").await.unwrap().into_inner();
+    assert_eq!(answer.login_url, "", "only when it is asked for");
+    let shown =
+        gateway.stderr().text() + &std::fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
+    assert!(!shown.contains("external-login"), "no login URL in log or audit");
+}

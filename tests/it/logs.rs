@@ -1,0 +1,213 @@
+//! What a running gateway logs, and where the id of a call turns up.
+
+use std::time::Duration;
+
+use ott_gateway::proto::ott::v1::{
+    IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
+};
+use serde_json::Value;
+use tonic::{Request, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    gateway::{Gateway, PATIENCE, Setup},
+    upstream::{Answer, Behaviour, LOGIN, OTT, TOKEN, Upstream},
+};
+
+fn issue(id: &str) -> Request<IssueOttRequest> {
+    let subject = Some(Subject::Login("canary-user@example.com".to_owned()));
+    let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
+    request.metadata_mut().insert("x-request-id", id.parse().expect("a value"));
+    request
+}
+
+fn login(id: &str, ott: &str) -> Request<LoginWithOttRequest> {
+    let mut request =
+        Request::new(LoginWithOttRequest { ott: ott.to_owned(), ..LoginWithOttRequest::default() });
+    request.metadata_mut().insert("x-request-id", id.parse().expect("a value"));
+    request
+}
+
+async fn fails(client: &mut OttServiceClient<Channel>, request: Request<IssueOttRequest>) -> Status {
+    client.issue_ott(request).await.expect_err("a failure")
+}
+
+/// The lines of calls in the log so far.
+fn call_lines(gateway: &Gateway) -> Vec<Value> {
+    let text = gateway.stderr().text();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("one JSON object"));
+    lines.filter(|line| line["target"] == "ott_gateway::call").collect()
+}
+
+/// The only line of the call with that id; waits for it.
+fn line_of(gateway: &Gateway, id: &str) -> Value {
+    let is_it = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["target"] == "ott_gateway::call" && line["request.id"] == id).then_some(line)
+    };
+    let line = gateway.stderr().wait_for(id, is_it);
+    let of_it = call_lines(gateway).iter().filter(|line| line["request.id"] == id).count();
+    assert_eq!(of_it, 1, "one line for one call");
+    line
+}
+
+fn has(line: &Value, fields: &[(&str, Value)]) {
+    for (name, value) in fields {
+        assert_eq!(&line[name], value, "{name} in {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+
+    upstream.next(OTT, Answer::json(404, r#"{"error":{"code":404,"message":"no such user"}}"#));
+    fails(&mut client, issue("callers")).await;
+    let line = line_of(&gateway, "callers");
+    has(
+        &line,
+        &[
+            ("level", "INFO".into()),
+            ("message", "a call failed".into()),
+            ("caller.name", "anonymous".into()),
+            ("rpc.method", "IssueOtt".into()),
+            ("rpc.code", "NotFound".into()),
+            ("reason", "USER_NOT_FOUND".into()),
+            ("api_client.name", "test".into()),
+            ("http.status", 404.into()),
+            ("attempts", 1.into()),
+            ("outcome", "refused".into()),
+        ],
+    );
+    assert!(line["duration_ms"].is_u64(), "{line}");
+
+    for _ in 0..3 {
+        upstream.next(OTT, Answer::empty(503));
+    }
+    fails(&mut client, issue("passing")).await;
+    has(
+        &line_of(&gateway, "passing"),
+        &[
+            ("level", "WARN".into()),
+            ("reason", "PLATFORM_UNAVAILABLE".into()),
+            ("rpc.code", "Unavailable".into()),
+            ("http.status", 503.into()),
+            ("attempts", 3.into()),
+            ("outcome", "unknown".into()),
+        ],
+    );
+
+    upstream.next(OTT, Answer::html(403));
+    fails(&mut client, issue("operators")).await;
+    let blocked = [("level", "ERROR".into()), ("reason", "PLATFORM_BLOCKED".into()), ("attempts", 1.into())];
+    has(&line_of(&gateway, "operators"), &blocked);
+
+    upstream.next(LOGIN, Behaviour::Reset);
+    client.login_with_ott(login("ambiguous", &upstream.token())).await.expect_err("no answer");
+    has(
+        &line_of(&gateway, "ambiguous"),
+        &[
+            ("level", "WARN".into()),
+            ("rpc.method", "LoginWithOtt".into()),
+            ("rpc.code", "Aborted".into()),
+            ("reason", "LOGIN_OUTCOME_UNKNOWN".into()),
+            ("http.status", Value::Null),
+        ],
+    );
+
+    let asked = upstream.count(OTT);
+    upstream.next(OTT, Behaviour::Stall);
+    tokio::select! {
+        _ = client.issue_ott(issue("gave-up")) => panic!("it stalls"),
+        () = upstream.asked(OTT, asked + 1) => {}
+    }
+    let gave_up = [("level", "INFO".into()), ("rpc.code", "Cancelled".into()), ("outcome", "unknown".into())];
+    has(&line_of(&gateway, "gave-up"), &gave_up);
+
+    let mut hurried = issue("late");
+    hurried.set_timeout(Duration::from_millis(200));
+    upstream.next(OTT, Behaviour::Stall);
+    fails(&mut client, hurried).await;
+    let late = line_of(&gateway, "late");
+    has(&late, &[("level", "WARN".into()), ("reason", "DEADLINE_EXCEEDED".into())]);
+    let took = late["duration_ms"].as_u64().expect("a number");
+    assert!((150..1000).contains(&took), "{late}");
+
+    // Failures that repeat are each another call's: none is left out.
+    for number in 0..30 {
+        upstream.next(OTT, Answer::html(403));
+        fails(&mut client, issue(&format!("again-{number}"))).await;
+    }
+    line_of(&gateway, "again-29");
+    let again = call_lines(&gateway).iter().filter(|line| line["reason"] == "PLATFORM_BLOCKED").count();
+    assert_eq!(again, 31);
+
+    client.issue_ott(issue("good")).await.expect("a token");
+    fails(&mut client, Request::new(IssueOttRequest::default())).await;
+    assert!(call_lines(&gateway).iter().all(|line| line["request.id"] != "good"), "no line for a good call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_a_call_is_the_same_wherever_it_turns_up() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let good = client.issue_ott(issue("order-7.a_B")).await.expect("a token");
+    assert_eq!(good.metadata().get("x-request-id").expect("it is there"), "order-7.a_B");
+
+    let too_long = "a".repeat(65);
+    for (given, taken) in [("order-8", true), ("not well formed", false), (too_long.as_str(), false)] {
+        upstream.next(OTT, Answer::html(403));
+        let failed = fails(&mut client, issue(given)).await;
+        let id =
+            failed.metadata().get("x-request-id").expect("it is there").to_str().expect("text").to_owned();
+        assert_eq!(id == given, taken, "{given}");
+        assert_eq!(failed.get_details_request_info().expect("it is there").request_id, id);
+        line_of(&gateway, &id);
+        let sent = upstream.requests_to(OTT).pop().expect("it was asked");
+        assert_eq!(sent.header("x-request-id"), Some(id.as_str()));
+        let records = gateway.audit();
+        let record = records.last().expect("a record");
+        assert!(record.to_string().contains(&format!("\"{id}\"")), "{record}");
+    }
+    // Also where no handler was reached.
+    let mut malformed = issue("order-9");
+    malformed.metadata_mut().insert("grpc-timeout", "soon".parse().expect("a value"));
+    let failed = fails(&mut client, malformed).await;
+    assert_eq!(failed.metadata().get("x-request-id").expect("it is there"), "order-9");
+    assert_eq!(failed.get_details_request_info().expect("it is there").request_id, "order-9");
+    has(&line_of(&gateway, "order-9"), &[("level", "INFO".into()), ("reason", "INVALID_REQUEST".into())]);
+    let mut twice = issue("order-10");
+    twice.metadata_mut().append("x-request-id", "order-11".parse().expect("a value"));
+    let good = client.issue_ott(twice).await.expect("a token");
+    assert_eq!(good.metadata().get("x-request-id").expect("it is there").len(), 36, "neither of two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).environment("RUST_LOG", "trace");
+    let mut gateway = setup.start();
+    let mut client = gateway.client().await;
+    let ott = client.issue_ott(issue("good")).await.expect("a token").into_inner().ott;
+    client.login_with_ott(login("spent", &ott)).await.expect("a session");
+    client.login_with_ott(login("replay", &ott)).await.expect_err("it is spent");
+    upstream.next(OTT, Answer::json(400, r#"{"error":{"code":400,"message":"canary-user@example.com"}}"#));
+    fails(&mut client, issue("echo")).await;
+    upstream.next(OTT, Answer::json(200, r#"{"ott":"OTT-canary"#));
+    upstream.next(OTT, Answer::json(200, r#"{"ott":"OTT-canary"#));
+    fails(&mut client, issue("malformed")).await;
+    for (id, level, message) in [("good", "DEBUG", "a call succeeded"), ("replay", "INFO", "a call failed")] {
+        has(&line_of(&gateway, id), &[("level", level.into()), ("message", message.into())]);
+    }
+    assert!(upstream.count(TOKEN) > 0);
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    let printed = format!("{}{}", gateway.stderr().text(), gateway.stdout().text());
+    for secret in ["canary", "OTT-", "ACCESS", "SESSION-OF", "dGVzdC1jbGllbnQ6"] {
+        let found = printed.lines().find(|line| line.contains(secret));
+        assert_eq!(found, None, "{secret}");
+    }
+}

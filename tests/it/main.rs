@@ -1,0 +1,38 @@
+//! Tests of the whole program: the real binary on real sockets, and the files beside it.
+//!
+//! One binary for all of them, so that the crate is linked once and the helpers in
+//! [`support`] are compiled once. Tests share its process and run in parallel:
+//! tests/README.md lists what follows from that.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and its helpers are not marked as tests"
+)]
+
+mod support;
+
+mod access;
+mod accounts;
+mod api_clients;
+mod audit;
+mod cli;
+mod credentials;
+mod deadlines;
+mod docs;
+mod draining;
+mod egress;
+mod identity;
+mod login_url;
+mod logs;
+mod metrics;
+mod operations;
+mod probes;
+mod reload;
+mod secrets;
+mod statuses;
+mod structure;
+mod tls;
+mod traces;
+mod upstream_requests;

@@ -1,0 +1,199 @@
+//! What probes see: the admin pages, the gRPC health service, the `healthcheck` command,
+//! and the health port beside mutual TLS.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
+
+use ott_gateway::{
+    clock,
+    proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient},
+};
+use tokio::sync::Semaphore;
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::support::{
+    admin::Admin,
+    authority::Authority,
+    gateway::{Gateway, PATIENCE, Setup},
+    upstream::{self, Behaviour, TOKEN, Upstream},
+};
+
+fn asks(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest { service: service.to_owned() }
+}
+
+fn issue() -> IssueOttRequest {
+    IssueOttRequest { subject: Some(Subject::Login("user".to_owned())), ..IssueOttRequest::default() }
+}
+
+async fn becomes_ready(admin: Admin) {
+    let until = clock::now() + PATIENCE;
+    while admin.page("/readyz") != (200, "ok\n".to_owned()) {
+        assert!(clock::now() < until, "never ready: {:?}", admin.page("/readyz"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs `ott-gateway healthcheck` against that address.
+fn healthcheck(endpoint: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["healthcheck", "--endpoint", endpoint])
+        .args(arguments)
+        .output()
+        .expect("it runs")
+}
+
+/// Where the plaintext health port is.
+fn health_address(gateway: &Gateway) -> SocketAddr {
+    gateway.stderr().wait_for("where the health port is", |line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        line.get("health.address")?.as_str()?.parse().ok()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_starts_says_what_it_waits_for_and_then_serves() {
+    let upstream = Upstream::http().await;
+    let held = Arc::new(Semaphore::new(0));
+    upstream.next(TOKEN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let admin = Admin(gateway.admin());
+    let waits = "not ready: the first token request of API client \"test\" has not ended\n";
+    assert_eq!(admin.page("/readyz"), (503, waits.to_owned()));
+    assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+    let mut health = HealthClient::new(gateway.channel().await);
+    let mut seen = Vec::new();
+    let mut watches = Vec::new();
+    for service in ["", "ott.v1.OttService"] {
+        let told = health.check(asks(service)).await.expect("it answers").into_inner();
+        assert_eq!(told.status(), ServingStatus::NotServing, "{service:?}");
+        watches.push(health.watch(asks(service)).await.expect("it answers").into_inner());
+    }
+    let unknown = health.check(asks("no.such.Service")).await.expect_err("there is none");
+    assert_eq!(unknown.code(), Code::NotFound);
+    watches.push(health.watch(asks("no.such.Service")).await.expect("it waits").into_inner());
+    for watch in &mut watches {
+        seen.push(watch.message().await.expect("it goes on").expect("a first word").status());
+    }
+    let starting = [ServingStatus::NotServing, ServingStatus::NotServing, ServingStatus::ServiceUnknown];
+    assert_eq!(seen, starting);
+    let endpoint = format!("http://{}", gateway.address());
+    let done = healthcheck(&endpoint, &[]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("NOT_SERVING"), "{done:?}");
+
+    held.add_permits(1);
+    becomes_ready(admin).await;
+    for watch in &mut watches[..2] {
+        let word = tokio::time::timeout(PATIENCE, watch.message()).await.expect("soon");
+        assert_eq!(word.expect("it goes on").expect("a word").status(), ServingStatus::Serving);
+    }
+    let done = healthcheck(&endpoint, &["--service", "ott.v1.OttService"]);
+    assert_eq!((done.status.code(), &done.stdout[..]), (Some(0), &b"SERVING\n"[..]));
+    assert_eq!(healthcheck("http://127.0.0.1:1", &[]).status.code(), Some(1), "nobody is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "/dev/full");
+    let gateway = setup.start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
+    assert_eq!(failed.code(), Code::Unavailable);
+    assert_eq!(admin.page("/readyz"), (503, "not ready: audit records cannot be written\n".to_owned()));
+    assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_is_down_is_no_reason_to_leave() {
+    let upstream = Upstream::http().await;
+    upstream.always(TOKEN, upstream::Answer::empty(503));
+    let gateway = Setup::for_platform(upstream.address()).start();
+    becomes_ready(Admin(gateway.admin())).await;
+    let failed = gateway.client().await.issue_ott(issue()).await.expect_err("there is no token");
+    assert_eq!(failed.code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_ends_says_so_before_it_closes() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).replacing(
+        "drain_lame_duck = \"100ms\"",
+        "drain_lame_duck = \"3s\"\nhealth_listen = \"127.0.0.1:0\"",
+    );
+    let mut gateway = setup.start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    let probe = format!("http://{}", health_address(&gateway));
+    assert_eq!(healthcheck(&probe, &[]).status.code(), Some(0));
+    let mut client = gateway.client().await;
+    let mut watch =
+        HealthClient::new(gateway.channel().await).watch(asks("")).await.expect("it answers").into_inner();
+    assert_eq!(watch.message().await.expect("a word").expect("a word").status(), ServingStatus::Serving);
+
+    gateway.signal("TERM");
+    assert_eq!(watch.message().await.expect("a word").expect("a word").status(), ServingStatus::NotServing);
+    assert_eq!(admin.page("/readyz"), (503, "not ready: draining\n".to_owned()));
+    assert_eq!(admin.page("/livez").0, 200);
+    assert_eq!(healthcheck(&probe, &[]).status.code(), Some(1), "the health port says so too");
+    client.issue_ott(issue()).await.expect("calls still get through while the word goes round");
+    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_get_through_to_a_gateway_that_asks_for_certificates() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).replacing(
+        "[admin]",
+        r#"health_listen = "127.0.0.1:0"
+        [server.tls]
+        certificate_file = "FOLDER/tls.crt"
+        private_key_file = "FOLDER/tls.key"
+        client_ca_file = "FOLDER/ca.crt"
+        client_auth = "require"
+        [admin]"#,
+    );
+    let authority = Authority::new("probes");
+    let path = |name: &str, content: &str| setup.file(name, content).display().to_string();
+    authority.issue(&["gateway.example"]).write(setup.folder());
+    let ca = path("ca.crt", &authority.certificate());
+    let probe = authority.issue(&["probe.example"]);
+    let (certificate, key) = (path("probe.crt", &probe.certificate), path("probe.key", &probe.private_key));
+    let stranger = Authority::new("another").issue(&["probe.example"]);
+    let other = path("other.crt", &stranger.certificate);
+    let other_key = path("other.key", &stranger.private_key);
+    let gateway = setup.start();
+    becomes_ready(Admin(gateway.admin())).await;
+
+    let secured = format!("https://{}", gateway.address());
+    let name = ["--server-name", "gateway.example", "--ca-file", &ca];
+    let with = |more: &[&str]| healthcheck(&secured, &[&name[..], more].concat());
+    let done = with(&["--certificate-file", &certificate, "--private-key-file", &key]);
+    assert_eq!((done.status.code(), &done.stdout[..]), (Some(0), &b"SERVING\n"[..]), "{done:?}");
+    assert_eq!(with(&[]).status.code(), Some(1), "no certificate");
+    let foreign = with(&["--certificate-file", &other, "--private-key-file", &other_key]);
+    assert_eq!(foreign.status.code(), Some(1), "a certificate of somebody else's");
+    let misnamed = healthcheck(
+        &secured,
+        &["--ca-file", &ca, "--certificate-file", &certificate, "--private-key-file", &key],
+    );
+    assert_eq!(misnamed.status.code(), Some(1), "the gateway's certificate is for another name");
+
+    // What kubelets do: plaintext, no certificate, and nothing else there.
+    let plain = format!("http://{}", health_address(&gateway));
+    assert_eq!(healthcheck(&plain, &[]).status.code(), Some(0));
+    assert_eq!(healthcheck(&plain, &["--service", "ott.v1.OttService"]).status.code(), Some(0));
+    let channel = Endpoint::from_shared(plain).expect("a URL").connect().await.expect("it accepts");
+    let refused = OttServiceClient::new(channel).issue_ott(issue()).await.expect_err("health alone");
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert_eq!(upstream.count(upstream::OTT), 0);
+}

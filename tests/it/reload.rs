@@ -1,0 +1,257 @@
+//! What the real binary takes over from changed files without a restart, and what it
+//! refuses to.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    calling::{issue, issued, load, metric, told, until},
+    gateway::{Gateway, Setup},
+    upstream::{self, Answer, Upstream},
+};
+
+const IN_FORCE: Duration = Duration::from_secs(10);
+const NOT_ALLOWED: &str = "PermissionDenied CALLER_NOT_ALLOWED";
+const FAILED: &str = r#"ott_gateway_reloads_total{result="failed",what="rules"}"#;
+const OK: &str = r#"ott_gateway_reloads_total{result="ok",what="rules"}"#;
+
+fn hash(token: &str) -> String {
+    use std::fmt::Write as _;
+    digest(&SHA256, token.as_bytes()).as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The configuration as it is now.
+fn config(gateway: &Gateway) -> String {
+    fs::read_to_string(gateway.folder().join("config.toml")).unwrap()
+}
+
+/// Replaces a file in one step.
+fn put(gateway: &Gateway, name: &str, content: &str) {
+    let new = gateway.folder().join(format!(".{name}.new"));
+    fs::write(&new, content).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(new, gateway.folder().join(name)).unwrap();
+}
+
+async fn issues(gateway: &Gateway, login: &str) -> String {
+    told(&gateway.client().await.issue_ott(issue(login)).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"load@*\", \"old@*\"]")
+        .start();
+    let stop = CancellationToken::new();
+    let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
+    assert_eq!(issues(&gateway, "old@x").await, "OK");
+    assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED);
+
+    put(&gateway, "config.toml", &config(&gateway).replace("old@*", "new@*"));
+    until(IN_FORCE, "the new rules are in force", async || issues(&gateway, "new@x").await == "OK").await;
+    assert_eq!(issues(&gateway, "old@x").await, NOT_ALLOWED, "both at once");
+    gateway.stderr().wait_for("what changed", |line| {
+        (line.contains("the configuration was read again") && line.contains("\"access.rules_changed\":true"))
+            .then_some(())
+    });
+
+    // SIGHUP: at once.
+    put(&gateway, "config.toml", &config(&gateway).replace("new@*", "newest@*"));
+    gateway.signal("HUP");
+    let is_in_force = async || issues(&gateway, "newest@x").await == "OK";
+    let took = until(IN_FORCE, "the newest rules are in force", is_in_force).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    stop.cancel();
+    assert!(calls.await.expect("no call is lost") > 50);
+    assert_eq!(metric(gateway.admin(), FAILED).await.to_string(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
+        .replacing("[audit]", &format!("[callers.tokens]\nci = \"{}\"\n[audit]", hash("first")))
+        .start();
+    let admin = gateway.admin();
+    let good = config(&gateway);
+    let widened = good.replace("old@*", "*").replace(&hash("first"), &hash("second"));
+    let half = &widened[..widened.find("[audit]").unwrap() + 4];
+    let broken = [
+        ("half a file", half.to_owned()),
+        ("an unknown key", widened.replace("logins =", "login =")),
+        ("no rules", widened.split("[[access.rules]]").next().unwrap().to_owned()),
+        ("a fault elsewhere", widened.replace("client_id = \"test-client\"", "client_id = \"\"")),
+        ("a rule for nobody", widened.replace("\"anonymous\"", "\"annonymous\"")),
+        ("no text", "\u{0}\u{1}".to_owned()),
+    ];
+    for (number, (what, content)) in (1_u32..).zip(broken) {
+        put(&gateway, "config.toml", &content);
+        gateway.signal("HUP");
+        let refused = async || metric(admin, FAILED).await >= f64::from(number);
+        until(IN_FORCE, what, refused).await;
+        assert_eq!(issues(&gateway, "old@x").await, "OK", "{what}");
+        assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED, "{what}");
+        let channel = gateway.channel().await;
+        let second = issued(&channel, &[("authorization", "Bearer second")]).await;
+        assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: not half of it either");
+    }
+    gateway.stderr().wait_for("the fault with its line", |line| {
+        (line.contains("was refused as a whole") && line.contains("did you mean")).then_some(())
+    });
+    fs::remove_file(gateway.folder().join("config.toml")).unwrap();
+    gateway.signal("HUP");
+    until(IN_FORCE, "a missing file", async || metric(admin, FAILED).await >= 7.0).await;
+    assert_eq!(issues(&gateway, "old@x").await, "OK");
+
+    put(&gateway, "config.toml", &widened);
+    until(IN_FORCE, "the good one", async || issues(&gateway, "new@x").await == "OK").await;
+    assert!(metric(admin, OK).await >= 1.0);
+    let log = gateway.stderr().text();
+    for secret in [hash("first"), hash("second")] {
+        assert!(!log.contains(secret.trim_start_matches("sha256:")), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bearer_tokens_are_replaced_while_calls_go_on() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("\"anonymous\"", "\"anonymous\", \"token:ci\"")
+        .replacing("[audit]", &format!("[callers.tokens]\nci = \"{}\"\n[audit]", hash("first")))
+        .start();
+    let channel = gateway.channel().await;
+    let told = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        issued(&channel, &[("authorization", bearer.as_str())]).await
+    };
+    let both = format!("[\"{}\", \"{}\"]", hash("first"), hash("second"));
+    let with_first = config(&gateway);
+    put(&gateway, "config.toml", &with_first.replace(&format!("\"{}\"", hash("first")), &both));
+    until(IN_FORCE, "the second token is believed", async || told("second").await == "OK").await;
+    assert_eq!(told("first").await, "OK", "both, while one replaces the other");
+    put(&gateway, "config.toml", &with_first.replace(&hash("first"), &hash("second")));
+    let gone = async || told("first").await == "Unauthenticated CALLER_UNAUTHENTICATED";
+    until(IN_FORCE, "the first token is believed no more", gone).await;
+    assert_eq!(told("second").await, "OK");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
+    let platform = Upstream::http().await;
+    let tokens = |names: &[(&str, &str)]| {
+        let lines = names.iter().map(|(name, token)| format!("{name} = \"{}\"\n", hash(token)));
+        lines.fold("[callers.tokens]\n".to_owned(), |table, line| table + &line)
+    };
+    let before = tokens(&[("ci", "first"), ("nightly", "second"), ("reports", "third")]);
+    let rules = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"kept@*\"]\n\
+                 [[access.rules]]\ncallers = [\"dns:*\"]\n\
+                 [[access.rules]]\nlogins = [\"old@*\"]";
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", rules)
+        .replacing("[audit]", &format!("{before}[audit]"))
+        .start();
+    // One token comes, one goes, one is replaced; one rule comes first, one is edited.
+    let after = tokens(&[("ci", "fourth"), ("portal", "fifth"), ("reports", "third")]);
+    let added = "[[access.rules]]\ncallers = [\"jwt:*\"]\nlogins = [\"kept@*\"]\n";
+    let good = config(&gateway);
+    let changed = good.replace("old@*", "new@*").replace(&before, &after);
+    let first = changed.find("[[access.rules]]").unwrap();
+    let changed = format!("{}{added}{}", &changed[..first], &changed[first..]);
+    put(&gateway, "config.toml", &changed);
+    gateway.signal("HUP");
+    until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    let line = gateway.stderr().wait_for("what changed", |line| {
+        (line.contains("was read again") && line.contains("rules_changed\":true")).then(|| line.to_owned())
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [
+        ("access.rules_added", "1, 4"),
+        ("access.rules_removed", "3"),
+        ("callers.tokens_added", "portal"),
+        ("callers.tokens_removed", "nightly"),
+        ("callers.tokens_replaced", "ci"),
+    ] {
+        assert_eq!(line[field], value, "{field}: {line}");
+    }
+    // What has not changed is not in the line.
+    put(&gateway, "config.toml", &changed.replace(&after, &before));
+    gateway.signal("HUP");
+    let line = gateway.stderr().wait_for("what changed back", |line| {
+        (line.contains("\"callers.tokens_removed\":\"portal\"")).then(|| line.to_owned())
+    });
+    assert!(line.contains("\"callers.tokens_added\":\"nightly\""), "{line}");
+    assert!(!line.contains("rules_added") && !line.contains("rules_removed"), "{line}");
+    let log = gateway.stderr().text();
+    for value in ["first", "second", "third", "fourth", "fifth"].map(hash) {
+        assert!(!log.contains(value.trim_start_matches("sha256:")), "{log}");
+    }
+    assert!(!log.contains("kept@") && !log.contains("new@"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_the_new_secret_works() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platform(platform.address())
+        .replacing("FOLDER/client-secret", "FOLDER/mounted/client-secret");
+    let mounted = setup.folder().join("mounted");
+    fs::create_dir_all(mounted.join("..1")).unwrap();
+    fs::create_dir_all(mounted.join("..2")).unwrap();
+    for (version, secret) in [("..1", "first"), ("..2", "second")] {
+        let file = mounted.join(version).join("client-secret");
+        fs::write(&file, secret).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    symlink("..1", mounted.join("..data")).unwrap();
+    symlink("..data/client-secret", mounted.join("client-secret")).unwrap();
+    let gateway = setup.start();
+    let stop = CancellationToken::new();
+    let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
+    assert_eq!(issues(&gateway, "x").await, "OK");
+    let shown = |request: &upstream::Recorded| request.header("authorization").unwrap().to_owned();
+    let basic = |secret: &str| format!("Basic {}", STANDARD.encode(format!("test-client:{secret}")));
+    assert_eq!(platform.requests_to(upstream::TOKEN).iter().map(shown).collect::<Vec<_>>(), [basic("first")]);
+
+    // The platform does not know the new secret yet.
+    platform.next(upstream::TOKEN, Answer::json(401, r#"{"error":"invalid_client"}"#));
+    symlink("..2", mounted.join("..new")).unwrap();
+    fs::rename(mounted.join("..new"), mounted.join("..data")).unwrap();
+    let tried = async || {
+        platform.requests_to(upstream::TOKEN).iter().any(|request| shown(request) == basic("second"))
+    };
+    until(IN_FORCE, "the new secret is tried", tried).await;
+    assert_eq!(issues(&gateway, "x").await, "OK", "with the old token");
+    let worked = async || platform.count(upstream::TOKEN) >= 3;
+    until(Duration::from_secs(15), "the new secret works", worked).await;
+    assert_eq!(issues(&gateway, "x").await, "OK");
+    stop.cancel();
+    assert!(calls.await.expect("no call is lost") > 50);
+    let log = gateway.stderr().text();
+    assert!(!log.contains("second") && !log.contains("first"), "no secret is logged: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_a_restart_does_not_stop_what_does_not() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
+        .start();
+    let changed = config(&gateway).replace("old@*", "new@*").replace("100ms", "200ms");
+    put(&gateway, "config.toml", &changed);
+    gateway.signal("HUP");
+    until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    let mut client = OttServiceClient::new(gateway.channel().await);
+    assert_eq!(told(&client.issue_ott(issue("old@x")).await), NOT_ALLOWED);
+}

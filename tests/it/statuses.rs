@@ -1,0 +1,853 @@
+//! Every way in which the platform can fail, as the status that the contract documents
+//! for it.
+//!
+//! The tables here are written from the documentation and not from the code: for each
+//! cause the code, the reason, everything in `ErrorInfo`, how to retry, and how often the
+//! platform was asked. After every fault the same process goes on to a success.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use ott_gateway::proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject};
+use tokio::sync::Semaphore;
+use tonic::{Code, Request, Status};
+
+use self::{Again::*, Operation::*};
+use crate::support::{
+    call::{self, Client, Refused, refused},
+    gateway::Setup,
+    port::Reserved,
+    raw,
+    upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Tls, Upstream},
+};
+
+/// The most that a status may take up.
+const MAX_STATUS_BYTES: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    IssueOtt,
+    LoginWithOtt,
+}
+
+/// Whether the same request may be sent again, as the trailers tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// Nothing speaks against it.
+    Welcome,
+    /// It would fail again.
+    Useless,
+    /// The token is or may be spent.
+    Spent,
+}
+
+/// One row: what the platform does, and the answer.
+#[derive(Clone, Debug)]
+struct Row {
+    name: String,
+    operation: Operation,
+    platform: Vec<Behaviour>,
+    code: Code,
+    reason: &'static str,
+    outcome: &'static str,
+    again: Again,
+    wait: std::ops::RangeInclusive<f64>,
+    /// Of `ErrorInfo`'s metadata what not every row has.
+    told: Vec<(&'static str, String)>,
+    attempts: Option<usize>,
+    /// Requests at the operation's path, sessions ended, access tokens asked for.
+    requests: usize,
+    logouts: usize,
+    refreshes: usize,
+}
+
+impl Row {
+    fn new(
+        operation: Operation,
+        platform: impl Into<Behaviour>,
+        (code, reason, outcome, again): (Code, &'static str, &'static str, Again),
+    ) -> Self {
+        let platform = platform.into();
+        Self {
+            name: format!("{operation:?}: {platform:?}"),
+            operation,
+            platform: vec![platform],
+            code,
+            reason,
+            outcome,
+            again,
+            wait: 0.0..=0.0,
+            told: Vec::new(),
+            attempts: Some(1),
+            requests: 1,
+            logouts: 0,
+            refreshes: 0,
+        }
+    }
+
+    /// The platform does it so often, and so often it is asked.
+    fn times(mut self, times: usize) -> Self {
+        self.platform = vec![self.platform[0].clone(); times];
+        self.attempts = Some(times);
+        self.requests = times;
+        self
+    }
+
+    fn tells(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.told.push((key, value.to_string()));
+        self
+    }
+
+    /// What an answer of [`error`] tells.
+    fn tells_error(self, status: u16, code: i64) -> Self {
+        let row = self.tells("httpStatus", status).tells("apiDomain", "Server").tells("apiMessage", "why");
+        if code == i64::from(status) { row } else { row.tells("apiCode", code) }
+    }
+
+    fn waits(mut self, seconds: std::ops::RangeInclusive<f64>) -> Self {
+        self.wait = seconds;
+        self
+    }
+
+    fn refreshes(mut self) -> Self {
+        self.refreshes = 1;
+        self
+    }
+
+    fn logs_out(mut self) -> Self {
+        self.logouts = 1;
+        self
+    }
+
+    /// The one answer to every token that is not valid: it does not tell how often or
+    /// with what the platform answered.
+    fn rejected_token(platform: impl Into<Behaviour>) -> Self {
+        let answer = (Code::Unauthenticated, "OTT_REJECTED", "refused", Useless);
+        Self { attempts: None, ..Self::new(LoginWithOtt, platform, answer) }
+    }
+
+    /// Makes the call, looks at everything, and goes on to a success.
+    async fn check(self, mut client: Client, upstream: &Upstream, api_client: &str) {
+        let path = if self.operation == IssueOtt { OTT } else { LOGIN };
+        // The first access token is fetched at the start, call or no call.
+        upstream.asked(TOKEN, 1).await;
+        let (before, logouts, tokens) = (upstream.count(path), upstream.count(LOGOUT), upstream.count(TOKEN));
+        for behaviour in &self.platform {
+            upstream.next(path, behaviour.clone());
+        }
+        let status = ask(&mut client, self.operation, api_client, &upstream.token()).await;
+        let name = &self.name;
+        let status = status.expect_err(name);
+        self.compare(&refused(&status), api_client);
+        assert_eq!(upstream.count(path) - before, self.requests, "requests after {name}");
+        if self.logouts > 0 {
+            upstream.asked(LOGOUT, logouts + self.logouts).await;
+        }
+        assert_eq!(upstream.count(LOGOUT) - logouts, self.logouts, "sessions ended after {name}");
+
+        let issued = ask(&mut client, IssueOtt, api_client, "").await.expect(name);
+        ask(&mut client, LoginWithOtt, api_client, &issued).await.expect(name);
+        assert_eq!(upstream.count(TOKEN) - tokens, self.refreshes, "access tokens after {name}");
+    }
+
+    fn compare(&self, refused: &Refused, api_client: &str) {
+        let name = &self.name;
+        let mut metadata: BTreeMap<String, String> =
+            self.told.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        metadata.insert("operation".to_owned(), format!("{:?}", self.operation));
+        metadata.insert("outcome".to_owned(), self.outcome.to_owned());
+        metadata.insert("apiClient".to_owned(), api_client.to_owned());
+        if let Some(attempts) = self.attempts {
+            metadata.insert("attempts".to_owned(), attempts.to_string());
+        }
+        let pushback = (self.again != Welcome).then(|| "-1".to_owned());
+        let ratelimited = (self.again == Spent).then(|| "true".to_owned());
+        assert_eq!((refused.code, refused.reason.as_str()), (self.code, self.reason), "{name}: {refused:?}");
+        assert_eq!(refused.metadata, metadata, "{name}");
+        assert_eq!(refused.domain, "ott-gateway", "{name}");
+        assert!(!refused.request_id.is_empty(), "{name}");
+        assert_eq!((&refused.pushback, &refused.ratelimited), (&pushback, &ratelimited), "{name}");
+        let wait = refused.retry_delay.unwrap_or_default().as_secs_f64();
+        assert!(self.wait.contains(&wait), "{name}: a wait of {wait} s");
+        assert!(refused.size <= MAX_STATUS_BYTES, "{name}: {} bytes", refused.size);
+        assert!(refused.fields.is_empty(), "{name}: {:?}", refused.fields);
+    }
+}
+
+/// One call through that API client; the issued token, or the token that was spent.
+async fn ask(
+    client: &mut Client,
+    operation: Operation,
+    api_client: &str,
+    ott: &str,
+) -> Result<String, Status> {
+    match operation {
+        IssueOtt => {
+            let request =
+                IssueOttRequest { api_client: api_client.to_owned(), ..call::issue("someone@example.com") };
+            Ok(client.issue_ott(request).await?.into_inner().ott)
+        }
+        LoginWithOtt => {
+            let request = LoginWithOttRequest { api_client: api_client.to_owned(), ..call::login(ott) };
+            client.login_with_ott(request).await?;
+            Ok(ott.to_owned())
+        }
+    }
+}
+
+/// The platform's error object.
+fn error(status: u16, code: i64) -> Answer {
+    Answer::json(
+        status,
+        format!(r#"{{"error":{{"code":{code},"message":"why","domain":"Server","context":{{"id":"x"}}}}}}"#),
+    )
+}
+
+/// A gateway with an API client and a platform of its own for each row.
+async fn each_on_its_own(rows: Vec<Row>) {
+    let mut platforms = Vec::new();
+    for index in 0..rows.len() {
+        let upstream = Upstream::http().await;
+        // No two platforms issue the same token.
+        (0..index * 8).for_each(|_| drop(upstream.token()));
+        platforms.push((format!("client-{index}"), upstream));
+    }
+    let addresses: Vec<_> =
+        platforms.iter().map(|(name, upstream)| (name.as_str(), upstream.address())).collect();
+    let gateway = Setup::for_platforms(&addresses).start();
+    let client = gateway.client().await;
+    let checks = rows
+        .into_iter()
+        .zip(&platforms)
+        .map(|(row, (name, upstream))| row.check(client.clone(), upstream, name));
+    join_all(checks).await;
+}
+
+/// One gateway and one platform for all rows, one after the other.
+async fn one_after_the_other(rows: Vec<Row>) {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let client = gateway.client().await;
+    for row in rows {
+        row.check(client.clone(), &upstream, "test").await;
+    }
+    assert_eq!(upstream.count(TOKEN), 1, "no refusal costs the access token");
+}
+
+const ISSUED: &str = r#"{"ott":"OTT"}"#;
+const LOGGED_IN: &str = r#"{"id":"42","login":"someone"}"#;
+
+#[tokio::test]
+async fn a_platform_that_fails_is_asked_three_times_for_a_token() {
+    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Welcome);
+    let mut rows = Vec::new();
+    for answer in [error(500, 500), error(503, 1000), error(599, 1018)] {
+        let (status, code) = match rows.len() {
+            0 => (500, 500),
+            1 => (503, 1000),
+            _ => (599, 1018),
+        };
+        rows.push(Row::new(IssueOtt, answer, fails).times(3).tells_error(status, code));
+    }
+    rows.push(Row::new(IssueOtt, Answer::html(502), fails).times(3).tells("httpStatus", 502));
+    rows.push(Row::new(IssueOtt, Answer::empty(504), fails).times(3).tells("httpStatus", 504));
+    rows.push(Row::new(IssueOtt, Behaviour::Reset, fails).times(3));
+    rows.push(Row::new(IssueOtt, Behaviour::Close, fails).times(3));
+    rows.push(Row::new(IssueOtt, Behaviour::HeaderFlood, fails).times(3));
+    for broken in [
+        Behaviour::CutAfter(5, Answer::json(200, ISSUED)),
+        Behaviour::ShortAfter(5, Answer::json(200, ISSUED)),
+    ] {
+        rows.push(Row::new(IssueOtt, broken, fails).times(3).tells("httpStatus", 200));
+    }
+    each_on_its_own(rows).await;
+}
+
+#[tokio::test]
+async fn a_login_that_may_have_happened_is_sent_once_and_aborted() {
+    let unknown = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
+    let cut = |answer| Behaviour::CutAfter(5, answer);
+    let set = |answer: Answer| answer.header("set-cookie", "sid=SESSION");
+    one_after_the_other(vec![
+        Row::new(LoginWithOtt, error(500, 500), unknown).tells_error(500, 500),
+        Row::new(LoginWithOtt, error(503, 1018), unknown).tells_error(503, 1018),
+        Row::new(LoginWithOtt, Answer::html(502), unknown).tells("httpStatus", 502),
+        Row::new(LoginWithOtt, Answer::empty(504), unknown).tells("httpStatus", 504),
+        Row::new(LoginWithOtt, Behaviour::Reset, unknown),
+        Row::new(LoginWithOtt, Behaviour::Close, unknown),
+        Row::new(LoginWithOtt, Behaviour::HeaderFlood, unknown),
+        Row::new(LoginWithOtt, cut(Answer::json(200, LOGGED_IN)), unknown).tells("httpStatus", 200),
+        // The cookies came, so the session can be ended.
+        Row::new(LoginWithOtt, cut(set(Answer::json(200, LOGGED_IN))), unknown)
+            .tells("httpStatus", 200)
+            .logs_out(),
+        Row::new(LoginWithOtt, Behaviour::ShortAfter(5, set(Answer::json(200, LOGGED_IN))), unknown)
+            .tells("httpStatus", 200)
+            .logs_out(),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_as_documented_is_the_operators_concern() {
+    let issuing = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done", Useless);
+    let long = "x".repeat(4097);
+    let mut rows: Vec<Row> = [
+        Answer::html(200),
+        Answer::empty(200),
+        Answer::empty(204),
+        Answer::json(200, "{\"ott\":"),
+        Answer::json(200, "{}"),
+        Answer::json(200, "[]"),
+        Answer::json(200, r#"{"ott":null}"#),
+        Answer::json(200, r#"{"ott":""}"#),
+        Answer::json(200, r#"{"ott":7}"#),
+        Answer::json(200, r#"{"ott":"a\r\nb"}"#),
+        Answer::json(200, r#"{"ott":"ä"}"#),
+        Answer::json(200, format!(r#"{{"ott":"{long}"}}"#)),
+        Answer::empty(200).header("content-type", "text/json").body(ISSUED),
+        Answer::empty(200).header("content-type", "text/plain").body(ISSUED),
+    ]
+    .into_iter()
+    .map(|answer| {
+        let status = if format!("{answer:?}").contains("204") { 204 } else { 200 };
+        Row::new(IssueOtt, answer, issuing).times(2).tells("httpStatus", status)
+    })
+    .collect();
+    for announced in [true, false] {
+        let huge = Behaviour::Huge { status: 200, bytes: 17 * 1024, announced };
+        rows.push(Row::new(IssueOtt, huge, issuing).times(2).tells("httpStatus", 200));
+    }
+    each_on_its_own(rows).await;
+
+    let login = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done", Spent);
+    let mut rows: Vec<Row> = [
+        Answer::html(200),
+        Answer::empty(200),
+        Answer::json(200, "{"),
+        Answer::json(200, r#"{"id":"42"}"#),
+        Answer::json(200, r#"{"login":"someone"}"#),
+        Answer::json(200, r#"{"id":null,"login":"someone"}"#),
+        Answer::json(200, r#"{"id":42,"login":"someone"}"#),
+        Answer::json(200, r#"{"id":"","login":"someone"}"#),
+    ]
+    .into_iter()
+    .map(|answer| Row::new(LoginWithOtt, answer, login).tells("httpStatus", 200))
+    .collect();
+    for announced in [true, false] {
+        let huge = Behaviour::Huge { status: 200, bytes: 257 * 1024, announced };
+        rows.push(Row::new(LoginWithOtt, huge, login).tells("httpStatus", 200));
+    }
+    let unusable = Answer::json(200, "{}").header("set-cookie", "sid=SESSION");
+    rows.push(Row::new(LoginWithOtt, unusable, login).tells("httpStatus", 200).logs_out());
+    let many = (0..33)
+        .fold(Answer::json(200, LOGGED_IN), |answer, n| answer.header("set-cookie", format!("c{n}=SESSION")));
+    rows.push(Row::new(LoginWithOtt, many, login).tells("httpStatus", 200).logs_out());
+    let long = Answer::json(200, LOGGED_IN)
+        .header("set-cookie", "sid=SESSION")
+        .header("set-cookie", format!("long={}", "x".repeat(16 * 1024)));
+    rows.push(Row::new(LoginWithOtt, long, login).tells("httpStatus", 200).logs_out());
+    one_after_the_other(rows).await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_once_and_by_its_status() {
+    let mut rows = Vec::new();
+    let mut issue = |answer: Answer, code, reason, again, told: Option<(u16, i64)>, status: u16| {
+        let row = Row::new(IssueOtt, answer, (code, reason, "refused", again));
+        rows.push(match told {
+            Some((status, code)) => row.tells_error(status, code),
+            None => row.tells("httpStatus", status),
+        });
+    };
+    let json = |status: u16| (error(status, status.into()), Some((status, i64::from(status))));
+    let mut both = |answer: (Answer, Option<(u16, i64)>), code, reason, again, status| {
+        issue(answer.0, code, reason, again, answer.1, status);
+    };
+    let html = |status| (Answer::html(status), None);
+    both(json(400), Code::InvalidArgument, "PLATFORM_REJECTED_REQUEST", Useless, 400);
+    both(
+        (error(400, 4711), Some((400, 4711))),
+        Code::InvalidArgument,
+        "PLATFORM_REJECTED_REQUEST",
+        Useless,
+        400,
+    );
+    both(html(400), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 400);
+    both(json(403), Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", Useless, 403);
+    both(html(403), Code::Unavailable, "PLATFORM_BLOCKED", Welcome, 403);
+    both(json(404), Code::NotFound, "USER_NOT_FOUND", Useless, 404);
+    both(html(404), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 404);
+    both(json(409), Code::Aborted, "PLATFORM_CONFLICT", Useless, 409);
+    both(html(409), Code::Aborted, "PLATFORM_CONFLICT", Useless, 409);
+    for status in [405, 406, 410, 411, 415, 418, 422] {
+        both(json(status), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
+    }
+    for status in [300, 301, 302, 303, 304, 307, 308] {
+        let elsewhere = Answer::empty(status).header("location", "http://127.0.0.1:1/");
+        both((elsewhere, None), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
+    }
+
+    let mut login = |answer: (Answer, Option<(u16, i64)>), code, reason, again, status: u16| {
+        let row = Row::new(LoginWithOtt, answer.0, (code, reason, "refused", again));
+        rows.push(match answer.1 {
+            Some((status, code)) => row.tells_error(status, code),
+            None => row.tells("httpStatus", status),
+        });
+    };
+    login(json(403), Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", Useless, 403);
+    login(html(403), Code::Unavailable, "PLATFORM_BLOCKED", Welcome, 403);
+    login(html(400), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 400);
+    login(html(404), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 404);
+    login(json(409), Code::Aborted, "PLATFORM_CONFLICT", Useless, 409);
+    for status in [405, 406, 411, 415, 418, 422] {
+        login(json(status), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
+    }
+    for status in [300, 301, 302, 303, 304, 307, 308] {
+        let elsewhere = Answer::empty(status).header("location", "http://127.0.0.1:1/");
+        login((elsewhere, None), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
+    }
+    rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, status.into()))));
+    rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, 4711))));
+    rows.extend([401, 410].map(|status| Row::rejected_token(Answer::html(status))));
+    one_after_the_other(rows).await;
+}
+
+/// What each of the platform's codes means, after the table in `docs/errors.md`.
+fn of_api_code(code: i64) -> (Code, &'static str) {
+    match code {
+        1018 => (Code::FailedPrecondition, "USER_DISABLED"),
+        1003 => (Code::FailedPrecondition, "TENANT_DISABLED"),
+        1012 => (Code::FailedPrecondition, "TENANT_LOCKED"),
+        1002 | 1020 | 1024 => (Code::PermissionDenied, "PLATFORM_ACCESS_DENIED"),
+        1005 => (Code::NotFound, "TENANT_NOT_FOUND"),
+        1033 => (Code::InvalidArgument, "INVALID_LOGIN"),
+        1004 | 1010 | 1015 | 1028 | 1031 => (Code::AlreadyExists, "PLATFORM_CONFLICT"),
+        1001 => (Code::Aborted, "PLATFORM_CONFLICT"),
+        1022 | 1030 => (Code::ResourceExhausted, "PLATFORM_QUOTA_EXCEEDED"),
+        1000 | 1019 => (Code::Unavailable, "PLATFORM_UNAVAILABLE"),
+        _ => (Code::FailedPrecondition, "PLATFORM_PRECONDITION_FAILED"),
+    }
+}
+
+#[tokio::test]
+async fn every_api_code_has_its_status() {
+    let mut rows = Vec::new();
+    for code in 1000..=1035 {
+        let (grpc, reason) = of_api_code(code);
+        let fails = reason == "PLATFORM_UNAVAILABLE";
+        for status in [400, 404] {
+            let again = if fails { Welcome } else { Useless };
+            let row = Row::new(IssueOtt, error(status, code), (grpc, reason, "refused", again));
+            rows.push(row.tells_error(status, code));
+        }
+        // At a login all codes decide where the answer cannot be about the token, …
+        let decided = if fails {
+            (Code::Aborted, reason, "unknown", Spent)
+        } else {
+            (grpc, reason, "refused", Useless)
+        };
+        rows.push(Row::new(LoginWithOtt, error(403, code), decided).tells_error(403, code));
+        // … and where it can, only those that tell of the account.
+        for status in [400, 401] {
+            rows.push(match code {
+                1002 | 1003 | 1012 | 1018 => {
+                    Row::new(LoginWithOtt, error(status, code), decided).tells_error(status, code)
+                }
+                _ => Row::rejected_token(error(status, code)),
+            });
+        }
+    }
+    one_after_the_other(rows).await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_waited_for_or_passed_on() {
+    let limit = (Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused", Welcome);
+    let too_late = (Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused", Useless);
+    let after = |value: &str| error(429, 429).header("retry-after", value);
+    one_after_the_other(vec![
+        Row::new(IssueOtt, error(429, 429), limit).tells_error(429, 429).waits(1.0..=2.0),
+        Row::new(IssueOtt, Answer::html(429), limit).tells("httpStatus", 429).waits(1.0..=2.0),
+        Row::new(IssueOtt, after("3"), limit).tells_error(429, 429).waits(3.0..=3.0),
+        Row::new(IssueOtt, after("86400"), limit).tells_error(429, 429).waits(3600.0..=3600.0),
+        Row::new(IssueOtt, after("-5"), limit).tells_error(429, 429).waits(5.0..=5.0),
+        Row::new(
+            IssueOtt,
+            after("Sun, 06 Nov 1994 08:49:37 GMT").header("date", "Sun, 06 Nov 1994 08:49:30 GMT"),
+            limit,
+        )
+        .tells_error(429, 429)
+        .waits(7.0..=7.0),
+        // Minting would wait for so short a time; a token is not sent again.
+        Row::new(LoginWithOtt, after("1"), limit).tells_error(429, 429).waits(1.0..=1.0),
+        Row::new(LoginWithOtt, after("29"), limit).tells_error(429, 429).waits(29.0..=29.0),
+        Row::new(LoginWithOtt, error(429, 429), limit).tells_error(429, 429).waits(1.0..=2.0),
+        // The token will be dead by then.
+        Row::new(LoginWithOtt, after("30"), too_late).tells_error(429, 429),
+    ])
+    .await;
+
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    upstream.next(OTT, after("1"));
+    let asked = ott_gateway::clock::now();
+    call::issue_and_log_in(&mut gateway.client().await).await;
+    assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(upstream.count(OTT), 2);
+}
+
+#[tokio::test]
+async fn a_credential_that_stays_refused_is_not_the_callers_fault() {
+    let refused = (Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", "refused", Useless);
+    each_on_its_own(vec![
+        Row::new(IssueOtt, error(401, 401), refused).times(2).tells_error(401, 401).refreshes(),
+        Row::new(IssueOtt, Answer::empty(401), refused).times(2).tells("httpStatus", 401).refreshes(),
+        // A 401 refreshes first, whatever code it has.
+        Row::new(IssueOtt, error(401, 1018), (Code::FailedPrecondition, "USER_DISABLED", "refused", Useless))
+            .times(2)
+            .tells_error(401, 1018)
+            .refreshes(),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_fault_that_passes_is_never_seen() {
+    let (faults, mut platforms) = (
+        [
+            Behaviour::Answer(error(401, 401)),
+            Behaviour::Answer(error(503, 503)),
+            Behaviour::Reset,
+            Behaviour::Answer(Answer::html(200)),
+            Behaviour::Stall,
+        ],
+        Vec::new(),
+    );
+    for fault in faults {
+        let upstream = Upstream::http().await;
+        upstream.next(OTT, fault);
+        platforms.push((format!("client-{}", platforms.len()), upstream));
+    }
+    let addresses: Vec<_> =
+        platforms.iter().map(|(name, upstream)| (name.as_str(), upstream.address())).collect();
+    let gateway = Setup::for_platforms(&addresses).start();
+    let client = gateway.client().await;
+    join_all(platforms.iter().map(async |(name, upstream)| {
+        let ott = ask(&mut client.clone(), IssueOtt, name, "").await.expect(name);
+        assert!(ott.starts_with("OTT-"), "{ott}");
+        assert_eq!(upstream.count(OTT), 2, "{name}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_platform_that_is_not_there_is_tried_again() {
+    let ports = [Reserved::new(), Reserved::new()];
+    let addresses = ports.each_ref().map(Reserved::address);
+    let platforms = [Upstream::http_at(addresses[0]).await, Upstream::http_at(addresses[1]).await];
+    let gateway = Setup::for_platforms(&[("issue", addresses[0]), ("login", addresses[1])]).start();
+    let mut client = gateway.client().await;
+    for (name, upstream) in ["issue", "login"].into_iter().zip(&platforms) {
+        upstream.asked(TOKEN, 1).await;
+        ask(&mut client, IssueOtt, name, "").await.expect("the platform is there");
+    }
+    drop(platforms);
+
+    let unreachable = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Welcome);
+    for (operation, name, attempts) in [(IssueOtt, "issue", 3), (LoginWithOtt, "login", 2)] {
+        let status = ask(&mut client, operation, name, "OTT").await.expect_err("nobody is there");
+        let row = Row::new(operation, Behaviour::Close, unreachable).times(attempts);
+        row.compare(&refused(&status), name);
+    }
+
+    for (name, address) in ["issue", "login"].into_iter().zip(addresses) {
+        let upstream = Upstream::http_at(address).await;
+        let ott = ask(&mut client, IssueOtt, name, "").await.expect("it is back");
+        ask(&mut client, LoginWithOtt, name, &ott).await.expect("it is back");
+        assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_platform_whose_certificate_is_not_valid_gets_nothing() {
+    let impostor = Upstream::https(Tls::new("localhost", true, &["http/1.1"])).await;
+    let honest = Upstream::http().await;
+    let ca_file = impostor.ca_file().expect("it has TLS").display().to_string();
+    let gateway = Setup::for_platforms(&[("impostor", impostor.address()), ("honest", honest.address())])
+        .replacing(
+            &format!("data_center_url = \"http://{}\"", impostor.address()),
+            &format!("data_center_url = \"{}\"\nca_file = \"{ca_file}\"", impostor.url()),
+        )
+        .start();
+    let mut client = gateway.client().await;
+    let invalid = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Welcome);
+    for (operation, attempts) in [(IssueOtt, 0), (LoginWithOtt, 1)] {
+        let status = ask(&mut client, operation, "impostor", "OTT").await.expect_err("it is expired");
+        let row = Row { attempts: Some(attempts), ..Row::new(operation, Behaviour::Close, invalid) };
+        row.compare(&refused(&status), "impostor");
+    }
+    assert!(impostor.requests().is_empty());
+    let ott = ask(&mut client, IssueOtt, "honest", "").await.expect("the other one is well");
+    ask(&mut client, LoginWithOtt, "honest", &ott).await.expect("the other one is well");
+}
+
+#[tokio::test]
+async fn a_platform_that_keeps_failing_is_left_alone_until_it_is_back() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    for _ in 0..20 {
+        upstream.next(LOGIN, Answer::empty(503));
+        ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
+    }
+    upstream.asked(TOKEN, 1).await;
+    let before = upstream.requests().len();
+    let open = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent", Welcome);
+    for operation in [IssueOtt, LoginWithOtt] {
+        let status = ask(&mut client, operation, "test", "OTT").await.expect_err("the breaker is open");
+        let row = Row::new(operation, Behaviour::Close, open).waits(0.001..=1.0);
+        Row { attempts: Some(0), ..row }.compare(&refused(&status), "test");
+    }
+    assert_eq!(upstream.requests().len(), before, "nothing was sent");
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("a login is no probe");
+    assert_eq!(upstream.requests().len(), before);
+    call::issue_and_log_in(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_being_spent_is_not_spent_again() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let client = gateway.client().await;
+    let permits = Arc::new(Semaphore::new(0));
+    let ott = upstream.token();
+    upstream.next(LOGIN, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
+    let (mut first, spending) = (client.clone(), ott.clone());
+    let first = tokio::spawn(async move { ask(&mut first, LoginWithOtt, "test", &spending).await });
+    upstream.asked(LOGIN, 1).await;
+
+    let status = ask(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is in use");
+    let in_use = (Code::Aborted, "OTT_IN_USE", "not_sent", Useless);
+    let row = Row { attempts: Some(0), ..Row::new(LoginWithOtt, Behaviour::Close, in_use) };
+    row.compare(&refused(&status), "test");
+    permits.add_permits(1);
+    first.await.expect("no panic").expect("the first one logs in");
+    assert_eq!(upstream.count(LOGIN), 1);
+
+    let status = ask(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is spent");
+    Row::rejected_token(Behaviour::Healthy).compare(&refused(&status), "test");
+    call::issue_and_log_in(&mut client.clone()).await;
+}
+
+#[tokio::test]
+async fn a_full_replica_sends_calls_away_at_once() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address())
+        .replacing("[server]", "[server]\nmax_in_flight = 1\nworker_threads = 1")
+        .start();
+    let client = gateway.client().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(OTT, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
+    let mut first = client.clone();
+    let first = tokio::spawn(async move { ask(&mut first, IssueOtt, "test", "").await });
+    upstream.asked(OTT, 1).await;
+    for operation in [IssueOtt, LoginWithOtt] {
+        let status = ask(&mut client.clone(), operation, "test", "OTT").await.expect_err("it is full");
+        let refused = refused(&status);
+        assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "OVERLOADED"));
+        assert_eq!(refused.metadata["outcome"], "not_sent");
+        assert!(refused.retry_delay.is_some_and(|delay| delay >= Duration::from_millis(500)));
+        assert_eq!((refused.pushback, refused.ratelimited), (None, None));
+    }
+    permits.add_permits(1);
+    first.await.expect("no panic").expect("the first one has its token");
+    call::issue_and_log_in(&mut client.clone()).await;
+}
+
+#[tokio::test]
+async fn an_unknown_a_used_and_an_expired_token_get_the_same_answer_to_the_byte() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let mut answers = Vec::new();
+    for behaviour in [
+        Behaviour::Healthy,
+        error(401, 401).into(),
+        error(404, 404).into(),
+        error(410, 1005).into(),
+        error(400, 1020).into(),
+        Answer::html(401).into(),
+        Answer::json(400, r#"{"error":{"code":"400","message":"OTT was used","details":{"info":"x"}}}"#)
+            .into(),
+    ] {
+        upstream.next(LOGIN, behaviour);
+        let mut request = Request::new(call::login("OTT"));
+        request.metadata_mut().insert("x-request-id", "the-same".parse().expect("visible ASCII"));
+        let status = client.login_with_ott(request).await.expect_err("it is not valid");
+        let mut metadata = status.metadata().clone().into_headers();
+        metadata.remove("date");
+        let headers: HashMap<_, _> =
+            metadata.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+        answers.push((status.code(), status.message().to_owned(), status.details().to_vec(), headers));
+    }
+    assert_eq!(answers[0].0, Code::Unauthenticated);
+    for answer in &answers {
+        assert_eq!(answer, &answers[0]);
+    }
+    call::issue_and_log_in(&mut client).await;
+}
+
+#[tokio::test]
+async fn what_breaks_the_contract_is_told_by_field_and_sends_nothing() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    call::issue_and_log_in(&mut client).await;
+    let before = upstream.requests().len();
+    let cases: [(IssueOttRequest, &[&str]); 11] = [
+        (IssueOttRequest::default(), &["subject"]),
+        (call::issue(""), &["login"]),
+        (call::issue(&"x".repeat(255)), &["login"]),
+        (call::issue("a\u{7f}b"), &["login"]),
+        (
+            IssueOttRequest {
+                subject: Some(Subject::ExternalId(String::new())),
+                ..IssueOttRequest::default()
+            },
+            &["external_id"],
+        ),
+        (
+            IssueOttRequest {
+                subject: Some(Subject::UserId("a\nb".to_owned())),
+                ..IssueOttRequest::default()
+            },
+            &["user_id"],
+        ),
+        (IssueOttRequest { purpose: 7, ..IssueOttRequest::default() }, &["purpose", "subject"]),
+        (target("//elsewhere.example/"), &["target_uri"]),
+        (target("/\\elsewhere.example"), &["target_uri"]),
+        (target("javascript:alert(1)"), &["target_uri"]),
+        (target("https://elsewhere.example/"), &["target_uri"]),
+    ];
+    for (request, fields) in cases {
+        let shown = format!("{request:?}");
+        let refused = refused(&client.issue_ott(request).await.expect_err(&shown));
+        assert_eq!(
+            (refused.code, refused.reason.as_str()),
+            (Code::InvalidArgument, "INVALID_REQUEST"),
+            "{shown}"
+        );
+        assert_eq!(refused.fields, fields, "{shown}");
+        assert_eq!(refused.pushback.as_deref(), Some("-1"), "{shown}");
+        assert_eq!(refused.metadata["outcome"], "not_sent");
+    }
+    for ott in ["", "a b", "ä", "a\nb", &"x".repeat(4097)] {
+        let refused = refused(&client.login_with_ott(call::login(ott)).await.expect_err("not a token"));
+        assert_eq!(
+            (refused.code, refused.reason.as_str()),
+            (Code::InvalidArgument, "INVALID_REQUEST"),
+            "{ott}"
+        );
+        assert_eq!(refused.fields, ["ott"], "{ott}");
+        assert_eq!((refused.pushback.as_deref(), refused.ratelimited), (Some("-1"), None));
+    }
+    assert_eq!(upstream.requests().len(), before);
+    // The longest that is allowed.
+    client.issue_ott(call::issue(&"x".repeat(254))).await.expect("254 bytes are enough for anyone");
+    call::issue_and_log_in(&mut client).await;
+}
+
+fn target(uri: &str) -> IssueOttRequest {
+    IssueOttRequest { target_uri: uri.to_owned(), ..call::issue("someone") }
+}
+
+#[tokio::test]
+async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut connection = raw::Connection::to(gateway.address()).await;
+    let issue = "/ott.v1.OttService/IssueOtt";
+    let login = "/ott.v1.OttService/LoginWithOtt";
+    // Switched off, as it is unless configured.
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let garbage = raw::framed(false, b"\xff\xff\xff");
+    let not_utf8 = raw::framed(false, b"\x0a\x02\xff\xfe");
+    let long = raw::framed(false, &vec![b'x'; 16 * 1024 + 1]);
+    let gzip = raw::framed(true, b"\x1f\x8b\x08");
+    let encoded = &[("grpc-encoding", "gzip")][..];
+    let none = &[][..];
+    for (path, headers, body, code, reason) in [
+        ("/ott.v1.OttService/RevokeOtt", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
+        ("/other.Service/Method", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
+        (reflection, none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
+        ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
+        (issue, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
+        (login, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
+        (issue, none, &not_utf8, Code::InvalidArgument, "INVALID_REQUEST"),
+        (issue, none, &Vec::new(), Code::InvalidArgument, "INVALID_REQUEST"),
+        (issue, none, &vec![0, 0, 0, 0, 9, 1], Code::InvalidArgument, "INVALID_REQUEST"),
+        (issue, none, &vec![7, 0, 0, 0, 0], Code::InvalidArgument, "INVALID_REQUEST"),
+        (issue, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
+        (login, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
+        (issue, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
+        (login, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
+    ] {
+        let answered = connection.post(path, headers, body).await;
+        let refused = refused(&answered.status);
+        let name = format!("{path} {headers:?} {:?}", &body[..body.len().min(12)]);
+        assert_eq!((refused.code, refused.reason.as_str()), (code, reason), "{name}");
+        assert_eq!(answered.http, 200, "{name}");
+        assert_eq!(refused.domain, "ott-gateway", "{name}");
+        assert_eq!(refused.pushback.as_deref(), Some("-1"), "{name}");
+        assert_eq!(refused.ratelimited, None, "{name}");
+        assert!(!refused.request_id.is_empty(), "{name}");
+        assert_eq!(answered.head["x-request-id"], refused.request_id, "{name}");
+        assert!(refused.size <= MAX_STATUS_BYTES, "{name}");
+    }
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (0, 0));
+
+    // The longest that is allowed is decoded; fields that nobody knows are ignored.
+    let unknown_field = [b"\x0a\x04user\xfa\x01\xf0\x7f".as_slice(), &vec![b'x'; 16 * 1024 - 16]].concat();
+    let answered = connection.post(issue, none, &raw::framed(false, &unknown_field)).await;
+    assert_eq!(answered.status.code(), Code::Ok, "{:?}", answered.status);
+    call::issue_and_log_in(&mut gateway.client().await).await;
+}
+
+#[tokio::test]
+async fn what_the_platform_says_is_passed_on_without_secrets_and_within_bounds() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let message = format!("user JOHN@example.com\\r\\n with OTT-TOKEN {}", "é".repeat(20_000));
+    let body = format!(
+        r#"{{"error":{{"code":"1018","message":"{message}","domain":"{}","details":{{"info":"hidden"}}}}}}"#,
+        "D".repeat(10_000)
+    );
+    upstream.always(OTT, Answer::json(400, body.clone())).always(LOGIN, Answer::json(400, body));
+    let statuses = [
+        client.issue_ott(call::issue("john@example.com")).await.expect_err("refused"),
+        client.login_with_ott(call::login("OTT-TOKEN")).await.expect_err("refused"),
+    ];
+    for (status, own) in statuses.iter().zip(["john@example.com", "ott-token"]) {
+        let refused = refused(status);
+        assert_eq!(refused.reason, "USER_DISABLED");
+        assert_eq!(refused.metadata["apiCode"], "1018");
+        let told = &refused.metadata["apiMessage"];
+        assert!(told.len() <= 256 && told.starts_with("user "), "{told}");
+        assert!(!told.to_lowercase().contains(own), "{told}");
+        assert!(!told.contains(['\r', '\n']), "{told}");
+        assert!(refused.metadata["apiDomain"].len() <= 64);
+        assert!(refused.size <= MAX_STATUS_BYTES, "{}", refused.size);
+        assert!(!format!("{status:?}").contains("hidden"));
+    }
+    upstream.always(OTT, Behaviour::Healthy).always(LOGIN, Behaviour::Healthy);
+    call::issue_and_log_in(&mut client).await;
+}

@@ -1,0 +1,14 @@
+//! The gateway process and its surroundings in a test: the platform, callers, a JWT issuer,
+//! a trace collector.
+
+pub(crate) mod admin;
+pub(crate) mod authority;
+pub(crate) mod call;
+pub(crate) mod calling;
+pub(crate) mod collector;
+pub(crate) mod gateway;
+pub(crate) mod issuer;
+pub(crate) mod port;
+pub(crate) mod raw;
+#[expect(dead_code, reason = "the unit tests of `platform` use the rest")]
+pub(crate) mod upstream;

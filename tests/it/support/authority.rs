@@ -1,0 +1,151 @@
+//! Certificate authorities of a test's own, and clients that trust them.
+//!
+//! Certificates come from `rcgen`; what a client shows, and which TLS it speaks, is the
+//! test's choice. No connection resumes another's session, so that each shows what a new
+//! client would see.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    version::TLS13,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+/// An authority that issues whatever a test asks for.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) private_key: String,
+}
+
+impl Authority {
+    /// A new one, that nobody trusts yet.
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
+    }
+
+    /// Its own certificate, in PEM.
+    pub(crate) fn certificate(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate with these names: URIs have "://", all others are DNS names.
+    pub(crate) fn issue(&self, names: &[&str]) -> Identity {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| {
+                let text = (*name).try_into().expect("ASCII");
+                if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
+            })
+            .collect();
+        // A common name that must never become anybody's name.
+        params.distinguished_name.push(DnType::CommonName, "spiffe://mesh/ns/root/sa/admin");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
+    }
+
+    /// A TLS client that trusts this authority, shows that identity and offers those
+    /// protocols.
+    pub(crate) fn client(
+        &self,
+        identity: Option<&Identity>,
+        protocols: &[&str],
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("an authority");
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(vec![identity.der()], identity.key())
+                .expect("a pair that matches"),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    }
+
+    /// A gRPC channel over TLS to `localhost` at that port, as any tonic client has it.
+    pub(crate) async fn channel(
+        &self,
+        address: SocketAddr,
+        identity: Option<&Identity>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.certificate()))
+            .domain_name("localhost");
+        if let Some(identity) = identity {
+            let shown = tonic::transport::Identity::from_pem(&identity.certificate, &identity.private_key);
+            tls = tls.identity(shown);
+        }
+        Endpoint::from_shared(format!("https://localhost:{}", address.port()))?
+            .tls_config(tls)?
+            .connect()
+            .await
+    }
+
+    /// Which certificate a new connection is shown.
+    pub(crate) async fn shown(
+        &self,
+        address: SocketAddr,
+        identity: Option<&Identity>,
+    ) -> CertificateDer<'static> {
+        let config = self.client(identity, &["h2"], &TLS13);
+        let stream = secured(address, config).await.expect("a handshake");
+        stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone().into_owned()
+    }
+}
+
+impl Identity {
+    /// The certificate alone.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate")
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.private_key.as_bytes()).expect("a key")
+    }
+
+    /// Writes both into a folder, as `tls.crt` and `tls.key`.
+    pub(crate) fn write(&self, folder: &Path) {
+        write(folder, "tls.crt", &self.certificate);
+        write(folder, "tls.key", &self.private_key);
+    }
+}
+
+/// Replaces a file in one step.
+pub(crate) fn write(folder: &Path, name: &str, content: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let new = folder.join(format!(".{name}.new"));
+    std::fs::write(&new, content).expect("a file of the test's own");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("its permissions");
+    std::fs::rename(new, folder.join(name)).expect("a file of the test's own");
+}
+
+/// A TLS connection to the gateway under the name that its certificates have.
+pub(crate) async fn secured(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(config).connect(ServerName::try_from("localhost").expect("a name"), stream).await
+}

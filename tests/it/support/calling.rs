@@ -1,0 +1,146 @@
+//! Calls and what comes of them, in the few words that tests compare.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ott_gateway::{
+    clock,
+    proto::ott::v1::{
+        IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject,
+        ott_service_client::OttServiceClient,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+use tonic_types::StatusExt;
+
+/// A request for a token for that login.
+pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
+    let subject = Some(Subject::Login(login.to_owned()));
+    let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
+    request.set_timeout(Duration::from_secs(10));
+    request
+}
+
+/// A request to spend a token.
+pub(crate) fn login(ott: &str) -> Request<LoginWithOttRequest> {
+    let mut request =
+        Request::new(LoginWithOttRequest { ott: ott.to_owned(), ..LoginWithOttRequest::default() });
+    request.set_timeout(Duration::from_secs(10));
+    request
+}
+
+/// The same request with one more header.
+pub(crate) fn with<T>(mut request: Request<T>, header: &'static str, value: &str) -> Request<T> {
+    let value = MetadataValue::try_from(value).expect("a header's value");
+    request.metadata_mut().append(header, value);
+    request
+}
+
+/// What a call was answered with, in short: `OK`, or code and reason.
+pub(crate) fn told<T>(answer: &Result<tonic::Response<T>, Status>) -> String {
+    match answer {
+        Ok(_) => "OK".to_owned(),
+        Err(status) => format!("{:?} {}", status.code(), reason(status)),
+    }
+}
+
+/// The reason in a status; empty if it has none.
+pub(crate) fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+/// Asks for a token with these headers; what came of it in short.
+pub(crate) async fn issued(channel: &Channel, headers: &[(&'static str, &str)]) -> String {
+    let mut request = issue("someone@example.com");
+    for (name, value) in headers {
+        request = with(request, name, value);
+    }
+    told(&OttServiceClient::new(channel.clone()).issue_ott(request).await)
+}
+
+/// What the admin listener answers for a path: status and body.
+pub(crate) async fn asked(admin: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(admin).await.expect("the admin listener accepts");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers in UTF-8");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer)
+}
+
+/// The value of a metric with exactly these labels; zero if it is not there.
+pub(crate) async fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let (_, text) = asked(admin, "/metrics").await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().expect("a number"))
+}
+
+/// Calls again and again on that client until told to stop; every call must be good.
+/// Returns how many there were.
+pub(crate) async fn load(
+    client: OttServiceClient<Channel>,
+    stop: tokio_util::sync::CancellationToken,
+) -> u32 {
+    let mut calls = 0;
+    while !stop.is_cancelled() {
+        let mut client = client.clone();
+        let answer = client.issue_ott(issue("load@example.com")).await;
+        assert_eq!(told(&answer), "OK", "call {calls} of the load");
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    calls
+}
+
+/// Waits until the closure says so, at most that long; how long it took.
+pub(crate) async fn until(within: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+    let began = clock::now();
+    while !is_so().await {
+        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    began.elapsed()
+}
+
+/// A gRPC request by hand, on a connection of its own: a path and a body that no
+/// generated client sends. Returns code and reason.
+pub(crate) async fn by_hand(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (Code, String) {
+    let stream = TcpStream::connect(address).await.expect("the gateway accepts");
+    let (send, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let driver = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let mut request = http::Request::post(format!("http://gateway{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut send = send.ready().await.expect("room for a stream");
+    let (answer, mut stream) = send.send_request(request.body(()).expect("a request"), false).expect("sent");
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(body.len()).expect("a short body").to_be_bytes());
+    framed.extend_from_slice(body);
+    // The answer may be complete before the body is: then nobody reads it.
+    let _ = stream.send_data(framed.into(), true);
+    let answer =
+        tokio::time::timeout(Duration::from_secs(10), answer).await.expect("in time").expect("an answer");
+    let mut headers = answer.headers().clone();
+    if !headers.contains_key("grpc-status") {
+        let mut body = answer.into_body();
+        while body.data().await.is_some() {}
+        headers = body.trailers().await.expect("trailers").expect("a status");
+    }
+    driver.abort();
+    let status = Status::from_header_map(&headers).expect("a gRPC status");
+    (status.code(), reason(&status))
+}

@@ -1,0 +1,331 @@
+//! The real binary, started with a configuration of the test's own, on ports of its own.
+//!
+//! What it prints is kept, so that a test can look for what must (or must never) be
+//! there. Dropping it ends the process.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use ott_gateway::{clock, proto::ott::v1::ott_service_client::OttServiceClient};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a test waits for something that must happen soon.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    child: Child,
+    folder: TempDir,
+    stderr: Output,
+    stdout: Output,
+    address: SocketAddr,
+}
+
+/// What a process has printed so far, line by line.
+#[derive(Clone, Default)]
+pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Output {
+    fn follow(&self, stream: impl Read + Send + 'static) {
+        let output = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                output.0.0.lock().expect("not poisoned").push(line);
+                output.0.1.notify_all();
+            }
+        });
+    }
+
+    /// Everything printed so far.
+    pub(crate) fn text(&self) -> String {
+        self.0.0.lock().expect("not poisoned").join("\n")
+    }
+
+    /// The first line that the closure makes something of; waits for it.
+    pub(crate) fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        let until = clock::now() + PATIENCE;
+        let mut lines = self.0.0.lock().expect("not poisoned");
+        let mut seen = 0;
+        loop {
+            while seen < lines.len() {
+                if let Some(found) = find(&lines[seen]) {
+                    return found;
+                }
+                seen += 1;
+            }
+            let left = until.saturating_duration_since(clock::now());
+            assert!(!left.is_zero(), "never printed: {what}\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).expect("not poisoned").0;
+        }
+    }
+}
+
+/// A gateway that is about to be started.
+pub(crate) struct Setup {
+    folder: TempDir,
+    config: String,
+    environment: Vec<(String, String)>,
+    stdout: Option<Stdio>,
+}
+
+impl Setup {
+    /// A gateway with one API client `test` of the data center at that address, open to
+    /// anonymous callers, with its audit log in `audit.jsonl`.
+    pub(crate) fn for_platform(platform: SocketAddr) -> Self {
+        Self::for_platforms(&[("test", platform)])
+    }
+
+    /// The same with several API clients, none of them the default one unless it is the
+    /// only one.
+    pub(crate) fn for_platforms(platforms: &[(&str, SocketAddr)]) -> Self {
+        let setup = Self::new();
+        setup.file("client-secret", "canary-client-secret\n");
+        let mut config = r#"
+            [server]
+            listen = "127.0.0.1:0"
+            drain_lame_duck = "100ms"
+            [admin]
+            listen = "127.0.0.1:0"
+            [[access.rules]]
+            callers = ["anonymous"]
+            rate = "unlimited"
+            user_rate = "unlimited"
+            [audit]
+            sink = "FOLDER/audit.jsonl"
+            [telemetry]
+            log_format = "json"
+            "#
+        .to_owned();
+        for (name, address) in platforms {
+            let _ = write!(
+                config,
+                r#"
+            [api_clients.{name}]
+            data_center_url = "http://{address}"
+            client_id = "test-client"
+            client_secret_file = "FOLDER/client-secret"
+            "#
+            );
+        }
+        setup.config(&config)
+    }
+
+    /// A gateway without any configuration yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder of the test's own"),
+            config: String::new(),
+            environment: Vec::new(),
+            stdout: None,
+        }
+    }
+
+    /// The whole configuration; `FOLDER` stands for the test's own folder.
+    #[must_use]
+    pub(crate) fn config(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.config);
+        self
+    }
+
+    /// Replaces a part of the configuration, which must be in it.
+    #[must_use]
+    pub(crate) fn replacing(mut self, part: &str, by: &str) -> Self {
+        assert!(self.config.contains(part), "the configuration has no `{part}`");
+        self.config = self.config.replace(part, by);
+        self
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The test's own folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file into the test's own folder.
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).expect("a file of the test's own");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its permissions");
+        path
+    }
+
+    /// Starts a gateway that must refuse to start, and waits for its end.
+    pub(crate) fn refused(self) -> std::process::Output {
+        self.write_config();
+        self.run(&["serve"])
+    }
+
+    /// Runs another command with the configuration.
+    pub(crate) fn run(&self, arguments: &[&str]) -> std::process::Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    /// Writes the configuration, for [`run`](Self::run).
+    pub(crate) fn write_config(&self) {
+        let config = self.config.replace("FOLDER", &self.folder.path().display().to_string());
+        self.file("config.toml", &config);
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.path().join("config.toml"))
+            .env_remove("RUST_LOG")
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Gives the gateway another standard output than one that is kept.
+    #[must_use]
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
+    /// Starts the gateway and waits until it listens.
+    pub(crate) fn start(mut self) -> Gateway {
+        self.write_config();
+        let mut child = self
+            .command(&["serve"])
+            .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts");
+        let (stdout, stderr) = (Output::default(), Output::default());
+        if let Some(stream) = child.stdout.take() {
+            stdout.follow(stream);
+        }
+        stderr.follow(child.stderr.take().expect("it is piped"));
+        let address = stderr.wait_for("where it listens", |line| logged_address(line, "server.address"));
+        Gateway { child, folder: self.folder, stderr, stdout, address }
+    }
+}
+
+/// The value of a field in a line of the log, be it JSON or text.
+fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
+    if let Ok(line) = serde_json::from_str::<Value>(line) {
+        return line.get("fields").unwrap_or(&line).get(field)?.as_str()?.parse().ok();
+    }
+    let (_, value) = line.split_once(&format!("{field}="))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+impl Gateway {
+    /// Where it serves.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its admin listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
+    }
+
+    /// A client on a new connection without TLS.
+    pub(crate) async fn client(&self) -> OttServiceClient<Channel> {
+        OttServiceClient::new(self.channel().await)
+    }
+
+    /// A new connection without TLS.
+    pub(crate) async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .expect("an address is an endpoint")
+            .connect()
+            .await
+            .expect("the gateway accepts a connection")
+    }
+
+    /// What its admin listener answers to a GET.
+    pub(crate) async fn admin_get(&self, path: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.admin()).await.expect("it accepts");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    }
+
+    /// Waits until so many calls are in flight.
+    pub(crate) async fn in_flight(&self, calls: usize) {
+        let sample = format!("ott_gateway_calls_in_flight {calls}");
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !self.admin_get("/metrics").await.lines().any(|line| line == sample) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.expect("so many calls in flight");
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn stderr(&self) -> &Output {
+        &self.stderr
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn stdout(&self) -> &Output {
+        &self.stdout
+    }
+
+    /// The test's own folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The records of the audit log so far.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+    }
+
+    /// Sends a signal by its name, for example `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Whether the process has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its state can be asked for").is_none()
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let ended = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                if let Some(status) = self.child.try_wait().expect("its state can be asked for") {
+                    return status;
+                }
+                tick.tick().await;
+            }
+        };
+        tokio::time::timeout(within, ended).await.expect("the gateway ends in time")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

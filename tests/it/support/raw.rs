@@ -1,0 +1,63 @@
+//! Calls that no gRPC library would make: HTTP/2 by hand.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use tonic::Status;
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) http: StatusCode,
+    pub(crate) head: HeaderMap,
+    /// From the trailers, or from the head of an answer that has nothing else.
+    pub(crate) status: Status,
+}
+
+/// A connection to the gateway.
+pub(crate) struct Connection(h2::client::SendRequest<Bytes>);
+
+impl Connection {
+    pub(crate) async fn to(gateway: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(gateway).await.expect("the gateway accepts");
+        let (requests, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
+        tokio::spawn(connection);
+        Self(requests)
+    }
+
+    /// Sends that body, which is not wrapped into anything, to that path.
+    pub(crate) async fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answered {
+        let mut request = Request::post(format!("http://gateway{path}"))
+            .header("te", "trailers")
+            .header("content-type", "application/grpc");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut requests = self.0.clone().ready().await.expect("the connection is open");
+        let request = request.body(()).expect("a request");
+        let (answer, mut stream) = requests.send_request(request, false).expect("it is sent");
+        // The gateway may have answered before it has read everything.
+        let _ = stream.send_data(Bytes::copy_from_slice(body), true);
+        let (head, mut answer) = answer.await.expect("an answer").into_parts();
+        while let Some(data) = answer.data().await {
+            let data = data.expect("the answer goes on");
+            answer.flow_control().release_capacity(data.len()).expect("it was received");
+        }
+        let trailers = answer.trailers().await.expect("the answer ends in an orderly way");
+        let status = trailers
+            .as_ref()
+            .and_then(Status::from_header_map)
+            .or_else(|| Status::from_header_map(&head.headers))
+            .expect("a gRPC status");
+        Answered { http: head.status, head: head.headers, status }
+    }
+}
+
+/// A message as gRPC frames it: compressed or not, and so long.
+pub(crate) fn framed(compressed: bool, message: &[u8]) -> Vec<u8> {
+    let mut frame = vec![u8::from(compressed)];
+    frame.extend(u32::try_from(message.len()).expect("a short message").to_be_bytes());
+    frame.extend(message);
+    frame
+}

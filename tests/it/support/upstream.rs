@@ -1,0 +1,549 @@
+//! A server in the platform's place that does to a client whatever a test asks for.
+//!
+//! It speaks HTTP/1.1 by hand, over TCP or TLS, so that it can break off where a real
+//! server breaks off, and keeps every byte it was sent. Left alone it behaves: it issues
+//! tokens, lets each be spent once, and starts sessions. It shares no code with the
+//! client that it tests.
+//!
+//! Used by unit tests and by those of the whole program: `#[cfg(test)] #[path = "…"] mod
+//! upstream;`.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) const TOKEN: &str = "/api/2/idp/token";
+pub(crate) const OTT: &str = "/api/2/idp/ott";
+pub(crate) const LOGIN: &str = "/api/2/idp/ott/login";
+pub(crate) const LOGOUT: &str = "/api/2/idp/logout";
+
+/// What happens to one request, once all of it has been read.
+#[derive(Clone, Debug)]
+pub(crate) enum Behaviour {
+    /// What a platform in good health does.
+    Healthy,
+    /// This answer.
+    Answer(Answer),
+    /// The connection is reset before a byte of an answer.
+    Reset,
+    /// The connection is closed in an orderly way before a byte of an answer.
+    Close,
+    /// This answer, and then the connection is closed without a word.
+    AnswerAndClose(Answer),
+    /// Only the first bytes of the answer's body come, then the connection is reset.
+    CutAfter(usize, Answer),
+    /// Only the first bytes of the answer's body come, then the connection is closed.
+    ShortAfter(usize, Answer),
+    /// The head of the answer comes, and then one byte of its body in each interval.
+    Drip(Duration, Answer),
+    /// Nothing comes, and the connection stays open.
+    Stall,
+    /// A body of that many bytes, with its length announced or without.
+    Huge { status: u16, bytes: usize, announced: bool },
+    /// More headers than anyone reads.
+    HeaderFlood,
+    /// That, once the semaphore has given a permit; the permit is used up.
+    Held(Arc<Semaphore>, Box<Behaviour>),
+}
+
+/// An answer, with `Content-Length` unless it has one of its own.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// An answer with nothing in it.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// An answer of JSON text, or of what claims to be.
+    pub(crate) fn json(status: u16, body: impl Into<String>) -> Self {
+        Self::empty(status).header("content-type", "application/json").body(body.into())
+    }
+
+    /// A page as a firewall or a proxy would send it.
+    pub(crate) fn html(status: u16) -> Self {
+        Self::empty(status)
+            .header("content-type", "text/html; charset=utf-8")
+            .body("<html><body>blocked</body></html>")
+    }
+
+    /// With one more header.
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With that body.
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+            let _ = write!(head, "content-length: {}\r\n", self.body.len());
+        }
+        for (name, value) in &self.headers {
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
+        write!(f, "{} {:?} {body}", self.status, self.headers)
+    }
+}
+
+impl From<Answer> for Behaviour {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+/// A request, as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    /// On which connection, counted from 1.
+    pub(crate) connection: usize,
+    /// Every byte of it.
+    pub(crate) raw: Vec<u8>,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Names in lower case, in order.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Recorded {
+    /// The only value of a header; none if it is not there.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(header, _)| header == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} was sent twice");
+        value
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a body in UTF-8")
+    }
+}
+
+/// What the server does with new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnAccept {
+    /// Serves it.
+    Serve,
+    /// Resets it at once, before TLS if there is any.
+    Reset,
+    /// Serves it after that time, TLS included.
+    ServeAfter(Duration),
+}
+
+/// A certificate authority, and an acceptor with a certificate of it.
+pub(crate) struct Tls {
+    pub(crate) acceptor: TlsAcceptor,
+    /// The authority's certificate in a file, in PEM.
+    pub(crate) ca_file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Tls {
+    /// A certificate for that name, valid or long expired, for these protocols.
+    pub(crate) fn new(name: &str, expired: bool, protocols: &[&str]) -> Self {
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_key = rcgen::KeyPair::generate().expect("a key");
+        let ca_certificate = ca.self_signed(&ca_key).expect("an authority");
+        let mut leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        if expired {
+            leaf.not_before = rcgen::date_time_ymd(2000, 1, 1);
+            leaf.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        }
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let issuer = rcgen::Issuer::from_params(&ca, &ca_key);
+        let certificate = leaf.signed_by(&key, &issuer).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                rustls::pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            )
+            .expect("a certificate that matches its key");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, ca_certificate.pem()).expect("a file");
+        Self { acceptor: TlsAcceptor::from(Arc::new(config)), ca_file, _folder: folder }
+    }
+}
+
+/// The server. It ends, with all its connections, when it is dropped.
+pub(crate) struct Upstream {
+    address: SocketAddr,
+    /// Another handle of the listening socket.
+    listening: socket2::Socket,
+    shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+    serving: AbortHandle,
+}
+
+#[derive(Default)]
+struct Shared {
+    connections: AtomicUsize,
+    script: Mutex<Script>,
+    recorded: Mutex<Vec<Recorded>>,
+    arrived: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct Script {
+    on_accept: VecDeque<OnAccept>,
+    next: HashMap<String, VecDeque<Behaviour>>,
+    always: HashMap<String, Behaviour>,
+    issued: usize,
+    unspent: HashSet<String>,
+}
+
+impl Upstream {
+    /// A server without TLS.
+    pub(crate) async fn http() -> Self {
+        Self::start(None, "127.0.0.1:0").await
+    }
+
+    /// A server without TLS at an address that is not in use.
+    pub(crate) async fn http_at(address: SocketAddr) -> Self {
+        Self::start(None, &address.to_string()).await
+    }
+
+    /// A server with TLS.
+    pub(crate) async fn https(tls: Tls) -> Self {
+        Self::start(Some(tls), "127.0.0.1:0").await
+    }
+
+    async fn start(tls: Option<Tls>, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let listening = socket2::SockRef::from(&listener).try_clone().expect("a second handle");
+        let shared = Arc::new(Shared::default());
+        let tls = tls.map(Arc::new);
+        let serving = tokio::spawn(accept(listener, Arc::clone(&shared), tls.clone())).abort_handle();
+        Self { address, listening, shared, tls, serving }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL as a data center's.
+    pub(crate) fn url(&self) -> String {
+        match self.tls {
+            Some(_) => format!("https://localhost:{}", self.address.port()),
+            None => format!("http://127.0.0.1:{}", self.address.port()),
+        }
+    }
+
+    /// The authority that its certificate is from.
+    pub(crate) fn ca_file(&self) -> Option<PathBuf> {
+        self.tls.as_ref().map(|tls| tls.ca_file.clone())
+    }
+
+    /// Adds what the next request to that path that has nothing yet meets with.
+    pub(crate) fn next(&self, path: &str, behaviour: impl Into<Behaviour>) -> &Self {
+        self.script().next.entry(path.to_owned()).or_default().push_back(behaviour.into());
+        self
+    }
+
+    /// Forgets what further requests to that path would have met with.
+    pub(crate) fn forget_next(&self, path: &str) {
+        self.script().next.remove(path);
+    }
+
+    /// Says what all further requests to that path meet with.
+    pub(crate) fn always(&self, path: &str, behaviour: impl Into<Behaviour>) -> &Self {
+        self.script().always.insert(path.to_owned(), behaviour.into());
+        self
+    }
+
+    /// Says what the next connection that has nothing yet meets with.
+    pub(crate) fn on_accept(&self, what: OnAccept) -> &Self {
+        self.script().on_accept.push_back(what);
+        self
+    }
+
+    /// Everything that was asked, in order of arrival.
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        self.shared.recorded.lock().expect("no panic").clone()
+    }
+
+    /// What was asked of that path.
+    pub(crate) fn requests_to(&self, path: &str) -> Vec<Recorded> {
+        self.requests().into_iter().filter(|request| request.path == path).collect()
+    }
+
+    /// How often that path was asked.
+    pub(crate) fn count(&self, path: &str) -> usize {
+        let recorded = self.shared.recorded.lock().expect("no panic");
+        recorded.iter().filter(|request| request.path == path).count()
+    }
+
+    /// How many connections were accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until that path was asked so often.
+    pub(crate) async fn asked(&self, path: &str, times: usize) {
+        loop {
+            let arrived = self.shared.arrived.notified();
+            if self.count(path) >= times {
+                return;
+            }
+            tokio::time::timeout(Duration::from_secs(10), arrived).await.expect("a request within 10 s");
+        }
+    }
+
+    /// Makes a token that can be spent, without a request.
+    pub(crate) fn token(&self) -> String {
+        issue(&mut self.script())
+    }
+
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.shared.script.lock().expect("no panic")
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // Closing would not be enough: the accepting task is dropped only when its runtime
+        // gets to it, and a process that another test is starting may have a copy of the
+        // socket for a moment.
+        self.listening.shutdown(std::net::Shutdown::Both).expect("it listens");
+        self.serving.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        // An answer goes out in pieces; none waits for the other's acknowledgement.
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let connection = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        let what = shared.script.lock().expect("no panic").on_accept.pop_front();
+        if what == Some(OnAccept::Reset) {
+            reset(&stream);
+            continue;
+        }
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
+        connections.spawn(async move {
+            if let Some(OnAccept::ServeAfter(time)) = what {
+                tokio::time::sleep(time).await;
+            }
+            let socket = socket2::SockRef::from(&stream).try_clone().expect("a second handle");
+            match tls {
+                Some(tls) => {
+                    if let Ok(stream) = tls.acceptor.accept(stream).await {
+                        let _ = serve(stream, socket, connection, &shared).await;
+                    }
+                }
+                None => {
+                    let _ = serve(stream, socket, connection, &shared).await;
+                }
+            }
+        });
+    }
+}
+
+fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+}
+
+/// Serves one connection; `socket` is another handle of it, for what only a socket can.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    socket: socket2::Socket,
+    connection: usize,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    let mut buffered = Vec::new();
+    while let Some(request) = read_request(&mut stream, &mut buffered, connection).await? {
+        let mut behaviour = {
+            let mut script = shared.script.lock().expect("no panic");
+            script
+                .next
+                .get_mut(&request.path)
+                .and_then(VecDeque::pop_front)
+                .or_else(|| script.always.get(&request.path).cloned())
+                .unwrap_or(Behaviour::Healthy)
+        };
+        shared.recorded.lock().expect("no panic").push(request.clone());
+        shared.arrived.notify_waiters();
+        while let Behaviour::Held(permits, then) = behaviour {
+            permits.acquire().await.expect("an open semaphore").forget();
+            behaviour = *then;
+        }
+        let healthy = healthy_answer(&request, &mut shared.script.lock().expect("no panic"));
+        match behaviour {
+            Behaviour::Healthy => send(&mut stream, &healthy).await?,
+            Behaviour::Answer(answer) => send(&mut stream, &answer).await?,
+            Behaviour::AnswerAndClose(answer) => {
+                send(&mut stream, &answer).await?;
+                return stream.shutdown().await;
+            }
+            Behaviour::Reset => {
+                return socket.set_linger(Some(Duration::ZERO));
+            }
+            Behaviour::Close => return Ok(()),
+            Behaviour::CutAfter(bytes, answer) => {
+                stream.write_all(&answer.head()).await?;
+                stream.write_all(&answer.body[..bytes]).await?;
+                stream.flush().await?;
+                // Time to arrive: what a reset overtakes is thrown away.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return socket.set_linger(Some(Duration::ZERO));
+            }
+            Behaviour::ShortAfter(bytes, answer) => {
+                stream.write_all(&answer.head()).await?;
+                stream.write_all(&answer.body[..bytes]).await?;
+                stream.flush().await?;
+                return stream.shutdown().await;
+            }
+            Behaviour::Drip(interval, answer) => {
+                stream.write_all(&answer.head()).await?;
+                for byte in &answer.body {
+                    stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(interval).await;
+                }
+            }
+            Behaviour::Stall => std::future::pending().await,
+            Behaviour::Huge { status, bytes, announced } => {
+                let length = if announced {
+                    format!("content-length: {bytes}\r\n")
+                } else {
+                    "connection: close\r\n".into()
+                };
+                let head =
+                    format!("HTTP/1.1 {status} Huge\r\ncontent-type: application/json\r\n{length}\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                for _ in 0..bytes.div_ceil(1024) {
+                    stream.write_all(&[b' '; 1024]).await?;
+                }
+                stream.flush().await?;
+                return Ok(());
+            }
+            Behaviour::HeaderFlood => {
+                stream.write_all(b"HTTP/1.1 200 Flood\r\n").await?;
+                for n in 0..2000 {
+                    stream.write_all(format!("x-{n}: {}\r\n", "x".repeat(512)).as_bytes()).await?;
+                }
+                stream.write_all(b"\r\n").await?;
+                stream.flush().await?;
+            }
+            Behaviour::Held(..) => unreachable!("held no more"),
+        }
+    }
+    Ok(())
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, answer: &Answer) -> std::io::Result<()> {
+    stream.write_all(&answer.head()).await?;
+    stream.write_all(&answer.body).await?;
+    stream.flush().await
+}
+
+/// Reads one whole request; none if the connection ended before its first byte.
+async fn read_request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffered: &mut Vec<u8>,
+    connection: usize,
+) -> std::io::Result<Option<Recorded>> {
+    let head_end = loop {
+        if let Some(at) = buffered.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(buffered).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let head = String::from_utf8_lossy(&buffered[..head_end]).into_owned();
+    let mut lines = head.lines();
+    let mut request_line = lines.next().unwrap_or_default().split(' ');
+    let method = request_line.next().unwrap_or_default().to_owned();
+    let path = request_line.next().unwrap_or_default().to_owned();
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers
+        .iter()
+        .find(|(name, _)| name == "content-length")
+        .map_or(0, |(_, value)| value.parse::<usize>().expect("a length"));
+    while buffered.len() < head_end + length {
+        if stream.read_buf(buffered).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let raw: Vec<u8> = buffered.drain(..head_end + length).collect();
+    let body = raw[head_end..].to_vec();
+    Ok(Some(Recorded { connection, raw, method, path, headers, body }))
+}
+
+fn issue(script: &mut Script) -> String {
+    script.issued += 1;
+    let token = format!("OTT-{}", script.issued);
+    script.unspent.insert(token.clone());
+    token
+}
+
+/// What a platform in good health would answer. A token is spent by it even if the
+/// answer is then another or none, as it may be in life.
+fn healthy_answer(request: &Recorded, script: &mut Script) -> Answer {
+    match request.path.as_str() {
+        TOKEN => Answer::json(200, r#"{"access_token":"ACCESS","expires_in":7200,"token_type":"bearer"}"#),
+        OTT => {
+            let token = issue(script);
+            Answer::json(200, format!(r#"{{"ott":"{token}"}}"#))
+        }
+        LOGIN => {
+            let token = request.text().trim_start_matches(r#"{"ott":""#).trim_end_matches(r#""}"#);
+            if !script.unspent.remove(token) {
+                return Answer::json(401, r#"{"error":{"code":401,"message":"the token is not valid"}}"#);
+            }
+            Answer::json(200, format!(r#"{{"id":"42","login":"user-of-{token}","enabled":true}}"#))
+                .header("set-cookie", format!("sid=SESSION-OF-{token}; Path=/; HttpOnly"))
+        }
+        LOGOUT => Answer::empty(204),
+        _ => Answer::empty(404),
+    }
+}

@@ -1,0 +1,319 @@
+//! TLS on the listener of the real binary: who gets in, and how its files are changed
+//! while calls go on.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
+use rustls::{
+    ClientConfig,
+    version::{TLS12, TLS13},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    authority::{Authority, Identity, secured, write},
+    calling::{issued, load, metric, until},
+    gateway::{Gateway, Setup},
+    upstream::{self, Upstream},
+};
+
+/// A change is in force within that time, as the README says ("Limits").
+const IN_FORCE: Duration = Duration::from_secs(10);
+
+/// A gateway whose TLS files are in a folder of its own, `tls`.
+fn setup(platform: &Upstream, pair: &Identity, client_auth: &str) -> Setup {
+    let setup = Setup::for_platform(platform.address());
+    fs::create_dir(setup.folder().join("tls")).unwrap();
+    pair.write(&setup.folder().join("tls"));
+    with_tls(setup, client_auth)
+}
+
+fn with_tls(setup: Setup, client_auth: &str) -> Setup {
+    let client_ca = if client_auth == "off" { "" } else { "client_ca_file = \"FOLDER/tls/ca.crt\"" };
+    setup
+        .replacing(
+            "[admin]",
+            &format!(
+                "[server.tls]
+                certificate_file = \"FOLDER/tls/tls.crt\"
+                private_key_file = \"FOLDER/tls/tls.key\"
+                {client_ca}
+                client_auth = \"{client_auth}\"
+                [admin]"
+            ),
+        )
+        .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["anonymous", "*"]"#)
+}
+
+/// Whether a client is let in: whether the gateway says a word of HTTP/2 to it.
+async fn gets_in(address: SocketAddr, config: Arc<ClientConfig>) -> bool {
+    let Ok(mut stream) = secured(address, config).await else { return false };
+    // A preface and empty settings: whoever is let in is answered with settings.
+    if stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_err() {
+        return false;
+    }
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0; 9])).await;
+    read.expect("an answer, or an end").is_ok_and(|length| length > 0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_versions_of_tls_are_spoken_and_http2_must_be_agreed_on() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("server");
+    let gateway = setup(&platform, &authority.issue(&["localhost"]), "off").start();
+    for version in [&TLS12, &TLS13] {
+        assert!(gets_in(gateway.address(), authority.client(None, &["h2"], version)).await, "{version:?}");
+        for protocols in [&["http/1.1"][..], &[]] {
+            let client = authority.client(None, protocols, version);
+            assert!(!gets_in(gateway.address(), client).await, "{version:?} {protocols:?}");
+        }
+    }
+    let stranger = Authority::new("stranger");
+    let client = stranger.client(None, &["h2"], &TLS13);
+    assert!(secured(gateway.address(), client).await.is_err(), "nobody vouches for the gateway");
+    assert_eq!(platform.count(upstream::OTT), 0);
+
+    let channel = authority.channel(gateway.address(), None).await.unwrap();
+    assert_eq!(issued(&channel, &[]).await, "OK");
+    let admin = gateway.admin();
+    let refused = metric(admin, r#"ott_gateway_tls_handshakes_total{result="no_alpn"}"#).await;
+    assert!(refused >= 2.0, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_show_certificates_as_required() {
+    let platform = Upstream::http().await;
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
+    let (ours, theirs) =
+        (authority.issue(&["spiffe://mesh/ns/a/sa/b"]), other.issue(&["spiffe://mesh/ns/a/sa/b"]));
+    let expectations =
+        [("off", [true, true, true]), ("optional", [true, true, false]), ("require", [false, true, false])];
+    for (client_auth, lets_in) in expectations {
+        let setup = setup(&platform, &authority.issue(&["localhost"]), client_auth);
+        write(&setup.folder().join("tls"), "ca.crt", &authority.certificate());
+        let gateway = setup.start();
+        for (identity, lets_in) in [None, Some(&ours), Some(&theirs)].into_iter().zip(lets_in) {
+            for version in [&TLS12, &TLS13] {
+                let client = authority.client(identity, &["h2"], version);
+                assert_eq!(gets_in(gateway.address(), client).await, lets_in, "{client_auth} {version:?}");
+            }
+        }
+        let channel = authority.channel(gateway.address(), Some(&ours)).await.unwrap();
+        assert_eq!(issued(&channel, &[]).await, "OK");
+        let caller = &gateway.audit()[0]["caller"];
+        let expected = if client_auth == "off" { "anonymous" } else { "spiffe://mesh/ns/a/sa/b" };
+        assert_eq!(caller, expected, "{client_auth}");
+    }
+}
+
+/// Calls on an old connection and on a new one for each call, while `change` happens;
+/// not one may be lost. Returns what `change` returns.
+async fn under_load<T>(
+    gateway: &Gateway,
+    trusted: &[&Authority],
+    identity: Option<&Identity>,
+    change: impl Future<Output = T>,
+) -> T {
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let channel = trusted[0].channel(gateway.address(), identity).await.unwrap();
+    tasks.spawn(load(OttServiceClient::new(channel), stop.clone()));
+    let mut bundle = String::new();
+    for authority in trusted {
+        bundle.push_str(&authority.certificate());
+    }
+    let (address, identity, stop_new) = (gateway.address(), identity.cloned(), stop.clone());
+    tasks.spawn(async move {
+        let mut calls = 0;
+        while !stop_new.is_cancelled() {
+            let mut tls = tonic::transport::ClientTlsConfig::new()
+                .ca_certificate(tonic::transport::Certificate::from_pem(&bundle))
+                .domain_name("localhost");
+            if let Some(identity) = &identity {
+                let shown =
+                    tonic::transport::Identity::from_pem(&identity.certificate, &identity.private_key);
+                tls = tls.identity(shown);
+            }
+            let endpoint = format!("https://localhost:{}", address.port());
+            let endpoint = tonic::transport::Endpoint::from_shared(endpoint).unwrap();
+            let channel = endpoint.tls_config(tls).unwrap().connect().await.expect("a new connection");
+            assert_eq!(issued(&channel, &[]).await, "OK", "a new connection during the change");
+            calls += 1;
+        }
+        calls
+    });
+    let result = change.await;
+    stop.cancel();
+    while let Some(calls) = tasks.join_next().await {
+        let calls = calls.expect("no call is lost");
+        assert!(calls > 10, "{calls} calls are no load");
+    }
+    result
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one_never() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("server");
+    let (first, second) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    let gateway = setup(&platform, &first, "off").start();
+    let (address, admin, folder) = (gateway.address(), gateway.admin(), gateway.folder().join("tls"));
+    let refused = r#"ott_gateway_reloads_total{result="failed",what="certificate"}"#;
+    let taken = r#"ott_gateway_reloads_total{result="ok",what="certificate"}"#;
+    under_load(&gateway, &[&authority], None, async {
+        // The new certificate with the old key.
+        write(&folder, "tls.crt", &second.certificate);
+        until(IN_FORCE, "the wrong pair is refused", async || metric(admin, refused).await >= 1.0).await;
+        gateway.stderr().wait_for("that the pair was refused", |line| {
+            line.contains("the new TLS files cannot be used; the last good ones stay").then_some(())
+        });
+        assert_eq!(authority.shown(address, None).await, first.der());
+        // Half a file, written in place.
+        fs::write(folder.join("tls.key"), &second.private_key[..second.private_key.len() / 2]).unwrap();
+        until(IN_FORCE, "half a key is refused", async || metric(admin, refused).await >= 2.0).await;
+        assert_eq!(authority.shown(address, None).await, first.der());
+        second.write(&folder);
+        let shows = async || authority.shown(address, None).await == second.der();
+        until(IN_FORCE, "the new pair is shown", shows).await;
+    })
+    .await;
+    assert!((metric(admin, taken).await - 1.0).abs() < 0.5, "once");
+    assert!((metric(admin, refused).await - 2.0).abs() < 0.5, "each told once");
+    let log = gateway.stderr().text();
+    assert!(!log.contains("PRIVATE KEY"), "{log}");
+}
+
+/// Lays a version of a secret out as Kubernetes mounts it, and swaps it in: `NAME` links
+/// to `..data/NAME`, and `..data` to the version's folder.
+fn mount(folder: &Path, version: &str, files: &[(&str, &str)]) {
+    let versioned = folder.join(format!("..{version}"));
+    fs::create_dir(&versioned).unwrap();
+    for (name, content) in files {
+        write(&versioned, name, content);
+        if !folder.join(name).exists() {
+            let _ = symlink(Path::new("..data").join(name), folder.join(name));
+        }
+    }
+    let _ = fs::remove_file(folder.join("..data_tmp"));
+    symlink(format!("..{version}"), folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_rotated_by_a_symlink_swap_without_losing_a_call() {
+    let platform = Upstream::http().await;
+    let (old_ca, new_ca) = (Authority::new("old"), Authority::new("new"));
+    let (old, new) = (old_ca.issue(&["localhost"]), new_ca.issue(&["localhost"]));
+    let (old_client, new_client) = (old_ca.issue(&["spiffe://mesh/a"]), new_ca.issue(&["spiffe://mesh/a"]));
+    let setup = Setup::for_platform(platform.address());
+    let folder = setup.folder().join("tls");
+    fs::create_dir(&folder).unwrap();
+    let both = old_ca.certificate() + &new_ca.certificate();
+    let files = |pair: &Identity, ca: &str| {
+        [
+            ("tls.crt", pair.certificate.clone()),
+            ("tls.key", pair.private_key.clone()),
+            ("ca.crt", ca.to_owned()),
+        ]
+    };
+    let swap = |version: &str, pair: &Identity, ca: &str| {
+        let files = files(pair, ca);
+        let files: Vec<(&str, &str)> =
+            files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+        mount(&folder, version, &files);
+    };
+    swap("1", &old, &old_ca.certificate());
+    let gateway = with_tls(setup, "require").start();
+    let address = gateway.address();
+    let new_gets_in = async || {
+        gets_in(address, old_ca.client(Some(&new_client), &["h2"], &TLS13)).await
+            || gets_in(address, new_ca.client(Some(&new_client), &["h2"], &TLS13)).await
+    };
+    assert!(!new_gets_in().await);
+    under_load(&gateway, &[&old_ca, &new_ca], Some(&old_client), async {
+        // As operators rotate an authority: first both, and the new pair with them.
+        swap("2", &new, &both);
+        until(IN_FORCE, "the new client CA is believed", new_gets_in).await;
+        assert_eq!(new_ca.shown(address, Some(&old_client)).await, new.der());
+    })
+    .await;
+    under_load(&gateway, &[&new_ca], Some(&new_client), async {
+        swap("3", &new, &new_ca.certificate());
+        let old_is_out = async || !gets_in(address, new_ca.client(Some(&old_client), &["h2"], &TLS13)).await;
+        until(IN_FORCE, "the old client CA is believed no more", old_is_out).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_openssl_are_as_good_as_any() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platform(platform.address());
+    let folder = setup.folder().join("tls");
+    fs::create_dir(&folder).unwrap();
+    let script = r#"
+        set -e
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=openssl ca" -keyout ca.key -out ca.crt
+        issue() {
+            openssl req -newkey "$2" $3 -nodes -subj "/CN=ignored" -keyout "$1.key" -out "$1.csr"
+            printf 'subjectAltName=%s\nextendedKeyUsage=%s\n' "$4" "$5" > "$1.ext"
+            openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile "$1.ext" -out "$1.crt"
+        }
+        issue tls rsa:2048 "" DNS:localhost serverAuth
+        issue client ec "-pkeyopt ec_paramgen_curve:P-256" "URI:spiffe://mesh/ns/web/sa/portal,DNS:portal.web" clientAuth
+    "#;
+    let made = Command::new("sh").args(["-c", script]).current_dir(&folder).stderr(Stdio::piped()).output();
+    let made = made.expect("openssl is there");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let gateway = with_tls(setup, "require").start();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let tls = tonic::transport::ClientTlsConfig::new()
+        .ca_certificate(tonic::transport::Certificate::from_pem(read("ca.crt")))
+        .identity(tonic::transport::Identity::from_pem(read("client.crt"), read("client.key")));
+    let endpoint = format!("https://localhost:{}", gateway.address().port());
+    let endpoint = tonic::transport::Endpoint::from_shared(endpoint).unwrap().tls_config(tls).unwrap();
+    assert_eq!(issued(&endpoint.connect().await.unwrap(), &[]).await, "OK");
+    let record = &gateway.audit()[0];
+    assert_eq!(record["caller"], "spiffe://mesh/ns/web/sa/portal");
+    assert_eq!(record["caller_proof"], "certificate");
+}
+
+#[tokio::test]
+async fn plaintext_for_other_machines_is_refused_at_start_unless_it_is_meant() {
+    let platform = Upstream::http().await;
+    let open = || {
+        Setup::for_platform(platform.address()).replacing(
+            "listen = \"127.0.0.1:0\"\n            drain",
+            "listen = \"0.0.0.0:0\"\n            drain",
+        )
+    };
+    let refused = open().refused();
+    assert_eq!(refused.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("server.listen") && text.contains("plaintext = true"), "{text}");
+    let gateway = open().replacing("[admin]", "plaintext = true\n[admin]").start();
+    assert!(!gateway.address().ip().is_loopback());
+}
+
+#[tokio::test]
+async fn unusable_tls_files_are_refused_at_start() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("server");
+    let (one, other) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    let mixed = Identity { certificate: one.certificate.clone(), private_key: other.private_key };
+    let half = Identity { private_key: one.private_key[..60].to_owned(), ..one };
+    for pair in [mixed, half] {
+        let refused = setup(&platform, &pair, "off").refused();
+        assert!(matches!(refused.status.code(), Some(1 | 2)), "{refused:?}");
+        assert!(!String::from_utf8_lossy(&refused.stderr).contains("PRIVATE KEY"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Traces of a running gateway, as a real receiver of OTLP over gRPC gets them.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use opentelemetry_proto::tonic::{
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
+};
+use ott_gateway::{
+    clock,
+    proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject},
+};
+use tokio::net::TcpListener;
+use tonic::{Code, Request};
+
+use crate::support::{
+    collector::collector,
+    gateway::{Gateway, PATIENCE, Setup},
+    port::Reserved,
+    upstream::{self, Answer, LOGIN, OTT, Upstream},
+};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+const OTHER_TRACE: &str = "1bf7651916cd43dd8448eb211c80319c";
+
+fn traced(upstream: &Upstream, collector: SocketAddr, more: &str) -> Setup {
+    Setup::for_platform(upstream.address())
+        .replacing("[telemetry]", &format!("[telemetry]\notlp_endpoint = \"http://{collector}\"\n{more}"))
+}
+
+/// Ends the gateway in good order, so that everything has been sent.
+async fn ends(gateway: &mut Gateway) {
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+}
+
+fn issue(trace: &str, flags: &str) -> Request<IssueOttRequest> {
+    let subject = Some(Subject::Login("canary-user@example.com".to_owned()));
+    let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
+    let parent = format!("00-{trace}-{PARENT}-{flags}");
+    request.metadata_mut().insert("traceparent", parent.parse().expect("a value"));
+    request
+}
+
+fn attributes(pairs: &[KeyValue]) -> HashMap<&str, String> {
+    let text = |pair: &KeyValue| match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => panic!("{other:?}"),
+    };
+    pairs.iter().map(|pair| (pair.key.as_str(), text(pair))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt() {
+    let upstream = Upstream::http().await;
+    let (address, received) = collector().await;
+    let mut gateway = traced(&upstream, address, "trace_ratio = 0.0").start();
+    let mut client = gateway.client().await;
+    upstream.next(OTT, Answer::empty(503));
+    let mut request = issue(TRACE, "01");
+    request.metadata_mut().insert("x-request-id", "order-7".parse().expect("a value"));
+    let ott = client.issue_ott(request).await.expect("a token").into_inner().ott;
+    let mut spent = Request::new(LoginWithOttRequest { ott, ..LoginWithOttRequest::default() });
+    spent
+        .metadata_mut()
+        .insert("traceparent", format!("00-{OTHER_TRACE}-{PARENT}-01").parse().expect("a value"));
+    upstream.next(LOGIN, upstream::Behaviour::Reset);
+    assert_eq!(client.login_with_ott(spent).await.expect_err("no answer").code(), Code::Aborted);
+    // Not for the collector: the caller has decided so, or nobody has.
+    client.issue_ott(issue(TRACE, "00")).await.expect("a token");
+    client
+        .issue_ott(IssueOttRequest {
+            subject: Some(Subject::Login("u".into())),
+            ..IssueOttRequest::default()
+        })
+        .await
+        .expect("a token");
+    ends(&mut gateway).await;
+
+    let mut servers = received.of_kind(SpanKind::Server);
+    servers.sort_by_key(|span| span.start_time_unix_nano);
+    let [issued, logged_in] = &servers[..] else { panic!("{servers:#?}") };
+    assert_eq!(issued.name, "ott.v1.OttService/IssueOtt");
+    assert_eq!((hex(&issued.trace_id), hex(&issued.parent_span_id)), (TRACE.into(), PARENT.into()));
+    let expected = [
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", "ott.v1.OttService/IssueOtt"),
+        ("rpc.response.status_code", "OK"),
+        ("ott_gateway.request_id", "order-7"),
+        ("ott_gateway.api_client", "test"),
+        ("ott_gateway.outcome", "done"),
+    ];
+    assert_eq!(attributes(&issued.attributes), expected.map(|(name, value)| (name, value.to_owned())).into());
+    let of_login = attributes(&logged_in.attributes);
+    assert_eq!(of_login["rpc.response.status_code"], "ABORTED");
+    assert_eq!(of_login["ott_gateway.reason"], "LOGIN_OUTCOME_UNKNOWN");
+    assert_eq!(of_login["ott_gateway.outcome"], "unknown");
+
+    let mut attempts = received.of_kind(SpanKind::Client);
+    attempts.sort_by_key(|span| span.start_time_unix_nano);
+    let [first, second, third] = &attempts[..] else { panic!("{attempts:#?}") };
+    let port = upstream.address().port().to_string();
+    for (attempt, parent, path, operation) in [
+        (first, issued, OTT, "IssueOtt"),
+        (second, issued, OTT, "IssueOtt"),
+        (third, logged_in, LOGIN, "LoginWithOtt"),
+    ] {
+        assert_eq!(attempt.name, format!("POST {path}"));
+        assert_eq!((&attempt.trace_id, &attempt.parent_span_id), (&parent.trace_id, &parent.span_id));
+        let attributes = attributes(&attempt.attributes);
+        for (name, value) in [
+            ("http.request.method", "POST"),
+            ("url.full", &format!("http://127.0.0.1:{port}{path}")),
+            ("url.template", path),
+            ("server.address", "127.0.0.1"),
+            ("server.port", port.as_str()),
+            ("ott_gateway.operation", operation),
+        ] {
+            assert_eq!(attributes[name], value, "{name}");
+        }
+    }
+    let is_error =
+        |span: &Span| span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error);
+    let of_first = attributes(&first.attributes);
+    assert_eq!((of_first["http.response.status_code"].as_str(), is_error(first)), ("503", true));
+    assert!(!of_first.contains_key("http.request.resend_count"));
+    let of_second = attributes(&second.attributes);
+    assert_eq!((of_second["http.response.status_code"].as_str(), is_error(second)), ("200", false));
+    assert_eq!(of_second["http.request.resend_count"], "1");
+    assert_eq!(
+        (attributes(&third.attributes)["error.type"].as_str(), is_error(third)),
+        ("interrupted", true)
+    );
+
+    let everything = format!("{:?}", received.spans());
+    for secret in ["canary", "OTT-", "ACCESS", "SESSION-OF"] {
+        assert!(!everything.contains(secret), "{secret}");
+    }
+    for request in upstream.requests() {
+        assert_eq!(request.header("traceparent"), None, "the platform is not told unless it is configured");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
+    let upstream = Upstream::http().await;
+    let (address, received) = collector().await;
+    let mut gateway = traced(&upstream, address, "")
+        .replacing("client_id = ", "propagate_trace = true\nclient_id = ")
+        .start();
+    let mut client = gateway.client().await;
+    upstream.next(OTT, Answer::empty(503));
+    client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+    client.issue_ott(issue(OTHER_TRACE, "00")).await.expect("a token");
+    ends(&mut gateway).await;
+
+    let mut attempts = received.of_kind(SpanKind::Client);
+    attempts.sort_by_key(|span| span.start_time_unix_nano);
+    let told: Vec<String> = upstream
+        .requests_to(OTT)
+        .iter()
+        .map(|request| request.header("traceparent").expect("it is told").to_owned())
+        .collect();
+    let [first, second, unsampled] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(attempts.len(), 2);
+    for (told, attempt) in [first, second].into_iter().zip(&attempts) {
+        assert_eq!(*told, format!("00-{TRACE}-{}-01", hex(&attempt.span_id)), "the parent is the attempt");
+    }
+    assert!(
+        unsampled.starts_with(&format!("00-{OTHER_TRACE}-")) && unsampled.ends_with("-00"),
+        "{unsampled}"
+    );
+    assert!(upstream.requests_to(upstream::TOKEN).iter().all(|it| it.header("traceparent").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
+    // Accepts by its backlog alone, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let gone = Reserved::new();
+    for collector in [silent.local_addr().expect("an address"), gone.address()] {
+        let upstream = Upstream::http().await;
+        let mut gateway = traced(&upstream, collector, "").start();
+        let mut client = gateway.client().await;
+        client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+        for _ in 0..200 {
+            let began = clock::now();
+            client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        }
+        let began = clock::now();
+        ends(&mut gateway).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let told = |line: &str| line.contains("trace collector").then_some(());
+        gateway.stderr().wait_for("that spans were lost", told);
+    }
+}

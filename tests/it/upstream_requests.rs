@@ -1,0 +1,192 @@
+//! What the gateway sends to the platform, byte for byte, and what it never sends.
+
+use ott_gateway::proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject};
+
+use crate::support::{
+    call::{self, refused},
+    gateway::Setup,
+    upstream::{Answer, LOGIN, LOGOUT, OTT, Recorded, TOKEN, Tls, Upstream},
+};
+
+/// Base64 of `test-client:canary-client-secret`.
+const BASIC: &str = "Basic dGVzdC1jbGllbnQ6Y2FuYXJ5LWNsaWVudC1zZWNyZXQ=";
+
+/// The names of the headers, sorted.
+fn header_names(request: &Recorded) -> Vec<&str> {
+    let mut names: Vec<&str> = request.headers.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn has(request: &Recorded, text: &str) -> bool {
+    String::from_utf8_lossy(&request.raw).to_lowercase().contains(&text.to_lowercase())
+}
+
+#[tokio::test]
+async fn requests_are_exactly_as_the_platform_wants_them() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let mut request = tonic::Request::new(call::issue("john@example.com"));
+    request.metadata_mut().insert("x-request-id", "the-first".parse().expect("visible ASCII"));
+    request.metadata_mut().insert("cookie", "a=b".parse().expect("visible ASCII"));
+    request.metadata_mut().insert("authorization", "Bearer of-the-caller".parse().expect("visible ASCII"));
+    let ott = client.issue_ott(request).await.expect("a token").into_inner().ott;
+    client.login_with_ott(call::login(&ott)).await.expect("a session");
+
+    let host = upstream.address().to_string();
+    let token = &upstream.requests_to(TOKEN)[0];
+    assert_eq!(token.method, "POST");
+    assert_eq!(token.header("host"), Some(host.as_str()));
+    assert_eq!(token.header("authorization"), Some(BASIC));
+    assert_eq!(token.header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert_eq!(token.header("content-length"), Some("29"));
+    assert_eq!(token.text(), "grant_type=client_credentials");
+
+    let issue = &upstream.requests_to(OTT)[0];
+    assert_eq!(issue.method, "POST");
+    assert!(issue.raw.starts_with(b"POST /api/2/idp/ott HTTP/1.1\r\n"));
+    assert_eq!(issue.header("host"), Some(host.as_str()));
+    assert_eq!(issue.header("authorization"), Some("Bearer ACCESS"));
+    assert_eq!(issue.header("content-type"), Some("application/json"));
+    assert_eq!(issue.header("x-request-id"), Some("the-first"));
+    assert_eq!(issue.text(), r#"{"purpose":"user_login","login":"john@example.com"}"#);
+    assert_eq!(issue.header("content-length"), Some(issue.body.len().to_string().as_str()));
+
+    let login = &upstream.requests_to(LOGIN)[0];
+    assert!(login.raw.starts_with(b"POST /api/2/idp/ott/login HTTP/1.1\r\n"));
+    assert_eq!(login.header("authorization"), None);
+    assert_eq!(login.header("content-type"), Some("application/json"));
+    assert_eq!(login.text(), format!(r#"{{"ott":"{ott}"}}"#));
+    assert_eq!(login.header("content-length"), Some(login.body.len().to_string().as_str()));
+    assert!(login.header("x-request-id").is_some());
+
+    for (request, names) in [
+        (token, "accept authorization content-length content-type host"),
+        (issue, "accept authorization content-length content-type host x-request-id"),
+        (login, "accept content-length content-type host x-request-id"),
+    ] {
+        let sent: Vec<_> = header_names(request).into_iter().filter(|name| *name != "user-agent").collect();
+        assert_eq!(sent.join(" "), names, "{}", request.path);
+    }
+}
+
+#[tokio::test]
+async fn every_subject_is_sent_as_json_under_its_own_name() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let hostile = r#"o'"\brien","user_id":"1"} é 😀"#;
+    let odd = "2955b448-7df8-43uc-9c63-a21511dbe06d";
+    for (subject, field, value) in [
+        (Subject::Login(hostile.to_owned()), "login", hostile),
+        (Subject::ExternalId("x-17".to_owned()), "external_id", "x-17"),
+        (Subject::UserId(odd.to_owned()), "user_id", odd),
+    ] {
+        let request = IssueOttRequest { subject: Some(subject), purpose: 1, ..IssueOttRequest::default() };
+        client.issue_ott(request).await.expect("a token");
+        let sent = upstream.requests_to(OTT).pop().expect("it was asked for");
+        let sent: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
+        assert_eq!(sent, serde_json::json!({"purpose": "user_login", field: value}));
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed_and_nothing_reaches_another_host() {
+    let upstream = Upstream::http().await;
+    let elsewhere = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    for status in [301, 302, 303, 307, 308] {
+        let answer = Answer::empty(status).header("location", format!("{}{OTT}", elsewhere.url()));
+        upstream.next(OTT, answer.clone()).next(LOGIN, answer);
+        let issued = client.issue_ott(call::issue("someone")).await.expect_err("a redirect");
+        let spent = client.login_with_ott(call::login("OTT")).await.expect_err("a redirect");
+        for status in [issued, spent] {
+            assert_eq!(refused(&status).reason, "PLATFORM_PROTOCOL_ERROR");
+        }
+    }
+    assert_eq!(elsewhere.connections(), 0);
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (5, 5));
+    call::issue_and_log_in(&mut client).await;
+
+    // Nor at the token endpoint.
+    let redirecting = Upstream::http().await;
+    let location = format!("{}{TOKEN}", elsewhere.url());
+    redirecting.next(TOKEN, Answer::empty(307).header("location", location));
+    let gateway = Setup::for_platform(redirecting.address()).start();
+    redirecting.asked(TOKEN, 1).await;
+    let _ = gateway.client().await.issue_ott(call::issue("someone")).await;
+    assert_eq!(elsewhere.connections(), 0);
+}
+
+#[tokio::test]
+async fn no_cookie_is_ever_sent_but_to_end_a_session_that_nobody_gets() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    let tracking = |answer: Answer| answer.header("set-cookie", "tracking=1; Path=/");
+    let access = r#"{"access_token":"ACCESS","expires_in":7200}"#;
+    upstream.next(TOKEN, tracking(Answer::json(200, access)));
+    upstream.next(TOKEN, tracking(Answer::json(200, access)));
+    upstream.next(OTT, tracking(Answer::empty(401)));
+    for _ in 0..3 {
+        call::issue_and_log_in(&mut client).await;
+    }
+    assert!(upstream.requests().iter().all(|request| !has(request, "cookie")), "{:?}", upstream.requests());
+
+    upstream.next(
+        LOGIN,
+        Answer::json(200, "{}")
+            .header("set-cookie", "sid=LOST; Path=/; HttpOnly")
+            .header("set-cookie", "second=\"quoted value\"; Domain=elsewhere.example"),
+    );
+    client.login_with_ott(call::login("OTT")).await.expect_err("no account");
+    upstream.asked(LOGOUT, 1).await;
+    let logout = &upstream.requests_to(LOGOUT)[0];
+    assert!(logout.raw.starts_with(b"GET /api/2/idp/logout HTTP/1.1\r\n"));
+    assert_eq!(logout.header("cookie"), Some("sid=LOST; second=\"quoted value\""));
+    assert_eq!(logout.header("authorization"), None);
+    assert!(logout.body.is_empty());
+
+    call::issue_and_log_in(&mut client).await;
+    let with_cookies = upstream.requests().into_iter().filter(|request| has(request, "cookie")).count();
+    assert_eq!(with_cookies, 1);
+    assert_eq!(upstream.count(LOGOUT), 1);
+}
+
+#[tokio::test]
+async fn proxies_of_the_environment_are_not_heeded() {
+    let upstream = Upstream::https(Tls::new("localhost", false, &["http/1.1"])).await;
+    let ca_file = upstream.ca_file().expect("it has TLS").display().to_string();
+    let proxy = Upstream::http().await;
+    let mut setup = Setup::for_platform(upstream.address()).replacing(
+        &format!("\"http://{}\"", upstream.address()),
+        &format!("\"{}\"\nca_file = \"{ca_file}\"", upstream.url()),
+    );
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        setup = setup.environment(name, &proxy.url());
+    }
+    let gateway = setup.start();
+    call::issue_and_log_in(&mut gateway.client().await).await;
+    assert_eq!(proxy.connections(), 0);
+    assert_eq!((upstream.count(TOKEN), upstream.count(OTT), upstream.count(LOGIN)), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn the_configured_proxy_is_asked_and_the_platform_is_not() {
+    let upstream = Upstream::http().await;
+    let proxy = Upstream::http().await;
+    let data_center = format!("data_center_url = \"{}\"", upstream.url());
+    let gateway = Setup::for_platform(upstream.address())
+        .replacing(&data_center, &format!("{data_center}\nproxy_url = \"{}\"", proxy.url()))
+        .start();
+    proxy.always(
+        &format!("{}{TOKEN}", upstream.url()),
+        Answer::json(200, r#"{"access_token":"VIA","expires_in":7200}"#),
+    );
+    proxy.always(&format!("{}{OTT}", upstream.url()), Answer::json(200, r#"{"ott":"VIA-PROXY"}"#));
+    let issued = gateway.client().await.issue_ott(call::issue("someone")).await.expect("a token");
+    assert_eq!(issued.into_inner().ott, "VIA-PROXY");
+    assert_eq!(upstream.connections(), 0);
+}
