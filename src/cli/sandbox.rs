@@ -100,8 +100,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
                 output.failure(failure);
                 output.note("The walk ended early; the sandbox goes on.");
             }
+            // Before the note: a Ctrl-C that answers it must be a drain already.
+            let signals = listen_to_signals()?;
             output.note("\nServing until Ctrl-C.");
-            listen_to_signals()?.serve(app).await;
+            signals.serve(app).await;
             Ok(())
         };
         platform.stop().await;
