@@ -32,7 +32,7 @@ use crate::{
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential, CredentialHealth},
     health::{CredentialCondition, CredentialState, Health, HealthService},
-    http_client::{HttpClient, HttpSettings},
+    http_client::HttpSettings,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
@@ -240,8 +240,7 @@ impl Shared {
     fn routes(&self) -> Result<Routes, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
-            let http = HttpClient::new(upstream.http.clone())?;
-            clients.push(PlatformClient::new(Arc::clone(&upstream.api_client), http));
+            clients.push(PlatformClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?);
         }
         let service = OttService {
             access: self.access.clone(),

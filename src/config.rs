@@ -174,6 +174,7 @@ impl Config {
             ca_file: None,
             proxy_url: None,
             propagate_trace: false,
+            max_idle_connections: api_clients::DEFAULT_MAX_IDLE_CONNECTIONS,
             breaker: false,
         };
         let rule = Rule {

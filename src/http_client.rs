@@ -15,7 +15,7 @@ pub mod retry_after;
 mod tls;
 
 pub use self::{
-    client::{HttpClient, HttpClientError, HttpSettings},
+    client::{ConnectionReuse, HttpClientError, HttpSettings, MAX_HEADER_LIST_BYTES, build, header_bytes},
     loopback::is_loopback,
     tls::{TlsConfigError, tls_config},
 };

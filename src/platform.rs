@@ -6,9 +6,12 @@
 
 mod attempt;
 mod breaker;
-pub mod endpoint;
+mod connections;
+pub mod data_center;
+mod endpoint;
 pub mod error;
 mod error_code;
+mod exchange;
 mod issue;
 mod login;
 mod messages;
@@ -22,26 +25,31 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use self::{
+    breaker::BreakerSettings,
+    login::{FailedLogin, LogoutOutcome},
+};
 use self::{
-    attempt::{Ended, NotSent, Request},
-    breaker::{Admission, Breaker},
-    endpoint::{DataCenter, InvalidTargetUri, Landing, Origin},
-    error::{ErrorKind, PlatformError},
+    connections::Connections,
+    data_center::{DataCenter, InvalidTargetUri, Landing, Origin},
+    endpoint::Endpoint,
     retry::{RetryBudget, RetryPolicy},
 };
-pub use self::{breaker::BreakerSettings, login::FailedLogin};
 use crate::{
     backoff::Backoff,
-    call::{Call, Operation},
-    clock::{self, WallClock},
+    clock::WallClock,
     credential::Credential,
-    http_client::HttpClient,
+    http_client::{HttpClientError, HttpSettings},
     ott::{LoginUrl, OneTimeToken},
-    telemetry::{
-        metrics::ApiClientMetrics,
-        tracing::{Attempt, AttemptSpan, CallSpan},
-    },
+    telemetry::metrics::ApiClientMetrics,
 };
+
+/// An idle connection is not used for minting after this time: shorter than the usual
+/// minute after which servers close it.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+/// The same for a login. A server that closes an idle connection just when the token is
+/// sent costs the caller its token, and some servers close after 2 s.
+const MAX_IDLE_FOR_LOGIN: Duration = Duration::from_secs(2);
 
 /// What one API client is configured with, apart from its credential.
 #[derive(Clone, Debug)]
@@ -59,31 +67,34 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// Times and limits; what they are for is in ARCHITECTURE.md, "Attempts and time".
+/// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For one attempt at minting, connecting included. 3 s.
+    /// One attempt at minting, connecting included. 3 s.
     pub attempt_timeout: Duration,
-    /// For one attempt at a login, connecting included. 8 s.
+    /// One attempt at a login, connecting included. 8 s.
     pub login_timeout: Duration,
-    /// For ending a session that nobody will get. 3 s.
+    /// Ending a session that nobody received. 3 s.
     pub logout_timeout: Duration,
-    /// The most attempts at minting for one call; the replay after a 401 is not
+    /// Maximum number of attempts at minting for one call; the replay after a 401 is not
     /// counted. 3.
     pub max_attempts: u32,
-    /// The longest waits between two attempts: the first, and the last. 0.2 s and 2 s.
+    /// Maximum wait between two attempts: after the first failure, and ever. 0.2 s and 2 s.
     pub retry_wait: (Duration, Duration),
     /// A `Retry-After` up to this is waited for, a longer one is passed on. 2 s.
-    pub longest_retry_after: Duration,
-    /// With less than this left of the deadline nothing is sent. 20 ms.
+    pub max_retry_after: Duration,
+    /// With less than this left of the deadline, minting is not attempted. 20 ms.
     pub min_time_left: Duration,
-    /// A login that was not sent is tried again only with more than this left. 2 s.
+    /// With less than this left of the deadline, a token is not spent: its session could
+    /// not be delivered. 400 ms.
+    pub min_login_time_left: Duration,
+    /// A login that was not sent is attempted again only with more than this left. 2 s.
     pub min_time_left_for_second_login: Duration,
-    /// The most bytes of the answer to minting. 16 KiB.
+    /// Maximum size of the response to minting, in bytes. 16 KiB.
     pub max_ott_bytes: usize,
-    /// The most bytes of the answer to a login. 256 KiB.
+    /// Maximum size of the response to a login, in bytes. 256 KiB.
     pub max_login_bytes: usize,
-    /// When to stop asking a platform that is down; none: never.
+    /// When to stop asking an endpoint that is down; `None`: never.
     pub breaker: Option<BreakerSettings>,
 }
 
@@ -95,8 +106,9 @@ impl Default for Limits {
             logout_timeout: Duration::from_secs(3),
             max_attempts: 3,
             retry_wait: (Duration::from_millis(200), Duration::from_secs(2)),
-            longest_retry_after: Duration::from_secs(2),
+            max_retry_after: Duration::from_secs(2),
             min_time_left: Duration::from_millis(20),
+            min_login_time_left: Duration::from_millis(400),
             min_time_left_for_second_login: Duration::from_secs(2),
             max_ott_bytes: 16 * 1024,
             max_login_bytes: 256 * 1024,
@@ -108,18 +120,18 @@ impl Default for Limits {
 impl Limits {
     const fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy {
-            max_attempts: self.max_attempts,
             backoff: Backoff::new(self.retry_wait.0, self.retry_wait.1),
-            longest_retry_after: self.longest_retry_after,
+            max_retry_after: self.max_retry_after,
         }
     }
 }
 
-/// What all threads share of one API client.
+/// What all workers share of one API client.
 pub struct ApiClient {
     settings: Settings,
     credential: Credential,
-    breaker: Breaker,
+    ott: Endpoint,
+    ott_login: Endpoint,
     retry_budget: RetryBudget,
     metrics: ApiClientMetrics,
     wall: WallClock,
@@ -129,8 +141,10 @@ impl ApiClient {
     /// An API client that has not been used yet.
     #[must_use]
     pub fn new(settings: Settings, credential: Credential, metrics: ApiClientMetrics) -> Arc<Self> {
+        let Settings { data_center, limits, .. } = &settings;
         Arc::new(Self {
-            breaker: Breaker::new(settings.limits.breaker, metrics.clone()),
+            ott: Endpoint::ott(data_center, limits, &metrics),
+            ott_login: Endpoint::ott_login(data_center, limits, &metrics),
             retry_budget: RetryBudget::new(),
             settings,
             credential,
@@ -169,21 +183,25 @@ impl fmt::Debug for ApiClient {
     }
 }
 
-/// One API client, on the connections of one thread. Cheap to clone.
+/// One API client, on the connections of one worker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PlatformClient {
     api_client: Arc<ApiClient>,
-    http: Arc<HttpClient>,
+    ott_connections: Arc<Connections>,
+    login_connections: Arc<Connections>,
 }
 
 impl PlatformClient {
-    /// The API client, over these connections.
-    #[must_use]
-    pub fn new(api_client: Arc<ApiClient>, http: HttpClient) -> Self {
-        Self { api_client, http: Arc::new(http) }
+    /// The API client, with connections of its own that are made when they are needed.
+    pub fn new(api_client: Arc<ApiClient>, http: HttpSettings) -> Result<Self, HttpClientError> {
+        Ok(Self {
+            api_client,
+            ott_connections: Connections::new(http.clone(), MAX_IDLE)?,
+            login_connections: Connections::new(http, MAX_IDLE_FOR_LOGIN)?,
+        })
     }
 
-    /// What it shares with the other threads.
+    /// What it shares with the other workers.
     #[must_use]
     pub const fn api_client(&self) -> &Arc<ApiClient> {
         &self.api_client
@@ -197,79 +215,5 @@ impl PlatformClient {
 
     fn limits(&self) -> &Limits {
         &self.api_client.settings.limits
-    }
-
-    /// Whether after waiting that long an attempt may begin: someone waits for it, and
-    /// there is time enough.
-    fn in_time(&self, wait: Duration, call: &Call) -> Result<(), ErrorKind> {
-        let needed = wait.saturating_add(self.limits().min_time_left);
-        if call.is_abandoned() || call.deadline().remaining() < needed {
-            return Err(ErrorKind::DeadlinePassed);
-        }
-        Ok(())
-    }
-
-    /// Asks the breaker.
-    fn admit(&self, operation: Operation) -> Result<Admission, ErrorKind> {
-        self.api_client
-            .breaker
-            .admit(operation)
-            .map_err(|open| ErrorKind::BreakerOpen { retry_after: open.retry_after })
-    }
-
-    /// Makes one admitted attempt, and tells the breaker, the metrics and the trace of it.
-    async fn attempt(
-        &self,
-        operation: Operation,
-        admission: Admission,
-        mut request: Request,
-        call: &Call,
-        span: &CallSpan,
-    ) -> Ended {
-        let span = attempt_span(operation, &request, call, span);
-        request.trace.clear();
-        if self.api_client.settings.propagate_trace {
-            span.inject(&mut request.trace);
-        }
-        let began = clock::now();
-        let client = self.http.current();
-        let ended = attempt::send(&client, request, call, &self.api_client.wall).await;
-        let took = began.elapsed();
-        match ended.outcome() {
-            Ok(status) => span.answered(status),
-            Err(error_type) => span.failed(error_type),
-        }
-        self.api_client.breaker.report(admission, ended.is_failure());
-        self.api_client.metrics.request(operation, ended.certainty(), ended.http_status(), took);
-        tracing::debug!(
-            request.id = %call.request_id(),
-            api_client.name = %self.api_client.name(),
-            rpc.method = operation.name(),
-            http.status = ended.http_status(),
-            outcome = ended.certainty().as_str(),
-            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "an attempt at the platform ended"
-        );
-        ended
-    }
-}
-
-/// The span of an attempt that is about to begin.
-fn attempt_span(operation: Operation, request: &Request, call: &Call, span: &CallSpan) -> AttemptSpan {
-    span.attempt(&Attempt { operation, method: "POST", url: &request.url, resends: call.attempts() })
-}
-
-/// The error of a call that ends with that failure.
-fn failed(kind: ErrorKind, call: &Call) -> PlatformError {
-    PlatformError { kind, certainty: call.certainty() }
-}
-
-impl From<NotSent> for ErrorKind {
-    fn from(cause: NotSent) -> Self {
-        match cause {
-            NotSent::Unreachable => Self::Unreachable,
-            NotSent::CertificateInvalid => Self::CertificateInvalid,
-            NotSent::Withdrawn => Self::DeadlinePassed,
-        }
     }
 }

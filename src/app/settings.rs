@@ -9,10 +9,10 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
-    http_client::{HttpClient, HttpSettings, tls_config},
+    http_client::{self, ConnectionReuse, HttpSettings, tls_config},
     platform::{
         self,
-        endpoint::{DataCenter, Origin},
+        data_center::{DataCenter, Origin},
     },
     server::{self, DrainTimes, Limits, Transport, tls},
     telemetry::tracing::{self, Tracer},
@@ -147,8 +147,9 @@ fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file } => {
-            let http = HttpClient::new(HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?))?;
-            JwksSource::Url { url: url.clone(), http: Arc::new(move || http.current()) }
+            let settings = HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?);
+            let http = http_client::build(&settings, ConnectionReuse::Never)?;
+            JwksSource::Url { url: url.clone(), http: Arc::new(move || http.clone()) }
         }
     };
     Ok(JwtSettings { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), jwks })
@@ -203,6 +204,7 @@ pub(super) fn platform(
 pub(super) fn http(client: &config::ApiClient) -> Result<HttpSettings, StartError> {
     let tls = tls_config(client.ca_file.as_deref())?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
+    settings.max_idle_connections = client.max_idle_connections.get() as usize;
     settings.proxy_url = client.proxy_url.as_ref().map(|proxy| proxy.expose().clone());
     Ok(settings)
 }
@@ -213,7 +215,7 @@ pub(super) fn credential(
     client: &config::ApiClient,
     http: &HttpSettings,
 ) -> Result<credential::Settings, StartError> {
-    let http = HttpClient::new(http.clone())?;
+    let http = http_client::build(http, ConnectionReuse::Never)?;
     let secret = match &client.client_secret {
         config::SecretSource::File(path) | config::SecretSource::Credential(path) => {
             credential::SecretSource::File(path.clone())
@@ -226,6 +228,6 @@ pub(super) fn credential(
             .map_err(|error| StartError::ClientId(Arc::clone(name), error))?,
         secret,
         token_url: data_center(name, client)?.token_url().clone(),
-        http: Arc::new(move || http.current()),
+        http: Arc::new(move || http.clone()),
     })
 }

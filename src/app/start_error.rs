@@ -8,7 +8,7 @@ use crate::{
     caller,
     credential::InvalidClientId,
     http_client::{HttpClientError, TlsConfigError},
-    platform::endpoint::InvalidDataCenterUrl,
+    platform::data_center::InvalidDataCenterUrl,
     server::{BindError, ServeError},
     telemetry::tracing::TracingError,
 };

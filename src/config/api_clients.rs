@@ -1,6 +1,6 @@
 //! `[api_clients.NAME]`: the platform's data centers and our credential at each.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use url::Url;
 
@@ -23,6 +23,9 @@ pub struct ApiClients {
     /// At least one. A name is 1 to 64 lower-case letters, digits, `-` and `_`.
     pub by_name: BTreeMap<Arc<str>, ApiClient>,
 }
+
+/// Default of `max_idle_connections`.
+pub(super) const DEFAULT_MAX_IDLE_CONNECTIONS: NonZeroU32 = NonZeroU32::new(256).unwrap();
 
 /// One API client of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,9 @@ pub struct ApiClient {
     /// `propagate_trace`: whether the W3C trace context is passed on to the platform;
     /// false.
     pub propagate_trace: bool,
+    /// `max_idle_connections`: connections to each endpoint that a worker keeps for reuse;
+    /// 256, from 1 to 65,536.
+    pub max_idle_connections: NonZeroU32,
     /// Whether a failing platform is left alone for a while. No key: on, but in the
     /// sandbox.
     pub breaker: bool,
@@ -141,6 +147,9 @@ impl ApiClient {
             );
         }
         let propagate_trace = section.optional("propagate_trace", value::boolean).unwrap_or(false);
+        let max_idle_connections = section
+            .optional("max_idle_connections", value::count(1..=65_536))
+            .unwrap_or(DEFAULT_MAX_IDLE_CONNECTIONS);
         section.finish();
         Some(Self {
             data_center_url: data_center_url?,
@@ -150,6 +159,7 @@ impl ApiClient {
             ca_file,
             proxy_url,
             propagate_trace,
+            max_idle_connections,
             breaker: true,
         })
     }

@@ -109,6 +109,7 @@ target_origins = ["https://portal.example"]
 ca_file = "tls.crt"
 proxy_url = "http://user:{CANARY}@proxy.example:3128"
 propagate_trace = true
+max_idle_connections = 7
 [api_clients.local]
 data_center_url = "http://127.0.0.1:8080"
 client_id = "id"
@@ -605,7 +606,7 @@ fn faults_never_show_a_value() {
         ("admin", "listen"),
         (
             "api_clients.eu2",
-            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace unknown",
+            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections unknown",
         ),
         ("callers.jwt", "issuer audience jwks_file jwks_url jwks_ca_file"),
         ("callers.tokens", "billing"),

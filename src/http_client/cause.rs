@@ -50,15 +50,25 @@ pub fn is_invalid_certificate(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// Returns whether the server refused the HTTP/2 stream, so did not process the request
+/// (RFC 9113, 8.7).
+#[must_use]
+pub fn is_refused_stream(error: &(dyn Error + 'static)) -> bool {
+    remote_http2_errors(error)
+        .any(|error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
 /// Returns whether the server declared that it did not process the request (RFC 9113,
 /// 8.7): it refused the stream, or the stream is beyond the last one that its GOAWAY names.
 #[must_use]
 pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
-    Causes::of(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>).any(|error| {
-        error.is_remote()
-            && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
-    })
+    is_refused_stream(error)
+        || remote_http2_errors(error)
+            .any(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+fn remote_http2_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a h2::Error> {
+    Causes::of(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>).filter(|error| error.is_remote())
 }
 
 #[cfg(test)]

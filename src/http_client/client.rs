@@ -1,54 +1,64 @@
 //! The HTTP client, made with all its limits.
 //!
-//! What is sent is decided elsewhere.
+//! What is sent, and over which of several clients, is decided by the sender.
 
 use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, header::ACCEPT};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{ACCEPT, ACCEPT_ENCODING},
+};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use url::Url;
 
 use super::is_loopback;
-use crate::clock::{self, Instant};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
-/// Idle connections end before a server's usual minute does.
-const POOL_IDLE: Duration = Duration::from_secs(30);
-const POOL_MAX_IDLE: usize = 32;
-/// A peer that vanished without a word is noticed while requests wait for it.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// More than the cookies of a login may take, so that too many get their own error.
-const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-/// Name lookups block a thread each, for as long as the resolver likes.
+/// Keep-alive of HTTP/2 connections while requests wait on them: a peer that disappeared
+/// without closing the connection is noticed within 8 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum size of a response's header list, in bytes: more than the cookies of a login
+/// may take, so that too many of them get an error of their own. HTTP/2 enforces it
+/// itself; over HTTP/1.1 senders check it ([`header_bytes`]).
+pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Maximum number of header lines over HTTP/1.1. The limit that counts is the one in
+/// bytes; the parser needs a number to allocate for.
+const MAX_HEADER_LINES: usize = 1024;
+/// Maximum number of concurrent name lookups: each blocks a thread for as long as the
+/// system's resolver takes.
 const MAX_LOOKUPS: usize = 8;
 
 /// What an HTTP client is made from.
 #[derive(Clone)]
 pub struct HttpSettings {
-    /// The server that it talks to: plain http only if that is the loopback.
+    /// The server that it talks to. Plain HTTP is accepted only for a loopback host.
     pub server: Url,
-    /// Whom it trusts; made once, shared by all clients ([`tls_config`](super::tls_config)).
+    /// The authorities that it trusts, made once and shared by all clients
+    /// ([`tls_config`](super::tls_config)).
     pub tls: Arc<ClientConfig>,
-    /// A proxy; the environment is never asked for one. May have a password in it. Plain
-    /// http goes only through one that is on the loopback.
+    /// A proxy; the environment is never asked for one. May contain a password. Plain
+    /// HTTP goes only through a proxy on a loopback host.
     pub proxy_url: Option<Url>,
-    /// For the whole of connecting: the name, TCP, TLS. 2 s.
+    /// Limit for connecting as a whole: name lookup, TCP, proxy, TLS. 2 s.
     pub connect_timeout: Duration,
-    /// After this a new client, with new connections, follows changes in DNS. 10 min.
-    pub rebuild_after: Duration,
+    /// Age at which connections that are kept for reuse are replaced, so that changes in
+    /// DNS are followed. 10 min.
+    pub max_connection_age: Duration,
+    /// Maximum number of idle connections that are kept for reuse, for each sender. 256.
+    pub max_idle_connections: usize,
 }
 
 impl HttpSettings {
-    /// Settings without a proxy, with the usual times.
+    /// Settings without a proxy, with the default times and limits.
     #[must_use]
     pub const fn new(server: Url, tls: Arc<ClientConfig>) -> Self {
         Self {
@@ -56,7 +66,8 @@ impl HttpSettings {
             tls,
             proxy_url: None,
             connect_timeout: Duration::from_secs(2),
-            rebuild_after: Duration::from_mins(10),
+            max_connection_age: Duration::from_mins(10),
+            max_idle_connections: 256,
         }
     }
 }
@@ -67,17 +78,28 @@ impl fmt::Debug for HttpSettings {
             .field("server", &self.server.as_str())
             .field("has_proxy", &self.proxy_url.is_some())
             .field("connect_timeout", &self.connect_timeout)
-            .field("rebuild_after", &self.rebuild_after)
+            .field("max_connection_age", &self.max_connection_age)
+            .field("max_idle_connections", &self.max_idle_connections)
             .finish_non_exhaustive()
     }
+}
+
+/// Which connections a request may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionReuse {
+    /// Each request gets a connection of its own: for rare requests, whose last
+    /// connection would be stale.
+    Never,
+    /// A connection that has not been idle for longer than this.
+    IdleFor(Duration),
 }
 
 /// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
-    /// The server is not https, and it or the proxy on the way there is not on the
-    /// loopback.
-    #[error("the URL must be https; http is only for the loopback, also on the way through a proxy")]
+    /// The server is not https, and it or the proxy in front of it is not on a loopback
+    /// host.
+    #[error("the URL must be https; http is only accepted for a loopback host, also through a proxy")]
     Plaintext,
     /// The proxy's URL cannot be used.
     #[error("the proxy URL cannot be used")]
@@ -87,52 +109,24 @@ pub enum HttpClientError {
     Build,
 }
 
-/// One HTTP client with its own pool of connections.
-pub struct HttpClient {
-    settings: HttpSettings,
-    current: Mutex<(reqwest::Client, Instant)>,
-}
-
-impl HttpClient {
-    /// A client with an empty pool.
-    pub fn new(settings: HttpSettings) -> Result<Self, HttpClientError> {
-        let client = build(&settings)?;
-        Ok(Self { settings, current: Mutex::new((client, clock::now())) })
-    }
-
-    /// The client to use now; rebuilt when it has become old. What is under way on the
-    /// old one runs to its end.
-    #[must_use]
-    pub fn current(&self) -> reqwest::Client {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let (client, built) = &mut *current;
-        if built.elapsed() >= self.settings.rebuild_after {
-            match build(&self.settings) {
-                Ok(rebuilt) => *client = rebuilt,
-                Err(error) => tracing::warn!(%error, "the HTTP client could not be renewed"),
-            }
-            *built = clock::now();
-        }
-        client.clone()
-    }
-}
-
-impl fmt::Debug for HttpClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient").finish_non_exhaustive()
-    }
-}
-
+/// Builds a client with an empty pool of connections. It follows no redirects, keeps no
+/// cookies, decompresses nothing and never repeats a request that may have been sent.
 #[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
-fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
-    let base = &settings.server;
-    let https_only = base.scheme() == "https";
+pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest::Client, HttpClientError> {
+    let server = &settings.server;
+    let https_only = server.scheme() == "https";
     let leaves = |url: &Url| !is_loopback(url);
-    if !https_only && (leaves(base) || settings.proxy_url.as_ref().is_some_and(leaves)) {
+    if !https_only && (leaves(server) || settings.proxy_url.as_ref().is_some_and(leaves)) {
         return Err(HttpClientError::Plaintext);
     }
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    // Without it any coding would do (RFC 9110, 12.5.3), and we decode none.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let (idle_timeout, max_idle) = match reuse {
+        ConnectionReuse::Never => (None, 0),
+        ConnectionReuse::IdleFor(timeout) => (Some(timeout), settings.max_idle_connections),
+    };
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured((*settings.tls).clone())
         .https_only(https_only)
@@ -144,9 +138,14 @@ fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
         .default_headers(headers)
         .dns_resolver(Lookups::new())
         .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .pool_idle_timeout(idle_timeout)
+        .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
+        // What browsers accept: a header that nobody reads must not cost a response.
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(MAX_HEADER_LINES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .http2_keep_alive_while_idle(false)
@@ -157,8 +156,15 @@ fn build(settings: &HttpSettings) -> Result<reqwest::Client, HttpClientError> {
     builder.build().map_err(|_| HttpClientError::Build)
 }
 
-/// The system's name lookup, a few at a time: one that hangs holds a thread of the
-/// runtime, whether or not anyone still waits for it.
+/// Returns the size of a header list as HTTP/2 counts it (RFC 9113, 6.5.2), in bytes.
+#[must_use]
+pub fn header_bytes(headers: &HeaderMap) -> usize {
+    const OVERHEAD: usize = 32;
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum()
+}
+
+/// The system's name lookup, a few at a time: one that hangs occupies a thread of the
+/// runtime, even if nobody waits for it any more.
 struct Lookups(Arc<Semaphore>);
 
 impl Lookups {
@@ -208,8 +214,8 @@ mod tests {
 
     #[test]
     fn plaintext_does_not_leave_the_machine_through_a_proxy() {
-        assert!(HttpClient::new(with_proxy("https://eu2.example")).is_ok());
-        let plaintext = HttpClient::new(with_proxy("http://127.0.0.1:8080"));
+        assert!(build(&with_proxy("https://eu2.example"), ConnectionReuse::Never).is_ok());
+        let plaintext = build(&with_proxy("http://127.0.0.1:8080"), ConnectionReuse::Never);
         assert!(matches!(plaintext, Err(HttpClientError::Plaintext)));
     }
 }

@@ -1,291 +1,373 @@
-//! One exchange with the platform, and how sure we are of what it did.
+//! One request to the platform, and how certain its effect is.
 //!
-//! What an answer means is read in `messages`; whether there is another attempt is
-//! decided by the caller, who gets an unsent request back and any other not.
+//! Certainty is decided here and nowhere else. What a response contains is read in
+//! `messages`; whether there is another attempt is decided in `retry`.
 
-use std::{error::Error, io, sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use tokio::time::{Instant, timeout_at};
-use url::Url;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use zeroize::Zeroizing;
 
-use super::outgoing::{Gate, OutgoingBody};
+use super::{
+    connections::{ConnectFailure, Connections},
+    endpoint::Endpoint,
+    error::{ErrorAnswer, Malformation},
+    messages,
+    outgoing::{BodyGate, OutgoingBody},
+};
 use crate::{
     call::{Call, Certainty},
     clock::{self, WallClock},
+    http_client::{
+        MAX_HEADER_LIST_BYTES,
+        body::{self, BodyError},
+        cause::{is_invalid_certificate, is_not_processed, is_refused_stream, root_cause},
+        header_bytes,
+    },
 };
 
-/// The most bytes of an answer other than 2xx that are read; a longer one is none of
-/// the platform's error objects.
+/// Maximum size of a response other than 2xx, in bytes. A longer one is not the
+/// platform's error object.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// What is set aside for an answer that does not tell its length.
-const FIRST_CAPACITY: usize = 16 * 1024;
+/// How long a request waits for a stream before it looks for one on another connection.
+const STREAM_PATIENCE: Duration = Duration::from_millis(50);
 
-/// One request. It cannot be copied: whoever sends it does not have it any more.
-pub(super) struct Request {
-    pub(super) url: Url,
-    /// Where it is needed, the access token.
+/// How often an attempt looks for a stream on another connection.
+const MAX_MOVES: u32 = 16;
+
+/// One request.
+pub(super) struct Request<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    /// The access token, where the endpoint needs one.
     pub(super) authorization: Option<HeaderValue>,
-    /// The trace that it belongs to, where the platform is told of it.
+    /// W3C Trace Context, where the platform receives it.
     pub(super) trace: HeaderMap,
     /// JSON.
     pub(super) body: Bytes,
-    /// From the first step, connecting included, to the end of the answer's body.
-    pub(super) timeout: std::time::Duration,
-    /// The most bytes of a 2xx answer.
-    pub(super) max_answer_bytes: usize,
+    /// The request's own values, none of which may be passed on from an error message.
+    pub(super) echoes: &'a [&'a str],
 }
 
 /// How an attempt ended.
-pub(super) enum Ended {
-    /// The platform cannot have acted on it. Here it is again.
-    NotSent { request: Request, cause: NotSent },
-    /// It may have acted on it, and there is no usable answer. If a 2xx answer broke
-    /// off, its headers.
-    Interrupted { headers: Option<HeaderMap> },
-    /// It answered.
-    Answered(Answer),
+#[derive(Debug)]
+pub(super) enum AttemptOutcome {
+    /// The platform cannot have acted on the request.
+    NotSent(NotSent),
+    /// The platform may have acted on the request, and there is no usable response.
+    Interrupted {
+        /// For the operator.
+        cause: String,
+        /// The head of the response, if there was one.
+        headers: Option<HeaderMap>,
+    },
+    /// A response other than 2xx.
+    Failed(ErrorAnswer, HeaderMap),
+    /// A 2xx response.
+    Succeeded(Answer),
 }
 
 /// Why a request was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NotSent {
-    /// No connection, or the stream was refused.
-    Unreachable,
+    /// There was no connection, or the platform refused the stream.
+    Unreachable(String),
     /// The platform's certificate is not valid.
-    CertificateInvalid,
-    /// Time ran out, or nobody waits any more.
+    CertificateInvalid(String),
+    /// All streams that the platform accepts were in use by this gateway.
+    Queued,
+    /// The deadline was too close, or nobody waited any more.
     Withdrawn,
 }
 
-/// An answer of the platform.
+/// A response.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) body: AnswerBody,
-    /// When the request left.
+    pub(super) body: Result<ResponseBody, Malformation>,
+    /// When the request was sent.
     pub(super) sent_at: SystemTime,
 }
 
-/// What was read of a body.
-pub(super) enum AnswerBody {
-    /// All of it.
-    Complete(Zeroizing<Vec<u8>>),
-    /// It is larger than it may be.
-    TooLarge,
-    /// It broke off; kept only for a 5xx, which says enough by its status.
-    BrokenOff,
+/// A complete response body, which may contain a token or personal data.
+pub(super) struct ResponseBody(pub(super) Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
 }
 
-impl Ended {
-    /// How sure we are of what the platform did.
-    pub(super) fn certainty(&self) -> Certainty {
+impl AttemptOutcome {
+    /// How certain the effect of the attempt is. `refused` needs a response that says
+    /// definitely that nothing happened; for a request that spends something, from the
+    /// platform itself and not from a proxy in front of it.
+    pub(super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
         match self {
-            Self::NotSent { .. } => Certainty::NotSent,
+            Self::NotSent(_) => Certainty::NotSent,
             Self::Interrupted { .. } => Certainty::Unknown,
-            // A 3xx or 4xx says that nothing was done; a 5xx proves nothing.
-            Self::Answered(answer) => match answer.status.as_u16() {
-                200..=299 => Certainty::Done,
-                300..=499 => Certainty::Refused,
-                _ => Certainty::Unknown,
-            },
+            Self::Failed(answer, _) if answer.is_definite(endpoint.spends()) => Certainty::Refused,
+            Self::Failed(..) => Certainty::Unknown,
+            Self::Succeeded(_) => Certainty::Done,
         }
     }
 
-    /// The status, if there is one.
+    /// The HTTP status, if there was a complete response head.
     pub(super) fn http_status(&self) -> Option<u16> {
         match self {
-            Self::Answered(answer) => Some(answer.status.as_u16()),
-            Self::NotSent { .. } | Self::Interrupted { .. } => None,
+            Self::Failed(answer, _) => Some(answer.status),
+            Self::Succeeded(answer) => Some(answer.status.as_u16()),
+            Self::NotSent(_) | Self::Interrupted { .. } => None,
         }
     }
 
-    /// The status, or in one word why there is none.
-    pub(super) fn outcome(&self) -> Result<u16, &'static str> {
+    /// Why there is no usable response, for the operator; empty if there is one.
+    pub(super) fn cause(&self) -> String {
         match self {
-            Self::Answered(answer) => Ok(answer.status.as_u16()),
-            Self::Interrupted { .. } => Err("interrupted"),
-            Self::NotSent { cause: NotSent::Unreachable, .. } => Err("unreachable"),
-            Self::NotSent { cause: NotSent::CertificateInvalid, .. } => Err("certificate_invalid"),
-            Self::NotSent { cause: NotSent::Withdrawn, .. } => Err("withdrawn"),
+            Self::NotSent(NotSent::Unreachable(cause) | NotSent::CertificateInvalid(cause))
+            | Self::Interrupted { cause, .. } => cause.clone(),
+            Self::NotSent(NotSent::Queued) => "all streams are in use".to_owned(),
+            Self::NotSent(NotSent::Withdrawn) => "withdrawn before it was sent".to_owned(),
+            Self::Failed(..) | Self::Succeeded(_) => String::new(),
         }
     }
 
-    /// Whether it speaks for a platform that is down.
-    pub(super) fn is_failure(&self) -> bool {
+    /// The label of an attempt that has no response.
+    pub(super) const fn error_type(&self) -> Option<&'static str> {
         match self {
-            Self::NotSent { cause, .. } => *cause != NotSent::Withdrawn,
+            Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
+            Self::NotSent(NotSent::CertificateInvalid(_)) => Some("certificate_invalid"),
+            Self::NotSent(NotSent::Queued) => Some("queued"),
+            Self::NotSent(NotSent::Withdrawn) => Some("withdrawn"),
+            Self::Interrupted { .. } => Some("interrupted"),
+            Self::Failed(..) | Self::Succeeded(_) => None,
+        }
+    }
+
+    /// Whether it indicates that the endpoint is down. Waiting for a stream of our own
+    /// does not.
+    pub(super) const fn is_failure(&self) -> bool {
+        match self {
+            Self::NotSent(cause) => {
+                matches!(cause, NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
+            }
             Self::Interrupted { .. } => true,
-            Self::Answered(answer) => answer.status.is_server_error(),
+            Self::Failed(answer, _) => answer.status >= 500,
+            Self::Succeeded(_) => false,
         }
     }
 }
 
-/// Sends the request once, and follows the exchange to its end, past the call's
-/// deadline too if it must: once something was sent, what became of it is worth knowing.
-pub(super) async fn send(client: &reqwest::Client, request: Request, call: &Call, wall: &WallClock) -> Ended {
-    let attempt = Underway::begin(call, wall);
-    let until = clock::now() + request.timeout;
-    let ended = match exchange(client, &request, call, &attempt.gate, until).await {
-        Ok((status, headers, body)) => {
-            let sent_at = attempt.gate.close();
-            match body {
-                AnswerBody::BrokenOff if !status.is_server_error() => {
-                    Ended::Interrupted { headers: status.is_success().then_some(headers) }
-                }
-                body => Ended::Answered(Answer {
-                    status,
-                    headers,
-                    body,
-                    sent_at: sent_at.unwrap_or_else(|| wall.now()),
-                }),
-            }
+impl From<ConnectFailure> for NotSent {
+    fn from(failure: ConnectFailure) -> Self {
+        if failure.is_certificate {
+            Self::CertificateInvalid(failure.cause)
+        } else {
+            Self::Unreachable(failure.cause)
         }
-        Err(broken) => {
-            let passed = attempt.gate.close().is_some();
-            match broken {
-                Broken::Certificate if !passed => {
-                    Ended::NotSent { request, cause: NotSent::CertificateInvalid }
-                }
-                Broken::NotProcessed => Ended::NotSent { request, cause: NotSent::Unreachable },
-                _ if passed => Ended::Interrupted { headers: None },
-                _ if call.is_abandoned() || call.deadline().remaining().is_zero() => {
-                    Ended::NotSent { request, cause: NotSent::Withdrawn }
-                }
-                _ => Ended::NotSent { request, cause: NotSent::Unreachable },
-            }
-        }
-    };
-    attempt.end(ended.certainty());
-    ended
+    }
 }
 
-async fn exchange(
-    client: &reqwest::Client,
-    request: &Request,
+/// Sends a request once and follows the exchange to its end, past the call's deadline if
+/// necessary: once a request was sent, its outcome belongs in the audit log.
+pub(super) async fn send(
+    connections: &Arc<Connections>,
+    request: &Request<'_>,
     call: &Call,
-    gate: &Arc<Gate>,
+    wall: &WallClock,
+) -> AttemptOutcome {
+    let until = clock::now() + request.endpoint.timeout;
+    call.attempt_begins();
+    let mut moves = 0;
+    loop {
+        let lease = connections.lease();
+        let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
+        let guard = AttemptGuard { call, gate: &gate, certainty: None };
+        match exchange(connections, request, call, &gate, until).await {
+            Ok(outcome) => {
+                guard.end(outcome.certainty(request.endpoint));
+                return outcome;
+            }
+            Err(NoStream) if moves < MAX_MOVES => {
+                moves += 1;
+                guard.end(Certainty::NotSent);
+            }
+            Err(NoStream) => {
+                guard.end(Certainty::NotSent);
+                return AttemptOutcome::NotSent(NotSent::Queued);
+            }
+        }
+    }
+}
+
+/// The connection has no free stream; the platform has not processed the request.
+struct NoStream;
+
+/// Makes the attempt on one connection.
+async fn exchange(
+    connections: &Arc<Connections>,
+    request: &Request<'_>,
+    call: &Call,
+    gate: &Arc<BodyGate>,
     until: Instant,
-) -> Result<(StatusCode, HeaderMap, AnswerBody), Broken> {
+) -> Result<AttemptOutcome, NoStream> {
+    let lease = gate.lease();
+    match timeout_at(until, lease.connection()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
+        Err(_) => return Ok(not_in_time(gate, call)),
+    }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
-    let mut outgoing = client
-        .post(request.url.clone())
+    let mut outgoing = lease
+        .http()
+        .post(request.endpoint.url.clone())
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header("x-request-id", call.request_id().to_string())
+        .header("x-request-id", call.request_id().as_str())
         .headers(request.trace.clone())
         .body(reqwest::Body::wrap(body));
     if let Some(authorization) = &request.authorization {
         outgoing = outgoing.header(AUTHORIZATION, authorization.clone());
     }
-    let mut response = timeout_at(until, outgoing.send())
-        .await
-        .map_err(|_| Broken::Otherwise)?
-        .map_err(|error| Broken::from_error(&error))?;
+    let mut sending = std::pin::pin!(outgoing.send());
+    let response = loop {
+        let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
+        tokio::select! {
+            biased;
+            response = &mut sending => break response,
+            () = sleep_until(until) => {
+                if gate.has_passed() {
+                    connections.replace_after_timeout(lease);
+                }
+                return Ok(not_in_time(gate, call));
+            }
+            () = sleep(STREAM_PATIENCE), if may_wait_for_stream => {
+                if lease.waits_for_stream()
+                    && lease.streams_used_up()
+                    && connections.has_room_elsewhere(lease)
+                    && gate.close().is_none()
+                {
+                    return Err(NoStream);
+                }
+            }
+        }
+    };
+    match response {
+        Ok(response) => {
+            lease.answered(response.version());
+            Ok(read(request, response, call, gate, until).await)
+        }
+        // Before a server's limit is known, more streams may be opened than it accepts.
+        Err(error) if is_refused_stream(&error) && lease.streams_used_up() => Err(NoStream),
+        Err(error) => Ok(broken(&error, gate, call)),
+    }
+}
+
+/// The outcome of an attempt without a response head in time.
+fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
+    let waits_for_stream = gate.lease().waits_for_stream();
+    if gate.close().is_some() {
+        return AttemptOutcome::Interrupted { cause: "no response in time".to_owned(), headers: None };
+    }
+    AttemptOutcome::NotSent(if waits_for_stream {
+        NotSent::Queued
+    } else if is_withdrawn(call) {
+        NotSent::Withdrawn
+    } else {
+        NotSent::Unreachable("no connection in time".to_owned())
+    })
+}
+
+/// The outcome of an attempt without a response head.
+fn broken(error: &reqwest::Error, gate: &BodyGate, call: &Call) -> AttemptOutcome {
+    let cause = root_cause(error);
+    let was_withdrawn = gate.is_withdrawn();
+    if is_not_processed(error) {
+        gate.close();
+        return AttemptOutcome::NotSent(NotSent::Unreachable(cause));
+    }
+    if gate.close().is_some() {
+        return AttemptOutcome::Interrupted { cause, headers: None };
+    }
+    let is_certificate = is_invalid_certificate(error);
+    if !is_certificate && (was_withdrawn || is_withdrawn(call)) {
+        return AttemptOutcome::NotSent(NotSent::Withdrawn);
+    }
+    let failure = ConnectFailure { is_certificate, cause };
+    gate.lease().connection_failed(failure.clone());
+    AttemptOutcome::NotSent(failure.into())
+}
+
+fn is_withdrawn(call: &Call) -> bool {
+    call.is_abandoned() || call.deadline().remaining().is_zero()
+}
+
+/// Reads the rest of a response.
+async fn read(
+    request: &Request<'_>,
+    response: reqwest::Response,
+    call: &Call,
+    gate: &BodyGate,
+    until: Instant,
+) -> AttemptOutcome {
     let status = response.status();
     call.set_http_status(status.as_u16());
+    let mut response = response;
     let headers = std::mem::take(response.headers_mut());
-    let limit = if status.is_success() { request.max_answer_bytes } else { MAX_ERROR_BYTES };
-    let body = match timeout_at(until, read(response, limit)).await {
-        Ok(Ok(body)) => body,
-        // The head has come, so the request was processed, whatever is said now.
-        Ok(Err(_)) | Err(_) => AnswerBody::BrokenOff,
+    let limit = if status.is_success() { request.endpoint.max_response_bytes } else { MAX_ERROR_BYTES };
+    let body = if header_bytes(&headers) > MAX_HEADER_LIST_BYTES as usize {
+        Err(Malformation::Headers)
+    } else {
+        match timeout_at(until, body::read(response, limit)).await {
+            Ok(Ok(body)) => Ok(ResponseBody(body)),
+            Ok(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
+            // A 5xx says enough by its status.
+            Ok(Err(_)) | Err(_) if status.is_server_error() => Err(Malformation::Json),
+            Ok(Err(error @ BodyError::CutOff(_))) => {
+                return AttemptOutcome::Interrupted { cause: error.to_string(), headers: Some(headers) };
+            }
+            Err(_) => {
+                let cause = "the response body was not complete in time".to_owned();
+                return AttemptOutcome::Interrupted { cause, headers: Some(headers) };
+            }
+        }
     };
-    Ok((status, headers, body))
-}
-
-/// Reads a body as long as it stays within the limit: first its announced length, then
-/// what really comes.
-async fn read(mut response: reqwest::Response, limit: usize) -> Result<AnswerBody, reqwest::Error> {
-    let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-    if announced.is_some_and(|length| length > limit) {
-        return Ok(AnswerBody::TooLarge);
-    }
-    let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(limit.min(FIRST_CAPACITY))));
-    while let Some(chunk) = response.chunk().await? {
-        if chunk.len() > limit - body.len() {
-            return Ok(AnswerBody::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(AnswerBody::Complete(body))
-}
-
-/// How an exchange broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Broken {
-    /// The platform's certificate is not valid.
-    Certificate,
-    /// The platform says that it did not process the request.
-    NotProcessed,
-    /// In any other way.
-    Otherwise,
-}
-
-impl Broken {
-    /// Looks through everything that caused the error, and logs the root of it: its
-    /// text is of the network, not of the request.
-    fn from_error(error: &reqwest::Error) -> Self {
-        let mut broken = Self::Otherwise;
-        let mut cause: &(dyn Error + 'static) = error;
-        loop {
-            if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
-                broken = Self::Certificate;
-            }
-            if cause.downcast_ref::<h2::Error>().is_some_and(is_not_processed) {
-                broken = Self::NotProcessed;
-            }
-            // An I/O error keeps what it wraps apart from its source.
-            let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            cause = match (wrapped, cause.source()) {
-                (Some(wrapped), _) => wrapped,
-                (None, Some(source)) => source,
-                (None, None) => break,
-            };
-        }
-        if broken == Self::Certificate {
-            tracing::warn!(error = %cause, "the platform's certificate is not valid");
-        } else {
-            tracing::debug!(error = %cause, "an exchange with the platform broke");
-        }
-        broken
+    let sent_at = gate.close().unwrap_or_else(|| gate.now());
+    let answer = Answer { status, headers, body, sent_at };
+    if status.is_success() {
+        AttemptOutcome::Succeeded(answer)
+    } else {
+        let error = messages::error(&answer, request.echoes, gate.now());
+        AttemptOutcome::Failed(error, answer.headers)
     }
 }
 
-/// RFC 9113, 8.7: a stream that was refused, or is beyond the last one that a peer
-/// going away names, was not processed. Only such streams get either error.
-fn is_not_processed(error: &h2::Error) -> bool {
-    error.is_remote()
-        && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
-}
-
-/// An attempt that the call knows of; it ends with it however that comes about.
-struct Underway<'call> {
-    call: &'call Call,
-    gate: Arc<Gate>,
+/// An attempt in progress. However it ends, its lease ends with it and the call records
+/// its certainty.
+struct AttemptGuard<'a> {
+    call: &'a Call,
+    gate: &'a BodyGate,
     certainty: Option<Certainty>,
 }
 
-impl<'call> Underway<'call> {
-    fn begin(call: &'call Call, wall: &WallClock) -> Self {
-        call.attempt_begins();
-        Self { call, gate: Gate::new(call.clone(), wall.clone()), certainty: None }
-    }
-
+impl AttemptGuard<'_> {
     fn end(mut self, certainty: Certainty) {
         self.certainty = Some(certainty);
     }
 }
 
-impl Drop for Underway<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         let passed = self.gate.close().is_some();
         let otherwise = if passed { Certainty::Unknown } else { Certainty::NotSent };
         self.call.attempt_ended(self.certainty.unwrap_or(otherwise));
+        self.gate.lease().end();
     }
 }

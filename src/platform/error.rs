@@ -1,94 +1,127 @@
-//! Everything that can go wrong between us and the platform, and how sure we are of
-//! what happened.
+//! Everything that can go wrong between us and the platform.
 //!
-//! Which gRPC status each of these becomes is decided in `status`.
+//! `Display` is for the operator: it carries the root cause, never text of a response body
+//! and nothing secret. Which gRPC status a caller gets is decided in `status`, and how
+//! certain the effect is stands in the [`Call`](crate::call::Call) alone.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-pub use super::error_code::PlatformErrorCode;
-use crate::{call::Certainty, credential::CredentialError};
+pub use super::{error_code::PlatformErrorCode, set_cookie::CookieProblem};
+use crate::credential::CredentialError;
 
-/// One failed operation.
+/// Why an operation failed: its last failure.
 #[derive(Debug, thiserror::Error)]
-#[error("{kind}")]
-pub struct PlatformError {
-    /// What went wrong last.
-    pub kind: ErrorKind,
-    /// How sure we are of what the platform did, over all attempts.
-    pub certainty: Certainty,
-}
-
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum ErrorKind {
-    /// No connection could be made: DNS, connect, a TLS handshake cut off, or the
+pub enum PlatformError {
+    /// No connection: name lookup, TCP, a proxy, a TLS handshake that was cut off; or the
     /// stream was refused before it was processed.
-    #[error("the platform could not be reached")]
-    Unreachable,
-    /// The platform's certificate is not valid for its name, or not trusted.
-    #[error("the platform's certificate is not valid")]
-    CertificateInvalid,
-    /// The breaker is open: the platform has been failing.
-    #[error("the platform has been failing; not asked again before {retry_after:?}")]
+    #[error("cannot reach the platform: {0}")]
+    Unreachable(String),
+    /// The platform's certificate is expired, for another name, or not trusted.
+    #[error("the platform's certificate is not valid: {0}")]
+    CertificateInvalid(String),
+    /// All HTTP/2 streams that the platform accepts were in use by this gateway.
+    #[error("no free HTTP/2 stream: all that the platform accepts are in use by this gateway")]
+    Queued,
+    /// The breaker is open: the endpoint has been failing.
+    #[error("the circuit breaker is open, next probe in {retry_after:?}")]
     BreakerOpen {
-        /// When the next probe is due.
+        /// Time until the next probe.
         retry_after: Duration,
     },
-    /// Bytes may have left and no usable answer came: reset, timeout, cut-off body.
-    #[error("the exchange with the platform broke off")]
-    Interrupted,
-    /// An answer other than 2xx.
-    #[error("the platform answered with HTTP status {}", .0.status)]
+    /// The request may have been sent, and there is no usable response: reset, timeout,
+    /// cut-off body.
+    #[error("the exchange with the platform was interrupted: {0}")]
+    Interrupted(String),
+    /// A response other than 2xx.
+    #[error("{0}")]
     Answer(ErrorAnswer),
-    /// A 2xx answer that is not what the documentation promises.
-    #[error("the platform's answer is not as documented: {0}")]
+    /// A 2xx response that is not as documented.
+    #[error("undocumented response: {0}")]
     Malformed(Malformation),
-    /// No access token could be had.
-    #[error(transparent)]
+    /// There is no access token.
+    #[error("no access token: {0}")]
     Credential(#[from] CredentialError),
     /// Too little of the deadline is left to send anything.
-    #[error("too little time is left")]
+    #[error("too little time left to send the request")]
     DeadlinePassed,
 }
 
-/// What is wrong with a 2xx answer. Fixed words only: nothing of the body is kept.
+/// What is wrong with a 2xx response. Fixed texts: nothing of the body is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformation {
     /// The content type is not JSON.
     #[error("its content type is not application/json")]
     ContentType,
-    /// It is not the JSON that was promised.
-    #[error("it is not the promised JSON")]
+    /// It is compressed, although the request asks for no coding.
+    #[error("it is compressed (Content-Encoding), which was not asked for")]
+    ContentCoding,
+    /// It is not a JSON object.
+    #[error("its body is not a JSON object")]
     Json,
-    /// It is larger than this kind of answer may be.
-    #[error("it is too large")]
+    /// Its body is larger than this kind of response may be.
+    #[error("its body is too large")]
     TooLarge,
-    /// What it was asked for is missing or unusable.
-    #[error("the token or the account is missing in it")]
+    /// Its headers are larger than 64 KiB.
+    #[error("its headers are larger than 64 KiB")]
+    Headers,
+    /// The token, or the account's `id` or `login`, is missing or not usable.
+    #[error("the one-time token, or the account's id or login, is missing or not usable")]
     Missing,
-    /// It sets more, or longer, cookies than a session can have.
-    #[error("it sets too many or too long cookies")]
-    Cookies,
+    /// Its cookies cannot be passed on.
+    #[error("{0}")]
+    Cookies(CookieProblem),
 }
 
-/// An answer other than 2xx, reduced to what may be passed on.
+/// A response other than 2xx, reduced to what may be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The error object, if the body was one.
     pub body: Option<ErrorBody>,
-    /// `Retry-After`, as a duration from now; unclamped.
+    /// `Retry-After`, as a duration from now; not clamped.
     pub retry_after: Option<Duration>,
 }
 
 impl ErrorAnswer {
-    /// Whether its code says that the platform failed inside, whatever its HTTP status.
+    /// Returns whether the response definitely means that the request had no effect.
+    ///
+    /// 408, 425 and 499 are sent by proxies while the server may have the request, and a
+    /// redirect can follow an action. With `spends`, a wrong answer would cost the caller
+    /// something, so the refusal has to come from the platform itself. Three statuses need
+    /// no error object as proof: 429 is a refusal by definition, and after a 401 or 410 the
+    /// token is worthless in either case.
     #[must_use]
-    pub fn tells_of_a_fault_inside(&self) -> bool {
+    pub fn is_definite(&self, spends: bool) -> bool {
+        match self.status {
+            408 | 425 | 499 => false,
+            401 | 410 => true,
+            // The token was refused, whatever the code: it must not show which way.
+            400 | 404 if spends => self.body.is_some(),
+            429 => !(spends && self.is_internal_fault()),
+            400..=499 => !spends || (self.body.is_some() && !self.is_internal_fault()),
+            _ => false,
+        }
+    }
+
+    /// Returns whether its API code reports a fault inside the platform, whatever the HTTP
+    /// status.
+    #[must_use]
+    pub fn is_internal_fault(&self) -> bool {
         use PlatformErrorCode::{BackupServiceUnavailable, InternalSystemError};
         let code = self.body.as_ref().and_then(|body| body.code);
         matches!(code, Some(InternalSystemError | BackupServiceUnavailable))
+    }
+}
+
+impl fmt::Display for ErrorAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP status {}", self.status)?;
+        match &self.body {
+            None => f.write_str(" without the platform's error object"),
+            Some(ErrorBody { code: Some(code), .. }) => write!(f, ", API code {}", code.number()),
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -97,9 +130,9 @@ impl ErrorAnswer {
 pub struct ErrorBody {
     /// The platform's code, unless it merely repeats the HTTP status.
     pub code: Option<PlatformErrorCode>,
-    /// Which part of the platform speaks; at most 64 bytes of visible ASCII.
+    /// The part of the platform that answered: at most 64 bytes of visible ASCII.
     pub domain: Option<String>,
-    /// Its message: control characters and any echo of the request's own values
-    /// removed, at most 256 bytes.
+    /// Its message, at most 256 bytes, without control characters and without any of the
+    /// request's own values.
     pub message: Option<String>,
 }

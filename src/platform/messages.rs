@@ -6,10 +6,11 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
 use zeroize::Zeroizing;
 
 use super::{
-    attempt::{Answer, AnswerBody},
+    attempt::{Answer, ResponseBody},
     error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
 };
 use crate::{
@@ -76,8 +77,8 @@ pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
     Ok(Account::new(account.to_members()))
 }
 
-/// Reads an answer other than 2xx. `echoes` are the request's own values, none of
-/// which is passed on.
+/// Reads a response other than 2xx. `echoes` are the request's own values, none of which
+/// is passed on.
 pub(super) fn error(answer: &Answer, echoes: &[&str], now: SystemTime) -> ErrorAnswer {
     let status = answer.status.as_u16();
     ErrorAnswer {
@@ -100,11 +101,10 @@ fn error_body(answer: &Answer, status: u16, echoes: &[&str]) -> Option<ErrorBody
 }
 
 fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
-    let body = match &answer.body {
-        AnswerBody::Complete(body) => body,
-        AnswerBody::TooLarge => return Err(Malformation::TooLarge),
-        AnswerBody::BrokenOff => return Err(Malformation::Json),
-    };
+    let ResponseBody(body) = answer.body.as_ref().map_err(|malformation| *malformation)?;
+    if answer.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(Malformation::ContentCoding);
+    }
     if !is_json(&answer.headers) {
         return Err(Malformation::ContentType);
     }

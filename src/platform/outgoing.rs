@@ -8,19 +8,22 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::connections::Lease;
 use crate::{call::Call, clock::WallClock};
 
-/// Where the body of one attempt passes at most once, or never.
-#[derive(Debug)]
-pub(super) struct Gate {
+/// Lets the body of one attempt leave at most once, or never.
+pub(super) struct BodyGate {
     call: Call,
     wall: WallClock,
+    /// With less than this left of the call's deadline the body does not leave.
+    min_time_left: Duration,
+    lease: Lease,
     state: Mutex<State>,
 }
 
@@ -31,29 +34,56 @@ enum State {
     Withdrawn,
 }
 
-impl Gate {
+impl BodyGate {
     /// A gate that nothing has passed.
-    pub(super) fn new(call: Call, wall: WallClock) -> Arc<Self> {
-        Arc::new(Self { call, wall, state: Mutex::new(State::Waiting) })
+    pub(super) fn new(call: Call, wall: WallClock, min_time_left: Duration, lease: Lease) -> Arc<Self> {
+        Arc::new(Self { call, wall, min_time_left, lease, state: Mutex::new(State::Waiting) })
     }
 
-    /// Lets the body pass, unless it was withdrawn or nobody waits for the answer any
-    /// more. The call is told under the lock, so that it never hears of a body that
-    /// leaves after its attempt has ended.
+    /// The connection that the body is meant for.
+    pub(super) const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Lets the body pass, unless it was withdrawn, nobody waits for the response, or the
+    /// response would come too late to be delivered. The call is marked under the lock, so
+    /// that no body leaves after its attempt has ended.
     fn pass(&self) -> Result<(), Withdrawn> {
         let mut state = self.state();
+        let remaining = self.call.deadline().remaining();
         if *state == State::Waiting
             && !self.call.is_abandoned()
-            && !self.call.deadline().remaining().is_zero()
+            && !remaining.is_zero()
+            && remaining >= self.min_time_left
         {
             *state = State::Passed(self.wall.now());
             self.call.sending();
+            self.lease.sent();
             return Ok(());
+        }
+        if *state == State::Waiting {
+            *state = State::Withdrawn;
         }
         Err(Withdrawn)
     }
 
-    /// Ends the attempt: what has not passed never will. When the body passed, if it did.
+    /// The time now, by the clock that dates a body that leaves.
+    pub(super) fn now(&self) -> SystemTime {
+        self.wall.now()
+    }
+
+    /// Returns whether the body was asked for when it must not leave any more.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        *self.state() == State::Withdrawn
+    }
+
+    /// Returns whether the body has left.
+    pub(super) fn has_passed(&self) -> bool {
+        matches!(*self.state(), State::Passed(_))
+    }
+
+    /// Ends the attempt: a body that has not passed never will. Returns when it passed, if
+    /// it did.
     pub(super) fn close(&self) -> Option<SystemTime> {
         let mut state = self.state();
         match *state {
@@ -70,7 +100,7 @@ impl Gate {
     }
 }
 
-/// The request is not to be sent any more.
+/// The request must not be sent any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request was withdrawn before it was sent")]
 pub(super) struct Withdrawn;
@@ -78,12 +108,12 @@ pub(super) struct Withdrawn;
 /// A body of known length in one piece.
 pub(super) struct OutgoingBody {
     bytes: Option<Bytes>,
-    gate: Arc<Gate>,
+    gate: Arc<BodyGate>,
 }
 
 impl OutgoingBody {
     /// A body that leaves through this gate.
-    pub(super) const fn new(bytes: Bytes, gate: Arc<Gate>) -> Self {
+    pub(super) const fn new(bytes: Bytes, gate: Arc<BodyGate>) -> Self {
         Self { bytes: Some(bytes), gate }
     }
 }
@@ -124,24 +154,28 @@ mod tests {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
     }
 
-    fn body(gate: &Arc<Gate>) -> OutgoingBody {
+    fn gate(call: &Call, min_time_left: Duration) -> Arc<BodyGate> {
+        BodyGate::new(call.clone(), WallClock::system(), min_time_left, Lease::for_test())
+    }
+
+    fn body(gate: &Arc<BodyGate>) -> OutgoingBody {
         OutgoingBody::new(Bytes::from_static(b"body"), Arc::clone(gate))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_was_asked_for_has_passed() {
         let call = call();
-        let gate = Gate::new(call.clone(), WallClock::system());
+        let gate = gate(&call, Duration::ZERO);
         assert_eq!(call.certainty(), Certainty::NotSent);
         assert_eq!(body(&gate).collect().await.unwrap().to_bytes(), "body");
         assert_eq!(call.certainty(), Certainty::Unknown);
-        assert!(gate.close().is_some());
+        assert!(gate.has_passed() && gate.close().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_withdrawn_body_never_leaves() {
         let call = call();
-        let gate = Gate::new(call.clone(), WallClock::system());
+        let gate = gate(&call, Duration::ZERO);
         assert!(gate.close().is_none());
         assert_eq!(body(&gate).collect().await.unwrap_err(), Withdrawn);
         assert!(gate.close().is_none(), "asking later changes nothing");
@@ -150,14 +184,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_leaves_past_the_deadline_or_for_nobody() {
-        let late = call();
-        let gate = Gate::new(late, WallClock::system());
+        let gate_of_late_call = gate(&call(), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(body(&gate).collect().await.unwrap_err(), Withdrawn);
+        assert_eq!(body(&gate_of_late_call).collect().await.unwrap_err(), Withdrawn);
 
         let abandoned = call();
-        let gate = Gate::new(abandoned.clone(), WallClock::system());
+        let gate = gate(&abandoned, Duration::ZERO);
         abandoned.abandon();
         assert_eq!(body(&gate).collect().await.unwrap_err(), Withdrawn);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_leaves_whose_response_would_be_too_late() {
+        let call = call();
+        let gate = gate(&call, Duration::from_millis(400));
+        tokio::time::advance(Duration::from_millis(601)).await;
+        assert_eq!(body(&gate).collect().await.unwrap_err(), Withdrawn);
+        assert_eq!(call.certainty(), Certainty::NotSent);
     }
 }

@@ -1,67 +1,93 @@
-//! Whether a failed attempt at minting a token is followed by another, and when.
-//!
-//! Minting is safe to repeat; spending a token is not, and has no part in this file:
-//! a login is sent again only if the attempt handed it back unsent (`attempt`).
+//! Whether a failed attempt is followed by another, and when.
 
 use std::{sync::Mutex, time::Duration};
 
 use super::{
-    error::ErrorKind,
-    window::{Tally, Window},
+    error::PlatformError,
+    window::{Counts, Window},
 };
 use crate::backoff::Backoff;
 
-/// How often, and how soon.
+/// Floor of a `Retry-After`: a wish to be asked again at once is granted with restraint.
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Whether a request may be sent again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Repeat {
+    /// Always: its effect is harmless.
+    Safe {
+        /// Maximum number of attempts of one call; a replay with another access token is
+        /// not counted.
+        max_attempts: u32,
+    },
+    /// Once, and only if it was not sent.
+    IfNotSent {
+        /// Not with less than this left of the call's deadline.
+        min_time_left: Duration,
+    },
+}
+
+/// How soon a request may be sent again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryPolicy {
-    /// The most attempts of one call; the replay after a 401 is not counted.
-    pub(super) max_attempts: u32,
-    /// The waits between them.
+    /// The waits between attempts.
     pub(super) backoff: Backoff,
     /// A `Retry-After` up to this is waited for; a longer one is passed on at once.
-    pub(super) longest_retry_after: Duration,
+    pub(super) max_retry_after: Duration,
 }
 
 /// The retries of one call.
 #[derive(Debug)]
 pub(super) struct Retries {
+    repeat: Repeat,
     policy: RetryPolicy,
     failures: u32,
     malformed: bool,
 }
 
 impl Retries {
-    /// None so far.
-    pub(super) const fn new(policy: RetryPolicy) -> Self {
-        Self { policy, failures: 0, malformed: false }
+    /// No retry so far.
+    pub(super) const fn new(repeat: Repeat, policy: RetryPolicy) -> Self {
+        Self { repeat, policy, failures: 0, malformed: false }
     }
 
-    /// The wait before another attempt after that failure; none if there is to be none.
-    pub(super) fn wait_after(&mut self, kind: &ErrorKind) -> Option<Duration> {
+    /// Returns the wait before another attempt after this failure, with `time_left` of the
+    /// call's deadline. `None` if there must not be another.
+    pub(super) fn wait_after(&mut self, error: &PlatformError, time_left: Duration) -> Option<Duration> {
         self.failures += 1;
-        if self.failures >= self.policy.max_attempts {
+        let max_attempts = match self.repeat {
+            Repeat::Safe { max_attempts } => max_attempts,
+            Repeat::IfNotSent { min_time_left } => {
+                let may_repeat = matches!(error, PlatformError::Unreachable(_)) && time_left > min_time_left;
+                return (may_repeat && self.failures == 1).then(|| self.backoff());
+            }
+        };
+        if self.failures >= max_attempts {
             return None;
         }
-        match kind {
-            ErrorKind::Unreachable | ErrorKind::Interrupted => Some(self.backoff()),
-            // On top of what the platform asks for, so that not all come back at once.
-            ErrorKind::Answer(answer) if answer.status >= 500 => {
-                let told = answer.retry_after.unwrap_or_default();
-                (told <= self.policy.longest_retry_after).then(|| told + self.backoff())
+        match error {
+            PlatformError::Unreachable(_) | PlatformError::Interrupted(_) => Some(self.backoff()),
+            PlatformError::Answer(answer) if matches!(answer.status, 408 | 425 | 499 | 500..) => {
+                answer.retry_after.map_or_else(|| Some(self.backoff()), |wish| self.after_wish(wish))
             }
-            ErrorKind::Answer(answer) if answer.status == 429 => {
-                answer.retry_after.filter(|wait| *wait <= self.policy.longest_retry_after)
-            }
-            // Once: what came twice is not a hiccup.
-            ErrorKind::Malformed(_) => {
+            PlatformError::Answer(answer) if answer.status == 429 => self.after_wish(answer.retry_after?),
+            // Once: what happens twice is not a hiccup.
+            PlatformError::Malformed(_) => {
                 (!std::mem::replace(&mut self.malformed, true)).then(|| self.backoff())
             }
-            ErrorKind::CertificateInvalid
-            | ErrorKind::BreakerOpen { .. }
-            | ErrorKind::Answer(_)
-            | ErrorKind::Credential(_)
-            | ErrorKind::DeadlinePassed => None,
+            PlatformError::CertificateInvalid(_)
+            | PlatformError::Queued
+            | PlatformError::BreakerOpen { .. }
+            | PlatformError::Answer(_)
+            | PlatformError::Credential(_)
+            | PlatformError::DeadlinePassed => None,
         }
+    }
+
+    /// On top of what the platform asks for, so that callers that were refused together do
+    /// not come back together.
+    fn after_wish(&self, wish: Duration) -> Option<Duration> {
+        (wish <= self.policy.max_retry_after).then(|| wish.max(MIN_RETRY_AFTER) + self.backoff())
     }
 
     fn backoff(&self) -> Duration {
@@ -93,18 +119,18 @@ impl RetryBudget {
 
     /// Counts a call.
     pub(super) fn count_call(&self) {
-        self.window.add(Tally { all: 1, marked: 0 });
+        self.window.add(Counts { total: 1, marked: 0 });
     }
 
     /// Takes one retry out of the budget, if there is one.
     #[must_use]
     pub(super) fn take(&self) -> bool {
         let _taking = self.taking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Tally { all, marked } = self.window.totals();
+        let Counts { total, marked } = self.window.totals();
         let granted = self.window.this_second().marked < FLOOR_PER_SECOND
-            || (marked + 1) * 100 <= all * PERCENT_OF_CALLS;
+            || (marked + 1) * 100 <= total * PERCENT_OF_CALLS;
         if granted {
-            self.window.add(Tally { all: 0, marked: 1 });
+            self.window.add(Counts { total: 0, marked: 1 });
         }
         granted
     }
@@ -118,69 +144,108 @@ mod tests {
         platform::error::{ErrorAnswer, Malformation},
     };
 
-    const POLICY: RetryPolicy = RetryPolicy {
-        max_attempts: 3,
-        backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(2)),
-        longest_retry_after: Duration::from_secs(2),
-    };
+    const LONG: Duration = Duration::from_secs(10);
 
-    fn answer(status: u16, retry_after: Option<Duration>) -> ErrorKind {
-        ErrorKind::Answer(ErrorAnswer { status, body: None, retry_after })
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(2)),
+            max_retry_after: Duration::from_secs(2),
+        }
+    }
+
+    fn minting() -> Retries {
+        Retries::new(Repeat::Safe { max_attempts: 3 }, policy())
+    }
+
+    fn login() -> Retries {
+        Retries::new(Repeat::IfNotSent { min_time_left: Duration::from_secs(2) }, policy())
+    }
+
+    fn unreachable() -> PlatformError {
+        PlatformError::Unreachable("connection refused".to_owned())
+    }
+
+    fn interrupted() -> PlatformError {
+        PlatformError::Interrupted("connection reset".to_owned())
+    }
+
+    fn answer(status: u16, retry_after: Option<Duration>) -> PlatformError {
+        PlatformError::Answer(ErrorAnswer { status, body: None, retry_after })
     }
 
     #[test]
     fn what_is_transient_is_tried_three_times_in_all() {
-        for kind in [ErrorKind::Unreachable, ErrorKind::Interrupted, answer(500, None), answer(503, None)] {
-            let mut retries = Retries::new(POLICY);
-            let first = retries.wait_after(&kind).expect("a second attempt");
+        let statuses = [408, 425, 499, 500, 503].map(|status| answer(status, None));
+        for error in [unreachable(), interrupted()].into_iter().chain(statuses) {
+            let mut retries = minting();
+            let first = retries.wait_after(&error, LONG).expect("a second attempt");
             assert!(first <= Duration::from_millis(200), "{first:?}");
-            let second = retries.wait_after(&kind).expect("a third attempt");
+            let second = retries.wait_after(&error, LONG).expect("a third attempt");
             assert!(second <= Duration::from_millis(400), "{second:?}");
-            assert_eq!(retries.wait_after(&kind), None, "{kind}");
+            assert_eq!(retries.wait_after(&error, LONG), None, "{error}");
         }
     }
 
     #[test]
     fn what_is_final_is_not_tried_again() {
-        for kind in [
-            ErrorKind::CertificateInvalid,
-            ErrorKind::BreakerOpen { retry_after: Duration::ZERO },
-            ErrorKind::Credential(CredentialError::Rejected),
-            ErrorKind::DeadlinePassed,
-            answer(307, None),
-            answer(400, None),
-            answer(401, None),
-            answer(403, None),
-            answer(404, None),
-            answer(409, None),
-            answer(415, None),
-            answer(429, None),
+        let statuses = [307, 400, 401, 403, 404, 409, 415, 429].map(|status| answer(status, None));
+        let others = [
+            PlatformError::CertificateInvalid(String::new()),
+            PlatformError::Queued,
+            PlatformError::BreakerOpen { retry_after: Duration::ZERO },
+            PlatformError::Credential(CredentialError::Rejected),
+            PlatformError::DeadlinePassed,
             answer(429, Some(Duration::from_millis(2001))),
-        ] {
-            assert_eq!(Retries::new(POLICY).wait_after(&kind), None, "{kind}");
+            answer(503, Some(Duration::from_millis(2001))),
+        ];
+        for error in others.into_iter().chain(statuses) {
+            assert_eq!(minting().wait_after(&error, LONG), None, "{error}");
         }
     }
 
     #[test]
-    fn a_malformed_answer_is_tried_again_once() {
-        let mut retries = Retries::new(POLICY);
-        assert!(retries.wait_after(&ErrorKind::Malformed(Malformation::Json)).is_some());
-        assert_eq!(retries.wait_after(&ErrorKind::Malformed(Malformation::Missing)), None);
+    fn a_login_is_sent_again_once_and_only_if_it_was_not_sent() {
+        let statuses = (100..600).map(|status| answer(status, Some(Duration::ZERO)));
+        let others = [
+            PlatformError::CertificateInvalid(String::new()),
+            PlatformError::Queued,
+            PlatformError::BreakerOpen { retry_after: Duration::ZERO },
+            interrupted(),
+            PlatformError::Malformed(Malformation::Json),
+            PlatformError::DeadlinePassed,
+        ];
+        for error in others.into_iter().chain(statuses) {
+            assert_eq!(login().wait_after(&error, LONG), None, "{error}");
+        }
+        let mut retries = login();
+        assert!(retries.wait_after(&unreachable(), LONG).is_some());
+        assert_eq!(retries.wait_after(&unreachable(), LONG), None);
+        assert_eq!(login().wait_after(&unreachable(), Duration::from_secs(2)), None, "too late");
     }
 
     #[test]
-    fn a_server_error_is_not_followed_before_the_platform_wants_it() {
-        let told = Duration::from_secs(2);
-        let wait = Retries::new(POLICY).wait_after(&answer(503, Some(told))).expect("a second attempt");
-        assert!((told..=told + Duration::from_millis(200)).contains(&wait), "{wait:?}");
-        let later = Duration::from_millis(2001);
-        assert_eq!(Retries::new(POLICY).wait_after(&answer(503, Some(later))), None, "the caller is told");
+    fn a_malformed_response_is_asked_for_again_once() {
+        let mut retries = minting();
+        assert!(retries.wait_after(&PlatformError::Malformed(Malformation::Json), LONG).is_some());
+        assert_eq!(retries.wait_after(&PlatformError::Malformed(Malformation::Missing), LONG), None);
     }
 
     #[test]
-    fn a_short_retry_after_is_waited_for_to_the_letter() {
-        let wait = Duration::from_secs(2);
-        assert_eq!(Retries::new(POLICY).wait_after(&answer(429, Some(wait))), Some(wait));
+    fn waits_that_the_platform_asks_for_are_jittered_and_never_zero() {
+        for status in [408, 429, 503] {
+            for (wish, floor) in [(2000, 2000), (1, 100), (0, 100)] {
+                let waits: Vec<Duration> = (0..100)
+                    .map(|_| {
+                        let error = answer(status, Some(Duration::from_millis(wish)));
+                        minting().wait_after(&error, LONG).expect("a second attempt")
+                    })
+                    .collect();
+                let floor = Duration::from_millis(floor);
+                let range = floor..=floor + Duration::from_millis(200);
+                assert!(waits.iter().all(|wait| range.contains(wait)), "{status} {wish}: {waits:?}");
+                assert!(waits.iter().any(|wait| *wait != waits[0]), "{status} {wish}: all at once");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

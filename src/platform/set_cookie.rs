@@ -49,11 +49,11 @@ pub(super) struct SetCookies {
 
 /// Why the session of a login cannot be passed to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum CookieProblem {
-    /// More than [`MAX_COOKIES`] cookies.
+pub enum CookieProblem {
+    /// More than 32 cookies.
     #[error("the response sets more than {MAX_COOKIES} cookies")]
     TooMany,
-    /// More than [`MAX_BYTES`] bytes.
+    /// More than 16 KiB.
     #[error("the response has more than {MAX_BYTES} bytes of Set-Cookie headers")]
     TooLong,
     /// A live cookie is not UTF-8 or has control characters.

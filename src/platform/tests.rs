@@ -4,9 +4,11 @@
 #[path = "../../tests/it/support/upstream.rs"]
 mod upstream;
 
+mod connections;
 mod fixture;
 mod http2;
 mod issue;
 mod login;
+mod reading;
 mod tls;
 mod wire;

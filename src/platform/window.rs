@@ -1,6 +1,6 @@
-//! What happened in the last ten seconds, counted in slots of one second.
+//! Events of the last ten seconds, counted in slots of one second.
 //!
-//! Counting takes no lock. What the counts mean is the business of who keeps them.
+//! Counting takes no lock. What the counts mean is decided by the owner.
 
 use std::{
     array,
@@ -20,10 +20,10 @@ const SECOND_MAX: u64 = (1 << 24) - 1;
 
 /// Two counts over the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    /// Everything counted.
-    pub(super) all: u64,
-    /// What is of interest in it.
+pub(super) struct Counts {
+    /// All events.
+    pub(super) total: u64,
+    /// The events of interest among them: failures, or retries.
     pub(super) marked: u64,
 }
 
@@ -41,27 +41,27 @@ impl Window {
     }
 
     /// Adds to the counts of this second.
-    pub(super) fn add(&self, tally: Tally) {
+    pub(super) fn add(&self, tally: Counts) {
         let second = self.second();
         let _ = self.slot(second).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let kept = read(word, second).unwrap_or_default();
-            let all = (kept.all + tally.all).min(COUNT_MAX);
+            let total = (kept.total + tally.total).min(COUNT_MAX);
             let marked = (kept.marked + tally.marked).min(COUNT_MAX);
-            Some(((second & SECOND_MAX) << (2 * COUNT_BITS)) | (all << COUNT_BITS) | marked)
+            Some(((second & SECOND_MAX) << (2 * COUNT_BITS)) | (total << COUNT_BITS) | marked)
         });
     }
 
     /// The counts of this second.
-    pub(super) fn this_second(&self) -> Tally {
+    pub(super) fn this_second(&self) -> Counts {
         self.at(self.second())
     }
 
     /// The counts of the last ten seconds, this one included.
-    pub(super) fn totals(&self) -> Tally {
+    pub(super) fn totals(&self) -> Counts {
         let now = self.second();
         (now.saturating_sub(SECONDS - 1)..=now).map(|second| self.at(second)).fold(
-            Tally::default(),
-            |sum, slot| Tally { all: sum.all + slot.all, marked: sum.marked + slot.marked },
+            Counts::default(),
+            |sum, slot| Counts { total: sum.total + slot.total, marked: sum.marked + slot.marked },
         )
     }
 
@@ -76,7 +76,7 @@ impl Window {
         &self.slots[usize::try_from(second % SECONDS).unwrap_or_default()]
     }
 
-    fn at(&self, second: u64) -> Tally {
+    fn at(&self, second: u64) -> Counts {
         read(self.slot(second).load(Ordering::Relaxed), second).unwrap_or_default()
     }
 
@@ -86,9 +86,9 @@ impl Window {
 }
 
 /// The counts of a slot, if they are of that second.
-const fn read(word: u64, second: u64) -> Option<Tally> {
+const fn read(word: u64, second: u64) -> Option<Counts> {
     if word >> (2 * COUNT_BITS) == second & SECOND_MAX {
-        Some(Tally { all: (word >> COUNT_BITS) & COUNT_MAX, marked: word & COUNT_MAX })
+        Some(Counts { total: (word >> COUNT_BITS) & COUNT_MAX, marked: word & COUNT_MAX })
     } else {
         None
     }
@@ -103,26 +103,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn counts_are_forgotten_after_ten_seconds_and_not_before() {
         let window = Window::new();
-        window.add(Tally { all: 2, marked: 1 });
+        window.add(Counts { total: 2, marked: 1 });
         tokio::time::advance(Duration::from_secs(9)).await;
-        window.add(Tally { all: 1, marked: 1 });
-        assert_eq!(window.totals(), Tally { all: 3, marked: 2 });
-        assert_eq!(window.this_second(), Tally { all: 1, marked: 1 });
+        window.add(Counts { total: 1, marked: 1 });
+        assert_eq!(window.totals(), Counts { total: 3, marked: 2 });
+        assert_eq!(window.this_second(), Counts { total: 1, marked: 1 });
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(window.totals(), Tally { all: 1, marked: 1 });
+        assert_eq!(window.totals(), Counts { total: 1, marked: 1 });
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(window.totals(), Tally::default());
+        assert_eq!(window.totals(), Counts::default());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slot_is_used_anew_in_its_next_round() {
         let window = Window::new();
-        window.add(Tally { all: 5, marked: 5 });
+        window.add(Counts { total: 5, marked: 5 });
         tokio::time::advance(Duration::from_secs(10)).await;
-        window.add(Tally { all: 1, marked: 0 });
-        assert_eq!(window.totals(), Tally { all: 1, marked: 0 });
+        window.add(Counts { total: 1, marked: 0 });
+        assert_eq!(window.totals(), Counts { total: 1, marked: 0 });
         window.clear();
-        assert_eq!(window.totals(), Tally::default());
+        assert_eq!(window.totals(), Counts::default());
     }
 
     #[test]
@@ -130,9 +130,9 @@ mod tests {
         let window = Window::new();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| window.add(Tally { all: 1, marked: 0 })));
+                scope.spawn(|| (0..1000).for_each(|_| window.add(Counts { total: 1, marked: 0 })));
             }
         });
-        assert_eq!(window.totals().all, 4000);
+        assert_eq!(window.totals().total, 4000);
     }
 }

@@ -110,6 +110,7 @@ impl Completion {
         self.span.finish(CallEnd {
             code,
             reason: reason.map(Reason::as_str),
+            cause: call.cause(),
             api_client: api_client.as_deref(),
             outcome: call.certainty(),
         });

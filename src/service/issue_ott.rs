@@ -35,7 +35,7 @@ impl OttService {
             let issued = client
                 .issue_ott(&permit, &task_call, &span)
                 .await
-                .map_err(|error| Failure::of_platform(Operation::IssueOtt, &error))?;
+                .map_err(|error| Failure::from_platform(Operation::IssueOtt, &error))?;
             if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
                 task_call.set_fingerprint(fingerprint);
             }

@@ -4,8 +4,8 @@ use std::{mem, sync::Arc};
 
 use super::{Arrival, OttService, convert, detached};
 use crate::{
-    call::{InFlight, Operation},
-    platform::{FailedLogin, PlatformClient},
+    call::{Call, InFlight, Operation},
+    platform::{FailedLogin, LogoutOutcome, PlatformClient},
     proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
     session::{LoggedIn, Session},
     status::{Failure, Reason},
@@ -39,12 +39,17 @@ impl OttService {
         let metrics = self.metrics.clone();
         let work = async move {
             let _in_use = in_use;
-            let undelivered = |session| Undelivered { session, client: client.clone(), in_flight: held };
+            let undelivered = |session| Undelivered {
+                session,
+                call: task_call.clone(),
+                client: client.clone(),
+                in_flight: held,
+            };
             let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
                 Ok(logged_in) => logged_in,
                 Err(FailedLogin { error, session }) => {
                     drop(undelivered(session));
-                    let failure = Failure::of_platform(Operation::LoginWithOtt, &error);
+                    let failure = Failure::from_platform(Operation::LoginWithOtt, &error);
                     if failure.reason() == Reason::OttRejected {
                         // Unknown, used or expired: a replay looks like this.
                         metrics.security_event("ott_rejected");
@@ -72,6 +77,7 @@ impl OttService {
 /// not be read), it is ended at the platform: nobody could use it, and nobody would end it.
 struct Undelivered {
     session: Session,
+    call: Call,
     client: PlatformClient,
     /// Ending the session is part of the call: a drain waits for it.
     in_flight: Option<InFlight>,
@@ -89,12 +95,37 @@ impl Drop for Undelivered {
         if session.is_empty() {
             return;
         }
-        let (client, in_flight) = (self.client.clone(), self.in_flight.take());
+        let (client, call, in_flight) = (self.client.clone(), self.call.clone(), self.in_flight.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                client.log_out(&session).await;
+                let outcome = client.log_out(&session, &call).await;
+                log_logout(&client, &call, &outcome);
                 drop(in_flight);
             });
         }
+    }
+}
+
+/// A session that nobody holds and that may still be alive is a security event.
+fn log_logout(client: &PlatformClient, call: &Call, outcome: &LogoutOutcome) {
+    let (api_client, request_id) = (client.name(), call.request_id());
+    match outcome {
+        LogoutOutcome::Ended => tracing::info!(
+            request.id = %request_id,
+            api_client.name = %api_client,
+            "undelivered session ended"
+        ),
+        LogoutOutcome::Refused { http_status } => tracing::warn!(
+            request.id = %request_id,
+            api_client.name = %api_client,
+            http.status = http_status,
+            "failed to end undelivered session"
+        ),
+        LogoutOutcome::Failed { cause } => tracing::warn!(
+            request.id = %request_id,
+            api_client.name = %api_client,
+            cause,
+            "failed to end undelivered session"
+        ),
     }
 }

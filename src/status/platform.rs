@@ -1,47 +1,47 @@
-//! What went wrong between us and the platform, as a failure of the call
-//! (`docs/errors.md`).
+//! Failures of the platform as failures of the call (`docs/errors.md`).
 //!
-//! Nothing is retried here: this is the last word, after `platform` has given up.
+//! Maps final failures only: retries happen in `platform`.
+
+use std::time::Duration;
 
 use super::{Failure, FailureCode, Reason};
 use crate::{
-    call::{Certainty, Operation},
+    backoff::jittered,
+    call::Operation,
     credential::CredentialError,
-    platform::error::{ErrorAnswer, ErrorKind, PlatformError, PlatformErrorCode as Api},
+    platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
 };
 
+/// Floor of the wait that callers are asked for when the platform asks for none.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+
 impl Failure {
-    /// The failure that an operation ends in because of `error`.
+    /// The failure that an operation ends in because of `error`, whose text is the cause
+    /// in the operator's log.
     #[must_use]
-    pub fn of_platform(operation: Operation, error: &PlatformError) -> Self {
-        let failure = match &error.kind {
-            ErrorKind::Unreachable | ErrorKind::CertificateInvalid => Self::new(Reason::PlatformUnreachable),
-            ErrorKind::BreakerOpen { retry_after } => {
+    pub fn from_platform(operation: Operation, error: &PlatformError) -> Self {
+        let failure = match error {
+            PlatformError::Unreachable(_) | PlatformError::CertificateInvalid(_) => {
+                Self::new(Reason::PlatformUnreachable)
+            }
+            PlatformError::Queued => Self::new(Reason::Overloaded),
+            PlatformError::BreakerOpen { retry_after } => {
                 Self::new(Reason::PlatformUnavailable).retry_after(*retry_after)
             }
-            ErrorKind::Interrupted => unavailable(operation),
-            ErrorKind::Answer(answer) => return of_answer(operation, answer, error.certainty),
-            // The answer was complete, so the platform did what it was asked for.
-            ErrorKind::Malformed(_) if operation == Operation::LoginWithOtt => {
-                return Self::new(Reason::PlatformProtocolError).outcome(Certainty::Done);
-            }
-            ErrorKind::Malformed(_) => Self::new(Reason::PlatformProtocolError),
-            ErrorKind::Credential(error) => of_credential(error),
-            ErrorKind::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
+            PlatformError::Interrupted(_) => Self::new(match operation {
+                Operation::IssueOtt => Reason::PlatformUnavailable,
+                Operation::LoginWithOtt => Reason::LoginOutcomeUnknown,
+            }),
+            PlatformError::Answer(answer) => from_answer(operation, answer),
+            PlatformError::Malformed(_) => Self::new(Reason::PlatformProtocolError),
+            PlatformError::Credential(error) => from_credential(error),
+            PlatformError::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
         };
-        failure.outcome(error.certainty)
+        failure.because(error)
     }
 }
 
-/// The platform is failing: for a login, nobody knows what it did.
-fn unavailable(operation: Operation) -> Failure {
-    match operation {
-        Operation::IssueOtt => Failure::new(Reason::PlatformUnavailable),
-        Operation::LoginWithOtt => Failure::new(Reason::LoginOutcomeUnknown),
-    }
-}
-
-fn of_credential(error: &CredentialError) -> Failure {
+fn from_credential(error: &CredentialError) -> Failure {
     match error {
         CredentialError::Rejected => Failure::new(Reason::PlatformCredentialRejected),
         CredentialError::Unreachable | CredentialError::CertificateInvalid => {
@@ -60,27 +60,26 @@ fn of_credential(error: &CredentialError) -> Failure {
     }
 }
 
-fn of_answer(operation: Operation, answer: &ErrorAnswer, certainty: Certainty) -> Failure {
+fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
     let code = answer.body.as_ref().and_then(|body| body.code);
     let (reason, grpc) = decide(operation, answer.status, answer.body.is_some(), code);
     if reason == Reason::OttRejected {
-        // Bare, so that unknown, used and expired tokens are told apart by nothing.
-        return Failure::new(reason).outcome(Certainty::Refused);
+        // Bare, so that unknown, used and expired tokens cannot be told apart.
+        return Failure::new(reason);
     }
-    let mut failure = Failure::new(reason).with_code(grpc).with_answer(answer);
-    failure.retry_after = answer.retry_after.filter(|_| {
+    let failure = Failure::new(reason).with_code(grpc).with_answer(answer);
+    let wish = answer.retry_after.filter(|_| {
         matches!(reason, Reason::PlatformRateLimited | Reason::PlatformUnavailable | Reason::PlatformBlocked)
     });
-    let is_login = operation == Operation::LoginWithOtt;
-    failure.outcome(match reason {
-        Reason::LoginOutcomeUnknown => certainty.and(Certainty::Unknown),
-        // "Internal system error" says of a login no more than a 5xx does.
-        Reason::PlatformUnavailable if is_login => certainty.and(Certainty::Unknown),
-        _ => certainty,
-    })
+    match wish {
+        // Obedient callers would all come back at once, and again and again.
+        Some(wish) if wish < MIN_RETRY_DELAY => failure.retry_after(jittered(MIN_RETRY_DELAY, 1.0, 2.0)),
+        Some(wish) => failure.retry_after(wish),
+        None => failure,
+    }
 }
 
-/// What an answer other than 2xx means.
+/// What a response other than 2xx means.
 fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (Reason, FailureCode) {
     if (400..500).contains(&status)
         && let Some(code) = code
@@ -101,7 +100,7 @@ pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> O
     if about_the_token && !tells_of_the_account(code) {
         return None;
     }
-    let (reason, grpc) = of_code(code)?;
+    let (reason, grpc) = from_code(code)?;
     // A login that met "internal system error" may have happened.
     if operation == Operation::LoginWithOtt && reason == Reason::PlatformUnavailable {
         return Some((reason, FailureCode::Aborted));
@@ -115,7 +114,7 @@ const fn tells_of_the_account(code: Api) -> bool {
 }
 
 /// What each of the platform's codes means; none for an unknown one.
-pub(super) const fn of_code(code: Api) -> Option<(Reason, FailureCode)> {
+pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
     let reason = match code {
         Api::UserDisabled => Reason::UserDisabled,
         Api::ParentTenantDisabled => Reason::TenantDisabled,
@@ -159,8 +158,8 @@ pub(super) const fn of_code(code: Api) -> Option<(Reason, FailureCode)> {
 fn decided_by_status(operation: Operation, status: u16, json: bool) -> Reason {
     use Operation::{IssueOtt, LoginWithOtt};
     match (status, json, operation) {
-        (500.., _, IssueOtt) => Reason::PlatformUnavailable,
-        (500.., _, LoginWithOtt) => Reason::LoginOutcomeUnknown,
+        (408 | 425 | 499 | 500.., _, IssueOtt) => Reason::PlatformUnavailable,
+        (300..=399 | 408 | 425 | 499 | 500.., _, LoginWithOtt) => Reason::LoginOutcomeUnknown,
         (400, true, IssueOtt) => Reason::PlatformRejectedRequest,
         (401, _, IssueOtt) => Reason::PlatformCredentialRejected,
         (404, true, IssueOtt) => Reason::UserNotFound,

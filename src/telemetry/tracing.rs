@@ -54,6 +54,8 @@ pub struct CallEnd<'a> {
     pub code: tonic::Code,
     /// The reason, unless all went well.
     pub reason: Option<&'static str>,
+    /// The cause of a failure, for the operator.
+    pub cause: Option<&'a str>,
     /// The API client that was used.
     pub api_client: Option<&'a str>,
     /// What is known of the platform's side.

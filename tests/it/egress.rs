@@ -18,7 +18,7 @@ async fn redirects_are_followed_nowhere() {
         platform.next(OTT, redirect(OTT)).next(LOGIN, redirect(LOGIN));
         assert_eq!(told(&client.issue_ott(issue("x")).await), "Internal PLATFORM_PROTOCOL_ERROR");
         let token = platform.token();
-        assert_eq!(told(&client.login_with_ott(login(&token)).await), "Internal PLATFORM_PROTOCOL_ERROR");
+        assert_eq!(told(&client.login_with_ott(login(&token)).await), "Aborted LOGIN_OUTCOME_UNKNOWN");
     }
     assert_eq!(told(&client.issue_ott(issue("x")).await), "OK");
     assert_eq!(elsewhere.connections(), 0);

@@ -253,7 +253,7 @@ async fn who_calls_and_who_may_not_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_breaker_shows_and_shows_when_it_closes() {
-    const STATE: &str = r#"ott_gateway_breaker_state{api_client="test"}"#;
+    const STATE: &str = r#"ott_gateway_breaker_state{api_client="test",operation="IssueOtt"}"#;
     let upstream = Upstream::http().await;
     upstream.always(OTT, Answer::empty(500));
     let (gateway, admin) = started(Setup::for_platform(upstream.address()));

@@ -388,10 +388,6 @@ async fn a_refusal_is_told_once_and_by_its_status() {
     for status in [405, 406, 410, 411, 415, 418, 422] {
         both(json(status), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
     }
-    for status in [300, 301, 302, 303, 304, 307, 308] {
-        let elsewhere = Answer::empty(status).header("location", "http://127.0.0.1:1/");
-        both((elsewhere, None), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
-    }
 
     let mut login = |answer: (Answer, Option<(u16, i64)>), code, reason, again, status: u16| {
         let row = Row::new(LoginWithOtt, answer.0, (code, reason, "refused", again));
@@ -401,21 +397,55 @@ async fn a_refusal_is_told_once_and_by_its_status() {
         });
     };
     login(json(403), Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", Useless, 403);
-    login(html(403), Code::Unavailable, "PLATFORM_BLOCKED", Welcome, 403);
-    login(html(400), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 400);
-    login(html(404), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 404);
     login(json(409), Code::Aborted, "PLATFORM_CONFLICT", Useless, 409);
     for status in [405, 406, 411, 415, 418, 422] {
         login(json(status), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
-    }
-    for status in [300, 301, 302, 303, 304, 307, 308] {
-        let elsewhere = Answer::empty(status).header("location", "http://127.0.0.1:1/");
-        login((elsewhere, None), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
     }
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, status.into()))));
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, 4711))));
     rows.extend([401, 410].map(|status| Row::rejected_token(Answer::html(status))));
     one_after_the_other(rows).await;
+}
+
+#[tokio::test]
+async fn a_response_that_proves_nothing_is_never_called_a_refusal() {
+    let mut rows = Vec::new();
+    for status in [300, 301, 302, 303, 304, 307, 308] {
+        let elsewhere = || {
+            let answer = Answer::empty(status).header("location", "http://127.0.0.1:1/");
+            answer.header("set-cookie", "sid=SESSION")
+        };
+        let issue = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "unknown", Useless);
+        rows.push(Row::new(IssueOtt, elsewhere(), issue).tells("httpStatus", status));
+        let login = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
+        rows.push(Row::new(LoginWithOtt, elsewhere(), login).tells("httpStatus", status).logs_out());
+    }
+    let login = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
+    for status in [408, 425, 499] {
+        rows.push(Row::new(LoginWithOtt, Answer::html(status), login).tells("httpStatus", status));
+        rows.push(
+            Row::new(LoginWithOtt, error(status, status.into()), login).tells_error(status, status.into()),
+        );
+    }
+    // What a proxy refuses may have reached the platform before.
+    for (status, code, reason) in [
+        (400, Code::Internal, "PLATFORM_PROTOCOL_ERROR"),
+        (403, Code::Aborted, "PLATFORM_BLOCKED"),
+        (404, Code::Internal, "PLATFORM_PROTOCOL_ERROR"),
+        (409, Code::Aborted, "PLATFORM_CONFLICT"),
+        (413, Code::Internal, "PLATFORM_PROTOCOL_ERROR"),
+    ] {
+        let answer = Answer::html(status);
+        rows.push(
+            Row::new(LoginWithOtt, answer, (code, reason, "unknown", Spent)).tells("httpStatus", status),
+        );
+    }
+    one_after_the_other(rows).await;
+
+    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Welcome);
+    let retried = [408, 425, 499]
+        .map(|status| Row::new(IssueOtt, Answer::html(status), fails).times(3).tells("httpStatus", status));
+    each_on_its_own(retried.into()).await;
 }
 
 /// What each of the platform's codes means, after the table in `docs/errors.md`.
@@ -598,7 +628,7 @@ async fn a_platform_whose_certificate_is_not_valid_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_platform_that_keeps_failing_is_left_alone_until_it_is_back() {
+async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_is_back_and_the_other_is_not() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -606,19 +636,18 @@ async fn a_platform_that_keeps_failing_is_left_alone_until_it_is_back() {
         upstream.next(LOGIN, Answer::empty(503));
         ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
     }
-    upstream.asked(TOKEN, 1).await;
-    let before = upstream.requests().len();
     let open = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent", Welcome);
-    for operation in [IssueOtt, LoginWithOtt] {
-        let status = ask(&mut client, operation, "test", "OTT").await.expect_err("the breaker is open");
-        let row = Row::new(operation, Behaviour::Close, open).waits(0.001..=1.0);
+    let ott = upstream.token();
+    for _ in 0..20 {
+        let status = ask(&mut client, LoginWithOtt, "test", &ott).await.expect_err("the breaker is open");
+        let row = Row::new(LoginWithOtt, Behaviour::Close, open).waits(0.001..=1.0);
         Row { attempts: Some(0), ..row }.compare(&refused(&status), "test");
+        ask(&mut client, IssueOtt, "test", "").await.expect("minting is not affected");
     }
-    assert_eq!(upstream.requests().len(), before, "nothing was sent");
+    assert_eq!((upstream.count(LOGIN), upstream.count(OTT)), (20, 20), "no login was sent");
 
     tokio::time::sleep(Duration::from_secs(1)).await;
-    ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("a login is no probe");
-    assert_eq!(upstream.requests().len(), before);
+    ask(&mut client, LoginWithOtt, "test", &ott).await.expect("a login is its own probe");
     call::issue_and_log_in(&mut client).await;
 }
 

@@ -17,11 +17,11 @@ use crate::{
 };
 pub(super) use crate::{
     call::{Call, Certainty},
-    http_client::{HttpClient, HttpSettings, tls_config},
+    http_client::{HttpSettings, tls_config},
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
-        endpoint::DataCenter,
-        error::{ErrorKind, Malformation, PlatformError, PlatformErrorCode},
+        data_center::DataCenter,
+        error::{Malformation, PlatformError, PlatformErrorCode},
     },
     telemetry::tracing::CallSpan,
 };
@@ -88,7 +88,7 @@ pub(super) fn http_settings(settings: &Settings, tls: Arc<rustls::ClientConfig>)
 /// A client with other settings of its HTTP client than usual.
 pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> PlatformClient {
     let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
-    PlatformClient::new(api_client, HttpClient::new(http).expect("an HTTP client"))
+    PlatformClient::new(api_client, http).expect("an HTTP client")
 }
 
 /// The system's authorities, read once: there are many.
@@ -122,21 +122,29 @@ pub(super) fn ott(text: &str) -> OneTimeToken {
     OneTimeToken::try_new(text.to_owned()).expect("a token")
 }
 
-pub(super) async fn issue(client: &PlatformClient, call: &Call) -> Result<IssuedToken, PlatformError> {
-    client.issue_ott(&issue_permit(subject("john@example.com")), call, &CallSpan::default()).await
+/// A failed operation, and the certainty that its call recorded.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) kind: PlatformError,
+    pub(super) certainty: Certainty,
 }
 
-pub(super) async fn log_in(
-    client: &PlatformClient,
-    token: &str,
-    call: &Call,
-) -> Result<LoggedIn, PlatformError> {
-    let result = client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await;
-    match result {
+pub(super) async fn issue(client: &PlatformClient, call: &Call) -> Result<IssuedToken, Failed> {
+    let issued =
+        client.issue_ott(&issue_permit(subject("john@example.com")), call, &CallSpan::default()).await;
+    issued.map_err(|kind| Failed { kind, certainty: call.certainty() })
+}
+
+pub(super) async fn log_in(client: &PlatformClient, token: &str, call: &Call) -> Result<LoggedIn, Failed> {
+    let logged_in = client.log_in(&login_permit(), ott(token), call, &CallSpan::default()).await;
+    match logged_in {
         Ok(logged_in) => Ok(logged_in),
-        Err(FailedLogin { error, session }) => {
-            client.log_out(&session).await;
-            Err(error)
+        Err(FailedLogin { error: kind, session }) => {
+            let certainty = call.certainty();
+            if !session.is_empty() {
+                client.log_out(&session, call).await;
+            }
+            Err(Failed { kind, certainty })
         }
     }
 }

@@ -93,7 +93,7 @@ async fn a_login_that_is_refused_twice_was_not_sent() {
     let (client, asked) = client_of_refusing_server(2).await;
     let call = call();
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, call.certainty()), (Certainty::NotSent, Certainty::NotSent));
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     log_in(&client, "OTT-1", &self::call()).await.unwrap();
@@ -123,7 +123,7 @@ async fn go_away_after_a_request(mut stream: TlsStream<TcpStream>, last_stream: 
     stream.shutdown().await.unwrap();
 }
 
-async fn log_in_under_go_away(last_stream: u8) -> (PlatformError, u32, usize) {
+async fn log_in_under_go_away(last_stream: u8) -> (Failed, u32, usize) {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let client = client_of_server(move |_, stream| {
@@ -139,13 +139,13 @@ async fn log_in_under_go_away(last_stream: u8) -> (PlatformError, u32, usize) {
 #[tokio::test]
 async fn a_login_beyond_the_last_stream_of_a_goodbye_was_not_sent() {
     let (error, attempts, connections) = log_in_under_go_away(0).await;
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, attempts, connections), (Certainty::NotSent, 2, 2));
 }
 
 #[tokio::test]
 async fn a_login_within_the_last_stream_of_a_goodbye_may_have_happened() {
     let (error, attempts, connections) = log_in_under_go_away(1).await;
-    assert!(matches!(error.kind, ErrorKind::Interrupted), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{error:?}");
     assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1));
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Every request meets with that until the call has failed; then all is well again.
-async fn under(behaviour: impl Into<Behaviour>) -> (PlatformError, usize, Call) {
+async fn under(behaviour: impl Into<Behaviour>) -> (Failed, usize, Call) {
     let upstream = Upstream::http().await;
     let behaviour = behaviour.into();
     let client = client(&upstream, limits_under(&behaviour));
@@ -34,8 +34,8 @@ fn platform_error(status: u16, code: &str, message: &str) -> Answer {
     )
 }
 
-fn answer(error: &PlatformError) -> &crate::platform::error::ErrorAnswer {
-    let ErrorKind::Answer(answer) = &error.kind else { panic!("{error:?}") };
+fn answer(error: &Failed) -> &crate::platform::error::ErrorAnswer {
+    let PlatformError::Answer(answer) = &error.kind else { panic!("{error:?}") };
     answer
 }
 
@@ -76,7 +76,7 @@ async fn a_broken_exchange_is_tried_three_times_and_its_outcome_is_unknown() {
         Behaviour::HeaderFlood,
     ] {
         let (error, asked, _) = under(behaviour.clone()).await;
-        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
         assert_eq!((asked, error.certainty), (3, Certainty::Unknown), "{behaviour:?}");
     }
 }
@@ -87,6 +87,9 @@ async fn a_server_error_of_any_kind_is_tried_three_times() {
         Behaviour::from(platform_error(500, "1000", "internal")),
         Answer::html(502).into(),
         Answer::empty(503).into(),
+        Answer::empty(408).into(),
+        Answer::html(425).into(),
+        Answer::empty(499).into(),
         Behaviour::CutAfter(3, Answer::html(504)),
         Behaviour::Huge { status: 500, bytes: 100_000, announced: true },
         Behaviour::Huge { status: 599, bytes: 100_000, announced: false },
@@ -142,7 +145,7 @@ async fn an_answer_that_is_not_as_documented_is_asked_for_once_more() {
         (huge(false), Malformation::TooLarge),
     ] {
         let (error, asked, _) = under(behaviour.clone()).await;
-        let ErrorKind::Malformed(malformation) = error.kind else { panic!("{behaviour:?}: {error:?}") };
+        let PlatformError::Malformed(malformation) = error.kind else { panic!("{behaviour:?}: {error:?}") };
         assert_eq!((malformation, asked, error.certainty), (expected, 2, Certainty::Done), "{behaviour:?}");
     }
 }
@@ -179,7 +182,6 @@ async fn a_definite_refusal_is_passed_on_at_once() {
         (Answer::html(404), None, false),
         (Answer::empty(405), None, false),
         (Answer::empty(406), None, false),
-        (Answer::empty(408), None, false),
         (Answer::empty(411), None, false),
         (Answer::empty(415), None, false),
     ] {
@@ -196,7 +198,7 @@ async fn a_definite_refusal_is_passed_on_at_once() {
 #[tokio::test]
 async fn a_refusal_that_breaks_off_is_none() {
     let (error, asked, _) = under(Behaviour::CutAfter(5, platform_error(403, "1002", "denied"))).await;
-    assert!(matches!(error.kind, ErrorKind::Interrupted));
+    assert!(matches!(error.kind, PlatformError::Interrupted(_)));
     assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
 }
 
@@ -214,7 +216,7 @@ async fn a_redirect_is_not_followed_and_nothing_goes_elsewhere() {
     for status in [301, 302, 303, 307, 308] {
         let location = format!("{}{OTT}", elsewhere.url());
         let (error, asked, _) = under(Answer::empty(status).header("location", location)).await;
-        assert_eq!((answer(&error).status, asked, error.certainty), (status, 1, Certainty::Refused));
+        assert_eq!((answer(&error).status, asked, error.certainty), (status, 1, Certainty::Unknown));
     }
     assert_eq!(elsewhere.connections(), 0);
 }
@@ -306,7 +308,7 @@ async fn without_an_access_token_nothing_is_sent() {
     let credential = Credential::failing_for_test(CredentialError::Rejected);
     let client = client_of(&upstream.url(), None, quick(), credential);
     let error = issue(&client, &call()).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Credential(CredentialError::Rejected)));
+    assert!(matches!(error.kind, PlatformError::Credential(CredentialError::Rejected)));
     assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 0));
     logs_in(&client, &upstream).await;
 }
@@ -366,7 +368,7 @@ async fn with_too_little_time_left_nothing_is_sent() {
     let client = client(&upstream, quick());
     for call in [call_with(Duration::from_millis(19)), call_with(Duration::ZERO)] {
         let error = issue(&client, &call).await.unwrap_err();
-        assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+        assert!(matches!(error.kind, PlatformError::DeadlinePassed));
         assert_eq!((error.certainty, call.attempts()), (Certainty::NotSent, 0));
     }
     assert_eq!(upstream.connections(), 0);
@@ -380,7 +382,7 @@ async fn for_a_caller_who_has_gone_nothing_is_sent() {
     let call = call();
     call.abandon();
     let error = issue(&client, &call).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+    assert!(matches!(error.kind, PlatformError::DeadlinePassed));
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -422,7 +424,8 @@ async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
         tokio::time::sleep(Duration::from_millis(600)).await;
         held.add_permits(1);
     });
-    assert_eq!(answer(&result.unwrap_err()).status, 503);
+    let error = result.unwrap_err();
+    assert!(matches!(&error, PlatformError::Answer(answer) if answer.status == 503), "{error:?}");
     assert_eq!((upstream.count(OTT), call.attempts()), (1, 1));
 }
 
@@ -463,7 +466,7 @@ async fn retries_stop_at_the_budget() {
 }
 
 #[tokio::test]
-async fn a_platform_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
+async fn an_endpoint_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
     let upstream = Upstream::http().await;
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = client(&upstream, limits);
@@ -475,28 +478,48 @@ async fn a_platform_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
     let began = clock::now();
     for _ in 0..100 {
         let error = issue(&client, &call()).await.unwrap_err();
-        let ErrorKind::BreakerOpen { retry_after } = error.kind else { panic!("{error:?}") };
+        let PlatformError::BreakerOpen { retry_after } = error.kind else { panic!("{error:?}") };
         assert!(retry_after <= Duration::from_secs(1));
         assert_eq!(error.certainty, Certainty::NotSent);
     }
     assert!(began.elapsed() < Duration::from_millis(500), "less than 5 ms each");
-    let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::BreakerOpen { .. }));
-    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (20, 0));
+    logs_in(&client, &upstream).await;
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (20, 1), "the other endpoint is not affected");
 
     tokio::time::sleep(Duration::from_millis(1010)).await;
-    log_in(&client, &upstream.token(), &call()).await.unwrap_err();
     let error = issue(&client, &call()).await.unwrap_err();
     assert_eq!(answer(&error).status, 503, "the probe");
     issue(&client, &call()).await.unwrap_err();
-    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (21, 0));
+    assert_eq!(upstream.count(OTT), 21);
 
     upstream.always(OTT, Behaviour::Healthy);
     tokio::time::sleep(Duration::from_millis(1010)).await;
     issues(&client).await;
     issues(&client).await;
+    assert_eq!(upstream.count(OTT), 23);
+}
+
+#[tokio::test]
+async fn an_outage_of_logins_leaves_minting_alone_and_a_login_probes_for_its_end() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    upstream.always(LOGIN, Answer::empty(503));
+    for _ in 0..20 {
+        log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    }
+    for _ in 0..50 {
+        let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+        assert!(matches!(error.kind, PlatformError::BreakerOpen { .. }), "{error:?}");
+        assert_eq!(error.certainty, Certainty::NotSent, "the token is not spent");
+        issues(&client).await;
+    }
+    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (50, 20));
+
+    upstream.always(LOGIN, Behaviour::Healthy);
+    tokio::time::sleep(Duration::from_millis(1010)).await;
     logs_in(&client, &upstream).await;
-    assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (23, 1));
+    logs_in(&client, &upstream).await;
+    assert_eq!(upstream.count(LOGIN), 22);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ fn account_with_cookie() -> Answer {
 }
 
 /// A login meets with that; then all is well again.
-async fn under(behaviour: impl Into<Behaviour>) -> (PlatformError, Upstream) {
+async fn under(behaviour: impl Into<Behaviour>) -> (Failed, Upstream) {
     let upstream = Upstream::http().await;
     let behaviour = behaviour.into();
     let client = client(&upstream, limits_under(&behaviour));
@@ -91,7 +91,7 @@ async fn a_broken_exchange_is_never_repeated_and_its_outcome_is_unknown() {
         Behaviour::ShortAfter(9, Answer::json(401, ACCOUNT)),
     ] {
         let (error, upstream) = under(behaviour.clone()).await;
-        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
         assert_eq!((error.certainty, upstream.count(LOGOUT)), (Certainty::Unknown, 0), "{behaviour:?}");
     }
 }
@@ -104,7 +104,7 @@ async fn a_session_whose_account_was_cut_off_is_ended() {
         Behaviour::Drip(Duration::from_millis(100), account_with_cookie()),
     ] {
         let (error, upstream) = under(behaviour.clone()).await;
-        assert!(matches!(error.kind, ErrorKind::Interrupted), "{behaviour:?}: {error:?}");
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
         assert_eq!(error.certainty, Certainty::Unknown);
         upstream.asked(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
@@ -121,30 +121,68 @@ async fn a_server_error_proves_nothing_and_is_never_repeated() {
         Behaviour::Huge { status: 500, bytes: 100_000, announced: false },
     ] {
         let (error, _) = under(behaviour.clone()).await;
-        assert!(matches!(&error.kind, ErrorKind::Answer(answer) if answer.status >= 500), "{error:?}");
+        assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status >= 500), "{error:?}");
         assert_eq!(error.certainty, Certainty::Unknown, "{behaviour:?}");
     }
 }
 
 #[tokio::test]
-async fn a_fault_inside_the_platform_leaves_the_outcome_open_whatever_its_status() {
-    for (status, code) in [(400, 1000), (403, 1000), (400, 1019)] {
+async fn a_fault_inside_the_platform_leaves_the_outcome_open_unless_the_token_was_refused() {
+    for (status, code, certainty) in [
+        (403, 1000, Certainty::Unknown),
+        (409, 1019, Certainty::Unknown),
+        (400, 1000, Certainty::Refused),
+        (404, 1019, Certainty::Refused),
+    ] {
         let json = format!(r#"{{"error":{{"code":{code},"message":"it failed"}}}}"#);
         let (error, _) = under(Answer::json(status, json)).await;
-        assert!(matches!(&error.kind, ErrorKind::Answer(answer) if answer.status == status), "{error:?}");
-        assert_eq!(error.certainty, Certainty::Unknown, "{status} with the code {code}");
+        assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status == status), "{error:?}");
+        assert_eq!(error.certainty, certainty, "{status} with the code {code}");
+    }
+}
+
+/// A proxy sends these while the platform may have the token, and a redirect may follow
+/// the login.
+#[tokio::test]
+async fn a_status_that_proves_nothing_leaves_the_outcome_open_and_its_session_is_ended() {
+    for status in [301, 302, 303, 307, 308, 408, 425, 499] {
+        let json = r#"{"error":{"code":1,"message":"?"}}"#;
+        for answer in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
+            let upstream = Upstream::http().await;
+            let client = client(&upstream, quick());
+            upstream.next(LOGIN, answer.header("set-cookie", "sid=CANARY; Path=/"));
+            let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+            assert_eq!(error.certainty, Certainty::Unknown, "{status}");
+            assert_eq!((upstream.count(LOGIN), upstream.count(LOGOUT)), (1, 1), "{status}");
+            assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
+            logs_in(&client, &upstream).await;
+        }
+    }
+}
+
+/// What a proxy refuses may have reached the platform before.
+#[tokio::test]
+async fn a_refusal_without_the_platform_s_error_object_leaves_the_outcome_open() {
+    for status in [400, 403, 404, 405, 409, 413, 415, 431, 451] {
+        for answer in [Answer::html(status), Answer::empty(status), Answer::json(status, "{}")] {
+            let (error, _) = under(answer).await;
+            assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status == status));
+            assert_eq!(error.certainty, Certainty::Unknown, "{status}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_refusal_is_passed_on_and_never_repeated() {
-    for status in [302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 415, 429] {
+    for status in [400, 401, 403, 404, 405, 409, 410, 415, 429] {
         let json = format!(r#"{{"error":{{"code":{status},"message":"no OTT-1 here"}}}}"#);
         for behaviour in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
             let is_json = format!("{behaviour:?}").contains("application/json");
+            let is_definite = is_json || matches!(status, 401 | 410 | 429);
             let (error, _) = under(behaviour.header("retry-after", "1")).await;
-            let ErrorKind::Answer(answer) = &error.kind else { panic!("{error:?}") };
-            assert_eq!((answer.status, error.certainty), (status, Certainty::Refused));
+            let PlatformError::Answer(answer) = &error.kind else { panic!("{error:?}") };
+            let certainty = if is_definite { Certainty::Refused } else { Certainty::Unknown };
+            assert_eq!((answer.status, error.certainty), (status, certainty));
             assert_eq!(answer.retry_after, Some(Duration::from_secs(1)));
             let message = answer.body.as_ref().and_then(|body| body.message.as_deref());
             assert_eq!(message, is_json.then_some("no … here"));
@@ -171,7 +209,7 @@ async fn an_answer_that_is_not_as_documented_is_done_and_its_session_is_ended() 
         (json(&format!(r#"{{"id":"1","login":"j"{}}}"#, " ".repeat(256 * 1024))), Malformation::TooLarge),
     ] {
         let (error, upstream) = under(answer.header("set-cookie", "sid=CANARY")).await;
-        let ErrorKind::Malformed(malformation) = error.kind else { panic!("{error:?}") };
+        let PlatformError::Malformed(malformation) = error.kind else { panic!("{error:?}") };
         assert_eq!((malformation, error.certainty), (expected, Certainty::Done));
         upstream.asked(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
@@ -182,7 +220,7 @@ async fn an_answer_that_is_not_as_documented_is_done_and_its_session_is_ended() 
 async fn an_endless_answer_is_cut_at_its_limit() {
     for announced in [true, false] {
         let (error, _) = under(Behaviour::Huge { status: 200, bytes: 256 * 1024 + 1, announced }).await;
-        assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::TooLarge)), "{error:?}");
+        assert!(matches!(error.kind, PlatformError::Malformed(Malformation::TooLarge)), "{error:?}");
         assert_eq!(error.certainty, Certainty::Done);
     }
 }
@@ -196,7 +234,7 @@ async fn more_cookies_than_a_session_can_have_are_an_error_and_are_ended() {
     let long = account_with_cookie().header("set-cookie", format!("long={}", "x".repeat(16 * 1024)));
     for (answer, ended) in [(many, "c0=v; c1=v; "), (long, "sid=CANARY")] {
         let (error, upstream) = under(answer).await;
-        assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+        assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
         assert_eq!(error.certainty, Certainty::Done);
         upstream.asked(LOGOUT, 1).await;
         assert!(upstream.requests_to(LOGOUT)[0].header("cookie").unwrap().starts_with(ended));
@@ -222,7 +260,7 @@ async fn cookies_that_browsers_keep_are_passed_on() {
 async fn a_session_that_cannot_be_passed_on_is_an_error_and_is_ended() {
     let answer = account_with_cookie().header("set-cookie", "sid2=CAN\u{9b}ARY; Path=/");
     let (error, upstream) = under(answer).await;
-    assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
     assert_eq!(error.certainty, Certainty::Done);
     upstream.asked(LOGOUT, 1).await;
     let logout = &upstream.requests_to(LOGOUT)[0];
@@ -232,7 +270,7 @@ async fn a_session_that_cannot_be_passed_on_is_an_error_and_is_ended() {
 #[tokio::test]
 async fn a_login_with_set_cookie_headers_but_no_cookie_is_an_error() {
     let (error, upstream) = under(Answer::json(200, ACCOUNT).header("set-cookie", "CANARY; Path=/")).await;
-    assert!(matches!(error.kind, ErrorKind::Malformed(Malformation::Cookies)), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
     assert_eq!((error.certainty, upstream.count(LOGOUT)), (Certainty::Done, 0));
 }
 
@@ -245,7 +283,7 @@ async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good()
     let client = client_of(&format!("http://{address}"), None, quick(), Credential::for_test());
     let call = call();
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable));
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)));
     assert_eq!((error.certainty, call.attempts(), call.http_status()), (Certainty::NotSent, 2, None));
 }
 
@@ -269,7 +307,7 @@ async fn with_too_little_time_for_a_second_login_there_is_one() {
     let client = client_of("http://127.0.0.1:9", None, quick(), Credential::for_test());
     let call = call_with(Duration::from_millis(1900));
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable));
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)));
     assert_eq!(call.attempts(), 1);
 }
 
@@ -278,7 +316,7 @@ async fn with_too_little_time_left_no_login_is_sent() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let error = log_in(&client, "OTT-1", &call_with(Duration::from_millis(19))).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::DeadlinePassed));
+    assert!(matches!(error.kind, PlatformError::DeadlinePassed));
     assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 0));
     logs_in(&client, &upstream).await;
 }
@@ -290,10 +328,10 @@ async fn a_host_that_does_not_exist_is_unreachable_for_both() {
     let client = client_of(&url, None, quick(), Credential::for_test());
     let (minting, spending) = (call(), call());
     let error = issue(&client, &minting).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, minting.attempts()), (Certainty::NotSent, 3));
     let error = log_in(&client, "OTT-1", &spending).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, spending.attempts()), (Certainty::NotSent, 2));
 }
 
@@ -316,7 +354,7 @@ async fn a_host_that_never_answers_is_unreachable_for_both() {
     for (error, attempts, expected) in
         [(issued.unwrap_err(), minting.attempts(), 3), (logged_in.unwrap_err(), spending.attempts(), 2)]
     {
-        assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+        assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
         assert_eq!((error.certainty, attempts), (Certainty::NotSent, expected));
     }
 }

@@ -13,8 +13,10 @@ async fn a_certificate_of_the_configured_authority_is_trusted() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     issues(&client).await;
-    logs_in(&client, &upstream).await;
+    issues(&client).await;
     assert_eq!(upstream.connections(), 1);
+    logs_in(&client, &upstream).await;
+    assert_eq!(upstream.connections(), 2, "logins have connections of their own");
 }
 
 /// A certificate that is not valid costs one connection and nothing that is secret.
@@ -27,7 +29,7 @@ async fn refuses(tls: Tls, ca_file: Option<&Path>) {
         (log_in(&client, &upstream.token(), &spending).await.unwrap_err(), spending),
     ];
     for (error, call) in errors {
-        assert!(matches!(error.kind, ErrorKind::CertificateInvalid), "{error:?}");
+        assert!(matches!(error.kind, PlatformError::CertificateInvalid(_)), "{error:?}");
         assert_eq!((error.certainty, call.attempts()), (Certainty::NotSent, 1));
     }
     assert_eq!((upstream.connections(), upstream.requests().len()), (2, 0));
@@ -70,7 +72,7 @@ async fn a_handshake_cut_off_for_good_is_unreachable() {
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
     let error = issue(&client, &call()).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, upstream.connections()), (Certainty::NotSent, 3));
     issues(&client).await;
 }
@@ -92,7 +94,7 @@ async fn a_login_whose_handshake_is_cut_off_twice_keeps_its_token() {
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
     let token = upstream.token();
     let error = log_in(&client, &token, &call()).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, upstream.connections(), upstream.count(LOGIN)), (Certainty::NotSent, 2, 0));
     log_in(&client, &token, &call()).await.unwrap();
 }
@@ -107,7 +109,7 @@ async fn what_is_still_connecting_at_the_deadline_is_never_sent() {
     let (minting, spending) = (call_with(Duration::from_millis(500)), call_with(Duration::from_millis(500)));
     let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, &token, &spending));
     for (error, call) in [(issued.unwrap_err(), minting), (logged_in.unwrap_err(), spending)] {
-        assert!(matches!(error.kind, ErrorKind::DeadlinePassed), "{error:?}");
+        assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
         assert_eq!((error.certainty, call.certainty()), (Certainty::NotSent, Certainty::NotSent));
         assert_eq!(call.attempts(), 1);
     }
@@ -122,7 +124,7 @@ async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = client_of(&url, None, limits, Credential::for_test());
     let error = issue(&client, &call()).await.unwrap_err();
-    assert!(matches!(error.kind, ErrorKind::Unreachable), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert!(upstream.requests().is_empty());
 }
 

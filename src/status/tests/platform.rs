@@ -8,19 +8,34 @@ use super::{Answer, OPERATIONS, call};
 use crate::{
     call::{Certainty, Operation},
     credential::CredentialError,
-    platform::error::{ErrorAnswer, ErrorBody, ErrorKind, Malformation, PlatformError, PlatformErrorCode},
+    platform::error::{
+        CookieProblem, ErrorAnswer, ErrorBody, Malformation, PlatformError, PlatformErrorCode,
+    },
     status::Failure,
 };
 
 use Certainty::{Done, NotSent, Refused, Unknown};
 use Operation::{IssueOtt, LoginWithOtt};
 
-fn answer(operation: Operation, kind: ErrorKind, certainty: Certainty) -> Answer {
-    Answer::of(Failure::of_platform(operation, &PlatformError { kind, certainty }), &call(operation))
+fn answer(operation: Operation, error: PlatformError, certainty: Certainty) -> Answer {
+    let call = call(operation);
+    call.attempt_ended(certainty);
+    Answer::of(Failure::from_platform(operation, &error), &call)
 }
 
-fn http(status: u16, body: impl Into<Option<ErrorBody>>) -> ErrorKind {
-    ErrorKind::Answer(ErrorAnswer { status, body: body.into(), retry_after: None })
+/// As `platform` records it.
+fn certainty_of(operation: Operation, answer: &PlatformError) -> Certainty {
+    let PlatformError::Answer(answer) = answer else { panic!("{answer:?}") };
+    if answer.is_definite(operation == LoginWithOtt) { Refused } else { Unknown }
+}
+
+fn decided(operation: Operation, error: PlatformError) -> Answer {
+    let certainty = certainty_of(operation, &error);
+    answer(operation, error, certainty)
+}
+
+fn http(status: u16, body: impl Into<Option<ErrorBody>>) -> PlatformError {
+    PlatformError::Answer(ErrorAnswer { status, body: body.into(), retry_after: None })
 }
 
 fn json(code: Option<i64>) -> ErrorBody {
@@ -29,11 +44,6 @@ fn json(code: Option<i64>) -> ErrorBody {
         domain: Some("canary-domain".to_owned()),
         message: Some("canary-message".to_owned()),
     }
-}
-
-/// 5xx leaves open what happened; any other answer is definite.
-fn certainty_of(status: u16) -> Certainty {
-    if status >= 500 { Unknown } else { Refused }
 }
 
 #[derive(Clone, Copy)]
@@ -65,9 +75,12 @@ fn check(case: &str, answer: &Answer, expected: Expected) {
 const REJECTED: Expected = no_retry(Code::Unauthenticated, "OTT_REJECTED", "refused");
 const AMBIGUOUS: Expected = no_retry(Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown");
 const PROTOCOL: Expected = no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "refused");
+const PROTOCOL_UNKNOWN: Expected = no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "unknown");
 const DENIED: Expected = no_retry(Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", "refused");
 const BLOCKED: Expected = may_be_retried(Code::Unavailable, "PLATFORM_BLOCKED", "refused");
+const BLOCKED_UNKNOWN: Expected = no_retry(Code::Aborted, "PLATFORM_BLOCKED", "unknown");
 const CONFLICT: Expected = no_retry(Code::Aborted, "PLATFORM_CONFLICT", "refused");
+const CONFLICT_UNKNOWN: Expected = no_retry(Code::Aborted, "PLATFORM_CONFLICT", "unknown");
 const LIMITED: Expected = may_be_retried(Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused");
 const FAILING: Expected = may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown");
 const REFUSED: Expected = no_retry(Code::InvalidArgument, "PLATFORM_REJECTED_REQUEST", "refused");
@@ -76,35 +89,43 @@ const NO_USER: Expected = no_retry(Code::NotFound, "USER_NOT_FOUND", "refused");
 
 #[test]
 fn http_statuses_without_a_known_code_are_decided_by_status() {
-    // status, (issue, login) with a JSON error, (issue, login) without one
+    let redirect = (PROTOCOL_UNKNOWN, AMBIGUOUS);
+    let failing = (FAILING, AMBIGUOUS);
+    // At a login, a 4xx without the platform's error object may come from a proxy.
     let rows = [
-        (301, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (302, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (307, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (400, (REFUSED, REJECTED), (PROTOCOL, PROTOCOL)),
+        // status, (issue, login) with a JSON error, (issue, login) without one
+        (301, redirect, redirect),
+        (302, redirect, redirect),
+        (303, redirect, redirect),
+        (307, redirect, redirect),
+        (308, redirect, redirect),
+        (400, (REFUSED, REJECTED), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (401, (CREDENTIAL, REJECTED), (CREDENTIAL, REJECTED)),
-        (403, (DENIED, DENIED), (BLOCKED, BLOCKED)),
-        (404, (NO_USER, REJECTED), (PROTOCOL, PROTOCOL)),
-        (405, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (406, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (409, (CONFLICT, CONFLICT), (CONFLICT, CONFLICT)),
+        (403, (DENIED, DENIED), (BLOCKED, BLOCKED_UNKNOWN)),
+        (404, (NO_USER, REJECTED), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (405, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (406, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (408, failing, failing),
+        (409, (CONFLICT, CONFLICT), (CONFLICT, CONFLICT_UNKNOWN)),
         (410, (PROTOCOL, REJECTED), (PROTOCOL, REJECTED)),
-        (411, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (415, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
-        (418, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL)),
+        (411, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (413, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (415, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (418, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
+        (425, failing, failing),
         (429, (LIMITED, LIMITED), (LIMITED, LIMITED)),
-        (500, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
-        (502, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
-        (503, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
-        (504, (FAILING, AMBIGUOUS), (FAILING, AMBIGUOUS)),
+        (499, failing, failing),
+        (500, failing, failing),
+        (502, failing, failing),
+        (503, failing, failing),
+        (504, failing, failing),
     ];
     for (status, with_json, without) in rows {
-        let certainty = certainty_of(status);
         for (body, (issue, login)) in
             [(Some(json(None)), with_json), (Some(json(Some(4711))), with_json), (None, without)]
         {
             for (operation, expected) in [(IssueOtt, issue), (LoginWithOtt, login)] {
-                let answer = answer(operation, http(status, body.clone()), certainty);
+                let answer = decided(operation, http(status, body.clone()));
                 let case = format!("{status} {operation:?} {body:?}");
                 check(&case, &answer, expected);
                 if expected.reason == "OTT_REJECTED" {
@@ -143,7 +164,7 @@ fn every_api_code_decides_at_issuing_whatever_the_4xx() {
         let (code, reason) = by_code(number);
         let expected = Expected { code, reason, outcome: "refused", pushback: code != Code::Unavailable };
         for status in [400, 401, 403, 404, 405, 409, 410, 415, 422, 429] {
-            let answer = answer(IssueOtt, http(status, json(Some(number))), Refused);
+            let answer = decided(IssueOtt, http(status, json(Some(number))));
             check(&format!("{status}-{number}"), &answer, expected);
             assert_eq!(answer.told("apiCode"), Some(number.to_string().as_str()));
             let meaning = PlatformErrorCode::from_number(number).meaning().expect("it is documented");
@@ -164,7 +185,7 @@ fn at_login_only_codes_that_tell_of_the_account_decide_where_a_token_is_rejected
             };
             check(
                 &format!("{status}-{number}"),
-                &answer(LoginWithOtt, http(status, json(Some(number))), Refused),
+                &decided(LoginWithOtt, http(status, json(Some(number)))),
                 expected,
             );
         }
@@ -176,7 +197,7 @@ fn at_login_only_codes_that_tell_of_the_account_decide_where_a_token_is_rejected
             };
             check(
                 &format!("{status}-{number}"),
-                &answer(LoginWithOtt, http(status, json(Some(number))), Refused),
+                &decided(LoginWithOtt, http(status, json(Some(number)))),
                 expected,
             );
         }
@@ -196,21 +217,31 @@ fn no_api_code_makes_a_5xx_definite() {
 #[test]
 fn what_is_no_answer_is_decided_by_certainty() {
     let unreachable = may_be_retried(Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent");
-    let breaker = || ErrorKind::BreakerOpen { retry_after: Duration::from_millis(700) };
+    let breaker = || PlatformError::BreakerOpen { retry_after: Duration::from_millis(700) };
     let late = may_be_retried(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "not_sent");
     for operation in OPERATIONS {
-        check("unreachable", &answer(operation, ErrorKind::Unreachable, NotSent), unreachable);
-        check("certificate", &answer(operation, ErrorKind::CertificateInvalid, NotSent), unreachable);
+        check(
+            "unreachable",
+            &answer(operation, PlatformError::Unreachable(String::new()), NotSent),
+            unreachable,
+        );
+        check(
+            "certificate",
+            &answer(operation, PlatformError::CertificateInvalid(String::new()), NotSent),
+            unreachable,
+        );
         let open = answer(operation, breaker(), NotSent);
         check("breaker", &open, may_be_retried(Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent"));
         assert_eq!(open.retry_delay(), Some(Duration::from_millis(700)));
-        check("deadline", &answer(operation, ErrorKind::DeadlinePassed, NotSent), late);
+        check("deadline", &answer(operation, PlatformError::DeadlinePassed, NotSent), late);
+        let queued = answer(operation, PlatformError::Queued, NotSent);
+        check("queued", &queued, may_be_retried(Code::Unavailable, "OVERLOADED", "not_sent"));
     }
-    check("cut", &answer(IssueOtt, ErrorKind::Interrupted, Unknown), FAILING);
-    check("cut", &answer(LoginWithOtt, ErrorKind::Interrupted, Unknown), AMBIGUOUS);
+    check("cut", &answer(IssueOtt, PlatformError::Interrupted(String::new()), Unknown), FAILING);
+    check("cut", &answer(LoginWithOtt, PlatformError::Interrupted(String::new()), Unknown), AMBIGUOUS);
     check(
         "deadline",
-        &answer(LoginWithOtt, ErrorKind::DeadlinePassed, Unknown),
+        &answer(LoginWithOtt, PlatformError::DeadlinePassed, Unknown),
         no_retry(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "unknown"),
     );
 }
@@ -222,19 +253,15 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
         Malformation::Json,
         Malformation::TooLarge,
         Malformation::Missing,
-        Malformation::Cookies,
+        Malformation::Cookies(CookieProblem::TooMany),
     ] {
-        for certainty in [Unknown, Done] {
-            let login = answer(LoginWithOtt, ErrorKind::Malformed(malformation), certainty);
-            check("login", &login, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
-            assert!(
-                login
-                    .message
-                    .ends_with("The one-time token may be spent: issue a new one and log in with that.")
-            );
-            let issue = answer(IssueOtt, ErrorKind::Malformed(malformation), certainty);
-            check("issue", &issue, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", certainty.as_str()));
-        }
+        let login = answer(LoginWithOtt, PlatformError::Malformed(malformation), Done);
+        check("login", &login, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
+        assert!(
+            login.message.ends_with("The one-time token may be spent: issue a new one and log in with that.")
+        );
+        let issue = answer(IssueOtt, PlatformError::Malformed(malformation), Done);
+        check("issue", &issue, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
     }
 }
 
@@ -255,7 +282,7 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
     for (error, code, reason, pushback) in rows {
         let failing = matches!(error, CredentialError::Failing { .. });
         let protocol = matches!(error, CredentialError::Protocol { .. });
-        let answer = answer(IssueOtt, ErrorKind::Credential(error), NotSent);
+        let answer = answer(IssueOtt, PlatformError::Credential(error), NotSent);
         check(reason, &answer, Expected { code, reason, outcome: "not_sent", pushback });
         if failing {
             assert_eq!(answer.retry_delay(), Some(retry_after));
@@ -266,7 +293,7 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
 
 fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
     let retry_after = retry_after.map(Duration::from_secs);
-    answer(operation, ErrorKind::Answer(ErrorAnswer { status: 429, body: None, retry_after }), Refused)
+    answer(operation, PlatformError::Answer(ErrorAnswer { status: 429, body: None, retry_after }), Refused)
 }
 
 #[test]
@@ -274,8 +301,10 @@ fn a_rate_limit_says_when_to_come_back() {
     for operation in OPERATIONS {
         let told = limited(operation, Some(7));
         assert_eq!((told.retry_delay(), told.pushback), (Some(Duration::from_secs(7)), None));
-        let guessed = limited(operation, None).retry_delay().expect("a second, and jitter");
-        assert!((1000..=2000).contains(&guessed.as_millis()), "{guessed:?}");
+        for wish in [None, Some(0)] {
+            let guessed = limited(operation, wish).retry_delay().expect("a second, and jitter");
+            assert!((1000..=2000).contains(&guessed.as_millis()), "{guessed:?}");
+        }
     }
     assert_eq!(limited(IssueOtt, Some(86_400)).retry_delay(), Some(Duration::from_hours(1)));
 }
@@ -293,7 +322,11 @@ fn a_login_is_not_told_to_wait_longer_than_its_token_lives() {
 fn retry_after_of_a_failing_platform_is_passed_on_where_a_retry_is_safe() {
     let failing = |operation| {
         let retry_after = Some(Duration::from_secs(3));
-        answer(operation, ErrorKind::Answer(ErrorAnswer { status: 503, body: None, retry_after }), Unknown)
+        answer(
+            operation,
+            PlatformError::Answer(ErrorAnswer { status: 503, body: None, retry_after }),
+            Unknown,
+        )
     };
     assert_eq!(failing(IssueOtt).retry_delay(), Some(Duration::from_secs(3)));
     assert_eq!(failing(LoginWithOtt).retry_delay(), None);
@@ -309,8 +342,9 @@ fn unknown_used_and_expired_tokens_get_the_same_bytes() {
         for code in [None, Some(4711), Some(1005), Some(1033), Some(1000)] {
             call.set_http_status(status);
             call.attempt_begins();
-            let error = PlatformError { kind: http(status, json(code)), certainty: Refused };
-            let answer = Answer::of(Failure::of_platform(LoginWithOtt, &error), &call);
+            let error = http(status, json(code));
+            call.attempt_ended(certainty_of(LoginWithOtt, &error));
+            let answer = Answer::of(Failure::from_platform(LoginWithOtt, &error), &call);
             check(&format!("{status} {code:?}"), &answer, REJECTED);
             assert!(!answer.text().contains("canary"), "{status} {code:?}");
             let keys: Vec<&str> = answer.metadata.keys().map(String::as_str).collect();

@@ -11,7 +11,7 @@ use super::{Answer, CERTAINTIES, OPERATIONS, call};
 use crate::{
     call::{Call, Certainty, Deadline, Operation},
     clock,
-    platform::error::{ErrorAnswer, ErrorBody, ErrorKind, PlatformError, PlatformErrorCode},
+    platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
     status::{Failure, Reason},
 };
 
@@ -196,9 +196,9 @@ proptest! {
             message: Some(message),
         };
         let answer = ErrorAnswer { status, body: Some(body), retry_after: Some(Duration::MAX) };
-        let error = PlatformError { kind: ErrorKind::Answer(answer), certainty: Certainty::Refused };
+        let error = PlatformError::Answer(answer);
         let call = call(operation);
-        let status = Failure::of_platform(operation, &error).into_status(&call);
+        let status = Failure::from_platform(operation, &error).into_status(&call);
         prop_assert!(wire_size(&status) <= 4096);
         let answer = Answer::read(&status);
         if let Some(message) = answer.told("apiMessage") {

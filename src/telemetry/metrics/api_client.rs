@@ -19,13 +19,14 @@ const CERTAINTIES: [Certainty; 4] =
     [Certainty::NotSent, Certainty::Refused, Certainty::Unknown, Certainty::Done];
 /// The HTTP statuses that are told apart: those that the platform documents, and those
 /// of the proxies on the way. The rest is told by its class.
-const STATUSES: [(u16, &str); 24] = [
+const STATUSES: [(u16, &str); 28] = [
     (0, "none"),
     (200, "200"),
     (201, "201"),
     (204, "204"),
     (301, "301"),
     (302, "302"),
+    (303, "303"),
     (307, "307"),
     (308, "308"),
     (400, "400"),
@@ -34,12 +35,15 @@ const STATUSES: [(u16, &str); 24] = [
     (404, "404"),
     (405, "405"),
     (406, "406"),
+    (408, "408"),
     (409, "409"),
     (410, "410"),
     (411, "411"),
     (415, "415"),
     (422, "422"),
+    (425, "425"),
     (429, "429"),
+    (499, "499"),
     (500, "500"),
     (502, "502"),
     (503, "503"),
@@ -95,7 +99,7 @@ struct Resolved {
     request_cells: [[[OnceLock<IntCounter>; STATUS_WORDS]; CERTAINTIES.len()]; OPERATIONS.len()],
     seconds: [Histogram; OPERATIONS.len()],
     retries: [IntCounter; OPERATIONS.len()],
-    breaker: Gauge,
+    breaker: [Gauge; OPERATIONS.len()],
     token_remaining: Gauge,
     token_valid_until: Mutex<Option<Instant>>,
     token_refreshes: [IntCounter; TokenRefresh::ALL.len()],
@@ -123,8 +127,8 @@ impl ApiClientFamilies {
             ),
             breaker: families.gauges(
                 "ott_gateway_breaker_state",
-                "The breaker: 0 closed, 1 half-open (only a probe passes), 2 open (nothing passes).",
-                &["api_client"],
+                "The circuit breaker of an endpoint: 0 closed, 1 half-open (a probe is in progress), 2 open.",
+                &["api_client", "operation"],
             ),
             token_remaining: families.gauges(
                 "ott_gateway_access_token_remaining_seconds",
@@ -151,7 +155,7 @@ impl ApiClientFamilies {
             request_cells: array::from_fn(|_| array::from_fn(|_| array::from_fn(|_| OnceLock::new()))),
             seconds: OPERATIONS.map(|operation| self.seconds.with_label_values(&[name, operation.name()])),
             retries: OPERATIONS.map(|operation| self.retries.with_label_values(&[name, operation.name()])),
-            breaker: self.breaker.with_label_values(&[name]),
+            breaker: OPERATIONS.map(|operation| self.breaker.with_label_values(&[name, operation.name()])),
             token_remaining: self.token_remaining.with_label_values(&[name]),
             token_valid_until: Mutex::new(None),
             token_refreshes: TokenRefresh::ALL
@@ -192,9 +196,9 @@ impl ApiClientMetrics {
         self.0.retries[operation as usize].inc();
     }
 
-    /// The breaker changed.
-    pub fn breaker(&self, state: BreakerState) {
-        self.0.breaker.set(match state {
+    /// Sets the state of an endpoint's circuit breaker.
+    pub fn breaker(&self, operation: Operation, state: BreakerState) {
+        self.0.breaker[operation as usize].set(match state {
             BreakerState::Closed => 0.0,
             BreakerState::HalfOpen => 1.0,
             BreakerState::Open => 2.0,
@@ -231,7 +235,9 @@ impl ApiClientMetrics {
         self.0.clock_skew.set(seconds);
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// The name of the API client.
+    #[must_use]
+    pub fn name(&self) -> &str {
         &self.0.name
     }
 

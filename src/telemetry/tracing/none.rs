@@ -67,5 +67,5 @@ impl AttemptSpan {
     pub fn answered(self, _: u16) {}
 
     /// Does nothing.
-    pub fn failed(self, _: &'static str) {}
+    pub fn failed(self, _: &'static str, _: &str) {}
 }

@@ -183,6 +183,9 @@ impl CallSpan {
         if let Some(reason) = end.reason {
             span.set_attribute(KeyValue::new("ott_gateway.reason", reason));
         }
+        if let Some(cause) = end.cause {
+            span.set_attribute(KeyValue::new("ott_gateway.cause", cause.to_owned()));
+        }
         if is_fault_of_server(end.code) {
             span.set_attribute(KeyValue::new("error.type", code));
             span.set_status(Status::error(end.reason.unwrap_or_default()));
@@ -211,12 +214,12 @@ impl AttemptSpan {
         span.end();
     }
 
-    /// Ends the span: no usable answer came, for that reason.
-    pub fn failed(self, error_type: &'static str) {
+    /// Ends the span of an attempt without a usable response.
+    pub fn failed(self, error_type: &'static str, cause: &str) {
         let Some((_, context)) = &self.0 else { return };
         let span = context.span();
         span.set_attribute(KeyValue::new("error.type", error_type));
-        span.set_status(Status::error(""));
+        span.set_status(Status::error(cause.to_owned()));
         span.end();
     }
 }

@@ -73,7 +73,7 @@ fn begin(span: &CallSpan) -> AttemptSpan {
 }
 
 fn end(code: Code, reason: Option<&'static str>) -> CallEnd<'static> {
-    CallEnd { code, reason, api_client: Some("eu2"), outcome: Certainty::Done }
+    CallEnd { code, reason, cause: None, api_client: Some("eu2"), outcome: Certainty::Done }
 }
 
 fn attributes(pairs: &[KeyValue]) -> HashMap<&str, String> {
@@ -113,7 +113,7 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
     let mut upstream = HeaderMap::new();
     attempt.inject(&mut upstream);
     attempt.answered(503);
-    begin(&call).failed("timeout");
+    begin(&call).failed("timeout", "no response in time");
     call.finish(end(Code::Unavailable, Some("PLATFORM_UNAVAILABLE")));
     tracer.stop(PATIENCE).await;
 

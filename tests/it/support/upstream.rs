@@ -56,6 +56,8 @@ pub(crate) enum Behaviour {
     Stall,
     /// A body of that many bytes, with its length announced or without.
     Huge { status: u16, bytes: usize, announced: bool },
+    /// Exactly these bytes, head and body.
+    Raw(Vec<u8>),
     /// More headers than anyone reads.
     HeaderFlood,
     /// That, once the semaphore has given a permit; the permit is used up.
@@ -419,6 +421,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             Behaviour::AnswerAndClose(answer) => {
                 send(&mut stream, &answer).await?;
                 return stream.shutdown().await;
+            }
+            Behaviour::Raw(bytes) => {
+                stream.write_all(&bytes).await?;
+                stream.flush().await?;
             }
             Behaviour::Reset => {
                 return socket.set_linger(Some(Duration::ZERO));

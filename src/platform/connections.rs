@@ -1,0 +1,208 @@
+//! One worker's connections to one endpoint of the platform.
+//!
+//! An HTTP client of the library keeps one connection over HTTP/2, and as many as there are
+//! concurrent requests over HTTP/1.1. It reports neither a connection that stopped
+//! answering nor a peer's limit of concurrent streams, so both are inferred here from the
+//! progress of requests, and another client takes over. What a request contains, and what
+//! its outcome means, is decided in [`attempt`](super::attempt).
+
+mod client;
+mod lease;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use self::client::{Client, KnownServer};
+pub(super) use self::lease::{ConnectFailure, Lease};
+use crate::{
+    backoff::jittered,
+    clock::{self, Instant},
+    http_client::{ConnectionReuse, HttpClientError, HttpSettings, cause::root_cause},
+};
+
+/// Maximum number of clients that take requests at the same time, so of HTTP/2
+/// connections.
+const MAX_CLIENTS: usize = 16;
+/// Minimum interval between two replacements of connections that stopped answering.
+const REPLACEMENT_FLOOR: Duration = Duration::from_secs(1);
+/// Limit for connecting a new client before it takes requests.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time until the next try after a new client could not connect.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// The connections. Belongs to one worker: its tasks run on the runtime of the caller.
+pub(super) struct Connections {
+    settings: HttpSettings,
+    reuse: ConnectionReuse,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The first client that takes new requests. Requests in progress on a client that was
+    /// replaced run to their end.
+    first: Arc<Client>,
+    /// More of them, where the platform limits the streams of a connection.
+    others: Vec<Arc<Client>>,
+    replaced_at: Option<Instant>,
+    renew_at: Instant,
+    is_renewing: bool,
+}
+
+impl Connections {
+    /// Creates a client without any connection yet. A connection that has been idle for
+    /// longer than `max_idle` is not used again.
+    pub(super) fn new(settings: HttpSettings, max_idle: Duration) -> Result<Arc<Self>, HttpClientError> {
+        let reuse = ConnectionReuse::IdleFor(max_idle);
+        let client = Client::new(&settings, reuse, KnownServer::UNKNOWN)?;
+        let state = State {
+            first: Arc::new(client),
+            others: Vec::new(),
+            replaced_at: None,
+            renew_at: next_renewal(&settings),
+            is_renewing: false,
+        };
+        Ok(Arc::new(Self { settings, reuse, state: Mutex::new(state) }))
+    }
+
+    /// Assigns a request to a client: the first that has a free stream, else a new one,
+    /// else the one with the fewest requests.
+    pub(super) fn lease(self: &Arc<Self>) -> Lease {
+        let now = clock::now();
+        let mut state = self.state();
+        self.renew_if_due(&mut state, now);
+        if state.clients().any(|client| client.is_suspect(now)) && state.may_replace(now) {
+            self.replace(&mut state, now, |client| client.is_suspect(now));
+        }
+        if !state.clients().any(|client| client.has_room())
+            && state.others.len() + 1 < MAX_CLIENTS
+            && let Some(client) = self.new_client(state.first.server())
+        {
+            state.others.push(client);
+        }
+        let free = state.clients().find(|client| client.has_room());
+        let least = || state.clients().min_by_key(|client| client.requests());
+        Lease::new(Arc::clone(free.or_else(least).unwrap_or(&state.first)))
+    }
+
+    /// Returns whether a request that waits on this lease's client for a stream would
+    /// find one elsewhere.
+    pub(super) fn has_room_elsewhere(&self, lease: &Lease) -> bool {
+        let state = self.state();
+        state.others.len() + 1 < MAX_CLIENTS
+            || state.clients().any(|client| !lease.is_on(client) && client.has_room())
+    }
+
+    /// Replaces all connections after a request on this lease timed out without a response
+    /// head: whatever stopped one connection (a lost NAT entry, a failed node) usually
+    /// stopped its siblings. Does nothing if they have been replaced since.
+    pub(super) fn replace_after_timeout(&self, lease: &Lease) {
+        let now = clock::now();
+        let mut state = self.state();
+        if state.clients().any(|client| lease.is_on(client)) && state.may_replace(now) {
+            self.replace(&mut state, now, |_| true);
+        }
+    }
+
+    /// Returns a client for a request that is not an attempt, such as a logout.
+    pub(super) fn http(self: &Arc<Self>) -> reqwest::Client {
+        self.lease().http().clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_renewing(&self) -> bool {
+        self.state().is_renewing
+    }
+
+    fn replace(&self, state: &mut State, now: Instant, is_obsolete: impl Fn(&Client) -> bool) {
+        if let Some(client) = self.new_client(state.first.server()) {
+            let first = std::mem::replace(&mut state.first, client);
+            state.others.push(first);
+            state.others.retain(|client| !is_obsolete(client));
+            state.replaced_at = Some(now);
+            tracing::info!("platform connections stopped answering, opening new ones");
+        }
+    }
+
+    fn new_client(&self, server: KnownServer) -> Option<Arc<Client>> {
+        match Client::new(&self.settings, self.reuse, server) {
+            Ok(client) => Some(Arc::new(client)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot build a new HTTP client, keeping the current one");
+                None
+            }
+        }
+    }
+
+    fn renew_if_due(self: &Arc<Self>, state: &mut State, now: Instant) {
+        if state.is_renewing || now < state.renew_at {
+            return;
+        }
+        state.is_renewing = true;
+        let connections = Arc::clone(self);
+        tokio::spawn(async move { connections.renew().await });
+    }
+
+    /// Replaces the clients by a new one that has a connection already, outside any call.
+    async fn renew(&self) {
+        let client = self.connected_client().await;
+        let mut state = self.state();
+        state.is_renewing = false;
+        match client {
+            Ok(client) => {
+                state.first = client;
+                state.others.clear();
+                state.renew_at = next_renewal(&self.settings);
+            }
+            Err(cause) => {
+                state.renew_at = clock::now() + jittered(RENEWAL_PAUSE, 0.8, 1.2);
+                drop(state);
+                tracing::warn!(cause, "cannot renew platform connections, keeping the current ones");
+            }
+        }
+    }
+
+    /// Returns a new client that has received a response. Its status does not matter.
+    async fn connected_client(&self) -> Result<Arc<Client>, String> {
+        let client = self.new_client(KnownServer::UNKNOWN).ok_or_else(|| "no HTTP client".to_owned())?;
+        let mut server = self.settings.server.clone();
+        server.set_path("/");
+        let response = client.http().head(server).send();
+        match tokio::time::timeout(WARM_UP_TIMEOUT, response).await {
+            Ok(Ok(response)) => {
+                client.answered(response.version());
+                Ok(client)
+            }
+            Ok(Err(error)) => Err(root_cause(&error)),
+            Err(_) => Err("no response in time".to_owned()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn may_replace(&self, now: Instant) -> bool {
+        self.replaced_at.is_none_or(|at| now >= at + REPLACEMENT_FLOOR)
+    }
+}
+
+/// Spread out, so that neither the workers nor the replicas of a rollout reconnect
+/// together.
+fn next_renewal(settings: &HttpSettings) -> Instant {
+    clock::now() + jittered(settings.max_connection_age, 0.8, 1.2)
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! One HTTP client, and what the progress of its requests shows of its connection.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::Version;
+use tokio::sync::watch;
+
+use super::lease::ConnectFailure;
+use crate::{
+    clock::{self, Instant},
+    http_client::{self, ConnectionReuse, HttpClientError, HttpSettings},
+};
+
+/// An HTTP/2 connection with unanswered requests on which nothing arrived for this long
+/// takes no more requests. Shorter than the keep-alive, and far shorter than a login's
+/// timeout: a login on a dead connection costs its token.
+const MAX_SILENCE: Duration = Duration::from_secs(2);
+/// A client with a response as recent as this has a connection.
+const CONNECTED_FOR: Duration = Duration::from_secs(1);
+
+/// The client, shared by the requests in progress on it.
+pub(super) struct Client {
+    http: reqwest::Client,
+    progress: Mutex<Progress>,
+}
+
+/// Whether a connection is being made, for those who wait for it.
+pub(super) type Connecting = watch::Receiver<Option<Result<(), ConnectFailure>>>;
+
+/// The requests of a client, and what they showed.
+pub(super) struct Progress {
+    server: KnownServer,
+    /// Requests that have not been sent.
+    pub(super) waiting: u32,
+    /// Requests that have been sent and whose response is not complete.
+    pub(super) sent: u32,
+    /// Requests that have been sent and have no response head.
+    unanswered: u32,
+    /// Since when there are unanswered requests and nothing arrived.
+    silent_since: Option<Instant>,
+    answered_at: Option<Instant>,
+    /// The request that connects, if one does.
+    pub(super) connecting: Option<Connecting>,
+}
+
+/// What responses have shown of a server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KnownServer {
+    /// The protocol of the last response.
+    version: Option<HttpVersion>,
+    /// Its limit of concurrent streams on a connection.
+    max_streams: u32,
+}
+
+impl KnownServer {
+    /// A server that has not responded yet.
+    pub(super) const UNKNOWN: Self = Self { version: None, max_streams: u32::MAX };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HttpVersion {
+    Http1,
+    Http2,
+}
+
+impl Client {
+    /// A client of a server about which this much is known.
+    pub(super) fn new(
+        settings: &HttpSettings,
+        reuse: ConnectionReuse,
+        server: KnownServer,
+    ) -> Result<Self, HttpClientError> {
+        Ok(Self {
+            http: http_client::build(settings, reuse)?,
+            progress: Mutex::new(Progress {
+                server,
+                waiting: 0,
+                sent: 0,
+                unanswered: 0,
+                silent_since: None,
+                answered_at: None,
+                connecting: None,
+            }),
+        })
+    }
+
+    pub(super) const fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// What is known of its server.
+    pub(super) fn server(&self) -> KnownServer {
+        self.progress().server
+    }
+
+    /// Records a response head.
+    pub(super) fn answered(&self, version: Version) {
+        self.progress().response(version);
+    }
+
+    /// Returns whether the connection seems to be dead. Only over HTTP/2: over HTTP/1.1 a
+    /// slow request occupies a connection of its own.
+    pub(super) fn is_suspect(&self, now: Instant) -> bool {
+        let progress = self.progress();
+        progress.server.version == Some(HttpVersion::Http2)
+            && progress.silent_since.is_some_and(|since| now >= since + MAX_SILENCE)
+    }
+
+    /// Returns whether one more request would be sent at once.
+    pub(super) fn has_room(&self) -> bool {
+        let progress = self.progress();
+        progress.server.version == Some(HttpVersion::Http1)
+            || progress.waiting.saturating_add(progress.sent) < progress.server.max_streams
+    }
+
+    /// Returns the number of requests assigned to this client.
+    pub(super) fn requests(&self) -> u32 {
+        let progress = self.progress();
+        progress.waiting.saturating_add(progress.sent)
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
+    /// Returns whether a request has to wait while another one connects. Over HTTP/1.1
+    /// each request has a connection of its own.
+    pub(super) fn needs_connection(&self, now: Instant) -> bool {
+        self.server.version != Some(HttpVersion::Http1)
+            && self.sent == 0
+            && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR)
+    }
+
+    /// Returns whether a request that has not been sent waits for one of the peer's
+    /// streams.
+    pub(super) fn waits_for_stream(&self) -> bool {
+        self.server.version == Some(HttpVersion::Http2) && self.sent > 0
+    }
+
+    /// Returns whether a request may have to wait for a stream.
+    pub(super) fn may_wait_for_stream(&self) -> bool {
+        self.server.version != Some(HttpVersion::Http1)
+    }
+
+    /// Records that the peer accepts no more streams than `others` are in use.
+    pub(super) fn streams_used_up(&mut self, others: u32) {
+        self.server.max_streams = others.max(1);
+    }
+
+    pub(super) fn request_sent(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.sent += 1;
+        // The limit was too low, or the peer has raised it.
+        self.server.max_streams = self.server.max_streams.max(self.sent);
+        self.unanswered += 1;
+        self.silent_since.get_or_insert_with(clock::now);
+    }
+
+    pub(super) fn response(&mut self, version: Version) {
+        let now = clock::now();
+        let is_http2 = version == Version::HTTP_2;
+        self.server.version = Some(if is_http2 { HttpVersion::Http2 } else { HttpVersion::Http1 });
+        self.answered_at = Some(now);
+        self.silent_since = self.silent_since.map(|_| now);
+    }
+
+    pub(super) fn request_answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if self.unanswered == 0 {
+            self.silent_since = None;
+        }
+    }
+
+    pub(super) fn request_ended(&mut self) {
+        self.sent = self.sent.saturating_sub(1);
+    }
+}

@@ -1,0 +1,185 @@
+//! One request's place on a client.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Version;
+use tokio::sync::watch;
+
+use super::client::Client;
+#[cfg(test)]
+use super::client::KnownServer;
+use crate::clock;
+
+/// Why there is no connection, in the words of the network stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct ConnectFailure {
+    /// The server's certificate was refused.
+    pub(in super::super) is_certificate: bool,
+    /// For the operator.
+    pub(in super::super) cause: String,
+}
+
+/// One request's place on a client, from its assignment to the end of its response.
+pub(in super::super) struct Lease {
+    client: Arc<Client>,
+    stage: Mutex<Stage>,
+    /// Set while others wait for this request to connect.
+    connecting: Mutex<Option<watch::Sender<Option<Result<(), ConnectFailure>>>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Sent,
+    Answered,
+    Ended,
+}
+
+impl Lease {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        client.progress().waiting += 1;
+        Self { client, stage: Mutex::new(Stage::Waiting), connecting: Mutex::new(None) }
+    }
+
+    /// A lease on a client that never connects anywhere.
+    #[cfg(test)]
+    pub(in super::super) fn for_test() -> Self {
+        use crate::http_client::{ConnectionReuse, HttpSettings, tls_config};
+        let server = url::Url::parse("https://localhost").expect("a URL");
+        let settings = HttpSettings::new(server, tls_config(None).expect("TLS"));
+        let client = Client::new(&settings, ConnectionReuse::Never, KnownServer::UNKNOWN);
+        Self::new(Arc::new(client.expect("a client")))
+    }
+
+    pub(super) fn is_on(&self, client: &Arc<Client>) -> bool {
+        Arc::ptr_eq(&self.client, client)
+    }
+
+    /// The client to send the request with.
+    pub(in super::super) fn http(&self) -> &reqwest::Client {
+        self.client.http()
+    }
+
+    /// Waits while another request of this client connects, and fails as that one fails.
+    /// Without this, any number of first requests would each open a connection of which
+    /// HTTP/2 needs only one.
+    pub(in super::super) async fn connection(&self) -> Result<(), ConnectFailure> {
+        loop {
+            let mut connecting = {
+                let mut progress = self.client.progress();
+                if !progress.needs_connection(clock::now()) {
+                    return Ok(());
+                }
+                match &progress.connecting {
+                    // An error: the other request ended before it knew.
+                    Some(connecting) if connecting.has_changed().is_ok() => connecting.clone(),
+                    _ => {
+                        let (sender, receiver) = watch::channel(None);
+                        progress.connecting = Some(receiver);
+                        *self.connecting() = Some(sender);
+                        return Ok(());
+                    }
+                }
+            };
+            if let Ok(outcome) = connecting.wait_for(Option::is_some).await
+                && let Some(outcome) = outcome.clone()
+            {
+                return outcome;
+            }
+        }
+    }
+
+    /// Returns whether the request may have to wait for a stream.
+    pub(in super::super) fn may_wait_for_stream(&self) -> bool {
+        self.client.progress().may_wait_for_stream()
+    }
+
+    /// Returns whether the request waits for one of the peer's streams rather than for a
+    /// connection.
+    pub(in super::super) fn waits_for_stream(&self) -> bool {
+        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream()
+    }
+
+    /// Records that the peer accepts no more streams than the other requests on this
+    /// connection use. Returns whether there are any.
+    pub(in super::super) fn streams_used_up(&self) -> bool {
+        let is_sent = *self.stage() == Stage::Sent;
+        let mut progress = self.client.progress();
+        let others = progress.sent - u32::from(is_sent);
+        if others > 0 {
+            progress.streams_used_up(others);
+        }
+        others > 0
+    }
+
+    /// Records that the request's body leaves.
+    pub(in super::super) fn sent(&self) {
+        let mut stage = self.stage();
+        if *stage == Stage::Waiting {
+            *stage = Stage::Sent;
+            self.client.progress().request_sent();
+            self.connected(Ok(()));
+        }
+    }
+
+    /// Records the head of the response.
+    pub(in super::super) fn answered(&self, version: Version) {
+        let mut stage = self.stage();
+        let mut progress = self.client.progress();
+        if *stage == Stage::Waiting {
+            // A server may answer before it reads.
+            progress.request_sent();
+        }
+        progress.response(version);
+        if matches!(*stage, Stage::Waiting | Stage::Sent) {
+            *stage = Stage::Answered;
+            progress.request_answered();
+        }
+        drop(progress);
+        self.connected(Ok(()));
+    }
+
+    /// Records that no connection could be made.
+    pub(in super::super) fn connection_failed(&self, failure: ConnectFailure) {
+        self.connected(Err(failure));
+    }
+
+    /// Ends the lease. Ending it twice does nothing.
+    pub(in super::super) fn end(&self) {
+        let mut stage = self.stage();
+        let mut progress = self.client.progress();
+        match *stage {
+            Stage::Waiting => progress.waiting = progress.waiting.saturating_sub(1),
+            Stage::Sent => {
+                progress.request_answered();
+                progress.request_ended();
+            }
+            Stage::Answered => progress.request_ended(),
+            Stage::Ended => {}
+        }
+        *stage = Stage::Ended;
+        drop(progress);
+        // Whoever waits for a connection makes one.
+        self.connecting().take();
+    }
+
+    fn connected(&self, outcome: Result<(), ConnectFailure>) {
+        if let Some(others) = self.connecting().take() {
+            others.send_replace(Some(outcome));
+        }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connecting(&self) -> MutexGuard<'_, Option<watch::Sender<Option<Result<(), ConnectFailure>>>>> {
+        self.connecting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

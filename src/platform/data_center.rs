@@ -1,0 +1,287 @@
+//! Where the platform is: the URLs of one data center, and where a login may land.
+//!
+//! Nothing here sends anything. A text is judged before a URL parser has tidied it
+//! up: what a lenient parser would drop, bend or guess is refused, because a browser
+//! may guess otherwise.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+use crate::{
+    http_client::is_loopback,
+    ott::{LoginUrl, OneTimeToken},
+};
+
+/// The most bytes of a `target_uri`.
+pub const MAX_TARGET_URI_BYTES: usize = 2048;
+
+/// RFC 3986 section 2.3: only unreserved characters stand for themselves in the
+/// fragment, so that no token or target can end its own value.
+const UNRESERVED_STAYS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One data center of the platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataCenter {
+    base: Url,
+    token: Url,
+    ott: Url,
+    ott_login: Url,
+    logout: Url,
+    external_login: Url,
+}
+
+/// Why a text is no data center URL or origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDataCenterUrl {
+    /// It is no absolute URL.
+    #[error("is not an absolute URL such as https://eu2-cloud.acronis.com")]
+    NotAbsolute,
+    /// It has a character that a URL parser would drop or bend.
+    #[error("must be visible ASCII without backslashes; write an international host name in its xn-- form")]
+    ForbiddenCharacter,
+    /// It is not https, and not http on a loopback host either.
+    #[error("must be https; http is only for a loopback host")]
+    NotHttps,
+    /// It has a user name or a password.
+    #[error("must not contain a user name or a password")]
+    UserInfo,
+    /// It has a path.
+    #[error("must not have a path")]
+    Path,
+    /// It has a query or a fragment.
+    #[error("must not have a query or a fragment")]
+    QueryOrFragment,
+    /// Its host is written in a form that a parser has to interpret.
+    #[error("must have its host in plain form, for example 127.0.0.1 instead of 127.1")]
+    OddHost,
+    /// It has a wildcard.
+    #[error("must name one host exactly, without wildcards")]
+    Wildcard,
+}
+
+/// A web origin, https only: scheme, host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(url::Origin);
+
+/// Where a browser lands after the login: an absolute URL that has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landing(Url);
+
+/// Why a login may not land there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTargetUri {
+    /// It is empty.
+    #[error("must not be empty")]
+    Empty,
+    /// It is longer than [`MAX_TARGET_URI_BYTES`].
+    #[error("must be at most 2048 bytes long")]
+    TooLong,
+    /// It has a character that a browser would drop or bend.
+    #[error("must be visible ASCII without backslashes; percent-encode everything else")]
+    ForbiddenCharacter,
+    /// It is neither a path nor an absolute https URL.
+    #[error("must be a path on the data center, such as /mc/, or an absolute https URL")]
+    NeitherPathNorHttps,
+    /// Its path begins with two slashes, encoded or not.
+    #[error("must not have a path that begins with two slashes")]
+    DoubleSlash,
+    /// It has a user name, a password or an encoded host.
+    #[error("must not contain a user name, a password or a percent-encoded host")]
+    UserInfo,
+    /// It is on a host that no rule names.
+    #[error("must be on the data center or on one of the API client's target_origins")]
+    ForeignOrigin,
+}
+
+impl DataCenter {
+    /// Reads a data center's URL, for example `https://eu2-cloud.acronis.com`.
+    ///
+    /// https only, but for loopback hosts, where a sandbox listens. Host in lower
+    /// case and a default port left out: two spellings of one data center are equal.
+    pub fn parse(text: &str) -> Result<Self, InvalidDataCenterUrl> {
+        let base = bare_url(text)?;
+        let at = |path: &str| {
+            let mut url = base.clone();
+            url.set_path(path);
+            url
+        };
+        Ok(Self {
+            token: at("/api/2/idp/token"),
+            ott: at("/api/2/idp/ott"),
+            ott_login: at("/api/2/idp/ott/login"),
+            logout: at("/api/2/idp/logout"),
+            external_login: at("/api/2/idp/external-login"),
+            base,
+        })
+    }
+
+    /// The data center itself.
+    #[must_use]
+    pub const fn base_url(&self) -> &Url {
+        &self.base
+    }
+
+    /// Where access tokens are fetched.
+    #[must_use]
+    pub const fn token_url(&self) -> &Url {
+        &self.token
+    }
+
+    /// Where one-time tokens are issued.
+    #[must_use]
+    pub const fn ott_url(&self) -> &Url {
+        &self.ott
+    }
+
+    /// Where one-time tokens are spent.
+    #[must_use]
+    pub const fn ott_login_url(&self) -> &Url {
+        &self.ott_login
+    }
+
+    /// Where a session is ended.
+    #[must_use]
+    pub const fn logout_url(&self) -> &Url {
+        &self.logout
+    }
+
+    /// Checks where a login may land: on a path of this data center, or on an
+    /// absolute https URL whose origin is the data center's own or an allowed one.
+    ///
+    /// The data center's own origin may be http where [`parse`](Self::parse) allows
+    /// it, on loopback. Nothing is decoded on the way: the landing has the same
+    /// meaning to every parser.
+    pub fn landing(&self, target_uri: &str, allowed: &[Origin]) -> Result<Landing, InvalidTargetUri> {
+        if target_uri.is_empty() {
+            return Err(InvalidTargetUri::Empty);
+        }
+        if target_uri.len() > MAX_TARGET_URI_BYTES {
+            return Err(InvalidTargetUri::TooLong);
+        }
+        if !is_plain(target_uri) {
+            return Err(InvalidTargetUri::ForbiddenCharacter);
+        }
+        let url = if target_uri.starts_with('/') {
+            if target_uri.starts_with("//") {
+                return Err(InvalidTargetUri::DoubleSlash);
+            }
+            self.base.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
+        } else {
+            let (scheme, authority) = split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
+            if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.base.scheme()) {
+                return Err(InvalidTargetUri::NeitherPathNorHttps);
+            }
+            if authority.contains(['@', '%']) {
+                return Err(InvalidTargetUri::UserInfo);
+            }
+            Url::parse(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
+        };
+        let origin = url.origin();
+        if origin != self.base.origin() && !allowed.iter().any(|one| one.0 == origin) {
+            return Err(InvalidTargetUri::ForeignOrigin);
+        }
+        if begins_with_two_slashes(url.path()) {
+            return Err(InvalidTargetUri::DoubleSlash);
+        }
+        Ok(Landing(url))
+    }
+
+    /// The URL that logs a browser in and takes it to the landing. Token and target
+    /// stand in the fragment, which no server sees.
+    #[must_use]
+    pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
+        let encoded = |text| utf8_percent_encode(text, UNRESERVED_STAYS);
+        let (before, between) = ("#ott=", "&targetURI=");
+        let (token, target) = (ott.expose(), landing.0.as_str());
+        let pieces = || {
+            [self.external_login.as_str(), before]
+                .into_iter()
+                .chain(encoded(token))
+                .chain([between])
+                .chain(encoded(target))
+        };
+        // Measured first: a string that grew would leave copies of the token behind.
+        let mut url = String::with_capacity(pieces().map(str::len).sum());
+        url.extend(pieces());
+        LoginUrl::new(url)
+    }
+}
+
+impl Origin {
+    /// Reads an https origin, for example `https://portal.example.com:8443`.
+    pub fn parse(text: &str) -> Result<Self, InvalidDataCenterUrl> {
+        let url = bare_url(text)?;
+        if url.scheme() == "https" { Ok(Self(url.origin())) } else { Err(InvalidDataCenterUrl::NotHttps) }
+    }
+}
+
+impl Landing {
+    /// The absolute URL.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// A URL of nothing but scheme, host and port.
+fn bare_url(text: &str) -> Result<Url, InvalidDataCenterUrl> {
+    if !is_plain(text) {
+        return Err(InvalidDataCenterUrl::ForbiddenCharacter);
+    }
+    let (_, authority) = split(text).ok_or(InvalidDataCenterUrl::NotAbsolute)?;
+    if authority.contains('@') {
+        return Err(InvalidDataCenterUrl::UserInfo);
+    }
+    if authority.contains('*') {
+        return Err(InvalidDataCenterUrl::Wildcard);
+    }
+    if authority.contains('%') {
+        return Err(InvalidDataCenterUrl::ForbiddenCharacter);
+    }
+    let url = Url::parse(text).map_err(|_| InvalidDataCenterUrl::NotAbsolute)?;
+    match url.scheme() {
+        "https" => {}
+        "http" if is_loopback(&url) => {}
+        _ => return Err(InvalidDataCenterUrl::NotHttps),
+    }
+    let host = authority
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'))
+        .map_or(authority, |(host, _)| host);
+    if !url.host_str().is_some_and(|parsed| parsed.eq_ignore_ascii_case(host)) {
+        return Err(InvalidDataCenterUrl::OddHost);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(InvalidDataCenterUrl::QueryOrFragment);
+    }
+    // The parser makes "/." and "/x/.." a bare "/"; the text itself must have none.
+    let rest = text.split_once("://").map_or("", |(_, rest)| &rest[authority.len()..]);
+    if !matches!(rest, "" | "/") {
+        return Err(InvalidDataCenterUrl::Path);
+    }
+    Ok(url)
+}
+
+/// Scheme and authority of `scheme://authority…`; none if there is not exactly that,
+/// although a lenient parser would accept `https:host` and `https:///host`.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().filter(|authority| !authority.is_empty())?;
+    scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some((scheme, authority))
+}
+
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+}
+
+/// Whether a path would name another host if someone resolved it as a relative
+/// reference, also after decoding it once.
+fn begins_with_two_slashes(path: &str) -> bool {
+    percent_decode_str(path)
+        .skip(1)
+        .find(|byte| !byte.is_ascii_control() && *byte != b' ')
+        .is_some_and(|byte| matches!(byte, b'/' | b'\\'))
+}
+
+#[cfg(test)]
+mod tests;

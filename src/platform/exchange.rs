@@ -1,0 +1,215 @@
+//! The loop of attempts that serves one call.
+//!
+//! Minting and logging in go through the same loop; their differences are the data of an
+//! [`Endpoint`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::sleep;
+
+use super::{
+    PlatformClient,
+    attempt::{self, Answer, AttemptOutcome, NotSent, Request},
+    breaker::BreakerPermit,
+    connections::Connections,
+    endpoint::Endpoint,
+    error::{Malformation, PlatformError},
+    retry::Retries,
+};
+use crate::{
+    call::Call,
+    clock,
+    credential::Bearer,
+    telemetry::tracing::{Attempt, CallSpan},
+};
+
+/// What one call asks an endpoint for.
+pub(super) struct Exchange<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) connections: &'a Arc<Connections>,
+    /// JSON.
+    pub(super) body: Bytes,
+    /// The request's own values, none of which may be passed on from an error message.
+    pub(super) echoes: &'a [&'a str],
+    /// Whether the endpoint needs an access token.
+    pub(super) is_authorized: bool,
+    pub(super) call: &'a Call,
+    pub(super) span: &'a CallSpan,
+}
+
+/// An exchange without a usable response.
+#[derive(Debug)]
+pub(super) struct FailedExchange {
+    /// The last failure.
+    pub(super) error: PlatformError,
+    /// The head of the last response, if there was one.
+    pub(super) headers: Option<HeaderMap>,
+}
+
+impl From<PlatformError> for FailedExchange {
+    fn from(error: PlatformError) -> Self {
+        Self { error, headers: None }
+    }
+}
+
+impl PlatformClient {
+    /// Makes attempts until one succeeds or another would not help. `read` takes what the
+    /// call needs out of a 2xx response.
+    ///
+    /// Starts no attempt past the call's deadline or after the caller disconnected, but
+    /// follows the one in progress to its end.
+    pub(super) async fn exchange<T>(
+        &self,
+        exchange: Exchange<'_>,
+        read: impl Fn(&Answer) -> Result<T, Malformation>,
+    ) -> Result<T, FailedExchange> {
+        let Exchange { endpoint, call, .. } = exchange;
+        let shared = &*self.api_client;
+        shared.retry_budget.count_call();
+        let mut retries = Retries::new(endpoint.repeat, self.limits().retry_policy());
+        let mut replayed = false;
+        let mut renewed = None;
+        let mut last: Option<FailedExchange> = None;
+        loop {
+            let (permit, bearer) = match self.ready(&exchange, renewed.take()).await {
+                Ok(ready) => ready,
+                // The platform's last response explains more than why it is not asked again.
+                Err(error) => return Err(last.unwrap_or_else(|| error.into())),
+            };
+            let failed = match self.attempt(&exchange, permit, bearer.as_ref()).await {
+                AttemptOutcome::Succeeded(answer) => match read(&answer) {
+                    Ok(value) => return Ok(value),
+                    Err(malformation) => FailedExchange {
+                        error: PlatformError::Malformed(malformation),
+                        headers: Some(answer.headers),
+                    },
+                },
+                AttemptOutcome::Failed(answer, headers) => {
+                    FailedExchange { error: PlatformError::Answer(answer), headers: Some(headers) }
+                }
+                AttemptOutcome::Interrupted { cause, headers } => {
+                    FailedExchange { error: PlatformError::Interrupted(cause), headers }
+                }
+                AttemptOutcome::NotSent(cause) => PlatformError::from(cause).into(),
+            };
+            if let Some(bearer) = bearer.filter(|_| !replayed && is_unauthorized(&failed.error)) {
+                // The platform does not accept this access token any more. The replay with
+                // the next one is not a retry.
+                replayed = true;
+                let next = shared.credential.bearer_after_rejection(bearer.generation(), call.deadline());
+                renewed = Some(next.await.map_err(PlatformError::from)?);
+                continue;
+            }
+            let remaining = call.deadline().remaining();
+            match retries.wait_after(&failed.error, remaining) {
+                Some(wait) if is_in_time(endpoint, wait, call).is_ok() && shared.retry_budget.take() => {
+                    shared.metrics.retry(endpoint.operation);
+                    sleep(wait).await;
+                    last = Some(failed);
+                }
+                _ => return Err(failed),
+            }
+        }
+    }
+
+    /// Everything that an attempt needs: time, permission, and an access token.
+    async fn ready(
+        &self,
+        exchange: &Exchange<'_>,
+        renewed: Option<Bearer>,
+    ) -> Result<(BreakerPermit, Option<Bearer>), PlatformError> {
+        let Exchange { endpoint, call, .. } = exchange;
+        is_in_time(endpoint, Duration::ZERO, call)?;
+        let permit = endpoint
+            .breaker
+            .admit()
+            .map_err(|open| PlatformError::BreakerOpen { retry_after: open.retry_after })?;
+        let bearer = match renewed {
+            None if exchange.is_authorized => {
+                let bearer = self.api_client.credential.bearer(call.deadline()).await?;
+                is_in_time(endpoint, Duration::ZERO, call)?;
+                Some(bearer)
+            }
+            renewed => renewed,
+        };
+        Ok((permit, bearer))
+    }
+
+    /// Makes one admitted attempt and reports it to the breaker, the metrics and the trace.
+    async fn attempt(
+        &self,
+        exchange: &Exchange<'_>,
+        permit: BreakerPermit,
+        bearer: Option<&Bearer>,
+    ) -> AttemptOutcome {
+        let Exchange { endpoint, connections, call, .. } = exchange;
+        let span = exchange.span.attempt(&Attempt {
+            operation: endpoint.operation,
+            method: "POST",
+            url: &endpoint.url,
+            resends: call.attempts(),
+        });
+        let mut trace = HeaderMap::new();
+        if self.api_client.settings.propagate_trace {
+            span.inject(&mut trace);
+        }
+        let token = bearer.and_then(|bearer| bearer.header_value().to_str().ok()?.split_once(' '));
+        let echoes: Vec<&str> =
+            exchange.echoes.iter().copied().chain(token.map(|(_, token)| token)).collect();
+        let request = Request {
+            endpoint,
+            authorization: bearer.map(|bearer| bearer.header_value().clone()),
+            trace,
+            body: exchange.body.clone(),
+            echoes: &echoes,
+        };
+        let started = clock::now();
+        let outcome = attempt::send(connections, &request, call, &self.api_client.wall).await;
+        let took = started.elapsed();
+        let (certainty, status) = (outcome.certainty(endpoint), outcome.http_status());
+        match (outcome.error_type(), status) {
+            (Some(error_type), _) => span.failed(error_type, &outcome.cause()),
+            (None, status) => span.answered(status.unwrap_or_default()),
+        }
+        endpoint.breaker.report(permit, outcome.is_failure());
+        self.api_client.metrics.request(endpoint.operation, certainty, status, took);
+        tracing::debug!(
+            request.id = %call.request_id(),
+            api_client.name = %self.api_client.name(),
+            rpc.method = endpoint.operation.name(),
+            http.status = status,
+            outcome = certainty.as_str(),
+            cause = outcome.error_type().map(|_| outcome.cause()),
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "platform request ended"
+        );
+        outcome
+    }
+}
+
+/// Returns whether an attempt may start after this wait: someone waits for its response,
+/// and there is enough time to deliver it.
+fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), PlatformError> {
+    let needed = wait.saturating_add(endpoint.min_time_left);
+    if call.is_abandoned() || call.deadline().remaining() < needed {
+        return Err(PlatformError::DeadlinePassed);
+    }
+    Ok(())
+}
+
+fn is_unauthorized(error: &PlatformError) -> bool {
+    matches!(error, PlatformError::Answer(answer) if answer.status == 401)
+}
+
+impl From<NotSent> for PlatformError {
+    fn from(cause: NotSent) -> Self {
+        match cause {
+            NotSent::Unreachable(cause) => Self::Unreachable(cause),
+            NotSent::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
+            NotSent::Queued => Self::Queued,
+            NotSent::Withdrawn => Self::DeadlinePassed,
+        }
+    }
+}
