@@ -1,8 +1,10 @@
 //! One line for every call: who got which token, and how it ended.
 //!
 //! A record is with the kernel before the answer leaves, or the caller gets no
-//! token. It does not depend on log levels, and it never holds a token: only a
-//! fingerprint. `docs/audit.md` describes the lines.
+//! token. If the answer could not be delivered after all, a second record corrects the
+//! first. A session that no caller received has a line of its own. Lines do not depend on
+//! log levels, and never contain a token: only a fingerprint. `docs/audit.md` describes
+//! them.
 
 mod fingerprint;
 mod record;
@@ -18,7 +20,12 @@ use self::{
     writer::{Line, Soundness, Writer},
 };
 pub use self::{fingerprint::HmacKey, sink::Sink};
-use crate::{call::Call, clock::WallClock, ott::OneTimeToken, telemetry::metrics::Metrics};
+use crate::{
+    call::{Call, Ending},
+    clock::WallClock,
+    ott::OneTimeToken,
+    telemetry::metrics::{Logout, Metrics},
+};
 
 /// The longest that a call waits for its record: past it, the caller is better served
 /// by another replica.
@@ -74,16 +81,6 @@ pub enum AuditError {
 #[error("the audit record cannot be written")]
 pub struct AuditUnavailable;
 
-/// How a call ended, for its record.
-#[derive(Clone, Copy, Debug)]
-pub struct Ending {
-    /// The gRPC status code.
-    pub code: tonic::Code,
-    /// The reason, unless all went well: a value of the contract's `ErrorReason`, or
-    /// `cancelled_before_send`.
-    pub reason: Option<&'static str>,
-}
-
 impl Audit {
     /// No audit at all.
     #[must_use]
@@ -126,18 +123,37 @@ impl Audit {
         self.0.as_ref().map(|started| started.soundness().subscribe())
     }
 
-    /// Writes the record of a call and waits until the kernel has it (bounded: 1 s).
-    /// What is known of the call (caller, subject, fingerprint, outcome …) is read
-    /// from it.
+    /// Writes the record of a call and waits until the kernel has it, at most 1 s. Caller,
+    /// user, fingerprint and outcome are read from the call.
     ///
-    /// If it fails, or if the future is dropped, the record is still written when that
-    /// becomes possible, marked as late: what it describes was not delivered.
+    /// If this fails, or if the future is dropped, the record is still written when that
+    /// becomes possible, marked as late: the answer that it describes was not delivered.
     pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
         let text = record::of_call(call, ending, started.clock.now());
         let result = started.write(text).await;
         started.metrics.audit_record(started.sink, if result.is_ok() { "ok" } else { "failed" });
         result
+    }
+
+    /// Corrects the record of a call whose answer was not delivered after all: writes a
+    /// second record, marked as late. Does not wait; the line is written as soon as the
+    /// sink allows.
+    pub fn correct_record(&self, call: &Call, ending: Ending) {
+        if let Some(started) = &self.0 {
+            let text = record::of_call(call, ending, started.clock.now());
+            started.writer.submit(Line::late(text));
+        }
+    }
+
+    /// Writes the line of a session that no caller received, after the attempt to log it
+    /// out. `status` is the HTTP status of that attempt. Does not wait; the line is written
+    /// as soon as the sink allows.
+    pub fn undelivered_session(&self, call: &Call, logout: Logout, status: Option<u16>) {
+        if let Some(started) = &self.0 {
+            let text = record::of_undelivered_session(call, logout, status, started.clock.now());
+            started.writer.submit(Line::unawaited(text));
+        }
     }
 
     /// The fingerprint of a token: joins the issue and the login of the same token.

@@ -1,8 +1,8 @@
-//! What is known of one call so far: its id, its deadline, and how far it has come.
+//! State of one call: its id, its deadline, and how far it has come.
 //!
-//! The record is made when the call arrives and travels with it, so that whoever
-//! has to answer (a handler, the deadline, a drain) answers truthfully. It decides
-//! nothing, and it is not the audit record, which is written from it.
+//! The state is created when the call arrives and travels with it, so that any code that
+//! answers the call (a handler, the deadline, a drain) reports the same outcome. It makes
+//! no decisions, and it is not the audit record, which is written from it.
 
 use std::{
     net::SocketAddr,
@@ -14,52 +14,57 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{self, Instant},
     ott::Subject,
+    reason::{FailureCode, Reason},
 };
 
 mod certainty;
+mod ending;
 mod in_flight;
 mod request_id;
 
 pub use certainty::{Certainty, Operation};
+pub use ending::{BrokenBody, Ending};
 pub use in_flight::{InFlight, InFlightLimit};
 pub use request_id::RequestId;
 
-/// The moment by which a call must be answered.
+/// Time by which a call must be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// A deadline at that moment.
+    /// Returns the deadline at `moment`.
     #[must_use]
     pub const fn at(moment: Instant) -> Self {
         Self(moment)
     }
 
-    /// A deadline so long from now.
+    /// Returns the deadline `duration` from now.
     #[must_use]
     pub fn after(duration: Duration) -> Self {
         Self(clock::now() + duration)
     }
 
-    /// The moment itself.
+    /// The deadline as a point in time.
     #[must_use]
     pub const fn instant(self) -> Instant {
         self.0
     }
 
-    /// The time left; zero once it has passed.
+    /// Time left; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(clock::now())
     }
 }
 
-/// One call, shared by all who work on it.
+/// Set in `progress` while bytes of an attempt may be leaving.
+const IN_FLIGHT: u8 = 0x80;
+
+/// One call. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Call(Arc<Record>);
 
@@ -74,25 +79,28 @@ struct Record {
     caller: OnceLock<(Arc<str>, &'static str)>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
-    answer: OnceLock<(tonic::Code, &'static str)>,
+    failure: OnceLock<(FailureCode, Reason)>,
+    broken_body: OnceLock<BrokenBody>,
     cause: OnceLock<Box<str>>,
     claimed: AtomicBool,
-    abandoned: CancellationToken,
-    at_rest: Notify,
+    abandoned: AtomicBool,
+    /// Notified when the call is abandoned and when an attempt ends.
+    changed: Notify,
     attempts: AtomicU32,
-    in_flight: AtomicBool,
-    certainty: AtomicU8,
+    /// [`Certainty::weight`] of the attempts that ended, and [`IN_FLIGHT`]. One atomic, so
+    /// that an attempt never leaves the one before it shows in the other.
+    progress: AtomicU8,
     http_status: AtomicU16,
 }
 
 impl Call {
-    /// A call that has just arrived, under an id of our own.
+    /// Creates a call with a generated id.
     #[must_use]
     pub fn new(arrived: Instant, deadline: Deadline) -> Self {
         Self::with_request_id(RequestId::new(), arrived, deadline)
     }
 
-    /// A call that has just arrived, under this id.
+    /// Creates a call with this id.
     #[must_use]
     pub fn with_request_id(request_id: RequestId, arrived: Instant, deadline: Deadline) -> Self {
         Self(Arc::new(Record {
@@ -105,19 +113,19 @@ impl Call {
             caller: OnceLock::new(),
             subject: OnceLock::new(),
             fingerprint: OnceLock::new(),
-            answer: OnceLock::new(),
+            failure: OnceLock::new(),
+            broken_body: OnceLock::new(),
             cause: OnceLock::new(),
             claimed: AtomicBool::new(false),
-            abandoned: CancellationToken::new(),
-            at_rest: Notify::new(),
+            abandoned: AtomicBool::new(false),
+            changed: Notify::new(),
             attempts: AtomicU32::new(0),
-            in_flight: AtomicBool::new(false),
-            certainty: AtomicU8::new(Certainty::NotSent.weight()),
+            progress: AtomicU8::new(Certainty::NotSent.weight()),
             http_status: AtomicU16::new(0),
         }))
     }
 
-    /// The call's id.
+    /// Id of the call.
     #[must_use]
     pub fn request_id(&self) -> RequestId {
         self.0.request_id
@@ -135,18 +143,18 @@ impl Call {
         self.0.deadline
     }
 
-    /// Notes what is asked for; the first word counts.
+    /// Sets the method. Only the first write takes effect.
     pub fn set_operation(&self, operation: Operation) {
         let _ = self.0.operation.set(operation);
     }
 
-    /// What is asked for, once known.
+    /// The method, once known.
     #[must_use]
     pub fn operation(&self) -> Option<Operation> {
         self.0.operation.get().copied()
     }
 
-    /// Notes the API client in use; the first word counts.
+    /// Sets the API client in use. Only the first write takes effect.
     pub fn set_api_client(&self, name: Arc<str>) {
         let _ = self.0.api_client.set(name);
     }
@@ -157,144 +165,166 @@ impl Call {
         self.0.api_client.get().cloned()
     }
 
-    /// Notes the other end of the connection; the first word counts.
+    /// Sets the address of the peer. Only the first write takes effect.
     pub fn set_peer(&self, address: SocketAddr) {
         let _ = self.0.peer.set(address);
     }
 
-    /// The other end of the connection: the caller, or a proxy in front of it.
+    /// Address of the peer: the caller, or a proxy in front of it.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer.get().copied()
     }
 
-    /// Notes who calls, and how that was proven; the first word counts.
+    /// Sets the caller and how it was authenticated. Only the first write takes effect.
     pub fn set_caller(&self, name: Arc<str>, proof: &'static str) {
         let _ = self.0.caller.set((name, proof));
     }
 
-    /// Who calls, and how that was proven, once known.
+    /// The caller and how it was authenticated, once known.
     #[must_use]
     pub fn caller(&self) -> Option<(&Arc<str>, &'static str)> {
         self.0.caller.get().map(|(name, proof)| (name, *proof))
     }
 
-    /// Notes whom the call is about; the first word counts.
+    /// Sets the user that the call is about. Only the first write takes effect.
     pub fn set_subject(&self, subject: Subject) {
         let _ = self.0.subject.set(subject);
     }
 
-    /// Whom the call is about, once known.
+    /// The user that the call is about, once known.
     #[must_use]
     pub fn subject(&self) -> Option<&Subject> {
         self.0.subject.get()
     }
 
-    /// Notes the fingerprint of the token that was minted or is spent.
+    /// Sets the fingerprint of the token that was minted or is spent. Only the first
+    /// write takes effect.
     pub fn set_fingerprint(&self, fingerprint: String) {
         let _ = self.0.fingerprint.set(fingerprint);
     }
 
-    /// The fingerprint of the token, once known.
+    /// Fingerprint of the token, once known.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&str> {
         self.0.fingerprint.get().map(String::as_str)
     }
 
-    /// Notes the failure that the caller is answered with; the first word counts.
-    pub fn set_answer(&self, code: tonic::Code, reason: &'static str) {
-        let _ = self.0.answer.set((code, reason));
+    /// Sets the failure that the caller is answered with. Only the first write takes
+    /// effect.
+    pub fn set_failure(&self, code: FailureCode, reason: Reason) {
+        let _ = self.0.failure.set((code, reason));
     }
 
-    /// The failure that the caller has been answered with, code and reason, if it has.
+    /// The failure that the caller is answered with, if the call has failed.
     #[must_use]
-    pub fn answer(&self) -> Option<(tonic::Code, &'static str)> {
-        self.0.answer.get().copied()
+    pub fn failure(&self) -> Option<(FailureCode, Reason)> {
+        self.0.failure.get().copied()
     }
 
-    /// Notes why we refused the call, for the log; the first word counts.
+    /// Records that the request's body broke off. Only the first write takes effect.
+    pub fn set_broken_body(&self, why: BrokenBody) {
+        let _ = self.0.broken_body.set(why);
+    }
+
+    /// Why the request's body broke off, if it did. No handler has run then.
+    #[must_use]
+    pub fn broken_body(&self) -> Option<BrokenBody> {
+        self.0.broken_body.get().copied()
+    }
+
+    /// Sets the operator's cause of the failure, for the log. Only the first write takes
+    /// effect.
     pub fn set_cause(&self, cause: Box<str>) {
         let _ = self.0.cause.set(cause);
     }
 
-    /// Why we refused the call, if we did.
+    /// The operator's cause of the failure, if there is one. Never sent to the caller.
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.0.cause.get().map(AsRef::as_ref)
     }
 
-    /// Takes over the duty of writing this call's audit record: true for the first
-    /// who asks, so that there is exactly one.
+    /// Claims the writing of this call's audit record. Returns true for the first claim
+    /// only, so that there is exactly one record.
     #[must_use]
     pub fn claim_record(&self) -> bool {
         !self.0.claimed.swap(true, Ordering::AcqRel)
     }
 
-    /// Notes that nobody waits for the answer any more: the caller went away, or has
-    /// been answered (deadline, drain).
+    /// Marks the call as abandoned: nobody waits for an answer any more, because the
+    /// caller has disconnected or has been answered (deadline, drain).
     pub fn abandon(&self) {
-        self.0.abandoned.cancel();
+        self.0.abandoned.store(true, Ordering::Release);
+        self.0.changed.notify_waiters();
     }
 
-    /// Whether nobody waits for the answer any more.
+    /// Whether the call is abandoned.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
-        self.0.abandoned.is_cancelled()
+        self.0.abandoned.load(Ordering::Acquire)
     }
 
-    /// Waits until nobody waits for the answer any more.
+    /// Resolves when the call is abandoned.
     pub async fn abandoned(&self) {
-        self.0.abandoned.cancelled().await;
+        self.wait_until(Self::is_abandoned).await;
     }
 
-    /// Waits until nothing of the call is under way at the platform.
+    /// Resolves when no attempt at the platform is in progress.
     pub async fn at_rest(&self) {
+        self.wait_until(|call| call.0.progress.load(Ordering::Acquire) & IN_FLIGHT == 0).await;
+    }
+
+    async fn wait_until(&self, reached: impl Fn(&Self) -> bool) {
         loop {
-            let at_rest = self.0.at_rest.notified();
-            if !self.0.in_flight.load(Ordering::Acquire) {
+            // Created before the check: it then receives any later notification.
+            let changed = self.0.changed.notified();
+            if reached(self) {
                 return;
             }
-            at_rest.await;
+            changed.await;
         }
     }
 
-    /// Notes that an attempt at the platform begins.
+    /// Counts an attempt at the platform that begins.
     pub fn attempt_begins(&self) {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many attempts at the platform have begun.
+    /// Number of attempts at the platform that have begun.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.0.attempts.load(Ordering::Relaxed)
     }
 
-    /// Notes that bytes of the request may leave from now on.
+    /// Records that bytes of a request may leave from now on.
     pub fn sending(&self) {
-        self.0.in_flight.store(true, Ordering::Release);
+        self.0.progress.fetch_or(IN_FLIGHT, Ordering::AcqRel);
     }
 
-    /// Notes how an attempt ended.
+    /// Records how an attempt ended.
     pub fn attempt_ended(&self, certainty: Certainty) {
-        self.0.certainty.fetch_max(certainty.weight(), Ordering::AcqRel);
-        self.0.in_flight.store(false, Ordering::Release);
-        self.0.at_rest.notify_waiters();
+        let ended = |progress: u8| Some((progress & !IN_FLIGHT).max(certainty.weight()));
+        // Never fails: `ended` always returns a value.
+        let _ = self.0.progress.fetch_update(Ordering::AcqRel, Ordering::Acquire, ended);
+        self.0.changed.notify_waiters();
     }
 
-    /// What is known of the outcome at this moment; an attempt under way may have
-    /// happened.
+    /// How sure we are of what the platform has done so far. An attempt in progress may
+    /// have succeeded.
     #[must_use]
     pub fn certainty(&self) -> Certainty {
-        let ended = Certainty::from_weight(self.0.certainty.load(Ordering::Acquire));
-        if self.0.in_flight.load(Ordering::Acquire) { ended.and(Certainty::Unknown) } else { ended }
+        let progress = self.0.progress.load(Ordering::Acquire);
+        let ended = Certainty::from_weight(progress & !IN_FLIGHT);
+        if progress & IN_FLIGHT == 0 { ended } else { ended.and(Certainty::Unknown) }
     }
 
-    /// Notes the last HTTP status that the platform answered with.
+    /// Sets the last HTTP status of the platform.
     pub fn set_http_status(&self, status: u16) {
         self.0.http_status.store(status, Ordering::Relaxed);
     }
 
-    /// The last HTTP status that the platform answered with, if it did.
+    /// The last HTTP status of the platform, if it has answered.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         match self.0.http_status.load(Ordering::Relaxed) {
@@ -318,6 +348,51 @@ mod tests {
         assert_eq!(call.certainty(), Certainty::Unknown);
         call.attempt_ended(Certainty::Refused);
         assert_eq!(call.certainty(), Certainty::Refused);
+    }
+
+    /// Two threads, since all of a call's work usually runs on one.
+    #[test]
+    fn certainty_read_while_an_attempt_ends_is_never_older_than_the_attempt() {
+        const CALLS: usize = 300_000;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let (arrived, deadline) = (clock::now(), Deadline::after(Duration::from_secs(1)));
+        let request_id = RequestId::new();
+        let calls: Vec<Call> =
+            (0..CALLS).map(|_| Call::with_request_id(request_id, arrived, deadline)).collect();
+        let sent = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (number, call) in calls.iter().enumerate() {
+                    call.sending();
+                    sent.store(number + 1, Ordering::Release);
+                    call.attempt_ended(Certainty::Done);
+                }
+            });
+            for (number, call) in calls.iter().enumerate() {
+                while sent.load(Ordering::Acquire) <= number {
+                    std::hint::spin_loop();
+                }
+                assert_ne!(call.certainty(), Certainty::NotSent, "call {number} was sent");
+            }
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_at_rest_and_abandoned_is_seen_however_late_one_waits() {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.sending();
+        let waiting = tokio::spawn({
+            let call = call.clone();
+            async move { tokio::join!(call.abandoned(), call.at_rest()) }
+        });
+        tokio::task::yield_now().await;
+        call.abandon();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "an attempt is in progress");
+        call.attempt_ended(Certainty::Refused);
+        waiting.await.unwrap();
+        tokio::join!(call.abandoned(), call.at_rest());
     }
 
     #[tokio::test(start_paused = true)]

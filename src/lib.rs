@@ -34,6 +34,7 @@ pub mod caller;
 
 pub mod access;
 
+pub mod arrival;
 pub mod service;
 
 pub mod ott;
@@ -54,6 +55,7 @@ pub mod telemetry;
 
 pub mod backoff;
 pub mod clock;
+pub mod reason;
 pub mod secret;
 
 #[cfg(feature = "sandbox")]

@@ -13,6 +13,7 @@ mod gate;
 mod limits;
 mod listener;
 mod preface;
+mod request_body;
 mod settings;
 mod stack;
 pub mod tls;

@@ -6,7 +6,6 @@
 //! flight in `detached`; what the platform is asked for is in `platform`.
 
 mod api_clients;
-mod arrival;
 mod convert;
 mod detached;
 mod issue_ott;
@@ -14,17 +13,18 @@ mod login_with_ott;
 mod named_callers;
 mod reflection;
 mod tokens_in_use;
+mod undelivered;
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use self::arrival::Arrival;
 pub use self::{
     api_clients::ApiClients, named_callers::NamedCallers, reflection::Reflection, tokens_in_use::TokensInUse,
 };
 use crate::{
     access::Access,
+    arrival::Arrival,
     audit::Audit,
     call::Call,
     platform::PlatformClient,
@@ -66,7 +66,7 @@ impl ott_service_server::OttService for OttService {
         &self,
         request: Request<IssueOttRequest>,
     ) -> Result<Response<IssueOttResponse>, Status> {
-        let (arrival, message) = Arrival::of(request);
+        let (arrival, message) = Arrival::split(request);
         let call = arrival.call.clone();
         let answer = self.issue(arrival, message).await;
         answer.map(Response::new).map_err(|failure| failure.into_status(&call))
@@ -76,7 +76,7 @@ impl ott_service_server::OttService for OttService {
         &self,
         request: Request<LoginWithOttRequest>,
     ) -> Result<Response<LoginWithOttResponse>, Status> {
-        let (arrival, message) = Arrival::of(request);
+        let (arrival, message) = Arrival::split(request);
         let call = arrival.call.clone();
         let answer = self.log_in(arrival, message).await;
         answer.map(Response::new).map_err(|failure| failure.into_status(&call))

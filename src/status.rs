@@ -3,21 +3,17 @@
 //! The only place that builds a `tonic::Status`. Nothing is decided here about
 //! whether to try again at the platform: that has ended before a failure is made.
 
-mod code;
 mod details;
 mod platform;
-mod reason;
 mod refusal;
 pub mod table;
 mod undocumented;
 
 use std::{fmt, time::Duration};
 
-pub use code::FailureCode;
-pub use reason::Reason;
-
+pub use crate::reason::{FailureCode, Reason};
 use crate::{
-    call::{Call, Certainty, Operation},
+    call::{Call, Certainty, Ending, Operation},
     platform::error::{ErrorAnswer, ErrorBody},
 };
 
@@ -160,11 +156,23 @@ impl Failure {
     /// at most 4 KiB on the wire.
     #[must_use]
     pub fn into_status(self, call: &Call) -> tonic::Status {
-        call.set_answer(self.code(call).into(), self.reason.as_str());
+        self.settle(call);
+        details::status(self, call)
+    }
+
+    /// Records in the call that it fails with this failure: log, metrics, trace and audit
+    /// read code, reason and cause from there. Only the first failure takes effect.
+    pub fn settle(&self, call: &Call) {
+        call.set_failure(self.code(call), self.reason);
         if let Some(cause) = self.cause.clone() {
             call.set_cause(cause);
         }
-        details::status(self, call)
+    }
+
+    /// How a call ends that is answered with this failure.
+    #[must_use]
+    pub fn ending(&self, call: &Call) -> Ending {
+        Ending::Failed(self.code(call), self.reason)
     }
 
     fn with_code(mut self, code: FailureCode) -> Self {

@@ -6,4 +6,5 @@ pub mod admin;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod panics;
 pub mod tracing;

@@ -11,11 +11,11 @@ use std::{
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::Ending;
 use crate::{
-    call::{Call, Operation},
+    call::{Call, Certainty, Ending, Operation},
     clock,
-    telemetry::names,
+    reason::Reason,
+    telemetry::{metrics::Logout, names},
 };
 
 /// One call.
@@ -46,7 +46,24 @@ struct User<'a> {
     value: &'a str,
 }
 
-/// Records that could not be kept until the sink was mended.
+/// A session that the platform opened and no caller received.
+#[derive(Serialize)]
+struct UndeliveredSession<'a> {
+    event: &'static str,
+    time: String,
+    request_id: String,
+    peer: Option<String>,
+    caller: Option<&'a str>,
+    caller_proof: Option<&'static str>,
+    method: Option<&'static str>,
+    api_client: Option<&'a str>,
+    outcome: &'static str,
+    platform_status: Option<u16>,
+    ott_fingerprint: Option<&'a str>,
+    gateway_version: &'static str,
+}
+
+/// Records that could not be kept until the sink was available again.
 #[derive(Serialize)]
 struct LostRecord {
     event: &'static str,
@@ -55,8 +72,8 @@ struct LostRecord {
     gateway_version: &'static str,
 }
 
-/// The record of a call that ends at `now`, without the closing brace: it is still to
-/// be said whether it is late.
+/// Returns the record of a call that ends at `now`, without the closing brace: the writer
+/// adds whether it is late.
 pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
@@ -65,14 +82,14 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
         event: "call",
         time: rfc_3339(now),
         request_id: call.request_id().to_string(),
-        peer: call.peer().map(|address| address.ip().to_canonical().to_string()),
+        peer: peer(call),
         caller: caller.map(AsRef::as_ref),
         caller_proof,
         method: call.operation().map(Operation::name),
         user: call.subject().map(|subject| User { kind: subject.field(), value: subject.name().as_str() }),
         api_client: api_client.as_deref(),
-        code: names::status_name(ending.code),
-        reason: ending.reason,
+        code: names::status_name(ending.code()),
+        reason: reason(call, ending),
         outcome: call.certainty().as_str(),
         attempts: call.attempts(),
         platform_status: call.http_status(),
@@ -82,7 +99,46 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     })
 }
 
-/// The record of `count` records that were lost, without the closing brace.
+/// Why the call failed. Cancelled calls have no reason in the contract, because nobody
+/// receives it; here they are distinguished by whether anything was sent.
+fn reason(call: &Call, ending: Ending) -> Option<&'static str> {
+    match (ending, call.certainty()) {
+        (Ending::Cancelled, Certainty::NotSent) => Some("cancelled_before_send"),
+        (Ending::Cancelled, _) => Some("cancelled"),
+        (Ending::Succeeded | Ending::Failed(..), _) => ending.reason().map(Reason::as_str),
+    }
+}
+
+/// Returns the line of a session that no caller received, without the closing brace.
+pub(super) fn of_undelivered_session(
+    call: &Call,
+    logout: Logout,
+    status: Option<u16>,
+    now: SystemTime,
+) -> String {
+    let (caller, caller_proof) = call.caller().unzip();
+    let api_client = call.api_client();
+    open_object(&UndeliveredSession {
+        event: "undelivered_session",
+        time: rfc_3339(now),
+        request_id: call.request_id().to_string(),
+        peer: peer(call),
+        caller: caller.map(AsRef::as_ref),
+        caller_proof,
+        method: call.operation().map(Operation::name),
+        api_client: api_client.as_deref(),
+        outcome: logout.as_str(),
+        platform_status: status,
+        ott_fingerprint: call.fingerprint(),
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn peer(call: &Call) -> Option<String> {
+    call.peer().map(|address| address.ip().to_canonical().to_string())
+}
+
+/// Returns the record of `count` records that were lost, without the closing brace.
 pub(super) fn of_lost(count: u64, now: SystemTime) -> String {
     open_object(&LostRecord {
         event: "records_lost",
@@ -140,9 +196,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::{Certainty, Deadline},
+        call::Deadline,
         clock::WallClock,
         ott::{Name, Subject},
+        reason::FailureCode,
     };
 
     fn parsed(text: &str) -> Value {
@@ -168,7 +225,7 @@ mod tests {
         call.set_http_status(200);
         call.attempt_ended(Certainty::Done);
         tokio::time::advance(Duration::from_micros(12_345)).await;
-        let record = of_call(&call, Ending { code: tonic::Code::Ok, reason: None }, clock.now());
+        let record = of_call(&call, Ending::Succeeded, clock.now());
         assert_eq!(
             parsed(&record),
             json!({
@@ -195,7 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_of_which_nothing_is_known_has_the_same_fields() {
-        let ending = Ending { code: tonic::Code::Unauthenticated, reason: Some("CALLER_UNAUTHENTICATED") };
+        let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
         let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
         assert_eq!(fields.len(), 17, "{fields:?}");
@@ -208,34 +265,81 @@ mod tests {
         let hostile = "a\nb\r\u{0}\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{feff}\"},{\"x\\é\u{1f600}";
         let call = call();
         call.set_caller(hostile.into(), "jwt");
-        let record =
-            of_call(&call, Ending { code: tonic::Code::Ok, reason: None }, WallClock::system().now());
+        let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
         assert!(!record.chars().any(is_deceptive), "{record:?}");
         assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
         assert_eq!(parsed(&record)["caller"], hostile, "and nothing of it is lost");
     }
 
-    #[test]
-    fn the_documentation_names_exactly_the_fields_of_a_record() {
-        let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md"))
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_call_has_a_reason_by_whether_anything_was_sent() {
+        let call = call();
+        let reason = |call: &Call| {
+            parsed(&of_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
+        };
+        assert_eq!(reason(&call), "cancelled_before_send");
+        call.sending();
+        assert_eq!(reason(&call), "cancelled");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undelivered_session_is_joined_to_its_call() {
+        let call = call();
+        call.set_peer("192.0.2.7:40000".parse().expect("an address"));
+        call.set_caller("spiffe://mesh/shop".into(), "certificate");
+        call.set_operation(Operation::LoginWithOtt);
+        call.set_api_client("eu2".into());
+        call.set_fingerprint("2026-01:00ff".to_owned());
+        call.set_http_status(200);
+        let now = WallClock::following_monotonic().now();
+        let line = of_undelivered_session(&call, Logout::Failed, Some(503), now);
+        assert_eq!(
+            parsed(&line),
+            json!({
+                "event": "undelivered_session",
+                "time": "2026-01-01T00:00:00.000000Z",
+                "request_id": call.request_id().to_string(),
+                "peer": "192.0.2.7",
+                "caller": "spiffe://mesh/shop",
+                "caller_proof": "certificate",
+                "method": "LoginWithOtt",
+                "api_client": "eu2",
+                "outcome": "logout_failed",
+                "platform_status": 503,
+                "ott_fingerprint": "2026-01:00ff",
+                "gateway_version": env!("CARGO_PKG_VERSION"),
+            })
+        );
+    }
+
+    /// The fields that one section of the documentation lists, in alphabetical order.
+    fn documented(section: &str) -> Vec<String> {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md"))
             .expect("docs/audit.md");
-        let documented: Vec<&str> = documentation
+        let mut fields: Vec<String> = page
             .lines()
-            .skip_while(|line| *line != "## The record of a call")
-            .take_while(|line| *line != "## Lost records")
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .skip_while(|line| *line != section)
+            .skip(1)
+            .take_while(|line| !line.starts_with("## "))
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
             .collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let record = runtime.block_on(async {
-            of_call(&call(), Ending { code: tonic::Code::Ok, reason: None }, SystemTime::UNIX_EPOCH)
-        });
-        let mut fields: Vec<&str> = Vec::new();
-        let record = parsed(&record);
-        fields.extend(record.as_object().expect("an object").keys().map(String::as_str));
-        fields.push("late");
         fields.sort_unstable();
-        let mut sorted = documented.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, fields);
+        fields
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_documentation_names_exactly_the_fields_of_each_line() {
+        let now = WallClock::system().now();
+        let lines = [
+            ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
+            ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
+        ];
+        for (section, line) in lines {
+            let mut fields: Vec<String> =
+                parsed(&line).as_object().expect("an object").keys().cloned().collect();
+            fields.push("late".to_owned());
+            fields.sort_unstable();
+            assert_eq!(documented(section), fields, "{section}");
+        }
     }
 }

@@ -41,6 +41,8 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub(super) struct Line {
     text: String,
     ack: Option<oneshot::Sender<()>>,
+    /// Nobody ever waited for it: it is valid even if nobody learns that it is written.
+    unawaited: bool,
     late: bool,
     newline_first: bool,
     written: usize,
@@ -88,12 +90,17 @@ struct Thread {
 impl Line {
     /// A line that somebody waits for.
     pub(super) fn new(text: String, ack: oneshot::Sender<()>) -> Self {
-        Self { text, ack: Some(ack), late: false, newline_first: false, written: 0 }
+        Self { ack: Some(ack), unawaited: false, ..Self::unawaited(text) }
     }
 
     /// A line that is too late already.
     pub(super) fn late(text: String) -> Self {
-        Self { text, ack: None, late: true, newline_first: false, written: 0 }
+        Self { late: true, ..Self::unawaited(text) }
+    }
+
+    /// A line that nobody waits for.
+    pub(super) fn unawaited(text: String) -> Self {
+        Self { text, ack: None, unawaited: true, late: false, newline_first: false, written: 0 }
     }
 
     /// Whoever waited has given up: what the line says was not delivered. A line that
@@ -356,12 +363,15 @@ impl Thread {
                 return;
             }
             bytes -= unwritten;
-            let told = kept && line.ack.is_some_and(|ack| ack.send(()).is_ok());
+            let confirmed = kept && (line.unawaited || line.ack.is_some_and(|ack| ack.send(()).is_ok()));
             if line.late {
                 self.metrics.audit_record(self.sink, "late");
-            } else if !told {
-                // The line says what was not delivered: it is said again, as late.
+            } else if !confirmed {
+                // The line describes an answer that was not delivered, or may not be on
+                // the disk: it is written again, as late.
                 self.lines.push_back(Line::late(line.text));
+            } else if line.unawaited {
+                self.metrics.audit_record(self.sink, "ok");
             }
         }
     }

@@ -1,18 +1,17 @@
 //! The end of a call: every answer is a documented one, and every call has its record.
 //!
-//! tonic answers what it cannot decode, or does not know, with bare statuses; they are
-//! put right here. The outcome of a call that reached its handler is recorded by the
-//! handler's side; here only the calls that did not come so far.
+//! How a call ended is decided once, and then shown alike in audit, metrics, trace and log.
+//! A call that reached its handler is recorded by the handler's side; only other calls are
+//! recorded here.
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header::HeaderName};
 use tonic::{Code, Status, body::Body};
-use tonic_types::StatusExt;
 
 use super::call_log;
 use crate::{
-    audit::{Audit, AuditUnavailable, Ending},
-    call::Call,
+    audit::{Audit, AuditUnavailable},
+    call::{BrokenBody, Call, Ending},
     clock,
     status::{Failure, Reason},
     telemetry::{
@@ -21,11 +20,8 @@ use crate::{
     },
 };
 
-/// The id of the call, in every answer.
+/// Header with the id of the call, in every response.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The reason in the record of a call whose caller went away before anything was done.
-const CANCELLED_BEFORE_SEND: &str = "cancelled_before_send";
 
 /// Which calls have an audit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +32,7 @@ pub(super) enum Audited {
     No,
 }
 
-/// What must happen at the end of one call, also if it is dropped before.
+/// What must happen at the end of one call, even if it is dropped before.
 #[derive(Debug)]
 pub(super) struct Completion {
     call: Call,
@@ -44,50 +40,76 @@ pub(super) struct Completion {
     audited: Audited,
     audit: Audit,
     metrics: Metrics,
+    /// How the call ends, once decided. Without it, a dropped call was cancelled.
+    ending: Option<Ending>,
     finished: bool,
 }
 
 impl Completion {
     pub(super) fn of(call: Call, span: CallSpan, audited: Audited, audit: Audit, metrics: Metrics) -> Self {
         metrics.call_started(call.operation().into());
-        Self { call, span, audited, audit, metrics, finished: false }
+        Self { call, span, audited, audit, metrics, ending: None, finished: false }
     }
 
-    /// The answer as it goes out.
+    /// Returns the response as it is sent, once the call's record is written.
     pub(super) async fn finish(mut self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
-        let outcome = outcome.and_then(|response| match mend(&response) {
+        if let Some(why) = self.call.broken_body() {
+            return self.finish_broken(why);
+        }
+        let outcome = outcome.and_then(|response| match undocumented(&response, &self.call) {
             Some(failure) => Err(failure),
             None => Ok(response),
         });
-        let (mut response, mut reason) = match outcome {
-            Ok(response) => {
-                let reason = reason_told(&response);
-                (response, reason)
-            }
+        let (mut response, mut ending) = match outcome {
+            Ok(response) => (response, ending_of_handler(&self.call)),
             Err(failure) => {
-                let reason = failure.reason();
-                (answer(failure, &self.call), Some(reason))
+                let ending = failure.ending(&self.call);
+                (answer(failure, &self.call), ending)
             }
         };
-        if let Err(AuditUnavailable) = self.record(code(&response), reason).await {
-            reason = Some(Reason::AuditUnavailable);
-            response = answer(Failure::audit_unavailable(&self.call), &self.call);
+        self.ending = Some(ending);
+        if let Err(AuditUnavailable) = self.record(ending).await {
+            let failure = Failure::audit_unavailable(&self.call);
+            ending = failure.ending(&self.call);
+            response = answer(failure, &self.call);
         }
-        tell_id(&mut response, &self.call);
-        self.show(code(&response), reason);
+        add_request_id(&mut response, &self.call);
+        self.show(ending);
         self.finished = true;
         response
     }
 
-    /// Writes the record, unless somebody else has taken that over.
-    async fn record(&self, code: Code, reason: Option<Reason>) -> Result<(), AuditUnavailable> {
+    /// Ends a call whose request never arrived in full. Nobody receives the response,
+    /// because the stream is closed.
+    fn finish_broken(mut self, why: BrokenBody) -> Response<Body> {
+        match why {
+            BrokenBody::Cancelled => {
+                // Dropped unfinished, as when the caller disconnects later.
+                drop(self);
+                let mut response = Response::new(Body::empty());
+                response
+                    .headers_mut()
+                    .insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(Code::Cancelled)));
+                response
+            }
+            BrokenBody::Malformed => {
+                let failure = Failure::malformed_body(why);
+                self.ending = Some(failure.ending(&self.call));
+                answer(failure, &self.call)
+                // Dropped here: recording must not wait, because hyper drops the call at
+                // the first wait.
+            }
+        }
+    }
+
+    /// Writes the record, unless that was claimed before.
+    async fn record(&self, ending: Ending) -> Result<(), AuditUnavailable> {
         if self.audited == Audited::No || !self.call.claim_record() {
             return Ok(());
         }
-        let record = self.audit.record(&self.call, Ending { code, reason: reason.map(Reason::as_str) });
-        if reason == Some(Reason::AuditUnavailable) {
-            // It is known that it cannot be written now: not worth a wait. The audit
-            // writes it once it can.
+        let record = self.audit.record(&self.call, ending);
+        if ending.reason() == Some(Reason::AuditUnavailable) {
+            // Known to fail now, so not worth a wait. The audit writes it once it can.
             let _ = record.now_or_never();
             return Ok(());
         }
@@ -95,36 +117,37 @@ impl Completion {
     }
 
     /// Shows the end in metrics, traces and the log.
-    fn show(&self, code: Code, reason: Option<Reason>) {
+    fn show(&self, ending: Ending) {
         let call = &self.call;
         let method = call.operation().into();
         let took = clock::now().saturating_duration_since(call.arrived());
-        self.metrics.call_handled(method, code, took);
+        self.metrics.call_handled(method, ending.code(), took);
         if let Some((caller, _)) = call.caller() {
-            self.metrics.caller_call(caller, method, code);
+            self.metrics.caller_call(caller, method, ending.code());
         }
-        if let Some(reason) = reason {
-            self.metrics.error(method, reason.as_str());
+        if let Some(reason) = ending.reason() {
+            self.metrics.error(method, reason);
         }
         let api_client = call.api_client();
         self.span.finish(CallEnd {
-            code,
-            reason: reason.map(Reason::as_str),
+            code: ending.code(),
+            reason: ending.reason().map(Reason::as_str),
             cause: call.cause(),
             api_client: api_client.as_deref(),
             outcome: call.certainty(),
         });
-        call_log::write(call, code, reason, took, &self.span);
+        call_log::write(call, ending, took, &self.span);
     }
 }
 
 impl Drop for Completion {
-    /// The caller went away before it was answered.
+    /// The caller disconnected before it was answered.
     fn drop(&mut self) {
         if self.finished {
             return;
         }
-        self.show(Code::Cancelled, None);
+        let ending = self.ending.unwrap_or(Ending::Cancelled);
+        self.show(ending);
         let unrecorded = self.audited == Audited::Yes && self.call.claim_record();
         self.call.abandon();
         if !unrecorded {
@@ -133,50 +156,54 @@ impl Drop for Completion {
         let (audit, call) = (self.audit.clone(), self.call.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let ending = Ending { code: Code::Cancelled, reason: Some(CANCELLED_BEFORE_SEND) };
-                // Whether it could be written is the audit's own concern: there is
-                // nobody left to tell.
+                // A record that cannot be written is reported by the audit itself; there
+                // is no caller left to refuse.
                 let _ = audit.record(&call, ending).await;
             });
         }
     }
 }
 
-/// A failure as a gRPC answer without a message.
+/// Returns a failure as a gRPC response without a message.
 pub(super) fn answer(failure: Failure, call: &Call) -> Response<Body> {
     let mut response = failure.into_status(call).into_http();
-    tell_id(&mut response, call);
+    add_request_id(&mut response, call);
     response
 }
 
-fn tell_id(response: &mut Response<Body>, call: &Call) {
+fn add_request_id(response: &mut Response<Body>, call: &Call) {
     if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
 }
 
-/// The failure that an answer without details should have been.
-fn mend(response: &Response<Body>) -> Option<Failure> {
-    let Some(status) = Status::from_header_map(response.headers()) else {
-        // Whatever the router answers in plain HTTP, there is no such method.
-        return (response.status() != StatusCode::OK).then(|| Failure::new(Reason::MethodUnknown));
-    };
-    let undocumented = status.code() != Code::Ok && status.details().is_empty();
-    undocumented.then(|| Failure::from_undocumented(status.code(), status.message()))
+/// How a call ended that a handler has answered: the handler's failure is in the call.
+fn ending_of_handler(call: &Call) -> Ending {
+    call.failure().map_or(Ending::Succeeded, |(code, reason)| Ending::Failed(code, reason))
 }
 
-/// Whether a router, not a handler, answered: nothing is there by that path.
-pub(super) fn knows_no_such_method(response: &Response<Body>) -> bool {
-    mend(response).is_some_and(|failure| failure.reason() == Reason::MethodUnknown)
+/// Returns the documented failure for a status that the gRPC library created. Statuses of
+/// our own are documented, and the call holds their code and reason.
+fn undocumented(response: &Response<Body>, call: &Call) -> Option<Failure> {
+    if call.failure().is_some() {
+        return None;
+    }
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != Code::Ok => {
+            Some(Failure::from_undocumented(status.code(), status.message()))
+        }
+        // The router answers in plain HTTP where there is no such method.
+        None if response.status() != StatusCode::OK => Some(Failure::new(Reason::MethodUnknown)),
+        Some(_) | None => None,
+    }
 }
 
-/// The reason that a handler's answer tells, if it is a failure.
-fn reason_told(response: &Response<Body>) -> Option<Reason> {
-    let told = response.extensions().get::<Status>()?.get_details_error_info()?.reason;
-    Reason::ALL.iter().copied().find(|reason| reason.as_str() == told)
-}
-
-/// The code in the head of an answer; a head without one begins a good answer.
-fn code(response: &Response<Body>) -> Code {
-    response.headers().get(Status::GRPC_STATUS).map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+/// Replaces the response of a router that has no such method by the documented one, and
+/// leaves any other response as it is.
+pub(super) fn with_documented_unknown_method(response: Response<Body>, call: &Call) -> Response<Body> {
+    let unknown = |failure: &Failure| failure.reason() == Reason::MethodUnknown;
+    match undocumented(&response, call).filter(unknown) {
+        Some(failure) => answer(failure, call),
+        None => response,
+    }
 }

@@ -1,6 +1,6 @@
-//! By when a call must be answered, and the answer when it was not.
+//! The deadline of a call, and the failure when it passes.
 //!
-//! The time counts from the arrival of the call, whatever it then waits for.
+//! Time counts from the arrival of the call, including any wait in a queue.
 
 use std::{pin::pin, time::Duration};
 
@@ -13,19 +13,18 @@ use crate::{
     status::{Failure, Reason},
 };
 
-/// The answer leaves so long before the caller's own deadline, so that it arrives
-/// before the caller gives up and learns nothing of the outcome.
+/// Subtracted from the caller's deadline, so that our response arrives in time.
 const MARGIN: Duration = Duration::from_millis(20);
 
-/// When a call that was cut off by a drain may come again, to another replica.
+/// Retry delay of a call that was cut off by a drain; another replica answers it.
 pub(super) const RETRY_AFTER_DRAIN: Duration = Duration::from_secs(1);
 
-/// The header was not as gRPC writes it.
+/// The `grpc-timeout` header violates the gRPC specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MalformedTimeout;
 
-/// The deadline of a call that arrived then: the caller's timeout, but at most `max`,
-/// less a margin.
+/// Returns the deadline of a call that arrived at `arrived`: the caller's timeout, at most
+/// `max`, less the margin.
 pub(super) fn of(headers: &HeaderMap, arrived: Instant, max: Duration) -> Result<Deadline, MalformedTimeout> {
     let mut values = headers.get_all("grpc-timeout").iter();
     let timeout = match (values.next(), values.next()) {
@@ -36,7 +35,7 @@ pub(super) fn of(headers: &HeaderMap, arrived: Instant, max: Duration) -> Result
     Ok(Deadline::at(arrived + timeout.saturating_sub(MARGIN)))
 }
 
-/// `1*8DIGIT` and a unit, as gRPC over HTTP/2 defines it.
+/// Parses `1*8DIGIT` and a unit, as gRPC over HTTP/2 defines it.
 fn parse(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -54,29 +53,30 @@ fn parse(value: &HeaderValue) -> Option<Duration> {
     })
 }
 
-/// Works until the deadline or until a drain cuts the call off. Then the work is
-/// dropped first, and the answer tells what it has left behind.
+/// Runs `work` until the deadline, or until a drain cuts the call off.
+///
+/// Then the failure is recorded in the call before the work is dropped, so that what the
+/// work leaves behind (a record of its own, a session) knows how the caller was answered.
 pub(super) async fn within<T>(
     call: &Call,
     cut_off: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    // Late already: the timer would still let the work begin.
-    if call.deadline().remaining().is_zero() {
-        call.abandon();
-        return Err(Failure::deadline_exceeded(call));
-    }
-    let ended: fn(&Call) -> Failure = {
-        let work = pin!(work);
+    let mut work = pin!(work);
+    let failure = if call.deadline().remaining().is_zero() {
+        // The timer would still poll the work once.
+        Failure::deadline_exceeded(call)
+    } else {
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::deadline_exceeded,
-            () = cut_off.cancelled() => cut_off_by_drain,
-            done = work => return done,
+            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::deadline_exceeded(call),
+            () = cut_off.cancelled() => cut_off_by_drain(call),
+            done = &mut work => return done,
         }
     };
+    failure.settle(call);
     call.abandon();
-    Err(ended(call))
+    Err(failure)
 }
 
 fn cut_off_by_drain(call: &Call) -> Failure {

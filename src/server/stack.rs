@@ -15,14 +15,20 @@ use super::{
     completion::{self, Audited, Completion, REQUEST_ID},
     deadline::{self, MalformedTimeout},
     gate::Gate,
+    request_body::RequestBody,
 };
 use crate::{
+    arrival::Arrival,
     audit::Audit,
     call::{Call, Deadline, Operation, RequestId},
     caller::{Caller, Identification, Peer},
     clock::Instant,
     status::{Failure, Reason},
-    telemetry::{metrics::Metrics, tracing::Tracer},
+    telemetry::{
+        metrics::Metrics,
+        panics,
+        tracing::{CallSpan, Tracer},
+    },
 };
 
 /// The paths of the gateway's own service.
@@ -48,14 +54,9 @@ pub(super) struct Stack {
 
 impl Stack {
     /// Answers one call that arrived then from that peer.
-    pub(super) async fn answer<B>(
-        &self,
-        mut request: Request<B>,
-        peer: &Peer,
-        arrived: Instant,
-    ) -> Response<Body>
+    pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         let (call, timeout) = self.arrive(&request, peer, arrived);
@@ -69,10 +70,9 @@ impl Stack {
             return self.answer_reflection(request, &call, timeout, peer).await;
         }
         let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
-        request.extensions_mut().insert(span.clone());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
-        let completion = Completion::of(call.clone(), span, audited(&request), audit, metrics);
-        let work = self.admit_and_answer(request, &call, timeout, peer);
+        let completion = Completion::of(call.clone(), span.clone(), audited(&request), audit, metrics);
+        let work = self.admit_and_answer(request, &call, span, timeout, peer);
         let outcome = self.without_panic(&call, work).await;
         completion.finish(outcome).await
     }
@@ -80,25 +80,25 @@ impl Stack {
     /// The steps that can turn a call away, in order, and the handler behind them.
     async fn admit_and_answer<B>(
         &self,
-        mut request: Request<B>,
+        request: Request<B>,
         call: &Call,
+        span: CallSpan,
         timeout: Result<(), MalformedTimeout>,
         peer: &Peer,
     ) -> Result<Response<Body>, Failure>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         timeout.map_err(|MalformedTimeout| {
             Failure::new(Reason::InvalidRequest)
                 .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
         })?;
-        let in_flight = self.gate.admit()?;
-        request.extensions_mut().insert(in_flight);
+        let in_flight = Some(self.gate.admit()?);
+        let mut request = request.map(|body| RequestBody::new(body, call.clone()));
         deadline::within(call, &self.cut_off, async {
             let caller = self.identify(request.headers(), call, peer).await?;
-            request.extensions_mut().insert(caller);
-            request.extensions_mut().insert(call.clone());
+            request.extensions_mut().insert(Arrival { call: call.clone(), caller, span, in_flight });
             Ok(self.route(request).await)
         })
         .await
@@ -108,7 +108,7 @@ impl Stack {
     /// whether calls can get through, also when they cannot.
     async fn answer_health<B>(&self, request: Request<B>, call: &Call) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         let work = async { Ok(self.route(request).await) };
@@ -126,15 +126,12 @@ impl Stack {
         peer: &Peer,
     ) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        let work = self.admit_and_answer(request, call, timeout, peer);
+        let work = self.admit_and_answer(request, call, CallSpan::default(), timeout, peer);
         match self.without_panic(call, work).await {
-            Ok(response) if completion::knows_no_such_method(&response) => {
-                completion::answer(Failure::new(Reason::MethodUnknown), call)
-            }
-            Ok(response) => response,
+            Ok(response) => completion::with_documented_unknown_method(response, call),
             Err(failure) => completion::answer(failure, call),
         }
     }
@@ -178,7 +175,7 @@ impl Stack {
 
     async fn route<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         // The router is always ready and never fails.
@@ -198,13 +195,7 @@ impl Stack {
         // consists of atomics.
         AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_payload| {
             call.abandon();
-            self.metrics.panic();
-            // Without the panic's text, which may quote anything.
-            tracing::error!(
-                request.id = %call.request_id(),
-                rpc.method = call.operation().map_or("unknown", Operation::name),
-                "a call panicked; it was answered with INTERNAL_ERROR"
-            );
+            panics::call_panicked(call, &self.metrics);
             Err(Failure::new(Reason::InternalError).outcome(call.certainty()))
         })
     }

@@ -26,8 +26,9 @@ use tonic_types::StatusExt;
 
 use super::{DrainTimes, Parts, Server, Settings, Transport, bind};
 use crate::{
+    arrival::Arrival,
     audit::Audit,
-    call::{Call, InFlight},
+    call::Call,
     caller::{Caller, Identification},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
@@ -48,9 +49,9 @@ struct Handler {
 impl Handler {
     async fn answer(self, request: Request<axum::body::Body>) -> Response<Body> {
         let extensions = request.extensions();
-        let call = extensions.get::<Call>().expect("the stack puts it there").clone();
-        let in_flight = extensions.get::<InFlight>().expect("the stack puts it there").clone();
-        assert_eq!(extensions.get::<Caller>(), Some(&Caller::anonymous()));
+        let arrival = extensions.get::<Arrival>().expect("the stack puts it there").clone();
+        let Arrival { call, caller, in_flight, .. } = arrival;
+        assert_eq!(caller, Caller::anonymous());
         let what = request.headers().get("x-do").map_or("", |what| what.to_str().unwrap()).to_owned();
         let hold = {
             let release = Arc::clone(&self.release);

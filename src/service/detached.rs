@@ -1,9 +1,9 @@
 //! Work that outlives its caller.
 //!
-//! Once a request may have reached the platform, giving up on it would leave a token
-//! or a session that nobody has written down. So the work of a call runs in a task of
-//! its own: when nobody waits any more it stops at the first moment at which nothing
-//! is under way, and its audit record is written in any case.
+//! Once a request may have reached the platform, dropping it would leave a token or a
+//! session without a record. So the work of a call runs in a task of its own: when nobody
+//! waits any more, it stops as soon as no platform request is in progress, and its audit
+//! record is written in any case.
 
 use std::{
     future::{Future, pending},
@@ -12,19 +12,19 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
-use tonic::Code;
 
 use crate::{
-    audit::{Audit, Ending},
-    call::{Call, Certainty, InFlight, Operation},
+    audit::Audit,
+    call::{Call, Ending, InFlight},
     status::{Failure, Reason},
-    telemetry::metrics::Metrics,
+    telemetry::{metrics::Metrics, panics},
 };
 
-/// Does the work of a call in a task of its own and writes its audit record before
-/// the answer is handed over.
+/// Runs the work of a call in a task of its own, and writes its audit record before the
+/// answer is handed over.
 ///
-/// Without a record there is no answer: `T` is dropped (and does what it must then).
+/// Without a record there is no answer: `T` is dropped, and has to clean up then. If the
+/// answer does not reach this function any more, its record is corrected.
 pub(super) async fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
@@ -38,46 +38,83 @@ where
 {
     let _abandoned_when_dropped = AbandonWhenDropped(call);
     let (answer, answered) = oneshot::channel();
-    let owed = call.claim_record();
+    let is_ours = call.claim_record();
     let task_call = call.clone();
     tokio::spawn(async move {
         let result = tokio::select! {
             biased;
-            // A panic is one call's failure, and that call still has its record.
+            // A panic fails one call only, and that call still has its record.
             result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
-                panicked(&task_call, &metrics);
+                panics::call_panicked(&task_call, &metrics);
                 Err(Failure::new(Reason::InternalError))
             }),
             // Nobody reads this answer.
-            () = moot(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
+            () = is_obsolete(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
         };
         let ending = ending(&task_call, result.as_ref().err());
-        let recorded = if owed { audit.record(&task_call, ending).await } else { Ok(()) };
-        let answer_now = match recorded {
-            Err(_) if result.is_ok() => Err(Failure::audit_unavailable(&task_call)),
-            _ => result,
+        let recorded = if is_ours { audit.record(&task_call, ending).await } else { Ok(()) };
+        let handover = match recorded {
+            Ok(()) => {
+                let recorded = Recorded { audit, call: task_call, ending, delivered: false };
+                Handover { result, recorded: is_ours.then_some(recorded) }
+            }
+            // The audit writes the record once it can, marked as late.
+            Err(_) if result.is_ok() => {
+                Handover { result: Err(Failure::audit_unavailable(&task_call)), recorded: None }
+            }
+            Err(_) => Handover { result, recorded: None },
         };
-        // If nobody is there to take it, the answer ends here, and `T` with it.
-        let _ = answer.send(answer_now);
+        // Fails if nobody is there to take it; the answer is then dropped, and `T` with it.
+        let _ = answer.send(handover);
         drop(in_flight);
     });
     // The task is gone without an answer only if it panicked.
-    answered.await.unwrap_or_else(|_| Err(Failure::new(Reason::InternalError)))
+    answered.await.map_or_else(|_| Err(Failure::new(Reason::InternalError)), Handover::take)
 }
 
-/// Tells of a panic, without its text, which may quote anything.
-fn panicked(call: &Call, metrics: &Metrics) {
-    metrics.panic();
-    tracing::error!(
-        request.id = %call.request_id(),
-        rpc.method = call.operation().map_or("unknown", Operation::name),
-        "a call panicked; it was answered with INTERNAL_ERROR"
-    );
+/// An answer on its way from the task to the handler that waits for it.
+struct Handover<T> {
+    recorded: Option<Recorded>,
+    result: Result<T, Failure>,
 }
 
-/// Waits until going on is good for nothing: nobody waits, and nothing is under way at
-/// the platform, or the process ends whatever is.
-async fn moot(call: &Call, in_flight: Option<&InFlight>) {
+impl<T> Handover<T> {
+    fn take(self) -> Result<T, Failure> {
+        if let Some(mut recorded) = self.recorded {
+            recorded.delivered = true;
+        }
+        self.result
+    }
+}
+
+/// The record of an answer. Corrects it when dropped, unless the answer was delivered:
+/// while the record was being written, or right after, the call may have been answered
+/// otherwise (deadline, drain) or cancelled.
+struct Recorded {
+    audit: Audit,
+    call: Call,
+    ending: Ending,
+    delivered: bool,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if self.delivered {
+            return;
+        }
+        // What drops this may be about to abandon the call, and has not done so yet.
+        self.call.abandon();
+        let ending = ending(&self.call, None);
+        // Equal if the call had been abandoned before its record was begun.
+        if ending != self.ending {
+            self.audit.correct_record(&self.call, ending);
+        }
+    }
+}
+
+/// Resolves when the caller is gone and no platform request is in progress, or when the
+/// process is shutting down.
+async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
     call.abandoned().await;
     let given_up = async {
         match in_flight {
@@ -91,22 +128,14 @@ async fn moot(call: &Call, in_flight: Option<&InFlight>) {
     }
 }
 
-/// How the call ended, from the caller's point of view: what it was answered, or that
-/// it went away.
+/// How the call ended from the caller's point of view: how it was answered, or that it was
+/// cancelled.
 fn ending(call: &Call, failure: Option<&Failure>) -> Ending {
-    if let Some((code, reason)) = call.answer() {
-        return Ending { code, reason: Some(reason) };
-    }
-    match failure {
-        _ if call.is_abandoned() => Ending {
-            code: Code::Cancelled,
-            reason: Some(match call.certainty() {
-                Certainty::NotSent => "cancelled_before_send",
-                Certainty::Refused | Certainty::Unknown | Certainty::Done => "cancelled",
-            }),
-        },
-        Some(failure) => Ending { code: failure.code(call).into(), reason: Some(failure.reason().as_str()) },
-        None => Ending { code: Code::Ok, reason: None },
+    match (call.failure(), failure) {
+        (Some((code, reason)), _) => Ending::Failed(code, reason),
+        (None, _) if call.is_abandoned() => Ending::Cancelled,
+        (None, Some(failure)) => failure.ending(call),
+        (None, None) => Ending::Succeeded,
     }
 }
 
@@ -124,23 +153,129 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::Deadline,
+        call::{Certainty, Deadline, InFlightLimit, Operation},
         clock::{self, WallClock},
     };
 
+    /// An audit log in a file, and calls that write to it.
+    struct Fixture {
+        folder: tempfile::TempDir,
+        audit: Audit,
+        metrics: Metrics,
+        call: Call,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder of the test's own");
+            let metrics = Metrics::new();
+            let settings = crate::audit::Settings {
+                sink: crate::audit::Sink::File(folder.path().join("audit.jsonl")),
+                hmac_key: None,
+                fsync: false,
+            };
+            let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+            let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+            call.set_operation(Operation::LoginWithOtt);
+            Self { folder, audit, metrics, call }
+        }
+
+        /// Code, reason and whether it is late, of each record.
+        async fn records(&self) -> Vec<String> {
+            self.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
+            let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("a file");
+            let essence = |line: &str| {
+                let record: serde_json::Value = serde_json::from_str(line).expect("one JSON object");
+                let [code, reason, late] =
+                    ["code", "reason", "late"].map(|name| record.get(name).map(ToString::to_string));
+                format!("{code:?} {reason:?} {late:?}").replace(['"', '\\'], "")
+            };
+            text.lines().map(essence).collect()
+        }
+    }
+
+    /// What a login leaves behind: notices that it is dropped.
+    struct Session(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+    impl Drop for Session {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Release);
+        }
+    }
+
+    /// The moment between the record and the taking of the answer: the task has done all
+    /// that it does, and the handler has not been polled again.
+    async fn drop_before_the_answer_is_taken(fixture: &Fixture, settle: impl FnOnce(&Call)) {
+        let limit = InFlightLimit::new(1);
+        let in_flight = limit.admit();
+        let dropped = std::sync::Arc::default();
+        let session = Session(std::sync::Arc::clone(&dropped));
+        let call = fixture.call.clone();
+        let work = {
+            let call = call.clone();
+            async move {
+                call.attempt_ended(Certainty::Done);
+                Ok(session)
+            }
+        };
+        let audit = fixture.audit.clone();
+        let mut handler = Box::pin(run(&call, in_flight, audit, fixture.metrics.clone(), work));
+        assert!(handler.as_mut().now_or_never().is_none(), "the task has not begun");
+        limit.idle().await;
+        settle(&call);
+        drop(handler);
+        assert!(dropped.load(std::sync::atomic::Ordering::Acquire), "nobody holds the session");
+        assert!(call.is_abandoned());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_corrected_by_a_late_record() {
+        let fixture = Fixture::new();
+        drop_before_the_answer_is_taken(&fixture, |_| {}).await;
+        assert_eq!(
+            fixture.records().await,
+            ["Some(OK) Some(null) None", "Some(CANCELLED) Some(cancelled) Some(true)"]
+        );
+
+        let fixture = Fixture::new();
+        drop_before_the_answer_is_taken(&fixture, |call| Failure::deadline_exceeded(call).settle(call)).await;
+        assert_eq!(
+            fixture.records().await,
+            ["Some(OK) Some(null) None", "Some(DEADLINE_EXCEEDED) Some(DEADLINE_EXCEEDED) Some(true)"]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_and_one_of_an_abandoned_call_have_one_record() {
+        let fixture = Fixture::new();
+        let Fixture { call, audit, metrics, .. } = &fixture;
+        let work = async { Ok(()) };
+        run(call, None, audit.clone(), metrics.clone(), work).await.expect("it succeeds");
+        assert_eq!(fixture.records().await, ["Some(OK) Some(null) None"]);
+
+        let fixture = Fixture::new();
+        let Fixture { call, audit, metrics, .. } = &fixture;
+        let limit = InFlightLimit::new(1);
+        let work = {
+            let call = call.clone();
+            async move {
+                call.sending();
+                call.abandoned().await;
+                call.attempt_ended(Certainty::Done);
+                Ok(())
+            }
+        };
+        let mut handler = Box::pin(run(call, limit.admit(), audit.clone(), metrics.clone(), work));
+        assert!(handler.as_mut().now_or_never().is_none());
+        drop(handler);
+        limit.idle().await;
+        assert_eq!(fixture.records().await, ["Some(CANCELLED) Some(cancelled) None"]);
+    }
+
     #[tokio::test]
     async fn a_panic_is_one_answer_one_record_and_one_count() {
-        let folder = tempfile::tempdir().expect("a folder of the test's own");
-        let file = folder.path().join("audit.jsonl");
-        let metrics = Metrics::new();
-        let settings = crate::audit::Settings {
-            sink: crate::audit::Sink::File(file.clone()),
-            hmac_key: None,
-            fsync: false,
-        };
-        let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
-        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
-        call.set_operation(Operation::LoginWithOtt);
+        let fixture = Fixture::new();
+        let Fixture { call, audit, metrics, .. } = &fixture;
         let work = {
             let call = call.clone();
             async move {
@@ -150,9 +285,9 @@ mod tests {
                 Ok(())
             }
         };
-        let failure = run(&call, None, audit, metrics.clone(), work).await.expect_err("it panics");
+        let failure = run(call, None, audit.clone(), metrics.clone(), work).await.expect_err("it panics");
         assert_eq!(failure.reason(), Reason::InternalError);
-        let record = std::fs::read_to_string(file).expect("a record");
+        let record = std::fs::read_to_string(fixture.folder.path().join("audit.jsonl")).expect("a record");
         assert_eq!(record.lines().count(), 1);
         assert!(record.contains("INTERNAL_ERROR") && record.contains("\"outcome\":\"done\""), "{record}");
         assert!(!record.contains("CANARY"));

@@ -1,9 +1,10 @@
 //! `IssueOtt`: mints a token for one user.
 
-use super::{Arrival, OttService, convert, detached};
+use super::{OttService, convert, detached};
 use std::sync::Arc;
 
 use crate::{
+    arrival::Arrival,
     call::Operation,
     proto::ott::v1::{IssueOttRequest, IssueOttResponse},
     status::{Failure, Reason},

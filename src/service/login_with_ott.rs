@@ -1,13 +1,17 @@
 //! `LoginWithOtt`: spends a token.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
-use super::{Arrival, OttService, convert, detached};
+use super::{
+    OttService, convert, detached,
+    undelivered::{Context, Undelivered},
+};
 use crate::{
-    call::{Call, InFlight, Operation},
-    platform::{FailedLogin, LogoutOutcome, PlatformClient},
+    arrival::Arrival,
+    call::Operation,
+    platform::FailedLogin,
     proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
-    session::{LoggedIn, Session},
+    session::LoggedIn,
     status::{Failure, Reason},
 };
 
@@ -35,16 +39,17 @@ impl OttService {
         };
 
         let task_call = call.clone();
-        let held = in_flight.clone();
         let metrics = self.metrics.clone();
+        let context = Context {
+            client: client.clone(),
+            call: call.clone(),
+            audit: self.audit.clone(),
+            metrics: metrics.clone(),
+            in_flight: in_flight.clone(),
+        };
         let work = async move {
             let _in_use = in_use;
-            let undelivered = |session| Undelivered {
-                session,
-                call: task_call.clone(),
-                client: client.clone(),
-                in_flight: held,
-            };
+            let undelivered = |session| Undelivered::new(session, context);
             let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
                 Ok(logged_in) => logged_in,
                 Err(FailedLogin { error, session }) => {
@@ -69,63 +74,5 @@ impl OttService {
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
         let (account, undelivered) = detached::run(&call, in_flight, audit, metrics, work).await?;
         Ok(LoggedIn { account, session: undelivered.deliver() }.into())
-    }
-}
-
-/// A session that has not reached its caller. Dropped before it has (the caller went
-/// away, the deadline passed, the audit record could not be written, the account could
-/// not be read), it is ended at the platform: nobody could use it, and nobody would end it.
-struct Undelivered {
-    session: Session,
-    call: Call,
-    client: PlatformClient,
-    /// Ending the session is part of the call: a drain waits for it.
-    in_flight: Option<InFlight>,
-}
-
-impl Undelivered {
-    fn deliver(mut self) -> Session {
-        mem::take(&mut self.session)
-    }
-}
-
-impl Drop for Undelivered {
-    fn drop(&mut self) {
-        let session = mem::take(&mut self.session);
-        if session.is_empty() {
-            return;
-        }
-        let (client, call, in_flight) = (self.client.clone(), self.call.clone(), self.in_flight.take());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let outcome = client.log_out(&session, &call).await;
-                log_logout(&client, &call, &outcome);
-                drop(in_flight);
-            });
-        }
-    }
-}
-
-/// A session that nobody holds and that may still be alive is a security event.
-fn log_logout(client: &PlatformClient, call: &Call, outcome: &LogoutOutcome) {
-    let (api_client, request_id) = (client.name(), call.request_id());
-    match outcome {
-        LogoutOutcome::Ended => tracing::info!(
-            request.id = %request_id,
-            api_client.name = %api_client,
-            "undelivered session ended"
-        ),
-        LogoutOutcome::Refused { http_status } => tracing::warn!(
-            request.id = %request_id,
-            api_client.name = %api_client,
-            http.status = http_status,
-            "failed to end undelivered session"
-        ),
-        LogoutOutcome::Failed { cause } => tracing::warn!(
-            request.id = %request_id,
-            api_client.name = %api_client,
-            cause,
-            "failed to end undelivered session"
-        ),
     }
 }

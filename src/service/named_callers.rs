@@ -6,8 +6,7 @@
 
 use tonic::{Request, Status, service::Interceptor};
 
-use super::Arrival;
-use crate::{access::Access, status::Failure};
+use crate::{access::Access, arrival::Arrival, status::Failure};
 
 /// Turns away callers that no rule names.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! What the gateway itself refuses: callers that it cannot identify, calls that its
-//! rules do not allow, quotas that are used up.
+//! What the gateway itself refuses: requests that arrive broken, callers that it cannot
+//! identify, calls that its rules do not allow, quotas that are used up.
 //!
 //! Which rule refused, and how far a proof failed, is for the log. The caller is told no
 //! more than that it was refused.
@@ -9,11 +9,20 @@ use std::time::Duration;
 use super::{Failure, FailureCode, Reason};
 use crate::{
     access::{Denied, ExceededQuota, Refused},
+    call::BrokenBody,
     caller::CallerError,
 };
 
 /// When the issuer's keys may have been fetched.
 const KEYS_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+impl Failure {
+    /// The request's body violates HTTP/2, so there is no message to look at.
+    #[must_use]
+    pub fn malformed_body(broken: BrokenBody) -> Self {
+        Self::new(Reason::InvalidRequest).because(&broken)
+    }
+}
 
 impl From<CallerError> for Failure {
     /// A caller can mend what is wrong with its credential, but not that the gateway has

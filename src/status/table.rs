@@ -20,10 +20,24 @@ pub struct Entry {
     pub meaning: &'static str,
     /// What a caller does about it: one sentence.
     pub action: &'static str,
+    /// Who has to act on it: the level of the call's log line.
+    pub concern: Concern,
     /// How `IssueOtt` answers with it; none if it never does.
     pub issue: Option<Answers>,
     /// How `LoginWithOtt` answers with it; none if it never does.
     pub login: Option<Answers>,
+}
+
+/// Who has to act on a failed call (`docs/logging.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// The caller, who gets to know what to do. Logged at `info`.
+    Caller,
+    /// No one, unless it lasts: the platform or this replica is in trouble. Logged at
+    /// `warn`.
+    Trouble,
+    /// The gateway's operator: it does not pass by itself. Logged at `error`.
+    Operator,
 }
 
 /// How one operation answers with a reason.
@@ -75,20 +89,26 @@ impl Entry {
         }
     }
 
-    const fn both(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
-        Self { meaning, action, issue: Some(answers), login: Some(answers) }
+    const fn both(concern: Concern, meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, concern, issue: Some(answers), login: Some(answers) }
     }
 
-    const fn each(meaning: &'static str, action: &'static str, issue: Answers, login: Answers) -> Self {
-        Self { meaning, action, issue: Some(issue), login: Some(login) }
+    const fn each(
+        concern: Concern,
+        meaning: &'static str,
+        action: &'static str,
+        issue: Answers,
+        login: Answers,
+    ) -> Self {
+        Self { meaning, action, concern, issue: Some(issue), login: Some(login) }
     }
 
-    const fn issue(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
-        Self { meaning, action, issue: Some(answers), login: None }
+    const fn issue(concern: Concern, meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, concern, issue: Some(answers), login: None }
     }
 
-    const fn login(meaning: &'static str, action: &'static str, answers: Answers) -> Self {
-        Self { meaning, action, issue: None, login: Some(answers) }
+    const fn login(concern: Concern, meaning: &'static str, action: &'static str, answers: Answers) -> Self {
+        Self { meaning, action, concern, issue: None, login: Some(answers) }
     }
 }
 
@@ -117,169 +137,204 @@ impl Reason {
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a table, one entry after the other")]
     pub const fn entry(self) -> Entry {
+        use Concern::{Caller, Operator, Trouble};
         use FailureCode::{
             Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument,
             NotFound, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable, Unimplemented,
         };
         match self {
             Self::InvalidRequest => Entry::both(
+                Caller,
                 "The request breaks a rule of the contract, cannot be decoded, or is compressed.",
                 "Correct the request; BadRequest names the fields at fault.",
                 useless(&[InvalidArgument, Unimplemented]),
             ),
             Self::RequestTooLarge => Entry::both(
+                Caller,
                 "The request is longer than the gateway accepts (16 KiB).",
                 "Send a shorter one.",
                 useless(&[ResourceExhausted]),
             ),
             Self::MethodUnknown => Entry::both(
+                Caller,
                 "The gateway has no such method.",
                 "Call a method of ott.v1.OttService.",
                 useless(&[Unimplemented]),
             ),
             Self::ApiClientUnknown => Entry::both(
+                Caller,
                 "The gateway's configuration has no API client of that name.",
                 "Name a configured one, or leave api_client empty for the default one.",
                 useless(&[InvalidArgument]),
             ),
             Self::CallerUnauthenticated => Entry::both(
+                Caller,
                 "The gateway cannot tell who is calling; UNAVAILABLE: not before it has the JWT issuer's keys.",
                 "Show a valid credential, once, of a kind that the gateway is configured for.",
                 if_unavailable(&[Unauthenticated, Unavailable]),
             ),
             Self::CallerNotAllowed => Entry::both(
+                Caller,
                 "The gateway's access rules do not allow this call to this caller.",
                 "Ask the gateway's operator for a rule that allows it.",
                 useless(&[PermissionDenied]),
             ),
             Self::CallerQuotaExceeded => Entry::both(
+                Caller,
                 "The caller has used up its quota.",
                 "Wait as long as RetryInfo says, then retry.",
                 with_backoff(&[ResourceExhausted]),
             ),
             Self::Overloaded => Entry::both(
+                Trouble,
                 "This replica has too many calls in flight, and sent nothing.",
                 "Retry with backoff.",
                 with_backoff(&[Unavailable]),
             ),
             Self::Draining => Entry::both(
+                Trouble,
                 "This replica is shutting down, and has not spent the token of a login.",
                 "Retry; another replica will answer.",
                 with_backoff(&[Unavailable]),
             ),
             Self::AuditUnavailable => Entry::each(
+                Trouble,
                 "The gateway cannot write its audit record, so it hands out nothing.",
                 "Retry with backoff.",
                 with_backoff(&[Unavailable]),
                 if_unspent(&[Unavailable, Aborted]),
             ),
             Self::DeadlineExceeded => Entry::each(
+                Trouble,
                 "The deadline passed before there was an answer.",
                 "Retry, with a longer deadline if this repeats.",
                 with_backoff(&[DeadlineExceeded]),
                 if_unspent(&[DeadlineExceeded]),
             ),
             Self::PlatformUnreachable => Entry::both(
+                Trouble,
                 "The platform cannot be reached, or its certificate is not valid.",
                 "Retry with backoff.",
                 with_backoff(&[Unavailable]),
             ),
             Self::PlatformUnavailable => Entry::each(
+                Trouble,
                 "The platform is failing.",
                 "Retry with backoff.",
                 with_backoff(&[Unavailable]),
                 if_unspent(&[Unavailable, Aborted]),
             ),
             Self::LoginOutcomeUnknown => Entry::login(
+                Trouble,
                 "The login may or may not have happened.",
                 "Issue a new token and log in with that; never send the same token again.",
                 never(&[Aborted]),
             ),
             Self::PlatformRejectedRequest => Entry::issue(
+                Caller,
                 "The platform refused the request as malformed.",
                 "Check the user's login or id.",
                 useless(&[InvalidArgument]),
             ),
             Self::PlatformCredentialRejected => Entry::issue(
+                Operator,
                 "The platform refuses the gateway's own credential.",
                 "Tell the gateway's operator; a caller cannot mend it.",
                 useless(&[Internal]),
             ),
             Self::OttRejected => Entry::login(
+                Caller,
                 "The one-time token is not valid: unknown, used or expired.",
                 "Issue a new token and log in with that.",
                 never(&[Unauthenticated]),
             ),
             Self::OttInUse => Entry::login(
+                Caller,
                 "The same one-time token is being spent by another call.",
                 "Await that call, or issue a new token and log in with that.",
                 never(&[Aborted]),
             ),
             Self::PlatformAccessDenied => Entry::both(
+                Caller,
                 "The platform denies the gateway access to this user or tenant.",
                 "Check that the user is below the API client's tenant and that support access is on.",
                 useless(&[PermissionDenied]),
             ),
             Self::PlatformBlocked => Entry::both(
+                Operator,
                 "A firewall in front of the platform refused the request.",
                 "Retry later, with long backoff; tell the gateway's operator if it lasts.",
                 with_backoff(&[Unavailable]),
             ),
             Self::UserNotFound => Entry::issue(
+                Caller,
                 "The platform knows no such user.",
                 "Check the user's login or id.",
                 useless(&[NotFound]),
             ),
             Self::PlatformProtocolError => Entry::each(
+                Operator,
                 "The platform answered with something that its documentation does not know.",
                 "Tell the gateway's operator, with the request id.",
                 useless(&[Internal]),
                 never(&[Internal]),
             ),
             Self::PlatformConflict => Entry::both(
+                Caller,
                 "The platform reports a conflict with another object or change.",
                 "Look at the user and the tenant before trying again.",
                 useless(&[Aborted, AlreadyExists]),
             ),
             Self::PlatformRateLimited => Entry::both(
+                Trouble,
                 "The platform limits the rate of requests, and did nothing.",
                 "Wait as long as RetryInfo says, then retry; a token lives only 30 seconds.",
                 with_backoff(&[ResourceExhausted]),
             ),
-            Self::UserDisabled => {
-                Entry::both("The user is disabled.", "Have the user enabled.", useless(&[FailedPrecondition]))
-            }
+            Self::UserDisabled => Entry::both(
+                Caller,
+                "The user is disabled.",
+                "Have the user enabled.",
+                useless(&[FailedPrecondition]),
+            ),
             Self::TenantDisabled => Entry::both(
+                Caller,
                 "The user's tenant, or one above it, is disabled.",
                 "Have the tenant enabled.",
                 useless(&[FailedPrecondition]),
             ),
             Self::TenantLocked => Entry::both(
+                Caller,
                 "The user's tenant is locked.",
                 "Have the tenant unlocked.",
                 useless(&[FailedPrecondition]),
             ),
             Self::TenantNotFound => Entry::both(
+                Caller,
                 "The platform knows no such tenant.",
                 "Check which tenant the user belongs to.",
                 useless(&[NotFound]),
             ),
             Self::InvalidLogin => Entry::both(
+                Caller,
                 "The platform does not accept this login name.",
                 "Correct the login name.",
                 useless(&[InvalidArgument]),
             ),
             Self::PlatformQuotaExceeded => Entry::both(
+                Caller,
                 "A quota of the platform is used up.",
                 "Have the tenant's quota raised.",
                 useless(&[ResourceExhausted]),
             ),
             Self::PlatformPreconditionFailed => Entry::both(
+                Caller,
                 "The platform's rules forbid this in the present state of the user or tenant.",
                 "Mend that state first; the API code says what it is.",
                 useless(&[FailedPrecondition]),
             ),
             Self::InternalError => Entry::each(
+                Operator,
                 "The gateway itself failed.",
                 "Tell the gateway's operator, with the request id.",
                 useless(&[Internal]),

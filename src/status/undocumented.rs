@@ -1,14 +1,16 @@
-//! The statuses that the gRPC library makes by itself, put into our own words.
+//! Statuses that the gRPC library creates by itself, mapped to documented failures.
 //!
-//! tonic 0.14.9 answers what never reaches a handler (garbage, an over-long message,
-//! an unknown method, compression) with a bare code. What it means is read from the
-//! code and the fixed beginning of its message.
+//! tonic 0.14.9 answers requests that never reach a handler (undecodable or over-long
+//! messages, unknown methods, compression) with a bare code. The failure is derived from
+//! that code and the fixed beginning of its message.
 
 use tonic::Code;
 
 use super::{Failure, FailureCode, Reason};
+#[cfg(doc)]
+use crate::call::Call;
 
-/// How tonic's messages about a request that cannot be decoded begin.
+/// Beginnings of tonic's messages about a request that cannot be decoded.
 const UNDECODABLE: [&str; 4] = [
     "failed to decode Protobuf message",
     "Missing request message",
@@ -17,22 +19,23 @@ const UNDECODABLE: [&str; 4] = [
 ];
 
 impl Failure {
-    /// The failure behind a status without details that none of our code made, from
-    /// its message as [`tonic::Status::message`] has it (not percent-encoded). The
-    /// message is looked at, and not passed on: it may echo the request.
+    /// Returns the failure behind a status that tonic created, from its code and its
+    /// message as [`tonic::Status::message`] returns it (not percent-encoded). The message
+    /// is not passed on, because it may echo the request.
     ///
-    /// Not for health and reflection, which keep their own errors.
+    /// Not for health and reflection, which keep their own errors. Not for a request body
+    /// that broke off either: the call itself [records that](Call::broken_body).
     #[must_use]
     pub fn from_undocumented(code: Code, message: &str) -> Self {
         match code {
             Code::Internal if UNDECODABLE.iter().any(|start| message.starts_with(start)) => {
                 Self::new(Reason::InvalidRequest)
             }
-            // The same code tells of an answer of ours that is too long ("encoded").
+            // The same code with "encoded" means a response of ours that is too long.
             Code::OutOfRange if message.starts_with("Error, decoded message length too large") => {
                 Self::new(Reason::RequestTooLarge)
             }
-            // What gRPC wants for compression that a server does not support.
+            // The code that gRPC requires for unsupported compression.
             Code::Unimplemented if message.starts_with("Content is compressed with") => {
                 Self::new(Reason::InvalidRequest).with_code(FailureCode::Unimplemented)
             }

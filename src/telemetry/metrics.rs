@@ -21,7 +21,10 @@ use tonic::Code;
 pub use self::api_client::{ApiClientMetrics, TokenRefresh};
 use self::registered::{CallerCounters, Registered};
 use super::names;
-use crate::call::{InFlightLimit, Operation};
+use crate::{
+    call::{InFlightLimit, Operation},
+    reason::Reason,
+};
 
 /// The most callers with metrics of their own; the others are counted as one.
 const MAX_CALLERS: usize = 1000;
@@ -97,6 +100,29 @@ pub enum ConnectionState {
     Draining,
 }
 
+/// How the attempt ended to log out a session that no caller received, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logout {
+    /// The platform has ended the session.
+    Succeeded,
+    /// The platform refused, or did not answer: the session may be alive.
+    Failed,
+}
+
+impl Logout {
+    /// All of them, in order.
+    pub(super) const ALL: [Self; 2] = [Self::Succeeded, Self::Failed];
+
+    /// The name in metrics and audit records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "logged_out",
+            Self::Failed => "logout_failed",
+        }
+    }
+}
+
 /// One that is counted in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
@@ -126,6 +152,9 @@ impl Metrics {
     #[must_use]
     pub fn api_client(&self, name: &str) -> ApiClientMetrics {
         let metrics = self.0.api_clients.resolve(name, self.0.reloads.clone());
+        for logout in Logout::ALL {
+            self.0.undelivered_sessions.with_label_values(&[name, logout.as_str()]);
+        }
         let mut known = self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|other| other.name() != name);
         known.push(metrics.clone());
@@ -159,9 +188,9 @@ impl Metrics {
         self.with_caller(caller, |counters| counters.calls.counter(method, code).inc());
     }
 
-    /// A call failed for that reason, a value of the contract's `ErrorReason`.
-    pub fn error(&self, method: Method, reason: &'static str) {
-        self.0.errors.increment([method.name(), reason]);
+    /// Counts a call that failed for this reason.
+    pub fn error(&self, method: Method, reason: Reason) {
+        self.0.errors.increment([method.name(), reason.as_str()]);
     }
 
     /// Shows how many calls of a server are in flight, from now on.
@@ -204,6 +233,11 @@ impl Metrics {
     /// `duplicate_identity`, `slow_handshake` …
     pub fn security_event(&self, kind: &'static str) {
         self.0.security_events.increment([kind]);
+    }
+
+    /// Counts a session of an API client that no caller received.
+    pub fn undelivered_session(&self, api_client: &str, logout: Logout) {
+        self.0.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]).inc();
     }
 
     /// The rules refused a call.

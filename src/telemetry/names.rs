@@ -1,4 +1,4 @@
-//! The words under which things are shown: gRPC codes, services and reasons.
+//! The words under which things are shown: gRPC codes and services.
 //!
 //! Where each word is used (metric, record, span) is decided there.
 
@@ -29,42 +29,6 @@ pub const ALL_CODES: [Code; CODES] = [
     Code::Unavailable,
     Code::DataLoss,
     Code::Unauthenticated,
-];
-
-/// The reasons of the contract's `ErrorReason`, in its order.
-pub const REASONS: [&str; 32] = [
-    "INVALID_REQUEST",
-    "REQUEST_TOO_LARGE",
-    "METHOD_UNKNOWN",
-    "API_CLIENT_UNKNOWN",
-    "CALLER_UNAUTHENTICATED",
-    "CALLER_NOT_ALLOWED",
-    "CALLER_QUOTA_EXCEEDED",
-    "OVERLOADED",
-    "DRAINING",
-    "AUDIT_UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "PLATFORM_UNREACHABLE",
-    "PLATFORM_UNAVAILABLE",
-    "LOGIN_OUTCOME_UNKNOWN",
-    "PLATFORM_REJECTED_REQUEST",
-    "PLATFORM_CREDENTIAL_REJECTED",
-    "OTT_REJECTED",
-    "OTT_IN_USE",
-    "PLATFORM_ACCESS_DENIED",
-    "PLATFORM_BLOCKED",
-    "USER_NOT_FOUND",
-    "PLATFORM_PROTOCOL_ERROR",
-    "PLATFORM_CONFLICT",
-    "PLATFORM_RATE_LIMITED",
-    "USER_DISABLED",
-    "TENANT_DISABLED",
-    "TENANT_LOCKED",
-    "TENANT_NOT_FOUND",
-    "INVALID_LOGIN",
-    "PLATFORM_QUOTA_EXCEEDED",
-    "PLATFORM_PRECONDITION_FAILED",
-    "INTERNAL_ERROR",
 ];
 
 /// A code as `docs` and records spell it: `NOT_FOUND`.
@@ -129,22 +93,5 @@ mod tests {
             let plain = status_name(*code).replace('_', "").to_lowercase().replace("cancelled", "canceled");
             assert_eq!(metric_code(*code).to_lowercase(), plain);
         }
-    }
-
-    #[test]
-    fn the_reasons_are_those_of_the_contract() {
-        let contract =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/proto/ott/v1/ott_service.proto"))
-                .expect("the contract is there");
-        let reasons: Vec<&str> = contract
-            .split_once("enum ErrorReason {")
-            .expect("the catalogue is there")
-            .1
-            .lines()
-            .filter_map(|line| line.trim().strip_suffix(';')?.split_once(" = "))
-            .map(|(reason, _)| reason)
-            .filter(|reason| *reason != "ERROR_REASON_UNSPECIFIED")
-            .collect();
-        assert_eq!(reasons, REASONS);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     credential::Credential,
     http_client::{ConnectionReuse, build},
     ott::{Name, Subject},
+    platform::LogoutOutcome,
     telemetry::tracing::CallSpan,
 };
 
@@ -74,10 +75,12 @@ async fn a_logout_sends_the_cookies_of_its_own_session_and_nothing_else_ever_doe
     let first = log_in(&client, &upstream.token(), &call()).await.unwrap();
     let second = log_in(&client, &upstream.token(), &call()).await.unwrap();
     issues(&client).await;
-    client.log_out(&second.session, &call()).await;
+    let logging_out = call();
+    assert_eq!(client.log_out(&second.session, &logging_out).await, LogoutOutcome::Ended);
     let [request] = &upstream.requests_to(LOGOUT)[..] else { panic!("one logout") };
     assert_eq!(request.method, "GET");
     assert_eq!(request.header("cookie"), Some("sid=SESSION-OF-OTT-2"));
+    assert_eq!(request.header("x-request-id"), Some(logging_out.request_id().as_str()));
     assert_eq!(request.header("authorization"), None);
     assert!(request.body.is_empty());
     client.log_out(&first.session, &call()).await;
@@ -100,9 +103,15 @@ async fn a_logout_ends_in_time_whatever_the_platform_does() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, impatient());
     let session = log_in(&client, &upstream.token(), &call()).await.unwrap().session;
-    for behaviour in [Behaviour::Stall, Behaviour::Reset, Answer::html(503).into()] {
+    for (behaviour, http_status) in
+        [(Behaviour::Stall, None), (Behaviour::Reset, None), (Answer::html(503).into(), Some(503))]
+    {
         upstream.next(LOGOUT, behaviour);
-        client.log_out(&session, &call()).await;
+        match client.log_out(&session, &call()).await {
+            LogoutOutcome::Refused { http_status: refused } => assert_eq!(Some(refused), http_status),
+            LogoutOutcome::Failed { .. } => assert_eq!(http_status, None),
+            LogoutOutcome::Ended => panic!("the session is alive"),
+        }
     }
     assert_eq!(upstream.count(LOGOUT), 3, "none is repeated");
 }

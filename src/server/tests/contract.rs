@@ -32,8 +32,8 @@ impl OttService for Failing {
         &self,
         request: tonic::Request<IssueOttRequest>,
     ) -> Result<tonic::Response<IssueOttResponse>, Status> {
-        let call = request.extensions().get::<Call>().expect("the stack puts it there");
-        Err(Failure::new(Reason::UserNotFound).into_status(call))
+        let (Arrival { call, .. }, _) = Arrival::split(request);
+        Err(Failure::new(Reason::UserNotFound).into_status(&call))
     }
 
     async fn login_with_ott(

@@ -20,7 +20,7 @@ use super::{
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     reloads::Reloads,
 };
-use crate::{call::InFlightLimit, telemetry::names};
+use crate::{call::InFlightLimit, reason::Reason, telemetry::names};
 
 /// The caller that stands for all who are not named in the rules.
 const OTHER: &str = "other";
@@ -64,6 +64,7 @@ pub(super) struct Registered {
     pub(super) spoofed_identity_headers: IntCounter,
     pub(super) audit_records: ByWord<2>,
     pub(super) security_events: ByWord<1>,
+    pub(super) undelivered_sessions: IntCounterVec,
     pub(super) reloads: Reloads,
     pub(super) event_loop_lag: Histogram,
     pub(super) panics: IntCounter,
@@ -112,8 +113,8 @@ impl Registered {
             &["method", "reason"],
         ));
         for method in Method::ALL {
-            for reason in names::REASONS {
-                errors.show([method.name(), reason]);
+            for reason in Reason::ALL {
+                errors.show([method.name(), reason.as_str()]);
             }
         }
         let handled = ByCode::of_server(families.counters(
@@ -181,6 +182,11 @@ impl Registered {
                 "Events that a security team wants to see.",
                 &["kind"],
             )),
+            undelivered_sessions: families.counters(
+                "ott_gateway_undelivered_sessions_total",
+                "Sessions that the platform opened and no caller received.",
+                &["api_client", "outcome"],
+            ),
             reloads: Reloads::register(&families),
             event_loop_lag: families.histogram(
                 "ott_gateway_event_loop_lag_seconds",

@@ -18,7 +18,7 @@ fn busy() -> Metrics {
         metrics.call_handled(method, Code::NotFound, MILLISECOND);
         metrics.caller_call("spiffe://mesh/shop", method, Code::NotFound);
     }
-    metrics.error(Method::IssueOtt, "USER_NOT_FOUND");
+    metrics.error(Method::IssueOtt, Reason::UserNotFound);
     metrics.without_deadline("anonymous");
     metrics.quota_exceeded("anonymous");
     metrics.connection_refused();
@@ -35,6 +35,7 @@ fn busy() -> Metrics {
     metrics.set_log_lines(2, 3);
     let client = metrics.api_client("eu2");
     client.request(Operation::IssueOtt, Certainty::Done, Some(200), MILLISECOND);
+    metrics.undelivered_session("eu2", Logout::Failed);
     client.retry(Operation::IssueOtt);
     client.breaker(Operation::IssueOtt, BreakerState::Open);
     client.token_refresh(TokenRefresh::Fetched);
@@ -63,6 +64,18 @@ fn calls_are_counted_under_the_names_that_dashboards_expect() {
     ] {
         assert!(has(&metrics, &line), "{line}\n{}", metrics.render());
     }
+}
+
+#[test]
+fn undelivered_sessions_are_shown_from_the_start() {
+    let metrics = Metrics::new();
+    let line = |outcome: &str, count: u32| {
+        format!(r#"ott_gateway_undelivered_sessions_total{{api_client="eu2",outcome="{outcome}"}} {count}"#)
+    };
+    let _client = metrics.api_client("eu2");
+    assert!(has(&metrics, &line("logged_out", 0)) && has(&metrics, &line("logout_failed", 0)));
+    metrics.undelivered_session("eu2", Logout::Failed);
+    assert!(has(&metrics, &line("logged_out", 0)) && has(&metrics, &line("logout_failed", 1)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The gRPC codes that a failure can have. OK is none of them.
+//! The gRPC codes that a failure can have; `OK` is not among them.
 
 use tonic::Code;
 

@@ -1,8 +1,13 @@
-//! The catalogue's words: every reason, and the code that it usually has.
+//! Names of everything that can go wrong with a call: the reasons of the contract's
+//! `ErrorReason`, and the gRPC codes that they come with.
 //!
-//! What a reason means and what a caller does about it stands in `table`.
+//! Every stage may use these names. What a reason means and what a caller does about it is
+//! in [`status::table`](crate::status::table); which failure gets which reason is decided
+//! in [`status`](crate::status).
 
-use super::FailureCode;
+mod code;
+
+pub use code::FailureCode;
 
 macro_rules! reasons {
     ($($variant:ident = $word:literal, $code:ident;)*) => {
@@ -16,7 +21,7 @@ macro_rules! reasons {
             /// Every reason, in the order of the contract.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The word on the wire.
+            /// The name on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -24,9 +29,9 @@ macro_rules! reasons {
                 }
             }
 
-            /// The code that the reason usually has. A few have another one where a
-            /// login is concerned, or where the platform tells more: see
-            /// [`Failure::code`](super::Failure::code).
+            /// The usual code. A few reasons have another one at a login, or where the
+            /// platform's answer is more specific: see
+            /// [`Failure::code`](crate::status::Failure::code).
             #[must_use]
             pub const fn code(self) -> FailureCode {
                 match self {

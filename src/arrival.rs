@@ -1,0 +1,51 @@
+//! What the middleware has learned of a call before its message is decoded: the one value
+//! that it attaches to a request, and that handlers read.
+//!
+//! Between `server`, which creates it, and `service`, which uses it; neither may use the
+//! other.
+
+use tonic::Request;
+
+use crate::{
+    call::{Call, Deadline, InFlight},
+    caller::Caller,
+    clock,
+    telemetry::tracing::CallSpan,
+};
+
+/// A call as it reaches its handler. Part of the request's extensions.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// State of the call.
+    pub call: Call,
+    /// The authenticated caller.
+    pub caller: Caller,
+    /// Span of the call, the parent of the spans of its attempts at the platform.
+    pub span: CallSpan,
+    /// The call's place among the calls in flight, held until all its work has ended.
+    pub in_flight: Option<InFlight>,
+}
+
+impl Arrival {
+    /// Splits a request into what the middleware attached and the message.
+    ///
+    /// A server without the middleware (a test of the bare service) gets an anonymous call
+    /// whose deadline has passed.
+    pub fn split<T>(request: Request<T>) -> (Self, T) {
+        let arrival = Self::peek(&request);
+        (arrival, request.into_inner())
+    }
+
+    /// Returns what the middleware attached to a request that goes on to its handler.
+    pub fn peek<T>(request: &Request<T>) -> Self {
+        request.extensions().get().cloned().unwrap_or_else(|| {
+            let now = clock::now();
+            Self {
+                call: Call::new(now, Deadline::at(now)),
+                caller: Caller::anonymous(),
+                span: CallSpan::default(),
+                in_flight: None,
+            }
+        })
+    }
+}

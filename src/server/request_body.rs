@@ -1,0 +1,132 @@
+//! The body of a request, and why it broke off if it did.
+//!
+//! A body that breaks off is the caller's doing or its network's, and never a fault of the
+//! gateway. The gRPC library reports it like an internal error, depending on the HTTP/2
+//! error code; so the reason is recorded here, where it is still known by its type.
+
+use std::{
+    error::Error,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tonic::codegen::StdError;
+
+use crate::call::{BrokenBody, Call};
+
+/// A request body that records in its call that it broke off.
+///
+/// Its error is always [`BrokenBody`] without a source: the gRPC library takes some HTTP/2
+/// errors for the end of the message, and would start a handler on half of it.
+#[derive(Debug)]
+pub(super) struct RequestBody<B> {
+    inner: B,
+    call: Call,
+}
+
+impl<B> RequestBody<B> {
+    pub(super) const fn new(inner: B, call: Call) -> Self {
+        Self { inner, call }
+    }
+
+    fn broken(&self, why: BrokenBody) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        self.call.set_broken_body(why);
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<StdError>,
+{
+    type Data = Bytes;
+    type Error = BrokenBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => self.broken(reason(&*error.into())),
+            // hyper reports a stream that was reset with NO_ERROR as a body that ends, but
+            // not as a stream that has ended.
+            None if !self.inner.is_end_stream() => self.broken(BrokenBody::Cancelled),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Why a body broke off. h2 resets a stream by itself only if the peer violates the
+/// protocol on it; after any other error, the peer or the connection is gone.
+fn reason(error: &(dyn Error + 'static)) -> BrokenBody {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return if error.is_reset() && error.is_library() {
+                BrokenBody::Malformed
+            } else {
+                BrokenBody::Cancelled
+            };
+        }
+        next = error.source();
+    }
+    BrokenBody::Cancelled
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+
+    use super::*;
+    use crate::{call::Deadline, clock};
+
+    fn call() -> Call {
+        Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
+    }
+
+    async fn read<B>(body: B) -> (Option<BrokenBody>, Result<Bytes, BrokenBody>)
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<StdError>,
+    {
+        let call = call();
+        let read = RequestBody::new(body, call.clone()).collect().await;
+        (call.broken_body(), read.map(http_body_util::Collected::to_bytes))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_ends_is_not_broken() {
+        let body = Full::<Bytes>::from("message");
+        assert_eq!(read(body).await, (None, Ok(Bytes::from_static(b"message"))));
+        assert_eq!(read(http_body_util::Empty::<Bytes>::new()).await, (None, Ok(Bytes::new())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_ends_before_its_stream_was_cancelled() {
+        // As hyper reports a stream that was reset with NO_ERROR.
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"mess")))];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        assert_eq!(read(body).await, (Some(BrokenBody::Cancelled), Err(BrokenBody::Cancelled)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_error_is_the_callers() {
+        let frames = [Err::<Frame<Bytes>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        assert_eq!(read(body).await, (Some(BrokenBody::Cancelled), Err(BrokenBody::Cancelled)));
+    }
+}
