@@ -17,6 +17,7 @@ mod access;
 mod accounts;
 mod api_clients;
 mod audit;
+mod broken_requests;
 mod cli;
 mod credentials;
 mod deadlines;

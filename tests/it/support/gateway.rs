@@ -291,10 +291,20 @@ impl Gateway {
         self.folder.path()
     }
 
-    /// The records of the audit log so far.
+    /// The records of calls in the audit log so far.
     pub(crate) fn audit(&self) -> Vec<Value> {
+        self.audit_lines("call")
+    }
+
+    /// The audit log's lines about sessions that no caller received, so far.
+    pub(crate) fn undelivered_sessions(&self) -> Vec<Value> {
+        self.audit_lines("undelivered_session")
+    }
+
+    fn audit_lines(&self, event: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+        let lines = text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON"));
+        lines.filter(|line: &Value| line["event"] == event).collect()
     }
 
     /// Sends a signal by its name, for example `TERM`.
