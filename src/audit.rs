@@ -7,6 +7,8 @@
 //! them.
 
 mod fingerprint;
+#[cfg(test)]
+pub(crate) mod for_test;
 mod record;
 mod sink;
 mod writer;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
     os::unix::fs::symlink,
     path::Path,
@@ -17,7 +17,10 @@ use rustix::{
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::*;
+use super::{
+    for_test::{full_pipe, read_available},
+    *,
+};
 use crate::{
     call::{Deadline, Operation},
     clock,
@@ -133,6 +136,40 @@ async fn full_disk_refuses_and_the_record_follows_late() {
 }
 
 #[tokio::test]
+async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
+    symlink(&good, &path).expect("a link");
+    let metrics = Metrics::new();
+    let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: true };
+    let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+    let (delivered, stranded) = (call(), call());
+    audit.undelivered_session(&delivered, Logout::Succeeded, None);
+    audit.correct_record(&delivered, Ending::Cancelled);
+    audit.flush(PATIENCE).await.expect("it flushes");
+
+    fs::remove_file(&path).expect("it goes");
+    symlink("/dev/full", &path).expect("a link");
+    audit.undelivered_session(&stranded, Logout::Failed, Some(503));
+    assert_eq!(audit.flush(PATIENCE).await, Err(AuditUnavailable));
+    fs::remove_file(&path).expect("it goes");
+    symlink(&good, &path).expect("a link");
+    recovery(&audit).await;
+
+    let lines = lines_of(&good);
+    let essence = |line: &Value| {
+        let late = line.get("late").is_some();
+        format!("{} {late}", line["event"].as_str().expect("a string"))
+    };
+    let lines: Vec<String> = lines.iter().map(essence).collect();
+    assert_eq!(lines, ["undelivered_session false", "call true", "undelivered_session true"]);
+    for (result, count) in [("ok", 1), ("late", 2)] {
+        let line = format!(r#"ott_gateway_audit_records_total{{result="{result}",sink="file"}} {count}"#);
+        assert!(metrics.render().contains(&line), "{line}\n{}", metrics.render());
+    }
+}
+
+#[tokio::test]
 async fn removed_folder_refuses_until_it_is_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("log").join("audit.jsonl");
@@ -170,28 +207,6 @@ async fn file_is_rotated_by_renaming_with_and_without_a_signal() {
     assert_eq!(lines_of(&folder.path().join("1")).len(), 1);
     assert_eq!(lines_of(&folder.path().join("2")).len(), 1);
     assert_eq!(lines_of(&path).len(), 1);
-}
-
-/// A named pipe, open at its reading end, and full.
-fn full_pipe(path: &Path) -> (File, usize) {
-    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let mut pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
-    fcntl_setfl(&pipe, OFlags::NONBLOCK).expect("a flag");
-    let mut filled = 0;
-    // Byte by byte at the end, so that nothing at all fits any more.
-    for step in [4096, 1] {
-        while let Ok(bytes) = pipe.write(&vec![b'\n'; step]) {
-            filled += bytes;
-        }
-    }
-    (pipe, filled)
-}
-
-fn read_available(pipe: &mut File) -> String {
-    let mut text = Vec::new();
-    // Ends when the pipe is empty for now.
-    let _ = pipe.read_to_end(&mut text);
-    String::from_utf8(text).expect("text")
 }
 
 #[tokio::test]

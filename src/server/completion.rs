@@ -207,3 +207,74 @@ pub(super) fn with_documented_unknown_method(response: Response<Body>, call: &Ca
         None => response,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        audit::{
+            Settings, Sink,
+            for_test::{full_pipe, read_available},
+        },
+        call::{Deadline, Operation},
+        clock::WallClock,
+    };
+
+    fn call() -> Call {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+        call.set_operation(Operation::LoginWithOtt);
+        call
+    }
+
+    fn handled(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.render();
+        let calls = text.lines().filter(|line| line.starts_with("grpc_server_handled_total"));
+        let some = calls.filter(|line| !line.ends_with(" 0"));
+        some.map(|line| line.split('"').nth(1).expect("a code").to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn call_dropped_while_its_record_is_written_ends_as_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.pipe");
+        let (mut pipe, filled) = full_pipe(&path);
+        let metrics = Metrics::new();
+        let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+        let audit = Audit::start(settings, &metrics, WallClock::system()).unwrap();
+        let completion =
+            Completion::of(call(), CallSpan::default(), Audited::Yes, audit.clone(), metrics.clone());
+        let mut finish = Box::pin(completion.finish(Err(Failure::new(Reason::CallerNotAllowed))));
+        assert!(finish.as_mut().now_or_never().is_none(), "the record is being written");
+        drop(finish);
+        assert_eq!(handled(&metrics), ["PermissionDenied"]);
+        assert!(
+            metrics
+                .render()
+                .contains(r#"ott_gateway_errors_total{method="LoginWithOtt",reason="CALLER_NOT_ALLOWED"} 1"#)
+        );
+
+        let mut text = read_available(&mut pipe).split_off(filled);
+        audit.flush(Duration::from_secs(10)).await.unwrap();
+        text.push_str(&read_available(&mut pipe));
+        let records: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(records.iter().all(|record| record["reason"] == "CALLER_NOT_ALLOWED"), "{text}");
+        assert_eq!(records.last().unwrap()["late"], true, "the answer was not delivered");
+    }
+
+    #[tokio::test]
+    async fn failure_of_a_handler_is_read_from_its_call() {
+        let metrics = Metrics::new();
+        let call = call();
+        let span = CallSpan::default();
+        let completion = Completion::of(call.clone(), span, Audited::Yes, Audit::off(), metrics.clone());
+        let response = Failure::new(Reason::OttRejected).into_status(&call).into_http();
+        let response = completion.finish(Ok(response)).await;
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        assert!(!status.details().is_empty(), "the status of the handler is kept");
+        assert_eq!(handled(&metrics), ["Unauthenticated"]);
+    }
+}

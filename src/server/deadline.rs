@@ -172,4 +172,32 @@ mod tests {
             assert_eq!(answer.unwrap_err().reason(), reason, "{operation:?}, sent: {sent}");
         }
     }
+
+    /// What a call's work leaves behind asks the call how it was answered.
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_cut_off_is_dropped_once_the_call_has_its_failure() {
+        struct AsksWhenDropped(Call, std::sync::mpsc::Sender<Option<Reason>>);
+        impl Drop for AsksWhenDropped {
+            fn drop(&mut self) {
+                let reason = self.0.failure().map(|(_, reason)| reason);
+                self.1.send(reason.filter(|_| self.0.is_abandoned())).unwrap();
+            }
+        }
+        for (drained, reason) in [(false, Reason::DeadlineExceeded), (true, Reason::Draining)] {
+            let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
+            let (sender, dropped) = std::sync::mpsc::channel();
+            let leftover = AsksWhenDropped(call.clone(), sender);
+            let cut_off = CancellationToken::new();
+            let work = async {
+                let _leftover = leftover;
+                if drained {
+                    cut_off.cancel();
+                }
+                std::future::pending().await
+            };
+            let answer: Result<(), _> = within(&call, &cut_off, work).await;
+            assert_eq!(answer.unwrap_err().reason(), reason);
+            assert_eq!(dropped.try_recv(), Ok(Some(reason)));
+        }
+    }
 }

@@ -27,10 +27,12 @@ use crate::support::{
 const SOON: Duration = Duration::from_secs(10);
 const UNAVAILABLE: &str = "Unavailable AUDIT_UNAVAILABLE";
 
-/// What `docs/audit.md` says of a record: its fields, and their types.
+/// The fields of a call's record in `docs/audit.md`, and their types.
 fn documented() -> BTreeMap<String, String> {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let section = page.lines().skip_while(|line| *line != "## The record of a call").skip(1);
+    let section = section.take_while(|line| !line.starts_with("## "));
+    let rows = section.filter_map(|line| line.strip_prefix("| `"));
     let cells = rows.map(|row| row.split(" | ").map(|cell| cell.trim_matches('`').to_owned()));
     cells.map(|mut cells| (cells.next().unwrap(), cells.next().unwrap())).collect()
 }

@@ -36,4 +36,5 @@ mod statuses;
 mod structure;
 mod tls;
 mod traces;
+mod undelivered_sessions;
 mod upstream_requests;
