@@ -1,19 +1,18 @@
-//! The first question to the rules: does any of them name this caller at all?
+//! First access check: does any rule name this caller at all?
 //!
-//! Asked before a message is even decoded, so that a stranger learns nothing from how
-//! its message is taken. It only ever refuses: what a caller may do is decided in the
-//! handlers.
+//! Runs before a message is decoded, so that a stranger learns nothing from how the gateway
+//! reads its message. It only refuses; what a caller may do is decided in the handlers.
 
 use tonic::{Request, Status, service::Interceptor};
 
 use crate::{access::Access, arrival::Arrival, status::Failure};
 
-/// Turns away callers that no rule names.
+/// Refuses callers that no rule names.
 #[derive(Clone, Debug)]
 pub struct NamedCallers(Access);
 
 impl NamedCallers {
-    /// Those whom these rules name may pass.
+    /// Accepts the callers that these rules name.
     #[must_use]
     pub const fn of(access: Access) -> Self {
         Self(access)
