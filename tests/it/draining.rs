@@ -162,7 +162,7 @@ async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is()
     assert!(gateway.is_running(), "the platform has not answered yet");
     permits.add_permits(1);
     assert_eq!(gateway.ended(Duration::from_secs(10)).await.code(), Some(0));
-    logged(&gateway, "logged out undelivered session");
+    logged(&gateway, "undelivered session ended");
     assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
 }
 
