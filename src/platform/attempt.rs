@@ -113,9 +113,8 @@ impl AttemptOutcome {
     pub(super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
         match self {
             Self::NotSent(_) => Certainty::NotSent,
-            Self::Interrupted { .. } => Certainty::Unknown,
             Self::Failed(answer, _) if answer.is_definite(endpoint.spends()) => Certainty::Refused,
-            Self::Failed(..) => Certainty::Unknown,
+            Self::Failed(..) | Self::Interrupted { .. } => Certainty::Unknown,
             Self::Succeeded(_) => Certainty::Done,
         }
     }

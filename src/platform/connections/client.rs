@@ -27,8 +27,8 @@ pub(super) struct Client {
     progress: Mutex<Progress>,
 }
 
-/// Whether a connection is being made, for those who wait for it.
-pub(super) type Connecting = watch::Receiver<Option<Result<(), ConnectFailure>>>;
+/// The outcome of connecting, once there is one.
+pub(super) type Connection = Option<Result<(), ConnectFailure>>;
 
 /// The requests of a client, and what they showed.
 pub(super) struct Progress {
@@ -43,7 +43,7 @@ pub(super) struct Progress {
     silent_since: Option<Instant>,
     answered_at: Option<Instant>,
     /// The request that connects, if one does.
-    pub(super) connecting: Option<Connecting>,
+    pub(super) connecting: Option<watch::Receiver<Connection>>,
 }
 
 /// What responses have shown of a server.

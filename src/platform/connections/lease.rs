@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::Version;
 use tokio::sync::watch;
 
-use super::client::Client;
 #[cfg(test)]
 use super::client::KnownServer;
+use super::client::{Client, Connection};
 use crate::clock;
 
 /// Why there is no connection, in the words of the network stack.
@@ -24,7 +24,7 @@ pub(in super::super) struct Lease {
     client: Arc<Client>,
     stage: Mutex<Stage>,
     /// Set while others wait for this request to connect.
-    connecting: Mutex<Option<watch::Sender<Option<Result<(), ConnectFailure>>>>>,
+    connecting: Mutex<Option<watch::Sender<Connection>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ impl Lease {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connecting(&self) -> MutexGuard<'_, Option<watch::Sender<Option<Result<(), ConnectFailure>>>>> {
+    fn connecting(&self) -> MutexGuard<'_, Option<watch::Sender<Connection>>> {
         self.connecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

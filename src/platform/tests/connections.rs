@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::fixture::*;
-use crate::credential::Credential;
+use crate::{credential::Credential, telemetry::metrics::ApiClientMetrics};
 
 /// A platform over TLS and HTTP/2.
 struct Http2Platform {
@@ -238,7 +238,7 @@ async fn a_login_does_not_join_requests_that_nothing_answers() {
     let first = lost("OTT-2");
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let second = lost("OTT-3");
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(relay.connections(), 1);
     log_in(&client, "OTT-4", &call()).await.expect("a new connection");
     assert_eq!(relay.connections(), 2);
@@ -297,7 +297,7 @@ async fn more_connections_are_opened_when_the_platform_limits_streams() {
 async fn waiting_for_a_stream_is_not_a_failure_of_the_platform() {
     let behaves = Behaves::with_streams(1, 1);
     let platform = Http2Platform::start(behaves.clone()).await;
-    let limits = Limits { max_attempts: 1, attempt_timeout: Duration::from_secs(60), ..quick() };
+    let limits = Limits { max_attempts: 1, attempt_timeout: Duration::from_mins(1), ..quick() };
     let client = platform.client(limits);
     issues(&client).await;
     // All the connections that there may be, each with its one stream in use.
@@ -328,7 +328,7 @@ fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
     let mut settings = client.api_client.settings.clone();
     settings.limits = limits;
     PlatformClient {
-        api_client: ApiClient::new(settings, Credential::for_test(), Default::default()),
+        api_client: ApiClient::new(settings, Credential::for_test(), ApiClientMetrics::default()),
         ..client.clone()
     }
 }

@@ -17,6 +17,7 @@ use crate::{
 use Certainty::{Done, NotSent, Refused, Unknown};
 use Operation::{IssueOtt, LoginWithOtt};
 
+#[expect(clippy::needless_pass_by_value, reason = "its callers make one for it")]
 fn answer(operation: Operation, error: PlatformError, certainty: Certainty) -> Answer {
     let call = call(operation);
     call.attempt_ended(certainty);
