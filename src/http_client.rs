@@ -11,11 +11,13 @@ pub mod date;
 pub mod json;
 mod loopback;
 pub mod media_type;
+mod proxy;
 pub mod retry_after;
 mod tls;
 
 pub use self::{
     client::{ConnectionReuse, HttpClientError, HttpSettings, MAX_HEADER_LIST_BYTES, build, header_bytes},
     loopback::is_loopback,
+    proxy::Proxy,
     tls::{TlsConfigError, tls_config},
 };

@@ -9,7 +9,7 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
-    http_client::{self, ConnectionReuse, HttpSettings, tls_config},
+    http_client::{self, ConnectionReuse, HttpSettings, Proxy, tls_config},
     platform::{
         self,
         data_center::{DataCenter, Origin},
@@ -205,7 +205,7 @@ pub(super) fn http(client: &config::ApiClient) -> Result<HttpSettings, StartErro
     let tls = tls_config(client.ca_file.as_deref())?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
     settings.max_idle_connections = client.max_idle_connections.get() as usize;
-    settings.proxy_url = client.proxy_url.as_ref().map(|proxy| proxy.expose().clone());
+    settings.proxy = client.proxy_url.as_ref().map(|proxy| Proxy::new(proxy.expose().clone(), &settings.tls));
     Ok(settings)
 }
 

@@ -18,7 +18,7 @@ use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::is_loopback;
+use super::{Proxy, cause::root_cause, is_loopback};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -45,9 +45,9 @@ pub struct HttpSettings {
     /// The authorities that it trusts, made once and shared by all clients
     /// ([`tls_config`](super::tls_config)).
     pub tls: Arc<ClientConfig>,
-    /// A proxy; the environment is never asked for one. May contain a password. Plain
-    /// HTTP goes only through a proxy on a loopback host.
-    pub proxy_url: Option<Url>,
+    /// A proxy; the environment is never asked for one. Plain HTTP goes only through a
+    /// proxy on a loopback host.
+    pub proxy: Option<Proxy>,
     /// Limit for connecting as a whole: name lookup, TCP, proxy, TLS. 2 s.
     pub connect_timeout: Duration,
     /// Age at which connections that are kept for reuse are replaced, so that changes in
@@ -64,10 +64,22 @@ impl HttpSettings {
         Self {
             server,
             tls,
-            proxy_url: None,
+            proxy: None,
             connect_timeout: Duration::from_secs(2),
             max_connection_age: Duration::from_mins(10),
             max_idle_connections: 256,
+        }
+    }
+}
+
+impl HttpSettings {
+    /// Returns the root cause of a failed request as text for the operator. The HTTP
+    /// status of a proxy that refuses a tunnel is looked up for it, within 2 s.
+    pub async fn cause_of(&self, error: &reqwest::Error) -> String {
+        let cause = root_cause(error);
+        match &self.proxy {
+            Some(proxy) => proxy.explain(cause, &self.server).await,
+            None => cause,
         }
     }
 }
@@ -76,7 +88,7 @@ impl fmt::Debug for HttpSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpSettings")
             .field("server", &self.server.as_str())
-            .field("has_proxy", &self.proxy_url.is_some())
+            .field("has_proxy", &self.proxy.is_some())
             .field("connect_timeout", &self.connect_timeout)
             .field("max_connection_age", &self.max_connection_age)
             .field("max_idle_connections", &self.max_idle_connections)
@@ -116,7 +128,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
     let server = &settings.server;
     let https_only = server.scheme() == "https";
     let leaves = |url: &Url| !is_loopback(url);
-    if !https_only && (leaves(server) || settings.proxy_url.as_ref().is_some_and(leaves)) {
+    if !https_only && (leaves(server) || settings.proxy.as_ref().is_some_and(|proxy| leaves(proxy.url()))) {
         return Err(HttpClientError::Plaintext);
     }
     let mut headers = HeaderMap::new();
@@ -150,8 +162,9 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .http2_keep_alive_while_idle(false)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES);
-    if let Some(url) = &settings.proxy_url {
-        builder = builder.proxy(reqwest::Proxy::all(url.clone()).map_err(|_| HttpClientError::Proxy)?);
+    if let Some(proxy) = &settings.proxy {
+        builder =
+            builder.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(|_| HttpClientError::Proxy)?);
     }
     builder.build().map_err(|_| HttpClientError::Build)
 }
@@ -202,7 +215,8 @@ mod tests {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let mut settings = HttpSettings::new(Url::parse(server).unwrap(), Arc::new(tls));
-        settings.proxy_url = Some(Url::parse("http://user:canary@proxy.example:3128").unwrap());
+        let proxy = Url::parse("http://user:canary@proxy.example:3128").unwrap();
+        settings.proxy = Some(Proxy::new(proxy, &settings.tls));
         settings
     }
 

@@ -29,7 +29,7 @@ use crate::{
     http_client::{
         MAX_HEADER_LIST_BYTES,
         body::{self, BodyError},
-        cause::{is_invalid_certificate, is_not_processed, is_refused_stream, root_cause},
+        cause::{is_invalid_certificate, is_not_processed, is_refused_stream},
         header_bytes,
     },
 };
@@ -265,7 +265,11 @@ async fn exchange(
         }
         // Before a server's limit is known, more streams may be opened than it accepts.
         Err(error) if is_refused_stream(&error) && lease.streams_used_up() => Err(NoStream),
-        Err(error) => Ok(broken(&error, gate, call)),
+        Err(error) => {
+            let was_withdrawn = gate.is_withdrawn();
+            let cause = connections.cause_of(&error).await;
+            Ok(broken(&error, cause, was_withdrawn, gate, call))
+        }
     }
 }
 
@@ -285,9 +289,13 @@ fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
 }
 
 /// The outcome of an attempt without a response head.
-fn broken(error: &reqwest::Error, gate: &BodyGate, call: &Call) -> AttemptOutcome {
-    let cause = root_cause(error);
-    let was_withdrawn = gate.is_withdrawn();
+fn broken(
+    error: &reqwest::Error,
+    cause: String,
+    was_withdrawn: bool,
+    gate: &BodyGate,
+    call: &Call,
+) -> AttemptOutcome {
     if is_not_processed(error) {
         gate.close();
         return AttemptOutcome::NotSent(NotSent::Unreachable(cause));

@@ -20,7 +20,7 @@ pub(super) use self::lease::{ConnectFailure, Lease};
 use crate::{
     backoff::jittered,
     clock::{self, Instant},
-    http_client::{ConnectionReuse, HttpClientError, HttpSettings, cause::root_cause},
+    http_client::{ConnectionReuse, HttpClientError, HttpSettings},
 };
 
 /// Maximum number of clients that take requests at the same time, so of HTTP/2
@@ -106,6 +106,11 @@ impl Connections {
         }
     }
 
+    /// Returns the root cause of a failed request, for the operator.
+    pub(super) async fn cause_of(&self, error: &reqwest::Error) -> String {
+        self.settings.cause_of(error).await
+    }
+
     /// Returns a client for a request that is not an attempt, such as a logout.
     pub(super) fn http(self: &Arc<Self>) -> reqwest::Client {
         self.lease().http().clone()
@@ -175,7 +180,7 @@ impl Connections {
                 client.answered(response.version());
                 Ok(client)
             }
-            Ok(Err(error)) => Err(root_cause(&error)),
+            Ok(Err(error)) => Err(self.cause_of(&error).await),
             Err(_) => Err("no response in time".to_owned()),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::fixture::*;
 use crate::{
     credential::Credential,
-    http_client::{ConnectionReuse, build},
+    http_client::{ConnectionReuse, Proxy, build},
     ott::{Name, Subject},
     platform::LogoutOutcome,
     telemetry::tracing::CallSpan,
@@ -165,10 +165,30 @@ async fn a_configured_proxy_is_gone_through() {
     proxy.next(url, Answer::json(200, r#"{"ott":"VIA-PROXY"}"#));
     let settings = settings("http://127.0.0.1:9", quick());
     let mut http = http_settings(&settings, shared_tls());
-    http.proxy_url = Some(proxy.url().parse().unwrap());
+    http.proxy = Some(Proxy::new(proxy.url().parse().unwrap(), &http.tls));
     let client = client_over(settings, http, Credential::for_test());
     assert_eq!(issue(&client, &call()).await.unwrap().ott.expose(), "VIA-PROXY");
     assert_eq!(proxy.count(url), 1);
+}
+
+#[tokio::test]
+async fn the_status_with_which_a_proxy_refuses_is_in_the_cause() {
+    let proxy = Upstream::http().await;
+    let settings = settings("https://eu2.example:8443", Limits { max_attempts: 1, ..quick() });
+    let mut http = http_settings(&settings, shared_tls());
+    http.proxy = Some(Proxy::new(proxy.url().parse().unwrap(), &http.tls));
+    let client = client_over(settings, http, Credential::for_test());
+    proxy.always("eu2.example:8443", Answer::html(403));
+    for _ in 0..2 {
+        let error = issue(&client, &call()).await.unwrap_err();
+        let PlatformError::Unreachable(cause) = &error.kind else { panic!("{error:?}") };
+        assert_eq!(cause, "the proxy refused the tunnel with HTTP status 403");
+        assert_eq!(error.certainty, Certainty::NotSent);
+    }
+    assert_eq!(proxy.count("eu2.example:8443"), 3, "its status is asked for once");
+    proxy.always("eu2.example:8443", Answer::html(407));
+    let error = issue(&client, &call()).await.unwrap_err();
+    assert!(error.kind.to_string().contains("proxy authorization required"), "{error:?}");
 }
 
 /// Runs another test of this file in a process whose environment names a proxy that

@@ -13,7 +13,7 @@ pub struct Tracer;
 
 /// No span of a call.
 #[derive(Clone, Debug, Default)]
-pub struct CallSpan;
+pub struct CallSpan(());
 
 /// No span of an attempt.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Tracer {
     /// Does nothing.
     #[must_use]
     pub fn call(&self, _: Method, _: RequestId, _: &HeaderMap) -> CallSpan {
-        CallSpan
+        CallSpan(())
     }
 
     /// Does nothing.

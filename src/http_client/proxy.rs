@@ -1,0 +1,169 @@
+//! The HTTP status with which a proxy refuses a tunnel.
+//!
+//! The HTTP library drops it, although it is what an operator needs: 403 is a rule, 502 a
+//! name that the proxy cannot resolve, 503 an overload. So a refused tunnel is asked for
+//! once more here, over a connection of its own, and only the status line is read.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use url::{Position, Url};
+use zeroize::Zeroizing;
+
+use crate::clock::{self, Instant};
+
+/// The text of the HTTP library for a tunnel that was refused with any status but 407.
+const REFUSED: &str = "tunnel error: unsuccessful";
+/// Limit for asking.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer is reused, so that a proxy that refuses is not asked twice as often.
+const REUSE: Duration = Duration::from_secs(10);
+/// Maximum number of bytes of a status line that are read.
+const MAX_STATUS_LINE: usize = 1024;
+
+/// A proxy. Its URL may contain a password, which `Debug` does not show.
+#[derive(Clone)]
+pub struct Proxy {
+    url: Url,
+    tls: Arc<ClientConfig>,
+    last: Arc<Mutex<Option<LastAnswer>>>,
+}
+
+/// When a tunnel was last asked for, and the status if there was one.
+#[derive(Clone, Copy)]
+struct LastAnswer {
+    at: Instant,
+    status: Option<u16>,
+}
+
+impl Proxy {
+    /// The proxy at this URL. `tls` is used if the URL is https.
+    #[must_use]
+    pub fn new(url: Url, tls: &ClientConfig) -> Self {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { url, tls: Arc::new(tls), last: Arc::default() }
+    }
+
+    /// Its URL, with user and password if it has any.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Explains the cause of a request that failed on its way to `server`: adds the status
+    /// with which the proxy refuses a tunnel, and returns any other cause unchanged.
+    pub async fn explain(&self, cause: String, server: &Url) -> String {
+        if cause != REFUSED {
+            return cause;
+        }
+        match self.status(server).await {
+            Some(status) => format!("the proxy refused the tunnel with HTTP status {status}"),
+            None => "the proxy refused the tunnel".to_owned(),
+        }
+    }
+
+    async fn status(&self, server: &Url) -> Option<u16> {
+        let now = clock::now();
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.filter(|last| now < last.at + REUSE) {
+            return last.status;
+        }
+        let status = timeout(TIMEOUT, self.ask(server)).await.ok().flatten();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastAnswer { at: now, status });
+        status
+    }
+
+    async fn ask(&self, server: &Url) -> Option<u16> {
+        let host = self.url.host_str()?;
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), self.url.port_or_known_default()?));
+        let stream = stream.await.ok()?;
+        if self.url.scheme() == "https" {
+            let name = ServerName::try_from(host.to_owned()).ok()?;
+            let connector = TlsConnector::from(Arc::clone(&self.tls));
+            return self.ask_over(connector.connect(name, stream).await.ok()?, server).await;
+        }
+        self.ask_over(stream, server).await
+    }
+
+    async fn ask_over(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, server: &Url) -> Option<u16> {
+        stream.write_all(&self.request(server)?).await.ok()?;
+        let mut line = Vec::new();
+        while !line.contains(&b'\n') && line.len() < MAX_STATUS_LINE {
+            if stream.read_buf(&mut line).await.ok()? == 0 {
+                break;
+            }
+        }
+        status_of(&line)
+    }
+
+    fn request(&self, server: &Url) -> Option<Zeroizing<Vec<u8>>> {
+        let port = server.port_or_known_default()?;
+        let authority = format!("{}:{port}", &server[Position::BeforeHost..Position::AfterHost]);
+        let mut request = Zeroizing::new(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"));
+        if !self.url.username().is_empty() || self.url.password().is_some() {
+            let decode = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+            let mut pair = Zeroizing::new(decode(self.url.username()));
+            pair.push(b':');
+            pair.extend(decode(self.url.password().unwrap_or_default()));
+            let encoded = Zeroizing::new(STANDARD.encode(&*pair));
+            request.push_str("Proxy-Authorization: Basic ");
+            request.push_str(&encoded);
+            request.push_str("\r\n");
+        }
+        request.push_str("\r\n");
+        Some(Zeroizing::new(request.as_bytes().to_vec()))
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// The status of a line such as `HTTP/1.1 403 Forbidden`.
+fn status_of(line: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(line.get(..12)?).ok()?;
+    let status = text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..))?;
+    status.parse().ok().filter(|status| (100..600).contains(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_status_line_has_a_status() {
+        assert_eq!(status_of(b"HTTP/1.1 403 Forbidden\r\n"), Some(403));
+        assert_eq!(status_of(b"HTTP/1.0 502\r\n"), Some(502));
+        for line in
+            [&b""[..], b"HTTP/1.1 ", b"HTTP/2 403 Forbidden", b"SSH-2.0-OpenSSH", b"HTTP/1.1 999 x\r\n"]
+        {
+            assert_eq!(status_of(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_tunnel_is_asked_for_with_the_proxy_s_credentials() {
+        let tls = crate::http_client::tls_config(None).unwrap();
+        let proxy = Proxy::new("http://us%40er:p%3Ass@[::1]:3128".parse().unwrap(), &tls);
+        let request = proxy.request(&"https://eu2.example/api/2".parse().unwrap()).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&request).unwrap(),
+            "CONNECT eu2.example:443 HTTP/1.1\r\nHost: eu2.example:443\r\n\
+             Proxy-Authorization: Basic dXNAZXI6cDpzcw==\r\n\r\n"
+        );
+    }
+}
