@@ -22,7 +22,6 @@ use crate::{
 pub struct Failure {
     reason: Reason,
     code: FailureCode,
-    outcome: Option<Certainty>,
     retry_after: Option<Duration>,
     violations: Vec<Violation>,
     http_status: Option<u16>,
@@ -55,7 +54,6 @@ impl Failure {
         Self {
             reason,
             code: reason.code(),
-            outcome: None,
             retry_after: None,
             violations: Vec::new(),
             http_status: None,
@@ -65,43 +63,17 @@ impl Failure {
         }
     }
 
-    /// The caller's deadline passed; the call tells how far it had come.
-    #[must_use]
-    pub fn deadline_exceeded(call: &Call) -> Self {
-        Self::new(Reason::DeadlineExceeded).outcome(call.certainty())
-    }
-
     /// This replica shuts down and cannot wait for the call any longer: `DRAINING`,
     /// or `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
     #[must_use]
     pub fn draining(call: &Call) -> Self {
-        let outcome = call.certainty();
-        let reason = if may_be_spent(call.operation(), outcome) {
-            Reason::LoginOutcomeUnknown
-        } else {
-            Reason::Draining
-        };
-        Self::new(reason).outcome(outcome)
-    }
-
-    /// The call's audit record cannot be written, so its answer is withheld; ABORTED
-    /// for a login that the platform may have done.
-    #[must_use]
-    pub fn audit_unavailable(call: &Call) -> Self {
-        Self::new(Reason::AuditUnavailable).outcome(call.certainty())
+        Self::new(if may_be_spent(call) { Reason::LoginOutcomeUnknown } else { Reason::Draining })
     }
 
     /// Says when a retry is worth it (`RetryInfo`; at most an hour is told).
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
-        self
-    }
-
-    /// Says how sure we are of what the platform did. Left out, the call tells.
-    #[must_use]
-    pub fn outcome(mut self, outcome: Certainty) -> Self {
-        self.outcome = Some(outcome);
         self
     }
 
@@ -145,7 +117,7 @@ impl Failure {
     /// answered with ABORTED instead, whatever the reason.
     #[must_use]
     pub fn code(&self, call: &Call) -> FailureCode {
-        if self.code == FailureCode::Unavailable && self.may_be_spent(call) {
+        if self.code == FailureCode::Unavailable && may_be_spent(call) {
             FailureCode::Aborted
         } else {
             self.code
@@ -189,19 +161,12 @@ impl Failure {
         self.platform = answer.body.clone().map(Box::new);
         self.with_http_status(answer.status)
     }
-
-    fn known_outcome(&self, call: &Call) -> Certainty {
-        self.outcome.unwrap_or_else(|| call.certainty())
-    }
-
-    fn may_be_spent(&self, call: &Call) -> bool {
-        may_be_spent(call.operation(), self.known_outcome(call))
-    }
 }
 
-/// Whether a call with that outcome may have spent its token.
-fn may_be_spent(operation: Option<Operation>, outcome: Certainty) -> bool {
-    operation == Some(Operation::LoginWithOtt) && matches!(outcome, Certainty::Unknown | Certainty::Done)
+/// Returns whether the call may have spent a token.
+fn may_be_spent(call: &Call) -> bool {
+    call.operation() == Some(Operation::LoginWithOtt)
+        && matches!(call.certainty(), Certainty::Unknown | Certainty::Done)
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl Completion {
         };
         self.ending = Some(ending);
         if let Err(AuditUnavailable) = self.record(ending).await {
-            let failure = Failure::audit_unavailable(&self.call);
+            let failure = Failure::new(Reason::AuditUnavailable);
             ending = failure.ending(&self.call);
             response = answer(failure, &self.call);
         }

@@ -65,11 +65,11 @@ pub(super) async fn within<T>(
     let mut work = pin!(work);
     let failure = if call.deadline().remaining().is_zero() {
         // The timer would still poll the work once.
-        Failure::deadline_exceeded(call)
+        Failure::new(Reason::DeadlineExceeded)
     } else {
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::deadline_exceeded(call),
+            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::new(Reason::DeadlineExceeded),
             () = cut_off.cancelled() => cut_off_by_drain(call),
             done = &mut work => return done,
         }

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     audit::Audit,
     backoff::jittered,
-    call::{Certainty, InFlight, InFlightLimit},
+    call::{InFlight, InFlightLimit},
     server::deadline::RETRY_AFTER_DRAIN,
     status::{Failure, Reason},
 };
@@ -41,7 +41,7 @@ impl Gate {
 
     /// Lets a call in, or says why not.
     pub(super) fn admit(&self) -> Result<InFlight, Failure> {
-        let refuse = |reason, wait| Failure::new(reason).retry_after(wait).outcome(Certainty::NotSent);
+        let refuse = |reason, wait| Failure::new(reason).retry_after(wait);
         if self.closed.load(Ordering::Acquire) {
             return Err(refuse(Reason::Draining, RETRY_AFTER_DRAIN));
         }

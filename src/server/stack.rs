@@ -196,7 +196,7 @@ impl Stack {
         AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_payload| {
             call.abandon();
             panics::call_panicked(call, &self.metrics);
-            Err(Failure::new(Reason::InternalError).outcome(call.certainty()))
+            Err(Failure::new(Reason::InternalError))
         })
     }
 }

@@ -60,7 +60,7 @@ where
             }
             // The audit writes the record once it can, marked as late.
             Err(_) if result.is_ok() => {
-                Handover { result: Err(Failure::audit_unavailable(&task_call)), recorded: None }
+                Handover { result: Err(Failure::new(Reason::AuditUnavailable)), recorded: None }
             }
             Err(_) => Handover { result, recorded: None },
         };
@@ -238,7 +238,8 @@ mod tests {
         );
 
         let fixture = Fixture::new();
-        drop_before_the_answer_is_taken(&fixture, |call| Failure::deadline_exceeded(call).settle(call)).await;
+        drop_before_the_answer_is_taken(&fixture, |call| Failure::new(Reason::DeadlineExceeded).settle(call))
+            .await;
         assert_eq!(
             fixture.records().await,
             ["Some(OK) Some(null) None", "Some(DEADLINE_EXCEEDED) Some(DEADLINE_EXCEEDED) Some(true)"]

@@ -13,7 +13,7 @@ use tonic::{
 };
 use tonic_types::pb;
 
-use super::{Failure, FailureCode, Reason, Violation};
+use super::{Failure, FailureCode, Reason, Violation, may_be_spent};
 use crate::{
     backoff,
     call::{Call, Operation},
@@ -75,7 +75,7 @@ pub(super) fn status(failure: Failure, call: &Call) -> Status {
 
 impl Parts {
     fn of(failure: Failure, call: &Call) -> Self {
-        let may_be_spent = failure.may_be_spent(call);
+        let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
         let retry = is_retry_advised(&failure, call, wait);
         Self {
@@ -173,7 +173,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     let mut tell = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     if let Some(operation) = call.operation() {
         tell("operation", operation.name().to_owned());
-        tell("outcome", failure.known_outcome(call).as_str().to_owned());
+        tell("outcome", call.certainty().as_str().to_owned());
     }
     if let Some(api_client) = call.api_client() {
         tell("apiClient", bounded(&api_client));
@@ -221,7 +221,7 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
     let answers = failure.reason.entry().answers(operation);
     answers.is_some_and(|answers| answers.retry.is_advised(failure.code))
         && !outlives_token
-        && !failure.may_be_spent(call)
+        && !may_be_spent(call)
 }
 
 fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> MetadataMap {

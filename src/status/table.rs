@@ -187,7 +187,7 @@ impl Reason {
             ),
             Self::Overloaded => Entry::both(
                 Trouble,
-                "This replica has too many calls in flight, and sent nothing.",
+                "This replica is overloaded; the request was not sent.",
                 "Retry with backoff.",
                 with_backoff(&[Unavailable]),
             ),
@@ -238,8 +238,8 @@ impl Reason {
             ),
             Self::PlatformCredentialRejected => Entry::issue(
                 Operator,
-                "The platform refuses the gateway's own credential.",
-                "Tell the gateway's operator; a caller cannot mend it.",
+                "The platform refuses the gateway's own credential, or the gateway cannot read it.",
+                "Contact the gateway's operator; the caller cannot fix this.",
                 useless(&[Internal]),
             ),
             Self::OttRejected => Entry::login(
@@ -260,11 +260,12 @@ impl Reason {
                 "Check that the user is below the API client's tenant and that support access is on.",
                 useless(&[PermissionDenied]),
             ),
-            Self::PlatformBlocked => Entry::both(
+            Self::PlatformBlocked => Entry::each(
                 Operator,
                 "A firewall in front of the platform refused the request.",
-                "Retry later, with long backoff; tell the gateway's operator if it lasts.",
+                "Retry later, with long backoff; contact the gateway's operator if it persists.",
                 with_backoff(&[Unavailable]),
+                if_unspent(&[Unavailable, Aborted]),
             ),
             Self::UserNotFound => Entry::issue(
                 Caller,
@@ -274,8 +275,8 @@ impl Reason {
             ),
             Self::PlatformProtocolError => Entry::each(
                 Operator,
-                "The platform answered with something that its documentation does not know.",
-                "Tell the gateway's operator, with the request id.",
+                "The platform returned an undocumented response.",
+                "Contact the gateway's operator and quote the request id.",
                 useless(&[Internal]),
                 never(&[Internal]),
             ),
@@ -330,13 +331,13 @@ impl Reason {
             Self::PlatformPreconditionFailed => Entry::both(
                 Caller,
                 "The platform's rules forbid this in the present state of the user or tenant.",
-                "Mend that state first; the API code says what it is.",
+                "Fix the user's or tenant's state first; `apiCode` identifies the problem.",
                 useless(&[FailedPrecondition]),
             ),
             Self::InternalError => Entry::each(
                 Operator,
                 "The gateway itself failed.",
-                "Tell the gateway's operator, with the request id.",
+                "Contact the gateway's operator and quote the request id.",
                 useless(&[Internal]),
                 never(&[Internal]),
             ),

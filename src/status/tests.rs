@@ -24,6 +24,13 @@ fn call(operation: Operation) -> Call {
     call
 }
 
+/// A call whose last attempt ended with this certainty.
+fn call_with(operation: Operation, certainty: Certainty) -> Call {
+    let call = call(operation);
+    call.attempt_ended(certainty);
+    call
+}
+
 /// A status, read as a client reads it.
 struct Answer {
     code: Code,

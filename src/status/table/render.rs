@@ -28,19 +28,23 @@ yet: decide by the gRPC code.
 - `google.rpc.RetryInfo`: how long to wait before a retry, where a retry is worth it and the wait is known.
 - `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`, `google.rpc.BadRequest` with `INVALID_REQUEST`.
 
-`outcome` says what the platform did:
+`outcome` reports what the platform did:
 
 | outcome | meaning |
 |---|---|
 | `not_sent` | The request never left the gateway: nothing happened. |
-| `refused` | The platform said definitely that nothing happened. |
-| `unknown` | The request may have left, and no usable answer came. |
-| `done` | The platform did it, and the answer could not be delivered. |
+| `refused` | The platform definitely did nothing: it answered with a 4xx other than 408, 425 and 499. At a login, the answer also has to contain the platform's own error object (or be a 401, 410 or 429): what a proxy refuses may have reached the platform. |
+| `unknown` | The request may have been sent, and no usable response came: a timeout, a reset, a 5xx, 3xx, 408, 425 or 499. |
+| `done` | The platform did it, and the response could not be delivered. |
 
 UNAVAILABLE is only answered while a retry is safe, for logins too. What must not be retried carries
 `grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
 also carries `x-envoy-ratelimited: true`, which Envoy obeys. A wait of 30 seconds or more is not told to a login:
 its token would be dead by then.
+
+While the platform's login endpoint is failing, one login a second is sent to find out whether it works again; all
+others are answered with UNAVAILABLE and keep their tokens. A login with less than 400 ms left of its deadline is
+answered with DEADLINE_EXCEEDED, `outcome` `not_sent`, and keeps its token.
 
 Outside this table: what HTTP/2 itself refuses (too many streams, oversized headers) cannot carry details, and the
 health and reflection services keep their own errors.
@@ -138,7 +142,7 @@ const fn word(retry: Retry) -> &'static str {
         Retry::WithBackoff => "yes, with backoff",
         Retry::IfUnspent => "only if `outcome` is `not_sent` or `refused`",
         Retry::IfUnavailable => "only UNAVAILABLE, with backoff",
-        Retry::Useless => "no, it would fail again",
+        Retry::Useless => "harmless, but it would fail again",
         Retry::Never => "no, issue a new token",
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use prost_reflect::DescriptorPool;
 use tonic::Code;
 
-use super::{Answer, CERTAINTIES, OPERATIONS, call};
+use super::{Answer, CERTAINTIES, OPERATIONS, call_with};
 use crate::{
     call::{Certainty, Operation},
     proto::FILE_DESCRIPTOR_SET,
@@ -75,8 +75,7 @@ fn every_reason_is_answered_with_its_documented_codes_only() {
             let Some(answers) = entry.answers(Some(operation)) else { continue };
             assert!(answers.codes.contains(&reason.code()), "{reason:?}");
             for outcome in CERTAINTIES {
-                let failure = Failure::new(*reason).outcome(outcome);
-                let code = failure.code(&call(operation));
+                let code = Failure::new(*reason).code(&call_with(operation, outcome));
                 // A replica that drains, sheds or cannot connect has not sent anything.
                 if answers.retry == Retry::WithBackoff
                     && operation == Operation::LoginWithOtt
@@ -94,7 +93,7 @@ fn every_reason_is_answered_with_its_documented_codes_only() {
 fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
     for reason in Reason::ALL {
         for outcome in [Certainty::Unknown, Certainty::Done] {
-            let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(Operation::LoginWithOtt));
+            let answer = Answer::of(Failure::new(*reason), &call_with(Operation::LoginWithOtt, outcome));
             assert!(!matches!(answer.code, Code::Unavailable | Code::Cancelled | Code::Ok), "{reason:?}");
             assert_eq!(answer.pushback.as_deref(), Some("-1"), "{reason:?}");
             assert!(answer.rate_limited, "{reason:?}");
@@ -122,8 +121,8 @@ fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
         for outcome in CERTAINTIES {
             // A token is dead before the longer wait is over.
             for wait in [1, 60].map(Duration::from_secs) {
-                let failure = Failure::new(*reason).outcome(outcome).retry_after(wait);
-                let answer = Answer::of(failure, &call(Operation::LoginWithOtt));
+                let failure = Failure::new(*reason).retry_after(wait);
+                let answer = Answer::of(failure, &call_with(Operation::LoginWithOtt, outcome));
                 let case = format!("{reason:?} {outcome:?} {wait:?}: {:?}", answer.code);
                 let unspent = matches!(outcome, Certainty::NotSent | Certainty::Refused);
                 let by_the_contract = match answer.code {
@@ -150,7 +149,7 @@ fn messages_are_of_a_fixed_set_and_say_what_to_do() {
         let entry = reason.entry();
         for operation in OPERATIONS {
             for outcome in CERTAINTIES {
-                let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(operation));
+                let answer = Answer::of(Failure::new(*reason), &call_with(operation, outcome));
                 let may_be_spent = operation == Operation::LoginWithOtt
                     && matches!(outcome, Certainty::Unknown | Certainty::Done);
                 let action =
@@ -166,7 +165,7 @@ fn a_retry_is_either_advised_or_pushed_back() {
     for reason in Reason::ALL {
         for operation in OPERATIONS {
             for outcome in CERTAINTIES {
-                let answer = Answer::of(Failure::new(*reason).outcome(outcome), &call(operation));
+                let answer = Answer::of(Failure::new(*reason), &call_with(operation, outcome));
                 assert!(
                     answer.retry_delay().is_none() || answer.pushback.is_none(),
                     "{reason:?} {operation:?} {outcome:?}"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::{Answer, OPERATIONS, call};
+use super::{Answer, OPERATIONS, call, call_with};
 use crate::{
     call::{Certainty, Operation},
     credential::CredentialError,
@@ -19,9 +19,7 @@ use Operation::{IssueOtt, LoginWithOtt};
 
 #[expect(clippy::needless_pass_by_value, reason = "its callers make one for it")]
 fn answer(operation: Operation, error: PlatformError, certainty: Certainty) -> Answer {
-    let call = call(operation);
-    call.attempt_ended(certainty);
-    Answer::of(Failure::from_platform(operation, &error), &call)
+    Answer::of(Failure::from_platform(operation, &error), &call_with(operation, certainty))
 }
 
 /// As `platform` records it.

@@ -32,7 +32,7 @@ fn metadata_tells_what_the_call_knows() {
     call.attempt_ended(Certainty::Unknown);
     call.attempt_begins();
     call.set_http_status(503);
-    let answer = Answer::of(Failure::deadline_exceeded(&call), &call);
+    let answer = Answer::of(Failure::new(Reason::DeadlineExceeded), &call);
     assert_eq!(answer.code, Code::DeadlineExceeded);
     let told: Vec<(&str, &str)> =
         answer.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -128,12 +128,12 @@ fn a_drain_tells_a_login_that_may_have_been_sent_from_the_others() {
 #[test]
 fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
     let issue = call_with(Operation::IssueOtt, Certainty::Done);
-    let answer = Answer::of(Failure::audit_unavailable(&issue), &issue);
+    let answer = Answer::of(Failure::new(Reason::AuditUnavailable), &issue);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
     assert_eq!((answer.told("outcome"), answer.pushback.as_deref()), (Some("done"), None));
 
     let login = call_with(Operation::LoginWithOtt, Certainty::Done);
-    let failure = Failure::audit_unavailable(&login);
+    let failure = Failure::new(Reason::AuditUnavailable);
     assert_eq!(Code::from(failure.code(&login)), Code::Aborted);
     let answer = Answer::of(failure, &login);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
@@ -145,7 +145,7 @@ fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
 fn a_deadline_lets_a_login_be_retried_only_while_its_token_is_unspent() {
     for outcome in CERTAINTIES {
         let call = call_with(Operation::LoginWithOtt, outcome);
-        let answer = Answer::of(Failure::deadline_exceeded(&call), &call);
+        let answer = Answer::of(Failure::new(Reason::DeadlineExceeded), &call);
         let spent = matches!(outcome, Certainty::Unknown | Certainty::Done);
         assert_eq!(answer.code, Code::DeadlineExceeded);
         assert_eq!(answer.pushback.is_some(), spent);
