@@ -157,6 +157,12 @@ impl Access {
         Ok(Admission { policy, caller: caller.clone(), operation })
     }
 
+    /// Returns whether any rule allows an admitted caller an API client of this name,
+    /// regardless of the user. Takes nothing from any quota.
+    pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
+        self.rule(admission, admission.operation, api_client, None).map(|_| ())
+    }
+
     /// Permits an admitted caller to have a token issued, and counts it.
     pub fn permit_issue(
         &self,

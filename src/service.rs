@@ -23,7 +23,7 @@ pub use self::{
     api_clients::ApiClients, named_callers::NamedCallers, reflection::Reflection, tokens_in_use::TokensInUse,
 };
 use crate::{
-    access::Access,
+    access::{Access, Admission},
     arrival::Arrival,
     audit::Audit,
     call::Call,
@@ -52,11 +52,25 @@ pub struct OttService {
 }
 
 impl OttService {
-    /// The API client that a request names, noted in the call.
-    fn client_for(&self, call: &Call, name: Option<&str>) -> Result<PlatformClient, Failure> {
-        let client = self.api_clients.named(name).ok_or_else(|| Failure::new(Reason::ApiClientUnknown))?;
-        call.set_api_client(Arc::clone(client.name()));
-        Ok(client.clone())
+    /// Returns the API client that a request names, or the default one, and records it in
+    /// the call.
+    ///
+    /// A caller whose rules do not allow a name gets the same answer for a configured one
+    /// as for any other, so that the names of API clients cannot be guessed.
+    fn client_for(
+        &self,
+        call: &Call,
+        admission: &Admission,
+        name: Option<&str>,
+    ) -> Result<PlatformClient, Failure> {
+        let client = self.api_clients.named(name);
+        if let Some(client) = client {
+            call.set_api_client(Arc::clone(client.name()));
+        }
+        if let Some(name) = name {
+            self.access.admits_api_client(admission, name)?;
+        }
+        client.cloned().ok_or_else(|| Failure::new(Reason::ApiClientUnknown))
     }
 }
 

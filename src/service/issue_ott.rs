@@ -22,7 +22,7 @@ impl OttService {
 
         let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
         call.set_subject(subject.clone());
-        let client = self.client_for(&call, api_client.as_deref())?;
+        let client = self.client_for(&call, &admission, api_client.as_deref())?;
         let landing = target_uri
             .map(|uri| client.api_client().landing(&uri))
             .transpose()

@@ -29,7 +29,7 @@ impl OttService {
         if let Some(fingerprint) = self.audit.fingerprint(&ott) {
             call.set_fingerprint(fingerprint);
         }
-        let client = self.client_for(&call, api_client.as_deref())?;
+        let client = self.client_for(&call, &admission, api_client.as_deref())?;
 
         let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
 

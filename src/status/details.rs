@@ -175,7 +175,8 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
         tell("operation", operation.name().to_owned());
         tell("outcome", call.certainty().as_str().to_owned());
     }
-    if let Some(api_client) = call.api_client() {
+    // Names of API clients must not be confirmed to callers that may not use them.
+    if let Some(api_client) = call.api_client().filter(|_| failure.reason != Reason::CallerNotAllowed) {
         tell("apiClient", bounded(&api_client));
     }
     // A token that is unknown, used or expired: nothing may tell which.

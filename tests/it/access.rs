@@ -102,6 +102,30 @@ fn last(gateway: &Gateway) -> Value {
     gateway.audit().pop().expect("a record")
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_api_clients_cannot_be_guessed() {
+    let platform = Upstream::http().await;
+    let rules = "[[access.rules]]\ncallers = [\"token:a\"]\napi_clients = [\"test\"]\n\
+                 [[access.rules]]\ncallers = [\"token:b\"]\n";
+    let gateway = setup(&platform, rules).start();
+    let channel = gateway.channel().await;
+    let (a, b) = (As { channel: &channel, name: "a" }, As { channel: &channel, name: "b" });
+    let refusal = async |api_client: &str, target_uri: &str| {
+        let message = IssueOttRequest { target_uri: target_uri.to_owned(), ..message("login:x", api_client) };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("x-request-id", "same".parse().unwrap());
+        let status = OttServiceClient::new(channel.clone()).issue_ott(a.sign(request)).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
+        (status.message().to_owned(), status.details().to_vec())
+    };
+    let configured = refusal("other", "").await;
+    assert_eq!(refusal("nosuch", "").await, configured);
+    assert_eq!(refusal("other", "javascript:x").await, configured, "not even by its landing page");
+    assert_eq!(a.asks(message("login:x", "test")).await, "OK");
+    assert_eq!(b.asks(message("login:x", "nosuch")).await, "InvalidArgument API_CLIENT_UNKNOWN");
+    assert_eq!(b.asks(message("login:x", "other")).await, "OK");
+}
+
 #[tokio::test]
 async fn without_rules_there_is_no_gateway_and_a_rule_for_nobody_is_a_mistake() {
     let platform = Upstream::http().await;
