@@ -47,7 +47,7 @@ pub use self::{
     telemetry::{LogFormat, Telemetry},
     value::{ProxyUrl, Rate},
 };
-use crate::secret::Secret;
+use crate::secret::client_secret::ClientSecret;
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -157,7 +157,7 @@ impl Config {
     pub fn sandbox(
         platform_url: Url,
         listen: SocketAddr,
-        client_secret: Secret,
+        client_secret: ClientSecret,
         environment: &dyn Environment,
     ) -> Result<Self, Faults> {
         let (nothing, findings) = (Table::new(), Findings::default());

@@ -16,7 +16,7 @@
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
 //! [`telemetry`] tell others; [`http_client`] is what everyone who sends HTTP requests shares;
-//! [`secret`], [`clock`] and [`backoff`] are the ground that all
+//! [`secret`], [`regular_file`], [`clock`] and [`backoff`] are the ground that all
 //! stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
 //! a copy of the platform that shares nothing with the rest but the clock.
@@ -56,6 +56,7 @@ pub mod telemetry;
 pub mod backoff;
 pub mod clock;
 pub mod reason;
+pub mod regular_file;
 pub mod secret;
 
 #[cfg(feature = "sandbox")]

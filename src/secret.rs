@@ -1,9 +1,11 @@
-//! Text that nobody may read by accident.
+//! Text that must not be shown by accident.
 //!
 //! A secret has no `Display`, its `Debug` shows nothing of it, and its memory is
 //! overwritten when it is dropped. [`Secret::expose`] is called only where the
 //! secret goes onto the wire: in `platform`, in `credential`, and where a word that
 //! holds one (`ott`, `session`) hands it to the caller that asked for it.
+
+pub mod client_secret;
 
 use std::fmt;
 

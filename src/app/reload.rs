@@ -5,7 +5,7 @@
 //! and keys are followed by those who use them, and everything else takes a restart, which
 //! is said.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -14,6 +14,7 @@ use crate::{
     access::Access,
     caller::Identification,
     config::{Config, Process, Rule, TokenHash},
+    regular_file,
     telemetry::metrics::Metrics,
 };
 
@@ -188,5 +189,7 @@ async fn load(file: PathBuf) -> Result<Config, String> {
 
 /// What is in the file; none while it cannot be read.
 async fn read(file: PathBuf) -> Option<Vec<u8>> {
-    tokio::task::spawn_blocking(move || fs::read(file).ok()).await.ok().flatten()
+    let read = move || regular_file::read(&file, regular_file::MAX_BYTES).ok();
+    let mut contents = tokio::task::spawn_blocking(read).await.ok().flatten()?;
+    Some(std::mem::take(&mut *contents.bytes))
 }

@@ -1,6 +1,6 @@
 //! From the configuration to what each part wants to be told.
 
-use std::{fs, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use super::StartError;
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         self,
         data_center::{DataCenter, Origin},
     },
+    regular_file,
     server::{self, DrainTimes, Limits, Transport, tls},
     telemetry::tracing::{self, Tracer},
 };
@@ -112,7 +113,9 @@ pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartErro
     let hmac_key = match &config.hmac_key_file {
         None => None,
         Some(path) => {
-            let key = fs::read(path).map_err(|error| StartError::HmacKey(path.clone(), error))?;
+            let mut key = regular_file::read(path, regular_file::MAX_BYTES)
+                .map_err(|error| StartError::HmacKey(path.clone(), error.into()))?;
+            let key = std::mem::take(&mut *key.bytes);
             Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))
         }
     };

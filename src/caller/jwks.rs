@@ -13,8 +13,8 @@ use std::{
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::Algorithm;
 use tokio::{
-    io::AsyncReadExt as _,
     sync::{Notify, watch},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use url::Url;
@@ -28,6 +28,7 @@ use crate::{
         cause::root_cause,
         is_loopback,
     },
+    regular_file,
     telemetry::metrics::Metrics,
 };
 
@@ -208,7 +209,7 @@ impl JwksRefresh {
         let ring = match &source {
             JwksSource::File(path) => {
                 let invalid = |fault| super::InvalidSettings::Jwks { path: path.clone(), fault };
-                let json = std::fs::read(path)
+                let json = read_file(path)
                     .map_err(|source| super::InvalidSettings::JwksFile { path: path.clone(), source })?;
                 let keys = KeySet::parse(&json).map_err(invalid)?;
                 metrics.loaded(JWKS);
@@ -356,11 +357,15 @@ async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Vec<u8>, FetchFault>
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, FetchFault> {
-    let mut json = Vec::new();
-    let file = tokio::fs::File::open(path).await.map_err(FetchFault::File)?;
-    let bound = u64::try_from(MAX_JWKS_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(bound).read_to_end(&mut json).await.map_err(FetchFault::File)?;
-    Ok(json)
+    let path = path.to_owned();
+    let read = spawn_blocking(move || read_file(&path)).await;
+    read.unwrap_or_else(|error| Err(error.into())).map_err(FetchFault::File)
+}
+
+/// Blocks on the disk. The size of a key set is checked where it is parsed.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut contents = regular_file::read(path, regular_file::MAX_BYTES)?;
+    Ok(std::mem::take(&mut *contents.bytes))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     app::App,
     config::{Config, Process},
     sandbox::{self, Accounts, FaultPlan},
-    secret::Secret,
+    secret::client_secret::ClientSecret,
 };
 
 /// Try everything on this machine, against a copy of the platform.
@@ -80,7 +80,8 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
         let base_url = platform.base_url();
         let data_center = base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is no URL")))?;
-        let secret = Secret::new(sandbox::CLIENT_SECRET.to_owned());
+        let secret = ClientSecret::parse(sandbox::CLIENT_SECRET.as_bytes())
+            .map_err(|error| Failure::Failed(error.to_string()))?;
         let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
         let logging = start_log(&config)?;
         let app = App::start(config).await.map_err(|error| not_started(&error, "--listen"))?;

@@ -1,6 +1,6 @@
 //! `[api_clients.NAME]`: the platform's data centers and our credential at each.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU32, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
 
 use url::Url;
 
@@ -11,7 +11,7 @@ use super::{
     section::Section,
     value::{self, ProxyUrl},
 };
-use crate::secret::Secret;
+use crate::secret::client_secret::ClientSecret;
 
 /// Every API client by its name, and which of them is meant when a call names none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,11 +61,10 @@ pub struct ApiClient {
 /// Where a client secret comes from.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// `client_secret_file`: a file, read again when it changes. One newline at its end
-    /// does not count.
+    /// `client_secret_file`: a file, read again when it changes.
     File(PathBuf),
     /// `client_secret_env`: the environment variable of that name, as it was at start.
-    Environment(Secret),
+    Environment(ClientSecret),
     /// `client_secret_credential`: the file of that name in `$CREDENTIALS_DIRECTORY`,
     /// where systemd puts credentials.
     Credential(PathBuf),
@@ -196,27 +195,28 @@ impl SecretSource {
             }
             [] => {}
         }
-        let file = named_file::secret(section, SOURCES[0], 1).map(Self::File);
+        let file = section
+            .path(SOURCES[0])
+            .and_then(|path| named_file::client_secret(section, SOURCES[0], path))
+            .map(Self::File);
         let variable = section.optional(SOURCES[1], |value| from_variable(value, environment));
-        if variable.is_some() {
+        if let Some(secret) = &variable {
             section.warning(SOURCES[1], "a secret in the environment cannot be rotated without a restart, and other programs may see it; prefer client_secret_file");
+            named_file::warn_of_doubts(section, SOURCES[1], secret);
         }
         let credential = section
             .optional(SOURCES[2], |value| credential_path(value, environment))
-            .and_then(|path| named_file::secret_at(section, SOURCES[2], path, 1))
+            .and_then(|path| named_file::client_secret(section, SOURCES[2], path))
             .map(Self::Credential);
-        file.or(variable).or(credential)
+        file.or(variable.map(Self::Environment)).or(credential)
     }
 }
 
-fn from_variable(value: &super::file::Value, environment: &dyn Environment) -> Result<SecretSource, Problem> {
+fn from_variable(value: &super::file::Value, environment: &dyn Environment) -> Result<ClientSecret, Problem> {
     let name = value::text(value)?;
     let secret =
         environment.value(&name).ok_or_else(|| Problem::rule("no such environment variable is set"))?;
-    let secret =
-        secret.into_string().map(Secret::new).map_err(|_| Problem::rule("the variable must be UTF-8"))?;
-    named_file::check_secret(secret.expose().as_bytes(), 1)?;
-    Ok(SecretSource::Environment(secret))
+    Ok(ClientSecret::parse(secret.as_bytes())?)
 }
 
 fn credential_path(value: &super::file::Value, environment: &dyn Environment) -> Result<PathBuf, Problem> {

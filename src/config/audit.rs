@@ -50,7 +50,7 @@ impl Audit {
         if fsync && !matches!(sink, AuditSink::File(_)) {
             section.fault("fsync", Problem::rule("needs a sink that is a file"));
         }
-        let hmac_key_file = named_file::secret(&mut section, "hmac_key_file", LEAST_KEY_BYTES);
+        let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file", LEAST_KEY_BYTES);
         if section.has("hmac_key_id") && !section.has("hmac_key_file") {
             section.fault("hmac_key_id", Problem::rule("names the key of hmac_key_file, which is not there"));
         }

@@ -61,10 +61,15 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
         let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
         findings.warning(Place::File(Some(Arc::clone(&path))), "", rule);
     }
-    match std::fs::read_to_string(&path) {
+    let text = named_file::read(&path).and_then(|contents| {
+        // Owned, because the contents are overwritten when they are dropped.
+        let text = std::str::from_utf8(&contents.bytes).map(str::to_owned);
+        text.map_err(|_| Problem::rule("is not UTF-8 text; save it as UTF-8"))
+    });
+    match text {
         Ok(text) => parse(&path, &text, findings),
-        Err(error) => {
-            findings.fault(Place::File(Some(path)), "", Problem::Unreadable(error.kind()));
+        Err(problem) => {
+            findings.fault(Place::File(Some(path)), "", problem);
             None
         }
     }

@@ -1,19 +1,22 @@
-//! Looks into the files that the configuration names, so that a missing or a wrong one
-//! is a fault at start and not at the first call.
+//! Checks the files that the configuration names, so that a missing or wrong one is a
+//! fault at start and not at the first call.
 //!
-//! The contents are not kept: whoever uses a file reads it, and reads it again when it
-//! changes.
+//! The contents are not kept: the part that uses a file reads it, and reads it again when
+//! it changes.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use zeroize::Zeroizing;
 
 use super::{fault::Problem, section::Section};
+use crate::{
+    regular_file::{self, Contents, ReadError},
+    secret::client_secret::{ClientSecret, InvalidSecret, SecretFile, without_newline},
+};
 
 /// A file that must hold certificates in PEM.
 pub(super) fn certificates(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
@@ -46,48 +49,70 @@ pub(super) fn json_object(section: &mut Section<'_>, key: &'static str) -> Optio
     })
 }
 
-/// A file with a secret of at least so many bytes, which others should not read. One
-/// newline at its end does not count.
-pub(super) fn secret(section: &mut Section<'_>, key: &'static str, least: usize) -> Option<PathBuf> {
-    let path = section.path(key)?;
-    secret_at(section, key, path, least)
-}
-
-/// As [`secret`], for a path that the key does not tell by itself.
-pub(super) fn secret_at(
-    section: &Section<'_>,
-    key: &'static str,
-    path: PathBuf,
-    least: usize,
-) -> Option<PathBuf> {
-    match read(&path) {
-        Ok(content) => {
-            if let Err(problem) = check_secret(&content, least) {
-                section.fault(key, problem);
-                return None;
-            }
+/// A file that must hold an HMAC key of at least `min_bytes`, one newline at its end not
+/// counted, and that others should not read.
+pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str, min_bytes: usize) -> Option<PathBuf> {
+    let path = checked(section, key, |content| {
+        let content = without_newline(content);
+        if std::str::from_utf8(content).is_err() {
+            Err(Problem::rule("the key must be UTF-8 text"))
+        } else if content.iter().all(u8::is_ascii_whitespace) {
+            Err(Problem::rule("the key is blank"))
+        } else if content.len() < min_bytes {
+            Err(Problem::rule(format!("the key is too short: it needs at least {min_bytes} bytes")))
+        } else {
+            Ok(())
         }
-        Err(error) => {
-            section.fault(key, Problem::Unreadable(error.kind()));
-            return None;
-        }
-    }
+    })?;
     warn_if_others_read(section, key, &path);
     Some(path)
 }
 
-/// Whether a secret is there, is text, and is long enough.
-pub(super) fn check_secret(content: &[u8], least: usize) -> Result<(), Problem> {
-    let content = content.strip_suffix(b"\n").unwrap_or(content);
-    let content = content.strip_suffix(b"\r").unwrap_or(content);
-    if std::str::from_utf8(content).is_err() {
-        Err(Problem::rule("the secret must be UTF-8 text"))
-    } else if content.iter().all(u8::is_ascii_whitespace) {
-        Err(Problem::rule("the secret is empty"))
-    } else if content.len() < least {
-        Err(Problem::rule(format!("the secret is too short: at least {least} bytes are wanted")))
-    } else {
-        Ok(())
+/// A file that must hold a client secret, and that others should not read. `path` is what
+/// the key's value means.
+pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: PathBuf) -> Option<PathBuf> {
+    match SecretFile::read(&path) {
+        Ok(file) => {
+            warn_of_doubts(section, key, &file.secret);
+            if file.readable_by_others {
+                section.warning(key, READABLE_BY_OTHERS);
+            }
+            Some(path)
+        }
+        Err(why) => {
+            section.fault(key, why.into());
+            None
+        }
+    }
+}
+
+/// Warns of what looks like a mistake in a client secret.
+pub(super) fn warn_of_doubts(section: &Section<'_>, key: &'static str, secret: &ClientSecret) {
+    for doubt in secret.doubts() {
+        section.warning(key, doubt.text());
+    }
+}
+
+impl From<InvalidSecret> for Problem {
+    fn from(why: InvalidSecret) -> Self {
+        match why {
+            InvalidSecret::Unreadable(kind) => Self::Unreadable(kind),
+            other => Self::rule(other.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::NotRegular => Self::rule(
+                "is not a regular file, so it cannot be read again after a change; write the contents to a file",
+            ),
+            ReadError::TooLarge(max_bytes) => {
+                Self::rule(format!("is larger than {max_bytes} bytes; check that this is the right file"))
+            }
+        }
     }
 }
 
@@ -98,8 +123,7 @@ fn checked(
 ) -> Option<PathBuf> {
     let path = section.path(key)?;
     read(&path)
-        .map_err(|error| Problem::Unreadable(error.kind()))
-        .and_then(|content| check(&content))
+        .and_then(|content| check(&content.bytes))
         .map_err(|problem| section.fault(key, problem))
         .ok()?;
     if others_may_write(&path) {
@@ -108,9 +132,12 @@ fn checked(
     Some(path)
 }
 
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    fs::read(path).map(Zeroizing::new)
+/// Reads a file of the configuration, or the configuration itself.
+pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
+    Ok(regular_file::read(path, regular_file::MAX_BYTES)?)
 }
+
+const READABLE_BY_OTHERS: &str = "every user of this machine can read the file; chmod it to 0400";
 
 /// Bits of a file's mode.
 const OTHERS_MAY_READ: u32 = 0o004;
@@ -127,6 +154,6 @@ fn is_open_to_others(path: &Path, bit: u32) -> bool {
 
 fn warn_if_others_read(section: &Section<'_>, key: &str, path: &Path) {
     if is_open_to_others(path, OTHERS_MAY_READ) {
-        section.warning(key, "every user of this machine can read the file; chmod it to 0400");
+        section.warning(key, READABLE_BY_OTHERS);
     }
 }

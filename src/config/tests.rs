@@ -278,7 +278,7 @@ const BROKEN: &[Broken] = &[
     ),
     (
         "[audit]\nhmac_key_file = \"short\"",
-        &["gateway.toml:9: audit.hmac_key_file: the secret is too short: at least 32 bytes are wanted"],
+        &["gateway.toml:9: audit.hmac_key_file: the key is too short: it needs at least 32 bytes"],
     ),
     (
         "[audit]\nhmac_key_file = \"nothing\"",
@@ -378,7 +378,7 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://u:p@eu2\"\nclient_id = \"id\"\nclient_secret_file = \"empty\"",
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must not contain a user or a password",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the secret is empty",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: the secret is blank; write the secret that the platform has shown",
             ],
         ),
         (
@@ -423,6 +423,117 @@ fn every_fault_of_an_api_client_is_found() {
         let text = format!("[api_clients.eu2]\n{part}\n{RULE}");
         assert_eq!(folder.faults(&text), *expected, "{part}");
     }
+}
+
+/// A newline that `echo` added is no part of a secret, and a secret that cannot be sent is
+/// refused, regardless of its source.
+#[test]
+fn all_three_sources_of_a_secret_are_read_by_one_parser() {
+    let folder = Folder::new().with("CREDENTIALS_DIRECTORY", "/nowhere");
+    let base = "[api_clients.eu2]\ndata_center_url = \"https://eu2\"\nclient_id = \"id\"\n";
+    let sources = ["client_secret_file", "client_secret_env", "client_secret_credential"];
+    let faults = |text: &str| -> Vec<(String, Vec<String>)> {
+        let path = folder.folder.path().join("SECRET");
+        fs::write(&path, text).unwrap();
+        let environment = BTreeMap::from([
+            ("SECRET".to_owned(), text.to_owned()),
+            ("CREDENTIALS_DIRECTORY".to_owned(), folder.folder.path().display().to_string()),
+        ]);
+        let file = folder.folder.path().join("gateway.toml");
+        let of = |source: &str| {
+            fs::write(&file, format!("{base}{source} = \"SECRET\"\n{RULE}")).unwrap();
+            match Config::load(Some(&file), &environment) {
+                Err(faults) => faults.iter().map(|fault| fault.problem.to_string()).collect(),
+                Ok(config) => {
+                    let warnings = config.warnings.iter().map(|warning| warning.problem.to_string());
+                    // Those about where the secret is differ.
+                    warnings.filter(|warning| warning.starts_with("the secret ")).collect()
+                }
+            }
+        };
+        sources.iter().map(|source| ((*source).to_owned(), of(source))).collect()
+    };
+    let line_break =
+        "the secret contains a line break; write it on one line, with at most one newline at the end";
+    let blank = "the secret is blank; write the secret that the platform has shown";
+    let doubtful_blank = "the secret begins or ends with a blank, which is sent as part of it";
+    let doubtful_quote = "the secret begins or ends with a quotation mark, which is sent as part of it";
+    let table: [(&str, &[&str]); 12] = [
+        ("s3cret", &[]),
+        ("s3cret\n", &[]),
+        ("s3cret\r\n", &[]),
+        (" s3cret\n", &[doubtful_blank]),
+        ("\"s3cret\"", &[doubtful_quote]),
+        ("s3cret\n\n", &[line_break]),
+        ("s3cret\nsecond", &[line_break]),
+        (
+            "s3\u{1b}cret",
+            &[
+                "the secret contains a control character; write only the characters that the platform has shown",
+            ],
+        ),
+        ("", &[blank]),
+        ("  \n", &[blank]),
+        ("\u{feff}s3cret", &["the secret begins with a byte order mark; save it as UTF-8 without one"]),
+        (
+            &"a".repeat(64 * 1024 + 1),
+            &["the secret is longer than 64 KiB; check that this is the right file or variable"],
+        ),
+    ];
+    for (text, expected) in table {
+        for (source, found) in faults(text) {
+            assert_eq!(found, expected, "{source}: {text:.20?}");
+        }
+    }
+}
+
+#[test]
+fn newline_at_the_end_of_a_variable_is_not_part_of_the_secret() {
+    for value in ["s3cret\n", "s3cret\r\n"] {
+        let folder = Folder::new().with("SECRET", value);
+        let config = folder.load(&working_and("").replace("file = \"secret\"", "env = \"SECRET\"")).unwrap();
+        let SecretSource::Environment(secret) = &config.api_clients.by_name["eu2"].client_secret else {
+            panic!("the secret is in a variable");
+        };
+        assert_eq!(secret.expose(), "s3cret");
+    }
+}
+
+/// Opening a FIFO would block until somebody writes to it.
+#[test]
+fn named_file_that_is_not_a_regular_one_is_refused_without_opening_it() {
+    let folder = Folder::new();
+    let fifo = folder.folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let not_a_file = "is not a regular file, so it cannot be read again after a change";
+    let certificate = "[server.tls]\ncertificate_file = \"fifo\"\nprivate_key_file = \"tls.key\"";
+    for part in [
+        certificate.to_owned(),
+        certificate.replace("fifo", "tls.crt").replace("tls.key", "fifo"),
+        "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"fifo\"".to_owned(),
+        "[audit]\nhmac_key_file = \"fifo\"".to_owned(),
+    ] {
+        let faults = folder.faults(&working_and(&part));
+        assert!(faults.len() == 1 && faults[0].contains(not_a_file), "{part}: {faults:?}");
+    }
+    let client = |key: &str| format!("{}{key} = \"fifo\"\n{RULE}", CLIENT.replace("client_secret_file", "#"));
+    for text in [client("client_secret_file"), client("client_secret_file = \"secret\"\nca_file")] {
+        let faults = folder.faults(&text);
+        assert!(faults.len() == 1 && faults[0].contains(not_a_file), "{text}: {faults:?}");
+    }
+
+    let faults = Config::load(Some(&fifo), &BTreeMap::new()).unwrap_err();
+    assert!(faults.to_string().contains(not_a_file), "{faults}");
+    folder.load(&working_and("")).expect("and a regular file works");
+}
+
+#[test]
+fn configuration_that_is_not_text_is_refused() {
+    let folder = Folder::new();
+    let path = folder.folder.path().join("latin-1.toml");
+    fs::write(&path, b"[server]\n# caf\xe9\n").unwrap();
+    let faults = Config::load(Some(&path), &BTreeMap::new()).unwrap_err();
+    assert!(faults.to_string().ends_with("is not UTF-8 text; save it as UTF-8"), "{faults}");
 }
 
 #[test]
@@ -699,7 +810,12 @@ fn what_waits_for_a_restart_is_named() {
 fn the_sandbox_is_open_and_quiet() {
     let listen: SocketAddr = "127.0.0.1:50051".parse().unwrap();
     let platform = Url::parse("http://127.0.0.1:8080").unwrap();
-    let config = Config::sandbox(platform.clone(), listen, Secret::new(CANARY.to_owned()), &BTreeMap::new());
+    let config = Config::sandbox(
+        platform.clone(),
+        listen,
+        ClientSecret::parse(CANARY.as_bytes()).unwrap(),
+        &BTreeMap::new(),
+    );
     let config = config.unwrap();
     assert_eq!(config.telemetry.log_level, "warn");
     assert_eq!(config.admin.listen, None);
@@ -709,6 +825,7 @@ fn the_sandbox_is_open_and_quiet() {
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
     let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
-    let config = Config::sandbox(platform, listen, Secret::new(CANARY.to_owned()), &trace).unwrap();
+    let config =
+        Config::sandbox(platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &trace).unwrap();
     assert_eq!(config.telemetry.log_level, "trace");
 }

@@ -35,7 +35,7 @@ use crate::{
         cause::{is_invalid_certificate, root_cause},
         date::parse_date,
     },
-    secret::Secret,
+    secret::client_secret::ClientSecret,
     telemetry::metrics::ApiClientMetrics,
 };
 
@@ -50,7 +50,7 @@ const BODY: &str = "grant_type=client_credentials";
 /// Asks the platform for an access token.
 pub(super) trait TokenExchange: Send + Sync {
     /// One token request.
-    fn fetch(&self, secret: &Secret) -> impl Future<Output = Result<Fetched, Failure>> + Send;
+    fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, Failure>> + Send;
 }
 
 /// Why a token request gave no token.
@@ -105,7 +105,7 @@ impl HttpExchange {
         Self { api_client, client_id, url, http, wall, metrics, skewed: AtomicBool::new(false) }
     }
 
-    async fn send(&self, secret: &Secret) -> Result<reqwest::Response, Failure> {
+    async fn send(&self, secret: &ClientSecret) -> Result<reqwest::Response, Failure> {
         let authorization = basic(&self.client_id, secret)
             .ok_or_else(|| Failure::new(CredentialError::SecretUnreadable, "it cannot stand in a header"))?;
         (self.http)()
@@ -149,7 +149,7 @@ impl HttpExchange {
 }
 
 impl TokenExchange for HttpExchange {
-    async fn fetch(&self, secret: &Secret) -> Result<Fetched, Failure> {
+    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, Failure> {
         let response = self.send(secret).await?;
         let status = response.status();
         let headers = response.headers().clone();
@@ -165,7 +165,7 @@ impl TokenExchange for HttpExchange {
 
 /// Basic authentication with the raw id and secret, as the platform's own samples do it
 /// (and not form-encoded first, as RFC 6749 would have it).
-fn basic(client_id: &ClientId, secret: &Secret) -> Option<HeaderValue> {
+fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
     let pair = Zeroizing::new([client_id.as_str(), ":", secret.expose()].concat());
     let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
     sensitive_header(&["Basic ", &encoded])

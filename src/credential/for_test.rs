@@ -17,7 +17,7 @@ use super::{
     exchange::{Failure, TokenExchange},
     with_exchange,
 };
-use crate::{clock::WallClock, secret::Secret, telemetry::metrics::ApiClientMetrics};
+use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::metrics::ApiClientMetrics};
 
 /// Answers with `access-token-1`, `access-token-2` …, or always with the same failure.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct Numbered {
 }
 
 impl TokenExchange for Numbered {
-    async fn fetch(&self, _: &Secret) -> Result<Fetched, Failure> {
+    async fn fetch(&self, _: &ClientSecret) -> Result<Fetched, Failure> {
         if let Some(error) = &self.failing {
             return Err(Failure::new(error.clone(), "as the test wants it"));
         }
@@ -49,7 +49,7 @@ impl Credential {
     }
 
     fn on(exchange: Numbered) -> Self {
-        let secret = SecretSource::Fixed(Secret::new("secret".to_owned()));
+        let secret = SecretSource::Fixed(ClientSecret::parse(b"secret").expect("a secret"));
         let metrics = ApiClientMetrics::default();
         let (credential, task) =
             with_exchange(Arc::from("test"), secret, exchange, metrics, WallClock::system());

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::{self, Instant},
-    secret::Secret,
+    secret::client_secret::ClientSecret,
     telemetry::metrics::{ApiClientMetrics, TokenRefresh},
 };
 
@@ -81,10 +81,10 @@ impl<X: TokenExchange> Task<X> {
         let (loaded, secrets) = watch::channel(Loaded::Pending);
         let source = self.source.clone();
         let api_client = Arc::clone(&self.api_client);
-        let metrics = self.metrics.clone();
+        let (metrics, wall) = (self.metrics.clone(), self.shared.wall().clone());
         tokio::select! {
             () = stop.cancelled() => {}
-            () = source.follow(&api_client, loaded, metrics) => {}
+            () = source.follow(&api_client, loaded, metrics, wall) => {}
             () = self.keep_fresh(secrets) => {}
         }
     }
@@ -94,7 +94,7 @@ impl<X: TokenExchange> Task<X> {
             let loaded = secrets.borrow_and_update().clone();
             match loaded {
                 Loaded::Pending => changed(&mut secrets).await,
-                Loaded::Unreadable => {
+                Loaded::Unreadable(_) => {
                     // Its source has logged why.
                     self.shared.failed(CredentialError::SecretUnreadable, None);
                     changed(&mut secrets).await;
@@ -112,7 +112,7 @@ impl<X: TokenExchange> Task<X> {
     }
 
     /// Asks for a token, and tells when to ask again.
-    async fn request(&mut self, secret: &Secret, sent: Instant) -> Instant {
+    async fn request(&mut self, secret: &ClientSecret, sent: Instant) -> Instant {
         let sent_wall = self.shared.wall().now();
         let answer = match timeout(REQUEST_TIMEOUT, self.exchange.fetch(secret)).await {
             Ok(answer) => answer,

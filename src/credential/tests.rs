@@ -27,13 +27,17 @@ use super::{
     exchange::{Failure, TokenExchange},
     *,
 };
-use crate::{clock, secret::Secret};
+use crate::{clock, secret::client_secret::ClientSecret};
 
 const HOUR: Duration = Duration::from_hours(1);
 const LIFETIME: Duration = Duration::from_hours(2);
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+fn secret(text: &str) -> ClientSecret {
+    ClientSecret::parse(text.as_bytes()).expect("a secret")
 }
 
 fn soon() -> Deadline {
@@ -83,7 +87,7 @@ impl Drop for InFlight {
 }
 
 impl TokenExchange for FakeExchange {
-    async fn fetch(&self, secret: &Secret) -> Result<Fetched, Failure> {
+    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, Failure> {
         let now_in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         let _in_flight = InFlight(Arc::clone(&self.in_flight));
         self.most_in_flight.fetch_max(now_in_flight, Ordering::SeqCst);
@@ -109,7 +113,7 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
-        Self::start_with(SecretSource::Fixed(Secret::new("hush".to_owned())))
+        Self::start_with(SecretSource::Fixed(secret("hush")))
     }
 
     fn start_with(secret: SecretSource) -> Self {

@@ -72,7 +72,7 @@ impl Server {
     /// What the exchange makes of that answer.
     async fn judged(&self, exchange: &HttpExchange, answer: Answer) -> Result<Fetched, Failure> {
         self.answers.send(answer).expect("the server runs");
-        exchange.fetch(&Secret::new(SECRET.to_owned())).await
+        exchange.fetch(&secret(SECRET)).await
     }
 }
 
@@ -333,7 +333,7 @@ async fn endpoint_that_is_not_there_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     drop(listener);
-    let secret = Secret::new(SECRET.to_owned());
+    let secret = secret(SECRET);
     let failure = exchange(&format!("http://{address}/")).fetch(&secret).await.expect_err("a failure");
     assert_eq!(failure.error, CredentialError::Unreachable);
     assert!(failure.cause.contains("refused"), "{}", failure.cause);
@@ -350,7 +350,7 @@ async fn handshake_that_is_cut_off_is_unreachable_and_no_fault_of_the_certificat
         let mut start = [0; 16];
         stream.read_exact(&mut start).await
     });
-    let secret = Secret::new(SECRET.to_owned());
+    let secret = secret(SECRET);
     let failure = exchange(&format!("https://{address}/")).fetch(&secret).await.expect_err("a failure");
     assert_eq!(failure.error, CredentialError::Unreachable);
     server.await.expect("no panic").expect("the handshake had begun");
@@ -374,7 +374,7 @@ async fn certificate_that_nobody_vouches_for_is_invalid_and_nothing_is_sent() {
         let (stream, _) = listener.accept().await?;
         acceptor.accept(stream).await.map(|_| ())
     });
-    let secret = Secret::new(SECRET.to_owned());
+    let secret = secret(SECRET);
     let failure =
         exchange(&format!("https://localhost:{port}/")).fetch(&secret).await.expect_err("a failure");
     assert_eq!(failure.error, CredentialError::CertificateInvalid);

@@ -88,10 +88,10 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await
         });
-        let secret = SecretSource::Fixed(Secret::new("canary-secret".to_owned()));
+        let source = SecretSource::Fixed(secret("canary-secret"));
         let (credential, task) = with_exchange(
             Arc::from("eu2"),
-            secret,
+            source,
             http::exchange(&url),
             ApiClientMetrics::default(),
             WallClock::system(),

@@ -12,6 +12,7 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::{ClientAuth, HTTP2, Settings};
+use crate::regular_file;
 
 /// Why the TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +99,10 @@ impl Contents {
     /// Reads all files. Blocks.
     pub(super) fn read(settings: &Settings) -> Result<Self, TlsError> {
         let read = |file: &Path| {
-            fs::read(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
+            let contents = regular_file::read(file, regular_file::MAX_BYTES);
+            contents
+                .map(|mut contents| std::mem::take(&mut *contents.bytes))
+                .map_err(|error| TlsError::Unreadable { file: file.to_owned(), source: error.into() })
         };
         Ok(Self {
             certificate: read(&settings.certificate_file)?,

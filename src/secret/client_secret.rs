@@ -1,0 +1,189 @@
+//! The one parser of client secrets.
+//!
+//! `config` uses it to check a configuration and `credential` to follow a rotated file, so
+//! that both refuse the same secrets, whether they come from a file, an environment
+//! variable or a systemd credential. Sending a secret is left to `credential`.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    time::SystemTime,
+};
+
+use super::Secret;
+use crate::regular_file::{self, ReadError};
+
+/// Maximum size of a client secret in bytes, its newline included.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// A secret that Basic authentication can carry (RFC 7617): UTF-8 text without control
+/// characters, not blank.
+#[derive(Clone)]
+pub struct ClientSecret(Secret);
+
+impl ClientSecret {
+    /// Reads the bytes of a file or a variable. One newline at the end (`\n` or `\r\n`) is not
+    /// part of the secret: editors, `echo` and `base64` add it.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not one line of text, are blank, or are more than 64 KiB.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidSecret> {
+        if bytes.len() > MAX_BYTES {
+            return Err(InvalidSecret::TooLarge);
+        }
+        let text = std::str::from_utf8(without_newline(bytes)).map_err(|_| InvalidSecret::NotText)?;
+        if text.chars().all(is_blank) {
+            return Err(InvalidSecret::Blank);
+        }
+        if text.starts_with(BYTE_ORDER_MARK) {
+            return Err(InvalidSecret::ByteOrderMark);
+        }
+        if text.contains(LINE_BREAKS) {
+            return Err(InvalidSecret::LineBreak);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(InvalidSecret::ControlCharacter);
+        }
+        Ok(Self(Secret::new(text.to_owned())))
+    }
+
+    /// The secret itself, for the wire.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// What looks like a mistake in this secret, although it can be used: at most one of each
+    /// kind.
+    pub fn doubts(&self) -> impl Iterator<Item = Doubt> {
+        let has = |is: fn(char) -> bool| {
+            let text = self.expose();
+            text.starts_with(is) || text.ends_with(is)
+        };
+        let found = [(Doubt::Blank, has(is_blank)), (Doubt::Quote, has(is_quote))];
+        found.into_iter().filter_map(|(doubt, found)| found.then_some(doubt))
+    }
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why there is no client secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSecret {
+    /// The operating system refuses to read the file.
+    #[error("the file cannot be read ({0})")]
+    Unreadable(io::ErrorKind),
+    /// A FIFO, a pipe, a socket or a device.
+    #[error("is not a regular file, so it cannot be read again after a change; write the secret to a file")]
+    NotRegular,
+    /// More than 64 KiB.
+    #[error("the secret is longer than 64 KiB; check that this is the right file or variable")]
+    TooLarge,
+    /// Not UTF-8.
+    #[error("the secret must be UTF-8 text; write the text that the platform has shown")]
+    NotText,
+    /// Nothing but blanks, or nothing at all.
+    #[error("the secret is blank; write the secret that the platform has shown")]
+    Blank,
+    /// The text begins with U+FEFF.
+    #[error("the secret begins with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
+    /// The text has more than one line.
+    #[error("the secret contains a line break; write it on one line, with at most one newline at the end")]
+    LineBreak,
+    /// RFC 7617 forbids control characters in a password.
+    #[error("the secret contains a control character; write only the characters that the platform has shown")]
+    ControlCharacter,
+}
+
+impl From<ReadError> for InvalidSecret {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotRegular => Self::NotRegular,
+            ReadError::TooLarge(_) => Self::TooLarge,
+            ReadError::Io(error) => Self::Unreadable(error.kind()),
+        }
+    }
+}
+
+/// A sign that a secret was copied with too many characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A blank or an invisible character at either end.
+    Blank,
+    /// A quotation mark at either end.
+    Quote,
+}
+
+impl Doubt {
+    /// The warning.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Blank => "the secret begins or ends with a blank, which is sent as part of it",
+            Self::Quote => "the secret begins or ends with a quotation mark, which is sent as part of it",
+        }
+    }
+}
+
+/// A secret and the state of its file when it was read.
+#[derive(Debug)]
+pub struct SecretFile {
+    /// The secret.
+    pub secret: ClientSecret,
+    /// The file's inode.
+    pub inode: u64,
+    /// When the file was last written to; unknown on some file systems.
+    pub modified: Option<SystemTime>,
+    /// Whether every user of this machine can read the file.
+    pub readable_by_others: bool,
+}
+
+impl SecretFile {
+    /// Reads a secret from a regular file. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or its contents are not a secret.
+    pub fn read(path: &Path) -> Result<Self, InvalidSecret> {
+        let contents = regular_file::read(path, MAX_BYTES)?;
+        Ok(Self {
+            secret: ClientSecret::parse(&contents.bytes)?,
+            inode: contents.metadata.ino(),
+            modified: contents.metadata.modified().ok(),
+            readable_by_others: contents.metadata.permissions().mode() & 0o004 != 0,
+        })
+    }
+}
+
+/// The bytes without one newline at the end.
+#[must_use]
+pub fn without_newline(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// What ends a line, in ASCII and Unicode.
+const LINE_BREAKS: [char; 7] = ['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Whether a character leaves no mark on a screen, so that copying it goes unnoticed.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2060}' | BYTE_ORDER_MARK)
+}
+
+fn is_quote(character: char) -> bool {
+    matches!(
+        character,
+        '"' | '\'' | '`' | '\u{ab}' | '\u{bb}' | '\u{2018}'..='\u{201f}' | '\u{2039}' | '\u{203a}'
+    )
+}
