@@ -283,12 +283,14 @@ fn upstream(
 async fn follow_credential(credential: Credential, condition: CredentialCondition) {
     let mut health = credential.health();
     loop {
-        condition.set(match *health.borrow_and_update() {
+        condition.set(match health.current() {
             CredentialHealth::Starting => CredentialState::Starting,
             CredentialHealth::Usable | CredentialHealth::Failing { .. } => CredentialState::Accepted,
-            CredentialHealth::Rejected { since } => CredentialState::Refused { since },
+            CredentialHealth::Refused { since, had_token, error } => {
+                CredentialState::Refused { since, had_token, cause: error.to_string().into() }
+            }
         });
-        if health.changed().await.is_err() {
+        if !health.changed().await {
             return;
         }
     }

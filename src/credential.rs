@@ -9,26 +9,35 @@
 //! [`Credential`] and read what the task has left for them.
 
 mod access_token;
+mod error;
 mod exchange;
 #[cfg(test)]
 mod for_test;
-mod progress;
 mod refresh;
+mod rejection;
 mod source;
+mod state;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use self::{
-    access_token::{Bearer, Generation},
+    access_token::Bearer,
+    error::{CredentialError, CredentialErrorKind},
+    rejection::Replay,
     source::SecretSource,
 };
-use self::{exchange::HttpExchange, progress::Shared, refresh::Task};
+use self::{
+    exchange::HttpExchange,
+    refresh::Task,
+    state::{Shared, State},
+};
 use crate::{
     call::Deadline,
     clock::{Instant, WallClock},
@@ -39,44 +48,6 @@ use crate::{
 /// the environment, no retries of its own. Asked anew each time, because clients are
 /// rebuilt so that DNS changes are followed.
 pub type ClientSource = Arc<dyn Fn() -> reqwest::Client + Send + Sync>;
-
-/// Why there is no access token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialError {
-    /// The platform refuses the API client's id and secret.
-    #[error("the platform refuses the API client's credential")]
-    Rejected,
-    /// The token endpoint could not be reached.
-    #[error("the platform's token endpoint could not be reached")]
-    Unreachable,
-    /// The token endpoint's certificate is not valid.
-    #[error("the certificate of the platform's token endpoint is not valid")]
-    CertificateInvalid,
-    /// The token endpoint is failing: 5xx, 429, a cut-off or malformed answer.
-    #[error("the platform's token endpoint is failing")]
-    Failing {
-        /// When the next request for a token is due.
-        retry_after: Duration,
-    },
-    /// A firewall in front of the platform refused the request (403, not JSON).
-    #[error("a firewall in front of the platform refused the token request")]
-    Blocked,
-    /// An answer that the documentation does not know (3xx, 404, 405, 409, 415 …).
-    #[error("the token endpoint answered with HTTP status {status}")]
-    Protocol {
-        /// The HTTP status.
-        status: u16,
-    },
-    /// The client secret cannot be read.
-    #[error("the client secret cannot be read")]
-    SecretUnreadable,
-    /// Too many calls already wait for the first token.
-    #[error("too many calls wait for the access token")]
-    WaitingRoomFull,
-    /// The caller's deadline came before the token.
-    #[error("the deadline passed while waiting for the access token")]
-    DeadlinePassed,
-}
 
 /// The id of an API client, as it stands in Basic authentication (RFC 7617): not empty,
 /// no colon, no control characters.
@@ -145,24 +116,44 @@ impl fmt::Debug for Settings {
 }
 
 /// How an API client's credential is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialHealth {
     /// The first token request has not ended.
     Starting,
-    /// A token is in service, even if its renewal is failing just now.
+    /// A token is in service, even if its renewal is failing at the moment.
     Usable,
-    /// No token is in service, because the platform (or the secret's file) is failing.
+    /// No token is in service, because the platform is failing.
     Failing {
         /// Since when.
         since: Instant,
     },
-    /// No token is in service, and the last definite answer was that the platform
-    /// refuses the credential. A platform that then fails to answer at all does not
-    /// change that.
-    Rejected {
+    /// No token is in service, and an operator has to act: the platform refuses the
+    /// credential, or the secret cannot be read. A platform that then does not answer at
+    /// all does not change that.
+    Refused {
         /// Since when.
         since: Instant,
+        /// Whether there was ever a token since the process started.
+        had_token: bool,
+        /// The last refusal.
+        error: CredentialError,
     },
+}
+
+/// Follows the health of a credential.
+#[derive(Debug)]
+pub struct HealthWatch(watch::Receiver<State>);
+
+impl HealthWatch {
+    /// The health now.
+    pub fn current(&mut self) -> CredentialHealth {
+        self.0.borrow_and_update().health()
+    }
+
+    /// Waits until the health may have changed. Returns `false` if it cannot change any more.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
 }
 
 /// The access token of one API client, for those who attach it to requests. Cheap to
@@ -197,44 +188,68 @@ fn with_exchange<X: exchange::TokenExchange>(
 }
 
 impl Credential {
-    /// The token in service, if it outlives an exchange: 30 seconds left, or a quarter
-    /// of its lifetime if that is less. Takes no lock and makes no allocation.
+    /// The token for a call that begins now, if there is one that outlives an exchange: 30
+    /// seconds left, or a quarter of its lifetime if that is less. Takes no lock and does
+    /// not allocate.
+    ///
+    /// A new token is used by one call per second until the API has accepted it once, and
+    /// the one before it by all others, while it is valid.
     #[must_use]
     pub fn current(&self) -> Option<Bearer> {
         self.0.current()
     }
 
-    /// The token in service; if there is none, the result of the token request that is
-    /// under way, which all who wait share. While the task pauses after a failure, that
-    /// failure is the answer, at once.
+    /// The token in service, or else the result of the token request in progress, which all
+    /// waiting calls share. While the task pauses after a failure, returns that failure at
+    /// once.
     ///
-    /// A caller that gives up does not cancel the request.
+    /// Dropping the future does not cancel the request.
     pub async fn bearer(&self, deadline: Deadline) -> Result<Bearer, CredentialError> {
         match self.0.current() {
             Some(bearer) => Ok(bearer),
-            None => self.0.next(None, deadline).await,
+            None => self.0.next(deadline).await,
         }
     }
 
-    /// A token newer than the one that the platform has just refused with a 401.
+    /// What a call does that the platform has answered with a 401: how to send it again, or
+    /// that the 401 is the answer. `subject` is the user it was for. Pass the bearer that it
+    /// was sent with last, which remembers what the call has tried; then the number of
+    /// replays is bounded without a count of the caller's.
     ///
-    /// However many calls saw the refusal, one token request follows, and each of them
-    /// gets the new token. Meanwhile the refused one stays in service for everyone else:
-    /// the refusal may be about one user only. At most one such request is made in
-    /// 10 seconds; a refusal in between is answered with
-    /// [`Rejected`](CredentialError::Rejected) at once.
-    pub async fn bearer_after_rejection(
+    /// - A token that the API may not know yet (it has never worked, or is younger than 10
+    ///   seconds) is replaced by the older one while that is valid.
+    /// - Without an older one, the call is repeated with the same token after 0.5 to 1 s,
+    ///   until the token is 10 seconds old.
+    /// - Otherwise one token request follows, however many calls saw the refusal. Refusals
+    ///   of one subject lead to one request in 10 seconds; two different subjects that are
+    ///   refused with the same token are not limited by that. Meanwhile the refused token
+    ///   stays in service for others: the refusal may be about one user only.
+    ///
+    /// # Errors
+    ///
+    /// [`RefreshLimited`](CredentialErrorKind::RefreshLimited) and
+    /// [`NotAcceptedYet`](CredentialErrorKind::NotAcceptedYet) tell when to try again; any
+    /// other error is why the token request failed.
+    pub async fn after_rejection(
         &self,
-        rejected: Generation,
+        refused: &Bearer,
+        subject: &str,
         deadline: Deadline,
-    ) -> Result<Bearer, CredentialError> {
-        self.0.next(Some(rejected), deadline).await
+    ) -> Result<Replay, CredentialError> {
+        self.0.after_rejection(refused, subject, deadline).await
     }
 
-    /// How the credential is doing, now and from now on.
+    /// Records that the platform has accepted a token: it answered with a 2xx, or with an
+    /// error of its own other than a 401. An answer of a proxy or a firewall proves nothing.
+    /// Costs two atomic loads once the token has been accepted.
+    pub fn accepted(&self, bearer: &Bearer) {
+        self.0.accepted(bearer);
+    }
+
+    /// How the credential is doing, from now on.
     #[must_use]
-    pub fn health(&self) -> watch::Receiver<CredentialHealth> {
-        self.0.health()
+    pub fn health(&self) -> HealthWatch {
+        HealthWatch(self.0.watch())
     }
 }
 

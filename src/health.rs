@@ -42,22 +42,38 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
+    /// Whether there was a moment at which no credential kept the replica from serving.
+    credentials_were_ready: bool,
     audit_broken: bool,
     draining: bool,
 }
 
-/// What an API client's credential is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// State of an API client's credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialState {
     /// The first token request has not ended.
     Starting,
-    /// The platform has not refused it; whether the platform works is another matter.
+    /// The platform has not refused it. The platform may be down all the same.
     Accepted,
-    /// The platform refuses the API client's id and secret.
+    /// The platform refuses the API client's id and secret, or the secret cannot be read.
     Refused {
         /// Since when.
         since: Instant,
+        /// Whether there was ever an access token since the process started.
+        had_token: bool,
+        /// Why, for operators.
+        cause: Arc<str>,
     },
+}
+
+impl CredentialState {
+    /// Why the credential has never worked, if that is known.
+    fn never_worked(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Refused { had_token: false, cause, .. } => Some(cause),
+            Self::Starting | Self::Accepted | Self::Refused { .. } => None,
+        }
+    }
 }
 
 /// The place on the board for one API client's credential.
@@ -72,6 +88,15 @@ pub struct CredentialCondition {
 pub enum WhyNot {
     /// The first token request of this API client has not ended.
     Starting(Arc<str>),
+    /// An API client has never had an access token, and its credential was refused or cannot
+    /// be read. Only before the replica was first ready, so that a rolling update with a
+    /// wrong secret stops here.
+    CredentialNeverWorked {
+        /// The API client.
+        api_client: Arc<str>,
+        /// Why, for operators.
+        cause: Arc<str>,
+    },
     /// The credential of every API client has been refused for a minute.
     CredentialsRefused,
     /// Audit records cannot be written.
@@ -85,6 +110,9 @@ impl fmt::Display for WhyNot {
         match self {
             Self::Starting(name) => {
                 write!(f, "the first token request of API client \"{name}\" has not ended")
+            }
+            Self::CredentialNeverWorked { api_client, cause } => {
+                write!(f, "API client \"{api_client}\" has never had an access token: {cause}")
             }
             Self::CredentialsRefused => {
                 f.write_str("the platform has been refusing the credential of every API client for a minute")
@@ -148,14 +176,17 @@ impl Health {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Conditions) -> T) -> T {
-        let result = change(&mut self.conditions());
+        let mut conditions = self.conditions();
+        let result = change(&mut conditions);
+        conditions.note_ready_credentials();
+        drop(conditions);
         self.0.changes.send_modify(|_| {});
         result
     }
 }
 
 impl CredentialCondition {
-    /// Says what has become of the credential.
+    /// Records the state of the credential.
     pub fn set(&self, state: CredentialState) {
         self.health.change(|conditions| {
             if let Some(credential) = conditions.credentials.get_mut(self.index) {
@@ -174,6 +205,12 @@ impl Conditions {
             .filter(|(_, state)| *state == CredentialState::Starting)
             .map(|(name, _)| WhyNot::Starting(Arc::clone(name)))
             .collect();
+        if !self.credentials_were_ready {
+            why_not.extend(self.credentials.iter().filter_map(|(name, state)| {
+                let cause = Arc::clone(state.never_worked()?);
+                Some(WhyNot::CredentialNeverWorked { api_client: Arc::clone(name), cause })
+            }));
+        }
         let refused_at = self.all_refused_since().map(|since| since + REFUSAL_PATIENCE);
         if refused_at.is_some_and(|at| at <= now) {
             why_not.push(WhyNot::CredentialsRefused);
@@ -187,13 +224,21 @@ impl Conditions {
         (why_not, refused_at.filter(|at| *at > now))
     }
 
+    fn note_ready_credentials(&mut self) {
+        let is_ready =
+            |state: &CredentialState| *state != CredentialState::Starting && state.never_worked().is_none();
+        if !self.credentials.is_empty() && self.credentials.iter().all(|(_, state)| is_ready(state)) {
+            self.credentials_were_ready = true;
+        }
+    }
+
     /// Since when every credential has been refused, if they all are.
     fn all_refused_since(&self) -> Option<Instant> {
         let since: Option<Vec<Instant>> = self
             .credentials
             .iter()
             .map(|(_, state)| match state {
-                CredentialState::Refused { since } => Some(*since),
+                CredentialState::Refused { since, .. } => Some(*since),
                 CredentialState::Starting | CredentialState::Accepted => None,
             })
             .collect();
@@ -205,6 +250,16 @@ impl Conditions {
 mod tests {
     use super::*;
 
+    /// A credential that is refused from now on.
+    fn refused(had_token: bool) -> CredentialState {
+        CredentialState::Refused { since: clock::now(), had_token, cause: Arc::from("HTTP status 401") }
+    }
+
+    fn never_worked(api_client: &str) -> WhyNot {
+        let cause = Arc::from("HTTP status 401");
+        WhyNot::CredentialNeverWorked { api_client: api_client.into(), cause }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn replica_serves_once_every_first_token_request_has_ended() {
         let health = Health::new();
@@ -212,21 +267,60 @@ mod tests {
         assert_eq!(health.why_not(), [WhyNot::Starting("eu2".into()), WhyNot::Starting("us5".into())]);
         eu.set(CredentialState::Accepted);
         assert_eq!(health.why_not(), [WhyNot::Starting("us5".into())]);
-        // Ended badly is ended too.
-        us.set(CredentialState::Refused { since: clock::now() });
+        // A platform that is down is no reason: another replica would not do better.
+        us.set(CredentialState::Accepted);
         assert!(health.is_serving());
+    }
+
+    /// A rolling update in which one secret is wrong has to stop.
+    #[tokio::test(start_paused = true)]
+    async fn any_credential_that_never_worked_keeps_a_new_replica_from_serving() {
+        let health = Health::new();
+        let (eu, us) = (health.credential("eu2"), health.credential("us5"));
+        eu.set(CredentialState::Accepted);
+        us.set(refused(false));
+        assert_eq!(health.why_not(), [never_worked("us5")]);
+        assert_eq!(
+            health.why_not()[0].to_string(),
+            "API client \"us5\" has never had an access token: HTTP status 401"
+        );
+        eu.set(refused(false));
+        assert_eq!(health.why_not(), [never_worked("eu2"), never_worked("us5")]);
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert!(!health.is_serving());
+        us.set(CredentialState::Accepted);
+        assert_eq!(health.why_not(), [never_worked("eu2")]);
+        eu.set(CredentialState::Accepted);
+        assert!(health.is_serving());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replica_that_was_ready_stays_so_when_one_credential_turns_out_to_be_wrong() {
+        let health = Health::new();
+        let (eu, us) = (health.credential("eu2"), health.credential("us5"));
+        eu.set(CredentialState::Accepted);
+        // Its platform is down at first, and refuses it later.
+        us.set(CredentialState::Accepted);
+        assert!(health.is_serving());
+        us.set(refused(false));
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert!(health.is_serving(), "calls for the other API client still work");
+        eu.set(refused(true));
+        assert!(health.is_serving());
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert!(!health.is_serving());
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_a_minute_of_refusal_of_every_credential_counts() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
-        eu.set(CredentialState::Refused { since: clock::now() });
+        eu.set(refused(true));
         us.set(CredentialState::Accepted);
         tokio::time::advance(Duration::from_mins(10)).await;
         assert!(health.is_serving(), "one still works");
 
-        us.set(CredentialState::Refused { since: clock::now() });
+        us.set(refused(true));
         tokio::time::advance(Duration::from_millis(59_999)).await;
         assert!(health.is_serving());
         tokio::time::advance(Duration::from_millis(1)).await;

@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +16,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use super::tokens::Now;
 use crate::{backoff::jittered, clock::Instant};
 
 /// The life that a token must have left to be attached to a request: it outlives the
@@ -22,8 +26,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// The life that a token shall have left when its renewal begins.
 const RENEWAL_LEAD: Duration = Duration::from_mins(1);
 
-/// The longest lifetime that is believed; a longer one only means renewing once a day.
-const LONGEST_LIFE: Duration = Duration::from_hours(24);
+/// Maximum lifetime that is used: a token is renewed at least once a day.
+const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
 /// Further than this from the monotonic clock, the wall clock was set, or the machine slept.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
@@ -31,9 +35,9 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 /// A longer token is malformed.
 const LONGEST_TOKEN: usize = 16 * 1024;
 
-/// Which token of its API client a token is: each one fetched has a higher number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Generation(u64);
+/// The number of a token: each one fetched for an API client has a higher one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Generation(u64);
 
 impl Generation {
     /// Before any token.
@@ -58,7 +62,7 @@ impl Fetched {
             return None;
         }
         let header = sensitive_header(&["Bearer ", token])?;
-        Some(Self { header, lifetime: lifetime.min(LONGEST_LIFE) })
+        Some(Self { header, lifetime: lifetime.min(MAX_LIFETIME) })
     }
 
     #[cfg(test)]
@@ -66,7 +70,7 @@ impl Fetched {
         &self.header
     }
 
-    #[cfg(test)]
+    /// Its lifetime, at most a day.
     pub(super) const fn lifetime(&self) -> Duration {
         self.lifetime
     }
@@ -95,18 +99,35 @@ pub(super) struct AccessToken {
     generation: Generation,
     sent: Instant,
     sent_wall: SystemTime,
+    received: Instant,
     lifetime: Duration,
     usable_until: Instant,
     usable_until_wall: SystemTime,
+    verdicts: Verdicts,
+}
+
+/// What calls have found out about a token.
+#[derive(Debug, Default)]
+struct Verdicts {
+    /// Whether the API has accepted it once.
+    accepted: AtomicBool,
+    /// Milliseconds after its receipt at which the next call may try it.
+    next_trial_ms: AtomicU64,
+    /// The subject whose call was refused with it last, and none was accepted since; 0: none.
+    refused_subject: AtomicU64,
+    /// Whether calls for two different subjects were refused with it, and none was accepted
+    /// since: it is the token, and not one of them.
+    refused_by_several: AtomicBool,
 }
 
 impl AccessToken {
-    /// A token that was asked for at `sent`, which the wall clock called `sent_wall`.
+    /// A token that was requested at `sent`, which the wall clock called `sent_wall`, and
+    /// received at `received`.
     pub(super) fn new(
         fetched: Fetched,
         generation: Generation,
-        sent: Instant,
-        sent_wall: SystemTime,
+        (sent, sent_wall): (Instant, SystemTime),
+        received: Instant,
     ) -> Self {
         let Fetched { header, lifetime } = fetched;
         let usable = lifetime.saturating_sub(MARGIN.min(lifetime / 4));
@@ -115,16 +136,65 @@ impl AccessToken {
             generation,
             sent,
             sent_wall,
+            received,
             lifetime,
             usable_until: sent + usable,
             usable_until_wall: sent_wall + usable,
+            verdicts: Verdicts::default(),
         }
     }
 
     /// Whether it outlives an exchange that begins now. Both clocks must agree: the
-    /// monotonic one stands still while the machine sleeps, the wall clock can be set.
-    pub(super) fn is_usable(&self, now: Instant, wall: SystemTime) -> bool {
-        now < self.usable_until && wall < self.usable_until_wall
+    /// monotonic one does not advance during suspend, the wall clock can be set.
+    pub(super) fn is_usable(&self, now: Now) -> bool {
+        now.instant < self.usable_until && now.wall < self.usable_until_wall
+    }
+
+    /// The time since it was received.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received)
+    }
+
+    /// Whether the API has accepted it at least once.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.verdicts.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Records that the API has accepted it. Returns whether this is the first time.
+    pub(super) fn accept(&self) -> bool {
+        // Only loads once a token is accepted and not refused: every call passes here.
+        if self.verdicts.refused_subject.load(Ordering::Relaxed) != 0 {
+            self.verdicts.refused_subject.store(0, Ordering::Relaxed);
+            self.verdicts.refused_by_several.store(false, Ordering::Relaxed);
+        }
+        !self.is_accepted() && !self.verdicts.accepted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Records that the API has refused it to a call for `subject`, which is not 0.
+    pub(super) fn refuse(&self, subject: u64) {
+        let before = self.verdicts.refused_subject.swap(subject, Ordering::Relaxed);
+        if before != 0 && before != subject {
+            self.verdicts.refused_by_several.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether calls for two different subjects were refused with it, and none was accepted
+    /// since.
+    pub(super) fn is_refused_by_several(&self) -> bool {
+        self.verdicts.refused_by_several.load(Ordering::Relaxed)
+    }
+
+    /// Claims the right to try it. At most one caller per `interval` gets it.
+    pub(super) fn claim_trial(&self, now: Instant, interval: Duration) -> bool {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let next = milliseconds(self.age(now) + interval);
+        let due = self.verdicts.next_trial_ms.load(Ordering::Relaxed);
+        milliseconds(self.age(now)) >= due
+            && self
+                .verdicts
+                .next_trial_ms
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// When to fetch the next one: at 65–75 % of its life, earlier if that would leave
@@ -137,9 +207,9 @@ impl AccessToken {
 
     /// Whether the wall clock has moved against the monotonic one since the token was
     /// asked for: then its life is in doubt.
-    pub(super) fn clock_jumped(&self, now: Instant, wall: SystemTime) -> bool {
-        let expected = self.sent_wall + now.saturating_duration_since(self.sent);
-        let apart = match wall.duration_since(expected) {
+    pub(super) fn clock_jumped(&self, now: Now) -> bool {
+        let expected = self.sent_wall + now.instant.saturating_duration_since(self.sent);
+        let apart = match now.wall.duration_since(expected) {
             Ok(ahead) => ahead,
             Err(behind) => behind.duration(),
         };
@@ -166,31 +236,73 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// A token good for an exchange that begins now. Cheap to clone; keep it no longer than
-/// that exchange.
+/// A token for an exchange that begins now. Cheap to clone; keep it only for the call that
+/// asked for it.
 #[derive(Clone)]
-pub struct Bearer(Arc<AccessToken>);
+pub struct Bearer {
+    token: Arc<AccessToken>,
+    /// The token that the platform has refused to this call before.
+    refused: Option<Arc<AccessToken>>,
+    replay: Replays,
+}
+
+/// What this call has done already because of a 401.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Replays {
+    /// A token was requested for it.
+    pub(super) refreshed: bool,
+    /// It has waited after that refresh for the API to learn of the token.
+    pub(super) waited: bool,
+}
 
 impl Bearer {
-    pub(super) const fn new(token: Arc<AccessToken>) -> Self {
-        Self(token)
+    pub(super) fn new(token: Arc<AccessToken>) -> Self {
+        Self { token, refused: None, replay: Replays::default() }
+    }
+
+    /// The bearer with which the same call is sent again after the platform has refused
+    /// this one.
+    pub(super) fn replaced_by(&self, token: &Arc<AccessToken>, replay: Replays) -> Self {
+        let refused = if Arc::ptr_eq(&self.token, token) {
+            self.refused.clone()
+        } else {
+            Some(Arc::clone(&self.token))
+        };
+        Self { token: Arc::clone(token), refused, replay }
     }
 
     /// The value of the `Authorization` header, marked sensitive.
     #[must_use]
     pub fn header_value(&self) -> &HeaderValue {
-        &self.0.header
+        &self.token.header
     }
 
-    /// Which token it is, to be told when the platform refuses it.
-    #[must_use]
-    pub fn generation(&self) -> Generation {
-        self.0.generation
+    pub(super) const fn token(&self) -> &Arc<AccessToken> {
+        &self.token
+    }
+
+    #[cfg(test)]
+    pub(super) fn generation(&self) -> Generation {
+        self.token.generation
+    }
+
+    pub(super) const fn replays(&self) -> Replays {
+        self.replay
+    }
+
+    /// Whether it is this token.
+    pub(super) fn is(&self, token: &Arc<AccessToken>) -> bool {
+        Arc::ptr_eq(&self.token, token)
+    }
+
+    /// Whether the platform has refused this token to the call.
+    pub(super) fn has_tried(&self, token: &Arc<AccessToken>) -> bool {
+        self.is(token) || self.refused.as_ref().is_some_and(|refused| Arc::ptr_eq(refused, token))
     }
 }
 
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bearer").field("generation", &self.0.generation).finish_non_exhaustive()
+        f.debug_struct("Bearer").field("generation", &self.token.generation).finish_non_exhaustive()
     }
 }

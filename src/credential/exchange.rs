@@ -4,15 +4,15 @@
 //! take in all.
 
 mod answer;
+mod lifetime;
 
 use std::{
-    borrow::Cow,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -23,9 +23,12 @@ use http::{
 use url::Url;
 use zeroize::Zeroizing;
 
-use self::answer::Answer;
+use self::{
+    answer::{Answer, Granted},
+    lifetime::Problem,
+};
 use super::{
-    ClientId, ClientSource, CredentialError,
+    ClientId, ClientSource, CredentialError, CredentialErrorKind,
     access_token::{Fetched, sensitive_header},
 };
 use crate::{
@@ -49,30 +52,9 @@ const BODY: &str = "grant_type=client_credentials";
 
 /// Asks the platform for an access token.
 pub(super) trait TokenExchange: Send + Sync {
-    /// One token request.
-    fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, Failure>> + Send;
-}
-
-/// Why a token request gave no token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) error: CredentialError,
-    /// The platform's wish, within bounds.
-    pub(super) retry_after: Option<Duration>,
-    /// For the operator. Never text from the body of an answer.
-    pub(super) cause: Cow<'static, str>,
-}
-
-impl Failure {
-    pub(super) fn new(error: CredentialError, cause: impl Into<Cow<'static, str>>) -> Self {
-        Self { error, retry_after: None, cause: cause.into() }
-    }
-
-    /// The platform fails, and says nothing definite.
-    pub(super) fn failing(cause: impl Into<Cow<'static, str>>) -> Self {
-        // How long the pause will be is decided where it is made.
-        Self::new(CredentialError::Failing { retry_after: Duration::ZERO }, cause)
-    }
+    /// One token request. The error's `retry_after` is what the platform asks for, within
+    /// bounds.
+    fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, CredentialError>> + Send;
 }
 
 /// The exchange over HTTP.
@@ -83,8 +65,10 @@ pub(super) struct HttpExchange {
     http: ClientSource,
     wall: WallClock,
     metrics: ApiClientMetrics,
-    /// Whether the last answer's clock was too far from ours, so that it is said once.
+    /// Whether the clock of the last response was too far from ours, so that it is logged once.
     skewed: AtomicBool,
+    /// What was wrong with the lifetime in the last response, so that it is logged once.
+    lifetime_problem: Mutex<Option<Problem>>,
 }
 
 impl fmt::Debug for HttpExchange {
@@ -102,12 +86,22 @@ impl HttpExchange {
         wall: WallClock,
         metrics: ApiClientMetrics,
     ) -> Self {
-        Self { api_client, client_id, url, http, wall, metrics, skewed: AtomicBool::new(false) }
+        Self {
+            api_client,
+            client_id,
+            url,
+            http,
+            wall,
+            metrics,
+            skewed: AtomicBool::new(false),
+            lifetime_problem: Mutex::new(None),
+        }
     }
 
-    async fn send(&self, secret: &ClientSecret) -> Result<reqwest::Response, Failure> {
-        let authorization = basic(&self.client_id, secret)
-            .ok_or_else(|| Failure::new(CredentialError::SecretUnreadable, "it cannot stand in a header"))?;
+    async fn send(&self, secret: &ClientSecret) -> Result<reqwest::Response, CredentialError> {
+        let unusable =
+            || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
+        let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
         (self.http)()
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
@@ -116,7 +110,7 @@ impl HttpExchange {
             .body(BODY)
             .send()
             .await
-            .map_err(|error| unsent(&error))
+            .map_err(|error| without_response(&error))
     }
 
     /// The time that the answer tells, and ours.
@@ -127,6 +121,23 @@ impl HttpExchange {
             self.note_skew(theirs, ours);
         }
         (date, ours)
+    }
+
+    /// Warns of a lifetime that is not as documented, once until that changes.
+    fn note_lifetime(&self, granted: &Granted) {
+        let mut last = self.lifetime_problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == granted.lifetime_problem {
+            return;
+        }
+        *last = granted.lifetime_problem;
+        if let Some(problem) = granted.lifetime_problem {
+            tracing::warn!(
+                api_client.name = %self.api_client,
+                token.lifetime_s = granted.token.lifetime().as_secs(),
+                cause = problem.text(),
+                "access token lifetime unclear"
+            );
+        }
     }
 
     pub(super) fn note_skew(&self, theirs: SystemTime, ours: SystemTime) {
@@ -149,7 +160,7 @@ impl HttpExchange {
 }
 
 impl TokenExchange for HttpExchange {
-    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, Failure> {
+    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, CredentialError> {
         let response = self.send(secret).await?;
         let status = response.status();
         let headers = response.headers().clone();
@@ -159,7 +170,9 @@ impl TokenExchange for HttpExchange {
         } else {
             Ok(Zeroizing::default())
         };
-        Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.judge()
+        let granted = Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.judge()?;
+        self.note_lifetime(&granted);
+        Ok(granted.token)
     }
 }
 
@@ -171,15 +184,14 @@ fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
     sensitive_header(&["Basic ", &encoded])
 }
 
-/// What it means that no answer's head came.
-fn unsent(error: &reqwest::Error) -> Failure {
-    if !error.is_connect() {
-        return Failure::failing("the connection ended before the answer");
-    }
-    let kind = if is_invalid_certificate(error) {
-        CredentialError::CertificateInvalid
+/// The error of a request without a response head.
+fn without_response(error: &reqwest::Error) -> CredentialError {
+    let kind = if !error.is_connect() {
+        CredentialErrorKind::Failing
+    } else if is_invalid_certificate(error) {
+        CredentialErrorKind::CertificateInvalid
     } else {
-        CredentialError::Unreachable
+        CredentialErrorKind::Unreachable
     };
-    Failure::new(kind, root_cause(error))
+    CredentialError::new(kind, root_cause(error))
 }

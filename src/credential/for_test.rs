@@ -12,10 +12,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Credential, CredentialError, SecretSource,
-    access_token::Fetched,
-    exchange::{Failure, TokenExchange},
-    with_exchange,
+    Credential, CredentialError, CredentialErrorKind, SecretSource, access_token::Fetched,
+    exchange::TokenExchange, with_exchange,
 };
 use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::metrics::ApiClientMetrics};
 
@@ -23,13 +21,13 @@ use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::me
 #[derive(Debug)]
 struct Numbered {
     next: AtomicU32,
-    failing: Option<CredentialError>,
+    failing: Option<CredentialErrorKind>,
 }
 
 impl TokenExchange for Numbered {
-    async fn fetch(&self, _: &ClientSecret) -> Result<Fetched, Failure> {
-        if let Some(error) = &self.failing {
-            return Err(Failure::new(error.clone(), "as the test wants it"));
+    async fn fetch(&self, _: &ClientSecret) -> Result<Fetched, CredentialError> {
+        if let Some(kind) = self.failing {
+            return Err(CredentialError::new(kind, "as the test wants it"));
         }
         let token = format!("access-token-{}", self.next.fetch_add(1, Ordering::SeqCst));
         Ok(Fetched::new(&token, Duration::from_hours(2)).expect("a good token"))
@@ -44,7 +42,7 @@ impl Credential {
     }
 
     /// One that never gets a token.
-    pub(crate) fn failing_for_test(error: CredentialError) -> Self {
+    pub(crate) fn failing_for_test(error: CredentialErrorKind) -> Self {
         Self::on(Numbered { next: AtomicU32::new(1), failing: Some(error) })
     }
 

@@ -12,11 +12,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CredentialError,
+    CredentialError, CredentialErrorKind,
     access_token::{AccessToken, Fetched, Generation},
-    exchange::{Failure, TokenExchange},
-    progress::Shared,
+    exchange::TokenExchange,
     source::{Loaded, SecretSource},
+    state::Shared,
 };
 use crate::{
     backoff::Backoff,
@@ -25,15 +25,15 @@ use crate::{
     telemetry::metrics::{ApiClientMetrics, TokenRefresh},
 };
 
-/// A token request takes no longer, whatever keeps it.
+/// Upper bound on one token request.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Token requests are at least so far apart, whatever leads to them.
+/// Minimum interval between token requests.
 pub(super) const REQUEST_FLOOR: Duration = Duration::from_secs(1);
 
-/// From the beginning of a request that fails, the next one is no further away; with a
-/// second for that request itself, calls succeed within 31 s of the platform healing.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Maximum interval between a failed request and the next. With a second for that request
+/// itself, calls succeed within 31 s of the platform's recovery.
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is added to the floor after a failure.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(29));
@@ -54,7 +54,7 @@ pub(super) struct Task<X> {
     generation: Generation,
     /// In a row.
     failures: u32,
-    logged: Option<(CredentialError, Instant)>,
+    logged: Option<(CredentialErrorKind, String, Instant)>,
 }
 
 impl<X: TokenExchange> Task<X> {
@@ -94,9 +94,10 @@ impl<X: TokenExchange> Task<X> {
             let loaded = secrets.borrow_and_update().clone();
             match loaded {
                 Loaded::Pending => changed(&mut secrets).await,
-                Loaded::Unreadable(_) => {
-                    // Its source has logged why.
-                    self.shared.failed(CredentialError::SecretUnreadable, None);
+                Loaded::Unreadable(why) => {
+                    // Its source has logged it.
+                    let kind = CredentialErrorKind::SecretUnreadable;
+                    self.shared.failed(CredentialError::new(kind, why.to_string()), None);
                     changed(&mut secrets).await;
                 }
                 Loaded::Ready(secret) => {
@@ -111,12 +112,12 @@ impl<X: TokenExchange> Task<X> {
         }
     }
 
-    /// Asks for a token, and tells when to ask again.
+    /// Requests a token. Returns when the next request is due.
     async fn request(&mut self, secret: &ClientSecret, sent: Instant) -> Instant {
         let sent_wall = self.shared.wall().now();
         let answer = match timeout(REQUEST_TIMEOUT, self.exchange.fetch(secret)).await {
             Ok(answer) => answer,
-            Err(_) => Err(Failure::failing("no complete answer in time")),
+            Err(_) => Err(CredentialError::failing("no complete response within 10 s")),
         };
         match answer.and_then(|fetched| self.token(fetched, sent, sent_wall)) {
             Ok(token) => {
@@ -124,14 +125,14 @@ impl<X: TokenExchange> Task<X> {
                 self.record_success(token);
                 due
             }
-            Err(failure) => {
-                self.metrics.token_refresh(match failure.error {
-                    CredentialError::Rejected => TokenRefresh::Rejected,
+            Err(error) => {
+                self.metrics.token_refresh(match error.kind() {
+                    CredentialErrorKind::Rejected => TokenRefresh::Rejected,
                     _ => TokenRefresh::Failed,
                 });
                 self.failures = self.failures.saturating_add(1);
-                let due = next_request(self.failures, failure.retry_after, sent, clock::now());
-                self.record_failure(failure, due);
+                let due = next_request(self.failures, error.retry_after(), sent, clock::now());
+                self.record_failure(error, due);
                 due
             }
         }
@@ -142,12 +143,13 @@ impl<X: TokenExchange> Task<X> {
         fetched: Fetched,
         sent: Instant,
         sent_wall: std::time::SystemTime,
-    ) -> Result<AccessToken, Failure> {
-        let token = AccessToken::new(fetched, self.generation.next(), sent, sent_wall);
-        if token.is_usable(clock::now(), self.shared.wall().now()) {
+    ) -> Result<AccessToken, CredentialError> {
+        let now = self.shared.now();
+        let token = AccessToken::new(fetched, self.generation.next(), (sent, sent_wall), now.instant);
+        if token.is_usable(now) {
             Ok(token)
         } else {
-            Err(Failure::failing("the token had expired on arrival"))
+            Err(CredentialError::failing("the token had expired on arrival"))
         }
     }
 
@@ -172,7 +174,7 @@ impl<X: TokenExchange> Task<X> {
             if self.failures == 0 && self.clocks_disagree() {
                 tracing::warn!(
                     api_client.name = %self.api_client,
-                    "the wall clock was set, or the machine slept: fetching a new access token"
+                    "wall clock jumped, refreshing access token"
                 );
                 return;
             }
@@ -180,8 +182,8 @@ impl<X: TokenExchange> Task<X> {
     }
 
     fn clocks_disagree(&self) -> bool {
-        let wall = self.shared.wall().now();
-        self.shared.token().is_some_and(|token| token.clock_jumped(clock::now(), wall))
+        let now = self.shared.now();
+        self.shared.tokens().is_some_and(|tokens| tokens.newest().clock_jumped(now))
     }
 
     fn record_success(&mut self, token: AccessToken) {
@@ -193,54 +195,50 @@ impl<X: TokenExchange> Task<X> {
                 api_client.name = %self.api_client,
                 token.lifetime_s = token.lifetime().as_secs(),
                 failures = self.failures,
-                "an access token is in service"
+                "access token fetched"
             );
         } else {
-            tracing::debug!(api_client.name = %self.api_client, "the access token was renewed");
+            tracing::debug!(api_client.name = %self.api_client, "access token refreshed");
         }
         self.failures = 0;
         self.shared.succeeded(token);
     }
 
-    fn record_failure(&mut self, failure: Failure, retry_at: Instant) {
-        self.log(&failure, retry_at);
-        self.shared.failed(failure.error, Some(retry_at));
-        if self.shared.current().is_none() {
+    fn record_failure(&mut self, error: CredentialError, retry_at: Instant) {
+        self.log(&error, retry_at);
+        self.shared.failed(error, Some(retry_at));
+        if !self.shared.has_usable_token() {
             self.metrics.token_valid_until(None);
         }
     }
 
-    fn log(&mut self, failure: &Failure, retry_at: Instant) {
+    fn log(&mut self, error: &CredentialError, retry_at: Instant) {
         let now = clock::now();
-        let known =
-            |(error, at): &(CredentialError, Instant)| *error == failure.error && now < *at + LOG_INTERVAL;
-        if self.logged.as_ref().is_some_and(known) {
+        if self.logged.as_ref().is_some_and(|(kind, cause, at)| {
+            *kind == error.kind() && cause == error.cause() && now < *at + LOG_INTERVAL
+        }) {
             return;
         }
-        self.logged = Some((failure.error.clone(), now));
+        self.logged = Some((error.kind(), error.cause().to_owned(), now));
         // The levels differ, and a level is fixed where the event is made.
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
                     api_client.name = %self.api_client,
-                    error = %failure.error,
-                    cause = %failure.cause,
+                    error = %error.kind(),
+                    cause = error.cause(),
                     retry_in_ms = u64::try_from((retry_at - now).as_millis()).unwrap_or(u64::MAX),
-                    token.in_service = self.shared.current().is_some(),
+                    token.in_service = self.shared.has_usable_token(),
                     "no new access token"
                 )
             };
         }
-        match failure.error {
-            CredentialError::Rejected
-            | CredentialError::CertificateInvalid
-            | CredentialError::Protocol { .. }
-            | CredentialError::SecretUnreadable => log!(error),
-            CredentialError::Unreachable
-            | CredentialError::Failing { .. }
-            | CredentialError::Blocked
-            | CredentialError::WaitingRoomFull
-            | CredentialError::DeadlinePassed => log!(warn),
+        match error.kind() {
+            CredentialErrorKind::Rejected
+            | CredentialErrorKind::CertificateInvalid
+            | CredentialErrorKind::Protocol { .. }
+            | CredentialErrorKind::SecretUnreadable => log!(error),
+            _ => log!(warn),
         }
     }
 }
@@ -259,7 +257,7 @@ impl<X> Drop for Task<X> {
 fn next_request(failures: u32, retry_after: Option<Duration>, sent: Instant, ended: Instant) -> Instant {
     let backoff = sent + REQUEST_FLOOR + BACKOFF.full_jitter(failures);
     let wished = retry_after.map_or(backoff, |wait| backoff.max(ended + wait));
-    wished.min(sent + LONGEST_PAUSE).max(ended + REQUEST_FLOOR)
+    wished.min(sent + MAX_PAUSE).max(ended + REQUEST_FLOOR)
 }
 
 /// Waits for another secret; for ever if the source has ended.

@@ -12,9 +12,12 @@ mod secret_file;
 mod service;
 mod silence;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -23,8 +26,8 @@ use tokio::{
 };
 
 use super::{
-    access_token::Fetched,
-    exchange::{Failure, TokenExchange},
+    access_token::{Fetched, Generation},
+    exchange::TokenExchange,
     *,
 };
 use crate::{clock, secret::client_secret::ClientSecret};
@@ -55,21 +58,21 @@ struct FakeExchange {
 struct TokenRequest {
     secret: String,
     at: Instant,
-    answer: oneshot::Sender<Result<Fetched, Failure>>,
+    answer: oneshot::Sender<Result<Fetched, CredentialError>>,
 }
 
 impl TokenRequest {
     fn grant(self, lifetime: Duration) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let token = format!("token-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.answer(Fetched::new(&token, lifetime).ok_or_else(|| Failure::failing("no token")));
+        self.answer(Fetched::new(&token, lifetime).ok_or_else(|| CredentialError::failing("no token")));
     }
 
-    fn fail(self, error: CredentialError) {
-        self.answer(Err(Failure::new(error, "as the test wants it")));
+    fn fail(self, kind: CredentialErrorKind) {
+        self.answer(Err(CredentialError::new(kind, "as the test wants it")));
     }
 
-    fn answer(self, answer: Result<Fetched, Failure>) {
+    fn answer(self, answer: Result<Fetched, CredentialError>) {
         assert!(self.answer.send(answer).is_ok(), "the request was cancelled");
     }
 
@@ -87,7 +90,7 @@ impl Drop for InFlight {
 }
 
 impl TokenExchange for FakeExchange {
-    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, Failure> {
+    async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, CredentialError> {
         let now_in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         let _in_flight = InFlight(Arc::clone(&self.in_flight));
         self.most_in_flight.fetch_max(now_in_flight, Ordering::SeqCst);
@@ -132,12 +135,18 @@ impl Running {
         Self { credential, requests, most_in_flight, wall, stop, task }
     }
 
-    /// With a token of that lifetime in service.
+    /// With a token of that lifetime in service, which has worked once.
     async fn start_with_token(lifetime: Duration) -> Self {
         let mut running = Self::start();
         running.request().await.grant(lifetime);
-        running.credential.bearer(soon()).await.expect("a token was granted");
+        running.token_works().await;
         running
+    }
+
+    /// A call succeeds.
+    async fn token_works(&self) {
+        let bearer = self.credential.bearer(soon()).await.expect("a token was granted");
+        self.credential.accepted(&bearer);
     }
 
     /// The next token request.
@@ -150,8 +159,11 @@ impl Running {
         assert!(timeout(duration, self.requests.recv()).await.is_err(), "an unexpected token request");
     }
 
+    /// The newest token in service. Claims no trial of it, as a call would.
     fn generation(&self) -> Option<Generation> {
-        self.credential.current().map(|bearer| bearer.generation())
+        let shared = &self.credential.0;
+        let tokens = shared.tokens().filter(|tokens| tokens.are_usable(shared.now()))?;
+        Some(tokens.newest().generation())
     }
 
     /// Many calls that need a token, all of them waiting.
@@ -167,6 +179,10 @@ impl Running {
         settle().await;
         waiters
     }
+}
+
+fn is_failing<T>(answer: &Result<T, CredentialError>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == CredentialErrorKind::Failing)
 }
 
 /// The answer, and how long it took.

@@ -228,7 +228,11 @@ mod tests {
         let credential = health.credential("eu2");
         let mut stream = watch(&HealthService::new(health), "").await;
         let refused = clock::now();
-        credential.set(CredentialState::Refused { since: refused });
+        credential.set(CredentialState::Refused {
+            since: refused,
+            had_token: true,
+            cause: "HTTP status 401".into(),
+        });
         assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
         // The timer of a paused clock wakes within its tick of a millisecond.

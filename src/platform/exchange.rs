@@ -21,7 +21,7 @@ use super::{
 use crate::{
     call::Call,
     clock,
-    credential::Bearer,
+    credential::{Bearer, Replay},
     telemetry::tracing::{Attempt, CallSpan},
 };
 
@@ -33,8 +33,8 @@ pub(super) struct Exchange<'a> {
     pub(super) body: Bytes,
     /// The request's own values, none of which may be passed on from an error message.
     pub(super) echoes: &'a [&'a str],
-    /// Whether the endpoint needs an access token.
-    pub(super) is_authorized: bool,
+    /// The user that it is for, if the endpoint needs an access token.
+    pub(super) subject: Option<&'a str>,
     pub(super) call: &'a Call,
     pub(super) span: &'a CallSpan,
 }
@@ -69,7 +69,6 @@ impl PlatformClient {
         let shared = &*self.api_client;
         shared.retry_budget.count_call();
         let mut retries = Retries::new(endpoint.repeat, self.limits().retry_policy());
-        let mut replayed = false;
         let mut renewed = None;
         let mut last: Option<FailedExchange> = None;
         loop {
@@ -80,7 +79,10 @@ impl PlatformClient {
             };
             let failed = match self.attempt(&exchange, permit, bearer.as_ref()).await {
                 AttemptOutcome::Succeeded(answer) => match read(&answer) {
-                    Ok(value) => return Ok(value),
+                    Ok(value) => {
+                        bearer.iter().for_each(|bearer| shared.credential.accepted(bearer));
+                        return Ok(value);
+                    }
                     Err(malformation) => FailedExchange {
                         error: PlatformError::Malformed(malformation),
                         headers: Some(answer.headers),
@@ -94,13 +96,22 @@ impl PlatformClient {
                 }
                 AttemptOutcome::NotSent(cause) => PlatformError::from(cause).into(),
             };
-            if let Some(bearer) = bearer.filter(|_| !replayed && is_unauthorized(&failed.error)) {
-                // The platform does not accept this access token any more. The replay with
-                // the next one is not a retry.
-                replayed = true;
-                let next = shared.credential.bearer_after_rejection(bearer.generation(), call.deadline());
-                renewed = Some(next.await.map_err(PlatformError::from)?);
-                continue;
+            match (&bearer, exchange.subject) {
+                (Some(bearer), Some(subject)) if is_unauthorized(&failed.error) => {
+                    // Not a retry: the credential bounds the number of replays.
+                    let replay = shared.credential.after_rejection(bearer, subject, call.deadline());
+                    renewed = Some(match replay.await.map_err(PlatformError::from)? {
+                        Replay::Now(bearer) => bearer,
+                        Replay::After(wait, bearer) => {
+                            sleep(wait).await;
+                            bearer
+                        }
+                        Replay::Never => return Err(failed),
+                    });
+                    continue;
+                }
+                (Some(bearer), _) if is_of_the_api(&failed.error) => shared.credential.accepted(bearer),
+                _ => {}
             }
             let remaining = call.deadline().remaining();
             match retries.wait_after(&failed.error, remaining) {
@@ -127,7 +138,7 @@ impl PlatformClient {
             .admit()
             .map_err(|open| PlatformError::BreakerOpen { retry_after: open.retry_after })?;
         let bearer = match renewed {
-            None if exchange.is_authorized => {
+            None if exchange.subject.is_some() => {
                 let bearer = self.api_client.credential.bearer(call.deadline()).await?;
                 is_in_time(endpoint, Duration::ZERO, call)?;
                 Some(bearer)
@@ -197,6 +208,11 @@ fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), Pl
         return Err(PlatformError::DeadlinePassed);
     }
     Ok(())
+}
+
+/// Returns whether the platform's API itself answered, and not a proxy or a firewall.
+fn is_of_the_api(error: &PlatformError) -> bool {
+    matches!(error, PlatformError::Answer(answer) if answer.body.is_some())
 }
 
 fn is_unauthorized(error: &PlatformError) -> bool {

@@ -41,7 +41,7 @@ impl PlatformClient {
             connections: &self.login_connections,
             body: messages::login_request(&ott),
             echoes: &[ott.expose()],
-            is_authorized: false,
+            subject: None,
             call,
             span,
         };

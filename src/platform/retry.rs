@@ -140,7 +140,7 @@ impl RetryBudget {
 mod tests {
     use super::*;
     use crate::{
-        credential::CredentialError,
+        credential::{CredentialError, CredentialErrorKind},
         platform::error::{ErrorAnswer, Malformation},
     };
 
@@ -193,7 +193,7 @@ mod tests {
             PlatformError::CertificateInvalid(String::new()),
             PlatformError::Queued,
             PlatformError::BreakerOpen { retry_after: Duration::ZERO },
-            PlatformError::Credential(CredentialError::Rejected),
+            PlatformError::Credential(CredentialError::new(CredentialErrorKind::Rejected, "")),
             PlatformError::DeadlinePassed,
             answer(429, Some(Duration::from_millis(2001))),
             answer(503, Some(Duration::from_millis(2001))),

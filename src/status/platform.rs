@@ -8,7 +8,7 @@ use super::{Failure, FailureCode, Reason};
 use crate::{
     backoff::jittered,
     call::Operation,
-    credential::CredentialError,
+    credential::{CredentialError, CredentialErrorKind},
     platform::error::{ErrorAnswer, PlatformError, PlatformErrorCode as Api},
 };
 
@@ -42,21 +42,25 @@ impl Failure {
 }
 
 fn from_credential(error: &CredentialError) -> Failure {
-    match error {
-        CredentialError::Rejected => Failure::new(Reason::PlatformCredentialRejected),
-        CredentialError::Unreachable | CredentialError::CertificateInvalid => {
+    match error.kind() {
+        // An operator has to act on both: the platform's answer to a secret that was read would
+        // be the same.
+        CredentialErrorKind::Rejected | CredentialErrorKind::SecretUnreadable => {
+            Failure::new(Reason::PlatformCredentialRejected)
+        }
+        CredentialErrorKind::Unreachable | CredentialErrorKind::CertificateInvalid => {
             Failure::new(Reason::PlatformUnreachable)
         }
-        CredentialError::Failing { retry_after } => {
-            Failure::new(Reason::PlatformUnavailable).retry_after(*retry_after)
+        CredentialErrorKind::Failing
+        | CredentialErrorKind::NotAcceptedYet
+        | CredentialErrorKind::RefreshLimited => {
+            Failure::new(Reason::PlatformUnavailable).retry_after(error.retry_after().unwrap_or_default())
         }
-        CredentialError::Blocked => Failure::new(Reason::PlatformBlocked),
-        CredentialError::Protocol { status } => {
-            Failure::new(Reason::PlatformProtocolError).with_http_status(*status)
+        CredentialErrorKind::Blocked => Failure::new(Reason::PlatformBlocked),
+        CredentialErrorKind::Protocol { status } => {
+            Failure::new(Reason::PlatformProtocolError).with_http_status(status)
         }
-        CredentialError::SecretUnreadable => Failure::new(Reason::InternalError),
-        CredentialError::WaitingRoomFull => Failure::new(Reason::Overloaded),
-        CredentialError::DeadlinePassed => Failure::new(Reason::DeadlineExceeded),
+        CredentialErrorKind::DeadlinePassed => Failure::new(Reason::DeadlineExceeded),
     }
 }
 

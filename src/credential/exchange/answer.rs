@@ -1,4 +1,4 @@
-//! What an answer of the token endpoint means.
+//! What a response of the token endpoint means.
 //!
 //! Nothing is sent or read here, not even a clock.
 
@@ -8,35 +8,39 @@ mod tests;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
-use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::lifetime::{self, Problem};
 use crate::{
-    clock::unix_seconds,
-    credential::{CredentialError, access_token::Fetched},
-    http_client::{body::BodyError, media_type::is_json, retry_after::retry_after},
+    credential::{CredentialError, CredentialErrorKind, access_token::Fetched},
+    http_client::{body::BodyError, json::Object, media_type::is_json, retry_after::retry_after},
     secret::Secret,
 };
-
-/// A token of which the platform tells no lifetime is believed to live so long.
-const UNTOLD_LIFE: Duration = Duration::from_mins(5);
-
-/// A longer lifetime is no lifetime, but a slip of units.
-const LONGEST_LIFE_SECONDS: i64 = 30 * 24 * 60 * 60;
 
 /// `Retry-After` is kept within these bounds.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Error codes of RFC 6749, section 5.2, that speak of the API client.
+/// Error codes of OAuth 2.0 (RFC 6749, 4.1.2.1 and 5.2). Only these are repeated in the log.
+const OAUTH_ERRORS: [&str; 9] = [
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "invalid_request",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "access_denied",
+    "server_error",
+    "temporarily_unavailable",
+];
+
+/// Those of them that refuse the API client.
 const REFUSED_CLIENT: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_client"];
 
-/// The platform's own codes (and HTTP statuses in their place) that do.
+/// The platform's own codes that refuse it, and HTTP statuses in their place.
 const REFUSED_CLIENT_CODES: [i64; 6] = [401, 403, 1002, 1003, 1012, 1018];
 
-/// An answer of the token endpoint.
+/// A response of the token endpoint.
 pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
@@ -45,121 +49,108 @@ pub(super) struct Answer<'a> {
     pub(super) now: SystemTime,
 }
 
+/// A token and what was wrong with the lifetime that the response reports.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) token: Fetched,
+    pub(super) lifetime_problem: Option<Problem>,
+}
+
+/// An error code in a response's body.
+enum ErrorCode {
+    OAuth(&'static str),
+    Platform(i64),
+}
+
+impl ErrorCode {
+    fn refuses_client(&self) -> bool {
+        match self {
+            Self::OAuth(code) => REFUSED_CLIENT.contains(code),
+            Self::Platform(code) => REFUSED_CLIENT_CODES.contains(code),
+        }
+    }
+}
+
 impl Answer<'_> {
-    /// Whether the body is worth reading: the other statuses speak for themselves, and a
-    /// body that never ends cannot hold them up.
+    /// Whether the body is worth reading: the other statuses mean the same with any body, and
+    /// one that never ends must not delay them.
     pub(super) fn needs_body(status: StatusCode) -> bool {
         status.is_success() || status == StatusCode::BAD_REQUEST || status == StatusCode::FORBIDDEN
     }
 
     /// The token, or why there is none.
-    pub(super) fn judge(self) -> Result<Fetched, Failure> {
+    pub(super) fn judge(self) -> Result<Granted, CredentialError> {
         if self.status.is_success() {
             return self.token();
         }
-        let retry_after = self.retry_after();
-        let cause = format!("HTTP status {}", self.status.as_u16());
-        let failure = match self.error() {
-            Ok(error) => Failure::new(error, cause),
-            Err(error) => Failure::failing(format!("{cause}, and {error}")),
-        };
-        Err(Failure { retry_after, ..failure })
+        let retry_after =
+            retry_after(self.headers, self.now).map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER));
+        Err(self.error().with_retry_after(retry_after))
     }
 
-    fn error(&self) -> Result<CredentialError, BodyError> {
+    fn error(&self) -> CredentialError {
+        use CredentialErrorKind::{Blocked, Failing, Protocol, Rejected};
         let status = self.status.as_u16();
-        Ok(match self.status {
-            StatusCode::UNAUTHORIZED => CredentialError::Rejected,
-            StatusCode::BAD_REQUEST if self.json()?.is_some_and(|body| refuses_client(&body)) => {
-                CredentialError::Rejected
-            }
-            StatusCode::FORBIDDEN if self.json()?.is_some() => CredentialError::Rejected,
-            StatusCode::FORBIDDEN => CredentialError::Blocked,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                CredentialError::Failing { retry_after: Duration::ZERO }
-            }
-            other if other.is_server_error() => CredentialError::Failing { retry_after: Duration::ZERO },
-            _ => CredentialError::Protocol { status },
-        })
+        let cause = format!("HTTP status {status}");
+        let refusal = match self.refusal() {
+            Ok(refusal) => refusal,
+            Err(error) => return CredentialError::failing(format!("{cause}, {error}")),
+        };
+        let code = refusal.as_ref().and_then(|object| error_code(object));
+        let cause = match &code {
+            Some(ErrorCode::OAuth(code)) => format!("{cause}, error {code}"),
+            Some(ErrorCode::Platform(code)) => format!("{cause}, API code {code}"),
+            None => cause,
+        };
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => Rejected,
+            StatusCode::BAD_REQUEST if code.is_some_and(|code| code.refuses_client()) => Rejected,
+            StatusCode::FORBIDDEN if refusal.is_some() => Rejected,
+            StatusCode::FORBIDDEN => Blocked,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Failing,
+            other if other.is_server_error() => Failing,
+            _ => Protocol { status },
+        };
+        CredentialError::new(kind, cause)
     }
 
-    /// The body of a refusal, if it is a JSON object and says that it is.
-    fn json(&self) -> Result<Option<Value>, BodyError> {
+    /// The JSON object of a refusal, if it is one and is labelled so.
+    fn refusal(&self) -> Result<Option<Object<'_>>, BodyError> {
         let body = self.body.as_ref().map_err(Clone::clone)?;
-        let value = if is_json(self.headers) { serde_json::from_slice::<Value>(body).ok() } else { None };
-        Ok(value.filter(Value::is_object))
+        Ok(if is_json(self.headers) { Object::parse(body).ok() } else { None })
     }
 
-    fn token(self) -> Result<Fetched, Failure> {
+    fn token(self) -> Result<Granted, CredentialError> {
         if !is_json(self.headers) {
-            return Err(Failure::failing("the answer is not application/json"));
+            return Err(CredentialError::failing("the response is not application/json"));
         }
-        let body = self.body.map_err(|error| Failure::failing(error.to_string()))?;
-        let body: Granted =
-            serde_json::from_slice(&body).map_err(|_| Failure::failing("the answer is malformed"))?;
-        if body.token_type.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
-            return Err(Failure::failing("the token is no bearer token"));
+        let body = self.body.map_err(|error| CredentialError::failing(error.to_string()))?;
+        let response = Object::parse(&body)
+            .map_err(|error| CredentialError::failing(format!("the response is {error}")))?;
+        let kind: Option<String> = response.get("token_type");
+        let kind = kind.as_deref().map(str::trim).filter(|kind| !kind.is_empty());
+        if kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+            return Err(CredentialError::failing("the token's type is not Bearer"));
         }
-        let lifetime = lifetime(&body, self.now)?;
-        Fetched::new(body.access_token.expose(), lifetime)
-            .ok_or_else(|| Failure::failing("the token is empty, too long, or not visible ASCII"))
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        retry_after(self.headers, self.now).map(|wait| wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
-    }
-}
-
-/// The answer that grants a token, as far as it matters.
-#[derive(Deserialize)]
-struct Granted {
-    #[serde(deserialize_with = "secret")]
-    access_token: Secret,
-    token_type: Option<String>,
-    expires_in: Option<Value>,
-    expires_on: Option<Value>,
-}
-
-fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    String::deserialize(deserializer).map(Secret::new)
-}
-
-/// The token's lifetime: as told in seconds; else up to the moment told, by the answer's
-/// own clock; else a few minutes.
-fn lifetime(granted: &Granted, now: SystemTime) -> Result<Duration, Failure> {
-    let seconds = match (&granted.expires_in, &granted.expires_on) {
-        (Some(told), _) => integer(told),
-        (None, Some(told)) => {
-            let now = i64::try_from(unix_seconds(now)).unwrap_or(i64::MAX);
-            integer(told).and_then(|moment| moment.checked_sub(now))
-        }
-        (None, None) => {
-            tracing::warn!("the platform does not say how long its access token lives: taking 5 minutes");
-            return Ok(UNTOLD_LIFE);
-        }
-    };
-    match seconds {
-        Some(seconds) if seconds <= LONGEST_LIFE_SECONDS => match u64::try_from(seconds) {
-            Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
-            _ => Err(Failure::failing("the token had expired before it was sent")),
-        },
-        _ => Err(Failure::failing("the token's lifetime is absurd")),
+        let token: Option<String> = response.get("access_token");
+        let token = Secret::new(
+            token.ok_or_else(|| CredentialError::failing("the response contains no access_token"))?,
+        );
+        let lifetime = lifetime::read(&response, self.now);
+        let token = Fetched::new(token.expose().trim(), lifetime.duration).ok_or_else(|| {
+            CredentialError::failing("the access_token is empty, too long, or not visible ASCII")
+        })?;
+        Ok(Granted { token, lifetime_problem: lifetime.problem })
     }
 }
 
-/// An integer, or text that is one.
-fn integer(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.parse().ok(),
-        _ => None,
+/// The error code of a refusal, in the form of OAuth or of the platform.
+fn error_code(refusal: &Object<'_>) -> Option<ErrorCode> {
+    if let Some(error) = refusal.object("error") {
+        let number = error.get::<i64>("code");
+        let code = number.or_else(|| error.get::<String>("code")?.trim().parse().ok());
+        return code.map(ErrorCode::Platform);
     }
-}
-
-/// Whether a 400 speaks of the API client, in OAuth's words or in the platform's.
-fn refuses_client(body: &Value) -> bool {
-    match &body["error"] {
-        Value::String(error) => REFUSED_CLIENT.contains(&error.as_str()),
-        error => integer(&error["code"]).is_some_and(|code| REFUSED_CLIENT_CODES.contains(&code)),
-    }
+    let error: String = refusal.get("error")?;
+    OAUTH_ERRORS.into_iter().find(|known| *known == error.trim()).map(ErrorCode::OAuth)
 }

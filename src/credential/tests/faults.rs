@@ -12,7 +12,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(31);
 #[derive(Clone, Debug)]
 enum Fault {
     Grants { lifetime_s: u64 },
-    Fails(CredentialError),
+    Fails(CredentialErrorKind),
     Limits { retry_after_ms: u64 },
     Hangs,
 }
@@ -32,16 +32,16 @@ struct Step {
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
-    let failing = CredentialError::Failing { retry_after: Duration::ZERO };
+    let failing = CredentialErrorKind::Failing;
     prop_oneof![
         prop::sample::select(vec![1, 2, 5, 40, 120, 7200])
             .prop_map(|lifetime_s| Fault::Grants { lifetime_s }),
         prop::sample::select(vec![
-            CredentialError::Rejected,
-            CredentialError::Unreachable,
-            CredentialError::CertificateInvalid,
-            CredentialError::Blocked,
-            CredentialError::Protocol { status: 404 },
+            CredentialErrorKind::Rejected,
+            CredentialErrorKind::Unreachable,
+            CredentialErrorKind::CertificateInvalid,
+            CredentialErrorKind::Blocked,
+            CredentialErrorKind::Protocol { status: 404 },
             failing,
         ])
         .prop_map(Fault::Fails),
@@ -92,10 +92,10 @@ impl Running {
             match fault {
                 Fault::Grants { lifetime_s } => request.grant(seconds(lifetime_s)),
                 Fault::Fails(error) => request.fail(error),
-                Fault::Limits { retry_after_ms } => request.answer(Err(Failure {
-                    retry_after: Some(Duration::from_millis(retry_after_ms)),
-                    ..Failure::failing("429")
-                })),
+                Fault::Limits { retry_after_ms } => {
+                    let wish = Some(Duration::from_millis(retry_after_ms));
+                    request.answer(Err(CredentialError::failing("429").with_retry_after(wish)));
+                }
                 Fault::Hangs => hung.push(request),
             }
         }
@@ -126,8 +126,7 @@ async fn lives_through(
             Event::Refusal => {
                 let Some(current) = credential.current() else { continue };
                 let credential = credential.clone();
-                let rejected = current.generation();
-                tokio::spawn(async move { credential.bearer_after_rejection(rejected, soon()).await });
+                tokio::spawn(async move { credential.after_rejection(&current, "someone", soon()).await });
             }
             Event::ClockSet { by_ms } => wall.shift_by_ms(by_ms),
         }

@@ -16,7 +16,7 @@ const GRANT: &str = r#"{"access_token":"good-token","expires_in":7200,"token_typ
 
 /// How the server ends one connection.
 #[derive(Clone, Debug)]
-enum Answer {
+pub(super) enum Answer {
     /// These bytes, then the end of the connection.
     Bytes(String),
     /// These bytes, then a reset.
@@ -28,7 +28,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn json(status: &str, body: &str) -> Self {
+    pub(super) fn json(status: &str, body: &str) -> Self {
         Self::with_type(status, "application/json", body)
     }
 
@@ -42,14 +42,14 @@ impl Answer {
 
 /// A server that answers one connection after the other as it is told, and keeps what
 /// it was sent.
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     answers: mpsc::UnboundedSender<Answer>,
     received: mpsc::UnboundedReceiver<String>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (answers, mut told) = mpsc::unbounded_channel::<Answer>();
@@ -65,12 +65,16 @@ impl Server {
         Self { address, answers, received }
     }
 
-    fn exchange(&self) -> HttpExchange {
+    pub(super) fn exchange(&self) -> HttpExchange {
         exchange(&format!("http://{}/api/2/idp/token", self.address))
     }
 
     /// What the exchange makes of that answer.
-    async fn judged(&self, exchange: &HttpExchange, answer: Answer) -> Result<Fetched, Failure> {
+    pub(super) async fn judged(
+        &self,
+        exchange: &HttpExchange,
+        answer: Answer,
+    ) -> Result<Fetched, CredentialError> {
         self.answers.send(answer).expect("the server runs");
         exchange.fetch(&secret(SECRET)).await
     }
@@ -125,8 +129,8 @@ pub(super) fn exchange(url: &str) -> HttpExchange {
     )
 }
 
-fn failing() -> CredentialError {
-    CredentialError::Failing { retry_after: Duration::ZERO }
+fn failing() -> CredentialErrorKind {
+    CredentialErrorKind::Failing
 }
 
 #[tokio::test]
@@ -178,15 +182,16 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
 
     server.answers.send(Answer::Unread).expect("the server runs");
     server.answers.send(Answer::json("200 OK", GRANT)).expect("the server runs");
-    let Err(CredentialError::Failing { retry_after }) = credential.bearer(soon()).await else {
-        panic!("the connection was cut");
-    };
-    sleep(retry_after).await;
+    let error = credential.bearer(soon()).await.expect_err("the connection was cut");
+    assert_eq!(error.kind(), CredentialErrorKind::Failing);
+    sleep(error.retry_after().expect("the rest of the pause")).await;
     let bearer = credential.bearer(soon()).await.expect("it has healed");
     assert_eq!(bearer.header_value(), "Bearer good-token");
 
     server.answers.send(Answer::json("200 OK", &GRANT.replace("good", "better"))).expect("the server runs");
-    let replayed = credential.bearer_after_rejection(bearer.generation(), soon()).await.expect("a new one");
+    credential.accepted(&bearer);
+    let replay = credential.after_rejection(&bearer, "someone", soon()).await;
+    let Ok(Replay::Now(replayed)) = replay else { panic!("{replay:?}") };
     assert_eq!(replayed.header_value(), "Bearer better-token");
 
     stop.cancel();
@@ -210,27 +215,30 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
     let chunked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let grant_in_part = &GRANT[..30];
     let cases = [
-        (Answer::json("401 Unauthorized", &oauth("invalid_client")), CredentialError::Rejected),
-        (Answer::json("401 Unauthorized", &platform("401")), CredentialError::Rejected),
-        (Answer::with_type("401 Unauthorized", "text/html", html), CredentialError::Rejected),
-        (Answer::json("400 Bad Request", &oauth("invalid_client")), CredentialError::Rejected),
-        (Answer::json("400 Bad Request", &oauth("invalid_grant")), CredentialError::Rejected),
-        (Answer::json("400 Bad Request", &oauth("unauthorized_client")), CredentialError::Rejected),
-        (Answer::json("400 Bad Request", &platform("\"1018\"")), CredentialError::Rejected),
-        (Answer::json("400 Bad Request", &platform("1001")), CredentialError::Protocol { status: 400 }),
+        (Answer::json("401 Unauthorized", &oauth("invalid_client")), CredentialErrorKind::Rejected),
+        (Answer::json("401 Unauthorized", &platform("401")), CredentialErrorKind::Rejected),
+        (Answer::with_type("401 Unauthorized", "text/html", html), CredentialErrorKind::Rejected),
+        (Answer::json("400 Bad Request", &oauth("invalid_client")), CredentialErrorKind::Rejected),
+        (Answer::json("400 Bad Request", &oauth("invalid_grant")), CredentialErrorKind::Rejected),
+        (Answer::json("400 Bad Request", &oauth("unauthorized_client")), CredentialErrorKind::Rejected),
+        (Answer::json("400 Bad Request", &platform("\"1018\"")), CredentialErrorKind::Rejected),
+        (Answer::json("400 Bad Request", &platform("1001")), CredentialErrorKind::Protocol { status: 400 }),
         (
             Answer::json("400 Bad Request", &oauth("invalid_request")),
-            CredentialError::Protocol { status: 400 },
+            CredentialErrorKind::Protocol { status: 400 },
         ),
-        (Answer::with_type("400 Bad Request", "text/html", html), CredentialError::Protocol { status: 400 }),
-        (Answer::json("403 Forbidden", &platform("1002")), CredentialError::Rejected),
-        (Answer::with_type("403 Forbidden", "text/html", html), CredentialError::Blocked),
-        (Answer::json("403 Forbidden", html), CredentialError::Blocked),
-        (Answer::json("404 Not Found", &platform("404")), CredentialError::Protocol { status: 404 }),
-        (Answer::json("405 Method Not Allowed", "{}"), CredentialError::Protocol { status: 405 }),
-        (Answer::json("409 Conflict", "{}"), CredentialError::Protocol { status: 409 }),
-        (Answer::json("415 Unsupported Media Type", "{}"), CredentialError::Protocol { status: 415 }),
-        (Answer::Bytes(redirect.to_owned()), CredentialError::Protocol { status: 307 }),
+        (
+            Answer::with_type("400 Bad Request", "text/html", html),
+            CredentialErrorKind::Protocol { status: 400 },
+        ),
+        (Answer::json("403 Forbidden", &platform("1002")), CredentialErrorKind::Rejected),
+        (Answer::with_type("403 Forbidden", "text/html", html), CredentialErrorKind::Blocked),
+        (Answer::json("403 Forbidden", html), CredentialErrorKind::Blocked),
+        (Answer::json("404 Not Found", &platform("404")), CredentialErrorKind::Protocol { status: 404 }),
+        (Answer::json("405 Method Not Allowed", "{}"), CredentialErrorKind::Protocol { status: 405 }),
+        (Answer::json("409 Conflict", "{}"), CredentialErrorKind::Protocol { status: 409 }),
+        (Answer::json("415 Unsupported Media Type", "{}"), CredentialErrorKind::Protocol { status: 415 }),
+        (Answer::Bytes(redirect.to_owned()), CredentialErrorKind::Protocol { status: 307 }),
         (Answer::json("429 Too Many Requests", "{}"), failing()),
         (Answer::json("500 Internal Server Error", GRANT), failing()),
         (Answer::with_type("503 Service Unavailable", "text/html", html), failing()),
@@ -266,7 +274,7 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
     for (answer, expected) in cases {
         let shown = format!("{answer:.200?}");
         let failure = server.judged(&exchange, answer).await.expect_err(&shown);
-        assert_eq!(failure.error, expected, "{shown}");
+        assert_eq!(failure.kind(), expected, "{shown}");
         let next = server.judged(&exchange, Answer::json("200 OK", GRANT)).await;
         assert!(next.is_ok(), "after {shown}: {next:?}");
     }
@@ -293,7 +301,7 @@ async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
     let exchange = server.exchange();
     let judged = timeout(seconds(5), server.judged(&exchange, Answer::Open(head))).await;
     let failure = judged.expect("its head is enough").expect_err("a refusal");
-    assert_eq!(failure.error, CredentialError::Rejected);
+    assert_eq!(failure.kind(), CredentialErrorKind::Rejected);
 }
 
 #[tokio::test]
@@ -302,7 +310,7 @@ async fn answer_that_announces_too_much_is_not_even_read() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 65537\r\n\r\n";
     let failure =
         server.judged(&server.exchange(), Answer::Bytes(head.to_owned())).await.expect_err("too long");
-    assert_eq!(failure, Failure::failing("the response body is larger than 65536 bytes"));
+    assert_eq!(failure, CredentialError::failing("the response body is larger than 65536 bytes"));
 }
 
 #[tokio::test]
@@ -312,7 +320,7 @@ async fn wish_to_wait_comes_with_the_failure() {
         "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n".to_owned(),
     );
     let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
-    assert_eq!(failure.retry_after, Some(seconds(7)));
+    assert_eq!(failure.retry_after(), Some(seconds(7)));
 }
 
 #[tokio::test]
@@ -324,7 +332,7 @@ async fn redirect_to_another_host_is_not_followed() {
         other.address
     ));
     let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
-    assert_eq!(failure.error, CredentialError::Protocol { status: 307 });
+    assert_eq!(failure.kind(), CredentialErrorKind::Protocol { status: 307 });
     assert!(other.received.try_recv().is_err());
 }
 
@@ -335,10 +343,10 @@ async fn endpoint_that_is_not_there_is_unreachable() {
     drop(listener);
     let secret = secret(SECRET);
     let failure = exchange(&format!("http://{address}/")).fetch(&secret).await.expect_err("a failure");
-    assert_eq!(failure.error, CredentialError::Unreachable);
-    assert!(failure.cause.contains("refused"), "{}", failure.cause);
+    assert_eq!(failure.kind(), CredentialErrorKind::Unreachable);
+    assert!(failure.cause().contains("refused"), "{}", failure.cause());
     let failure = exchange("http://host.invalid/").fetch(&secret).await.expect_err("a failure");
-    assert_eq!(failure.error, CredentialError::Unreachable);
+    assert_eq!(failure.kind(), CredentialErrorKind::Unreachable);
 }
 
 #[tokio::test]
@@ -352,7 +360,7 @@ async fn handshake_that_is_cut_off_is_unreachable_and_no_fault_of_the_certificat
     });
     let secret = secret(SECRET);
     let failure = exchange(&format!("https://{address}/")).fetch(&secret).await.expect_err("a failure");
-    assert_eq!(failure.error, CredentialError::Unreachable);
+    assert_eq!(failure.kind(), CredentialErrorKind::Unreachable);
     server.await.expect("no panic").expect("the handshake had begun");
 }
 
@@ -377,6 +385,6 @@ async fn certificate_that_nobody_vouches_for_is_invalid_and_nothing_is_sent() {
     let secret = secret(SECRET);
     let failure =
         exchange(&format!("https://localhost:{port}/")).fetch(&secret).await.expect_err("a failure");
-    assert_eq!(failure.error, CredentialError::CertificateInvalid);
+    assert_eq!(failure.kind(), CredentialErrorKind::CertificateInvalid);
     assert!(server.await.expect("no panic").is_err(), "the handshake must fail");
 }

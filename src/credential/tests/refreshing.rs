@@ -1,8 +1,7 @@
 //! Promises 4, 5 and 6: renewing in time, one request for all, and never the end.
 
 use super::{
-    progress::WAITING_ROOM,
-    refresh::{LONGEST_PAUSE, REQUEST_TIMEOUT},
+    refresh::{MAX_PAUSE, REQUEST_TIMEOUT},
     *,
 };
 
@@ -66,7 +65,7 @@ async fn thousand_calls_that_wait_for_the_first_token_cause_one_request() {
     let first = running.generation();
     assert_eq!(answers.len(), 1000);
     for (_, answer) in answers {
-        assert_eq!(answer.map(|bearer| Some(bearer.generation())), Ok(first));
+        assert_eq!(answer.ok().map(|bearer| bearer.generation()), first);
     }
     running.is_quiet_for(HOUR).await;
     assert_eq!(running.most_in_flight.load(Ordering::SeqCst), 1);
@@ -79,9 +78,12 @@ async fn thousand_calls_share_the_failure_of_one_request() {
     let waiting = running.waiters(1000).await;
     let request = running.request().await;
     sleep(Duration::from_millis(200)).await;
-    request.fail(CredentialError::Blocked);
+    request.fail(CredentialErrorKind::Blocked);
     for (took, answer) in waiting.join_all().await {
-        assert!(matches!(answer, Err(CredentialError::Blocked)), "{answer:?}");
+        assert!(
+            answer.as_ref().is_err_and(|error| error.kind() == CredentialErrorKind::Blocked),
+            "{answer:?}"
+        );
         assert!(took <= Duration::from_millis(210), "{took:?}");
     }
     running.request().await.grant(LIFETIME);
@@ -99,7 +101,8 @@ async fn caller_that_gives_up_does_not_cancel_the_request_that_others_wait_for()
     let patient = running.waiters(1).await;
     drop(dropped);
     let request = running.request().await;
-    assert!(matches!(impatient.await.expect("no panic"), Err(CredentialError::DeadlinePassed)));
+    let error = impatient.await.expect("no panic").expect_err("the deadline has passed");
+    assert_eq!(error.kind(), CredentialErrorKind::DeadlinePassed);
     assert!(!request.is_cancelled());
     request.grant(LIFETIME);
     for (_, answer) in patient.join_all().await {
@@ -109,27 +112,12 @@ async fn caller_that_gives_up_does_not_cancel_the_request_that_others_wait_for()
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_room_is_bounded_and_places_are_given_back() {
-    let mut running = Running::start();
-    let left = running.waiters(WAITING_ROOM).await;
-    let (took, answer) = timed(running.credential.bearer(soon())).await;
-    assert_eq!((took, answer.err()), (Duration::ZERO, Some(CredentialError::WaitingRoomFull)));
-    drop(left);
-    settle().await;
-    let waiting = running.waiters(WAITING_ROOM).await;
-    running.request().await.grant(LIFETIME);
-    for (_, answer) in waiting.join_all().await {
-        assert!(answer.is_ok());
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn request_that_gets_no_answer_ends_after_ten_seconds_and_the_next_one_works() {
     let mut running = Running::start();
     let waiting = running.waiters(1).await;
     let (hung, start) = (running.request().await, clock::now());
     for (_, answer) in waiting.join_all().await {
-        assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
+        assert!(is_failing(&answer), "{answer:?}");
     }
     let took = clock::now() - start;
     assert!(took <= REQUEST_TIMEOUT && took + Duration::from_millis(5) >= REQUEST_TIMEOUT, "{took:?}");
@@ -158,7 +146,7 @@ async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
                 }
             }
             before = Some(request.at);
-            request.fail(CredentialError::Rejected);
+            request.fail(CredentialErrorKind::Rejected);
         }
     }
     early.sort_unstable();
@@ -172,22 +160,22 @@ async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
 async fn success_resets_the_backoff() {
     let mut running = Running::start();
     for _ in 0..10 {
-        running.request().await.fail(CredentialError::Unreachable);
+        running.request().await.fail(CredentialErrorKind::Unreachable);
     }
     running.request().await.grant(LIFETIME);
     let failed = running.request().await;
     let at = failed.at;
-    failed.fail(CredentialError::Unreachable);
+    failed.fail(CredentialErrorKind::Unreachable);
     assert!(running.request().await.at - at <= seconds(2) + Duration::from_millis(2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn wish_of_the_platform_to_wait_is_respected_within_bounds() {
-    for (wish, expected) in [(seconds(20), seconds(20)), (LONGEST_PAUSE, LONGEST_PAUSE)] {
+    for (wish, expected) in [(seconds(20), seconds(20)), (MAX_PAUSE, MAX_PAUSE)] {
         let mut running = Running::start();
         let request = running.request().await;
         let at = request.at;
-        request.answer(Err(Failure { retry_after: Some(wish), ..Failure::failing("429") }));
+        request.answer(Err(CredentialError::failing("429").with_retry_after(Some(wish))));
         let pause = running.request().await.at - at;
         assert!(pause >= expected && pause <= expected + Duration::from_millis(2), "{pause:?}");
     }
@@ -203,7 +191,7 @@ async fn time_that_a_failed_request_took_is_part_of_the_pause() {
         // Never answered.
         let request = running.request().await;
         let pause = (request.at - before).saturating_sub(REQUEST_TIMEOUT);
-        assert!(request.at - before <= LONGEST_PAUSE + Duration::from_millis(2), "{pause:?}");
+        assert!(request.at - before <= MAX_PAUSE + Duration::from_millis(2), "{pause:?}");
         if n == 0 {
             assert!(pause <= seconds(1) + Duration::from_millis(2), "{pause:?}");
         }
@@ -213,22 +201,21 @@ async fn time_that_a_failed_request_took_is_part_of_the_pause() {
     let request = running.request().await;
     let at = request.at;
     sleep(seconds(9)).await;
-    request.answer(Err(Failure { retry_after: Some(LONGEST_PAUSE), ..Failure::failing("429") }));
+    request.answer(Err(CredentialError::failing("429").with_retry_after(Some(MAX_PAUSE))));
     let pause = running.request().await.at - at;
-    assert!(pause <= LONGEST_PAUSE + Duration::from_millis(2), "{pause:?}");
+    assert!(pause <= MAX_PAUSE + Duration::from_millis(2), "{pause:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn call_during_a_pause_gets_the_failure_at_once_and_is_told_when_to_come_back() {
     let mut running = Running::start();
-    running
-        .request()
-        .await
-        .answer(Err(Failure { retry_after: Some(seconds(20)), ..Failure::failing("429") }));
+    running.request().await.answer(Err(CredentialError::failing("429").with_retry_after(Some(seconds(20)))));
     sleep(seconds(5)).await;
     let (took, answer) = timed(running.credential.bearer(soon())).await;
     assert_eq!(took, Duration::ZERO);
-    let Err(CredentialError::Failing { retry_after }) = answer else { panic!("{answer:?}") };
+    let error = answer.expect_err("it pauses");
+    assert_eq!((error.kind(), error.cause()), (CredentialErrorKind::Failing, "429"));
+    let retry_after = error.retry_after().expect("the rest of the pause");
     assert!(retry_after <= seconds(15) && retry_after > seconds(14), "{retry_after:?}");
     // And who comes back then is not told of the old failure.
     tokio::time::advance(retry_after).await;
@@ -243,11 +230,13 @@ async fn call_during_a_pause_gets_the_failure_at_once_and_is_told_when_to_come_b
 async fn failed_renewal_does_not_displace_the_token_in_service() {
     let mut running = Running::start_with_token(LIFETIME).await;
     let first = running.generation();
-    for error in [CredentialError::Rejected, CredentialError::Blocked, CredentialError::Unreachable] {
+    for error in
+        [CredentialErrorKind::Rejected, CredentialErrorKind::Blocked, CredentialErrorKind::Unreachable]
+    {
         running.request().await.fail(error);
         settle().await;
         assert_eq!(running.generation(), first);
-        assert_eq!(*running.credential.health().borrow(), CredentialHealth::Usable);
+        assert_eq!(running.credential.health().current(), CredentialHealth::Usable);
     }
     running.request().await.grant(LIFETIME);
     settle().await;
@@ -258,16 +247,16 @@ async fn failed_renewal_does_not_displace_the_token_in_service() {
 async fn no_failure_is_the_last_word() {
     let mut running = Running::start();
     for error in [
-        CredentialError::Rejected,
-        CredentialError::CertificateInvalid,
-        CredentialError::Protocol { status: 404 },
-        CredentialError::Failing { retry_after: Duration::ZERO },
-        CredentialError::Blocked,
-        CredentialError::Unreachable,
-        CredentialError::SecretUnreadable,
+        CredentialErrorKind::Rejected,
+        CredentialErrorKind::CertificateInvalid,
+        CredentialErrorKind::Protocol { status: 404 },
+        CredentialErrorKind::Failing,
+        CredentialErrorKind::Blocked,
+        CredentialErrorKind::Unreachable,
+        CredentialErrorKind::SecretUnreadable,
     ] {
         for _ in 0..20 {
-            running.request().await.fail(error.clone());
+            running.request().await.fail(error);
         }
         settle().await;
         let healed = clock::now();
@@ -281,48 +270,51 @@ async fn no_failure_is_the_last_word() {
 #[tokio::test(start_paused = true)]
 async fn health_follows_the_credential() {
     let mut running = Running::start();
-    let health = running.credential.health();
-    let now = || *health.borrow();
-    assert_eq!(now(), CredentialHealth::Starting);
+    let mut health = running.credential.health();
+    assert_eq!(health.current(), CredentialHealth::Starting);
 
-    running.request().await.fail(CredentialError::Unreachable);
+    running.request().await.fail(CredentialErrorKind::Unreachable);
     settle().await;
-    let CredentialHealth::Failing { since } = now() else { panic!("{:?}", now()) };
-    running.request().await.fail(CredentialError::Blocked);
+    let CredentialHealth::Failing { since } = health.current() else { panic!("{:?}", health.current()) };
+    running.request().await.fail(CredentialErrorKind::Blocked);
     settle().await;
-    assert_eq!(now(), CredentialHealth::Failing { since });
+    assert_eq!(health.current(), CredentialHealth::Failing { since });
 
-    running.request().await.fail(CredentialError::Rejected);
+    running.request().await.fail(CredentialErrorKind::Rejected);
     settle().await;
-    let CredentialHealth::Rejected { since } = now() else { panic!("{:?}", now()) };
-    // No answer at all is no new knowledge of the credential.
-    running.request().await.fail(CredentialError::Unreachable);
+    let refused = health.current();
+    let CredentialHealth::Refused { had_token: false, error, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!(error.kind(), CredentialErrorKind::Rejected);
+    // A platform that does not answer at all does not take it back.
+    running.request().await.fail(CredentialErrorKind::Unreachable);
     settle().await;
-    assert_eq!(now(), CredentialHealth::Rejected { since });
+    assert_eq!(health.current(), refused);
 
     running.request().await.grant(seconds(40));
     settle().await;
-    assert_eq!(now(), CredentialHealth::Usable);
+    assert_eq!(health.current(), CredentialHealth::Usable);
     for _ in 0..10 {
-        running.request().await.fail(CredentialError::Rejected);
+        running.request().await.fail(CredentialErrorKind::Rejected);
     }
     settle().await;
-    assert!(matches!(now(), CredentialHealth::Rejected { .. }), "{:?}", now());
+    let refused = health.current();
+    assert!(matches!(refused, CredentialHealth::Refused { had_token: true, .. }), "{refused:?}");
 }
 
-/// Else the next rest would begin with a second request.
+/// Otherwise the next pause would begin with a second request.
 #[tokio::test(start_paused = true)]
 async fn order_that_the_timer_has_overtaken_is_void() {
     let running = Running::start_with_token(LIFETIME).await;
     let shared = Shared::new(running.wall.clone());
     let token = || {
         let fetched = Fetched::new("token", LIFETIME).expect("a good token");
-        let generation = Generation::ZERO.next();
-        access_token::AccessToken::new(fetched, generation, clock::now(), running.wall.now())
+        let now = shared.now();
+        access_token::AccessToken::new(fetched, Generation::ZERO.next(), (now.instant, now.wall), now.instant)
     };
     shared.succeeded(token());
-    let ordered =
-        timeout(seconds(1), shared.next(Some(Generation::ZERO.next()), Deadline::after(seconds(60))));
+    let bearer = shared.current().expect("a token is in service");
+    shared.accepted(&bearer);
+    let ordered = timeout(seconds(1), shared.after_rejection(&bearer, "someone", soon()));
     assert!(ordered.await.is_err(), "it is ordered and waits");
     shared.succeeded(token());
     assert!(timeout(HOUR, shared.ordered()).await.is_err());
@@ -335,7 +327,7 @@ async fn nobody_waits_for_a_task_that_was_stopped() {
     let request = running.request().await;
     running.stop.cancel();
     for (_, answer) in waiting.join_all().await {
-        assert!(matches!(answer, Err(CredentialError::Failing { .. })), "{answer:?}");
+        assert!(is_failing(&answer), "{answer:?}");
     }
     running.task.await.expect("no panic");
     assert!(request.is_cancelled());

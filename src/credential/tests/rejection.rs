@@ -1,127 +1,214 @@
 //! What happens when the platform refuses a token with a 401.
 
+use std::{collections::HashMap, sync::Mutex};
+
 use tokio::task::JoinSet;
 
-use super::{progress::FORCED_REFRESH_FLOOR, *};
+use super::{
+    super::rejection::FORCED_REFRESH_FLOOR,
+    tokens::{TRIAL_INTERVAL, YOUNG},
+    *,
+};
+
+type Outcome = Result<Replay, CredentialError>;
 
 impl Running {
-    async fn refused(&self, rejected: Generation) -> (Duration, Result<Bearer, CredentialError>) {
-        timed(self.credential.bearer_after_rejection(rejected, soon())).await
+    async fn bearer(&self) -> Bearer {
+        self.credential.bearer(soon()).await.expect("a token is in service")
     }
 
-    /// Many calls that saw the refusal, all of them waiting.
-    async fn all_refused(
-        &self,
-        count: usize,
-        rejected: Generation,
-    ) -> JoinSet<Result<Bearer, CredentialError>> {
+    /// What a call for `subject` does after a 401, and when it knows.
+    async fn refused(&self, bearer: &Bearer, subject: &str) -> (Duration, Outcome) {
+        timed(self.credential.after_rejection(bearer, subject, soon())).await
+    }
+
+    /// Many calls for one subject that saw the refusal, all of them waiting.
+    async fn all_refused(&self, count: usize, bearer: &Bearer, subject: &'static str) -> JoinSet<Outcome> {
         let mut calls = JoinSet::new();
         for _ in 0..count {
-            let credential = self.credential.clone();
-            calls.spawn(async move { credential.bearer_after_rejection(rejected, soon()).await });
+            let (credential, bearer) = (self.credential.clone(), bearer.clone());
+            calls.spawn(async move { credential.after_rejection(&bearer, subject, soon()).await });
         }
         settle().await;
         calls
     }
+
+    /// A token request that a 401 leads to, answered with a new token.
+    async fn forced_refresh(&mut self, bearer: &Bearer, subject: &'static str) -> Bearer {
+        let calls = self.all_refused(1, bearer, subject).await;
+        self.request().await.grant(LIFETIME);
+        let replay = calls.join_all().await.remove(0);
+        now(replay)
+    }
+}
+
+fn now(outcome: Outcome) -> Bearer {
+    match outcome {
+        Ok(Replay::Now(bearer)) => bearer,
+        other => panic!("not sent again at once: {other:?}"),
+    }
+}
+
+fn after(outcome: Outcome) -> (Duration, Bearer) {
+    match outcome {
+        Ok(Replay::After(wait, bearer)) => (wait, bearer),
+        other => panic!("not sent again after a wait: {other:?}"),
+    }
+}
+
+fn kind(outcome: Outcome) -> CredentialErrorKind {
+    outcome.expect_err("an error").kind()
+}
+
+fn is_never(outcome: &Outcome) -> bool {
+    matches!(outcome, Ok(Replay::Never))
 }
 
 #[tokio::test(start_paused = true)]
 async fn thousand_refusals_of_one_token_lead_to_one_refresh_and_each_gets_the_new_one() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let rejected = running.generation().expect("a token is in service");
-    let calls = running.all_refused(1000, rejected).await;
+    let refused = running.bearer().await;
+    let calls = running.all_refused(1000, &refused, "someone").await;
     let request = running.request().await;
     running.is_quiet_for(seconds(5)).await;
     // Others are not held up: the refusal may be about one user.
-    assert_eq!(running.generation(), Some(rejected));
+    assert_eq!(running.bearer().await.generation(), refused.generation());
     request.grant(LIFETIME);
-    for answer in calls.join_all().await {
-        assert!(answer.expect("the new token").generation() > rejected);
+    for outcome in calls.join_all().await {
+        assert!(now(outcome).generation() > refused.generation());
     }
-    assert!(running.generation() > Some(rejected));
 
-    // One that hears of the refusal late.
-    let (took, answer) = running.refused(rejected).await;
-    assert!(took.is_zero() && answer.expect("the new token").generation() > rejected);
+    // A call that hears of the refusal late.
+    let (took, outcome) = running.refused(&refused, "late").await;
+    assert!(took.is_zero() && now(outcome).generation() > refused.generation());
     running.is_quiet_for(HOUR).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusal_of_the_new_token_stalls_nobody_and_forces_no_second_refresh_in_ten_seconds() {
+async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_seconds() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let first = running.generation().expect("a token is in service");
     let forced_at = clock::now();
-    let calls = running.all_refused(1, first).await;
-    running.request().await.grant(LIFETIME);
-    calls.join_all().await;
-    let second = running.generation().expect("a token is in service");
+    let first = running.bearer().await;
+    let second = running.forced_refresh(&first, "bad").await;
 
-    for _ in 0..100 {
-        let (took, answer) = running.refused(second).await;
-        assert_eq!((took, answer.err()), (Duration::ZERO, Some(CredentialError::Rejected)));
-        assert_eq!(running.generation(), Some(second));
-    }
-    let floor = forced_at + FORCED_REFRESH_FLOOR;
-    running.is_quiet_for(floor - Duration::from_millis(2) - clock::now()).await;
-    assert_eq!(running.refused(second).await.1.err(), Some(CredentialError::Rejected));
+    // Refused with the new token as well: after one wait, the 401 is the answer.
+    let (wait, again) = after(running.refused(&second, "bad").await.1);
+    assert!(wait >= Duration::from_millis(500) && wait <= seconds(1), "{wait:?}");
+    assert_eq!(again.generation(), second.generation());
+    assert!(is_never(&running.refused(&again, "bad").await.1));
+    running.token_works().await;
 
-    sleep(Duration::from_millis(4)).await;
-    let calls = running.all_refused(100, second).await;
-    running.request().await.grant(LIFETIME);
-    for answer in calls.join_all().await {
-        assert!(answer.expect("the new token").generation() > second);
+    let mut last = None;
+    for n in 1..=80 {
+        sleep(Duration::from_millis(100)).await;
+        running.token_works().await;
+        // As a call makes it: with each token that is left to it.
+        let mut bearer = running.bearer().await;
+        let error = loop {
+            match running.refused(&bearer, "bad").await {
+                (took, Ok(Replay::Now(next))) => {
+                    assert!(took.is_zero());
+                    bearer = next;
+                }
+                (took, Err(error)) => {
+                    assert!(took.is_zero());
+                    break error;
+                }
+                other => panic!("{n}: {other:?}"),
+            }
+        };
+        assert_eq!(error.kind(), CredentialErrorKind::RefreshLimited);
+        let rest = error.retry_after().expect("the rest of the floor");
+        assert_eq!(clock::now() + rest, forced_at + FORCED_REFRESH_FLOOR);
+        assert!(last.is_none_or(|last| rest < last));
+        last = Some(rest);
     }
+    assert!(running.requests.try_recv().is_err());
+
+    // Until the second token is no longer young either.
+    tokio::time::sleep_until(forced_at + FORCED_REFRESH_FLOOR + seconds(2)).await;
+    let current = running.bearer().await;
+    let third = running.forced_refresh(&current, "bad").await;
+    assert!(third.generation() > second.generation());
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_whose_refusal_persists_costs_one_token_request_in_ten_seconds() {
+async fn two_subjects_that_are_refused_with_one_token_are_not_limited() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let credential = running.credential.clone();
-    let start = clock::now();
-    let user = tokio::spawn(async move {
-        while clock::now() < start + seconds(100) {
-            let current = credential.current().expect("others are always served");
-            let _ = credential.bearer_after_rejection(current.generation(), soon()).await;
-            sleep(Duration::from_millis(50)).await;
+    let first = running.bearer().await;
+    running.forced_refresh(&first, "bad").await;
+    running.token_works().await;
+    // Nobody knows that the token before was revoked with it.
+    sleep(YOUNG / 2).await;
+    let revoked = running.bearer().await;
+
+    let revoked_at = clock::now();
+    // Known before to be refused: "bad" alone is limited.
+    let before = now(running.refused(&revoked, "bad").await.1);
+    assert_eq!(before.generation(), first.generation());
+    assert_eq!(kind(running.refused(&before, "bad").await.1), CredentialErrorKind::RefreshLimited);
+
+    let before = now(running.refused(&revoked, "good").await.1);
+    let third = running.forced_refresh(&before, "good").await;
+    assert!(clock::now() - revoked_at <= seconds(1));
+    assert!(third.generation() > revoked.generation());
+
+    // And at once for "bad" as well, once the token is known to be at fault.
+    running.token_works().await;
+    let third = running.bearer().await;
+    now(running.refused(&third, "good").await.1);
+    let older = now(running.refused(&third, "bad").await.1);
+    running.forced_refresh(&older, "bad").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_of_several_users_between_calls_that_work_are_theirs() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    let first = running.bearer().await;
+    running.forced_refresh(&first, "bad").await;
+    sleep(FORCED_REFRESH_FLOOR / 2).await;
+    for _ in 0..20 {
+        running.token_works().await;
+        let bearer = running.bearer().await;
+        let mut outcome = running.refused(&bearer, "bad").await.1;
+        if let Ok(Replay::Now(older)) = outcome {
+            outcome = running.refused(&older, "bad").await.1;
         }
-    });
-    let mut requests = 0;
-    while let Ok(Some(request)) = timeout(seconds(30), running.requests.recv()).await {
-        requests += 1;
-        request.grant(LIFETIME);
+        assert_eq!(kind(outcome), CredentialErrorKind::RefreshLimited);
+        running.token_works().await;
+        sleep(Duration::from_millis(20)).await;
     }
-    user.await.expect("others are always served");
-    assert_eq!(requests, 10);
+    assert!(running.requests.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn forced_refresh_that_fails_is_shared_leaves_the_token_in_service_and_is_made_up_for() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let rejected = running.generation().expect("a token is in service");
-    let calls = running.all_refused(100, rejected).await;
-    running.request().await.fail(CredentialError::Unreachable);
-    for answer in calls.join_all().await {
-        assert_eq!(answer.err(), Some(CredentialError::Unreachable));
+    let refused = running.bearer().await;
+    let calls = running.all_refused(100, &refused, "someone").await;
+    running.request().await.fail(CredentialErrorKind::Unreachable);
+    for outcome in calls.join_all().await {
+        assert_eq!(kind(outcome), CredentialErrorKind::Unreachable);
     }
-    assert_eq!(running.generation(), Some(rejected));
-    let (took, answer) = running.refused(rejected).await;
-    assert_eq!((took, answer.err()), (Duration::ZERO, Some(CredentialError::Unreachable)));
+    assert_eq!(running.bearer().await.generation(), refused.generation());
+    let (took, outcome) = running.refused(&refused, "someone").await;
+    assert_eq!((took, kind(outcome)), (Duration::ZERO, CredentialErrorKind::Unreachable));
 
     running.request().await.grant(LIFETIME);
     settle().await;
-    let (_, answer) = running.refused(rejected).await;
-    assert!(answer.expect("the new token").generation() > rejected);
+    let (_, outcome) = running.refused(&refused, "someone").await;
+    assert!(now(outcome).generation() > refused.generation());
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusal_during_a_renewal_joins_it() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let rejected = running.generation().expect("a token is in service");
+    let refused = running.bearer().await;
     let renewal = running.request().await;
-    let calls = running.all_refused(10, rejected).await;
+    let calls = running.all_refused(10, &refused, "someone").await;
     renewal.grant(LIFETIME);
-    for answer in calls.join_all().await {
-        assert!(answer.expect("the new token").generation() > rejected);
+    for outcome in calls.join_all().await {
+        assert!(now(outcome).generation() > refused.generation());
     }
     running.is_quiet_for(HOUR).await;
 }
@@ -129,10 +216,270 @@ async fn refusal_during_a_renewal_joins_it() {
 #[tokio::test(start_paused = true)]
 async fn refused_call_leaves_at_its_deadline_and_the_refresh_goes_on() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    let rejected = running.generation().expect("a token is in service");
-    let answer = running.credential.bearer_after_rejection(rejected, Deadline::after(seconds(1))).await;
-    assert_eq!(answer.err(), Some(CredentialError::DeadlinePassed));
+    let refused = running.bearer().await;
+    let deadline = Deadline::after(seconds(1));
+    let outcome = running.credential.after_rejection(&refused, "someone", deadline).await;
+    assert_eq!(kind(outcome), CredentialErrorKind::DeadlinePassed);
     running.request().await.grant(LIFETIME);
     settle().await;
-    assert!(running.generation() > Some(rejected));
+    assert!(running.generation() > Some(refused.generation()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_token_is_tried_by_one_call_a_second_until_it_has_worked() {
+    let mut running = Running::start_with_token(LIFETIME).await;
+    let old = running.bearer().await.generation();
+    running.request().await.grant(LIFETIME);
+    settle().await;
+    for _ in 0..3 {
+        let trial = running.bearer().await;
+        assert!(trial.generation() > old);
+        for _ in 0..100 {
+            assert_eq!(running.bearer().await.generation(), old);
+        }
+        // Refused: it costs this call one replay with the old token, and no refresh.
+        assert_eq!(now(running.refused(&trial, "someone").await.1).generation(), old);
+        tokio::time::advance(TRIAL_INTERVAL).await;
+    }
+    assert!(running.requests.try_recv().is_err());
+    let trial = running.bearer().await;
+    running.credential.accepted(&trial);
+    for _ in 0..100 {
+        assert!(running.bearer().await.generation() > old);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_is_repeated_with_the_same_token_only_as_its_deadline_allows() {
+    let mut running = Running::start();
+    running.request().await.grant(LIFETIME);
+    let bearer = running.bearer().await;
+    let (wait, same) = after(running.refused(&bearer, "someone").await.1);
+    assert!(wait >= Duration::from_millis(500) && wait <= seconds(1), "{wait:?}");
+    assert_eq!(same.generation(), bearer.generation());
+
+    let deadline = Deadline::after(Duration::from_millis(400));
+    let error = running.credential.after_rejection(&same, "someone", deadline).await.expect_err("no time");
+    assert_eq!(error.kind(), CredentialErrorKind::NotAcceptedYet);
+    assert_eq!(error.retry_after(), Some(seconds(1)));
+    assert!(running.requests.try_recv().is_err(), "a refresh would restart the delay");
+}
+
+/// A token that is never accepted is no delay. Its replacements get more and more time.
+#[tokio::test(start_paused = true)]
+async fn token_that_is_never_accepted_is_replaced_at_growing_intervals() {
+    let mut running = Running::start();
+    running.request().await.grant(LIFETIME);
+    let start = clock::now();
+    let mut granted = Vec::new();
+    while clock::now() - start < seconds(200) {
+        let mut bearer = running.bearer().await;
+        let began = clock::now();
+        let credential = running.credential.clone();
+        let call = tokio::spawn(async move {
+            let deadline = Deadline::after(seconds(10));
+            loop {
+                match credential.after_rejection(&bearer, "someone", deadline).await {
+                    Ok(Replay::Now(next)) => bearer = next,
+                    Ok(Replay::After(wait, next)) => {
+                        sleep(wait).await;
+                        bearer = next;
+                    }
+                    Ok(Replay::Never) | Err(_) => return,
+                }
+            }
+        });
+        while !call.is_finished() {
+            if let Ok(Some(request)) = timeout(Duration::from_millis(100), running.requests.recv()).await {
+                granted.push((clock::now() - start).as_secs());
+                request.grant(LIFETIME);
+            }
+        }
+        assert!(clock::now() - began <= seconds(11), "a call outlives its deadline");
+        sleep(seconds(1)).await;
+    }
+    // After 10 s, 40 s more, and then every minute.
+    assert_eq!(granted.len(), 4, "{granted:?}");
+    assert!((10..=13).contains(&granted[0]) && (50..=56).contains(&granted[1]), "{granted:?}");
+
+    // And once a token is accepted, all is as before.
+    sleep(YOUNG).await;
+    running.token_works().await;
+    let bearer = running.bearer().await;
+    running.forced_refresh(&bearer, "someone").await;
+}
+
+/// A platform that knows its tokens: those that it has issued, since when, and which of them
+/// it has revoked.
+#[derive(Clone)]
+struct Platform {
+    lag: Duration,
+    issued: Arc<Mutex<HashMap<String, Instant>>>,
+    refusals: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+/// What became of a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Call {
+    Works,
+    Refused,
+    Failed(CredentialErrorKind),
+}
+
+impl Platform {
+    /// Grants every token request with a token of that lifetime, which its API accepts `lag`
+    /// later.
+    fn start(running: Running, lifetime: Duration, lag: Duration) -> (Self, Credential) {
+        let Running { credential, mut requests, stop, .. } = running;
+        let platform =
+            Self { lag, issued: Arc::default(), refusals: Arc::default(), requests: Arc::default() };
+        let served = platform.clone();
+        tokio::spawn(async move {
+            // Dropping it would end the task.
+            let _stop = stop;
+            while let Some(request) = requests.recv().await {
+                let number = served.requests.fetch_add(1, Ordering::SeqCst);
+                let token = format!("token-{number}");
+                served.issued.lock().expect("no panic").insert(format!("Bearer {token}"), clock::now());
+                request.answer(Ok(Fetched::new(&token, lifetime).expect("a good token")));
+            }
+        });
+        (platform, credential)
+    }
+
+    fn revoke_all(&self) {
+        self.issued.lock().expect("no panic").clear();
+    }
+
+    fn accepts(&self, bearer: &Bearer, subject: &str) -> bool {
+        let header = bearer.header_value().to_str().expect("visible ASCII");
+        let issued = self.issued.lock().expect("no panic").get(header).copied();
+        issued.is_some_and(|at| clock::now() >= at + self.lag) && subject != "bad"
+    }
+
+    /// A call as the platform's client makes it, with a deadline of 10 s.
+    async fn call(&self, credential: &Credential, subject: &str) -> Call {
+        let deadline = Deadline::after(seconds(10));
+        let mut bearer = match credential.bearer(deadline).await {
+            Ok(bearer) => bearer,
+            Err(error) => return Call::Failed(error.kind()),
+        };
+        loop {
+            if self.accepts(&bearer, subject) {
+                credential.accepted(&bearer);
+                return Call::Works;
+            }
+            self.refusals.fetch_add(1, Ordering::SeqCst);
+            match credential.after_rejection(&bearer, subject, deadline).await {
+                Ok(Replay::Now(next)) => bearer = next,
+                Ok(Replay::After(wait, next)) => {
+                    sleep(wait).await;
+                    bearer = next;
+                }
+                Ok(Replay::Never) => return Call::Refused,
+                Err(error) => return Call::Failed(error.kind()),
+            }
+        }
+    }
+
+    /// Calls of many users at this interval, for that time. Returns those that did not work.
+    async fn calls(&self, credential: &Credential, interval: Duration, time: Duration) -> Vec<Call> {
+        let end = clock::now() + time;
+        let mut calls = JoinSet::new();
+        for n in 0_u32.. {
+            if clock::now() >= end {
+                break;
+            }
+            let (platform, credential) = (self.clone(), credential.clone());
+            calls.spawn(async move { platform.call(&credential, &format!("user-{n}")).await });
+            sleep(interval).await;
+        }
+        calls.join_all().await.into_iter().filter(|call| *call != Call::Works).collect()
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+const OFTEN: Duration = Duration::from_millis(50);
+
+#[tokio::test(start_paused = true)]
+async fn no_call_fails_at_a_renewal_although_the_api_learns_of_the_new_token_late() {
+    for lag in [Duration::ZERO, seconds(2), seconds(8)] {
+        let (platform, credential) = Platform::start(Running::start(), seconds(70), lag);
+        assert_eq!(platform.calls(&credential, OFTEN, seconds(9)).await, []);
+        let before = platform.refusals.load(Ordering::SeqCst);
+        assert_eq!(platform.requests(), 1, "no refresh while the first token is not known yet");
+        assert_eq!(platform.calls(&credential, OFTEN, seconds(60)).await, []);
+        let renewals = platform.requests() - 1;
+        assert!((3..=5).contains(&renewals), "{renewals}");
+        let refusals = platform.refusals.load(Ordering::SeqCst) - before;
+        let trials = usize::try_from(lag.as_secs()).expect("few") * renewals;
+        assert!(refusals <= trials + renewals, "{refusals} refusals in {renewals} renewals, lag {lag:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_token_is_replaced_at_once_although_a_user_is_always_refused() {
+    for lag in [Duration::ZERO, seconds(2)] {
+        let (platform, credential) = Platform::start(Running::start(), LIFETIME, lag);
+        assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
+        // The forced refresh that is due to this user is spent.
+        assert_ne!(platform.call(&credential, "bad").await, Call::Works);
+        assert_eq!(platform.calls(&credential, OFTEN, seconds(5)).await, []);
+        let requests = platform.requests();
+        platform.revoke_all();
+        let bad = platform.call(&credential, "bad");
+        let good = platform.calls(&credential, OFTEN, seconds(30));
+        let (bad, good) = tokio::join!(bad, good);
+        assert_ne!(bad, Call::Works);
+        assert_eq!(good, [], "lag {lag:?}");
+        assert!(platform.requests() - requests <= 4, "{}", platform.requests() - requests);
+    }
+}
+
+/// Revoked before it has ever been used, together with the token before it.
+#[tokio::test(start_paused = true)]
+async fn token_that_is_revoked_before_its_first_use_is_replaced() {
+    let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
+    assert_eq!(platform.calls(&credential, OFTEN, seconds(1)).await, []);
+    assert_ne!(platform.call(&credential, "bad").await, Call::Works);
+    platform.revoke_all();
+    assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
+    assert!(platform.requests() <= 5, "{}", platform.requests());
+}
+
+/// Some servers revoke a token when they issue the next.
+#[tokio::test(start_paused = true)]
+async fn old_token_that_ends_with_the_issue_of_the_new_one_costs_no_call() {
+    let (platform, credential) = Platform::start(Running::start(), seconds(70), Duration::ZERO);
+    for _ in 0..100 {
+        let before = platform.requests();
+        assert_eq!(platform.calls(&credential, OFTEN, seconds(1)).await, []);
+        if platform.requests() > before {
+            let newest = format!("Bearer token-{}", platform.requests() - 1);
+            platform.issued.lock().expect("no panic").retain(|token, _| *token == newest);
+        }
+    }
+    assert!(platform.requests() < 10, "{}", platform.requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_whose_refusal_persists_costs_one_token_request_in_ten_seconds() {
+    let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
+    assert_eq!(platform.calls(&credential, OFTEN, seconds(20)).await, []);
+    let requests = platform.requests();
+    let bad = async {
+        let end = clock::now() + seconds(100);
+        while clock::now() < end {
+            assert_ne!(platform.call(&credential, "bad").await, Call::Works);
+            sleep(OFTEN).await;
+        }
+    };
+    let (good, ()) = tokio::join!(platform.calls(&credential, OFTEN, seconds(100)), bad);
+    assert_eq!(good, [], "others are always served");
+    let requests = platform.requests() - requests;
+    assert!((9..=11).contains(&requests), "{requests}");
 }

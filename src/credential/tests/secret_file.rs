@@ -112,11 +112,11 @@ async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_wo
     let old = running.generation();
 
     fs::write(&path, "wrong").expect("it can be written");
-    running.uses("wrong").await.fail(CredentialError::Rejected);
+    running.uses("wrong").await.fail(CredentialErrorKind::Rejected);
     for _ in 0..20 {
         let request = running.request().await;
         assert_eq!((request.secret.as_str(), running.generation()), ("wrong", old));
-        request.fail(CredentialError::Rejected);
+        request.fail(CredentialErrorKind::Rejected);
     }
     // However long the pause has become, the right secret is tried at once.
     fs::write(&path, "right").expect("it can be written");
@@ -125,10 +125,10 @@ async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_wo
         let request = running.request().await;
         if request.secret == "right" {
             assert!(request.at - written <= PICKED_UP);
-            request.fail(CredentialError::Unreachable);
+            request.fail(CredentialErrorKind::Unreachable);
             break;
         }
-        request.fail(CredentialError::Rejected);
+        request.fail(CredentialErrorKind::Rejected);
     }
     // And its first failure is a first failure.
     let failed = clock::now();
@@ -147,7 +147,7 @@ async fn secret_that_changes_during_a_request_is_tried_after_it() {
     let request = running.request().await;
     fs::write(&path, "new").expect("it can be written");
     sleep(seconds(9)).await;
-    request.fail(CredentialError::Rejected);
+    request.fail(CredentialErrorKind::Rejected);
     let next = running.request().await;
     assert_eq!(next.secret, "new");
     next.grant(LIFETIME);
@@ -160,11 +160,21 @@ async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
     let path = directory.path().join("secret");
     let mut running = Running::start_with(SecretSource::File(path.clone()));
     let (took, answer) = timed(running.credential.bearer(soon())).await;
-    assert_eq!(answer.err(), Some(CredentialError::SecretUnreadable));
+    let error = answer.expect_err("there is no secret");
+    assert_eq!(
+        error.to_string(),
+        "cannot read the client secret: the file cannot be read (entity not found)"
+    );
+    assert_eq!(error.kind(), CredentialErrorKind::SecretUnreadable);
     assert!(took < seconds(1));
-    assert!(matches!(*running.credential.health().borrow(), CredentialHealth::Failing { .. }));
+    let health = running.credential.health().current();
+    assert!(matches!(health, CredentialHealth::Refused { had_token: false, .. }), "{health:?}");
     running.is_quiet_for(HOUR).await;
-    assert_eq!(running.credential.bearer(soon()).await.err(), Some(CredentialError::SecretUnreadable));
+    // The cause is that of the last reading.
+    fs::write(&path, "one\ntwo\n").expect("it can be written");
+    running.is_quiet_for(seconds(10)).await;
+    let error = running.credential.bearer(soon()).await.expect_err("there is no secret");
+    assert!(error.cause().starts_with("the secret contains a line break"), "{error}");
 
     fs::write(&path, "there\n").expect("it can be written");
     let written = clock::now();
@@ -173,6 +183,33 @@ async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
     assert!(request.at - written <= PICKED_UP);
     request.grant(LIFETIME);
     assert!(running.credential.bearer(soon()).await.is_ok());
+}
+
+/// Every millisecond of the start counts: the first token request waits for the secret.
+#[tokio::test(start_paused = true)]
+async fn settled_file_is_used_at_the_first_reading_and_a_fresh_one_at_the_second() {
+    for (age, wait) in [(seconds(5), Duration::ZERO), (seconds(1), Duration::from_millis(10))] {
+        let directory = directory_with("secret", "there");
+        let path = directory.path().join("secret");
+        let start = clock::now();
+        let written = WallClock::following_monotonic().now() - age;
+        let file = fs::File::options().append(true).open(&path).expect("it can be opened");
+        file.set_modified(written).expect("it can be touched");
+        let mut running = Running::start_with(SecretSource::File(path));
+        let waited = running.request().await.at - start;
+        assert!(waited >= wait && waited <= wait + Duration::from_millis(2), "{age:?}: {waited:?}");
+    }
+}
+
+/// A file that is written in two steps while the gateway starts.
+#[tokio::test(start_paused = true)]
+async fn half_written_secret_is_not_used_at_start_either() {
+    let directory = directory_with("secret", "half");
+    let path = directory.path().join("secret");
+    let mut running = Running::start_with(SecretSource::File(path.clone()));
+    running.is_quiet_for(Duration::from_millis(5)).await;
+    fs::write(&path, "half and half").expect("it can be written");
+    assert_eq!(running.request().await.secret, "half and half");
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
         server.await.expect("no panic").expect("it was asked");
     }
     let text = log.text();
-    assert!(text.contains("no new access token") && text.contains("an access token is in service"), "{text}");
+    assert!(text.contains("no new access token") && text.contains("access token fetched"), "{text}");
     assert!(!text.contains("canary"), "{text}");
     // The secret in Basic authentication.
     assert!(!text.contains("dGhlLWlk"), "{text}");
@@ -126,6 +126,31 @@ fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
     assert!(log.text().contains("clock.skew_s=-31"), "{}", log.text());
 }
 
+#[tokio::test]
+async fn unclear_lifetime_is_warned_of_once_per_change_with_the_api_client() {
+    let (log, _guard) = logged();
+    let server = http::Server::start().await;
+    let exchange = server.exchange();
+    let unclear = ["", r#","expires_in":"canary""#, r#","expires_in":31536000"#];
+    let clear = r#","expires_in":7200"#;
+    for (rest, warnings) in [
+        (clear, 0),
+        (unclear[0], 1),
+        (unclear[0], 1),
+        (unclear[1], 2),
+        (unclear[1], 2),
+        (unclear[2], 3),
+        (clear, 3),
+        (clear, 3),
+        (unclear[2], 4),
+    ] {
+        let body = format!(r#"{{"access_token":"good"{rest}}}"#);
+        server.judged(&exchange, http::Answer::json("200 OK", &body)).await.expect("a token");
+        assert_eq!(log.text().matches("access token lifetime unclear").count(), warnings, "{rest}");
+    }
+    assert!(log.text().contains("api_client.name=eu2") && !log.text().contains("canary"), "{}", log.text());
+}
+
 #[tokio::test(start_paused = true)]
 async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
     let (log, _guard) = logged();
@@ -133,7 +158,7 @@ async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
     let start = clock::now();
     let mut requests = 0;
     while clock::now() - start < seconds(600) {
-        running.request().await.fail(CredentialError::Rejected);
+        running.request().await.fail(CredentialErrorKind::Rejected);
         settle().await;
         requests += 1;
     }
@@ -142,5 +167,5 @@ async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
     assert!((5..=11).contains(&count("no new access token")), "{}", log.text());
     running.request().await.grant(LIFETIME);
     settle().await;
-    assert_eq!(count("an access token is in service"), 1);
+    assert_eq!(count("access token fetched"), 1);
 }

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::{Answer, OPERATIONS, call, call_with};
 use crate::{
     call::{Certainty, Operation},
-    credential::CredentialError,
+    credential::{CredentialError, CredentialErrorKind},
     platform::error::{
         CookieProblem, ErrorAnswer, ErrorBody, Malformation, PlatformError, PlatformErrorCode,
     },
@@ -266,26 +266,28 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
 
 #[test]
 fn a_missing_access_token_is_no_fault_of_the_caller() {
+    use CredentialErrorKind as Kind;
     let retry_after = Duration::from_secs(4);
     let rows = [
-        (CredentialError::Rejected, Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", true),
-        (CredentialError::Unreachable, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
-        (CredentialError::CertificateInvalid, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
-        (CredentialError::Failing { retry_after }, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
-        (CredentialError::Blocked, Code::Unavailable, "PLATFORM_BLOCKED", false),
-        (CredentialError::Protocol { status: 404 }, Code::Internal, "PLATFORM_PROTOCOL_ERROR", true),
-        (CredentialError::SecretUnreadable, Code::Internal, "INTERNAL_ERROR", true),
-        (CredentialError::WaitingRoomFull, Code::Unavailable, "OVERLOADED", false),
-        (CredentialError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false),
+        (Kind::Rejected, Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", true),
+        (Kind::Unreachable, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
+        (Kind::CertificateInvalid, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
+        (Kind::Failing, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
+        (Kind::NotAcceptedYet, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
+        (Kind::RefreshLimited, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
+        (Kind::Blocked, Code::Unavailable, "PLATFORM_BLOCKED", false),
+        (Kind::Protocol { status: 404 }, Code::Internal, "PLATFORM_PROTOCOL_ERROR", true),
+        (Kind::SecretUnreadable, Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", true),
+        (Kind::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_EXCEEDED", false),
     ];
-    for (error, code, reason, pushback) in rows {
-        let failing = matches!(error, CredentialError::Failing { .. });
-        let protocol = matches!(error, CredentialError::Protocol { .. });
+    for (kind, code, reason, pushback) in rows {
+        let error = CredentialError::new(kind, "canary").with_retry_after(Some(retry_after));
         let answer = answer(IssueOtt, PlatformError::Credential(error), NotSent);
         check(reason, &answer, Expected { code, reason, outcome: "not_sent", pushback });
-        if failing {
+        if reason == "PLATFORM_UNAVAILABLE" {
             assert_eq!(answer.retry_delay(), Some(retry_after));
         }
+        let protocol = matches!(kind, Kind::Protocol { .. });
         assert_eq!(answer.told("httpStatus"), protocol.then_some("404"));
     }
 }

@@ -10,59 +10,13 @@ fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-fn granted(body: &str) -> Result<Fetched, Failure> {
+fn granted(body: &str) -> Result<Fetched, CredentialError> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, "application/json; charset=utf-8".parse().expect("a header value"));
     let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
-    Answer { status: StatusCode::OK, headers: &headers, body, now: now() }.judge()
-}
-
-fn life_of(rest: &str) -> Option<u64> {
-    let fetched = granted(&format!(r#"{{"access_token":"good"{rest}}}"#));
-    match fetched {
-        Ok(fetched) => Some(fetched.lifetime().as_secs()),
-        Err(failure) => {
-            assert!(matches!(failure.error, CredentialError::Failing { .. }), "{failure:?}");
-            None
-        }
-    }
-}
-
-#[test]
-fn lifetime_is_what_the_answer_says_by_its_own_clock() {
-    for (rest, expected) in [
-        (r#","expires_in":7200"#, Some(7200)),
-        (r#","expires_in":"7200""#, Some(7200)),
-        (r#","expires_on":1562867764"#, Some(3600)),
-        (r#","expires_on":"1562867764""#, Some(3600)),
-        // Both: the one that needs no shared clock.
-        (r#","expires_in":60,"expires_on":1562867764"#, Some(60)),
-        (r#","expires_in":60,"expires_on":1"#, Some(60)),
-        // Neither: five minutes.
-        ("", Some(300)),
-        (r#","expires_in":null,"expires_on":null"#, Some(300)),
-        // Believed, but renewed every day.
-        (r#","expires_in":2592000"#, Some(24 * 60 * 60)),
-        // Absurd: too long, in milliseconds, not integer, not a number.
-        (r#","expires_in":2592001"#, None),
-        (r#","expires_on":1562867764000"#, None),
-        (r#","expires_in":9223372036854775808"#, None),
-        (r#","expires_on":-9223372036854775808"#, None),
-        (r#","expires_in":7200.0"#, None),
-        (r#","expires_in":7.2e3"#, None),
-        (r#","expires_in":"7200.5""#, None),
-        (r#","expires_in":"soon""#, None),
-        (r#","expires_in":"","expires_on":1562867764"#, None),
-        (r#","expires_in":true"#, None),
-        (r#","expires_on":{}"#, None),
-        // Over already.
-        (r#","expires_in":0"#, None),
-        (r#","expires_in":-1"#, None),
-        (r#","expires_on":1562864164"#, None),
-        (r#","expires_on":1"#, None),
-    ] {
-        assert_eq!(life_of(rest), expected, "{rest}");
-    }
+    Answer { status: StatusCode::OK, headers: &headers, body, now: now() }
+        .judge()
+        .map(|granted| granted.token)
 }
 
 #[test]
@@ -72,6 +26,19 @@ fn token_is_taken_only_if_it_is_one() {
         r#"{"access_token":"good","expires_in":7200,"token_type":"Bearer"}"#,
         r#"{"access_token":"good","expires_in":7200,"token_type":null}"#,
         r#"{"access_token":"\u0067ood","expires_in":7200}"#,
+        r#"{"access_token":"good","token_type":" Bearer "}"#,
+        r#"{"access_token":"good","token_type":""}"#,
+        r#"{"access_token":"good","token_type":7}"#,
+        r#"{"access_token":" good\n"}"#,
+        // Of duplicates, the last one counts.
+        r#"{"access_token":"bad","token_type":"mac","access_token":"good","token_type":"bearer"}"#,
+        // One byte order mark is skipped.
+        "\u{feff}{\"access_token\":\"good\"}",
+        // A lifetime that cannot be read costs no token.
+        r#"{"access_token":"good","expires_in":"soon","expires_on":{}}"#,
+        r#"{"access_token":"good","expires_in":-1}"#,
+        // Text that is not Unicode in a member that nobody reads.
+        r#"{"access_token":"good","scope":"\ud83d"}"#,
     ] {
         assert_eq!(granted(body).expect(body).header(), "Bearer good");
     }
@@ -94,10 +61,41 @@ fn token_is_taken_only_if_it_is_one() {
         r#"{"access_token":"good","expires_in":7200"#,
     ] {
         let failure = granted(body).expect_err(body);
-        assert!(matches!(failure.error, CredentialError::Failing { .. }), "{body}: {failure:?}");
+        assert_eq!(failure.kind(), CredentialErrorKind::Failing, "{body}");
     }
     let long = format!(r#"{{"access_token":"{}","expires_in":7200}}"#, "a".repeat(16 * 1024 + 1));
     assert!(granted(&long).is_err());
+}
+
+#[test]
+fn cause_names_the_status_and_known_codes_and_nothing_else_of_the_body() {
+    use CredentialErrorKind::{Blocked, Failing, Protocol, Rejected};
+    for (status, body, kind, cause) in [
+        (400, r#"{"error":"invalid_client"}"#, Rejected, "HTTP status 400, error invalid_client"),
+        (
+            400,
+            r#"{"error":"invalid_scope"}"#,
+            Protocol { status: 400 },
+            "HTTP status 400, error invalid_scope",
+        ),
+        (400, r#"{"error":"canary"}"#, Protocol { status: 400 }, "HTTP status 400"),
+        (400, r#"{"error":{"code":1018,"message":"canary"}}"#, Rejected, "HTTP status 400, API code 1018"),
+        (400, r#"{"error":{"code":" 1018 "}}"#, Rejected, "HTTP status 400, API code 1018"),
+        (400, r#"{"error":{"code":"canary"}}"#, Protocol { status: 400 }, "HTTP status 400"),
+        (400, "canary", Protocol { status: 400 }, "HTTP status 400"),
+        (403, "\u{feff}{\"error\":\"access_denied\"}", Rejected, "HTTP status 403, error access_denied"),
+        (403, "canary", Blocked, "HTTP status 403"),
+        (401, "canary", Rejected, "HTTP status 401"),
+        (503, "canary", Failing, "HTTP status 503"),
+        (307, "canary", Protocol { status: 307 }, "HTTP status 307"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, "application/json".parse().expect("a header value"));
+        let status = StatusCode::from_u16(status).expect("a status");
+        let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
+        let error = Answer { status, headers: &headers, body, now: now() }.judge().expect_err("a failure");
+        assert_eq!((error.kind(), error.cause()), (kind, cause));
+    }
 }
 
 #[test]
@@ -126,6 +124,6 @@ fn retry_after_is_read_in_all_its_forms_and_kept_within_bounds() {
         let body = Ok(Zeroizing::default());
         let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body, now: now() };
         let failure = answer.judge().expect_err("a 429 is a failure");
-        assert_eq!(failure.retry_after, Some(Duration::from_millis(expected_ms)), "{text}");
+        assert_eq!(failure.retry_after(), Some(Duration::from_millis(expected_ms)), "{text}");
     }
 }

@@ -1,0 +1,110 @@
+//! Why there is no access token.
+//!
+//! The kind decides what a caller is told (in `status`); the cause is for operators and
+//! never leaves the log.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+/// Why there is no access token. Shown as `KIND: CAUSE`, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialError {
+    kind: CredentialErrorKind,
+    cause: Cow<'static, str>,
+    retry_after: Option<Duration>,
+}
+
+/// What kept an access token from being fetched or used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialErrorKind {
+    /// The platform refuses the API client's id and secret.
+    #[error("the platform refuses the API client's credential")]
+    Rejected,
+    /// The token endpoint could not be reached.
+    #[error("cannot reach the platform's token endpoint")]
+    Unreachable,
+    /// The token endpoint's certificate is not valid.
+    #[error("the certificate of the platform's token endpoint is not valid")]
+    CertificateInvalid,
+    /// The token endpoint is failing: 5xx, 429, a response that was cut off or is malformed.
+    #[error("the platform's token endpoint is failing")]
+    Failing,
+    /// A firewall in front of the platform refused the request (403, not JSON).
+    #[error("a firewall in front of the platform refused the token request")]
+    Blocked,
+    /// A response that the documentation does not list (3xx, 404, 405, 409, 415 …).
+    #[error("the platform's token endpoint returned an undocumented response")]
+    Protocol {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The client secret cannot be read.
+    #[error("cannot read the client secret")]
+    SecretUnreadable,
+    /// The API does not accept a new access token yet, and there is no older one.
+    #[error("the platform does not accept the new access token yet")]
+    NotAcceptedYet,
+    /// The platform refused the access token, and a new one was requested only recently.
+    #[error("the platform refused the access token, and a new one was requested recently")]
+    RefreshLimited,
+    /// The caller's deadline passed before there was a token.
+    #[error("the deadline passed while waiting for an access token")]
+    DeadlinePassed,
+}
+
+impl CredentialErrorKind {
+    /// Whether an operator has to act on this API client before there can be a token.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Rejected | Self::SecretUnreadable)
+    }
+}
+
+impl CredentialError {
+    /// An error of this kind. `cause` says why in the words of the network stack or in fixed
+    /// words; it never contains text of a response's body or a secret. Empty if the kind says
+    /// everything.
+    pub(crate) fn new(kind: CredentialErrorKind, cause: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, cause: cause.into(), retry_after: None }
+    }
+
+    /// The platform fails without a definite answer.
+    pub(super) fn failing(cause: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(CredentialErrorKind::Failing, cause)
+    }
+
+    /// The same error with the time after which another try can succeed.
+    pub(crate) const fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// What went wrong, for the status of a call.
+    #[must_use]
+    pub const fn kind(&self) -> CredentialErrorKind {
+        self.kind
+    }
+
+    /// Why, for operators; empty if the kind says everything.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    /// The time after which another try can succeed, if it is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.cause.is_empty() {
+            write!(f, "{}", self.kind)
+        } else {
+            write!(f, "{}: {}", self.kind, self.cause)
+        }
+    }
+}
+
+impl std::error::Error for CredentialError {}

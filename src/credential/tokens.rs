@@ -1,0 +1,81 @@
+//! Which of the tokens in service a call uses.
+//!
+//! In an eventually consistent platform the API learns of a new token only seconds after it
+//! was issued, and answers 401 until then. The token before it is therefore used until the
+//! new one has worked once, and one call per second tries the new one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::access_token::{AccessToken, Bearer};
+use crate::clock::Instant;
+
+/// A 401 on a token younger than this can mean that the API does not know it yet.
+pub(super) const YOUNG: Duration = Duration::from_secs(10);
+
+/// Interval between two calls that try a token which has not worked yet.
+pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The tokens in service: the newest, and the last one before it that has worked.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    newest: Arc<AccessToken>,
+    previous: Option<Arc<AccessToken>>,
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) wall: SystemTime,
+}
+
+impl Tokens {
+    /// The tokens in service once `token` has been fetched.
+    pub(super) fn after(before: Option<&Self>, token: AccessToken) -> Self {
+        let previous = before.and_then(|before| {
+            if before.newest.is_accepted() { Some(&before.newest) } else { before.previous.as_ref() }
+        });
+        Self { newest: Arc::new(token), previous: previous.map(Arc::clone) }
+    }
+
+    pub(super) const fn newest(&self) -> &Arc<AccessToken> {
+        &self.newest
+    }
+
+    /// The last token before the newest that has worked, while it can still be used.
+    pub(super) fn previous(&self, now: Now) -> Option<&Arc<AccessToken>> {
+        self.previous.as_ref().filter(|token| token.is_usable(now))
+    }
+
+    /// Whether a call that begins now gets a token.
+    pub(super) fn are_usable(&self, now: Now) -> bool {
+        self.newest.is_usable(now) || self.previous(now).is_some()
+    }
+
+    /// The token for a call that begins now. Takes no lock and does not allocate.
+    pub(super) fn select(&self, now: Now) -> Option<Bearer> {
+        let newest = self.newest.is_usable(now).then_some(&self.newest);
+        let token = match (newest, self.previous(now)) {
+            (Some(newest), Some(previous)) if !newest.is_accepted() => {
+                if newest.claim_trial(now.instant, TRIAL_INTERVAL) { newest } else { previous }
+            }
+            (Some(token), _) | (None, Some(token)) => token,
+            (None, None) => return None,
+        };
+        Some(Bearer::new(Arc::clone(token)))
+    }
+
+    /// A token that a call can use instead of the one that the platform has refused it, and
+    /// that it has not tried itself.
+    pub(super) fn instead_of(&self, refused: &Bearer, now: Now) -> Option<&Arc<AccessToken>> {
+        let is_untried = |token: &&Arc<AccessToken>| !refused.has_tried(token);
+        if !refused.is(&self.newest) {
+            return Some(&self.newest).filter(|token| token.is_usable(now)).filter(is_untried);
+        }
+        let in_doubt = !self.newest.is_accepted() || self.newest.age(now.instant) < YOUNG;
+        self.previous(now).filter(is_untried).filter(|_| in_doubt)
+    }
+}
