@@ -67,6 +67,80 @@ fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
     assert!(text(&done.stdout).contains("eu2 at https://eu2-cloud.acronis.com/"));
 }
 
+/// A secret that is refused, by its bytes or by the kind of its file.
+#[test]
+fn check_config_and_serve_refuse_the_same_secrets_with_the_same_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let config = at("gateway.toml");
+    let text_of = |source: &str| {
+        format!(
+            "[api_clients.eu2]\ndata_center_url = \"https://127.0.0.1:1\"\nclient_id = \"id\"\n{source}\n\
+             [[access.rules]]\ncallers = [\"anonymous\"]\n[server]\nlisten = \"127.0.0.1:0\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n"
+        )
+    };
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    fs::create_dir(at("directory")).unwrap();
+    let written = [
+        ("blank-line", "s3cret\n\n".to_owned()),
+        ("two-lines", "one\ntwo\n".to_owned()),
+        ("empty", String::new()),
+        ("blank", "  \n".to_owned()),
+        ("control", "s3\u{7}cret".to_owned()),
+        ("too-long", "a".repeat(64 * 1024 + 1)),
+    ];
+    for (name, content) in &written {
+        fs::write(at(name), content).unwrap();
+    }
+    fs::write(at("not-utf-8"), b"s3\xffcret").unwrap();
+    let names = written.iter().map(|(name, _)| *name).chain(["not-utf-8", "fifo", "directory", "missing"]);
+    let mut sources: Vec<String> =
+        names.clone().map(|name| format!("client_secret_file = \"{name}\"")).collect();
+    sources.extend(names.map(|name| format!("client_secret_credential = \"{name}\"")));
+    sources.push("client_secret_env = \"TWO_LINES\"".to_owned());
+    sources.push("client_secret_env = \"BLANK\"".to_owned());
+    for source in sources {
+        fs::write(&config, text_of(&source)).unwrap();
+        let key = source.split(' ').next().unwrap();
+        let [checked, served] = ["check-config", "serve"].map(|command| {
+            Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+                .args([command, "--config"])
+                .arg(&config)
+                .env("CREDENTIALS_DIRECTORY", folder.path())
+                .env("TWO_LINES", "one\ntwo")
+                .env("BLANK", "\n")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+        });
+        let told = text(&checked.stderr);
+        assert!(
+            told.contains(&format!("{}:4: api_clients.eu2.{key}: ", config.display())),
+            "{source}: {told}"
+        );
+        assert_eq!((checked.status.code(), served.status.code()), (Some(2), Some(2)), "{source}: {told}");
+        assert_eq!(told, text(&served.stderr), "{source}");
+        assert!(checked.stdout.is_empty() && served.stdout.is_empty());
+    }
+}
+
+/// What is read again after a change must be a file: a pipe is empty the second time.
+#[test]
+fn a_configuration_through_a_pipe_is_refused_by_every_command() {
+    for command in ["check-config", "serve"] {
+        let script = format!("exec \"$0\" {command} --config <(echo '[server]')");
+        let done = Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_ott-gateway")])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let told = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{told}");
+        assert!(told.contains("is not a regular file, so it cannot be read again after a change"), "{told}");
+    }
+}
+
 #[test]
 fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
     let mut login = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))

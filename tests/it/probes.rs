@@ -123,6 +123,39 @@ async fn a_platform_that_is_down_is_no_reason_to_leave() {
     assert_eq!(failed.code(), Code::Unavailable);
 }
 
+/// A rolling update with a wrong secret must stop at the first new replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_replica_with_a_refused_credential_is_not_ready_until_it_is_accepted() {
+    let (good, wrong) = (Upstream::http().await, Upstream::http().await);
+    wrong.always(TOKEN, upstream::Answer::json(401, r#"{"error":"invalid_client"}"#));
+    let platforms = [("good", good.address()), ("wrong", wrong.address())];
+    let gateway = Setup::for_platforms(&platforms).start();
+    let admin = Admin(gateway.admin());
+    let why = "not ready: API client \"wrong\" has never had an access token: \
+               the platform refuses the API client's credential: HTTP status 401\n";
+    let until = clock::now() + PATIENCE;
+    while admin.page("/readyz") != (503, why.to_owned()) {
+        assert!(clock::now() < until, "{:?}", admin.page("/readyz"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut health = HealthClient::new(gateway.channel().await);
+    let told = health.check(asks("")).await.expect("it answers").into_inner();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
+
+    // A platform that then does not answer at all does not take the refusal back.
+    let refusals = wrong.count(TOKEN);
+    wrong.always(TOKEN, upstream::Answer::empty(503));
+    wrong.asked(TOKEN, refusals + 2).await;
+    assert_eq!(admin.page("/readyz"), (503, why.to_owned()));
+
+    wrong.always(TOKEN, Behaviour::Healthy);
+    becomes_ready(admin).await;
+    // From now on one credential that is refused is no reason.
+    let request = IssueOttRequest { api_client: "wrong".to_owned(), ..issue() };
+    gateway.client().await.issue_ott(request).await.expect("a token");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_ends_says_so_before_it_closes() {
     let upstream = Upstream::http().await;
