@@ -80,7 +80,9 @@ impl PlatformClient {
             let failed = match self.attempt(&exchange, permit, bearer.as_ref()).await {
                 AttemptOutcome::Succeeded(answer) => match read(&answer) {
                     Ok(value) => {
-                        bearer.iter().for_each(|bearer| shared.credential.accepted(bearer));
+                        if let Some(bearer) = &bearer {
+                            shared.credential.accepted(bearer);
+                        }
                         return Ok(value);
                     }
                     Err(malformation) => FailedExchange {
