@@ -22,7 +22,7 @@ use crate::{
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The same at start, when there is no secret in use yet.
-const FIRST_INTERVAL: Duration = Duration::from_millis(10);
+const FIRST_INTERVAL: Duration = Duration::from_millis(4);
 
 /// At start, a file that nobody has written to for this long is used at the first reading.
 /// Twice the coarsest time stamp of a common file system.

@@ -338,3 +338,48 @@ async fn a_lifetime_that_cannot_be_read_costs_no_call() {
     let warnings = log.lines().filter(|line| line.contains("access token lifetime unclear"));
     assert_eq!(warnings.filter(|line| line.contains("client-")).count(), 6, "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_config_online_names_the_cause_for_each_api_client() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let closed = unused.local_addr().expect("it is bound");
+    drop(unused);
+    let answers = [
+        ("bad-id", Answer::json(400, r#"{"error":"invalid_client","error_description":"canary"}"#)),
+        ("bad-type", Answer::html(200)),
+        ("down", Answer::empty(503)),
+        ("good", token("ACCESS", 7200)),
+    ];
+    let mut upstreams = Vec::new();
+    for (name, answer) in answers {
+        let upstream = Upstream::http().await;
+        upstream.always(TOKEN, answer);
+        upstreams.push((name, upstream));
+    }
+    let mut platforms: Vec<_> =
+        upstreams.iter().map(|(name, upstream)| (*name, upstream.address())).collect();
+    platforms.push(("nobody", closed));
+    let setup = Setup::for_platforms(&platforms);
+    setup.write_config();
+    let checked = tokio::task::spawn_blocking(move || setup.run(&["check-config", "--online"]));
+    let checked = checked.await.expect("no panic");
+    assert_eq!(checked.status.code(), Some(1));
+    let text = String::from_utf8(checked.stdout).expect("UTF-8");
+    let result = |name: &str| {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(&format!(" {name}: "))).collect();
+        assert_eq!(lines.len(), 1, "{name}: {text}");
+        lines[0].split_once(": ").expect("NAME: RESULT").1.to_owned()
+    };
+    for (name, expected) in [
+        ("bad-id", "the platform refuses the API client's credential: HTTP status 400, error invalid_client"),
+        ("bad-type", "the platform's token endpoint is failing: the response is not application/json"),
+        ("down", "the platform's token endpoint is failing: HTTP status 503"),
+        ("good", "an access token was fetched"),
+    ] {
+        assert_eq!(result(name), expected);
+    }
+    let nobody = result("nobody").to_lowercase();
+    assert!(nobody.starts_with("cannot reach the platform's token endpoint: "), "{nobody}");
+    assert!(nobody.contains("connection refused"), "{nobody}");
+    assert!(!text.contains("canary"), "{text}");
+}

@@ -188,7 +188,7 @@ async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
 /// Every millisecond of the start counts: the first token request waits for the secret.
 #[tokio::test(start_paused = true)]
 async fn settled_file_is_used_at_the_first_reading_and_a_fresh_one_at_the_second() {
-    for (age, wait) in [(seconds(5), Duration::ZERO), (seconds(1), Duration::from_millis(10))] {
+    for (age, wait) in [(seconds(5), Duration::ZERO), (seconds(1), Duration::from_millis(4))] {
         let directory = directory_with("secret", "there");
         let path = directory.path().join("secret");
         let start = clock::now();
@@ -207,7 +207,7 @@ async fn half_written_secret_is_not_used_at_start_either() {
     let directory = directory_with("secret", "half");
     let path = directory.path().join("secret");
     let mut running = Running::start_with(SecretSource::File(path.clone()));
-    running.is_quiet_for(Duration::from_millis(5)).await;
+    running.is_quiet_for(Duration::from_millis(2)).await;
     fs::write(&path, "half and half").expect("it can be written");
     assert_eq!(running.request().await.secret, "half and half");
 }
