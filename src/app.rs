@@ -4,6 +4,7 @@
 //! runtime that [`App::start`] is called in: token refresh, reload, the admin listener.
 //! What the parts do is theirs.
 
+mod check;
 mod online_check;
 pub mod process;
 mod reload;
@@ -18,6 +19,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use self::reload::Reload;
 pub use self::{
+    check::check,
     online_check::{OnlineCheckError, fetch_access_token},
     settings::access_rules,
     signals::{Ended, Signals},

@@ -111,17 +111,32 @@ pub enum ServeError<E> {
 /// Binds the address and reads the TLS files; nothing is served yet. Blocks.
 pub fn bind(settings: Settings) -> Result<Bound, BindError> {
     let address = settings.listen;
-    if matches!(settings.transport, Transport::LoopbackPlaintext) && !address.ip().is_loopback() {
-        return Err(BindError::PlaintextBeyondLoopback { address });
-    }
-    let tls = match &settings.transport {
-        Transport::Tls(tls) => Some(tls::Reload::start(tls.clone())?),
-        Transport::LoopbackPlaintext | Transport::Plaintext => None,
-    };
+    let tls = transport(&settings)?;
     let of_address = |source| BindError::Address { address, source };
     let listener = listener::listen(address).map_err(of_address)?;
     let local_addr = listener.local_addr().map_err(of_address)?;
     Ok(Bound { settings, tls, listener, local_addr })
+}
+
+/// Checks what [`bind`] checks, without listening.
+///
+/// # Errors
+///
+/// The transport is not allowed on this address, or the TLS files cannot be used.
+pub fn check(settings: &Settings) -> Result<(), BindError> {
+    transport(settings).map(drop)
+}
+
+/// The TLS of the transport, if it has any.
+fn transport(settings: &Settings) -> Result<Option<tls::Reload>, BindError> {
+    let address = settings.listen;
+    match &settings.transport {
+        Transport::Tls(tls) => Ok(Some(tls::Reload::start(tls.clone())?)),
+        Transport::LoopbackPlaintext if !address.ip().is_loopback() => {
+            Err(BindError::PlaintextBeyondLoopback { address })
+        }
+        Transport::LoopbackPlaintext | Transport::Plaintext => Ok(None),
+    }
 }
 
 /// A server that listens and does not serve yet.

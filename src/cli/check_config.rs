@@ -10,7 +10,7 @@ use self::explain::{Answer, NoSuchCall, Question};
 use super::{
     failure::{Failure, chain},
     output::{Output, Style},
-    serve::{ConfigArgument, on_control_runtime},
+    serve::{ConfigArgument, not_started, on_control_runtime},
     status_report::printable,
 };
 use crate::{
@@ -60,6 +60,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     if let Some(question) = question {
         return explain_rules(&config, &question, output);
     }
+    // A file can pass every rule of its own and still not fit the others.
+    on_control_runtime(async {
+        app::check(&config).map_err(|error| not_started(&error, "[server] listen"))
+    })?;
     summary(&config, output);
     if arguments.online { fetch_access_tokens(&config, output) } else { Ok(()) }
 }

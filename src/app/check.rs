@@ -1,0 +1,27 @@
+//! Whether a gateway would start with a configuration, without starting it.
+
+use super::{StartError, access_rules, settings};
+use crate::{caller::Identification, config::Config, server, telemetry::metrics::Metrics};
+
+/// Builds what a start builds, and opens nothing: no listener, no audit log, no connection.
+/// Files are read as a start reads them.
+///
+/// # Errors
+///
+/// What [`App::start`](super::App::start) would fail with, apart from addresses that are in
+/// use and a sink that cannot be written to.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    server::check(&settings::server(&config.server))?;
+    if let Some(listen) = config.server.health_listen {
+        server::check(&settings::health_server(&config.server, listen))?;
+    }
+    settings::audit(&config.audit)?;
+    access_rules(&config.access)?;
+    Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
+    for (name, client) in &config.api_clients.by_name {
+        let http = settings::http(client)?;
+        settings::credential(name, client, &http)?;
+        settings::platform(name, client)?;
+    }
+    Ok(())
+}
