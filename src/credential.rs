@@ -15,6 +15,7 @@ mod exchange;
 mod for_test;
 mod refresh;
 mod rejection;
+mod shared;
 mod source;
 mod state;
 #[cfg(test)]
@@ -33,11 +34,7 @@ pub use self::{
     rejection::Replay,
     source::SecretSource,
 };
-use self::{
-    exchange::HttpExchange,
-    refresh::Task,
-    state::{Shared, State},
-};
+use self::{exchange::HttpExchange, refresh::Task, shared::Shared, state::State};
 use crate::{
     call::Deadline,
     clock::{Instant, WallClock},

@@ -15,8 +15,8 @@ use super::{
     CredentialError, CredentialErrorKind,
     access_token::{AccessToken, Fetched, Generation},
     exchange::TokenExchange,
+    shared::Shared,
     source::{Loaded, SecretSource},
-    state::Shared,
 };
 use crate::{
     backoff::Backoff,

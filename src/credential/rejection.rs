@@ -10,7 +10,8 @@ use std::{hash::BuildHasher, time::Duration};
 use super::{
     CredentialError, CredentialErrorKind,
     access_token::{Bearer, Replays},
-    state::{Awaited, Forced, Shared, State, stopped},
+    shared::Shared,
+    state::{Awaited, Forced, State, stopped},
     tokens::{Tokens, YOUNG},
 };
 use crate::{backoff::jittered, call::Deadline};

@@ -60,7 +60,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("config", &["http_client", "call", "secret", "regular_file"]),
     ("proto", &[]),
-    ("server", &["arrival", "caller", "audit", "status", "telemetry", "call", "clock", "backoff", "secret", "regular_file"]),
+    (
+        "server",
+        &[
+            "arrival",
+            "caller",
+            "audit",
+            "status",
+            "telemetry",
+            "call",
+            "clock",
+            "backoff",
+            "secret",
+            "regular_file",
+        ],
+    ),
     (
         "service",
         &[
