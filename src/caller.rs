@@ -32,7 +32,7 @@ mod key_set;
 mod name;
 
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{HttpClientSource, JwksRefresh, JwksSource};
+pub use jwks::{JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::JwksFault;
 pub use name::{NameFault, is_caller_name};

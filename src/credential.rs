@@ -38,13 +38,9 @@ use self::{exchange::HttpExchange, refresh::Task, shared::Shared, state::State};
 use crate::{
     call::Deadline,
     clock::{Instant, WallClock},
+    http_client::UnpooledClient,
     telemetry::metrics::ApiClientMetrics,
 };
-
-/// Gives the HTTP client to use for the next token request: no redirects, no proxy from
-/// the environment, no retries of its own. Asked anew each time, because clients are
-/// rebuilt so that DNS changes are followed.
-pub type ClientSource = Arc<dyn Fn() -> reqwest::Client + Send + Sync>;
 
 /// The id of an API client, as it stands in Basic authentication (RFC 7617): not empty,
 /// no colon, no control characters.
@@ -98,7 +94,7 @@ pub struct Settings {
     /// Where access tokens are fetched.
     pub token_url: Url,
     /// The HTTP client to fetch them with.
-    pub http: ClientSource,
+    pub http: UnpooledClient,
 }
 
 impl fmt::Debug for Settings {

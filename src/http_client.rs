@@ -16,7 +16,10 @@ pub mod retry_after;
 mod tls;
 
 pub use self::{
-    client::{ConnectionReuse, HttpClientError, HttpSettings, MAX_HEADER_LIST_BYTES, build, header_bytes},
+    client::{
+        ConnectionReuse, HttpClientError, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient, build,
+        header_bytes,
+    },
     loopback::is_loopback,
     proxy::Proxy,
     tls::{TlsConfigError, tls_config},

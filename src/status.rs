@@ -23,6 +23,7 @@ pub struct Failure {
     reason: Reason,
     code: FailureCode,
     retry_after: Option<Duration>,
+    meaning: Option<&'static str>,
     violations: Vec<Violation>,
     http_status: Option<u16>,
     // Boxed, being rare: a result that may be a failure stays small.
@@ -55,6 +56,7 @@ impl Failure {
             reason,
             code: reason.code(),
             retry_after: None,
+            meaning: None,
             violations: Vec::new(),
             http_status: None,
             quota: None,
@@ -145,6 +147,13 @@ impl Failure {
     #[must_use]
     pub fn ending(&self, call: &Call) -> Ending {
         Ending::Failed(self.code(call), self.reason)
+    }
+
+    /// Replaces the sentence about what is the matter, where the case is narrower than its
+    /// reason.
+    fn with_meaning(mut self, meaning: &'static str) -> Self {
+        self.meaning = Some(meaning);
+        self
     }
 
     fn with_code(mut self, code: FailureCode) -> Self {

@@ -9,7 +9,7 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
-    http_client::{self, ConnectionReuse, HttpSettings, Proxy, tls_config},
+    http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
     platform::{
         self,
         data_center::{DataCenter, Origin},
@@ -151,8 +151,7 @@ fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file } => {
             let settings = HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?);
-            let http = http_client::build(&settings, ConnectionReuse::Never)?;
-            JwksSource::Url { url: url.clone(), http: Arc::new(move || http.clone()) }
+            JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)? }
         }
     };
     Ok(JwtSettings { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), jwks })
@@ -218,7 +217,6 @@ pub(super) fn credential(
     client: &config::ApiClient,
     http: &HttpSettings,
 ) -> Result<credential::Settings, StartError> {
-    let http = http_client::build(http, ConnectionReuse::Never)?;
     let secret = match &client.client_secret {
         config::SecretSource::File(path) | config::SecretSource::Credential(path) => {
             credential::SecretSource::File(path.clone())
@@ -231,6 +229,6 @@ pub(super) fn credential(
             .map_err(|error| StartError::ClientId(Arc::clone(name), error))?,
         secret,
         token_url: data_center(name, client)?.token_url().clone(),
-        http: Arc::new(move || http.clone()),
+        http: UnpooledClient::new(http.clone())?,
     })
 }

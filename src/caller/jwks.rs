@@ -24,8 +24,8 @@ use crate::{
     backoff::Backoff,
     clock::{self, Instant},
     http_client::{
+        UnpooledClient,
         body::{self, BodyError},
-        cause::root_cause,
         is_loopback,
     },
     regular_file,
@@ -46,10 +46,6 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 /// How often a key file is looked at; a change must be in use within 10 seconds.
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the HTTP client for fetching keys; called for each fetch, so that it may be
-/// replaced. It must not follow redirects.
-pub type HttpClientSource = Arc<dyn Fn() -> reqwest::Client + Send + Sync>;
-
 /// Where an issuer's keys are.
 #[derive(Clone)]
 pub enum JwksSource {
@@ -60,7 +56,7 @@ pub enum JwksSource {
         /// https; http only on a loopback host.
         url: Url,
         /// What fetches them.
-        http: HttpClientSource,
+        http: UnpooledClient,
     },
 }
 
@@ -237,10 +233,10 @@ impl JwksRefresh {
         }
     }
 
-    async fn follow_url(mut self, url: &Url, http: &HttpClientSource, demand: &Demand) {
+    async fn follow_url(mut self, url: &Url, http: &UnpooledClient, demand: &Demand) {
         loop {
             demand.begin();
-            let fetched = fetch(&http(), url).await;
+            let fetched = fetch(http, url).await;
             self.take(fetched);
             demand.end();
             let wait = match self.seen.failures {
@@ -339,10 +335,12 @@ fn is_safe(url: &Url) -> bool {
         && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
 }
 
-async fn fetch(http: &reqwest::Client, url: &Url) -> Result<Vec<u8>, FetchFault> {
+async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
-        let transport = |error: reqwest::Error| FetchFault::Transport(root_cause(&error));
-        let response = http.get(url.clone()).send().await.map_err(transport)?;
+        let response = match http.client().get(url.clone()).send().await {
+            Ok(response) => response,
+            Err(error) => return Err(FetchFault::Transport(http.cause_of(&error).await)),
+        };
         if response.status() != reqwest::StatusCode::OK {
             return Err(FetchFault::Status(response.status().as_u16()));
         }

@@ -282,7 +282,7 @@ fn settings_that_would_identify_wrongly_are_refused() {
             audience: audience.to_owned(),
             jwks: JwksSource::Url {
                 url: url.parse().unwrap(),
-                http: Arc::new(|| unreachable!("nothing is fetched here")),
+                http: crate::http_client::UnpooledClient::for_test(),
             },
         }),
         ..Settings::default()

@@ -28,16 +28,12 @@ use self::{
     lifetime::Problem,
 };
 use super::{
-    ClientId, ClientSource, CredentialError, CredentialErrorKind,
+    ClientId, CredentialError, CredentialErrorKind,
     access_token::{Fetched, sensitive_header},
 };
 use crate::{
     clock::WallClock,
-    http_client::{
-        body,
-        cause::{is_invalid_certificate, root_cause},
-        date::parse_date,
-    },
+    http_client::{UnpooledClient, body, cause::is_invalid_certificate, date::parse_date},
     secret::client_secret::ClientSecret,
     telemetry::metrics::ApiClientMetrics,
 };
@@ -62,7 +58,7 @@ pub(super) struct HttpExchange {
     api_client: Arc<str>,
     client_id: ClientId,
     url: Url,
-    http: ClientSource,
+    http: UnpooledClient,
     wall: WallClock,
     metrics: ApiClientMetrics,
     /// Whether the clock of the last response was too far from ours, so that it is logged once.
@@ -82,7 +78,7 @@ impl HttpExchange {
         api_client: Arc<str>,
         client_id: ClientId,
         url: Url,
-        http: ClientSource,
+        http: UnpooledClient,
         wall: WallClock,
         metrics: ApiClientMetrics,
     ) -> Self {
@@ -102,15 +98,19 @@ impl HttpExchange {
         let unusable =
             || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
         let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
-        (self.http)()
+        let sending = self
+            .http
+            .client()
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
             .body(BODY)
-            .send()
-            .await
-            .map_err(|error| without_response(&error))
+            .send();
+        match sending.await {
+            Ok(response) => Ok(response),
+            Err(error) => Err(without_response(&error, self.http.cause_of(&error).await)),
+        }
     }
 
     /// The time that the answer tells, and ours.
@@ -185,7 +185,7 @@ fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
 }
 
 /// The error of a request without a response head.
-fn without_response(error: &reqwest::Error) -> CredentialError {
+fn without_response(error: &reqwest::Error, cause: String) -> CredentialError {
     let kind = if !error.is_connect() {
         CredentialErrorKind::Failing
     } else if is_invalid_certificate(error) {
@@ -193,5 +193,5 @@ fn without_response(error: &reqwest::Error) -> CredentialError {
     } else {
         CredentialErrorKind::Unreachable
     };
-    CredentialError::new(kind, root_cause(error))
+    CredentialError::new(kind, cause)
 }

@@ -169,6 +169,40 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
     builder.build().map_err(|_| HttpClientError::Build)
 }
 
+/// A client for rare requests, each of which gets a connection of its own.
+#[derive(Clone, Debug)]
+pub struct UnpooledClient {
+    client: reqwest::Client,
+    settings: Arc<HttpSettings>,
+}
+
+impl UnpooledClient {
+    /// A client with these settings.
+    pub fn new(settings: HttpSettings) -> Result<Self, HttpClientError> {
+        Ok(Self { client: build(&settings, ConnectionReuse::Never)?, settings: Arc::new(settings) })
+    }
+
+    /// A client of a server on this machine.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        let server = Url::parse("http://localhost").expect("a URL");
+        let tls = super::tls_config(None).expect("the system has authorities");
+        Self::new(HttpSettings::new(server, tls)).expect("a client")
+    }
+
+    /// The client itself.
+    #[must_use]
+    pub const fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// Returns the root cause of a failed request as text for the operator, as
+    /// [`HttpSettings::cause_of`] does.
+    pub async fn cause_of(&self, error: &reqwest::Error) -> String {
+        self.settings.cause_of(error).await
+    }
+}
+
 /// Returns the size of a header list as HTTP/2 counts it (RFC 9113, 6.5.2), in bytes.
 #[must_use]
 pub fn header_bytes(headers: &HeaderMap) -> usize {

@@ -5,7 +5,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustls::{
@@ -40,10 +40,22 @@ pub enum TlsConfigError {
     Provider(rustls::Error),
 }
 
-/// Whom the platform's certificate must come from: the authorities in `ca_file` and no
-/// others, or else those that the system trusts. TLS 1.2 and 1.3, the host name always
-/// checked.
+/// Trusts the authorities in `ca_file` and no others, or else those that the system
+/// trusts. TLS 1.2 and 1.3; the host name is always checked.
 pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    // The system has more than a hundred authorities; parsing them once is enough.
+    static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if ca_file.is_some() {
+        return make(ca_file);
+    }
+    if let Some(config) = SYSTEM.get() {
+        return Ok(Arc::clone(config));
+    }
+    let config = make(None)?;
+    Ok(Arc::clone(SYSTEM.get_or_init(|| config)))
+}
+
+fn make(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsConfigError::Provider)?;

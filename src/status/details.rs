@@ -155,7 +155,8 @@ fn message(failure: &Failure, may_be_spent: bool) -> String {
         _ if may_be_spent => TOKEN_MAY_BE_SPENT,
         _ => entry.action,
     };
-    let mut message = format!("{} {action}", entry.meaning);
+    let meaning = failure.meaning.unwrap_or(entry.meaning);
+    let mut message = format!("{meaning} {action}");
     if let Some(code) = failure.platform.as_ref().and_then(|body| body.code)
         && let Some(meaning) = code.meaning()
     {

@@ -51,17 +51,23 @@ fn from_credential(error: &CredentialError) -> Failure {
         CredentialErrorKind::Unreachable | CredentialErrorKind::CertificateInvalid => {
             Failure::new(Reason::PlatformUnreachable)
         }
-        CredentialErrorKind::Failing
-        | CredentialErrorKind::NotAcceptedYet
-        | CredentialErrorKind::RefreshLimited => {
-            Failure::new(Reason::PlatformUnavailable).retry_after(error.retry_after().unwrap_or_default())
+        CredentialErrorKind::Failing => waits(error),
+        CredentialErrorKind::NotAcceptedYet => {
+            waits(error).with_meaning("The platform does not accept the gateway's new access token yet.")
         }
+        CredentialErrorKind::RefreshLimited => waits(error).with_meaning(
+            "The platform refused the gateway's access token, and a new one was requested moments ago.",
+        ),
         CredentialErrorKind::Blocked => Failure::new(Reason::PlatformBlocked),
         CredentialErrorKind::Protocol { status } => {
             Failure::new(Reason::PlatformProtocolError).with_http_status(status)
         }
         CredentialErrorKind::DeadlinePassed => Failure::new(Reason::DeadlineExceeded),
     }
+}
+
+fn waits(error: &CredentialError) -> Failure {
+    Failure::new(Reason::PlatformUnavailable).retry_after(error.retry_after().unwrap_or_default())
 }
 
 fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {

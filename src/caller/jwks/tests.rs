@@ -48,15 +48,10 @@ impl Issuer {
     }
 }
 
-fn http() -> HttpClientSource {
-    #[expect(clippy::disallowed_methods, reason = "a plain client, for a test's own issuer on loopback")]
-    let client =
-        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-    Arc::new(move || client.clone())
-}
-
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, refresh) = JwksRefresh::start(JwksSource::Url { url, http: http() }, Metrics::new()).unwrap();
+    let (ring, refresh) =
+        JwksRefresh::start(JwksSource::Url { url, http: UnpooledClient::for_test() }, Metrics::new())
+            .unwrap();
     tokio::spawn(refresh.run());
     ring
 }
@@ -186,7 +181,7 @@ async fn an_endless_answer_is_cut_off_at_the_bound() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move { axum::serve(listener, Router::new().route("/", get(endless))).await.unwrap() });
-    let fetched = fetch(&http()(), &url).await;
+    let fetched = fetch(&UnpooledClient::for_test(), &url).await;
     assert!(matches!(fetched, Err(FetchFault::Jwks(JwksFault::TooLarge))), "{fetched:?}");
 }
 
@@ -307,7 +302,7 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
     let (issuer, url) = Issuer::start(&[]).await;
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let metrics = Metrics::new();
-    let source = JwksSource::Url { url: url.clone(), http: http() };
+    let source = JwksSource::Url { url: url.clone(), http: UnpooledClient::for_test() };
     let (_ring, mut refresh) = JwksRefresh::start(source, metrics.clone()).unwrap();
     assert_eq!(counted(&metrics), [None; 3], "there is nothing yet");
     let fetches = [
@@ -323,7 +318,7 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
     ];
     for (step, (status, keys, expected)) in fetches.into_iter().enumerate() {
         issuer.answer(status, keys.clone());
-        refresh.take(fetch(&http()(), &url).await);
+        refresh.take(fetch(&UnpooledClient::for_test(), &url).await);
         assert_eq!(counted(&metrics), expected, "{step}");
     }
 }

@@ -107,23 +107,12 @@ async fn respond(mut stream: TcpStream, answer: Answer) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&request).into_owned())
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests bring the client that `platform` makes otherwise")]
-fn http_client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .build()
-        .expect("a client can be built")
-}
-
 pub(super) fn exchange(url: &str) -> HttpExchange {
-    let client = http_client();
     HttpExchange::new(
         Arc::from("eu2"),
         ClientId::parse("the-id").expect("a good id"),
         Url::parse(url).expect("a good URL"),
-        Arc::new(move || client.clone()),
+        UnpooledClient::for_test(),
         WallClock::system(),
         ApiClientMetrics::default(),
     )
@@ -150,11 +139,13 @@ async fn request_is_what_the_platform_documents() {
         headers,
         [
             ("accept", "application/json"),
+            ("accept-encoding", "identity"),
             // The raw `id:secret`, not form-encoded first.
             ("authorization", "Basic dGhlLWlkOnMzY3LDqXQrLyUmPTp4"),
             ("content-length", "29"),
             ("content-type", "application/x-www-form-urlencoded"),
             ("host", server.address.to_string().as_str()),
+            ("user-agent", concat!("ott-gateway/", env!("CARGO_PKG_VERSION"))),
         ]
     );
     assert_eq!(body, "grant_type=client_credentials");
@@ -167,13 +158,12 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = directory.path().join("secret");
     std::fs::write(&path, format!("{SECRET}\n")).expect("it can be written");
-    let client = http_client();
     let settings = Settings {
         api_client: Arc::from("eu2"),
         client_id: ClientId::parse("the-id").expect("a good id"),
         secret: SecretSource::File(path),
         token_url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a good URL"),
-        http: Arc::new(move || client.clone()),
+        http: UnpooledClient::for_test(),
     };
     assert!(!format!("{settings:?}").contains(SECRET));
     let (credential, refresh) = new(settings, ApiClientMetrics::default(), WallClock::system());

@@ -287,6 +287,12 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
         if reason == "PLATFORM_UNAVAILABLE" {
             assert_eq!(answer.retry_delay(), Some(retry_after));
         }
+        let narrower = match kind {
+            Kind::NotAcceptedYet => "new access token yet. Retry with backoff.",
+            Kind::RefreshLimited => "requested moments ago. Retry with backoff.",
+            _ => "",
+        };
+        assert!(answer.message.contains(narrower), "{}", answer.message);
         let protocol = matches!(kind, Kind::Protocol { .. });
         assert_eq!(answer.told("httpStatus"), protocol.then_some("404"));
     }
