@@ -175,6 +175,7 @@ impl Config {
             proxy_url: None,
             propagate_trace: false,
             max_idle_connections: api_clients::DEFAULT_MAX_IDLE_CONNECTIONS,
+            min_login_time: api_clients::DEFAULT_MIN_LOGIN_TIME,
             breaker: false,
         };
         let rule = Rule {

@@ -189,7 +189,8 @@ pub(super) fn platform(
             Origin::parse(origin.as_str()).map_err(|error| StartError::Url(Arc::clone(name), error))?;
         target_origins.push(origin);
     }
-    let mut limits = platform::Limits::default();
+    let mut limits =
+        platform::Limits { min_login_time_left: client.min_login_time, ..platform::Limits::default() };
     if !client.breaker {
         limits.breaker = None;
     }

@@ -1,6 +1,8 @@
 //! `[api_clients.NAME]`: the platform's data centers and our credential at each.
 
-use std::{collections::BTreeMap, num::NonZeroU32, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap, num::NonZeroU32, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use url::Url;
 
@@ -26,6 +28,9 @@ pub struct ApiClients {
 
 /// Default of `max_idle_connections`.
 pub(super) const DEFAULT_MAX_IDLE_CONNECTIONS: NonZeroU32 = NonZeroU32::new(256).unwrap();
+
+/// Default of `min_login_time`.
+pub(super) const DEFAULT_MIN_LOGIN_TIME: Duration = Duration::from_millis(400);
 
 /// One API client of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +58,9 @@ pub struct ApiClient {
     /// `max_idle_connections`: connections to each endpoint that a worker keeps for reuse;
     /// 256, from 1 to 65,536.
     pub max_idle_connections: NonZeroU32,
+    /// `min_login_time`: with less than this left of a login's deadline its token is not
+    /// spent, since its session could not be delivered; 400 ms, from 20 ms to 5 s.
+    pub min_login_time: Duration,
     /// Whether a failing platform is left alone for a while. No key: on, but in the
     /// sandbox.
     pub breaker: bool,
@@ -149,6 +157,9 @@ impl ApiClient {
         let max_idle_connections = section
             .optional("max_idle_connections", value::count(1..=65_536))
             .unwrap_or(DEFAULT_MAX_IDLE_CONNECTIONS);
+        let min_login_time = section
+            .optional("min_login_time", value::duration(Duration::from_millis(20)..=Duration::from_secs(5)))
+            .unwrap_or(DEFAULT_MIN_LOGIN_TIME);
         section.finish();
         Some(Self {
             data_center_url: data_center_url?,
@@ -159,6 +170,7 @@ impl ApiClient {
             proxy_url,
             propagate_trace,
             max_idle_connections,
+            min_login_time,
             breaker: true,
         })
     }

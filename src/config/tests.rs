@@ -110,6 +110,7 @@ ca_file = "tls.crt"
 proxy_url = "http://user:{CANARY}@proxy.example:3128"
 propagate_trace = true
 max_idle_connections = 7
+min_login_time = "1s"
 [api_clients.local]
 data_center_url = "http://127.0.0.1:8080"
 client_id = "id"
@@ -159,6 +160,8 @@ trace_ratio = 0.25
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
     assert_eq!(config.api_clients.by_name.len(), 3);
+    let tuned = config.api_clients.by_name.values().find(|client| client.propagate_trace).unwrap();
+    assert_eq!((tuned.max_idle_connections.get(), tuned.min_login_time), (7, Duration::from_secs(1)));
     let forwarded = config.callers.forwarded.as_ref().unwrap();
     assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
     assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
@@ -717,7 +720,7 @@ fn faults_never_show_a_value() {
         ("admin", "listen"),
         (
             "api_clients.eu2",
-            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections unknown",
+            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections min_login_time unknown",
         ),
         ("callers.jwt", "issuer audience jwks_file jwks_url jwks_ca_file"),
         ("callers.tokens", "billing"),
