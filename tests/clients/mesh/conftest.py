@@ -223,7 +223,9 @@ class Mesh:
         return grpc.secure_channel(f"127.0.0.1:{self.ports[to]}", credentials, options)
 
     def audit(self):
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        """The records of calls; sessions that were not delivered have lines of their own."""
+        lines = (json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines())
+        return [line for line in lines if line["event"] == "call"]
 
     def platform_saw(self, route):
         """How often the platform was asked for that, by the sandbox's own log."""
