@@ -78,7 +78,8 @@ impl HttpSettings {
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
         let cause = root_cause(error);
         match &self.proxy {
-            Some(proxy) => proxy.explain(cause, &self.server).await,
+            // Boxed: it is rare and large, and the future of every call would grow by it.
+            Some(proxy) => Box::pin(proxy.explain(cause, &self.server)).await,
             None => cause,
         }
     }

@@ -265,3 +265,16 @@ async fn nothing_secret_is_logged_or_shown_whatever_happens() {
         assert_eq!(line, None, "{secret}");
     }
 }
+
+/// The future of a call is copied into a task, so its size is paid by every call.
+#[tokio::test]
+async fn futures_of_calls_stay_small() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let (call, span) = (call(), CallSpan::default());
+    let permit = issue_permit(subject("john@example.com"));
+    let issue = size_of_val(&client.issue_ott(&permit, &call, &span));
+    let permit = login_permit();
+    let log_in = size_of_val(&client.log_in(&permit, ott("OTT"), &call, &span));
+    assert!(issue <= 3000 && log_in <= 3000, "{issue} {log_in}");
+}
