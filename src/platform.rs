@@ -1,8 +1,8 @@
 //! The platform's REST API as typed operations.
 //!
-//! One way in: [`PlatformClient`]. It takes permits, so that nothing is asked of the
-//! platform that was not allowed; who may do what is decided in `access`, and what a
-//! failure is called towards callers in `status`.
+//! The only entry point is [`PlatformClient`]. Its methods take permits, so that the
+//! platform receives no request that was not allowed. Who may do what is decided in
+//! `access`, and which status a failure becomes in `status`.
 
 mod attempt;
 mod breaker;
@@ -58,10 +58,9 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Where the platform is.
     pub data_center: DataCenter,
-    /// Where else than at the data center a login may land.
+    /// Origins besides the data center's at which a login may land.
     pub target_origins: Vec<Origin>,
-    /// Whether the platform is told of the trace that a call belongs to (W3C Trace
-    /// Context).
+    /// Whether requests to the platform carry the trace of the call (W3C Trace Context).
     pub propagate_trace: bool,
     /// Times and limits.
     pub limits: Limits,
@@ -70,16 +69,17 @@ pub struct Settings {
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// One attempt at minting, connecting included. 3 s.
+    /// Limit for one attempt at minting, connecting included. 3 s.
     pub attempt_timeout: Duration,
-    /// One attempt at a login, connecting included. 8 s.
+    /// Limit for one attempt at a login, connecting included. 8 s.
     pub login_timeout: Duration,
-    /// Ending a session that nobody received. 3 s.
+    /// Limit for logging out a session that nobody received. 3 s.
     pub logout_timeout: Duration,
     /// Maximum number of attempts at minting for one call; the replay after a 401 is not
     /// counted. 3.
     pub max_attempts: u32,
-    /// Maximum wait between two attempts: after the first failure, and ever. 0.2 s and 2 s.
+    /// Maximum wait between two attempts: after the first failure, and after any. 0.2 s and
+    /// 2 s.
     pub retry_wait: (Duration, Duration),
     /// A `Retry-After` up to this is waited for, a longer one is passed on. 2 s.
     pub max_retry_after: Duration,
@@ -94,7 +94,7 @@ pub struct Limits {
     pub max_ott_bytes: usize,
     /// Maximum size of the response to a login, in bytes. 256 KiB.
     pub max_login_bytes: usize,
-    /// When to stop asking an endpoint that is down; `None`: never.
+    /// When to stop sending requests to an endpoint that is down; `None`: never.
     pub breaker: Option<BreakerSettings>,
 }
 
@@ -126,7 +126,7 @@ impl Limits {
     }
 }
 
-/// What all workers share of one API client.
+/// The part of an API client that all workers share.
 pub struct ApiClient {
     settings: Settings,
     credential: Credential,

@@ -37,10 +37,10 @@ use crate::{
 /// Maximum size of a response other than 2xx, in bytes. A longer one is not the
 /// platform's error object.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// How long a request waits for a stream before it looks for one on another connection.
+/// Time that a request waits for a stream before it moves to another connection.
 const STREAM_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How often an attempt looks for a stream on another connection.
+/// Maximum number of moves of one attempt to another connection.
 const MAX_MOVES: u32 = 16;
 
 /// One request.
@@ -107,9 +107,9 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl AttemptOutcome {
-    /// How certain the effect of the attempt is. `refused` needs a response that says
-    /// definitely that nothing happened; for a request that spends something, from the
-    /// platform itself and not from a proxy in front of it.
+    /// Returns how certain the effect of the attempt is. `refused` requires a response that
+    /// definitely means that nothing happened. If the request spends something, that
+    /// response must come from the platform itself and not from a proxy in front of it.
     pub(super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
         match self {
             Self::NotSent(_) => Certainty::NotSent,
@@ -119,7 +119,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// The HTTP status, if there was a complete response head.
+    /// Returns the HTTP status, if there is a response to act on.
     pub(super) fn http_status(&self) -> Option<u16> {
         match self {
             Self::Failed(answer, _) => Some(answer.status),
@@ -128,7 +128,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// Why there is no usable response, for the operator; empty if there is one.
+    /// Returns why there is no usable response, for the operator; empty if there is one.
     pub(super) fn cause(&self) -> String {
         match self {
             Self::NotSent(NotSent::Unreachable(cause) | NotSent::CertificateInvalid(cause))
@@ -139,7 +139,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// The label of an attempt that has no response.
+    /// Returns the label of an attempt without a usable response.
     pub(super) const fn error_type(&self) -> Option<&'static str> {
         match self {
             Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
@@ -151,8 +151,8 @@ impl AttemptOutcome {
         }
     }
 
-    /// Whether it indicates that the endpoint is down. Waiting for a stream of our own
-    /// does not.
+    /// Returns whether it indicates that the endpoint is down. Waiting for a stream of our
+    /// own does not.
     pub(super) const fn is_failure(&self) -> bool {
         match self {
             Self::NotSent(cause) => {
@@ -175,8 +175,8 @@ impl From<ConnectFailure> for NotSent {
     }
 }
 
-/// Sends a request once and follows the exchange to its end, past the call's deadline if
-/// necessary: once a request was sent, its outcome belongs in the audit log.
+/// Sends a request once and follows the exchange to its end, even past the call's deadline:
+/// once a request was sent, its outcome belongs in the audit log.
 pub(super) async fn send(
     connections: &Arc<Connections>,
     request: &Request<'_>,
@@ -335,7 +335,7 @@ async fn read(
         match timeout_at(until, body::read(response, limit)).await {
             Ok(Ok(body)) => Ok(ResponseBody(body)),
             Ok(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
-            // A 5xx says enough by its status.
+            // The status of a 5xx is enough to act on.
             Ok(Err(_)) | Err(_) if status.is_server_error() => Err(Malformation::Json),
             Ok(Err(error @ BodyError::CutOff(_))) => {
                 return AttemptOutcome::Interrupted { cause: error.to_string(), headers: Some(headers) };
@@ -356,7 +356,7 @@ async fn read(
     }
 }
 
-/// An attempt in progress. However it ends, its lease ends with it and the call records
+/// An attempt in progress. When it ends or is dropped, its lease ends and the call records
 /// its certainty.
 struct AttemptGuard<'a> {
     call: &'a Call,

@@ -1,10 +1,9 @@
 //! The circuit breaker of one endpoint: after too many failures only one probe a second
 //! goes through, so that an endpoint that is down fails callers fast.
 //!
-//! Each endpoint has its own, and is probed by its own requests: that minting works shows
-//! nothing about logins. A login as a probe may cost its token, but without it callers
-//! could not learn that logins work again. What counts as a failure is decided by the
-//! reporter.
+//! Each endpoint has its own, and is probed by its own requests: that minting works does not
+//! mean that logins do. A login as a probe may cost its token, but nothing else shows that
+//! logins work again. What counts as a failure is decided in `attempt`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -25,7 +24,7 @@ pub struct BreakerSettings {
     pub min_attempts: u32,
     /// Share of failures at which it opens, in percent.
     pub failure_percent: u32,
-    /// The time between two probes.
+    /// Interval between two probes.
     pub probe_interval: Duration,
 }
 
@@ -63,7 +62,7 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// A closed breaker; without settings one that never opens.
+    /// Creates a closed breaker. Without settings it never opens.
     pub(super) fn new(
         operation: Operation,
         settings: Option<BreakerSettings>,

@@ -96,8 +96,8 @@ impl Connections {
     }
 
     /// Replaces all connections after a request on this lease timed out without a response
-    /// head: whatever stopped one connection (a lost NAT entry, a failed node) usually
-    /// stopped its siblings. Does nothing if they have been replaced since.
+    /// head: the cause (a lost NAT entry, a failed node) usually affects all of them. Does
+    /// nothing if they have been replaced since.
     pub(super) fn replace_after_timeout(&self, lease: &Lease) {
         let now = clock::now();
         let mut state = self.state();

@@ -12,7 +12,7 @@ use crate::{
     ott::{LoginUrl, OneTimeToken},
 };
 
-/// The most bytes of a `target_uri`.
+/// Maximum size of a `target_uri`, in bytes.
 pub const MAX_TARGET_URI_BYTES: usize = 2048;
 
 /// RFC 3986 section 2.3: only unreserved characters stand for themselves in the

@@ -1,8 +1,8 @@
-//! Everything that can go wrong between us and the platform.
+//! Failures of operations at the platform.
 //!
-//! `Display` is for the operator: it carries the root cause, never text of a response body
-//! and nothing secret. Which gRPC status a caller gets is decided in `status`, and how
-//! certain the effect is stands in the [`Call`](crate::call::Call) alone.
+//! `Display` is for the operator: it contains the root cause, but no secret and no text of a
+//! response body. Which gRPC status a caller gets is decided in `status`. How certain the
+//! effect is, is stored only in the [`Call`](crate::call::Call).
 
 use std::{fmt, time::Duration};
 
@@ -96,7 +96,8 @@ impl ErrorAnswer {
         match self.status {
             408 | 425 | 499 => false,
             401 | 410 => true,
-            // The token was refused, whatever the code: it must not show which way.
+            // These refuse the token. The code is ignored, because it could distinguish an
+            // unknown token from a used one.
             400 | 404 if spends => self.body.is_some(),
             429 => !(spends && self.is_internal_fault()),
             400..=499 => !spends || (self.body.is_some() && !self.is_internal_fault()),
@@ -104,8 +105,8 @@ impl ErrorAnswer {
         }
     }
 
-    /// Returns whether its API code reports a fault inside the platform, whatever the HTTP
-    /// status.
+    /// Returns whether its API code reports an internal error of the platform, regardless of
+    /// the HTTP status.
     #[must_use]
     pub fn is_internal_fault(&self) -> bool {
         use PlatformErrorCode::{BackupServiceUnavailable, InternalSystemError};

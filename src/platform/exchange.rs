@@ -31,7 +31,7 @@ pub(super) struct Exchange<'a> {
     pub(super) connections: &'a Arc<Connections>,
     /// JSON.
     pub(super) body: Bytes,
-    /// The request's own values, none of which may be passed on from an error message.
+    /// Values of the request that must not be passed on if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
     /// The user that it is for, if the endpoint needs an access token.
     pub(super) subject: Option<&'a str>,
@@ -202,8 +202,8 @@ impl PlatformClient {
     }
 }
 
-/// Returns whether an attempt may start after this wait: someone waits for its response,
-/// and there is enough time to deliver it.
+/// Returns an error unless an attempt may start after this wait: the caller still waits for
+/// the response, and there is enough time to deliver it.
 fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), PlatformError> {
     let needed = wait.saturating_add(endpoint.min_time_left);
     if call.is_abandoned() || call.deadline().remaining() < needed {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::{PlatformClient, error::PlatformError, exchange::Exchange, messages};
 use crate::{access::IssuePermit, call::Call, ott::IssuedToken, telemetry::tracing::CallSpan};
 
-/// Lifetime of a one-time token, from the moment it was made.
+/// Lifetime of a one-time token, counted from its creation.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 
 impl PlatformClient {
-    /// Asks the platform for a one-time token. Each attempt is a span below that of the
-    /// call.
+    /// Requests a one-time token from the platform. Each attempt is a child span of the
+    /// call's span.
     pub async fn issue_ott(
         &self,
         permit: &IssuePermit,

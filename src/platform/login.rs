@@ -1,4 +1,4 @@
-//! Spending a one-time token, and ending a session that nobody received.
+//! Spending a one-time token, and logging out a session that nobody received.
 
 use http::{HeaderMap, header::COOKIE};
 use tokio::time::timeout;
@@ -26,8 +26,8 @@ impl PlatformClient {
     /// The token is sent once. Only an attempt that provably sent nothing is repeated: a
     /// 429 is passed on with its `Retry-After` even where minting would wait.
     ///
-    /// A response that cannot be used may have started a session all the same; the session
-    /// comes with the error, and the caller has to [end](Self::log_out) it.
+    /// A response that cannot be used may have started a session. That session is part of the
+    /// error, and the caller has to [log it out](Self::log_out).
     pub async fn log_in(
         &self,
         permit: &LoginPermit,
@@ -61,11 +61,11 @@ impl PlatformClient {
         })
     }
 
-    /// Ends a session at the platform, with its own cookies and no others. Best effort
+    /// Logs a session out at the platform, with its own cookies and no others. Best effort
     /// within [`logout_timeout`](super::Limits::logout_timeout).
     pub async fn log_out(&self, session: &Session, call: &Call) -> LogoutOutcome {
         let failed = |cause: &str| LogoutOutcome::Failed { cause: cause.to_owned() };
-        // All its cookies were deletions: there is nothing left to end.
+        // All its cookies were deletions, so there is no session to log out.
         let Some(cookies) = session.logout_header() else { return LogoutOutcome::Ended };
         let url = self.api_client.data_center().logout_url().clone();
         let request = self
@@ -87,7 +87,7 @@ impl PlatformClient {
     }
 }
 
-/// What became of a session that was to be ended.
+/// Result of logging a session out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogoutOutcome {
     /// The platform ended it.
@@ -104,12 +104,12 @@ pub enum LogoutOutcome {
     },
 }
 
-/// A login that gave its caller nothing.
+/// A login without a result for its caller.
 #[derive(Debug)]
 pub struct FailedLogin {
     /// What went wrong.
     pub error: PlatformError,
-    /// A session that the platform may have started all the same, to be
-    /// [ended](PlatformClient::log_out); empty if there is nothing to end.
+    /// The session that the platform may have started, to be
+    /// [logged out](PlatformClient::log_out); empty if there is none.
     pub session: Session,
 }

@@ -1,7 +1,7 @@
-//! What is said to the platform and what it answers, as JSON.
+//! Requests to the platform and its responses, as JSON.
 //!
-//! Requests are written into memory that is overwritten afterwards; answers are read
-//! without sniffing, and no text of theirs gets out but what is asked for.
+//! Requests are written into memory that is overwritten afterwards. Responses are read
+//! without sniffing, and nothing of their text is passed on except the documented members.
 
 use std::time::SystemTime;
 
@@ -23,11 +23,11 @@ use crate::{
     session::Account,
 };
 
-/// The most bytes of a message that is passed on.
+/// Maximum size of a message that is passed on, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256;
-/// The most bytes of the name of a part of the platform.
+/// Maximum size of the name of a part of the platform, in bytes.
 const MAX_DOMAIN_BYTES: usize = 64;
-/// A character becomes at most so many bytes of JSON (`\u001f`).
+/// Maximum number of bytes of JSON that one byte of text becomes (`\u001f`).
 const MAX_ESCAPE: usize = 6;
 
 /// The body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
@@ -40,7 +40,8 @@ pub(super) fn login_request(ott: &OneTimeToken) -> Bytes {
     object(&[("ott", ott.expose())])
 }
 
-/// A JSON object of texts, in memory that never moves and is overwritten at the end.
+/// Writes a JSON object of texts into memory that never moves and is overwritten when it is
+/// dropped.
 fn object(members: &[(&str, &str)]) -> Bytes {
     let longest: usize =
         members.iter().map(|(name, value)| (name.len() + value.len()) * MAX_ESCAPE + 6).sum();
@@ -118,8 +119,8 @@ fn presentable_domain(domain: &str, echoes: &[&str]) -> Option<String> {
 }
 
 fn presentable_message(message: &str, echoes: &[&str]) -> Option<String> {
-    // Control characters first, or one in the middle of an echo would hide it. Those
-    // that break or turn a line without being called control characters go as well.
+    // Removed first, because a control character in the middle of an echo would hide it.
+    // Characters that break a line or change its direction are removed as well.
     let visible: String = message.chars().filter(|&character| !is_hidden(character)).collect();
     let mut message = without_echoes(&visible, echoes);
     message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
@@ -131,8 +132,8 @@ fn is_hidden(character: char) -> bool {
         || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Puts an ellipsis where one of the values stands, in whatever case: nothing at all
-/// could join two halves to a whole.
+/// Replaces each occurrence of the values, ignoring ASCII case, with an ellipsis. Removing
+/// them could join two halves of another occurrence.
 fn without_echoes(text: &str, echoes: &[&str]) -> String {
     let mut text = text.to_owned();
     for echo in echoes.iter().filter(|echo| !echo.is_empty()) {
@@ -149,7 +150,7 @@ fn without_echoes(text: &str, echoes: &[&str]) -> String {
     text
 }
 
-/// Where a text stands in another, ASCII letters of either case being the same.
+/// Returns the position of a text in another, ignoring ASCII case.
 fn find_ignoring_case(text: &str, sought: &str) -> Option<usize> {
     text.as_bytes().windows(sought.len()).position(|window| window.eq_ignore_ascii_case(sought.as_bytes()))
 }

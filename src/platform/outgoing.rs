@@ -35,7 +35,7 @@ enum State {
 }
 
 impl BodyGate {
-    /// A gate that nothing has passed.
+    /// Creates a gate that the body has not passed.
     pub(super) fn new(call: Call, wall: WallClock, min_time_left: Duration, lease: Lease) -> Arc<Self> {
         Arc::new(Self { call, wall, min_time_left, lease, state: Mutex::new(State::Waiting) })
     }
@@ -72,7 +72,7 @@ impl BodyGate {
         self.wall.now()
     }
 
-    /// Returns whether the body was asked for when it must not leave any more.
+    /// Returns whether the body can no longer leave.
     pub(super) fn is_withdrawn(&self) -> bool {
         *self.state() == State::Withdrawn
     }

@@ -8,19 +8,20 @@ use super::{
 };
 use crate::backoff::Backoff;
 
-/// Floor of a `Retry-After`: a wish to be asked again at once is granted with restraint.
+/// Minimum wait after a response with `Retry-After`: a server that sends 0 must not be asked
+/// again at once.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Whether a request may be sent again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
-    /// Always: its effect is harmless.
+    /// Yes: its effect is harmless.
     Safe {
         /// Maximum number of attempts of one call; a replay with another access token is
         /// not counted.
         max_attempts: u32,
     },
-    /// Once, and only if it was not sent.
+    /// Once, if it was not sent.
     IfNotSent {
         /// Not with less than this left of the call's deadline.
         min_time_left: Duration,
@@ -46,7 +47,7 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// No retry so far.
+    /// Starts without any retry.
     pub(super) const fn new(repeat: Repeat, policy: RetryPolicy) -> Self {
         Self { repeat, policy, failures: 0, malformed: false }
     }
@@ -71,7 +72,7 @@ impl Retries {
                 answer.retry_after.map_or_else(|| Some(self.backoff()), |wish| self.after_wish(wish))
             }
             PlatformError::Answer(answer) if answer.status == 429 => self.after_wish(answer.retry_after?),
-            // Once: what happens twice is not a hiccup.
+            // Only once: a second malformed response is not a transient error.
             PlatformError::Malformed(_) => {
                 (!std::mem::replace(&mut self.malformed, true)).then(|| self.backoff())
             }
@@ -84,8 +85,8 @@ impl Retries {
         }
     }
 
-    /// On top of what the platform asks for, so that callers that were refused together do
-    /// not come back together.
+    /// Adds jitter to the wait that the platform asks for, so that callers that were refused
+    /// together do not come back together.
     fn after_wish(&self, wish: Duration) -> Option<Duration> {
         (wish <= self.policy.max_retry_after).then(|| wish.max(MIN_RETRY_AFTER) + self.backoff())
     }
@@ -95,24 +96,24 @@ impl Retries {
     }
 }
 
-/// A floor under the budget, so that a quiet gateway retries too.
+/// Retries per second that are always granted, so that a gateway with few calls retries too.
 const FLOOR_PER_SECOND: u64 = 10;
-/// The share of calls that may be retried beyond the floor.
+/// Share of calls that may be retried beyond the floor, in percent.
 const PERCENT_OF_CALLS: u64 = 10;
 
-/// The retries of all calls of one API client: ten in any second are granted, and
-/// beyond that a tenth of the calls of the last ten seconds, so that retries never
-/// multiply the load on a platform in trouble.
+/// Budget for the retries of all calls of one API client. Ten per second are granted, and
+/// beyond that a tenth of the calls of the last ten seconds, so that retries never multiply
+/// the load on a failing platform.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
-    /// Calls, and the retries among them as what is marked.
+    /// `total` counts calls, `marked` counts retries.
     window: Window,
-    /// Held from looking to taking; counting calls does not need it.
+    /// Makes checking the budget and taking from it one step. Counting calls does not need it.
     taking: Mutex<()>,
 }
 
 impl RetryBudget {
-    /// A budget without any calls yet.
+    /// Creates a budget without any calls.
     pub(super) fn new() -> Self {
         Self { window: Window::new(), taking: Mutex::new(()) }
     }
@@ -122,7 +123,7 @@ impl RetryBudget {
         self.window.add(Counts { total: 1, marked: 0 });
     }
 
-    /// Takes one retry out of the budget, if there is one.
+    /// Takes one retry out of the budget. Returns whether there was one.
     #[must_use]
     pub(super) fn take(&self) -> bool {
         let _taking = self.taking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

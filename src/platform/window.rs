@@ -9,11 +9,12 @@ use std::{
 
 use crate::clock::{self, Instant};
 
-/// How many seconds are remembered.
+/// Length of the window, in seconds.
 const SECONDS: u64 = 10;
 const SLOTS: usize = 10;
 
-/// A slot is one word: 24 bits for the second, 20 for each of the two counts.
+/// Bits of each of the two counts. A slot is one `u64`: 24 bits for the second, then the
+/// counts.
 const COUNT_BITS: u32 = 20;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 const SECOND_MAX: u64 = (1 << 24) - 1;
@@ -23,7 +24,7 @@ const SECOND_MAX: u64 = (1 << 24) - 1;
 pub(super) struct Counts {
     /// All events.
     pub(super) total: u64,
-    /// The events of interest among them: failures, or retries.
+    /// Failures among them, or the number of retries.
     pub(super) marked: u64,
 }
 
@@ -35,28 +36,28 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// An empty window.
+    /// Creates an empty window.
     pub(super) fn new() -> Self {
         Self { started: clock::now(), slots: array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// Adds to the counts of this second.
-    pub(super) fn add(&self, tally: Counts) {
+    /// Adds to the counts of the current second.
+    pub(super) fn add(&self, counts: Counts) {
         let second = self.second();
         let _ = self.slot(second).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let kept = read(word, second).unwrap_or_default();
-            let total = (kept.total + tally.total).min(COUNT_MAX);
-            let marked = (kept.marked + tally.marked).min(COUNT_MAX);
+            let total = (kept.total + counts.total).min(COUNT_MAX);
+            let marked = (kept.marked + counts.marked).min(COUNT_MAX);
             Some(((second & SECOND_MAX) << (2 * COUNT_BITS)) | (total << COUNT_BITS) | marked)
         });
     }
 
-    /// The counts of this second.
+    /// Returns the counts of the current second.
     pub(super) fn this_second(&self) -> Counts {
         self.at(self.second())
     }
 
-    /// The counts of the last ten seconds, this one included.
+    /// Returns the counts of the last ten seconds, including the current one.
     pub(super) fn totals(&self) -> Counts {
         let now = self.second();
         (now.saturating_sub(SECONDS - 1)..=now).map(|second| self.at(second)).fold(
@@ -65,7 +66,7 @@ impl Window {
         )
     }
 
-    /// Forgets everything.
+    /// Resets all counts.
     pub(super) fn clear(&self) {
         for slot in &self.slots {
             slot.store(0, Ordering::Relaxed);
@@ -85,7 +86,7 @@ impl Window {
     }
 }
 
-/// The counts of a slot, if they are of that second.
+/// Returns the counts of a slot if they belong to that second.
 const fn read(word: u64, second: u64) -> Option<Counts> {
     if word >> (2 * COUNT_BITS) == second & SECOND_MAX {
         Some(Counts { total: (word >> COUNT_BITS) & COUNT_MAX, marked: word & COUNT_MAX })

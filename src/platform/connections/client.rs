@@ -1,4 +1,4 @@
-//! One HTTP client, and what the progress of its requests shows of its connection.
+//! One HTTP client, and the state of its connection as inferred from its requests.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,11 +14,11 @@ use crate::{
     http_client::{self, ConnectionReuse, HttpClientError, HttpSettings},
 };
 
-/// An HTTP/2 connection with unanswered requests on which nothing arrived for this long
-/// takes no more requests. Shorter than the keep-alive, and far shorter than a login's
+/// Time without any response after which an HTTP/2 connection with unanswered requests
+/// takes no more of them. Shorter than the keep-alive, and far shorter than a login's
 /// timeout: a login on a dead connection costs its token.
 const MAX_SILENCE: Duration = Duration::from_secs(2);
-/// A client with a response as recent as this has a connection.
+/// Maximum age of the last response at which a client counts as connected.
 const CONNECTED_FOR: Duration = Duration::from_secs(1);
 
 /// The client, shared by the requests in progress on it.
@@ -30,7 +30,7 @@ pub(super) struct Client {
 /// The outcome of connecting, once there is one.
 pub(super) type Connection = Option<Result<(), ConnectFailure>>;
 
-/// The requests of a client, and what they showed.
+/// The requests of a client, and what is known from them.
 pub(super) struct Progress {
     server: KnownServer,
     /// Requests that have not been sent.
@@ -42,11 +42,11 @@ pub(super) struct Progress {
     /// Since when there are unanswered requests and nothing arrived.
     silent_since: Option<Instant>,
     answered_at: Option<Instant>,
-    /// The request that connects, if one does.
+    /// The outcome of the request that connects, if there is one.
     pub(super) connecting: Option<watch::Receiver<Connection>>,
 }
 
-/// What responses have shown of a server.
+/// What is known of a server from its responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KnownServer {
     /// The protocol of the last response.
@@ -67,7 +67,7 @@ enum HttpVersion {
 }
 
 impl Client {
-    /// A client of a server about which this much is known.
+    /// Creates a client of a server of which `server` is already known.
     pub(super) fn new(
         settings: &HttpSettings,
         reuse: ConnectionReuse,
@@ -91,7 +91,7 @@ impl Client {
         &self.http
     }
 
-    /// What is known of its server.
+    /// Returns what is known of its server.
     pub(super) fn server(&self) -> KnownServer {
         self.progress().server
     }
@@ -147,7 +147,7 @@ impl Progress {
         self.server.version != Some(HttpVersion::Http1)
     }
 
-    /// Records that the peer accepts no more streams than `others` are in use.
+    /// Records that the peer accepts no more streams than the `others` that are in use.
     pub(super) fn streams_used_up(&mut self, others: u32) {
         self.server.max_streams = others.max(1);
     }

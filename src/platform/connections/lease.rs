@@ -10,7 +10,7 @@ use super::client::KnownServer;
 use super::client::{Client, Connection};
 use crate::clock;
 
-/// Why there is no connection, in the words of the network stack.
+/// Why there is no connection, as the network stack reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct ConnectFailure {
     /// The server's certificate was refused.
@@ -71,7 +71,7 @@ impl Lease {
                     return Ok(());
                 }
                 match &progress.connecting {
-                    // An error: the other request ended before it knew.
+                    // An error means that the other request ended without an outcome.
                     Some(connecting) if connecting.has_changed().is_ok() => connecting.clone(),
                     _ => {
                         let (sender, receiver) = watch::channel(None);
@@ -112,7 +112,7 @@ impl Lease {
         others > 0
     }
 
-    /// Records that the request's body leaves.
+    /// Records that the request's body is being sent.
     pub(in super::super) fn sent(&self) {
         let mut stage = self.stage();
         if *stage == Stage::Waiting {
@@ -159,7 +159,7 @@ impl Lease {
         }
         *stage = Stage::Ended;
         drop(progress);
-        // Whoever waits for a connection makes one.
+        // Wakes the waiting requests, one of which then connects.
         self.connecting().take();
     }
 
