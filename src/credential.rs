@@ -1,12 +1,11 @@
 //! The gateway's access token for one API client: fetched, kept fresh, handed out.
 //!
-//! Nothing here is about calls of users; a token with less life left than an exchange
-//! needs is never handed out. HTTP clients are not made here either: they come from
-//! outside, with every limit set.
+//! A token is handed out only if it will outlive an exchange that begins now. HTTP clients
+//! are not created here; they are passed in with every limit set.
 //!
-//! One task, [`Refresh`], owns the token: it alone asks for one, so there is never more
-//! than one request in flight, and no caller that gives up can cancel it. Callers hold a
-//! [`Credential`] and read what the task has left for them.
+//! Only one task, [`Refresh`], requests tokens. So there is never more than one token
+//! request in flight, and a caller that disconnects cannot cancel it. Callers hold a
+//! [`Credential`] and read the tokens that the task has put into service.
 
 mod access_token;
 mod error;
@@ -42,12 +41,12 @@ use crate::{
     telemetry::metrics::ApiClientMetrics,
 };
 
-/// The id of an API client, as it stands in Basic authentication (RFC 7617): not empty,
-/// no colon, no control characters.
+/// The id of an API client, valid in Basic authentication (RFC 7617): not empty, no colon,
+/// no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientId(Arc<str>);
 
-/// Why a text is no client id.
+/// Why a text is not a client id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidClientId {
     /// It is empty.
@@ -62,7 +61,7 @@ pub enum InvalidClientId {
 }
 
 impl ClientId {
-    /// Reads a client id.
+    /// Parses a client id.
     pub fn parse(text: &str) -> Result<Self, InvalidClientId> {
         if text.is_empty() {
             return Err(InvalidClientId::Empty);
@@ -83,15 +82,15 @@ impl ClientId {
     }
 }
 
-/// What a credential is made of.
+/// Settings of a credential.
 pub struct Settings {
     /// The API client's name in the configuration, for the log.
     pub api_client: Arc<str>,
     /// The API client's id at the platform.
     pub client_id: ClientId,
-    /// Where its secret is.
+    /// The source of its secret.
     pub secret: SecretSource,
-    /// Where access tokens are fetched.
+    /// The platform's token endpoint.
     pub token_url: Url,
     /// The HTTP client to fetch them with.
     pub http: UnpooledClient,
@@ -108,7 +107,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// How an API client's credential is doing.
+/// Health of an API client's credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialHealth {
     /// The first token request has not ended.
@@ -121,8 +120,7 @@ pub enum CredentialHealth {
         since: Instant,
     },
     /// No token is in service, and an operator has to act: the platform refuses the
-    /// credential, or the secret cannot be read. A platform that then does not answer at
-    /// all does not change that.
+    /// credential, or the secret cannot be read. Stays if the platform then stops answering.
     Refused {
         /// Since when.
         since: Instant,
@@ -138,7 +136,7 @@ pub enum CredentialHealth {
 pub struct HealthWatch(watch::Receiver<State>);
 
 impl HealthWatch {
-    /// The health now.
+    /// Returns the current health.
     pub fn current(&mut self) -> CredentialHealth {
         self.0.borrow_and_update().health()
     }
@@ -149,17 +147,17 @@ impl HealthWatch {
     }
 }
 
-/// The access token of one API client, for those who attach it to requests. Cheap to
-/// clone, usable from any runtime.
+/// The access token of one API client, to be attached to requests. Cheap to clone, usable
+/// from any runtime.
 #[derive(Clone, Debug)]
 pub struct Credential(Arc<Shared>);
 
-/// The task that keeps the token of one API client fresh. It does nothing until it is run.
+/// The task that keeps the token of one API client fresh. Does nothing until it is run.
 #[must_use = "without `run` there is never a token"]
 #[derive(Debug)]
 pub struct Refresh(Task<HttpExchange>);
 
-/// A credential and the task that keeps it.
+/// Creates a credential and the task that keeps its token fresh.
 pub fn new(settings: Settings, metrics: ApiClientMetrics, wall: WallClock) -> (Credential, Refresh) {
     let Settings { api_client, client_id, secret, token_url, http } = settings;
     let exchange =
@@ -181,9 +179,9 @@ fn with_exchange<X: exchange::TokenExchange>(
 }
 
 impl Credential {
-    /// The token for a call that begins now, if there is one that outlives an exchange: 30
-    /// seconds left, or a quarter of its lifetime if that is less. Takes no lock and does
-    /// not allocate.
+    /// Returns the token for a call that begins now, if there is one that outlives an
+    /// exchange: 30 seconds left, or a quarter of its lifetime if that is less. Takes no lock
+    /// and does not allocate.
     ///
     /// A new token is used by one call per second until the API has accepted it once, and
     /// the one before it by all others, while it is valid.
@@ -192,9 +190,9 @@ impl Credential {
         self.0.current()
     }
 
-    /// The token in service, or else the result of the token request in progress, which all
-    /// waiting calls share. While the task pauses after a failure, returns that failure at
-    /// once.
+    /// Returns the token in service, or else the result of the token request in progress,
+    /// which all waiting calls share. While the task pauses after a failure, returns that
+    /// failure at once.
     ///
     /// Dropping the future does not cancel the request.
     pub async fn bearer(&self, deadline: Deadline) -> Result<Bearer, CredentialError> {
@@ -204,25 +202,25 @@ impl Credential {
         }
     }
 
-    /// What a call does that the platform has answered with a 401: how to send it again, or
-    /// that the 401 is the answer. `subject` is the user it was for. Pass the bearer that it
-    /// was sent with last, which remembers what the call has tried; then the number of
-    /// replays is bounded without a count of the caller's.
+    /// Decides what follows when the platform has answered a call with a 401: how to send it
+    /// again, or that the 401 is the answer. `subject` is the user that it is for. `refused`
+    /// must be the bearer that it was sent with last: the bearer keeps track of what the call
+    /// has tried, which bounds the number of replays.
     ///
     /// - A token that the API may not know yet (it has never worked, or is younger than 10
     ///   seconds) is replaced by the older one while that is valid.
     /// - Without an older one, the call is repeated with the same token after 0.5 to 1 s,
     ///   until the token is 10 seconds old.
-    /// - Otherwise one token request follows, however many calls saw the refusal. Refusals
-    ///   of one subject lead to one request in 10 seconds; two different subjects that are
-    ///   refused with the same token are not limited by that. Meanwhile the refused token
-    ///   stays in service for others: the refusal may be about one user only.
+    /// - Otherwise one token request follows, regardless of the number of refused calls.
+    ///   Refusals of one subject lead to one request in 10 seconds; two different subjects
+    ///   that are refused with the same token are not limited by that. Meanwhile the refused
+    ///   token stays in service for others: the refusal may be about one user only.
     ///
     /// # Errors
     ///
     /// [`RefreshLimited`](CredentialErrorKind::RefreshLimited) and
-    /// [`NotAcceptedYet`](CredentialErrorKind::NotAcceptedYet) tell when to try again; any
-    /// other error is why the token request failed.
+    /// [`NotAcceptedYet`](CredentialErrorKind::NotAcceptedYet) carry the time after which to
+    /// try again; any other error is why the token request failed.
     pub async fn after_rejection(
         &self,
         refused: &Bearer,
@@ -232,14 +230,15 @@ impl Credential {
         self.0.after_rejection(refused, subject, deadline).await
     }
 
-    /// Records that the platform has accepted a token: it answered with a 2xx, or with an
-    /// error of its own other than a 401. An answer of a proxy or a firewall proves nothing.
+    /// Records that the platform has accepted a token: it answered with a 2xx, or with its
+    /// own error object and a status other than 401. An answer of a proxy or a firewall
+    /// proves nothing.
     /// Costs two atomic loads once the token has been accepted.
     pub fn accepted(&self, bearer: &Bearer) {
         self.0.accepted(bearer);
     }
 
-    /// How the credential is doing, from now on.
+    /// Returns a watch on the health of the credential.
     #[must_use]
     pub fn health(&self) -> HealthWatch {
         HealthWatch(self.0.watch())
@@ -247,8 +246,8 @@ impl Credential {
 }
 
 impl Refresh {
-    /// Keeps the token fresh until `stop`. Nothing that the platform or the secret's file
-    /// does ends it earlier. Tokens in service stay readable afterwards.
+    /// Keeps the token fresh until `stop`. No failure of the platform or of the secret's file
+    /// ends it earlier. Tokens in service stay readable afterwards.
     pub async fn run(self, stop: CancellationToken) {
         self.0.run(stop).await;
     }

@@ -1,7 +1,7 @@
-//! One access token: how long it serves, and when it is time for the next.
+//! One access token: how long it can be used, and when the next one is due.
 //!
-//! Nothing here waits or asks for anything. Lifetimes are counted from the moment the
-//! token request was *sent*, so a token is never believed to live longer than it does.
+//! Nothing here waits or sends requests. Lifetimes are counted from the moment the token
+//! request was *sent*, so that they are never overestimated.
 
 use std::{
     fmt,
@@ -19,21 +19,22 @@ use zeroize::Zeroizing;
 use super::tokens::Now;
 use crate::{backoff::jittered, clock::Instant};
 
-/// The life that a token must have left to be attached to a request: it outlives the
-/// exchange. A quarter of its lifetime is enough if that is less.
+/// Minimum remaining lifetime of a token that is attached to a request, so that it outlives
+/// the exchange. A quarter of its lifetime is enough if that is less.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The life that a token shall have left when its renewal begins.
+/// Remaining lifetime at which renewal begins at the latest.
 const RENEWAL_LEAD: Duration = Duration::from_mins(1);
 
 /// Maximum lifetime that is used: a token is renewed at least once a day.
 const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
-/// Further than this from the monotonic clock, the wall clock was set, or the machine slept.
+/// Maximum distance of the wall clock from the monotonic clock. Beyond it, the wall clock was
+/// set, or the machine was suspended.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// A longer token is malformed.
-const LONGEST_TOKEN: usize = 16 * 1024;
+/// Maximum length of a token, in bytes.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// The number of a token: each one fetched for an API client has a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,17 +49,17 @@ impl Generation {
     }
 }
 
-/// A good answer to a token request.
+/// The result of a successful token request.
 pub(super) struct Fetched {
     header: HeaderValue,
     lifetime: Duration,
 }
 
 impl Fetched {
-    /// A token and the life that the platform gives it. `None` if the token cannot stand
-    /// in a header: it is empty, over 16 KiB, or not visible ASCII.
+    /// Takes a token and its lifetime. `None` if a header cannot carry the token: it is empty,
+    /// over 16 KiB, or not visible ASCII.
     pub(super) fn new(token: &str, lifetime: Duration) -> Option<Self> {
-        if token.is_empty() || token.len() > LONGEST_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        if token.is_empty() || token.len() > MAX_TOKEN_BYTES || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
         }
         let header = sensitive_header(&["Bearer ", token])?;
@@ -82,7 +83,8 @@ impl fmt::Debug for Fetched {
     }
 }
 
-/// A header value that is never shown, and whose memory is overwritten in the end.
+/// Returns a header value that is never shown, and whose memory is overwritten when it is
+/// dropped.
 pub(super) fn sensitive_header(parts: &[&str]) -> Option<HeaderValue> {
     let mut text = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
     for part in parts {
@@ -121,7 +123,7 @@ struct Verdicts {
 }
 
 impl AccessToken {
-    /// A token that was requested at `sent`, which the wall clock called `sent_wall`, and
+    /// Creates a token that was requested at `sent` (`sent_wall` by the wall clock) and
     /// received at `received`.
     pub(super) fn new(
         fetched: Fetched,
@@ -197,16 +199,16 @@ impl AccessToken {
                 .is_ok()
     }
 
-    /// When to fetch the next one: at 65–75 % of its life, earlier if that would leave
-    /// less than a minute. A token that lives hardly longer than that is renewed no
-    /// earlier than at about a quarter of its life, or renewing would never end.
+    /// Returns when to fetch the next one: at 65–75 % of its lifetime, earlier if that would
+    /// leave less than a minute. A very short-lived token is renewed no earlier than at about
+    /// a quarter of its lifetime, so that renewals do not follow each other without a pause.
     pub(super) fn refresh_at(&self) -> Instant {
         let latest = self.lifetime.saturating_sub(RENEWAL_LEAD).max(self.lifetime / 4);
         self.sent + jittered(self.lifetime, 0.65, 0.75).min(jittered(latest, 0.9, 1.0))
     }
 
-    /// Whether the wall clock has moved against the monotonic one since the token was
-    /// asked for: then its life is in doubt.
+    /// Returns whether the wall clock has moved against the monotonic one since the token was
+    /// requested. Its remaining lifetime is then uncertain.
     pub(super) fn clock_jumped(&self, now: Now) -> bool {
         let expected = self.sent_wall + now.instant.saturating_duration_since(self.sent);
         let apart = match now.wall.duration_since(expected) {
@@ -220,7 +222,7 @@ impl AccessToken {
         self.generation
     }
 
-    /// When the platform stops accepting it.
+    /// Returns when the platform stops accepting it.
     pub(super) fn valid_until(&self) -> Instant {
         self.sent + self.lifetime
     }
@@ -236,8 +238,7 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// A token for an exchange that begins now. Cheap to clone; keep it only for the call that
-/// asked for it.
+/// A token for an exchange that begins now. Cheap to clone. Valid for one call only.
 #[derive(Clone)]
 pub struct Bearer {
     token: Arc<AccessToken>,
@@ -251,7 +252,7 @@ pub struct Bearer {
 pub(super) struct Replays {
     /// A token was requested for it.
     pub(super) refreshed: bool,
-    /// It has waited after that refresh for the API to learn of the token.
+    /// It has waited after that refresh for the API to accept the token.
     pub(super) waited: bool,
 }
 
@@ -260,8 +261,8 @@ impl Bearer {
         Self { token, refused: None, replay: Replays::default() }
     }
 
-    /// The bearer with which the same call is sent again after the platform has refused
-    /// this one.
+    /// Returns the bearer with which the same call is sent again after the platform has
+    /// refused this one.
     pub(super) fn replaced_by(&self, token: &Arc<AccessToken>, replay: Replays) -> Self {
         let refused = if Arc::ptr_eq(&self.token, token) {
             self.refused.clone()

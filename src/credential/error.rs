@@ -1,7 +1,7 @@
 //! Why there is no access token.
 //!
-//! The kind decides what a caller is told (in `status`); the cause is for operators and
-//! never leaves the log.
+//! The kind decides the caller's status (in `status`). The cause is for operators and never
+//! reaches a caller.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -13,7 +13,7 @@ pub struct CredentialError {
     retry_after: Option<Duration>,
 }
 
-/// What kept an access token from being fetched or used.
+/// Kind of a failure to fetch or use an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialErrorKind {
     /// The platform refuses the API client's id and secret.
@@ -60,14 +60,13 @@ impl CredentialErrorKind {
 }
 
 impl CredentialError {
-    /// An error of this kind. `cause` says why in the words of the network stack or in fixed
-    /// words; it never contains text of a response's body or a secret. Empty if the kind says
-    /// everything.
+    /// Creates an error. `cause` is a text of the network stack or a fixed text; it must not
+    /// contain text of a response body or a secret. Empty if the kind is enough.
     pub(crate) fn new(kind: CredentialErrorKind, cause: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, cause: cause.into(), retry_after: None }
     }
 
-    /// The platform fails without a definite answer.
+    /// Creates an error of kind [`Failing`](CredentialErrorKind::Failing).
     pub(super) fn failing(cause: impl Into<Cow<'static, str>>) -> Self {
         Self::new(CredentialErrorKind::Failing, cause)
     }
@@ -84,7 +83,7 @@ impl CredentialError {
         self.kind
     }
 
-    /// Why, for operators; empty if the kind says everything.
+    /// Why, for operators; empty if the kind is enough.
     #[must_use]
     pub fn cause(&self) -> &str {
         &self.cause

@@ -1,9 +1,9 @@
-//! What follows when the platform refuses an access token with a 401.
+//! Decides what follows when the platform refuses an access token with a 401.
 //!
-//! A 401 can mean four things that look alike: the token was revoked, it has expired early,
-//! the API does not know a new token yet, or the platform refuses this one user. Another
-//! token of ours tells the first three from the fourth; the age of the token and the
-//! subjects of other refused calls tell revocation from a delay.
+//! A 401 has four possible causes: the token was revoked, it has expired early, the API does
+//! not know a new token yet, or the platform refuses this one user. Trying another token
+//! separates the first three from the fourth. The age of the token and the subjects of other
+//! refused calls separate a revocation from a delay.
 
 use std::{hash::BuildHasher, time::Duration};
 
@@ -24,17 +24,17 @@ pub(super) const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
 /// Maximum wait before a call is sent again with the same token.
 const SAME_TOKEN_WAIT: Duration = Duration::from_secs(1);
 
-/// The next try with a token that the API does not accept yet.
+/// Retry delay for a caller while the API does not accept the token yet.
 const NOT_ACCEPTED_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a new token has to be accepted when the one before it is known to be revoked.
 const REVOKED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A new token that is not accepted after this time is replaced, even while an older one
-/// serves.
+/// Time after which a new token that was never accepted is replaced, even while an older one
+/// is in service.
 const MAX_PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a call does that the platform has answered with a 401.
+/// How a call proceeds after the platform has answered it with a 401.
 #[derive(Clone, Debug)]
 pub enum Replay {
     /// It is sent again with this token at once.
@@ -54,7 +54,7 @@ enum Decision {
 }
 
 impl Shared {
-    /// What a call for `subject` does after the platform has refused `refused` with a 401.
+    /// Decides how a call for `subject` proceeds after the platform has refused `refused`.
     pub(super) async fn after_rejection(
         &self,
         refused: &Bearer,
@@ -88,7 +88,7 @@ impl Shared {
         if let Some(other) = tokens.instead_of(refused, now) {
             let newest = tokens.newest();
             if refused.is(newest) && newest.age(now.instant) >= MAX_PATIENCE && state.obstacle().is_none() {
-                // Nobody waits for it: the older token works.
+                // The call does not wait for it, because the older token works.
                 state.given_up = state.given_up.saturating_add(1);
                 self.order(state);
             }
@@ -116,9 +116,9 @@ impl Shared {
     ) -> Decision {
         let replays = refused.replays();
         let may_be_a_delay = match tokens.previous(self.now()) {
-            // Nothing that works is known about this platform, but also nothing that does not.
+            // No token has worked yet, and none has been given up: a delay is possible.
             None => state.given_up == 0,
-            // Refused to this call as well: revoked, if not to this call alone.
+            // This call was refused with it too. If others were as well, it was revoked.
             Some(previous) => previous.is_refused_by_several(),
         };
         let wait = jittered(SAME_TOKEN_WAIT, 0.5, 1.0);
@@ -138,7 +138,7 @@ impl Shared {
         }
     }
 
-    /// The token has worked, or has had its time: it is replaced.
+    /// Replaces the newest token, which has worked before or was given enough time.
     fn refresh(&self, state: &mut State, tokens: &Tokens, refused: &Bearer, subject: u64) -> Decision {
         if refused.replays().refreshed {
             return Decision::Replay(Replay::Never);

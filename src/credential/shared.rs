@@ -1,4 +1,4 @@
-//! What calls and the refresh task share.
+//! State shared by calls and the refresh task.
 //!
 //! Nothing here sends a request: calls order one, wait for the end of the one in progress,
 //! and read the tokens that the task has put into service. What follows from a 401 is in
@@ -25,8 +25,8 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// What calls read. Written before `state`, so that whoever sees a new state finds its
-    /// token here.
+    /// The tokens that calls use. Written before `state`, so that a call that sees a new
+    /// state finds its token here.
     tokens: ArcSwapOption<Tokens>,
     state: watch::Sender<State>,
     ordered: Notify,
@@ -63,7 +63,7 @@ impl Shared {
         self.state.subscribe()
     }
 
-    /// A token from the request that is in progress or from one that this call orders.
+    /// Returns a token from the request in progress, or from one that this call orders.
     pub(super) async fn next(&self, deadline: Deadline) -> Result<Bearer, CredentialError> {
         enum Next {
             Token(Bearer),
@@ -151,7 +151,7 @@ impl Shared {
     pub(super) async fn ordered(&self) {
         loop {
             self.ordered.notified().await;
-            // An order that the task's own timer has overtaken leaves its permit behind.
+            // If the task's timer fired before an order was seen, its permit is left over.
             if self.state.borrow().is_requested() {
                 return;
             }

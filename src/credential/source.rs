@@ -1,7 +1,7 @@
-//! Where an API client's secret comes from, and following a file that is rotated.
+//! Reads an API client's secret, and follows a file that is rotated.
 //!
-//! What a valid secret is, is decided in [`client_secret`](crate::secret::client_secret).
-//! Files are read away from the threads that serve calls.
+//! [`client_secret`](crate::secret::client_secret) decides which secrets are valid. Files are
+//! read on blocking threads, not on those that serve calls.
 
 use std::{
     io,
@@ -28,14 +28,14 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(4);
 /// Twice the coarsest time stamp of a common file system.
 const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
-/// Where an API client's secret is.
+/// Source of an API client's secret.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// In a file, which is read again and again: a new secret is picked up within 10 seconds,
-    /// whether the file was rewritten, renamed over, or is behind a symbolic link that was
-    /// swapped. For a systemd credential, the path below `$CREDENTIALS_DIRECTORY`.
+    /// A file, which is polled: a new secret is used within 10 seconds, whether the file was
+    /// rewritten, replaced by a rename, or is behind a symbolic link that was swapped. For a
+    /// systemd credential, the path below `$CREDENTIALS_DIRECTORY`.
     File(PathBuf),
-    /// This secret, as long as the process runs: from an environment variable.
+    /// A secret that never changes: from an environment variable.
     Fixed(ClientSecret),
 }
 
@@ -44,14 +44,14 @@ pub enum SecretSource {
 pub(super) enum Loaded {
     /// Nothing has been read yet.
     Pending,
-    /// There is no secret, and never was one.
+    /// No secret could be read since the start.
     Unreadable(InvalidSecret),
-    /// The secret to use. A file that can no longer be read does not take it away.
+    /// The secret to use. Kept if the file can no longer be read.
     Ready(ClientSecret),
 }
 
 impl SecretSource {
-    /// Sends the secret, and each new one. Never returns.
+    /// Publishes the secret, and each new one. Never returns.
     pub(super) async fn follow(
         self,
         api_client: &str,
@@ -130,7 +130,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Whether the file can be expected to have been written in full.
+    /// Returns whether the file has probably been written in full.
     fn is_whole(&self, reading: &SecretFile) -> bool {
         match &self.candidate {
             Some(candidate) => agree(candidate, reading),
@@ -141,7 +141,7 @@ impl<'a> Follower<'a> {
     fn use_secret(&mut self, secret: ClientSecret) {
         if self.in_use.is_some() {
             tracing::info!(api_client.name = self.api_client, "new client secret read");
-            // Those of the first secret are warnings of the configuration.
+            // Those of the first secret were reported with the configuration.
             for doubt in secret.doubts() {
                 tracing::warn!(
                     api_client.name = self.api_client,
@@ -200,14 +200,15 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// Whether the file was left alone between two readings.
+/// Returns whether the file did not change between two readings.
 fn agree(earlier: &SecretFile, later: &SecretFile) -> bool {
     earlier.inode == later.inode
         && earlier.modified == later.modified
         && earlier.secret.expose() == later.secret.expose()
 }
 
-/// Whether the last write to the file is old enough to have been the final one.
+/// Returns whether the last write to the file is so long ago that it was probably the last
+/// one.
 fn is_settled(reading: &SecretFile, now: SystemTime) -> bool {
     let age = reading.modified.and_then(|modified| now.duration_since(modified).ok());
     age.is_some_and(|age| age >= SETTLED_AFTER)

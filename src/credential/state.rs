@@ -1,13 +1,14 @@
-//! The state of a credential: how its token requests went, and when the next is due.
+//! The state of a credential: the result of its token requests, and when the next is due.
 //!
-//! Nothing here waits, and no token is kept here.
+//! Nothing here waits. The tokens themselves are in [`tokens`](super::tokens).
 
 use std::time::Duration;
 
 use super::{CredentialError, CredentialHealth};
 use crate::clock::{self, Instant};
 
-/// When to ask again once the task has been stopped: another replica will answer.
+/// Retry delay for a call that arrives after the task has stopped; another replica will
+/// answer it.
 const AFTER_STOP: Duration = Duration::from_secs(1);
 
 /// The state of a credential.
@@ -22,7 +23,7 @@ pub(super) struct State {
     had_token: bool,
     /// The last token request that a 401 led to.
     pub(super) forced: Option<Forced>,
-    /// Number of tokens in a row that were given up because the API never accepted them.
+    /// Number of tokens in a row that were replaced because the API never accepted them.
     pub(super) given_up: u32,
 }
 
@@ -46,7 +47,7 @@ struct Failing {
     retry_at: Option<Instant>,
     /// The last definite refusal, if there was one since a token was last in service.
     refused: Option<Refused>,
-    /// Whether a token was in service all the same when the request failed.
+    /// Whether a token was still in service when the request failed.
     token_in_service: bool,
 }
 
@@ -165,7 +166,7 @@ impl State {
             Stage::Failing(failing) if !failing.token_in_service && !token_in_service => Some(failing),
             _ => None,
         };
-        // A platform that then does not answer at all does not take a refusal back.
+        // A refusal still applies if the platform then stops answering.
         let refused = before.and_then(|failing| failing.refused.clone());
         let refused = if error.kind().is_refusal() && !token_in_service {
             let since = refused.map_or(now, |refused| refused.since);

@@ -1,8 +1,8 @@
 //! Which of the tokens in service a call uses.
 //!
-//! In an eventually consistent platform the API learns of a new token only seconds after it
-//! was issued, and answers 401 until then. The token before it is therefore used until the
-//! new one has worked once, and one call per second tries the new one.
+//! In an eventually consistent platform the API accepts a new token only seconds after it was
+//! issued, and answers 401 until then. The token before it is therefore used until the new
+//! one has worked once, and one call per second tries the new one.
 
 use std::{
     sync::Arc,

@@ -1,6 +1,4 @@
-//! What a response of the token endpoint means.
-//!
-//! Nothing is sent or read here, not even a clock.
+//! Interprets responses of the token endpoint. No I/O, and no clock is read.
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +19,7 @@ use crate::{
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// Error codes of OAuth 2.0 (RFC 6749, 4.1.2.1 and 5.2). Only these are repeated in the log.
+/// Error codes of OAuth 2.0 (RFC 6749, 4.1.2.1 and 5.2). Only these appear in the log.
 const OAUTH_ERRORS: [&str; 9] = [
     "invalid_client",
     "invalid_grant",
@@ -34,10 +32,10 @@ const OAUTH_ERRORS: [&str; 9] = [
     "temporarily_unavailable",
 ];
 
-/// Those of them that refuse the API client.
+/// OAuth codes that refuse the API client.
 const REFUSED_CLIENT: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_client"];
 
-/// The platform's own codes that refuse it, and HTTP statuses in their place.
+/// The platform's own codes that refuse the API client, and HTTP statuses used as codes.
 const REFUSED_CLIENT_CODES: [i64; 6] = [401, 403, 1002, 1003, 1012, 1018];
 
 /// A response of the token endpoint.
@@ -72,13 +70,13 @@ impl ErrorCode {
 }
 
 impl Answer<'_> {
-    /// Whether the body is worth reading: the other statuses mean the same with any body, and
-    /// one that never ends must not delay them.
+    /// Returns whether the body can change the result. A body that never ends must not delay
+    /// the other statuses.
     pub(super) fn needs_body(status: StatusCode) -> bool {
         status.is_success() || status == StatusCode::BAD_REQUEST || status == StatusCode::FORBIDDEN
     }
 
-    /// The token, or why there is none.
+    /// Returns the token, or why there is none.
     pub(super) fn judge(self) -> Result<Granted, CredentialError> {
         if self.status.is_success() {
             return self.token();

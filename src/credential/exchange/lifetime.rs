@@ -1,7 +1,7 @@
 //! The lifetime of an access token, read from its response.
 //!
-//! A lifetime that cannot be read is never worse than a missing one: the token is used, for a
-//! few minutes, and renewed.
+//! A lifetime that cannot be read counts as missing: the token is used for a few minutes and
+//! then renewed.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,10 +9,11 @@ use serde_json::value::RawValue;
 
 use crate::http_client::json::Object;
 
-/// The lifetime of a token whose response reports none.
+/// Lifetime assumed if the response reports none.
 const ASSUMED: Duration = Duration::from_mins(5);
 
-/// Maximum lifetime that is believed.
+/// Maximum lifetime that is not reported as a problem. A token is used for less
+/// (`access_token`).
 const MAX: Duration = Duration::from_hours(30 * 24);
 
 /// An `expires_on` further away than this is not a time in seconds: 100 years.
@@ -104,7 +105,7 @@ fn number(value: &RawValue) -> Option<f64> {
     let text = serde_json::from_str::<String>(value.get()).ok();
     let text = text.as_deref().unwrap_or(value.get()).trim();
     let text = text.strip_suffix('s').unwrap_or(text).trim_end();
-    // `f64` also reads words such as "inf" and "nan".
+    // `f64` also parses "inf" and "nan".
     let is_numeric = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
     if !text.bytes().all(is_numeric) {
         return None;
