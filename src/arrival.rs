@@ -1,8 +1,7 @@
-//! What the middleware has learned of a call before its message is decoded: the one value
-//! that it attaches to a request, and that handlers read.
+//! The value that the middleware attaches to a request for its handler.
 //!
-//! Between `server`, which creates it, and `service`, which uses it; neither may use the
-//! other.
+//! A module of its own because `server` creates it, `service` uses it, and neither may depend
+//! on the other.
 
 use tonic::Request;
 
@@ -36,7 +35,7 @@ impl Arrival {
         (arrival, request.into_inner())
     }
 
-    /// Returns what the middleware attached to a request that goes on to its handler.
+    /// Returns a copy of what the middleware attached to a request.
     pub fn peek<T>(request: &Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or_else(|| {
             let now = clock::now();

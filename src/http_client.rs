@@ -1,8 +1,8 @@
 //! HTTP requests to other servers: the platform, its token endpoint, a JWT issuer.
 //!
-//! What every sender needs exists once, here: a client with every limit set, bounded
-//! reading of bodies, dates, `Retry-After`, media types, JSON objects, and the root cause of a
-//! failed exchange. What a response means for a call is decided by the sender.
+//! Code that all senders share: a client with every limit set, bounded reading of bodies,
+//! dates, `Retry-After`, media types, JSON objects, and the root cause of a failed exchange.
+//! What a response means for a call is decided by the sender.
 
 pub mod body;
 pub mod cause;

@@ -1,9 +1,8 @@
-//! Names of everything that can go wrong with a call: the reasons of the contract's
-//! `ErrorReason`, and the gRPC codes that they come with.
+//! Reasons of failed calls (the contract's `ErrorReason`) and their gRPC codes.
 //!
-//! Every stage may use these names. What a reason means and what a caller does about it is
-//! in [`status::table`](crate::status::table); which failure gets which reason is decided
-//! in [`status`](crate::status).
+//! Every stage may use these names. [`status::table`](crate::status::table) describes what a
+//! reason means and what a caller does about it; [`status`](crate::status) decides which
+//! failure gets which reason.
 
 mod code;
 

@@ -69,8 +69,8 @@ impl std::fmt::Debug for Contents {
 pub fn read(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     // Before opening: opening a device can have side effects.
     check(&fs::metadata(path)?)?;
-    // Something else can take the file's place in between; this flag keeps opening a FIFO
-    // from blocking, and does nothing to a regular file.
+    // The file can be replaced in between. This flag keeps opening a FIFO from blocking, and
+    // has no effect on a regular file.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     let metadata = file.metadata()?;

@@ -1,9 +1,9 @@
 //! Text that must not be shown by accident.
 //!
-//! A secret has no `Display`, its `Debug` shows nothing of it, and its memory is
-//! overwritten when it is dropped. [`Secret::expose`] is called only where the
-//! secret goes onto the wire: in `platform`, in `credential`, and where a word that
-//! holds one (`ott`, `session`) hands it to the caller that asked for it.
+//! A secret has no `Display`, its `Debug` shows nothing of it, and its memory is overwritten
+//! when it is dropped. [`Secret::expose`] is called only where the secret is sent: in
+//! `platform`, in `credential`, and where a type that contains one (`ott`, `session`) passes
+//! it to the caller that requested it.
 
 pub mod client_secret;
 
@@ -17,25 +17,25 @@ use zeroize::Zeroize;
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Takes the text over.
+    /// Wraps a text.
     #[must_use]
     pub fn new(mut text: String) -> Self {
         if text.capacity() == text.len() {
             return Self(SecretString::from(text));
         }
-        // Shrinking may move a text, and leaves the old memory as it was.
+        // Shrinking may move the text and leave a copy in the old memory.
         let exact = SecretString::from(text.as_str());
         text.zeroize();
         Self(exact)
     }
 
-    /// The text itself, for the wire.
+    /// Returns the text, to be sent.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Whether there is no text at all.
+    /// Returns whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.expose().is_empty()
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_kept_whatever_its_memory_was_like() {
+    fn text_is_kept_with_and_without_spare_capacity() {
         let mut roomy = String::with_capacity(64);
         roomy.push_str("canary");
         for text in [roomy, "canary".to_owned(), String::from("canary").into_boxed_str().into_string()] {

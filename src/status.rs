@@ -1,7 +1,7 @@
-//! Every failure, as exactly one gRPC status.
+//! Maps every failure to exactly one gRPC status.
 //!
-//! The only place that builds a `tonic::Status`. Nothing is decided here about
-//! whether to try again at the platform: that has ended before a failure is made.
+//! The only place that builds a `tonic::Status`. Retries at the platform have ended before a
+//! failure is created.
 
 mod details;
 mod platform;
@@ -49,7 +49,7 @@ struct QuotaExceeded {
 }
 
 impl Failure {
-    /// A failure for that reason, with the reason's usual code.
+    /// Creates a failure with the reason's usual code.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
         Self {
@@ -65,28 +65,28 @@ impl Failure {
         }
     }
 
-    /// This replica shuts down and cannot wait for the call any longer: `DRAINING`,
-    /// or `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
+    /// Creates the failure of a call that a drain cuts off: `DRAINING`, or
+    /// `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
     #[must_use]
     pub fn draining(call: &Call) -> Self {
         Self::new(if may_be_spent(call) { Reason::LoginOutcomeUnknown } else { Reason::Draining })
     }
 
-    /// Says when a retry is worth it (`RetryInfo`; at most an hour is told).
+    /// Sets the delay after which a retry can succeed (`RetryInfo`; at most an hour).
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// Names a field that breaks a rule (`BadRequest`).
+    /// Adds a field that breaks a rule (`BadRequest`).
     #[must_use]
     pub fn violation(mut self, field: &'static str, description: impl Into<String>) -> Self {
         self.violations.push(Violation { field, description: description.into() });
         self
     }
 
-    /// Names the quota that is used up (`QuotaFailure`): whose it is, and its limit.
+    /// Sets the quota that is used up (`QuotaFailure`): its subject and its limit.
     #[must_use]
     pub fn quota(mut self, subject: impl Into<String>, description: impl Into<String>) -> Self {
         let exceeded = QuotaExceeded { subject: subject.into(), description: description.into() };
@@ -94,7 +94,7 @@ impl Failure {
         self
     }
 
-    /// Says why we refused, for the log; the caller is not told.
+    /// Sets the cause for the log. The caller does not receive it.
     #[must_use]
     fn because(mut self, cause: &impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string().into());
@@ -116,7 +116,7 @@ impl Failure {
     /// The code that the call is answered with.
     ///
     /// Proxies retry UNAVAILABLE by themselves, so a login whose token may be spent is
-    /// answered with ABORTED instead, whatever the reason.
+    /// answered with ABORTED instead, regardless of the reason.
     #[must_use]
     pub fn code(&self, call: &Call) -> FailureCode {
         if self.code == FailureCode::Unavailable && may_be_spent(call) {
@@ -149,8 +149,7 @@ impl Failure {
         Ending::Failed(self.code(call), self.reason)
     }
 
-    /// Replaces the sentence about what is the matter, where the case is narrower than its
-    /// reason.
+    /// Replaces the sentence that describes the reason, for a more specific case.
     fn with_meaning(mut self, meaning: &'static str) -> Self {
         self.meaning = Some(meaning);
         self

@@ -1,7 +1,7 @@
 //! The cause of a failed exchange, for operators.
 //!
-//! Causes are texts of the network stack (DNS, TCP, TLS, HTTP framing). They carry neither
-//! the request nor the response, and go to the log, never to a caller.
+//! Causes are texts of the network stack (DNS, TCP, TLS, HTTP framing). They contain no part
+//! of the request or the response. They are for the log, never for a caller.
 
 use std::{error::Error, io};
 
@@ -35,7 +35,7 @@ impl<'a> Iterator for Causes<'a> {
 }
 
 /// Returns the innermost cause of an error as text, for example "connection refused".
-/// Outer errors name the URL and the step, which the log has in fields of their own.
+/// Outer errors name the URL and the step, which the log contains in other fields.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     Causes::of(error).last().map_or_else(String::new, ToString::to_string)

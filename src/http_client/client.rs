@@ -1,4 +1,4 @@
-//! The HTTP client, made with all its limits.
+//! The HTTP client with all its limits.
 //!
 //! What is sent, and over which of several clients, is decided by the sender.
 
@@ -37,15 +37,15 @@ const MAX_HEADER_LINES: usize = 1024;
 /// system's resolver takes.
 const MAX_LOOKUPS: usize = 8;
 
-/// What an HTTP client is made from.
+/// Settings of an HTTP client.
 #[derive(Clone)]
 pub struct HttpSettings {
-    /// The server that it talks to. Plain HTTP is accepted only for a loopback host.
+    /// URL of the server. Plain HTTP is accepted only for a loopback host.
     pub server: Url,
-    /// The authorities that it trusts, made once and shared by all clients
+    /// Trusted authorities, loaded once and shared by all clients
     /// ([`tls_config`](super::tls_config)).
     pub tls: Arc<ClientConfig>,
-    /// A proxy; the environment is never asked for one. Plain HTTP goes only through a
+    /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
     /// Limit for connecting as a whole: name lookup, TCP, proxy, TLS. 2 s.
@@ -73,8 +73,8 @@ impl HttpSettings {
 }
 
 impl HttpSettings {
-    /// Returns the root cause of a failed request as text for the operator. The HTTP
-    /// status of a proxy that refuses a tunnel is looked up for it, within 2 s.
+    /// Returns the root cause of a failed request as text for the operator. If a proxy
+    /// refused the tunnel, finds out its HTTP status, which takes up to 2 s.
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
         let cause = root_cause(error);
         match &self.proxy {
@@ -134,7 +134,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
     }
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    // Without it any coding would do (RFC 9110, 12.5.3), and we decode none.
+    // Without it the server may use any coding (RFC 9110, 12.5.3), and we decode none.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let (idle_timeout, max_idle) = match reuse {
         ConnectionReuse::Never => (None, 0),
@@ -154,7 +154,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
-        // What browsers accept: a header that nobody reads must not cost a response.
+        // As browsers do: a malformed header that nobody reads must not cost a response.
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
@@ -228,7 +228,7 @@ impl Resolve for Lookups {
             let permit = permits.acquire_owned().await?;
             let addresses = tokio::task::spawn_blocking(move || {
                 let _until_the_lookup_ends = permit;
-                // Port 0 stands for the one of the URL.
+                // Port 0 is replaced by the port of the URL.
                 (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
             })
             .await??;

@@ -1,9 +1,9 @@
 //! HTTP dates, read the way browsers read cookie dates.
 //!
-//! One reader for every date that a server sends (`Date`, `Expires`, `Retry-After`). It
-//! follows the algorithm of RFC 6265, section 5.1.1, which finds the parts of a date in
-//! any order and therefore covers the three formats of RFC 9110 and the many variations
-//! that servers write. It differs in two points:
+//! One parser for every date that a server sends (`Date`, `Expires`, `Retry-After`). It
+//! follows the algorithm of RFC 6265, section 5.1.1, which finds the parts of a date in any
+//! order. That covers the three formats of RFC 9110 and the many variations that servers
+//! write. It differs in two points:
 //!
 //! - A numeric UTC offset after the time is applied. RFC 6265 ignores it, which misreads
 //!   `08:00:00 +0200` by two hours. Zone names are ignored: every date without a numeric
@@ -91,7 +91,7 @@ const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b'\t' | 0x20..=0x2f | 0x3b..=0x40 | 0x5b..=0x60 | 0x7b..=0x7e)
 }
 
-/// `8:49:37`, with anything but a digit behind it, as hours, minutes and seconds.
+/// Reads `8:49:37`, optionally followed by a non-digit, as hours, minutes and seconds.
 fn time_of_day(token: &[u8]) -> Option<[u16; 3]> {
     let mut fields = token.splitn(3, |byte| *byte == b':');
     Some([

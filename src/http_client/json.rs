@@ -1,8 +1,8 @@
 //! JSON objects of responses, read the same way by every reader.
 //!
 //! One leading byte order mark is skipped (RFC 8259, 8.1 allows a reader to). Of members
-//! with the same name the last one counts, as in nearly every JSON parser. Values stay as
-//! they were sent until a reader asks for a type.
+//! with the same name the last one counts, as in nearly every JSON parser. Values are kept as
+//! they were sent until they are read as a type.
 
 use std::{collections::HashSet, fmt};
 

@@ -8,7 +8,7 @@ use url::{Host, Url};
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
-            // In a scheme that the URL standard does not know, an address is a name.
+            // For schemes that the URL standard does not define, an address is parsed as a name.
             name == "localhost" || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
         }
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -3,7 +3,7 @@
 use http::{HeaderMap, header::CONTENT_TYPE};
 
 /// Returns whether the first `Content-Type` is `application/json`, with or without
-/// parameters. Nothing is sniffed: an error page of a proxy must not pass for an answer.
+/// parameters. The content is not sniffed: a proxy's error page must not count as an answer.
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
     headers

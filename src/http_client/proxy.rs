@@ -1,8 +1,8 @@
 //! The HTTP status with which a proxy refuses a tunnel.
 //!
-//! The HTTP library drops it, although it is what an operator needs: 403 is a rule, 502 a
-//! name that the proxy cannot resolve, 503 an overload. So a refused tunnel is asked for
-//! once more here, over a connection of its own, and only the status line is read.
+//! The HTTP library drops this status, but operators need it: 403 means a rule, 502 a name
+//! that the proxy cannot resolve, 503 an overload. So the tunnel is requested once more here,
+//! on a separate connection, and only the status line is read.
 
 use std::{
     fmt,
@@ -25,11 +25,12 @@ use crate::clock::{self, Instant};
 
 /// The text of the HTTP library for a tunnel that was refused with any status but 407.
 const REFUSED: &str = "tunnel error: unsuccessful";
-/// Limit for asking.
+/// Limit for finding out the status.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer is reused, so that a proxy that refuses is not asked twice as often.
+/// Time for which a result is reused, so that a proxy that refuses tunnels does not get twice
+/// as many requests.
 const REUSE: Duration = Duration::from_secs(10);
-/// Maximum number of bytes of a status line that are read.
+/// Maximum size of a status line, in bytes.
 const MAX_STATUS_LINE: usize = 1024;
 
 /// A proxy. Its URL may contain a password, which `Debug` does not show.
@@ -40,7 +41,7 @@ pub struct Proxy {
     last: Arc<Mutex<Option<LastAnswer>>>,
 }
 
-/// When a tunnel was last asked for, and the status if there was one.
+/// When the status was last requested, and the result.
 #[derive(Clone, Copy)]
 struct LastAnswer {
     at: Instant,
@@ -48,7 +49,7 @@ struct LastAnswer {
 }
 
 impl Proxy {
-    /// The proxy at this URL. `tls` is used if the URL is https.
+    /// Creates a proxy. `tls` is used if the URL is https.
     #[must_use]
     pub fn new(url: Url, tls: &ClientConfig) -> Self {
         let mut tls = tls.clone();
@@ -56,7 +57,7 @@ impl Proxy {
         Self { url, tls: Arc::new(tls), last: Arc::default() }
     }
 
-    /// Its URL, with user and password if it has any.
+    /// Returns its URL, with user and password if it has any.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
@@ -133,7 +134,7 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// The status of a line such as `HTTP/1.1 403 Forbidden`.
+/// Returns the status in a line such as `HTTP/1.1 403 Forbidden`.
 fn status_of(line: &[u8]) -> Option<u16> {
     let text = std::str::from_utf8(line.get(..12)?).ok()?;
     let status = text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..))?;

@@ -1,6 +1,4 @@
-//! Which servers are trusted.
-//!
-//! There is no switch that turns a check off.
+//! TLS configuration: which servers are trusted. No check can be turned off.
 
 use std::{
     io,
@@ -26,8 +24,8 @@ pub enum TlsConfigError {
         /// Why.
         error: io::Error,
     },
-    /// The file is not PEM, or has something in it that is no certificate authority.
-    #[error("{} does not hold certificates in PEM format", path.display())]
+    /// The file is not PEM, or contains something other than certificates.
+    #[error("{} does not contain certificates in PEM format", path.display())]
     NotCertificates {
         /// Which file.
         path: PathBuf,
@@ -35,15 +33,15 @@ pub enum TlsConfigError {
     /// The system's trusted certificates cannot be used.
     #[error("the system's trusted certificates cannot be used: {0}")]
     System(rustls::Error),
-    /// The provider knows no protocol version.
+    /// The provider does not support the protocol versions.
     #[error("TLS cannot be set up: {0}")]
     Provider(rustls::Error),
 }
 
-/// Trusts the authorities in `ca_file` and no others, or else those that the system
-/// trusts. TLS 1.2 and 1.3; the host name is always checked.
+/// Returns a configuration that trusts only the authorities in `ca_file`, or those of the
+/// system if there is none. TLS 1.2 and 1.3; the host name is always checked.
 pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsConfigError> {
-    // The system has more than a hundred authorities; parsing them once is enough.
+    // The system has more than a hundred authorities, so they are parsed only once.
     static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if ca_file.is_some() {
         return make(ca_file);

@@ -52,14 +52,13 @@ impl ClientSecret {
         Ok(Self(Secret::new(text.to_owned())))
     }
 
-    /// The secret itself, for the wire.
+    /// Returns the secret, to be sent.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose()
     }
 
-    /// What looks like a mistake in this secret, although it can be used: at most one of each
-    /// kind.
+    /// Returns signs of a copying mistake in a valid secret, at most one of each kind.
     pub fn doubts(&self) -> impl Iterator<Item = Doubt> {
         let has = |is: fn(char) -> bool| {
             let text = self.expose();
@@ -176,7 +175,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// What ends a line, in ASCII and Unicode.
 const LINE_BREAKS: [char; 7] = ['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// Whether a character leaves no mark on a screen, so that copying it goes unnoticed.
+/// Returns whether a character is invisible, so that copying it goes unnoticed.
 fn is_blank(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2060}' | BYTE_ORDER_MARK)
 }

@@ -1,8 +1,8 @@
-//! The end of a call: every answer is a documented one, and every call has its record.
+//! The end of a call: only documented statuses leave, and every call has an audit record.
 //!
-//! How a call ended is decided once, and then shown alike in audit, metrics, trace and log.
-//! A call that reached its handler is recorded by the handler's side; only other calls are
-//! recorded here.
+//! How a call ended is decided once, and audit, metrics, trace and log all use it. The
+//! handler's side records calls that reached their handler; only other calls are recorded
+//! here.
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header::HeaderName};
@@ -32,7 +32,7 @@ pub(super) enum Audited {
     No,
 }
 
-/// What must happen at the end of one call, even if it is dropped before.
+/// Work to do at the end of one call, even if the call is dropped.
 #[derive(Debug)]
 pub(super) struct Completion {
     call: Call,
@@ -109,7 +109,7 @@ impl Completion {
         }
         let record = self.audit.record(&self.call, ending);
         if ending.reason() == Some(Reason::AuditUnavailable) {
-            // Known to fail now, so not worth a wait. The audit writes it once it can.
+            // Known to fail now, so not waited for. The audit writes it once it can.
             let _ = record.now_or_never();
             return Ok(());
         }
@@ -177,7 +177,7 @@ fn add_request_id(response: &mut Response<Body>, call: &Call) {
     }
 }
 
-/// How a call ended that a handler has answered: the handler's failure is in the call.
+/// Returns how a call ended that a handler has answered: the call holds its failure.
 fn ending_of_handler(call: &Call) -> Ending {
     call.failure().map_or(Ending::Succeeded, |(code, reason)| Ending::Failed(code, reason))
 }

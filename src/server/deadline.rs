@@ -55,8 +55,8 @@ fn parse(value: &HeaderValue) -> Option<Duration> {
 
 /// Runs `work` until the deadline, or until a drain cuts the call off.
 ///
-/// Then the failure is recorded in the call before the work is dropped, so that what the
-/// work leaves behind (a record of its own, a session) knows how the caller was answered.
+/// The failure is then recorded in the call before the work is dropped, because cleaning up
+/// after the work (its record, a session) depends on how the caller was answered.
 pub(super) async fn within<T>(
     call: &Call,
     cut_off: &CancellationToken,

@@ -1,8 +1,8 @@
 //! The body of a request, and why it broke off if it did.
 //!
-//! A body that breaks off is the caller's doing or its network's, and never a fault of the
-//! gateway. The gRPC library reports it like an internal error, depending on the HTTP/2
-//! error code; so the reason is recorded here, where it is still known by its type.
+//! The caller or its network causes a body to break off, never the gateway. For some HTTP/2
+//! error codes the gRPC library reports it as an internal error, so the reason is recorded
+//! here, where the error still has a type.
 
 use std::{
     error::Error,
@@ -18,8 +18,8 @@ use crate::call::{BrokenBody, Call};
 
 /// A request body that records in its call that it broke off.
 ///
-/// Its error is always [`BrokenBody`] without a source: the gRPC library takes some HTTP/2
-/// errors for the end of the message, and would start a handler on half of it.
+/// Its error is always [`BrokenBody`] without a source: the gRPC library treats some HTTP/2
+/// errors as the end of the message, and would start a handler with half of it.
 #[derive(Debug)]
 pub(super) struct RequestBody<B> {
     inner: B,
@@ -68,8 +68,8 @@ where
     }
 }
 
-/// Why a body broke off. h2 resets a stream by itself only if the peer violates the
-/// protocol on it; after any other error, the peer or the connection is gone.
+/// Returns why a body broke off. h2 resets a stream by itself only if the peer violates the
+/// protocol on it; any other error means that the peer or the connection was lost.
 fn reason(error: &(dyn Error + 'static)) -> BrokenBody {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,9 +1,9 @@
 //! Work that outlives its caller.
 //!
-//! Once a request may have reached the platform, dropping it would leave a token or a
-//! session without a record. So the work of a call runs in a task of its own: when nobody
-//! waits any more, it stops as soon as no platform request is in progress, and its audit
-//! record is written in any case.
+//! Dropping a request that may have reached the platform would leave a token or a session
+//! without a record. So the work of a call runs in a task of its own. When the caller is
+//! gone, the work stops as soon as no platform request is in progress. Its audit record is
+//! written in any case.
 
 use std::{
     future::{Future, pending},
@@ -23,8 +23,8 @@ use crate::{
 /// Runs the work of a call in a task of its own, and writes its audit record before the
 /// answer is handed over.
 ///
-/// Without a record there is no answer: `T` is dropped, and has to clean up then. If the
-/// answer does not reach this function any more, its record is corrected.
+/// Without a record there is no answer: `T` is dropped, and its `Drop` has to clean up. If
+/// the answer is not taken, its record is corrected.
 pub(super) async fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
@@ -43,12 +43,12 @@ where
     tokio::spawn(async move {
         let result = tokio::select! {
             biased;
-            // A panic fails one call only, and that call still has its record.
+            // A panic fails one call only, and that call still gets its record.
             result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
                 panics::call_panicked(&task_call, &metrics);
                 Err(Failure::new(Reason::InternalError))
             }),
-            // Nobody reads this answer.
+            // This answer is not read.
             () = is_obsolete(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
         };
         let ending = ending(&task_call, result.as_ref().err());
@@ -64,11 +64,11 @@ where
             }
             Err(_) => Handover { result, recorded: None },
         };
-        // Fails if nobody is there to take it; the answer is then dropped, and `T` with it.
+        // Fails if the receiver is gone. The answer is then dropped, and `T` with it.
         let _ = answer.send(handover);
         drop(in_flight);
     });
-    // The task is gone without an answer only if it panicked.
+    // Only a task that panicked sends no answer.
     answered.await.map_or_else(|_| Err(Failure::new(Reason::InternalError)), Handover::take)
 }
 
@@ -87,9 +87,9 @@ impl<T> Handover<T> {
     }
 }
 
-/// The record of an answer. Corrects it when dropped, unless the answer was delivered:
-/// while the record was being written, or right after, the call may have been answered
-/// otherwise (deadline, drain) or cancelled.
+/// The record of an answer. If the answer was not delivered, corrects the record when
+/// dropped: while the record was being written, or right after, the call may have been
+/// answered otherwise (deadline, drain) or cancelled.
 struct Recorded {
     audit: Audit,
     call: Call,
@@ -102,7 +102,7 @@ impl Drop for Recorded {
         if self.delivered {
             return;
         }
-        // What drops this may be about to abandon the call, and has not done so yet.
+        // The code that drops this may abandon the call only afterwards.
         self.call.abandon();
         let ending = ending(&self.call, None);
         // Equal if the call had been abandoned before its record was begun.
@@ -128,8 +128,7 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
     }
 }
 
-/// How the call ended from the caller's point of view: how it was answered, or that it was
-/// cancelled.
+/// Returns how the call ended for its caller: how it was answered, or that it was cancelled.
 fn ending(call: &Call, failure: Option<&Failure>) -> Ending {
     match (call.failure(), failure) {
         (Some((code, reason)), _) => Ending::Failed(code, reason),

@@ -1,7 +1,7 @@
 //! First access check: does any rule name this caller at all?
 //!
-//! Runs before a message is decoded, so that a stranger learns nothing from how the gateway
-//! reads its message. It only refuses; what a caller may do is decided in the handlers.
+//! Runs before a message is decoded, so that decoding errors reveal nothing to an unknown
+//! caller. It only refuses; what a caller may do is decided in the handlers.
 
 use tonic::{Request, Status, service::Interceptor};
 

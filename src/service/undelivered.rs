@@ -15,7 +15,7 @@ use crate::{
     telemetry::metrics::{Logout, Metrics},
 };
 
-/// What logging out and reporting a session takes.
+/// Everything needed to log out and report a session.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) client: PlatformClient,
@@ -47,13 +47,13 @@ impl Undelivered {
 impl Drop for Undelivered {
     fn drop(&mut self) {
         let session = mem::take(&mut self.session);
-        // Cookies that were expired as they came do not make a session.
+        // Cookies that had expired on arrival do not make a session.
         if session.logout_header().is_none() {
             return;
         }
         let outcome = LogoutOutcome::Failed { cause: "the gateway is stopping".to_owned() };
         let mut report = Report { outcome, context: self.context.clone() };
-        // Without a runtime, or if it stops first, the report is dropped as it is.
+        // Without a runtime, or if the runtime stops first, the report is dropped unchanged.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { report.log_out(&session).await });
         }

@@ -43,8 +43,7 @@ impl Failure {
 
 fn from_credential(error: &CredentialError) -> Failure {
     match error.kind() {
-        // An operator has to act on both: the platform's answer to a secret that was read would
-        // be the same.
+        // An operator has to act on both, and callers cannot do anything about either.
         CredentialErrorKind::Rejected | CredentialErrorKind::SecretUnreadable => {
             Failure::new(Reason::PlatformCredentialRejected)
         }
@@ -82,7 +81,7 @@ fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
         matches!(reason, Reason::PlatformRateLimited | Reason::PlatformUnavailable | Reason::PlatformBlocked)
     });
     match wish {
-        // Obedient callers would all come back at once, and again and again.
+        // Without jitter, all callers that obey would come back at the same time.
         Some(wish) if wish < MIN_RETRY_DELAY => failure.retry_after(jittered(MIN_RETRY_DELAY, 1.0, 2.0)),
         Some(wish) => failure.retry_after(wish),
         None => failure,
@@ -101,13 +100,13 @@ fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (
     (reason, reason.code())
 }
 
-/// What the API code of a 4xx answer decides, if it does.
+/// Returns what the API code of a 4xx answer means; `None` if the HTTP status decides.
 pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> Option<(Reason, FailureCode)> {
-    // The platform answers with these four to a token that is not valid. Only a code
-    // that tells of the account says that the token was; any other would tell an
-    // unknown token from a used one.
+    // The platform answers with these four to a token that is not valid. Only a code about the
+    // account shows that the token was valid. Any other code could distinguish an unknown
+    // token from a used one.
     let about_the_token = operation == Operation::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
-    if about_the_token && !tells_of_the_account(code) {
+    if about_the_token && !is_about_the_account(code) {
         return None;
     }
     let (reason, grpc) = from_code(code)?;
@@ -118,12 +117,12 @@ pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> O
     Some((reason, grpc))
 }
 
-/// Whether a code tells of the account, so that the token must have been good.
-const fn tells_of_the_account(code: Api) -> bool {
+/// Returns whether a code is about the account, so that the token must have been valid.
+const fn is_about_the_account(code: Api) -> bool {
     matches!(code, Api::AccessDenied | Api::ParentTenantDisabled | Api::TenantLocked | Api::UserDisabled)
 }
 
-/// What each of the platform's codes means; none for an unknown one.
+/// Returns what each of the platform's codes means; `None` for an unknown one.
 pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
     let reason = match code {
         Api::UserDisabled => Reason::UserDisabled,
@@ -163,8 +162,8 @@ pub(super) const fn from_code(code: Api) -> Option<(Reason, FailureCode)> {
     Some((reason, reason.code()))
 }
 
-/// What the HTTP status decides. `json`: whether the body was the platform's error
-/// object, so that it was the platform that spoke.
+/// Returns what the HTTP status means. `json`: whether the body was the platform's error
+/// object, so that the platform itself answered and not a proxy.
 fn decided_by_status(operation: Operation, status: u16, json: bool) -> Reason {
     use Operation::{IssueOtt, LoginWithOtt};
     match (status, json, operation) {

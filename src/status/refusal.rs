@@ -1,8 +1,7 @@
-//! What the gateway itself refuses: requests that arrive broken, callers that it cannot
-//! identify, calls that its rules do not allow, quotas that are used up.
+//! Failures of calls that the gateway itself refuses: malformed requests, callers that it
+//! cannot identify, calls that its rules do not allow, quotas that are used up.
 //!
-//! Which rule refused, and how far a proof failed, is for the log. The caller is told no
-//! more than that it was refused.
+//! Which rule refused, and why a credential is not valid, goes to the log only.
 
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use crate::{
     caller::CallerError,
 };
 
-/// When the issuer's keys may have been fetched.
+/// Retry delay while the issuer's keys are not available yet.
 const KEYS_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl Failure {
-    /// The request's body violates HTTP/2, so there is no message to look at.
+    /// Creates the failure of a request whose body violates HTTP/2, so that it has no message.
     #[must_use]
     pub fn malformed_body(broken: BrokenBody) -> Self {
         Self::new(Reason::InvalidRequest).because(&broken)
@@ -25,8 +24,8 @@ impl Failure {
 }
 
 impl From<CallerError> for Failure {
-    /// A caller can mend what is wrong with its credential, but not that the gateway has
-    /// no keys yet to look at it with: that passes, and another replica may have them.
+    /// UNAVAILABLE while the issuer's keys are missing: that is temporary, and another replica
+    /// may have them. Any other problem is in the caller's credential.
     fn from(error: CallerError) -> Self {
         let failure = Self::new(Reason::CallerUnauthenticated).because(&error);
         if error.is_temporary() {

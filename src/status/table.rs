@@ -13,7 +13,7 @@ pub use render::render;
 use super::{FailureCode, Reason};
 use crate::call::Operation;
 
-/// What the catalogue says of one reason.
+/// The catalogue's entry for one reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// What is the matter: one sentence.
@@ -133,7 +133,7 @@ const fn never(codes: &'static [FailureCode]) -> Answers {
 }
 
 impl Reason {
-    /// What the catalogue says of the reason.
+    /// Returns the catalogue's entry for the reason.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a table, one entry after the other")]
     pub const fn entry(self) -> Entry {

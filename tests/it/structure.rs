@@ -1,6 +1,6 @@
-//! The house stands as it is drawn: dependencies between the stages run downwards.
+//! The layers of ARCHITECTURE.md: dependencies between the stages run downwards.
 //!
-//! Read from the source, so that a `use` in the wrong direction fails here and not in a
+//! Checked in the source, so that a `use` in the wrong direction fails here and not in a
 //! review.
 
 use std::{
@@ -14,9 +14,9 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// What each room may use (ARCHITECTURE.md: server → service → {caller, access,
-/// platform} → credential → {`http_client`, secret, clock, backoff}). A room that is not listed is refused, so
-/// that a new one has to be placed.
+/// The modules that each module may use (ARCHITECTURE.md: server → service → {caller,
+/// access, platform} → credential → {`http_client`, secret, clock, backoff}). A module that is
+/// not listed is refused, so that a new one has to be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
