@@ -1,7 +1,6 @@
-//! The token exchange: the API client's id and secret for an access token.
+//! The token request: exchanges the API client's id and secret for an access token.
 //!
-//! One request and its answer; when to send it is not decided here, nor how long it may
-//! take in all.
+//! When it is sent and how long it may take is decided by the caller.
 
 mod answer;
 mod lifetime;
@@ -41,15 +40,15 @@ use crate::{
 /// Maximum size of a token response, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The platform's clock may be so far from ours without a warning.
+/// Maximum distance of the platform's clock from ours without a warning, in seconds.
 const CLOCK_TOLERANCE_SECONDS: f64 = 30.0;
 
 const BODY: &str = "grant_type=client_credentials";
 
-/// Asks the platform for an access token.
+/// Requests an access token from the platform.
 pub(super) trait TokenExchange: Send + Sync {
-    /// One token request. The error's `retry_after` is what the platform asks for, within
-    /// bounds.
+    /// Sends one token request. The error's `retry_after` is the wait that the platform asks
+    /// for, within bounds.
     fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, CredentialError>> + Send;
 }
 
@@ -113,7 +112,7 @@ impl HttpExchange {
         }
     }
 
-    /// The time that the answer tells, and ours.
+    /// Returns the time in the response's `Date`, and ours.
     fn times(&self, headers: &HeaderMap) -> (Option<SystemTime>, SystemTime) {
         let ours = self.wall.now();
         let date = headers.get(DATE).and_then(|date| parse_date(date.as_bytes()));
@@ -151,7 +150,7 @@ impl HttpExchange {
             tracing::warn!(
                 api_client.name = %self.api_client,
                 clock.skew_s = seconds,
-                "the platform's clock and ours are far apart"
+                "platform clock differs from ours"
             );
         } else {
             self.skewed.store(skewed, Ordering::Relaxed);
@@ -176,8 +175,8 @@ impl TokenExchange for HttpExchange {
     }
 }
 
-/// Basic authentication with the raw id and secret, as the platform's own samples do it
-/// (and not form-encoded first, as RFC 6749 would have it).
+/// Returns Basic authentication with the raw id and secret, as in the platform's samples
+/// (RFC 6749 would form-encode them first).
 fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
     let pair = Zeroizing::new([client_id.as_str(), ":", secret.expose()].concat());
     let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));

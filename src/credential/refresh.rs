@@ -1,7 +1,7 @@
-//! The task that keeps the token fresh: when to ask for one, and how long to pause.
+//! The task that keeps the token fresh: when to request one, and how long to pause.
 //!
-//! It knows neither HTTP nor files: it asks a [`TokenExchange`], and is told the secret
-//! by its [source](super::source). No outcome of either ends it.
+//! HTTP is left to a [`TokenExchange`], and reading the secret to its
+//! [source](super::source). No failure of either ends the task.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub(super) const REQUEST_FLOOR: Duration = Duration::from_secs(1);
 /// itself, calls succeed within 31 s of the platform's recovery.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// What is added to the floor after a failure.
+/// Added to the floor after a failure.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(29));
 
 /// How often the two clocks are compared.
@@ -52,7 +52,7 @@ pub(super) struct Task<X> {
     metrics: ApiClientMetrics,
     shared: Arc<Shared>,
     generation: Generation,
-    /// In a row.
+    /// Number of failed token requests in a row.
     failures: u32,
     logged: Option<(CredentialErrorKind, String, Instant)>,
 }
@@ -153,14 +153,14 @@ impl<X: TokenExchange> Task<X> {
         }
     }
 
-    /// Until the next token request: it is due, its secret has changed, a caller ordered
+    /// Waits for the next token request: it is due, the secret has changed, a caller ordered
     /// it, or the clocks no longer agree.
     async fn rest(&mut self, due: Instant, secrets: &mut watch::Receiver<Loaded>) {
         loop {
             let wake = due.min(clock::now() + CLOCK_CHECK_INTERVAL);
             tokio::select! {
                 () = changed(secrets) => {
-                    // What the old secret has met says nothing about the new one.
+                    // Failures of the old secret must not delay the new one.
                     self.failures = 0;
                     return;
                 }
@@ -170,7 +170,7 @@ impl<X: TokenExchange> Task<X> {
             if clock::now() >= due {
                 return;
             }
-            // After a failure a request is due soon anyhow, and not earlier.
+            // After a failure the next request is due soon in any case.
             if self.failures == 0 && self.clocks_disagree() {
                 tracing::warn!(
                     api_client.name = %self.api_client,
@@ -220,7 +220,7 @@ impl<X: TokenExchange> Task<X> {
             return;
         }
         self.logged = Some((error.kind(), error.cause().to_owned(), now));
-        // The levels differ, and a level is fixed where the event is made.
+        // `tracing` fixes the level of an event at compile time.
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -229,7 +229,7 @@ impl<X: TokenExchange> Task<X> {
                     cause = error.cause(),
                     retry_in_ms = u64::try_from((retry_at - now).as_millis()).unwrap_or(u64::MAX),
                     token.in_service = self.shared.has_usable_token(),
-                    "no new access token"
+                    "cannot refresh access token"
                 )
             };
         }
@@ -249,18 +249,18 @@ impl<X> Drop for Task<X> {
     }
 }
 
-/// When to ask again after so many failures in a row, the last of which was sent and
-/// ended at these moments.
+/// Returns when to send the next request after `failures` in a row, the last of which was
+/// sent at `sent` and ended at `ended`.
 ///
-/// The pause counts from the sending, so that a request that hung does not add to it;
-/// what the platform asks for with `Retry-After` counts from its answer.
+/// The pause counts from `sent`, so that a request that hung does not add to it. The wait
+/// that the platform asks for with `Retry-After` counts from `ended`.
 fn next_request(failures: u32, retry_after: Option<Duration>, sent: Instant, ended: Instant) -> Instant {
     let backoff = sent + REQUEST_FLOOR + BACKOFF.full_jitter(failures);
     let wished = retry_after.map_or(backoff, |wait| backoff.max(ended + wait));
     wished.min(sent + MAX_PAUSE).max(ended + REQUEST_FLOOR)
 }
 
-/// Waits for another secret; for ever if the source has ended.
+/// Waits for another secret; forever if the source has ended.
 async fn changed(secrets: &mut watch::Receiver<Loaded>) {
     if secrets.changed().await.is_err() {
         pending::<()>().await;

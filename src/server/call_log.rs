@@ -1,8 +1,8 @@
 //! The one log line of a call that has ended.
 //!
-//! A failed call is logged at the level of whoever must act (`docs/logging.md`), a
-//! successful one only at `debug`. No line names a user or shows a token; the audit record
-//! of the same request id names the user.
+//! The level of a failed call depends on who has to act (`docs/logging.md`); a successful
+//! call is logged at `debug`. No line contains a user or a token; the audit record with the
+//! same request id names the user.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     telemetry::{logging::CALL_TARGET, tracing::CallSpan},
 };
 
-/// Writes the line of a call that ended like this, `took` after it arrived.
+/// Writes the line of a call that ended `took` after it arrived.
 pub(super) fn write(call: &Call, ending: Ending, took: Duration, span: &CallSpan) {
     // `tracing` fixes the level of an event at compile time, so each level has its own.
     macro_rules! line {
@@ -37,12 +37,12 @@ pub(super) fn write(call: &Call, ending: Ending, took: Duration, span: &CallSpan
         };
     }
     match ending {
-        Ending::Succeeded => line!(debug, "a call succeeded"),
-        Ending::Cancelled => line!(info, "a caller gave up before its call was answered"),
+        Ending::Succeeded => line!(debug, "call succeeded"),
+        Ending::Cancelled => line!(info, "call cancelled by caller"),
         Ending::Failed(_, reason) => match reason.entry().concern {
-            Concern::Caller => line!(info, "a call failed"),
-            Concern::Trouble => line!(warn, "a call failed"),
-            Concern::Operator => line!(error, "a call failed"),
+            Concern::Caller => line!(info, "call failed"),
+            Concern::Trouble => line!(warn, "call failed"),
+            Concern::Operator => line!(error, "call failed"),
         },
     }
 }

@@ -104,8 +104,8 @@ impl Stack {
         .await
     }
 
-    /// Health is told without identity, record or limit: whoever asks wants to know
-    /// whether calls can get through, also when they cannot.
+    /// Answers the health service without identity, record or limit, because probes must get
+    /// an answer even when calls do not.
     async fn answer_health<B>(&self, request: Request<B>, call: &Call) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
@@ -163,7 +163,7 @@ impl Stack {
             tracing::debug!(
                 request.id = %call.request_id(),
                 peer.address = %peer.address(),
-                "a caller was not identified"
+                "caller not identified"
             );
         })?;
         call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().as_str());

@@ -10,6 +10,6 @@ pub fn call_panicked(call: &Call, metrics: &Metrics) {
     tracing::error!(
         request.id = %call.request_id(),
         rpc.method = call.operation().map_or("unknown", Operation::name),
-        "a call panicked; it was answered with INTERNAL_ERROR"
+        "call panicked"
     );
 }

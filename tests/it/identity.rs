@@ -112,7 +112,7 @@ async fn certificate_names_its_caller_if_it_names_exactly_one() {
     assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
     assert_eq!(platform.requests().len(), before, "and the platform saw nothing of all that");
     gateway.stderr().wait_for("why", |line| {
-        (line.contains("a call failed") && line.contains("it has more than one URI")).then_some(())
+        (line.contains("call failed") && line.contains("it has more than one URI")).then_some(())
     });
 }
 
@@ -215,7 +215,7 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
     }
     assert_eq!(platform.requests().len(), sent);
     gateway.stderr().wait_for("why", |line| {
-        (line.contains("a call failed") && line.contains("the JWT is not valid: it has expired"))
+        (line.contains("call failed") && line.contains("the JWT is not valid: it has expired"))
             .then_some(())
     });
 

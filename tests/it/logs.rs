@@ -70,7 +70,7 @@ async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
         &line,
         &[
             ("level", "INFO".into()),
-            ("message", "a call failed".into()),
+            ("message", "call failed".into()),
             ("caller.name", "anonymous".into()),
             ("rpc.method", "IssueOtt".into()),
             ("rpc.code", "NotFound".into()),
@@ -199,7 +199,7 @@ async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
     upstream.next(OTT, Answer::json(200, r#"{"ott":"OTT-canary"#));
     upstream.next(OTT, Answer::json(200, r#"{"ott":"OTT-canary"#));
     fails(&mut client, issue("malformed")).await;
-    for (id, level, message) in [("good", "DEBUG", "a call succeeded"), ("replay", "INFO", "a call failed")] {
+    for (id, level, message) in [("good", "DEBUG", "call succeeded"), ("replay", "INFO", "call failed")] {
         has(&line_of(&gateway, id), &[("level", level.into()), ("message", message.into())]);
     }
     assert!(upstream.count(TOKEN) > 0);
