@@ -56,8 +56,7 @@ pub(super) struct Request<'a> {
     pub(super) echoes: &'a [&'a str],
 }
 
-/// How an attempt ended.
-#[derive(Debug)]
+/// How an attempt ended. Not `Debug`, because headers may contain cookies.
 pub(super) enum AttemptOutcome {
     /// The platform cannot have acted on the request.
     NotSent(NotSent),
@@ -87,8 +86,7 @@ pub(super) enum NotSent {
     Withdrawn,
 }
 
-/// A response.
-#[derive(Debug)]
+/// A response. Not `Debug`, because headers may contain cookies.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -99,12 +97,6 @@ pub(super) struct Answer {
 
 /// A complete response body, which may contain a token or personal data.
 pub(super) struct ResponseBody(pub(super) Zeroizing<Vec<u8>>);
-
-impl std::fmt::Debug for ResponseBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "[{} bytes]", self.0.len())
-    }
-}
 
 impl AttemptOutcome {
     /// Returns how certain the effect of the attempt is. `refused` requires a response that

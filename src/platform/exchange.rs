@@ -39,8 +39,7 @@ pub(super) struct Exchange<'a> {
     pub(super) span: &'a CallSpan,
 }
 
-/// An exchange without a usable response.
-#[derive(Debug)]
+/// An exchange without a usable response. Not `Debug`, because headers may contain cookies.
 pub(super) struct FailedExchange {
     /// The last failure.
     pub(super) error: PlatformError,
