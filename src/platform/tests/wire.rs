@@ -117,7 +117,7 @@ async fn a_logout_ends_in_time_whatever_the_platform_does() {
 }
 
 #[tokio::test]
-async fn connections_are_reused_and_renewed_with_the_client() {
+async fn connections_are_reused() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for _ in 0..5 {
