@@ -1,10 +1,9 @@
-//! One line for every call: who got which token, and how it ended.
+//! Writes one line for every call: who got which token, and how it ended.
 //!
-//! A record is with the kernel before the answer leaves, or the caller gets no
-//! token. If the answer could not be delivered after all, a second record corrects the
-//! first. A session that no caller received has a line of its own. Lines do not depend on
-//! log levels, and never contain a token: only a fingerprint. `docs/audit.md` describes
-//! them.
+//! The kernel has a record before the answer is sent; otherwise the caller gets no token. If
+//! the answer could not be delivered, a second record corrects the first. A session that no
+//! caller received has a line of its own. Lines do not depend on log levels, and contain a
+//! fingerprint instead of a token. `docs/audit.md` describes them.
 
 mod fingerprint;
 #[cfg(test)]
@@ -29,8 +28,8 @@ use crate::{
     telemetry::metrics::{Logout, Metrics},
 };
 
-/// The longest that a call waits for its record: past it, the caller is better served
-/// by another replica.
+/// Maximum time that a call waits for its record. After that, the caller should try another
+/// replica.
 const RECORD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where audit records go. Cheap to clone.
@@ -46,13 +45,13 @@ struct Started {
     clock: WallClock,
 }
 
-/// What can be chosen about the audit.
+/// Settings of the audit.
 #[derive(Debug)]
 pub struct Settings {
     /// Where the records go.
     pub sink: Sink,
-    /// The key of the fingerprints. Without one, each process draws its own: issue and
-    /// login can then be joined only if the same process saw both.
+    /// The key of the fingerprints. Without one, each process generates its own: issue and
+    /// login can then be joined only if the same process handled both.
     pub hmac_key: Option<HmacKey>,
     /// Whether a record must have reached the disk, not only the kernel, before the
     /// answer leaves. Regular files only.
@@ -73,7 +72,7 @@ pub enum AuditError {
     /// The writer's thread cannot be started.
     #[error("cannot start the thread that writes audit records: {0}")]
     Thread(io::Error),
-    /// The machine gives no randomness for a key.
+    /// The system provides no randomness for a key.
     #[error("no randomness for the key of the token fingerprints")]
     Randomness,
 }
@@ -111,15 +110,15 @@ impl Audit {
         Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
     }
 
-    /// Whether the sink is known to be broken, so that nothing should be started.
-    /// It mends by itself: the records that are still owed are tried again and again.
+    /// Returns whether the sink is known to be unavailable, so that no call should be
+    /// accepted. It recovers by itself: writing the pending records is retried.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.0.as_ref().is_some_and(|started| started.soundness().is_broken())
     }
 
-    /// Follows [`is_broken`](Self::is_broken), for the health of the replica. None if
-    /// the audit is off.
+    /// Returns a watch on [`is_broken`](Self::is_broken), for the health of the replica.
+    /// `None` if the audit is off.
     #[must_use]
     pub fn broken(&self) -> Option<watch::Receiver<bool>> {
         self.0.as_ref().map(|started| started.soundness().subscribe())
@@ -158,21 +157,21 @@ impl Audit {
         }
     }
 
-    /// The fingerprint of a token: joins the issue and the login of the same token.
-    /// None if the audit is off.
+    /// Returns the fingerprint of a token, which joins the issue and the login of the same
+    /// token. `None` if the audit is off.
     #[must_use]
     pub fn fingerprint(&self, ott: &OneTimeToken) -> Option<String> {
         self.0.as_ref().map(|started| started.fingerprinter.of(ott))
     }
 
-    /// Opens the file anew (SIGHUP), so that it can be rotated by renaming.
+    /// Reopens the file (SIGHUP), so that it can be rotated by renaming.
     pub fn reopen(&self) {
         if let Some(started) = &self.0 {
             started.writer.reopen();
         }
     }
 
-    /// Waits until every record so far is written, at most that long.
+    /// Waits until every record so far is written, at most for `limit`.
     pub async fn flush(&self, limit: Duration) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
         let (done, finished) = oneshot::channel();
@@ -193,7 +192,7 @@ impl Started {
 
     async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
         if self.soundness().is_broken() {
-            // Nobody waits for it, but the call did happen.
+            // Not waited for, but the call did happen.
             self.writer.submit(Line::late(text));
             return Err(AuditUnavailable);
         }
@@ -204,11 +203,12 @@ impl Started {
         }
         match tokio::time::timeout(RECORD_LIMIT, written).await {
             Ok(Ok(())) => Ok(()),
-            // The writer said so, and has noted it.
+            // The writer reported the failure and has marked the sink as unavailable.
             Ok(Err(_)) => Err(AuditUnavailable),
             Err(_) => {
                 self.soundness().set_broken(&"writing an audit record takes too long");
-                // The write may have ended just now: then this mends it again.
+                // The write may have ended just now; the writer then marks the sink as
+                // available again.
                 self.writer.wake();
                 Err(AuditUnavailable)
             }

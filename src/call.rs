@@ -310,8 +310,8 @@ impl Call {
         self.0.changed.notify_waiters();
     }
 
-    /// How sure we are of what the platform has done so far. An attempt in progress may
-    /// have succeeded.
+    /// Returns how certain it is what the platform has done so far. An attempt in progress
+    /// may have succeeded.
     #[must_use]
     pub fn certainty(&self) -> Certainty {
         let progress = self.0.progress.load(Ordering::Acquire);

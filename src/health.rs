@@ -1,8 +1,8 @@
 //! Whether this replica may take traffic, and why not.
 //!
-//! A board of conditions that the parts report to, read by the admin listener and by
-//! the gRPC health service. That the platform is down is no reason: another replica
-//! would fare no better.
+//! Holds the conditions that other parts report. The admin listener and the gRPC health
+//! service read them. A platform that is down does not make a replica unready, because
+//! another replica could not reach it either.
 
 mod service;
 
@@ -17,11 +17,11 @@ use tokio::sync::watch;
 pub use self::service::HealthService;
 use crate::clock::{self, Instant};
 
-/// How long every credential must have been refused. A secret that is being rotated
-/// is refused for a moment; that must not take the whole fleet out of service.
+/// Time for which every credential must have been refused. A secret is refused briefly while
+/// it is rotated; that must not take all replicas out of service.
 const REFUSAL_PATIENCE: Duration = Duration::from_mins(1);
 
-/// The board. Cheap to clone.
+/// Readiness of this replica. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Board>);
 
@@ -31,7 +31,7 @@ struct Board {
     changes: watch::Sender<Phase>,
 }
 
-/// Wakes those who follow the board, and sends them home in the end.
+/// Wakes watchers on every change and ends their streams at shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
@@ -42,7 +42,7 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
-    /// Whether there was a moment at which no credential kept the replica from serving.
+    /// Whether the credentials have ever allowed the replica to serve.
     credentials_were_ready: bool,
     audit_broken: bool,
     draining: bool,
@@ -53,7 +53,7 @@ struct Conditions {
 pub enum CredentialState {
     /// The first token request has not ended.
     Starting,
-    /// The platform has not refused it. The platform may be down all the same.
+    /// The platform has not refused it, but may be down.
     Accepted,
     /// The platform refuses the API client's id and secret, or the secret cannot be read.
     Refused {
@@ -67,7 +67,7 @@ pub enum CredentialState {
 }
 
 impl CredentialState {
-    /// Why the credential has never worked, if that is known.
+    /// Returns why the credential has never worked, if that is known.
     fn never_worked(&self) -> Option<&Arc<str>> {
         match self {
             Self::Refused { had_token: false, cause, .. } => Some(cause),
@@ -76,7 +76,7 @@ impl CredentialState {
     }
 }
 
-/// The place on the board for one API client's credential.
+/// Reports the state of one API client's credential.
 #[derive(Clone, Debug)]
 pub struct CredentialCondition {
     health: Health,
@@ -101,7 +101,7 @@ pub enum WhyNot {
     CredentialsRefused,
     /// Audit records cannot be written.
     AuditBroken,
-    /// The process is about to end.
+    /// The process is shutting down.
     Draining,
 }
 
@@ -124,7 +124,7 @@ impl fmt::Display for WhyNot {
 }
 
 impl Health {
-    /// A board on which nothing speaks against taking traffic.
+    /// Creates a health without conditions, so that the replica is ready.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -141,37 +141,37 @@ impl Health {
         CredentialCondition { health: self.clone(), index }
     }
 
-    /// Whether audit records cannot be written.
+    /// Sets whether audit records cannot be written.
     pub fn set_audit_broken(&self, broken: bool) {
         self.change(|conditions| conditions.audit_broken = broken);
     }
 
-    /// The process is about to end: nothing new should come here. For good.
+    /// Marks the replica as draining, permanently.
     pub fn set_draining(&self) {
         self.change(|conditions| conditions.draining = true);
     }
 
-    /// Ends all open `Watch` streams, and each new one after its first answer, so that
-    /// they keep no connection open. For good. Call it when connections are told to go away,
-    /// some time after [`set_draining`](Self::set_draining).
+    /// Permanently ends all open `Watch` streams, and each new one after its first answer, so
+    /// that they keep no connection open. Call it when GOAWAY is sent, some time after
+    /// [`set_draining`](Self::set_draining).
     pub fn end_watches(&self) {
         self.0.changes.send_replace(Phase::Closed);
     }
 
-    /// Whether this replica may take traffic.
+    /// Returns whether this replica is ready for traffic.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.why_not().is_empty()
     }
 
-    /// Why this replica may not take traffic; empty if it may.
+    /// Returns why this replica is not ready for traffic; empty if it is.
     #[must_use]
     pub fn why_not(&self) -> Vec<WhyNot> {
         self.conditions().judge(clock::now()).0
     }
 
     fn conditions(&self) -> MutexGuard<'_, Conditions> {
-        // Nothing panics while it holds the lock; and if it did, each value is whole.
+        // No code panics while it holds the lock, and each value would still be consistent.
         self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -197,7 +197,7 @@ impl CredentialCondition {
 }
 
 impl Conditions {
-    /// What speaks against taking traffic, and when time alone will change that.
+    /// Returns why the replica is not ready, and when the passing of time will change that.
     fn judge(&self, now: Instant) -> (Vec<WhyNot>, Option<Instant>) {
         let mut why_not: Vec<WhyNot> = self
             .credentials
@@ -232,7 +232,7 @@ impl Conditions {
         }
     }
 
-    /// Since when every credential has been refused, if they all are.
+    /// Returns since when every credential has been refused, if all of them are.
     fn all_refused_since(&self) -> Option<Instant> {
         let since: Option<Vec<Instant>> = self
             .credentials

@@ -1,9 +1,9 @@
 //! The two RPCs, as typed handlers.
 //!
-//! Callers that no rule names are turned away before. A handler reads top to bottom in
-//! the order of the checks: caller and method, then the message, then the user; then the
-//! platform. How a message is checked is in `convert`, what may happen to a call in
-//! flight in `detached`; what the platform is asked for is in `platform`.
+//! Callers that no rule names have been refused before. A handler checks the caller and the
+//! method, then the message, then the user, and then calls the platform. `convert` checks
+//! messages, `detached` runs work that must outlive its caller, and `platform` sends the
+//! requests.
 
 mod api_clients;
 mod convert;
@@ -35,19 +35,19 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The service of one worker. What is shared by all workers is cheap to clone; the
-/// API clients are the worker's own, each with its own connections.
+/// The service of one worker. Parts that all workers share are cheap to clone; the API
+/// clients are the worker's own, each with its own connections.
 #[derive(Clone, Debug)]
 pub struct OttService {
-    /// Who may do what.
+    /// The access rules and quotas.
     pub access: Access,
     /// The configured API clients.
     pub api_clients: ApiClients,
-    /// Where every call is written down.
+    /// The audit log.
     pub audit: Audit,
-    /// The tokens being spent at this moment, on all workers.
+    /// The tokens that are being spent, on all workers.
     pub tokens_in_use: TokensInUse,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
 }
 

@@ -1,10 +1,10 @@
-//! Whether a gateway would start with a configuration, without starting it.
+//! Checks whether a gateway would start with a configuration, without starting it.
 
 use super::{StartError, access_rules, settings};
 use crate::{caller::Identification, config::Config, server, telemetry::metrics::Metrics};
 
-/// Builds what a start builds, and opens nothing: no listener, no audit log, no connection.
-/// Files are read as a start reads them.
+/// Builds the same parts as a start, but opens no listener, no audit log and no connection.
+/// Files are read as at a start.
 ///
 /// # Errors
 ///

@@ -1,16 +1,16 @@
-//! What can be asked for, and how sure we are of what became of it.
+//! The methods of the contract, and how certain their effect is.
 
-/// The two things that a caller can ask for.
+/// A method of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Minting a token: safe to repeat.
+    /// Mints a token. Safe to repeat.
     IssueOtt,
-    /// Spending a token: never sent twice.
+    /// Spends a token. Never sent twice.
     LoginWithOtt,
 }
 
 impl Operation {
-    /// The name of the method in the contract.
+    /// Returns the name of the method in the contract.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -20,21 +20,21 @@ impl Operation {
     }
 }
 
-/// How sure we are of what the platform did (ARCHITECTURE.md, "Certainty").
+/// How certain it is what the platform did (ARCHITECTURE.md, "Certainty").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
-    /// The request never left: nothing happened.
+    /// The request was never sent: nothing happened.
     NotSent,
-    /// The platform said definitely that nothing happened.
+    /// A response definitely means that nothing happened.
     Refused,
-    /// The request may have left and no usable answer came.
+    /// The request may have been sent, and there is no usable response.
     Unknown,
     /// The platform did it.
     Done,
 }
 
 impl Certainty {
-    /// The word for metadata and records.
+    /// Returns the label in metadata and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,8 +45,8 @@ impl Certainty {
         }
     }
 
-    /// What is known after two attempts at the same thing: "done" outweighs
-    /// "unknown", which outweighs a definite refusal.
+    /// Combines the certainty of two attempts of one call: `Done` outweighs `Unknown`, which
+    /// outweighs `Refused`.
     #[must_use]
     pub const fn and(self, later: Self) -> Self {
         if self.weight() > later.weight() { self } else { later }

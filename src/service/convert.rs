@@ -1,8 +1,7 @@
-//! Between the contract's messages and our own words.
+//! Converts between the contract's messages and our own types.
 //!
-//! Validation is conversion: what has become one of our words keeps the contract's
-//! rules. Whether the caller may do it, whether there is such an API client and where
-//! a `target_uri` leads is decided later.
+//! Conversion validates: our types satisfy the contract's rules. Whether the caller may do
+//! it, whether the API client exists and where a `target_uri` leads is decided later.
 
 mod account;
 
@@ -21,18 +20,18 @@ use crate::{
 /// A valid request for a token.
 #[derive(Debug)]
 pub(super) struct IssueOtt {
-    /// Whom the token is for.
+    /// The user that the token is for.
     pub(super) subject: Subject,
-    /// The API client to use; none for the default one.
+    /// The API client to use; `None` for the default one.
     pub(super) api_client: Option<String>,
-    /// Where a login URL shall land; none if no login URL is wanted. Not checked yet.
+    /// Where a login URL leads; `None` if no login URL is requested. Not checked yet.
     pub(super) target_uri: Option<String>,
 }
 
 impl TryFrom<v1::IssueOttRequest> for IssueOtt {
     type Error = Failure;
 
-    /// Names every field at fault at once.
+    /// Reports all invalid fields at once.
     fn try_from(request: v1::IssueOttRequest) -> Result<Self, Failure> {
         let mut refusal = Failure::new(Reason::InvalidRequest);
         if v1::Purpose::try_from(request.purpose).is_err() {

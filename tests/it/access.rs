@@ -217,8 +217,7 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
         [denied("caller").await, denied("method").await, denied("api_client").await, denied("user").await];
     assert_eq!(counted.iter().sum::<f64>().to_string(), "9", "{counted:?}");
     gateway.stderr().wait_for("why a call was denied", |line| {
-        (line.contains("call failed") && line.contains("no access rule allows this call: user"))
-            .then_some(())
+        (line.contains("call failed") && line.contains("no access rule allows this call: user")).then_some(())
     });
 }
 

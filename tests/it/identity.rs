@@ -215,8 +215,7 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
     }
     assert_eq!(platform.requests().len(), sent);
     gateway.stderr().wait_for("why", |line| {
-        (line.contains("call failed") && line.contains("the JWT is not valid: it has expired"))
-            .then_some(())
+        (line.contains("call failed") && line.contains("the JWT is not valid: it has expired")).then_some(())
     });
 
     // A new key in the file is believed within 10 s, the old one no more.

@@ -1,8 +1,8 @@
-//! The account that logged in, in the contract's types.
+//! Converts the account that logged in to the contract's types.
 //!
-//! Nothing of it is lost: what the contract has no field for, and what arrives in
-//! another type than it has, is kept as it was sent in `additional_fields_json`. So
-//! an odd account never costs a caller its spent token.
+//! Members without a field in the contract, or of another type than the field, are kept as
+//! they were sent in `additional_fields_json`. So an unusual account never costs a caller
+//! its token.
 
 use std::ops::RangeInclusive;
 
@@ -24,8 +24,8 @@ impl From<Account> for v1::UserAccount {
 
 /// A message whose fields have the names of the members of a JSON object.
 trait TypedFields: Default {
-    /// Takes the value of a member over, if there is such a field and the value has its
-    /// type. A null is the field's absence.
+    /// Sets the field to the value of a member, if there is such a field and the value has its
+    /// type. A null means that the field is absent.
     fn take(&mut self, name: &str, value: &RawValue) -> bool;
 }
 
@@ -103,8 +103,8 @@ typed_fields!(Contact {
     language: scalar,
 });
 
-/// Returns the message that these members make up, and a JSON object of the members that
-/// it has no field for; an empty text if there are none.
+/// Returns the message that these members make up, and a JSON object of the members without a
+/// field in it; an empty text if there are none.
 fn typed<M: TypedFields>(members: Vec<(String, Box<RawValue>)>) -> (M, String) {
     let mut message = M::default();
     let mut others = Vec::new();
@@ -120,17 +120,17 @@ fn typed<M: TypedFields>(members: Vec<(String, Box<RawValue>)>) -> (M, String) {
 /// The value has another type than the field.
 struct WrongType;
 
-/// A text, a truth value or an integer, as the field has it; none for a null.
+/// Reads a text, a boolean or an integer, depending on the field; `None` for a null.
 fn scalar<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, WrongType> {
     serde_json::from_str(value.get()).map_err(|_| WrongType)
 }
 
-/// A list of texts; a null is an empty one.
+/// Reads a list of texts; empty for a null.
 fn list(value: &RawValue) -> Result<Vec<String>, WrongType> {
     scalar(value).map(Option::unwrap_or_default)
 }
 
-/// A time as RFC 3339 has it.
+/// Reads an RFC 3339 time.
 fn time(value: &RawValue) -> Result<Option<Timestamp>, WrongType> {
     let Some(text) = scalar::<String>(value)? else { return Ok(None) };
     if !is_rfc3339(&text) {
@@ -140,7 +140,7 @@ fn time(value: &RawValue) -> Result<Option<Timestamp>, WrongType> {
     if TIMESTAMP_SECONDS.contains(&time.seconds) { Ok(Some(time)) } else { Err(WrongType) }
 }
 
-/// How to reach the user: an object of its own.
+/// Reads the contact, which is an object.
 fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
     let Some(contact) = serde_json::from_str::<Option<Object<'_>>>(value.get()).map_err(|_| WrongType)?
     else {
@@ -150,9 +150,9 @@ fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
     Ok(Some(v1::Contact { additional_fields_json: additional, ..contact }))
 }
 
-/// Whether the text is a time as RFC 3339 has it and a `Timestamp` can tell without
-/// loss: no leap second, and nothing below a nanosecond. (The parser of `Timestamp` is
-/// more lenient: it guesses a missing offset and drops digits.)
+/// Returns whether the text is an RFC 3339 time that a `Timestamp` can represent without
+/// loss: no leap second, and nothing below a nanosecond. (The parser of `Timestamp` is more
+/// lenient: it guesses a missing offset and drops digits.)
 fn is_rfc3339(text: &str) -> bool {
     let Some((moment, rest)) = text.split_at_checked(19) else { return false };
     let is_moment = moment.bytes().zip("0000-00-00T00:00:00".bytes()).all(|(byte, form)| match form {
