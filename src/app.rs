@@ -287,7 +287,10 @@ async fn follow_credential(credential: Credential, condition: CredentialConditio
     loop {
         condition.set(match health.current() {
             CredentialHealth::Starting => CredentialState::Starting,
-            CredentialHealth::Usable | CredentialHealth::Failing { .. } => CredentialState::Accepted,
+            CredentialHealth::Usable | CredentialHealth::Failing { had_token: true, .. } => {
+                CredentialState::Accepted
+            }
+            CredentialHealth::Failing { had_token: false, .. } => CredentialState::Unproven,
             CredentialHealth::Refused { since, had_token, error } => {
                 CredentialState::Refused { since, had_token, cause: error.to_string().into() }
             }

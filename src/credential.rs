@@ -118,6 +118,8 @@ pub enum CredentialHealth {
     Failing {
         /// Since when.
         since: Instant,
+        /// Whether there was ever a token since the process started.
+        had_token: bool,
     },
     /// No token is in service, and an operator has to act: the platform refuses the
     /// credential, or the secret cannot be read. Stays if the platform then stops answering.

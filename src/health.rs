@@ -42,8 +42,8 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
-    /// Whether the credentials have ever allowed the replica to serve.
-    credentials_were_ready: bool,
+    /// Whether every credential has worked, all at the same time.
+    credentials_have_worked: bool,
     audit_broken: bool,
     draining: bool,
 }
@@ -53,7 +53,9 @@ struct Conditions {
 pub enum CredentialState {
     /// The first token request has not ended.
     Starting,
-    /// The platform has not refused it, but may be down.
+    /// The first token request has failed without a verdict: the platform is down.
+    Unproven,
+    /// The platform has accepted it, but may be down now.
     Accepted,
     /// The platform refuses the API client's id and secret, or the secret cannot be read.
     Refused {
@@ -71,7 +73,7 @@ impl CredentialState {
     fn never_worked(&self) -> Option<&Arc<str>> {
         match self {
             Self::Refused { had_token: false, cause, .. } => Some(cause),
-            Self::Starting | Self::Accepted | Self::Refused { .. } => None,
+            Self::Starting | Self::Unproven | Self::Accepted | Self::Refused { .. } => None,
         }
     }
 }
@@ -178,7 +180,7 @@ impl Health {
     fn change<T>(&self, change: impl FnOnce(&mut Conditions) -> T) -> T {
         let mut conditions = self.conditions();
         let result = change(&mut conditions);
-        conditions.note_ready_credentials();
+        conditions.note_working_credentials();
         drop(conditions);
         self.0.changes.send_modify(|_| {});
         result
@@ -205,7 +207,7 @@ impl Conditions {
             .filter(|(_, state)| *state == CredentialState::Starting)
             .map(|(name, _)| WhyNot::Starting(Arc::clone(name)))
             .collect();
-        if !self.credentials_were_ready {
+        if !self.credentials_have_worked {
             why_not.extend(self.credentials.iter().filter_map(|(name, state)| {
                 let cause = Arc::clone(state.never_worked()?);
                 Some(WhyNot::CredentialNeverWorked { api_client: Arc::clone(name), cause })
@@ -224,11 +226,14 @@ impl Conditions {
         (why_not, refused_at.filter(|at| *at > now))
     }
 
-    fn note_ready_credentials(&mut self) {
-        let is_ready =
-            |state: &CredentialState| *state != CredentialState::Starting && state.never_worked().is_none();
-        if !self.credentials.is_empty() && self.credentials.iter().all(|(_, state)| is_ready(state)) {
-            self.credentials_were_ready = true;
+    /// A replica whose platform is down at the start serves, but is not known to be
+    /// configured correctly yet.
+    fn note_working_credentials(&mut self) {
+        let works = |state: &CredentialState| {
+            matches!(state, CredentialState::Accepted | CredentialState::Refused { had_token: true, .. })
+        };
+        if !self.credentials.is_empty() && self.credentials.iter().all(|(_, state)| works(state)) {
+            self.credentials_have_worked = true;
         }
     }
 
@@ -239,7 +244,7 @@ impl Conditions {
             .iter()
             .map(|(_, state)| match state {
                 CredentialState::Refused { since, .. } => Some(*since),
-                CredentialState::Starting | CredentialState::Accepted => None,
+                CredentialState::Starting | CredentialState::Unproven | CredentialState::Accepted => None,
             })
             .collect();
         since?.into_iter().max()
@@ -249,6 +254,19 @@ impl Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_replica_whose_platform_was_down_first_still_stops_at_a_wrong_secret() {
+        let health = Health::new();
+        let eu = health.credential("eu2");
+        eu.set(CredentialState::Unproven);
+        assert!(health.is_serving(), "another replica would fare no better");
+        eu.set(refused(false));
+        assert_eq!(health.why_not(), [never_worked("eu2")]);
+        eu.set(CredentialState::Accepted);
+        eu.set(refused(true));
+        assert!(health.is_serving(), "it has worked");
+    }
 
     /// A credential that is refused from now on.
     fn refused(had_token: bool) -> CredentialState {

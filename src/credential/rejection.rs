@@ -87,7 +87,11 @@ impl Shared {
         let Some(tokens) = self.tokens() else { return Decision::Wait(self.order(state)) };
         if let Some(other) = tokens.instead_of(refused, now) {
             let newest = tokens.newest();
-            if refused.is(newest) && newest.age(now.instant) >= MAX_PATIENCE && state.obstacle().is_none() {
+            if refused.is(newest)
+                && newest.age(now.instant) >= MAX_PATIENCE
+                && state.obstacle().is_none()
+                && !state.is_requested()
+            {
                 // The call does not wait for it, because the older token works.
                 state.given_up = state.given_up.saturating_add(1);
                 self.order(state);

@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     CredentialError, CredentialErrorKind,
     access_token::{AccessToken, Bearer},
-    state::{Awaited, State, stopped},
+    state::{Awaited, State, stopped, unusable},
     tokens::{Now, Tokens},
 };
 use crate::{
@@ -125,7 +125,7 @@ impl Shared {
         });
         let failure =
             waited.await.map_err(|_| CredentialError::new(CredentialErrorKind::DeadlinePassed, ""))?;
-        Ok(failure.unwrap_or_else(stopped))
+        Ok(failure.unwrap_or_else(|| if self.state.borrow().is_stopped() { stopped() } else { unusable() }))
     }
 
     /// Records that the API has accepted a token.

@@ -103,7 +103,7 @@ impl State {
                 error: refused.error.clone(),
             },
             Stage::Failing(Failing { since, .. }) | Stage::Stopped { since } => {
-                CredentialHealth::Failing { since: *since }
+                CredentialHealth::Failing { since: *since, had_token: self.had_token }
             }
         }
     }
@@ -190,7 +190,7 @@ impl State {
         self.requested = false;
     }
 
-    const fn is_stopped(&self) -> bool {
+    pub(super) const fn is_stopped(&self) -> bool {
         matches!(self.stage, Stage::Stopped { .. })
     }
 }
@@ -198,6 +198,12 @@ impl State {
 /// The error of a call that comes after the task has ended.
 pub(super) fn stopped() -> CredentialError {
     CredentialError::failing("the gateway is stopping").with_retry_after(Some(AFTER_STOP))
+}
+
+/// The error of a call for which the token that was just fetched came too late.
+pub(super) fn unusable() -> CredentialError {
+    CredentialError::failing("the new access token is not valid for long enough")
+        .with_retry_after(Some(AFTER_STOP))
 }
 
 /// A token request that has to end first, by its number.

@@ -30,9 +30,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// may take, so that too many of them get an error of their own. HTTP/2 enforces it
 /// itself; over HTTP/1.1 senders check it ([`header_bytes`]).
 pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-/// Maximum number of header lines over HTTP/1.1. The limit that counts is the one in
-/// bytes; the parser needs a number to allocate for.
-const MAX_HEADER_LINES: usize = 1024;
+/// What HTTP/2 counts for each header beside its name and value, in bytes.
+const HEADER_OVERHEAD: usize = 32;
+/// Maximum number of header lines over HTTP/1.1, which the parser allocates for. The limit
+/// in bytes is always reached first.
+const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
 /// Maximum number of concurrent name lookups: each blocks a thread for as long as the
 /// system's resolver takes.
 const MAX_LOOKUPS: usize = 8;
@@ -55,12 +57,14 @@ pub struct HttpSettings {
     pub max_connection_age: Duration,
     /// Maximum number of idle connections that are kept for reuse, for each sender. 256.
     pub max_idle_connections: usize,
+    /// Places for concurrent name lookups, shared by all clients made from these settings.
+    lookups: Arc<Semaphore>,
 }
 
 impl HttpSettings {
     /// Settings without a proxy, with the default times and limits.
     #[must_use]
-    pub const fn new(server: Url, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(server: Url, tls: Arc<ClientConfig>) -> Self {
         Self {
             server,
             tls,
@@ -68,6 +72,7 @@ impl HttpSettings {
             connect_timeout: Duration::from_secs(2),
             max_connection_age: Duration::from_mins(10),
             max_idle_connections: 256,
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
         }
     }
 }
@@ -149,7 +154,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .no_proxy()
         .user_agent(USER_AGENT)
         .default_headers(headers)
-        .dns_resolver(Lookups::new())
+        .dns_resolver(Lookups(Arc::clone(&settings.lookups)))
         .connect_timeout(settings.connect_timeout)
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
@@ -207,19 +212,12 @@ impl UnpooledClient {
 /// Returns the size of a header list as HTTP/2 counts it (RFC 9113, 6.5.2), in bytes.
 #[must_use]
 pub fn header_bytes(headers: &HeaderMap) -> usize {
-    const OVERHEAD: usize = 32;
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum()
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
 }
 
 /// The system's name lookup, a few at a time: one that hangs occupies a thread of the
 /// runtime, even if nobody waits for it any more.
 struct Lookups(Arc<Semaphore>);
-
-impl Lookups {
-    fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_LOOKUPS)))
-    }
-}
 
 impl Resolve for Lookups {
     fn resolve(&self, name: Name) -> Resolving {

@@ -25,11 +25,13 @@ use crate::clock::{self, Instant};
 
 /// The text of the HTTP library for a tunnel that was refused with any status but 407.
 const REFUSED: &str = "tunnel error: unsuccessful";
+/// The text of the HTTP library for a tunnel that was refused with 407.
+const UNAUTHENTICATED: &str = "tunnel error: proxy authorization required";
 /// Limit for finding out the status.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for which a result is reused, so that a proxy that refuses tunnels does not get twice
 /// as many requests.
-const REUSE: Duration = Duration::from_secs(10);
+const REUSE: Duration = Duration::from_secs(1);
 /// Maximum size of a status line, in bytes.
 const MAX_STATUS_LINE: usize = 1024;
 
@@ -66,6 +68,9 @@ impl Proxy {
     /// Explains the cause of a request that failed on its way to `server`: adds the status
     /// with which the proxy refuses a tunnel, and returns any other cause unchanged.
     pub async fn explain(&self, cause: String, server: &Url) -> String {
+        if cause == UNAUTHENTICATED {
+            return "the proxy refused the tunnel with HTTP status 407 (proxy authentication)".to_owned();
+        }
         if cause != REFUSED {
             return cause;
         }

@@ -40,8 +40,10 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// Time that a request waits for a stream before it moves to another connection.
 const STREAM_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Maximum number of moves of one attempt to another connection.
-const MAX_MOVES: u32 = 16;
+/// Maximum number of moves of one attempt to another connection after its stream was refused.
+/// Enough for a burst of first requests to a platform with a small limit of streams, and few
+/// enough for a platform that refuses streams to shed load.
+const MAX_REFUSED_STREAMS: u32 = 4;
 
 /// One request.
 pub(super) struct Request<'a> {
@@ -143,16 +145,16 @@ impl AttemptOutcome {
         }
     }
 
-    /// Returns whether it indicates that the endpoint is down. Waiting for a stream of our
-    /// own does not.
-    pub(super) const fn is_failure(&self) -> bool {
+    /// Returns whether it indicates that the endpoint is down. `None` if it shows nothing
+    /// about the endpoint: a request that waited for a stream of ours, or was withdrawn,
+    /// must neither open nor close the breaker.
+    pub(super) const fn is_failure(&self) -> Option<bool> {
         match self {
-            Self::NotSent(cause) => {
-                matches!(cause, NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
-            }
-            Self::Interrupted { .. } => true,
-            Self::Failed(answer, _) => answer.status >= 500,
-            Self::Succeeded(_) => false,
+            Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
+            | Self::Interrupted { .. } => Some(true),
+            Self::NotSent(NotSent::Queued | NotSent::Withdrawn) => None,
+            Self::Failed(answer, _) => Some(answer.status >= 500),
+            Self::Succeeded(_) => Some(false),
         }
     }
 }
@@ -177,9 +179,9 @@ pub(super) async fn send(
 ) -> AttemptOutcome {
     let until = clock::now() + request.endpoint.timeout;
     call.attempt_begins();
-    let mut moves = 0;
+    let mut refused = 0;
+    let mut lease = connections.lease();
     loop {
-        let lease = connections.lease();
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
         match exchange(connections, request, call, &gate, until).await {
@@ -187,20 +189,26 @@ pub(super) async fn send(
                 guard.end(outcome.certainty(request.endpoint));
                 return outcome;
             }
-            Err(NoStream) if moves < MAX_MOVES => {
-                moves += 1;
+            Err(no_stream) => {
                 guard.end(Certainty::NotSent);
-            }
-            Err(NoStream) => {
-                guard.end(Certainty::NotSent);
-                return AttemptOutcome::NotSent(NotSent::Queued);
+                refused += u32::from(no_stream == NoStream::Refused);
+                if refused > MAX_REFUSED_STREAMS {
+                    return AttemptOutcome::NotSent(NotSent::Queued);
+                }
+                lease = connections.lease_instead_of(gate.lease());
             }
         }
     }
 }
 
 /// The connection has no free stream; the platform has not processed the request.
-struct NoStream;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NoStream {
+    /// None was free in time.
+    Waited,
+    /// The platform refused it.
+    Refused,
+}
 
 /// Makes the attempt on one connection.
 async fn exchange(
@@ -215,6 +223,15 @@ async fn exchange(
         Ok(Ok(())) => {}
         Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
         Err(_) => return Ok(not_in_time(gate, call)),
+    }
+    let mut turn = std::pin::pin!(lease.turn());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut turn => break,
+            () = sleep_until(until) => return Ok(not_in_time(gate, call)),
+            () = sleep(STREAM_PATIENCE) => look_elsewhere(connections, gate)?,
+        }
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
     let mut outgoing = lease
@@ -239,15 +256,7 @@ async fn exchange(
                 }
                 return Ok(not_in_time(gate, call));
             }
-            () = sleep(STREAM_PATIENCE), if may_wait_for_stream => {
-                if lease.waits_for_stream()
-                    && lease.streams_used_up()
-                    && connections.has_room_elsewhere(lease)
-                    && gate.close().is_none()
-                {
-                    return Err(NoStream);
-                }
-            }
+            () = sleep(STREAM_PATIENCE), if may_wait_for_stream => look_elsewhere(connections, gate)?,
         }
     };
     match response {
@@ -256,7 +265,7 @@ async fn exchange(
             Ok(read(request, response, call, gate, until).await)
         }
         // Before a server's limit is known, more streams may be opened than it accepts.
-        Err(error) if is_refused_stream(&error) && lease.streams_used_up() => Err(NoStream),
+        Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),
         Err(error) => {
             let was_withdrawn = gate.is_withdrawn();
             let cause = connections.cause_of(&error).await;
@@ -265,13 +274,23 @@ async fn exchange(
     }
 }
 
+/// Fails if a request that waits for a stream would find one on another connection.
+fn look_elsewhere(connections: &Connections, gate: &BodyGate) -> Result<(), NoStream> {
+    let lease = gate.lease();
+    if lease.waits_for_stream() && connections.has_room_elsewhere(lease) && gate.close().is_none() {
+        lease.no_stream_in_time();
+        return Err(NoStream::Waited);
+    }
+    Ok(())
+}
+
 /// The outcome of an attempt without a response head in time.
 fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
-    let waits_for_stream = gate.lease().waits_for_stream();
+    let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause: "no response in time".to_owned(), headers: None };
     }
-    AttemptOutcome::NotSent(if waits_for_stream {
+    AttemptOutcome::NotSent(if is_queued {
         NotSent::Queued
     } else if is_withdrawn(call) {
         NotSent::Withdrawn

@@ -76,13 +76,23 @@ impl Connections {
         if state.clients().any(|client| client.is_suspect(now)) && state.may_replace(now) {
             self.replace(&mut state, now, |client| client.is_suspect(now));
         }
-        if !state.clients().any(|client| client.has_room())
+        self.choose(&mut state, |_| true)
+    }
+
+    /// Assigns a request that got no stream on this lease's client to another one.
+    pub(super) fn lease_instead_of(&self, lease: &Lease) -> Lease {
+        self.choose(&mut self.state(), |client| !lease.is_on(client))
+    }
+
+    fn choose(&self, state: &mut State, is_candidate: impl Fn(&Arc<Client>) -> bool) -> Lease {
+        let is_free = |client: &&Arc<Client>| is_candidate(client) && client.has_room();
+        if state.clients().find(is_free).is_none()
             && state.others.len() + 1 < MAX_CLIENTS
             && let Some(client) = self.new_client(state.first.server())
         {
             state.others.push(client);
         }
-        let free = state.clients().find(|client| client.has_room());
+        let free = state.clients().find(is_free);
         let least = || state.clients().min_by_key(|client| client.requests());
         Lease::new(Arc::clone(free.or_else(least).unwrap_or(&state.first)))
     }

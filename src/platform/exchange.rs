@@ -185,7 +185,9 @@ impl PlatformClient {
             (Some(error_type), _) => span.failed(error_type, &outcome.cause()),
             (None, status) => span.answered(status.unwrap_or_default()),
         }
-        endpoint.breaker.report(permit, outcome.is_failure());
+        if let Some(failed) = outcome.is_failure() {
+            endpoint.breaker.report(permit, failed);
+        }
         self.api_client.metrics.request(endpoint.operation, certainty, status, took);
         tracing::debug!(
             request.id = %call.request_id(),

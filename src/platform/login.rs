@@ -13,7 +13,6 @@ use super::{
 use crate::{
     access::LoginPermit,
     call::{Call, Certainty},
-    http_client::cause::root_cause,
     ott::OneTimeToken,
     session::{LoggedIn, Session},
     telemetry::tracing::CallSpan,
@@ -53,9 +52,10 @@ impl PlatformClient {
             }
         });
         logged_in.await.map_err(|FailedExchange { error, headers }| {
-            // Unless the platform refused the token, its cookies may belong to a session.
-            let may_have_session = matches!(call.certainty(), Certainty::Unknown | Certainty::Done);
-            let headers = headers.filter(|_| may_have_session);
+            // Unless the platform itself refused the token, cookies may belong to a session.
+            let is_refused_by_platform = matches!(&error, PlatformError::Answer(answer) if answer.body.is_some())
+                && call.certainty() == Certainty::Refused;
+            let headers = headers.filter(|_| !is_refused_by_platform);
             let session = headers.map(|headers| self.read_cookies(&headers).session).unwrap_or_default();
             FailedLogin { error, session }
         })
@@ -77,7 +77,7 @@ impl PlatformClient {
         match timeout(self.limits().logout_timeout, request.send()).await {
             Ok(Ok(response)) if response.status().as_u16() < 400 => LogoutOutcome::Ended,
             Ok(Ok(response)) => LogoutOutcome::Refused { http_status: response.status().as_u16() },
-            Ok(Err(error)) => LogoutOutcome::Failed { cause: root_cause(&error) },
+            Ok(Err(error)) => LogoutOutcome::Failed { cause: self.ott_connections.cause_of(&error).await },
             Err(_) => failed("no response in time"),
         }
     }

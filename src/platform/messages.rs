@@ -103,13 +103,16 @@ fn error_body(answer: &Answer, status: u16, echoes: &[&str]) -> Option<ErrorBody
 
 fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
     let ResponseBody(body) = answer.body.as_ref().map_err(|malformation| *malformation)?;
-    if answer.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return Err(Malformation::ContentCoding);
-    }
     if !is_json(&answer.headers) {
         return Err(Malformation::ContentType);
     }
-    Object::parse(body).map_err(|NotAnObject| Malformation::Json)
+    // A label alone must not cost a token: only a body that cannot be read is compressed.
+    let is_encoded = || answer.headers.contains_key(CONTENT_ENCODING);
+    Object::parse(body).map_err(
+        |NotAnObject| {
+            if is_encoded() { Malformation::ContentCoding } else { Malformation::Json }
+        },
+    )
 }
 
 fn presentable_domain(domain: &str, echoes: &[&str]) -> Option<String> {

@@ -105,6 +105,10 @@ pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> O
     // The platform answers with these four to a token that is not valid. Only a code about the
     // account shows that the token was valid. Any other code could distinguish an unknown
     // token from a used one.
+    // Whatever the code, these prove nothing about a login.
+    if operation == Operation::LoginWithOtt && matches!(status, 408 | 425 | 499) {
+        return None;
+    }
     let about_the_token = operation == Operation::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
     if about_the_token && !is_about_the_account(code) {
         return None;

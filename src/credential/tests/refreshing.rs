@@ -275,10 +275,12 @@ async fn health_follows_the_credential() {
 
     running.request().await.fail(CredentialErrorKind::Unreachable);
     settle().await;
-    let CredentialHealth::Failing { since } = health.current() else { panic!("{:?}", health.current()) };
+    let CredentialHealth::Failing { since, had_token: false } = health.current() else {
+        panic!("{:?}", health.current())
+    };
     running.request().await.fail(CredentialErrorKind::Blocked);
     settle().await;
-    assert_eq!(health.current(), CredentialHealth::Failing { since });
+    assert_eq!(health.current(), CredentialHealth::Failing { since, had_token: false });
 
     running.request().await.fail(CredentialErrorKind::Rejected);
     settle().await;

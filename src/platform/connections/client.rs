@@ -1,12 +1,12 @@
 //! One HTTP client, and the state of its connection as inferred from its requests.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use http::Version;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::lease::ConnectFailure;
 use crate::{
@@ -18,21 +18,44 @@ use crate::{
 /// takes no more of them. Shorter than the keep-alive, and far shorter than a login's
 /// timeout: a login on a dead connection costs its token.
 const MAX_SILENCE: Duration = Duration::from_secs(2);
+/// Time after the first request on a new connection until others follow, unless its response
+/// arrives earlier. The peer's SETTINGS, with its limit of streams, come within a round trip;
+/// requests that are sent before may be queued inside the HTTP library, beyond our control.
+pub(super) const SETTLING_TIME: Duration = Duration::from_millis(100);
+/// A connection on which a stream was opened this recently still accepts streams.
+const RECENTLY: Duration = Duration::from_secs(1);
 /// Maximum age of the last response at which a client counts as connected.
 const CONNECTED_FOR: Duration = Duration::from_secs(1);
 
 /// The client, shared by the requests in progress on it.
 pub(super) struct Client {
     http: reqwest::Client,
+    /// Held by the one request that is being handed to the HTTP library. The library counts
+    /// streams only after it has opened them: of several requests at once it would take more
+    /// than the peer accepts, bodies included, and queue them beyond our control.
+    pub(super) turn: Arc<Semaphore>,
     progress: Mutex<Progress>,
 }
 
-/// The outcome of connecting, once there is one.
-pub(super) type Connection = Option<Result<(), ConnectFailure>>;
+/// How far the request that connects has come, for those who wait for it.
+#[derive(Clone, Debug)]
+pub(super) enum Connection {
+    /// There is no connection yet.
+    Connecting,
+    /// There is one since then, and the request is being sent. The peer's limit of streams
+    /// may not have arrived.
+    Connected(Instant),
+    /// The peer has responded.
+    Settled,
+    /// There is none.
+    Failed(ConnectFailure),
+}
 
 /// The requests of a client, and what is known from them.
 pub(super) struct Progress {
     server: KnownServer,
+    /// When a request was last sent.
+    sent_at: Option<Instant>,
     /// Requests that have not been sent.
     pub(super) waiting: u32,
     /// Requests that have been sent and whose response is not complete.
@@ -51,7 +74,8 @@ pub(super) struct Progress {
 pub(super) struct KnownServer {
     /// The protocol of the last response.
     version: Option<HttpVersion>,
-    /// Its limit of concurrent streams on a connection.
+    /// Its limit of concurrent streams on a connection, inferred from streams that it refused
+    /// or did not accept in time.
     max_streams: u32,
 }
 
@@ -75,8 +99,10 @@ impl Client {
     ) -> Result<Self, HttpClientError> {
         Ok(Self {
             http: http_client::build(settings, reuse)?,
+            turn: Arc::new(Semaphore::new(1)),
             progress: Mutex::new(Progress {
                 server,
+                sent_at: None,
                 waiting: 0,
                 sent: 0,
                 unanswered: 0,
@@ -128,12 +154,18 @@ impl Client {
 }
 
 impl Progress {
-    /// Returns whether a request has to wait while another one connects. Over HTTP/1.1
-    /// each request has a connection of its own.
+    /// Returns whether a request has to wait for another one that connects, or has to be
+    /// that one. Over HTTP/1.1 each request has a connection of its own.
     pub(super) fn needs_connection(&self, now: Instant) -> bool {
         self.server.version != Some(HttpVersion::Http1)
-            && self.sent == 0
-            && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR)
+            && (self.is_settling(now)
+                || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR))
+    }
+
+    fn is_settling(&self, now: Instant) -> bool {
+        self.connecting.as_ref().is_some_and(|connecting| {
+            matches!(*connecting.borrow(), Connection::Connected(at) if now < at + SETTLING_TIME)
+        })
     }
 
     /// Returns whether a request that has not been sent waits for one of the peer's
@@ -142,14 +174,30 @@ impl Progress {
         self.server.version == Some(HttpVersion::Http2) && self.sent > 0
     }
 
+    /// Returns whether any request has been sent.
+    pub(super) const fn has_sent(&self) -> bool {
+        self.sent_at.is_some()
+    }
+
     /// Returns whether a request may have to wait for a stream.
     pub(super) fn may_wait_for_stream(&self) -> bool {
         self.server.version != Some(HttpVersion::Http1)
     }
 
-    /// Records that the peer accepts no more streams than the `others` that are in use.
-    pub(super) fn streams_used_up(&mut self, others: u32) {
-        self.server.max_streams = others.max(1);
+    /// Records that a request got no stream in time, although others have some.
+    pub(super) fn no_stream_in_time(&mut self, now: Instant) {
+        if self.sent_at.is_some_and(|at| now < at + RECENTLY) {
+            self.server.max_streams = self.sent.max(1);
+        }
+    }
+
+    /// Records that the peer refused a stream. Returns whether others are in use.
+    pub(super) fn stream_refused(&mut self) -> bool {
+        let others = self.sent.saturating_sub(1);
+        if others > 0 {
+            self.server.max_streams = others;
+        }
+        others > 0
     }
 
     pub(super) fn request_sent(&mut self) {
@@ -158,7 +206,9 @@ impl Progress {
         // The limit was too low, or the peer has raised it.
         self.server.max_streams = self.server.max_streams.max(self.sent);
         self.unanswered += 1;
-        self.silent_since.get_or_insert_with(clock::now);
+        let now = clock::now();
+        self.sent_at = Some(now);
+        self.silent_since.get_or_insert(now);
     }
 
     pub(super) fn response(&mut self, version: Version) {
@@ -178,5 +228,9 @@ impl Progress {
 
     pub(super) fn request_ended(&mut self) {
         self.sent = self.sent.saturating_sub(1);
+        if self.sent == 0 {
+            // What was inferred may have been about a connection that no longer exists.
+            self.server.max_streams = u32::MAX;
+        }
     }
 }

@@ -3,11 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Version;
-use tokio::sync::watch;
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::timeout_at,
+};
 
 #[cfg(test)]
 use super::client::KnownServer;
-use super::client::{Client, Connection};
+use super::client::{Client, Connection, SETTLING_TIME};
 use crate::clock;
 
 /// Why there is no connection, as the network stack reports it.
@@ -23,6 +26,8 @@ pub(in super::super) struct ConnectFailure {
 pub(in super::super) struct Lease {
     client: Arc<Client>,
     stage: Mutex<Stage>,
+    /// The turn of this request, until it has been sent.
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
     /// Set while others wait for this request to connect.
     connecting: Mutex<Option<watch::Sender<Connection>>>,
 }
@@ -38,7 +43,12 @@ enum Stage {
 impl Lease {
     pub(super) fn new(client: Arc<Client>) -> Self {
         client.progress().waiting += 1;
-        Self { client, stage: Mutex::new(Stage::Waiting), connecting: Mutex::new(None) }
+        Self {
+            client,
+            stage: Mutex::new(Stage::Waiting),
+            turn: Mutex::new(None),
+            connecting: Mutex::new(None),
+        }
     }
 
     /// A lease on a client that never connects anywhere.
@@ -65,27 +75,47 @@ impl Lease {
     /// HTTP/2 needs only one.
     pub(in super::super) async fn connection(&self) -> Result<(), ConnectFailure> {
         loop {
+            let now = clock::now();
             let mut connecting = {
                 let mut progress = self.client.progress();
-                if !progress.needs_connection(clock::now()) {
+                if !progress.needs_connection(now) {
                     return Ok(());
                 }
                 match &progress.connecting {
-                    // An error means that the other request ended without an outcome.
+                    // An error: the other request ended without an outcome.
                     Some(connecting) if connecting.has_changed().is_ok() => connecting.clone(),
                     _ => {
-                        let (sender, receiver) = watch::channel(None);
+                        let (sender, receiver) = watch::channel(Connection::Connecting);
                         progress.connecting = Some(receiver);
                         *self.connecting() = Some(sender);
                         return Ok(());
                     }
                 }
             };
-            if let Ok(outcome) = connecting.wait_for(Option::is_some).await
-                && let Some(outcome) = outcome.clone()
-            {
-                return outcome;
+            // Until the other request ends; then its last state counts.
+            loop {
+                let state = connecting.borrow_and_update().clone();
+                let ended = match state {
+                    Connection::Connecting => connecting.changed().await.is_err(),
+                    Connection::Connected(at) => timeout_at(at + SETTLING_TIME, connecting.changed())
+                        .await
+                        .is_ok_and(|seen| seen.is_err()),
+                    Connection::Settled => return Ok(()),
+                    Connection::Failed(failure) => return Err(failure),
+                };
+                if ended || !self.client.progress().needs_connection(clock::now()) {
+                    break;
+                }
             }
+        }
+    }
+
+    /// Waits for the turn to be sent, where streams have to be counted.
+    pub(in super::super) async fn turn(&self) {
+        if self.may_wait_for_stream()
+            && let Ok(turn) = Arc::clone(&self.client.turn).acquire_owned().await
+        {
+            *self.own_turn() = Some(turn);
         }
     }
 
@@ -94,22 +124,31 @@ impl Lease {
         self.client.progress().may_wait_for_stream()
     }
 
+    /// Returns whether a request that was not sent in time waited for others on the same
+    /// connection: connecting itself has a shorter limit.
+    pub(in super::super) fn is_queued(&self) -> bool {
+        let is_waiting = *self.stage() == Stage::Waiting;
+        let progress = self.client.progress();
+        is_waiting && progress.may_wait_for_stream() && progress.has_sent()
+    }
+
     /// Returns whether the request waits for one of the peer's streams rather than for a
     /// connection.
     pub(in super::super) fn waits_for_stream(&self) -> bool {
         *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream()
     }
 
-    /// Records that the peer accepts no more streams than the other requests on this
-    /// connection use. Returns whether there are any.
-    pub(in super::super) fn streams_used_up(&self) -> bool {
-        let is_sent = *self.stage() == Stage::Sent;
-        let mut progress = self.client.progress();
-        let others = progress.sent - u32::from(is_sent);
-        if others > 0 {
-            progress.streams_used_up(others);
-        }
-        others > 0
+    /// Records that the request got no stream while others use this connection. If they
+    /// opened theirs recently, the peer limits them; otherwise the connection may merely be
+    /// closing.
+    pub(in super::super) fn no_stream_in_time(&self) {
+        self.client.progress().no_stream_in_time(clock::now());
+    }
+
+    /// Records that the peer refused the stream of this request. Returns whether other
+    /// requests use streams, so that a limit can be the reason.
+    pub(in super::super) fn stream_refused(&self) -> bool {
+        *self.stage() == Stage::Sent && self.client.progress().stream_refused()
     }
 
     /// Records that the request's body is being sent.
@@ -118,7 +157,8 @@ impl Lease {
         if *stage == Stage::Waiting {
             *stage = Stage::Sent;
             self.client.progress().request_sent();
-            self.connected(Ok(()));
+            self.own_turn().take();
+            self.report(Connection::Connected(clock::now()));
         }
     }
 
@@ -136,12 +176,12 @@ impl Lease {
             progress.request_answered();
         }
         drop(progress);
-        self.connected(Ok(()));
+        self.report(Connection::Settled);
     }
 
     /// Records that no connection could be made.
     pub(in super::super) fn connection_failed(&self, failure: ConnectFailure) {
-        self.connected(Err(failure));
+        self.report(Connection::Failed(failure));
     }
 
     /// Ends the lease. Ending it twice does nothing.
@@ -159,14 +199,19 @@ impl Lease {
         }
         *stage = Stage::Ended;
         drop(progress);
+        self.own_turn().take();
         // Wakes the waiting requests, one of which then connects.
         self.connecting().take();
     }
 
-    fn connected(&self, outcome: Result<(), ConnectFailure>) {
-        if let Some(others) = self.connecting().take() {
-            others.send_replace(Some(outcome));
+    fn report(&self, state: Connection) {
+        if let Some(others) = &*self.connecting() {
+            others.send_replace(state);
         }
+    }
+
+    fn own_turn(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {

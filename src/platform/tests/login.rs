@@ -344,10 +344,8 @@ async fn a_host_that_never_answers_is_unreachable_for_both() {
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _fills_the_backlog = tokio::net::TcpStream::connect(address).await.unwrap();
     let settings = settings(&format!("http://{address}"), quick());
-    let http = HttpSettings {
-        connect_timeout: Duration::from_millis(300),
-        ..http_settings(&settings, shared_tls())
-    };
+    let mut http = http_settings(&settings, shared_tls());
+    http.connect_timeout = Duration::from_millis(300);
     let client = client_over(settings, http, Credential::for_test());
     let (minting, spending) = (call(), call());
     let (issued, logged_in) = tokio::join!(issue(&client, &minting), log_in(&client, "OTT-1", &spending));
@@ -428,4 +426,25 @@ async fn the_documented_account_goes_through_unchanged() {
     let members = log_in(&client, "OTT", &call()).await.unwrap().account.into_members();
     let again: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
     assert_eq!(format!("{{{}}}", again.join(", ")), documented);
+}
+
+#[tokio::test]
+async fn a_probe_that_was_never_sent_does_not_close_the_breaker() {
+    let upstream = Upstream::https(Tls::new("localhost", false, &["http/1.1"])).await;
+    let client = client(&upstream, quick());
+    upstream.always(LOGIN, Answer::empty(503));
+    for _ in 0..20 {
+        log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    }
+    // No idle connection is left, and connecting takes what the login needs.
+    tokio::time::sleep(Duration::from_millis(2050)).await;
+    upstream.on_accept(OnAccept::ServeAfter(Duration::from_millis(300)));
+    let error = log_in(&client, "OTT", &call_with(Duration::from_millis(600))).await.unwrap_err();
+    assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
+    assert_eq!((error.certainty, upstream.count(LOGIN)), (Certainty::NotSent, 20));
+    let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    assert!(matches!(error.kind, PlatformError::BreakerOpen { .. }), "{error:?}");
+    upstream.always(LOGIN, Behaviour::Healthy);
+    tokio::time::sleep(Duration::from_millis(1010)).await;
+    logs_in(&client, &upstream).await;
 }

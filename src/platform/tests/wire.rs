@@ -188,7 +188,7 @@ async fn the_status_with_which_a_proxy_refuses_is_in_the_cause() {
     assert_eq!(proxy.count("eu2.example:8443"), 3, "its status is asked for once");
     proxy.always("eu2.example:8443", Answer::html(407));
     let error = issue(&client, &call()).await.unwrap_err();
-    assert!(error.kind.to_string().contains("proxy authorization required"), "{error:?}");
+    assert!(error.kind.to_string().contains("HTTP status 407"), "{error:?}");
 }
 
 /// Runs another test of this file in a process whose environment names a proxy that
