@@ -209,14 +209,14 @@ impl Credential {
     /// must be the bearer that it was sent with last: the bearer keeps track of what the call
     /// has tried, which bounds the number of replays.
     ///
-    /// - A token that the API may not know yet (it has never worked, or is younger than 10
-    ///   seconds) is replaced by the older one while that is valid.
-    /// - Without an older one, the call is repeated with the same token after 0.5 to 1 s,
-    ///   until the token is 10 seconds old.
-    /// - Otherwise one token request follows, regardless of the number of refused calls.
-    ///   Refusals of one subject lead to one request in 10 seconds; two different subjects
-    ///   that are refused with the same token are not limited by that. Meanwhile the refused
-    ///   token stays in service for others: the refusal may be about one user only.
+    /// - A token that a node of the API may not know yet (it has never worked, or is younger
+    ///   than 10 seconds) is replaced by the older one while that is valid.
+    /// - Without an older one that works, the call is repeated with the same token after 0.5
+    ///   to 1 s, as its deadline allows, until the token is 10 seconds old.
+    /// - Otherwise one token request follows, regardless of the number of refused calls and
+    ///   of their subjects. Meanwhile the refused token stays in service for others: the
+    ///   refusal may be about one user only. As the new token is young for 10 seconds, one
+    ///   user whose 401 persists leads to one request in 10 seconds.
     ///
     /// # Errors
     ///

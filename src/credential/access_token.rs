@@ -180,6 +180,11 @@ impl AccessToken {
         }
     }
 
+    /// Whether a call was refused with it, and none was accepted since.
+    pub(super) fn is_refused(&self) -> bool {
+        self.verdicts.refused_subject.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether calls for two different subjects were refused with it, and none was accepted
     /// since.
     pub(super) fn is_refused_by_several(&self) -> bool {
@@ -252,7 +257,7 @@ pub struct Bearer {
 pub(super) struct Replays {
     /// A token was requested for it.
     pub(super) refreshed: bool,
-    /// It has waited after that refresh for the API to accept the token.
+    /// It has waited for the API to accept the newest token.
     pub(super) waited: bool,
 }
 

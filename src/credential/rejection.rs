@@ -2,33 +2,29 @@
 //!
 //! A 401 has four possible causes: the token was revoked, it has expired early, the API does
 //! not know a new token yet, or the platform refuses this one user. Trying another token
-//! separates the first three from the fourth. The age of the token and the subjects of other
-//! refused calls separate a revocation from a delay.
+//! separates the first three from the fourth.
+//!
+//! Only the age of a token separates a revocation from a delay: the delay can differ between
+//! the nodes of a platform, so that a token which one of them accepts is still unknown to the
+//! next. A token younger than 10 s is therefore never replaced because of a 401, which would
+//! restart the delay. This also limits token requests because of a 401 to one in 10 s.
 
-use std::{hash::BuildHasher, time::Duration};
+use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use super::{
     CredentialError, CredentialErrorKind,
-    access_token::{Bearer, Replays},
+    access_token::{AccessToken, Bearer, Replays},
     shared::Shared,
-    state::{Awaited, Forced, State, stopped},
+    state::{Awaited, State, stopped},
     tokens::{Tokens, YOUNG},
 };
 use crate::{backoff::jittered, call::Deadline};
-
-/// Minimum interval between two token requests that refusals of one subject lead to, so that
-/// one user whose 401 persists does not stall the others. Refusals of two subjects are not
-/// limited by it.
-pub(super) const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
 
 /// Maximum wait before a call is sent again with the same token.
 const SAME_TOKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// Retry delay for a caller while the API does not accept the token yet.
 const NOT_ACCEPTED_RETRY: Duration = Duration::from_secs(1);
-
-/// How long a new token has to be accepted when the one before it is known to be revoked.
-const REVOKED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time after which a new token that was never accepted is replaced, even while an older one
 /// is in service.
@@ -101,15 +97,14 @@ impl Shared {
         if state.is_requested() {
             return Decision::Wait(self.order(state));
         }
-        let patience = patience(&tokens, state, self);
-        let age = tokens.newest().age(now.instant);
-        if !tokens.newest().is_accepted() && age < patience {
-            return self.not_accepted_yet(state, &tokens, refused, patience.saturating_sub(age), deadline);
+        let rest = patience(state).saturating_sub(tokens.newest().age(now.instant));
+        if !rest.is_zero() {
+            return self.not_accepted_yet(state, &tokens, refused, rest, deadline);
         }
-        self.refresh(state, &tokens, refused, subject)
+        self.refresh(state, &tokens, refused)
     }
 
-    /// The newest token is so young that the API may not know it, and no other one helps.
+    /// The newest token is so young that some nodes may not know it, and no other one helps.
     fn not_accepted_yet(
         &self,
         state: &State,
@@ -119,63 +114,70 @@ impl Shared {
         deadline: Deadline,
     ) -> Decision {
         let replays = refused.replays();
-        let may_be_a_delay = match tokens.previous(self.now()) {
-            // No token has worked yet, and none has been given up: a delay is possible.
-            None => state.given_up == 0,
-            // This call was refused with it too. If others were as well, it was revoked.
-            Some(previous) => previous.is_refused_by_several(),
-        };
+        let suspicion = Suspicion::of(tokens.previous(self.now()), state);
         let wait = jittered(SAME_TOKEN_WAIT, 0.5, 1.0);
         let fits = deadline.remaining() > wait;
-        let again = |replays| Replay::After(wait, refused.replaced_by(tokens.newest(), replays));
-        if may_be_a_delay && fits {
-            Decision::Replay(again(replays))
-        } else if may_be_a_delay {
-            let error = CredentialError::new(CredentialErrorKind::NotAcceptedYet, "HTTP status 401");
-            Decision::Error(error.with_retry_after(Some(NOT_ACCEPTED_RETRY)))
-        } else if !replays.refreshed {
-            Decision::Error(limited(rest))
-        } else if !replays.waited && fits {
-            Decision::Replay(again(Replays { waited: true, ..replays }))
-        } else {
-            Decision::Replay(Replay::Never)
+        let again =
+            |replays| Decision::Replay(Replay::After(wait, refused.replaced_by(tokens.newest(), replays)));
+        match suspicion {
+            Suspicion::Subject | Suspicion::Either if !replays.refreshed => Decision::Error(limited(rest)),
+            Suspicion::Subject if replays.waited || !fits => Decision::Replay(Replay::Never),
+            _ if fits => again(Replays { waited: true, ..replays }),
+            _ => {
+                let error = CredentialError::new(CredentialErrorKind::NotAcceptedYet, "HTTP status 401");
+                Decision::Error(error.with_retry_after(Some(NOT_ACCEPTED_RETRY)))
+            }
         }
     }
 
-    /// Replaces the newest token, which has worked before or was given enough time.
-    fn refresh(&self, state: &mut State, tokens: &Tokens, refused: &Bearer, subject: u64) -> Decision {
+    /// Replaces the newest token, which every node has had enough time to accept.
+    fn refresh(&self, state: &mut State, tokens: &Tokens, refused: &Bearer) -> Decision {
         if refused.replays().refreshed {
             return Decision::Replay(Replay::Never);
         }
         if let Some(error) = state.obstacle() {
             return Decision::Error(error);
         }
-        let (now, newest) = (self.now().instant, tokens.newest());
-        if let Some(forced) = state.forced.filter(|forced| forced.subject == subject)
-            && now < forced.at + FORCED_REFRESH_FLOOR
-            && !newest.is_refused_by_several()
-        {
-            return Decision::Error(limited((forced.at + FORCED_REFRESH_FLOOR).duration_since(now)));
-        }
-        state.forced = Some(Forced { at: now, subject });
-        if !newest.is_accepted() {
+        if !tokens.newest().is_accepted() {
             state.given_up = state.given_up.saturating_add(1);
         }
         Decision::Wait(self.order(state))
     }
 }
 
-/// How long the newest token has to be accepted before it is replaced. Grows with each token
-/// that was replaced without having been accepted: replacing it restarts the delay after
-/// which the API knows it.
-fn patience(tokens: &Tokens, state: &State, shared: &Shared) -> Duration {
-    let is_revoked = tokens.previous(shared.now()).is_some_and(|previous| previous.is_refused_by_several())
-        && tokens.newest().is_refused_by_several();
-    let base = if is_revoked { REVOKED_PATIENCE } else { YOUNG };
-    base.saturating_mul(4_u32.saturating_pow(state.given_up)).min(MAX_PATIENCE)
+/// What a 401 on a young token is about, if no token in service works for the call.
+#[derive(Clone, Copy)]
+enum Suspicion {
+    /// The token: it is not known yet.
+    Delay,
+    /// The subject: others are accepted.
+    Subject,
+    /// One of the two: no other call has used the older token since.
+    Either,
+}
+
+impl Suspicion {
+    /// `previous` is the older token. If there is one, the call was refused with it too.
+    fn of(previous: Option<&Arc<AccessToken>>, state: &State) -> Self {
+        match previous {
+            None if state.given_up == 0 => Self::Delay,
+            // No node has accepted the token before this one in time: it is no delay.
+            None => Self::Subject,
+            Some(previous) if previous.is_refused_by_several() => Self::Delay,
+            Some(previous) if previous.is_refused() => Self::Either,
+            Some(_) => Self::Subject,
+        }
+    }
+}
+
+/// How long the nodes have to accept the newest token before a 401 leads to another one. Grows
+/// with each token that was replaced without having been accepted: replacing it restarts the
+/// delay after which they know it.
+fn patience(state: &State) -> Duration {
+    YOUNG.saturating_mul(4_u32.saturating_pow(state.given_up)).min(MAX_PATIENCE)
 }
 
 fn limited(rest: Duration) -> CredentialError {
     let error = CredentialError::new(CredentialErrorKind::RefreshLimited, "HTTP status 401");
-    error.with_retry_after(Some(rest.min(FORCED_REFRESH_FLOOR)))
+    error.with_retry_after(Some(rest.min(YOUNG)))
 }

@@ -165,7 +165,7 @@ impl Shared {
 
     /// A token request returned this token.
     pub(super) fn succeeded(&self, token: AccessToken) {
-        let tokens = Tokens::after(self.tokens.load().as_deref(), token);
+        let tokens = Tokens::after(self.tokens.load().as_deref(), token, self.now());
         self.tokens.store(Some(Arc::new(tokens)));
         self.state.send_modify(State::succeeded);
     }

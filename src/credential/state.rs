@@ -21,8 +21,6 @@ pub(super) struct State {
     ended: u64,
     /// Whether there was ever a token.
     had_token: bool,
-    /// The last token request that a 401 led to.
-    pub(super) forced: Option<Forced>,
     /// Number of tokens in a row that were replaced because the API never accepted them.
     pub(super) given_up: u32,
 }
@@ -57,14 +55,6 @@ struct Refused {
     error: CredentialError,
 }
 
-/// A token request that a 401 led to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Forced {
-    pub(super) at: Instant,
-    /// The subject of the refused call.
-    pub(super) subject: u64,
-}
-
 impl Failing {
     fn is_due(&self) -> bool {
         self.retry_at.is_some_and(|at| at <= clock::now())
@@ -85,7 +75,6 @@ impl State {
             requested: true,
             ended: 0,
             had_token: false,
-            forced: None,
             given_up: 0,
         }
     }

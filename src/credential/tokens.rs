@@ -12,13 +12,14 @@ use std::{
 use super::access_token::{AccessToken, Bearer};
 use crate::clock::Instant;
 
-/// A 401 on a token younger than this can mean that the API does not know it yet.
+/// A 401 on a token younger than this can mean that the node of the API which was asked does
+/// not know it yet, even if another one has accepted it.
 pub(super) const YOUNG: Duration = Duration::from_secs(10);
 
 /// Interval between two calls that try a token which has not worked yet.
 pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The tokens in service: the newest, and the last one before it that has worked.
+/// The tokens in service: the newest, and the one before it that is known to work.
 #[derive(Debug)]
 pub(super) struct Tokens {
     newest: Arc<AccessToken>,
@@ -32,11 +33,30 @@ pub(super) struct Now {
     pub(super) wall: SystemTime,
 }
 
+impl Now {
+    fn after(self, time: Duration) -> Self {
+        Self { instant: self.instant + time, wall: self.wall + time }
+    }
+}
+
 impl Tokens {
     /// The tokens in service once `token` has been fetched.
-    pub(super) fn after(before: Option<&Self>, token: AccessToken) -> Self {
+    ///
+    /// The one to fall back on is the last that has worked. One that is still young does not
+    /// take the place of an older one, because some nodes may not know it yet; unless that one
+    /// is refused as well, or expires before `token` is known to all of them.
+    pub(super) fn after(before: Option<&Self>, token: AccessToken, now: Now) -> Self {
         let previous = before.and_then(|before| {
-            if before.newest.is_accepted() { Some(&before.newest) } else { before.previous.as_ref() }
+            let (newest, previous) = (&before.newest, before.previous.as_ref());
+            let is_proven = newest.is_accepted() && newest.age(now.instant) >= YOUNG;
+            let lasts = |token: &&Arc<AccessToken>| {
+                token.is_usable(now.after(YOUNG)) && !token.is_refused_by_several()
+            };
+            if is_proven || (newest.is_accepted() && previous.filter(lasts).is_none()) {
+                Some(newest)
+            } else {
+                previous
+            }
         });
         Self { newest: Arc::new(token), previous: previous.map(Arc::clone) }
     }
@@ -45,7 +65,7 @@ impl Tokens {
         &self.newest
     }
 
-    /// The last token before the newest that has worked, while it can still be used.
+    /// The token to fall back on, while it can still be used.
     pub(super) fn previous(&self, now: Now) -> Option<&Arc<AccessToken>> {
         self.previous.as_ref().filter(|token| token.is_usable(now))
     }

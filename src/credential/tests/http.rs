@@ -180,6 +180,8 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
 
     server.answers.send(Answer::json("200 OK", &GRANT.replace("good", "better"))).expect("the server runs");
     credential.accepted(&bearer);
+    // A younger token is not replaced.
+    sleep(tokens::YOUNG).await;
     let replay = credential.after_rejection(&bearer, "someone", soon()).await;
     let Ok(Replay::Now(replayed)) = replay else { panic!("{replay:?}") };
     assert_eq!(replayed.header_value(), "Bearer better-token");

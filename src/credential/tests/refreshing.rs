@@ -316,6 +316,7 @@ async fn order_that_the_timer_has_overtaken_is_void() {
     shared.succeeded(token());
     let bearer = shared.current().expect("a token is in service");
     shared.accepted(&bearer);
+    sleep(tokens::YOUNG).await;
     let ordered = timeout(seconds(1), shared.after_rejection(&bearer, "someone", soon()));
     assert!(ordered.await.is_err(), "it is ordered and waits");
     shared.succeeded(token());

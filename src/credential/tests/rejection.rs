@@ -5,7 +5,6 @@ use std::{collections::HashMap, sync::Mutex};
 use tokio::task::JoinSet;
 
 use super::{
-    super::rejection::FORCED_REFRESH_FLOOR,
     tokens::{TRIAL_INTERVAL, YOUNG},
     *,
 };
@@ -13,6 +12,13 @@ use super::{
 type Outcome = Result<Replay, CredentialError>;
 
 impl Running {
+    /// With a token in service that has worked once, and that every node has had time to accept.
+    async fn start_with_old_token() -> Self {
+        let running = Self::start_with_token(LIFETIME).await;
+        sleep(YOUNG).await;
+        running
+    }
+
     async fn bearer(&self) -> Bearer {
         self.credential.bearer(soon()).await.expect("a token is in service")
     }
@@ -66,7 +72,7 @@ fn is_never(outcome: &Outcome) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn thousand_refusals_of_one_token_lead_to_one_refresh_and_each_gets_the_new_one() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let calls = running.all_refused(1000, &refused, "someone").await;
     let request = running.request().await;
@@ -86,12 +92,14 @@ async fn thousand_refusals_of_one_token_lead_to_one_refresh_and_each_gets_the_ne
 
 #[tokio::test(start_paused = true)]
 async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_seconds() {
-    let mut running = Running::start_with_token(LIFETIME).await;
-    let forced_at = clock::now();
+    let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     let second = running.forced_refresh(&first, "bad").await;
+    let forced_at = clock::now();
 
-    // Refused with the new token as well: after one wait, the 401 is the answer.
+    // Others are served with the first token, and this user is refused with the new one as
+    // well: after one wait, the 401 is the answer.
+    running.credential.accepted(&first);
     let (wait, again) = after(running.refused(&second, "bad").await.1);
     assert!(wait >= Duration::from_millis(500) && wait <= seconds(1), "{wait:?}");
     assert_eq!(again.generation(), second.generation());
@@ -119,54 +127,117 @@ async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_second
         };
         assert_eq!(error.kind(), CredentialErrorKind::RefreshLimited);
         let rest = error.retry_after().expect("the rest of the floor");
-        assert_eq!(clock::now() + rest, forced_at + FORCED_REFRESH_FLOOR);
+        assert_eq!(clock::now() + rest, forced_at + YOUNG);
         assert!(last.is_none_or(|last| rest < last));
         last = Some(rest);
     }
     assert!(running.requests.try_recv().is_err());
 
     // Until the second token is no longer young either.
-    tokio::time::sleep_until(forced_at + FORCED_REFRESH_FLOOR + seconds(2)).await;
+    tokio::time::sleep_until(forced_at + YOUNG + seconds(2)).await;
     let current = running.bearer().await;
     let third = running.forced_refresh(&current, "bad").await;
     assert!(third.generation() > second.generation());
 }
 
+/// Nothing has worked since the first token was refused: it may have been revoked, and the API
+/// may not know the second one yet.
 #[tokio::test(start_paused = true)]
-async fn two_subjects_that_are_refused_with_one_token_are_not_limited() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+async fn young_token_is_never_the_reason_for_an_answer_that_cannot_be_retried() {
+    let mut running = Running::start_with_old_token().await;
+    let first = running.bearer().await;
+    let mut bearer = running.forced_refresh(&first, "someone").await;
+    let second = bearer.generation();
+    let deadline = Deadline::after(seconds(5));
+    let error = loop {
+        match running.credential.after_rejection(&bearer, "someone", deadline).await {
+            Ok(Replay::After(wait, next)) => {
+                assert_eq!(next.generation(), second);
+                sleep(wait).await;
+                bearer = next;
+            }
+            Err(error) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error.kind(), CredentialErrorKind::NotAcceptedYet);
+    assert_eq!(error.retry_after(), Some(seconds(1)));
+    assert!(running.requests.try_recv().is_err(), "a refresh would restart the delay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn subject_that_was_refused_before_does_not_delay_the_refresh_for_another() {
+    let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     running.forced_refresh(&first, "bad").await;
     running.token_works().await;
-    // Nobody knows that the token before was revoked with it.
     sleep(YOUNG / 2).await;
     let revoked = running.bearer().await;
 
-    let revoked_at = clock::now();
-    // Known before to be refused: "bad" alone is limited.
+    // A young token is not replaced, even if several subjects are refused with it.
     let before = now(running.refused(&revoked, "bad").await.1);
     assert_eq!(before.generation(), first.generation());
     assert_eq!(kind(running.refused(&before, "bad").await.1), CredentialErrorKind::RefreshLimited);
-
     let before = now(running.refused(&revoked, "good").await.1);
-    let third = running.forced_refresh(&before, "good").await;
-    assert!(clock::now() - revoked_at <= seconds(1));
-    assert!(third.generation() > revoked.generation());
+    assert_eq!(after(running.refused(&before, "good").await.1).1.generation(), revoked.generation());
+    assert!(running.requests.try_recv().is_err());
 
-    // And at once for "bad" as well, once the token is known to be at fault.
-    running.token_works().await;
-    let third = running.bearer().await;
-    now(running.refused(&third, "good").await.1);
-    let older = now(running.refused(&third, "bad").await.1);
-    running.forced_refresh(&older, "bad").await;
+    // Once it is 10 s old, it is replaced at once.
+    sleep(YOUNG / 2).await;
+    let third = running.forced_refresh(&revoked, "good").await;
+    assert!(third.generation() > revoked.generation());
+    assert!(now(running.refused(&revoked, "bad").await.1).is(third.token()), "both get the same one");
+}
+
+/// The last token that has worked for long is the one to fall back on.
+#[tokio::test(start_paused = true)]
+async fn young_token_does_not_take_the_place_of_the_proven_one() {
+    let running = Running::start_with_token(LIFETIME).await;
+    let shared = &running.credential.0;
+    let mut generation = Generation::ZERO;
+    let mut renew = |lifetime| {
+        generation = generation.next();
+        let fetched = Fetched::new("token", lifetime).expect("a good token");
+        let now = shared.now();
+        let token = access_token::AccessToken::new(fetched, generation, (now.instant, now.wall), now.instant);
+        shared.succeeded(token);
+        let token = Arc::clone(shared.tokens().expect("in service").newest());
+        token.accept();
+        token
+    };
+    let previous = || shared.tokens().and_then(|tokens| tokens.previous(shared.now()).cloned());
+    let is_previous = |token| previous().is_some_and(|previous| Arc::ptr_eq(&previous, token));
+
+    let proven = renew(LIFETIME);
+    sleep(YOUNG).await;
+    let young = renew(LIFETIME);
+    assert!(is_previous(&proven));
+    sleep(YOUNG / 2).await;
+    let newest = renew(LIFETIME);
+    assert!(is_previous(&proven), "the one before was young");
+    sleep(YOUNG).await;
+    renew(LIFETIME);
+    assert!(is_previous(&newest) && !is_previous(&young), "it is no longer young");
+
+    // Unless the older one is revoked, or expires first.
+    newest.refuse(1);
+    newest.refuse(2);
+    let young = Arc::clone(shared.tokens().expect("in service").newest());
+    let short = renew(seconds(20));
+    assert!(is_previous(&young), "the older one is revoked");
+    sleep(YOUNG).await;
+    let young = renew(LIFETIME);
+    assert!(is_previous(&short));
+    renew(LIFETIME);
+    assert!(is_previous(&young), "the older one is about to expire");
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusals_of_several_users_between_calls_that_work_are_theirs() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     running.forced_refresh(&first, "bad").await;
-    sleep(FORCED_REFRESH_FLOOR / 2).await;
+    sleep(YOUNG / 2).await;
     for _ in 0..20 {
         running.token_works().await;
         let bearer = running.bearer().await;
@@ -183,7 +254,7 @@ async fn refusals_of_several_users_between_calls_that_work_are_theirs() {
 
 #[tokio::test(start_paused = true)]
 async fn forced_refresh_that_fails_is_shared_leaves_the_token_in_service_and_is_made_up_for() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let calls = running.all_refused(100, &refused, "someone").await;
     running.request().await.fail(CredentialErrorKind::Unreachable);
@@ -202,7 +273,7 @@ async fn forced_refresh_that_fails_is_shared_leaves_the_token_in_service_and_is_
 
 #[tokio::test(start_paused = true)]
 async fn refusal_during_a_renewal_joins_it() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let renewal = running.request().await;
     let calls = running.all_refused(10, &refused, "someone").await;
@@ -215,7 +286,7 @@ async fn refusal_during_a_renewal_joins_it() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_call_leaves_at_its_deadline_and_the_refresh_goes_on() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let deadline = Deadline::after(seconds(1));
     let outcome = running.credential.after_rejection(&refused, "someone", deadline).await;
@@ -227,7 +298,7 @@ async fn refused_call_leaves_at_its_deadline_and_the_refresh_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn new_token_is_tried_by_one_call_a_second_until_it_has_worked() {
-    let mut running = Running::start_with_token(LIFETIME).await;
+    let mut running = Running::start_with_old_token().await;
     let old = running.bearer().await.generation();
     running.request().await.grant(LIFETIME);
     settle().await;
@@ -313,7 +384,9 @@ async fn token_that_is_never_accepted_is_replaced_at_growing_intervals() {
 /// it has revoked.
 #[derive(Clone)]
 struct Platform {
-    lag: Duration,
+    /// How long each of its nodes takes to know a token. They answer in turn.
+    lags: Arc<[Duration]>,
+    calls: Arc<AtomicUsize>,
     issued: Arc<Mutex<HashMap<String, Instant>>>,
     refusals: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
@@ -331,9 +404,18 @@ impl Platform {
     /// Grants every token request with a token of that lifetime, which its API accepts `lag`
     /// later.
     fn start(running: Running, lifetime: Duration, lag: Duration) -> (Self, Credential) {
+        Self::start_with_nodes(running, lifetime, &[lag])
+    }
+
+    fn start_with_nodes(running: Running, lifetime: Duration, lags: &[Duration]) -> (Self, Credential) {
         let Running { credential, mut requests, stop, .. } = running;
-        let platform =
-            Self { lag, issued: Arc::default(), refusals: Arc::default(), requests: Arc::default() };
+        let platform = Self {
+            lags: Arc::from(lags),
+            calls: Arc::default(),
+            issued: Arc::default(),
+            refusals: Arc::default(),
+            requests: Arc::default(),
+        };
         let served = platform.clone();
         tokio::spawn(async move {
             // Dropping it would end the task.
@@ -355,7 +437,8 @@ impl Platform {
     fn accepts(&self, bearer: &Bearer, subject: &str) -> bool {
         let header = bearer.header_value().to_str().expect("visible ASCII");
         let issued = self.issued.lock().expect("no panic").get(header).copied();
-        issued.is_some_and(|at| clock::now() >= at + self.lag) && subject != "bad"
+        let lag = self.lags[self.calls.fetch_add(1, Ordering::SeqCst) % self.lags.len()];
+        issued.is_some_and(|at| clock::now() >= at + lag) && subject != "bad"
     }
 
     /// A call as the platform's client makes it, with a deadline of 10 s.
@@ -422,13 +505,35 @@ async fn no_call_fails_at_a_renewal_although_the_api_learns_of_the_new_token_lat
 }
 
 #[tokio::test(start_paused = true)]
+async fn nodes_that_learn_of_a_token_at_different_times_cost_no_call_and_no_token_request() {
+    let lags = [Duration::ZERO, seconds(2), seconds(4)];
+    let (platform, credential) = Platform::start_with_nodes(Running::start(), LIFETIME, &lags);
+    let (interval, time) = (Duration::from_millis(100), seconds(45));
+    assert_eq!(platform.calls(&credential, interval, time).await, []);
+    assert!(platform.refusals.load(Ordering::SeqCst) > 0, "the lag shows");
+    assert_eq!(platform.requests(), 1);
+    for renewal in 1..=3 {
+        while platform.requests() == renewal {
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(platform.calls(&credential, interval, time).await, []);
+        assert_eq!(platform.requests(), renewal + 1);
+    }
+
+    // There is no older token that works.
+    platform.revoke_all();
+    assert_eq!(platform.calls(&credential, interval, time).await, []);
+    assert_eq!(platform.requests(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn revoked_token_is_replaced_at_once_although_a_user_is_always_refused() {
     for lag in [Duration::ZERO, seconds(2)] {
         let (platform, credential) = Platform::start(Running::start(), LIFETIME, lag);
         assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
         // The forced refresh that is due to this user is spent.
         assert_ne!(platform.call(&credential, "bad").await, Call::Works);
-        assert_eq!(platform.calls(&credential, OFTEN, seconds(5)).await, []);
+        assert_eq!(platform.calls(&credential, OFTEN, YOUNG).await, []);
         let requests = platform.requests();
         platform.revoke_all();
         let bad = platform.call(&credential, "bad");
@@ -446,6 +551,7 @@ async fn token_that_is_revoked_before_its_first_use_is_replaced() {
     let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
     assert_eq!(platform.calls(&credential, OFTEN, seconds(1)).await, []);
     assert_ne!(platform.call(&credential, "bad").await, Call::Works);
+    sleep(YOUNG).await;
     platform.revoke_all();
     assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
     assert!(platform.requests() <= 5, "{}", platform.requests());
