@@ -86,6 +86,7 @@ async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
     upstream.next(TOKEN, token("REVOKED", 7200)).next(TOKEN, held(&permits, token("GOOD", 7200)));
     let gateway = patient(&upstream);
     call::issue_and_log_in(&mut gateway.client().await).await;
+    call::until_access_token_is_old().await;
     for _ in 0..1000 {
         upstream.next(OTT, Answer::empty(401));
     }
@@ -229,6 +230,7 @@ async fn a_caller_that_gives_up_does_not_take_the_refresh_along() {
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
+    call::until_access_token_is_old().await;
     upstream.next(OTT, Answer::empty(401)).next(OTT, Answer::empty(401));
     let spawn = || {
         let mut client = client.clone();
@@ -252,9 +254,18 @@ async fn a_user_whose_refusal_persists_costs_others_nothing() {
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
+    call::until_access_token_is_old().await;
+    let permits = Arc::new(Semaphore::new(0));
+    upstream.next(OTT, Answer::empty(401)).next(TOKEN, held(&permits, token("NEW", 7200)));
+    let mut others = client.clone();
+    let refused_again = tokio::spawn(async move { client.issue_ott(call::issue("someone")).await });
+    upstream.asked(TOKEN, 2).await;
+    call::issue_and_log_in(&mut others).await;
+    let mut client = others;
     upstream.always(OTT, Answer::empty(401));
-    // With a new token as well: it is about this user.
-    let status = client.issue_ott(call::issue("someone")).await.expect_err("refused again");
+    permits.add_permits(1);
+    // With a new token as well, and others are accepted: it is about this user.
+    let status = refused_again.await.expect("no panic").expect_err("refused again");
     assert_eq!(refused(&status).reason, "PLATFORM_CREDENTIAL_REJECTED");
     for _ in 0..20 {
         // Nobody knows yet whether the next token would be refused too.
@@ -277,11 +288,13 @@ async fn a_revoked_access_token_is_replaced_at_once_although_a_user_is_always_re
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
+    call::until_access_token_is_old().await;
     // The refresh that is due to one user's refusals is spent.
     upstream.always(OTT, Answer::empty(401));
     client.issue_ott(call::issue("always-refused")).await.expect_err("refused");
     upstream.always(OTT, Behaviour::Healthy);
     until_bearer(&upstream, &mut client, "Bearer SECOND").await;
+    call::until_access_token_is_old().await;
     // Both are revoked; the next is good.
     for _ in 0..4 {
         upstream.next(OTT, Answer::empty(401));

@@ -20,6 +20,7 @@ use tonic::{Code, Request, transport::Channel};
 use crate::support::{
     admin::Admin,
     authority::{Authority, secured, write},
+    call::until_access_token_is_old,
     gateway::{self, Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, OTT, TOKEN, Upstream},
 };
@@ -75,6 +76,7 @@ async fn every_way_a_call_can_end_is_counted() {
     // 4 good ones.
     let ott = issued(&mut client).await;
     client.login_with_ott(login(&ott)).await.expect("a session");
+    until_access_token_is_old().await;
     upstream.next(OTT, Answer::json(401, r#"{"error":{"code":401,"message":"expired"}}"#));
     issued(&mut client).await;
     upstream.next(OTT, Behaviour::Reset);

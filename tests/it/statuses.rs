@@ -117,10 +117,12 @@ impl Row {
         self
     }
 
-    /// Refused with an access token that has worked, with the next one, and once more after a
-    /// wait, since the API may not have known that one yet.
+    /// Refused with an access token that works for others, with the next one, and once more
+    /// after a wait, since the API may not have known that one yet.
     fn stays_refused(self) -> Self {
-        Self { token_has_worked: true, refreshes: 1, ..self.times(3) }
+        let row = self.times(3);
+        // One more is the call of another user.
+        Self { token_has_worked: true, refreshes: 1, requests: row.requests + 1, ..row }
     }
 
     fn logs_out(mut self) -> Self {
@@ -142,12 +144,31 @@ impl Row {
         upstream.asked(TOKEN, 1).await;
         if self.token_has_worked {
             ask(&mut client, IssueOtt, api_client, "").await.expect("the platform is healthy");
+            call::until_access_token_is_old().await;
         }
         let (before, logouts, tokens) = (upstream.count(path), upstream.count(LOGOUT), upstream.count(TOKEN));
-        for behaviour in &self.platform {
-            upstream.next(path, behaviour.clone());
-        }
-        let status = ask(&mut client, self.operation, api_client, &upstream.token()).await;
+        let queue = |behaviours: &[Behaviour]| {
+            for behaviour in behaviours {
+                upstream.next(path, behaviour.clone());
+            }
+        };
+        let ott = upstream.token();
+        let status = if self.token_has_worked {
+            let permits = Arc::new(Semaphore::new(0));
+            upstream.next(TOKEN, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
+            queue(&self.platform[..1]);
+            let mut other = client.clone();
+            let others = async {
+                upstream.asked(TOKEN, tokens + 1).await;
+                ask(&mut other, IssueOtt, api_client, "").await.expect("the old token works");
+                queue(&self.platform[1..]);
+                permits.add_permits(1);
+            };
+            tokio::join!(ask(&mut client, self.operation, api_client, &ott), others).0
+        } else {
+            queue(&self.platform);
+            ask(&mut client, self.operation, api_client, &ott).await
+        };
         let name = &self.name;
         let status = status.expect_err(name);
         self.compare(&refused(&status), api_client);

@@ -81,3 +81,8 @@ pub(crate) async fn issue_and_log_in(client: &mut Client) {
     let spent = client.login_with_ott(login(&issued.ott)).await.expect("it is spent").into_inner();
     assert_eq!(spent.user.expect("an account").login, Some(format!("user-of-{}", issued.ott)));
 }
+
+/// Waits until an access token is 10 s old. A younger one is never replaced because of a 401.
+pub(crate) async fn until_access_token_is_old() {
+    tokio::time::sleep(Duration::from_millis(10_100)).await;
+}
