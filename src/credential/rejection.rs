@@ -152,7 +152,8 @@ enum Suspicion {
     Delay,
     /// The subject: others are accepted.
     Subject,
-    /// One of the two: no other call has used the older token since.
+    /// One of the two: no other call has used the older token since, or no node has accepted
+    /// the token before this one in time.
     Either,
 }
 
@@ -161,11 +162,9 @@ impl Suspicion {
     fn of(previous: Option<&Arc<AccessToken>>, state: &State) -> Self {
         match previous {
             None if state.given_up == 0 => Self::Delay,
-            // No node has accepted the token before this one in time: it is no delay.
-            None => Self::Subject,
             Some(previous) if previous.is_refused_by_several() => Self::Delay,
-            Some(previous) if previous.is_refused() => Self::Either,
-            Some(_) => Self::Subject,
+            Some(previous) if !previous.is_refused() => Self::Subject,
+            _ => Self::Either,
         }
     }
 }

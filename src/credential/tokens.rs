@@ -49,10 +49,10 @@ impl Tokens {
         let previous = before.and_then(|before| {
             let (newest, previous) = (&before.newest, before.previous.as_ref());
             let is_proven = newest.is_accepted() && newest.age(now.instant) >= YOUNG;
-            let lasts = |token: &&Arc<AccessToken>| {
-                token.is_usable(now.after(YOUNG)) && !token.is_refused_by_several()
+            let ends = |token: &Arc<AccessToken>| {
+                !token.is_usable(now.after(YOUNG)) || token.is_refused_by_several()
             };
-            if is_proven || (newest.is_accepted() && previous.filter(lasts).is_none()) {
+            if is_proven || (newest.is_accepted() && previous.is_none_or(ends)) {
                 Some(newest)
             } else {
                 previous
