@@ -117,6 +117,8 @@ struct Verdicts {
     next_trial_ms: AtomicU64,
     /// The subject whose call was refused with it last, and none was accepted since; 0: none.
     refused_subject: AtomicU64,
+    /// Milliseconds after its receipt of the first refusal since a call was accepted.
+    refused_ms: AtomicU64,
     /// Whether calls for two different subjects were refused with it, and none was accepted
     /// since: it is the token, and not one of them.
     refused_by_several: AtomicBool,
@@ -173,8 +175,12 @@ impl AccessToken {
     }
 
     /// Records that the API has refused it to a call for `subject`, which is not 0.
-    pub(super) fn refuse(&self, subject: u64) {
+    pub(super) fn refuse(&self, subject: u64, now: Instant) {
         let before = self.verdicts.refused_subject.swap(subject, Ordering::Relaxed);
+        if before == 0 {
+            let age = u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX);
+            self.verdicts.refused_ms.store(age, Ordering::Relaxed);
+        }
         if before != 0 && before != subject {
             self.verdicts.refused_by_several.store(true, Ordering::Relaxed);
         }
@@ -189,6 +195,13 @@ impl AccessToken {
     /// since.
     pub(super) fn is_refused_by_several(&self) -> bool {
         self.verdicts.refused_by_several.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls for two different subjects were refused with it, and for this long none
+    /// was accepted.
+    pub(super) fn is_refused_by_several_for(&self, time: Duration, now: Instant) -> bool {
+        let since = Duration::from_millis(self.verdicts.refused_ms.load(Ordering::Relaxed));
+        self.is_refused_by_several() && self.age(now) >= since + time
     }
 
     /// Claims the right to try it. At most one caller per `interval` gets it.

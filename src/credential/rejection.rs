@@ -16,7 +16,7 @@ use super::{
     access_token::{AccessToken, Bearer, Replays},
     shared::Shared,
     state::{Awaited, State, stopped},
-    tokens::{Tokens, YOUNG},
+    tokens::{Now, Tokens, YOUNG},
 };
 use crate::{backoff::jittered, call::Deadline};
 
@@ -25,6 +25,9 @@ const SAME_TOKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// Retry delay for a caller while the API does not accept the token yet.
 const NOT_ACCEPTED_RETRY: Duration = Duration::from_secs(1);
+
+/// Time without an accepted call after which refusals to several subjects are about the token.
+const REVOKED_AFTER: Duration = Duration::from_secs(2);
 
 /// Time after which a new token that was never accepted is replaced, even while an older one
 /// is in service.
@@ -78,8 +81,8 @@ impl Shared {
     }
 
     fn decide(&self, state: &mut State, refused: &Bearer, subject: u64, deadline: Deadline) -> Decision {
-        refused.token().refuse(subject);
         let now = self.now();
+        refused.token().refuse(subject, now.instant);
         let Some(tokens) = self.tokens() else { return Decision::Wait(self.order(state)) };
         if let Some(other) = tokens.instead_of(refused, now) {
             let newest = tokens.newest();
@@ -98,7 +101,7 @@ impl Shared {
             return Decision::Wait(self.order(state));
         }
         let rest = patience(state).saturating_sub(tokens.newest().age(now.instant));
-        if !rest.is_zero() {
+        if !rest.is_zero() && !is_revoked(&tokens, now) {
             return self.not_accepted_yet(state, &tokens, refused, rest, deadline);
         }
         self.refresh(state, &tokens, refused)
@@ -143,6 +146,16 @@ impl Shared {
         }
         Decision::Wait(self.order(state))
     }
+}
+
+/// Whether a young token that has worked does not work for anybody any more, and neither does
+/// the older one. Nodes that learn of a token late do not look like this: others accept it
+/// all the while.
+fn is_revoked(tokens: &Tokens, now: Now) -> bool {
+    let newest = tokens.newest();
+    newest.is_accepted()
+        && newest.is_refused_by_several_for(REVOKED_AFTER, now.instant)
+        && tokens.previous(now).is_none_or(|previous| previous.is_refused_by_several())
 }
 
 /// What a 401 on a young token is about, if no token in service works for the call.

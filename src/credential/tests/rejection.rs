@@ -220,8 +220,8 @@ async fn young_token_does_not_take_the_place_of_the_proven_one() {
     assert!(is_previous(&newest) && !is_previous(&young), "it is no longer young");
 
     // Unless the older one is revoked, or expires first.
-    newest.refuse(1);
-    newest.refuse(2);
+    newest.refuse(1, clock::now());
+    newest.refuse(2, clock::now());
     let young = Arc::clone(shared.tokens().expect("in service").newest());
     let short = renew(seconds(20));
     assert!(is_previous(&young), "the older one is revoked");
@@ -546,6 +546,26 @@ async fn revoked_token_is_replaced_at_once_although_a_user_is_always_refused() {
 }
 
 /// Revoked before it has ever been used, together with the token before it.
+/// A user who is always refused keeps the newest token young; a revocation must show anyway.
+#[tokio::test(start_paused = true)]
+async fn young_token_that_is_revoked_is_replaced_although_a_user_is_always_refused() {
+    let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
+    assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
+    // Leads to a new token.
+    let bad = (platform.clone(), credential.clone());
+    tokio::spawn(async move { bad.0.call(&bad.1, "bad").await });
+    assert_eq!(platform.calls(&credential, OFTEN, seconds(3)).await, []);
+    let requests = platform.requests();
+    assert_eq!(requests, 2);
+    platform.revoke_all();
+    let revoked = clock::now();
+    // The first refusal alone may be about its user.
+    let failed = platform.calls(&credential, OFTEN, seconds(2)).await;
+    assert!(failed.len() <= 1, "{failed:?}");
+    assert!(revoked.elapsed() < seconds(5), "{:?}", revoked.elapsed());
+    assert_eq!(platform.requests(), requests + 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn token_that_is_revoked_before_its_first_use_is_replaced() {
     let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
