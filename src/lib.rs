@@ -15,7 +15,7 @@
 //! 7. [`status`]: every failure, as exactly one gRPC status.
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
-//! [`telemetry`] tell others; [`http_client`] is shared by all senders of HTTP requests;
+//! [`telemetry`] report to the outside; [`http_client`] is shared by all senders of HTTP requests;
 //! [`secret`], [`regular_file`], [`clock`] and [`backoff`] are the ground that all
 //! stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
