@@ -46,8 +46,10 @@ impl PlatformClient {
         };
         let logged_in = self.exchange(exchange, |answer| {
             let account = messages::account(answer)?;
-            match self.read_cookies(&answer.headers) {
-                SetCookies { session, problem: None } => Ok(LoggedIn { account, session }),
+            let cookies = self.read_cookies(&answer.headers);
+            cookies.irregularities.warn(call);
+            match cookies {
+                SetCookies { session, problem: None, .. } => Ok(LoggedIn { account, session }),
                 SetCookies { problem: Some(problem), .. } => Err(Malformation::Cookies(problem)),
             }
         });

@@ -29,6 +29,7 @@ use http::{
 
 use self::{fold::unfold, received::ReceivedCookie};
 use crate::{
+    call::Call,
     http_client::date::parse_date,
     session::{Session, SessionCookie},
 };
@@ -45,6 +46,17 @@ pub(super) struct SetCookies {
     pub(super) session: Session,
     /// Why the session cannot be passed to the caller; `None` if it can.
     pub(super) problem: Option<CookieProblem>,
+    /// What was not as it should be, for the operator.
+    pub(super) irregularities: Irregularities,
+}
+
+/// What was irregular about the `Set-Cookie` headers of a response.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Irregularities {
+    ignored: u32,
+    ignored_attributes: u32,
+    split_headers: u32,
+    suspect_headers: u32,
 }
 
 /// Why the session of a login cannot be passed to the caller.
@@ -85,35 +97,65 @@ pub(super) fn read(headers: &HeaderMap, now: SystemTime) -> SetCookies {
             break;
         }
     }
-    jar.warn();
     let problem = problem.or_else(|| jar.problem(earliest_now));
-    SetCookies { session: jar.into_session(now, earliest_now), problem }
+    let irregularities = jar.irregularities;
+    SetCookies { session: jar.into_session(now, earliest_now), problem, irregularities }
+}
+
+impl Irregularities {
+    /// Warns the operator, with the call that they were met in.
+    pub(super) fn warn(self, call: &Call) {
+        let request_id = call.request_id();
+        let api_client = call.api_client();
+        if self.ignored > 0 {
+            tracing::warn!(
+                request.id = %request_id,
+                api_client.name = api_client.as_deref(),
+                cookies.ignored = self.ignored,
+                "ignored unreadable cookies in login response"
+            );
+        }
+        if self.ignored_attributes > 0 {
+            tracing::warn!(
+                request.id = %request_id,
+                api_client.name = api_client.as_deref(),
+                attributes.ignored = self.ignored_attributes,
+                "ignored unreadable cookie attributes in login response"
+            );
+        }
+        if self.split_headers > 0 || self.suspect_headers > 0 {
+            tracing::warn!(
+                request.id = %request_id,
+                api_client.name = api_client.as_deref(),
+                headers.split = self.split_headers,
+                headers.ambiguous = self.suspect_headers,
+                "Set-Cookie header looks folded, check proxies in front of the platform"
+            );
+        }
+    }
 }
 
 /// Cookies of one response while it is being read.
 #[derive(Default)]
 struct Jar<'h> {
     cookies: Vec<ReceivedCookie<'h>>,
-    ignored: u32,
-    ignored_attributes: u32,
-    split_headers: u32,
-    suspect_headers: u32,
+    irregularities: Irregularities,
 }
 
 impl<'h> Jar<'h> {
     fn add_header(&mut self, line: &'h [u8], now: SystemTime) -> Result<(), CookieProblem> {
         let unfolded = unfold(line);
-        self.split_headers += u32::from(unfolded.cookies.len() > 1);
-        self.suspect_headers += u32::from(unfolded.looks_folded);
+        self.irregularities.split_headers += u32::from(unfolded.cookies.len() > 1);
+        self.irregularities.suspect_headers += u32::from(unfolded.looks_folded);
         unfolded.cookies.into_iter().try_for_each(|text| self.add(text, now))
     }
 
     fn add(&mut self, text: &'h [u8], now: SystemTime) -> Result<(), CookieProblem> {
         let Some(cookie) = ReceivedCookie::parse(text) else {
-            self.ignored += 1;
+            self.irregularities.ignored += 1;
             return Ok(());
         };
-        self.ignored_attributes += cookie.ignored_attributes;
+        self.irregularities.ignored_attributes += cookie.ignored_attributes;
         self.cookies.retain(|earlier| !earlier.is_replaced_by(&cookie));
         if cookie.has_expired(now) && cookie.as_text().is_none() {
             // It has deleted what it could. Nobody needs to see it.
@@ -132,26 +174,7 @@ impl<'h> Jar<'h> {
         }
         let is_any_live = self.cookies.iter().any(|cookie| !cookie.has_expired(now));
         // Deletions alone are not a problem: like no header at all, they lose nothing.
-        (self.ignored > 0 && !is_any_live).then_some(CookieProblem::NoneUsable)
-    }
-
-    fn warn(&self) {
-        if self.ignored > 0 {
-            tracing::warn!(cookies.ignored = self.ignored, "ignored unreadable cookies in login response");
-        }
-        if self.ignored_attributes > 0 {
-            tracing::warn!(
-                attributes.ignored = self.ignored_attributes,
-                "ignored unreadable cookie attributes in login response"
-            );
-        }
-        if self.split_headers > 0 || self.suspect_headers > 0 {
-            tracing::warn!(
-                headers.split = self.split_headers,
-                headers.ambiguous = self.suspect_headers,
-                "Set-Cookie header looks folded, check proxies in front of the platform"
-            );
-        }
+        (self.irregularities.ignored > 0 && !is_any_live).then_some(CookieProblem::NoneUsable)
     }
 
     fn into_session(self, now: SystemTime, earliest_now: SystemTime) -> Session {

@@ -10,7 +10,10 @@ use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::MAX_TIMESTAMP;
+use crate::{
+    call::Deadline,
+    clock::{self, MAX_TIMESTAMP},
+};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -47,7 +50,7 @@ fn failed<T: AsRef<[u8]>>(values: &[T]) -> (Vec<u8>, CookieProblem) {
 
 /// The only cookie of that header.
 fn only(text: &str) -> SessionCookie {
-    let SetCookies { session, problem } = set(&[text]);
+    let SetCookies { session, problem, .. } = set(&[text]);
     assert_eq!(problem, None, "{text}");
     let [cookie] = session.cookies() else { panic!("one cookie in {text}") };
     cookie.clone()
@@ -397,13 +400,15 @@ fn logged(values: &[&str]) -> Vec<String> {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, || set(values));
+    let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+    call.set_api_client("eu2".into());
+    tracing::subscriber::with_default(subscriber, || set(values).irregularities.warn(&call));
     let bytes = lines.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
 }
 
-#[test]
-fn irregular_cookies_are_logged_once_per_response_without_names_or_values() {
+#[tokio::test]
+async fn irregular_cookies_are_logged_once_per_response_without_names_or_values() {
     let lines = logged(&[
         "CANARY",
         "=CANARY",
@@ -422,6 +427,7 @@ fn irregular_cookies_are_logged_once_per_response_without_names_or_values() {
     assert!(folded.contains("headers.split=2") && folded.contains("headers.ambiguous=2"), "{folded}");
     for line in lines {
         assert!(line.contains("WARN") && !line.contains("CANARY"), "{line}");
+        assert!(line.contains("request.id=") && line.contains(r#"api_client.name="eu2""#), "{line}");
     }
     assert!(logged(&["sid=CANARY; Path=/; Comment=CANARY"]).is_empty());
 }
@@ -464,7 +470,7 @@ proptest! {
         values in prop::collection::vec(almost_cookies(), 0..6),
     ) {
         let values: Vec<_> = values.into_iter().filter(|value| HeaderValue::from_bytes(value).is_ok()).collect();
-        let SetCookies { session, problem } = set(&values);
+        let SetCookies { session, problem, .. } = set(&values);
         let mut live = Vec::new();
         for cookie in session.cookies() {
             let (name, value) = (cookie.name.as_str(), cookie.value.expose());
