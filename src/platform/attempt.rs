@@ -277,7 +277,7 @@ async fn exchange(
 /// Fails if a request that waits for a stream would find one on another connection.
 fn look_elsewhere(connections: &Connections, gate: &BodyGate) -> Result<(), NoStream> {
     let lease = gate.lease();
-    if lease.waits_for_stream() && connections.has_room_elsewhere(lease) && gate.close().is_none() {
+    if lease.waits_for_stream(STREAM_PATIENCE) && connections.has_room_elsewhere(lease) && gate.close().is_none() {
         lease.no_stream_in_time();
         return Err(NoStream::Waited);
     }

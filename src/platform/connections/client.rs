@@ -169,9 +169,12 @@ impl Progress {
     }
 
     /// Returns whether a request that has not been sent waits for one of the peer's
-    /// streams.
-    pub(super) fn waits_for_stream(&self) -> bool {
-        self.server.version == Some(HttpVersion::Http2) && self.sent > 0
+    /// streams: others have some, and none was opened for `patience`. While they are being
+    /// opened, it only waits for its turn.
+    pub(super) fn waits_for_stream(&self, now: Instant, patience: Duration) -> bool {
+        self.server.version == Some(HttpVersion::Http2)
+            && self.sent > 0
+            && self.sent_at.is_none_or(|at| now >= at + patience)
     }
 
     /// Returns whether any request has been sent.

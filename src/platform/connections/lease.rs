@@ -1,6 +1,9 @@
 //! One request's place on a client.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use http::Version;
 use tokio::{
@@ -132,10 +135,10 @@ impl Lease {
         is_waiting && progress.may_wait_for_stream() && progress.has_sent()
     }
 
-    /// Returns whether the request waits for one of the peer's streams rather than for a
-    /// connection.
-    pub(in super::super) fn waits_for_stream(&self) -> bool {
-        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream()
+    /// Returns whether the request waits for one of the peer's streams, and none was opened
+    /// for `patience`; not for a connection, nor for its turn.
+    pub(in super::super) fn waits_for_stream(&self, patience: Duration) -> bool {
+        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream(clock::now(), patience)
     }
 
     /// Records that the request got no stream while others use this connection. If they
