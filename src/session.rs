@@ -31,6 +31,13 @@ impl Account {
         Self(members)
     }
 
+    /// Returns a member that is a string; `None` if it is absent or anything else.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        let (_, value) = self.0.iter().find(|(member, _)| member == name)?;
+        serde_json::from_str(value.get()).ok()
+    }
+
     /// Returns the members in the platform's order.
     #[must_use]
     pub fn into_members(self) -> Vec<(String, Box<RawValue>)> {
