@@ -38,7 +38,7 @@ use crate::{
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
-    service::{ApiClients, KnownTokens, NamedCallers, OttService, Reflection},
+    service::{ApiClients, NamedCallers, OttService, Reflection, TokensInUse},
     telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
 };
 
@@ -137,7 +137,7 @@ impl App {
             default: config.api_clients.default.clone(),
             access: access.clone(),
             audit: audit.clone(),
-            known_tokens: KnownTokens::default(),
+            tokens_in_use: TokensInUse::default(),
             metrics: metrics.clone(),
             health: HealthService::new(health.clone()),
             reflection: config.server.reflection,
@@ -231,7 +231,7 @@ struct Shared {
     default: Option<Arc<str>>,
     access: Access,
     audit: Audit,
-    known_tokens: KnownTokens,
+    tokens_in_use: TokensInUse,
     metrics: Metrics,
     health: HealthService,
     reflection: bool,
@@ -248,7 +248,7 @@ impl Shared {
             access: self.access.clone(),
             api_clients: ApiClients::new(clients, self.default.clone()),
             audit: self.audit.clone(),
-            known_tokens: self.known_tokens.clone(),
+            tokens_in_use: self.tokens_in_use.clone(),
             metrics: self.metrics.clone(),
         };
         let service = OttServiceServer::new(service)

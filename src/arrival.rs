@@ -7,7 +7,7 @@ use tonic::Request;
 
 use crate::{
     call::{Call, Deadline, InFlight},
-    caller::Caller,
+    caller::{Caller, Recognition},
     clock,
     telemetry::tracing::CallSpan,
 };
@@ -23,6 +23,8 @@ pub struct Arrival {
     pub span: CallSpan,
     /// The call's place among the calls in flight, held until all its work has ended.
     pub in_flight: Option<InFlight>,
+    /// Set once the access rules are found to name the caller, so that its connection is kept.
+    pub recognition: Recognition,
 }
 
 impl Arrival {
@@ -44,6 +46,7 @@ impl Arrival {
                 caller: Caller::anonymous(),
                 span: CallSpan::default(),
                 in_flight: None,
+                recognition: Recognition::default(),
             }
         })
     }

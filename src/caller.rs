@@ -30,12 +30,14 @@ mod jwks;
 mod jwt;
 mod key_set;
 mod name;
+mod recognition;
 
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::JwksFault;
 pub use name::{NameFault, is_caller_name};
+pub use recognition::Recognition;
 
 /// A caller, and how its name was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,13 +107,14 @@ impl Caller {
 pub struct Peer {
     address: SocketAddr,
     certificate: Result<Option<Caller>, NameFault>,
+    recognition: Recognition,
 }
 
 impl Peer {
     /// A peer on a connection without TLS.
     #[must_use]
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address, certificate: Ok(None) }
+        Self { address, certificate: Ok(None), recognition: Recognition::default() }
     }
 
     /// A peer on a TLS connection; `chain` is its verified certificate chain, empty if
@@ -122,7 +125,20 @@ impl Peer {
             let name = certificate::caller_name(leaf)?;
             Ok(Caller { name: Arc::from(name), proof: Proof::Certificate })
         });
-        Self { address, certificate: certificate.transpose() }
+        Self { address, certificate: certificate.transpose(), recognition: Recognition::default() }
+    }
+
+    /// Shares the flag that the first identified call on the connection sets.
+    #[must_use]
+    pub fn with_recognition(mut self, recognition: Recognition) -> Self {
+        self.recognition = recognition;
+        self
+    }
+
+    /// The flag that the first identified call on the connection sets.
+    #[must_use]
+    pub const fn recognition(&self) -> &Recognition {
+        &self.recognition
     }
 
     /// Its address.
@@ -269,6 +285,12 @@ impl Identification {
     pub fn replace_tokens(&self, tokens: Vec<(String, [u8; 32])>) -> Result<(), InvalidSettings> {
         self.0.tokens.store(Arc::new(Tokens::try_new(tokens)?));
         Ok(())
+    }
+
+    /// Returns whether a peer is a proxy that may name callers.
+    #[must_use]
+    pub fn trusts(&self, peer: &Peer) -> bool {
+        self.0.forwarded.as_ref().is_some_and(|forwarded| forwarded.trusts(peer))
     }
 
     /// Who sent a request with these headers over this connection.

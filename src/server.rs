@@ -7,11 +7,13 @@
 mod call_log;
 mod completion;
 mod connection;
+mod connections;
 mod deadline;
 mod drain;
 mod gate;
 mod limits;
 mod listener;
+mod log_throttle;
 mod preface;
 mod request_body;
 mod settings;
@@ -27,12 +29,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
 use self::{
     connection::Shared,
+    connections::Connections,
     drain::{Drain, Phases},
     gate::Gate,
     stack::Stack,
@@ -206,7 +208,7 @@ impl Bound {
             ends.push(ended);
         }
 
-        let connections = Arc::new(Semaphore::new(settings.limits.max_connections));
+        let connections = Connections::new(&settings.limits, parts.identification, parts.metrics.clone());
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Worker)?;
         if let Some(tls) = tls {
             let reload = tls.run(parts.metrics.clone());
@@ -214,7 +216,7 @@ impl Bound {
         }
         tokio::spawn({
             let (go_away, close) = (phases.go_away.clone(), phases.close.clone());
-            let (connections, metrics) = (Arc::clone(&connections), parts.metrics.clone());
+            let connections = connections.clone();
             async move {
                 let accept = |cx: &mut Context<'_>| listener.poll_accept(cx);
                 let hand_on = |accepted| worker::hand_to_least_loaded(&workers, accepted);
@@ -222,7 +224,7 @@ impl Bound {
                     biased;
                     () = close.cancelled() => {}
                     () = go_away.cancelled() => {}
-                    () = listener::accept_all(accept, connections, metrics, hand_on) => {}
+                    () = listener::accept_all(accept, connections, hand_on) => {}
                 }
             }
         });
@@ -231,15 +233,8 @@ impl Bound {
             listener.worker_threads = ends.len(),
             "the server is listening"
         );
-        let drain = Drain {
-            times: settings.drain,
-            draining: parts.draining,
-            phases,
-            gate,
-            in_flight,
-            connections,
-            max_connections: settings.limits.max_connections,
-        };
+        let drain =
+            Drain { times: settings.drain, draining: parts.draining, phases, gate, in_flight, connections };
         Ok(Server { local_addr, drain, workers: ends, _close: close })
     }
 }

@@ -34,8 +34,13 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
         None if config.plaintext => Transport::Plaintext,
         None => Transport::LoopbackPlaintext,
     };
+    let max_connections = config.max_connections.get() as usize;
     let limits = Limits {
-        max_connections: config.max_connections.get() as usize,
+        max_connections,
+        max_connections_per_peer: config
+            .max_connections_per_peer
+            .map_or_else(|| a_quarter(max_connections), |max| max.get() as usize),
+        idle_timeout: config.idle_timeout,
         connection_age: config.max_connection_age,
         ..Limits::default()
     };
@@ -49,14 +54,31 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
     }
 }
 
+/// Maximum number of connections of the health port.
+const HEALTH_CONNECTIONS: usize = 64;
+/// Time without a call after which a connection of the health port is closed.
+const HEALTH_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Health alone, without TLS, for probes that cannot show a certificate.
 pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> server::Settings {
+    let limits = Limits {
+        max_connections: HEALTH_CONNECTIONS,
+        max_connections_per_peer: a_quarter(HEALTH_CONNECTIONS),
+        idle_timeout: HEALTH_IDLE_TIMEOUT,
+        unidentified_timeout: None,
+        ..Limits::default()
+    };
     server::Settings {
         worker_threads: Some(NonZeroUsize::MIN),
-        limits: Limits { max_connections: 64, ..Limits::default() },
+        limits,
         drain: drain_times(config),
         ..server::Settings::new(listen, Transport::Plaintext)
     }
+}
+
+/// The default share of one peer address in all connections.
+fn a_quarter(max_connections: usize) -> usize {
+    (max_connections / 4).max(1)
 }
 
 fn drain_times(config: &config::Server) -> DrainTimes {
@@ -232,4 +254,25 @@ pub(super) fn credential(
         token_url: data_center(name, client)?.token_url().clone(),
         http: UnpooledClient::new(http.clone())?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn one_peer_has_a_quarter_of_the_connections_unless_configured() {
+        let with = |max: u32, per_peer: Option<u32>| {
+            let max_connections = NonZeroU32::new(max).unwrap();
+            let max_connections_per_peer = per_peer.and_then(NonZeroU32::new);
+            let config = config::Server { max_connections, max_connections_per_peer, ..Default::default() };
+            server(&config).limits.max_connections_per_peer
+        };
+        assert_eq!(
+            [with(1024, None), with(2000, None), with(3, None), with(1024, Some(7))],
+            [256, 500, 1, 7]
+        );
+    }
 }

@@ -30,8 +30,14 @@ pub struct Server {
     /// `max_in_flight`: calls at one time, more are refused at once; 4,096, from 1 to
     /// 1,000,000.
     pub max_in_flight: NonZeroU32,
-    /// `max_connections`: connections at one time; 1,024, from 1 to 1,000,000.
+    /// `max_connections`: maximum number of connections; 1,024, from 1 to 1,000,000.
     pub max_connections: NonZeroU32,
+    /// `max_connections_per_peer`: maximum number of connections of one peer address, from 1
+    /// to 1,000,000; none: a quarter of `max_connections`.
+    pub max_connections_per_peer: Option<NonZeroU32>,
+    /// `idle_timeout`: time without a call after which a connection is closed; 5 min, from
+    /// 1 s to 24 h.
+    pub idle_timeout: Duration,
     /// `max_connection_age`: after which a connection is asked to end; 30 min, from 10 s
     /// to 24 h.
     pub max_connection_age: Duration,
@@ -83,6 +89,8 @@ impl Default for Server {
             worker_threads: None,
             max_in_flight: const { NonZeroU32::new(4096).unwrap() },
             max_connections: const { NonZeroU32::new(1024).unwrap() },
+            max_connections_per_peer: None,
+            idle_timeout: Duration::from_mins(5),
             max_connection_age: Duration::from_mins(30),
             reflection: false,
             drain_lame_duck: Duration::from_secs(3),
@@ -113,6 +121,11 @@ impl Server {
             max_connections: section
                 .optional("max_connections", value::count(1..=1_000_000))
                 .unwrap_or(default.max_connections),
+            max_connections_per_peer: section
+                .optional("max_connections_per_peer", value::count(1..=1_000_000)),
+            idle_timeout: section
+                .optional("idle_timeout", value::duration(seconds(1)..=Duration::from_hours(24)))
+                .unwrap_or(default.idle_timeout),
             max_connection_age: section
                 .optional("max_connection_age", value::duration(seconds(10)..=Duration::from_hours(24)))
                 .unwrap_or(default.max_connection_age),

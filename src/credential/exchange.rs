@@ -97,15 +97,16 @@ impl HttpExchange {
         let unusable =
             || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
         let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
-        let request = self
+        let sending = self
             .http
             .client()
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
-            .body(BODY);
-        match self.http.send(request).await {
+            .body(BODY)
+            .send();
+        match sending.await {
             Ok(response) => Ok(response),
             Err(error) => Err(without_response(&error, self.http.cause_of(&error).await)),
         }

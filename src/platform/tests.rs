@@ -10,6 +10,5 @@ mod http2;
 mod issue;
 mod login;
 mod reading;
-mod stray;
 mod tls;
 mod wire;

@@ -1,24 +1,31 @@
-//! One connection, from its first byte to its last: TLS, HTTP/2, age, drain.
+//! One connection, from its first byte to its last: TLS, HTTP/2, time limits, drain.
 //!
 //! Each wait for the peer has an end. What a call on the connection goes through is
 //! not decided here.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
+use futures_util::FutureExt;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{timeout, timeout_at},
 };
 
-use super::{drain::Phases, limits::Limits, preface, stack::Stack, tls::Handshakes};
+use super::{
+    connections::{Entry, Place},
+    drain::Phases,
+    limits::Limits,
+    preface,
+    stack::Stack,
+    tls::Handshakes,
+};
 use crate::{
-    backoff::jittered,
     caller::Peer,
     clock,
-    telemetry::metrics::{ConnectionState, Counted, Metrics},
+    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Metrics},
 };
 
 /// What all connections of one worker have in common.
@@ -31,73 +38,104 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
 }
 
-/// Serves a connection until it ends, or a drain ends it.
-pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
-    let connection = async {
-        let shaking_hands = shared.metrics.connection(ConnectionState::Handshake);
-        match &shared.handshakes {
-            None => serve_http2(&shared, stream, Peer::plaintext(address), shaking_hands).await,
-            Some(handshakes) => {
-                if let Some((stream, peer)) = handshakes.complete(stream, address).await {
-                    serve_http2(&shared, stream, peer, shaking_hands).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
+/// Serves a connection until it ends, has to make room for another, or a drain closes it.
+pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, place: Place) {
+    let end = tokio::select! {
         biased;
-        () = shared.phases.close.cancelled() => {}
-        () = connection => {}
+        () = shared.phases.close.cancelled() => ConnectionEnd::Drain,
+        end = secure_and_serve(&shared, stream, &place) => end,
+    };
+    place.give_back(end);
+}
+
+async fn secure_and_serve(shared: &Shared, stream: TcpStream, place: &Place) -> ConnectionEnd {
+    let shaking_hands = shared.metrics.connection(ConnectionState::Handshake);
+    let address = place.entry().address();
+    let Some(handshakes) = &shared.handshakes else {
+        return serve_http2(shared, stream, Peer::plaintext(address), place.entry(), shaking_hands).await;
+    };
+    let handshake = handshakes.complete(stream, address);
+    match place.entry().evicted().run_until_cancelled(handshake).await {
+        None => ConnectionEnd::Evicted,
+        Some(None) => ConnectionEnd::Handshake,
+        Some(Some((stream, peer))) => {
+            place.authenticated(&peer);
+            serve_http2(shared, stream, peer, place.entry(), shaking_hands).await
+        }
     }
 }
 
-async fn serve_http2<Io>(shared: &Shared, io: Io, peer: Peer, shaking_hands: Counted)
+async fn serve_http2<Io>(
+    shared: &Shared,
+    io: Io,
+    peer: Peer,
+    entry: &Arc<Entry>,
+    shaking_hands: Counted,
+) -> ConnectionEnd
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let io = match timeout(shared.limits.preface_timeout, preface::expect(io)).await {
-        Ok(Ok(io)) => io,
-        Ok(Err(error)) => {
+    let preface = timeout(shared.limits.preface_timeout, preface::expect(io));
+    let io = match entry.evicted().run_until_cancelled(preface).await {
+        None => return ConnectionEnd::Evicted,
+        Some(Ok(Ok(io))) => io,
+        Some(Ok(Err(error))) => {
             tracing::debug!(peer.address = %peer.address(), %error, "a peer does not speak HTTP/2");
-            return;
+            return ConnectionEnd::Handshake;
         }
-        Err(_elapsed) => {
+        Some(Err(_elapsed)) => {
             shared.metrics.security_event("slow_preface");
             tracing::debug!(peer.address = %peer.address(), "a peer did not send its preface in time");
-            return;
+            return ConnectionEnd::Handshake;
         }
     };
 
     drop(shaking_hands);
     let open = shared.metrics.connection(ConnectionState::Open);
-    let peer = Arc::new(peer);
+    let peer = Arc::new(peer.with_recognition(entry.recognition().clone()));
     let service = service_fn(|request| {
-        // Not in the future: the time that it waits for its first turn counts.
+        // Taken before the future is polled, so that its wait for a first turn counts.
         let arrived = clock::now();
+        let call = entry.call(arrived);
         let (stack, peer) = (Arc::clone(&shared.stack), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(stack.answer(request, &peer, arrived).await) }
+        async move { Ok::<_, Infallible>(call.responding(stack.answer(request, &peer, arrived).await)) }
     });
     let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
-    let grace = tokio::select! {
-        ended = connection.as_mut() => return log_end(&peer, &ended),
-        () = shared.phases.go_away.cancelled() => None,
-        () = sleep(jittered(shared.limits.connection_age, 0.9, 1.1)) => Some(shared.limits.connection_grace),
+    let end = tokio::select! {
+        ended = connection.as_mut() => return ended_by_itself(&peer, &ended),
+        () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
+        () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
+        end = entry.is_over(&shared.limits) => end,
     };
 
     drop(open);
     let _draining = shared.metrics.connection(ConnectionState::Draining);
     connection.as_mut().graceful_shutdown();
-    match grace {
-        // A drain has an end of its own.
-        None => log_end(&peer, &connection.await),
-        Some(grace) => {
-            if let Ok(ended) = timeout(grace, connection).await {
-                log_end(&peer, &ended);
-            } else {
-                tracing::debug!(peer.address = %peer.address(), "an old connection was closed by force");
+    match end {
+        // A drain has time limits of its own.
+        ConnectionEnd::Drain => {
+            let ended = connection.await;
+            ended_by_itself(&peer, &ended);
+        }
+        // Its place has been given away: the GOAWAY is written, and not waited for.
+        ConnectionEnd::Evicted => {
+            let _ = connection.now_or_never();
+        }
+        _ => {
+            let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
+            let last = clock::now() + connection_grace;
+            let closing = async {
+                if timeout(goaway_timeout.min(connection_grace), connection.as_mut()).await.is_ok() {
+                    return true;
+                }
+                entry.calls() > 0 && timeout_at(last, connection).await.is_ok()
+            };
+            if entry.evicted().run_until_cancelled(closing).await == Some(false) {
+                tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
             }
         }
     }
+    end
 }
 
 /// HTTP/2 with every limit set.
@@ -119,8 +157,13 @@ fn builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-fn log_end(peer: &Peer, ended: &hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(peer.address = %peer.address(), %error, "a connection ended with an error");
+/// Logs how a connection ended that was not closed from this side.
+fn ended_by_itself(peer: &Peer, ended: &hyper::Result<()>) -> ConnectionEnd {
+    match ended {
+        Ok(()) => ConnectionEnd::Peer,
+        Err(error) => {
+            tracing::debug!(peer.address = %peer.address(), %error, "a connection ended with an error");
+            ConnectionEnd::Broken
+        }
     }
 }

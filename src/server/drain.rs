@@ -1,14 +1,11 @@
 //! The end of the server: in steps, each of which is bounded, whatever peers do.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::Gate;
+use super::{connections::Connections, gate::Gate};
 use crate::{call::InFlightLimit, clock};
 
 /// How long the records of calls that are given up may take to be written.
@@ -88,8 +85,7 @@ pub(super) struct Drain {
     pub(super) phases: Phases,
     pub(super) gate: Gate,
     pub(super) in_flight: InFlightLimit,
-    pub(super) connections: Arc<Semaphore>,
-    pub(super) max_connections: usize,
+    pub(super) connections: Connections,
 }
 
 impl Drain {
@@ -102,12 +98,12 @@ impl Drain {
 
         tracing::info!(
             calls.in_flight = self.in_flight.count(),
-            connections = self.connections_open(),
+            connections = self.connections.open(),
             "peers are told to go away"
         );
         self.phases.go_away.cancel();
         // A peer that has not seen the GOAWAY yet may have sent calls: they are served.
-        let _ = timeout(self.times.stragglers, self.connections_gone()).await;
+        let _ = timeout(self.times.stragglers, self.connections.all_ended()).await;
         self.gate.close();
 
         let mut cut_off = 0;
@@ -122,19 +118,9 @@ impl Drain {
             }
         }
 
-        let _ = timeout(self.times.linger, self.connections_gone()).await;
-        let closed = self.connections_open();
+        let _ = timeout(self.times.linger, self.connections.all_ended()).await;
+        let closed = self.connections.open();
         self.phases.close.cancel();
         Drained { cut_off, closed }
-    }
-
-    fn connections_open(&self) -> usize {
-        self.max_connections.saturating_sub(self.connections.available_permits())
-    }
-
-    async fn connections_gone(&self) {
-        // The semaphore is never closed.
-        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
-        let _ = self.connections.acquire_many(all).await;
     }
 }

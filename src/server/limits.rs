@@ -6,8 +6,19 @@ use std::time::Duration;
 /// default.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at once, over all workers; one more is closed as it is accepted.
+    /// Maximum number of connections, over all workers. One more takes the place of one that
+    /// has carried no identified call, and is closed if there is none.
     pub max_connections: usize,
+    /// Maximum number of connections of one peer: an IPv4 address or a /64 network of IPv6.
+    /// Loopback addresses and trusted proxies have no such limit. One more takes the place of
+    /// another one of the same peer, as above.
+    pub max_connections_per_peer: usize,
+    /// A connection without a call in progress for this time is sent a GOAWAY.
+    pub idle_timeout: Duration,
+    /// A connection is sent a GOAWAY this long after it was accepted if it has carried no
+    /// call of a caller that the access rules name. `None` for a port on which nobody is
+    /// identified: there, the connection that has been idle longest makes room for others.
+    pub unidentified_timeout: Option<Duration>,
     /// TLS handshakes under way at once, so that a burst of them cannot take all
     /// processor time from the calls; further ones wait within `handshake_timeout`.
     pub max_handshakes: usize,
@@ -22,9 +33,11 @@ pub struct Limits {
     /// A connection is told to go away at this age ± 10 %, so that a load balancer
     /// gets to spread the callers anew.
     pub connection_age: Duration,
-    /// A connection that was told to go away because of its age is closed after this
-    /// time; longer than any call may take.
+    /// A connection that was sent a GOAWAY because of a time limit and still has calls in
+    /// progress is closed after this time; longer than any call may take.
     pub connection_grace: Duration,
+    /// The same without calls in progress. The peer answers the GOAWAY within one round trip.
+    pub goaway_timeout: Duration,
     /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
     pub max_streams: u32,
     /// Streams that our side had to reset because of the peer's faults, after which
@@ -49,6 +62,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connections_per_peer: 256,
+            idle_timeout: Duration::from_mins(5),
+            unidentified_timeout: Some(Duration::from_secs(15)),
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(5),
             preface_timeout: Duration::from_secs(5),
@@ -56,6 +72,7 @@ impl Default for Limits {
             keepalive_timeout: Duration::from_secs(20),
             connection_age: Duration::from_mins(30),
             connection_grace: Duration::from_secs(30),
+            goaway_timeout: Duration::from_secs(5),
             max_streams: 100,
             max_local_error_resets: 64,
             max_pending_resets: 20,

@@ -6,24 +6,19 @@ use std::{
     future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::{
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
-};
+use tokio::{net::TcpStream, time::sleep};
 
-use crate::{
-    backoff::Backoff,
-    clock::{self, Instant},
-    telemetry::metrics::Metrics,
+use super::{
+    connections::{Connections, Place},
+    log_throttle::LogThrottle,
 };
+use crate::backoff::Backoff;
 
 /// Connections that the kernel has accepted and we have not yet.
 const BACKLOG: i32 = 1024;
@@ -31,15 +26,12 @@ const BACKLOG: i32 = 1024;
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// After an error that lasts, such as too few file descriptors.
 const ACCEPT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-/// The same trouble is told once in this time.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An accepted connection, counted until `permit` is dropped.
+/// An accepted connection and its place among all connections.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
-    pub(super) address: SocketAddr,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// Binds the address and listens.
@@ -68,18 +60,16 @@ pub(super) fn check_open_files(max_connections: usize) {
     }
 }
 
-/// Accepts connections and hands each on, as long as there are not too many.
+/// Accepts connections and hands on each for which there is a place.
 ///
 /// `accept` is the listener's own; tests put one that fails in its place.
 pub(super) async fn accept_all(
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>,
-    connections: Arc<Semaphore>,
-    metrics: Metrics,
+    connections: Connections,
     mut hand_on: impl FnMut(Accepted),
 ) {
     let mut failures = 0;
-    let mut trouble = Complaint::default();
-    let mut crowd = Complaint::default();
+    let mut trouble = LogThrottle::default();
     loop {
         let (stream, address) = match poll_fn(&mut accept).await {
             Ok(accepted) => {
@@ -89,22 +79,21 @@ pub(super) async fn accept_all(
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 failures += 1;
-                if trouble.is_due() {
-                    tracing::error!(error = %error, failures, "connections cannot be accepted");
+                if let Some(suppressed) = trouble.due() {
+                    tracing::error!(
+                        %error,
+                        failures,
+                        log.suppressed = suppressed,
+                        "connections cannot be accepted"
+                    );
                 }
                 sleep(ACCEPT_BACKOFF.longest(failures)).await;
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-            metrics.connection_refused();
-            if crowd.is_due() {
-                tracing::warn!(peer.address = %address, "a connection was closed: there are too many");
-            }
-            continue;
-        };
+        let Some(place) = connections.admit(address).await else { continue };
         match prepare(stream) {
-            Ok(stream) => hand_on(Accepted { stream, address, permit }),
+            Ok(stream) => hand_on(Accepted { stream, place }),
             Err(error) => {
                 tracing::debug!(peer.address = %address, %error, "a connection ended as it was accepted");
             }
@@ -128,21 +117,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
-}
-
-/// Keeps the same warning from filling the log.
-#[derive(Debug, Default)]
-struct Complaint {
-    last: Option<Instant>,
-}
-
-impl Complaint {
-    fn is_due(&mut self) -> bool {
-        let now = clock::now();
-        let due = self.last.is_none_or(|last| now - last >= LOG_INTERVAL);
-        if due {
-            self.last = Some(now);
-        }
-        due
-    }
 }

@@ -98,7 +98,8 @@ impl Stack {
         let mut request = request.map(|body| RequestBody::new(body, call.clone()));
         deadline::within(call, &self.cut_off, async {
             let caller = self.identify(request.headers(), call, peer).await?;
-            request.extensions_mut().insert(Arrival { call: call.clone(), caller, span, in_flight });
+            let (call, recognition) = (call.clone(), peer.recognition().clone());
+            request.extensions_mut().insert(Arrival { call, caller, span, in_flight, recognition });
             Ok(self.route(request).await)
         })
         .await

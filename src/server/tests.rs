@@ -2,6 +2,7 @@
 
 pub(super) mod authority;
 mod calls;
+mod connections;
 mod contract;
 mod draining;
 mod frames;
@@ -50,9 +51,13 @@ impl Handler {
     async fn answer(self, request: Request<axum::body::Body>) -> Response<Body> {
         let extensions = request.extensions();
         let arrival = extensions.get::<Arrival>().expect("the stack puts it there").clone();
-        let Arrival { call, caller, in_flight, .. } = arrival;
+        let Arrival { call, caller, in_flight, recognition, .. } = arrival;
         assert_eq!(caller, Caller::anonymous());
         let what = request.headers().get("x-do").map_or("", |what| what.to_str().unwrap()).to_owned();
+        // As the service does for callers that a rule names.
+        if what != "stranger" {
+            recognition.set();
+        }
         let hold = {
             let release = Arc::clone(&self.release);
             async move { release.acquire_owned().await.unwrap().forget() }
@@ -60,7 +65,7 @@ impl Handler {
         let (mut code, mut message) = ("0", "");
         self.entered.send(call.clone()).unwrap();
         match what.as_str() {
-            "" => {}
+            "" | "stranger" => {}
             "panic" => panic!("as asked"),
             "hold" => hold.await,
             "hold-as-sent" => {

@@ -104,7 +104,7 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
             Err(refused) => accepted = refused,
         }
     }
-    tracing::error!(peer.address = %accepted.address, "no worker is left to serve a connection");
+    tracing::error!(peer.address = %accepted.place.entry().address(), "no worker is left to serve a connection");
 }
 
 /// Measures how late this worker gets to things, for ever.
@@ -128,21 +128,22 @@ async fn serve_all(
 ) {
     let tasks = TaskTracker::new();
     loop {
-        let Accepted { stream, address, permit } = tokio::select! {
+        let Accepted { stream, place } = tokio::select! {
             biased;
             () = shared.phases.close.cancelled() => break,
             Some(accepted) = accepted.recv() => accepted,
         };
-        let counted = Counted { load: Arc::clone(&load), _permit: permit };
+        let counted = Counted(Arc::clone(&load));
         match TcpStream::from_std(stream) {
             Ok(stream) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
                     let _counted = counted;
-                    connection::serve(shared, stream, address).await;
+                    connection::serve(shared, stream, place).await;
                 });
             }
             Err(error) => {
+                let address = place.entry().address();
                 tracing::debug!(peer.address = %address, %error, "a connection could not be taken over");
             }
         }
@@ -151,15 +152,12 @@ async fn serve_all(
     tasks.wait().await;
 }
 
-/// A connection counts until this is dropped, however its task ends.
+/// A connection counts until this is dropped, even if its task panics.
 #[derive(Debug)]
-struct Counted {
-    load: Arc<AtomicUsize>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
+struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

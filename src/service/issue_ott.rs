@@ -16,7 +16,7 @@ impl OttService {
         arrival: Arrival,
         message: IssueOttRequest,
     ) -> Result<IssueOttResponse, Failure> {
-        let Arrival { call, caller, span, in_flight } = arrival;
+        let Arrival { call, caller, span, in_flight, .. } = arrival;
         call.set_operation(Operation::IssueOtt);
         let admission = self.access.admits(&caller, Operation::IssueOtt)?;
 
@@ -31,7 +31,6 @@ impl OttService {
         let permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
 
         let audit = self.audit.clone();
-        let known_tokens = self.known_tokens.clone();
         let task_call = call.clone();
         let work = async move {
             let issued = client
@@ -41,7 +40,6 @@ impl OttService {
             if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
                 task_call.set_fingerprint(fingerprint);
             }
-            known_tokens.issued(&issued.ott, permit.subject().clone());
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
             Ok((issued, login_url))

@@ -21,7 +21,7 @@ impl OttService {
         arrival: Arrival,
         message: LoginWithOttRequest,
     ) -> Result<LoginWithOttResponse, Failure> {
-        let Arrival { call, caller, span, in_flight } = arrival;
+        let Arrival { call, caller, span, in_flight, .. } = arrival;
         call.set_operation(Operation::LoginWithOtt);
         let admission = self.access.admits(&caller, Operation::LoginWithOtt)?;
 
@@ -33,7 +33,7 @@ impl OttService {
 
         let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
 
-        let Some(in_use) = self.known_tokens.claim(&ott) else {
+        let Some(in_use) = self.tokens_in_use.claim(&ott) else {
             self.metrics.security_event("ott_in_use");
             return Err(Failure::new(Reason::OttInUse));
         };
@@ -48,6 +48,7 @@ impl OttService {
             in_flight: in_flight.clone(),
         };
         let work = async move {
+            let _in_use = in_use;
             let undelivered = |session| Undelivered::new(session, context);
             let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
                 Ok(logged_in) => logged_in,
@@ -61,17 +62,6 @@ impl OttService {
                     return Err(failure);
                 }
             };
-            if let Some(subject) = in_use.subject()
-                && account.is_of(subject) == Some(false)
-            {
-                drop(undelivered(session));
-                client.retire_connections();
-                metrics.security_event("account_mismatch");
-                let failure = Failure::new(Reason::AccountMismatch);
-                return Err(failure
-                    .because(&"the account in the response is not the user that the token was issued for"));
-            }
-            drop(in_use);
             if session.is_empty() {
                 tracing::warn!(
                     api_client.name = %client.name(),

@@ -21,9 +21,12 @@ impl NamedCallers {
 
 impl Interceptor for NamedCallers {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Arrival { call, caller, .. } = Arrival::peek(&request);
+        let Arrival { call, caller, recognition, .. } = Arrival::peek(&request);
         match self.0.names(&caller) {
-            Ok(()) => Ok(request),
+            Ok(()) => {
+                recognition.set();
+                Ok(request)
+            }
             Err(denied) => Err(Failure::from(denied).into_status(&call)),
         }
     }

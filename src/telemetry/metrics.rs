@@ -100,6 +100,84 @@ pub enum ConnectionState {
     Draining,
 }
 
+/// Why a connection was closed as it was accepted, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionRefusal {
+    /// All `max_connections` belong to identified callers.
+    TotalLimit,
+    /// All `max_connections_per_peer` of this peer belong to identified callers.
+    PeerLimit,
+}
+
+impl ConnectionRefusal {
+    /// All of them, in order.
+    pub const ALL: [Self; 2] = [Self::TotalLimit, Self::PeerLimit];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TotalLimit => "total_limit",
+            Self::PeerLimit => "peer_limit",
+        }
+    }
+}
+
+/// Why a connection ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionEnd {
+    /// The peer closed it.
+    Peer,
+    /// It broke: a reset, a violation of HTTP/2, or an unanswered ping.
+    Broken,
+    /// The TLS handshake or the HTTP/2 preface failed or took too long.
+    Handshake,
+    /// It carried no call for the idle timeout.
+    Idle,
+    /// It carried no identified call in time.
+    Unidentified,
+    /// It made room for another connection, because there were `max_connections`.
+    Evicted,
+    /// It made room for another connection of the same peer, which had
+    /// `max_connections_per_peer`.
+    PeerLimit,
+    /// It reached its maximum age.
+    Age,
+    /// The server drains.
+    Drain,
+}
+
+impl ConnectionEnd {
+    /// All of them, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Peer,
+        Self::Broken,
+        Self::Handshake,
+        Self::Idle,
+        Self::Unidentified,
+        Self::Evicted,
+        Self::PeerLimit,
+        Self::Age,
+        Self::Drain,
+    ];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Broken => "broken",
+            Self::Handshake => "handshake",
+            Self::Idle => "idle",
+            Self::Unidentified => "unidentified",
+            Self::Evicted => "evicted",
+            Self::PeerLimit => "peer_limit",
+            Self::Age => "age",
+            Self::Drain => "drain",
+        }
+    }
+}
+
 /// How the attempt ended to log out a session that no caller received, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logout {
@@ -214,9 +292,14 @@ impl Metrics {
         Counted::new(&self.0.connections[state as usize])
     }
 
-    /// A connection was turned away because there are too many.
-    pub fn connection_refused(&self) {
-        self.0.connections_refused.inc();
+    /// Counts a connection that was closed as it was accepted.
+    pub fn connection_refused(&self, refusal: ConnectionRefusal) {
+        self.0.connections_refused.increment([refusal.as_str()]);
+    }
+
+    /// Counts a connection that has ended.
+    pub fn connection_ended(&self, end: ConnectionEnd) {
+        self.0.connections_ended.increment([end.as_str()]);
     }
 
     /// A TLS handshake ended: `ok`, `failed`, `timeout`, `no_alpn`.

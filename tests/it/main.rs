@@ -19,6 +19,7 @@ mod api_clients;
 mod audit;
 mod broken_requests;
 mod cli;
+mod connections;
 mod credentials;
 mod deadlines;
 mod docs;

@@ -409,6 +409,7 @@ async fn reloads_and_what_is_refused_at_one_show() {
 async fn peers_that_never_come_to_a_call_show() {
     let handshakes = |result: &str| format!(r#"ott_gateway_tls_handshakes_total{{result="{result}"}}"#);
     let security = |kind: &str| format!(r#"ott_gateway_security_events_total{{kind="{kind}"}}"#);
+    let ended = |reason: &str| format!(r#"ott_gateway_connections_ended_total{{reason="{reason}"}}"#);
     let shaking_hands = r#"ott_gateway_connections{state="handshake"}"#;
     let upstream = Upstream::http().await;
     let authority = Authority::new("server");
@@ -418,12 +419,12 @@ async fn peers_that_never_come_to_a_call_show() {
     let address = gateway.address();
     let connect = || TcpStream::connect(address).expect("it accepts");
 
-    let _says_nothing = connect();
+    let _makes_room = connect();
     let without_preface = secured(address, authority.client(None, &["h2"], &TLS13)).await;
     let _without_preface = without_preface.expect("a handshake");
     admin.comes_to(shaking_hands, 2.0).await;
-    let _one_too_many = connect();
-    admin.comes_to("ott_gateway_connections_refused_total", 1.0).await;
+    let _says_nothing = connect();
+    admin.comes_to(&ended("evicted"), 1.0).await;
     admin.comes_to(&handshakes("timeout"), 1.0).await;
     admin.comes_to(&security("slow_preface"), 1.0).await;
     admin.comes_to(shaking_hands, 0.0).await;
@@ -443,7 +444,10 @@ async fn peers_that_never_come_to_a_call_show() {
         (&handshakes("no_alpn"), 1.0),
         (&security("slow_handshake"), 1.0),
         (&security("slow_preface"), 1.0),
-        ("ott_gateway_connections_refused_total", 1.0),
+        (&ended("evicted"), 1.0),
+        // No TLS, no HTTP/2, too late with either.
+        (&ended("handshake"), 4.0),
+        ("ott_gateway_connections_refused_total", 0.0),
         (r#"ott_gateway_connections{state="open"}"#, 1.0),
         (shaking_hands, 0.0),
     ]);

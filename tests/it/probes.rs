@@ -2,7 +2,6 @@
 //! and the health port beside mutual TLS.
 
 use std::{
-    net::SocketAddr,
     process::{Command, Output},
     sync::Arc,
     time::Duration,
@@ -21,7 +20,7 @@ use tonic_health::pb::{
 use crate::support::{
     admin::Admin,
     authority::Authority,
-    gateway::{Gateway, PATIENCE, Setup},
+    gateway::{PATIENCE, Setup},
     upstream::{self, Behaviour, TOKEN, Upstream},
 };
 
@@ -48,14 +47,6 @@ fn healthcheck(endpoint: &str, arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .expect("it runs")
-}
-
-/// Where the plaintext health port is.
-fn health_address(gateway: &Gateway) -> SocketAddr {
-    gateway.stderr().wait_for("where the health port is", |line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        line.get("health.address")?.as_str()?.parse().ok()
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +157,7 @@ async fn a_gateway_that_ends_says_so_before_it_closes() {
     let mut gateway = setup.start();
     let admin = Admin(gateway.admin());
     becomes_ready(admin).await;
-    let probe = format!("http://{}", health_address(&gateway));
+    let probe = format!("http://{}", gateway.health_address());
     assert_eq!(healthcheck(&probe, &[]).status.code(), Some(0));
     let mut client = gateway.client().await;
     let mut watch =
@@ -222,7 +213,7 @@ async fn probes_get_through_to_a_gateway_that_asks_for_certificates() {
     assert_eq!(misnamed.status.code(), Some(1), "the gateway's certificate is for another name");
 
     // What kubelets do: plaintext, no certificate, and nothing else there.
-    let plain = format!("http://{}", health_address(&gateway));
+    let plain = format!("http://{}", gateway.health_address());
     assert_eq!(healthcheck(&plain, &[]).status.code(), Some(0));
     assert_eq!(healthcheck(&plain, &["--service", "ott.v1.OttService"]).status.code(), Some(0));
     let channel = Endpoint::from_shared(plain).expect("a URL").connect().await.expect("it accepts");

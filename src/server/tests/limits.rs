@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{frames::*, *};
-use crate::{clock, server::listener};
+use crate::{
+    clock,
+    server::{Limits, connections::Connections, listener},
+};
 
 #[tokio::test]
 async fn limits_that_peers_must_know_are_announced() {
@@ -26,22 +29,6 @@ async fn limits_that_peers_must_know_are_announced() {
     assert_eq!([3, 4, 5, 6].map(|name| settings[&name]), [100, 65_536, 16_384, 16_384]);
     let more = peer.expect(WINDOW_UPDATE).await;
     assert_eq!((more.stream, more.payload), (0, (256 * 1024 - 65_535_u32).to_be_bytes().to_vec()));
-}
-
-#[tokio::test]
-async fn connection_too_many_is_closed_as_it_is_accepted() {
-    let running = start(|settings| settings.limits.max_connections = 2).await;
-    let mut first = running.client().await;
-    let mut second = Peer::connect(&running).await;
-    second.expect(SETTINGS).await;
-    let mut third = Peer::silent(&running).await;
-    assert!(third.closed(SOON).await);
-    assert_eq!(first.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
-
-    drop(second);
-    let connections = Arc::clone(&running.server.drain.connections);
-    drop(timeout(SOON, connections.acquire()).await.expect("its place becomes free").unwrap());
-    running.still_serves().await;
 }
 
 #[tokio::test]
@@ -195,8 +182,8 @@ async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
             Poll::Pending
         }
     };
-    let connections = Arc::new(Semaphore::new(1));
-    let accepting = listener::accept_all(accept, connections, Metrics::new(), |_| {});
+    let connections = Connections::new(&Limits::default(), Identification::none(), Metrics::new());
+    let accepting = listener::accept_all(accept, connections, |_| {});
     tokio::select! {
         biased;
         then = is_gone.recv() => {

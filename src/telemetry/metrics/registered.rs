@@ -15,7 +15,7 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, Method,
+    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method,
     api_client::ApiClientFamilies,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     reloads::Reloads,
@@ -26,10 +26,9 @@ use crate::{call::InFlightLimit, reason::Reason, telemetry::names};
 const OTHER: &str = "other";
 
 /// The kinds of security events.
-const SECURITY_EVENTS: [&str; 7] = [
+const SECURITY_EVENTS: [&str; 6] = [
     "ott_in_use",
     "ott_rejected",
-    "account_mismatch",
     "caller_unauthenticated",
     "duplicate_identity",
     "slow_handshake",
@@ -53,7 +52,8 @@ pub(super) struct Registered {
     pub(super) in_flight: Mutex<Vec<InFlightLimit>>,
     pub(super) without_deadline: IntCounterVec,
     pub(super) connections: [Gauge; 3],
-    pub(super) connections_refused: IntCounter,
+    pub(super) connections_refused: ByWord<1>,
+    pub(super) connections_ended: ByWord<1>,
     pub(super) tls_handshakes: ByWord<1>,
     pub(super) api_clients: ApiClientFamilies,
     pub(super) known_api_clients: Mutex<Vec<ApiClientMetrics>>,
@@ -148,10 +148,16 @@ impl Registered {
             in_flight: Mutex::default(),
             connections: ["handshake", "open", "draining"]
                 .map(|state| connections.with_label_values(&[state])),
-            connections_refused: families.counter(
+            connections_refused: ByWord::new(families.counters(
                 "ott_gateway_connections_refused_total",
-                "Connections that were turned away because there are too many.",
-            ),
+                "Connections that were closed as they were accepted because there are too many.",
+                &["reason"],
+            )),
+            connections_ended: ByWord::new(families.counters(
+                "ott_gateway_connections_ended_total",
+                "Connections that ended, by the reason.",
+                &["reason"],
+            )),
             tls_handshakes: ByWord::new(families.counters(
                 "ott_gateway_tls_handshakes_total",
                 "TLS handshakes of callers that ended.",
@@ -207,6 +213,12 @@ impl Registered {
         // An alert on the increase of what has never been shown would miss its first event.
         for kind in SECURITY_EVENTS {
             registered.security_events.show([kind]);
+        }
+        for refusal in ConnectionRefusal::ALL {
+            registered.connections_refused.show([refusal.as_str()]);
+        }
+        for end in ConnectionEnd::ALL {
+            registered.connections_ended.show([end.as_str()]);
         }
         for result in TLS_HANDSHAKES {
             registered.tls_handshakes.show([result]);

@@ -21,7 +21,8 @@ fn busy() -> Metrics {
     metrics.error(Method::IssueOtt, Reason::UserNotFound);
     metrics.without_deadline("anonymous");
     metrics.quota_exceeded("anonymous");
-    metrics.connection_refused();
+    metrics.connection_refused(ConnectionRefusal::PeerLimit);
+    metrics.connection_ended(ConnectionEnd::Idle);
     metrics.tls_handshake("ok");
     metrics.spoofed_identity_header();
     metrics.security_event("ott_in_use");
@@ -174,9 +175,9 @@ fn words_that_meet_for_the_first_time_at_once_lose_no_count() {
 #[test]
 fn two_gateways_in_one_process_count_apart() {
     let (one, other) = (Metrics::new(), Metrics::new());
-    one.connection_refused();
-    assert!(has(&one, "ott_gateway_connections_refused_total 1"));
-    assert!(has(&other, "ott_gateway_connections_refused_total 0"));
+    one.connection_refused(ConnectionRefusal::TotalLimit);
+    assert!(has(&one, r#"ott_gateway_connections_refused_total{reason="total_limit"} 1"#));
+    assert!(has(&other, r#"ott_gateway_connections_refused_total{reason="total_limit"} 0"#));
 }
 
 /// Name, then type and labels, as in the table of the documentation.

@@ -240,6 +240,11 @@ impl Gateway {
         self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
     }
 
+    /// Address of its plaintext health port.
+    pub(crate) fn health_address(&self) -> SocketAddr {
+        self.stderr.wait_for("the health port's address", |line| logged_address(line, "health.address"))
+    }
+
     /// A client on a new connection without TLS.
     pub(crate) async fn client(&self) -> OttServiceClient<Channel> {
         OttServiceClient::new(self.channel().await)

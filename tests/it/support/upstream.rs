@@ -9,7 +9,7 @@
 //! upstream;`.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fmt::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
@@ -233,8 +233,7 @@ struct Script {
     next: HashMap<String, VecDeque<Behaviour>>,
     always: HashMap<String, Behaviour>,
     issued: usize,
-    /// Tokens, each with the login of its user.
-    unspent: HashMap<String, String>,
+    unspent: HashSet<String>,
 }
 
 impl Upstream {
@@ -337,7 +336,7 @@ impl Upstream {
 
     /// Makes a token that can be spent, without a request.
     pub(crate) fn token(&self) -> String {
-        issue(&mut self.script(), None)
+        issue(&mut self.script())
     }
 
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -526,11 +525,10 @@ async fn read_request<S: AsyncRead + Unpin>(
     Ok(Some(Recorded { connection, raw, method, path, headers, body }))
 }
 
-fn issue(script: &mut Script, login: Option<String>) -> String {
+fn issue(script: &mut Script) -> String {
     script.issued += 1;
     let token = format!("OTT-{}", script.issued);
-    let login = login.unwrap_or_else(|| format!("user-of-{token}"));
-    script.unspent.insert(token.clone(), login);
+    script.unspent.insert(token.clone());
     token
 }
 
@@ -540,17 +538,15 @@ fn healthy_answer(request: &Recorded, script: &mut Script) -> Answer {
     match request.path.as_str() {
         TOKEN => Answer::json(200, r#"{"access_token":"ACCESS","expires_in":7200,"token_type":"bearer"}"#),
         OTT => {
-            let request: serde_json::Value = serde_json::from_str(request.text()).unwrap_or_default();
-            let token = issue(script, request["login"].as_str().map(str::to_owned));
+            let token = issue(script);
             Answer::json(200, format!(r#"{{"ott":"{token}"}}"#))
         }
         LOGIN => {
             let token = request.text().trim_start_matches(r#"{"ott":""#).trim_end_matches(r#""}"#);
-            let Some(login) = script.unspent.remove(token) else {
+            if !script.unspent.remove(token) {
                 return Answer::json(401, r#"{"error":{"code":401,"message":"the token is not valid"}}"#);
-            };
-            let login = serde_json::Value::from(login);
-            Answer::json(200, format!(r#"{{"id":"42","login":{login},"enabled":true}}"#))
+            }
+            Answer::json(200, format!(r#"{{"id":"42","login":"user-of-{token}","enabled":true}}"#))
                 .header("set-cookie", format!("sid=SESSION-OF-{token}; Path=/; HttpOnly"))
         }
         LOGOUT => Answer::empty(204),

@@ -1,0 +1,320 @@
+//! The open connections of a server, over all its workers, and who makes room for whom.
+//!
+//! Connections are counted in total and per peer from the moment they are accepted, TLS
+//! handshakes included. When there are too many, a peer that has not proven who it is makes
+//! room: on the main port the connection that has gone longest without an identified call,
+//! on the health port, where nobody proves anything, the one that has been idle longest.
+//!
+//! The lock is taken when a connection is accepted and when it ends, never by a call.
+
+mod entry;
+mod peer_key;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::timeout_at};
+
+pub(super) use self::entry::Entry;
+use self::peer_key::PeerKey;
+use super::{limits::Limits, log_throttle::LogThrottle};
+use crate::{
+    caller::{Identification, Peer},
+    clock,
+    telemetry::metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
+};
+
+/// Connections that have made room and are not closed yet, at most. They are counted apart
+/// from the others, because their place has been given away.
+const MAX_LEAVING: usize = 64;
+/// How long a new connection waits for one of them to close, which takes one turn of a worker.
+const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The connections of one server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connections(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    max: usize,
+    max_per_peer: usize,
+    room_from: RoomFrom,
+    identification: Identification,
+    metrics: Metrics,
+    table: Mutex<Table>,
+    /// Notified whenever a connection has ended.
+    ended: Notify,
+}
+
+/// Which connections can be closed to make room.
+#[derive(Clone, Copy, Debug)]
+enum RoomFrom {
+    /// Those without an identified call, the one that was accepted first.
+    Unidentified,
+    /// All, the one that has been idle longest.
+    Any,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next_number: u64,
+    all: Group,
+    peers: HashMap<PeerKey, Group>,
+    leaving: usize,
+    refused: [LogThrottle; ConnectionRefusal::ALL.len()],
+    ended: [LogThrottle; ConnectionEnd::ALL.len()],
+}
+
+/// Connections that share a limit.
+#[derive(Debug, Default)]
+struct Group {
+    open: usize,
+    /// Those that may be closed to make room, in the order in which they were accepted.
+    candidates: BTreeMap<u64, Arc<Entry>>,
+}
+
+/// The outcome of one attempt to find room.
+enum Attempt {
+    Admitted(Place),
+    Refused(ConnectionRefusal),
+    /// Too many connections are being closed.
+    Busy,
+}
+
+impl Connections {
+    /// `identification` decides which peers are trusted proxies, which have no limit of
+    /// their own.
+    pub(super) fn new(limits: &Limits, identification: Identification, metrics: Metrics) -> Self {
+        let room_from =
+            if limits.unidentified_timeout.is_some() { RoomFrom::Unidentified } else { RoomFrom::Any };
+        Self(Arc::new(Inner {
+            max: limits.max_connections,
+            max_per_peer: limits.max_connections_per_peer,
+            room_from,
+            identification,
+            metrics,
+            table: Mutex::default(),
+            ended: Notify::new(),
+        }))
+    }
+
+    /// Returns a place for a connection from that address, or counts and logs that there is
+    /// none. Waits at most [`LEAVING_TIMEOUT`].
+    pub(super) async fn admit(&self, address: SocketAddr) -> Option<Place> {
+        let ip = address.ip();
+        let exempt =
+            ip.to_canonical().is_loopback() || self.0.identification.trusts(&Peer::plaintext(address));
+        let key = (!exempt).then(|| PeerKey::from(ip));
+        let until = clock::now() + LEAVING_TIMEOUT;
+        loop {
+            let mut ended = pin!(self.0.ended.notified());
+            ended.as_mut().enable();
+            let refusal = match self.attempt(address, key) {
+                Attempt::Admitted(place) => return Some(place),
+                Attempt::Refused(refusal) => refusal,
+                Attempt::Busy if timeout_at(until, ended).await.is_ok() => continue,
+                Attempt::Busy => ConnectionRefusal::TotalLimit,
+            };
+            self.report_refusal(address, refusal);
+            return None;
+        }
+    }
+
+    fn attempt(&self, address: SocketAddr, key: Option<PeerKey>) -> Attempt {
+        let Inner { max, max_per_peer, room_from, .. } = *self.0;
+        let mut guard = self.table();
+        let table = &mut *guard;
+        let peer = key.and_then(|key| table.peers.get_mut(&key)).filter(|peer| peer.open >= max_per_peer);
+        // A peer at its own limit makes room itself, so that it costs nobody else a place.
+        let (full, refusal) = match peer {
+            Some(peer) => (Some(peer), ConnectionRefusal::PeerLimit),
+            None if table.all.open >= max => (Some(&mut table.all), ConnectionRefusal::TotalLimit),
+            None => (None, ConnectionRefusal::TotalLimit),
+        };
+        if let Some(group) = full {
+            let Some(leaves) = group.next_to_leave(room_from) else { return Attempt::Refused(refusal) };
+            if table.leaving >= MAX_LEAVING {
+                return Attempt::Busy;
+            }
+            table.remove(&leaves);
+            table.leaving += 1;
+            leaves.evict(refusal);
+        }
+        let entry = Arc::new(Entry::new(table.next_number, address, key));
+        table.next_number += 1;
+        table.insert(&entry);
+        Attempt::Admitted(Place { connections: self.clone(), entry, end: ConnectionEnd::Broken })
+    }
+
+    /// Number of connections, those that are being closed included.
+    pub(super) fn open(&self) -> usize {
+        let table = self.table();
+        table.all.open + table.leaving
+    }
+
+    /// Resolves when there is no connection left.
+    pub(super) async fn all_ended(&self) {
+        loop {
+            let mut ended = pin!(self.0.ended.notified());
+            ended.as_mut().enable();
+            if self.open() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    fn report_refusal(&self, address: SocketAddr, refusal: ConnectionRefusal) {
+        self.0.metrics.connection_refused(refusal);
+        let due = self.table().refused[refusal as usize].due();
+        if let Some(suppressed) = due {
+            tracing::warn!(
+                peer.address = %address,
+                reason = refusal.as_str(),
+                log.suppressed = suppressed,
+                "connection refused"
+            );
+        }
+    }
+
+    fn report_end(&self, address: SocketAddr, end: ConnectionEnd) {
+        self.0.metrics.connection_ended(end);
+        let made_room = match end {
+            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit => true,
+            ConnectionEnd::Idle | ConnectionEnd::Unidentified | ConnectionEnd::Age => false,
+            ConnectionEnd::Peer | ConnectionEnd::Broken | ConnectionEnd::Handshake | ConnectionEnd::Drain => {
+                return;
+            }
+        };
+        let due = self.table().ended[end as usize].due();
+        let Some(suppressed) = due else { return };
+        if made_room {
+            tracing::warn!(
+                peer.address = %address,
+                reason = end.as_str(),
+                log.suppressed = suppressed,
+                "connection closed to make room"
+            );
+        } else {
+            tracing::info!(
+                peer.address = %address,
+                reason = end.as_str(),
+                log.suppressed = suppressed,
+                "connection closed by a time limit"
+            );
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn insert(&mut self, entry: &Arc<Entry>) {
+        self.all.insert(entry);
+        if let Some(key) = entry.key {
+            self.peers.entry(key).or_default().insert(entry);
+        }
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        self.all.remove(entry);
+        self.remove_from_peer(entry);
+    }
+
+    fn remove_from_peer(&mut self, entry: &Entry) {
+        let Some(key) = entry.key.filter(|_| entry.counted.swap(false, Ordering::Relaxed)) else { return };
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.remove(entry);
+            if peer.open == 0 {
+                self.peers.remove(&key);
+            }
+        }
+    }
+}
+
+impl Group {
+    fn insert(&mut self, entry: &Arc<Entry>) {
+        self.open += 1;
+        self.candidates.insert(entry.number, Arc::clone(entry));
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        self.open -= 1;
+        self.candidates.remove(&entry.number);
+    }
+
+    /// Returns the connection that makes room next, if there is one.
+    fn next_to_leave(&mut self, room_from: RoomFrom) -> Option<Arc<Entry>> {
+        match room_from {
+            RoomFrom::Unidentified => loop {
+                // Each identified connection is passed over once in its life.
+                let first = self.candidates.first_entry()?;
+                if !first.get().recognition().is_set() {
+                    return Some(Arc::clone(first.get()));
+                }
+                first.remove();
+            },
+            // The health port has few connections.
+            RoomFrom::Any => self.candidates.values().min_by_key(|entry| entry.idleness()).cloned(),
+        }
+    }
+}
+
+/// The place of one connection, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    connections: Connections,
+    entry: Arc<Entry>,
+    end: ConnectionEnd,
+}
+
+impl Place {
+    /// The connection.
+    pub(super) const fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Stops counting the connection among those of its peer if the peer has turned out to
+    /// be a trusted proxy, as its certificate shows.
+    pub(super) fn authenticated(&self, peer: &Peer) {
+        if self.connections.0.identification.trusts(peer) {
+            self.connections.table().remove_from_peer(&self.entry);
+        }
+    }
+
+    /// Gives the place back and reports why the connection has ended.
+    pub(super) fn give_back(mut self, end: ConnectionEnd) {
+        self.end = end;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let connections = &self.connections;
+        let mut table = connections.table();
+        // If its place has been given away, that counts, regardless of how it ended.
+        match self.entry.evicted_for() {
+            Some(limit) => {
+                self.end = match limit {
+                    ConnectionRefusal::TotalLimit => ConnectionEnd::Evicted,
+                    ConnectionRefusal::PeerLimit => ConnectionEnd::PeerLimit,
+                };
+                table.leaving -= 1;
+            }
+            None => table.remove(&self.entry),
+        }
+        drop(table);
+        connections.report_end(self.entry.address(), self.end);
+        connections.0.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! What is known of one open connection: its calls, its activity, and when it is over.
+//!
+//! All of it is atomic and belongs to one connection, so that a call shares nothing with the
+//! calls of other connections.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Frame, SizeHint};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+use super::PeerKey;
+use crate::{
+    backoff::jittered,
+    caller::Recognition,
+    clock::{self, Instant},
+    server::limits::Limits,
+    telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
+};
+
+/// Interval at which a connection past its time is checked while it still carries a response.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// One open connection.
+#[derive(Debug)]
+pub(in crate::server) struct Entry {
+    /// Position in the order in which connections were accepted.
+    pub(super) number: u64,
+    pub(super) address: SocketAddr,
+    /// The peers among which it is counted; `None` if its peer is exempt.
+    pub(super) key: Option<PeerKey>,
+    /// Whether it is still counted there. Changes only under the registry's lock.
+    pub(super) counted: AtomicBool,
+    accepted: Instant,
+    recognition: Recognition,
+    evicted: CancellationToken,
+    /// For which limit; set before the token is cancelled.
+    evicted_for: OnceLock<ConnectionRefusal>,
+    /// Calls from their headers to the end of their response.
+    calls: AtomicU32,
+    /// Those of them whose response has begun and not ended.
+    responses: AtomicU32,
+    /// Time from `accepted` to the last start or end of a call, in milliseconds.
+    active: AtomicU64,
+}
+
+impl Entry {
+    pub(super) fn new(number: u64, address: SocketAddr, key: Option<PeerKey>) -> Self {
+        Self {
+            number,
+            address,
+            key,
+            counted: AtomicBool::new(key.is_some()),
+            accepted: clock::now(),
+            recognition: Recognition::default(),
+            evicted: CancellationToken::new(),
+            evicted_for: OnceLock::new(),
+            calls: AtomicU32::new(0),
+            responses: AtomicU32::new(0),
+            active: AtomicU64::new(0),
+        }
+    }
+
+    /// Address of the peer.
+    pub(in crate::server) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The flag that the first identified call sets.
+    pub(in crate::server) const fn recognition(&self) -> &Recognition {
+        &self.recognition
+    }
+
+    /// Cancelled when the connection has to make room for another.
+    pub(in crate::server) const fn evicted(&self) -> &CancellationToken {
+        &self.evicted
+    }
+
+    /// Has the connection closed, because its place has been given to another one.
+    pub(super) fn evict(&self, limit: ConnectionRefusal) {
+        let _ = self.evicted_for.set(limit);
+        self.evicted.cancel();
+    }
+
+    /// Returns the limit for which the connection made room, if it did.
+    pub(super) fn evicted_for(&self) -> Option<ConnectionRefusal> {
+        self.evicted_for.get().copied()
+    }
+
+    /// Number of calls in progress.
+    pub(in crate::server) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call that arrived at `now`.
+    pub(in crate::server) fn call(self: &Arc<Self>, now: Instant) -> OpenCall {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.is_active(now);
+        OpenCall { entry: Arc::clone(self), responds: false }
+    }
+
+    /// Key of the order in which connections make room: those without calls in progress
+    /// first, then by the time of their last activity.
+    pub(super) fn idleness(&self) -> (bool, Instant) {
+        (self.calls() > 0, self.last_active())
+    }
+
+    /// Resolves when one of the limits on the connection's time is reached.
+    pub(in crate::server) async fn is_over(&self, limits: &Limits) -> ConnectionEnd {
+        let too_old = self.accepted + jittered(limits.connection_age, 0.9, 1.1);
+        loop {
+            let check = match self.next_check(clock::now(), limits) {
+                Ok(check) => check,
+                Err(end) => return end,
+            };
+            if too_old <= check {
+                sleep_until(too_old).await;
+                return ConnectionEnd::Age;
+            }
+            sleep_until(check).await;
+        }
+    }
+
+    /// Returns the time at which to check again, which is after `now`, or why the connection
+    /// is over.
+    fn next_check(&self, now: Instant, limits: &Limits) -> Result<Instant, ConnectionEnd> {
+        let idle_timeout = limits.idle_timeout;
+        if let Some(timeout) = limits.unidentified_timeout
+            && !self.recognition.is_set()
+        {
+            let (due, last) = (self.accepted + timeout.min(idle_timeout), self.accepted + idle_timeout);
+            return if now < due {
+                Ok(due)
+            } else if self.responses.load(Ordering::Relaxed) > 0 && now < last {
+                // Most likely a health `Watch`, which a client keeps open before its first
+                // call. The connection is still among the first to make room.
+                Ok(last.min(now + RECHECK))
+            } else {
+                Err(ConnectionEnd::Unidentified)
+            };
+        }
+        if self.calls() > 0 {
+            return Ok(now + idle_timeout);
+        }
+        let due = self.last_active() + idle_timeout;
+        if now < due { Ok(due) } else { Err(ConnectionEnd::Idle) }
+    }
+
+    fn last_active(&self) -> Instant {
+        self.accepted + Duration::from_millis(self.active.load(Ordering::Relaxed))
+    }
+
+    fn is_active(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.accepted).as_millis();
+        self.active.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// One call in progress. It counts until this, or the response that it became, is dropped.
+#[derive(Debug)]
+pub(in crate::server) struct OpenCall {
+    entry: Arc<Entry>,
+    responds: bool,
+}
+
+impl OpenCall {
+    /// Lets the call count until its response has been sent.
+    pub(in crate::server) fn responding(mut self, response: Response<Body>) -> Response<OpenResponse> {
+        self.entry.responses.fetch_add(1, Ordering::Relaxed);
+        self.responds = true;
+        response.map(|body| OpenResponse { body, _call: self })
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        if self.responds {
+            self.entry.responses.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.entry.calls.fetch_sub(1, Ordering::Relaxed);
+        self.entry.is_active(clock::now());
+    }
+}
+
+/// The body of a response whose call is in progress.
+#[derive(Debug)]
+pub(in crate::server) struct OpenResponse {
+    body: Body,
+    _call: OpenCall,
+}
+
+impl http_body::Body for OpenResponse {
+    type Data = Bytes;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,388 @@
+//! Places and their limits, by address and without sockets, and the time of a connection on
+//! a paused clock.
+
+use std::collections::VecDeque;
+
+use proptest::{collection::vec, prelude::*};
+use tonic::body::Body;
+
+use super::*;
+use crate::{
+    caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
+    server::tests::authority::Authority,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn limits(max_connections: usize, max_connections_per_peer: usize) -> Limits {
+    Limits { max_connections, max_connections_per_peer, ..Limits::default() }
+}
+
+fn connections(limits: &Limits) -> Connections {
+    Connections::new(limits, Identification::none(), Metrics::new())
+}
+
+fn trusting(limits: &Limits, from: ForwardedFrom) -> Connections {
+    let forwarded = ForwardedSettings { header: ForwardedHeader::Xfcc, from: vec![from] };
+    let settings = caller::Settings { forwarded: Some(forwarded), ..caller::Settings::default() };
+    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
+    Connections::new(limits, identification, Metrics::new())
+}
+
+/// A connection of a peer of its own.
+async fn of_peer(connections: &Connections, peer: u8) -> Place {
+    connections.admit(SocketAddr::from(([192, 0, 2, peer], 40_000))).await.expect("a place")
+}
+
+async fn identified(connections: &Connections, peer: u8) -> Place {
+    let place = of_peer(connections, peer).await;
+    place.entry().recognition().set();
+    place
+}
+
+async fn is_refused(connections: &Connections, peer: u8) -> bool {
+    connections.admit(SocketAddr::from(([192, 0, 2, peer], 40_000))).await.is_none()
+}
+
+fn is_evicted(place: &Place) -> bool {
+    place.entry().evicted().is_cancelled()
+}
+
+fn refused(connections: &Connections) -> [bool; 2] {
+    let text = connections.0.metrics.render();
+    ConnectionRefusal::ALL.map(|reason| {
+        let once = format!("connections_refused_total{{reason=\"{}\"}} 1\n", reason.as_str());
+        text.contains(&once)
+    })
+}
+
+fn ended(connections: &Connections, end: ConnectionEnd) -> bool {
+    let once = format!("connections_ended_total{{reason=\"{}\"}} 1\n", end.as_str());
+    connections.0.metrics.render().contains(&once)
+}
+
+#[tokio::test]
+async fn first_connection_without_an_identified_call_makes_room() {
+    let connections = connections(&limits(3, 3));
+    let known = identified(&connections, 1).await;
+    let (first, second) = (of_peer(&connections, 2).await, of_peer(&connections, 3).await);
+    // A call of a caller that is not identified changes nothing.
+    drop(first.entry().call(clock::now()));
+
+    let newcomer = of_peer(&connections, 4).await;
+    assert_eq!([&known, &first, &second, &newcomer].map(is_evicted), [false, true, false, false]);
+    let another = of_peer(&connections, 5).await;
+    assert_eq!([&known, &second, &newcomer, &another].map(is_evicted), [false, true, false, false]);
+
+    assert_eq!(connections.open(), 5, "two of them are being closed");
+    second.give_back(ConnectionEnd::Peer);
+    assert_eq!(connections.open(), 4);
+    assert!(ended(&connections, ConnectionEnd::Evicted) && !ended(&connections, ConnectionEnd::Peer));
+}
+
+#[tokio::test]
+async fn identified_connections_never_make_room() {
+    let connections = connections(&limits(2, 2));
+    let first = identified(&connections, 1).await;
+    let second = identified(&connections, 2).await;
+    assert!(is_refused(&connections, 3).await);
+    assert_eq!(refused(&connections), [true, false]);
+    assert_eq!([&first, &second].map(is_evicted), [false; 2]);
+    first.give_back(ConnectionEnd::Peer);
+    assert!(ended(&connections, ConnectionEnd::Peer));
+    of_peer(&connections, 3).await;
+}
+
+#[tokio::test]
+async fn peer_at_its_limit_makes_room_itself() {
+    let connections = connections(&limits(10, 2));
+    let other = of_peer(&connections, 1).await;
+    let first = of_peer(&connections, 2).await;
+    let second = identified(&connections, 2).await;
+    let third = of_peer(&connections, 2).await;
+    assert_eq!([&other, &first, &second, &third].map(is_evicted), [false, true, false, false]);
+    drop(first);
+    assert!(ended(&connections, ConnectionEnd::PeerLimit) && !ended(&connections, ConnectionEnd::Evicted));
+    third.entry().recognition().set();
+    assert!(is_refused(&connections, 2).await);
+    assert_eq!(refused(&connections), [false, true]);
+    of_peer(&connections, 3).await;
+    drop(second);
+    of_peer(&connections, 2).await;
+}
+
+#[tokio::test]
+async fn one_peer_takes_its_share_and_no_place_of_another() {
+    let connections = connections(&limits(8, 2));
+    let mut strangers = VecDeque::new();
+    let honest: Vec<_> = [1, 2, 3, 4, 5, 6].map(|peer| of_peer(&connections, peer)).into();
+    let mut waiting = Vec::new();
+    for honest in honest {
+        waiting.push(honest.await);
+    }
+    for _ in 0..1000 {
+        strangers.push_back(of_peer(&connections, 200).await);
+        if strangers.len() > 2 {
+            strangers.pop_front();
+        }
+    }
+    assert!(!waiting.iter().any(is_evicted));
+    assert_eq!(strangers.iter().filter(|place| !is_evicted(place)).count(), 2);
+}
+
+#[tokio::test]
+async fn addresses_of_one_ipv6_network_share_a_limit() {
+    let connections = connections(&limits(10, 1));
+    let first = connections.admit("[2001:db8::1]:1".parse().unwrap()).await.unwrap();
+    let second = connections.admit("[2001:db8::ffff:2]:1".parse().unwrap()).await.unwrap();
+    let elsewhere = connections.admit("[2001:db8:0:1::1]:1".parse().unwrap()).await.unwrap();
+    assert_eq!([&first, &second, &elsewhere].map(is_evicted), [true, false, false]);
+}
+
+#[tokio::test]
+async fn loopback_and_trusted_proxies_have_no_limit_of_their_own() {
+    let limits = limits(10, 1);
+    let proxy = [192, 0, 2, 9].into();
+    let connections = trusting(&limits, ForwardedFrom::Address(proxy));
+    let mut exempt = Vec::new();
+    for address in ["127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "192.0.2.9:1"] {
+        for _ in 0..2 {
+            exempt.push(connections.admit(address.parse().unwrap()).await.unwrap());
+        }
+    }
+    assert!(!exempt.iter().any(is_evicted));
+    // They count in total all the same.
+    drop(of_peer(&connections, 1).await);
+    assert!(is_evicted(&exempt[0]));
+}
+
+#[tokio::test]
+async fn proxy_that_its_certificate_identifies_has_no_limit_of_its_own() {
+    let connections = trusting(&limits(10, 1), ForwardedFrom::Dns("mesh".to_owned()));
+    let address = SocketAddr::from(([192, 0, 2, 1], 1));
+    let authority = Authority::new();
+    let peer = |name: &str| Peer::tls(address, &[authority.issue(name).der()]);
+    let proxy = of_peer(&connections, 1).await;
+    proxy.authenticated(&peer("mesh"));
+    let other = of_peer(&connections, 1).await;
+    other.authenticated(&peer("other"));
+    let third = of_peer(&connections, 1).await;
+    assert_eq!([&proxy, &other, &third].map(is_evicted), [false, true, false]);
+    drop((proxy, other, third));
+    assert!(connections.table().peers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn longest_idle_connection_makes_room_where_nobody_is_identified() {
+    let limits = Limits { unidentified_timeout: None, ..limits(4, 4) };
+    let connections = connections(&limits);
+    let mut places = Vec::new();
+    for peer in 1..=4 {
+        places.push(of_peer(&connections, peer).await);
+        tokio::time::advance(SECOND).await;
+    }
+    let watch = places[0].entry().call(clock::now());
+    drop(places[1].entry().call(clock::now()));
+    // The third and the fourth have carried no call, then the second, and then the watch.
+    for leaves in [2, 3, 1] {
+        let newcomer = of_peer(&connections, 10).await;
+        drop(newcomer.entry().call(clock::now()));
+        let evicted: Vec<bool> = places.iter().map(is_evicted).collect();
+        assert!(evicted[leaves], "{leaves}: {evicted:?}");
+        places.push(newcomer);
+        tokio::time::advance(SECOND).await;
+    }
+    assert!(!is_evicted(&places[0]));
+    let calls: Vec<_> = places[4..].iter().map(|place| place.entry().call(clock::now())).collect();
+    of_peer(&connections, 11).await;
+    assert!(is_evicted(&places[0]), "even a watch makes room if there are only calls in progress");
+    drop((watch, calls));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_being_closed_are_bounded() {
+    let connections = connections(&limits(1, 1));
+    let mut leaving = Vec::new();
+    for peer in 0..=MAX_LEAVING {
+        leaving.push(of_peer(&connections, u8::try_from(peer).unwrap()).await);
+    }
+    assert_eq!(connections.open(), 1 + MAX_LEAVING);
+    let began = clock::now();
+    assert!(is_refused(&connections, 200).await);
+    assert_eq!(clock::now() - began, LEAVING_TIMEOUT);
+    assert_eq!(refused(&connections), [true, false]);
+
+    // A newcomer that is waiting gets the place of the next one that is closed.
+    let closed = async {
+        tokio::time::sleep(LEAVING_TIMEOUT / 2).await;
+        leaving.swap_remove(0);
+    };
+    let began = clock::now();
+    let (newcomer, ()) = tokio::join!(of_peer(&connections, 200), closed);
+    assert_eq!((clock::now() - began, is_evicted(&newcomer)), (LEAVING_TIMEOUT / 2, false));
+    assert_eq!(connections.open(), 1 + MAX_LEAVING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_of_all_connections_is_waited_for() {
+    let connections = connections(&limits(1, 1));
+    connections.all_ended().await;
+    let (leaves, stays) = (of_peer(&connections, 1).await, of_peer(&connections, 2).await);
+    drop(stays);
+    let dropped = async {
+        tokio::time::sleep(SECOND).await;
+        drop(leaves);
+    };
+    let began = clock::now();
+    tokio::join!(connections.all_ended(), dropped);
+    assert_eq!(clock::now() - began, SECOND);
+}
+
+proptest! {
+    /// Each step is a peer that connects, or one of the open connections that is identified
+    /// or closed.
+    #[test]
+    fn no_limit_is_exceeded_and_no_identified_connection_is_closed(
+        steps in vec((0..3_u8, 0..4_u8, 0..8_usize), 0..200),
+        max in 1..6_usize,
+        max_per_peer in 1..4_usize,
+    ) {
+        let connections = connections(&limits(max, max_per_peer));
+        let mut open: Vec<(u8, Place)> = Vec::new();
+        for (what, peer, at) in steps {
+            match what {
+                0 => {
+                    let address = SocketAddr::from(([192, 0, 2, peer], 1));
+                    let known = |open: &[(u8, Place)], peer: Option<u8>| {
+                        let of = open.iter().filter(|(other, _)| peer.is_none_or(|peer| peer == *other));
+                        of.filter(|(_, place)| place.entry().recognition().is_set()).count()
+                    };
+                    let no_room = known(&open, None) >= max || known(&open, Some(peer)) >= max_per_peer;
+                    match connections.attempt(address, Some(PeerKey::from(address.ip()))) {
+                        Attempt::Admitted(place) => open.push((peer, place)),
+                        Attempt::Refused(_) => prop_assert!(no_room),
+                        Attempt::Busy => prop_assert!(false, "few are being closed"),
+                    }
+                }
+                1 => if let Some((_, place)) = open.get(at) { place.entry().recognition().set() },
+                _ => if at < open.len() { drop(open.swap_remove(at)) },
+            }
+            let evicted_identified =
+                open.iter().any(|(_, place)| is_evicted(place) && place.entry().recognition().is_set());
+            prop_assert!(!evicted_identified);
+            open.retain(|(_, place)| !is_evicted(place));
+            prop_assert_eq!(connections.open(), open.len());
+            prop_assert!(open.len() <= max);
+            for peer in 0..4 {
+                prop_assert!(open.iter().filter(|(other, _)| *other == peer).count() <= max_per_peer);
+            }
+        }
+        drop(open);
+        let table = connections.table();
+        prop_assert_eq!((table.all.open, table.leaving), (0, 0));
+        prop_assert!(table.all.candidates.is_empty() && table.peers.is_empty());
+    }
+}
+
+/// How long after it was accepted a connection is over, and why.
+async fn over(place: &Place, limits: &Limits, accepted: clock::Instant) -> (Duration, ConnectionEnd) {
+    let end = place.entry().is_over(limits).await;
+    (clock::now() - accepted, end)
+}
+
+fn response() -> http::Response<Body> {
+    http::Response::new(Body::empty())
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_without_an_identified_call_is_over_after_15_seconds() {
+    let limits = Limits::default();
+    let connections = connections(&limits);
+    let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
+    let refused_calls = async {
+        loop {
+            drop(place.entry().call(clock::now()).responding(response()));
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    };
+    // Its message never arrives.
+    let half_open = place.entry().call(clock::now());
+    tokio::select! {
+        over = over(&place, &limits, accepted) => {
+            assert_eq!(over, (15 * SECOND, ConnectionEnd::Unidentified));
+        }
+        () = refused_calls => unreachable!("it never ends"),
+    }
+    drop(half_open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_keeps_an_unidentified_connection_until_the_idle_timeout_at_most() {
+    let limits = Limits::default();
+    let connections = connections(&limits);
+    for (watched, over_after) in [(Some(20 * SECOND + SECOND / 2), 21 * SECOND), (None, 300 * SECOND)] {
+        let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
+        let watch = place.entry().call(clock::now()).responding(response());
+        let watching = async move {
+            match watched {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
+            }
+            drop(watch);
+        };
+        let watching = tokio::spawn(watching);
+        let expected = (over_after, ConnectionEnd::Unidentified);
+        assert_eq!(over(&place, &limits, accepted).await, expected, "{watched:?}");
+        watching.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn identified_connection_is_over_when_it_has_been_idle_for_5_minutes() {
+    let limits = Limits::default();
+    let connections = connections(&limits);
+    let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
+    let calls = async {
+        tokio::time::sleep(10 * SECOND).await;
+        place.entry().recognition().set();
+        // One call of 10 minutes, then one of a second.
+        let long = place.entry().call(clock::now()).responding(response());
+        tokio::time::sleep(600 * SECOND).await;
+        drop(long);
+        tokio::time::sleep(100 * SECOND).await;
+        let short = place.entry().call(clock::now());
+        tokio::time::sleep(SECOND).await;
+        drop(short);
+    };
+    let (over, ()) = tokio::join!(over(&place, &limits, accepted), calls);
+    assert_eq!(over, ((10 + 600 + 100 + 1 + 300) * SECOND, ConnectionEnd::Idle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_of_the_health_port_is_over_when_it_has_been_idle_for_its_time() {
+    let limits = Limits { unidentified_timeout: None, idle_timeout: 10 * SECOND, ..Limits::default() };
+    let connections = connections(&limits);
+    let (silent, asked, accepted) =
+        (of_peer(&connections, 1).await, of_peer(&connections, 2).await, clock::now());
+    let probes = async {
+        for _ in 0..5 {
+            tokio::time::sleep(8 * SECOND).await;
+            drop(asked.entry().call(clock::now()).responding(response()));
+        }
+    };
+    let ends = async { tokio::join!(over(&silent, &limits, accepted), over(&asked, &limits, accepted)) };
+    let (ends, ()) = tokio::join!(ends, probes);
+    assert_eq!(ends, ((10 * SECOND, ConnectionEnd::Idle), (50 * SECOND, ConnectionEnd::Idle)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_in_use_is_over_at_its_age() {
+    let limits = Limits::default();
+    let connections = connections(&limits);
+    let (place, accepted) = (identified(&connections, 1).await, clock::now());
+    let _call = place.entry().call(clock::now());
+    let (after, end) = over(&place, &limits, accepted).await;
+    assert_eq!(end, ConnectionEnd::Age);
+    let (earliest, latest) = (limits.connection_age.mul_f64(0.9), limits.connection_age.mul_f64(1.1));
+    assert!(after >= earliest && after <= latest + SECOND, "{after:?}");
+}

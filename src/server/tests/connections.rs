@@ -1,0 +1,158 @@
+//! Connections that hold a place and do not use it, on real sockets.
+
+use super::{frames::*, *};
+
+/// A client that has made an identified call.
+async fn identified(running: &Running) -> Client {
+    let mut client = running.client().await;
+    let answer = client.call(ISSUE, &[]).await;
+    assert_eq!(answer.code(), Some(tonic::Code::Ok), "{answer:?}");
+    client
+}
+
+/// The client gets a GOAWAY and its connection ends in an orderly way.
+async fn is_told_to_leave(client: Client) {
+    let Client { send, connection } = client;
+    timeout(SOON, connection).await.expect("the connection ends").unwrap().unwrap();
+    // A client without a handle would have closed the connection itself.
+    drop(send);
+}
+
+fn limits_of_health_port(settings: &mut Settings) {
+    settings.limits.unidentified_timeout = None;
+    settings.limits.max_connections = 8;
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_out() {
+    let running = start(|settings| settings.limits.max_connections = 8).await;
+    let mut known = identified(&running).await;
+    let mut idle = Vec::new();
+    for number in 0..100 {
+        // Some do not get as far as HTTP/2.
+        let peer = if number % 3 == 0 { Peer::silent(&running).await } else { Peer::connect(&running).await };
+        idle.push(peer);
+        if number % 20 == 0 {
+            running.still_serves().await;
+        }
+    }
+    let mut newcomer = identified(&running).await;
+    for client in [&mut known, &mut newcomer] {
+        assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    }
+    for evicted in &mut idle[..90] {
+        assert!(evicted.closed(SOON).await);
+    }
+    assert!(running.server.drain.connections.open() <= 8);
+}
+
+#[tokio::test]
+async fn evicted_connection_is_sent_a_goaway_and_closed() {
+    let running = start(|settings| settings.limits.max_connections = 1).await;
+    let mut idle = Peer::connect(&running).await;
+    idle.expect(SETTINGS).await;
+    running.still_serves().await;
+    assert_eq!(idle.expect(GOAWAY).await.error(), NO_ERROR);
+    assert!(idle.closed(SOON).await);
+}
+
+#[tokio::test]
+async fn open_watch_without_an_identified_call_makes_room_as_well() {
+    let running = start(|settings| settings.limits.max_connections = 2).await;
+    let mut known = identified(&running).await;
+    let mut watching = running.client().await;
+    let watch = watching.send("/grpc.health.v1.Health/Watch", &[]).await;
+    received(watch).await.unwrap();
+    running.still_serves().await;
+    assert_eq!(known.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    timeout(SOON, watching.connection).await.expect("the connection ends").unwrap().ok();
+}
+
+#[tokio::test]
+async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
+    let running = start(|settings| settings.limits.unidentified_timeout = Some(Duration::from_secs(1))).await;
+    let mut known = identified(&running).await;
+    let (mut idle, mut pinging, mut stranger) =
+        (Peer::connect(&running).await, Peer::connect(&running).await, running.client().await);
+    let busy = async {
+        loop {
+            pinging.write(&frame(PING, 0, 0, &[0; 8])).await;
+            stranger.call(ISSUE, &[("x-do", "stranger")]).await;
+        }
+    };
+    let goaway = tokio::select! {
+        goaway = idle.expect(GOAWAY) => goaway,
+        () = busy => unreachable!("it never ends"),
+    };
+    assert_eq!(goaway.error(), NO_ERROR);
+    assert_eq!(pinging.expect(GOAWAY).await.error(), NO_ERROR);
+    is_told_to_leave(stranger).await;
+    assert_eq!(known.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "it stays");
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn idle_connection_is_told_to_leave_and_a_call_in_progress_keeps_another() {
+    let mut running = start(|settings| settings.limits.idle_timeout = Duration::from_secs(1)).await;
+    let mut busy = identified(&running).await;
+    let held = busy.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+    let idle = identified(&running).await;
+    is_told_to_leave(idle).await;
+    assert_eq!(busy.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    running.release.add_permits(1);
+    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok));
+    is_told_to_leave(busy).await;
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn idle_peer_that_ignores_its_goaway_is_closed() {
+    let running = start(|settings| {
+        settings.limits.unidentified_timeout = Some(Duration::from_millis(100));
+        settings.limits.goaway_timeout = Duration::from_millis(100);
+        settings.limits.connection_grace = Duration::from_mins(1);
+    })
+    .await;
+    let mut stubborn = Peer::connect(&running).await;
+    stubborn.expect(GOAWAY).await;
+    assert!(stubborn.closed(SOON).await);
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn connection_is_refused_while_all_places_belong_to_identified_callers() {
+    let running = start(|settings| settings.limits.max_connections = 2).await;
+    let mut first = identified(&running).await;
+    let second = identified(&running).await;
+    let mut third = Peer::silent(&running).await;
+    assert!(third.closed(SOON).await);
+    assert_eq!(first.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    drop(second);
+    let one_is_left = async {
+        while running.server.drain.connections.open() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, one_is_left).await.expect("its place becomes free");
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn full_health_port_answers_a_newcomer() {
+    let running = start(limits_of_health_port).await;
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let mut peer = Peer::connect(&running).await;
+        peer.expect(SETTINGS).await;
+        idle.push(peer);
+    }
+    let mut probes = Vec::new();
+    for evicted in &mut idle {
+        let mut probe = running.client().await;
+        assert_eq!(probe.call("/grpc.health.v1.Health/Check", &[]).await.http, StatusCode::OK);
+        assert_eq!(evicted.expect(GOAWAY).await.error(), NO_ERROR);
+        assert!(evicted.closed(SOON).await);
+        probes.push(probe);
+    }
+}
