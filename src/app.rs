@@ -95,7 +95,8 @@ impl App {
             None => None,
         };
 
-        let audit = Audit::start(settings::audit(&config.audit)?, &metrics, WallClock::system())?;
+        let audit =
+            Audit::start(settings::audit(&config.audit, &config.server)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
         let access =

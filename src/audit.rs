@@ -1,15 +1,21 @@
 //! Writes one line for every call: who got which token, and how it ended.
 //!
-//! The kernel has a record before the answer is sent; otherwise the caller gets no token. If
-//! the answer could not be delivered, a second record corrects the first. A session that no
-//! caller received has a line of its own. Lines do not depend on log levels, and contain a
-//! fingerprint instead of a token. `docs/audit.md` describes them.
+//! The kernel has the record of an allowed call before the answer is sent; otherwise the
+//! caller gets no token. If the answer could not be delivered, a second record corrects the
+//! first. A session that no caller received has a line of its own. Refused calls do not wait
+//! for their record, and have a queue of their own: they cannot delay or displace records of
+//! allowed calls. Lines do not depend on log levels, and contain a fingerprint instead of a
+//! token. `docs/audit.md` describes them.
 
 mod fingerprint;
 #[cfg(test)]
 pub(crate) mod for_test;
+mod line;
+mod opened;
+mod places;
 mod record;
 mod sink;
+mod thread;
 mod writer;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -18,14 +24,16 @@ use tokio::sync::{oneshot, watch};
 
 use self::{
     fingerprint::Fingerprinter,
-    writer::{Line, Soundness, Writer},
+    line::Line,
+    writer::{Soundness, Writer},
 };
 pub use self::{fingerprint::HmacKey, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
     ott::OneTimeToken,
-    telemetry::metrics::{Logout, Metrics},
+    reason::Reason,
+    telemetry::metrics::{AuditClass, Logout, Metrics},
 };
 
 /// Maximum time that a call waits for its record. After that, the caller should try another
@@ -53,9 +61,12 @@ pub struct Settings {
     /// The key of the fingerprints. Without one, each process generates its own: issue and
     /// login can then be joined only if the same process handled both.
     pub hmac_key: Option<HmacKey>,
-    /// Whether a record must have reached the disk, not only the kernel, before the
-    /// answer leaves. Regular files only.
+    /// Whether the record of an allowed call must have reached the disk, not only the
+    /// kernel, before the answer leaves. Regular files only.
     pub fsync: bool,
+    /// Maximum number of calls in flight. All their records are kept while the sink is
+    /// unavailable.
+    pub max_in_flight: usize,
 }
 
 /// Why the audit cannot start.
@@ -104,8 +115,8 @@ impl Audit {
             Some(key) => Fingerprinter::new(&key),
             None => Fingerprinter::of_this_process().ok_or(AuditError::Randomness)?,
         };
-        let writer =
-            Writer::start(output, sink, metrics.clone(), clock.clone()).map_err(AuditError::Thread)?;
+        let writer = Writer::start(output, sink, settings.max_in_flight, metrics.clone(), clock.clone())
+            .map_err(AuditError::Thread)?;
         metrics.audit_sink(sink);
         Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
     }
@@ -124,15 +135,29 @@ impl Audit {
         self.0.as_ref().map(|started| started.soundness().subscribe())
     }
 
-    /// Writes the record of a call and waits until the kernel has it, at most 1 s. Caller,
-    /// user, fingerprint and outcome are read from the call.
+    /// Writes the record of a call. Caller, user, fingerprint and outcome are read from the
+    /// call.
     ///
-    /// If this fails, or if the future is dropped, the record is still written when that
+    /// If the call's work has begun, this waits until the kernel has the record, at most
+    /// 1 s. If this fails, or if the future is dropped, the record is still written when that
     /// becomes possible, marked as late: the answer that it describes was not delivered.
+    ///
+    /// The record of any other call is handed over without waiting, because nothing was
+    /// handed out. If too many are waiting, it is dropped and counted.
     pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
-        let text = record::of_call(call, ending, started.clock.now());
-        let result = started.write(text).await;
+        let text = || record::of_call(call, ending, started.clock.now());
+        let result = match class_of(call) {
+            AuditClass::Allowed => started.write(text()).await,
+            AuditClass::Refused => {
+                started.writer.submit_refused(text);
+                if ending.reason() != Some(Reason::AuditUnavailable) {
+                    // Counted once it is written.
+                    return Ok(());
+                }
+                Err(AuditUnavailable)
+            }
+        };
         started.metrics.audit_record(started.sink, if result.is_ok() { "ok" } else { "failed" });
         result
     }
@@ -143,7 +168,7 @@ impl Audit {
     pub fn correct_record(&self, call: &Call, ending: Ending) {
         if let Some(started) = &self.0 {
             let text = record::of_call(call, ending, started.clock.now());
-            started.writer.submit(Line::late(text));
+            started.submit(Line::late(text, class_of(call)));
         }
     }
 
@@ -153,7 +178,7 @@ impl Audit {
     pub fn undelivered_session(&self, call: &Call, logout: Logout, status: Option<u16>) {
         if let Some(started) = &self.0 {
             let text = record::of_undelivered_session(call, logout, status, started.clock.now());
-            started.writer.submit(Line::unawaited(text));
+            started.submit(Line::unawaited(text, AuditClass::Allowed));
         }
     }
 
@@ -190,15 +215,26 @@ impl Started {
         self.writer.soundness()
     }
 
+    /// Hands over a line of an allowed call. Returns whether it was accepted; if not, the
+    /// sink is marked as unavailable.
+    fn submit(&self, line: Line) -> bool {
+        let accepted = self.writer.submit(line);
+        if let Err(error) = accepted {
+            self.soundness().set_broken(&error);
+            // The thread may be done with all lines by now, and marks the sink as available.
+            self.writer.wake();
+        }
+        accepted.is_ok()
+    }
+
     async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
         if self.soundness().is_broken() {
             // Not waited for, but the call did happen.
-            self.writer.submit(Line::late(text));
+            self.submit(Line::late(text, AuditClass::Allowed));
             return Err(AuditUnavailable);
         }
         let (ack, written) = oneshot::channel();
-        if !self.writer.submit(Line::new(text, ack)) {
-            self.soundness().set_broken(&"the queue of audit records is full");
+        if !self.submit(Line::awaited(text, ack)) {
             return Err(AuditUnavailable);
         }
         match tokio::time::timeout(RECORD_LIMIT, written).await {
@@ -214,6 +250,12 @@ impl Started {
             }
         }
     }
+}
+
+/// Returns the class of a call's records. A call whose work has not begun sent nothing to
+/// the platform and has nothing to lose.
+fn class_of(call: &Call) -> AuditClass {
+    if call.has_work_begun() { AuditClass::Allowed } else { AuditClass::Refused }
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ struct Record {
     failure: OnceLock<(FailureCode, Reason)>,
     broken_body: OnceLock<BrokenBody>,
     cause: OnceLock<Box<str>>,
+    work_begun: AtomicBool,
     claimed: AtomicBool,
     abandoned: AtomicBool,
     /// Notified when the call is abandoned and when an attempt ends.
@@ -116,6 +117,7 @@ impl Call {
             failure: OnceLock::new(),
             broken_body: OnceLock::new(),
             cause: OnceLock::new(),
+            work_begun: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             changed: Notify::new(),
@@ -243,6 +245,18 @@ impl Call {
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.0.cause.get().map(AsRef::as_ref)
+    }
+
+    /// Records that the call's work begins: the access rules have given it a permit, nothing
+    /// else has refused it, and from now on a token may be minted or spent.
+    pub fn work_begins(&self) {
+        self.0.work_begun.store(true, Ordering::Release);
+    }
+
+    /// Whether the call's work has begun. If not, nothing was sent to the platform.
+    #[must_use]
+    pub fn has_work_begun(&self) -> bool {
+        self.0.work_begun.load(Ordering::Acquire)
     }
 
     /// Claims the writing of this call's audit record. Returns true for the first claim

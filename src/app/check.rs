@@ -15,7 +15,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     if let Some(listen) = config.server.health_listen {
         server::check(&settings::health_server(&config.server, listen))?;
     }
-    settings::audit(&config.audit)?;
+    settings::audit(&config.audit, &config.server)?;
     access_rules(&config.access)?;
     Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
     for (name, client) in &config.api_clients.by_name {

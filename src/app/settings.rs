@@ -126,7 +126,7 @@ pub(super) fn named_callers(config: &config::Access) -> impl Iterator<Item = &st
     names.filter(|name| !name.contains(['*', '?']))
 }
 
-pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartError> {
+pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<audit::Settings, StartError> {
     let sink = match &config.sink {
         AuditSink::Off => audit::Sink::Off,
         AuditSink::Stdout => audit::Sink::Stdout,
@@ -141,7 +141,8 @@ pub(super) fn audit(config: &config::Audit) -> Result<audit::Settings, StartErro
             Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))
         }
     };
-    Ok(audit::Settings { sink, hmac_key, fsync: config.fsync })
+    let max_in_flight = server.max_in_flight.get() as usize;
+    Ok(audit::Settings { sink, hmac_key, fsync: config.fsync, max_in_flight })
 }
 
 /// Traces, if they are configured.

@@ -15,7 +15,10 @@ use crate::{
     call::{Call, Certainty, Ending, Operation},
     clock,
     reason::Reason,
-    telemetry::{metrics::Logout, names},
+    telemetry::{
+        metrics::{AuditClass, Logout},
+        names,
+    },
 };
 
 /// One call.
@@ -68,6 +71,7 @@ struct UndeliveredSession<'a> {
 struct LostRecord {
     event: &'static str,
     time: String,
+    class: &'static str,
     count: u64,
     gateway_version: &'static str,
 }
@@ -138,11 +142,13 @@ fn peer(call: &Call) -> Option<String> {
     call.peer().map(|address| address.ip().to_canonical().to_string())
 }
 
-/// Returns the record of `count` records that were lost, without the closing brace.
-pub(super) fn of_lost(count: u64, now: SystemTime) -> String {
+/// Returns the line about `count` records of this class that were lost, without the closing
+/// brace.
+pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
     open_object(&LostRecord {
         event: "records_lost",
         time: rfc_3339(now),
+        class: class.as_str(),
         count,
         gateway_version: env!("CARGO_PKG_VERSION"),
     })
@@ -333,6 +339,7 @@ mod tests {
         let lines = [
             ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
             ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
+            ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
         ];
         for (section, line) in lines {
             let mut fields: Vec<String> =

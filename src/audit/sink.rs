@@ -1,25 +1,19 @@
-//! Where the bytes go: standard output, or a file that may be rotated, removed or
-//! full.
+//! Where the bytes go: standard output, or a file that may be rotated, removed or full.
 //!
-//! Nothing here knows lines; every function may block for as long as the kernel
-//! pleases, and runs on the writer's own thread.
+//! Nothing here depends on what lines contain. Every function may block, and runs on the
+//! thread that writes.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
     io::{self, Write},
-    os::{
-        fd::AsFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::Duration,
 };
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use super::opened::{Identity, Opened};
 
-/// How long a sink that somebody made non-blocking may push back: as long as a call
-/// waits for its record.
+/// How long a sink that was made non-blocking may push back: as long as a call waits for
+/// its record.
 const PUSH_BACK_LIMIT: Duration = Duration::from_secs(1);
 const PUSH_BACK_STEP: Duration = Duration::from_millis(5);
 
@@ -35,7 +29,7 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// The word for metrics.
+    /// The name in metrics.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -44,7 +38,7 @@ impl Sink {
         }
     }
 
-    /// The word for messages.
+    /// The name in messages.
     pub(super) fn path(&self) -> PathBuf {
         match self {
             Self::File(path) => path.clone(),
@@ -52,12 +46,12 @@ impl Sink {
         }
     }
 
-    /// Opens it; none if it is off.
+    /// Opens the sink. Returns `None` if it is off.
     pub(super) fn open(&self, fsync: bool) -> io::Result<Option<Output>> {
         let (path, opened) = match self {
             Self::Off => return Ok(None),
             Self::Stdout => (None, Opened::stdout()?),
-            Self::File(path) => (Some(path.clone()), Opened::file(path)?),
+            Self::File(path) => (Some(path.clone()), Opened::file(path, fsync)?),
         };
         Ok(Some(Output { path, opened: Some(opened), fsync }))
     }
@@ -70,20 +64,7 @@ pub(super) struct Output {
     fsync: bool,
 }
 
-struct Opened {
-    file: File,
-    identity: Identity,
-    regular: bool,
-}
-
-/// Which file it is, whatever it is called.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-}
-
-/// Where a write broke off in the middle of a line.
+/// Where a write stopped in the middle of a line.
 #[derive(Clone, Copy)]
 pub(super) struct Torn {
     identity: Identity,
@@ -97,108 +78,102 @@ pub(super) enum Resume {
     Rest,
     /// It is another file, or an emptied one: write the whole line.
     Whole,
-    /// Who knows what was written since: end that line, then write the whole line.
+    /// Something else may have been written since: end that line, then write the whole line.
     NewLine,
 }
 
 impl Output {
-    /// Makes sure that what is written next goes to the file that the path names now.
+    /// Makes sure that the next write goes to the file that the path leads to now.
     pub(super) fn ready(&mut self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        if let Some(opened) = &self.opened {
-            match std::fs::metadata(path) {
-                Ok(metadata) if Identity::of(&metadata) == opened.identity => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(opened) = &self.opened
+            && opened.is_at(path)?
+        {
+            return Ok(());
         }
-        self.opened = Some(Opened::file(path)?);
+        self.opened = Some(Opened::file(path, self.fsync)?);
         Ok(())
     }
 
-    /// Lets go of the file; [`ready`](Self::ready) opens it anew.
+    /// Closes the file; [`ready`](Self::ready) opens it again.
     pub(super) fn release(&mut self) {
         if self.path.is_some() {
             self.opened = None;
         }
     }
 
-    /// One write; may be short.
+    /// Whether what is written next would continue a line of somebody else: the file ended in
+    /// half a line when it was opened, and nothing was written since.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.opened.as_ref().is_some_and(|opened| opened.unfinished)
+    }
+
+    /// Records that the sink may end in half a line.
+    pub(super) fn set_unfinished(&mut self) {
+        if let Some(opened) = &mut self.opened {
+            opened.unfinished = true;
+        }
+    }
+
+    /// Returns how many bytes of lines that nobody waits for can be written after `pending`
+    /// other bytes, without making a later line block.
+    pub(super) fn spare_room(&self, pending: usize) -> usize {
+        self.opened.as_ref().map_or(usize::MAX, |opened| opened.spare_room(pending))
+    }
+
+    /// Writes once; the write may be short.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(opened) = &mut self.opened else { return Err(io::ErrorKind::NotFound.into()) };
         let mut pushed_back = Duration::ZERO;
         loop {
             match opened.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    opened.unfinished = false;
+                    return Ok(written);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && pushed_back < PUSH_BACK_LIMIT => {
                     thread::sleep(PUSH_BACK_STEP);
                     pushed_back += PUSH_BACK_STEP;
                 }
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Waits until what was written is on the disk, if that is asked for.
+    /// Waits until what was written is on the disk, if that is configured.
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.opened {
-            Some(opened) if self.fsync && opened.regular => opened.file.sync_data(),
+            Some(opened) if self.fsync && opened.is_regular() => opened.file.sync_data(),
             _ => Ok(()),
         }
     }
 
-    /// Notes where a line was torn.
+    /// Records where a line was torn.
     pub(super) fn torn(&self) -> Option<Torn> {
         let opened = self.opened.as_ref()?;
         Some(Torn { identity: opened.identity, length: opened.file.metadata().ok()?.len() })
     }
 
-    /// How to go on with a line that was torn there.
+    /// Returns how to go on with a line that was torn there.
     pub(super) fn resume(&self, torn: Torn) -> Resume {
         let Some(opened) = &self.opened else { return Resume::Whole };
         if opened.identity != torn.identity {
             return Resume::Whole;
         }
         match opened.file.metadata() {
-            Ok(metadata) if opened.regular && metadata.len() == torn.length => Resume::Rest,
-            Ok(metadata) if opened.regular && metadata.len() == 0 => Resume::Whole,
+            Ok(metadata) if opened.is_regular() && metadata.len() == torn.length => Resume::Rest,
+            Ok(metadata) if opened.is_regular() && metadata.len() == 0 => Resume::Whole,
             _ => Resume::NewLine,
         }
     }
 }
 
-impl Opened {
-    fn stdout() -> io::Result<Self> {
-        // A descriptor of its own: the standard library's lock and buffer are not for
-        // records.
-        Self::new(File::from(io::stdout().as_fd().try_clone_to_owned()?))
-    }
-
-    fn file(path: &Path) -> io::Result<Self> {
-        // Opening a named pipe that nobody reads must fail, not wait.
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-        let file =
-            OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(nonblocking).open(path)?;
-        fcntl_setfl(&file, fcntl_getfl(&file)?.difference(OFlags::NONBLOCK))?;
-        Self::new(file)
-    }
-
-    fn new(file: File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self { file, identity: Identity::of(&metadata), regular: metadata.is_file() })
-    }
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs::OpenOptions, os::unix::fs::MetadataExt, path::Path};
+
     use super::*;
 
     fn opened(path: &Path) -> Output {

@@ -225,6 +225,7 @@ mod tests {
     fn call() -> Call {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
         call.set_operation(Operation::LoginWithOtt);
+        call.work_begins();
         call
     }
 
@@ -241,7 +242,7 @@ mod tests {
         let path = folder.path().join("audit.pipe");
         let (mut pipe, filled) = full_pipe(&path);
         let metrics = Metrics::new();
-        let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+        let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false, max_in_flight: 16 };
         let audit = Audit::start(settings, &metrics, WallClock::system()).unwrap();
         let completion =
             Completion::of(call(), CallSpan::default(), Audited::Yes, audit.clone(), metrics.clone());

@@ -38,6 +38,7 @@ where
 {
     let _abandoned_when_dropped = AbandonWhenDropped(call);
     let (answer, answered) = oneshot::channel();
+    call.work_begins();
     let is_ours = call.claim_record();
     let task_call = call.clone();
     tokio::spawn(async move {
@@ -172,6 +173,7 @@ mod tests {
                 sink: crate::audit::Sink::File(folder.path().join("audit.jsonl")),
                 hmac_key: None,
                 fsync: false,
+                max_in_flight: 16,
             };
             let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));

@@ -5,6 +5,7 @@
 //! never a user, never a token. `docs/metrics.md` describes each.
 
 mod api_client;
+mod audit;
 mod family;
 mod registered;
 mod reloads;
@@ -18,8 +19,11 @@ use std::{
 use prometheus::{Gauge, TextEncoder};
 use tonic::Code;
 
-pub use self::api_client::{ApiClientMetrics, TokenRefresh};
 use self::registered::{CallerCounters, Registered};
+pub use self::{
+    api_client::{ApiClientMetrics, TokenRefresh},
+    audit::{AuditClass, AuditPending},
+};
 use super::names;
 use crate::{
     call::{InFlightLimit, Operation},
@@ -347,6 +351,18 @@ impl Metrics {
         self.0.audit_records.increment([sink, result]);
     }
 
+    /// Counts an audit record that was dropped because too many were waiting to be written.
+    pub fn audit_record_lost(&self, class: AuditClass) {
+        self.0.audit_queue.count_lost(class);
+    }
+
+    /// Returns the counts of waiting records for a new audit log. They are exported as
+    /// gauges from now on.
+    #[must_use]
+    pub fn audit_pending(&self) -> Arc<AuditPending> {
+        self.0.audit_queue.follow()
+    }
+
     /// Something that can be reloaded is in use from the start. `what`: `rules`,
     /// `certificate`, `client_ca`, `jwks` …
     pub fn loaded(&self, what: &'static str) {
@@ -383,6 +399,7 @@ impl Metrics {
         for client in self.0.known_api_clients.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             client.refresh();
         }
+        self.0.audit_queue.refresh();
         let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = in_flight.iter().map(InFlightLimit::count).sum::<usize>();
         self.0.calls_in_flight.set(f64::from(u32::try_from(in_flight).unwrap_or(u32::MAX)));

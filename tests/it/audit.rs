@@ -275,10 +275,10 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     let id = "x\",\"caller\":\"admin";
     client(&channel).issue_ott(identified(id, issue("last"))).await.unwrap();
 
+    let records = gateway.audit();
     let text = fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 15, "one line each");
     assert!(!text.contains(['\u{2028}', '\u{2029}', '\u{202e}', '\u{feff}', '\u{200b}', '\u{1b}']), "{text}");
-    let records = gateway.audit();
     records.iter().for_each(check);
     assert!(records.iter().all(|record| record["caller"] == "anonymous" && record["peer"] == "127.0.0.1"));
     for (record, name) in records.iter().zip(written) {

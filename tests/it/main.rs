@@ -17,6 +17,8 @@ mod access;
 mod accounts;
 mod api_clients;
 mod audit;
+mod audit_durability;
+mod audit_flood;
 mod broken_requests;
 mod cli;
 mod connections;

@@ -33,6 +33,7 @@ impl OttService for Failing {
         request: tonic::Request<IssueOttRequest>,
     ) -> Result<tonic::Response<IssueOttResponse>, Status> {
         let (Arrival { call, .. }, _) = Arrival::split(request);
+        call.work_begins();
         Err(Failure::new(Reason::UserNotFound).into_status(&call))
     }
 
@@ -46,30 +47,36 @@ impl OttService for Failing {
 
 struct Audited {
     running: Running,
+    audit: Audit,
     folder: TempDir,
 }
 
 impl Audited {
     async fn start(change: impl FnOnce(&mut Settings), identification: Identification) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let running = Self::start_with(&folder.path().join("audit.jsonl"), change, identification).await;
-        Self { running, folder }
+        let sink = folder.path().join("audit.jsonl");
+        let (running, audit) = Self::start_with(&sink, change, identification).await;
+        Self { running, audit, folder }
     }
 
     async fn start_with(
         sink: &Path,
         change: impl FnOnce(&mut Settings),
         identification: Identification,
-    ) -> Running {
+    ) -> (Running, Audit) {
         let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
         settings.worker_threads = NonZeroUsize::new(1);
         change(&mut settings);
         let metrics = Metrics::new();
-        let audit =
-            crate::audit::Settings { sink: Sink::File(sink.to_owned()), fsync: false, hmac_key: None };
+        let audit = crate::audit::Settings {
+            sink: Sink::File(sink.to_owned()),
+            fsync: false,
+            hmac_key: None,
+            max_in_flight: 16,
+        };
         let audit = Audit::start(audit, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
-        let parts = Parts { identification, audit, metrics, ..parts(draining.clone()) };
+        let parts = Parts { identification, audit: audit.clone(), metrics, ..parts(draining.clone()) };
         let routes = || {
             let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
             Ok::<_, Infallible>(Routes::new(service))
@@ -77,11 +84,12 @@ impl Audited {
         let server = bind(settings).unwrap().serve(parts, routes).await.unwrap();
         let (_, entered) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
-        Running { address: server.local_addr(), server, entered, release, draining }
+        (Running { address: server.local_addr(), server, entered, release, draining }, audit)
     }
 
     /// Method and reason of each record so far.
-    fn records(&self) -> Vec<(String, String)> {
+    async fn records(&self) -> Vec<(String, String)> {
+        self.audit.flush(SOON).await.unwrap();
         let lines = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
         lines
             .lines()
@@ -128,7 +136,7 @@ async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
     for (index, (headers, message, (code, reason))) in cases.into_iter().enumerate() {
         let answer = post(&mut client, headers, message).await;
         assert_eq!((answer.code(), answer.reason().as_str()), (Some(code), reason), "{message:?}");
-        let records = audited.records();
+        let records = audited.records().await;
         assert_eq!(records.len(), index + 1, "one record each");
         assert_eq!(records[index], word("IssueOtt", reason));
     }
@@ -161,11 +169,11 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
     for (path, headers, method, reason) in cases {
         assert_eq!(client.call(path, headers).await.reason(), reason);
         expected.push(word(method, reason));
-        assert_eq!(audited.records(), expected);
+        assert_eq!(audited.records().await, expected);
     }
     let elsewhere = client.call("/other.Service/Method", &[]).await;
     assert_eq!(elsewhere.reason(), "METHOD_UNKNOWN");
-    assert_eq!(audited.records(), expected, "calls of other services have none");
+    assert_eq!(audited.records().await, expected, "calls of other services have none");
 
     let held = client.send(LOGIN, &[]).await;
     while audited.running.server.in_flight() == 0 {
@@ -173,21 +181,21 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
     }
     assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED");
     expected.push(word("IssueOtt", "OVERLOADED"));
-    assert_eq!(audited.records(), expected);
+    assert_eq!(audited.records().await, expected);
     drop(held);
     expected.push(word("LoginWithOtt", "cancelled_before_send"));
     let recorded = async {
-        while audited.records().len() < expected.len() {
+        while audited.records().await.len() < expected.len() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(SOON, recorded).await.expect("the record of a caller that went away is written");
-    assert_eq!(audited.records(), expected);
+    assert_eq!(audited.records().await, expected);
 }
 
 #[tokio::test]
 async fn full_disk_under_the_audit_refuses_calls_before_their_handler() {
-    let running = Audited::start_with(Path::new("/dev/full"), |_| {}, Identification::none()).await;
+    let (running, _) = Audited::start_with(Path::new("/dev/full"), |_| {}, Identification::none()).await;
     let mut client = running.client().await;
     for _ in 0..3 {
         let answer = client.call(ISSUE, &[]).await;

@@ -17,6 +17,7 @@ use tonic::Code;
 use super::{
     ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method,
     api_client::ApiClientFamilies,
+    audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     reloads::Reloads,
 };
@@ -64,6 +65,7 @@ pub(super) struct Registered {
     pub(super) access_denied: ByWord<1>,
     pub(super) spoofed_identity_headers: IntCounter,
     pub(super) audit_records: ByWord<2>,
+    pub(super) audit_queue: AuditQueue,
     pub(super) security_events: ByWord<1>,
     pub(super) undelivered_sessions: IntCounterVec,
     pub(super) reloads: Reloads,
@@ -184,6 +186,7 @@ impl Registered {
                 "Audit records, by what became of them.",
                 &["sink", "result"],
             )),
+            audit_queue: AuditQueue::register(&families),
             security_events: ByWord::new(families.counters(
                 "ott_gateway_security_events_total",
                 "Events that a security team wants to see.",

@@ -8,6 +8,7 @@ import pathlib
 import socket
 import subprocess
 import time
+import urllib.request
 
 import envoy
 import grpc
@@ -224,8 +225,16 @@ class Mesh:
 
     def audit(self):
         """The records of calls; sessions that were not delivered have lines of their own."""
+        self.until(self.has_written_records, "audit records are written")
         lines = (json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines())
-        return [line for line in lines if line["event"] == "call"]
+        return sorted((line for line in lines if line["event"] == "call"), key=lambda line: line["time"])
+
+    def has_written_records(self):
+        """Refused calls are answered before their record is written."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}/metrics") as answer:
+            samples = answer.read().decode().splitlines()
+        pending = [line for line in samples if line.startswith("ott_gateway_audit_records_pending{")]
+        return all(line.endswith(" 0") for line in pending)
 
     def platform_saw(self, route):
         """How often the platform was asked for that, by the sandbox's own log."""

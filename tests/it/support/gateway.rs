@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -296,7 +296,8 @@ impl Gateway {
         self.folder.path()
     }
 
-    /// The records of calls in the audit log so far.
+    /// The records of all calls that have been answered, in the order of their times. Waits
+    /// until none is on its way to the audit log.
     pub(crate) fn audit(&self) -> Vec<Value> {
         self.audit_lines("call")
     }
@@ -307,9 +308,29 @@ impl Gateway {
     }
 
     fn audit_lines(&self, event: &str) -> Vec<Value> {
+        let until = clock::now() + PATIENCE;
+        while self.has_pending_records() {
+            assert!(clock::now() < until, "audit records are not written");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let text = std::fs::read_to_string(self.folder().join("audit.jsonl")).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str(line).expect("a record is JSON"));
-        lines.filter(|line: &Value| line["event"] == event).collect()
+        let mut lines: Vec<Value> = lines.filter(|line: &Value| line["event"] == event).collect();
+        lines.sort_by(|one, other| one["time"].as_str().cmp(&other["time"].as_str()));
+        lines
+    }
+
+    /// Whether audit records wait to be written. A gateway that has stopped has none.
+    fn has_pending_records(&self) -> bool {
+        let Ok(mut stream) = std::net::TcpStream::connect(self.admin()) else { return false };
+        let request = "GET /metrics HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n";
+        let mut answer = String::new();
+        if stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer)).is_err() {
+            return false;
+        }
+        let mut samples =
+            answer.lines().filter(|line| line.starts_with("ott_gateway_audit_records_pending{"));
+        samples.any(|line| !line.ends_with(" 0"))
     }
 
     /// Sends a signal by its name, for example `TERM`.

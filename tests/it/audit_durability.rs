@@ -1,0 +1,194 @@
+//! Audit records that survive a crash: `fsync`, and files that end in half a line.
+
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use ott_gateway::proto::ott::v1::IssueOttRequest;
+use serde_json::Value;
+
+use crate::support::{
+    calling::{issue, issued, login, told, until, with},
+    gateway::{Gateway, Setup},
+    upstream::Upstream,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A gateway whose calls of `fsync` and `fdatasync` are observed.
+struct Observed {
+    folder: PathBuf,
+}
+
+impl Observed {
+    /// Builds the library that observes them, and sets the gateway up to use it.
+    fn setup(setup: Setup) -> (Self, Setup) {
+        let folder = fs::canonicalize(setup.folder()).expect("the test's own folder");
+        let library = folder.join("sync.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/sync.c");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source)
+            .output()
+            .expect("cc");
+        assert!(compiled.status.success(), "{compiled:?}");
+        let path = |name: &str| folder.join(name).display().to_string();
+        let setup = setup
+            .replacing("[audit]", "[audit]\nfsync = true")
+            .environment("LD_PRELOAD", &path("sync.so"))
+            .environment("OTT_TEST_SYNC_LOG", &path("sync.log"))
+            .environment("OTT_TEST_SYNC_FAILS", &path("sync.fails"));
+        (Self { folder }, setup)
+    }
+
+    /// All calls so far, with paths relative to the test's own folder.
+    fn calls(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.join("sync.log")).unwrap_or_default();
+        let folder = self.folder.display().to_string();
+        log.lines().map(|line| line.replace(&folder, "FOLDER")).collect()
+    }
+
+    /// The call that syncs all of that file as it is now.
+    fn all_of(&self, name: &str) -> String {
+        let length = fs::metadata(self.folder.join(name)).expect("the file is there").len();
+        format!("fdatasync FOLDER/{name} {length}")
+    }
+
+    fn set_failing(&self, failing: bool) {
+        let switch = self.folder.join("sync.fails");
+        if failing {
+            fs::write(switch, "").expect("it is written");
+        } else {
+            fs::remove_file(switch).expect("it goes");
+        }
+    }
+}
+
+async fn issue_one(gateway: &Gateway) -> String {
+    issued(&gateway.channel().await, &[]).await
+}
+
+#[cfg(target_env = "gnu")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
+    let platform = Upstream::http().await;
+    let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
+    let gateway = setup.start();
+    let mut expected = vec!["fsync FOLDER 0".to_owned()];
+    assert_eq!(observed.calls(), expected, "the name of the new file");
+    for _ in 0..3 {
+        assert_eq!(issue_one(&gateway).await, "OK");
+        expected.push(observed.all_of("audit.jsonl"));
+        assert_eq!(observed.calls(), expected, "one for each record, after it was written");
+    }
+
+    // Rotated with a signal, and without.
+    let rename =
+        |to: &str| fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join(to)).unwrap();
+    rename("audit.1");
+    gateway.signal("HUP");
+    expected.push("fsync FOLDER 0".to_owned());
+    until(SOON, "the name of the next file is synced", async || observed.calls() == expected).await;
+    assert_eq!(issue_one(&gateway).await, "OK");
+    expected.push(observed.all_of("audit.jsonl"));
+    rename("audit.2");
+    assert_eq!(issue_one(&gateway).await, "OK");
+    expected.extend(["fsync FOLDER 0".to_owned(), observed.all_of("audit.jsonl")]);
+    assert_eq!(observed.calls(), expected);
+
+    // A refused call causes none, however many there are.
+    let mut client = gateway.client().await;
+    for _ in 0..3 {
+        let refused = client.issue_ott(IssueOttRequest::default()).await;
+        assert_eq!(told(&refused), "InvalidArgument INVALID_REQUEST");
+    }
+    assert_eq!(gateway.audit().len(), 1 + 3);
+    assert_eq!(observed.calls(), expected);
+
+    // What may not be on the disk is not handed out.
+    observed.set_failing(true);
+    let asked = platform.token();
+    let lost = client.login_with_ott(with(login(&asked), "x-request-id", "lost")).await;
+    assert_eq!(told(&lost), "Aborted AUDIT_UNAVAILABLE");
+    observed.set_failing(false);
+    until(SOON, "it recovers", async || told(&client.issue_ott(issue("x@example.com")).await) == "OK").await;
+    assert_eq!(observed.calls().last(), Some(&observed.all_of("audit.jsonl")));
+    let records: Vec<Value> =
+        gateway.audit().into_iter().filter(|record| record["request_id"] == "lost").collect();
+    assert_eq!(records.last().expect("a record")["late"], true);
+}
+
+#[cfg(target_env = "gnu")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn folder_that_cannot_be_synced_refuses_to_start_or_refuses_calls() {
+    let platform = Upstream::http().await;
+    let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
+    observed.set_failing(true);
+    let output = setup.refused();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("cannot sync its folder"), "{text}");
+
+    let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
+    let gateway = setup.start();
+    observed.set_failing(true);
+    fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join("audit.1")).unwrap();
+    assert_eq!(issue_one(&gateway).await, "Unavailable AUDIT_UNAVAILABLE");
+    observed.set_failing(false);
+    until(SOON, "it recovers", async || issue_one(&gateway).await == "OK").await;
+    assert_eq!(observed.calls().iter().filter(|call| **call == "fsync FOLDER 0").count(), 2);
+}
+
+/// The lines that follow a torn one, which must still be there, and end.
+fn after_torn(path: &Path, torn: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("the file is there");
+    let rest = text.strip_prefix(torn).and_then(|rest| rest.strip_prefix('\n'));
+    let rest = rest.unwrap_or_else(|| panic!("the torn line does not end: {text}"));
+    rest.lines().map(|line| serde_json::from_str(line).expect("a whole record")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_that_a_crash_has_cut_goes_on_with_a_line_of_its_own_and_a_warning() {
+    const TORN: &str = r#"{"event":"call","time":"2026-0"#;
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platform(platform.address());
+    let path = setup.file("audit.jsonl", TORN);
+    let gateway = setup.start();
+    assert_eq!(issue_one(&gateway).await, "OK");
+    assert_eq!(issue_one(&gateway).await, "OK");
+    assert_eq!(after_torn(&path, TORN).len(), 2);
+    gateway.stderr().wait_for("a warning", |line| {
+        (line.contains("audit sink ended in half a line") && line.contains("WARN")).then_some(())
+    });
+
+    // A file that is put in its place meanwhile.
+    for (torn, signal) in [("x", true), ("a line\nand half a l", false)] {
+        let other = gateway.folder().join("other.jsonl");
+        fs::write(&other, torn).unwrap();
+        fs::rename(&other, &path).unwrap();
+        if signal {
+            gateway.signal("HUP");
+        }
+        assert_eq!(issue_one(&gateway).await, "OK");
+        assert_eq!(after_torn(&path, torn).len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_output_that_continues_a_torn_file_does_so_on_a_new_line() {
+    let platform = Upstream::http().await;
+    for append in [true, false] {
+        let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit.jsonl", "stdout");
+        let path = setup.file("records.jsonl", "half a li");
+        // Without `append`, as a shell leaves it that has let another program write first.
+        let mut file = OpenOptions::new().write(true).append(append).open(&path).unwrap();
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+        let gateway = setup.stdout(file).start();
+        assert_eq!(issue_one(&gateway).await, "OK");
+        assert_eq!(after_torn(&path, "half a li").len(), 1);
+    }
+}
