@@ -128,8 +128,7 @@ impl Opened {
         let unread = usize::try_from(ioctl_fionread(&self.file)?).unwrap_or(usize::MAX);
         let taken = unread.saturating_add(pending);
         let limit = fcntl_getpipe_size(&self.file)? / SPARE_PART;
-        // A line that is longer than that still gets into an empty pipe.
-        Ok(limit.saturating_sub(taken).max(usize::from(taken == 0)))
+        Ok(limit.saturating_sub(taken))
     }
 
     fn room_if_writable(&self, room: usize) -> usize {

@@ -284,7 +284,7 @@ impl Thread {
     }
 
     /// Moves the next lines to the batch: those of allowed calls, then as many of refused
-    /// calls as leave room in the sink.
+    /// calls as leave room in the sink. One line is moved even if it is longer than its limit.
     fn fill_batch(&mut self) {
         let mut bytes: usize = self.batch.iter().map(Line::unwritten).sum();
         let mut move_lines = |lines: &mut VecDeque<Line>, batch: &mut VecDeque<Line>, limit: usize| {
