@@ -38,7 +38,7 @@ use crate::{
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
-    service::{ApiClients, NamedCallers, OttService, Reflection, TokensInUse},
+    service::{ApiClients, KnownTokens, NamedCallers, OttService, Reflection},
     telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
 };
 
@@ -138,7 +138,7 @@ impl App {
             default: config.api_clients.default.clone(),
             access: access.clone(),
             audit: audit.clone(),
-            tokens_in_use: TokensInUse::default(),
+            known_tokens: KnownTokens::default(),
             metrics: metrics.clone(),
             health: HealthService::new(health.clone()),
             reflection: config.server.reflection,
@@ -232,7 +232,7 @@ struct Shared {
     default: Option<Arc<str>>,
     access: Access,
     audit: Audit,
-    tokens_in_use: TokensInUse,
+    known_tokens: KnownTokens,
     metrics: Metrics,
     health: HealthService,
     reflection: bool,
@@ -249,7 +249,7 @@ impl Shared {
             access: self.access.clone(),
             api_clients: ApiClients::new(clients, self.default.clone()),
             audit: self.audit.clone(),
-            tokens_in_use: self.tokens_in_use.clone(),
+            known_tokens: self.known_tokens.clone(),
             metrics: self.metrics.clone(),
         };
         let service = OttServiceServer::new(service)

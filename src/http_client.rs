@@ -17,8 +17,8 @@ mod tls;
 
 pub use self::{
     client::{
-        ConnectionReuse, HttpClientError, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient, build,
-        header_bytes,
+        ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient,
+        build, header_bytes,
     },
     loopback::is_loopback,
     proxy::Proxy,

@@ -30,7 +30,7 @@ pub use self::{
     login::{FailedLogin, LogoutOutcome},
 };
 use self::{
-    connections::Connections,
+    connections::{Connections, Generation, Reuse},
     data_center::{DataCenter, InvalidTargetUri, Landing, Origin},
     endpoint::Endpoint,
     retry::{RetryBudget, RetryPolicy},
@@ -44,12 +44,13 @@ use crate::{
     telemetry::metrics::ApiClientMetrics,
 };
 
-/// An idle connection is not used for minting after this time: shorter than the usual
-/// minute after which servers close it.
-const MAX_IDLE: Duration = Duration::from_secs(30);
-/// The same for a login. A server that closes an idle connection just when the token is
-/// sent costs the caller its token, and some servers close after 2 s.
-const MAX_IDLE_FOR_LOGIN: Duration = Duration::from_secs(2);
+/// Connections for minting. One that has been idle for longer is not used: shorter than the
+/// usual minute after which servers close it.
+const MINTING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
+/// Connections for logins. A server that closes an idle connection just when the token is
+/// sent costs the caller its token, and some servers close after 2 s. Over HTTP/1.1, a stray
+/// response on a used connection would give a caller the session of another user.
+const LOGIN: Reuse = Reuse { max_idle: Duration::from_secs(2), over_http1: false };
 
 /// What one API client is configured with, apart from its credential.
 #[derive(Clone, Debug)]
@@ -133,6 +134,7 @@ pub struct ApiClient {
     ott: Endpoint,
     ott_login: Endpoint,
     retry_budget: RetryBudget,
+    generation: Generation,
     metrics: ApiClientMetrics,
     wall: WallClock,
 }
@@ -146,6 +148,7 @@ impl ApiClient {
             ott: Endpoint::ott(data_center, limits, &metrics),
             ott_login: Endpoint::ott_login(data_center, limits, &metrics),
             retry_budget: RetryBudget::new(),
+            generation: Generation::default(),
             settings,
             credential,
             metrics,
@@ -194,11 +197,10 @@ pub struct PlatformClient {
 impl PlatformClient {
     /// The API client, with connections of its own that are made when they are needed.
     pub fn new(api_client: Arc<ApiClient>, http: HttpSettings) -> Result<Self, HttpClientError> {
-        Ok(Self {
-            api_client,
-            ott_connections: Connections::new(http.clone(), MAX_IDLE)?,
-            login_connections: Connections::new(http, MAX_IDLE_FOR_LOGIN)?,
-        })
+        let generation = &api_client.generation;
+        let ott_connections = Connections::new(http.clone(), MINTING, generation.clone())?;
+        let login_connections = Connections::new(http, LOGIN, generation.clone())?;
+        Ok(Self { api_client, ott_connections, login_connections })
     }
 
     /// What it shares with the other workers.
@@ -211,6 +213,12 @@ impl PlatformClient {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         self.api_client.name()
+    }
+
+    /// Lets no request use the present HTTP/1.1 connections of the API client, on any
+    /// worker: one of them has carried the response to another request.
+    pub fn retire_connections(&self) {
+        self.api_client.generation.end();
     }
 
     fn limits(&self) -> &Limits {

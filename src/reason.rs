@@ -74,4 +74,5 @@ reasons! {
     PlatformQuotaExceeded = "PLATFORM_QUOTA_EXCEEDED", ResourceExhausted;
     PlatformPreconditionFailed = "PLATFORM_PRECONDITION_FAILED", FailedPrecondition;
     InternalError = "INTERNAL_ERROR", Internal;
+    AccountMismatch = "ACCOUNT_MISMATCH", Aborted;
 }

@@ -9,10 +9,10 @@ mod api_clients;
 mod convert;
 mod detached;
 mod issue_ott;
+mod known_tokens;
 mod login_with_ott;
 mod named_callers;
 mod reflection;
-mod tokens_in_use;
 mod undelivered;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 pub use self::{
-    api_clients::ApiClients, named_callers::NamedCallers, reflection::Reflection, tokens_in_use::TokensInUse,
+    api_clients::ApiClients, known_tokens::KnownTokens, named_callers::NamedCallers, reflection::Reflection,
 };
 use crate::{
     access::{Access, Admission},
@@ -45,8 +45,8 @@ pub struct OttService {
     pub api_clients: ApiClients,
     /// The audit log.
     pub audit: Audit,
-    /// The tokens that are being spent, on all workers.
-    pub tokens_in_use: TokensInUse,
+    /// The tokens that were issued or are being spent, on all workers.
+    pub known_tokens: KnownTokens,
     /// The metrics.
     pub metrics: Metrics,
 }

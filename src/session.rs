@@ -6,11 +6,13 @@
 use std::{fmt, time::SystemTime};
 
 use http::HeaderValue;
+use icu_normalizer::ComposingNormalizerBorrowed;
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::{ott::Subject, secret::Secret};
 
 /// Result of a successful login.
 #[derive(Debug)]
@@ -31,11 +33,51 @@ impl Account {
         Self(members)
     }
 
+    /// Returns a member that is a string; `None` if it is absent or anything else.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        let (_, value) = self.0.iter().find(|(member, _)| member == name)?;
+        serde_json::from_str(value.get()).ok()
+    }
+
+    /// Returns whether it is the account of this user. `None` if the response does not
+    /// contain what the user is named by, or not in a form that can be compared.
+    ///
+    /// Only accounts of different users count as different: a spelling that the platform
+    /// normalizes must not cost a login.
+    #[must_use]
+    pub fn is_of(&self, subject: &Subject) -> Option<bool> {
+        let name = subject.name().as_str();
+        let found = match subject {
+            Subject::Login(_) => self.text("login")?,
+            Subject::ExternalId(_) => self.text("external_id").filter(|id| !id.is_empty())?,
+            Subject::UserId(_) => {
+                let id = self.text("id")?;
+                let (id, name) = (Uuid::try_parse(id.trim()).ok()?, Uuid::try_parse(name.trim()).ok()?);
+                return Some(id == name);
+            }
+        };
+        Some(found == name || comparable(&found) == comparable(name))
+    }
+
     /// Returns the members in the platform's order.
     #[must_use]
     pub fn into_members(self) -> Vec<(String, Box<RawValue>)> {
         self.0
     }
+}
+
+/// Returns a text without regard to case, width, composition, blanks and characters that are
+/// not visible.
+fn comparable(text: &str) -> String {
+    let nfkc = ComposingNormalizerBorrowed::new_nfkc();
+    let visible: String =
+        nfkc.normalize(text).chars().filter(|&c| !c.is_whitespace() && !is_invisible(c)).collect();
+    nfkc.normalize(&visible.to_lowercase()).into_owned()
+}
+
+const fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl fmt::Debug for Account {

@@ -96,7 +96,7 @@ impl Failure {
 
     /// Sets the cause for the log. The caller does not receive it.
     #[must_use]
-    fn because(mut self, cause: &impl fmt::Display) -> Self {
+    pub(crate) fn because(mut self, cause: &impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string().into());
         self
     }

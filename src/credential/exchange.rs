@@ -97,16 +97,15 @@ impl HttpExchange {
         let unusable =
             || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
         let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
-        let sending = self
+        let request = self
             .http
             .client()
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
-            .body(BODY)
-            .send();
-        match sending.await {
+            .body(BODY);
+        match self.http.send(request).await {
             Ok(response) => Ok(response),
             Err(error) => Err(without_response(&error, self.http.cause_of(&error).await)),
         }

@@ -5,12 +5,15 @@
 use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Version,
     header::{ACCEPT, ACCEPT_ENCODING},
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -59,6 +62,8 @@ pub struct HttpSettings {
     pub max_idle_connections: usize,
     /// Places for concurrent name lookups, shared by all clients made from these settings.
     lookups: Arc<Semaphore>,
+    /// The server's protocol, shared by all clients made from these settings.
+    protocol: Arc<LastProtocol>,
 }
 
 impl HttpSettings {
@@ -73,11 +78,32 @@ impl HttpSettings {
             max_connection_age: Duration::from_mins(10),
             max_idle_connections: 256,
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            protocol: Arc::default(),
         }
     }
 }
 
 impl HttpSettings {
+    /// Records the protocol of a response. Warns about an https server that does not speak
+    /// HTTP/2, once until that changes.
+    pub fn record_protocol(&self, version: Version) {
+        let protocol = HttpProtocol::from(version);
+        let changed = self.protocol.replace(protocol) != Some(protocol);
+        if changed && protocol == HttpProtocol::Http1 && self.server.scheme() == "https" {
+            tracing::warn!(
+                server.url = %self.server,
+                "server does not speak HTTP/2, connections are not kept: over HTTP/1.1 a stray response \
+                 would be taken for the response to the next request"
+            );
+        }
+    }
+
+    /// Returns the protocol of the server's last response; `None` before the first one.
+    #[must_use]
+    pub fn protocol(&self) -> Option<HttpProtocol> {
+        self.protocol.get()
+    }
+
     /// Returns the root cause of a failed request as text for the operator. If a proxy
     /// refused the tunnel, finds out its HTTP status, which takes up to 2 s.
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
@@ -99,6 +125,51 @@ impl fmt::Debug for HttpSettings {
             .field("max_connection_age", &self.max_connection_age)
             .field("max_idle_connections", &self.max_idle_connections)
             .finish_non_exhaustive()
+    }
+}
+
+/// The protocol that a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpProtocol {
+    /// HTTP/1.1 or older: a response belongs to a request only by its position.
+    Http1,
+    /// HTTP/2: each response names its request.
+    Http2,
+}
+
+impl From<Version> for HttpProtocol {
+    fn from(version: Version) -> Self {
+        if version == Version::HTTP_2 { Self::Http2 } else { Self::Http1 }
+    }
+}
+
+/// The protocol of a server's last response: 0 if there was none.
+#[derive(Debug, Default)]
+struct LastProtocol(AtomicU8);
+
+impl LastProtocol {
+    fn get(&self) -> Option<HttpProtocol> {
+        Self::decode(self.0.load(Ordering::Relaxed))
+    }
+
+    fn replace(&self, protocol: HttpProtocol) -> Option<HttpProtocol> {
+        let code = match protocol {
+            HttpProtocol::Http1 => 1,
+            HttpProtocol::Http2 => 2,
+        };
+        // Read first: writing would move the cache line between the workers at each call.
+        if self.0.load(Ordering::Relaxed) == code {
+            return Some(protocol);
+        }
+        Self::decode(self.0.swap(code, Ordering::Relaxed))
+    }
+
+    const fn decode(code: u8) -> Option<HttpProtocol> {
+        match code {
+            1 => Some(HttpProtocol::Http1),
+            2 => Some(HttpProtocol::Http2),
+            _ => None,
+        }
     }
 }
 
@@ -200,6 +271,17 @@ impl UnpooledClient {
     #[must_use]
     pub const fn client(&self) -> &reqwest::Client {
         &self.client
+    }
+
+    /// Sends a request that was built with [`client`](Self::client).
+    ///
+    /// # Errors
+    ///
+    /// There was no response.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+        let response = request.send().await?;
+        self.settings.record_protocol(response.version());
+        Ok(response)
     }
 
     /// Returns the root cause of a failed request as text for the operator, as

@@ -31,6 +31,7 @@ use crate::{
         body::{self, BodyError},
         cause::{is_invalid_certificate, is_not_processed, is_refused_stream},
         header_bytes,
+        media_type::is_json,
     },
 };
 
@@ -110,6 +111,18 @@ impl AttemptOutcome {
             Self::Failed(answer, _) if answer.is_definite(endpoint.spends()) => Certainty::Refused,
             Self::Failed(..) | Self::Interrupted { .. } => Certainty::Unknown,
             Self::Succeeded(_) => Certainty::Done,
+        }
+    }
+
+    /// Returns whether the response is one that the platform itself sends. Any other may
+    /// come from something in front of it, and may not belong to the request.
+    fn is_of_the_platform(&self) -> bool {
+        match self {
+            Self::Failed(answer, _) => {
+                answer.body.is_some() && answer.status < 500 && !matches!(answer.status, 408 | 429)
+            }
+            Self::Succeeded(answer) => answer.body.is_ok() && is_json(&answer.headers),
+            Self::Interrupted { .. } | Self::NotSent(_) => false,
         }
     }
 
@@ -201,13 +214,15 @@ pub(super) async fn send(
     }
 }
 
-/// The connection has no free stream; the platform has not processed the request.
+/// The request needs another connection; the platform has not processed it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NoStream {
     /// None was free in time.
     Waited,
     /// The platform refused it.
     Refused,
+    /// The server turned out to speak HTTP/1.1, so the request needs another connection.
+    Superseded,
 }
 
 /// Makes the attempt on one connection.
@@ -232,6 +247,9 @@ async fn exchange(
             () = sleep_until(until) => return Ok(not_in_time(gate, call)),
             () = sleep(STREAM_PATIENCE) => look_elsewhere(connections, gate)?,
         }
+    }
+    if !connections.is_usable(lease) && gate.close().is_none() {
+        return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
     let mut outgoing = lease
@@ -261,8 +279,12 @@ async fn exchange(
     };
     match response {
         Ok(response) => {
-            lease.answered(response.version());
-            Ok(read(request, response, call, gate, until).await)
+            connections.answered(lease, response.version());
+            let outcome = read(request, response, call, gate, until).await;
+            if !outcome.is_of_the_platform() {
+                lease.distrust();
+            }
+            Ok(outcome)
         }
         // Before a server's limit is known, more streams may be opened than it accepts.
         Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),

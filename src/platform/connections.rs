@@ -11,16 +11,21 @@ mod lease;
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use http::Version;
 
 use self::client::{Client, KnownServer};
 pub(super) use self::lease::{ConnectFailure, Lease};
 use crate::{
     backoff::jittered,
     clock::{self, Instant},
-    http_client::{ConnectionReuse, HttpClientError, HttpSettings},
+    http_client::{ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings},
 };
 
 /// Maximum number of clients that take requests at the same time, so of HTTP/2
@@ -33,11 +38,44 @@ const WARM_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time until the next try after a new client could not connect.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
+/// Maximum age of a client over HTTP/1.1, and so of its connections. A stray response stays
+/// unnoticed on its connection: it and all later ones are taken for responses to the
+/// requests that follow.
+const MAX_HTTP1_AGE: Duration = Duration::from_millis(1500);
+
 /// The connections. Belongs to one worker: its tasks run on the runtime of the caller.
 pub(super) struct Connections {
     settings: HttpSettings,
-    reuse: ConnectionReuse,
+    reuse: Reuse,
+    generation: Generation,
     state: Mutex<State>,
+}
+
+/// Which connections are used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reuse {
+    /// A connection that has been idle for longer than this is not.
+    pub(super) max_idle: Duration,
+    /// Whether any is over HTTP/1.1, where a stray response would be taken for the response
+    /// to the next request.
+    pub(super) over_http1: bool,
+}
+
+/// Counts how often the connections of an API client turned out to carry responses to
+/// other requests. HTTP/1.1 connections of an earlier generation take no more requests.
+/// Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Generation(Arc<AtomicU64>);
+
+impl Generation {
+    /// Retires all connections of all workers.
+    pub(super) fn end(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn current(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 struct State {
@@ -52,11 +90,14 @@ struct State {
 }
 
 impl Connections {
-    /// Creates a client without any connection yet. A connection that has been idle for
-    /// longer than `max_idle` is not used again.
-    pub(super) fn new(settings: HttpSettings, max_idle: Duration) -> Result<Arc<Self>, HttpClientError> {
-        let reuse = ConnectionReuse::IdleFor(max_idle);
-        let client = Client::new(&settings, reuse, KnownServer::UNKNOWN)?;
+    /// Creates a client without any connection yet.
+    pub(super) fn new(
+        settings: HttpSettings,
+        reuse: Reuse,
+        generation: Generation,
+    ) -> Result<Arc<Self>, HttpClientError> {
+        let server = KnownServer::speaking(settings.protocol());
+        let client = Client::new(&settings, reuse.of(server), server, generation.current())?;
         let state = State {
             first: Arc::new(client),
             others: Vec::new(),
@@ -64,7 +105,7 @@ impl Connections {
             renew_at: next_renewal(&settings),
             is_renewing: false,
         };
-        Ok(Arc::new(Self { settings, reuse, state: Mutex::new(state) }))
+        Ok(Arc::new(Self { settings, reuse, generation, state: Mutex::new(state) }))
     }
 
     /// Assigns a request to a client: the first that has a free stream, else a new one,
@@ -73,6 +114,7 @@ impl Connections {
         let now = clock::now();
         let mut state = self.state();
         self.renew_if_due(&mut state, now);
+        self.replace_unusable(&mut state, now);
         if state.clients().any(|client| client.is_suspect(now)) && state.may_replace(now) {
             self.replace(&mut state, now, |client| client.is_suspect(now));
         }
@@ -81,7 +123,38 @@ impl Connections {
 
     /// Assigns a request that got no stream on this lease's client to another one.
     pub(super) fn lease_instead_of(&self, lease: &Lease) -> Lease {
-        self.choose(&mut self.state(), |client| !lease.is_on(client))
+        let mut state = self.state();
+        self.replace_unusable(&mut state, clock::now());
+        self.choose(&mut state, |client| !lease.is_on(client))
+    }
+
+    /// Returns whether a request on this lease may be sent. It may not if the server turned
+    /// out to speak HTTP/1.1 after the lease was taken.
+    pub(super) fn is_usable(&self, lease: &Lease) -> bool {
+        self.may_use(lease.client(), clock::now())
+    }
+
+    /// Replaces the first client if no request may use its connections any more.
+    fn replace_unusable(&self, state: &mut State, now: Instant) {
+        if !self.may_use(&state.first, now)
+            && let Some(client) = self.new_client(KnownServer::speaking(self.settings.protocol()))
+        {
+            state.first = client;
+            state.others.clear();
+        }
+    }
+
+    fn may_use(&self, client: &Client, now: Instant) -> bool {
+        let protocol = client.protocol().or_else(|| self.settings.protocol());
+        if protocol != Some(HttpProtocol::Http1) {
+            return client.reuse != ConnectionReuse::Never;
+        }
+        if !self.reuse.over_http1 {
+            return client.reuse == ConnectionReuse::Never;
+        }
+        !client.is_distrusted()
+            && client.generation == self.generation.current()
+            && now < client.created_at + MAX_HTTP1_AGE
     }
 
     fn choose(&self, state: &mut State, is_candidate: impl Fn(&Arc<Client>) -> bool) -> Lease {
@@ -116,6 +189,12 @@ impl Connections {
         }
     }
 
+    /// Records the head of a response.
+    pub(super) fn answered(&self, lease: &Lease, version: Version) {
+        self.settings.record_protocol(version);
+        lease.answered(version.into());
+    }
+
     /// Returns the root cause of a failed request, for the operator.
     pub(super) async fn cause_of(&self, error: &reqwest::Error) -> String {
         self.settings.cause_of(error).await
@@ -142,7 +221,7 @@ impl Connections {
     }
 
     fn new_client(&self, server: KnownServer) -> Option<Arc<Client>> {
-        match Client::new(&self.settings, self.reuse, server) {
+        match Client::new(&self.settings, self.reuse.of(server), server, self.generation.current()) {
             Ok(client) => Some(Arc::new(client)),
             Err(error) => {
                 tracing::warn!(%error, "cannot build a new HTTP client, keeping the current one");
@@ -152,7 +231,9 @@ impl Connections {
     }
 
     fn renew_if_due(self: &Arc<Self>, state: &mut State, now: Instant) {
-        if state.is_renewing || now < state.renew_at {
+        // Over HTTP/1.1 they are replaced more often than that.
+        let is_http1 = state.first.protocol() == Some(HttpProtocol::Http1);
+        if state.is_renewing || is_http1 || now < state.renew_at {
             return;
         }
         state.is_renewing = true;
@@ -181,13 +262,15 @@ impl Connections {
 
     /// Returns a new client that has received a response. Its status does not matter.
     async fn connected_client(&self) -> Result<Arc<Client>, String> {
-        let client = self.new_client(KnownServer::UNKNOWN).ok_or_else(|| "no HTTP client".to_owned())?;
+        let client =
+            self.new_client(KnownServer::speaking(None)).ok_or_else(|| "no HTTP client".to_owned())?;
         let mut server = self.settings.server.clone();
         server.set_path("/");
         let response = client.http().head(server).send();
         match tokio::time::timeout(WARM_UP_TIMEOUT, response).await {
             Ok(Ok(response)) => {
-                client.answered(response.version());
+                self.settings.record_protocol(response.version());
+                client.answered(response.version().into());
                 Ok(client)
             }
             Ok(Err(error)) => Err(self.cause_of(&error).await),
@@ -197,6 +280,16 @@ impl Connections {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reuse {
+    const fn of(self, server: KnownServer) -> ConnectionReuse {
+        if server.is_http1() && !self.over_http1 {
+            ConnectionReuse::Never
+        } else {
+            ConnectionReuse::IdleFor(self.max_idle)
+        }
     }
 }
 

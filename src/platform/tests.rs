@@ -10,5 +10,6 @@ mod http2;
 mod issue;
 mod login;
 mod reading;
+mod stray;
 mod tls;
 mod wire;

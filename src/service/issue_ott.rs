@@ -31,6 +31,7 @@ impl OttService {
         let permit = self.access.permit_issue(admission, Arc::clone(client.name()), subject)?;
 
         let audit = self.audit.clone();
+        let known_tokens = self.known_tokens.clone();
         let task_call = call.clone();
         let work = async move {
             let issued = client
@@ -40,6 +41,7 @@ impl OttService {
             if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
                 task_call.set_fingerprint(fingerprint);
             }
+            known_tokens.issued(&issued.ott, permit.subject().clone());
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
             Ok((issued, login_url))

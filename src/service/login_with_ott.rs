@@ -33,7 +33,7 @@ impl OttService {
 
         let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
 
-        let Some(in_use) = self.tokens_in_use.claim(&ott) else {
+        let Some(in_use) = self.known_tokens.claim(&ott) else {
             self.metrics.security_event("ott_in_use");
             return Err(Failure::new(Reason::OttInUse));
         };
@@ -48,7 +48,6 @@ impl OttService {
             in_flight: in_flight.clone(),
         };
         let work = async move {
-            let _in_use = in_use;
             let undelivered = |session| Undelivered::new(session, context);
             let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
                 Ok(logged_in) => logged_in,
@@ -62,6 +61,17 @@ impl OttService {
                     return Err(failure);
                 }
             };
+            if let Some(subject) = in_use.subject()
+                && account.is_of(subject) == Some(false)
+            {
+                drop(undelivered(session));
+                client.retire_connections();
+                metrics.security_event("account_mismatch");
+                let failure = Failure::new(Reason::AccountMismatch);
+                return Err(failure
+                    .because(&"the account in the response is not the user that the token was issued for"));
+            }
+            drop(in_use);
             if session.is_empty() {
                 tracing::warn!(
                     api_client.name = %client.name(),

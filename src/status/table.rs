@@ -280,6 +280,12 @@ impl Reason {
                 useless(&[Internal]),
                 never(&[Internal]),
             ),
+            Self::AccountMismatch => Entry::login(
+                Operator,
+                "The platform's response was for another user and was discarded.",
+                "Issue a new token and log in with that; contact the gateway's operator if it persists.",
+                never(&[Aborted]),
+            ),
             Self::PlatformConflict => Entry::both(
                 Caller,
                 "The platform reports a conflict with another object or change.",

@@ -259,11 +259,12 @@ async fn without_a_cookie_the_login_is_good_and_the_log_warns() {
 #[tokio::test]
 async fn logins_side_by_side_never_see_each_others_cookies() {
     let (upstream, _gateway, client) = start().await;
-    join_all((0..200).map(async |_| {
+    join_all((0..200).map(async |number| {
         let mut client = client.clone();
-        let ott = client.issue_ott(call::issue("someone")).await.expect("a token").into_inner().ott;
+        let user = format!("user-{number}");
+        let ott = client.issue_ott(call::issue(&user)).await.expect("a token").into_inner().ott;
         let answer = client.login_with_ott(call::login(&ott)).await.expect("a session").into_inner();
-        assert_eq!(answer.user.expect("an account").login, Some(format!("user-of-{ott}")));
+        assert_eq!(answer.user.expect("an account").login, Some(user));
         let session = answer.session.expect("a session");
         assert_eq!(session.cookie_header, format!("sid=SESSION-OF-{ott}"));
         assert_eq!(session.cookies.len(), 1);
@@ -272,4 +273,68 @@ async fn logins_side_by_side_never_see_each_others_cookies() {
     .await;
     assert_eq!((upstream.count(LOGIN), upstream.count(LOGOUT)), (200, 0));
     assert!(upstream.requests().iter().all(|request| request.header("cookie").is_none()));
+}
+
+#[tokio::test]
+async fn a_session_of_another_user_than_the_token_s_is_ended_and_reaches_nobody() {
+    let (upstream, gateway, mut client) = start().await;
+    let ott = client.issue_ott(call::issue("anna@example.com")).await.expect("a token").into_inner().ott;
+    let foreign = Answer::json(200, r#"{"id":"43","login":"otto@example.com"}"#);
+    upstream.next(LOGIN, foreign.header("set-cookie", "sid=SESSION-OF-OTTO"));
+    let status = client.login_with_ott(call::login(&ott)).await.expect_err("not Anna");
+    let refused = call::refused(&status);
+    assert_eq!((status.code(), refused.reason.as_str()), (tonic::Code::Aborted, "ACCOUNT_MISMATCH"));
+    assert_eq!(refused.metadata["outcome"], "done");
+    assert!(!format!("{status:?}").contains("otto"), "{status:?}");
+    upstream.asked(LOGOUT, 1).await;
+    assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=SESSION-OF-OTTO"));
+    gateway.stderr().wait_for("the operator's cause", |line| {
+        let cause = "the account in the response is not the user that the token was issued for";
+        (line.contains("ACCOUNT_MISMATCH") && line.contains(cause)).then_some(())
+    });
+    call::issue_and_log_in(&mut client).await;
+}
+
+#[tokio::test]
+async fn another_spelling_of_the_same_user_is_not_another_user() {
+    let (upstream, _gateway, mut client) = start().await;
+    let id = "5af4b95b-ffc8-4d76-9a2e-21bdbac3d81c";
+    let login = |login: &str| Some(Subject::Login(login.to_owned()));
+    for (subject, account, is_same) in [
+        (login("Anna@Example.com"), r#"{"id":"1","login":"anna@example.COM"}"#, true),
+        (login(" anna"), r#"{"id":"1","login":"anna"}"#, true),
+        // Composed and decomposed.
+        (login("zo\u{eb}"), "{\"id\":\"1\",\"login\":\"zoe\u{308}\"}", true),
+        (login("anna"), r#"{"id":"1","login":"anna2"}"#, false),
+        (Some(Subject::UserId(id.to_uppercase())), &format!(r#"{{"id":"{id}","login":"anna"}}"#), true),
+        // Ids in responses are opaque: one that cannot be compared is not another user.
+        (Some(Subject::UserId(id.to_owned())), r#"{"id":"1","login":"anna"}"#, true),
+        (
+            Some(Subject::UserId(id.to_owned())),
+            r#"{"id":"5af4b95b-ffc8-4d76-9a2e-21bdbac3d81d","login":"anna"}"#,
+            false,
+        ),
+        (Some(Subject::ExternalId("E-1".to_owned())), r#"{"id":"1","login":"anna"}"#, true),
+        (
+            Some(Subject::ExternalId("E-1".to_owned())),
+            r#"{"id":"1","login":"anna","external_id":null}"#,
+            true,
+        ),
+        (
+            Some(Subject::ExternalId("E-1".to_owned())),
+            r#"{"id":"1","login":"anna","external_id":"e-1"}"#,
+            true,
+        ),
+        (
+            Some(Subject::ExternalId("E-1".to_owned())),
+            r#"{"id":"1","login":"anna","external_id":"E-2"}"#,
+            false,
+        ),
+    ] {
+        let request = IssueOttRequest { subject: subject.clone(), ..IssueOttRequest::default() };
+        let ott = client.issue_ott(request).await.expect("a token").into_inner().ott;
+        upstream.next(LOGIN, Answer::json(200, account).header("set-cookie", "sid=1"));
+        let answer = client.login_with_ott(call::login(&ott)).await;
+        assert_eq!(answer.is_ok(), is_same, "{subject:?} {account}");
+    }
 }

@@ -121,7 +121,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("call", &["clock", "ott", "reason"]),
     ("reason", &[]),
     ("ott", &["secret"]),
-    ("session", &["secret"]),
+    ("session", &["ott", "secret"]),
     ("secret", &["regular_file"]),
     ("regular_file", &[]),
     ("clock", &[]),

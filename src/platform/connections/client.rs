@@ -1,17 +1,19 @@
 //! One HTTP client, and the state of its connection as inferred from its requests.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use http::Version;
 use tokio::sync::{Semaphore, watch};
 
 use super::lease::ConnectFailure;
 use crate::{
     clock::{self, Instant},
-    http_client::{self, ConnectionReuse, HttpClientError, HttpSettings},
+    http_client::{self, ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings},
 };
 
 /// Time without any response after which an HTTP/2 connection with unanswered requests
@@ -30,6 +32,13 @@ const CONNECTED_FOR: Duration = Duration::from_secs(1);
 /// The client, shared by the requests in progress on it.
 pub(super) struct Client {
     http: reqwest::Client,
+    /// Which of its connections it uses again.
+    pub(super) reuse: ConnectionReuse,
+    pub(super) created_at: Instant,
+    /// Its generation ([`Generation`](super::Generation)).
+    pub(super) generation: u64,
+    /// Set by a response that the platform itself does not send.
+    distrusted: AtomicBool,
     /// Held by the one request that is being handed to the HTTP library. The library counts
     /// streams only after it has opened them: of several requests at once it would take more
     /// than the peer accepts, bodies included, and queue them beyond our control.
@@ -72,22 +81,22 @@ pub(super) struct Progress {
 /// What is known of a server from its responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KnownServer {
-    /// The protocol of the last response.
-    version: Option<HttpVersion>,
+    /// The protocol of its last response.
+    protocol: Option<HttpProtocol>,
     /// Its limit of concurrent streams on a connection, inferred from streams that it refused
     /// or did not accept in time.
     max_streams: u32,
 }
 
 impl KnownServer {
-    /// A server that has not responded yet.
-    pub(super) const UNKNOWN: Self = Self { version: None, max_streams: u32::MAX };
-}
+    /// A server of which only the protocol may be known.
+    pub(super) const fn speaking(protocol: Option<HttpProtocol>) -> Self {
+        Self { protocol, max_streams: u32::MAX }
+    }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HttpVersion {
-    Http1,
-    Http2,
+    pub(super) const fn is_http1(self) -> bool {
+        matches!(self.protocol, Some(HttpProtocol::Http1))
+    }
 }
 
 impl Client {
@@ -96,9 +105,14 @@ impl Client {
         settings: &HttpSettings,
         reuse: ConnectionReuse,
         server: KnownServer,
+        generation: u64,
     ) -> Result<Self, HttpClientError> {
         Ok(Self {
             http: http_client::build(settings, reuse)?,
+            reuse,
+            created_at: clock::now(),
+            generation,
+            distrusted: AtomicBool::new(false),
             turn: Arc::new(Semaphore::new(1)),
             progress: Mutex::new(Progress {
                 server,
@@ -122,23 +136,37 @@ impl Client {
         self.progress().server
     }
 
+    /// Returns the protocol of its server's last response.
+    pub(super) fn protocol(&self) -> Option<HttpProtocol> {
+        self.progress().server.protocol
+    }
+
     /// Records a response head.
-    pub(super) fn answered(&self, version: Version) {
-        self.progress().response(version);
+    pub(super) fn answered(&self, protocol: HttpProtocol) {
+        self.progress().response(protocol);
+    }
+
+    /// Records a response that the platform itself does not send.
+    pub(super) fn distrust(&self) {
+        self.distrusted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Relaxed)
     }
 
     /// Returns whether the connection seems to be dead. Only over HTTP/2: over HTTP/1.1 a
     /// slow request occupies a connection of its own.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
         let progress = self.progress();
-        progress.server.version == Some(HttpVersion::Http2)
+        progress.server.protocol == Some(HttpProtocol::Http2)
             && progress.silent_since.is_some_and(|since| now >= since + MAX_SILENCE)
     }
 
     /// Returns whether one more request would be sent at once.
     pub(super) fn has_room(&self) -> bool {
         let progress = self.progress();
-        progress.server.version == Some(HttpVersion::Http1)
+        progress.server.protocol == Some(HttpProtocol::Http1)
             || progress.waiting.saturating_add(progress.sent) < progress.server.max_streams
     }
 
@@ -157,7 +185,7 @@ impl Progress {
     /// Returns whether a request has to wait for another one that connects, or has to be
     /// that one. Over HTTP/1.1 each request has a connection of its own.
     pub(super) fn needs_connection(&self, now: Instant) -> bool {
-        self.server.version != Some(HttpVersion::Http1)
+        self.server.protocol != Some(HttpProtocol::Http1)
             && (self.is_settling(now)
                 || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR))
     }
@@ -172,7 +200,7 @@ impl Progress {
     /// streams: others have some, and none was opened for `patience`. While they are being
     /// opened, it only waits for its turn.
     pub(super) fn waits_for_stream(&self, now: Instant, patience: Duration) -> bool {
-        self.server.version == Some(HttpVersion::Http2)
+        self.server.protocol == Some(HttpProtocol::Http2)
             && self.sent > 0
             && self.sent_at.is_none_or(|at| now >= at + patience)
     }
@@ -184,7 +212,7 @@ impl Progress {
 
     /// Returns whether a request may have to wait for a stream.
     pub(super) fn may_wait_for_stream(&self) -> bool {
-        self.server.version != Some(HttpVersion::Http1)
+        self.server.protocol != Some(HttpProtocol::Http1)
     }
 
     /// Records that a request got no stream in time, although others have some.
@@ -214,10 +242,9 @@ impl Progress {
         self.silent_since.get_or_insert(now);
     }
 
-    pub(super) fn response(&mut self, version: Version) {
+    pub(super) fn response(&mut self, protocol: HttpProtocol) {
         let now = clock::now();
-        let is_http2 = version == Version::HTTP_2;
-        self.server.version = Some(if is_http2 { HttpVersion::Http2 } else { HttpVersion::Http1 });
+        self.server.protocol = Some(protocol);
         self.answered_at = Some(now);
         self.silent_since = self.silent_since.map(|_| now);
     }

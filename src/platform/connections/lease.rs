@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use http::Version;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::timeout_at,
@@ -14,7 +13,7 @@ use tokio::{
 #[cfg(test)]
 use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
-use crate::clock;
+use crate::{clock, http_client::HttpProtocol};
 
 /// Why there is no connection, as the network stack reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +59,17 @@ impl Lease {
         use crate::http_client::{ConnectionReuse, HttpSettings, tls_config};
         let server = url::Url::parse("https://localhost").expect("a URL");
         let settings = HttpSettings::new(server, tls_config(None).expect("TLS"));
-        let client = Client::new(&settings, ConnectionReuse::Never, KnownServer::UNKNOWN);
+        let client = Client::new(&settings, ConnectionReuse::Never, KnownServer::speaking(None), 0);
         Self::new(Arc::new(client.expect("a client")))
+    }
+
+    /// Records that its response is not one that the platform itself sends.
+    pub(in super::super) fn distrust(&self) {
+        self.client.distrust();
+    }
+
+    pub(super) const fn client(&self) -> &Arc<Client> {
+        &self.client
     }
 
     pub(super) fn is_on(&self, client: &Arc<Client>) -> bool {
@@ -166,14 +174,14 @@ impl Lease {
     }
 
     /// Records the head of the response.
-    pub(in super::super) fn answered(&self, version: Version) {
+    pub(in super::super) fn answered(&self, protocol: HttpProtocol) {
         let mut stage = self.stage();
         let mut progress = self.client.progress();
         if *stage == Stage::Waiting {
             // A server may answer before it reads.
             progress.request_sent();
         }
-        progress.response(version);
+        progress.response(protocol);
         if matches!(*stage, Stage::Waiting | Stage::Sent) {
             *stage = Stage::Answered;
             progress.request_answered();

@@ -356,17 +356,18 @@ fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
 
 #[tokio::test]
 async fn a_login_never_uses_a_connection_that_was_idle_for_two_seconds() {
-    let upstream = Upstream::http().await;
-    let client = client(&upstream, quick());
-    logs_in(&client, &upstream).await;
-    logs_in(&client, &upstream).await;
-    assert_eq!(upstream.connections(), 1);
+    let platform = Http2Platform::start(Behaves::well()).await;
+    let client = platform.client(quick());
+    for _ in 0..2 {
+        log_in(&client, "OTT", &call()).await.expect("a session");
+    }
+    assert_eq!(platform.connections(), 1);
     issues(&client).await;
     tokio::time::sleep(Duration::from_millis(2050)).await;
-    logs_in(&client, &upstream).await;
-    assert_eq!(upstream.connections(), 3, "a new one for the login");
+    log_in(&client, "OTT", &call()).await.expect("a session");
+    assert_eq!(platform.connections(), 3, "a new one for the login");
     issues(&client).await;
-    assert_eq!(upstream.connections(), 3, "minting may use its old one");
+    assert_eq!(platform.connections(), 3, "minting may use its old one");
 }
 
 #[tokio::test]

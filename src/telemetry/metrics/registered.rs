@@ -27,9 +27,10 @@ use crate::{call::InFlightLimit, reason::Reason, telemetry::names};
 const OTHER: &str = "other";
 
 /// The kinds of security events.
-const SECURITY_EVENTS: [&str; 6] = [
+const SECURITY_EVENTS: [&str; 7] = [
     "ott_in_use",
     "ott_rejected",
+    "account_mismatch",
     "caller_unauthenticated",
     "duplicate_identity",
     "slow_handshake",

@@ -9,7 +9,7 @@
 //! upstream;`.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     fmt::{self, Write as _},
     net::SocketAddr,
     path::PathBuf,
@@ -233,7 +233,8 @@ struct Script {
     next: HashMap<String, VecDeque<Behaviour>>,
     always: HashMap<String, Behaviour>,
     issued: usize,
-    unspent: HashSet<String>,
+    /// Tokens, each with the login of its user.
+    unspent: HashMap<String, String>,
 }
 
 impl Upstream {
@@ -336,7 +337,7 @@ impl Upstream {
 
     /// Makes a token that can be spent, without a request.
     pub(crate) fn token(&self) -> String {
-        issue(&mut self.script())
+        issue(&mut self.script(), None)
     }
 
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -525,10 +526,11 @@ async fn read_request<S: AsyncRead + Unpin>(
     Ok(Some(Recorded { connection, raw, method, path, headers, body }))
 }
 
-fn issue(script: &mut Script) -> String {
+fn issue(script: &mut Script, login: Option<String>) -> String {
     script.issued += 1;
     let token = format!("OTT-{}", script.issued);
-    script.unspent.insert(token.clone());
+    let login = login.unwrap_or_else(|| format!("user-of-{token}"));
+    script.unspent.insert(token.clone(), login);
     token
 }
 
@@ -538,15 +540,17 @@ fn healthy_answer(request: &Recorded, script: &mut Script) -> Answer {
     match request.path.as_str() {
         TOKEN => Answer::json(200, r#"{"access_token":"ACCESS","expires_in":7200,"token_type":"bearer"}"#),
         OTT => {
-            let token = issue(script);
+            let request: serde_json::Value = serde_json::from_str(request.text()).unwrap_or_default();
+            let token = issue(script, request["login"].as_str().map(str::to_owned));
             Answer::json(200, format!(r#"{{"ott":"{token}"}}"#))
         }
         LOGIN => {
             let token = request.text().trim_start_matches(r#"{"ott":""#).trim_end_matches(r#""}"#);
-            if !script.unspent.remove(token) {
+            let Some(login) = script.unspent.remove(token) else {
                 return Answer::json(401, r#"{"error":{"code":401,"message":"the token is not valid"}}"#);
-            }
-            Answer::json(200, format!(r#"{{"id":"42","login":"user-of-{token}","enabled":true}}"#))
+            };
+            let login = serde_json::Value::from(login);
+            Answer::json(200, format!(r#"{{"id":"42","login":{login},"enabled":true}}"#))
                 .header("set-cookie", format!("sid=SESSION-OF-{token}; Path=/; HttpOnly"))
         }
         LOGOUT => Answer::empty(204),

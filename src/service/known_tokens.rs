@@ -1,0 +1,162 @@
+//! Tokens that this replica has issued or is spending.
+//!
+//! Two calls that spend one token at the same time would log one in and refuse the other, in
+//! no particular order. The second call is refused without asking the platform. The user that
+//! a token was issued for is remembered for as long as the token lives, so that the account
+//! in the login's response can be compared with it. Tokens are kept as hashes only.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::{
+    clock::{self, Instant},
+    ott::{OneTimeToken, Subject},
+};
+
+/// Time for which the user of a token is remembered: the token's lifetime of 30 s, and the
+/// time that a login which is sent at its end may take.
+const REMEMBERED: Duration = Duration::from_secs(40);
+/// Number of independently locked parts: the workers rarely wait for each other.
+const SHARDS: usize = 16;
+/// Maximum number of remembered tokens in one part; beyond it the oldest is forgotten. In
+/// total enough for 1,600 tokens a second, in at most some 30 MiB.
+const MAX_REMEMBERED: usize = 65_536 / SHARDS;
+
+type Hash = [u8; 32];
+
+/// The tokens of this replica. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct KnownTokens(Arc<[Mutex<Shard>; SHARDS]>);
+
+#[derive(Debug, Default)]
+struct Shard {
+    in_use: HashSet<Hash>,
+    issued: HashMap<Hash, Subject>,
+    /// The issued ones, oldest first.
+    by_age: VecDeque<(Instant, Hash)>,
+}
+
+impl KnownTokens {
+    /// Records the user that a token was issued for.
+    pub(super) fn issued(&self, ott: &OneTimeToken, subject: Subject) {
+        let hash = hash(ott);
+        let now = clock::now();
+        let mut shard = self.shard(&hash);
+        while let Some(&(at, oldest)) = shard.by_age.front()
+            && (now >= at + REMEMBERED || shard.by_age.len() >= MAX_REMEMBERED)
+        {
+            shard.by_age.pop_front();
+            shard.issued.remove(&oldest);
+        }
+        shard.by_age.push_back((now, hash));
+        shard.issued.insert(hash, subject);
+    }
+
+    /// Marks a token as being spent until the guard is dropped. `None` if another call is
+    /// spending it.
+    #[must_use]
+    pub(super) fn claim(&self, ott: &OneTimeToken) -> Option<TokenInUse> {
+        let hash = hash(ott);
+        let mut shard = self.shard(&hash);
+        let subject = shard.issued.get(&hash).cloned();
+        shard.in_use.insert(hash).then(|| TokenInUse { tokens: self.clone(), hash, subject })
+    }
+
+    fn shard(&self, hash: &Hash) -> MutexGuard<'_, Shard> {
+        self.0[usize::from(hash[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hash(ott: &OneTimeToken) -> Hash {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest(&SHA256, ott.expose().as_bytes()).as_ref());
+    hash
+}
+
+/// Marks a token as being spent for as long as it lives.
+#[derive(Debug)]
+pub(super) struct TokenInUse {
+    tokens: KnownTokens,
+    hash: Hash,
+    subject: Option<Subject>,
+}
+
+impl TokenInUse {
+    /// The user that the token was issued for, if this replica issued it.
+    pub(super) const fn subject(&self) -> Option<&Subject> {
+        self.subject.as_ref()
+    }
+}
+
+impl Drop for TokenInUse {
+    fn drop(&mut self) {
+        self.tokens.shard(&self.hash).in_use.remove(&self.hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ott::Name;
+
+    fn token(text: &str) -> OneTimeToken {
+        OneTimeToken::try_new(text.to_owned()).expect("visible ASCII")
+    }
+
+    fn subject(login: &str) -> Subject {
+        Subject::Login(Name::try_new(login.to_owned()).expect("a login"))
+    }
+
+    fn remembered(tokens: &KnownTokens, text: &str) -> Option<Subject> {
+        tokens.claim(&token(text)).expect("nobody else spends it").subject().cloned()
+    }
+
+    #[test]
+    fn a_token_is_in_use_until_its_guard_is_dropped() {
+        let tokens = KnownTokens::default();
+        let first = tokens.claim(&token("one")).expect("nobody else spends it");
+        assert!(tokens.clone().claim(&token("one")).is_none());
+        assert!(tokens.claim(&token("two")).is_some());
+        drop(first);
+        assert!(tokens.claim(&token("one")).is_some());
+        assert!(tokens.0.iter().all(|shard| shard.lock().expect("not poisoned").in_use.is_empty()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_user_of_a_token_is_remembered_until_the_token_is_dead() {
+        let tokens = KnownTokens::default();
+        tokens.issued(&token("one"), subject("anna"));
+        assert_eq!(remembered(&tokens.clone(), "one"), Some(subject("anna")));
+        assert_eq!(
+            remembered(&tokens, "one"),
+            Some(subject("anna")),
+            "a login that was not sent may come again"
+        );
+        assert_eq!(remembered(&tokens, "two"), None);
+        tokio::time::advance(REMEMBERED).await;
+        for other in 0..1000 {
+            tokens.issued(&token(&format!("other {other}").replace(' ', "-")), subject("otto"));
+        }
+        assert_eq!(remembered(&tokens, "one"), None);
+        assert_eq!(remembered(&tokens, "other-999"), Some(subject("otto")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_of_remembered_tokens_is_bounded() {
+        let tokens = KnownTokens::default();
+        for number in 0..SHARDS * MAX_REMEMBERED + 10_000 {
+            tokens.issued(&token(&format!("OTT-{number}")), subject("anna"));
+        }
+        for shard in tokens.0.iter() {
+            let shard = shard.lock().expect("not poisoned");
+            assert_eq!((shard.issued.len(), shard.by_age.len()), (MAX_REMEMBERED, MAX_REMEMBERED));
+        }
+        assert_eq!(remembered(&tokens, "OTT-0"), None);
+        assert!(remembered(&tokens, &format!("OTT-{}", SHARDS * MAX_REMEMBERED)).is_some());
+    }
+}
