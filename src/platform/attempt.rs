@@ -38,8 +38,12 @@ use crate::{
 /// Maximum size of a response other than 2xx, in bytes. A longer one is not the
 /// platform's error object.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// Time that a request waits for a stream before it moves to another connection.
-const STREAM_PATIENCE: Duration = Duration::from_millis(50);
+/// Interval at which a request that waits for a stream looks whether others get one.
+const STREAM_CHECK: Duration = Duration::from_millis(10);
+/// Number of checks in a row between which no stream was opened, after which the request
+/// moves to another connection. Counted instead of timed: a process that gets no processor
+/// time for a while would take its own pause for a limit of the peer.
+const STREAM_CHECKS: u32 = 5;
 
 /// Maximum number of moves of one attempt to another connection after its stream was refused.
 /// Enough for a burst of first requests to a platform with a small limit of streams, and few
@@ -239,13 +243,14 @@ async fn exchange(
         Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
         Err(_) => return Ok(not_in_time(gate, call)),
     }
+    let mut patience = Patience::default();
     let mut turn = std::pin::pin!(lease.turn());
     loop {
         tokio::select! {
             biased;
             () = &mut turn => break,
             () = sleep_until(until) => return Ok(not_in_time(gate, call)),
-            () = sleep(STREAM_PATIENCE) => look_elsewhere(connections, gate)?,
+            () = sleep(STREAM_CHECK) => look_elsewhere(connections, gate, &mut patience)?,
         }
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
@@ -274,7 +279,9 @@ async fn exchange(
                 }
                 return Ok(not_in_time(gate, call));
             }
-            () = sleep(STREAM_PATIENCE), if may_wait_for_stream => look_elsewhere(connections, gate)?,
+            () = sleep(STREAM_CHECK), if may_wait_for_stream => {
+                look_elsewhere(connections, gate, &mut patience)?;
+            }
         }
     };
     match response {
@@ -296,10 +303,30 @@ async fn exchange(
     }
 }
 
+/// How long a request has waited while no stream was opened.
+#[derive(Default)]
+struct Patience {
+    opened_streams: u64,
+    checks: u32,
+}
+
+impl Patience {
+    fn is_exhausted(&mut self, opened_streams: u64) -> bool {
+        self.checks = if self.opened_streams == opened_streams { self.checks + 1 } else { 0 };
+        self.opened_streams = opened_streams;
+        self.checks >= STREAM_CHECKS
+    }
+}
+
 /// Fails if a request that waits for a stream would find one on another connection.
-fn look_elsewhere(connections: &Connections, gate: &BodyGate) -> Result<(), NoStream> {
+fn look_elsewhere(
+    connections: &Connections,
+    gate: &BodyGate,
+    patience: &mut Patience,
+) -> Result<(), NoStream> {
     let lease = gate.lease();
-    if lease.waits_for_stream(STREAM_PATIENCE)
+    if patience.is_exhausted(lease.opened_streams())
+        && lease.waits_for_stream()
         && connections.has_room_elsewhere(lease)
         && gate.close().is_none()
     {

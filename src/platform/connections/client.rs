@@ -65,6 +65,8 @@ pub(super) struct Progress {
     server: KnownServer,
     /// When a request was last sent.
     sent_at: Option<Instant>,
+    /// Number of requests that have ever been sent.
+    pub(super) opened: u64,
     /// Requests that have not been sent.
     pub(super) waiting: u32,
     /// Requests that have been sent and whose response is not complete.
@@ -117,6 +119,7 @@ impl Client {
             progress: Mutex::new(Progress {
                 server,
                 sent_at: None,
+                opened: 0,
                 waiting: 0,
                 sent: 0,
                 unanswered: 0,
@@ -197,12 +200,9 @@ impl Progress {
     }
 
     /// Returns whether a request that has not been sent waits for one of the peer's
-    /// streams: others have some, and none was opened for `patience`. While they are being
-    /// opened, it only waits for its turn.
-    pub(super) fn waits_for_stream(&self, now: Instant, patience: Duration) -> bool {
-        self.server.protocol == Some(HttpProtocol::Http2)
-            && self.sent > 0
-            && self.sent_at.is_none_or(|at| now >= at + patience)
+    /// streams.
+    pub(super) fn waits_for_stream(&self) -> bool {
+        self.server.protocol == Some(HttpProtocol::Http2) && self.sent > 0
     }
 
     /// Returns whether any request has been sent.
@@ -239,6 +239,7 @@ impl Progress {
         self.unanswered += 1;
         let now = clock::now();
         self.sent_at = Some(now);
+        self.opened += 1;
         self.silent_since.get_or_insert(now);
     }
 

@@ -1,9 +1,6 @@
 //! One request's place on a client.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -143,10 +140,15 @@ impl Lease {
         is_waiting && progress.may_wait_for_stream() && progress.has_sent()
     }
 
-    /// Returns whether the request waits for one of the peer's streams, and none was opened
-    /// for `patience`; not for a connection, nor for its turn.
-    pub(in super::super) fn waits_for_stream(&self, patience: Duration) -> bool {
-        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream(clock::now(), patience)
+    /// Returns whether the request waits for one of the peer's streams rather than for a
+    /// connection.
+    pub(in super::super) fn waits_for_stream(&self) -> bool {
+        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream()
+    }
+
+    /// Returns the number of streams that have ever been opened on this connection.
+    pub(in super::super) fn opened_streams(&self) -> u64 {
+        self.client.progress().opened
     }
 
     /// Records that the request got no stream while others use this connection. If they
