@@ -1,0 +1,190 @@
+"""Attacks with calls: refused, half-open, or too large, on every port."""
+
+import asyncio
+
+import wire
+from catalogue import Metric, attack
+
+
+@attack(
+    "refused calls",
+    stopped_by="refused calls of one address; beyond them records and log lines are aggregated",
+    metric=Metric("ott_gateway_refused_calls_summarized_total"),
+    rate=4_000,
+    unit="calls",
+    pending="refused calls are not aggregated",
+)
+async def refused_calls(stage):
+    """Calls with a wrong bearer token, each of which has an audit record."""
+    await _flood(stage, wire.header_block(wire.ISSUE, token="guessed"))
+
+
+@attack(
+    "calls of unknown methods",
+    stopped_by="refused calls of one address; beyond them records and log lines are aggregated",
+    metric=Metric("ott_gateway_refused_calls_summarized_total"),
+    rate=4_000,
+    unit="calls",
+    pending="refused calls are not aggregated",
+)
+async def unknown_methods(stage):
+    """Calls without a credential of a method that does not exist."""
+    await _flood(stage, wire.header_block(wire.UNKNOWN))
+
+
+@attack(
+    "calls over quota",
+    stopped_by="quota of the caller; refused calls of one address are aggregated",
+    metric=Metric("ott_gateway_quota_exceeded_total", {"caller": "token:attacker"}),
+    rate=4_000,
+    unit="calls",
+    pending="refused calls are not aggregated",
+)
+async def calls_over_quota(stage):
+    """An identified caller that calls 80 times as often as its quota allows."""
+    block = wire.header_block(wire.ISSUE, stage.target.token)
+    await _flood(stage, block, message=wire.issue_message("johncustomer@mysite.com"))
+
+
+@attack(
+    "refused calls, health port",
+    stopped_by="a stack of its own: the health service or nothing",
+    metric=Metric("ott_gateway_health_refused_total"),
+    rate=4_000,
+    unit="calls",
+    deployment="mtls",
+    pending="requests of the health port are not counted",
+)
+async def refused_calls_on_the_health_port(stage):
+    """Calls of the real service on the plaintext port beside one with mTLS."""
+    await _flood(stage, wire.header_block(wire.ISSUE), port="health")
+
+
+@attack(
+    "health checks, health port",
+    stopped_by="a stack of its own: no record, no log line",
+    metric=Metric("ott_gateway_health_checks_total"),
+    rate=4_000,
+    unit="calls",
+    deployment="mtls",
+    pending="requests of the health port are not counted",
+)
+async def health_checks_on_the_health_port(stage):
+    """Valid health checks, far more than any probe makes."""
+    await _flood(stage, wire.header_block(wire.CHECK), port="health")
+
+
+@attack(
+    "requests, admin port",
+    stopped_by="connections of the admin port",
+    metric=Metric("ott_gateway_admin_requests_total"),
+    rate=500,
+    unit="requests",
+    deployment="mtls",
+    pending="requests of the admin port are not counted",
+)
+async def admin_requests(stage):
+    """Requests of a page that does not exist, each on a connection of its own."""
+
+    async def one():
+        while True:
+            await stage.turn()
+            reader, writer = await stage.tcp("admin")
+            try:
+                writer.write(b"GET /nothing HTTP/1.1\r\nhost: gateway\r\n\r\n")
+                await reader.read()
+            finally:
+                writer.transport.abort()
+
+    stage.ready()
+    await asyncio.gather(*(stage.repeat(one) for _ in range(32)))
+
+
+@attack(
+    "Health/Watch",
+    stopped_by="Watch streams of one connection and of one address",
+    metric=Metric("ott_gateway_health_watches_refused_total"),
+    rate=2_000,
+    unit="streams",
+    pending="one limit for all Watch streams",
+)
+async def watches(stage):
+    """Watch streams, which never end, without a credential: more than the gateway has
+    places for. Those that are refused are asked for again."""
+    block, end = wire.header_block(wire.WATCH), wire.message()
+
+    async def one(connection):
+        while True:
+            streams = [connection.open_stream() for _ in range(await connection.room())]
+            await connection.send(
+                *(wire.headers(stream, block) + wire.data(stream, end, "END_STREAM") for stream in streams)
+            )
+            await stage.turn(len(streams))
+            if stage.events >= 20 * wire.MAX_STREAMS:
+                stage.ready()
+
+    await stage.on_each(20, one)
+
+
+@attack(
+    "half-open calls",
+    stopped_by="places of calls without a body, half of them for one caller; time for the body",
+    metric=Metric("ott_gateway_calls_shed_total", {"limit": "caller_awaited_bodies"}),
+    rate=4_100,
+    unit="calls",
+    max_ratio=2,
+    pending="half-open calls take the slots of others",
+)
+async def half_open_calls(stage):
+    """An identified caller keeps 100 calls open on each of 41 connections, and sends no message
+    for any of them. Without a limit of their own they take all slots of calls in flight."""
+    block = wire.header_block(wire.ISSUE, stage.target.token)
+
+    async def one(connection):
+        while True:
+            streams = [connection.open_stream() for _ in range(await connection.room())]
+            await connection.send(*(wire.headers(stream, block) for stream in streams))
+            await stage.turn(len(streams))
+            if stage.events >= 41 * wire.MAX_STREAMS:
+                stage.ready()
+
+    await stage.on_each(41, one)
+
+
+@attack(
+    "message of 4 GiB",
+    stopped_by="size of a message, before it is read",
+    metric=Metric("ott_gateway_errors_total", {"method": "IssueOtt"}),
+    rate=300,
+    unit="calls",
+)
+async def huge_message(stage):
+    """An identified caller announces 4 GiB in the 5-byte gRPC prefix, so that a server might
+    allocate it."""
+    block = wire.header_block(wire.ISSUE, stage.target.token)
+    prefix = wire.message(announced=2**32 - 1)
+
+    async def one(connection):
+        while True:
+            await stage.turn()
+            stream = connection.open_stream()
+            await connection.send(wire.headers(stream, block), wire.data(stream, prefix))
+
+    stage.ready()
+    await stage.on_each(4, one)
+
+
+async def _flood(stage, block, port="main", message=wire.message()):
+    """Completely sent requests, as many as fit the limit of streams."""
+
+    async def one(connection):
+        while True:
+            await stage.turn(20)
+            await connection.room(20)
+            streams = [connection.open_stream() for _ in range(20)]
+            await connection.send(
+                *(wire.headers(stream, block) + wire.data(stream, message, "END_STREAM") for stream in streams)
+            )
+
+    stage.ready()
+    await stage.on_each(8, one, port=port)

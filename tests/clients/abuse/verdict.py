@@ -1,0 +1,127 @@
+"""What is required of the gateway during an attack, and the table of what was seen."""
+
+import dataclasses
+
+from caller import Sample, quantile
+from catalogue import Attack
+
+MAX_PEAK_MIB = 128
+# Below these, a latency shows more about the scheduler of a machine with two cores than about
+# the gateway. It hardly affects the median.
+P50_FLOOR_S, P99_FLOOR_S = 0.003, 0.02
+# Processor time of the gateway during an attack, as a share of one core. More would slow down
+# the comparison as well.
+MAX_CPU_SHARE = 1.0
+# Audit and log, the well-behaved caller's own 120 KiB/s included.
+MAX_WRITTEN_KIB_S = 600
+# A new connection may take this much longer than before the attack.
+MAX_CONNECT_GROWTH_S = 0.1
+# Less of an attack than this share of its rate shows nothing about the gateway.
+MIN_SHARE_OF_RATE = 0.1
+
+
+@dataclasses.dataclass
+class Round:
+    """One attack, as seen by the caller, the operator and the attacker."""
+
+    attack: Attack
+    before: Sample
+    during: Sample
+    recovered: list[str]
+    metric_growth: float | None
+    peak_mib: float
+    cpu_share: float
+    written_kib_s: float
+    missing_records: dict[str, float]
+    metric_rests: bool
+    exit_code: int | None
+    attacker: dict
+
+    def latency(self, share):
+        """Quantile of calls on the kept connection, before and during the attack, in seconds."""
+        return quantile(self.before.kept, share), quantile(self.during.kept, share)
+
+    def connect_latency(self, share):
+        """The same of calls on a new connection, the connecting included."""
+        return quantile(self.before.new, share), quantile(self.during.new, share)
+
+    def slow(self):
+        """What a busy machine can cause as well. One round without any of it is enough: noise
+        never makes a call faster."""
+        found = []
+        # Without the attack: before it, or on the other gateway at the same time, if the machine
+        # has become slower meanwhile.
+        for share, floor in (0.5, P50_FLOOR_S), (0.99, P99_FLOOR_S):
+            before, during = self.latency(share)
+            reference = max(before, quantile(self.during.comparison, share))
+            if during > max(self.attack.max_ratio * reference, floor):
+                found.append(f"p{share * 100:.0f} {_ms(reference)} became {_ms(during)}")
+        before, during = self.connect_latency(0.99)
+        reference = max(before, quantile(self.during.comparison, 0.99))
+        if during > max(self.attack.max_ratio * reference, reference + MAX_CONNECT_GROWTH_S):
+            found.append(f"p99 of a call on a new connection {_ms(reference)} became {_ms(during)}")
+        if self.cpu_share > MAX_CPU_SHARE:
+            found.append(f"{self.cpu_share:.2f} cores busy")
+        share = self.attacker["events"] / self.attacker["seconds"] / self.attack.rate
+        if not self.attack.held and share < MIN_SHARE_OF_RATE:
+            found.append(f"the attacker reached only {share:.0%} of its rate")
+        return found
+
+    def wrong(self):
+        """What no noise explains."""
+        found = []
+        errors = self.before.errors + self.during.errors
+        if errors:
+            found.append(f"{len(errors)} errors, such as {', '.join(sorted(set(errors))[:3])}")
+        if self.recovered:
+            found.append(f"after the attack: {', '.join(self.recovered[:3])}")
+        if self.peak_mib > MAX_PEAK_MIB:
+            found.append(f"peak RSS {self.peak_mib:.0f} MiB")
+        if not self.metric_growth:
+            what = "cannot be read" if self.metric_growth is None else "did not grow"
+            found.append(f"{self.attack.metric} {what}")
+        if not self.metric_rests:
+            found.append(f"{self.attack.metric} grows without an attack too")
+        if self.attack.ends_connections:
+            survive = [name or "all" for name, ended in self.attacker["ended"].items() if not ended]
+            if survive:
+                found.append(f"connections are not ended: {', '.join(survive)}")
+        if self.written_kib_s > MAX_WRITTEN_KIB_S:
+            found.append(f"{self.written_kib_s:,.0f} KiB/s written to audit and log")
+        for whose, missing in self.missing_records.items():
+            if missing > 0:
+                found.append(f"{missing:,.0f} calls of {whose} have no audit record")
+        if self.exit_code != 0:
+            found.append(f"exit code {self.exit_code}")
+        return found
+
+    def problems(self):
+        """Everything that is not as required."""
+        return self.wrong() + self.slow()
+
+
+def _ms(seconds):
+    return f"{seconds * 1000:.1f} ms"
+
+
+def markdown(rounds):
+    """The table for the documentation."""
+    lines = [
+        "| attack | volume | calls, errors | p99 before → during | p99 of a new connection | peak RSS | shown by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for round_ in rounds:
+        calls = len(round_.during.kept) + len(round_.during.new)
+        before, during = round_.latency(0.99)
+        connect_before, connect_during = round_.connect_latency(0.99)
+        cells = [
+            round_.attack.name,
+            round_.attack.volume,
+            f"{calls:,}, {len(round_.during.errors)}",
+            f"{before * 1000:.1f} → {during * 1000:.1f} ms ({during / before:.1f}×)",
+            f"{connect_before * 1000:.1f} → {connect_during * 1000:.1f} ms",
+            f"{round_.peak_mib:.0f} MiB",
+            f"`{round_.attack.metric}`",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
