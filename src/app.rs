@@ -127,6 +127,7 @@ impl App {
             audit: audit.clone(),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
+            health: HealthService::new(health.clone()),
             draining: draining.clone(),
             going_away: going_away.clone(),
         };
@@ -140,27 +141,13 @@ impl App {
             audit: audit.clone(),
             known_tokens: KnownTokens::default(),
             metrics: metrics.clone(),
-            health: HealthService::new(health.clone()),
             reflection: config.server.reflection,
         };
-        let server = bound.serve(parts.clone(), move || shared.routes()).await?;
+        let server = bound.serve(parts, move || shared.routes()).await?;
         let health_server = match bound_health {
             Some(bound) => {
                 let service = HealthService::new(health.clone());
-                let routes = move || Ok(Routes::new(service.clone().into_server()));
-                Some(
-                    bound
-                        .serve(
-                            server::Parts {
-                                identification: Identification::none(),
-                                draining: CancellationToken::new(),
-                                going_away: CancellationToken::new(),
-                                ..parts
-                            },
-                            routes,
-                        )
-                        .await?,
-                )
+                Some(bound.serve_health(metrics.clone(), service).await?)
             }
             None => None,
         };
@@ -234,7 +221,6 @@ struct Shared {
     audit: Audit,
     known_tokens: KnownTokens,
     metrics: Metrics,
-    health: HealthService,
     reflection: bool,
 }
 
@@ -256,7 +242,7 @@ impl Shared {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
         let service = InterceptedService::new(service, NamedCallers::of(self.access.clone()));
-        let routes = Routes::new(service).add_service(self.health.clone().into_server());
+        let routes = Routes::new(service);
         if !self.reflection {
             return Ok(routes);
         }

@@ -11,9 +11,11 @@ mod connections;
 mod deadline;
 mod drain;
 mod gate;
+mod health_stack;
 mod limits;
 mod listener;
 mod log_throttle;
+mod port;
 mod preface;
 mod request_body;
 mod settings;
@@ -22,6 +24,7 @@ pub mod tls;
 mod worker;
 
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -35,9 +38,11 @@ use tonic::service::Routes;
 use self::{
     connection::Shared,
     connections::Connections,
-    drain::{Drain, Phases},
+    drain::{Calls, Drain, Phases},
     gate::Gate,
-    stack::Stack,
+    health_stack::HealthStack,
+    port::Port,
+    stack::CallStack,
     tls::Handshakes,
     worker::{Ended, Worker},
 };
@@ -50,23 +55,26 @@ use crate::{
     audit::Audit,
     call::InFlightLimit,
     caller::Identification,
+    health::HealthService,
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
 /// How long the workers may take to stop once their connections are closed.
 const WORKER_END: Duration = Duration::from_secs(1);
 
-/// What the server works with.
+/// What the main port needs for its calls.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Tells who is calling.
+    /// Identifies callers.
     pub identification: Identification,
-    /// Takes the records of calls that never reached a handler.
+    /// Receives the records of calls that did not reach a handler.
     pub audit: Audit,
-    /// Counts.
+    /// Metrics of calls and connections.
     pub metrics: Metrics,
-    /// Makes a span for each call.
+    /// Creates a span for each call.
     pub tracer: Tracer,
+    /// Answers health calls.
+    pub health: HealthService,
     /// Cancelled as a drain begins, so that health can turn to `NOT_SERVING`.
     pub draining: CancellationToken,
     /// Cancelled when connections are told to go away, so that health can end its open
@@ -157,50 +165,94 @@ impl Bound {
         self.local_addr
     }
 
-    /// Starts the workers, and serves.
+    /// Starts the workers and serves calls: the main port.
     ///
-    /// `routes` is called once on each worker's thread, inside its runtime, so that
-    /// each worker has connections of its own to the platform. Accepting and the reload
-    /// of the TLS files run on the runtime that this is called in.
+    /// `routes` is called once on each worker's thread, inside its runtime, so that each worker
+    /// has its own connections to the platform. Connections are accepted and TLS files reloaded
+    /// on the runtime of the caller.
+    ///
+    /// # Errors
+    ///
+    /// A worker cannot be started, or `routes` fails.
     pub async fn serve<E: Send + 'static>(
         self,
         parts: Parts,
         routes: impl Fn() -> Result<Routes, E> + Send + Sync + 'static,
     ) -> Result<Server, ServeError<E>> {
-        let Self { settings, tls, listener, local_addr } = self;
-        listener::check_open_files(settings.limits.max_connections);
-        let in_flight = InFlightLimit::new(settings.max_in_flight);
+        let in_flight = InFlightLimit::new(self.settings.max_in_flight);
         parts.metrics.follow_in_flight(in_flight.clone());
         let gate = Gate::new(in_flight.clone(), parts.audit.clone());
-        let phases = Phases::new(parts.going_away.clone());
-        // From here on the workers end, too, if this is given up half way.
+        let calls = Calls { gate: gate.clone(), in_flight };
+        let max_deadline = self.settings.max_deadline;
+        let phases = Phases::new(parts.going_away);
+        let metrics = parts.metrics.clone();
+        let identification = parts.identification.clone();
+        let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
+        let port = move |phases: &Phases| {
+            Ok(Port::Calls(CallStack {
+                routes: routes()?.prepare(),
+                health: HealthStack::new(parts.health.clone()),
+                identification: parts.identification.clone(),
+                audit: parts.audit.clone(),
+                metrics: parts.metrics.clone(),
+                tracer: parts.tracer.clone(),
+                gate: gate.clone(),
+                cut_off: phases.cut_off.clone(),
+                max_deadline,
+            }))
+        };
+        self.run(metrics, phases, parts.draining, Some(calls), connections, port).await
+    }
+
+    /// Starts the workers and serves health alone: the health port. `metrics` counts its
+    /// connections.
+    ///
+    /// # Errors
+    ///
+    /// A worker cannot be started.
+    pub async fn serve_health(
+        self,
+        metrics: Metrics,
+        health: HealthService,
+    ) -> Result<Server, ServeError<Infallible>> {
+        let port = move |_: &Phases| Ok(Port::Health(HealthStack::new(health.clone())));
+        let phases = Phases::new(CancellationToken::new());
+        let connections = Connections::new(&self.settings.limits, Identification::none(), metrics.clone());
+        self.run(metrics, phases, CancellationToken::new(), None, connections, port).await
+    }
+
+    /// Starts the workers and accepts connections. `port` is called once on each worker's
+    /// thread, inside its runtime.
+    async fn run<E: Send + 'static>(
+        self,
+        metrics: Metrics,
+        phases: Phases,
+        draining: CancellationToken,
+        calls: Option<Calls>,
+        connections: Connections,
+        port: impl Fn(&Phases) -> Result<Port, E> + Send + Sync + 'static,
+    ) -> Result<Server, ServeError<E>> {
+        let Self { settings, tls, listener, local_addr } = self;
+        listener::check_open_files(settings.limits.max_connections);
+        // Stops the workers if starting fails half-way.
         let close = phases.close.clone().drop_guard();
         let handshakes = tls.as_ref().map(|tls| {
             let limits = &settings.limits;
-            let metrics = parts.metrics.clone();
+            let metrics = metrics.clone();
             Handshakes::new(tls.current(), limits.max_handshakes, limits.handshake_timeout, metrics)
         });
 
-        let routes = Arc::new(routes);
+        let port = Arc::new(port);
         let mut workers = Vec::new();
         let mut ends = Vec::new();
         for number in 0..settings.number_of_workers() {
             let phases = phases.for_worker();
-            let (parts, gate, handshakes) = (parts.clone(), gate.clone(), handshakes.clone());
-            let (limits, max_deadline) = (settings.limits.clone(), settings.max_deadline);
-            let routes = Arc::clone(&routes);
+            let (limits, metrics, handshakes) =
+                (settings.limits.clone(), metrics.clone(), handshakes.clone());
+            let port = Arc::clone(&port);
             let make = move || {
-                let stack = Stack {
-                    routes: routes()?.prepare(),
-                    identification: parts.identification,
-                    audit: parts.audit,
-                    metrics: parts.metrics.clone(),
-                    tracer: parts.tracer,
-                    gate,
-                    cut_off: phases.cut_off.clone(),
-                    max_deadline,
-                };
-                Ok(Shared { stack: Arc::new(stack), handshakes, limits, phases, metrics: parts.metrics })
+                let port = Arc::new(port(&phases)?);
+                Ok(Shared { port, handshakes, limits, phases, metrics })
             };
             let (worker, started, ended) = Worker::start(number, make).map_err(ServeError::Worker)?;
             started.await.map_err(|_| ServeError::Ended)?.map_err(ServeError::Routes)?;
@@ -208,10 +260,9 @@ impl Bound {
             ends.push(ended);
         }
 
-        let connections = Connections::new(&settings.limits, parts.identification, parts.metrics.clone());
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Worker)?;
         if let Some(tls) = tls {
-            let reload = tls.run(parts.metrics.clone());
+            let reload = tls.run(metrics.clone());
             tokio::spawn(phases.close.clone().run_until_cancelled_owned(reload));
         }
         tokio::spawn({
@@ -233,8 +284,7 @@ impl Bound {
             listener.worker_threads = ends.len(),
             "the server is listening"
         );
-        let drain =
-            Drain { times: settings.drain, draining: parts.draining, phases, gate, in_flight, connections };
+        let drain = Drain { times: settings.drain, draining, phases, calls, connections };
         Ok(Server { local_addr, drain, workers: ends, _close: close })
     }
 }
@@ -255,10 +305,10 @@ impl Server {
         self.local_addr
     }
 
-    /// How many calls are in flight.
+    /// Number of calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.drain.in_flight.count()
+        self.drain.calls.as_ref().map_or(0, |calls| calls.in_flight.count())
     }
 
     /// Ends the server: `NOT_SERVING`, then no more connections and a GOAWAY to each,

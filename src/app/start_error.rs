@@ -1,6 +1,6 @@
 //! Why a gateway does not start.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use crate::{
     access::InvalidRules,
@@ -78,6 +78,16 @@ impl From<ServeError<Self>> for StartError {
         match error {
             ServeError::Worker(error) => Self::Workers(error),
             ServeError::Routes(error) => error,
+            ServeError::Ended => Self::WorkerEnded,
+        }
+    }
+}
+
+impl From<ServeError<Infallible>> for StartError {
+    fn from(error: ServeError<Infallible>) -> Self {
+        match error {
+            ServeError::Worker(error) => Self::Workers(error),
+            ServeError::Routes(never) => match never {},
             ServeError::Ended => Self::WorkerEnded,
         }
     }

@@ -18,8 +18,8 @@ use super::{
     connections::{Entry, Place},
     drain::Phases,
     limits::Limits,
+    port::Port,
     preface,
-    stack::Stack,
     tls::Handshakes,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 /// What all connections of one worker have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) stack: Arc<Stack>,
+    pub(super) port: Arc<Port>,
     pub(super) handshakes: Option<Handshakes>,
     pub(super) limits: Limits,
     pub(super) phases: Phases,
@@ -97,8 +97,8 @@ where
         // Taken before the future is polled, so that its wait for a first turn counts.
         let arrived = clock::now();
         let call = entry.call(arrived);
-        let (stack, peer) = (Arc::clone(&shared.stack), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(call.responding(stack.answer(request, &peer, arrived).await)) }
+        let (port, peer) = (Arc::clone(&shared.port), Arc::clone(&peer));
+        async move { Ok::<_, Infallible>(call.responding(port.answer(request, &peer, arrived).await)) }
     });
     let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
     let end = tokio::select! {

@@ -6,7 +6,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{connections::Connections, gate::Gate};
-use crate::{call::InFlightLimit, clock};
+use crate::{
+    call::InFlightLimit,
+    clock::{self, Instant},
+};
 
 /// How long the records of calls that are given up may take to be written.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
@@ -80,12 +83,19 @@ impl Phases {
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) times: DrainTimes,
-    /// Tells health that the drain has begun.
+    /// Cancelled when the drain begins, for health.
     pub(super) draining: CancellationToken,
     pub(super) phases: Phases,
+    /// `None` for the health port, which has no calls.
+    pub(super) calls: Option<Calls>,
+    pub(super) connections: Connections,
+}
+
+/// The calls of a server, as its drain ends them.
+#[derive(Clone, Debug)]
+pub(super) struct Calls {
     pub(super) gate: Gate,
     pub(super) in_flight: InFlightLimit,
-    pub(super) connections: Connections,
 }
 
 impl Drain {
@@ -97,30 +107,39 @@ impl Drain {
         sleep(self.times.lame_duck).await;
 
         tracing::info!(
-            calls.in_flight = self.in_flight.count(),
+            calls.in_flight = self.calls.as_ref().map_or(0, |calls| calls.in_flight.count()),
             connections = self.connections.open(),
             "peers are told to go away"
         );
         self.phases.go_away.cancel();
         // A peer that has not seen the GOAWAY yet may have sent calls: they are served.
         let _ = timeout(self.times.stragglers, self.connections.all_ended()).await;
-        self.gate.close();
-
-        let mut cut_off = 0;
-        if tokio::time::timeout_at(cut_off_at, self.in_flight.idle()).await.is_err() {
-            cut_off = self.in_flight.count();
-            tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
-            self.phases.cut_off.cancel();
-            if timeout(self.times.settle, self.in_flight.idle()).await.is_err() {
-                // Nobody will learn what becomes of them, but that they were there.
-                self.in_flight.give_up();
-                let _ = timeout(LAST_RECORDS, self.in_flight.idle()).await;
-            }
-        }
+        let cut_off = match &self.calls {
+            Some(calls) => self.end_calls(calls, cut_off_at).await,
+            None => 0,
+        };
 
         let _ = timeout(self.times.linger, self.connections.all_ended()).await;
         let closed = self.connections.open();
         self.phases.close.cancel();
         Drained { cut_off, closed }
+    }
+
+    /// Ends all calls and returns how many of them were cut off.
+    async fn end_calls(&self, calls: &Calls, cut_off_at: Instant) -> usize {
+        let Calls { gate, in_flight } = calls;
+        gate.close();
+        if tokio::time::timeout_at(cut_off_at, in_flight.idle()).await.is_ok() {
+            return 0;
+        }
+        let cut_off = in_flight.count();
+        tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
+        self.phases.cut_off.cancel();
+        if timeout(self.times.settle, in_flight.idle()).await.is_err() {
+            // Their outcome stays unknown, but their records are written.
+            in_flight.give_up();
+            let _ = timeout(LAST_RECORDS, in_flight.idle()).await;
+        }
+        cut_off
     }
 }

@@ -1,7 +1,7 @@
-//! What every call goes through, from the connection to its handler: one list.
+//! The middleware of the main port: the steps of a call between connection and handler.
 //!
-//! Each step lives in a file of its own. What a caller may do is not decided here but
-//! in the typed handlers: a path decides over nothing but metrics and records.
+//! Each step has its own file. What a caller may do is decided in the typed handlers; paths
+//! are used only for metrics, audit and the choice of the stack.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -15,6 +15,7 @@ use super::{
     completion::{self, Audited, Completion, REQUEST_ID},
     deadline::{self, MalformedTimeout},
     gate::Gate,
+    health_stack::HealthStack,
     request_body::RequestBody,
 };
 use crate::{
@@ -33,16 +34,17 @@ use crate::{
 
 /// The paths of the gateway's own service.
 const OTT_SERVICE: &str = "/ott.v1.OttService/";
-/// The paths of the health service, which anyone may ask at any time.
-const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
 /// The paths of the reflection services, of either version.
 const REFLECTION_SERVICES: [&str; 2] =
     ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-/// The middleware and the routes behind it; one for each worker.
+/// The middleware of the main port and the routes behind it; one for each worker.
 #[derive(Debug)]
-pub(super) struct Stack {
+pub(super) struct CallStack {
     pub(super) routes: Routes,
+    /// Answers health calls, which are neither identified, recorded nor limited: probes must
+    /// get an answer even when calls do not.
+    pub(super) health: HealthStack,
     pub(super) identification: Identification,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
@@ -52,19 +54,19 @@ pub(super) struct Stack {
     pub(super) max_deadline: Duration,
 }
 
-impl Stack {
+impl CallStack {
     /// Answers one call that arrived then from that peer.
     pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
+        if HealthStack::serves(&request) {
+            return self.health.answer(request).await;
+        }
         let (call, timeout) = self.arrive(&request, peer, arrived);
         if let Err(status) = speaks_grpc(&request) {
             return refuse_protocol(status, &call);
-        }
-        if request.uri().path().starts_with(HEALTH_SERVICE) {
-            return self.answer_health(request, &call).await;
         }
         if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
             return self.answer_reflection(request, &call, timeout, peer).await;
@@ -103,17 +105,6 @@ impl Stack {
             Ok(self.route(request).await)
         })
         .await
-    }
-
-    /// Answers the health service without identity, record or limit, because probes must get
-    /// an answer even when calls do not.
-    async fn answer_health<B>(&self, request: Request<B>, call: &Call) -> Response<Body>
-    where
-        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
-        B::Error: Into<tonic::codegen::StdError>,
-    {
-        let work = async { Ok(self.route(request).await) };
-        self.without_panic(call, work).await.unwrap_or_else(|failure| completion::answer(failure, call))
     }
 
     /// Reflection is for callers whom the rules name, within the same limits as a call,
@@ -215,8 +206,9 @@ fn audited<B>(request: &Request<B>) -> Audited {
     if request.uri().path().starts_with(OTT_SERVICE) { Audited::Yes } else { Audited::No }
 }
 
-/// gRPC with protocol buffers is all that is spoken; not gRPC-Web, not JSON.
-fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
+/// Accepts gRPC with protocol buffers only: not gRPC-Web, not JSON. The error is the HTTP
+/// status to answer with.
+pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
     if request.method() != Method::POST {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }

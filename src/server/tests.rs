@@ -6,6 +6,7 @@ mod connections;
 mod contract;
 mod draining;
 mod frames;
+mod health_port;
 mod limits;
 mod securing;
 
@@ -25,12 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tonic_types::StatusExt;
 
-use super::{DrainTimes, Parts, Server, Settings, Transport, bind};
+use super::{DrainTimes, Parts, Server, Settings, Transport, bind, drain::Calls, health_stack::HealthStack};
 use crate::{
     arrival::Arrival,
     audit::Audit,
     call::Call,
     caller::{Caller, Identification},
+    health::{Health, HealthService},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
@@ -103,8 +105,8 @@ struct Running {
     draining: CancellationToken,
 }
 
-/// A server on one worker without TLS.
-async fn start(change: impl FnOnce(&mut Settings)) -> Running {
+/// Settings of a server on one worker, without TLS, that drains fast.
+fn settings() -> Settings {
     let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
     settings.worker_threads = NonZeroUsize::new(1);
     settings.drain = DrainTimes {
@@ -114,6 +116,12 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
         settle: Duration::from_millis(200),
         linger: Duration::from_millis(200),
     };
+    settings
+}
+
+/// A main port.
+async fn start(change: impl FnOnce(&mut Settings)) -> Running {
+    let mut settings = settings();
     change(&mut settings);
     let (entered, calls) = mpsc::unbounded_channel();
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
@@ -122,11 +130,9 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     let parts = parts(draining.clone());
     let bound = bind(settings).unwrap();
     let routes = move || {
-        let (reporter, health) = tonic_health::server::health_reporter();
-        drop(reporter);
         let handler = handler.clone();
         let answer = move |request| handler.clone().answer(request);
-        let router = Routes::new(health)
+        let router = Routes::default()
             .into_axum_router()
             .route(ISSUE, axum::routing::post(answer.clone()))
             .route(LOGIN, axum::routing::post(answer));
@@ -142,6 +148,7 @@ fn parts(draining: CancellationToken) -> Parts {
         audit: Audit::off(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
+        health: HealthService::new(Health::new()),
         draining,
         going_away: CancellationToken::new(),
     }
@@ -150,6 +157,11 @@ fn parts(draining: CancellationToken) -> Parts {
 impl Running {
     async fn client(&self) -> Client {
         Client::over(TcpStream::connect(self.address).await.unwrap()).await
+    }
+
+    /// The calls that a drain would end.
+    fn calls(&self) -> &Calls {
+        self.server.drain.calls.as_ref().expect("the main port")
     }
 
     /// The next call that reaches its handler.

@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use ott_gateway::{
     clock,
     proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient},
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, transport::Endpoint};
+use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -20,6 +21,7 @@ use tonic_health::pb::{
 use crate::support::{
     admin::Admin,
     authority::Authority,
+    collector::collector,
     gateway::{PATIENCE, Setup},
     upstream::{self, Behaviour, TOKEN, Upstream},
 };
@@ -220,4 +222,54 @@ async fn probes_get_through_to_a_gateway_that_asks_for_certificates() {
     let refused = OttServiceClient::new(channel).issue_ott(issue()).await.expect_err("health alone");
     assert_eq!(refused.code(), Code::Unimplemented);
     assert_eq!(upstream.count(upstream::OTT), 0);
+}
+
+/// What is done on the health port leaves no trace among the records of the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_traced_nor_logged() {
+    let upstream = Upstream::http().await;
+    let (collector, received) = collector().await;
+    let mut gateway = Setup::for_platform(upstream.address())
+        .replacing("[admin]", "health_listen = \"127.0.0.1:0\"\n[admin]")
+        .replacing(
+            "[telemetry]",
+            &format!("[telemetry]\nlog_level = \"debug\"\notlp_endpoint = \"http://{collector}\""),
+        )
+        .start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    let plain = Endpoint::from_shared(format!("http://{}", gateway.health_address())).expect("a URL");
+    let stranger = plain.connect().await.expect("it accepts");
+    for number in 0..50 {
+        let mut request = Request::new(issue());
+        let metadata = request.metadata_mut();
+        metadata.insert("x-request-id", format!("stranger-{number}").parse().expect("a value"));
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        metadata.insert("traceparent", parent.parse().expect("a value"));
+        let refused = OttServiceClient::new(stranger.clone()).issue_ott(request).await;
+        let refused = refused.expect_err("health alone");
+        assert_eq!((refused.code(), refused.message()), (Code::Unimplemented, ""));
+        HealthClient::new(stranger.clone()).check(asks("")).await.expect("health is served");
+    }
+
+    let mut honest = Request::new(issue());
+    honest.metadata_mut().insert("x-request-id", "honest".parse().expect("a value"));
+    gateway.client().await.issue_ott(honest).await.expect("a token");
+    let records: Vec<String> =
+        gateway.audit().iter().map(|record| record["request_id"].to_string()).collect();
+    assert_eq!(records, ["\"honest\""]);
+    let metrics = admin.scrape();
+    metrics.has(&[
+        ("grpc_server_started_total", 1.0),
+        ("grpc_server_handled_total", 1.0),
+        ("grpc_server_handling_seconds_count", 1.0),
+        ("ott_gateway_errors_total", 0.0),
+        ("ott_gateway_caller_calls_total", 1.0),
+    ]);
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
+    let log = gateway.stderr().text();
+    assert!(log.contains("\"honest\""), "the honest call is logged at debug");
+    assert!(!log.contains("stranger-") && !log.contains("UNIMPLEMENTED"), "{log}");
 }

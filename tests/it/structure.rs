@@ -66,6 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "arrival",
             "caller",
             "audit",
+            "health",
             "status",
             "telemetry",
             "call",

@@ -132,7 +132,7 @@ async fn call_of_a_caller_that_went_away_is_abandoned_recorded_and_counts_until_
     assert!(!call.claim_record(), "the record is taken care of");
     assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED", "its work goes on");
     running.release.add_permits(1);
-    timeout(SOON, running.server.drain.in_flight.idle()).await.expect("its work has ended");
+    timeout(SOON, running.calls().in_flight.idle()).await.expect("its work has ended");
     assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
 }
 
@@ -153,13 +153,14 @@ async fn request_id_of_the_caller_comes_back_if_it_is_well_formed() {
 #[tokio::test]
 async fn time_that_a_call_waits_for_its_turn_counts() {
     let (running, arrived) = (start(|_| {}).await, clock::now());
-    let stack = super::super::stack::Stack {
+    let stack = super::super::stack::CallStack {
         routes: Routes::default(),
+        health: HealthStack::new(HealthService::new(Health::new())),
         identification: Identification::none(),
         audit: Audit::off(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
-        gate: running.server.drain.gate.clone(),
+        gate: running.calls().gate.clone(),
         cut_off: CancellationToken::new(),
         max_deadline: Duration::from_secs(10),
     };

@@ -117,7 +117,7 @@ async fn peer_that_ignores_the_goaway_gets_draining() {
     running.next().await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
-    let gate = running.server.drain.gate.clone();
+    let gate = running.calls().gate.clone();
     let (entered, release) = (&mut running.entered, Arc::clone(&running.release));
     let drain = tokio::spawn(running.server.drain());
     // Its ping is not answered, so the connection does not know that the peer knows.
