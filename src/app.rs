@@ -28,18 +28,19 @@ pub use self::{
 pub use crate::caller::is_caller_name;
 use crate::{
     access::Access,
+    admin::Admin,
     audit::Audit,
     caller::Identification,
     clock::WallClock,
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential, CredentialHealth},
-    health::{CredentialCondition, CredentialState, Health, HealthService},
+    health::{CredentialCondition, CredentialState, Health, HealthService, Watches},
     http_client::HttpSettings,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Server},
     service::{ApiClients, KnownTokens, NamedCallers, OttService, Reflection},
-    telemetry::{admin::Admin, metrics::Metrics, tracing::Tracer},
+    telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
 /// The most bytes of a request message, as the contract says.
@@ -121,13 +122,15 @@ impl App {
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit(broken, health)));
         }
 
+        let watches = Watches::new(settings::watches_per_address(&config.server), metrics.watches());
+        let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let parts = server::Parts {
             identification: identification.clone(),
             audit: audit.clone(),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
-            health: HealthService::new(health.clone()),
+            health: health_service.clone(),
             draining: draining.clone(),
             going_away: going_away.clone(),
         };
@@ -145,10 +148,7 @@ impl App {
         };
         let server = bound.serve(parts, move || shared.routes()).await?;
         let health_server = match bound_health {
-            Some(bound) => {
-                let service = HealthService::new(health.clone());
-                Some(bound.serve_health(metrics.clone(), service).await?)
-            }
+            Some(bound) => Some(bound.serve_health(metrics.clone(), health_service).await?),
             None => None,
         };
 

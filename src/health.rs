@@ -5,6 +5,7 @@
 //! another replica could not reach it either.
 
 mod service;
+mod watches;
 
 use std::{
     fmt,
@@ -14,7 +15,10 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::service::HealthService;
+pub use self::{
+    service::{ConnectionHealth, HealthService},
+    watches::{MAX_WATCHES_PER_CONNECTION, WatchPeer, Watches},
+};
 use crate::clock::{self, Instant};
 
 /// Time for which every credential must have been refused. A secret is refused briefly while

@@ -28,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod proto;
 
+pub mod admin;
 pub mod server;
 
 pub mod caller;

@@ -40,7 +40,6 @@ use self::{
     connections::Connections,
     drain::{Calls, Drain, Phases},
     gate::Gate,
-    health_stack::HealthStack,
     port::Port,
     stack::CallStack,
     tls::Handshakes,
@@ -189,9 +188,8 @@ impl Bound {
         let identification = parts.identification.clone();
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
         let port = move |phases: &Phases| {
-            Ok(Port::Calls(CallStack {
+            let calls = CallStack {
                 routes: routes()?.prepare(),
-                health: HealthStack::new(parts.health.clone()),
                 identification: parts.identification.clone(),
                 audit: parts.audit.clone(),
                 metrics: parts.metrics.clone(),
@@ -199,7 +197,8 @@ impl Bound {
                 gate: gate.clone(),
                 cut_off: phases.cut_off.clone(),
                 max_deadline,
-            }))
+            };
+            Ok(Port { health: parts.health.clone(), calls: Some(calls) })
         };
         self.run(metrics, phases, parts.draining, Some(calls), connections, port).await
     }
@@ -215,7 +214,7 @@ impl Bound {
         metrics: Metrics,
         health: HealthService,
     ) -> Result<Server, ServeError<Infallible>> {
-        let port = move |_: &Phases| Ok(Port::Health(HealthStack::new(health.clone())));
+        let port = move |_: &Phases| Ok(Port { health: health.clone(), calls: None });
         let phases = Phases::new(CancellationToken::new());
         let connections = Connections::new(&self.settings.limits, Identification::none(), metrics.clone());
         self.run(metrics, phases, CancellationToken::new(), None, connections, port).await

@@ -2,7 +2,6 @@
 //!
 //! Audit records are another matter: they are in `audit`, and depend on none of this.
 
-pub mod admin;
 pub mod logging;
 pub mod metrics;
 pub mod names;

@@ -9,6 +9,7 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
+    health::MAX_WATCHES_PER_CONNECTION,
     http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
     platform::{
         self,
@@ -79,6 +80,13 @@ pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> serv
 /// The default share of one peer address in all connections.
 fn a_quarter(max_connections: usize) -> usize {
     (max_connections / 4).max(1)
+}
+
+/// Maximum number of health `Watch` streams of one peer address: as many as connections,
+/// because a client needs one stream on each of its connections.
+pub(super) fn watches_per_address(config: &config::Server) -> u32 {
+    let connections = server(config).limits.max_connections_per_peer;
+    u32::try_from(connections).unwrap_or(u32::MAX).max(MAX_WATCHES_PER_CONNECTION)
 }
 
 fn drain_times(config: &config::Server) -> DrainTimes {

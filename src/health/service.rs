@@ -1,12 +1,12 @@
-//! `grpc.health.v1`, as its specification has it.
+//! `grpc.health.v1`, as specified.
 //!
-//! tonic's own service answers a `Watch` of an unknown service with an error, which
-//! clients take as "this server has no health service". Nothing is decided here.
+//! tonic's own service answers a `Watch` of an unknown service with an error, which clients
+//! take for a server without a health service. Nothing is decided here.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::pin::Pin;
 
 use futures_util::{Stream, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -14,51 +14,56 @@ use tonic_health::pb::{
     health_server::{Health as HealthTrait, HealthServer},
 };
 
-use super::{Health, Phase};
+use super::{
+    Health, Phase, WatchPeer, Watches,
+    watches::{ConnectionWatches, OpenWatch},
+};
 use crate::{
     clock::{self, Instant},
     proto::ott::v1::ott_service_server::SERVICE_NAME,
 };
 
-/// The most `Watch` streams at a time, over all workers: as many as connections.
-const MAX_WATCHES: usize = 1024;
+/// Maximum size of a request message, in bytes: the names of services are short.
+const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// The gRPC health service. Clones share the limit on streams.
-#[derive(Clone)]
+/// The gRPC health service of a gateway. Clones share the limits on streams.
+#[derive(Clone, Debug)]
 pub struct HealthService {
     health: Health,
-    watches: Arc<Semaphore>,
+    watches: Watches,
+}
+
+/// The health service on one connection.
+#[derive(Debug)]
+pub struct ConnectionHealth {
+    health: Health,
+    watches: ConnectionWatches,
 }
 
 impl HealthService {
-    /// A service that tells what the board says.
+    /// Creates a service that reports `health`.
     #[must_use]
-    pub fn new(health: Health) -> Self {
-        Self { health, watches: Arc::new(Semaphore::new(MAX_WATCHES)) }
+    pub const fn new(health: Health, watches: Watches) -> Self {
+        Self { health, watches }
     }
 
-    /// The service, ready to be routed to.
+    /// Returns the service for one connection, which has its own places for `Watch` streams.
     #[must_use]
-    pub fn into_server(self) -> HealthServer<Self> {
-        // A service's name is short; nothing longer is worth reading.
-        HealthServer::new(self).max_decoding_message_size(4096)
+    pub fn for_connection(&self, peer: WatchPeer) -> HealthServer<ConnectionHealth> {
+        let connection =
+            ConnectionHealth { health: self.health.clone(), watches: self.watches.of_connection(peer) };
+        HealthServer::new(connection).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 }
 
-impl fmt::Debug for HealthService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HealthService").field("health", &self.health).finish_non_exhaustive()
-    }
-}
-
-/// Whether the service is one that we tell about: the server as a whole, or the one
+/// Returns whether the health of this service is known: the server as a whole, or the one
 /// service that it offers.
 fn is_known(service: &str) -> bool {
     service.is_empty() || service == SERVICE_NAME
 }
 
 #[tonic::async_trait]
-impl HealthTrait for HealthService {
+impl HealthTrait for ConnectionHealth {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
@@ -77,13 +82,13 @@ impl HealthTrait for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let permit = Arc::clone(&self.watches).try_acquire_owned().map_err(|_| too_many_watches())?;
+        let open = self.watches.open().map_err(|_limit| unimplemented())?;
         let watcher = Watcher {
             known: is_known(&request.get_ref().service),
             changes: self.health.0.changes.subscribe(),
             health: self.health.clone(),
             told: None,
-            _permit: permit,
+            _open: open,
         };
         Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
     }
@@ -95,7 +100,7 @@ struct Watcher {
     known: bool,
     changes: watch::Receiver<Phase>,
     told: Option<ServingStatus>,
-    _permit: OwnedSemaphorePermit,
+    _open: OpenWatch,
 }
 
 impl Watcher {
@@ -148,12 +153,14 @@ fn unknown_service() -> Status {
     Status::not_found("unknown service")
 }
 
+/// The status of a `Watch` beyond the limits. Clients with client-side health checking take
+/// any other error for an unhealthy server and fail their calls (gRFC A17).
 #[expect(
     clippy::disallowed_methods,
     reason = "the health protocol has its own errors, without a reason of ours"
 )]
-fn too_many_watches() -> Status {
-    Status::resource_exhausted("too many Watch streams are open")
+fn unimplemented() -> Status {
+    Status::unimplemented("too many Watch streams are open; use Check")
 }
 
 #[cfg(test)]
@@ -164,7 +171,10 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::health::CredentialState;
+    use crate::{
+        health::{CredentialState, MAX_WATCHES_PER_CONNECTION},
+        telemetry::metrics::Metrics,
+    };
 
     const EVERY: [&str; 2] = ["", SERVICE_NAME];
 
@@ -172,16 +182,23 @@ mod tests {
         Request::new(HealthCheckRequest { service: service.to_owned() })
     }
 
-    async fn check(service: &HealthService, name: &str) -> Result<ServingStatus, Code> {
+    /// The service on a connection of its own.
+    fn service(health: Health) -> ConnectionHealth {
+        let watches = Watches::new(64, Metrics::new().watches());
+        let peer = WatchPeer::Address("192.0.2.1:1000".parse().expect("an address"));
+        ConnectionHealth { health, watches: watches.of_connection(peer) }
+    }
+
+    async fn check(service: &ConnectionHealth, name: &str) -> Result<ServingStatus, Code> {
         match service.check(request(name)).await {
             Ok(answer) => Ok(answer.get_ref().status()),
             Err(status) => Err(status.code()),
         }
     }
 
-    type Watch = <HealthService as HealthTrait>::WatchStream;
+    type Watch = <ConnectionHealth as HealthTrait>::WatchStream;
 
-    async fn watch(service: &HealthService, name: &str) -> Watch {
+    async fn watch(service: &ConnectionHealth, name: &str) -> Watch {
         service.watch(request(name)).await.expect("a stream").into_inner()
     }
 
@@ -197,7 +214,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn check_tells_of_the_server_and_of_its_service_only() {
         let health = Health::new();
-        let service = HealthService::new(health.clone());
+        let service = service(health.clone());
         for name in EVERY {
             assert_eq!(check(&service, name).await, Ok(ServingStatus::Serving));
         }
@@ -212,7 +229,7 @@ mod tests {
     async fn watch_tells_the_present_and_then_changes_only() {
         let health = Health::new();
         let credential = health.credential("eu2");
-        let service = HealthService::new(health.clone());
+        let service = service(health.clone());
         let mut stream = watch(&service, SERVICE_NAME).await;
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
         health.set_audit_broken(true);
@@ -226,7 +243,7 @@ mod tests {
     async fn watch_notices_a_minute_of_refusal_by_itself() {
         let health = Health::new();
         let credential = health.credential("eu2");
-        let mut stream = watch(&HealthService::new(health), "").await;
+        let mut stream = watch(&service(health), "").await;
         let refused = clock::now();
         credential.set(CredentialState::Refused {
             since: refused,
@@ -244,7 +261,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn watch_of_an_unknown_service_says_so_and_stays_open() {
         let health = Health::new();
-        let mut stream = watch(&HealthService::new(health.clone()), "ott.v1.Other").await;
+        let mut stream = watch(&service(health.clone()), "ott.v1.Other").await;
         assert_eq!(next(&mut stream).await, Some(ServingStatus::ServiceUnknown));
         health.set_draining();
         assert!(says_nothing_for(&mut stream, Duration::from_hours(1)).await);
@@ -255,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_watch_ends_with_the_drain() {
         let health = Health::new();
-        let service = HealthService::new(health.clone());
+        let service = service(health.clone());
         let mut open = watch(&service, "").await;
         assert_eq!(next(&mut open).await, Some(ServingStatus::Serving));
         health.set_draining();
@@ -268,15 +285,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_streams_are_bounded_over_all_clones() {
-        let service = HealthService::new(Health::new());
+    async fn watch_beyond_the_limit_looks_like_a_server_without_a_health_service() {
+        let service = service(Health::new());
         let mut open = Vec::new();
-        for _ in 0..MAX_WATCHES {
-            open.push(watch(&service.clone(), "").await);
+        for _ in 0..MAX_WATCHES_PER_CONNECTION {
+            open.push(watch(&service, "").await);
         }
-        let refused = service.clone().watch(request("")).await.err().expect("one too many");
-        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let refused = service.watch(request("")).await.err().expect("one too many");
+        assert_eq!(refused.code(), Code::Unimplemented);
+        assert_eq!(check(&service, "").await, Ok(ServingStatus::Serving), "Check is not limited");
         open.pop();
-        let _again = watch(&service, "").await;
+        let mut again = watch(&service, "").await;
+        assert_eq!(next(&mut again).await, Some(ServingStatus::Serving));
     }
 }

@@ -92,17 +92,19 @@ where
 
     drop(shaking_hands);
     let open = shared.metrics.connection(ConnectionState::Open);
-    let peer = Arc::new(peer.with_recognition(entry.recognition().clone()));
+    let peer = peer.with_recognition(entry.recognition().clone());
+    let requests = Arc::new(shared.port.connection(peer));
+    let peer = requests.peer();
     let service = service_fn(|request| {
         // Taken before the future is polled, so that its wait for a first turn counts.
         let arrived = clock::now();
         let call = entry.call(arrived);
-        let (port, peer) = (Arc::clone(&shared.port), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(call.responding(port.answer(request, &peer, arrived).await)) }
+        let (port, requests) = (Arc::clone(&shared.port), Arc::clone(&requests));
+        async move { Ok::<_, Infallible>(call.responding(port.answer(request, &requests, arrived).await)) }
     });
     let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
     let end = tokio::select! {
-        ended = connection.as_mut() => return ended_by_itself(&peer, &ended),
+        ended = connection.as_mut() => return ended_by_itself(peer, &ended),
         () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
         () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
         end = entry.is_over(&shared.limits) => end,
@@ -115,7 +117,7 @@ where
         // A drain has time limits of its own.
         ConnectionEnd::Drain => {
             let ended = connection.await;
-            ended_by_itself(&peer, &ended);
+            ended_by_itself(peer, &ended);
         }
         // Its place has been given away: the GOAWAY is written, and not waited for.
         ConnectionEnd::Evicted => {

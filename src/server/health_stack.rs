@@ -14,7 +14,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 use super::stack::speaks_grpc;
-use crate::health::HealthService;
+use crate::health::ConnectionHealth;
 
 /// Prefix of the paths of the health service.
 const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
@@ -22,13 +22,13 @@ const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
 /// waits by itself, so only a request message that does not arrive takes this long.
 const REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
-/// The health service, and UNIMPLEMENTED for everything else.
+/// The health service of one connection, and UNIMPLEMENTED for everything else.
 #[derive(Clone, Debug)]
-pub(super) struct HealthStack(HealthServer<HealthService>);
+pub(super) struct HealthStack(HealthServer<ConnectionHealth>);
 
 impl HealthStack {
-    pub(super) fn new(health: HealthService) -> Self {
-        Self(health.into_server())
+    pub(super) const fn new(health: HealthServer<ConnectionHealth>) -> Self {
+        Self(health)
     }
 
     /// Returns whether a request is for the health service.

@@ -1,30 +1,66 @@
-//! What a port serves: the gateway's calls, or the health service alone.
+//! What a port serves: health, and on the main port the gateway's calls.
 
 use http::{Request, Response};
 use tonic::body::Body;
 
 use super::{health_stack::HealthStack, stack::CallStack};
-use crate::{caller::Peer, clock::Instant};
+use crate::{
+    caller::Peer,
+    clock::Instant,
+    health::{HealthService, WatchPeer},
+};
 
-/// The stack of a port; one for each worker.
+/// The stacks of a port; one for each worker.
 #[derive(Debug)]
-pub(super) enum Port {
-    /// The main port: the service, reflection and health.
-    Calls(CallStack),
-    /// The health port: the health service and nothing else.
-    Health(HealthStack),
+pub(super) struct Port {
+    pub(super) health: HealthService,
+    /// `None` on the health port.
+    pub(super) calls: Option<CallStack>,
+}
+
+/// A connection, as its requests see it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    peer: Peer,
+    health: HealthStack,
 }
 
 impl Port {
-    /// Answers a request that arrived at `arrived` from `peer`.
-    pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
+    /// Returns what the requests of a new connection share.
+    pub(super) fn connection(&self, peer: Peer) -> Connection {
+        let watch_peer = if self.calls.as_ref().is_some_and(|calls| calls.identification.trusts(&peer)) {
+            WatchPeer::Proxy(peer.address())
+        } else {
+            WatchPeer::Address(peer.address())
+        };
+        Connection { peer, health: HealthStack::new(self.health.for_connection(watch_peer)) }
+    }
+
+    /// Answers a request that arrived on `connection` at `arrived`.
+    pub(super) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        connection: &Connection,
+        arrived: Instant,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        match self {
-            Self::Calls(stack) => stack.answer(request, peer, arrived).await,
-            Self::Health(stack) => stack.answer(request).await,
+        match &self.calls {
+            Some(calls) if !HealthStack::serves(&request) => {
+                calls.answer(request, &connection.peer, arrived).await
+            }
+            // The health port, or a health call, which must get an answer even when other
+            // calls do not.
+            Some(_) | None => connection.health.answer(request).await,
         }
+    }
+}
+
+impl Connection {
+    /// The other end of the connection.
+    pub(super) const fn peer(&self) -> &Peer {
+        &self.peer
     }
 }

@@ -15,7 +15,6 @@ use super::{
     completion::{self, Audited, Completion, REQUEST_ID},
     deadline::{self, MalformedTimeout},
     gate::Gate,
-    health_stack::HealthStack,
     request_body::RequestBody,
 };
 use crate::{
@@ -42,9 +41,6 @@ const REFLECTION_SERVICES: [&str; 2] =
 #[derive(Debug)]
 pub(super) struct CallStack {
     pub(super) routes: Routes,
-    /// Answers health calls, which are neither identified, recorded nor limited: probes must
-    /// get an answer even when calls do not.
-    pub(super) health: HealthStack,
     pub(super) identification: Identification,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
@@ -61,9 +57,6 @@ impl CallStack {
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        if HealthStack::serves(&request) {
-            return self.health.answer(request).await;
-        }
         let (call, timeout) = self.arrive(&request, peer, arrived);
         if let Err(status) = speaks_grpc(&request) {
             return refuse_protocol(status, &call);

@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tonic_types::StatusExt;
 
-use super::{DrainTimes, Parts, Server, Settings, Transport, bind, drain::Calls, health_stack::HealthStack};
+use super::{DrainTimes, Parts, Server, Settings, Transport, bind, drain::Calls, stack::CallStack};
 use crate::{
     arrival::Arrival,
     audit::Audit,
     call::Call,
     caller::{Caller, Identification},
-    health::{Health, HealthService},
+    health::{Health, HealthService, Watches},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
@@ -142,13 +142,17 @@ async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     Running { address: server.local_addr(), server, entered: calls, release, draining }
 }
 
+fn health() -> HealthService {
+    HealthService::new(Health::new(), Watches::new(8, Metrics::new().watches()))
+}
+
 fn parts(draining: CancellationToken) -> Parts {
     Parts {
         identification: Identification::none(),
         audit: Audit::off(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
-        health: HealthService::new(Health::new()),
+        health: health(),
         draining,
         going_away: CancellationToken::new(),
     }
@@ -162,6 +166,20 @@ impl Running {
     /// The calls that a drain would end.
     fn calls(&self) -> &Calls {
         self.server.drain.calls.as_ref().expect("the main port")
+    }
+
+    /// A stack whose calls the server drains, without routes.
+    fn call_stack(&self, identification: Identification) -> CallStack {
+        CallStack {
+            routes: Routes::default(),
+            identification,
+            audit: Audit::off(),
+            metrics: Metrics::new(),
+            tracer: Tracer::off(),
+            gate: self.calls().gate.clone(),
+            cut_off: CancellationToken::new(),
+            max_deadline: Duration::from_secs(10),
+        }
     }
 
     /// The next call that reaches its handler.

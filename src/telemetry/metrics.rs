@@ -9,6 +9,7 @@ mod audit;
 mod family;
 mod registered;
 mod reloads;
+mod watches;
 
 use std::{
     fmt,
@@ -23,6 +24,7 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
+    watches::{WatchLimit, WatchMetrics},
 };
 use super::names;
 use crate::{
@@ -382,6 +384,12 @@ impl Metrics {
     /// A worker got to something so much later than it was due.
     pub fn event_loop_lag(&self, lag: Duration) {
         self.0.event_loop_lag.observe(lag.as_secs_f64());
+    }
+
+    /// Returns the metrics of the health service's `Watch` streams.
+    #[must_use]
+    pub fn watches(&self) -> WatchMetrics {
+        self.0.watches.clone()
     }
 
     /// How many log lines have been dropped and suppressed in this process so far.

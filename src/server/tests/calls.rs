@@ -153,17 +153,7 @@ async fn request_id_of_the_caller_comes_back_if_it_is_well_formed() {
 #[tokio::test]
 async fn time_that_a_call_waits_for_its_turn_counts() {
     let (running, arrived) = (start(|_| {}).await, clock::now());
-    let stack = super::super::stack::CallStack {
-        routes: Routes::default(),
-        health: HealthStack::new(HealthService::new(Health::new())),
-        identification: Identification::none(),
-        audit: Audit::off(),
-        metrics: Metrics::new(),
-        tracer: Tracer::off(),
-        gate: running.calls().gate.clone(),
-        cut_off: CancellationToken::new(),
-        max_deadline: Duration::from_secs(10),
-    };
+    let stack = running.call_stack(Identification::none());
     let request = || {
         let request = Request::post(ISSUE).header("content-type", "application/grpc");
         request.header("grpc-timeout", "1S").body(Body::empty()).unwrap()

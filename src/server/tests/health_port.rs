@@ -1,13 +1,18 @@
-//! The health port: the health service or nothing.
+//! The health port: the health service or nothing. And the limits on `Watch` on either port.
 
 use super::{frames::*, *};
+use crate::{
+    caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
+    clock,
+    server::port::Port,
+};
 
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A health port on one worker.
 async fn start_health() -> Running {
-    let health = HealthService::new(Health::new());
-    let server = bind(settings()).unwrap().serve_health(Metrics::new(), health).await.unwrap();
+    let server = bind(settings()).unwrap().serve_health(Metrics::new(), health()).await.unwrap();
     let (_, entered) = mpsc::unbounded_channel();
     Running {
         address: server.local_addr(),
@@ -53,4 +58,64 @@ async fn health_port_drains_without_waiting_for_calls() {
     let drained = running.server.drain().await;
     assert_eq!((drained.cut_off, drained.closed), (0, 1));
     assert!(peer.closed(SOON).await);
+}
+
+#[tokio::test]
+async fn watches_of_one_connection_hurt_no_other_connection() {
+    for running in [start(|_| {}).await, start_health().await] {
+        let mut greedy = running.client().await;
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            let (head, mut updates) = greedy.send(WATCH, &[]).await.await.unwrap().into_parts();
+            assert_eq!(head.status, StatusCode::OK);
+            assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
+            open.push(updates);
+        }
+        for _ in 0..100 {
+            let refused = greedy.call(WATCH, &[]).await;
+            assert_eq!(refused.code(), Some(tonic::Code::Unimplemented), "{refused:?}");
+        }
+        let mut honest = running.client().await;
+        let (_, mut updates) = honest.send(WATCH, &[]).await.await.unwrap().into_parts();
+        assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
+        assert_eq!(greedy.call(CHECK, &[]).await.http, StatusCode::OK);
+
+        drop(open);
+        let until = clock::now() + SOON;
+        while greedy.call(WATCH, &[]).await.code().is_some() {
+            assert!(clock::now() < until, "its places are never free again");
+        }
+    }
+}
+
+/// Opens two `Watch` streams on each of many connections from one address.
+async fn opened_from_one_address(running: &Running, identification: Identification) -> usize {
+    let port = Port { health: health(), calls: Some(running.call_stack(identification)) };
+    let mut open = Vec::new();
+    for number in 0..8 {
+        let address = SocketAddr::from(([192, 0, 2, 1], 1000 + number));
+        let connection = port.connection(caller::Peer::plaintext(address));
+        for _ in 0..2 {
+            let request = Request::post(WATCH).header("content-type", "application/grpc");
+            let message = axum::body::Body::from(Bytes::from_static(&[0; 5]));
+            let response = port.answer(request.body(message).unwrap(), &connection, clock::now()).await;
+            if response.headers().get("grpc-status").is_none() {
+                open.push(response);
+            }
+        }
+    }
+    open.len()
+}
+
+#[tokio::test]
+async fn watches_are_limited_for_an_address_unless_it_is_that_of_a_proxy() {
+    let running = start(|_| {}).await;
+    assert_eq!(opened_from_one_address(&running, Identification::none()).await, 8);
+    let forwarded = ForwardedSettings {
+        header: ForwardedHeader::Xfcc,
+        from: vec![ForwardedFrom::Address([192, 0, 2, 1].into())],
+    };
+    let settings = caller::Settings { forwarded: Some(forwarded), ..caller::Settings::default() };
+    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
+    assert_eq!(opened_from_one_address(&running, identification).await, 16);
 }

@@ -19,7 +19,7 @@ use tracing::subscriber::with_default;
 use super::*;
 use crate::{
     clock,
-    health::{Health, HealthService},
+    health::{Health, HealthService, WatchPeer, Watches},
 };
 
 /// Everything that was written.
@@ -103,7 +103,9 @@ fn call_with_a_canary() {
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.expect("a connection");
-            let service = HealthService::new(Health::new()).into_server();
+            let watches = Watches::new(1, Metrics::new().watches());
+            let service = HealthService::new(Health::new(), watches);
+            let service = service.for_connection(WatchPeer::Address(address));
             http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .await

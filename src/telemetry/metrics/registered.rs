@@ -15,7 +15,7 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method,
+    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -72,6 +72,7 @@ pub(super) struct Registered {
     pub(super) reloads: Reloads,
     pub(super) event_loop_lag: Histogram,
     pub(super) panics: IntCounter,
+    pub(super) watches: WatchMetrics,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
 }
@@ -204,6 +205,7 @@ impl Registered {
                 "How much later than due the workers get to something; asked a few times a second.",
             ),
             panics: families.counter("ott_gateway_panics_total", "Panics while a call was handled."),
+            watches: WatchMetrics::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",
                 "Log lines that were dropped because standard error was not read fast enough.",

@@ -22,8 +22,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::metrics::Metrics;
-use crate::health::Health;
+use crate::{health::Health, telemetry::metrics::Metrics};
 
 /// The most connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
