@@ -3,7 +3,7 @@
 //! HTTP/1.1 without TLS or identity: it belongs on loopback or on a network of the
 //! operator's. Nothing here can be changed from outside.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -109,17 +109,21 @@ async fn metrics_page(State(sources): State<Sources>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], sources.metrics.render())
 }
 
-async fn alive() -> &'static str {
-    "ok\n"
+async fn alive(State(sources): State<Sources>) -> (StatusCode, String) {
+    page("not alive", &sources.metrics.threads().unresponsive())
 }
 
 async fn ready(State(sources): State<Sources>) -> (StatusCode, String) {
-    let why_not = sources.health.why_not();
-    if why_not.is_empty() {
+    page("not ready", &sources.health.why_not())
+}
+
+/// Returns `ok`, or one line for each reason why not.
+fn page<T: Display>(not: &str, reasons: &[T]) -> (StatusCode, String) {
+    if reasons.is_empty() {
         return (StatusCode::OK, "ok\n".to_owned());
     }
-    let reasons: Vec<String> = why_not.iter().map(ToString::to_string).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("\nnot ready: ")))
+    let lines: Vec<String> = reasons.iter().map(|reason| format!("{not}: {reason}\n")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines.concat())
 }
 
 #[cfg(test)]
@@ -135,6 +139,7 @@ mod tests {
     struct Served {
         address: SocketAddr,
         health: Health,
+        metrics: Metrics,
         task: AbortHandle,
     }
 
@@ -147,8 +152,10 @@ mod tests {
     async fn served() -> Served {
         let admin = Admin::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
         let (address, health) = (admin.address(), Health::new());
-        let task = tokio::spawn(admin.serve(Metrics::new(), health.clone())).abort_handle();
-        Served { address, health, task }
+        // A thread is blocked at once, unless it waits.
+        let metrics = Metrics::with_blocked_after(Duration::ZERO);
+        let task = tokio::spawn(admin.serve(metrics.clone(), health.clone())).abort_handle();
+        Served { address, health, metrics, task }
     }
 
     async fn exchange(address: SocketAddr, request: &str) -> String {
@@ -194,6 +201,26 @@ mod tests {
             "{answer}"
         );
         assert!(page(&served, "/livez").await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn liveness_names_each_thread_that_is_blocked_or_dead() {
+        let served = served().await;
+        let threads = served.metrics.threads();
+        let (blocked, waiting) = (threads.register("worker-0"), threads.register("audit"));
+        waiting.pulse().wait();
+        drop(threads.register("worker-1"));
+        let answer = page(&served, "/livez").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let body = "\r\n\r\nnot alive: thread worker-0 has been blocked for 0 s\n\
+                    not alive: thread worker-1 has panicked\n";
+        assert!(answer.ends_with(body), "{answer}");
+        blocked.pulse().wait();
+        assert!(page(&served, "/livez").await.ends_with("\r\n\r\nnot alive: thread worker-1 has panicked\n"));
+        assert!(
+            page(&served, "/readyz").await.starts_with("HTTP/1.1 200 "),
+            "readiness does not depend on it"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -96,6 +96,15 @@ impl App {
             None => None,
         };
 
+        let heartbeat = metrics.threads().register("control");
+        tasks.spawn({
+            let (threads, stop) = (metrics.threads().clone(), stop.clone());
+            async move {
+                stop.run_until_cancelled(threads.supervise(&heartbeat.pulse())).await;
+                heartbeat.retire();
+            }
+        });
+
         let audit =
             Audit::start(settings::audit(&config.audit, &config.server)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));

@@ -242,6 +242,7 @@ impl Bound {
         });
 
         let port = Arc::new(port);
+        let threads = metrics.threads().clone();
         let mut workers = Vec::new();
         let mut ends = Vec::new();
         for number in 0..settings.number_of_workers() {
@@ -253,7 +254,9 @@ impl Bound {
                 let port = Arc::new(port(&phases)?);
                 Ok(Shared { port, handshakes, limits, phases, metrics })
             };
-            let (worker, started, ended) = Worker::start(number, make).map_err(ServeError::Worker)?;
+            let role = if calls.is_some() { "worker" } else { "health" };
+            let heartbeat = threads.register(format!("{role}-{number}"));
+            let (worker, started, ended) = Worker::start(heartbeat, make).map_err(ServeError::Worker)?;
             started.await.map_err(|_| ServeError::Ended)?.map_err(ServeError::Routes)?;
             workers.push(worker);
             ends.push(ended);

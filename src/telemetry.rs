@@ -6,4 +6,5 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod panics;
+pub mod threads;
 pub mod tracing;

@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     clock::{self, Instant, WallClock},
-    telemetry::metrics::{AuditClass, Metrics},
+    telemetry::{
+        metrics::{AuditClass, Metrics},
+        threads::{Heartbeat, Pulse},
+    },
 };
 
 /// Interval between attempts to write to a sink that failed: well within the second that a
@@ -62,6 +65,8 @@ pub(super) struct Thread {
     sink: &'static str,
     metrics: Metrics,
     clock: WallClock,
+    heartbeat: Heartbeat,
+    pulse: Pulse,
 }
 
 /// Marks the sink as unavailable if the thread panics.
@@ -83,7 +88,10 @@ impl Thread {
         metrics: Metrics,
         clock: WallClock,
     ) -> Self {
+        let heartbeat = metrics.threads().register("audit");
         Self {
+            pulse: heartbeat.pulse(),
+            heartbeat,
             output,
             batch: VecDeque::new(),
             allowed: VecDeque::new(),
@@ -125,6 +133,7 @@ impl Thread {
             }
             self.answer_flushes();
             if self.is_last_turn && (self.retry_at.is_some() || !self.has_lines()) {
+                self.heartbeat.retire();
                 return;
             }
         }
@@ -133,10 +142,12 @@ impl Thread {
     /// Takes all messages that are there, and waits for one if there is nothing else to do.
     /// Returns whether there was one.
     fn receive(&mut self, inbox: &Receiver<Message>) -> bool {
+        self.pulse.wait();
         let first = match self.longest_wait() {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(wait) => inbox.recv_timeout(wait),
         };
+        self.pulse.beat();
         self.is_last_turn = matches!(first, Err(RecvTimeoutError::Disconnected));
         let has_message = first.is_ok();
         // Ends, because all places are taken at some time.
@@ -316,6 +327,7 @@ impl Thread {
     fn write(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < bytes.len() {
+            self.pulse.beat();
             match self.output.write(&bytes[written..]) {
                 Ok(more) => written += more,
                 Err(error) => return (written, Err(error)),

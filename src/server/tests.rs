@@ -9,6 +9,7 @@ mod frames;
 mod health_port;
 mod limits;
 mod securing;
+mod workers;
 
 use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -60,8 +61,9 @@ impl Handler {
         if what != "stranger" {
             recognition.set();
         }
+        let release = Arc::clone(&self.release);
         let hold = {
-            let release = Arc::clone(&self.release);
+            let release = Arc::clone(&release);
             async move { release.acquire_owned().await.unwrap().forget() }
         };
         let (mut code, mut message) = ("0", "");
@@ -81,6 +83,11 @@ impl Handler {
             })
             .await
             .unwrap(),
+            "block" => {
+                while release.try_acquire().map(tokio::sync::SemaphorePermit::forget).is_err() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
             "undecodable" => (code, message) = ("13", "failed to decode Protobuf message: invalid"),
             "too-large" => (code, message) = ("11", "Error, decoded message length too large: found"),
             "bare" => code = "2",
@@ -121,13 +128,17 @@ fn settings() -> Settings {
 
 /// A main port.
 async fn start(change: impl FnOnce(&mut Settings)) -> Running {
+    start_with(Metrics::new(), change).await
+}
+
+async fn start_with(metrics: Metrics, change: impl FnOnce(&mut Settings)) -> Running {
     let mut settings = settings();
     change(&mut settings);
     let (entered, calls) = mpsc::unbounded_channel();
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
     let release = Arc::clone(&handler.release);
     let draining = CancellationToken::new();
-    let parts = parts(draining.clone());
+    let parts = Parts { metrics, ..parts(draining.clone()) };
     let bound = bind(settings).unwrap();
     let routes = move || {
         let handler = handler.clone();

@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -25,16 +25,26 @@ use super::{
     connection::{self, Shared},
     listener::Accepted,
 };
-use crate::{clock, telemetry::metrics::Metrics};
+use crate::{
+    clock,
+    telemetry::{
+        metrics::Metrics,
+        threads::{Condition, Heartbeat, Pulse},
+    },
+};
 
-/// How often a worker's lag is measured.
+/// Time between measurements of the lag of a worker that has something to do.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
+/// Number of times that an idle thread wakes up between two heartbeats at most: tokio's timer
+/// wheel approaches a timer in steps, and wakes the thread once more when it fires.
+const WAKES_OF_A_TIMER: u64 = 8;
 
 /// A running worker, as the acceptor sees it.
 #[derive(Debug)]
 pub(super) struct Worker {
     connections: mpsc::UnboundedSender<Accepted>,
     load: Arc<AtomicUsize>,
+    pulse: Pulse,
 }
 
 /// Resolves when a worker serves, or could not be made.
@@ -47,24 +57,32 @@ impl Worker {
     /// Starts a worker. `make` runs once on its thread, inside its runtime; its answer
     /// comes by `started`.
     pub(super) fn start<E: Send + 'static>(
-        number: usize,
+        heartbeat: Heartbeat,
         make: impl FnOnce() -> Result<Shared, E> + Send + 'static,
     ) -> io::Result<(Self, Started<E>, Ended)> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let wakes = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&wakes);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_unpark(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .build()?;
         let (started, is_started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         // Unbounded, but never longer than the number of connections allowed.
         let (connections, accepted) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
-        let worker = Self { connections, load: Arc::clone(&load) };
-        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let pulse = heartbeat.pulse();
+        let worker = Self { connections, load: Arc::clone(&load), pulse: pulse.clone() };
+        thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
             // Dropped with the thread, also if it panics.
             let _end = end;
             let run = async {
                 match make() {
                     Ok(shared) => {
                         let _ = started.send(Ok(()));
-                        tokio::spawn(watch_lag(shared.metrics.clone()));
+                        tokio::spawn(beat(pulse, wakes, shared.metrics.clone()));
                         serve_all(Arc::new(shared), accepted, load).await;
                     }
                     Err(error) => {
@@ -75,13 +93,17 @@ impl Worker {
             runtime.block_on(run);
             // A name lookup that hangs must not hold the thread up.
             runtime.shutdown_background();
+            heartbeat.retire();
         })?;
         Ok((worker, is_started, ended))
     }
 
-    /// How many connections it has.
-    fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
+    /// Returns what decides which worker gets a connection, the lowest first: whether its
+    /// heartbeat is late, and how many connections it has. `None` if it is blocked or dead.
+    fn rank(&self) -> Option<(bool, usize)> {
+        let condition = self.pulse.condition();
+        let late = condition == Condition::Late;
+        (!condition.is_failure()).then(|| (late, self.load.load(Ordering::Relaxed)))
     }
 
     /// Hands a connection over; gives it back if the worker is dead.
@@ -94,11 +116,13 @@ impl Worker {
     }
 }
 
-/// Hands a connection to the worker that has the fewest; a dead one is passed over.
+/// Hands a connection to the worker that has the fewest, of those that respond. Without one,
+/// the connection is closed, so that its peer tries another replica.
 pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
-    let mut by_load: Vec<&Worker> = workers.iter().collect();
-    by_load.sort_by_key(|worker| worker.load());
-    for worker in by_load {
+    let mut ranked: Vec<_> =
+        workers.iter().filter_map(|worker| worker.rank().map(|rank| (rank, worker))).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    for (_, worker) in ranked {
         match worker.hand_over(accepted) {
             Ok(()) => return,
             Err(refused) => accepted = refused,
@@ -107,12 +131,18 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
     tracing::error!(peer.address = %accepted.place.entry().address(), "no worker is left to serve a connection");
 }
 
-/// Measures how late this worker gets to things, for ever.
+/// Beats for this worker, and measures how late it gets to things.
 ///
-/// All its calls wait as long: it is starved of CPU, or something blocks it.
-async fn watch_lag(metrics: Metrics) {
+/// All its calls wait as long: it is starved of CPU, or something blocks it. `wakes` counts
+/// how often the thread has woken up: an idle worker is left to sleep until its next heartbeat.
+async fn beat(pulse: Pulse, wakes: Arc<AtomicU64>, metrics: Metrics) {
+    let mut seen = 0;
     loop {
-        let due = clock::now() + LAG_INTERVAL;
+        pulse.beat();
+        let now = wakes.load(Ordering::Relaxed);
+        let is_idle = now - seen <= WAKES_OF_A_TIMER;
+        seen = now;
+        let due = clock::now() + if is_idle { pulse.interval() } else { LAG_INTERVAL };
         sleep_until(due).await;
         metrics.event_loop_lag(clock::now().saturating_duration_since(due));
     }

@@ -26,7 +26,7 @@ pub use self::{
     audit::{AuditClass, AuditPending},
     watches::{WatchLimit, WatchMetrics},
 };
-use super::names;
+use super::{names, threads::Threads};
 use crate::{
     call::{InFlightLimit, Operation},
     reason::Reason,
@@ -228,7 +228,13 @@ impl Metrics {
     /// Nothing is registered twice: one call for each gateway.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Registered::new()))
+        Self(Arc::new(Registered::new(Threads::new())))
+    }
+
+    /// Metrics of a gateway whose threads count as blocked after another time than 10 s.
+    #[cfg(test)]
+    pub(crate) fn with_blocked_after(limit: Duration) -> Self {
+        Self(Arc::new(Registered::new(Threads::for_test(limit))))
     }
 
     /// The metrics of one API client, resolved once. The last who asks for a name tells
@@ -386,6 +392,12 @@ impl Metrics {
         self.0.event_loop_lag.observe(lag.as_secs_f64());
     }
 
+    /// Returns the heartbeats of threads, which the metrics show.
+    #[must_use]
+    pub fn threads(&self) -> &Threads {
+        &self.0.threads
+    }
+
     /// Returns the metrics of the health service's `Watch` streams.
     #[must_use]
     pub fn watches(&self) -> WatchMetrics {
@@ -411,6 +423,12 @@ impl Metrics {
         let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let in_flight = in_flight.iter().map(InFlightLimit::count).sum::<usize>();
         self.0.calls_in_flight.set(f64::from(u32::try_from(in_flight).unwrap_or(u32::MAX)));
+        // A thread that has ended as intended is no longer shown.
+        self.0.thread_up.reset();
+        for (thread, condition) in self.0.threads.conditions() {
+            let up = if condition.is_failure() { 0.0 } else { 1.0 };
+            self.0.thread_up.with_label_values(&[&*thread]).set(up);
+        }
         // Fails only for metrics without a name or a value.
         TextEncoder::new().encode_to_string(&self.0.registry.gather()).unwrap_or_default()
     }

@@ -487,6 +487,17 @@ async fn the_process_and_its_workers_show() {
         assert!(scrape.find(name).is_some_and(|value| value >= 0.0), "{name}");
     }
     assert!(scrape.value("process_resident_memory_bytes") > 1e6);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(admin.scrape().value("ott_gateway_event_loop_lag_seconds_count") >= 2.0);
+    scrape.has(&[
+        (r#"ott_gateway_thread_up{thread="worker-0"}"#, 1.0),
+        (r#"ott_gateway_thread_up{thread="control"}"#, 1.0),
+        (r#"ott_gateway_thread_up{thread="audit"}"#, 1.0),
+    ]);
+    let measured = || admin.scrape().value("ott_gateway_event_loop_lag_seconds_count") >= 1.0;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !measured() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the lag is measured");
 }

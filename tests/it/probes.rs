@@ -2,6 +2,8 @@
 //! and the health port beside mutual TLS.
 
 use std::{
+    fs,
+    io::Write,
     process::{Command, Output},
     sync::Arc,
     time::Duration,
@@ -12,6 +14,7 @@ use ott_gateway::{
     clock,
     proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient},
 };
+use rustix::fs::{OFlags, fcntl_setfl};
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{
@@ -272,4 +275,76 @@ async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_trace
     let log = gateway.stderr().text();
     assert!(log.contains("\"honest\""), "the honest call is logged at debug");
     assert!(!log.contains("stranger-") && !log.contains("UNIMPLEMENTED"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
+    let upstream = Upstream::http().await;
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
+    while writer.write(&[b'\n'; 1024]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("a flag");
+    let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "stdout");
+    let gateway = setup.stdout(writer).start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+
+    let began = clock::now();
+    let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
+    assert_eq!(failed.code(), Code::Unavailable);
+    assert_eq!(admin.page("/readyz").0, 503);
+    let until = began + 3 * PATIENCE;
+    let body = loop {
+        let (status, body) = admin.page("/livez");
+        if status == 503 {
+            break body;
+        }
+        assert!(clock::now() < until, "it stays alive: {body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(body.starts_with("not alive: thread audit has been blocked for 1"), "{body}");
+    assert_eq!(body.lines().count(), 1, "{body}");
+    admin.scrape().has(&[(r#"ott_gateway_thread_up{thread="audit"}"#, 0.0)]);
+    gateway
+        .stderr()
+        .wait_for("what does not respond", |line| line.contains("thread does not respond").then_some(()));
+
+    let drained = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    becomes_ready(admin).await;
+    assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+    gateway.client().await.issue_ott(issue()).await.expect("a token");
+    drop(gateway);
+    drained.join().expect("no panic").expect("it reads to the end");
+}
+
+/// How often the threads of that name have gone to sleep so far.
+fn sleeps(process: u32, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let of_name = statuses.filter(|status| status.starts_with(&format!("Name:\t{name}")));
+    let count = |status: String| {
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim));
+        line.expect("a count").parse::<u64>().expect("a number")
+    };
+    of_name.map(count).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).replacing("[admin]", "worker_threads = 2\n[admin]");
+    let gateway = setup.start();
+    becomes_ready(Admin(gateway.admin())).await;
+    gateway.client().await.issue_ott(issue()).await.expect("a token");
+    // The end of what the call has left behind, such as its connection.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let after = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
+    assert!(before[0] > 0 && before[1] > 0, "{before:?}");
+    assert!(after[0] - before[0] <= 2 * 8, "at most one a second and worker: {before:?} {after:?}");
+    assert_eq!(after[1], before[1], "the audit thread waits for records only");
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     audit::{places::REFUSED, writer::NotAccepted},
     reason::FailureCode,
+    telemetry::threads::Condition,
 };
 
 const DENIED: Ending = Ending::Failed(FailureCode::PermissionDenied, Reason::CallerNotAllowed);
@@ -242,4 +243,9 @@ async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
     assert_eq!(audit.record(&refused_call(), DENIED).now_or_never(), Some(Ok(())));
     assert_eq!(audit.flush(PATIENCE).await, Err(AuditUnavailable));
     assert!(audit.is_broken());
+    let threads = audit.0.as_ref().expect("it is on").metrics.threads();
+    until("the thread counts as dead", || {
+        threads.unresponsive().iter().any(|it| it.condition == Condition::Dead)
+    })
+    .await;
 }

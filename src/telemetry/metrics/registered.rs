@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use prometheus::{
-    Gauge, Histogram, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector,
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector,
 };
 
 use tonic::Code;
@@ -21,7 +21,11 @@ use super::{
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     reloads::Reloads,
 };
-use crate::{call::InFlightLimit, reason::Reason, telemetry::names};
+use crate::{
+    call::InFlightLimit,
+    reason::Reason,
+    telemetry::{names, threads::Threads},
+};
 
 /// The caller that stands for all who are not named in the rules.
 const OTHER: &str = "other";
@@ -72,6 +76,8 @@ pub(super) struct Registered {
     pub(super) reloads: Reloads,
     pub(super) event_loop_lag: Histogram,
     pub(super) panics: IntCounter,
+    pub(super) threads: Threads,
+    pub(super) thread_up: GaugeVec,
     pub(super) watches: WatchMetrics,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
@@ -87,7 +93,7 @@ pub(super) struct CallerCounters {
 
 impl Registered {
     #[expect(clippy::too_many_lines, reason = "one entry for each metric, and nothing else")]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(threads: Threads) -> Self {
         let registry = Registry::new();
         let families = Families(&registry);
         let labels = ["grpc_type", "grpc_service", "grpc_method"];
@@ -202,9 +208,15 @@ impl Registered {
             reloads: Reloads::register(&families),
             event_loop_lag: families.histogram(
                 "ott_gateway_event_loop_lag_seconds",
-                "How much later than due the workers get to something; asked a few times a second.",
+                "How much later than due the workers get to something, measured four times a second while they have something to do.",
             ),
             panics: families.counter("ott_gateway_panics_total", "Panics while a call was handled."),
+            threads,
+            thread_up: families.gauges(
+                "ott_gateway_thread_up",
+                "1 if the thread responds, 0 if it is blocked or dead.",
+                &["thread"],
+            ),
             watches: WatchMetrics::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",

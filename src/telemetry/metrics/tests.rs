@@ -41,6 +41,9 @@ fn busy() -> Metrics {
     client.breaker(Operation::IssueOtt, BreakerState::Open);
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
+    metrics.threads().register("worker-0").pulse().beat();
+    // Shows what is read only then.
+    let _ = metrics.render();
     metrics
 }
 

@@ -1,0 +1,305 @@
+//! Heartbeats of the gateway's threads.
+//!
+//! A thread with a runtime beats by a timer, every 4 s, so that an idle process hardly wakes
+//! up. A thread that waits for work marks its waits instead, and never wakes up only for its
+//! heartbeat. What follows from a missing heartbeat is decided by `admin` and `server`.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use crate::clock::{self, Instant};
+
+/// A thread without a heartbeat for this long is blocked.
+const BLOCKED_AFTER: Duration = Duration::from_secs(10);
+
+/// Values of [`State::beat`] that are not a time.
+const WAITING: u64 = u64::MAX;
+const DEAD: u64 = u64::MAX - 1;
+
+/// The threads of one gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Threads(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    blocked_after: Duration,
+    running: Mutex<Vec<Pulse>>,
+}
+
+/// The heartbeat of a thread, owned by the thread: if it is dropped before
+/// [`retire`](Self::retire), the thread counts as dead.
+#[derive(Debug)]
+#[must_use = "the thread is dead when this is dropped"]
+pub struct Heartbeat {
+    threads: Threads,
+    pulse: Pulse,
+}
+
+/// Sets and reads a thread's heartbeat. Cheap to clone; neither waits nor takes a lock.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    name: Box<str>,
+    started: Instant,
+    blocked_after: Duration,
+    /// Milliseconds from `started` to the last heartbeat, or one of the constants above.
+    beat: AtomicU64,
+}
+
+/// The condition of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It had a heartbeat recently, or waits for work.
+    Responsive,
+    /// It had no heartbeat for a while, but is not considered blocked yet.
+    Late,
+    /// It had no heartbeat for 10 s or more.
+    Blocked {
+        /// Time since its last heartbeat.
+        since: Duration,
+    },
+    /// It has panicked.
+    Dead,
+}
+
+/// A thread that is blocked or dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresponsive {
+    /// Name of the thread: `worker-0`, `health-0`, `control`, `audit`.
+    pub thread: Box<str>,
+    /// Whether it is blocked or dead.
+    pub condition: Condition,
+}
+
+impl Threads {
+    pub(super) fn new() -> Self {
+        Self::with_limit(BLOCKED_AFTER)
+    }
+
+    fn with_limit(blocked_after: Duration) -> Self {
+        Self(Arc::new(Inner { blocked_after, running: Mutex::default() }))
+    }
+
+    /// Adds a thread, which has its first heartbeat now. `name` must be unique.
+    pub fn register(&self, name: impl Into<Box<str>>) -> Heartbeat {
+        let pulse = Pulse(Arc::new(State {
+            name: name.into(),
+            started: clock::now(),
+            blocked_after: self.0.blocked_after,
+            beat: AtomicU64::new(0),
+        }));
+        self.running().push(pulse.clone());
+        Heartbeat { threads: self.clone(), pulse }
+    }
+
+    /// Returns the threads that are blocked or dead.
+    #[must_use]
+    pub fn unresponsive(&self) -> Vec<Unresponsive> {
+        let all = self.conditions().into_iter();
+        let failed = all.filter(|(_, condition)| condition.is_failure());
+        failed.map(|(thread, condition)| Unresponsive { thread, condition }).collect()
+    }
+
+    /// Returns the name and condition of each thread that has not retired.
+    pub(super) fn conditions(&self) -> Vec<(Box<str>, Condition)> {
+        let running = self.running();
+        running.iter().map(|pulse| (pulse.0.name.clone(), pulse.condition())).collect()
+    }
+
+    /// Beats for the calling thread, and logs when another thread stops responding and when
+    /// it responds again.
+    pub async fn supervise(&self, own: &Pulse) -> Infallible {
+        let mut known: Vec<Unresponsive> = Vec::new();
+        loop {
+            own.beat();
+            let now = self.unresponsive();
+            let is_in =
+                |list: &[Unresponsive], thread: &str| list.iter().any(|other| *other.thread == *thread);
+            for new in now.iter().filter(|new| !is_in(&known, &new.thread)) {
+                tracing::error!(thread.name = %new.thread, error = %new, "thread does not respond");
+            }
+            for gone in known.iter().filter(|gone| !is_in(&now, &gone.thread)) {
+                tracing::warn!(thread.name = %gone.thread, "thread responds again");
+            }
+            known = now;
+            sleep(own.interval()).await;
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<Pulse>> {
+        // No code panics while it holds the lock.
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Heartbeat {
+    /// Returns a handle to the heartbeat.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Removes the thread, which ends as intended.
+    pub fn retire(self) {
+        self.threads.running().retain(|other| !Arc::ptr_eq(&other.0, &self.pulse.0));
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.pulse.0.beat.store(DEAD, Ordering::Release);
+    }
+}
+
+impl Pulse {
+    /// Records a heartbeat. The thread is busy from now on, or goes on being so.
+    pub fn beat(&self) {
+        let since = clock::now().saturating_duration_since(self.0.started);
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(DEAD - 1);
+        self.0.beat.store(since, Ordering::Release);
+    }
+
+    /// Records that the thread waits for work. No heartbeat is due until it has some.
+    pub fn wait(&self) {
+        self.0.beat.store(WAITING, Ordering::Release);
+    }
+
+    /// The name of the thread.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The time between heartbeats of a thread that beats by a timer: less than half of the
+    /// time after which it is blocked.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.0.blocked_after * 2 / 5
+    }
+
+    /// Returns the condition of the thread now.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let State { started, blocked_after, beat, .. } = &*self.0;
+        let beat = match beat.load(Ordering::Acquire) {
+            WAITING => return Condition::Responsive,
+            DEAD => return Condition::Dead,
+            beat => *started + Duration::from_millis(beat),
+        };
+        let since = clock::now().saturating_duration_since(beat);
+        if since >= *blocked_after {
+            Condition::Blocked { since }
+        } else if since >= *blocked_after / 2 {
+            Condition::Late
+        } else {
+            Condition::Responsive
+        }
+    }
+}
+
+impl Condition {
+    /// Returns whether the thread is blocked or dead.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Blocked { .. } | Self::Dead)
+    }
+}
+
+impl fmt::Display for Unresponsive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.condition {
+            Condition::Blocked { since } => {
+                write!(f, "thread {} has been blocked for {} s", self.thread, since.as_secs())
+            }
+            Condition::Dead => write!(f, "thread {} has panicked", self.thread),
+            Condition::Responsive | Condition::Late => write!(f, "thread {} responds", self.thread),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Threads {
+    /// Threads that count as blocked after another time than 10 s.
+    pub(super) fn for_test(blocked_after: Duration) -> Self {
+        Self::with_limit(blocked_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(threads: &Threads) -> Vec<String> {
+        threads.unresponsive().iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn busy_thread_is_blocked_after_ten_seconds_without_a_heartbeat() {
+        let threads = Threads::new();
+        let heartbeat = threads.register("worker-0");
+        let pulse = heartbeat.pulse();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(pulse.condition(), Condition::Late);
+        pulse.beat();
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+        assert_eq!(reported(&threads), [""; 0]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(reported(&threads), ["thread worker-0 has been blocked for 10 s"]);
+        pulse.beat();
+        assert_eq!(pulse.condition(), Condition::Responsive);
+        assert_eq!(reported(&threads), [""; 0], "it recovers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thread_that_waits_for_work_owes_no_heartbeat() {
+        let threads = Threads::new();
+        let heartbeat = threads.register("audit");
+        heartbeat.pulse().wait();
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert_eq!(reported(&threads), [""; 0]);
+        heartbeat.pulse().beat();
+        tokio::time::advance(Duration::from_secs(12)).await;
+        assert_eq!(reported(&threads), ["thread audit has been blocked for 12 s"]);
+        heartbeat.retire();
+        assert_eq!(reported(&threads), [""; 0], "it has ended as intended");
+    }
+
+    #[test]
+    fn thread_that_panics_is_dead_and_stays_so() {
+        let threads = Threads::new();
+        let heartbeat = threads.register("worker-1");
+        let pulse = heartbeat.pulse();
+        let thread = std::thread::spawn(move || {
+            heartbeat.pulse().beat();
+            panic!("as a defect would");
+        });
+        thread.join().expect_err("it panics");
+        assert_eq!(pulse.condition(), Condition::Dead);
+        assert_eq!(reported(&threads), ["thread worker-1 has panicked"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn supervision_is_a_heartbeat_of_its_own_thread() {
+        let threads = Threads::new();
+        let heartbeat = threads.register("control");
+        let pulse = heartbeat.pulse();
+        let watched = threads.clone();
+        let task = tokio::spawn(async move { watched.supervise(&pulse).await });
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(heartbeat.pulse().condition(), Condition::Responsive);
+        task.abort();
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(reported(&threads).len(), 1);
+    }
+}
