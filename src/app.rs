@@ -116,7 +116,7 @@ impl App {
         if let Some(key_refresh) = key_refresh {
             tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
         }
-        let tracer = settings::tracer(&config.telemetry)?;
+        let tracer = settings::tracer(&config.telemetry, &metrics)?;
 
         let mut upstreams = Vec::new();
         for name in config.api_clients.by_name.keys() {

@@ -17,7 +17,10 @@ use crate::{
     },
     regular_file,
     server::{self, DrainTimes, Limits, Transport, tls},
-    telemetry::tracing::{self, Tracer},
+    telemetry::{
+        metrics::Metrics,
+        tracing::{self, Tracer},
+    },
 };
 
 /// How often certificate files are looked at; twice this is less than the 10 s within
@@ -154,10 +157,10 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
 }
 
 /// Traces, if they are configured.
-pub(super) fn tracer(config: &config::Telemetry) -> Result<Tracer, StartError> {
+pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tracer, StartError> {
     let Some(endpoint) = &config.otlp_endpoint else { return Ok(Tracer::off()) };
     let settings = tracing::Settings { endpoint: endpoint.to_string(), sample_ratio: config.trace_ratio };
-    Ok(Tracer::start(&settings)?)
+    Ok(Tracer::start(&settings, metrics.traces())?)
 }
 
 /// The kinds of proof by which callers are identified.

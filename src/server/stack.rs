@@ -21,7 +21,7 @@ use crate::{
     arrival::Arrival,
     audit::Audit,
     call::{Call, Deadline, Operation, RequestId},
-    caller::{Caller, Identification, Peer},
+    caller::{Caller, Identification, Peer, Proof},
     clock::Instant,
     status::{Failure, Reason},
     telemetry::{
@@ -93,6 +93,9 @@ impl CallStack {
         let mut request = request.map(|body| RequestBody::new(body, call.clone()));
         deadline::within(call, &self.cut_off, async {
             let caller = self.identify(request.headers(), call, peer).await?;
+            if caller.proof() != Proof::None {
+                span.follow_caller();
+            }
             let (call, recognition) = (call.clone(), peer.recognition().clone());
             request.extensions_mut().insert(Arrival { call, caller, span, in_flight, recognition });
             Ok(self.route(request).await)

@@ -9,6 +9,7 @@ mod audit;
 mod family;
 mod registered;
 mod reloads;
+mod traces;
 mod watches;
 
 use std::{
@@ -24,6 +25,7 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
+    traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
 use super::{names, threads::Threads};
@@ -396,6 +398,12 @@ impl Metrics {
     #[must_use]
     pub fn threads(&self) -> &Threads {
         &self.0.threads
+    }
+
+    /// Returns the metrics of traces.
+    #[must_use]
+    pub fn traces(&self) -> TraceMetrics {
+        self.0.traces.clone()
     }
 
     /// Returns the metrics of the health service's `Watch` streams.

@@ -25,8 +25,8 @@ pub struct Settings {
     /// Where the collector listens, for example `http://127.0.0.1:4317`; with `https`
     /// its certificate is checked against the system's roots.
     pub endpoint: String,
-    /// Which share of the calls is traced, from 0 to 1, if the caller has not decided:
-    /// a caller's decision is followed.
+    /// Share of the calls that are recorded, from 0 to 1, unless an identified caller has
+    /// decided: its decision is followed.
     pub sample_ratio: f64,
 }
 

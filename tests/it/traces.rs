@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
@@ -24,8 +25,14 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 const OTHER_TRACE: &str = "1bf7651916cd43dd8448eb211c80319c";
 
+/// The bearer token of an identified caller.
+const BEARER: &str = "5Bd0mXk2aWQ1rTz7uYc9pL3sVn6eHf8g";
+
 fn traced(upstream: &Upstream, collector: SocketAddr, more: &str) -> Setup {
+    let hash = digest(&SHA256, BEARER.as_bytes());
     Setup::for_platform(upstream.address())
+        .replacing("callers = [\"anonymous\"]", "callers = [\"anonymous\", \"token:shop\"]")
+        .replacing("[audit]", &format!("[callers.tokens]\nshop = \"sha256:{}\"\n[audit]", hex(hash.as_ref())))
         .replacing("[telemetry]", &format!("[telemetry]\notlp_endpoint = \"http://{collector}\"\n{more}"))
 }
 
@@ -35,9 +42,17 @@ async fn ends(gateway: &mut Gateway) {
     assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
 }
 
+/// A request of an identified caller.
+fn identified<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let bearer = format!("Bearer {BEARER}").parse().expect("a value");
+    request.metadata_mut().insert("authorization", bearer);
+    request
+}
+
 fn issue(trace: &str, flags: &str) -> Request<IssueOttRequest> {
     let subject = Some(Subject::Login("canary-user@example.com".to_owned()));
-    let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
+    let mut request = identified(IssueOttRequest { subject, ..IssueOttRequest::default() });
     let parent = format!("00-{trace}-{PARENT}-{flags}");
     request.metadata_mut().insert("traceparent", parent.parse().expect("a value"));
     request
@@ -70,7 +85,7 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
     let mut request = issue(TRACE, "01");
     request.metadata_mut().insert("x-request-id", "order-7".parse().expect("a value"));
     let ott = client.issue_ott(request).await.expect("a token").into_inner().ott;
-    let mut spent = Request::new(LoginWithOttRequest { ott, ..LoginWithOttRequest::default() });
+    let mut spent = identified(LoginWithOttRequest { ott, ..LoginWithOttRequest::default() });
     spent
         .metadata_mut()
         .insert("traceparent", format!("00-{OTHER_TRACE}-{PARENT}-01").parse().expect("a value"));
@@ -152,6 +167,34 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
+    let upstream = Upstream::http().await;
+    let (address, received) = collector().await;
+    let mut gateway = traced(&upstream, address, "trace_ratio = 0.0").start();
+    let mut client = gateway.client().await;
+    let mut anonymous = issue(TRACE, "01");
+    anonymous.metadata_mut().remove("authorization");
+    client.issue_ott(anonymous).await.expect("a token");
+    let mut stranger = issue(TRACE, "01");
+    stranger.metadata_mut().insert("authorization", "Bearer wrong".parse().expect("a value"));
+    assert_eq!(client.issue_ott(stranger).await.expect_err("refused").code(), Code::Unauthenticated);
+    client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
+    ends(&mut gateway).await;
+    let traces: Vec<String> =
+        received.of_kind(SpanKind::Server).iter().map(|span| hex(&span.trace_id)).collect();
+    assert_eq!(traces, [OTHER_TRACE]);
+
+    // The other way round, it cannot hide from a gateway that records every call.
+    let (address, received) = collector().await;
+    let mut gateway = traced(&upstream, address, "trace_ratio = 1.0").start();
+    let mut stranger = issue(TRACE, "00");
+    stranger.metadata_mut().insert("authorization", "Bearer wrong".parse().expect("a value"));
+    gateway.client().await.issue_ott(stranger).await.expect_err("refused");
+    ends(&mut gateway).await;
+    assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
@@ -201,7 +244,8 @@ async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
         let began = clock::now();
         ends(&mut gateway).await;
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        let told = |line: &str| line.contains("trace collector").then_some(());
+        let lost = ["trace export failed, dropped spans", "trace collector did not accept the last spans"];
+        let told = |line: &str| lost.iter().any(|message| line.contains(message)).then_some(());
         gateway.stderr().wait_for("that spans were lost", told);
     }
 }

@@ -15,7 +15,7 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, WatchMetrics,
+    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -78,6 +78,7 @@ pub(super) struct Registered {
     pub(super) panics: IntCounter,
     pub(super) threads: Threads,
     pub(super) thread_up: GaugeVec,
+    pub(super) traces: TraceMetrics,
     pub(super) watches: WatchMetrics,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
@@ -217,6 +218,7 @@ impl Registered {
                 "1 if the thread responds, 0 if it is blocked or dead.",
                 &["thread"],
             ),
+            traces: TraceMetrics::register(&families),
             watches: WatchMetrics::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",

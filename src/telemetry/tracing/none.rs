@@ -5,7 +5,10 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::{Attempt, CallEnd, Settings, TracingError};
-use crate::{call::RequestId, telemetry::metrics::Method};
+use crate::{
+    call::RequestId,
+    telemetry::metrics::{Method, TraceMetrics},
+};
 
 /// Makes no spans.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +30,7 @@ impl Tracer {
     }
 
     /// Refuses.
-    pub fn start(_: &Settings) -> Result<Self, TracingError> {
+    pub fn start(_: &Settings, _: TraceMetrics) -> Result<Self, TracingError> {
         Err(TracingError::Unsupported)
     }
 
@@ -43,6 +46,9 @@ impl Tracer {
 }
 
 impl CallSpan {
+    /// Does nothing.
+    pub const fn follow_caller(&self) {}
+
     /// None.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {

@@ -3,7 +3,14 @@
 //! Attribute names are those of OpenTelemetry's stable RPC and HTTP conventions
 //! (1.45); what has no name there starts with `ott_gateway.`.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod queue;
+mod sampling;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
@@ -14,27 +21,30 @@ use opentelemetry::{
 use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
     propagation::TraceContextPropagator,
-    trace::{
-        BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
-    },
+    trace::{SdkTracer, SdkTracerProvider},
 };
 use tonic::{
     Code,
     transport::{ClientTlsConfig, Endpoint},
 };
 
+use self::{
+    queue::Queue,
+    sampling::{Decided, Sampling},
+};
 use super::{Attempt, CallEnd, Settings, TracingError};
 use crate::{
     call::RequestId,
-    telemetry::{metrics::Method, names},
+    clock::WallClock,
+    telemetry::{
+        metrics::{Method, TraceMetrics},
+        names,
+    },
 };
 
 /// How long the collector may take to answer.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
-/// The most spans that wait; more are dropped.
-const QUEUE: usize = 8192;
 
 /// Makes spans. Cheap to clone.
 #[derive(Clone, Default)]
@@ -44,11 +54,26 @@ struct Started {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
+    sampling: Sampling,
 }
 
 /// The span of a call; ends when it is finished, or when the last clone is dropped.
+///
+/// Whether it is recorded is decided when it is first used, because that depends on whether
+/// the caller is identified.
 #[derive(Clone, Default)]
-pub struct CallSpan(Option<(Arc<Started>, Context)>);
+pub struct CallSpan(Option<Arc<Call>>);
+
+struct Call {
+    started: Arc<Started>,
+    method: Method,
+    request_id: RequestId,
+    arrived: SystemTime,
+    /// The caller's span, if it named one.
+    parent: Context,
+    /// With the span of the call.
+    context: OnceLock<Context>,
+}
 
 /// The span of one attempt at the platform; ends when it is dropped.
 #[derive(Default)]
@@ -64,7 +89,7 @@ impl Tracer {
     /// Starts to send spans to the collector; it need not be there yet. Must be called
     /// on the runtime that is to carry the connection, and that outlives
     /// [`stop`](Self::stop).
-    pub fn start(settings: &Settings) -> Result<Self, TracingError> {
+    pub fn start(settings: &Settings, metrics: TraceMetrics) -> Result<Self, TracingError> {
         let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())
             .map_err(|_| TracingError::Endpoint)?
             .timeout(EXPORT_LIMIT)
@@ -85,21 +110,20 @@ impl Tracer {
             .with_retry_policy(RetryPolicy::disabled())
             .build()
             .map_err(|_| TracingError::Exporter)?;
-        let batches = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
-        let processor = BatchSpanProcessor::builder(Reporting(exporter)).with_batch_config(batches).build();
-        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample_ratio)));
         let resource = Resource::builder_empty()
             .with_service_name("ott-gateway")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", RequestId::new().to_string()))
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(processor)
-            .with_sampler(sampler)
+            .with_span_processor(Queue::new(exporter, metrics.clone()))
+            .with_sampler(Decided)
             .with_resource(resource)
             .build();
         let tracer = provider.tracer("ott-gateway");
-        Ok(Self(Some(Arc::new(Started { provider, tracer, propagator: TraceContextPropagator::new() }))))
+        let propagator = TraceContextPropagator::new();
+        let sampling = Sampling::new(settings.sample_ratio, metrics);
+        Ok(Self(Some(Arc::new(Started { provider, tracer, propagator, sampling }))))
     }
 
     /// Begins the span of a call that has just arrived with these headers.
@@ -107,22 +131,14 @@ impl Tracer {
     pub fn call(&self, method: Method, request_id: RequestId, headers: &HeaderMap) -> CallSpan {
         let Some(started) = &self.0 else { return CallSpan::default() };
         let parent = started.propagator.extract_with_context(&Context::new(), &Headers(headers));
-        let (name, rpc_method) = match method {
-            Method::IssueOtt => ("ott.v1.OttService/IssueOtt", "ott.v1.OttService/IssueOtt"),
-            Method::LoginWithOtt => ("ott.v1.OttService/LoginWithOtt", "ott.v1.OttService/LoginWithOtt"),
-            Method::Unknown => ("grpc", "_OTHER"),
-        };
-        let span = started
-            .tracer
-            .span_builder(name)
-            .with_kind(SpanKind::Server)
-            .with_attributes([
-                KeyValue::new("rpc.system.name", "grpc"),
-                KeyValue::new("rpc.method", rpc_method),
-                KeyValue::new("ott_gateway.request_id", request_id.to_string()),
-            ])
-            .start_with_context(&started.tracer, &parent);
-        CallSpan(Some((Arc::clone(started), parent.with_span(span))))
+        CallSpan(Some(Arc::new(Call {
+            started: Arc::clone(started),
+            method,
+            request_id,
+            arrived: WallClock::system().now(),
+            parent,
+            context: OnceLock::new(),
+        })))
     }
 
     /// Sends what is left and stops, within that time.
@@ -131,16 +147,60 @@ impl Tracer {
         // It blocks; and the runtime goes on carrying the connection meanwhile.
         let stopped = tokio::task::spawn_blocking(move || started.provider.shutdown_with_timeout(limit));
         if !matches!(tokio::time::timeout(limit, stopped).await, Ok(Ok(Ok(())))) {
-            ::tracing::warn!("the last spans did not reach the trace collector");
+            ::tracing::warn!("trace collector did not accept the last spans");
         }
     }
 }
 
+impl Call {
+    /// Returns the context with the span of the call. The first use decides whether the span
+    /// is recorded.
+    fn context(&self, identified: bool) -> &Context {
+        self.context.get_or_init(|| {
+            let (name, rpc_method) = match self.method {
+                Method::IssueOtt => ("ott.v1.OttService/IssueOtt", "ott.v1.OttService/IssueOtt"),
+                Method::LoginWithOtt => ("ott.v1.OttService/LoginWithOtt", "ott.v1.OttService/LoginWithOtt"),
+                Method::Unknown => ("grpc", "_OTHER"),
+            };
+            let parent = self.started.sampling.decide(&self.parent, identified);
+            let span = self
+                .started
+                .tracer
+                .span_builder(name)
+                .with_kind(SpanKind::Server)
+                .with_start_time(self.arrived)
+                .with_attributes([
+                    KeyValue::new("rpc.system.name", "grpc"),
+                    KeyValue::new("rpc.method", rpc_method),
+                    KeyValue::new("ott_gateway.request_id", self.request_id.to_string()),
+                ])
+                .start_with_context(&self.started.tracer, &parent);
+            parent.with_span(span)
+        })
+    }
+}
+
+impl Drop for Call {
+    /// A call that was not finished has a span too.
+    fn drop(&mut self) {
+        self.context(false);
+    }
+}
+
 impl CallSpan {
-    /// The id of the trace, for log lines; none if the call is not traced.
+    /// Follows the caller's decision whether the call is recorded, because the caller is
+    /// identified. Without this, the gateway decides.
+    pub fn follow_caller(&self) {
+        if let Some(call) = &self.0 {
+            call.context(true);
+        }
+    }
+
+    /// The id of the trace, for log lines. `None` if the call is not recorded, or has not
+    /// been decided about.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
-        let (_, context) = self.0.as_ref()?;
+        let context = self.0.as_ref()?.context.get()?;
         let span = context.span();
         span.span_context().is_sampled().then(|| span.span_context().trace_id().to_string())
     }
@@ -148,7 +208,8 @@ impl CallSpan {
     /// Begins the span of an attempt at the platform.
     #[must_use]
     pub fn attempt(&self, attempt: &Attempt<'_>) -> AttemptSpan {
-        let Some((started, context)) = &self.0 else { return AttemptSpan::default() };
+        let Some(call) = &self.0 else { return AttemptSpan::default() };
+        let (started, context) = (&call.started, call.context(false));
         let url = attempt.url;
         let mut attributes = vec![
             KeyValue::new("http.request.method", attempt.method),
@@ -172,8 +233,8 @@ impl CallSpan {
 
     /// Ends the span.
     pub fn finish(&self, end: CallEnd<'_>) {
-        let Some((_, context)) = &self.0 else { return };
-        let span = context.span();
+        let Some(call) = &self.0 else { return };
+        let span = call.context(false).span();
         let code = names::status_name(end.code);
         span.set_attribute(KeyValue::new("rpc.response.status_code", code));
         span.set_attribute(KeyValue::new("ott_gateway.outcome", end.outcome.as_str()));
@@ -253,33 +314,6 @@ const fn is_fault_of_server(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-/// Says in the log when the collector does not take spans; the SDK keeps quiet.
-#[derive(Debug)]
-struct Reporting(opentelemetry_otlp::SpanExporter);
-
-impl SpanExporter for Reporting {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        let result = self.0.export(batch).await;
-        if let Err(error) = &result {
-            ::tracing::warn!(error = %error, spans, "the trace collector did not take spans; they are dropped");
-        }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.0.set_resource(resource);
-    }
 }
 
 struct Headers<'a>(&'a HeaderMap);

@@ -1,6 +1,6 @@
 //! Against a real receiver of OTLP over gRPC.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
 use hyper::server::conn::http2;
@@ -16,17 +16,25 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
 use tonic::{Code, Request, Response, Status};
 
 use super::*;
-use crate::{call::RequestId, clock, telemetry::metrics::Method};
+use crate::{
+    call::RequestId,
+    clock,
+    telemetry::metrics::{Method, Metrics},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-struct Receiver(mpsc::UnboundedSender<ExportTraceServiceRequest>);
+/// Accepts a batch once it has a permit.
+struct Receiver(mpsc::UnboundedSender<ExportTraceServiceRequest>, Arc<Semaphore>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -34,18 +42,25 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        drop(self.1.acquire().await.expect("it is never closed"));
         self.0.send(request.into_inner()).expect("the test listens");
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 async fn receiver() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+    receiver_that_waits_for(Arc::new(Semaphore::new(1))).await
+}
+
+async fn receiver_that_waits_for(
+    permits: Arc<Semaphore>,
+) -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
     let (sender, received) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = TraceServiceServer::new(Receiver(sender.clone()));
+            let service = TraceServiceServer::new(Receiver(sender.clone(), Arc::clone(&permits)));
             tokio::spawn(
                 http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)),
@@ -56,7 +71,20 @@ async fn receiver() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRe
 }
 
 fn tracer(address: SocketAddr, sample_ratio: f64) -> Tracer {
-    Tracer::start(&Settings { endpoint: format!("http://{address}"), sample_ratio }).expect("it starts")
+    tracer_with(address, sample_ratio, &Metrics::new())
+}
+
+fn tracer_with(address: SocketAddr, sample_ratio: f64, metrics: &Metrics) -> Tracer {
+    let settings = Settings { endpoint: format!("http://{address}"), sample_ratio };
+    Tracer::start(&settings, metrics.traces()).expect("it starts")
+}
+
+/// The number of spans that were lost for this reason.
+fn lost(metrics: &Metrics, reason: &str) -> usize {
+    let series = format!("ott_gateway_trace_spans_lost_total{{reason=\"{reason}\"}} ");
+    let text = metrics.render();
+    let value = text.lines().find_map(|line| line.strip_prefix(&*series));
+    value.expect("it is shown").parse().expect("a number")
 }
 
 fn headers(parents: &[&'static str]) -> HeaderMap {
@@ -108,6 +136,8 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
     let tracer = tracer(address, 0.0);
     let request_id = RequestId::new();
     let call = tracer.call(Method::IssueOtt, request_id, &headers(&[PARENT]));
+    assert_eq!(call.trace_id(), None, "it is not decided yet");
+    call.follow_caller();
     assert_eq!(call.trace_id().as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
     let attempt = begin(&call);
     let mut upstream = HeaderMap::new();
@@ -156,27 +186,90 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
 }
 
 #[tokio::test]
-async fn the_callers_decision_is_followed_and_otherwise_our_own() {
+async fn an_identified_callers_decision_is_followed_and_otherwise_our_own() {
     let (address, mut received) = receiver().await;
     for (parents, sample_ratio, traced) in [
         (&[UNSAMPLED][..], 1.0, false),
         (&[PARENT][..], 0.0, true),
         (&[][..], 0.0, false),
         (&[][..], 1.0, true),
-        // Two parents are none.
+        // Two parents are no parent.
         (&[PARENT, PARENT][..], 0.0, false),
         (&["00-nonsense"][..], 1.0, true),
     ] {
         let tracer = tracer(address, sample_ratio);
         let call = tracer.call(Method::Unknown, RequestId::new(), &headers(parents));
+        call.follow_caller();
         call.finish(end(Code::Unimplemented, None));
         // A call that nobody finishes ends with its last holder.
-        drop(tracer.call(Method::LoginWithOtt, RequestId::new(), &headers(parents)));
+        tracer.call(Method::LoginWithOtt, RequestId::new(), &headers(parents)).follow_caller();
         tracer.stop(PATIENCE).await;
         let spans = spans(&mut received);
         assert_eq!(spans.len(), if traced { 2 } else { 0 }, "{parents:?} {sample_ratio}");
         assert_eq!(call.trace_id().is_some(), traced);
     }
+}
+
+#[tokio::test]
+async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
+    let (address, mut received) = receiver().await;
+    // Samplers by trace id record those with a small last half.
+    let chosen = "00-0af7651916cd43dd0000000000000000-b7ad6b7169203331-01";
+    for (parent, sample_ratio, traced) in
+        [(PARENT, 0.0, false), (UNSAMPLED, 1.0, true), (chosen, 1e-12, false), (chosen, 1.0, true)]
+    {
+        let tracer = tracer(address, sample_ratio);
+        let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[parent]));
+        begin(&call).answered(200);
+        // Too late: an attempt is recorded already, or is not.
+        call.follow_caller();
+        call.finish(end(Code::Unauthenticated, None));
+        assert_eq!(call.trace_id().is_some(), traced, "{parent} {sample_ratio}");
+        drop(tracer.call(Method::LoginWithOtt, RequestId::new(), &headers(&[parent])));
+        tracer.stop(PATIENCE).await;
+        let spans = spans(&mut received);
+        assert_eq!(spans.len(), if traced { 3 } else { 0 }, "{parent} {sample_ratio}");
+        let trace = u128::from_str_radix(&parent[3..35], 16).expect("hexadecimal").to_be_bytes();
+        let continued = |span: &Span| span.trace_id == trace;
+        assert!(spans.iter().all(continued), "the trace goes on");
+    }
+}
+
+#[tokio::test]
+async fn every_span_is_received_or_counted_as_lost() {
+    const CALLS: usize = 10_000;
+    let permits = Arc::new(Semaphore::new(0));
+    let (address, mut received) = receiver_that_waits_for(Arc::clone(&permits)).await;
+    let metrics = Metrics::new();
+    let tracer = tracer_with(address, 1.0, &metrics);
+    for _ in 0..CALLS {
+        let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+        call.follow_caller();
+        call.finish(end(Code::Ok, None));
+    }
+    let dropped = lost(&metrics, "queue_full");
+    // Besides the queue, one batch is on its way.
+    assert!((CALLS - 8192 - 512..=CALLS - 8192).contains(&dropped), "{dropped}");
+    permits.add_permits(1);
+    tracer.stop(PATIENCE).await;
+    assert_eq!(lost(&metrics, "queue_full"), dropped);
+    assert_eq!(spans(&mut received).len() + dropped, CALLS);
+    assert_eq!(lost(&metrics, "export_failed"), 0);
+}
+
+#[tokio::test]
+async fn spans_that_the_collector_does_not_accept_are_counted() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = gone.local_addr().expect("an address");
+    drop(gone);
+    let metrics = Metrics::new();
+    let tracer = tracer_with(address, 1.0, &metrics);
+    for _ in 0..7 {
+        let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+        call.finish(end(Code::Ok, None));
+    }
+    tracer.stop(PATIENCE).await;
+    assert_eq!(lost(&metrics, "export_failed"), 7);
 }
 
 #[tokio::test]
@@ -191,6 +284,7 @@ async fn a_collector_that_is_gone_or_hangs_costs_no_call_anything() {
         let started = clock::now();
         for _ in 0..20_000 {
             let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
+            call.follow_caller();
             call.finish(end(Code::Ok, None));
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -214,6 +308,10 @@ async fn traces_that_are_off_leave_no_trace() {
 async fn an_endpoint_that_is_no_url_is_refused() {
     for endpoint in ["", "127.0.0.1:4317", "ftp://127.0.0.1", "http://", "grpc://collector:4317"] {
         let settings = Settings { endpoint: endpoint.to_owned(), sample_ratio: 1.0 };
-        assert_eq!(Tracer::start(&settings).err(), Some(TracingError::Endpoint), "{endpoint:?}");
+        assert_eq!(
+            Tracer::start(&settings, Metrics::new().traces()).err(),
+            Some(TracingError::Endpoint),
+            "{endpoint:?}"
+        );
     }
 }

@@ -1,0 +1,50 @@
+//! Metrics of traces.
+
+use prometheus::IntCounter;
+
+use super::family::Families;
+
+/// Why a span did not reach the collector, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanLoss {
+    /// Too many spans were waiting.
+    QueueFull,
+    /// The collector did not accept it.
+    ExportFailed,
+    /// Too many calls of callers that are not identified were recorded.
+    CallerNotIdentified,
+}
+
+impl SpanLoss {
+    const ALL: [Self; 3] = [Self::QueueFull, Self::ExportFailed, Self::CallerNotIdentified];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::ExportFailed => "export_failed",
+            Self::CallerNotIdentified => "caller_not_identified",
+        }
+    }
+}
+
+/// Metrics of traces. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TraceMetrics {
+    lost: [IntCounter; SpanLoss::ALL.len()],
+}
+
+impl TraceMetrics {
+    pub(super) fn register(families: &Families<'_>) -> Self {
+        let lost = families.counters(
+            "ott_gateway_trace_spans_lost_total",
+            "Spans that did not reach the trace collector, by reason.",
+            &["reason"],
+        );
+        Self { lost: SpanLoss::ALL.map(|reason| lost.with_label_values(&[reason.as_str()])) }
+    }
+
+    /// Counts spans that are lost.
+    pub fn lost(&self, reason: SpanLoss, spans: usize) {
+        self.lost[reason as usize].inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+    }
+}

@@ -1,0 +1,135 @@
+//! Which calls are recorded.
+//!
+//! An identified caller's `traceparent` decides for its calls. A caller that is not identified
+//! must not decide what the collector has to store: neither its sampled flag nor its trace id
+//! counts, and the calls of all such callers have a limit per second.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanKind, TraceContextExt, TraceId},
+};
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
+use rand::RngExt;
+
+use crate::{
+    clock::{self, Instant},
+    telemetry::metrics::{SpanLoss, TraceMetrics},
+};
+
+/// Maximum number of recorded calls of callers that are not identified, per second. With it,
+/// they cannot fill the queue of spans, which is emptied every few seconds.
+const MAX_UNIDENTIFIED: u64 = 100;
+
+/// Decides which calls are recorded.
+#[derive(Debug)]
+pub(super) struct Sampling {
+    ratio: f64,
+    unidentified: PerSecond,
+    metrics: TraceMetrics,
+}
+
+/// Counts events in the current second.
+#[derive(Debug)]
+struct PerSecond {
+    started: Instant,
+    /// The second since `started`, and below it in 32 bits the number of events in it.
+    count: AtomicU64,
+}
+
+/// The decision about a call, in the context of its spans.
+#[derive(Clone, Copy, Debug)]
+struct Recorded(bool);
+
+/// Follows the decision in the context of a span.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decided;
+
+impl Sampling {
+    pub(super) fn new(ratio: f64, metrics: TraceMetrics) -> Self {
+        let unidentified = PerSecond { started: clock::now(), count: AtomicU64::new(0) };
+        Self { ratio, unidentified, metrics }
+    }
+
+    /// Returns the context for the spans of a call with this remote parent.
+    pub(super) fn decide(&self, parent: &Context, identified: bool) -> Context {
+        let by_ratio = || rand::rng().random::<f64>() < self.ratio;
+        let recorded = if identified {
+            let remote = parent.span().span_context().clone();
+            if remote.is_valid() { remote.is_sampled() } else { by_ratio() }
+        } else {
+            by_ratio() && self.admit_unidentified()
+        };
+        parent.with_value(Recorded(recorded))
+    }
+
+    fn admit_unidentified(&self) -> bool {
+        let admitted = self.unidentified.count() <= MAX_UNIDENTIFIED;
+        if !admitted {
+            self.metrics.lost(SpanLoss::CallerNotIdentified, 1);
+        }
+        admitted
+    }
+}
+
+impl PerSecond {
+    /// Counts an event and returns how many there were in this second.
+    fn count(&self) -> u64 {
+        let second = clock::now().saturating_duration_since(self.started).as_secs() << 32;
+        let next = |count: u64| {
+            let same_second = count >> 32 == second >> 32;
+            if same_second { count.saturating_add(1) } else { second + 1 }
+        };
+        let counted =
+            self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(next(count)));
+        next(counted.unwrap_or_default()) & u64::from(u32::MAX)
+    }
+}
+
+impl ShouldSample for Decided {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        _: TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let recorded = parent.and_then(|parent| parent.get::<Recorded>()).is_some_and(|recorded| recorded.0);
+        SamplingResult {
+            decision: if recorded { SamplingDecision::RecordAndSample } else { SamplingDecision::Drop },
+            attributes: Vec::new(),
+            trace_state: parent
+                .map(|parent| parent.span().span_context().trace_state().clone())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test(start_paused = true)]
+    async fn unidentified_callers_have_a_limit_per_second_and_identified_ones_do_not() {
+        let metrics = Metrics::new();
+        let sampling = Sampling::new(1.0, metrics.traces());
+        let recorded = |identified| {
+            let decided = (0..250).map(|_| sampling.decide(&Context::new(), identified));
+            decided.filter(|context| context.get::<Recorded>().is_some_and(|recorded| recorded.0)).count()
+        };
+        assert_eq!(recorded(false), 100);
+        assert_eq!(recorded(true), 250);
+        let lost = "ott_gateway_trace_spans_lost_total{reason=\"caller_not_identified\"} 150";
+        assert!(metrics.render().lines().any(|line| line == lost));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(recorded(false), 100);
+        tokio::time::advance(Duration::from_hours(1)).await;
+        assert_eq!(recorded(false), 100);
+    }
+}
