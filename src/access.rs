@@ -1,9 +1,10 @@
 //! Whether this caller may do this: the rules, the quotas, and the proof.
 //!
-//! A call comes here twice: [`Access::admits`] knows caller and method, before the
-//! message is looked at; [`Access::permit_issue`] and [`Access::permit_login`] know the
-//! API client and the user, and take from the quotas. Both decide by the rules as they
-//! were when the call was admitted. Who the caller is was settled before, in `caller`.
+//! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
+//! caller and the rules that decide on it are of one version. It then comes here twice:
+//! [`Access::admits`] knows caller and method, before the message is looked at;
+//! [`Access::permit_issue`] and [`Access::permit_login`] know the API client and the user, and
+//! take from the quotas. Callers are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
 //! as much as logging them in. What costs nothing: a call that the rules deny or whose
@@ -23,7 +24,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     call::Operation,
-    caller::Caller,
+    caller::{BearerTokens, Caller},
     clock::{self, Instant},
     ott::Subject,
     telemetry::metrics::Metrics,
@@ -34,7 +35,7 @@ mod quota;
 mod rules;
 
 use pattern::counted_as;
-pub use quota::{InvalidRate, MAX_BURST, Rate};
+pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
 use rules::{Mismatch, Question, Rule};
 
@@ -50,7 +51,7 @@ pub enum Quotas {
     DryRun,
 }
 
-/// The rules in force. Cheap to clone; all clones see a reload.
+/// The policy in force. Cheap to clone; all clones see a reload.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<Inner>);
 
@@ -61,15 +62,19 @@ struct Inner {
     dry_run_warnings: Limited,
 }
 
-/// What is replaced as a whole.
+/// One version of everything that a reload replaces.
 #[derive(Debug)]
-struct Policy {
-    rules: Rules,
-    quotas: Quotas,
+pub struct Policy {
+    /// The rules.
+    pub rules: Rules,
+    /// What happens to a call that exceeds a quota.
+    pub quotas: Quotas,
+    /// The bearer tokens that identify callers.
+    pub tokens: BearerTokens,
 }
 
-/// A caller that may use a method, for some user and some API client. It holds on to
-/// the rules that said so.
+/// A caller that may use a method, for some user and some API client. It keeps the version of
+/// the rules that allowed it.
 #[must_use = "an admission is of no use unless a permit is asked for with it"]
 #[derive(Debug)]
 pub struct Admission {
@@ -126,35 +131,64 @@ pub enum ExceededQuota {
     User,
 }
 
-impl Access {
-    /// Puts rules into force.
+impl Policy {
+    /// No rule and no token: nobody may call.
     #[must_use]
-    pub fn new(rules: Rules, quotas: Quotas, metrics: Metrics) -> Self {
+    pub fn closed() -> Self {
+        Self { rules: Rules::none(), quotas: Quotas::Enforced, tokens: BearerTokens::default() }
+    }
+
+    /// The bearer tokens that identify callers.
+    #[must_use]
+    pub const fn tokens(&self) -> &BearerTokens {
+        &self.tokens
+    }
+}
+
+impl Access {
+    /// Puts a policy into force.
+    #[must_use]
+    pub fn new(policy: Policy, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            policy: ArcSwap::from_pointee(Policy { rules, quotas }),
+            policy: ArcSwap::from_pointee(policy),
             metrics,
             dry_run_warnings: Limited::new(DRY_RUN_WARNING_INTERVAL),
         }))
     }
 
-    /// Replaces the rules, and what becomes of a call that exceeds a quota, as a whole. A
-    /// rule that stays the same keeps what has been used of its quotas; calls that were
-    /// admitted before keep what they have.
-    pub fn replace(&self, mut rules: Rules, quotas: Quotas) {
-        rules.inherit(&self.0.policy.load().rules);
-        self.0.policy.store(Arc::new(Policy { rules, quotas }));
+    /// Allows nothing.
+    #[must_use]
+    pub fn closed(metrics: Metrics) -> Self {
+        Self::new(Policy::closed(), metrics)
     }
 
-    /// Whether the caller may use the method at all. Asked before the message is
+    /// The policy in force at this moment. A call reads it once and uses it to its end, so that
+    /// no call is decided by two versions.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.0.policy.load_full()
+    }
+
+    /// Replaces the policy as a whole. A rule that stays the same keeps what has been used of
+    /// its quotas; calls that have read the policy before are decided by the old one.
+    pub fn replace(&self, mut policy: Policy) {
+        policy.rules.inherit(&self.0.policy.load().rules);
+        self.0.policy.store(Arc::new(policy));
+    }
+
+    /// Returns whether the caller may use the method at all. Asked before the message is
     /// looked at; takes nothing from any quota.
-    pub fn admits(&self, caller: &Caller, operation: Operation) -> Result<Admission, Denied> {
-        let policy = self.0.policy.load_full();
+    pub fn admits(
+        &self,
+        policy: Arc<Policy>,
+        caller: &Caller,
+        operation: Operation,
+    ) -> Result<Admission, Denied> {
         let question = Question { caller: caller.name(), operation, api_client: None, user: None };
         match policy.rules.decide(question) {
-            Ok(_) => {}
-            Err(mismatch) => return Err(self.denied(mismatch)),
+            Ok(_) => Ok(Admission { policy, caller: caller.clone(), operation }),
+            Err(mismatch) => Err(self.denied(mismatch)),
         }
-        Ok(Admission { policy, caller: caller.clone(), operation })
     }
 
     /// Returns whether any rule allows an admitted caller an API client of this name,
@@ -183,14 +217,10 @@ impl Access {
         Ok(LoginPermit { caller: admission.caller, api_client })
     }
 
-    /// Whether any rule names the caller, whatever it allows. Enough to see the
-    /// contract by reflection.
-    pub fn names(&self, caller: &Caller) -> Result<(), Denied> {
-        if self.0.policy.load().rules.name(caller.name()) {
-            Ok(())
-        } else {
-            Err(self.denied(Mismatch::Caller))
-        }
+    /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
+    /// the contract by reflection.
+    pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
+        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(Mismatch::Caller)) }
     }
 
     /// An admission for one method opens no door for the other.

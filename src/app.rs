@@ -17,7 +17,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::{Routes, interceptor::InterceptedService};
 
-use self::reload::Reload;
+use self::reload::{Reload, Trigger};
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
@@ -62,7 +62,7 @@ pub struct App {
     audit: Audit,
     metrics: Metrics,
     tracer: Tracer,
-    reload: Reload,
+    reload: Trigger,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -109,8 +109,7 @@ impl App {
             Audit::start(settings::audit(&config.audit, &config.server)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
-        let access =
-            Access::new(access_rules(&config.access)?, settings::quotas(&config.access), metrics.clone());
+        let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let callers = settings::callers(&config.callers, &config.server)?;
         let (identification, key_refresh) = Identification::new(callers, metrics.clone())?;
         if let Some(key_refresh) = key_refresh {
@@ -135,7 +134,8 @@ impl App {
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let parts = server::Parts {
-            identification: identification.clone(),
+            identification,
+            access: access.clone(),
             audit: audit.clone(),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
@@ -166,8 +166,8 @@ impl App {
             let serve = admin.serve(metrics.clone(), health);
             tasks.spawn(stop.clone().run_until_cancelled_owned(serve));
         }
-        let reload = Reload::new(&config, access, identification, metrics.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(reload.clone().run()));
+        let (follower, reload) = Reload::new(config, access, metrics.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follower.run()));
 
         tracing::info!(
             server.address = %server.local_addr(),
@@ -200,7 +200,7 @@ impl App {
     /// Opens the audit log anew and looks for new rules at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
-        self.reload.now();
+        self.reload.fire();
     }
 
     /// Ends the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, whatever

@@ -3,9 +3,12 @@
 //! A module of its own because `server` creates it, `service` uses it, and neither may depend
 //! on the other.
 
+use std::sync::Arc;
+
 use tonic::Request;
 
 use crate::{
+    access::Policy,
     call::{Call, Deadline, InFlight},
     caller::{Caller, Recognition},
     clock,
@@ -19,6 +22,9 @@ pub struct Arrival {
     pub call: Call,
     /// The authenticated caller.
     pub caller: Caller,
+    /// The rules that decide on the call. The caller was identified by the bearer tokens of the
+    /// same version.
+    pub policy: Arc<Policy>,
     /// Span of the call, the parent of the spans of its attempts at the platform.
     pub span: CallSpan,
     /// The call's place among the calls in flight, held until all its work has ended.
@@ -31,7 +37,7 @@ impl Arrival {
     /// Splits a request into what the middleware attached and the message.
     ///
     /// A server without the middleware (a test of the bare service) gets an anonymous call
-    /// whose deadline has passed.
+    /// whose deadline has passed and that no rule allows.
     pub fn split<T>(request: Request<T>) -> (Self, T) {
         let arrival = Self::peek(&request);
         (arrival, request.into_inner())
@@ -44,6 +50,7 @@ impl Arrival {
             Self {
                 call: Call::new(now, Deadline::at(now)),
                 caller: Caller::anonymous(),
+                policy: Arc::new(Policy::closed()),
                 span: CallSpan::default(),
                 in_flight: None,
                 recognition: Recognition::default(),

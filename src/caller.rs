@@ -15,12 +15,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
 use crate::telemetry::metrics::Metrics;
-use bearer::Tokens;
 use jwt::JwtVerifier;
 
 mod bearer;
@@ -32,6 +30,7 @@ mod key_set;
 mod name;
 mod recognition;
 
+pub use bearer::BearerTokens;
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
@@ -176,16 +175,13 @@ impl CallerError {
     }
 }
 
-/// Which kinds of proof are accepted.
-#[derive(Clone, Default)]
+/// Which kinds of proof are accepted, besides bearer tokens.
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Whether a client certificate identifies its caller.
     pub certificate: bool,
     /// Whose JWTs are accepted.
     pub jwt: Option<JwtSettings>,
-    /// The callers that have bearer tokens, each with the SHA-256 of its token. A name
-    /// may be there twice, while one token replaces another.
-    pub tokens: Vec<(String, [u8; 32])>,
     /// Which proxies may tell who the caller is, and how.
     pub forwarded: Option<ForwardedSettings>,
 }
@@ -239,7 +235,6 @@ pub struct Identification(Arc<Inner>);
 struct Inner {
     certificate: bool,
     jwt: Option<JwtVerifier>,
-    tokens: ArcSwap<Tokens>,
     forwarded: Option<ForwardedSettings>,
     metrics: Metrics,
 }
@@ -248,13 +243,12 @@ impl Identification {
     /// Identifies callers by these kinds of proof. If JWTs are among them, somebody has
     /// to run the refresh of the issuer's keys that comes along.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
-        let Settings { certificate, jwt, tokens, forwarded } = settings;
+        let Settings { certificate, jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
         {
             return Err(InvalidSettings::ForwardedFrom);
         }
-        let tokens = ArcSwap::from_pointee(Tokens::try_new(tokens)?);
         let (jwt, refresh) = match jwt {
             None => (None, None),
             Some(JwtSettings { issuer, audience, jwks }) => {
@@ -265,26 +259,13 @@ impl Identification {
                 (Some(JwtVerifier::new(&issuer, &audience, keys)), Some(refresh))
             }
         };
-        Ok((Self(Arc::new(Inner { certificate, jwt, tokens, forwarded, metrics })), refresh))
+        Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refresh))
     }
 
     /// Nobody is ever identified: every caller is anonymous.
     #[must_use]
     pub fn none() -> Self {
-        Self(Arc::new(Inner {
-            certificate: false,
-            jwt: None,
-            tokens: ArcSwap::from_pointee(Tokens::none()),
-            forwarded: None,
-            metrics: Metrics::default(),
-        }))
-    }
-
-    /// Replaces the bearer tokens as a whole; wrong ones are refused, and the old ones
-    /// stay.
-    pub fn replace_tokens(&self, tokens: Vec<(String, [u8; 32])>) -> Result<(), InvalidSettings> {
-        self.0.tokens.store(Arc::new(Tokens::try_new(tokens)?));
-        Ok(())
+        Self(Arc::new(Inner { certificate: false, jwt: None, forwarded: None, metrics: Metrics::default() }))
     }
 
     /// Returns whether a peer is a proxy that may name callers.
@@ -293,9 +274,15 @@ impl Identification {
         self.0.forwarded.as_ref().is_some_and(|forwarded| forwarded.trusts(peer))
     }
 
-    /// Who sent a request with these headers over this connection.
-    pub async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, CallerError> {
-        let identified = self.0.identify(headers, peer).await;
+    /// Returns who sent a request with these headers over this connection. The bearer tokens are
+    /// those in force for the call; without any, none is accepted.
+    pub async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        tokens: &BearerTokens,
+    ) -> Result<Caller, CallerError> {
+        let identified = self.0.identify(headers, peer, tokens).await;
         if identified == Err(CallerError::DuplicateIdentity) {
             self.0.metrics.security_event("duplicate_identity");
         }
@@ -310,7 +297,12 @@ impl Default for Identification {
 }
 
 impl Inner {
-    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, CallerError> {
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        tokens: &BearerTokens,
+    ) -> Result<Caller, CallerError> {
         // Refused even where it is not looked at: something behind us may look.
         let authorization = the_only(headers, &AUTHORIZATION)?;
         let proxy = self.forwarded.as_ref().filter(|forwarded| forwarded.trusts(peer));
@@ -323,7 +315,7 @@ impl Inner {
             return Ok(caller);
         }
         let told = proxy.map_or(Ok(None), |proxy| proxy.told(headers))?;
-        if let Some(caller) = self.by_authorization(authorization).await? {
+        if let Some(caller) = self.by_authorization(authorization, tokens).await? {
             return Ok(caller);
         }
         if let Some(name) = told {
@@ -340,28 +332,20 @@ impl Inner {
         }
     }
 
-    async fn by_authorization(&self, header: Option<&HeaderValue>) -> Result<Option<Caller>, CallerError> {
-        let is_looked_at = self.jwt.is_some() || !self.tokens.load().is_empty();
+    async fn by_authorization(
+        &self,
+        header: Option<&HeaderValue>,
+        tokens: &BearerTokens,
+    ) -> Result<Option<Caller>, CallerError> {
+        let is_looked_at = self.jwt.is_some() || !tokens.is_empty();
         let Some(header) = header.filter(|_| is_looked_at) else { return Ok(None) };
         let credential = bearer::credential(header)?;
         match &self.jwt {
             Some(jwt) if bearer::looks_like_jwt(credential) => {
                 jwt.verify(credential).await.map_err(CallerError::InvalidJwt).map(Some)
             }
-            _ => self.tokens.load().caller(credential).ok_or(CallerError::InvalidCredential).map(Some),
+            _ => tokens.caller(credential).ok_or(CallerError::InvalidCredential).map(Some),
         }
-    }
-}
-
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tokens: Vec<&String> = self.tokens.iter().map(|(name, _)| name).collect();
-        f.debug_struct("Settings")
-            .field("certificate", &self.certificate)
-            .field("jwt", &self.jwt)
-            .field("tokens", &tokens)
-            .field("forwarded", &self.forwarded)
-            .finish()
     }
 }
 

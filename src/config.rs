@@ -13,6 +13,7 @@ mod environment;
 mod fault;
 mod file;
 mod named_file;
+mod reloadable;
 mod section;
 mod server;
 mod telemetry;
@@ -40,9 +41,10 @@ pub use self::{
     admin::Admin,
     api_clients::{ApiClient, ApiClients, SecretSource},
     audit::{Audit, AuditSink},
-    callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash},
+    callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash, Tokens},
     environment::{Environment, Process},
     fault::{Faults, Finding, Place, Problem},
+    reloadable::Reloadable,
     server::{ClientAuth, Server, ServerTls},
     telemetry::{LogFormat, Telemetry},
     value::{ProxyUrl, Rate},
@@ -93,6 +95,12 @@ impl Config {
         Ok(Self { warnings, ..config })
     }
 
+    /// The part that takes effect without a restart.
+    #[must_use]
+    pub fn reloadable(&self) -> Reloadable {
+        Reloadable { access: self.access.clone(), tokens: self.callers.tokens.clone() }
+    }
+
     /// The parts in which this configuration differs from the one that is running, of those
     /// that only a restart puts into force. Access rules, tokens, and what is in files that are
     /// followed are none of them.
@@ -126,7 +134,7 @@ impl Config {
         let api_clients = ApiClients::read(&root.table("api_clients"), environment);
         let callers = Callers::read(root.table("callers"), &server);
         let known = KnownNames {
-            api_clients: keys_at(tree, &["api_clients"]),
+            api_clients: Some(keys_at(tree, &["api_clients"])),
             tokens: keys_at(tree, &["callers", "tokens"]),
         };
         let access = Access::read(root.table("access"), &known);

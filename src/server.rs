@@ -51,6 +51,7 @@ pub use self::{
     settings::{Settings, Transport},
 };
 use crate::{
+    access::Access,
     audit::Audit,
     call::InFlightLimit,
     caller::Identification,
@@ -66,6 +67,8 @@ const WORKER_END: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// Identifies callers.
     pub identification: Identification,
+    /// Has the bearer tokens and the rules in force.
+    pub access: Access,
     /// Receives the records of calls that did not reach a handler.
     pub audit: Audit,
     /// Metrics of calls and connections.
@@ -191,6 +194,7 @@ impl Bound {
             let calls = CallStack {
                 routes: routes()?.prepare(),
                 identification: parts.identification.clone(),
+                access: parts.access.clone(),
                 audit: parts.audit.clone(),
                 metrics: parts.metrics.clone(),
                 tracer: parts.tracer.clone(),

@@ -8,7 +8,6 @@ use std::{
     fmt,
     hash::{BuildHasher, Hash, RandomState},
     num::NonZeroU32,
-    str::FromStr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -36,9 +35,9 @@ const KEYS_PER_SHARD: usize = 1024;
 /// How many calls in which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// So many calls in each period, evenly spread.
+    /// A number of calls in each period, evenly spread.
     PerPeriod {
-        /// The calls.
+        /// The calls; 1 to 1,000,000.
         calls: NonZeroU32,
         /// The period: a second, a minute or an hour.
         period: Duration,
@@ -58,37 +57,6 @@ impl Rate {
     #[must_use]
     pub const fn per_minute(calls: NonZeroU32) -> Self {
         Self::PerPeriod { calls, period: Duration::from_mins(1) }
-    }
-}
-
-/// Why a text is no rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be a number of calls per s, min or h, such as \"50/s\" or \"30/min\", or \"unlimited\"")]
-pub struct InvalidRate;
-
-impl FromStr for Rate {
-    type Err = InvalidRate;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        if text == "unlimited" {
-            return Ok(Self::Unlimited);
-        }
-        let (calls, unit) = text.split_once('/').ok_or(InvalidRate)?;
-        if !calls.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(InvalidRate);
-        }
-        let calls = calls.parse::<NonZeroU32>().map_err(|_| InvalidRate)?;
-        let seconds = match unit {
-            "s" => 1,
-            "min" => 60,
-            "h" => 3600,
-            _ => return Err(InvalidRate),
-        };
-        // Beyond a call each microsecond it is as good as unlimited, and a mistake.
-        if calls.get() > 1_000_000 {
-            return Err(InvalidRate);
-        }
-        Ok(Self::PerPeriod { calls, period: Duration::from_secs(seconds) })
     }
 }
 

@@ -195,8 +195,13 @@ impl Rules {
         Err(closest)
     }
 
-    /// Whether any rule names this caller.
-    pub(super) fn name(&self, caller: &str) -> bool {
+    /// No rules: nothing is allowed.
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Returns whether any rule is for this caller.
+    pub(super) fn mention(&self, caller: &str) -> bool {
         self.0.iter().any(|rule| rule.is_for(caller))
     }
 

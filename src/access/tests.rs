@@ -1,5 +1,15 @@
 use super::*;
-use crate::{caller::Proof, ott::Name};
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+
+use crate::{
+    caller::{Identification, Peer, Proof},
+    ott::Name,
+};
+
+fn sha256(text: &str) -> [u8; 32] {
+    digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap()
+}
 
 fn caller(name: &str) -> Caller {
     Caller::for_test(name, Proof::Certificate)
@@ -20,18 +30,26 @@ fn rules(settings: &[RuleSettings]) -> Rules {
     Rules::try_new(settings.to_vec()).unwrap()
 }
 
+fn policy(settings: &[RuleSettings]) -> Policy {
+    Policy { rules: rules(settings), ..Policy::closed() }
+}
+
 fn access(settings: &[RuleSettings]) -> Access {
-    Access::new(rules(settings), Quotas::Enforced, Metrics::new())
+    Access::new(policy(settings), Metrics::new())
 }
 
 fn issue(access: &Access, name: &str, user: &str) -> Result<IssuePermit, Refused> {
-    let admission = access.admits(&caller(name), Operation::IssueOtt)?;
+    let admission = access.admits(access.policy(), &caller(name), Operation::IssueOtt)?;
     access.permit_issue(admission, Arc::from("eu2"), login(user))
 }
 
 fn log_in(access: &Access, name: &str) -> Result<LoginPermit, Refused> {
-    let admission = access.admits(&caller(name), Operation::LoginWithOtt)?;
+    let admission = access.admits(access.policy(), &caller(name), Operation::LoginWithOtt)?;
     access.permit_login(admission, Arc::from("eu2"))
+}
+
+fn mentions(access: &Access, caller: &Caller) -> Result<(), Denied> {
+    access.mentions(&access.policy(), caller)
 }
 
 fn count<T>(times: u32, mut call: impl FnMut() -> Result<T, Refused>) -> u32 {
@@ -58,7 +76,7 @@ fn a_permit_made_for_a_test_is_for_nobody_in_particular() {
 #[tokio::test(start_paused = true)]
 async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
-    let admission = access.admits(&caller("dns:portal"), Operation::LoginWithOtt).unwrap();
+    let admission = access.admits(access.policy(), &caller("dns:portal"), Operation::LoginWithOtt).unwrap();
     let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
     assert_eq!(refused, Refused::NotAllowed(Denied(Mismatch::Method)));
 }
@@ -126,16 +144,17 @@ async fn the_first_rule_that_allows_a_call_gives_its_quotas() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_counts_and_lets_everything_pass_but_what_the_rules_deny() {
-    let access = Access::new(rules(&[rule(&["dns:a"])]), Quotas::DryRun, Metrics::new());
+    let dry_run = || Policy { quotas: Quotas::DryRun, ..policy(&[rule(&["dns:a"])]) };
+    let access = Access::new(dry_run(), Metrics::new());
     assert_eq!(count(1000, || issue(&access, "dns:a", "john")), 1000);
     assert!(issue(&access, "dns:b", "john").is_err());
-    access.replace(rules(&[rule(&["dns:a"])]), Quotas::Enforced);
+    access.replace(policy(&[rule(&["dns:a"])]));
     assert_eq!(
         count(10, || issue(&access, "dns:a", "john")),
         0,
         "what was used up in the dry run is used up"
     );
-    access.replace(rules(&[rule(&["dns:a"])]), Quotas::DryRun);
+    access.replace(dry_run());
     assert_eq!(count(10, || issue(&access, "dns:a", "john")), 10);
 }
 
@@ -147,13 +166,13 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 10);
 
     let other = Access::clone(&access);
-    other.replace(rules(&[rule(&["dns:c"]), stays.clone()]), Quotas::Enforced);
+    other.replace(policy(&[rule(&["dns:c"]), stays.clone()]));
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 0, "its place in the file does not matter");
     assert!(issue(&access, "dns:b", "john").is_err());
     assert!(issue(&access, "dns:c", "john").is_ok());
 
     let changed = RuleSettings { user_burst: Some(2), ..stays };
-    access.replace(rules(&[changed]), Quotas::Enforced);
+    access.replace(policy(&[changed]));
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 2, "a new quota starts full");
 }
 
@@ -161,11 +180,8 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
 async fn one_call_is_decided_by_one_version_of_the_rules() {
     let before = RuleSettings { logins: Some(vec!["john".to_owned()]), ..rule(&["dns:a"]) };
     let access = access(&[before]);
-    let early = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
-    access.replace(
-        rules(&[RuleSettings { logins: Some(vec!["jane".to_owned()]), ..rule(&["dns:a"]) }]),
-        Quotas::Enforced,
-    );
+    let early = access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
+    access.replace(policy(&[RuleSettings { logins: Some(vec!["jane".to_owned()]), ..rule(&["dns:a"]) }]));
     assert!(access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(), "as when it was admitted");
     assert!(issue(&access, "dns:a", "john").is_err());
     assert!(issue(&access, "dns:a", "jane").is_ok());
@@ -185,29 +201,64 @@ fn no_decision_mixes_two_versions_of_the_rules() {
     std::thread::scope(|scope| {
         let reloads = scope.spawn(|| {
             for _ in 0..500 {
-                access.replace(rules(&[version("two", "jane")]), Quotas::Enforced);
-                access.replace(rules(&[version("one", "john")]), Quotas::Enforced);
+                access.replace(policy(&[version("two", "jane")]));
+                access.replace(policy(&[version("one", "john")]));
             }
         });
         while !reloads.is_finished() {
             for (api_client, user) in [("one", "jane"), ("two", "john")] {
-                let admission = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
+                let admission =
+                    access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
                 assert!(access.permit_issue(admission, Arc::from(api_client), login(user)).is_err());
             }
         }
     });
-    let admission = access.admits(&caller("dns:a"), Operation::IssueOtt).unwrap();
+    let admission = access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
     assert!(access.permit_issue(admission, Arc::from("one"), login("john")).is_ok());
+}
+
+#[tokio::test]
+async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
+    // The holder of the token is renamed, and only the new name may call: a mixture would
+    // deny the holder.
+    let version = |name: &str| Policy {
+        tokens: BearerTokens::try_new(vec![(name.to_owned(), sha256("secret"))]).unwrap(),
+        ..policy(&[rule(&[&format!("token:{name}")])])
+    };
+    let access = Access::new(version("a"), Metrics::new());
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reloads = std::thread::spawn({
+        let (access, done) = (access.clone(), Arc::clone(&done));
+        move || {
+            for _ in 0..2000 {
+                access.replace(version("b"));
+                access.replace(version("a"));
+            }
+            done.store(true, Ordering::Relaxed);
+        }
+    });
+    let (identification, peer) = (Identification::none(), Peer::plaintext("192.0.2.7:1".parse().unwrap()));
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("Bearer secret"))]);
+    let mut seen = std::collections::BTreeSet::new();
+    while !done.load(Ordering::Relaxed) {
+        let policy = access.policy();
+        let caller = identification.identify(&headers, &peer, policy.tokens()).await.unwrap();
+        access.mentions(&policy, &caller).unwrap();
+        let admission = access.admits(policy, &caller, Operation::IssueOtt).unwrap();
+        seen.insert(admission.caller().name().to_string());
+    }
+    reloads.join().unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|name| ["token:a", "token:b"].contains(&name.as_str())));
 }
 
 #[tokio::test(start_paused = true)]
 async fn reflection_is_for_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
-    assert!(some.names(&caller("dns:a")).is_ok());
-    assert!(some.names(&caller("jwt:x")).is_ok());
-    assert_eq!(some.names(&caller("dns:b")).unwrap_err().reason(), "caller");
-    assert_eq!(some.names(&Caller::anonymous()).unwrap_err().reason(), "caller");
-    assert!(access(&[rule(&["anonymous"])]).names(&Caller::anonymous()).is_ok());
+    assert!(mentions(&some, &caller("dns:a")).is_ok());
+    assert!(mentions(&some, &caller("jwt:x")).is_ok());
+    assert_eq!(mentions(&some, &caller("dns:b")).unwrap_err().reason(), "caller");
+    assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), "caller");
+    assert!(mentions(&access(&[rule(&["anonymous"])]), &Caller::anonymous()).is_ok());
 }
 
 #[tokio::test(start_paused = true)]

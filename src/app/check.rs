@@ -1,6 +1,6 @@
 //! Checks whether a gateway would start with a configuration, without starting it.
 
-use super::{StartError, access_rules, settings};
+use super::{StartError, settings};
 use crate::{caller::Identification, config::Config, server, telemetry::metrics::Metrics};
 
 /// Builds the same parts as a start, but opens no listener, no audit log and no connection.
@@ -16,7 +16,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
         server::check(&settings::health_server(&config.server, listen))?;
     }
     settings::audit(&config.audit, &config.server)?;
-    access_rules(&config.access)?;
+    settings::policy(&config.access, &config.callers.tokens)?;
     Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
     for (name, client) in &config.api_clients.by_name {
         let http = settings::http(client)?;

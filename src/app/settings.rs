@@ -4,9 +4,11 @@ use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use super::StartError;
 use crate::{
-    access::{Quotas, Rate, RuleSettings, Rules},
+    access::{Policy, Quotas, Rate, RuleSettings, Rules},
     audit,
-    caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings},
+    caller::{
+        self, BearerTokens, ForwardedFrom, ForwardedHeader, ForwardedSettings, JwksSource, JwtSettings,
+    },
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
     health::MAX_WATCHES_PER_CONNECTION,
@@ -126,9 +128,10 @@ pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
     Ok(Rules::try_new(rules.collect())?)
 }
 
-/// What becomes of a call that exceeds a quota.
-pub(super) const fn quotas(config: &config::Access) -> Quotas {
-    if config.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced }
+/// Everything that decides who may do what.
+pub(super) fn policy(access: &config::Access, tokens: &config::Tokens) -> Result<Policy, StartError> {
+    let quotas = if access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
+    Ok(Policy { rules: access_rules(access)?, quotas, tokens: BearerTokens::try_new(bearer_tokens(tokens))? })
 }
 
 /// The callers that the rules name in full: the ones that metrics may tell apart.
@@ -177,7 +180,7 @@ pub(super) fn callers(
         },
         from: forwarded.from.iter().map(forwarded_from).collect(),
     });
-    Ok(caller::Settings { certificate, jwt, tokens: tokens(config), forwarded })
+    Ok(caller::Settings { certificate, jwt, forwarded })
 }
 
 fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
@@ -191,12 +194,11 @@ fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
     Ok(JwtSettings { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), jwks })
 }
 
-/// The callers that have bearer tokens.
-pub(super) fn tokens(config: &config::Callers) -> Vec<(String, [u8; 32])> {
+fn bearer_tokens(tokens: &config::Tokens) -> Vec<(String, [u8; 32])> {
     let of = |(name, hashes): (&Arc<str>, &Vec<config::TokenHash>)| {
         hashes.iter().map(|hash| (name.to_string(), hash.0)).collect::<Vec<_>>()
     };
-    config.tokens.iter().flat_map(of).collect()
+    tokens.iter().flat_map(of).collect()
 }
 
 fn forwarded_from(from: &config::ForwardedFrom) -> ForwardedFrom {

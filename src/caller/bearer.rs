@@ -15,15 +15,18 @@ use super::{Caller, CallerError, InvalidSettings, Proof, name};
 /// The most bytes of a bearer credential; a JWT is the longest kind.
 const MAX_BEARER_BYTES: usize = 8 * 1024;
 
-/// The tokens that prove a caller, each known only by its SHA-256.
-pub(super) struct Tokens(Vec<(Caller, [u8; 32])>);
+/// The bearer tokens that prove a caller, each known only by its SHA-256.
+#[derive(Default)]
+pub struct BearerTokens(Vec<(Caller, [u8; 32])>);
 
-impl Tokens {
-    pub(super) const fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    pub(super) fn try_new(tokens: Vec<(String, [u8; 32])>) -> Result<Self, InvalidSettings> {
+impl BearerTokens {
+    /// Checks a set of tokens as a whole: names of callers, each with the SHA-256 of its token.
+    /// A name may occur twice, while one token replaces another.
+    ///
+    /// # Errors
+    ///
+    /// A name is not 1 to 255 bytes of visible ASCII, or two callers have the same token.
+    pub fn try_new(tokens: Vec<(String, [u8; 32])>) -> Result<Self, InvalidSettings> {
         let mut known: Vec<(Caller, [u8; 32])> = Vec::with_capacity(tokens.len());
         for (name, digest) in tokens {
             if !name::is_plain_name(&name) {
@@ -41,8 +44,8 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// The caller that a token proves. Every known token is compared with, each in
-    /// constant time: how long it takes tells nothing.
+    /// Returns the caller that a token proves. Every known token is compared with, each in
+    /// constant time, so that the time reveals nothing.
     pub(super) fn caller(&self, token: &str) -> Option<Caller> {
         let shown = digest::digest(&SHA256, token.as_bytes());
         let mut found = None;
@@ -55,7 +58,7 @@ impl Tokens {
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for BearerTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(caller, _)| &caller.name)).finish()
     }
@@ -94,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_token_proves_the_caller_that_it_was_given_to() {
-        let tokens = Tokens::try_new(vec![
+        let tokens = BearerTokens::try_new(vec![
             ("ci".to_owned(), sha256("canary-1")),
             ("ci".to_owned(), sha256("canary-2")),
             ("ops".to_owned(), sha256("canary-3")),
@@ -116,10 +119,10 @@ mod tests {
 
     #[test]
     fn tokens_that_cannot_be_told_apart_are_refused() {
-        let twice = Tokens::try_new(vec![("a".to_owned(), [1; 32]), ("b".to_owned(), [1; 32])]);
+        let twice = BearerTokens::try_new(vec![("a".to_owned(), [1; 32]), ("b".to_owned(), [1; 32])]);
         assert!(matches!(twice, Err(InvalidSettings::SharedToken { name }) if name == "b"));
         for name in ["", "a b", "a\nb", "\u{e4}"] {
-            let wrong = Tokens::try_new(vec![(name.to_owned(), [1; 32])]);
+            let wrong = BearerTokens::try_new(vec![(name.to_owned(), [1; 32])]);
             assert!(matches!(wrong, Err(InvalidSettings::TokenName)), "{name:?}");
         }
     }

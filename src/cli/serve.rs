@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
         );
     }
     for warning in &config.warnings {
-        tracing::warn!(config.warning = %warning, "the configuration has something to know about");
+        tracing::warn!(config.warning = %warning, "configuration warning");
     }
     let served = on_control_runtime(async {
         // Before the gateway can be seen to serve: a signal sent then must not kill it.

@@ -81,7 +81,9 @@ impl Default for Rule {
 /// The names that rules may refer to, faulty ones included, so that a fault there does
 /// not lead to a second one here.
 pub(super) struct KnownNames<'a> {
-    pub(super) api_clients: Vec<&'a str>,
+    /// None if rules may refer to any: a rule for an API client that does not exist allows
+    /// nothing.
+    pub(super) api_clients: Option<Vec<&'a str>>,
     pub(super) tokens: Vec<&'a str>,
 }
 
@@ -162,10 +164,11 @@ fn method(value: &Value) -> Result<Operation, Problem> {
 
 fn api_client_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem> {
     let glob = value::text(value)?;
+    let Some(names) = &known.api_clients else { return Ok(glob) };
     let pattern = WildMatch::new(&glob);
-    if known.api_clients.iter().any(|name| pattern.matches(name)) {
+    if names.iter().any(|name| pattern.matches(name)) {
         return Ok(glob);
     }
-    let nearest = fault::nearest(&glob, known.api_clients.iter().copied());
+    let nearest = fault::nearest(&glob, names.iter().copied());
     Err(Problem::UnknownName { what: "the name of an API client in [api_clients]", nearest })
 }

@@ -15,6 +15,9 @@ use super::{
     value,
 };
 
+/// The hashes of bearer tokens, by the names of their callers.
+pub type Tokens = BTreeMap<Arc<str>, Vec<TokenHash>>;
+
 /// How callers may prove who they are, besides certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Callers {
@@ -22,7 +25,7 @@ pub struct Callers {
     pub jwt: Option<Jwt>,
     /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256
     /// of the token; a list of two while one token replaces another.
-    pub tokens: BTreeMap<Arc<str>, Vec<TokenHash>>,
+    pub tokens: Tokens,
     /// `[callers.forwarded]`.
     pub forwarded: Option<Forwarded>,
 }
@@ -138,8 +141,9 @@ impl Jwt {
     }
 }
 
-fn tokens(section: &Section<'_>) -> BTreeMap<Arc<str>, Vec<TokenHash>> {
-    let mut tokens: BTreeMap<Arc<str>, Vec<TokenHash>> = BTreeMap::new();
+/// `[callers.tokens]`.
+pub(super) fn tokens(section: &Section<'_>) -> Tokens {
+    let mut tokens = Tokens::new();
     for name in section.keys() {
         if !api_clients::is_name(name) {
             section.fault(

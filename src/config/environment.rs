@@ -64,6 +64,24 @@ impl<S: std::hash::BuildHasher> Environment for HashMap<String, String, S> {
     }
 }
 
+/// The variables that set `[access]` and `[callers.tokens]`, and no others.
+pub(super) struct OfAccess<'a>(pub(super) &'a dyn Environment);
+
+impl Environment for OfAccess<'_> {
+    fn value(&self, name: &str) -> Option<OsString> {
+        self.0.value(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.0.names();
+        names.retain(|name| {
+            let path = name.strip_prefix(PREFIX).map(str::to_lowercase);
+            path.is_some_and(|path| path.starts_with("access__") || path.starts_with("callers__tokens__"))
+        });
+        names
+    }
+}
+
 /// Lays every variable of ours over the tree, and returns their names.
 pub(super) fn overlay(tree: &mut Table, environment: &dyn Environment, findings: &Findings) -> Vec<String> {
     let mut overlaid = Vec::new();

@@ -56,22 +56,29 @@ impl Value {
 
 /// Reads a file; what is wrong with its syntax is noted, and nothing is returned then.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
+    match named_file::read(path) {
+        Ok(contents) => parse_bytes(path, &contents.bytes, findings),
+        Err(problem) => {
+            findings.fault(Place::File(Some(Arc::from(path))), "", problem);
+            None
+        }
+    }
+}
+
+/// Reads the contents of a file; what is wrong with its syntax is noted, and nothing is
+/// returned then.
+pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
     if named_file::others_may_write(&path) {
         let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
         findings.warning(Place::File(Some(Arc::clone(&path))), "", rule);
     }
-    let text = named_file::read(&path).and_then(|contents| {
-        // Owned, because the contents are overwritten when they are dropped.
-        let text = std::str::from_utf8(&contents.bytes).map(str::to_owned);
-        text.map_err(|_| Problem::rule("is not UTF-8 text; save it as UTF-8"))
-    });
-    match text {
-        Ok(text) => parse(&path, &text, findings),
-        Err(problem) => {
-            findings.fault(Place::File(Some(path)), "", problem);
-            None
-        }
+    if let Ok(text) = std::str::from_utf8(contents) {
+        parse(&path, text, findings)
+    } else {
+        let problem = Problem::rule("is not UTF-8 text; save it as UTF-8");
+        findings.fault(Place::File(Some(path)), "", problem);
+        None
     }
 }
 

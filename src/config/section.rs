@@ -50,16 +50,16 @@ impl<'a> Section<'a> {
         self.table.iter().map(|(key, node)| (key.as_str(), self.of_node(self.name_of(key), node))).collect()
     }
 
-    /// The tables of a `[[list]]`.
+    /// The tables of a `[[list]]`. In findings they are counted from 1, as access rules are in
+    /// logs and by `check-config --explain`.
     pub(super) fn list_of_tables(&mut self, key: &'static str) -> Vec<Self> {
         self.asked.push(key);
         let Some(node) = self.table.get(key) else { return Vec::new() };
         let name = self.name_of(key);
         match &node.value {
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| self.of_node(format!("{name}[{index}]"), item))
+            Value::List(items) => (1_usize..)
+                .zip(items)
+                .map(|(number, item)| self.of_node(format!("{name}[{number}]"), item))
                 .collect(),
             Value::Variable(_) => {
                 let problem = Problem::rule("is a list of tables, which stands in the file only");
@@ -101,8 +101,8 @@ impl<'a> Section<'a> {
         self.optional(key, parse)
     }
 
-    /// A list whose items are checked one by one, with the place of each. An empty list
-    /// is refused, because it could mean all as well as none.
+    /// A list whose items are checked one by one, with the place of each. Findings count them
+    /// from 1. An empty list is refused, because it could mean all as well as none.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
@@ -141,13 +141,12 @@ impl<'a> Section<'a> {
             self.findings.fault(node.place.clone(), name, problem);
             return None;
         }
-        let parsed: Vec<Option<T>> = items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| {
+        let parsed: Vec<Option<T>> = (1_usize..)
+            .zip(items)
+            .map(|(number, item)| {
                 parse(&item.value)
                     .map_err(|problem| {
-                        self.findings.fault(item.place.clone(), format!("{name}[{index}]"), problem);
+                        self.findings.fault(item.place.clone(), format!("{name}[{number}]"), problem);
                     })
                     .ok()
             })
@@ -238,6 +237,20 @@ impl<'a> Section<'a> {
         for (key, node) in self.table {
             if !self.asked.contains(&key.as_str()) {
                 let nearest = fault::nearest(key, self.asked.iter().copied());
+                self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
+            }
+        }
+    }
+
+    /// Notes the unknown keys that look like a misspelling of a key that was asked for. For a
+    /// reader of a part of a table, whose `other_keys` are not its concern.
+    pub(super) fn finish_part(self, other_keys: &[&str]) {
+        for (key, node) in self.table {
+            if self.asked.contains(&key.as_str()) || other_keys.contains(&key.as_str()) {
+                continue;
+            }
+            let nearest = fault::nearest(key, self.asked.iter().chain(other_keys).copied());
+            if nearest.as_deref().is_some_and(|nearest| self.asked.contains(&nearest)) {
                 self.findings.fault(node.place.clone(), self.name_of(key), Problem::UnknownKey { nearest });
             }
         }

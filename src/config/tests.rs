@@ -181,7 +181,7 @@ const BROKEN: &[Broken] = &[
     ("[sever]", &["gateway.toml:8: sever: unknown key; did you mean \"server\"?"]),
     ("[server]\nzzz = 1", &["gateway.toml:9: server.zzz: unknown key"]),
     ("[server]\nplaintext = 1", &["gateway.toml:9: server.plaintext: must be a boolean, not an integer"]),
-    ("servers = 1", &["gateway.toml:8: access.rules[0].servers: unknown key"]),
+    ("servers = 1", &["gateway.toml:8: access.rules[1].servers: unknown key"]),
     (
         "[server]\nmax_deadline = \"ten\"",
         &[
@@ -264,9 +264,9 @@ const BROKEN: &[Broken] = &[
     (
         "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.0/8\",\n\"0.0.0.0\",\n\"spiffe://mesh/*\"]",
         &[
-            "gateway.toml:11: callers.forwarded.from[1]: must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
-            "gateway.toml:12: callers.forwarded.from[2]: is no address that anyone connects from",
-            "gateway.toml:13: callers.forwarded.from[3]: must name one proxy exactly, without wildcards",
+            "gateway.toml:11: callers.forwarded.from[2]: must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
+            "gateway.toml:12: callers.forwarded.from[3]: is no address that anyone connects from",
+            "gateway.toml:13: callers.forwarded.from[4]: must name one proxy exactly, without wildcards",
         ],
     ),
     (
@@ -296,42 +296,42 @@ const BROKEN: &[Broken] = &[
     (
         "rate = \"50\"",
         &[
-            "gateway.toml:8: access.rules[0].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+            "gateway.toml:8: access.rules[1].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
         ],
     ),
     (
         "rate = \"0/s\"\nuser_rate = \"1/day\"",
         &[
-            "gateway.toml:8: access.rules[0].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
-            "gateway.toml:9: access.rules[0].user_rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+            "gateway.toml:8: access.rules[1].rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
+            "gateway.toml:9: access.rules[1].user_rate: must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"",
         ],
     ),
     (
         "methods = [\"IssueOt\"]",
-        &["gateway.toml:8: access.rules[0].methods[0]: is not a method; did you mean \"IssueOtt\"?"],
+        &["gateway.toml:8: access.rules[1].methods[1]: is not a method; did you mean \"IssueOtt\"?"],
     ),
     (
         "api_clients = [\"eu3\"]",
         &[
-            "gateway.toml:8: access.rules[0].api_clients[0]: is not the name of an API client in [api_clients]; did you mean \"eu2\"?",
+            "gateway.toml:8: access.rules[1].api_clients[1]: is not the name of an API client in [api_clients]; did you mean \"eu2\"?",
         ],
     ),
     (
         "[[access.rules]]\ncallers = [\"billing\"]",
         &[
-            "gateway.toml:9: access.rules[1].callers[0]: matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \"anonymous\" in full",
+            "gateway.toml:9: access.rules[2].callers[1]: matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \"anonymous\" in full",
         ],
     ),
     (
         "[[access.rules]]\ncallers = [\"token:biling\"]\n[callers.tokens]\nbilling = \"sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef\"",
         &[
-            "gateway.toml:9: access.rules[1].callers[0]: is not the name of a token in [callers.tokens]; did you mean \"token:billing\"?",
+            "gateway.toml:9: access.rules[2].callers[1]: is not the name of a token in [callers.tokens]; did you mean \"token:billing\"?",
         ],
     ),
     (
         "[[access.rules]]\ncallers = []",
         &[
-            "gateway.toml:9: access.rules[1].callers: must not be empty; leave the key out if nothing is to be listed",
+            "gateway.toml:9: access.rules[2].callers: must not be empty; leave the key out if nothing is to be listed",
         ],
     ),
     ("[access.rules]\nx = 1", &["gateway.toml:8: not valid TOML: duplicate key"]),
@@ -409,9 +409,9 @@ fn every_fault_of_an_api_client_is_found() {
         (
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\", \"http://localhost\"]",
             &[
-                "gateway.toml:5: api_clients.eu2.target_origins[1]: must end after the host and the port, without a path",
-                "gateway.toml:5: api_clients.eu2.target_origins[2]: must be an https URL",
-                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be https",
+                "gateway.toml:5: api_clients.eu2.target_origins[2]: must end after the host and the port, without a path",
+                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be an https URL",
+                "gateway.toml:5: api_clients.eu2.target_origins[4]: must be https",
             ],
         ),
         (
@@ -615,6 +615,50 @@ fn a_variable_sets_the_very_name_before_one_like_it() {
 }
 
 #[test]
+fn a_rate_is_a_number_and_a_unit() {
+    let folder = Folder::new();
+    let read = |rate: &str| {
+        folder.load(&working_and(&format!("rate = \"{rate}\""))).map(|config| config.access.rules[0].rate)
+    };
+    let limited = |times: u32, seconds| Rate::Limited {
+        times: times.try_into().unwrap(),
+        period: Duration::from_secs(seconds),
+    };
+    for (text, rate) in [
+        ("50/s", limited(50, 1)),
+        ("30/min", limited(30, 60)),
+        ("1/h", limited(1, 3600)),
+        ("1000000/s", limited(1_000_000, 1)),
+        ("unlimited", Rate::Unlimited),
+    ] {
+        assert_eq!(read(text).unwrap(), rate, "{text}");
+    }
+    let wrong = [
+        "",
+        "50",
+        "0/s",
+        "-1/s",
+        "+1/s",
+        " 1/s",
+        "1 /s",
+        "1/ s",
+        "1/s ",
+        "1.5/s",
+        "50/",
+        "/s",
+        "50/day",
+        "1/s/s",
+        "1000001/s",
+        "9999999999/s",
+        "Unlimited",
+        "\u{661}/s",
+    ];
+    for text in wrong {
+        assert!(read(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn one_token_belongs_to_one_caller() {
     let folder = Folder::new();
     let part =
@@ -623,7 +667,7 @@ fn one_token_belongs_to_one_caller() {
         folder.faults(&working_and(&part)),
         [
             "gateway.toml:10: callers.tokens.b: is the same token as that of \"a\"",
-            "gateway.toml:11: callers.tokens.c[0]: must be \"sha256:\" and the 64 hexadecimal digits of the \
+            "gateway.toml:11: callers.tokens.c[1]: must be \"sha256:\" and the 64 hexadecimal digits of the \
              token's SHA-256, never the token itself",
         ]
     );
@@ -789,7 +833,7 @@ fn doubtful_settings_are_warnings() {
         warnings(&working_and("[[access.rules]]")),
         [
             "api_clients.eu2.client_secret_file: every user of this machine can read the file; chmod it to 0400",
-            "access.rules[1].callers: is missing, so the rule is for every caller that is identified",
+            "access.rules[2].callers: is missing, so the rule is for every caller that is identified",
         ]
     );
 }

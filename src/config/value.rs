@@ -203,34 +203,38 @@ pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
 /// How often something may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// As often as one likes.
+    /// Without a limit.
     Unlimited,
-    /// At most so many times in a period: a second, a minute or an hour.
+    /// A number of times in each period: a second, a minute or an hour.
     Limited {
         /// How many times; 1 to 1,000,000.
         times: NonZeroU32,
-        /// In how long.
+        /// The period.
         period: Duration,
     },
 }
 
-/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`.
+/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`, without blanks or a sign.
 pub(super) fn rate(value: &Value) -> Result<Rate, Problem> {
-    const MOST: u32 = 1_000_000;
+    const MAX_TIMES: u32 = 1_000_000;
     let rule = || Problem::rule("must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"");
     let text = text(value)?;
     if text == "unlimited" {
         return Ok(Rate::Unlimited);
     }
     let (times, unit) = text.split_once('/').ok_or_else(rule)?;
-    let period = match unit.trim() {
+    let period = match unit {
         "s" => Duration::from_secs(1),
         "min" => Duration::from_mins(1),
         "h" => Duration::from_hours(1),
         _ => return Err(rule()),
     };
-    let times: NonZeroU32 = times.trim().parse().map_err(|_| rule())?;
-    if times.get() > MOST {
+    // Parsing the number accepts a sign, which has no meaning here.
+    if !times.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(rule());
+    }
+    let times: NonZeroU32 = times.parse().map_err(|_| rule())?;
+    if times.get() > MAX_TIMES {
         return Err(Problem::rule("must be at most 1000000 per period"));
     }
     Ok(Rate::Limited { times, period })

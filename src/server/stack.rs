@@ -18,10 +18,11 @@ use super::{
     request_body::RequestBody,
 };
 use crate::{
+    access::Access,
     arrival::Arrival,
     audit::Audit,
     call::{Call, Deadline, Operation, RequestId},
-    caller::{Caller, Identification, Peer, Proof},
+    caller::{BearerTokens, Caller, Identification, Peer, Proof},
     clock::Instant,
     status::{Failure, Reason},
     telemetry::{
@@ -42,6 +43,7 @@ const REFLECTION_SERVICES: [&str; 2] =
 pub(super) struct CallStack {
     pub(super) routes: Routes,
     pub(super) identification: Identification,
+    pub(super) access: Access,
     pub(super) audit: Audit,
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
@@ -92,12 +94,15 @@ impl CallStack {
         let in_flight = Some(self.gate.admit()?);
         let mut request = request.map(|body| RequestBody::new(body, call.clone()));
         deadline::within(call, &self.cut_off, async {
-            let caller = self.identify(request.headers(), call, peer).await?;
+            // Read once: tokens and rules of one version decide on the whole call.
+            let policy = self.access.policy();
+            let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
             if caller.proof() != Proof::None {
                 span.follow_caller();
             }
             let (call, recognition) = (call.clone(), peer.recognition().clone());
-            request.extensions_mut().insert(Arrival { call, caller, span, in_flight, recognition });
+            let arrival = Arrival { call, caller, policy, span, in_flight, recognition };
+            request.extensions_mut().insert(arrival);
             Ok(self.route(request).await)
         })
         .await
@@ -145,8 +150,14 @@ impl CallStack {
         (call, timeout)
     }
 
-    async fn identify(&self, headers: &HeaderMap, call: &Call, peer: &Peer) -> Result<Caller, Failure> {
-        let caller = self.identification.identify(headers, peer).await.inspect_err(|_| {
+    async fn identify(
+        &self,
+        headers: &HeaderMap,
+        call: &Call,
+        peer: &Peer,
+        tokens: &BearerTokens,
+    ) -> Result<Caller, Failure> {
+        let caller = self.identification.identify(headers, peer, tokens).await.inspect_err(|_| {
             self.metrics.security_event("caller_unauthenticated");
             tracing::debug!(
                 request.id = %call.request_id(),

@@ -29,6 +29,7 @@ use tonic_types::StatusExt;
 
 use super::{DrainTimes, Parts, Server, Settings, Transport, bind, drain::Calls, stack::CallStack};
 use crate::{
+    access::Access,
     arrival::Arrival,
     audit::Audit,
     call::Call,
@@ -160,6 +161,7 @@ fn health() -> HealthService {
 fn parts(draining: CancellationToken) -> Parts {
     Parts {
         identification: Identification::none(),
+        access: Access::closed(Metrics::new()),
         audit: Audit::off(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
@@ -184,6 +186,7 @@ impl Running {
         CallStack {
             routes: Routes::default(),
             identification,
+            access: Access::closed(Metrics::new()),
             audit: Audit::off(),
             metrics: Metrics::new(),
             tracer: Tracer::off(),

@@ -16,9 +16,9 @@ impl OttService {
         arrival: Arrival,
         message: IssueOttRequest,
     ) -> Result<IssueOttResponse, Failure> {
-        let Arrival { call, caller, span, in_flight, .. } = arrival;
+        let Arrival { call, caller, policy, span, in_flight, .. } = arrival;
         call.set_operation(Operation::IssueOtt);
-        let admission = self.access.admits(&caller, Operation::IssueOtt)?;
+        let admission = self.access.admits(policy, &caller, Operation::IssueOtt)?;
 
         let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
         call.set_subject(subject.clone());

@@ -21,9 +21,9 @@ impl OttService {
         arrival: Arrival,
         message: LoginWithOttRequest,
     ) -> Result<LoginWithOttResponse, Failure> {
-        let Arrival { call, caller, span, in_flight, .. } = arrival;
+        let Arrival { call, caller, policy, span, in_flight, .. } = arrival;
         call.set_operation(Operation::LoginWithOtt);
-        let admission = self.access.admits(&caller, Operation::LoginWithOtt)?;
+        let admission = self.access.admits(policy, &caller, Operation::LoginWithOtt)?;
 
         let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
         if let Some(fingerprint) = self.audit.fingerprint(&ott) {

@@ -12,7 +12,7 @@ use crate::{access::Access, arrival::Arrival, status::Failure};
 pub struct NamedCallers(Access);
 
 impl NamedCallers {
-    /// Accepts the callers that these rules name.
+    /// Accepts the callers that the rules name.
     #[must_use]
     pub const fn of(access: Access) -> Self {
         Self(access)
@@ -21,8 +21,8 @@ impl NamedCallers {
 
 impl Interceptor for NamedCallers {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Arrival { call, caller, recognition, .. } = Arrival::peek(&request);
-        match self.0.names(&caller) {
+        let Arrival { call, caller, policy, recognition, .. } = Arrival::peek(&request);
+        match self.0.mentions(&policy, &caller) {
             Ok(()) => {
                 recognition.set();
                 Ok(request)

@@ -63,7 +63,7 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     until(IN_FORCE, "the new rules are in force", async || issues(&gateway, "new@x").await == "OK").await;
     assert_eq!(issues(&gateway, "old@x").await, NOT_ALLOWED, "both at once");
     gateway.stderr().wait_for("what changed", |line| {
-        (line.contains("the configuration was read again") && line.contains("\"access.rules_changed\":true"))
+        (line.contains("access rules reloaded") && line.contains("\"access.rules_changed\":true"))
             .then_some(())
     });
 
@@ -93,7 +93,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         ("half a file", half.to_owned()),
         ("an unknown key", widened.replace("logins =", "login =")),
         ("no rules", widened.split("[[access.rules]]").next().unwrap().to_owned()),
-        ("a fault elsewhere", widened.replace("client_id = \"test-client\"", "client_id = \"\"")),
+        ("a misspelled section", widened.replace("[callers.tokens]", "[callers.token]")),
         ("a rule for nobody", widened.replace("\"anonymous\"", "\"annonymous\"")),
         ("no text", "\u{0}\u{1}".to_owned()),
     ];
@@ -109,7 +109,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: not half of it either");
     }
     gateway.stderr().wait_for("the fault with its line", |line| {
-        (line.contains("was refused as a whole") && line.contains("did you mean")).then_some(())
+        (line.contains("new access rules refused as a whole") && line.contains("did you mean")).then_some(())
     });
     fs::remove_file(gateway.folder().join("config.toml")).unwrap();
     gateway.signal("HUP");
@@ -174,7 +174,8 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
     gateway.signal("HUP");
     until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
     let line = gateway.stderr().wait_for("what changed", |line| {
-        (line.contains("was read again") && line.contains("rules_changed\":true")).then(|| line.to_owned())
+        (line.contains("access rules reloaded") && line.contains("rules_changed\":true"))
+            .then(|| line.to_owned())
     });
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     for (field, value) in [
@@ -243,15 +244,50 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_takes_a_restart_does_not_stop_what_does_not() {
+async fn fault_elsewhere_does_not_stop_a_revocation() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"kept@*\", \"revoked@*\"]")
+        .start();
+    assert_eq!(issues(&gateway, "revoked@x").await, "OK");
+    // A key file that arrives later, a data center without an id, and an unknown section.
+    let changed = config(&gateway)
+        .replace(", \"revoked@*\"", "")
+        .replace("[audit]", "[audit]\nhmac_key_file = \"hmac-2026-12\"")
+        .replace("client_id = \"test-client\"", "client_id = \"\"");
+    put(&gateway, "config.toml", &(changed + "\n[next.version]\nkey = 1\n"));
+    let revoked = async || issues(&gateway, "revoked@x").await == NOT_ALLOWED;
+    until(IN_FORCE, "the revocation is in force", revoked).await;
+    assert_eq!(issues(&gateway, "kept@x").await, "OK");
+    let line = gateway.stderr().wait_for("the other faults", |line| {
+        line.contains("the gateway cannot restart with this configuration").then(|| line.to_owned())
+    });
+    for fault in ["audit.hmac_key_file", "client_id: must not be empty", "next: unknown key"] {
+        assert!(line.contains(fault), "{fault}: {line}");
+    }
+    assert_eq!(metric(gateway.admin(), FAILED).await.to_string(), "0");
+    assert_eq!(metric(gateway.admin(), r#"ott_gateway_reload_failing{what="rules"}"#).await.to_string(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
         .start();
-    let changed = config(&gateway).replace("old@*", "new@*").replace("100ms", "200ms");
+    let changed = config(&gateway)
+        .replace("old@*", "new@*")
+        .replace("100ms", "200ms")
+        .replace("audit.jsonl", "other.jsonl");
     put(&gateway, "config.toml", &changed);
     gateway.signal("HUP");
     until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    gateway.stderr().wait_for("the sections that wait", |line| {
+        (line.contains("take effect after a restart") && line.contains("\"server, audit\"")).then_some(())
+    });
     let mut client = OttServiceClient::new(gateway.channel().await);
     assert_eq!(told(&client.issue_ott(issue("old@x")).await), NOT_ALLOWED);
+    let records = fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
+    assert!(records.lines().last().unwrap().contains("CALLER_NOT_ALLOWED"), "{records}");
+    assert!(!gateway.folder().join("other.jsonl").exists(), "the audit log has not moved");
 }

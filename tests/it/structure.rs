@@ -66,6 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "arrival",
             "caller",
+            "access",
             "audit",
             "health",
             "status",
@@ -96,7 +97,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "secret",
         ],
     ),
-    ("arrival", &["caller", "telemetry", "call", "clock"]),
+    ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
     ("caller", &["http_client", "telemetry", "clock", "secret", "regular_file", "backoff"]),
     ("access", &["caller", "call", "ott", "telemetry", "clock"]),
     (

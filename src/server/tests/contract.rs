@@ -10,8 +10,9 @@ use super::{
     *,
 };
 use crate::{
+    access::Policy,
     audit::Sink,
-    caller,
+    caller::{self, BearerTokens},
     clock::WallClock,
     proto::ott::v1::{
         IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse,
@@ -53,16 +54,25 @@ struct Audited {
 
 impl Audited {
     async fn start(change: impl FnOnce(&mut Settings), identification: Identification) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let sink = folder.path().join("audit.jsonl");
-        let (running, audit) = Self::start_with(&sink, change, identification).await;
-        Self { running, audit, folder }
+        Self::start_with(change, identification, Access::closed(Metrics::new())).await
     }
 
     async fn start_with(
+        change: impl FnOnce(&mut Settings),
+        identification: Identification,
+        access: Access,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = folder.path().join("audit.jsonl");
+        let (running, audit) = Self::start_with_sink(&sink, change, identification, access).await;
+        Self { running, audit, folder }
+    }
+
+    async fn start_with_sink(
         sink: &Path,
         change: impl FnOnce(&mut Settings),
         identification: Identification,
+        access: Access,
     ) -> (Running, Audit) {
         let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
         settings.worker_threads = NonZeroUsize::new(1);
@@ -76,7 +86,8 @@ impl Audited {
         };
         let audit = Audit::start(audit, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
-        let parts = Parts { identification, audit: audit.clone(), metrics, ..parts(draining.clone()) };
+        let parts =
+            Parts { identification, access, audit: audit.clone(), metrics, ..parts(draining.clone()) };
         let routes = || {
             let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
             Ok::<_, Infallible>(Routes::new(service))
@@ -146,15 +157,10 @@ async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
 
 #[tokio::test]
 async fn every_call_that_the_stack_ends_has_exactly_one_record() {
-    let settings = caller::Settings {
-        certificate: false,
-        jwt: None,
-        tokens: vec![("team".to_owned(), [7; 32])],
-        forwarded: None,
-    };
-    let metrics = Metrics::new();
-    let (identification, _) = Identification::new(settings, metrics).unwrap();
-    let audited = Audited::start(|settings| settings.max_in_flight = 1, identification).await;
+    let tokens = BearerTokens::try_new(vec![("team".to_owned(), [7; 32])]).unwrap();
+    let access = Access::new(Policy { tokens, ..Policy::closed() }, Metrics::new());
+    let change = |settings: &mut Settings| settings.max_in_flight = 1;
+    let audited = Audited::start_with(change, Identification::none(), access).await;
     let mut client = audited.running.client().await;
     let token = [("authorization", "Bearer wrong")];
     let mut expected = Vec::new();
@@ -195,7 +201,9 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
 
 #[tokio::test]
 async fn full_disk_under_the_audit_refuses_calls_before_their_handler() {
-    let (running, _) = Audited::start_with(Path::new("/dev/full"), |_| {}, Identification::none()).await;
+    let access = Access::closed(Metrics::new());
+    let (running, _) =
+        Audited::start_with_sink(Path::new("/dev/full"), |_| {}, Identification::none(), access).await;
     let mut client = running.client().await;
     for _ in 0..3 {
         let answer = client.call(ISSUE, &[]).await;
@@ -210,7 +218,7 @@ async fn caller_of_a_connection_is_whom_its_certificate_names() {
     let files = Folder::new(&authority.issue("localhost"));
     let ca_file = files.write_file("ca.crt", &authority.certificate());
     let tls = files.settings(ClientAuth::Require { ca_file });
-    let settings = caller::Settings { certificate: true, jwt: None, tokens: Vec::new(), forwarded: None };
+    let settings = caller::Settings { certificate: true, ..caller::Settings::default() };
     let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
     let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
     for name in ["portal", "reports"] {

@@ -1,0 +1,40 @@
+//! What a new version has changed, by number or name and never by value.
+
+use crate::config::{Rule, Tokens};
+
+/// What a new version has changed; none where nothing has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) added: Option<String>,
+    pub(super) removed: Option<String>,
+    /// What has kept its name and nothing else.
+    pub(super) replaced: Option<String>,
+}
+
+impl Difference {
+    /// Rules by their numbers, from 1: new ones as the new configuration counts them, removed
+    /// ones as the old one did. An edited rule is both.
+    pub(super) fn of_rules(old: &[Rule], new: &[Rule]) -> Self {
+        let missing = |from: &[Rule], those: &[Rule]| {
+            let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
+            listed(numbered.map(|(number, _)| number.to_string()))
+        };
+        Self { added: missing(old, new), removed: missing(new, old), replaced: None }
+    }
+
+    pub(super) fn of_tokens(old: &Tokens, new: &Tokens) -> Self {
+        let missing = |from: &Tokens, those: &Tokens| {
+            listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
+        };
+        let replaced = new.iter().filter(|(name, hashes)| old.get(*name).is_some_and(|old| old != *hashes));
+        Self {
+            added: missing(old, new),
+            removed: missing(new, old),
+            replaced: listed(replaced.map(|(name, _)| name.to_string())),
+        }
+    }
+}
+
+fn listed(names: impl Iterator<Item = String>) -> Option<String> {
+    Some(names.collect::<Vec<_>>().join(", ")).filter(|list| !list.is_empty())
+}

@@ -1,0 +1,154 @@
+use std::fs;
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::*;
+use crate::caller::{Caller, Proof};
+
+/// A configuration file, and what follows it.
+struct Followed {
+    folder: TempDir,
+    access: Access,
+    metrics: Metrics,
+    trigger: Trigger,
+    _task: AbortOnDropHandle<()>,
+}
+
+fn config_for(callers: &[&str]) -> String {
+    let mut text = "[api_clients.eu2]\ndata_center_url = \"https://eu2.example\"\nclient_id = \"id\"\n\
+                    client_secret_file = \"secret\"\n"
+        .to_owned();
+    for caller in callers {
+        text.extend(["[[access.rules]]\ncallers = [\"", caller, "\"]\n"]);
+    }
+    text
+}
+
+impl Followed {
+    /// Loads a configuration for those callers, then puts `at_start` in its place, if any, and
+    /// follows the file.
+    fn start(callers: &[&str], at_start: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "secret").unwrap();
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, config_for(callers)).unwrap();
+        let config = Config::load(Some(&file), &Process).unwrap();
+        if let Some(changed) = at_start {
+            fs::write(&file, changed).unwrap();
+        }
+        let metrics = Metrics::new();
+        metrics.loaded(RULES);
+        let policy = settings::policy(&config.access, &config.callers.tokens).unwrap();
+        let access = Access::new(policy, metrics.clone());
+        let (reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(reload.run()));
+        Self { folder, access, metrics, trigger, _task: task }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("gateway.toml")
+    }
+
+    fn put(&self, text: &str) {
+        fs::write(self.file(), text).unwrap();
+    }
+
+    fn allows(&self, caller: &str) -> bool {
+        let caller = Caller::for_test(caller, Proof::Certificate);
+        self.access.mentions(&self.access.policy(), &caller).is_ok()
+    }
+
+    /// Versions that were taken over and refused, and whether the newest is refused.
+    fn counts(&self) -> [i64; 3] {
+        let shown = self.metrics.render();
+        let value = |name: &str| {
+            let line = shown.lines().find_map(|line| line.strip_prefix(name));
+            line.expect(name).trim().parse::<i64>().unwrap()
+        };
+        [
+            value(r#"ott_gateway_reloads_total{result="ok",what="rules"}"#),
+            value(r#"ott_gateway_reloads_total{result="failed",what="rules"}"#),
+            value(r#"ott_gateway_reload_failing{what="rules"}"#),
+        ]
+    }
+}
+
+/// Long enough for a change to be in force, as `docs/configuration.md` promises.
+const IN_FORCE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn file_that_is_being_written_is_not_taken_over() {
+    let followed = Followed::start(&["dns:a"], None);
+    let whole = config_for(&["dns:b", "dns:c"]);
+    let half = config_for(&["dns:b"]);
+    assert!(whole.starts_with(&half), "the half is a configuration too");
+    // The next poll is due an interval after the second look of the first one.
+    sleep(POLL_INTERVAL + SETTLING_TIME / 2).await;
+    followed.put(&half);
+    sleep(SETTLING_TIME).await;
+    followed.put(&whole);
+    sleep(IN_FORCE).await;
+    assert!(followed.allows("dns:c") && !followed.allows("dns:a"));
+    assert_eq!(followed.counts(), [1, 0, 0], "the half was never in force");
+
+    // A SIGHUP in the middle of writing does not change this.
+    followed.put(&half);
+    followed.trigger.fire();
+    sleep(SETTLING_TIME / 2).await;
+    followed.put(&config_for(&["dns:b", "dns:d"]));
+    sleep(SETTLING_TIME * 3).await;
+    assert!(followed.allows("dns:d") && !followed.allows("dns:c"));
+    assert_eq!(followed.counts(), [2, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_between_load_and_start_is_taken_over() {
+    let followed = Followed::start(&["dns:a"], Some(&config_for(&["dns:b"])));
+    sleep(IN_FORCE).await;
+    assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
+    assert_eq!(followed.counts(), [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unchanged_file_is_not_a_reload() {
+    let followed = Followed::start(&["dns:a"], None);
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(followed.counts(), [0, 0, 0]);
+    followed.trigger.fire();
+    sleep(IN_FORCE).await;
+    assert_eq!(followed.counts(), [1, 0, 0], "but a SIGHUP is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_version_is_retried_until_one_is_in_force() {
+    let followed = Followed::start(&["dns:a"], None);
+    let missing = |file: &Path| fs::remove_file(file).unwrap();
+    sleep(IN_FORCE).await;
+    missing(&followed.file());
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(followed.counts(), [0, 1, 1], "counted once, not at every poll");
+    followed.put("[access]");
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(followed.counts(), [0, 2, 1], "another version, and another refusal");
+    assert!(followed.allows("dns:a"));
+
+    followed.put(&config_for(&["dns:a"]));
+    sleep(IN_FORCE).await;
+    assert_eq!(followed.counts(), [1, 2, 0], "what is in force is back in the file");
+    followed.put(&config_for(&["dns:b"]));
+    sleep(IN_FORCE).await;
+    assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
+    assert_eq!(followed.counts(), [2, 2, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_elsewhere_do_not_stop_a_revocation() {
+    let followed = Followed::start(&["dns:a", "dns:b"], None);
+    sleep(IN_FORCE).await;
+    let revoked = config_for(&["dns:b"]).replace("\"secret\"", "\"nothing\"");
+    followed.put(&format!("{revoked}[audit]\nhmac_key_file = \"hmac-2026-12\"\n"));
+    sleep(IN_FORCE).await;
+    assert!(!followed.allows("dns:a") && followed.allows("dns:b"));
+    assert_eq!(followed.counts(), [1, 0, 0]);
+}

@@ -1,0 +1,71 @@
+//! The part of the configuration that takes effect without a restart: `[access]` and
+//! `[callers.tokens]`.
+//!
+//! It is read from the text of the file and the environment alone. No other file and no other
+//! section can keep it from being read: withdrawing a permission must work on a machine where
+//! something else is broken.
+
+use std::path::Path;
+
+use super::{
+    access::{Access, KnownNames},
+    callers::{self, Tokens},
+    environment::{self, Environment},
+    fault::{Faults, Finding, Findings, Place},
+    file::{self, Table},
+    keys_at,
+    section::Section,
+};
+
+/// The sections that are not part of it.
+const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
+/// The tables of `[callers]` that are not part of it.
+const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
+
+/// `[access]` and `[callers.tokens]`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloadable {
+    /// `[access]`.
+    pub access: Access,
+    /// `[callers.tokens]`.
+    pub tokens: Tokens,
+}
+
+impl Reloadable {
+    /// Reads it from the contents of the configuration file and from the environment. Also
+    /// returns its warnings.
+    ///
+    /// Other sections are not checked. Of unknown keys, only those that look like a misspelling
+    /// of `access`, `callers` or `tokens` are refused, because they may hide a rule.
+    ///
+    /// # Errors
+    ///
+    /// The contents are not TOML, or there are faults in `[access]` or `[callers.tokens]`: all
+    /// of them.
+    pub fn parse(
+        file: &Path,
+        contents: &[u8],
+        environment: &dyn Environment,
+    ) -> Result<(Self, Vec<Finding>), Faults> {
+        let findings = Findings::default();
+        let read = file::parse_bytes(file, contents, &findings).map(|mut tree| {
+            environment::overlay(&mut tree, &environment::OfAccess(environment), &findings);
+            Self::read(&tree, file, &findings)
+        });
+        findings.conclude(read)
+    }
+
+    fn read(tree: &Table, file: &Path, findings: &Findings) -> Self {
+        let mut root = Section::root(tree, Place::File(Some(file.into())), findings);
+        let mut callers = root.table("callers");
+        let tokens = callers.optional_table("tokens").map(|table| callers::tokens(&table));
+        callers.finish_part(&OTHER_CALLERS);
+        let known = KnownNames { api_clients: None, tokens: keys_at(tree, &["callers", "tokens"]) };
+        let access = Access::read(root.table("access"), &known);
+        root.finish_part(&OTHER_SECTIONS);
+        Self { access, tokens: tokens.unwrap_or_default() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use std::{collections::BTreeMap, fs};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TOKENS: &str = "[callers.tokens]
+ci = \"sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef\"
+";
+const RULES: &str = "[[access.rules]]
+callers = [\"token:ci\"]
+api_clients = [\"eu2\"]
+rate = \"5/s\"
+";
+
+fn parse(text: &str) -> Result<Reloadable, String> {
+    parse_with(text, &BTreeMap::new())
+}
+
+fn parse_with(text: &str, environment: &BTreeMap<String, String>) -> Result<Reloadable, String> {
+    Reloadable::parse(Path::new("gateway.toml"), text.as_bytes(), environment)
+        .map(|(read, _)| read)
+        .map_err(|faults| faults.to_string())
+}
+
+#[test]
+fn nothing_outside_the_rules_and_the_tokens_can_stop_them() {
+    let expected = parse(&format!("{TOKENS}{RULES}")).unwrap();
+    for broken in [
+        "[audit]\nhmac_key_file = \"nothing\"\nsink = 7",
+        "audit = \"a table it is not\"",
+        "[server]\nlisten = \"nowhere\"\nlisen = 1",
+        "[server.tls]\ncertificate_file = \"nothing\"",
+        "[api_clients.eu3]\nclient_secret_file = \"nothing\"",
+        "api_clients = 7",
+        "[telemetry]\nlog_level = \"loud\"",
+        "[callers.jwt]\njwks_file = \"nothing\"",
+        "[[callers.jwt]]\nname = 7",
+        "[callers.forwarded]\nfrom = []",
+        "[something.new]\nkey = 1",
+    ] {
+        // A top-level key goes before the first table.
+        let text = if broken.starts_with('[') {
+            format!("{TOKENS}{RULES}{broken}")
+        } else {
+            format!("{broken}\n{TOKENS}{RULES}")
+        };
+        assert_eq!(parse(&text).as_ref(), Ok(&expected), "{broken}");
+    }
+    let environment = [
+        ("OTT_GATEWAY__SERVER__LISTEN", "nowhere"),
+        ("OTT_GATEWAY__AUDIT", "x"),
+        ("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET", "x"),
+        ("OTT_GATEWAY_SERVER__REFLECTION", "x"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(parse_with(&format!("{TOKENS}{RULES}"), &BTreeMap::from(environment)), Ok(expected));
+}
+
+#[test]
+fn faults_of_the_rules_and_the_tokens_refuse_both() {
+    for (text, fault) in [
+        (format!("{TOKENS}[access]\n"), "gateway.toml:3: access.rules: is missing"),
+        (TOKENS.to_owned(), "gateway.toml: access.rules: is missing"),
+        (format!("{TOKENS}{RULES}burst = 0"), "gateway.toml:7: access.rules[1].burst: must be"),
+        (format!("{TOKENS}{RULES}[access]\nx = 1"), "access.x: unknown key"),
+        (RULES.to_owned(), "gateway.toml:2: access.rules[1].callers[1]: is not the name of a token"),
+        (format!("{TOKENS}x = 7\n{RULES}"), "gateway.toml:3: callers.tokens.x: must be a string"),
+        (format!("callers = 7\n{RULES}"), "gateway.toml:1: callers: must be a table"),
+        (format!("{TOKENS}{RULES}[audit\n"), "gateway.toml:7: not valid TOML"),
+    ] {
+        let refused = parse(&text).unwrap_err();
+        assert!(refused.contains(fault), "{text}: {refused}");
+    }
+    let wrong = [("OTT_GATEWAY__ACCESS__QUOTA_DRY_RUN".to_owned(), "x".to_owned())];
+    let refused = parse_with(&format!("{TOKENS}{RULES}"), &BTreeMap::from(wrong)).unwrap_err();
+    assert_eq!(refused, "OTT_GATEWAY__ACCESS__QUOTA_DRY_RUN: access.quota_dry_run: must be true or false");
+}
+
+#[test]
+fn a_misspelled_section_may_hide_a_rule_and_is_refused() {
+    for (text, fault) in [
+        (format!("{TOKENS}{RULES}[[acces.rules]]"), "acces: unknown key; did you mean \"access\"?"),
+        (format!("{TOKENS}{RULES}[caller.tokens]"), "caller: unknown key; did you mean \"callers\"?"),
+        (format!("{TOKENS}{RULES}[callers.token]"), "callers.token: unknown key; did you mean \"tokens\"?"),
+    ] {
+        let refused = parse(&text).unwrap_err();
+        assert_eq!(refused, format!("gateway.toml:7: {fault}"));
+    }
+}
+
+#[test]
+fn the_environment_sets_tokens_and_the_dry_run() {
+    let other = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
+    let environment = [
+        ("OTT_GATEWAY__CALLERS__TOKENS__CI".to_owned(), other.to_owned()),
+        ("OTT_GATEWAY__ACCESS__QUOTA_DRY_RUN".to_owned(), "true".to_owned()),
+    ];
+    let read = parse_with(&format!("{TOKENS}{RULES}"), &BTreeMap::from(environment)).unwrap();
+    assert_eq!(read.tokens["ci"][0].0, [0xff; 32]);
+    assert!(read.access.quota_dry_run);
+}
+
+#[test]
+fn it_is_the_same_as_in_a_whole_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "secret").unwrap();
+    let client = "[api_clients.eu2]\ndata_center_url = \"https://eu2.example\"\nclient_id = \"id\"\n\
+                  client_secret_file = \"secret\"\n";
+    let text = format!("{TOKENS}{RULES}{client}");
+    let file = folder.path().join("gateway.toml");
+    fs::write(&file, &text).unwrap();
+    let whole = super::super::Config::load(Some(&file), &BTreeMap::new()).unwrap();
+    assert_eq!(parse(&text), Ok(whole.reloadable()));
+}
+
+proptest! {
+    /// The prefix of a file either is refused or has no more rules and tokens than the file.
+    #[test]
+    fn a_file_that_is_cut_off_allows_nothing_more(cut in 0..(TOKENS.len() + RULES.len())) {
+        let text = format!("{TOKENS}{RULES}");
+        if let Ok(read) = parse(&text[..cut]) {
+            prop_assert!(read.tokens.len() <= 1 && read.access.rules.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn no_contents_make_it_panic(contents in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Reloadable::parse(Path::new("gateway.toml"), &contents, &BTreeMap::new());
+    }
+}
