@@ -27,7 +27,7 @@ use crate::{
     caller::{BearerTokens, Caller},
     clock::{self, Instant},
     ott::Subject,
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{Metrics, QuotaBucket},
 };
 
 mod pattern;
@@ -35,12 +35,13 @@ mod quota;
 mod rules;
 
 use pattern::counted_as;
+use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
 use rules::{Mismatch, Question, Rule};
 
-/// Between two warnings that a quota would have refused a call.
-const DRY_RUN_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between two warnings of one kind.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What happens to a call that exceeds a quota. Rules are never only tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ struct Inner {
     policy: ArcSwap<Policy>,
     metrics: Metrics,
     dry_run_warnings: Limited,
+    sharing_warnings: Limited,
+    memory: Memory,
 }
 
 /// One version of everything that a reload replaces.
@@ -69,6 +72,9 @@ pub struct Policy {
     pub rules: Rules,
     /// What happens to a call that exceeds a quota.
     pub quotas: Quotas,
+    /// Users of whom quotas remember something at one time: this many of the callers that
+    /// rules name in full, and as many of all others.
+    pub max_quota_users: usize,
     /// The bearer tokens that identify callers.
     pub tokens: BearerTokens,
 }
@@ -135,7 +141,12 @@ impl Policy {
     /// No rule and no token: nobody may call.
     #[must_use]
     pub fn closed() -> Self {
-        Self { rules: Rules::none(), quotas: Quotas::Enforced, tokens: BearerTokens::default() }
+        Self {
+            rules: Rules::none(),
+            quotas: Quotas::Enforced,
+            max_quota_users: quota::DEFAULT_MAX_USERS,
+            tokens: BearerTokens::default(),
+        }
     }
 
     /// The bearer tokens that identify callers.
@@ -150,9 +161,11 @@ impl Access {
     #[must_use]
     pub fn new(policy: Policy, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
+            memory: Memory::new(policy.max_quota_users, &metrics),
             policy: ArcSwap::from_pointee(policy),
             metrics,
-            dry_run_warnings: Limited::new(DRY_RUN_WARNING_INTERVAL),
+            dry_run_warnings: Limited::new(WARNING_INTERVAL),
+            sharing_warnings: Limited::new(WARNING_INTERVAL),
         }))
     }
 
@@ -173,6 +186,7 @@ impl Access {
     /// its quotas; calls that have read the policy before are decided by the old one.
     pub fn replace(&self, mut policy: Policy) {
         policy.rules.inherit(&self.0.policy.load().rules);
+        self.0.memory.set_max_users(policy.max_quota_users);
         self.0.policy.store(Arc::new(policy));
     }
 
@@ -246,16 +260,42 @@ impl Access {
     }
 
     fn take(&self, rule: &Rule, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
-        let caller = &admission.caller;
-        if let Err(wait) = rule.per_caller.take(caller.name()) {
-            self.exceeded(ExceededQuota::Caller, admission, wait)?;
+        let (memory, rules) = (&self.0.memory, &admission.policy.rules);
+        let now = memory.now();
+        let make_room = || {
+            if memory.should_forget(now, true) {
+                rules.forget_full(now);
+            }
+        };
+        if memory.should_forget(now, false) {
+            rules.forget_full(now);
         }
-        if let Some(user) = user
-            && let Err(wait) = rule.per_user.take(&(caller.name(), counted_as(user)))
-        {
-            self.exceeded(ExceededQuota::User, admission, wait)?;
+        let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
+        let decision = rule.per_caller.take(caller, memory, now, make_room);
+        self.obey(decision, ExceededQuota::Caller, admission)?;
+        if let Some(user) = user {
+            let decision = rule.per_user.take(caller, &counted_as(user), memory, now, make_room);
+            self.obey(decision, ExceededQuota::User, admission)?;
         }
         Ok(())
+    }
+
+    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Refused> {
+        if decision.shared {
+            self.0.metrics.quota_shared(quota.bucket());
+            if let Some(suppressed) = self.0.sharing_warnings.due() {
+                tracing::warn!(
+                    caller.name = %admission.caller.name(),
+                    quota = quota.as_str(),
+                    log.suppressed = suppressed,
+                    "no room for another quota bucket, sharing one"
+                );
+            }
+        }
+        match decision.outcome {
+            Ok(()) => Ok(()),
+            Err(wait) => self.exceeded(quota, admission, wait),
+        }
     }
 
     fn exceeded(
@@ -351,6 +391,13 @@ impl Denied {
 }
 
 impl ExceededQuota {
+    const fn bucket(self) -> QuotaBucket {
+        match self {
+            Self::Caller => QuotaBucket::Caller,
+            Self::User => QuotaBucket::User,
+        }
+    }
+
     /// The word for `QuotaFailure`, logs and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

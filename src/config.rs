@@ -210,7 +210,11 @@ impl Config {
                 by_name: BTreeMap::from([(name, client)]),
             },
             callers: Callers::default(),
-            access: Access { rules: vec![rule], quota_dry_run: false },
+            access: Access {
+                rules: vec![rule],
+                quota_dry_run: false,
+                max_quota_users: access::DEFAULT_MAX_QUOTA_USERS,
+            },
             audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
             telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
             variables: Vec::new(),

@@ -1,36 +1,36 @@
-//! How often: rates, bursts, and a counter for each key that forgets in time.
+//! How often: rates, bursts, and a bucket for each caller, and for each user of each caller.
 //!
-//! Who the keys are and what an exceeded quota means is decided in `access`. Memory
-//! is bounded however many keys appear, and no key is ever let off: see [`Bounded`].
+//! What an exceeded quota means is decided in `access`. Memory is bounded, and no caller can
+//! use up what another one needs:
+//!
+//! - Users are remembered per caller. A caller that names more users than it may have
+//!   remembered at one time makes its own users share buckets, and nobody else's.
+//! - Callers that a rule names in full always have buckets of their own. Callers that only a
+//!   glob matches, of whom there may be any number, have a bounded number; beyond it they share
+//!   buckets among themselves.
+//!
+//! A bucket that is full is the same as an unused one, and is forgotten to make room. No other
+//! bucket is forgotten.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    hash::{BuildHasher, Hash, RandomState},
-    num::NonZeroU32,
-    sync::{Mutex, PoisonError},
-    time::Duration,
+mod callers;
+mod memory;
+mod users;
+
+use std::{collections::HashSet, fmt, hash::Hash, num::NonZeroU32, sync::atomic::AtomicU64, time::Duration};
+
+pub(super) use self::memory::{DEFAULT_MAX_USERS, Memory};
+use self::{
+    callers::{CallerBucket, PerCaller},
+    users::UserTable,
 };
+use crate::telemetry::metrics::QuotaBucket;
 
-use governor::{
-    Quota, RateLimiter,
-    clock::Clock,
-    middleware::NoOpMiddleware,
-    nanos::Nanos,
-    state::{StateStore, keyed::ShrinkableKeyedStateStore},
-};
-
-use crate::clock::{self, Instant};
-
-/// The most a bucket can hold. With the longest period, an hour for one call, a full
-/// bucket is still far from the end of 64-bit nanoseconds.
+/// Maximum burst. With the longest period, an hour for one call, a full bucket is still far
+/// from the end of 64-bit nanoseconds.
 pub const MAX_BURST: u32 = 1_000_000;
 
-/// The shards of a store: many more than cores, so that two calls rarely meet.
-const SHARDS: usize = 64;
-/// The most keys of a shard, so 65,536 in all and about 2 MB for each quota of each
-/// rule.
-const KEYS_PER_SHARD: usize = 1024;
+/// Nanoseconds since the [`Memory`] was created.
+pub(super) type Nanos = u64;
 
 /// How many calls in which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,53 +74,181 @@ impl fmt::Display for Rate {
     }
 }
 
-/// One quota with a bucket for each key: full at first, refilled at the rate.
-#[derive(Debug)]
-pub(super) struct KeyedQuota {
+/// What a bucket has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// The call was taken from the bucket; otherwise how long until one can be.
+    pub(super) outcome: Result<(), Duration>,
+    /// The bucket is one that several callers or users share.
+    pub(super) shared: bool,
+}
+
+/// A caller as quotas count it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallerKey<'a> {
+    pub(super) name: &'a str,
+    /// The callers that rules name in full.
+    pub(super) literal_names: &'a HashSet<Box<str>>,
+}
+
+/// Rate and burst. The arithmetic is that of GCRA: a bucket is the moment at which it will be
+/// full again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit {
     rate: Rate,
     burst: NonZeroU32,
-    /// None if the rate is unlimited.
-    buckets: Option<RateLimiter<u64, Bounded, Monotonic, NoOpMiddleware<Nanos>>>,
-    hasher: RandomState,
 }
 
-impl KeyedQuota {
+/// The time between two calls, and that of a whole burst.
+#[derive(Clone, Copy, Debug)]
+struct Spacing {
+    interval: Nanos,
+    burst: Nanos,
+}
+
+/// All calls of one caller.
+#[derive(Debug)]
+pub(super) struct CallerQuota {
+    limit: Limit,
+    callers: PerCaller<CallerBucket>,
+}
+
+/// The calls of one caller for one user.
+#[derive(Debug)]
+pub(super) struct UserQuota {
+    limit: Limit,
+    callers: PerCaller<UserTable>,
+}
+
+impl Limit {
+    /// None if the rate is unlimited.
+    fn spacing(self) -> Option<Spacing> {
+        let Rate::PerPeriod { calls, period } = self.rate else { return None };
+        let interval = u64::try_from((period / calls.get()).as_nanos()).unwrap_or(u64::MAX);
+        Some(Spacing { interval, burst: interval.saturating_mul(u64::from(self.burst.get())) })
+    }
+}
+
+impl Spacing {
+    /// Takes one call from a bucket that will be full at that moment. Returns when it will be
+    /// full then, or how long until it has a call.
+    fn take(self, full_at: Nanos, now: Nanos) -> Result<Nanos, Duration> {
+        let next = full_at.max(now).saturating_add(self.interval);
+        match (next - now).checked_sub(self.burst) {
+            None | Some(0) => Ok(next),
+            Some(missing) => Err(Duration::from_nanos(missing)),
+        }
+    }
+
+    /// As [`take`](Self::take), from a bucket that other threads use too.
+    fn take_from(self, full_at: &AtomicU64, now: Nanos) -> Result<(), Duration> {
+        use std::sync::atomic::Ordering::Relaxed;
+
+        let mut current = full_at.load(Relaxed);
+        loop {
+            let next = self.take(current, now)?;
+            match full_at.compare_exchange_weak(current, next, Relaxed, Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(changed) => current = changed,
+            }
+        }
+    }
+}
+
+impl Decision {
+    const UNLIMITED: Self = Self { outcome: Ok(()), shared: false };
+}
+
+impl CallerQuota {
     /// A quota that nobody has used yet; `burst` is at most [`MAX_BURST`].
     pub(super) fn new(rate: Rate, burst: NonZeroU32) -> Self {
-        let buckets = match rate {
-            Rate::Unlimited => None,
-            Rate::PerPeriod { calls, period } => Quota::with_period(period / calls.get()).map(|quota| {
-                let quota = quota.allow_burst(burst);
-                RateLimiter::new(quota, Bounded::new(quota.replenish_interval()), Monotonic::new())
-            }),
-        };
-        Self { rate, burst, buckets, hasher: RandomState::new() }
+        Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::Caller) }
     }
 
-    /// Whether the other allows the same, whatever has been used of it.
+    /// Returns whether the other allows the same, regardless of what has been used of it.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.rate == other.rate && self.burst == other.burst
+        self.limit == other.limit
     }
 
-    /// Takes one call from the key's bucket; if there is none, says how long until
-    /// there is.
-    pub(super) fn take(&self, key: &impl Hash) -> Result<(), Duration> {
-        let Some(buckets) = &self.buckets else { return Ok(()) };
-        // The hash is keyed anew for each quota: nobody can look for two keys that share
-        // a bucket, and among 65,536 keys it happens by chance once in ten billion times.
-        buckets
-            .check_key(&self.hasher.hash_one(key))
-            .map_err(|not_until| not_until.wait_time_from(buckets.clock().now()))
+    /// Takes one call from the caller's bucket. `make_room` is called if there is no room for
+    /// a new bucket; if there still is none, callers share one.
+    pub(super) fn take(
+        &self,
+        caller: CallerKey<'_>,
+        memory: &Memory,
+        now: Nanos,
+        make_room: impl FnOnce(),
+    ) -> Decision {
+        let Some(spacing) = self.limit.spacing() else { return Decision::UNLIMITED };
+        let own = || {
+            let bucket = self.callers.find(caller, memory)?;
+            Some(spacing.take_from(&bucket.full_at, now))
+        };
+        let decided = own().or_else(|| {
+            make_room();
+            own()
+        });
+        match decided {
+            Some(outcome) => Decision { outcome, shared: false },
+            None => Decision { outcome: spacing.take_from(self.callers.shared(caller), now), shared: true },
+        }
     }
 
-    /// How many keys are remembered.
-    #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.buckets.as_ref().map_or(0, RateLimiter::len)
+    /// Forgets the buckets that are full.
+    pub(super) fn forget_full(&self, now: Nanos) {
+        self.callers.forget_idle(now);
     }
 }
 
-impl fmt::Display for KeyedQuota {
+impl UserQuota {
+    /// A quota that nobody has used yet; `burst` is at most [`MAX_BURST`].
+    pub(super) fn new(rate: Rate, burst: NonZeroU32) -> Self {
+        Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::User) }
+    }
+
+    /// Returns whether the other allows the same, regardless of what has been used of it.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.limit == other.limit
+    }
+
+    /// Takes one call from the bucket of this user of the caller. `make_room` is called if there
+    /// is no room for a new bucket; if there still is none, users of the caller share one.
+    pub(super) fn take(
+        &self,
+        caller: CallerKey<'_>,
+        user: &impl Hash,
+        memory: &Memory,
+        now: Nanos,
+        make_room: impl FnOnce(),
+    ) -> Decision {
+        let Some(spacing) = self.limit.spacing() else { return Decision::UNLIMITED };
+        // Hashed with a key of this quota: nobody can look for two users that share a bucket,
+        // and among a million users it happens by chance once in ten million times.
+        let user = self.callers.hash(user);
+        let own = || self.callers.find(caller, memory)?.take(user, spacing, now);
+        let decided = own().or_else(|| {
+            make_room();
+            own()
+        });
+        let outcome = match decided {
+            Some(outcome) => return Decision { outcome, shared: false },
+            None => match self.callers.find(caller, memory) {
+                Some(users) => users.take_shared(user, spacing, now),
+                // Too many callers: they share buckets for all their users.
+                None => spacing.take_from(self.callers.shared(caller), now),
+            },
+        };
+        Decision { outcome, shared: true }
+    }
+
+    /// Forgets the buckets that are full.
+    pub(super) fn forget_full(&self, now: Nanos) {
+        self.callers.each(|users| users.forget_full(now));
+        self.callers.forget_idle(now);
+    }
+}
+
+impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.rate {
             Rate::Unlimited => f.write_str("unlimited"),
@@ -129,103 +257,15 @@ impl fmt::Display for KeyedQuota {
     }
 }
 
-/// The monotonic clock, as `governor` reads it.
-#[derive(Debug)]
-struct Monotonic {
-    started: Instant,
-}
-
-impl Monotonic {
-    fn new() -> Self {
-        Self { started: clock::now() }
+impl fmt::Display for CallerQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.limit.fmt(f)
     }
 }
 
-impl Clock for Monotonic {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        self.started.elapsed().into()
-    }
-}
-
-/// The state of at most 65,536 buckets.
-///
-/// A bucket that is full again is the same as one that nobody has used, and makes
-/// room for a new key. If none is, because that many keys are in use at this moment,
-/// new keys share one bucket per shard until there is room: they are limited
-/// together, and neither they nor the others are let off. With the default quotas a
-/// caller keeps at most about a hundred users' buckets from being full.
-#[derive(Debug)]
-struct Bounded {
-    refill_interval: Nanos,
-    shards: Box<[Mutex<Shard>]>,
-}
-
-#[derive(Debug, Default)]
-struct Shard {
-    /// For each key, the moment at which its bucket will be full again.
-    full_at: HashMap<u64, Nanos>,
-    shared: Option<Nanos>,
-    /// Before this moment there is no use in looking for full buckets.
-    first_full_at: Nanos,
-}
-
-impl Bounded {
-    fn new(refill_interval: Duration) -> Self {
-        Self {
-            refill_interval: refill_interval.into(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
-    }
-}
-
-impl StateStore for Bounded {
-    type Key = u64;
-
-    fn measure_and_replace<T, F, E>(&self, key: &u64, measure: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let index = usize::try_from(key % SHARDS as u64).unwrap_or(0);
-        let mut shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(full_at) = shard.full_at.get_mut(key) {
-            let (outcome, next) = measure(Some(*full_at))?;
-            *full_at = next;
-            return Ok(outcome);
-        }
-        let (outcome, next) = measure(None)?;
-        // An unused bucket that gives one call is full again one interval later.
-        let now = next.saturating_sub(self.refill_interval);
-        if shard.full_at.len() >= KEYS_PER_SHARD && now >= shard.first_full_at {
-            shard.full_at.retain(|_, full_at| *full_at > now);
-            shard.first_full_at = shard.full_at.values().min().copied().unwrap_or_default();
-        }
-        if shard.full_at.len() < KEYS_PER_SHARD {
-            shard.full_at.insert(*key, next);
-            return Ok(outcome);
-        }
-        let (outcome, next) = measure(shard.shared)?;
-        shard.shared = Some(next);
-        Ok(outcome)
-    }
-}
-
-impl ShrinkableKeyedStateStore<u64> for Bounded {
-    fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.full_at.retain(|_, full_at| *full_at > drop_below);
-        }
-    }
-
-    fn len(&self) -> usize {
-        let keys = |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).full_at.len();
-        self.shards.iter().map(keys).sum()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
+impl fmt::Display for UserQuota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.limit.fmt(f)
     }
 }
 

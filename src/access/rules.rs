@@ -3,13 +3,13 @@
 //! A set of rules is made whole and never changes; replacing it, and taking from its
 //! quotas, is done in `access`.
 
-use std::{fmt, num::NonZeroU32, sync::Arc};
+use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
 
 use wildmatch::WildMatch;
 
 use super::{
     pattern::{ANONYMOUS, CallerPattern, Users, globs},
-    quota::{KeyedQuota, MAX_BURST, Rate},
+    quota::{CallerQuota, MAX_BURST, Nanos, Rate, UserQuota},
 };
 use crate::{call::Operation, ott::Subject};
 
@@ -92,7 +92,11 @@ pub enum InvalidRules {
 
 /// A usable set of rules, with what has been used of their quotas.
 #[derive(Debug)]
-pub struct Rules(Vec<Rule>);
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// The callers that any of them names in full.
+    literal_callers: HashSet<Box<str>>,
+}
 
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -100,8 +104,8 @@ pub(super) struct Rule {
     callers: Vec<CallerPattern>,
     api_clients: Option<Vec<WildMatch>>,
     users: Users,
-    pub(super) per_caller: Arc<KeyedQuota>,
-    pub(super) per_user: Arc<KeyedQuota>,
+    pub(super) per_caller: Arc<CallerQuota>,
+    pub(super) per_user: Arc<UserQuota>,
 }
 
 /// What a rule's lists are held against. What is not known yet, or not asked, is none,
@@ -141,11 +145,14 @@ impl Rules {
         if settings.is_empty() {
             return Err(InvalidRules::NoRules);
         }
-        (1..)
+        let callers = settings.iter().flat_map(|rule| &rule.callers);
+        let literal_callers =
+            callers.filter(|name| !name.contains(['*', '?'])).map(|name| name.as_str().into()).collect();
+        let rules = (1..)
             .zip(settings)
             .map(|(number, settings)| Rule::try_new(number, settings))
-            .collect::<Result<_, _>>()
-            .map(Self)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { rules, literal_callers })
     }
 
     /// Which rule would decide on such a call, and why, without taking from any quota.
@@ -160,8 +167,8 @@ impl Rules {
     ) -> Explanation {
         let question = Question { caller, operation, api_client: Some(api_client), user };
         let mut deciding = None;
-        let mut lines = Vec::with_capacity(self.0.len() + 1);
-        for (number, rule) in (1..).zip(&self.0) {
+        let mut lines = Vec::with_capacity(self.rules.len() + 1);
+        for (number, rule) in (1..).zip(&self.rules) {
             let verdict = match rule.mismatch(question) {
                 Some(mismatch) => mismatch.sentence(question),
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
@@ -186,7 +193,7 @@ impl Rules {
     /// closest.
     pub(super) fn decide(&self, question: Question<'_>) -> Result<&Rule, Mismatch> {
         let mut closest = Mismatch::Caller;
-        for rule in &self.0 {
+        for rule in &self.rules {
             match rule.mismatch(question) {
                 None => return Ok(rule),
                 Some(mismatch) => closest = closest.max(mismatch),
@@ -196,26 +203,40 @@ impl Rules {
     }
 
     /// No rules: nothing is allowed.
-    pub(super) const fn none() -> Self {
-        Self(Vec::new())
+    pub(super) fn none() -> Self {
+        Self { rules: Vec::new(), literal_callers: HashSet::new() }
+    }
+
+    /// The callers that any rule names in full.
+    pub(super) const fn literal_callers(&self) -> &HashSet<Box<str>> {
+        &self.literal_callers
+    }
+
+    /// Forgets what is as good as unused of all quotas.
+    pub(super) fn forget_full(&self, now: Nanos) {
+        for rule in &self.rules {
+            rule.per_caller.forget_full(now);
+            rule.per_user.forget_full(now);
+        }
     }
 
     /// Returns whether any rule is for this caller.
     pub(super) fn mention(&self, caller: &str) -> bool {
-        self.0.iter().any(|rule| rule.is_for(caller))
+        self.rules.iter().any(|rule| rule.is_for(caller))
     }
 
     /// Takes over what has been used of the quotas of those earlier rules that are
     /// also here, so that a reload gives nobody a full bucket.
     pub(super) fn inherit(&mut self, earlier: &Self) {
-        let mut left: Vec<&Rule> = earlier.0.iter().collect();
-        for rule in &mut self.0 {
+        let mut left: Vec<&Rule> = earlier.rules.iter().collect();
+        for rule in &mut self.rules {
             let Some(at) = left.iter().position(|old| old.covers_the_same_as(rule)) else { continue };
             let old = left.swap_remove(at);
-            for (new, old) in [(&mut rule.per_caller, &old.per_caller), (&mut rule.per_user, &old.per_user)] {
-                if new.is_like(old) {
-                    *new = Arc::clone(old);
-                }
+            if rule.per_caller.is_like(&old.per_caller) {
+                rule.per_caller = Arc::clone(&old.per_caller);
+            }
+            if rule.per_user.is_like(&old.per_user) {
+                rule.per_user = Arc::clone(&old.per_user);
             }
         }
     }
@@ -249,11 +270,11 @@ impl Rule {
                 .filter(|burst| burst.get() <= MAX_BURST)
                 .ok_or(InvalidRules::Burst { rule, key })
         };
-        let per_caller = KeyedQuota::new(
+        let per_caller = CallerQuota::new(
             settings.rate.unwrap_or(DEFAULT_RATE),
             burst("burst", settings.burst, DEFAULT_BURST)?,
         );
-        let per_user = KeyedQuota::new(
+        let per_user = UserQuota::new(
             settings.user_rate.unwrap_or(DEFAULT_USER_RATE),
             burst("user_burst", settings.user_burst, DEFAULT_USER_BURST)?,
         );

@@ -252,6 +252,37 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_that_names_very_many_users_refuses_no_user_of_another_caller() {
+    let both = RuleSettings {
+        rate: Some(Rate::Unlimited),
+        user_rate: Some(Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) }),
+        user_burst: Some(5),
+        ..rule(&["token:*"])
+    };
+    let metrics = Metrics::new();
+    let policy = Policy { max_quota_users: 10_000, ..policy(&[both]) };
+    let access = Access::new(policy, metrics.clone());
+    let mut users = 0..;
+    count(80_000, || issue(&access, "token:billing", &format!("user{}", users.next().unwrap())));
+    assert_eq!(
+        count(300, || issue(&access, "token:support", &format!("user{}", users.next().unwrap()))),
+        300
+    );
+    let shown = metrics.render();
+    for line in [
+        r#"ott_gateway_quota_buckets{per="user"} 5300"#,
+        r#"ott_gateway_quota_buckets{per="caller"} 0"#,
+        r#"ott_gateway_quota_shared_decisions_total{per="user"} 75000"#,
+        r#"ott_gateway_quota_shared_decisions_total{per="caller"} 0"#,
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    tokio::time::advance(Duration::from_hours(1)).await;
+    assert!(issue(&access, "token:support", "user1").is_ok());
+    assert!(metrics.render().contains(r#"ott_gateway_quota_buckets{per="user"} 1"#), "the rest is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
 async fn reflection_is_for_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
     assert!(mentions(&some, &caller("dns:a")).is_ok());

@@ -131,7 +131,12 @@ pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
 /// Everything that decides who may do what.
 pub(super) fn policy(access: &config::Access, tokens: &config::Tokens) -> Result<Policy, StartError> {
     let quotas = if access.quota_dry_run { Quotas::DryRun } else { Quotas::Enforced };
-    Ok(Policy { rules: access_rules(access)?, quotas, tokens: BearerTokens::try_new(bearer_tokens(tokens))? })
+    Ok(Policy {
+        rules: access_rules(access)?,
+        quotas,
+        max_quota_users: access.max_quota_users.get() as usize,
+        tokens: BearerTokens::try_new(bearer_tokens(tokens))?,
+    })
 }
 
 /// The callers that the rules name in full: the ones that metrics may tell apart.

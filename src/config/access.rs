@@ -19,6 +19,9 @@ pub struct Access {
     pub rules: Vec<Rule>,
     /// `quota_dry_run`: whether quotas only log and count; false.
     pub quota_dry_run: bool,
+    /// `max_quota_users`: users of whom quotas remember something at one time, of the callers
+    /// that rules name in full, and as many of all others; 262,144, from 1,024 to 16,777,216.
+    pub max_quota_users: NonZeroU32,
 }
 
 /// One rule. A list that is absent means all; but naming one of the three user lists
@@ -52,6 +55,8 @@ const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 
 /// How callers' names begin, which says how they were proven.
 const PROOFS: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
+
+pub(super) const DEFAULT_MAX_QUOTA_USERS: NonZeroU32 = const { NonZeroU32::new(262_144).unwrap() };
 
 const RATE: Rate =
     Rate::Limited { times: const { NonZeroU32::new(50).unwrap() }, period: Duration::from_secs(1) };
@@ -93,6 +98,9 @@ impl Access {
         if quota_dry_run {
             section.warning("quota_dry_run", "is true: quotas only log and count, and refuse nobody");
         }
+        let max_quota_users = section
+            .optional("max_quota_users", value::count(1024..=16_777_216))
+            .unwrap_or(DEFAULT_MAX_QUOTA_USERS);
         let rules: Vec<Rule> =
             section.list_of_tables("rules").into_iter().map(|table| Rule::read(table, known)).collect();
         let is_list = section.node("rules").is_none_or(|node| matches!(node, Value::List(_)));
@@ -103,7 +111,7 @@ impl Access {
             );
         }
         section.finish();
-        Self { rules, quota_dry_run }
+        Self { rules, quota_dry_run, max_quota_users }
     }
 }
 

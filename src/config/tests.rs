@@ -130,6 +130,7 @@ header = "l5d-client-id"
 from = ["loopback", "spiffe://mesh/ns/proxy", "10.1.2.3"]
 [access]
 quota_dry_run = true
+max_quota_users = 5000
 [[access.rules]]
 callers = ["spiffe://mesh/*", "token:billing", "anonymous", "*", "j*"]
 methods = ["IssueOtt", "LoginWithOtt"]
@@ -167,6 +168,7 @@ trace_ratio = 0.25
     assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
     assert_eq!(forwarded.from[2], ForwardedFrom::Address("10.1.2.3".parse().unwrap()));
     assert_eq!(config.callers.tokens["billing"][0].0[..4], [0x01, 0x23, 0x45, 0x67]);
+    assert_eq!(config.access.max_quota_users.get(), 5000);
     assert_eq!(config.access.rules[0].methods.as_ref().map(Vec::len), Some(2));
     assert_eq!(config.access.rules[0].user_rate, Rate::Unlimited);
     assert!(matches!(&config.audit.sink, AuditSink::File(path) if path.is_absolute()));
@@ -769,7 +771,7 @@ fn faults_never_show_a_value() {
         ("callers.jwt", "issuer audience jwks_file jwks_url jwks_ca_file"),
         ("callers.tokens", "billing"),
         ("callers.forwarded", "header from"),
-        ("access", "quota_dry_run"),
+        ("access", "quota_dry_run max_quota_users"),
         ("audit", "sink hmac_key_file hmac_key_id fsync"),
         ("telemetry", "log_format log_level otlp_endpoint trace_ratio"),
     ];

@@ -209,6 +209,27 @@ impl Logout {
     }
 }
 
+/// Whose bucket of a quota it is, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaBucket {
+    /// All calls of one caller.
+    Caller,
+    /// The calls of one caller for one user.
+    User,
+}
+
+impl QuotaBucket {
+    /// All of them, in order.
+    pub(super) const ALL: [Self; 2] = [Self::Caller, Self::User];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::User => "user",
+        }
+    }
+}
+
 /// One that is counted in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
@@ -345,6 +366,16 @@ impl Metrics {
     /// A caller used up its quota; in a dry run its call passes all the same.
     pub fn quota_exceeded(&self, caller: &str) {
         self.with_caller(caller, |counters| counters.quota_exceeded.inc());
+    }
+
+    /// Adds to the number of buckets that quotas remember.
+    pub fn quota_buckets(&self, bucket: QuotaBucket, change: i64) {
+        self.0.quota_buckets[bucket as usize].add(change);
+    }
+
+    /// Counts a decision of a quota by a bucket that several callers or users share.
+    pub fn quota_shared(&self, bucket: QuotaBucket) {
+        self.0.quota_shared[bucket as usize].inc();
     }
 
     /// An audit log is kept in that sink: what can become of its records is shown from now

@@ -7,7 +7,8 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use arc_swap::ArcSwap;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry,
     core::{Collector, MetricVecBuilder},
 };
 use tonic::Code;
@@ -33,6 +34,10 @@ impl Families<'_> {
 
     pub(super) fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.add(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    pub(super) fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> Gauge {

@@ -9,13 +9,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, Registry, process_collector::ProcessCollector,
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Registry,
+    process_collector::ProcessCollector,
 };
 
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, TraceMetrics, WatchMetrics,
+    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, QuotaBucket, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -65,6 +66,8 @@ pub(super) struct Registered {
     pub(super) known_api_clients: Mutex<Vec<ApiClientMetrics>>,
     pub(super) caller_calls: IntCounterVec,
     pub(super) quota_exceeded: IntCounterVec,
+    pub(super) quota_buckets: [IntGauge; QuotaBucket::ALL.len()],
+    pub(super) quota_shared: [IntCounter; QuotaBucket::ALL.len()],
     pub(super) callers: ArcSwap<HashMap<Box<str>, Arc<CallerCounters>>>,
     pub(super) other_callers: CallerCounters,
     pub(super) access_denied: ByWord<1>,
@@ -113,6 +116,16 @@ impl Registered {
             "ott_gateway_quota_exceeded_total",
             "Calls over the caller's quota: refused, or let pass in a dry run.",
             &["caller"],
+        );
+        let quota_buckets = families.int_gauges(
+            "ott_gateway_quota_buckets",
+            "Callers, and users of callers, of which quotas remember something.",
+            &["per"],
+        );
+        let quota_shared = families.counters(
+            "ott_gateway_quota_shared_decisions_total",
+            "Decisions of quotas by a bucket that several callers or users share.",
+            &["per"],
         );
         let without_deadline = families.counters(
             "ott_gateway_calls_without_deadline_total",
@@ -179,6 +192,8 @@ impl Registered {
             other_callers: CallerCounters::new(&caller_calls, &quota_exceeded, &without_deadline, OTHER),
             caller_calls,
             quota_exceeded,
+            quota_buckets: QuotaBucket::ALL.map(|per| quota_buckets.with_label_values(&[per.as_str()])),
+            quota_shared: QuotaBucket::ALL.map(|per| quota_shared.with_label_values(&[per.as_str()])),
             without_deadline,
             callers: ArcSwap::default(),
             access_denied: ByWord::new(families.counters(
