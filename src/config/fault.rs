@@ -157,7 +157,7 @@ impl Findings {
     }
 
     /// Notes something that an operator should know.
-    pub(super) fn warning(&self, place: Place, key: impl Into<String>, rule: &'static str) {
+    pub(super) fn warning(&self, place: Place, key: impl Into<String>, rule: impl Into<Cow<'static, str>>) {
         let finding = Finding { place, key: key.into(), problem: Problem::rule(rule) };
         self.warnings.borrow_mut().push(finding);
     }

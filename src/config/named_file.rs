@@ -14,8 +14,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{fault::Problem, section::Section};
 use crate::{
+    clock::WallClock,
     regular_file::{self, Contents, ReadError},
     secret::client_secret::{ClientSecret, InvalidSecret, SecretFile, without_newline},
+    validity::{self, State, Validity},
 };
 
 /// A file that must hold certificates in PEM.
@@ -27,6 +29,47 @@ pub(super) fn certificates(section: &mut Section<'_>, key: &'static str) -> Opti
         }
         Ok(())
     })
+}
+
+/// A file that must hold the server's certificate chain in PEM, the server's own first. Warns
+/// of certificates that are not valid now.
+pub(super) fn certificate_chain(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let path = certificates(section, key)?;
+    warn_of_validity(section, key, &path, |number| match number {
+        1 => "clients refuse it; renew it",
+        _ => "clients may refuse the chain; renew it",
+    });
+    Some(path)
+}
+
+/// A file that must hold the authorities of client certificates in PEM. Warns of those that are
+/// not valid now.
+pub(super) fn authorities(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let path = certificates(section, key)?;
+    warn_of_validity(section, key, &path, |_| "replace it");
+    Some(path)
+}
+
+fn warn_of_validity(
+    section: &Section<'_>,
+    key: &'static str,
+    path: &Path,
+    remedy: impl Fn(usize) -> &'static str,
+) {
+    // Read before: it can only fail if it has changed in between.
+    let Ok(contents) = read(path) else { return };
+    let now = WallClock::system().now();
+    for (number, certificate) in (1_usize..).zip(CertificateDer::pem_slice_iter(&contents.bytes)) {
+        let Some(validity) = certificate.ok().and_then(|certificate| Validity::of(&certificate)) else {
+            continue;
+        };
+        let rule = match validity.state(now) {
+            State::Valid => continue,
+            State::Expired => format!("expired at {}", validity::shown(validity.not_after)),
+            State::NotYetValid => format!("is not valid before {}", validity::shown(validity.not_before)),
+        };
+        section.warning(key, format!("certificate {number} of the file {rule}: {}", remedy(number)));
+    }
 }
 
 /// A file that must hold a private key in PEM, and that others should not read.

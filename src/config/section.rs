@@ -3,7 +3,7 @@
 //! A key that is asked for is a known key; at the end, every other one is a fault.
 //! What a value must look like is told by the parsers in [`value`](super::value).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use super::{
     fault::{self, Findings, Place, Problem},
@@ -228,7 +228,7 @@ impl<'a> Section<'a> {
     }
 
     /// Notes a warning at a key.
-    pub(super) fn warning(&self, key: &str, rule: &'static str) {
+    pub(super) fn warning(&self, key: &str, rule: impl Into<Cow<'static, str>>) {
         self.findings.warning(self.place_of(key), self.name_of(key), rule);
     }
 

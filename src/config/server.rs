@@ -172,9 +172,9 @@ impl ServerTls {
                 section.fault(key, Problem::Missing(BOTH));
             }
         }
-        let certificate_file = named_file::certificates(&mut section, "certificate_file");
+        let certificate_file = named_file::certificate_chain(&mut section, "certificate_file");
         let private_key_file = named_file::private_key(&mut section, "private_key_file");
-        let client_ca_file = named_file::certificates(&mut section, "client_ca_file");
+        let client_ca_file = named_file::authorities(&mut section, "client_ca_file");
         let has_ca = section.has("client_ca_file");
         let usual = if has_ca { ClientAuth::Require } else { ClientAuth::Off };
         let client_auth = section.optional("client_auth", value::word(CLIENT_AUTH)).unwrap_or(usual);

@@ -841,6 +841,44 @@ fn doubtful_settings_are_warnings() {
 }
 
 #[test]
+fn certificates_that_are_not_valid_now_are_warnings() {
+    let folder = Folder::new();
+    let certificate = |from, until| {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    };
+    let (expired, valid, not_yet) =
+        (certificate(2000, 2020), certificate(2000, 4000), certificate(3000, 4000));
+    let warnings = |chain: &str, authorities: &str| -> Vec<String> {
+        fs::write(folder.folder.path().join("tls.crt"), chain).unwrap();
+        fs::write(folder.folder.path().join("ca.crt"), authorities).unwrap();
+        let tls = "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n\
+                   client_ca_file = \"ca.crt\"";
+        let warnings = folder.load(&working_and(tls)).unwrap().warnings;
+        let warnings = warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.problem));
+        warnings.filter(|warning| warning.contains("certificate ")).collect()
+    };
+    assert_eq!(warnings(&valid, &valid), Vec::<String>::new());
+    assert_eq!(
+        warnings(&format!("{expired}{expired}"), &format!("{valid}{expired}")),
+        [
+            "server.tls.certificate_file: certificate 1 of the file expired at 2020-01-01T00:00:00Z: \
+             clients refuse it; renew it",
+            "server.tls.certificate_file: certificate 2 of the file expired at 2020-01-01T00:00:00Z: \
+             clients may refuse the chain; renew it",
+            "server.tls.client_ca_file: certificate 2 of the file expired at 2020-01-01T00:00:00Z: replace it",
+        ]
+    );
+    assert_eq!(
+        warnings(&not_yet, &valid),
+        ["server.tls.certificate_file: certificate 1 of the file is not valid before 3000-01-01T00:00:00Z: \
+             clients refuse it; renew it"]
+    );
+}
+
+#[test]
 fn what_waits_for_a_restart_is_named() {
     let folder = Folder::new();
     let running = folder.load(&working_and("")).unwrap();

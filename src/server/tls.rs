@@ -3,6 +3,7 @@
 //! TLS 1.2 and 1.3, and nothing but HTTP/2 behind it. What a client certificate proves
 //! is not decided here.
 
+mod expiry;
 mod files;
 mod reload;
 

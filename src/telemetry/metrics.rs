@@ -31,7 +31,9 @@ pub use self::{
 use super::{names, threads::Threads};
 use crate::{
     call::{InFlightLimit, Operation},
+    clock,
     reason::Reason,
+    validity::Validity,
 };
 
 /// The most callers with metrics of their own; the others are counted as one.
@@ -205,6 +207,24 @@ impl Logout {
         match self {
             Self::Succeeded => "logged_out",
             Self::Failed => "logout_failed",
+        }
+    }
+}
+
+/// Which certificates of the listener, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// The server's own, with its chain.
+    Server,
+    /// Those of the authorities of client certificates.
+    ClientCa,
+}
+
+impl Certificate {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::ClientCa => "client_ca",
         }
     }
 }
@@ -418,6 +438,17 @@ impl Metrics {
     /// The version that was refused is gone, and what is in use is there again.
     pub fn reload_mended(&self, what: &'static str) {
         self.0.reloads.mended(what, "");
+    }
+
+    /// Shows the certificate in use that ends next.
+    pub fn certificate(&self, certificate: Certificate, validity: Validity) {
+        let seconds = |time| i64::try_from(clock::unix_seconds(time)).unwrap_or(i64::MAX);
+        for (family, time) in [
+            (&self.0.certificate_not_before, validity.not_before),
+            (&self.0.certificate_not_after, validity.not_after),
+        ] {
+            family.with_label_values(&[certificate.as_str()]).set(seconds(time));
+        }
     }
 
     /// A worker got to something so much later than it was due.

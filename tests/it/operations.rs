@@ -9,7 +9,13 @@ use std::{
 use ott_gateway::proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject};
 use serde_json::Value;
 
-use crate::support::{admin::Admin, gateway::Setup, upstream::Upstream};
+use crate::support::{
+    admin::Admin,
+    authority::Authority,
+    calling::until,
+    gateway::{PATIENCE, Setup},
+    upstream::Upstream,
+};
 
 fn file(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
@@ -22,8 +28,20 @@ async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let subject = Some(Subject::Login("user".to_owned()));
     let request = IssueOttRequest { subject, ..IssueOttRequest::default() };
     gateway.client().await.issue_ott(request).await.expect("a token");
+    // Only one with TLS shows certificates.
+    let pair = Authority::new("server").issue(&["localhost"]);
+    let setup = Setup::for_platform(upstream.address());
+    pair.write(setup.folder());
+    let files = "certificate_file = \"FOLDER/tls.crt\"\nprivate_key_file = \"FOLDER/tls.key\"";
+    let with_tls = setup.replacing("[admin]", &format!("[server.tls]\n{files}\n[admin]")).start();
+    let of_certificates = async || {
+        let text = Admin(with_tls.admin()).scrape().text().to_owned();
+        text.contains("ott_gateway_certificate_not_after")
+    };
+    until(PATIENCE, "certificates are shown", of_certificates).await;
     let mut shown: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
-    for line in Admin(gateway.admin()).scrape().text().lines().filter(|line| !line.starts_with('#')) {
+    let pages = [gateway.admin(), with_tls.admin()].map(|admin| Admin(admin).scrape().text().to_owned());
+    for line in pages.iter().flat_map(|page| page.lines()).filter(|line| !line.starts_with('#')) {
         let series = line.rsplit_once(' ').expect("a value").0;
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let metric = shown.entry(name.to_owned()).or_default();

@@ -174,7 +174,7 @@ async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one
         write(&folder, "tls.crt", &second.certificate);
         until(IN_FORCE, "the wrong pair is refused", async || metric(admin, refused).await >= 1.0).await;
         gateway.stderr().wait_for("that the pair was refused", |line| {
-            line.contains("the new TLS files cannot be used; the last good ones stay").then_some(())
+            line.contains("new TLS files refused, keeping the current ones").then_some(())
         });
         assert_eq!(authority.shown(address, None).await, first.der());
         // Half a file, written in place.
@@ -190,6 +190,41 @@ async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one
     assert!((metric(admin, refused).await - 2.0).abs() < 0.5, "each told once");
     let log = gateway.stderr().text();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("server");
+    let (expired, good) =
+        (authority.issue_valid(&["localhost"], (2000, 2020)), authority.issue(&["localhost"]));
+    let gateway = setup(&platform, &expired, "off").start();
+    let (address, admin, folder) = (gateway.address(), gateway.admin(), gateway.folder().join("tls"));
+    gateway.stderr().wait_for("the warning at start", |line| {
+        (line.contains("configuration warning") && line.contains("expired at 2020-01-01T00:00:00Z"))
+            .then_some(())
+    });
+    let ends = r#"ott_gateway_certificate_not_after_timestamp_seconds{certificate="server"}"#;
+    assert_eq!(metric(admin, ends).await.to_string(), "1577836800");
+    assert!(secured(address, authority.client(None, &["h2"], &TLS13)).await.is_err(), "clients refuse it");
+
+    good.write(&folder);
+    let shows = async || {
+        let client = authority.client(None, &["h2"], &TLS13);
+        secured(address, client).await.is_ok()
+    };
+    until(IN_FORCE, "the new certificate is shown", shows).await;
+    assert!(metric(admin, ends).await > 60_000_000_000.0);
+    expired.write(&folder);
+    let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
+    until(IN_FORCE, "the expired one is refused", async || metric(admin, failing).await >= 1.0).await;
+    gateway.stderr().wait_for("why", |line| {
+        (line.contains("new TLS files refused") && line.contains("valid until 2020-01-01T00:00:00Z"))
+            .then_some(())
+    });
+    assert_eq!(authority.shown(address, None).await, good.der());
+    let channel = authority.channel(address, None).await.unwrap();
+    assert_eq!(issued(&channel, &[]).await, "OK");
 }
 
 /// Lays a version of a secret out as Kubernetes mounts it, and swaps it in: `NAME` links

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -26,7 +26,13 @@ pub(in crate::server) struct Identity {
 
 impl Authority {
     pub(in crate::server) fn new() -> Self {
+        Self::valid((1975, 2100))
+    }
+
+    /// One that is valid from the start of the first year to that of the second.
+    pub(in crate::server) fn valid((from, until): (i32, i32)) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -36,8 +42,14 @@ impl Authority {
     }
 
     pub(in crate::server) fn issue(&self, name: &str) -> Identity {
+        self.issue_valid(name, (1975, 2100))
+    }
+
+    /// A certificate that is valid from the start of the first year to that of the second.
+    pub(in crate::server) fn issue_valid(&self, name: &str, (from, until): (i32, i32)) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
     }

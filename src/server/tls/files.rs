@@ -1,6 +1,6 @@
 //! Certificate, key and client CAs, read from their files and checked as one.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf, sync::Arc};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
 
 use ::aws_lc_rs::digest::{self, SHA256};
 use rustls::{
@@ -12,7 +12,10 @@ use rustls::{
 use zeroize::Zeroizing;
 
 use super::{ClientAuth, HTTP2, Settings};
-use crate::regular_file;
+use crate::{
+    regular_file,
+    validity::{self, Validity},
+};
 
 /// Why the TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,22 @@ pub enum TlsError {
         /// The file.
         file: PathBuf,
     },
+    /// The server's own certificate, or every client CA, has expired.
+    #[error("{} has expired: it was valid until {}", file.display(), validity::shown(*not_after))]
+    Expired {
+        /// The file.
+        file: PathBuf,
+        /// Until when it was valid.
+        not_after: SystemTime,
+    },
+    /// The server's own certificate, or every client CA that has not expired, is not valid yet.
+    #[error("{} is not valid before {}", file.display(), validity::shown(*not_before))]
+    NotYetValid {
+        /// The file.
+        file: PathBuf,
+        /// From when it is valid.
+        not_before: SystemTime,
+    },
     /// Certificate and key cannot be used, or do not belong together.
     #[error("certificate and private key cannot be used together")]
     Pair(#[source] rustls::Error),
@@ -60,9 +79,11 @@ impl TlsError {
     pub(super) fn what(&self, client_auth: &ClientAuth) -> &'static str {
         let of_client_ca = match self {
             Self::ClientCa { .. } | Self::Verifier(_) => true,
-            Self::Unreadable { file, .. } | Self::Malformed { file, .. } | Self::NoCertificate { file } => {
-                client_auth.ca_file() == Some(file)
-            }
+            Self::Unreadable { file, .. }
+            | Self::Malformed { file, .. }
+            | Self::NoCertificate { file }
+            | Self::Expired { file, .. }
+            | Self::NotYetValid { file, .. } => client_auth.ca_file() == Some(file),
             Self::Pair(_) => false,
         };
         if of_client_ca { CLIENT_CA } else { CERTIFICATE }
@@ -133,6 +154,18 @@ impl Contents {
             certificate: of(&[&self.certificate, &self.private_key]),
             client_ca: of(&[self.client_ca.as_deref().unwrap_or_default()]),
         }
+    }
+
+    /// From when until when the certificates are valid, in the order of the files: those of the
+    /// server's chain, and of the client CAs.
+    pub(super) fn validities(&self, settings: &Settings) -> Result<[Vec<Validity>; 2], TlsError> {
+        let of =
+            |certificates: Vec<CertificateDer<'_>>| certificates.iter().filter_map(Validity::of).collect();
+        let client_cas = match (&self.client_ca, settings.client_auth.ca_file()) {
+            (Some(client_ca), Some(file)) => certificates(client_ca, file)?,
+            _ => Vec::new(),
+        };
+        Ok([of(certificates(&self.certificate, &settings.certificate_file)?), of(client_cas)])
     }
 
     /// The configuration that the files make, if they make one as a whole.

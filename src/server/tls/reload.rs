@@ -1,18 +1,21 @@
 //! Takes over changed TLS files while the server runs.
 //!
-//! By looking at the contents: a Kubernetes secret changes by a symbolic link two
-//! folders up, which a watch on the file does not see. A new version that cannot be
-//! used is refused as a whole, and the last good one stays.
+//! By comparing the contents: a Kubernetes secret changes by a symbolic link two folders up,
+//! which a watch on the file does not see. A new version that cannot be used, or whose
+//! certificate is not valid now, is refused as a whole, and the last good one stays. It is tried
+//! again at every poll, because a certificate that is not valid yet will be.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use rustls::ServerConfig;
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
     Current, Settings, TlsError,
+    expiry::Expiry,
     files::{CERTIFICATE, CLIENT_CA, Contents, Fingerprint},
 };
-use crate::telemetry::metrics::Metrics;
+use crate::{clock::WallClock, telemetry::metrics::Metrics};
 
 /// What was seen at the last looks at the files.
 pub(crate) struct Reload {
@@ -22,8 +25,18 @@ pub(crate) struct Reload {
     /// Seen at the last look; acted upon only when seen twice, since files that are
     /// being written change from look to look.
     last: Seen,
-    /// Refused already, and told so.
-    refused: Option<Seen>,
+    /// The version that was refused last and why, so that it is counted and logged once.
+    refused: Option<(Seen, String)>,
+    expiry: Expiry,
+    clock: WallClock,
+}
+
+/// A new version, ready for use.
+struct Prepared {
+    config: Arc<ServerConfig>,
+    expiry: Expiry,
+    version: Fingerprint,
+    private_key_is_open: bool,
 }
 
 /// What one look at the files showed.
@@ -39,7 +52,10 @@ impl Reload {
         let contents = Contents::read(&settings)?;
         let current = Current::new(contents.configuration(&settings)?);
         let in_use = contents.fingerprint();
-        Ok(Self { settings, current, in_use, last: Seen::Version(in_use), refused: None })
+        let clock = WallClock::system();
+        // One that is not valid is better than no gateway; the configuration warns of it.
+        let expiry = Expiry::new(&settings, contents.validities(&settings)?, clock.now());
+        Ok(Self { settings, current, in_use, last: Seen::Version(in_use), refused: None, expiry, clock })
     }
 
     /// What handshakes use.
@@ -53,6 +69,7 @@ impl Reload {
             metrics.loaded(what);
         }
         loop {
+            self.expiry.follow(self.clock.now(), &metrics);
             sleep(self.settings.poll_interval).await;
             let settings = self.settings.clone();
             // Reading files may block on a slow disk.
@@ -93,35 +110,51 @@ impl Reload {
             }
             return;
         }
-        if !settled || self.refused == Some(seen) {
+        if !settled {
             return;
         }
-        let private_key_is_open = contents.as_ref().is_ok_and(Contents::private_key_is_open);
-        match contents.and_then(|contents| contents.configuration(&self.settings)) {
-            Ok(config) => {
-                self.current.replace(config);
-                if let Seen::Version(version) = seen {
-                    self.taken_over(version, metrics);
-                }
-                self.refused = None;
-                tracing::info!("the TLS files have changed and are in use for new connections");
-                if private_key_is_open {
-                    tracing::warn!(
-                        file.path = %self.settings.private_key_file.display(),
-                        "every user of this machine can read the new private key's file"
-                    );
-                }
-            }
-            Err(error) => {
-                self.refused = Some(seen);
-                metrics.reload(error.what(&self.settings.client_auth), false);
-                tracing::error!(
-                    error = %error,
-                    cause = std::error::Error::source(&error).map(tracing::field::display),
-                    "the new TLS files cannot be used; the last good ones stay"
-                );
-            }
+        match contents.and_then(|contents| self.prepare(&contents)) {
+            Ok(new) => self.put_into_use(new, metrics),
+            Err(error) => self.refuse(seen, &error, metrics),
         }
+    }
+
+    /// Makes everything that can be refused.
+    fn prepare(&self, contents: &Contents) -> Result<Prepared, TlsError> {
+        let config = contents.configuration(&self.settings)?;
+        let expiry = Expiry::new(&self.settings, contents.validities(&self.settings)?, self.clock.now());
+        expiry.check()?;
+        let private_key_is_open = contents.private_key_is_open();
+        Ok(Prepared { config, expiry, version: contents.fingerprint(), private_key_is_open })
+    }
+
+    fn put_into_use(&mut self, new: Prepared, metrics: &Metrics) {
+        self.current.replace(new.config);
+        self.taken_over(new.version, metrics);
+        self.expiry = new.expiry;
+        self.refused = None;
+        tracing::info!("TLS files reloaded for new connections");
+        self.expiry.warn();
+        if new.private_key_is_open {
+            tracing::warn!(
+                file.path = %self.settings.private_key_file.display(),
+                "every user of this machine can read the new private key's file"
+            );
+        }
+    }
+
+    fn refuse(&mut self, seen: Seen, error: &TlsError, metrics: &Metrics) {
+        let refused = Some((seen, error.to_string()));
+        if self.refused == refused {
+            return;
+        }
+        self.refused = refused;
+        metrics.reload(error.what(&self.settings.client_auth), false);
+        tracing::error!(
+            error = %error,
+            cause = std::error::Error::source(error).map(tracing::field::display),
+            "new TLS files refused, keeping the current ones"
+        );
     }
 }
 

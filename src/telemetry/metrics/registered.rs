@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Registry,
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
     process_collector::ProcessCollector,
 };
 
@@ -77,6 +77,8 @@ pub(super) struct Registered {
     pub(super) security_events: ByWord<1>,
     pub(super) undelivered_sessions: IntCounterVec,
     pub(super) reloads: Reloads,
+    pub(super) certificate_not_before: IntGaugeVec,
+    pub(super) certificate_not_after: IntGaugeVec,
     pub(super) event_loop_lag: Histogram,
     pub(super) panics: IntCounter,
     pub(super) threads: Threads,
@@ -222,6 +224,16 @@ impl Registered {
                 &["api_client", "outcome"],
             ),
             reloads: Reloads::register(&families),
+            certificate_not_before: families.int_gauges(
+                "ott_gateway_certificate_not_before_timestamp_seconds",
+                "From when the certificate in use that ends next is valid.",
+                &["certificate"],
+            ),
+            certificate_not_after: families.int_gauges(
+                "ott_gateway_certificate_not_after_timestamp_seconds",
+                "When the certificate in use that ends next expires.",
+                &["certificate"],
+            ),
             event_loop_lag: families.histogram(
                 "ott_gateway_event_loop_lag_seconds",
                 "How much later than due the workers get to something, measured four times a second while they have something to do.",

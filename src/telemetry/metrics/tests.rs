@@ -1,11 +1,11 @@
 //! What is counted, and that it is documented.
 
-use std::{collections::BTreeMap, process::Command, thread};
+use std::{collections::BTreeMap, process::Command, thread, time::SystemTime};
 
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::*;
-use crate::{call::Certainty, clock};
+use crate::call::Certainty;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -31,6 +31,8 @@ fn busy() -> Metrics {
     metrics.loaded("rules");
     metrics.reload("rules", true);
     metrics.reload("rules", false);
+    let validity = Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::UNIX_EPOCH };
+    metrics.certificate(Certificate::Server, validity);
     metrics.panic();
     metrics.event_loop_lag(MILLISECOND);
     metrics.set_log_lines(2, 3);

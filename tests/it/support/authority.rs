@@ -6,7 +6,9 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd,
+};
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     crypto::aws_lc_rs,
@@ -44,7 +46,13 @@ impl Authority {
 
     /// A certificate with these names: URIs have "://", all others are DNS names.
     pub(crate) fn issue(&self, names: &[&str]) -> Identity {
+        self.issue_valid(names, (1975, 4000))
+    }
+
+    /// As [`issue`](Self::issue), valid from the start of the first year to that of the second.
+    pub(crate) fn issue_valid(&self, names: &[&str], (from, until): (i32, i32)) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         params.subject_alt_names = names
             .iter()
             .map(|name| {

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::ServerConfig;
@@ -167,6 +168,113 @@ fn certificate_and_client_ca_are_counted_each_by_itself() {
     folder.write_file("ca.crt", &authority.certificate());
     folder.write(&good);
     assert_eq!(counted_after_two_looks(), [(2, 0, 0), (2, 2, 0)]);
+}
+
+/// A reload whose clock starts in 2026, and what it shows.
+struct Timed {
+    reload: Reload,
+    metrics: Metrics,
+}
+
+impl Timed {
+    fn start(settings: Settings) -> Self {
+        let mut reload = Reload::start(settings).unwrap();
+        reload.clock = WallClock::following_monotonic();
+        Self { reload, metrics: Metrics::new() }
+    }
+
+    /// Polls twice, and returns whether something else is in use.
+    fn takes_over(&mut self) -> bool {
+        let before = self.reload.in_use();
+        for _ in 0..2 {
+            self.reload.look(Contents::read(&self.reload.settings), &self.metrics);
+            self.reload.expiry.follow(self.reload.clock.now(), &self.metrics);
+        }
+        !Arc::ptr_eq(&before, &self.reload.in_use())
+    }
+
+    fn shows(&self, series: &str) -> Option<i64> {
+        let text = self.metrics.render();
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// The year in which the certificate that ends next expires.
+    fn ends(&self, certificate: &str) -> i64 {
+        let series =
+            format!("ott_gateway_certificate_not_after_timestamp_seconds{{certificate=\"{certificate}\"}}");
+        // Rounded: a year begins a little before or after a multiple of its mean length.
+        1970 + (self.shows(&series).unwrap() + 15_000_000) / 31_556_952
+    }
+}
+
+const YEAR: Duration = Duration::from_hours(366 * 24);
+
+#[tokio::test(start_paused = true)]
+async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let mut timed = Timed::start(folder.settings(ClientAuth::Off));
+    let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
+    let failed = r#"ott_gateway_reloads_total{result="failed",what="certificate"}"#;
+
+    folder.write(&authority.issue_valid("localhost", (2020, 2026)));
+    assert!(timed.takes_over(), "on the last second it is still valid");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    folder.write(&authority.issue_valid("localhost", (2020, 2025)));
+    assert!(!timed.takes_over());
+    folder.write(&authority.issue_valid("localhost", (2027, 2030)));
+    for _ in 0..5 {
+        assert!(!timed.takes_over());
+    }
+    assert_eq!((timed.shows(failing), timed.shows(failed)), (Some(1), Some(2)), "each counted once");
+    assert_eq!(timed.ends("server"), 2026, "that of the one in use");
+
+    tokio::time::advance(YEAR).await;
+    assert!(timed.takes_over(), "the file is the same, and the time has come");
+    assert_eq!((timed.shows(failing), timed.ends("server")), (Some(0), 2030));
+}
+
+#[tokio::test(start_paused = true)]
+async fn chain_is_refused_for_its_first_certificate_only() {
+    let old = Authority::valid((2000, 2025));
+    let folder = Folder::new(&Authority::new().issue("localhost"));
+    let mut timed = Timed::start(folder.settings(ClientAuth::Off));
+    let leaf = old.issue_valid("localhost", (2020, 2030));
+    let chain = |last: &Authority| format!("{}{}", leaf.certificate, last.certificate());
+    folder.write(&Identity { certificate: chain(&old), private_key: leaf.private_key.clone() });
+    assert!(timed.takes_over());
+    assert_eq!(timed.ends("server"), 2030, "what has expired before is left out");
+    let ends_first = Authority::valid((2000, 2028));
+    folder.write(&Identity { certificate: chain(&ends_first), private_key: leaf.private_key.clone() });
+    assert!(timed.takes_over());
+    assert_eq!(timed.ends("server"), 2028);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_ca_of_several_may_expire() {
+    let authorities = [(2000, 2025), (2000, 2027), (2000, 2040), (2035, 2050)].map(Authority::valid);
+    let [expired, ends_first, valid, not_yet] = authorities.each_ref().map(Authority::certificate);
+    let folder = Folder::new(&Authority::new().issue("localhost"));
+    let ca_file = folder.write_file("ca.crt", &valid);
+    let mut timed = Timed::start(folder.settings(ClientAuth::Require { ca_file }));
+    let take_over = |timed: &mut Timed, bundle: &str| {
+        folder.write_file("ca.crt", bundle);
+        timed.takes_over()
+    };
+    assert!(!take_over(&mut timed, &expired));
+    assert!(!take_over(&mut timed, &not_yet));
+    assert!(!take_over(&mut timed, &format!("{expired}{not_yet}")), "none is valid");
+    let failing = r#"ott_gateway_reload_failing{what="client_ca"}"#;
+    assert_eq!(timed.shows(failing), Some(1));
+    assert!(take_over(&mut timed, &format!("{expired}{ends_first}{valid}{not_yet}")));
+    assert_eq!((timed.shows(failing), timed.ends("client_ca")), (Some(0), 2027));
+    // While it is in use, the next one ends.
+    tokio::time::advance(YEAR * 2).await;
+    assert!(!timed.takes_over());
+    assert_eq!(timed.ends("client_ca"), 2040);
+    tokio::time::advance(YEAR * 40).await;
+    assert!(!timed.takes_over());
+    assert_eq!(timed.ends("client_ca"), 2050, "all have ended: the last one");
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! From when until when a certificate is valid.
+//!
+//! TLS libraries check this when a peer shows its certificate. They check neither our own
+//! certificate, nor those of authorities that are trusted without one above them (RFC 5280
+//! section 6.1.1 (d)): these have to be looked at before clients notice.
+
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+
+/// The two times of a certificate (RFC 5280 section 4.1.2.5), both inclusive, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: SystemTime,
+    /// The last moment.
+    pub not_after: SystemTime,
+}
+
+/// Where a moment lies in relation to a [`Validity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Before it.
+    NotYetValid,
+    /// Within it.
+    Valid,
+    /// After it.
+    Expired,
+}
+
+impl Validity {
+    /// That of a certificate; none if it cannot be read.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let validity = certificate.validity();
+        Some(Self { not_before: time(validity.not_before)?, not_after: time(validity.not_after)? })
+    }
+
+    /// Returns whether it is valid at that time.
+    #[must_use]
+    pub fn state(&self, at: SystemTime) -> State {
+        if at < self.not_before {
+            State::NotYetValid
+        } else if at >= self.not_after + Duration::from_secs(1) {
+            State::Expired
+        } else {
+            State::Valid
+        }
+    }
+
+    /// The one of several that ends next: of those that have not expired the one that ends
+    /// first; if all have, the one that ended last.
+    #[must_use]
+    pub fn next_to_end(all: &[Self], at: SystemTime) -> Option<Self> {
+        let unexpired = all.iter().filter(|one| one.state(at) != State::Expired);
+        unexpired
+            .min_by_key(|one| one.not_after)
+            .or_else(|| all.iter().max_by_key(|one| one.not_after))
+            .copied()
+    }
+}
+
+/// RFC 3339, in UTC.
+#[must_use]
+pub fn shown(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
+}
+
+fn time(time: ASN1Time) -> Option<SystemTime> {
+    let seconds = time.timestamp();
+    let from_epoch = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(from_epoch)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(from_epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn validity(from: u64, until: u64) -> Validity {
+        Validity { not_before: at(from), not_after: at(until) }
+    }
+
+    #[test]
+    fn both_times_are_read_from_a_certificate() {
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(1960, 1, 1);
+        params.not_after = date_time_ymd(2070, 1, 1);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let validity = Validity::of(certificate.der()).unwrap();
+        assert_eq!(shown(validity.not_after), "2070-01-01T00:00:00Z");
+        assert_eq!(validity.not_before + Duration::from_hours(87_672), SystemTime::UNIX_EPOCH);
+        assert_eq!(Validity::of(&CertificateDer::from_slice(b"none")), None);
+    }
+
+    #[test]
+    fn both_ends_are_part_of_it() {
+        let validity = validity(10, 20);
+        for (seconds, state) in
+            [(9, State::NotYetValid), (10, State::Valid), (20, State::Valid), (21, State::Expired)]
+        {
+            assert_eq!(validity.state(at(seconds)), state, "{seconds}");
+        }
+        assert_eq!(validity.state(at(20) + Duration::from_millis(999)), State::Valid);
+    }
+
+    #[test]
+    fn the_next_to_end_is_one_that_has_not_ended_if_there_is_one() {
+        let all = [validity(0, 30), validity(0, 10), validity(0, 20)];
+        for (seconds, until) in [(5, 10), (15, 20), (25, 30), (40, 30)] {
+            assert_eq!(Validity::next_to_end(&all, at(seconds)), Some(validity(0, until)), "{seconds}");
+        }
+        assert_eq!(Validity::next_to_end(&[], at(5)), None);
+    }
+}
