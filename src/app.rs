@@ -111,8 +111,8 @@ impl App {
         metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let callers = settings::callers(&config.callers, &config.server)?;
-        let (identification, key_refresh) = Identification::new(callers, metrics.clone())?;
-        if let Some(key_refresh) = key_refresh {
+        let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
+        for key_refresh in key_refreshes {
             tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
         }
         let tracer = settings::tracer(&config.telemetry, &metrics)?;

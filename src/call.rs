@@ -5,6 +5,7 @@
 //! no decisions, and it is not the audit record, which is written from it.
 
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
@@ -76,7 +77,7 @@ struct Record {
     operation: OnceLock<Operation>,
     api_client: OnceLock<Arc<str>>,
     peer: OnceLock<SocketAddr>,
-    caller: OnceLock<(Arc<str>, &'static str)>,
+    caller: OnceLock<(Arc<str>, Cow<'static, str>)>,
     subject: OnceLock<Subject>,
     fingerprint: OnceLock<String>,
     failure: OnceLock<(FailureCode, Reason)>,
@@ -179,14 +180,14 @@ impl Call {
     }
 
     /// Sets the caller and how it was authenticated. Only the first write takes effect.
-    pub fn set_caller(&self, name: Arc<str>, proof: &'static str) {
-        let _ = self.0.caller.set((name, proof));
+    pub fn set_caller(&self, name: Arc<str>, proof: impl Into<Cow<'static, str>>) {
+        let _ = self.0.caller.set((name, proof.into()));
     }
 
     /// The caller and how it was authenticated, once known.
     #[must_use]
-    pub fn caller(&self) -> Option<(&Arc<str>, &'static str)> {
-        self.0.caller.get().map(|(name, proof)| (name, *proof))
+    pub fn caller(&self) -> Option<(&Arc<str>, &str)> {
+        self.0.caller.get().map(|(name, proof)| (name, proof.as_ref()))
     }
 
     /// Sets the user that the call is about. Only the first write takes effect.

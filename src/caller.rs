@@ -13,13 +13,13 @@
 //! A proof that is shown and looked at must be good: none is passed over for a weaker
 //! one, or for `anonymous`.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
 use crate::telemetry::metrics::Metrics;
-use jwt::JwtVerifier;
+use jwt::JwtVerifiers;
 
 mod bearer;
 mod certificate;
@@ -46,31 +46,36 @@ pub struct Caller {
 }
 
 /// How a caller's name was proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Proof {
     /// Not at all.
     None,
     /// By a client certificate.
     Certificate,
     /// By a JSON web token.
-    Jwt,
+    Jwt {
+        /// The name of its issuer in the configuration, if issuers have names.
+        issuer: Option<Arc<str>>,
+    },
     /// By a bearer token.
     Token,
-    /// By a proxy that is trusted to tell.
+    /// Asserted by a trusted proxy.
     Forwarded,
 }
 
 impl Proof {
-    /// The word for records.
+    /// The label in records: `none`, `certificate`, `jwt` (or `jwt:` and the issuer's name),
+    /// `token` or `forwarded`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
+    pub fn label(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::None => "none",
             Self::Certificate => "certificate",
-            Self::Jwt => "jwt",
+            Self::Jwt { issuer: None } => "jwt",
+            Self::Jwt { issuer: Some(name) } => return Cow::Owned(format!("jwt:{name}")),
             Self::Token => "token",
             Self::Forwarded => "forwarded",
-        }
+        })
     }
 }
 
@@ -87,8 +92,8 @@ impl Caller {
         Self { name: Arc::from(name), proof }
     }
 
-    /// The caller's name, which says how it was proven: `spiffe://…`, `dns:NAME`,
-    /// `jwt:SUBJECT`, `token:NAME` or `anonymous`.
+    /// The caller's name, whose beginning shows how it was proven: `spiffe://…`, `dns:NAME`,
+    /// `jwt:SUBJECT` (`jwt:ISSUER:SUBJECT` if issuers have names), `token:NAME` or `anonymous`.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
         &self.name
@@ -96,8 +101,8 @@ impl Caller {
 
     /// How the name was proven.
     #[must_use]
-    pub const fn proof(&self) -> Proof {
-        self.proof
+    pub const fn proof(&self) -> &Proof {
+        &self.proof
     }
 }
 
@@ -171,7 +176,7 @@ impl CallerError {
     /// Whether the same credential may be good enough later, without the caller's doing.
     #[must_use]
     pub const fn is_temporary(self) -> bool {
-        matches!(self, Self::InvalidJwt(JwtFault::NoKeysYet))
+        matches!(self, Self::InvalidJwt(JwtFault::NoKeysYet | JwtFault::KeysTooOld))
     }
 }
 
@@ -180,8 +185,8 @@ impl CallerError {
 pub struct Settings {
     /// Whether a client certificate identifies its caller.
     pub certificate: bool,
-    /// Whose JWTs are accepted.
-    pub jwt: Option<JwtSettings>,
+    /// Whose JWTs are accepted. Either one issuer without a name, or any number with names.
+    pub jwt: Vec<JwtSettings>,
     /// Which proxies may tell who the caller is, and how.
     pub forwarded: Option<ForwardedSettings>,
 }
@@ -201,6 +206,10 @@ pub enum InvalidSettings {
     /// The issuer or the audience is empty.
     #[error("`issuer` and `audience` of the JWTs must not be empty")]
     EmptyIssuerOrAudience,
+    /// Of several issuers, one has no name of lower-case letters, digits and `-`, or two have the
+    /// same name or the same `iss`.
+    #[error("of several JWT issuers each needs a name of its own (a-z, 0-9 and -) and an issuer of its own")]
+    Issuers,
     /// The URL of the keys is not safe.
     #[error("`jwks_url` must be https (http only on a loopback host), without a user name or a password")]
     JwksUrl,
@@ -234,32 +243,23 @@ pub struct Identification(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     certificate: bool,
-    jwt: Option<JwtVerifier>,
+    jwt: Option<JwtVerifiers>,
     forwarded: Option<ForwardedSettings>,
     metrics: Metrics,
 }
 
 impl Identification {
-    /// Identifies callers by these kinds of proof. If JWTs are among them, somebody has
-    /// to run the refresh of the issuer's keys that comes along.
-    pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Option<JwksRefresh>), InvalidSettings> {
+    /// Identifies callers by these kinds of proof. If JWTs are among them, the refreshes of the
+    /// issuers' keys that are returned have to be run.
+    pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Vec<JwksRefresh>), InvalidSettings> {
         let Settings { certificate, jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
         {
             return Err(InvalidSettings::ForwardedFrom);
         }
-        let (jwt, refresh) = match jwt {
-            None => (None, None),
-            Some(JwtSettings { issuer, audience, jwks }) => {
-                if issuer.is_empty() || audience.is_empty() {
-                    return Err(InvalidSettings::EmptyIssuerOrAudience);
-                }
-                let (keys, refresh) = JwksRefresh::start(jwks, metrics.clone())?;
-                (Some(JwtVerifier::new(&issuer, &audience, keys)), Some(refresh))
-            }
-        };
-        Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refresh))
+        let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
+        Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refreshes))
     }
 
     /// Nobody is ever identified: every caller is anonymous.

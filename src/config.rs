@@ -136,6 +136,7 @@ impl Config {
         let known = KnownNames {
             api_clients: Some(keys_at(tree, &["api_clients"])),
             tokens: keys_at(tree, &["callers", "tokens"]),
+            jwt_issuers: jwt_issuers(tree),
         };
         let access = Access::read(root.table("access"), &known);
         let audit = Audit::read(root.table("audit"));
@@ -222,6 +223,21 @@ impl Config {
         };
         findings.conclude(Some(config)).map(|(config, _)| config)
     }
+}
+
+/// The names of the issuers in `[[callers.jwt]]`; none if it is not a list.
+fn jwt_issuers(tree: &Table) -> Option<Vec<&str>> {
+    let Value::Table(callers) = &tree.get("callers")?.value else { return None };
+    let Value::List(issuers) = &callers.get("jwt")?.value else { return None };
+    let tables = issuers.iter().filter_map(|issuer| match &issuer.value {
+        Value::Table(table) => Some(table),
+        _ => None,
+    });
+    let names = tables.filter_map(|table| match &table.get("name")?.value {
+        Value::Text(name) => Some(name.as_str()),
+        _ => None,
+    });
+    Some(names.collect())
 }
 
 /// The keys of the table at that path.

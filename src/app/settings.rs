@@ -177,7 +177,7 @@ pub(super) fn callers(
     server: &config::Server,
 ) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.as_ref().map(jwt).transpose()?;
+    let jwt = config.jwt.iter().map(jwt).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -191,12 +191,19 @@ pub(super) fn callers(
 fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
-        config::JwksSource::Url { url, ca_file } => {
+        config::JwksSource::Url { url, ca_file, max_age } => {
             let settings = HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?);
-            JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)? }
+            JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)?, max_age: *max_age }
         }
     };
-    Ok(JwtSettings { issuer: jwt.issuer.clone(), audience: jwt.audience.clone(), jwks })
+    Ok(JwtSettings {
+        name: jwt.name.clone(),
+        issuer: jwt.issuer.clone(),
+        audience: jwt.audience.clone(),
+        typ: jwt.typ.clone(),
+        max_lifetime: jwt.max_lifetime,
+        jwks,
+    })
 }
 
 fn bearer_tokens(tokens: &config::Tokens) -> Vec<(String, [u8; 32])> {

@@ -1,13 +1,15 @@
 //! An issuer's public keys, kept fresh.
 //!
 //! [`KeyRing`] is what verification looks at; [`JwksRefresh`] is the one task that changes
-//! it. Keys are only ever replaced by a set that has some: a failed fetch or a broken
-//! file leaves the last good ones.
+//! it. Keys are only ever replaced by a set that has some: a failed fetch or a broken file
+//! leaves the last good ones. Those from a URL prove nothing any more once they are older than
+//! a maximum: a key that the issuer has withdrawn must not be accepted for ever because the
+//! issuer cannot be reached.
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
@@ -22,18 +24,16 @@ use url::Url;
 use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
-    clock::{self, Instant},
+    clock::{self, Instant, WallClock},
     http_client::{
         UnpooledClient,
         body::{self, BodyError},
         is_loopback,
     },
     regular_file,
-    telemetry::metrics::Metrics,
+    telemetry::metrics::JwksMetrics,
 };
 
-/// What the reload metrics call the keys.
-const JWKS: &str = "jwks";
 /// How often the keys are fetched when nobody asks for an unknown one.
 const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
 /// Between two fetches that unknown keys cause. Anyone can make up an unknown key: this
@@ -57,6 +57,8 @@ pub enum JwksSource {
         url: Url,
         /// What fetches them.
         http: UnpooledClient,
+        /// How long after a fetch its keys are accepted.
+        max_age: Duration,
     },
 }
 
@@ -87,9 +89,20 @@ enum FetchFault {
 /// An issuer's keys as last seen, and the way to ask for newer ones.
 #[derive(Debug)]
 pub(super) struct KeyRing {
-    keys: ArcSwapOption<KeySet>,
+    keys: ArcSwapOption<Kept>,
+    /// None for a file.
+    max_age: Option<Duration>,
+    clock: WallClock,
     /// None for a file: it is looked at often enough.
     demand: Option<Demand>,
+}
+
+/// Keys, and when they were fetched by either clock: the monotonic one does not advance during
+/// suspend, and the wall clock can be set back.
+#[derive(Debug)]
+struct Kept {
+    keys: KeySet,
+    fetched: (Instant, SystemTime),
 }
 
 /// Brings those who miss a key together with the task that fetches.
@@ -113,7 +126,9 @@ pub struct JwksRefresh {
     ring: Arc<KeyRing>,
     source: JwksSource,
     seen: Seen,
-    metrics: Metrics,
+    /// Whether it was logged that the keys are too old.
+    too_old: bool,
+    metrics: JwksMetrics,
 }
 
 /// What the source has had so far.
@@ -136,15 +151,41 @@ impl Seen {
 }
 
 impl KeyRing {
+    fn new(max_age: Option<Duration>, demand: Option<Demand>) -> Self {
+        Self { keys: ArcSwapOption::empty(), max_age, clock: WallClock::system(), demand }
+    }
+
+    fn keep(&self, keys: KeySet) {
+        self.keys.store(Some(Arc::new(Kept { keys, fetched: (clock::now(), self.clock.now()) })));
+    }
+
+    /// Whether there are keys that were fetched too long ago.
+    fn is_too_old(&self) -> bool {
+        self.keys.load().as_ref().is_some_and(|kept| self.are_too_old(kept))
+    }
+
+    fn are_too_old(&self, kept: &Kept) -> bool {
+        let Some(max_age) = self.max_age else { return false };
+        let (monotonic, wall) = kept.fetched;
+        let by_wall = self.clock.now().duration_since(wall).unwrap_or_default();
+        monotonic.elapsed().max(by_wall) > max_age
+    }
+
     /// Keys that never change.
     #[cfg(test)]
     pub(super) fn fixed(json: &[u8]) -> Arc<Self> {
-        Arc::new(Self { keys: ArcSwapOption::from_pointee(KeySet::parse(json).unwrap()), demand: None })
+        let ring = Self::new(None, None);
+        ring.keep(KeySet::parse(json).unwrap());
+        Arc::new(ring)
     }
 
     /// What there is for a token with this algorithm and key id.
     pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Lookup {
-        self.keys.load().as_ref().map_or(Lookup::NoKeysYet, |keys| keys.find(algorithm, id))
+        match self.keys.load().as_ref() {
+            None => Lookup::NoKeysYet,
+            Some(kept) if self.are_too_old(kept) => Lookup::TooOld,
+            Some(kept) => kept.keys.find(algorithm, id),
+        }
     }
 
     /// Waits for a fetch: the one under way, or a new one if the last is long enough
@@ -199,7 +240,7 @@ impl JwksRefresh {
     /// when the task runs.
     pub(super) fn start(
         source: JwksSource,
-        metrics: Metrics,
+        metrics: JwksMetrics,
     ) -> Result<(Arc<KeyRing>, Self), super::InvalidSettings> {
         let mut seen = Seen::default();
         let ring = match &source {
@@ -208,26 +249,29 @@ impl JwksRefresh {
                 let json = read_file(path)
                     .map_err(|source| super::InvalidSettings::JwksFile { path: path.clone(), source })?;
                 let keys = KeySet::parse(&json).map_err(invalid)?;
-                metrics.loaded(JWKS);
+                metrics.loaded();
                 seen.in_use = Some(json);
-                KeyRing { keys: ArcSwapOption::from_pointee(keys), demand: None }
+                let ring = KeyRing::new(None, None);
+                ring.keep(keys);
+                ring
             }
-            JwksSource::Url { url, .. } => {
+            JwksSource::Url { url, max_age, .. } => {
                 if !is_safe(url) {
                     return Err(super::InvalidSettings::JwksUrl);
                 }
-                KeyRing { keys: ArcSwapOption::empty(), demand: Some(Demand::new()) }
+                metrics.expired(false);
+                KeyRing::new(Some(*max_age), Some(Demand::new()))
             }
         };
         let ring = Arc::new(ring);
-        Ok((Arc::clone(&ring), Self { ring, source, seen, metrics }))
+        Ok((Arc::clone(&ring), Self { ring, source, seen, too_old: false, metrics }))
     }
 
     /// Runs for ever; dropping it stops the refresh, and the keys stay as they are.
     pub async fn run(self) {
         let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
         match (source, &ring.demand) {
-            (JwksSource::Url { url, http }, Some(demand)) => self.follow_url(&url, &http, demand).await,
+            (JwksSource::Url { url, http, .. }, Some(demand)) => self.follow_url(&url, &http, demand).await,
             (JwksSource::File(path), _) => self.follow_file(&path).await,
             (JwksSource::Url { .. }, None) => {}
         }
@@ -280,16 +324,19 @@ impl JwksRefresh {
         let mended = self.seen.failures > 0;
         let changed = self.seen.in_use.as_ref() != Some(&json);
         if self.seen.in_use.is_none() {
-            self.metrics.loaded(JWKS);
+            self.metrics.loaded();
         } else if changed {
-            self.metrics.reload(JWKS, true);
+            self.metrics.reloaded(true);
         } else if mended {
-            self.metrics.reload_mended(JWKS);
+            self.metrics.mended();
         }
         if changed || mended {
-            tracing::info!(keys = keys.len(), "the JWT issuer's keys are loaded");
+            tracing::info!(jwt.issuer = self.metrics.issuer(), keys = keys.len(), "JWT keys loaded");
         }
-        self.ring.keys.store(Some(Arc::new(keys)));
+        self.ring.keep(keys);
+        if std::mem::take(&mut self.too_old) {
+            self.metrics.expired(false);
+        }
         self.seen = Seen { in_use: Some(json), refused: None, failures: 0 };
     }
 
@@ -298,25 +345,27 @@ impl JwksRefresh {
     fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchFault) {
         let another = json.is_some() && json != self.seen.refused;
         if self.seen.failures == 0 || another {
-            self.metrics.reload(JWKS, false);
+            self.metrics.reloaded(false);
         }
         self.seen.refused = json.or_else(|| self.seen.refused.take());
         self.seen.failures = self.seen.failures.saturating_add(1);
         let failures = self.seen.failures;
-        if !failures.is_power_of_two() {
-            return;
-        }
-        if self.seen.in_use.is_some() {
-            tracing::warn!(
+        if !self.too_old && self.ring.is_too_old() {
+            self.too_old = true;
+            self.metrics.expired(true);
+            tracing::error!(
+                jwt.issuer = self.metrics.issuer(),
                 error = %fault,
                 failures,
-                "the JWT issuer's keys could not be refreshed; the last good ones stay in use"
+                "JWT keys are older than jwks_max_age, refusing all JWTs of the issuer"
             );
-        } else {
+        } else if failures.is_power_of_two() {
             tracing::warn!(
+                jwt.issuer = self.metrics.issuer(),
                 error = %fault,
                 failures,
-                "the JWT issuer's keys could not be fetched: no JWT can be verified yet"
+                keys_in_use = self.seen.in_use.is_some() && !self.too_old,
+                "cannot refresh JWT keys"
             );
         }
     }

@@ -4,30 +4,44 @@
 //! type, and only signatures with a public key are known here: neither `none` nor a
 //! shared secret has a name in this module.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use jsonwebtoken::{Validation, decode, decode_header, errors::ErrorKind};
+use jsonwebtoken::{Validation, dangerous::insecure_decode_claims, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
-    Caller, Proof,
-    jwks::{JwksSource, KeyRing},
+    Caller, InvalidSettings, Proof,
+    jwks::{JwksRefresh, JwksSource, KeyRing},
     key_set::{ALGORITHMS, Lookup},
     name,
 };
+use crate::{
+    clock::{self, WallClock},
+    telemetry::metrics::Metrics,
+};
+
+/// The label in metrics of an issuer without a name.
+const ONLY_ISSUER: &str = "default";
 
 /// How far the issuer's clock may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
 /// The most bytes of a key's id.
 const MAX_KEY_ID_BYTES: usize = 256;
 
-/// Whose tokens are accepted.
+/// One issuer whose tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct JwtSettings {
+    /// Its name in callers' names; none if it is the only issuer.
+    pub name: Option<Arc<str>>,
     /// The issuer: `iss` must be exactly this.
     pub issuer: String,
     /// The audience: `aud` must be this, or have it among others.
     pub audience: String,
+    /// The media type that `typ` must be (RFC 8725 section 3.11); none: any, or missing.
+    pub typ: Option<String>,
+    /// Maximum time between `iat` and `exp`; none: any, and `iat` may be missing.
+    pub max_lifetime: Option<Duration>,
     /// Where the issuer's public keys are.
     pub jwks: JwksSource,
 }
@@ -53,8 +67,14 @@ pub enum JwtFault {
     /// It is not valid yet.
     #[error("it is not valid yet")]
     NotYetValid,
-    /// Another issuer made it.
-    #[error("another issuer made it")]
+    /// Its `typ` is not the configured one.
+    #[error("its typ is not the configured one")]
+    Type,
+    /// It is valid for longer than is accepted.
+    #[error("it has no iat, or it is valid for longer than max_lifetime")]
+    Lifetime,
+    /// Its issuer is not a configured one.
+    #[error("its issuer is not a configured one")]
     Issuer,
     /// It is for another audience.
     #[error("it is for another audience")]
@@ -68,14 +88,33 @@ pub enum JwtFault {
     /// No key of the issuer has been fetched yet, so that nothing can be verified.
     #[error("the issuer's keys have not been fetched yet")]
     NoKeysYet,
+    /// The issuer's keys were fetched too long ago to prove anything.
+    #[error("the issuer's keys are older than jwks_max_age, and could not be fetched again")]
+    KeysTooOld,
 }
+
+/// Verifies tokens of all issuers, each with its own keys.
+#[derive(Debug)]
+pub(super) struct JwtVerifiers(Vec<JwtVerifier>);
 
 /// Verifies tokens of one issuer.
 #[derive(Debug)]
 pub(super) struct JwtVerifier {
+    issuer: String,
+    /// What names of its callers begin with.
+    prefix: String,
+    proof: Proof,
+    typ: Option<String>,
+    max_lifetime: Option<Duration>,
     keys: Arc<KeyRing>,
     /// One for each of [`ALGORITHMS`], in their order.
     validations: Vec<Validation>,
+}
+
+/// What a token claims before anything of it has been verified.
+#[derive(Deserialize)]
+struct Unverified {
+    iss: String,
 }
 
 #[derive(Deserialize)]
@@ -84,35 +123,98 @@ struct Claims {
     /// Read as text, so that a list of issuers is refused.
     #[serde(rename = "iss")]
     _issuer: String,
+    #[serde(default)]
+    exp: Value,
+    #[serde(default)]
+    iat: Value,
+}
+
+impl JwtVerifiers {
+    /// None if there are no issuers. Also returns what keeps their keys fresh.
+    pub(super) fn start(
+        issuers: Vec<JwtSettings>,
+        metrics: &Metrics,
+    ) -> Result<(Option<Self>, Vec<JwksRefresh>), InvalidSettings> {
+        if issuers.iter().any(|issuer| issuer.issuer.is_empty() || issuer.audience.is_empty()) {
+            return Err(InvalidSettings::EmptyIssuerOrAudience);
+        }
+        let is_named = |issuer: &JwtSettings| issuer.name.as_deref().is_some_and(name::is_issuer_name);
+        let is_alone = matches!(issuers.as_slice(), [only] if only.name.is_none());
+        let names: HashSet<_> = issuers.iter().map(|issuer| &issuer.name).collect();
+        let claims: HashSet<_> = issuers.iter().map(|issuer| &issuer.issuer).collect();
+        let are_distinct = names.len() == issuers.len() && claims.len() == issuers.len();
+        let are_named_apart = are_distinct && issuers.iter().all(is_named);
+        if !is_alone && !are_named_apart {
+            return Err(InvalidSettings::Issuers);
+        }
+        let (mut verifiers, mut refreshes) = (Vec::new(), Vec::new());
+        for settings in issuers {
+            let metrics = metrics.jwt_issuer(settings.name.as_deref().unwrap_or(ONLY_ISSUER));
+            let (keys, refresh) = JwksRefresh::start(settings.jwks.clone(), metrics)?;
+            verifiers.push(JwtVerifier::new(settings, keys));
+            refreshes.push(refresh);
+        }
+        Ok(((!verifiers.is_empty()).then_some(Self(verifiers)), refreshes))
+    }
+
+    /// The caller that a token proves. May wait for its issuer's keys to be fetched again if
+    /// the token's key is unknown.
+    ///
+    /// The token's own word decides which issuer's keys it is verified with, and nothing else:
+    /// the same claim is compared again once it is verified.
+    pub(super) async fn verify(&self, token: &str) -> Result<Caller, JwtFault> {
+        let verifier = match self.0.as_slice() {
+            [only] => only,
+            several => {
+                let Unverified { iss } =
+                    insecure_decode_claims(token).map_err(|error| fault(error.kind()))?;
+                several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtFault::Issuer)?
+            }
+        };
+        verifier.verify(token).await
+    }
 }
 
 impl JwtVerifier {
-    pub(super) fn new(issuer: &str, audience: &str, keys: Arc<KeyRing>) -> Self {
+    fn new(settings: JwtSettings, keys: Arc<KeyRing>) -> Self {
+        let JwtSettings { name, issuer, audience, typ, max_lifetime, jwks: _ } = settings;
         let validation = |algorithm| {
             let mut validation = Validation::new(algorithm);
             validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-            validation.set_issuer(&[issuer]);
-            validation.set_audience(&[audience]);
+            validation.set_issuer(&[&issuer]);
+            validation.set_audience(&[&audience]);
             validation.validate_nbf = true;
             validation.leeway = LEEWAY_SECONDS;
             validation
         };
-        Self { keys, validations: ALGORITHMS.into_iter().map(validation).collect() }
+        Self {
+            prefix: name.as_ref().map_or_else(|| "jwt:".to_owned(), |name| format!("jwt:{name}:")),
+            validations: ALGORITHMS.into_iter().map(validation).collect(),
+            proof: Proof::Jwt { issuer: name },
+            issuer,
+            typ,
+            max_lifetime,
+            keys,
+        }
     }
 
-    /// The caller that a token proves. May wait for the issuer's keys to be fetched
-    /// again if the token's key is unknown.
-    pub(super) async fn verify(&self, token: &str) -> Result<Caller, JwtFault> {
+    async fn verify(&self, token: &str) -> Result<Caller, JwtFault> {
         let header = decode_header(token).map_err(|_| JwtFault::Malformed)?;
         // RFC 7515 section 4.1.11: what is critical and not understood must be refused.
         if header.crit.is_some() || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
             return Err(JwtFault::Malformed);
         }
+        if let Some(typ) = &self.typ
+            && !header.typ.is_some_and(|own| is_same_media_type(&own, typ))
+        {
+            return Err(JwtFault::Type);
+        }
         let position = ALGORITHMS.iter().position(|algorithm| *algorithm == header.alg);
         let validation = position.and_then(|index| self.validations.get(index)).ok_or(JwtFault::Algorithm)?;
 
         let mut found = self.keys.find(header.alg, header.kid.as_deref());
-        if matches!(found, Lookup::Unknown | Lookup::NoKeysYet) && self.keys.fetched_again().await {
+        let may_be_fetched = matches!(found, Lookup::Unknown | Lookup::NoKeysYet | Lookup::TooOld);
+        if may_be_fetched && self.keys.fetched_again().await {
             found = self.keys.find(header.alg, header.kid.as_deref());
         }
         let key = match found {
@@ -120,13 +222,42 @@ impl JwtVerifier {
             Lookup::OtherAlgorithm => return Err(JwtFault::Algorithm),
             Lookup::Unknown => return Err(JwtFault::UnknownKey),
             Lookup::NoKeysYet => return Err(JwtFault::NoKeysYet),
+            Lookup::TooOld => return Err(JwtFault::KeysTooOld),
         };
         let claims = decode::<Claims>(token, &key, validation).map_err(|error| fault(error.kind()))?.claims;
+        if let Some(max_lifetime) = self.max_lifetime {
+            check_lifetime(&claims, max_lifetime)?;
+        }
         if !name::is_plain_name(&claims.sub) {
             return Err(JwtFault::Subject);
         }
-        Ok(Caller { name: Arc::from(format!("jwt:{}", claims.sub)), proof: Proof::Jwt })
+        let name = Arc::from(format!("{}{}", self.prefix, claims.sub));
+        Ok(Caller { name, proof: self.proof.clone() })
     }
+}
+
+/// Times of RFC 7519 are numbers of seconds, with or without a fraction.
+fn check_lifetime(claims: &Claims, max: Duration) -> Result<(), JwtFault> {
+    let (Some(iat), Some(exp)) = (claims.iat.as_f64(), claims.exp.as_f64()) else {
+        return Err(JwtFault::Lifetime);
+    };
+    let since_1970 = clock::unix_seconds(WallClock::system().now()).saturating_add(LEEWAY_SECONDS);
+    // Issued in the future, it would be valid for longer than it appears to be.
+    if iat > Duration::from_secs(since_1970).as_secs_f64() {
+        return Err(JwtFault::NotYetValid);
+    }
+    if exp - iat <= max.as_secs_f64() { Ok(()) } else { Err(JwtFault::Lifetime) }
+}
+
+/// Compares media types without regard to case; `application/` may be left out of those
+/// that have no other `/` (RFC 7515 section 4.1.9).
+fn is_same_media_type(one: &str, other: &str) -> bool {
+    const PREFIX: &str = "application/";
+    let short = |text: &'_ str| -> usize {
+        let prefix = text.get(..PREFIX.len()).filter(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+        prefix.filter(|prefix| !text[prefix.len()..].contains('/')).map_or(0, str::len)
+    };
+    one[short(one)..].eq_ignore_ascii_case(&other[short(other)..])
 }
 
 fn fault(kind: &ErrorKind) -> JwtFault {

@@ -58,6 +58,8 @@ pub(super) enum Lookup {
     OtherAlgorithm,
     Unknown,
     NoKeysYet,
+    /// The keys were fetched too long ago.
+    TooOld,
 }
 
 impl KeySet {

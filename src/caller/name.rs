@@ -13,6 +13,8 @@ const MAX_DNS_NAME_BYTES: usize = 253;
 const MAX_DNS_LABEL_BYTES: usize = 63;
 /// The most bytes of a JWT's subject, or of a bearer token's name.
 const MAX_PLAIN_NAME_BYTES: usize = 255;
+/// Maximum length of the name of a JWT issuer, in bytes.
+const MAX_ISSUER_NAME_BYTES: usize = 63;
 
 /// Why a certificate, or what a proxy tells of one, names nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +105,13 @@ pub(super) fn is_plain_name(text: &str) -> bool {
     (1..=MAX_PLAIN_NAME_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// Whether a text can be the name of one of several JWT issuers: 1 to 63 lower-case letters,
+/// digits and `-`. Without a colon, so that no subject of one issuer is a caller of another.
+pub(super) fn is_issuer_name(text: &str) -> bool {
+    (1..=MAX_ISSUER_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
 /// Whether some caller can have that name, which says how it was proven; `anonymous` is
 /// one too.
 #[must_use]
@@ -110,7 +119,12 @@ pub fn is_caller_name(text: &str) -> bool {
     match text.split_once(':') {
         Some(("spiffe", _)) => is_spiffe_id(text),
         Some(("dns", name)) => dns_caller(name).as_deref() == Some(text),
-        Some(("jwt" | "token", name)) => is_plain_name(name),
+        Some(("token", name)) => is_plain_name(name),
+        Some(("jwt", name)) => {
+            let of_named_issuer =
+                |(issuer, subject): (&str, &str)| is_issuer_name(issuer) && is_plain_name(subject);
+            is_plain_name(name) || name.split_once(':').is_some_and(of_named_issuer)
+        }
         Some(_) => false,
         None => text == "anonymous",
     }
@@ -171,6 +185,31 @@ mod tests {
             ["", "*.example", "a..b", ".a", "a.", "a b", "a\n", "\u{e4}.example", "a/b", label.as_str()]
         {
             assert_eq!(told(&[], &[name]), Err(NameFault::MalformedDnsName), "{name:?}");
+        }
+    }
+    #[test]
+    fn names_of_callers_are_known_by_their_proof() {
+        let longest = "s".repeat(255);
+        for name in [
+            "anonymous",
+            "jwt:portal",
+            "jwt:corp:portal",
+            "jwt:system:serviceaccount:a:b",
+            "token:ci",
+            "dns:a.example",
+            "spiffe://td/a",
+            &format!("jwt:{longest}"),
+            &format!("jwt:corp:{longest}"),
+        ] {
+            assert!(is_caller_name(name), "{name}");
+        }
+        for name in ["", "jwt:", "jwt: ", "Anonymous", "x:y", &format!("token:corp:{longest}")] {
+            assert!(!is_caller_name(name), "{name}");
+        }
+        for (name, sound) in
+            [("corp", true), ("a-1", true), ("", false), ("A", false), ("a:b", false), ("a*", false)]
+        {
+            assert_eq!(is_issuer_name(name), sound, "{name}");
         }
     }
 }

@@ -23,11 +23,14 @@ impl Everything {
         std::fs::write(&path, jwks(&[&key])).unwrap();
         let settings = Settings {
             certificate: true,
-            jwt: Some(JwtSettings {
+            jwt: vec![JwtSettings {
+                name: None,
                 issuer: ISSUER.to_owned(),
                 audience: AUDIENCE.to_owned(),
+                typ: None,
+                max_lifetime: None,
                 jwks: JwksSource::File(path),
-            }),
+            }],
             forwarded: Some(ForwardedSettings {
                 header,
                 from: vec![ForwardedFrom::Loopback, ForwardedFrom::Spiffe("spiffe://mesh/edge".to_owned())],
@@ -71,7 +74,7 @@ async fn sees_with(
         map.append(*name, HeaderValue::from_str(value).unwrap());
     }
     let caller = identification.identify(&map, peer, tokens).await?;
-    Ok(format!("{} {}", caller.proof().as_str(), caller.name()))
+    Ok(format!("{} {}", caller.proof().label(), caller.name()))
 }
 
 fn plaintext(address: &str) -> Peer {
@@ -273,14 +276,18 @@ fn settings_that_would_identify_wrongly_are_refused() {
         ..Settings::default()
     };
     let jwt = |issuer: &str, audience: &str, url: &str| Settings {
-        jwt: Some(JwtSettings {
+        jwt: vec![JwtSettings {
+            name: None,
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
+            typ: None,
+            max_lifetime: None,
             jwks: JwksSource::Url {
                 url: url.parse().unwrap(),
                 http: crate::http_client::UnpooledClient::for_test(),
+                max_age: std::time::Duration::from_hours(24),
             },
-        }),
+        }],
         ..Settings::default()
     };
     assert!(matches!(refused(forwarded(vec![])), InvalidSettings::ForwardedFrom));

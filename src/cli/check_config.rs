@@ -155,8 +155,10 @@ fn summary(config: &Config, output: &mut Output) {
     if server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off) {
         proofs.push("certificates".to_owned());
     }
-    if callers.jwt.is_some() {
-        proofs.push("JWTs".to_owned());
+    match callers.jwt.len() {
+        0 => {}
+        1 => proofs.push("JWTs".to_owned()),
+        issuers => proofs.push(format!("JWTs of {issuers} issuers")),
     }
     if !callers.tokens.is_empty() {
         proofs.push(format!("bearer tokens ({})", callers.tokens.len()));

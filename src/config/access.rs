@@ -90,6 +90,8 @@ pub(super) struct KnownNames<'a> {
     /// nothing.
     pub(super) api_clients: Option<Vec<&'a str>>,
     pub(super) tokens: Vec<&'a str>,
+    /// The names of JWT issuers; none if issuers have no names, or rules may refer to any.
+    pub(super) jwt_issuers: Option<Vec<&'a str>>,
 }
 
 impl Access {
@@ -158,6 +160,18 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
     {
         let nearest = fault::nearest(name, known.tokens.iter().copied()).map(|name| format!("token:{name}"));
         return Err(Problem::UnknownName { what: "the name of a token in [callers.tokens]", nearest });
+    }
+    if let Some(names) = &known.jwt_issuers
+        && let Some(rest) = literal.strip_prefix("jwt:")
+    {
+        let (issuer, is_whole) =
+            rest.split_once(':').map_or((rest, literal.len() == glob.len()), |(it, _)| (it, true));
+        let is_known = |name: &&str| if is_whole { *name == issuer } else { name.starts_with(issuer) };
+        // Without the colon, nobody is called that.
+        if !names.iter().any(is_known) || (is_whole && !rest.contains(':')) {
+            let nearest = fault::nearest(issuer, names.iter().copied()).map(|name| format!("jwt:{name}:"));
+            return Err(Problem::UnknownName { what: "a caller of an issuer in [[callers.jwt]]", nearest });
+        }
     }
     Ok(glob)
 }

@@ -1,7 +1,7 @@
 //! `[callers.jwt]`, `[callers.tokens]` and `[callers.forwarded]`: by what else than a
 //! client certificate a caller can prove who it is. Each is off unless configured.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use url::Url;
 
@@ -21,8 +21,8 @@ pub type Tokens = BTreeMap<Arc<str>, Vec<TokenHash>>;
 /// How callers may prove who they are, besides certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Callers {
-    /// `[callers.jwt]`.
-    pub jwt: Option<Jwt>,
+    /// `[callers.jwt]`, without a name, or `[[callers.jwt]]`, each with one.
+    pub jwt: Vec<Jwt>,
     /// `[callers.tokens]`: the name of each caller with a bearer token, and the SHA-256
     /// of the token; a list of two while one token replaces another.
     pub tokens: Tokens,
@@ -33,10 +33,17 @@ pub struct Callers {
 /// JSON web tokens (RS, ES and `EdDSA` only).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwt {
+    /// `name`: distinguishes the callers of several issuers; only in `[[callers.jwt]]`, and
+    /// required there.
+    pub name: Option<Arc<str>>,
     /// `issuer`: the `iss` that a token must have.
     pub issuer: String,
     /// `audience`: the `aud` that a token must have.
     pub audience: String,
+    /// `typ`: the media type that the header of a token must have; none: any.
+    pub typ: Option<String>,
+    /// `max_lifetime`: maximum time between `iat` and `exp`; none: any; from 1 s to a year.
+    pub max_lifetime: Option<Duration>,
     /// `jwks_file` or `jwks_url`: the keys that sign tokens.
     pub keys: JwksSource,
 }
@@ -53,6 +60,9 @@ pub enum JwksSource {
         url: Url,
         /// The authorities.
         ca_file: Option<PathBuf>,
+        /// `jwks_max_age`: how long after a fetch its keys are accepted; 24 h, from 10 min to 30
+        /// days.
+        max_age: Duration,
     },
 }
 
@@ -98,6 +108,9 @@ pub enum ForwardedFrom {
     Dns(String),
 }
 
+/// How long after a fetch keys are accepted.
+const JWKS_MAX_AGE: Duration = Duration::from_hours(24);
+
 const HEADERS: &[(&str, ForwardedHeader)] = &[
     ("x-forwarded-client-cert", ForwardedHeader::XForwardedClientCert),
     ("l5d-client-id", ForwardedHeader::L5dClientId),
@@ -106,20 +119,47 @@ const HEADERS: &[(&str, ForwardedHeader)] = &[
 impl Callers {
     pub(super) fn read(mut section: Section<'_>, server: &Server) -> Self {
         let callers = Self {
-            jwt: section.optional_table("jwt").and_then(Jwt::read),
+            jwt: Self::jwts(&mut section),
             tokens: section.optional_table("tokens").map(|table| tokens(&table)).unwrap_or_default(),
             forwarded: section.optional_table("forwarded").and_then(|table| Forwarded::read(table, server)),
         };
         section.finish();
         callers
     }
+
+    fn jwts(section: &mut Section<'_>) -> Vec<Jwt> {
+        let Some(Value::List(items)) = section.node("jwt") else {
+            return section
+                .optional_table("jwt")
+                .and_then(|table| Jwt::read(table, None))
+                .into_iter()
+                .collect();
+        };
+        if items.is_empty() {
+            section.fault("jwt", Problem::rule("must not be empty; leave the key out if there is no issuer"));
+        }
+        let mut issuers = Vec::new();
+        for table in section.list_of_tables("jwt") {
+            issuers.extend(Jwt::read(table, Some(&issuers)));
+        }
+        issuers
+    }
 }
 
 impl Jwt {
-    fn read(mut section: Section<'_>) -> Option<Self> {
+    /// `others` are the issuers before it in `[[callers.jwt]]`; none in `[callers.jwt]`.
+    fn read(mut section: Section<'_>, others: Option<&[Self]>) -> Option<Self> {
         const HINT: &str = "[callers.jwt] needs issuer, audience, and jwks_file or jwks_url";
+        const NAME: &str = "[[callers.jwt]] needs a name, which callers' names begin with: jwt:NAME:SUBJECT";
+        let name = match others {
+            Some(_) => section.required("name", NAME, issuer_name),
+            None => None,
+        };
         let issuer = section.required("issuer", HINT, value::text);
         let audience = section.required("audience", HINT, value::text);
+        let typ = section.optional("typ", media_type);
+        let lifetimes = Duration::from_secs(1)..=Duration::from_hours(24 * 365 + 6);
+        let max_lifetime = section.optional("max_lifetime", value::duration(lifetimes));
         match (section.has("jwks_file"), section.has("jwks_url")) {
             (false, false) => section.fault("jwks_file", Problem::Missing(HINT)),
             (true, true) => {
@@ -130,14 +170,53 @@ impl Jwt {
             }
             _ => {}
         }
-        if section.has("jwks_ca_file") && !section.has("jwks_url") {
-            section.fault("jwks_ca_file", Problem::rule("is for jwks_url, which is not there"));
+        for key in ["jwks_ca_file", "jwks_max_age"] {
+            if section.has(key) && !section.has("jwks_url") {
+                section.fault(key, Problem::rule("is for jwks_url, which is not there"));
+            }
         }
         let file = named_file::json_object(&mut section, "jwks_file").map(JwksSource::File);
         let ca_file = named_file::certificates(&mut section, "jwks_ca_file");
-        let url = section.optional("jwks_url", value::secure_url).map(|url| JwksSource::Url { url, ca_file });
+        let ages = Duration::from_mins(10)..=Duration::from_hours(24 * 30);
+        let max_age = section.optional("jwks_max_age", value::duration(ages)).unwrap_or(JWKS_MAX_AGE);
+        let url = section.optional("jwks_url", value::secure_url).map(|url| JwksSource::Url {
+            url,
+            ca_file,
+            max_age,
+        });
+        for other in others.unwrap_or_default() {
+            if name.is_some() && name == other.name {
+                section.fault("name", Problem::rule("is the name of another issuer too"));
+            }
+            if issuer.as_ref() == Some(&other.issuer) {
+                section.fault("issuer", Problem::rule("is there twice: its tokens could prove two callers"));
+            }
+        }
         section.finish();
-        Some(Self { issuer: issuer?, audience: audience?, keys: file.or(url)? })
+        if others.is_some() && name.is_none() {
+            return None;
+        }
+        Some(Self { name, issuer: issuer?, audience: audience?, typ, max_lifetime, keys: file.or(url)? })
+    }
+}
+
+fn issuer_name(value: &Value) -> Result<Arc<str>, Problem> {
+    let name = value::text(value)?;
+    let is_sound = name.len() <= 63
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if is_sound {
+        Ok(Arc::from(name))
+    } else {
+        Err(Problem::rule("must be 1 to 63 lower-case letters, digits and \"-\""))
+    }
+}
+
+fn media_type(value: &Value) -> Result<String, Problem> {
+    let typ = value::text(value)?;
+    if typ.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
+        Ok(typ)
+    } else {
+        Err(Problem::rule("must be a media type without parameters, such as \"at+jwt\""))
     }
 }
 

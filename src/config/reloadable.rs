@@ -60,7 +60,8 @@ impl Reloadable {
         let mut callers = root.table("callers");
         let tokens = callers.optional_table("tokens").map(|table| callers::tokens(&table));
         callers.finish_part(&OTHER_CALLERS);
-        let known = KnownNames { api_clients: None, tokens: keys_at(tree, &["callers", "tokens"]) };
+        let tokens_known = keys_at(tree, &["callers", "tokens"]);
+        let known = KnownNames { api_clients: None, tokens: tokens_known, jwt_issuers: None };
         let access = Access::read(root.table("access"), &known);
         root.finish_part(&OTHER_SECTIONS);
         Self { access, tokens: tokens.unwrap_or_default() }

@@ -122,7 +122,10 @@ client_secret_credential = "secret"
 [callers.jwt]
 issuer = "https://issuer.example"
 audience = "ott-gateway"
-jwks_file = "jwks.json"
+typ = "at+jwt"
+max_lifetime = "1h"
+jwks_url = "https://issuer.example/jwks"
+jwks_max_age = "12h"
 [callers.tokens]
 billing = ["{TOKEN}", "{OTHER_TOKEN}"]
 [callers.forwarded]
@@ -163,6 +166,9 @@ trace_ratio = 0.25
     assert_eq!(config.api_clients.by_name.len(), 3);
     let tuned = config.api_clients.by_name.values().find(|client| client.propagate_trace).unwrap();
     assert_eq!((tuned.max_idle_connections.get(), tuned.min_login_time), (7, Duration::from_secs(1)));
+    let jwt = &config.callers.jwt[0];
+    assert_eq!((jwt.typ.as_deref(), jwt.max_lifetime), (Some("at+jwt"), Some(Duration::from_hours(1))));
+    assert!(matches!(jwt.keys, JwksSource::Url { max_age, .. } if max_age == Duration::from_hours(12)));
     let forwarded = config.callers.forwarded.as_ref().unwrap();
     assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
     assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
@@ -250,6 +256,44 @@ const BROKEN: &[Broken] = &[
     (
         "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://keys.example/\"",
         &["gateway.toml:11: callers.jwt.jwks_url: must be https (plain http is for loopback addresses only)"],
+    ),
+    (
+        "[callers.jwt]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\njwks_max_age = \"1h\"\ntyp = \"a;b\"\nmax_lifetime = \"2years\"",
+        &[
+            "gateway.toml:9: callers.jwt.name: unknown key",
+            "gateway.toml:13: callers.jwt.jwks_max_age: is for jwks_url, which is not there",
+            "gateway.toml:14: callers.jwt.typ: must be a media type without parameters, such as \"at+jwt\"",
+            "gateway.toml:15: callers.jwt.max_lifetime: must be from 1s to 1year",
+        ],
+    ),
+    (
+        "[callers]\njwt = []",
+        &["gateway.toml:9: callers.jwt: must not be empty; leave the key out if there is no issuer"],
+    ),
+    (
+        "[[callers.jwt]]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
+        &[
+            "gateway.toml:8: callers.jwt[1].name: is missing: [[callers.jwt]] needs a name, which callers' names begin with: jwt:NAME:SUBJECT",
+        ],
+    ),
+    (
+        "[[callers.jwt]]\nname = \"a:b\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
+        &["gateway.toml:9: callers.jwt[1].name: must be 1 to 63 lower-case letters, digits and \"-\""],
+    ),
+    (
+        "[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"b\"\njwks_file = \"jwks.json\"",
+        &[
+            "gateway.toml:14: callers.jwt[2].name: is the name of another issuer too",
+            "gateway.toml:15: callers.jwt[2].issuer: is there twice: its tokens could prove two callers",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"jwt:cor*\", \"jwt:crop:*\", \"jwt:portal\", \"jwt:corp:*\", \"jwt:x*\", \"jwt:*\"]\n[[callers.jwt]]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
+        &[
+            "gateway.toml:9: access.rules[2].callers[2]: is not a caller of an issuer in [[callers.jwt]]; did you mean \"jwt:corp:\"?",
+            "gateway.toml:9: access.rules[2].callers[3]: is not a caller of an issuer in [[callers.jwt]]",
+            "gateway.toml:9: access.rules[2].callers[5]: is not a caller of an issuer in [[callers.jwt]]",
+        ],
     ),
     (
         "[callers.tokens]\nbilling = \"canary-5f0c\"",
@@ -768,7 +812,7 @@ fn faults_never_show_a_value() {
             "api_clients.eu2",
             "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections min_login_time unknown",
         ),
-        ("callers.jwt", "issuer audience jwks_file jwks_url jwks_ca_file"),
+        ("callers.jwt", "issuer audience typ max_lifetime jwks_file jwks_url jwks_ca_file jwks_max_age"),
         ("callers.tokens", "billing"),
         ("callers.forwarded", "header from"),
         ("access", "quota_dry_run max_quota_users"),

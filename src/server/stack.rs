@@ -97,7 +97,7 @@ impl CallStack {
             // Read once: tokens and rules of one version decide on the whole call.
             let policy = self.access.policy();
             let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
-            if caller.proof() != Proof::None {
+            if *caller.proof() != Proof::None {
                 span.follow_caller();
             }
             let (call, recognition) = (call.clone(), peer.recognition().clone());
@@ -165,7 +165,7 @@ impl CallStack {
                 "caller not identified"
             );
         })?;
-        call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().as_str());
+        call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().label());
         if call.operation().is_some() && !headers.contains_key("grpc-timeout") {
             self.metrics.without_deadline(caller.name());
         }

@@ -25,6 +25,7 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
+    reloads::JwksMetrics,
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -438,6 +439,16 @@ impl Metrics {
     /// The version that was refused is gone, and what is in use is there again.
     pub fn reload_mended(&self, what: &'static str) {
         self.0.reloads.mended(what, "");
+    }
+
+    /// The metrics of the keys of one JWT issuer.
+    #[must_use]
+    pub fn jwt_issuer(&self, name: &str) -> JwksMetrics {
+        JwksMetrics {
+            reloads: self.0.reloads.clone(),
+            expired: self.0.jwt_keys_expired.clone(),
+            issuer: Arc::from(name),
+        }
     }
 
     /// Shows the certificate in use that ends next.

@@ -300,8 +300,11 @@ fn every_key_that_the_code_reads_is_described_and_no_other() {
         if table.is_empty() { key.clone() } else { format!("{table}.{key}") }
     };
     let (tables, rows) = described();
-    let in_code: BTreeSet<String> =
-        asked.keys.iter().filter(|(_, key)| !REFUSED.contains(&key.as_str())).map(dotted).collect();
+    // A list of tables that may also be a single table is described as a table.
+    let is_key = |asked_for: &&(String, String)| {
+        !REFUSED.contains(&asked_for.1.as_str()) && !asked.tables.contains(*asked_for)
+    };
+    let in_code: BTreeSet<String> = asked.keys.iter().filter(is_key).map(dotted).collect();
     let in_docs: BTreeSet<String> = rows.iter().map(|row| format!("{}.{}", row.table, row.key)).collect();
     assert!(in_code.len() > 40, "the keys are found: {in_code:?}");
     let missing: Vec<_> = in_code.difference(&in_docs).collect();
@@ -334,6 +337,10 @@ const BASE: &[(&str, &[(&str, &str)])] = &[
             ("client_id", "\"id\""),
             ("client_secret_file", "\"secret\""),
         ],
+    ),
+    (
+        "callers.jwt",
+        &[("issuer", "\"i\""), ("audience", "\"a\""), ("jwks_url", "\"https://issuer.example/jwks\"")],
     ),
     ("access", &[]),
     ("access.rules", &[("callers", "[\"dns:*\"]")]),

@@ -257,6 +257,48 @@ impl Published {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_issuers_cannot_pose_as_each_other() {
+    let platform = Upstream::http().await;
+    // Both use the same key id, and both have a subject `portal`.
+    let (corp, k8s) = (Issuer::new("k1"), Issuer::new("k1"));
+    let issuers = "[[callers.jwt]]\nname = \"corp\"\nissuer = \"https://corp.example\"\naudience = \"ott-gateway\"\n\
+                   jwks_file = \"FOLDER/corp.json\"\nmax_lifetime = \"10min\"\n\
+                   [[callers.jwt]]\nname = \"k8s\"\nissuer = \"https://k8s.example\"\naudience = \"ott-gateway\"\n\
+                   jwks_file = \"FOLDER/k8s.json\"";
+    let setup = setup(&platform, issuers).replacing(r#"["*"]"#, r#"["jwt:corp:portal", "jwt:k8s:*"]"#);
+    setup.file("corp.json", &corp.jwks());
+    setup.file("k8s.json", &k8s.jwks());
+    let gateway = setup.start();
+    let channel = gateway.channel().await;
+    let told = async |bearer: String| issued(&channel, &[("authorization", &bearer)]).await;
+    let claims = |issuer: &str, subject: &str| json!({ "iss": issuer, "sub": subject, "iat": in_seconds(0), "exp": in_seconds(300) });
+    let (at_corp, at_k8s) = ("https://corp.example", "https://k8s.example");
+    assert_eq!(told(corp.bearer(claims(at_corp, "portal"))).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("jwt:corp:portal", "jwt:corp"));
+    assert_eq!(told(k8s.bearer(claims(at_k8s, "portal"))).await, "OK");
+    assert_eq!(last_caller(&gateway), proven("jwt:k8s:portal", "jwt:k8s"));
+
+    let not_allowed = "PermissionDenied CALLER_NOT_ALLOWED";
+    for subject in ["other", "k8s:portal", "jwt:k8s:portal"] {
+        assert_eq!(told(corp.bearer(claims(at_corp, subject))).await, not_allowed, "{subject}");
+        assert_eq!(last_caller(&gateway), proven(&format!("jwt:corp:{subject}"), "jwt:corp"));
+    }
+    for (what, bearer) in [
+        ("signed by the other issuer", corp.bearer(claims(at_k8s, "portal"))),
+        ("signed by the other issuer", k8s.bearer(claims(at_corp, "portal"))),
+        ("an unknown issuer", corp.bearer(claims("https://issuer.example", "portal"))),
+        (
+            "too long a life",
+            corp.bearer(json!({ "iss": at_corp, "iat": in_seconds(0), "exp": in_seconds(3600) })),
+        ),
+        ("no start", corp.bearer(json!({ "iss": at_corp }))),
+    ] {
+        assert_eq!(told(bearer).await, UNKNOWN, "{what}");
+    }
+    assert_eq!(told(k8s.bearer(json!({ "iss": at_k8s }))).await, "OK", "each issuer has its own checks");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_from_a_url_are_waited_for_kept_and_not_hammered() {
     let platform = Upstream::http().await;
     let (published, url) = Published::start().await;
@@ -319,7 +361,7 @@ async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() 
         let gateway = trusting(server, &ca_file);
         let why = gateway
             .stderr()
-            .wait_for(what, |line| line.contains("no JWT can be verified yet").then(|| line.to_owned()));
+            .wait_for(what, |line| line.contains("cannot refresh JWT keys").then(|| line.to_owned()));
         assert!(why.contains("certificate"), "{what}: {why}");
         let channel = gateway.channel().await;
         let told = issued(&channel, &[("authorization", &bearer)]).await;

@@ -28,12 +28,13 @@ async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let subject = Some(Subject::Login("user".to_owned()));
     let request = IssueOttRequest { subject, ..IssueOttRequest::default() };
     gateway.client().await.issue_ott(request).await.expect("a token");
-    // Only one with TLS shows certificates.
+    // Only one with TLS shows certificates, and only one with a JWKS URL the age of keys.
     let pair = Authority::new("server").issue(&["localhost"]);
     let setup = Setup::for_platform(upstream.address());
     pair.write(setup.folder());
     let files = "certificate_file = \"FOLDER/tls.crt\"\nprivate_key_file = \"FOLDER/tls.key\"";
-    let with_tls = setup.replacing("[admin]", &format!("[server.tls]\n{files}\n[admin]")).start();
+    let jwt = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://127.0.0.1:1/\"";
+    let with_tls = setup.replacing("[admin]", &format!("[server.tls]\n{files}\n{jwt}\n[admin]")).start();
     let of_certificates = async || {
         let text = Admin(with_tls.admin()).scrape().text().to_owned();
         text.contains("ott_gateway_certificate_not_after")

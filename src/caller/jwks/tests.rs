@@ -5,7 +5,10 @@ use jsonwebtoken::Algorithm;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::*;
-use crate::caller::jwt::tests::{SigningKey, jwks};
+use crate::{
+    caller::jwt::tests::{SigningKey, jwks},
+    telemetry::metrics::Metrics,
+};
 
 /// An issuer that serves a key set over real HTTP, counts the fetches, and can hold
 /// them back.
@@ -48,10 +51,18 @@ impl Issuer {
     }
 }
 
+const MAX_AGE: Duration = Duration::from_hours(24);
+
+fn of(metrics: &Metrics) -> JwksMetrics {
+    metrics.jwt_issuer("corp")
+}
+
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, refresh) =
-        JwksRefresh::start(JwksSource::Url { url, http: UnpooledClient::for_test() }, Metrics::new())
-            .unwrap();
+    let (ring, refresh) = JwksRefresh::start(
+        JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE },
+        of(&Metrics::new()),
+    )
+    .unwrap();
     tokio::spawn(refresh.run());
     ring
 }
@@ -210,7 +221,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
     let source = JwksSource::File(path.clone());
-    let (ring, mut refresh) = JwksRefresh::start(source.clone(), Metrics::new()).unwrap();
+    let (ring, mut refresh) = JwksRefresh::start(source.clone(), of(&Metrics::new())).unwrap();
     assert!(has(&ring, "k1"), "read at start");
     assert!(!ring.fetched_again().await, "nobody waits for a file");
 
@@ -230,7 +241,7 @@ async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
     assert!(FILE_POLL_INTERVAL < Duration::from_secs(10));
 
     std::fs::write(&path, b"{}").unwrap();
-    let refused = JwksRefresh::start(source, Metrics::new()).unwrap_err();
+    let refused = JwksRefresh::start(source, of(&Metrics::new())).unwrap_err();
     assert!(refused.to_string().contains("jwks.json"), "{refused}");
 }
 
@@ -239,7 +250,7 @@ async fn a_running_refresh_sees_a_replaced_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
-    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), Metrics::new()).unwrap();
+    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap();
     tokio::spawn(refresh.run());
     let other = folder.path().join("new.json");
     std::fs::write(&other, jwks(&[&key("k2")])).unwrap();
@@ -272,7 +283,7 @@ async fn file_is_counted_as_reloaded_only_when_it_has_changed() {
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     std::fs::write(&path, &one).unwrap();
     let metrics = Metrics::new();
-    let (_ring, mut refresh) = JwksRefresh::start(JwksSource::File(path.clone()), metrics.clone()).unwrap();
+    let (_ring, mut refresh) = JwksRefresh::start(JwksSource::File(path.clone()), of(&metrics)).unwrap();
     assert_eq!(counted(&metrics), [Some(0), Some(0), Some(0)]);
     let looks = [
         (Some(&one[..]), [0, 0, 0]),
@@ -302,8 +313,8 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
     let (issuer, url) = Issuer::start(&[]).await;
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let metrics = Metrics::new();
-    let source = JwksSource::Url { url: url.clone(), http: UnpooledClient::for_test() };
-    let (_ring, mut refresh) = JwksRefresh::start(source, metrics.clone()).unwrap();
+    let source = JwksSource::Url { url: url.clone(), http: UnpooledClient::for_test(), max_age: MAX_AGE };
+    let (_ring, mut refresh) = JwksRefresh::start(source, of(&metrics)).unwrap();
     assert_eq!(counted(&metrics), [None; 3], "there is nothing yet");
     let fetches = [
         (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
@@ -321,6 +332,80 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
         refresh.take(fetch(&UnpooledClient::for_test(), &url).await);
         assert_eq!(counted(&metrics), expected, "{step}");
     }
+}
+
+/// Whether metrics show that the keys are too old.
+fn expired(metrics: &Metrics) -> bool {
+    metrics.render().contains(r#"ott_gateway_jwt_keys_expired{issuer="corp"} 1"#)
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cannot_be_fetched_again_prove_nothing_after_their_maximum_age() {
+    let metrics = Metrics::new();
+    let url = "https://issuer.example/jwks".parse().unwrap();
+    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
+    let (ring, mut refresh) = JwksRefresh::start(source, of(&metrics)).unwrap();
+    let good = || Ok(jwks(&[&key("k1")]));
+    let find = || ring.find(Algorithm::ES256, Some("k1"));
+    refresh.take(good());
+    tokio::time::advance(MAX_AGE).await;
+    refresh.take(Err(FetchFault::Status(503)));
+    assert!(matches!(find(), Lookup::Found(_)), "to the last moment");
+    assert!(!expired(&metrics));
+
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(matches!(find(), Lookup::TooOld), "without the refresh having noticed");
+    for _ in 0..3 {
+        refresh.take(Err(FetchFault::Status(503)));
+        assert!(expired(&metrics) && matches!(find(), Lookup::TooOld));
+    }
+    // A set that cannot be used does not renew the old one.
+    refresh.take(Ok(b"{\"keys\": []}".to_vec()));
+    assert!(matches!(find(), Lookup::TooOld));
+
+    refresh.take(good());
+    assert!(!expired(&metrics) && matches!(find(), Lookup::Found(_)), "the same keys, fetched anew");
+    tokio::time::advance(MAX_AGE / 2).await;
+    refresh.take(good());
+    tokio::time::advance(MAX_AGE / 4 * 3).await;
+    assert!(matches!(find(), Lookup::Found(_)), "each fetch counts, also of the same keys");
+}
+
+#[tokio::test(start_paused = true)]
+async fn age_is_that_of_the_clock_that_shows_more() {
+    let clock = WallClock::following_monotonic();
+    let ring = KeyRing { clock: clock.clone(), ..KeyRing::new(Some(MAX_AGE), None) };
+    ring.keep(KeySet::parse(&jwks(&[&key("k1")])).unwrap());
+    assert!(!ring.is_too_old());
+    clock.shift_by_ms(25 * 3_600_000);
+    assert!(ring.is_too_old(), "the machine was suspended");
+    clock.shift_by_ms(-50 * 3_600_000);
+    assert!(!ring.is_too_old());
+    tokio::time::advance(MAX_AGE + Duration::from_secs(1)).await;
+    assert!(ring.is_too_old(), "the wall clock was set back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_in_a_file_have_no_maximum_age() {
+    let ring = KeyRing::fixed(&jwks(&[&key("k1")]));
+    tokio::time::advance(Duration::from_hours(24 * 365)).await;
+    assert!(has(&ring, "k1"));
+}
+
+#[tokio::test]
+async fn an_issuer_that_fails_is_shown_beside_one_that_does_not() {
+    let metrics = Metrics::new();
+    let start = |issuer: &str| {
+        let url = "https://issuer.example/jwks".parse().unwrap();
+        let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
+        JwksRefresh::start(source, metrics.jwt_issuer(issuer)).unwrap().1
+    };
+    let (mut one, mut other) = (start("one"), start("other"));
+    one.take(Err(FetchFault::Status(503)));
+    other.take(Ok(jwks(&[&key("k1")])));
+    assert_eq!(counted(&metrics)[2], Some(1), "the success of the other does not hide it");
+    one.take(Ok(jwks(&[&key("k1")])));
+    assert_eq!(counted(&metrics)[2], Some(0));
 }
 
 #[test]

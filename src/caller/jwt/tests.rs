@@ -9,6 +9,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -60,8 +61,11 @@ impl SigningKey {
     }
 
     pub(in crate::caller) fn sign(&self, claims: &Value) -> String {
-        let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) };
-        encode(&header, claims, &self.key).unwrap()
+        encode(&self.header(), claims, &self.key).unwrap()
+    }
+
+    fn header(&self) -> Header {
+        Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) }
     }
 
     /// A good token for that subject.
@@ -92,7 +96,19 @@ fn in_seconds(seconds: i64) -> i64 {
 }
 
 fn verifier(jwks: &[u8]) -> JwtVerifier {
-    JwtVerifier::new(ISSUER, AUDIENCE, KeyRing::fixed(jwks))
+    JwtVerifier::new(settings(), KeyRing::fixed(jwks))
+}
+
+/// The issuer of these tests, whose keys are given to the verifier as they are.
+fn settings() -> JwtSettings {
+    JwtSettings {
+        name: None,
+        issuer: ISSUER.to_owned(),
+        audience: AUDIENCE.to_owned(),
+        typ: None,
+        max_lifetime: None,
+        jwks: JwksSource::File(std::path::PathBuf::new()),
+    }
 }
 
 async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFault> {
@@ -223,5 +239,168 @@ async fn what_is_no_jwt_is_malformed() {
     let verifier = verifier(&jwks(&[&SigningKey::new("k1", Algorithm::EdDSA)]));
     for token in ["", ".", "..", "a.b.c", "e30.e30.e30", "bnVsbA.e30.e30", "e30.e30", "e30.e30.e30.e30"] {
         assert_eq!(verified(&verifier, token).await, Err(JwtFault::Malformed), "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_configured_type_is_compared_as_a_media_type() {
+    let key = SigningKey::new("k1", Algorithm::ES256);
+    let signed = |typ: Option<&str>| {
+        let header = Header { typ: typ.map(str::to_owned), ..key.header() };
+        encode(&header, &claims(&json!({})), &key.key).unwrap()
+    };
+    for configured in ["at+jwt", "application/at+jwt", "AT+JWT"] {
+        let settings = JwtSettings { typ: Some(configured.to_owned()), ..settings() };
+        let verifier = JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[&key])));
+        for typ in ["at+jwt", "AT+jwt", "application/at+jwt", "Application/AT+JWT"] {
+            let name = verified(&verifier, &signed(Some(typ))).await;
+            assert_eq!(name.as_deref(), Ok("jwt:portal"), "{configured} {typ}");
+        }
+        let wrong =
+            ["JWT", "", "at+jwt ", "at+jwt;v=1", "text/at+jwt", "application/", "application/x/at+jwt"];
+        for typ in wrong.map(Some).into_iter().chain([None]) {
+            let refused = verified(&verifier, &signed(typ)).await;
+            assert_eq!(refused, Err(JwtFault::Type), "{configured} {typ:?}");
+        }
+    }
+    let any = verifier(&jwks(&[&key]));
+    for typ in [Some("anything"), None] {
+        assert_eq!(verified(&any, &signed(typ)).await.as_deref(), Ok("jwt:portal"), "not configured");
+    }
+}
+
+#[tokio::test]
+async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
+    let key = SigningKey::new("k1", Algorithm::ES256);
+    let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
+    let verifier = JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[&key])));
+    for (changes, outcome) in [
+        (json!({ "iat": in_seconds(0) }), Ok("jwt:portal")),
+        (json!({ "iat": in_seconds(-300) }), Ok("jwt:portal")),
+        (json!({ "iat": in_seconds(-299), "exp": in_seconds(301) }), Ok("jwt:portal")),
+        (json!({ "iat": in_seconds(20), "exp": in_seconds(620) }), Ok("jwt:portal")),
+        (json!({ "iat": in_seconds(-310) }), Err(JwtFault::Lifetime)),
+        (json!({}), Err(JwtFault::Lifetime)),
+        (json!({ "iat": null }), Err(JwtFault::Lifetime)),
+        (json!({ "iat": "now" }), Err(JwtFault::Lifetime)),
+        (json!({ "iat": 0 }), Err(JwtFault::Lifetime)),
+        (json!({ "iat": -1e300 }), Err(JwtFault::Lifetime)),
+        // A short one from next year would be valid until then.
+        (json!({ "iat": in_seconds(31_000_000), "exp": in_seconds(31_000_060) }), Err(JwtFault::NotYetValid)),
+        (json!({ "iat": 1e300, "exp": in_seconds(300) }), Err(JwtFault::NotYetValid)),
+    ] {
+        let token = key.sign(&claims(&changes));
+        assert_eq!(verified(&verifier, &token).await, outcome.map(str::to_owned), "{changes}");
+    }
+}
+
+/// Two issuers with names, and the key of each.
+struct Two {
+    verifiers: JwtVerifiers,
+    keys: [SigningKey; 2],
+}
+
+const OTHER_ISSUER: &str = "https://other.example";
+
+impl Two {
+    fn new() -> Self {
+        // The same key id: it does not name an issuer.
+        let keys = [(); 2].map(|()| SigningKey::new("k1", Algorithm::ES256));
+        let named = |name: &str, issuer: &str, key| {
+            let settings =
+                JwtSettings { name: Some(Arc::from(name)), issuer: issuer.to_owned(), ..settings() };
+            JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[key])))
+        };
+        let [one, other] = &keys;
+        let verifiers = JwtVerifiers(vec![named("corp", ISSUER, one), named("k8s", OTHER_ISSUER, other)]);
+        Self { verifiers, keys }
+    }
+
+    async fn sees(&self, key: &SigningKey, issuer: &str, subject: &str) -> Result<String, JwtFault> {
+        let token = key.sign(&claims(&json!({ "iss": issuer, "sub": subject })));
+        let caller = self.verifiers.verify(&token).await?;
+        Ok(format!("{} {}", caller.proof().label(), caller.name()))
+    }
+}
+
+#[tokio::test]
+async fn each_of_several_issuers_proves_callers_of_its_own_only() {
+    let two = Two::new();
+    let [corp, k8s] = &two.keys;
+    assert_eq!(two.sees(corp, ISSUER, "portal").await.as_deref(), Ok("jwt:corp jwt:corp:portal"));
+    assert_eq!(two.sees(k8s, OTHER_ISSUER, "portal").await.as_deref(), Ok("jwt:k8s jwt:k8s:portal"));
+    // A subject that looks like another issuer's caller stays a subject.
+    for subject in ["k8s:portal", "jwt:k8s:portal", ":k8s:portal", "*"] {
+        let expected = format!("jwt:corp jwt:corp:{subject}");
+        assert_eq!(two.sees(corp, ISSUER, subject).await, Ok(expected));
+    }
+    assert_eq!(two.sees(corp, OTHER_ISSUER, "portal").await, Err(JwtFault::Signature), "another's keys");
+    assert_eq!(two.sees(k8s, ISSUER, "portal").await, Err(JwtFault::Signature));
+    assert_eq!(two.sees(corp, "https://third.example", "portal").await, Err(JwtFault::Issuer));
+    assert_eq!(two.sees(corp, "", "portal").await, Err(JwtFault::Issuer));
+    let [none, list] = [json!({ "iss": null }), json!({ "iss": [ISSUER, OTHER_ISSUER] })];
+    for changes in [none, list] {
+        let refused = two.verifiers.verify(&corp.sign(&claims(&changes))).await.unwrap_err();
+        assert_eq!(refused, JwtFault::Claims, "{changes}");
+    }
+}
+
+#[test]
+fn issuers_that_could_be_confused_are_refused() {
+    let issuer = |name: Option<&str>, issuer: &str| JwtSettings {
+        name: name.map(Arc::from),
+        issuer: issuer.to_owned(),
+        jwks: JwksSource::Url {
+            url: "https://keys.example".parse().unwrap(),
+            http: crate::http_client::UnpooledClient::for_test(),
+            max_age: Duration::from_hours(24),
+        },
+        ..settings()
+    };
+    let start = |issuers| JwtVerifiers::start(issuers, &Metrics::new());
+    for good in [
+        vec![],
+        vec![issuer(None, "a")],
+        vec![issuer(Some("x"), "a")],
+        vec![issuer(Some("x"), "a"), issuer(Some("x-1"), "b")],
+    ] {
+        let number = good.len();
+        assert_eq!(start(good).unwrap().1.len(), number, "a refresh for each");
+    }
+    for wrong in [
+        vec![issuer(None, "a"), issuer(None, "b")],
+        vec![issuer(None, "a"), issuer(Some("x"), "b")],
+        vec![issuer(Some("x"), "a"), issuer(Some("x"), "b")],
+        vec![issuer(Some("x"), "a"), issuer(Some("y"), "a")],
+        vec![issuer(Some(""), "a")],
+        vec![issuer(Some("x:y"), "a")],
+        vec![issuer(Some("X"), "a")],
+        vec![issuer(Some("x*"), "a")],
+    ] {
+        assert!(matches!(start(wrong), Err(InvalidSettings::Issuers)));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_is_a_token_of_any_issuer(text in "\\PC{0,40}(\\.\\PC{0,40}){0,4}") {
+        let two = Two::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        prop_assert!(runtime.block_on(two.verifiers.verify(&text)).is_err());
+    }
+
+    /// Of RFC 7515 section 4.1.9: `application/` is put before what has no `/`.
+    #[test]
+    fn media_types_are_the_same_if_their_full_forms_are(
+        one in "([aA]pplication/|text/)?[a-bA-B+/]{0,3}",
+        other in "([aA]pplication/|text/)?[a-bA-B+/]{0,3}",
+    ) {
+        let full = |text: &str| {
+            let prefix = if text.contains('/') { "" } else { "application/" };
+            format!("{prefix}{text}").to_lowercase()
+        };
+        prop_assert_eq!(is_same_media_type(&one, &other), full(&one) == full(&other));
     }
 }

@@ -77,6 +77,7 @@ pub(super) struct Registered {
     pub(super) security_events: ByWord<1>,
     pub(super) undelivered_sessions: IntCounterVec,
     pub(super) reloads: Reloads,
+    pub(super) jwt_keys_expired: IntGaugeVec,
     pub(super) certificate_not_before: IntGaugeVec,
     pub(super) certificate_not_after: IntGaugeVec,
     pub(super) event_loop_lag: Histogram,
@@ -224,6 +225,11 @@ impl Registered {
                 &["api_client", "outcome"],
             ),
             reloads: Reloads::register(&families),
+            jwt_keys_expired: families.int_gauges(
+                "ott_gateway_jwt_keys_expired",
+                "Whether the keys of a JWT issuer were fetched too long ago to be accepted.",
+                &["issuer"],
+            ),
             certificate_not_before: families.int_gauges(
                 "ott_gateway_certificate_not_before_timestamp_seconds",
                 "From when the certificate in use that ends next is valid.",

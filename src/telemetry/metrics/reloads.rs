@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::GaugeVec;
+use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::family::{ByWord, Families};
 use crate::clock::{self, WallClock};
@@ -16,6 +16,45 @@ use crate::clock::{self, WallClock};
 /// The metrics of reloads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Reloads(Arc<Inner>);
+
+/// The keys of one JWT issuer.
+#[derive(Clone, Debug)]
+pub struct JwksMetrics {
+    pub(super) reloads: Reloads,
+    pub(super) expired: IntGaugeVec,
+    pub(super) issuer: Arc<str>,
+}
+
+/// What reloads call keys.
+const JWKS: &str = "jwks";
+
+impl JwksMetrics {
+    /// The issuer, as metrics label it.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Keys are in use for the first time.
+    pub fn loaded(&self) {
+        self.reloads.loaded(JWKS, &self.issuer);
+    }
+
+    /// Other keys are in use, or what has been read cannot be used.
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads.reloaded(JWKS, &self.issuer, ok);
+    }
+
+    /// What was refused is gone; the keys in use are there again.
+    pub fn mended(&self) {
+        self.reloads.mended(JWKS, &self.issuer);
+    }
+
+    /// Shows whether the keys are too old to prove anything.
+    pub fn expired(&self, expired: bool) {
+        self.expired.with_label_values(&[&*self.issuer]).set(i64::from(expired));
+    }
+}
 
 #[derive(Debug)]
 struct Inner {

@@ -33,6 +33,7 @@ fn busy() -> Metrics {
     metrics.reload("rules", false);
     let validity = Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::UNIX_EPOCH };
     metrics.certificate(Certificate::Server, validity);
+    metrics.jwt_issuer("default").expired(false);
     metrics.panic();
     metrics.event_loop_lag(MILLISECOND);
     metrics.set_log_lines(2, 3);
