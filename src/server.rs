@@ -239,11 +239,6 @@ impl Bound {
         listener::check_open_files(settings.limits.max_connections);
         // Stops the workers if starting fails half-way.
         let close = phases.close.clone().drop_guard();
-        let handshakes = tls.as_ref().map(|tls| {
-            let limits = &settings.limits;
-            let metrics = metrics.clone();
-            Handshakes::new(tls.current(), limits.max_handshakes, limits.handshake_timeout, metrics)
-        });
 
         let port = Arc::new(port);
         let threads = metrics.threads().clone();
@@ -251,8 +246,10 @@ impl Bound {
         let mut ends = Vec::new();
         for number in 0..settings.number_of_workers() {
             let phases = phases.for_worker();
-            let (limits, metrics, handshakes) =
-                (settings.limits.clone(), metrics.clone(), handshakes.clone());
+            let (limits, metrics) = (settings.limits.clone(), metrics.clone());
+            let handshakes = tls
+                .as_ref()
+                .map(|tls| Handshakes::new(tls.current(), limits.handshake_timeout, metrics.clone()));
             let port = Arc::clone(&port);
             let make = move || {
                 let port = Arc::new(port(&phases)?);

@@ -19,10 +19,7 @@ pub struct Limits {
     /// call of a caller that the access rules name. `None` for a port on which nobody is
     /// identified: there, the connection that has been idle longest makes room for others.
     pub unidentified_timeout: Option<Duration>,
-    /// TLS handshakes under way at once, so that a burst of them cannot take all
-    /// processor time from the calls; further ones wait within `handshake_timeout`.
-    pub max_handshakes: usize,
-    /// A TLS handshake ends within this time, waiting for its turn included.
+    /// A TLS handshake ends within this time, waiting for its share of CPU time included.
     pub handshake_timeout: Duration,
     /// The HTTP/2 preface is there within this time.
     pub preface_timeout: Duration,
@@ -65,7 +62,6 @@ impl Default for Limits {
             max_connections_per_peer: 256,
             idle_timeout: Duration::from_mins(5),
             unidentified_timeout: Some(Duration::from_secs(15)),
-            max_handshakes: 128,
             handshake_timeout: Duration::from_secs(5),
             preface_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(30),

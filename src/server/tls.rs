@@ -5,20 +5,19 @@
 
 mod expiry;
 mod files;
+mod handshake;
 mod reload;
+mod turns;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub use self::files::TlsError;
-pub(super) use self::reload::Reload;
-use crate::{caller::Peer, telemetry::metrics::Metrics};
+pub(super) use self::{handshake::Handshakes, reload::Reload};
 
-/// The protocol that a client must choose.
+/// The protocol that clients must choose by ALPN.
 const HTTP2: &[u8] = b"h2";
 
 /// Where certificate and key lie, and what clients must show.
@@ -71,60 +70,13 @@ impl Current {
         Self(Arc::new(ArcSwap::new(config)))
     }
 
+    /// Returns the configuration for a handshake that begins now.
+    fn load(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
+    }
+
     /// Takes effect for handshakes that begin from now on; connections are not touched.
     fn replace(&self, config: Arc<ServerConfig>) {
         self.0.store(config);
-    }
-}
-
-/// Makes handshakes, so many at once and each within a time.
-#[derive(Clone, Debug)]
-pub(super) struct Handshakes {
-    current: Current,
-    turns: Arc<Semaphore>,
-    time: Duration,
-    metrics: Metrics,
-}
-
-impl Handshakes {
-    pub(super) fn new(current: Current, at_once: usize, time: Duration, metrics: Metrics) -> Self {
-        Self { current, turns: Arc::new(Semaphore::new(at_once)), time, metrics }
-    }
-
-    /// The secured connection and who is at its other end; `None` if the handshake
-    /// failed or took too long.
-    pub(super) async fn complete(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Peer)> {
-        let handshake = async {
-            // The semaphore is never closed.
-            let _turn = self.turns.acquire().await;
-            TlsAcceptor::from(self.current.0.load_full()).accept(stream).await
-        };
-        let stream = match timeout(self.time, handshake).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                self.metrics.tls_handshake("failed");
-                tracing::debug!(peer.address = %address, %error, "a TLS handshake failed");
-                return None;
-            }
-            Err(_elapsed) => {
-                self.metrics.tls_handshake("timeout");
-                self.metrics.security_event("slow_handshake");
-                tracing::debug!(peer.address = %address, "a TLS handshake took too long");
-                return None;
-            }
-        };
-        let (_, session) = stream.get_ref();
-        if session.alpn_protocol() != Some(HTTP2) {
-            self.metrics.tls_handshake("no_alpn");
-            tracing::debug!(peer.address = %address, "a TLS client did not choose HTTP/2");
-            return None;
-        }
-        let peer = Peer::tls(address, session.peer_certificates().unwrap_or_default());
-        self.metrics.tls_handshake("ok");
-        Some((stream, peer))
     }
 }

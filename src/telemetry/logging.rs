@@ -28,7 +28,7 @@ use super::metrics::Metrics;
 /// each is about another call.
 pub const CALL_TARGET: &str = "ott_gateway::call";
 
-/// How often lines that were left out are owned up to.
+/// How often lines that were left out are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Our own targets; everything else is capped.
 const OURS: &str = "ott_gateway";
@@ -146,14 +146,14 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 impl Logging {
-    /// Owns up to lines that were left out, every 10 seconds, in the log and as metrics.
-    /// Serves for ever; drop the future to stop.
+    /// Reports lines that were left out, every 10 seconds, in the log and as metrics.
+    /// Runs until the future is dropped.
     pub async fn report(self, metrics: Metrics) -> Infallible {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.limiter.own_up();
+            self.limiter.report_suppressed();
             metrics.set_log_lines(self.writer.dropped(), self.limiter.suppressed());
         }
     }
@@ -161,7 +161,7 @@ impl Logging {
     /// Waits until the lines so far are written, at most that long. Blocks the thread:
     /// for the end of the process.
     pub fn flush(&self, limit: Duration) {
-        self.limiter.own_up();
+        self.limiter.report_suppressed();
         self.writer.flush(limit);
     }
 }

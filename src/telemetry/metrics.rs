@@ -7,6 +7,7 @@
 mod api_client;
 mod audit;
 mod family;
+mod peers;
 mod registered;
 mod reloads;
 mod traces;
@@ -25,6 +26,7 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
+    peers::{Http2Error, TlsFailure},
     reloads::JwksMetrics,
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
@@ -356,11 +358,6 @@ impl Metrics {
     /// Counts a connection that has ended.
     pub fn connection_ended(&self, end: ConnectionEnd) {
         self.0.connections_ended.increment([end.as_str()]);
-    }
-
-    /// A TLS handshake ended: `ok`, `failed`, `timeout`, `no_alpn`.
-    pub fn tls_handshake(&self, result: &'static str) {
-        self.0.tls_handshakes.increment([result]);
     }
 
     /// A header that claims an identity came from a peer that may not tell it.

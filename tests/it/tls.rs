@@ -16,7 +16,10 @@ use rustls::{
     ClientConfig,
     version::{TLS12, TLS13},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -87,6 +90,70 @@ async fn both_versions_of_tls_are_spoken_and_http2_must_be_agreed_on() {
     let admin = gateway.admin();
     let refused = metric(admin, r#"ott_gateway_tls_handshakes_total{result="no_alpn"}"#).await;
     assert!(refused >= 2.0, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
+    let platform = Upstream::http().await;
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
+    let names = &["spiffe://mesh/ns/a/sa/b"];
+    let ours = authority.issue(names);
+    let setup = setup(&platform, &authority.issue(&["localhost"]), "require");
+    write(&setup.folder().join("tls"), "ca.crt", &authority.certificate());
+    let gateway = setup.start();
+    let (address, admin) = (gateway.address(), gateway.admin());
+    let shown = |reason: &str| {
+        let admin = gateway.admin();
+        let metric_name = format!("ott_gateway_tls_handshake_failures_total{{reason=\"{reason}\"}}");
+        let line = format!("\"tls.failure\":\"{reason}\"");
+        let stderr = gateway.stderr();
+        async move {
+            until(Duration::from_secs(10), &metric_name, async || metric(admin, &metric_name).await == 1.0)
+                .await;
+            let line =
+                stderr.wait_for(&line, |text| text.lines().find(|it| it.contains(&line)).map(str::to_owned));
+            assert!(
+                line.contains("\"level\":\"INFO\"") && line.contains("\"peer.address\":\"127.0.0.1:"),
+                "{line}"
+            );
+        }
+    };
+
+    let with_certificates = [
+        ("no_certificate", None),
+        ("unknown_ca", Some(other.issue(names))),
+        ("certificate_expired", Some(authority.issue_valid(names, (2000, 2001)))),
+        ("certificate_not_yet_valid", Some(authority.issue_valid(names, (3000, 3001)))),
+    ];
+    for (reason, identity) in with_certificates {
+        let client = authority.client(identity.as_ref(), &["h2"], &TLS13);
+        assert!(!gets_in(address, client).await, "{reason}");
+        shown(reason).await;
+    }
+    assert!(!gets_in(address, authority.client(Some(&ours), &["http/1.1"], &TLS13)).await);
+    shown("no_alpn").await;
+    assert!(!gets_in(address, other.client(Some(&ours), &["h2"], &TLS13)).await);
+    shown("rejected_by_client").await;
+    drop(TcpStream::connect(address).await.unwrap());
+    shown("disconnected").await;
+
+    let plaintext = async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    };
+    plaintext().await;
+    shown("not_tls").await;
+    for _ in 1..100 {
+        plaintext().await;
+    }
+    let not_tls = "ott_gateway_tls_handshake_failures_total{reason=\"not_tls\"}";
+    until(Duration::from_secs(10), "all are counted", async || metric(admin, not_tls).await == 100.0).await;
+    let lines = gateway.stderr().text().matches("TLS handshake failed").count();
+    assert!(lines < 100, "the lines about one peer are limited: {lines}");
+
+    let channel = authority.channel(address, Some(&ours)).await.unwrap();
+    assert_eq!(issued(&channel, &[]).await, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,7 +158,7 @@ fn for_every_foreign_target() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn repeated_warnings_are_limited_and_owned_up_to() {
+async fn repeated_warnings_are_limited_and_reported() {
     let (memory, limiter) = (Memory::default(), Limiter::default());
     let written = memory.clone();
     let subscriber =
@@ -186,12 +186,58 @@ async fn repeated_warnings_are_limited_and_owned_up_to() {
     assert_eq!(count("the same place"), 20, "a new window");
     assert_eq!(limiter.suppressed(), 30);
 
-    limiter.own_up();
-    limiter.own_up();
+    limiter.report_suppressed();
+    limiter.report_suppressed();
     let lines = memory.lines();
-    let owned: Vec<&Value> = lines.iter().filter(|line| line["log.suppressed"].is_u64()).collect();
-    assert_eq!(owned.len(), 1, "said once");
-    assert_eq!(owned[0]["log.suppressed"], 30);
+    let reports: Vec<&Value> = lines.iter().filter(|line| line["log.suppressed"].is_u64()).collect();
+    assert_eq!(reports.len(), 1, "reported once");
+    assert_eq!(reports[0]["log.suppressed"], 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_about_peers_are_limited_for_each_peer_and_in_all() {
+    let (memory, limiter) = (Memory::default(), Limiter::default());
+    let written = memory.clone();
+    let subscriber =
+        subscriber(&settings(Format::Json, "info"), false, move || written.clone(), limiter.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let event = |peer: &str| tracing::info!(peer.address = %peer, "handshake failed");
+    let lines_of = |peer: &str| memory.lines().iter().filter(|line| line["peer.address"] == peer).count();
+    for _ in 0..25 {
+        event("192.0.2.1:4000");
+        event("[::ffff:192.0.2.1]:4001");
+        event("[2001:db8::1]:4000");
+        event("[2001:db8::2]:4000");
+        event("192.0.2.2:4000");
+    }
+    assert_eq!([lines_of("192.0.2.1:4000"), lines_of("[::ffff:192.0.2.1]:4001")], [5, 5], "one peer");
+    assert_eq!([lines_of("[2001:db8::1]:4000"), lines_of("[2001:db8::2]:4000")], [5, 5], "one /64");
+    assert_eq!(lines_of("192.0.2.2:4000"), 10);
+
+    // A flood from many addresses: 97 get their own limit, the rest share one.
+    let before = memory.lines().len();
+    for number in 0..10_000_u32 {
+        let peer = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+        (0..11).for_each(|_| event(&peer));
+    }
+    assert_eq!(memory.lines().len() - before, 97 * 10 + 10);
+
+    limiter.report_suppressed();
+    let lines = memory.lines();
+    let suppressed = |peer: &str| {
+        let mut reports = lines.iter().filter(|line| line["log.peer"] == peer);
+        let report = reports.next().unwrap_or_else(|| panic!("no report for {peer}"));
+        assert_eq!(reports.next(), None, "reported once");
+        report["log.suppressed"].as_u64().expect("a count")
+    };
+    assert_eq!(suppressed("192.0.2.1"), 40);
+    assert_eq!(suppressed("2001:db8::/64"), 40);
+    assert_eq!(suppressed("192.0.2.2"), 15);
+    assert_eq!(suppressed("others"), 11 * (10_000 - 97) - 10);
+
+    tokio::time::advance(WINDOW_AND_MORE).await;
+    event("192.0.2.1:4000");
+    assert_eq!(lines_of("192.0.2.1:4000"), 6, "a new window");
 }
 
 const WINDOW_AND_MORE: Duration = Duration::from_secs(11);

@@ -20,6 +20,7 @@ use super::{
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
+    peers::PeerFamilies,
     reloads::Reloads,
 };
 use crate::{
@@ -42,9 +43,6 @@ const SECURITY_EVENTS: [&str; 7] = [
     "slow_preface",
 ];
 
-/// How a TLS handshake can end.
-const TLS_HANDSHAKES: [&str; 4] = ["ok", "failed", "timeout", "no_alpn"];
-
 /// What the access rules can refuse a call for.
 const ACCESS_DENIED: [&str; 4] = ["caller", "method", "api_client", "user"];
 
@@ -61,7 +59,7 @@ pub(super) struct Registered {
     pub(super) connections: [Gauge; 3],
     pub(super) connections_refused: ByWord<1>,
     pub(super) connections_ended: ByWord<1>,
-    pub(super) tls_handshakes: ByWord<1>,
+    pub(super) peers: PeerFamilies,
     pub(super) api_clients: ApiClientFamilies,
     pub(super) known_api_clients: Mutex<Vec<ApiClientMetrics>>,
     pub(super) caller_calls: IntCounterVec,
@@ -185,11 +183,7 @@ impl Registered {
                 "Connections that ended, by the reason.",
                 &["reason"],
             )),
-            tls_handshakes: ByWord::new(families.counters(
-                "ott_gateway_tls_handshakes_total",
-                "TLS handshakes of callers that ended.",
-                &["result"],
-            )),
+            peers: PeerFamilies::register(&families),
             api_clients: ApiClientFamilies::register(&families),
             known_api_clients: Mutex::default(),
             other_callers: CallerCounters::new(&caller_calls, &quota_exceeded, &without_deadline, OTHER),
@@ -272,9 +266,6 @@ impl Registered {
         }
         for end in ConnectionEnd::ALL {
             registered.connections_ended.show([end.as_str()]);
-        }
-        for result in TLS_HANDSHAKES {
-            registered.tls_handshakes.show([result]);
         }
         for reason in ACCESS_DENIED {
             registered.access_denied.show([reason]);

@@ -23,7 +23,7 @@ fn busy() -> Metrics {
     metrics.quota_exceeded("anonymous");
     metrics.connection_refused(ConnectionRefusal::PeerLimit);
     metrics.connection_ended(ConnectionEnd::Idle);
-    metrics.tls_handshake("ok");
+    metrics.tls_handshake_completed();
     metrics.spoofed_identity_header();
     metrics.security_event("ott_in_use");
     metrics.access_denied("no_rule");

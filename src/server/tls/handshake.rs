@@ -1,0 +1,138 @@
+//! The server's side of TLS handshakes, and why they fail.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustls::{CertificateError, server::Acceptor};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+
+use super::{Current, HTTP2, turns::Turns};
+use crate::{
+    caller::Peer,
+    clock,
+    telemetry::metrics::{Metrics, TlsFailure},
+};
+
+/// Completes the handshakes of one worker.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Handshakes {
+    current: Current,
+    turns: Turns,
+    timeout: Duration,
+    metrics: Metrics,
+}
+
+/// Why there is no secured connection.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("no complete ClientHello within {0:?}")]
+    NoClientHello(Duration),
+    #[error("not completed within {0:?}")]
+    Timeout(Duration),
+    #[error("the client did not choose HTTP/2 (ALPN protocol h2)")]
+    NoAlpn,
+    #[error(transparent)]
+    Tls(rustls::Error),
+    #[error("the connection broke: {0}")]
+    Io(io::Error),
+}
+
+impl Handshakes {
+    /// For one worker. A handshake that takes longer than `timeout` fails.
+    pub(in crate::server) fn new(current: Current, timeout: Duration, metrics: Metrics) -> Self {
+        Self { current, turns: Turns::new(), timeout, metrics }
+    }
+
+    /// Returns the secured connection and who is at its other end, or `None` if the handshake
+    /// failed. Failures are counted and logged.
+    pub(in crate::server) async fn complete(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Option<(TlsStream<TcpStream>, Peer)> {
+        match self.secure(stream).await {
+            Ok(stream) => {
+                let (_, session) = stream.get_ref();
+                let peer = Peer::tls(address, session.peer_certificates().unwrap_or_default());
+                self.metrics.tls_handshake_completed();
+                Some((stream, peer))
+            }
+            Err(error) => {
+                let failure = error.kind();
+                self.metrics.tls_handshake_failed(failure);
+                if failure == TlsFailure::Timeout {
+                    self.metrics.security_event("slow_handshake");
+                }
+                tracing::info!(
+                    peer.address = %address,
+                    tls.failure = failure.as_str(),
+                    %error,
+                    "TLS handshake failed"
+                );
+                None
+            }
+        }
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
+        let deadline: Instant = clock::now() + self.timeout;
+        // Costs next to nothing until the ClientHello is complete, so a peer that sends none
+        // takes no turn.
+        let hello = timeout_at(deadline, LazyConfigAcceptor::new(Acceptor::default(), stream))
+            .await
+            .map_err(|_elapsed| HandshakeError::NoClientHello(self.timeout))??;
+        let handshake = self.turns.run(async { hello.into_stream(self.current.load()).await });
+        let stream = timeout_at(deadline, handshake)
+            .await
+            .map_err(|_elapsed| HandshakeError::Timeout(self.timeout))??;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
+            return Err(HandshakeError::NoAlpn);
+        }
+        Ok(stream)
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<rustls::Error>() {
+            Ok(rustls::Error::NoApplicationProtocol) => Self::NoAlpn,
+            Ok(error) => Self::Tls(error),
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
+impl HandshakeError {
+    const fn kind(&self) -> TlsFailure {
+        match self {
+            Self::NoClientHello(_) | Self::Timeout(_) => TlsFailure::Timeout,
+            Self::NoAlpn => TlsFailure::NoAlpn,
+            Self::Tls(error) => of_tls(error),
+            Self::Io(_) => TlsFailure::Disconnected,
+        }
+    }
+}
+
+const fn of_tls(error: &rustls::Error) -> TlsFailure {
+    use rustls::Error;
+    match error {
+        Error::NoCertificatesPresented => TlsFailure::NoCertificate,
+        Error::InvalidCertificate(error) => match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                TlsFailure::CertificateExpired
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                TlsFailure::CertificateNotYetValid
+            }
+            CertificateError::UnknownIssuer => TlsFailure::UnknownCa,
+            _ => TlsFailure::BadCertificate,
+        },
+        Error::AlertReceived(_) => TlsFailure::RejectedByClient,
+        Error::PeerIncompatible(_) => TlsFailure::Incompatible,
+        Error::InvalidMessage(_) => TlsFailure::NotTls,
+        _ => TlsFailure::ProtocolError,
+    }
+}
