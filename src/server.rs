@@ -10,6 +10,7 @@ mod connection;
 mod connections;
 mod deadline;
 mod drain;
+mod frame_scanner;
 mod gate;
 mod health_stack;
 mod limits;
@@ -20,6 +21,7 @@ mod preface;
 mod request_body;
 mod settings;
 mod stack;
+mod stream_guard;
 pub mod tls;
 mod worker;
 

@@ -3,7 +3,7 @@
 //! Each wait for the peer has an end. What a call on the connection goes through is
 //! not decided here.
 
-use std::{convert::Infallible, pin::pin, sync::Arc};
+use std::{convert::Infallible, error::Error, pin::pin, sync::Arc};
 
 use futures_util::FutureExt;
 use hyper::{server::conn::http2, service::service_fn};
@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::yield_now,
     time::{timeout, timeout_at},
 };
 
@@ -20,12 +21,13 @@ use super::{
     limits::Limits,
     port::Port,
     preface,
+    stream_guard::{Guarded, Pass},
     tls::Handshakes,
 };
 use crate::{
     caller::Peer,
     clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Metrics},
+    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics},
 };
 
 /// What all connections of one worker have in common.
@@ -95,16 +97,25 @@ where
     let peer = peer.with_recognition(entry.recognition().clone());
     let requests = Arc::new(shared.port.connection(peer));
     let peer = requests.peer();
+    let pass = Pass::default();
+    let io = Guarded::new(io, pass.clone(), &shared.limits, peer.address(), shared.metrics.clone());
     let service = service_fn(|request| {
         // Taken before the future is polled, so that its wait for a first turn counts.
         let arrived = clock::now();
         let call = entry.call(arrived);
         let (port, requests) = (Arc::clone(&shared.port), Arc::clone(&requests));
-        async move { Ok::<_, Infallible>(call.responding(port.answer(request, &requests, arrived).await)) }
+        let may_be_reset = pass.has_resets();
+        async move {
+            if may_be_reset {
+                // hyper drops the future of a stream that has been reset only while it waits.
+                yield_now().await;
+            }
+            Ok::<_, Infallible>(call.responding(port.answer(request, &requests, arrived).await))
+        }
     });
     let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
     let end = tokio::select! {
-        ended = connection.as_mut() => return ended_by_itself(peer, &ended),
+        ended = pass.drive(connection.as_mut()) => return ended_by_itself(peer, &ended, &shared.metrics),
         () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
         () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
         end = entry.is_over(&shared.limits) => end,
@@ -116,21 +127,21 @@ where
     match end {
         // A drain has time limits of its own.
         ConnectionEnd::Drain => {
-            let ended = connection.await;
-            ended_by_itself(peer, &ended);
+            let ended = pass.drive(connection).await;
+            ended_by_itself(peer, &ended, &shared.metrics);
         }
         // Its place has been given away: the GOAWAY is written, and not waited for.
         ConnectionEnd::Evicted => {
-            let _ = connection.now_or_never();
+            let _ = pass.drive(connection).now_or_never();
         }
         _ => {
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
             let last = clock::now() + connection_grace;
             let closing = async {
-                if timeout(goaway_timeout.min(connection_grace), connection.as_mut()).await.is_ok() {
+                if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut())).await.is_ok() {
                     return true;
                 }
-                entry.calls() > 0 && timeout_at(last, connection).await.is_ok()
+                entry.calls() > 0 && timeout_at(last, pass.drive(connection)).await.is_ok()
             };
             if entry.evicted().run_until_cancelled(closing).await == Some(false) {
                 tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
@@ -159,13 +170,28 @@ fn builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Logs how a connection ended that was not closed from this side.
-fn ended_by_itself(peer: &Peer, ended: &hyper::Result<()>) -> ConnectionEnd {
-    match ended {
-        Ok(()) => ConnectionEnd::Peer,
-        Err(error) => {
-            tracing::debug!(peer.address = %peer.address(), %error, "a connection ended with an error");
-            ConnectionEnd::Broken
-        }
+/// Logs how a connection ended that was not closed from this side, and counts the errors of
+/// HTTP/2 for which the library ended it.
+fn ended_by_itself(peer: &Peer, ended: &hyper::Result<()>, metrics: &Metrics) -> ConnectionEnd {
+    let Err(error) = ended else { return ConnectionEnd::Peer };
+    if let Some((rejected, reason)) = rejection(error) {
+        let reason = Http2Error::from_code(reason);
+        metrics.http2_connection_rejected(reason);
+        tracing::info!(
+            peer.address = %peer.address(),
+            http2.error = reason.as_str(),
+            error = %rejected,
+            "HTTP/2 connection rejected"
+        );
+    } else {
+        tracing::debug!(peer.address = %peer.address(), %error, "connection failed");
     }
+    ConnectionEnd::Broken
+}
+
+/// The error with which the HTTP/2 library ended the connection, if it did, and its code.
+fn rejection(error: &hyper::Error) -> Option<(&h2::Error, h2::Reason)> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    let reason = error.reason()?;
+    (error.is_go_away() && error.is_library()).then_some((error, reason))
 }

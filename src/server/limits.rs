@@ -37,11 +37,25 @@ pub struct Limits {
     pub goaway_timeout: Duration,
     /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
     pub max_streams: u32,
-    /// Streams that our side had to reset because of the peer's faults, after which
-    /// the connection is ended (CVE-2025-8671).
+    /// Streams that a client may reset or have refused (`REFUSED_STREAM`) at once. Each stream
+    /// that is answered adds one again, up to this number. Beyond it and
+    /// `resets_per_second`, the connection ends with GOAWAY (rapid reset, CVE-2023-44487).
+    /// More than the 1,000 calls that a client's channel may have waiting when their common
+    /// deadline passes; nghttp2 allows 1,000.
+    pub reset_burst: u32,
+    /// How many of them are added per second.
+    pub resets_per_second: u32,
+    /// Streams that our side may have to reset at once because of the peer's errors; more end
+    /// the connection with GOAWAY (`MadeYouReset`, CVE-2025-8671). As many as may be open,
+    /// because a request body that arrives after its call was answered is such an error.
+    pub stream_error_burst: u32,
+    /// How many of them are added per second.
+    pub stream_errors_per_second: u32,
+    /// Streams that our side resets or refuses in the life of a connection. Bounds the frames
+    /// that wait for a peer which does not read.
     pub max_local_error_resets: usize,
-    /// Streams that the peer opened and reset before we looked at them, after which
-    /// the connection is ended (CVE-2023-44487).
+    /// Resets that are read before the streams that were opened until then are accepted.
+    /// Bounds the streams that wait to be accepted after they were reset.
     pub max_pending_resets: usize,
     /// Request headers, in bytes as HPACK counts them.
     pub max_header_list: u32,
@@ -70,7 +84,11 @@ impl Default for Limits {
             connection_grace: Duration::from_secs(30),
             goaway_timeout: Duration::from_secs(5),
             max_streams: 100,
-            max_local_error_resets: 64,
+            reset_burst: 2000,
+            resets_per_second: 200,
+            stream_error_burst: 100,
+            stream_errors_per_second: 10,
+            max_local_error_resets: 1024,
             max_pending_resets: 20,
             max_header_list: 16 * 1024,
             max_frame: 16 * 1024,

@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Length of the preface, in bytes.
+pub(super) const LENGTH: usize = PREFACE.len();
+
 /// A connection whose preface has been read, and is given out once more.
 #[derive(Debug)]
 pub(super) struct Prefaced<Io> {

@@ -111,6 +111,7 @@ struct Running {
     entered: mpsc::UnboundedReceiver<Call>,
     release: Arc<Semaphore>,
     draining: CancellationToken,
+    metrics: Metrics,
 }
 
 /// Settings of a server on one worker, without TLS, that drains fast.
@@ -139,7 +140,7 @@ async fn start_with(metrics: Metrics, change: impl FnOnce(&mut Settings)) -> Run
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
     let release = Arc::clone(&handler.release);
     let draining = CancellationToken::new();
-    let parts = Parts { metrics, ..parts(draining.clone()) };
+    let parts = Parts { metrics: metrics.clone(), ..parts(draining.clone()) };
     let bound = bind(settings).unwrap();
     let routes = move || {
         let handler = handler.clone();
@@ -151,7 +152,7 @@ async fn start_with(metrics: Metrics, change: impl FnOnce(&mut Settings)) -> Run
         Ok::<_, Infallible>(Routes::from(router))
     };
     let server = bound.serve(parts, routes).await.unwrap();
-    Running { address: server.local_addr(), server, entered: calls, release, draining }
+    Running { address: server.local_addr(), server, entered: calls, release, draining, metrics }
 }
 
 fn health() -> HealthService {
@@ -199,6 +200,19 @@ impl Running {
     /// The next call that reaches its handler.
     async fn next(&mut self) -> Call {
         timeout(SOON, self.entered.recv()).await.expect("a call reaches its handler").unwrap()
+    }
+
+    /// Waits until this series has this value.
+    async fn counts(&self, series: &str, value: u32) {
+        let expected = format!("{series} {value}");
+        let is_so = async {
+            while !self.metrics.render().lines().any(|line| line == expected) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let shown =
+            || self.metrics.render().lines().filter(|line| line.starts_with(series)).collect::<String>();
+        timeout(SOON, is_so).await.unwrap_or_else(|_| panic!("{expected}: {}", shown()));
     }
 
     /// A new connection is served.

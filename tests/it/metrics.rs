@@ -454,6 +454,74 @@ async fn peers_that_never_come_to_a_call_show() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_and_connections_that_http2_rejects_show_in_metrics_and_log() {
+    let upstream = Upstream::http().await;
+    let (gateway, admin) = started(Setup::for_platform(upstream.address()));
+    let resets = "ott_gateway_http2_stream_resets_total";
+    let errors = |scope: &str, reason: &str| {
+        format!("ott_gateway_http2_errors_total{{reason=\"{reason}\",scope=\"{scope}\"}}")
+    };
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("a short one");
+        [&[0, 0, length, kind, flags, 0, 0, 0, u8::from(kind != 4)], payload].concat()
+    };
+    let connect = || {
+        let mut stream = TcpStream::connect(gateway.address()).expect("it accepts");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("it reads");
+        stream.write_all(&frame(4, 0, &[])).expect("it reads");
+        stream
+    };
+    // Literal fields that are not indexed (RFC 7541, section 6.2.2).
+    let field = |name: &str, value: &str| {
+        let length = |text: &str| u8::try_from(text.len()).expect("a short one");
+        [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+    };
+    let logged = |message: &str, reason: &str| {
+        let reason = format!("\"http2.error\":\"{reason}\"");
+        let is_it = |line: &&str| line.contains(message) && line.contains(&reason);
+        gateway.stderr().wait_for(message, |text| {
+            let line = text.lines().find(is_it)?;
+            assert!(line.contains("\"level\":\"INFO\"") && line.contains("127.0.0.1"), "{line}");
+            Some(())
+        });
+    };
+
+    // A header that HTTP/2 does not have.
+    let mut malformed = connect();
+    malformed.write_all(&frame(1, 5, &field("connection", "close"))).expect("it reads");
+    admin.comes_to(&errors("stream", "protocol_error"), 1.0).await;
+    logged("HTTP/2 stream rejected", "protocol_error");
+
+    // A name that header compression cannot carry.
+    let mut in_capitals = connect();
+    in_capitals.write_all(&frame(1, 5, &field("X-Name", "a"))).expect("it reads");
+    admin.comes_to(&errors("connection", "protocol_error"), 1.0).await;
+    logged("HTTP/2 connection rejected", "protocol_error");
+
+    // 2,001 resets and more, with hardly a second for the allowance to grow.
+    let mut rapid = connect();
+    let request = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    let block: Vec<u8> = request.iter().flat_map(|(name, value)| field(name, value)).collect();
+    let streams = (0..100_000_u32).map(|n| 2 * n + 1);
+    for stream in streams {
+        let mut both = [frame(1, 4, &block), frame(3, 0, &[0, 0, 0, 8])];
+        for frame in &mut both {
+            frame[5..9].copy_from_slice(&stream.to_be_bytes());
+        }
+        if rapid.write_all(&both.concat()).is_err() {
+            break;
+        }
+    }
+    admin.comes_to(&errors("connection", "too_many_resets"), 1.0).await;
+    logged("HTTP/2 connection rejected", "too_many_resets");
+    let counted = admin.scrape().value(resets);
+    assert!((2001.0..100_000.0).contains(&counted), "{counted}");
+
+    let mut client = gateway.client().await;
+    client.issue_ott(issue()).await.expect("a token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_drains_shows() {
     let upstream = Upstream::http().await;
     let (mut gateway, admin) = started(Setup::for_platform(upstream.address()));

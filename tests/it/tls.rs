@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
+    admin::Admin,
     authority::{Authority, Identity, secured, write},
     calling::{issued, load, metric, until},
     gateway::{Gateway, Setup},
@@ -101,22 +102,17 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     let setup = setup(&platform, &authority.issue(&["localhost"]), "require");
     write(&setup.folder().join("tls"), "ca.crt", &authority.certificate());
     let gateway = setup.start();
-    let (address, admin) = (gateway.address(), gateway.admin());
-    let shown = |reason: &str| {
-        let admin = gateway.admin();
-        let metric_name = format!("ott_gateway_tls_handshake_failures_total{{reason=\"{reason}\"}}");
-        let line = format!("\"tls.failure\":\"{reason}\"");
-        let stderr = gateway.stderr();
-        async move {
-            until(Duration::from_secs(10), &metric_name, async || metric(admin, &metric_name).await == 1.0)
-                .await;
-            let line =
-                stderr.wait_for(&line, |text| text.lines().find(|it| it.contains(&line)).map(str::to_owned));
-            assert!(
-                line.contains("\"level\":\"INFO\"") && line.contains("\"peer.address\":\"127.0.0.1:"),
-                "{line}"
-            );
-        }
+    let (address, admin) = (gateway.address(), Admin(gateway.admin()));
+    let failures = |reason: &str| format!("ott_gateway_tls_handshake_failures_total{{reason=\"{reason}\"}}");
+    let shown = async |reason: &str| {
+        admin.comes_to(&failures(reason), 1.0).await;
+        let field = format!("\"tls.failure\":\"{reason}\"");
+        let find = |text: &str| text.lines().find(|line| line.contains(&field)).map(str::to_owned);
+        let line = gateway.stderr().wait_for(&field, find);
+        assert!(
+            line.contains("\"level\":\"INFO\"") && line.contains("\"peer.address\":\"127.0.0.1:"),
+            "{line}"
+        );
     };
 
     let with_certificates = [
@@ -147,8 +143,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     for _ in 1..100 {
         plaintext().await;
     }
-    let not_tls = "ott_gateway_tls_handshake_failures_total{reason=\"not_tls\"}";
-    until(Duration::from_secs(10), "all are counted", async || metric(admin, not_tls).await == 100.0).await;
+    admin.comes_to(&failures("not_tls"), 100.0).await;
     let lines = gateway.stderr().text().matches("TLS handshake failed").count();
     assert!(lines < 100, "the lines about one peer are limited: {lines}");
 

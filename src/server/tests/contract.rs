@@ -86,8 +86,13 @@ impl Audited {
         };
         let audit = Audit::start(audit, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
-        let parts =
-            Parts { identification, access, audit: audit.clone(), metrics, ..parts(draining.clone()) };
+        let parts = Parts {
+            identification,
+            access,
+            audit: audit.clone(),
+            metrics: metrics.clone(),
+            ..parts(draining.clone())
+        };
         let routes = || {
             let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
             Ok::<_, Infallible>(Routes::new(service))
@@ -95,7 +100,7 @@ impl Audited {
         let server = bind(settings).unwrap().serve(parts, routes).await.unwrap();
         let (_, entered) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
-        (Running { address: server.local_addr(), server, entered, release, draining }, audit)
+        (Running { address: server.local_addr(), server, entered, release, draining, metrics }, audit)
     }
 
     /// Method and reason of each record so far.

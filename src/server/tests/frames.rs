@@ -22,6 +22,8 @@ const END_HEADERS: u8 = 4;
 pub(super) const NO_ERROR: u32 = 0;
 pub(super) const REFUSED_STREAM: u32 = 7;
 pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
+/// The payload of `RST_STREAM` with which clients cancel calls.
+pub(super) const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 pub(super) struct Peer(TcpStream);
 
@@ -48,14 +50,25 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// The beginning of a call whose message does not follow.
 pub(super) fn call(stream: u32, what: &str) -> Vec<u8> {
-    let fields = [
+    headers(stream, &request_fields(what))
+}
+
+pub(super) fn request_fields(what: &str) -> Vec<(&str, &str)> {
+    [with_path(ISSUE), vec![("x-do", what)]].concat()
+}
+
+pub(super) fn with_path(path: &str) -> Vec<(&str, &str)> {
+    vec![
         (":method", "POST"),
         (":scheme", "http"),
         (":authority", "gateway"),
-        (":path", ISSUE),
+        (":path", path),
         ("content-type", "application/grpc"),
-        ("x-do", what),
-    ];
+    ]
+}
+
+/// The HEADERS frame with these fields, valid or not.
+pub(super) fn headers(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0); // A literal field that is not indexed (RFC 7541, 6.2.2).

@@ -12,7 +12,8 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A health port on one worker.
 async fn start_health() -> Running {
-    let server = bind(settings()).unwrap().serve_health(Metrics::new(), health()).await.unwrap();
+    let metrics = Metrics::new();
+    let server = bind(settings()).unwrap().serve_health(metrics.clone(), health()).await.unwrap();
     let (_, entered) = mpsc::unbounded_channel();
     Running {
         address: server.local_addr(),
@@ -20,6 +21,7 @@ async fn start_health() -> Running {
         entered,
         release: Arc::new(Semaphore::new(0)),
         draining: CancellationToken::new(),
+        metrics,
     }
 }
 

@@ -81,35 +81,175 @@ async fn headers_too_large_are_refused_and_the_connection_lives() {
     assert_eq!(client.call(ISSUE, &[("x-a", &large)]).await.code(), Some(tonic::Code::Ok));
 }
 
+/// The series of streams or connections that were ended because of the peer.
+fn errors(scope: &str, reason: &str) -> String {
+    format!("ott_gateway_http2_errors_total{{reason=\"{reason}\",scope=\"{scope}\"}}")
+}
+
+/// Streams that are opened and reset at once, from that one on.
+fn opened_and_reset(first: u32, count: u32) -> Vec<u8> {
+    (0..count)
+        .map(|n| first + 2 * n)
+        .flat_map(|stream| [call(stream, ""), frame(RST_STREAM, 0, stream, &CANCEL)].concat())
+        .collect()
+}
+
 #[tokio::test]
-async fn rapid_resets_end_the_connection() {
-    let running = start(|_| {}).await;
+async fn calls_that_all_time_out_at_once_keep_their_connection() {
+    let mut running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
-    let flood: Vec<u8> = (0..200)
-        .flat_map(|n| [call(2 * n + 1, ""), frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat())
-        .collect();
-    peer.write(&flood).await;
-    assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
-    assert!(peer.closed(SOON).await);
+    // Of 1,001 calls, 100 are open, one of them without a deadline.
+    let streams: Vec<u32> = (0..100).map(|n| 2 * n + 1).collect();
+    for stream in &streams {
+        peer.write(&call(*stream, "hold")).await;
+    }
+    for _ in &streams {
+        running.next().await;
+    }
+    let mut timeouts: Vec<u8> =
+        streams[1..].iter().flat_map(|stream| frame(RST_STREAM, 0, *stream, &CANCEL)).collect();
+    timeouts.extend(opened_and_reset(201, 901));
+    peer.write(&timeouts).await;
+    running.counts("ott_gateway_http2_stream_resets_total", 1000).await;
+    running.release.add_permits(1);
+    assert_eq!(peer.expect(HEADERS).await.stream, 1, "the other call is answered");
+    // And the client goes on with new calls.
+    peer.write(&call(2003, "")).await;
+    assert_eq!(peer.expect(HEADERS).await.stream, 2003);
+    running.counts(&errors("connection", "too_many_resets"), 0).await;
+}
+
+#[tokio::test]
+async fn stream_that_is_reset_at_once_never_becomes_a_call() {
+    let mut running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    peer.write(&[opened_and_reset(1, 100), call(201, "hold")].concat()).await;
+    running.next().await;
+    running.release.add_permits(1);
+    assert_eq!(peer.expect(HEADERS).await.stream, 201);
+    assert!(running.entered.try_recv().is_err(), "only the last one is a call");
     running.still_serves().await;
 }
 
 #[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let running = start(|settings| {
+        settings.limits.reset_burst = 300;
+        settings.limits.resets_per_second = 0;
+    })
+    .await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    peer.write(&opened_and_reset(1, 300)).await;
+    peer.write(&frame(PING, 0, 0, &[0; 8])).await;
+    peer.expect(PING).await;
+    peer.write(&opened_and_reset(601, 100)).await;
+    let goaway = peer.expect(GOAWAY).await;
+    assert_eq!(goaway.error(), ENHANCE_YOUR_CALM);
+    assert_eq!(goaway.payload[..4], 601_u32.to_be_bytes(), "the last stream");
+    assert!(peer.closed(SOON).await);
+    running.counts("ott_gateway_http2_stream_resets_total", 301).await;
+    running.counts(&errors("connection", "too_many_resets"), 1).await;
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn answered_calls_make_up_for_cancelled_ones() {
+    let running = start(|settings| {
+        settings.limits.reset_burst = 2;
+        settings.limits.resets_per_second = 0;
+    })
+    .await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    for n in 0..10 {
+        peer.write(&opened_and_reset(4 * n + 1, 1)).await;
+        peer.write(&call(4 * n + 3, "")).await;
+        assert_eq!(peer.expect(HEADERS).await.stream, 4 * n + 3);
+    }
+    peer.write(&opened_and_reset(41, 3)).await;
+    assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
+}
+
+#[tokio::test]
 async fn faults_that_make_us_reset_streams_end_the_connection() {
-    let running = start(|_| {}).await;
+    const BURST: u32 = 8;
+    let running = start(|settings| {
+        settings.limits.stream_error_burst = BURST;
+        settings.limits.stream_errors_per_second = 0;
+    })
+    .await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
     // Overflows the stream's window, so that our side has to reset the stream.
     let fault =
         |stream| [call(stream, "hold"), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 255, 255, 255])].concat();
-    for n in 0..64 {
+    for n in 0..BURST {
         peer.write(&fault(2 * n + 1)).await;
         assert_eq!(peer.expect(RST_STREAM).await.stream, 2 * n + 1, "within the limit");
     }
-    peer.write(&fault(2 * 64 + 1)).await;
+    peer.write(&fault(2 * BURST + 1)).await;
     assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
     assert!(peer.closed(SOON).await);
+    running.counts(&errors("stream", "flow_control_error"), BURST + 1).await;
+    running.counts(&errors("connection", "too_many_errors"), 1).await;
+    running.still_serves().await;
+}
+
+#[tokio::test]
+async fn streams_opened_before_the_limit_is_received_are_refused_and_the_others_go_on() {
+    let mut running = start(|settings| settings.limits.max_streams = 2).await;
+    let mut peer = Peer::connect(&running).await;
+    let calls: Vec<u8> = (0..902).flat_map(|n| call(2 * n + 1, "hold")).collect();
+    peer.write(&calls).await;
+    for _ in 0..900 {
+        assert_eq!(peer.expect(RST_STREAM).await.error(), REFUSED_STREAM);
+    }
+    running.counts(&errors("stream", "refused_stream"), 900).await;
+    running.next().await;
+    running.next().await;
+    running.release.add_permits(2);
+    for _ in 0..2 {
+        assert!([1, 3].contains(&peer.expect(HEADERS).await.stream));
+    }
+}
+
+#[tokio::test]
+async fn streams_that_http2_itself_rejects_are_counted() {
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    peer.expect(SETTINGS).await;
+    // RFC 9113, section 8.2.2 and 8.3.1.
+    for (n, malformed) in [(0, vec![("connection", "close")]), (1, vec![(":method", "POST")])] {
+        let stream = 2 * n + 1;
+        peer.write(&headers(stream, &[request_fields(""), malformed].concat())).await;
+        assert_eq!(peer.expect(RST_STREAM).await.stream, stream);
+    }
+    running.counts(&errors("stream", "protocol_error"), 2).await;
+
+    // Twice, since the second response refers to the first one.
+    let long = "x".repeat(100);
+    let large: Vec<(&str, &str)> = (0..140).map(|_| ("x-a", long.as_str())).collect();
+    for stream in [5, 7] {
+        peer.write(&headers(stream, &[request_fields(""), large.clone()].concat())).await;
+        assert_eq!(peer.expect(HEADERS).await.stream, stream);
+    }
+    running.counts(&errors("stream", "headers_too_large"), 2).await;
+    // Responses of services are not counted, also if each field refers to an earlier response.
+    for n in 0..3 {
+        peer.write(&headers(9 + 4 * n, &with_path("/grpc.health.v1.Health/Unknown"))).await;
+        peer.expect(HEADERS).await;
+        peer.write(&headers(11 + 4 * n, &with_path(ISSUE))).await;
+        peer.expect(HEADERS).await;
+    }
+    running.counts(&errors("stream", "headers_too_large"), 2).await;
+
+    // A name in capitals cannot be decoded, which ends the connection.
+    peer.write(&headers(101, &[request_fields(""), vec![("X-Name", "a")]].concat())).await;
+    peer.expect(GOAWAY).await;
+    running.counts(&errors("connection", "protocol_error"), 1).await;
     running.still_serves().await;
 }
 

@@ -1,0 +1,329 @@
+//! Limits on reset and rejected streams of one connection.
+//!
+//! A stream that its client resets gives its place under the limit of streams to another at
+//! once, so a client could make a connection open any number of them (rapid reset,
+//! CVE-2023-44487). The HTTP/2 library limits how many may wait to be accepted when they are
+//! reset. That limit alone mistakes clients for attackers whose calls all reach their deadline
+//! in the same moment. Here, two others are in front of it:
+//!
+//! - Per pass of the worker over its ready tasks, few resets are read. The streams before them
+//!   are then accepted before more is read, so that the library's limit is never reached and
+//!   memory stays bounded.
+//! - Over time, resets and errors each have an allowance. When it is used up, the connection
+//!   ends with GOAWAY.
+//!
+//! It all happens on the bytes of the connection, because the library does not report what it
+//! rejects.
+
+mod allowance;
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::allowance::Allowance;
+use super::{
+    frame_scanner::{Frame, FrameScanner, kind},
+    limits::Limits,
+    preface,
+};
+use crate::telemetry::metrics::{Http2Error, Metrics};
+
+/// The resets that were read since the worker last turned to this connection. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pass(Arc<AtomicUsize>);
+
+/// A connection whose streams are limited.
+#[derive(Debug)]
+pub(super) struct Guarded<Io> {
+    io: Io,
+    pass: Pass,
+    max_resets_per_pass: usize,
+    /// Bytes that have been read and belong to a later pass.
+    held: Vec<u8>,
+    incoming: FrameScanner,
+    outgoing: FrameScanner,
+    streams: Streams,
+    /// Whether GOAWAY has been sent.
+    is_ended: bool,
+}
+
+/// What happened to the streams of one connection.
+#[derive(Debug)]
+struct Streams {
+    resets: Allowance,
+    errors: Allowance,
+    /// The highest stream that the client opened.
+    last: u32,
+    /// Streams whose response has begun and not ended, at most as many as may be open.
+    responding: Vec<u32>,
+    /// Why the connection is to end.
+    excess: Option<Http2Error>,
+    address: SocketAddr,
+    metrics: Metrics,
+}
+
+impl Pass {
+    /// Drives the connection with these passes: each poll is one.
+    pub(super) async fn drive<F: Future>(&self, mut connection: Pin<&mut F>) -> F::Output {
+        poll_fn(|cx| {
+            self.0.store(0, Ordering::Relaxed);
+            connection.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Whether streams were reset in this pass, so that one which is accepted in it may be
+    /// among them.
+    pub(super) fn has_resets(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl<Io> Guarded<Io> {
+    /// Limits the streams of a connection whose preface is still to be read from `io`.
+    pub(super) fn new(io: Io, pass: Pass, limits: &Limits, address: SocketAddr, metrics: Metrics) -> Self {
+        Self {
+            io,
+            pass,
+            max_resets_per_pass: limits.max_pending_resets,
+            held: Vec::new(),
+            incoming: FrameScanner::after(preface::LENGTH),
+            outgoing: FrameScanner::default(),
+            streams: Streams {
+                resets: Allowance::new(limits.reset_burst, limits.resets_per_second),
+                errors: Allowance::new(limits.stream_error_burst, limits.stream_errors_per_second),
+                last: 0,
+                responding: Vec::new(),
+                excess: None,
+                address,
+                metrics,
+            },
+            is_ended: false,
+        }
+    }
+
+    /// Takes what has been read from `start` on, up to the last reset that this pass may have.
+    /// Holds the rest.
+    fn take_incoming(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
+        let mut end = start;
+        while let (taken, Some(frame)) = self.incoming.next(&buffer.filled()[end..]) {
+            end += taken;
+            self.streams.received(&frame);
+            if frame.kind != kind::RST_STREAM {
+                continue;
+            }
+            let resets = self.pass.0.fetch_add(1, Ordering::Relaxed) + 1;
+            if resets >= self.max_resets_per_pass || self.streams.excess.is_some() {
+                self.held.splice(..0, buffer.filled()[end..].iter().copied());
+                buffer.set_filled(end);
+                return;
+            }
+        }
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Guarded<Io> {
+    /// Fails if the connection is to end.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.streams.excess.map_or(Ok(()), |reason| Err(self.end(cx, reason)))
+    }
+
+    /// Follows what has been written, the first `written` bytes of `buffers`.
+    fn follow_outgoing(&mut self, cx: &Context<'_>, buffers: &[io::IoSlice<'_>], mut written: usize) {
+        for buffer in buffers {
+            let mut bytes = &buffer[..written.min(buffer.len())];
+            written -= bytes.len();
+            while !bytes.is_empty() {
+                let (taken, frame) = self.outgoing.next(bytes);
+                bytes = &bytes[taken..];
+                if let Some(frame) = frame {
+                    self.streams.sent(&frame);
+                }
+            }
+        }
+        if self.streams.excess.is_some() {
+            // The connection ends when the library reads or writes next.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Ends the connection: a GOAWAY frame if the client reads, and an error for the library,
+    /// which then drops all streams.
+    fn end(&mut self, cx: &mut Context<'_>, reason: Http2Error) -> io::Error {
+        if !std::mem::replace(&mut self.is_ended, true) && self.outgoing.is_between_frames() {
+            let frame = go_away(self.streams.last, reason);
+            let mut rest = &frame[..];
+            while let Poll::Ready(Ok(written @ 1..)) = Pin::new(&mut self.io).poll_write(cx, rest) {
+                rest = &rest[written..];
+            }
+            // A client that does not read is not waited for.
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+        }
+        io::Error::other(reason.as_str())
+    }
+}
+
+impl Streams {
+    fn received(&mut self, frame: &Frame) {
+        match frame.kind {
+            kind::HEADERS => self.last = self.last.max(frame.stream),
+            kind::RST_STREAM => {
+                self.metrics.http2_stream_reset();
+                self.forget(frame.stream);
+                if !self.resets.take() {
+                    self.exceeded(Http2Error::TooManyResets);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn sent(&mut self, frame: &Frame) {
+        match frame.kind {
+            kind::RST_STREAM => {
+                self.forget(frame.stream);
+                self.rejected(frame);
+            }
+            kind::HEADERS if frame.ends_stream() => {
+                // Every response of a service has more fields. The library makes such a one
+                // for headers that exceed the limit.
+                if !self.forget(frame.stream) && frame.is_bare_error_status() {
+                    self.report(frame.stream, Http2Error::HeadersTooLarge);
+                }
+                self.resets.give_back();
+            }
+            kind::HEADERS => self.responding.push(frame.stream),
+            _ if frame.ends_stream() => {
+                self.forget(frame.stream);
+                self.resets.give_back();
+            }
+            _ => {}
+        }
+    }
+
+    /// A stream was reset by our side.
+    fn rejected(&mut self, frame: &Frame) {
+        let excess = match frame.error_code() {
+            // The response was complete before the request, or the call was dropped.
+            h2::Reason::NO_ERROR | h2::Reason::CANCEL => return,
+            // A client may open many streams before it receives the limit.
+            h2::Reason::REFUSED_STREAM => (!self.resets.take()).then_some(Http2Error::TooManyResets),
+            _ => (!self.errors.take()).then_some(Http2Error::TooManyErrors),
+        };
+        self.report(frame.stream, Http2Error::from_code(frame.error_code()));
+        if let Some(excess) = excess {
+            self.exceeded(excess);
+        }
+    }
+
+    fn report(&self, stream: u32, error: Http2Error) {
+        self.metrics.http2_stream_rejected(error);
+        tracing::info!(
+            peer.address = %self.address,
+            http2.stream = stream,
+            http2.error = error.as_str(),
+            "HTTP/2 stream rejected"
+        );
+    }
+
+    fn exceeded(&mut self, reason: Http2Error) {
+        if self.excess.is_none() {
+            self.excess = Some(reason);
+            self.metrics.http2_connection_rejected(reason);
+            tracing::info!(
+                peer.address = %self.address,
+                http2.error = reason.as_str(),
+                "HTTP/2 connection rejected"
+            );
+        }
+    }
+
+    /// Returns whether the response of this stream had begun.
+    fn forget(&mut self, stream: u32) -> bool {
+        let found = self.responding.iter().position(|other| *other == stream);
+        found.map(|at| self.responding.swap_remove(at)).is_some()
+    }
+}
+
+/// The frame that ends a connection (RFC 9113, section 6.8).
+fn go_away(last_stream: u32, reason: Http2Error) -> Vec<u8> {
+    let debug_data = reason.as_str().as_bytes();
+    // The names are shorter than a byte can count.
+    let length = u8::try_from(8 + debug_data.len()).unwrap_or(8);
+    let mut frame = vec![0, 0, length, kind::GOAWAY, 0, 0, 0, 0, 0];
+    frame.extend(last_stream.to_be_bytes());
+    frame.extend(u32::from(h2::Reason::ENHANCE_YOUR_CALM).to_be_bytes());
+    frame.extend(&debug_data[..usize::from(length) - 8]);
+    frame
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<Io> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check(cx)?;
+        if this.pass.0.load(Ordering::Relaxed) >= this.max_resets_per_pass {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let start = buffer.filled().len();
+        if this.held.is_empty() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        } else {
+            let now = this.held.len().min(buffer.remaining());
+            buffer.put_slice(&this.held[..now]);
+            this.held.drain(..now);
+        }
+        this.take_incoming(buffer, start);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Guarded<Io> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buffer))?;
+        self.follow_outgoing(cx, &[io::IoSlice::new(buffer)], written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, buffers))?;
+        self.follow_outgoing(cx, buffers, written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests;
