@@ -138,7 +138,10 @@ where
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
             let last = clock::now() + connection_grace;
             let closing = async {
-                if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut())).await.is_ok() {
+                if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut()))
+                    .await
+                    .is_ok()
+                {
                     return true;
                 }
                 entry.calls() > 0 && timeout_at(last, pass.drive(connection)).await.is_ok()
