@@ -14,11 +14,15 @@ pub(super) mod kind {
     pub(in crate::server) const DATA: u8 = 0;
     pub(in crate::server) const HEADERS: u8 = 1;
     pub(in crate::server) const RST_STREAM: u8 = 3;
+    pub(in crate::server) const SETTINGS: u8 = 4;
+    pub(in crate::server) const PING: u8 = 6;
     pub(in crate::server) const GOAWAY: u8 = 7;
 }
 
 /// The flag `END_STREAM` of DATA and HEADERS.
 const END_STREAM: u8 = 1;
+/// The flag `ACK` of SETTINGS and PING.
+const ACK: u8 = 1;
 
 /// The beginning of one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,11 @@ impl Frame {
     /// Whether the frame is the last one of its side of the stream.
     pub(super) const fn ends_stream(&self) -> bool {
         matches!(self.kind, kind::DATA | kind::HEADERS) && self.flags & END_STREAM != 0
+    }
+
+    /// Whether the frame demands an acknowledgement.
+    pub(super) const fn demands_ack(&self) -> bool {
+        matches!(self.kind, kind::SETTINGS | kind::PING) && self.flags & ACK == 0
     }
 
     /// Whether a header block consists of nothing but a `:status` other than 200.

@@ -185,6 +185,7 @@ impl Streams {
                     self.exceeded(Http2Error::TooManyResets);
                 }
             }
+            _ if frame.demands_ack() => self.metrics.http2_control_frame(),
             _ => {}
         }
     }

@@ -156,6 +156,17 @@ async fn rapid_resets_end_the_connection() {
 }
 
 #[tokio::test]
+async fn frames_that_demand_an_acknowledgement_are_counted() {
+    const ACK: u8 = 1;
+    let running = start(|_| {}).await;
+    let mut peer = Peer::connect(&running).await;
+    let pings: Vec<u8> = (0..50).flat_map(|_| frame(PING, 0, 0, &[0; 8])).collect();
+    peer.write(&[frame(SETTINGS, ACK, 0, &[]), pings, frame(PING, ACK, 0, &[0; 8])].concat()).await;
+    running.counts("ott_gateway_http2_control_frames_total", 51).await;
+    running.still_serves().await;
+}
+
+#[tokio::test]
 async fn answered_calls_make_up_for_cancelled_ones() {
     let running = start(|settings| {
         settings.limits.reset_burst = 2;

@@ -177,6 +177,7 @@ pub(super) struct PeerFamilies {
     handshakes: [IntCounter; HandshakeResult::NAMES.len()],
     handshake_failures: [IntCounter; TlsFailure::ALL.len()],
     resets: IntCounter,
+    control_frames: IntCounter,
     rejected_streams: [IntCounter; Http2Error::ALL.len()],
     rejected_connections: [IntCounter; Http2Error::ALL.len()],
 }
@@ -194,6 +195,10 @@ impl PeerFamilies {
             &["reason"],
         );
         let resets = families.counter("ott_gateway_http2_stream_resets_total", "Streams that callers reset.");
+        let control_frames = families.counter(
+            "ott_gateway_http2_control_frames_total",
+            "SETTINGS and PING frames of callers that demanded an acknowledgement.",
+        );
         let errors = families.counters(
             "ott_gateway_http2_errors_total",
             "Streams and connections that were ended because of an error of the caller, by reason.",
@@ -203,6 +208,7 @@ impl PeerFamilies {
             handshakes: HandshakeResult::NAMES.map(|result| handshakes.with_label_values(&[result])),
             handshake_failures: TlsFailure::ALL.map(|reason| failures.with_label_values(&[reason.as_str()])),
             resets,
+            control_frames,
             rejected_streams: by_reason(&errors, "stream"),
             rejected_connections: by_reason(&errors, "connection"),
         }
@@ -228,6 +234,11 @@ impl Metrics {
     /// Counts a stream that a caller reset.
     pub fn http2_stream_reset(&self) {
         self.0.peers.resets.inc();
+    }
+
+    /// Counts a frame that demanded an acknowledgement.
+    pub fn http2_control_frame(&self) {
+        self.0.peers.control_frames.inc();
     }
 
     /// Counts a stream that was rejected because of an error of the caller.
