@@ -4,7 +4,7 @@
 //! test's choice. No connection resumes another's session, so that each shows what a new
 //! client would see.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, date_time_ymd,
