@@ -87,6 +87,7 @@ pub struct Admission {
     policy: Arc<Policy>,
     caller: Caller,
     operation: Operation,
+    max_in_flight: Option<usize>,
 }
 
 /// Proof that a caller may have a token for this user from this API client.
@@ -199,10 +200,16 @@ impl Access {
         operation: Operation,
     ) -> Result<Admission, Denied> {
         let question = Question { caller: caller.name(), operation, api_client: None, user: None };
-        match policy.rules.decide(question) {
-            Ok(_) => Ok(Admission { policy, caller: caller.clone(), operation }),
-            Err(mismatch) => Err(self.denied(mismatch)),
-        }
+        let max_in_flight =
+            policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))?.max_in_flight();
+        Ok(Admission { policy, caller: caller.clone(), operation, max_in_flight })
+    }
+
+    /// Returns how many calls of a caller may be in flight, from the first rule that names it:
+    /// for what is not a method of the rules. `None` if no rule limits it.
+    #[must_use]
+    pub fn max_in_flight(&self, policy: &Policy, caller: &Caller) -> Option<usize> {
+        policy.rules.first_for(caller.name())?.max_in_flight()
     }
 
     /// Returns whether any rule allows an admitted caller an API client of this name,
@@ -324,6 +331,12 @@ impl Access {
 }
 
 impl Admission {
+    /// Maximum number of calls of the caller in flight, if the rule that allows this one sets it.
+    #[must_use]
+    pub const fn max_in_flight(&self) -> Option<usize> {
+        self.max_in_flight
+    }
+
     /// Who was admitted.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
@@ -378,6 +391,12 @@ impl LoginPermit {
 }
 
 impl Denied {
+    /// Whether a rule names the caller, although none allows the call.
+    #[must_use]
+    pub const fn names_caller(&self) -> bool {
+        !matches!(self.0, Mismatch::Caller)
+    }
+
     /// The word for logs, records and metrics.
     #[must_use]
     pub const fn reason(self) -> &'static str {

@@ -15,7 +15,7 @@ mod start_error;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::{Routes, interceptor::InterceptedService};
+use tonic::service::Routes;
 
 use self::reload::{Reload, Trigger};
 pub use self::{
@@ -38,13 +38,11 @@ use crate::{
     http_client::HttpSettings,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
-    server::{self, Server},
-    service::{ApiClients, KnownTokens, NamedCallers, OttService, Reflection},
+    server::{self, MAX_MESSAGE_BYTES, Server},
+    service::{ApiClients, KnownTokens, OttService, Reflection},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
-/// The most bytes of a request message, as the contract says.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 /// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
 /// How long the last audit records, and the last spans, may take to be written.
@@ -250,7 +248,6 @@ impl Shared {
         let service = OttServiceServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let service = InterceptedService::new(service, NamedCallers::of(self.access.clone()));
         let routes = Routes::new(service);
         if !self.reflection {
             return Ok(routes);

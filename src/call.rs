@@ -25,11 +25,15 @@ use crate::{
 mod certainty;
 mod ending;
 mod in_flight;
+mod peer_network;
+mod places;
 mod request_id;
 
 pub use certainty::{Certainty, Operation};
 pub use ending::{BrokenBody, Ending};
-pub use in_flight::{InFlight, InFlightLimit};
+pub use in_flight::{AwaitedBody, BodyLimit, InFlight, InFlightLimit};
+pub use peer_network::PeerNetwork;
+pub use places::{Exhausted, Holder, WeakHolder};
 pub use request_id::RequestId;
 
 /// Time by which a call must be answered.

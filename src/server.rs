@@ -13,9 +13,11 @@ mod drain;
 mod frame_scanner;
 mod gate;
 mod health_stack;
+mod holders;
 mod limits;
 mod listener;
 mod log_throttle;
+mod message;
 mod port;
 mod preface;
 mod request_body;
@@ -37,13 +39,15 @@ use std::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
+pub(crate) use self::stack::MAX_MESSAGE_BYTES;
 use self::{
     connection::Shared,
     connections::Connections,
     drain::{Calls, Drain, Phases},
     gate::Gate,
+    holders::Holders,
     port::Port,
-    stack::CallStack,
+    stack::{CallStack, CallTimes},
     tls::Handshakes,
     worker::{Ended, Worker},
 };
@@ -55,7 +59,7 @@ pub use self::{
 use crate::{
     access::Access,
     audit::Audit,
-    call::InFlightLimit,
+    call::{BodyLimit, InFlightLimit},
     caller::Identification,
     health::HealthService,
     telemetry::{metrics::Metrics, tracing::Tracer},
@@ -69,7 +73,8 @@ const WORKER_END: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// Identifies callers.
     pub identification: Identification,
-    /// Has the bearer tokens and the rules in force.
+    /// Has the bearer tokens and the rules in force. A call that the rules refuse in any case takes
+    /// no place from others.
     pub access: Access,
     /// Receives the records of calls that did not reach a handler.
     pub audit: Audit,
@@ -185,9 +190,13 @@ impl Bound {
     ) -> Result<Server, ServeError<E>> {
         let in_flight = InFlightLimit::new(self.settings.max_in_flight);
         parts.metrics.follow_in_flight(in_flight.clone());
-        let gate = Gate::new(in_flight.clone(), parts.audit.clone());
+        let bodies = BodyLimit::new(self.settings.max_awaited_bodies.min(self.settings.max_in_flight));
+        parts.metrics.follow_awaited_bodies(bodies.clone());
+        let gate = Gate::new(in_flight.clone(), bodies, parts.audit.clone(), parts.metrics.clone());
         let calls = Calls { gate: gate.clone(), in_flight };
-        let max_deadline = self.settings.max_deadline;
+        let holders = Holders::default();
+        let Settings { max_deadline, body_timeout, .. } = self.settings;
+        let times = CallTimes { max_deadline, body_timeout };
         let phases = Phases::new(parts.going_away);
         let metrics = parts.metrics.clone();
         let identification = parts.identification.clone();
@@ -201,8 +210,9 @@ impl Bound {
                 metrics: parts.metrics.clone(),
                 tracer: parts.tracer.clone(),
                 gate: gate.clone(),
+                holders: holders.for_worker(),
                 cut_off: phases.cut_off.clone(),
-                max_deadline,
+                times,
             };
             Ok(Port { health: parts.health.clone(), calls: Some(calls) })
         };

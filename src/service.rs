@@ -1,6 +1,6 @@
 //! The two RPCs, as typed handlers.
 //!
-//! Callers that no rule names have been refused before. A handler checks the caller and the
+//! Calls that no rule allows this caller have been refused before. A handler checks the caller and the
 //! method, then the message, then the user, and then calls the platform. `convert` checks
 //! messages, `detached` runs work that must outlive its caller, and `platform` sends the
 //! requests.

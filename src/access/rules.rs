@@ -45,6 +45,9 @@ pub struct RuleSettings {
     pub user_rate: Option<Rate>,
     /// How many calls for one user one caller may save up; 10 if absent.
     pub user_burst: Option<u32>,
+    /// Maximum number of calls of one caller in flight, at least 1; half of the server's
+    /// `max_in_flight` if absent.
+    pub max_in_flight: Option<NonZeroU32>,
 }
 
 /// Why rules cannot be used. Rules are counted from 1.
@@ -202,6 +205,11 @@ impl Rules {
         Err(closest)
     }
 
+    /// Returns the first rule that names this caller.
+    pub(super) fn first_for(&self, caller: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.is_for(caller))
+    }
+
     /// No rules: nothing is allowed.
     pub(super) fn none() -> Self {
         Self { rules: Vec::new(), literal_callers: HashSet::new() }
@@ -314,6 +322,10 @@ impl Rule {
         } else {
             None
         }
+    }
+
+    pub(super) fn max_in_flight(&self) -> Option<usize> {
+        self.settings.max_in_flight.map(|calls| usize::try_from(calls.get()).unwrap_or(usize::MAX))
     }
 
     fn is_for(&self, caller: &str) -> bool {

@@ -54,6 +54,8 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
         worker_threads: config.worker_threads.and_then(|threads| NonZeroUsize::try_from(threads).ok()),
         max_deadline: config.max_deadline,
         max_in_flight: config.max_in_flight.get() as usize,
+        max_awaited_bodies: config.max_awaited_bodies.get() as usize,
+        body_timeout: config.body_timeout,
         limits,
         drain: drain_times(config),
         ..server::Settings::new(config.listen, transport)
@@ -124,6 +126,7 @@ pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
         burst: Some(rule.burst.get()),
         user_rate: Some(rate(rule.user_rate)),
         user_burst: Some(rule.user_burst.get()),
+        max_in_flight: rule.max_in_flight,
     });
     Ok(Rules::try_new(rules.collect())?)
 }

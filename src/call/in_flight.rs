@@ -1,74 +1,87 @@
-//! How many calls are under way, with a limit and a way to wait for the last.
+//! The calls in flight, and those whose body has not arrived: two pools of places.
 //!
-//! A call counts until all that works on it has ended, also what goes on after its
-//! caller went away. Which calls count, and what the others are told, is decided
+//! A call is in flight until everything that works on it has ended, including what goes on
+//! after its caller has disconnected. The answer to a call without a place is decided
 //! elsewhere.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The calls under way, and how many there may be. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct InFlightLimit(Arc<Counter>);
+use super::places::{Exhausted, Holder, Places, Purpose};
 
-/// One call under way: it counts until the last clone is dropped.
+/// The calls in flight, and their limit. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct InFlightLimit(Arc<Flights>);
+
+/// The place of one call in flight, held until the last clone is dropped.
 ///
-/// It lies in the extensions of each request, so that a task that goes on when the
-/// caller has gone away can hold it.
+/// It is part of each request's extensions, so that a task that goes on after the caller has
+/// disconnected can hold it.
 #[derive(Clone, Debug)]
 pub struct InFlight {
     ticket: Arc<Ticket>,
 }
 
+/// The calls whose body has not arrived, and their limit. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BodyLimit(Arc<Places>);
+
+/// The place of one call whose body has not arrived, held until this is dropped.
 #[derive(Debug)]
-struct Counter {
-    limit: usize,
-    count: AtomicUsize,
+pub struct AwaitedBody {
+    places: Arc<Places>,
+    holder: Holder,
+}
+
+#[derive(Debug)]
+struct Flights {
+    places: Places,
     idle: Notify,
     given_up: CancellationToken,
 }
 
 #[derive(Debug)]
-struct Ticket(Arc<Counter>);
+struct Ticket {
+    flights: Arc<Flights>,
+    holder: Holder,
+}
 
 impl InFlightLimit {
-    /// Nothing is under way, and at most `limit` calls may be.
+    /// Creates a pool of `limit` places.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Counter {
-            limit,
-            count: AtomicUsize::new(0),
+        Self(Arc::new(Flights {
+            places: Places::new(Purpose::Flight, limit),
             idle: Notify::new(),
             given_up: CancellationToken::new(),
         }))
     }
 
-    /// Counts one more call; `None` if that would be one too many.
-    #[must_use]
-    pub fn admit(&self) -> Option<InFlight> {
-        let one_more = |count: usize| (count < self.0.limit).then_some(count + 1);
-        self.0.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).ok()?;
-        Some(InFlight { ticket: Arc::new(Ticket(Arc::clone(&self.0))) })
+    /// Takes a place for a holder that may have `share` places, by default half of them.
+    ///
+    /// # Errors
+    ///
+    /// All places, or all of the holder's share, are taken.
+    pub fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Exhausted> {
+        self.0.places.take(holder, share.unwrap_or(self.0.places.half()))?;
+        Ok(InFlight { ticket: Arc::new(Ticket { flights: Arc::clone(&self.0), holder: holder.clone() }) })
     }
 
-    /// How many calls are under way.
+    /// Number of calls in flight.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.count.load(Ordering::Acquire)
+        self.0.places.taken()
     }
 
-    /// The process ends: whatever still goes on for a call that nobody waits for stops,
-    /// and only writes its record.
+    /// Ends the work of calls whose callers are gone, because the process is shutting down:
+    /// such a call only writes its record.
     pub fn give_up(&self) {
         self.0.given_up.cancel();
     }
 
-    /// Waits until no call is under way.
+    /// Resolves when no call is in flight.
     pub async fn idle(&self) {
         loop {
             let idle = self.0.idle.notified();
@@ -81,17 +94,47 @@ impl InFlightLimit {
 }
 
 impl InFlight {
-    /// Waits until the process can wait for this call no longer.
+    /// Resolves when the process can no longer wait for this call.
     pub async fn given_up(&self) {
-        self.ticket.0.given_up.cancelled().await;
+        self.ticket.flights.given_up.cancelled().await;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
+        if self.flights.places.give_back(&self.holder) == 0 {
+            self.flights.idle.notify_waiters();
         }
+    }
+}
+
+impl BodyLimit {
+    /// Creates a pool of `limit` places.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Places::new(Purpose::Body, limit)))
+    }
+
+    /// Takes a place for a holder, which may have half of them.
+    ///
+    /// # Errors
+    ///
+    /// All places, or half of them by this holder, are taken.
+    pub fn wait(&self, holder: &Holder) -> Result<AwaitedBody, Exhausted> {
+        self.0.take(holder, self.0.half())?;
+        Ok(AwaitedBody { places: Arc::clone(&self.0), holder: holder.clone() })
+    }
+
+    /// Number of calls whose body has not arrived.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.taken()
+    }
+}
+
+impl Drop for AwaitedBody {
+    fn drop(&mut self) {
+        self.places.give_back(&self.holder);
     }
 }
 
@@ -102,12 +145,13 @@ mod tests {
     #[tokio::test]
     async fn limit_is_exact_and_a_call_counts_until_its_last_holder_is_gone() {
         let limit = InFlightLimit::new(2);
-        let first = limit.admit().unwrap();
+        let admit = || limit.admit(&Holder::default(), None);
+        let first = admit().unwrap();
         let held_on = first.clone();
-        let second = limit.admit().unwrap();
-        assert!(limit.admit().is_none(), "the third is one too many");
+        let second = admit().unwrap();
+        assert_eq!(admit().unwrap_err(), Exhausted::Total, "the third is one too many");
         drop(first);
-        assert!(limit.admit().is_none(), "the first is still held");
+        assert_eq!(admit().unwrap_err(), Exhausted::Total, "the first is still held");
         drop(held_on);
         assert_eq!(limit.count(), 1);
 
@@ -119,6 +163,25 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(second);
         waiting.await.unwrap();
-        assert!(limit.admit().is_some());
+        drop(admit().unwrap());
+    }
+
+    #[test]
+    fn one_holder_gets_half_of_a_pool_or_its_own_share() {
+        let flights = InFlightLimit::new(8);
+        let holder = Holder::default();
+        let held: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, None).ok()).collect();
+        assert_eq!((held.len(), flights.count()), (4, 4));
+        let more: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, Some(6)).ok()).collect();
+        assert_eq!((more.len(), flights.count()), (2, 6));
+        drop((held, more));
+        assert_eq!(flights.count(), 0);
+
+        let bodies = BodyLimit::new(8);
+        let held: Vec<_> = (0..8).map_while(|_| bodies.wait(&holder).ok()).collect();
+        assert_eq!((held.len(), bodies.count()), (4, 4));
+        assert!(bodies.wait(&Holder::default()).is_ok(), "another holder gets a place");
+        drop(held);
+        assert_eq!(bodies.count(), 0);
     }
 }

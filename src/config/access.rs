@@ -49,6 +49,9 @@ pub struct Rule {
     pub user_rate: Rate,
     /// `user_burst`: calls of one caller for one user at once; 10, from 1 to 1,000,000.
     pub user_burst: NonZeroU32,
+    /// `max_in_flight`: calls of one caller at one time, from 1 to 1,000,000; `None` for half
+    /// of the server's.
+    pub max_in_flight: Option<NonZeroU32>,
 }
 
 const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
@@ -79,6 +82,7 @@ impl Default for Rule {
             burst: BURST,
             user_rate: USER_RATE,
             user_burst: USER_BURST,
+            max_in_flight: None,
         }
     }
 }
@@ -135,6 +139,7 @@ impl Rule {
             burst: section.optional("burst", bursts()).unwrap_or(default.burst),
             user_rate: section.optional("user_rate", value::rate).unwrap_or(default.user_rate),
             user_burst: section.optional("user_burst", bursts()).unwrap_or(default.user_burst),
+            max_in_flight: section.optional("max_in_flight", value::count(1..=1_000_000)),
         };
         section.finish();
         rule

@@ -30,6 +30,12 @@ pub struct Server {
     /// `max_in_flight`: calls at one time, more are refused at once; 4,096, from 1 to
     /// 1,000,000.
     pub max_in_flight: NonZeroU32,
+    /// `max_awaited_bodies`: calls at one time whose body has not arrived; 512, from 1 to
+    /// 1,000,000, and never more than `max_in_flight`.
+    pub max_awaited_bodies: NonZeroU32,
+    /// `body_timeout`: by when the body of a call has to arrive after its headers; 1 s, from
+    /// 100 ms to 60 s.
+    pub body_timeout: Duration,
     /// `max_connections`: maximum number of connections; 1,024, from 1 to 1,000,000.
     pub max_connections: NonZeroU32,
     /// `max_connections_per_peer`: maximum number of connections of one peer address, from 1
@@ -88,6 +94,8 @@ impl Default for Server {
             max_deadline: Duration::from_secs(10),
             worker_threads: None,
             max_in_flight: const { NonZeroU32::new(4096).unwrap() },
+            max_awaited_bodies: const { NonZeroU32::new(512).unwrap() },
+            body_timeout: Duration::from_secs(1),
             max_connections: const { NonZeroU32::new(1024).unwrap() },
             max_connections_per_peer: None,
             idle_timeout: Duration::from_mins(5),
@@ -118,6 +126,12 @@ impl Server {
             max_in_flight: section
                 .optional("max_in_flight", value::count(1..=1_000_000))
                 .unwrap_or(default.max_in_flight),
+            max_awaited_bodies: section
+                .optional("max_awaited_bodies", value::count(1..=1_000_000))
+                .unwrap_or(default.max_awaited_bodies),
+            body_timeout: section
+                .optional("body_timeout", value::duration(Duration::from_millis(100)..=seconds(60)))
+                .unwrap_or(default.body_timeout),
             max_connections: section
                 .optional("max_connections", value::count(1..=1_000_000))
                 .unwrap_or(default.max_connections),

@@ -1,6 +1,6 @@
 //! Whether a call may begin here at all.
 //!
-//! What is turned away here was not sent anywhere, so a retry elsewhere is safe.
+//! What is refused here was not sent anywhere, so a retry elsewhere is safe.
 
 use std::{
     sync::{
@@ -13,12 +13,13 @@ use std::{
 use crate::{
     audit::Audit,
     backoff::jittered,
-    call::{InFlight, InFlightLimit},
+    call::{AwaitedBody, BodyLimit, Exhausted, Holder, InFlight, InFlightLimit},
     server::deadline::RETRY_AFTER_DRAIN,
     status::{Failure, Reason},
+    telemetry::metrics::{CallLimit, Metrics},
 };
 
-/// When a call that was turned away may come again, before jitter.
+/// Retry delay of a call that was refused, before jitter.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The one gate that all calls of all workers pass. Cheap to clone.
@@ -26,30 +27,64 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Gate {
     closed: Arc<AtomicBool>,
     in_flight: InFlightLimit,
+    bodies: BodyLimit,
     audit: Audit,
+    metrics: Metrics,
 }
 
 impl Gate {
-    pub(super) fn new(in_flight: InFlightLimit, audit: Audit) -> Self {
-        Self { closed: Arc::default(), in_flight, audit }
+    pub(super) fn new(in_flight: InFlightLimit, bodies: BodyLimit, audit: Audit, metrics: Metrics) -> Self {
+        Self { closed: Arc::default(), in_flight, bodies, audit, metrics }
     }
 
-    /// Lets nobody in any more.
+    /// Refuses all further calls, including those whose body has not arrived.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Lets a call in, or says why not.
-    pub(super) fn admit(&self) -> Result<InFlight, Failure> {
-        let refuse = |reason, wait| Failure::new(reason).retry_after(wait);
-        if self.closed.load(Ordering::Acquire) {
-            return Err(refuse(Reason::Draining, RETRY_AFTER_DRAIN));
+    /// Refuses a call while none is accepted, regardless of who calls.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Failure::new(Reason::Draining).retry_after(RETRY_AFTER_DRAIN));
         }
-        // Spread out, so that those turned away together do not come back together.
-        let wait = || jittered(RETRY_AFTER, 0.5, 1.5);
         if self.audit.is_broken() {
-            return Err(refuse(Reason::AuditUnavailable, wait()));
+            return Err(Failure::new(Reason::AuditUnavailable).retry_after(retry_after()));
         }
-        self.in_flight.admit().ok_or_else(|| refuse(Reason::Overloaded, wait()))
+        Ok(())
     }
+
+    /// Lets a call wait for its body.
+    pub(super) fn await_body(&self, holder: &Holder) -> Result<AwaitedBody, Failure> {
+        self.bodies.wait(holder).map_err(|exhausted| {
+            self.overloaded(match exhausted {
+                Exhausted::Share => CallLimit::CallerBodies,
+                Exhausted::Total => CallLimit::Bodies,
+            })
+        })
+    }
+
+    /// Lets a call be in flight. `share` is the number of places that its holder may have, by
+    /// default half of them.
+    pub(super) fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Failure> {
+        let place = self.in_flight.admit(holder, share).map_err(|exhausted| {
+            self.overloaded(match exhausted {
+                Exhausted::Share => CallLimit::CallerInFlight,
+                Exhausted::Total => CallLimit::InFlight,
+            })
+        })?;
+        // After the place is taken: a drain closes the gate before it waits for the calls in
+        // flight, so it either refuses this call here or waits for it.
+        self.check()?;
+        Ok(place)
+    }
+
+    fn overloaded(&self, limit: CallLimit) -> Failure {
+        self.metrics.call_shed(limit);
+        Failure::overloaded(limit.as_str()).retry_after(retry_after())
+    }
+}
+
+/// Spread out, so that calls that were refused together do not come back together.
+fn retry_after() -> Duration {
+    jittered(RETRY_AFTER, 0.5, 1.5)
 }

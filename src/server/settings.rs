@@ -17,6 +17,11 @@ pub struct Settings {
     pub max_deadline: Duration,
     /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
     pub max_in_flight: usize,
+    /// Calls whose body has not arrived, over all workers; more are answered with
+    /// `OVERLOADED`. At most `max_in_flight` in effect.
+    pub max_awaited_bodies: usize,
+    /// Maximum time from the identification of a call until its body has arrived.
+    pub body_timeout: Duration,
     /// What a peer may take.
     pub limits: Limits,
     /// How long the steps of a drain take.
@@ -44,6 +49,8 @@ impl Settings {
             worker_threads: None,
             max_deadline: Duration::from_secs(10),
             max_in_flight: 4096,
+            max_awaited_bodies: 512,
+            body_timeout: Duration::from_secs(1),
             limits: Limits::default(),
             drain: DrainTimes::default(),
         }

@@ -3,10 +3,12 @@
 //! Each step has its own file. What a caller may do is decided in the typed handlers; paths
 //! are used only for metrics, audit and the choice of the stack.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
 use tower::Service;
@@ -15,13 +17,15 @@ use super::{
     completion::{self, Audited, Completion, REQUEST_ID},
     deadline::{self, MalformedTimeout},
     gate::Gate,
+    holders::WorkerHolders,
+    message::ArrivingMessage,
     request_body::RequestBody,
 };
 use crate::{
-    access::Access,
+    access::{Access, Denied, Policy},
     arrival::Arrival,
     audit::Audit,
-    call::{Call, Deadline, Operation, RequestId},
+    call::{Call, Deadline, Holder, InFlight, Operation, RequestId},
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
     clock::Instant,
     status::{Failure, Reason},
@@ -31,6 +35,9 @@ use crate::{
         tracing::{CallSpan, Tracer},
     },
 };
+
+/// Maximum size of a request message, in bytes, as the contract states.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// The paths of the gateway's own service.
 const OTT_SERVICE: &str = "/ott.v1.OttService/";
@@ -48,15 +55,34 @@ pub(super) struct CallStack {
     pub(super) metrics: Metrics,
     pub(super) tracer: Tracer,
     pub(super) gate: Gate,
+    pub(super) holders: WorkerHolders,
     pub(super) cut_off: CancellationToken,
+    pub(super) times: CallTimes,
+}
+
+/// How long the parts of a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallTimes {
+    /// Maximum deadline of a call; also that of a call without one.
     pub(super) max_deadline: Duration,
+    /// Maximum time from the identification of a call until its body has arrived.
+    pub(super) body_timeout: Duration,
+}
+
+/// A call that reaches its handler.
+struct Admitted {
+    call: Call,
+    caller: Caller,
+    policy: Arc<Policy>,
+    span: CallSpan,
+    in_flight: InFlight,
 }
 
 impl CallStack {
     /// Answers one call that arrived then from that peer.
     pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         let (call, timeout) = self.arrive(&request, peer, arrived);
@@ -74,7 +100,10 @@ impl CallStack {
         completion.finish(outcome).await
     }
 
-    /// The steps that can turn a call away, in order, and the handler behind them.
+    /// The steps that can refuse a call, in order, and the handler behind them.
+    ///
+    /// A call that will be refused takes no place, and one that has not arrived completely
+    /// none among the calls in flight: until then its caller has spent next to nothing on it.
     async fn admit_and_answer<B>(
         &self,
         request: Request<B>,
@@ -84,33 +113,67 @@ impl CallStack {
         peer: &Peer,
     ) -> Result<Response<Body>, Failure>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        timeout.map_err(|MalformedTimeout| {
-            Failure::new(Reason::InvalidRequest)
-                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
-        })?;
-        let in_flight = Some(self.gate.admit()?);
-        let mut request = request.map(|body| RequestBody::new(body, call.clone()));
+        self.check(timeout)?;
+        let (head, body) = request.into_parts();
+        let body = RequestBody::new(body, call.clone());
         deadline::within(call, &self.cut_off, async {
             // Read once: tokens and rules of one version decide on the whole call.
             let policy = self.access.policy();
-            let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
+            let caller = self.identify(&head.headers, call, peer, policy.tokens()).await?;
             if *caller.proof() != Proof::None {
                 span.follow_caller();
             }
-            let (call, recognition) = (call.clone(), peer.recognition().clone());
-            let arrival = Arrival { call, caller, policy, span, in_flight, recognition };
-            request.extensions_mut().insert(arrival);
-            Ok(self.route(request).await)
+            let Some(operation) = call.operation() else {
+                if head.uri.path().starts_with(OTT_SERVICE) {
+                    self.access.mentions(&policy, &caller)?;
+                    peer.recognition().set();
+                }
+                return Err(Failure::new(Reason::MethodUnknown));
+            };
+            let admission = self.access.admits(Arc::clone(&policy), &caller, operation);
+            if admission.as_ref().err().is_none_or(Denied::names_caller) {
+                peer.recognition().set();
+            }
+            let share = admission?.max_in_flight();
+            let holder = self.holder(&caller, peer);
+            let message = self.receive(body, &holder).await?;
+            let in_flight = self.gate.admit(&holder, share)?;
+            let request = Request::from_parts(head, Full::new(message));
+            Ok(self
+                .handle(request, peer, Admitted { call: call.clone(), caller, policy, span, in_flight })
+                .await)
         })
         .await
     }
 
-    /// Reflection is for callers whom the rules name, within the same limits as a call,
-    /// but it is none: it is not counted, and keeps its own errors. Where it is switched
-    /// off, there is no such method.
+    /// Returns the complete body of a call.
+    async fn receive<B>(&self, body: RequestBody<B>, holder: &Holder) -> Result<Bytes, Failure>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let mut message = ArrivingMessage::new(body, MAX_MESSAGE_BYTES);
+        // Most bodies arrive together with their headers: those never wait.
+        if let Some(arrived) = message.complete().now_or_never() {
+            return Ok(arrived?);
+        }
+        let _place = self.gate.await_body(holder)?;
+        let body_timeout = self.times.body_timeout;
+        match tokio::time::timeout(body_timeout, message.complete()).await {
+            Ok(arrived) => Ok(arrived?),
+            Err(_elapsed) => {
+                self.metrics.security_event("slow_body");
+                Err(Failure::slow_body(body_timeout))
+            }
+        }
+    }
+
+    /// Reflection is offered to callers that a rule names, within the limit of calls in
+    /// flight. It is not counted as a call, and keeps its own errors. If it is switched off,
+    /// there is no such method.
     async fn answer_reflection<B>(
         &self,
         request: Request<B>,
@@ -119,14 +182,40 @@ impl CallStack {
         peer: &Peer,
     ) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        let work = self.admit_and_answer(request, call, CallSpan::default(), timeout, peer);
+        let work = async {
+            self.check(timeout)?;
+            let request = request.map(|body| RequestBody::new(body, call.clone()));
+            deadline::within(call, &self.cut_off, async {
+                let policy = self.access.policy();
+                let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
+                // A stream: it has no complete body to wait for.
+                let share = self.access.max_in_flight(&policy, &caller);
+                let in_flight = self.gate.admit(&self.holder(&caller, peer), share)?;
+                let (call, span) = (call.clone(), CallSpan::default());
+                Ok(self.handle(request, peer, Admitted { call, caller, policy, span, in_flight }).await)
+            })
+            .await
+        };
         match self.without_panic(call, work).await {
             Ok(response) => completion::with_documented_unknown_method(response, call),
             Err(failure) => completion::answer(failure, call),
         }
+    }
+
+    /// Refuses a call that cannot be accepted, regardless of who calls.
+    fn check(&self, timeout: Result<(), MalformedTimeout>) -> Result<(), Failure> {
+        timeout.map_err(|MalformedTimeout| {
+            Failure::new(Reason::InvalidRequest)
+                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
+        })?;
+        self.gate.check()
+    }
+
+    fn holder(&self, caller: &Caller, peer: &Peer) -> Holder {
+        self.holders.of(caller, peer, self.identification.trusts(peer))
     }
 
     /// Notes what a call is known by: its id, its times and its method.
@@ -136,9 +225,9 @@ impl CallStack {
         peer: &Peer,
         arrived: Instant,
     ) -> (Call, Result<(), MalformedTimeout>) {
-        let (deadline, timeout) = match deadline::of(request.headers(), arrived, self.max_deadline) {
+        let (deadline, timeout) = match deadline::of(request.headers(), arrived, self.times.max_deadline) {
             Ok(deadline) => (deadline, Ok(())),
-            Err(malformed) => (Deadline::at(arrived + self.max_deadline), Err(malformed)),
+            Err(malformed) => (Deadline::at(arrived + self.times.max_deadline), Err(malformed)),
         };
         let call = Call::with_request_id(request_id(request.headers()), arrived, deadline);
         call.set_peer(peer.address());
@@ -165,16 +254,27 @@ impl CallStack {
                 "caller not identified"
             );
         })?;
-        call.set_caller(std::sync::Arc::clone(caller.name()), caller.proof().label());
+        call.set_caller(Arc::clone(caller.name()), caller.proof().label());
         if call.operation().is_some() && !headers.contains_key("grpc-timeout") {
             self.metrics.without_deadline(caller.name());
         }
         Ok(caller)
     }
 
+    async fn handle<B>(&self, mut request: Request<B>, peer: &Peer, admitted: Admitted) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<tonic::codegen::StdError>,
+    {
+        let Admitted { call, caller, policy, span, in_flight } = admitted;
+        let (in_flight, recognition) = (Some(in_flight), peer.recognition().clone());
+        request.extensions_mut().insert(Arrival { call, caller, policy, span, in_flight, recognition });
+        self.route(request).await
+    }
+
     async fn route<B>(&self, request: Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         // The router is always ready and never fails.

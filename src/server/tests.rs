@@ -5,13 +5,20 @@ mod calls;
 mod connections;
 mod contract;
 mod draining;
+mod fairness;
 mod frames;
 mod health_port;
 mod limits;
 mod securing;
 mod workers;
 
-use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -27,13 +34,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tonic_types::StatusExt;
 
-use super::{DrainTimes, Parts, Server, Settings, Transport, bind, drain::Calls, stack::CallStack};
+use super::{
+    DrainTimes, Parts, Server, Settings, Transport, bind,
+    drain::Calls,
+    holders::Holders,
+    stack::{CallStack, CallTimes},
+};
 use crate::{
-    access::Access,
+    access::{Access, Policy, Rate, RuleSettings, Rules},
     arrival::Arrival,
     audit::Audit,
     call::Call,
-    caller::{Caller, Identification},
+    caller::{self, BearerTokens, Identification},
     health::{Health, HealthService, Watches},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
@@ -55,13 +67,8 @@ impl Handler {
     async fn answer(self, request: Request<axum::body::Body>) -> Response<Body> {
         let extensions = request.extensions();
         let arrival = extensions.get::<Arrival>().expect("the stack puts it there").clone();
-        let Arrival { call, caller, in_flight, recognition, .. } = arrival;
-        assert_eq!(caller, Caller::anonymous());
+        let Arrival { call, caller, in_flight, .. } = arrival;
         let what = request.headers().get("x-do").map_or("", |what| what.to_str().unwrap()).to_owned();
-        // As the service does for callers that a rule names.
-        if what != "stranger" {
-            recognition.set();
-        }
         let release = Arc::clone(&self.release);
         let hold = {
             let release = Arc::clone(&release);
@@ -70,7 +77,7 @@ impl Handler {
         let (mut code, mut message) = ("0", "");
         self.entered.send(call.clone()).unwrap();
         match what.as_str() {
-            "" | "stranger" => {}
+            "" => {}
             "panic" => panic!("as asked"),
             "hold" => hold.await,
             "hold-as-sent" => {
@@ -100,6 +107,7 @@ impl Handler {
         response.headers_mut().insert("grpc-message", message.parse().unwrap());
         let thread = std::thread::current().name().unwrap().parse().unwrap();
         response.headers_mut().insert("x-thread", thread);
+        response.headers_mut().insert("x-caller", caller.name().parse().unwrap());
         response
     }
 }
@@ -128,19 +136,25 @@ fn settings() -> Settings {
     settings
 }
 
-/// A main port.
+/// A main port on which every caller may use all places.
 async fn start(change: impl FnOnce(&mut Settings)) -> Running {
-    start_with(Metrics::new(), change).await
+    start_changed(change, |_| {}).await
 }
 
 async fn start_with(metrics: Metrics, change: impl FnOnce(&mut Settings)) -> Running {
+    start_changed(change, |parts| parts.metrics = metrics).await
+}
+
+async fn start_changed(change: impl FnOnce(&mut Settings), change_parts: impl FnOnce(&mut Parts)) -> Running {
     let mut settings = settings();
     change(&mut settings);
     let (entered, calls) = mpsc::unbounded_channel();
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
     let release = Arc::clone(&handler.release);
     let draining = CancellationToken::new();
-    let parts = Parts { metrics: metrics.clone(), ..parts(draining.clone()) };
+    let mut parts = parts(draining.clone());
+    change_parts(&mut parts);
+    let metrics = parts.metrics.clone();
     let bound = bind(settings).unwrap();
     let routes = move || {
         let handler = handler.clone();
@@ -162,7 +176,7 @@ fn health() -> HealthService {
 fn parts(draining: CancellationToken) -> Parts {
     Parts {
         identification: Identification::none(),
-        access: Access::closed(Metrics::new()),
+        access: access(Some(1_000_000)),
         audit: Audit::off(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
@@ -170,6 +184,32 @@ fn parts(draining: CancellationToken) -> Parts {
         draining,
         going_away: CancellationToken::new(),
     }
+}
+
+/// The callers `token:a` and `token:b`, with tokens of the same names.
+fn two_callers() -> BearerTokens {
+    let token = |name: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes());
+        (name.to_owned(), digest.as_ref().try_into().unwrap())
+    };
+    BearerTokens::try_new(vec![token("a"), token("b")]).unwrap()
+}
+
+/// Allows everyone everything, and one caller this number of calls in flight.
+fn access(max_in_flight: Option<u32>) -> Access {
+    access_with(max_in_flight, BearerTokens::default())
+}
+
+fn access_with(max_in_flight: Option<u32>, tokens: BearerTokens) -> Access {
+    let rule = |caller: &str| RuleSettings {
+        callers: vec![caller.to_owned()],
+        rate: Some(Rate::Unlimited),
+        user_rate: Some(Rate::Unlimited),
+        max_in_flight: max_in_flight.and_then(NonZeroU32::new),
+        ..RuleSettings::default()
+    };
+    let rules = Rules::try_new(vec![rule("*"), rule("anonymous")]).unwrap();
+    Access::new(Policy { rules, tokens, ..Policy::closed() }, Metrics::new())
 }
 
 impl Running {
@@ -187,13 +227,14 @@ impl Running {
         CallStack {
             routes: Routes::default(),
             identification,
-            access: Access::closed(Metrics::new()),
+            access: access(None),
             audit: Audit::off(),
             metrics: Metrics::new(),
             tracer: Tracer::off(),
             gate: self.calls().gate.clone(),
+            holders: Holders::default().for_worker(),
             cut_off: CancellationToken::new(),
-            max_deadline: Duration::from_secs(10),
+            times: CallTimes { max_deadline: Duration::from_secs(10), body_timeout: Duration::from_secs(1) },
         }
     }
 
@@ -213,6 +254,23 @@ impl Running {
         let shown =
             || self.metrics.render().lines().filter(|line| line.starts_with(series)).collect::<String>();
         timeout(SOON, is_so).await.unwrap_or_else(|_| panic!("{expected}: {}", shown()));
+    }
+
+    /// Value of a metric, by its name and labels.
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics.render();
+        let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(key, _)| key == name));
+        line.unwrap_or_else(|| panic!("{name}: {text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Resolves when a metric has that value.
+    async fn metric_is(&self, name: &str, value: u64) {
+        let is = async {
+            while self.metric(name) != value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, is).await.unwrap_or_else(|_| panic!("{name} is {}, not {value}", self.metric(name)));
     }
 
     /// A new connection is served.
@@ -268,6 +326,20 @@ impl Client {
         let (answer, mut body) = self.send.send_request(request.body(()).unwrap(), false).unwrap();
         body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
         answer
+    }
+
+    /// Sends the headers of a call; the body is still to be sent.
+    async fn half_open(
+        &mut self,
+        headers: &[(&str, &str)],
+    ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+        let mut request =
+            Request::post(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send = self.send.clone().ready().await.unwrap();
+        self.send.send_request(request.body(()).unwrap(), false).unwrap()
     }
 
     async fn call(&mut self, path: &str, headers: &[(&str, &str)]) -> Answer {

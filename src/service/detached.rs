@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::{Certainty, Deadline, InFlightLimit, Operation},
+        call::{Certainty, Deadline, Holder, InFlightLimit, Operation},
         clock::{self, WallClock},
     };
 
@@ -208,7 +208,7 @@ mod tests {
     /// that it does, and the handler has not been polled again.
     async fn drop_before_the_answer_is_taken(fixture: &Fixture, settle: impl FnOnce(&Call)) {
         let limit = InFlightLimit::new(1);
-        let in_flight = limit.admit();
+        let in_flight = limit.admit(&Holder::default(), None).ok();
         let dropped = std::sync::Arc::default();
         let session = Session(std::sync::Arc::clone(&dropped));
         let call = fixture.call.clone();
@@ -267,7 +267,13 @@ mod tests {
                 Ok(())
             }
         };
-        let mut handler = Box::pin(run(call, limit.admit(), audit.clone(), metrics.clone(), work));
+        let mut handler = Box::pin(run(
+            call,
+            limit.admit(&Holder::default(), None).ok(),
+            audit.clone(),
+            metrics.clone(),
+            work,
+        ));
         assert!(handler.as_mut().now_or_never().is_none());
         drop(handler);
         limit.idle().await;

@@ -1,7 +1,7 @@
-//! First access check: does any rule name this caller at all?
+//! The access check of reflection: does any rule name this caller at all?
 //!
 //! Runs before a message is decoded, so that decoding errors reveal nothing to an unknown
-//! caller. It only refuses; what a caller may do is decided in the handlers.
+//! caller.
 
 use tonic::{Request, Status, service::Interceptor};
 

@@ -21,6 +21,22 @@ impl Failure {
     pub fn malformed_body(broken: BrokenBody) -> Self {
         Self::new(Reason::InvalidRequest).because(&broken)
     }
+
+    /// Creates the failure of a request whose message did not arrive within `limit`, although
+    /// the deadline of the call has not passed.
+    #[must_use]
+    pub fn slow_body(limit: Duration) -> Self {
+        let cause = format_args!("request body did not arrive within {limit:?}");
+        Self::new(Reason::DeadlineExceeded)
+            .with_meaning("The request's message did not arrive in time after its headers; nothing was sent.")
+            .because(&cause)
+    }
+
+    /// Creates the failure of a call that exceeds a limit of this replica.
+    #[must_use]
+    pub fn overloaded(limit: &'static str) -> Self {
+        Self::new(Reason::Overloaded).because(&format_args!("limit reached: {limit}"))
+    }
 }
 
 impl From<CallerError> for Failure {

@@ -33,7 +33,7 @@ pub use self::{
 };
 use super::{names, threads::Threads};
 use crate::{
-    call::{InFlightLimit, Operation},
+    call::{BodyLimit, InFlightLimit, Operation},
     clock,
     reason::Reason,
     validity::Validity,
@@ -253,6 +253,36 @@ impl QuotaBucket {
     }
 }
 
+/// A limit on calls, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallLimit {
+    /// Calls in flight, of all callers.
+    InFlight,
+    /// Calls in flight, of one caller.
+    CallerInFlight,
+    /// Calls whose body has not arrived, of all callers.
+    Bodies,
+    /// Calls whose body has not arrived, of one caller.
+    CallerBodies,
+}
+
+impl CallLimit {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] =
+        [Self::InFlight, Self::CallerInFlight, Self::Bodies, Self::CallerBodies];
+
+    /// The name in metrics and in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InFlight => "in_flight",
+            Self::CallerInFlight => "caller_in_flight",
+            Self::Bodies => "awaited_bodies",
+            Self::CallerBodies => "caller_awaited_bodies",
+        }
+    }
+}
+
 /// One that is counted in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
@@ -332,6 +362,16 @@ impl Metrics {
     /// Shows how many calls of a server are in flight, from now on.
     pub fn follow_in_flight(&self, calls: InFlightLimit) {
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner).push(calls);
+    }
+
+    /// Shows how many calls of a server wait for their body, from now on.
+    pub fn follow_awaited_bodies(&self, bodies: BodyLimit) {
+        self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner).push(bodies);
+    }
+
+    /// Counts a call that was refused because a limit is reached.
+    pub fn call_shed(&self, limit: CallLimit) {
+        self.0.calls_shed.increment([limit.as_str()]);
     }
 
     /// A caller set no deadline.
@@ -499,8 +539,9 @@ impl Metrics {
         }
         self.0.audit_queue.refresh();
         let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_flight = in_flight.iter().map(InFlightLimit::count).sum::<usize>();
-        self.0.calls_in_flight.set(f64::from(u32::try_from(in_flight).unwrap_or(u32::MAX)));
+        self.0.calls_in_flight.set(sum(in_flight.iter().map(InFlightLimit::count)));
+        let bodies = self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.calls_awaiting_body.set(sum(bodies.iter().map(BodyLimit::count)));
         // A thread that has ended as intended is no longer shown.
         self.0.thread_up.reset();
         for (thread, condition) in self.0.threads.conditions() {
@@ -517,6 +558,10 @@ impl Metrics {
             None => count(&self.0.other_callers),
         }
     }
+}
+
+fn sum(counts: impl Iterator<Item = usize>) -> f64 {
+    f64::from(u32::try_from(counts.sum::<usize>()).unwrap_or(u32::MAX))
 }
 
 impl Default for Metrics {

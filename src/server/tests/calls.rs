@@ -158,7 +158,7 @@ async fn time_that_a_call_waits_for_its_turn_counts() {
         let request = Request::post(ISSUE).header("content-type", "application/grpc");
         request.header("grpc-timeout", "1S").body(Body::empty()).unwrap()
     };
-    let peer = crate::caller::Peer::plaintext(running.address);
+    let peer = caller::Peer::plaintext(running.address);
     let reason = async |arrived| {
         let response = stack.answer(request(), &peer, arrived).await;
         Answer { http: response.status(), headers: response.headers().clone() }.reason()

@@ -77,7 +77,8 @@ async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
     let busy = async {
         loop {
             pinging.write(&frame(PING, 0, 0, &[0; 8])).await;
-            stranger.call(ISSUE, &[("x-do", "stranger")]).await;
+            // Refused, because two credentials identify nobody.
+            stranger.call(ISSUE, &[("authorization", "a"), ("authorization", "b")]).await;
         }
     };
     let goaway = tokio::select! {

@@ -10,7 +10,6 @@ use super::{
     *,
 };
 use crate::{
-    access::Policy,
     audit::Sink,
     caller::{self, BearerTokens},
     clock::WallClock,
@@ -54,7 +53,7 @@ struct Audited {
 
 impl Audited {
     async fn start(change: impl FnOnce(&mut Settings), identification: Identification) -> Self {
-        Self::start_with(change, identification, Access::closed(Metrics::new())).await
+        Self::start_with(change, identification, access(None)).await
     }
 
     async fn start_with(
@@ -163,7 +162,7 @@ async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
 #[tokio::test]
 async fn every_call_that_the_stack_ends_has_exactly_one_record() {
     let tokens = BearerTokens::try_new(vec![("team".to_owned(), [7; 32])]).unwrap();
-    let access = Access::new(Policy { tokens, ..Policy::closed() }, Metrics::new());
+    let access = access_with(None, tokens);
     let change = |settings: &mut Settings| settings.max_in_flight = 1;
     let audited = Audited::start_with(change, Identification::none(), access).await;
     let mut client = audited.running.client().await;

@@ -126,7 +126,7 @@ async fn peer_that_ignores_the_goaway_gets_draining() {
     peer.expect(HEADERS).await;
     assert!(timeout(SOON, entered.recv()).await.unwrap().is_some(), "a straggler is served");
     let closed = async {
-        while gate.admit().is_ok() {
+        while gate.check().is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

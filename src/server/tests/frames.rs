@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{ISSUE, Running, SOON};
 
+pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
@@ -17,6 +18,7 @@ pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 
+pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 pub(super) const NO_ERROR: u32 = 0;
@@ -48,8 +50,13 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The beginning of a call whose message does not follow.
+/// A complete call.
 pub(super) fn call(stream: u32, what: &str) -> Vec<u8> {
+    [half_open(stream, what), frame(DATA, END_STREAM, stream, &[0; 5])].concat()
+}
+
+/// The headers of a call; its message does not follow.
+pub(super) fn half_open(stream: u32, what: &str) -> Vec<u8> {
     headers(stream, &request_fields(what))
 }
 

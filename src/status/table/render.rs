@@ -46,6 +46,10 @@ While the platform's login endpoint is failing, one login a second is sent to fi
 others are answered with UNAVAILABLE and keep their tokens. A login with less than 400 ms left of its deadline is
 answered with DEADLINE_EXCEEDED, `outcome` `not_sent`, and keeps its token.
 
+A call whose message has not arrived 1 s after its headers (`body_timeout`) is answered with DEADLINE_EXCEEDED,
+`outcome` `not_sent`, even if its deadline is later. Retrying it is safe. If this repeats, look for a proxy that
+buffers requests, or a network that loses packets.
+
 Outside this table: what HTTP/2 itself refuses (too many streams, oversized headers) cannot carry details, and the
 health and reflection services keep their own errors.
 

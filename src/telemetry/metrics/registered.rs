@@ -16,7 +16,8 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, ConnectionEnd, ConnectionRefusal, Method, QuotaBucket, TraceMetrics, WatchMetrics,
+    ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, Method, QuotaBucket, TraceMetrics,
+    WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -24,7 +25,7 @@ use super::{
     reloads::Reloads,
 };
 use crate::{
-    call::InFlightLimit,
+    call::{BodyLimit, InFlightLimit},
     reason::Reason,
     telemetry::{names, threads::Threads},
 };
@@ -33,7 +34,7 @@ use crate::{
 const OTHER: &str = "other";
 
 /// The kinds of security events.
-const SECURITY_EVENTS: [&str; 7] = [
+const SECURITY_EVENTS: [&str; 8] = [
     "ott_in_use",
     "ott_rejected",
     "account_mismatch",
@@ -41,6 +42,7 @@ const SECURITY_EVENTS: [&str; 7] = [
     "duplicate_identity",
     "slow_handshake",
     "slow_preface",
+    "slow_body",
 ];
 
 /// What the access rules can refuse a call for.
@@ -55,6 +57,9 @@ pub(super) struct Registered {
     pub(super) errors: ByWord<2>,
     pub(super) calls_in_flight: Gauge,
     pub(super) in_flight: Mutex<Vec<InFlightLimit>>,
+    pub(super) calls_awaiting_body: Gauge,
+    pub(super) awaited_bodies: Mutex<Vec<BodyLimit>>,
+    pub(super) calls_shed: ByWord<1>,
     pub(super) without_deadline: IntCounterVec,
     pub(super) connections: [Gauge; 3],
     pub(super) connections_refused: ByWord<1>,
@@ -171,6 +176,16 @@ impl Registered {
                 "Calls that are being worked on, those included whose caller has gone.",
             ),
             in_flight: Mutex::default(),
+            calls_awaiting_body: families.gauge(
+                "ott_gateway_calls_awaiting_body",
+                "Calls whose request body has not arrived completely.",
+            ),
+            awaited_bodies: Mutex::default(),
+            calls_shed: ByWord::new(families.counters(
+                "ott_gateway_calls_shed_total",
+                "Calls that were refused because a limit is reached.",
+                &["limit"],
+            )),
             connections: ["handshake", "open", "draining"]
                 .map(|state| connections.with_label_values(&[state])),
             connections_refused: ByWord::new(families.counters(
@@ -266,6 +281,9 @@ impl Registered {
         }
         for end in ConnectionEnd::ALL {
             registered.connections_ended.show([end.as_str()]);
+        }
+        for limit in CallLimit::ALL {
+            registered.calls_shed.show([limit.as_str()]);
         }
         for reason in ACCESS_DENIED {
             registered.access_denied.show([reason]);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, thread, time::SystemTime};
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::*;
-use crate::call::Certainty;
+use crate::call::{Certainty, Holder};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -153,7 +153,8 @@ fn what_is_in_flight_is_let_go_when_it_ends() {
     let (calls, health) = (InFlightLimit::new(2), InFlightLimit::new(1));
     metrics.follow_in_flight(calls.clone());
     metrics.follow_in_flight(health);
-    let (call, connection) = (calls.admit(), metrics.connection(ConnectionState::Draining));
+    let (call, connection) =
+        (calls.admit(&Holder::default(), None), metrics.connection(ConnectionState::Draining));
     let held_on = call.clone();
     assert!(has(&metrics, "ott_gateway_calls_in_flight 1"));
     assert!(has(&metrics, r#"ott_gateway_connections{state="draining"} 1"#));

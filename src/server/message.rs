@@ -1,0 +1,210 @@
+//! The complete body of a unary call, read before its handler is called.
+//!
+//! A call that has not arrived completely has cost its caller a header and nothing else, so it
+//! must not occupy a place among the calls in flight.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tonic::codegen::StdError;
+
+use super::request_body::RequestBody;
+use crate::{
+    call::BrokenBody,
+    status::{Failure, Reason},
+};
+
+/// Length of the prefix of a gRPC message: a flag and four bytes of length.
+pub(super) const PREFIX: usize = 5;
+
+/// A body while it arrives. Reading can be interrupted and resumed.
+#[derive(Debug)]
+pub(super) struct ArrivingMessage<B> {
+    body: RequestBody<B>,
+    /// Maximum number of bytes of the message, without its prefix.
+    limit: usize,
+    received: BytesMut,
+}
+
+/// Why a body cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnusableBody {
+    /// It broke off; the call knows why.
+    Broken(BrokenBody),
+    /// The message is longer than allowed, or something follows it.
+    TooLarge,
+}
+
+impl<B> ArrivingMessage<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<StdError>,
+{
+    pub(super) fn new(body: RequestBody<B>, limit: usize) -> Self {
+        Self { body, limit, received: BytesMut::new() }
+    }
+
+    /// Returns the complete body, message and prefix. Fails as soon as the prefix announces a
+    /// message that is too large.
+    pub(super) async fn complete(&mut self) -> Result<Bytes, UnusableBody> {
+        loop {
+            if http_body::Body::is_end_stream(&self.body) {
+                return Ok(self.received.split().freeze());
+            }
+            let Some(frame) = self.body.frame().await.transpose().map_err(UnusableBody::Broken)? else {
+                return Ok(self.received.split().freeze());
+            };
+            // Trailers of a request have no meaning in gRPC.
+            let Ok(data) = frame.into_data() else { continue };
+            if self.received.is_empty() && http_body::Body::is_end_stream(&self.body) {
+                return if self.is_too_large(&data) { Err(UnusableBody::TooLarge) } else { Ok(data) };
+            }
+            // Copied: each frame would keep the whole buffer that it was read into.
+            self.received.extend_from_slice(&data);
+            if self.is_too_large(&self.received) {
+                return Err(UnusableBody::TooLarge);
+            }
+        }
+    }
+
+    fn is_too_large(&self, received: &[u8]) -> bool {
+        let announced = received.get(1..PREFIX).and_then(|length| length.try_into().ok());
+        received.len() > PREFIX + self.limit
+            || announced.is_some_and(|length| {
+                usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX) > self.limit
+            })
+    }
+}
+
+impl From<UnusableBody> for Failure {
+    fn from(unusable: UnusableBody) -> Self {
+        match unusable {
+            UnusableBody::Broken(why) => Self::malformed_body(why),
+            UnusableBody::TooLarge => Self::new(Reason::RequestTooLarge),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        convert::Infallible,
+        pin::Pin,
+        sync::{Arc, Mutex},
+        task::{Context, Poll},
+        time::Duration,
+    };
+
+    use futures_util::FutureExt as _;
+    use http_body::{Body, Frame};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        call::{Call, Deadline},
+        clock,
+    };
+
+    const LIMIT: usize = 64;
+
+    /// A body whose frames arrive one after the other. Like hyper's, it knows its end.
+    #[derive(Clone, Default)]
+    struct Frames(Arc<Mutex<(VecDeque<Bytes>, bool)>>);
+
+    impl Frames {
+        fn arrive(&self, data: &[u8], is_last: bool) {
+            let mut frames = self.0.lock().unwrap();
+            frames.0.push_back(Bytes::copy_from_slice(data));
+            frames.1 = is_last;
+        }
+
+        fn read(&self) -> ArrivingMessage<Self> {
+            let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+            ArrivingMessage::new(RequestBody::new(self.clone(), call), LIMIT)
+        }
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let mut frames = self.0.lock().unwrap();
+            match (frames.0.pop_front(), frames.1) {
+                (Some(data), _) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                (None, true) => Poll::Ready(None),
+                (None, false) => Poll::Pending,
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            let frames = self.0.lock().unwrap();
+            frames.1 && frames.0.is_empty()
+        }
+    }
+
+    fn message(length: u32, content: &[u8]) -> Vec<u8> {
+        [&[0][..], &length.to_be_bytes(), content].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_in_one_frame_is_not_copied() {
+        let frames = Frames::default();
+        frames.arrive(&message(3, b"abc"), true);
+        let sent = frames.0.lock().unwrap().0[0].as_ptr();
+        let read = frames.read().complete().await.expect("complete");
+        assert_eq!((read.as_ptr(), &read[PREFIX..]), (sent, &b"abc"[..]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_announces_too_much_is_refused_before_it_arrives() {
+        for length in [LIMIT + 1, u32::MAX as usize] {
+            let frames = Frames::default();
+            frames.arrive(&message(u32::try_from(length).unwrap(), b""), false);
+            assert_eq!(frames.read().complete().await, Err(UnusableBody::TooLarge));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn anything_after_a_message_is_bounded() {
+        let frames = Frames::default();
+        frames.arrive(&message(1, b"a"), false);
+        frames.arrive(&[0; LIMIT], false);
+        assert_eq!(frames.read().complete().await, Err(UnusableBody::TooLarge));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// However a body is cut into frames, and however often reading is interrupted.
+        #[test]
+        fn a_body_is_read_as_it_was_sent(
+            content in proptest::collection::vec(any::<u8>(), 0..LIMIT + 8),
+            cuts in proptest::collection::vec(0..LIMIT + 13, 0..6),
+            ends_alone in any::<bool>(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().start_paused(true).enable_time().build().unwrap();
+            let _entered = runtime.enter();
+            let sent = message(u32::try_from(content.len()).unwrap(), &content);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(sent.len())).collect();
+            cuts.extend([0, sent.len()]);
+            cuts.sort_unstable();
+            let frames = Frames::default();
+            let mut reading = frames.read();
+            let mut result = None;
+            for (at, pair) in cuts.windows(2).enumerate() {
+                frames.arrive(&sent[pair[0]..pair[1]], at + 2 == cuts.len() && !ends_alone);
+                result = result.or_else(|| reading.complete().now_or_never());
+            }
+            if ends_alone {
+                frames.arrive(&[], true);
+                result = result.or_else(|| reading.complete().now_or_never());
+            }
+            let expected = if content.len() > LIMIT { Err(UnusableBody::TooLarge) } else { Ok(Bytes::from(sent)) };
+            prop_assert_eq!(result, Some(expected));
+        }
+    }
+}
