@@ -39,7 +39,7 @@ use crate::{
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, MAX_MESSAGE_BYTES, Server},
-    service::{ApiClients, KnownTokens, OttService, Reflection},
+    service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
@@ -123,10 +123,8 @@ impl App {
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
             upstreams.push(upstream);
         }
-        if let Some(broken) = audit.broken() {
-            let health = health.clone();
-            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit(broken, health)));
-        }
+        let follow_audit = follow_audit(audit.broken(), health.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit));
 
         let watches = Watches::new(settings::watches_per_address(&config.server), metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
@@ -135,6 +133,7 @@ impl App {
             identification,
             access: access.clone(),
             audit: audit.clone(),
+            refused_requests: refused_requests(&config, &audit),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
             health: health_service.clone(),
@@ -220,6 +219,11 @@ impl App {
     }
 }
 
+/// Reads what refused requests named, by the configured API clients.
+fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
+    RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
+}
+
 /// What every worker makes its routes from.
 struct Shared {
     upstreams: Vec<Upstream>,
@@ -294,7 +298,8 @@ async fn follow_credential(credential: Credential, condition: CredentialConditio
     }
 }
 
-async fn follow_audit(mut broken: tokio::sync::watch::Receiver<bool>, health: Health) {
+async fn follow_audit(broken: Option<tokio::sync::watch::Receiver<bool>>, health: Health) {
+    let Some(mut broken) = broken else { return };
     loop {
         health.set_audit_broken(*broken.borrow_and_update());
         if broken.changed().await.is_err() {

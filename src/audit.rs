@@ -27,7 +27,7 @@ use self::{
     line::Line,
     writer::{Soundness, Writer},
 };
-pub use self::{fingerprint::HmacKey, sink::Sink};
+pub use self::{fingerprint::HmacKey, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
@@ -160,6 +160,13 @@ impl Audit {
         };
         started.metrics.audit_record(started.sink, if result.is_ok() { "ok" } else { "failed" });
         result
+    }
+
+    /// Writes one record for calls that were refused and have none of their own. Does not wait.
+    pub fn refused_calls(&self, calls: &RefusedCalls) {
+        if let Some(started) = &self.0 {
+            started.writer.submit_refused(|| record::of_refused_calls(calls, started.clock.now()));
+        }
     }
 
     /// Corrects the record of a call whose answer was not delivered after all: writes a

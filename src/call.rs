@@ -8,12 +8,13 @@ use std::{
     borrow::Cow,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
 mod certainty;
 mod ending;
 mod in_flight;
+mod named;
 mod peer_network;
 mod places;
 mod request_id;
@@ -32,6 +34,7 @@ mod request_id;
 pub use certainty::{Certainty, Operation};
 pub use ending::{BrokenBody, Ending};
 pub use in_flight::{AwaitedBody, BodyLimit, InFlight, InFlightLimit};
+pub use named::{UnvalidatedNames, UnvalidatedText};
 pub use peer_network::PeerNetwork;
 pub use places::{Exhausted, Holder, WeakHolder};
 pub use request_id::RequestId;
@@ -66,6 +69,15 @@ impl Deadline {
     }
 }
 
+/// The body of a request. May contain a token, so it is never shown.
+struct Message(Bytes);
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Message").field(&self.0.len()).finish()
+    }
+}
+
 /// Set in `progress` while bytes of an attempt may be leaving.
 const IN_FLIGHT: u8 = 0x80;
 
@@ -87,6 +99,8 @@ struct Record {
     failure: OnceLock<(FailureCode, Reason)>,
     broken_body: OnceLock<BrokenBody>,
     cause: OnceLock<Box<str>>,
+    unvalidated: OnceLock<Box<UnvalidatedNames>>,
+    message: Mutex<Option<Message>>,
     work_begun: AtomicBool,
     claimed: AtomicBool,
     abandoned: AtomicBool,
@@ -122,6 +136,8 @@ impl Call {
             failure: OnceLock::new(),
             broken_body: OnceLock::new(),
             cause: OnceLock::new(),
+            unvalidated: OnceLock::new(),
+            message: Mutex::new(None),
             work_begun: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
@@ -252,10 +268,34 @@ impl Call {
         self.0.cause.get().map(AsRef::as_ref)
     }
 
+    /// Sets what a refused request named that is not valid. Only the first write takes effect.
+    pub fn set_unvalidated(&self, names: UnvalidatedNames) {
+        let _ = self.0.unvalidated.set(Box::new(names));
+    }
+
+    /// What a refused request named that is not valid.
+    #[must_use]
+    pub fn unvalidated(&self) -> Option<&UnvalidatedNames> {
+        self.0.unvalidated.get().map(AsRef::as_ref)
+    }
+
+    /// Keeps the body of the request, in case the call is refused: its record then names what
+    /// the request named.
+    pub fn keep_message(&self, body: Bytes) {
+        *self.0.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(Message(body));
+    }
+
+    /// Takes the body of the request, if it has arrived and the call's work has not begun.
+    #[must_use]
+    pub fn take_message(&self) -> Option<Bytes> {
+        self.0.message.lock().unwrap_or_else(PoisonError::into_inner).take().map(|message| message.0)
+    }
+
     /// Records that the call's work begins: the access rules have given it a permit, nothing
     /// else has refused it, and from now on a token may be minted or spent.
     pub fn work_begins(&self) {
         self.0.work_begun.store(true, Ordering::Release);
+        drop(self.take_message());
     }
 
     /// Whether the call's work has begun. If not, nothing was sent to the platform.

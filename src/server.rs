@@ -20,6 +20,8 @@ mod log_throttle;
 mod message;
 mod port;
 mod preface;
+mod refused_bodies;
+mod refused_calls;
 mod request_body;
 mod settings;
 mod stack;
@@ -47,6 +49,8 @@ use self::{
     gate::Gate,
     holders::Holders,
     port::Port,
+    refused_bodies::RefusedBodies,
+    refused_calls::RefusedCalls,
     stack::{CallStack, CallTimes},
     tls::Handshakes,
     worker::{Ended, Worker},
@@ -54,6 +58,7 @@ use self::{
 pub use self::{
     drain::{DrainTimes, Drained},
     limits::Limits,
+    refused_calls::BucketSettings,
     settings::{Settings, Transport},
 };
 use crate::{
@@ -61,7 +66,9 @@ use crate::{
     audit::Audit,
     call::{BodyLimit, InFlightLimit},
     caller::Identification,
+    clock::WallClock,
     health::HealthService,
+    service::RefusedRequests,
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
@@ -78,6 +85,8 @@ pub struct Parts {
     pub access: Access,
     /// Receives the records of calls that did not reach a handler.
     pub audit: Audit,
+    /// Reads what refused requests named.
+    pub refused_requests: RefusedRequests,
     /// Metrics of calls and connections.
     pub metrics: Metrics,
     /// Creates a span for each call.
@@ -193,11 +202,21 @@ impl Bound {
         let bodies = BodyLimit::new(self.settings.max_awaited_bodies.min(self.settings.max_in_flight));
         parts.metrics.follow_awaited_bodies(bodies.clone());
         let gate = Gate::new(in_flight.clone(), bodies, parts.audit.clone(), parts.metrics.clone());
-        let calls = Calls { gate: gate.clone(), in_flight };
+        let refused_calls = RefusedCalls::new(
+            self.settings.refused_calls,
+            parts.refused_requests.clone(),
+            parts.audit.clone(),
+            parts.metrics.clone(),
+            WallClock::system(),
+        );
+        let calls = Calls { gate: gate.clone(), in_flight, refused: refused_calls.clone() };
         let holders = Holders::default();
         let Settings { max_deadline, body_timeout, .. } = self.settings;
         let times = CallTimes { max_deadline, body_timeout };
+        let refused_bodies = RefusedBodies::new(body_timeout);
         let phases = Phases::new(parts.going_away);
+        let flush = refused_calls.clone().flush_regularly();
+        tokio::spawn(phases.close.clone().run_until_cancelled_owned(flush));
         let metrics = parts.metrics.clone();
         let identification = parts.identification.clone();
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
@@ -211,6 +230,8 @@ impl Bound {
                 tracer: parts.tracer.clone(),
                 gate: gate.clone(),
                 holders: holders.for_worker(),
+                refused_calls: refused_calls.clone(),
+                refused_bodies: refused_bodies.for_worker(),
                 cut_off: phases.cut_off.clone(),
                 times,
             };
@@ -339,6 +360,10 @@ impl Server {
         };
         if tokio::time::timeout(WORKER_END, workers).await.is_err() {
             tracing::warn!("a worker did not stop in time; the drain does not wait for it");
+        }
+        // After the last call, and before the audit writes its last records.
+        if let Some(calls) = &self.drain.calls {
+            calls.refused.flush();
         }
         tracing::info!(
             calls.cut_off = drained.cut_off,

@@ -13,6 +13,7 @@ mod known_tokens;
 mod login_with_ott;
 mod named_callers;
 mod reflection;
+mod refused_requests;
 mod undelivered;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tonic::{Request, Response, Status};
 
 pub use self::{
     api_clients::ApiClients, known_tokens::KnownTokens, named_callers::NamedCallers, reflection::Reflection,
+    refused_requests::RefusedRequests,
 };
 use crate::{
     access::{Access, Admission},

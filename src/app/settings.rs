@@ -18,7 +18,7 @@ use crate::{
         data_center::{DataCenter, Origin},
     },
     regular_file,
-    server::{self, DrainTimes, Limits, Transport, tls},
+    server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
         tracing::{self, Tracer},
@@ -56,6 +56,7 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
         max_in_flight: config.max_in_flight.get() as usize,
         max_awaited_bodies: config.max_awaited_bodies.get() as usize,
         body_timeout: config.body_timeout,
+        refused_calls: refused_calls(config),
         limits,
         drain: drain_times(config),
         ..server::Settings::new(config.listen, transport)
@@ -94,6 +95,15 @@ fn a_quarter(max_connections: usize) -> usize {
 pub(super) fn watches_per_address(config: &config::Server) -> u32 {
     let connections = server(config).limits.max_connections_per_peer;
     u32::try_from(connections).unwrap_or(u32::MAX).max(MAX_WATCHES_PER_CONNECTION)
+}
+
+fn refused_calls(config: &config::Server) -> BucketSettings {
+    let interval = match config.refused_call_rate {
+        config::Rate::Limited { times, period } => period / times.get(),
+        // The configuration refuses this.
+        config::Rate::Unlimited => Duration::ZERO,
+    };
+    BucketSettings { interval, burst: config.refused_call_burst }
 }
 
 fn drain_times(config: &config::Server) -> DrainTimes {

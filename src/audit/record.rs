@@ -3,6 +3,11 @@
 //! Nothing that a caller sends can end a line or look like another one: control
 //! characters, line separators and marks that turn the direction of text are escaped.
 
+mod refused_calls;
+
+pub use self::refused_calls::RefusedCalls;
+pub(super) use self::refused_calls::of_refused_calls;
+
 use std::{
     io::{self, Write},
     time::SystemTime,
@@ -12,7 +17,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use crate::{
-    call::{Call, Certainty, Ending, Operation},
+    call::{Call, Certainty, Ending, Operation, UnvalidatedText},
     clock,
     reason::Reason,
     telemetry::{
@@ -33,6 +38,7 @@ struct CallRecord<'a> {
     method: Option<&'static str>,
     user: Option<User<'a>>,
     api_client: Option<&'a str>,
+    unvalidated: Option<&'static str>,
     code: &'static str,
     reason: Option<&'static str>,
     outcome: &'static str,
@@ -47,6 +53,8 @@ struct CallRecord<'a> {
 struct User<'a> {
     kind: &'static str,
     value: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unvalidated: bool,
 }
 
 /// A session that the platform opened and no caller received.
@@ -81,6 +89,15 @@ struct LostRecord {
 pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
+    let user = user_of(call);
+    let unvalidated_api_client = call.unvalidated().and_then(|names| names.api_client.as_ref());
+    let unvalidated =
+        match (user.as_ref().is_some_and(|user| user.unvalidated), unvalidated_api_client.is_some()) {
+            (false, false) => None,
+            (true, false) => Some("user"),
+            (false, true) => Some("api_client"),
+            (true, true) => Some("user,api_client"),
+        };
     let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
     open_object(&CallRecord {
         event: "call",
@@ -90,8 +107,9 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
         caller: caller.map(AsRef::as_ref),
         caller_proof,
         method: call.operation().map(Operation::name),
-        user: call.subject().map(|subject| User { kind: subject.field(), value: subject.name().as_str() }),
-        api_client: api_client.as_deref(),
+        user: user.map(|user| User { unvalidated: false, ..user }),
+        api_client: api_client.as_deref().or(unvalidated_api_client.map(UnvalidatedText::as_str)),
+        unvalidated,
         code: names::status_name(ending.code()),
         reason: reason(call, ending),
         outcome: call.certainty().as_str(),
@@ -101,6 +119,15 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
         ott_fingerprint: call.fingerprint(),
         gateway_version: env!("CARGO_PKG_VERSION"),
     })
+}
+
+/// Returns the user that a call is about, or that its request named.
+fn user_of(call: &Call) -> Option<User<'_>> {
+    if let Some(subject) = call.subject() {
+        return Some(User { kind: subject.field(), value: subject.name().as_str(), unvalidated: false });
+    }
+    let (kind, text) = call.unvalidated()?.user.as_ref()?;
+    Some(User { kind, value: text.as_str(), unvalidated: true })
 }
 
 /// Why the call failed. Cancelled calls have no reason in the contract, because nobody
@@ -202,10 +229,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::Deadline,
+        call::{Deadline, UnvalidatedNames},
         clock::WallClock,
         ott::{Name, Subject},
         reason::FailureCode,
+        telemetry::metrics::CountedBy,
     };
 
     fn parsed(text: &str) -> Value {
@@ -244,6 +272,7 @@ mod tests {
                 "method": "IssueOtt",
                 "user": { "kind": "external_id", "value": "x-17" },
                 "api_client": "eu2",
+                "unvalidated": null,
                 "code": "OK",
                 "reason": null,
                 "outcome": "done",
@@ -261,9 +290,29 @@ mod tests {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
         let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
-        assert_eq!(fields.len(), 17, "{fields:?}");
+        assert_eq!(fields.len(), 18, "{fields:?}");
         assert_eq!(record["caller"], Value::Null);
         assert_eq!(record["outcome"], "not_sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_not_validated_are_marked_and_escaped() {
+        let record = |user: Option<&str>, api_client: Option<&str>| {
+            let call = call();
+            call.set_unvalidated(UnvalidatedNames {
+                user: user.map(|user| ("login", UnvalidatedText::new(user))),
+                api_client: api_client.map(UnvalidatedText::new),
+            });
+            let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
+            assert!(!record.chars().any(is_deceptive), "{record:?}");
+            let record = parsed(&record);
+            ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
+        };
+        let user = json!({ "kind": "login", "value": "a\n\u{202e}b" });
+        assert_eq!(record(Some("a\n\u{202e}b"), None), [user.clone(), Value::Null, "user".into()]);
+        assert_eq!(record(None, Some("x\"y")), [Value::Null, "x\"y".into(), "api_client".into()]);
+        let both = [user, "x".into(), "user,api_client".into()];
+        assert_eq!(record(Some("a\n\u{202e}b"), Some("x")), both);
     }
 
     #[tokio::test(start_paused = true)]
@@ -340,6 +389,7 @@ mod tests {
             ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
             ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
             ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
+            ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
         ];
         for (section, line) in lines {
             let mut fields: Vec<String> =

@@ -69,6 +69,12 @@ impl InFlightLimit {
         Ok(InFlight { ticket: Arc::new(Ticket { flights: Arc::clone(&self.0), holder: holder.clone() }) })
     }
 
+    /// Whether all places are taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.places.is_full()
+    }
+
     /// Number of calls in flight.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -136,6 +136,11 @@ impl Places {
         self.taken.load(Ordering::SeqCst)
     }
 
+    /// Whether all places are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.taken() >= self.limit
+    }
+
     /// Half of the places, at least one: the default share of a holder.
     pub(super) const fn half(&self) -> usize {
         self.limit.div_ceil(2)

@@ -7,7 +7,13 @@ use std::{
     time::Duration,
 };
 
-use super::{fault::Problem, named_file, section::Section, value};
+use super::{
+    fault::Problem,
+    file::Value,
+    named_file,
+    section::Section,
+    value::{self, Rate},
+};
 
 /// Where gRPC is served, and how much of it at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +42,11 @@ pub struct Server {
     /// `body_timeout`: by when the body of a call has to arrive after its headers; 1 s, from
     /// 100 ms to 60 s.
     pub body_timeout: Duration,
+    /// `refused_call_rate`: records and log lines of refused calls of one peer or caller; 100
+    /// in a second. Never unlimited.
+    pub refused_call_rate: Rate,
+    /// `refused_call_burst`: those at once; 500, from 1 to 1,000,000.
+    pub refused_call_burst: NonZeroU32,
     /// `max_connections`: maximum number of connections; 1,024, from 1 to 1,000,000.
     pub max_connections: NonZeroU32,
     /// `max_connections_per_peer`: maximum number of connections of one peer address, from 1
@@ -96,6 +107,11 @@ impl Default for Server {
             max_in_flight: const { NonZeroU32::new(4096).unwrap() },
             max_awaited_bodies: const { NonZeroU32::new(512).unwrap() },
             body_timeout: Duration::from_secs(1),
+            refused_call_rate: Rate::Limited {
+                times: const { NonZeroU32::new(100).unwrap() },
+                period: Duration::from_secs(1),
+            },
+            refused_call_burst: const { NonZeroU32::new(500).unwrap() },
             max_connections: const { NonZeroU32::new(1024).unwrap() },
             max_connections_per_peer: None,
             idle_timeout: Duration::from_mins(5),
@@ -132,6 +148,12 @@ impl Server {
             body_timeout: section
                 .optional("body_timeout", value::duration(Duration::from_millis(100)..=seconds(60)))
                 .unwrap_or(default.body_timeout),
+            refused_call_rate: section
+                .optional("refused_call_rate", limited_rate)
+                .unwrap_or(default.refused_call_rate),
+            refused_call_burst: section
+                .optional("refused_call_burst", value::count(1..=1_000_000))
+                .unwrap_or(default.refused_call_burst),
             max_connections: section
                 .optional("max_connections", value::count(1..=1_000_000))
                 .unwrap_or(default.max_connections),
@@ -175,6 +197,14 @@ impl Server {
         if self.health_listen.is_some_and(|health| value::overlap(health, self.listen)) {
             section.fault("health_listen", Problem::rule("is the same address as server.listen"));
         }
+    }
+}
+
+/// A rate that is not unlimited: without a limit, anyone could fill the audit's disk.
+fn limited_rate(value: &Value) -> Result<Rate, Problem> {
+    match value::rate(value)? {
+        Rate::Unlimited => Err(Problem::rule("must not be \"unlimited\": anyone could fill the disk")),
+        rate @ Rate::Limited { .. } => Ok(rate),
     }
 }
 

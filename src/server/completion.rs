@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header::HeaderName};
 use tonic::{Code, Status, body::Body};
 
-use super::call_log;
+use super::{call_log, refused_calls::RefusedCalls};
 use crate::{
     audit::{Audit, AuditUnavailable},
     call::{BrokenBody, Call, Ending},
@@ -39,16 +39,37 @@ pub(super) struct Completion {
     span: CallSpan,
     audited: Audited,
     audit: Audit,
+    refused_calls: RefusedCalls,
     metrics: Metrics,
+    /// Whether the call has a record and a log line of its own although it is refused, once
+    /// decided.
+    has_own_record: Option<bool>,
     /// How the call ends, once decided. Without it, a dropped call was cancelled.
     ending: Option<Ending>,
     finished: bool,
 }
 
 impl Completion {
-    pub(super) fn of(call: Call, span: CallSpan, audited: Audited, audit: Audit, metrics: Metrics) -> Self {
+    pub(super) fn of(
+        call: Call,
+        span: CallSpan,
+        audited: Audited,
+        audit: Audit,
+        refused_calls: RefusedCalls,
+        metrics: Metrics,
+    ) -> Self {
         metrics.call_started(call.operation().into());
-        Self { call, span, audited, audit, metrics, ending: None, finished: false }
+        let (has_own_record, ending) = (None, None);
+        Self { call, span, audited, audit, refused_calls, metrics, has_own_record, ending, finished: false }
+    }
+
+    /// Whether a call that is refused has an audit record and a log line of its own. Calls
+    /// whose work has begun always have.
+    pub(super) fn has_own_record(&mut self) -> bool {
+        if self.call.has_work_begun() {
+            return true;
+        }
+        *self.has_own_record.get_or_insert_with(|| self.refused_calls.has_own_record(&self.call))
     }
 
     /// Returns the response as it is sent, once the call's record is written.
@@ -79,6 +100,11 @@ impl Completion {
         response
     }
 
+    /// Whether a call that ends like this is counted in a record of many refused calls.
+    fn is_summarized(&mut self, ending: Ending) -> bool {
+        ending != Ending::Succeeded && !self.has_own_record()
+    }
+
     /// Ends a call whose request never arrived in full. Nobody receives the response,
     /// because the stream is closed.
     fn finish_broken(mut self, why: BrokenBody) -> Response<Body> {
@@ -103,10 +129,17 @@ impl Completion {
     }
 
     /// Writes the record, unless that was claimed before.
-    async fn record(&self, ending: Ending) -> Result<(), AuditUnavailable> {
+    async fn record(&mut self, ending: Ending) -> Result<(), AuditUnavailable> {
+        if self.is_summarized(ending) {
+            if self.call.claim_record() {
+                self.refused_calls.summarize(&self.call, ending);
+            }
+            return Ok(());
+        }
         if self.audited == Audited::No || !self.call.claim_record() {
             return Ok(());
         }
+        self.refused_calls.name(&self.call, ending);
         let record = self.audit.record(&self.call, ending);
         if ending.reason() == Some(Reason::AuditUnavailable) {
             // Known to fail now, so not waited for. The audit writes it once it can.
@@ -117,7 +150,8 @@ impl Completion {
     }
 
     /// Shows the end in metrics, traces and the log.
-    fn show(&self, ending: Ending) {
+    fn show(&mut self, ending: Ending) {
+        let is_summarized = self.is_summarized(ending);
         let call = &self.call;
         let method = call.operation().into();
         let took = clock::now().saturating_duration_since(call.arrived());
@@ -136,7 +170,9 @@ impl Completion {
             api_client: api_client.as_deref(),
             outcome: call.certainty(),
         });
-        call_log::write(call, ending, took, &self.span);
+        if !is_summarized {
+            call_log::write(call, ending, took, &self.span);
+        }
     }
 }
 
@@ -148,11 +184,19 @@ impl Drop for Completion {
         }
         let ending = self.ending.unwrap_or(Ending::Cancelled);
         self.show(ending);
+        if self.is_summarized(ending) {
+            if self.call.claim_record() {
+                self.refused_calls.summarize(&self.call, ending);
+            }
+            self.call.abandon();
+            return;
+        }
         let unrecorded = self.audited == Audited::Yes && self.call.claim_record();
         self.call.abandon();
         if !unrecorded {
             return;
         }
+        self.refused_calls.name(&self.call, ending);
         let (audit, call) = (self.audit.clone(), self.call.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -220,6 +264,8 @@ mod tests {
         },
         call::{Deadline, Operation},
         clock::WallClock,
+        server::refused_calls::BucketSettings,
+        service::RefusedRequests,
     };
 
     fn call() -> Call {
@@ -236,6 +282,15 @@ mod tests {
         some.map(|line| line.split('"').nth(1).expect("a code").to_owned()).collect()
     }
 
+    fn refused_calls(audit: &Audit, metrics: &Metrics) -> RefusedCalls {
+        let settings = BucketSettings {
+            interval: Duration::from_millis(10),
+            burst: const { std::num::NonZeroU32::new(500).unwrap() },
+        };
+        let requests = RefusedRequests::default();
+        RefusedCalls::new(settings, requests, audit.clone(), metrics.clone(), WallClock::system())
+    }
+
     #[tokio::test]
     async fn call_dropped_while_its_record_is_written_ends_as_decided() {
         let folder = tempfile::tempdir().unwrap();
@@ -244,8 +299,9 @@ mod tests {
         let metrics = Metrics::new();
         let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false, max_in_flight: 16 };
         let audit = Audit::start(settings, &metrics, WallClock::system()).unwrap();
-        let completion =
-            Completion::of(call(), CallSpan::default(), Audited::Yes, audit.clone(), metrics.clone());
+        let refused = refused_calls(&audit, &metrics);
+        let span = CallSpan::default();
+        let completion = Completion::of(call(), span, Audited::Yes, audit.clone(), refused, metrics.clone());
         let mut finish = Box::pin(completion.finish(Err(Failure::new(Reason::CallerNotAllowed))));
         assert!(finish.as_mut().now_or_never().is_none(), "the record is being written");
         drop(finish);
@@ -270,7 +326,9 @@ mod tests {
         let metrics = Metrics::new();
         let call = call();
         let span = CallSpan::default();
-        let completion = Completion::of(call.clone(), span, Audited::Yes, Audit::off(), metrics.clone());
+        let refused = refused_calls(&Audit::off(), &metrics);
+        let completion =
+            Completion::of(call.clone(), span, Audited::Yes, Audit::off(), refused, metrics.clone());
         let response = Failure::new(Reason::OttRejected).into_status(&call).into_http();
         let response = completion.finish(Ok(response)).await;
         let status = Status::from_header_map(response.headers()).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{connections::Connections, gate::Gate};
+use super::{connections::Connections, gate::Gate, refused_calls::RefusedCalls};
 use crate::{
     call::InFlightLimit,
     clock::{self, Instant},
@@ -96,6 +96,7 @@ pub(super) struct Drain {
 pub(super) struct Calls {
     pub(super) gate: Gate,
     pub(super) in_flight: InFlightLimit,
+    pub(super) refused: RefusedCalls,
 }
 
 impl Drain {
@@ -127,7 +128,7 @@ impl Drain {
 
     /// Ends all calls and returns how many of them were cut off.
     async fn end_calls(&self, calls: &Calls, cut_off_at: Instant) -> usize {
-        let Calls { gate, in_flight } = calls;
+        let Calls { gate, in_flight, .. } = calls;
         gate.close();
         if tokio::time::timeout_at(cut_off_at, in_flight.idle()).await.is_ok() {
             return 0;

@@ -42,8 +42,14 @@ impl Gate {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Refuses a call while none is accepted, regardless of who calls.
+    /// Refuses a call while none is accepted, before anything is spent on finding out who
+    /// calls.
     pub(super) fn check(&self) -> Result<(), Failure> {
+        self.check_open()?;
+        if self.in_flight.is_full() { Err(self.overloaded(CallLimit::InFlight)) } else { Ok(()) }
+    }
+
+    fn check_open(&self) -> Result<(), Failure> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Failure::new(Reason::Draining).retry_after(RETRY_AFTER_DRAIN));
         }
@@ -74,7 +80,7 @@ impl Gate {
         })?;
         // After the place is taken: a drain closes the gate before it waits for the calls in
         // flight, so it either refuses this call here or waits for it.
-        self.check()?;
+        self.check_open()?;
         Ok(place)
     }
 

@@ -23,6 +23,7 @@ pub(super) struct ArrivingMessage<B> {
     /// Maximum number of bytes of the message, without its prefix.
     limit: usize,
     received: BytesMut,
+    is_begun: bool,
 }
 
 /// Why a body cannot be used.
@@ -40,12 +41,18 @@ where
     B::Error: Into<StdError>,
 {
     pub(super) fn new(body: RequestBody<B>, limit: usize) -> Self {
-        Self { body, limit, received: BytesMut::new() }
+        Self { body, limit, received: BytesMut::new(), is_begun: false }
+    }
+
+    /// Whether reading has begun.
+    pub(super) const fn is_begun(&self) -> bool {
+        self.is_begun
     }
 
     /// Returns the complete body, message and prefix. Fails as soon as the prefix announces a
     /// message that is too large.
     pub(super) async fn complete(&mut self) -> Result<Bytes, UnusableBody> {
+        self.is_begun = true;
         loop {
             if http_body::Body::is_end_stream(&self.body) {
                 return Ok(self.received.split().freeze());
@@ -164,7 +171,8 @@ mod tests {
         for length in [LIMIT + 1, u32::MAX as usize] {
             let frames = Frames::default();
             frames.arrive(&message(u32::try_from(length).unwrap(), b""), false);
-            assert_eq!(frames.read().complete().await, Err(UnusableBody::TooLarge));
+            let read = frames.read().complete().now_or_never();
+            assert_eq!(read, Some(Err(UnusableBody::TooLarge)));
         }
     }
 
@@ -173,7 +181,7 @@ mod tests {
         let frames = Frames::default();
         frames.arrive(&message(1, b"a"), false);
         frames.arrive(&[0; LIMIT], false);
-        assert_eq!(frames.read().complete().await, Err(UnusableBody::TooLarge));
+        assert_eq!(frames.read().complete().now_or_never(), Some(Err(UnusableBody::TooLarge)));
     }
 
     proptest! {

@@ -1,8 +1,13 @@
 //! What can be chosen about the server, apart from the limits on peers.
 
-use std::{net::SocketAddr, num::NonZeroUsize, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    thread,
+    time::Duration,
+};
 
-use super::{DrainTimes, Limits, tls};
+use super::{BucketSettings, DrainTimes, Limits, tls};
 
 /// What the server is to be.
 #[derive(Clone, Debug)]
@@ -22,6 +27,8 @@ pub struct Settings {
     pub max_awaited_bodies: usize,
     /// Maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
+    /// Records and log lines of refused calls, of one peer or one caller.
+    pub refused_calls: BucketSettings,
     /// What a peer may take.
     pub limits: Limits,
     /// How long the steps of a drain take.
@@ -51,6 +58,10 @@ impl Settings {
             max_in_flight: 4096,
             max_awaited_bodies: 512,
             body_timeout: Duration::from_secs(1),
+            refused_calls: BucketSettings {
+                interval: Duration::from_millis(10),
+                burst: const { NonZeroU32::new(500).unwrap() },
+            },
             limits: Limits::default(),
             drain: DrainTimes::default(),
         }

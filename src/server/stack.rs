@@ -7,7 +7,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
@@ -19,6 +19,8 @@ use super::{
     gate::Gate,
     holders::WorkerHolders,
     message::ArrivingMessage,
+    refused_bodies::WorkerRefusedBodies,
+    refused_calls::RefusedCalls,
     request_body::RequestBody,
 };
 use crate::{
@@ -56,6 +58,8 @@ pub(super) struct CallStack {
     pub(super) tracer: Tracer,
     pub(super) gate: Gate,
     pub(super) holders: WorkerHolders,
+    pub(super) refused_calls: RefusedCalls,
+    pub(super) refused_bodies: WorkerRefusedBodies,
     pub(super) cut_off: CancellationToken,
     pub(super) times: CallTimes,
 }
@@ -94,9 +98,17 @@ impl CallStack {
         }
         let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
-        let completion = Completion::of(call.clone(), span.clone(), audited(&request), audit, metrics);
-        let work = self.admit_and_answer(request, &call, span, timeout, peer);
+        let refused_calls = self.refused_calls.clone();
+        let mut completion =
+            Completion::of(call.clone(), span.clone(), audited(&request), audit, refused_calls, metrics);
+        let (head, body) = request.into_parts();
+        let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
+        let work = self.admit_and_answer(head, &mut message, &call, span, timeout, peer);
         let outcome = self.without_panic(&call, work).await;
+        if outcome.is_err() && completion.has_own_record() {
+            let is_proxy = self.identification.trusts(peer);
+            self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;
+        }
         completion.finish(outcome).await
     }
 
@@ -106,7 +118,8 @@ impl CallStack {
     /// none among the calls in flight: until then its caller has spent next to nothing on it.
     async fn admit_and_answer<B>(
         &self,
-        request: Request<B>,
+        head: Parts,
+        message: &mut ArrivingMessage<B>,
         call: &Call,
         span: CallSpan,
         timeout: Result<(), MalformedTimeout>,
@@ -117,8 +130,6 @@ impl CallStack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         self.check(timeout)?;
-        let (head, body) = request.into_parts();
-        let body = RequestBody::new(body, call.clone());
         deadline::within(call, &self.cut_off, async {
             // Read once: tokens and rules of one version decide on the whole call.
             let policy = self.access.policy();
@@ -139,7 +150,8 @@ impl CallStack {
             }
             let share = admission?.max_in_flight();
             let holder = self.holder(&caller, peer);
-            let message = self.receive(body, &holder).await?;
+            let message = self.receive(message, &holder).await?;
+            call.keep_message(message.clone());
             let in_flight = self.gate.admit(&holder, share)?;
             let request = Request::from_parts(head, Full::new(message));
             Ok(self
@@ -150,12 +162,11 @@ impl CallStack {
     }
 
     /// Returns the complete body of a call.
-    async fn receive<B>(&self, body: RequestBody<B>, holder: &Holder) -> Result<Bytes, Failure>
+    async fn receive<B>(&self, message: &mut ArrivingMessage<B>, holder: &Holder) -> Result<Bytes, Failure>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        let mut message = ArrivingMessage::new(body, MAX_MESSAGE_BYTES);
         // Most bodies arrive together with their headers: those never wait.
         if let Some(arrived) = message.complete().now_or_never() {
             return Ok(arrived?);

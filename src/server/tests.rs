@@ -38,6 +38,7 @@ use super::{
     DrainTimes, Parts, Server, Settings, Transport, bind,
     drain::Calls,
     holders::Holders,
+    refused_bodies::RefusedBodies,
     stack::{CallStack, CallTimes},
 };
 use crate::{
@@ -47,6 +48,7 @@ use crate::{
     call::Call,
     caller::{self, BearerTokens, Identification},
     health::{Health, HealthService, Watches},
+    service::RefusedRequests,
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
@@ -178,6 +180,7 @@ fn parts(draining: CancellationToken) -> Parts {
         identification: Identification::none(),
         access: access(Some(1_000_000)),
         audit: Audit::off(),
+        refused_requests: RefusedRequests::default(),
         metrics: Metrics::new(),
         tracer: Tracer::off(),
         health: health(),
@@ -233,6 +236,8 @@ impl Running {
             tracer: Tracer::off(),
             gate: self.calls().gate.clone(),
             holders: Holders::default().for_worker(),
+            refused_calls: self.calls().refused.clone(),
+            refused_bodies: RefusedBodies::new(Duration::from_secs(1)).for_worker(),
             cut_off: CancellationToken::new(),
             times: CallTimes { max_deadline: Duration::from_secs(10), body_timeout: Duration::from_secs(1) },
         }

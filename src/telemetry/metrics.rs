@@ -283,6 +283,32 @@ impl CallLimit {
     }
 }
 
+/// What refused calls without records of their own are counted by, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedBy {
+    /// The address of the peer: calls of callers that are not identified.
+    Peer,
+    /// The identified caller.
+    Caller,
+    /// Nothing: calls of more peers or callers than are counted separately.
+    Others,
+}
+
+impl CountedBy {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Peer, Self::Caller, Self::Others];
+
+    /// The name in metrics and audit records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Caller => "caller",
+            Self::Others => "others",
+        }
+    }
+}
+
 /// One that is counted in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct Counted(Gauge);
@@ -372,6 +398,11 @@ impl Metrics {
     /// Counts a call that was refused because a limit is reached.
     pub fn call_shed(&self, limit: CallLimit) {
         self.0.calls_shed.increment([limit.as_str()]);
+    }
+
+    /// Counts a refused call that has no audit record and no log line of its own.
+    pub fn refused_call_summarized(&self, counted_by: CountedBy) {
+        self.0.refused_calls_summarized.increment([counted_by.as_str()]);
     }
 
     /// A caller set no deadline.

@@ -33,6 +33,7 @@ mod logs;
 mod metrics;
 mod operations;
 mod probes;
+mod refused_calls;
 mod reload;
 mod secrets;
 mod statuses;

@@ -67,6 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "arrival",
             "caller",
             "access",
+            "service",
             "audit",
             "health",
             "status",

@@ -16,8 +16,8 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, Method, QuotaBucket, TraceMetrics,
-    WatchMetrics,
+    ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method, QuotaBucket,
+    TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -60,6 +60,7 @@ pub(super) struct Registered {
     pub(super) calls_awaiting_body: Gauge,
     pub(super) awaited_bodies: Mutex<Vec<BodyLimit>>,
     pub(super) calls_shed: ByWord<1>,
+    pub(super) refused_calls_summarized: ByWord<1>,
     pub(super) without_deadline: IntCounterVec,
     pub(super) connections: [Gauge; 3],
     pub(super) connections_refused: ByWord<1>,
@@ -186,6 +187,11 @@ impl Registered {
                 "Calls that were refused because a limit is reached.",
                 &["limit"],
             )),
+            refused_calls_summarized: ByWord::new(families.counters(
+                "ott_gateway_refused_calls_summarized_total",
+                "Refused calls that have no audit record and no log line of their own.",
+                &["counted_by"],
+            )),
             connections: ["handshake", "open", "draining"]
                 .map(|state| connections.with_label_values(&[state])),
             connections_refused: ByWord::new(families.counters(
@@ -281,6 +287,9 @@ impl Registered {
         }
         for end in ConnectionEnd::ALL {
             registered.connections_ended.show([end.as_str()]);
+        }
+        for counted_by in CountedBy::ALL {
+            registered.refused_calls_summarized.show([counted_by.as_str()]);
         }
         for limit in CallLimit::ALL {
             registered.calls_shed.show([limit.as_str()]);

@@ -12,7 +12,6 @@ from catalogue import Metric, attack
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
-    pending="refused calls are not aggregated",
 )
 async def refused_calls(stage):
     """Calls with a wrong bearer token, each of which has an audit record."""
@@ -25,7 +24,6 @@ async def refused_calls(stage):
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
-    pending="refused calls are not aggregated",
 )
 async def unknown_methods(stage):
     """Calls without a credential of a method that does not exist."""
@@ -38,7 +36,6 @@ async def unknown_methods(stage):
     metric=Metric("ott_gateway_quota_exceeded_total", {"caller": "token:attacker"}),
     rate=4_000,
     unit="calls",
-    pending="refused calls are not aggregated",
 )
 async def calls_over_quota(stage):
     """An identified caller that calls 80 times as often as its quota allows."""
@@ -133,7 +130,6 @@ async def watches(stage):
     rate=4_100,
     unit="calls",
     max_ratio=2,
-    pending="half-open calls take the slots of others",
 )
 async def half_open_calls(stage):
     """An identified caller keeps 100 calls open on each of 41 connections, and sends no message

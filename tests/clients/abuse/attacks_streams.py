@@ -170,7 +170,6 @@ async def zero_window(stage):
     metric=Metric("ott_gateway_refused_calls_summarized_total"),
     rate=4_000,
     unit="calls",
-    pending="refused calls are not aggregated",
 )
 async def never_reads(stage):
     """The client sends requests and never reads from its socket: answers fill the kernel's

@@ -307,7 +307,8 @@ impl Gateway {
         self.audit_lines("undelivered_session")
     }
 
-    fn audit_lines(&self, event: &str) -> Vec<Value> {
+    /// The audit log's lines of that event, so far.
+    pub(crate) fn audit_lines(&self, event: &str) -> Vec<Value> {
         let until = clock::now() + PATIENCE;
         while self.has_pending_records() {
             assert!(clock::now() < until, "audit records are not written");

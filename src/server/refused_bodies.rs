@@ -1,0 +1,88 @@
+//! The messages of refused calls, read for the audit record only.
+//!
+//! Most calls are refused before their message is read. One that gets a record of its own may
+//! wait a little for its message, on places that no accepted call uses; without a place it is
+//! answered at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::StdError;
+
+use super::{
+    holders::{Holders, WorkerHolders},
+    message::ArrivingMessage,
+};
+use crate::{
+    call::{BodyLimit, Call},
+    caller::{Caller, Peer},
+};
+
+/// Maximum number of refused calls that wait for their message, over all workers.
+const PLACES: usize = 64;
+
+/// The places of refused calls. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct RefusedBodies {
+    places: BodyLimit,
+    holders: Holders,
+    timeout: Duration,
+}
+
+/// The places of refused calls, as one worker uses them.
+#[derive(Debug)]
+pub(super) struct WorkerRefusedBodies {
+    places: BodyLimit,
+    holders: WorkerHolders,
+    timeout: Duration,
+}
+
+impl RefusedBodies {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { places: BodyLimit::new(PLACES), holders: Holders::default(), timeout }
+    }
+
+    pub(super) fn for_worker(&self) -> WorkerRefusedBodies {
+        WorkerRefusedBodies {
+            places: self.places.clone(),
+            holders: self.holders.for_worker(),
+            timeout: self.timeout,
+        }
+    }
+}
+
+impl WorkerRefusedBodies {
+    /// Keeps the message of a refused call in the call, if it arrives in time.
+    pub(super) async fn receive<B>(
+        &self,
+        message: &mut ArrivingMessage<B>,
+        call: &Call,
+        peer: &Peer,
+        is_proxy: bool,
+        cut_off: &CancellationToken,
+    ) where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<StdError>,
+    {
+        if message.is_begun() {
+            // Complete, or what arrived was not enough for the call either.
+            return;
+        }
+        let arrived = if let Some(arrived) = message.complete().now_or_never() {
+            arrived.ok()
+        } else {
+            // Counted by the peer: most of these callers are not identified.
+            let holder = self.holders.of(&Caller::anonymous(), peer, is_proxy);
+            let Ok(_place) = self.places.wait(&holder) else { return };
+            let wait = self.timeout.min(call.deadline().remaining());
+            let arriving = tokio::time::timeout(wait, message.complete());
+            let arrived = cut_off.run_until_cancelled(arriving).await;
+            arrived.and_then(Result::ok).and_then(Result::ok)
+        };
+        if let Some(body) = arrived {
+            call.keep_message(body);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Whom a refused request wanted to be: its user and API client, for the audit record.
+//!
+//! Calls are refused before their message is decoded, and most before it is read. The message
+//! is decoded here after the call has been decided, so nothing here affects the answer.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use crate::{
+    audit::Audit,
+    call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
+    ott::{Name, OneTimeToken, Subject},
+    proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
+    status::Reason,
+};
+
+/// Length of the prefix of a gRPC message: a flag and four bytes of length.
+const PREFIX: usize = 5;
+
+/// Reads user and API client from the requests of refused calls. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedRequests {
+    api_clients: Arc<[Arc<str>]>,
+    audit: Audit,
+}
+
+impl RefusedRequests {
+    /// `api_clients` are the configured ones: any other name is not valid. Tokens are recorded
+    /// by the audit's fingerprint.
+    #[must_use]
+    pub fn new(api_clients: impl IntoIterator<Item = Arc<str>>, audit: Audit) -> Self {
+        Self { api_clients: api_clients.into_iter().collect(), audit }
+    }
+
+    /// Records in a refused call what its request named, if its message has arrived: as user
+    /// and API client of the call if they are valid, else as unvalidated.
+    ///
+    /// Names that are not valid are recorded only of calls that failed because of their caller.
+    /// An allowed caller gets to know which of its fields is wrong, and the text of that field
+    /// may be a token that belongs into another one.
+    ///
+    /// Call this once the answer exists, because answers may contain the API client.
+    pub fn name(&self, call: &Call, ending: Ending) {
+        let Some(body) = call.take_message() else { return };
+        let Some(message) = uncompressed(&body) else { return };
+        let mut unvalidated = UnvalidatedNames::default();
+        let api_client = match call.operation() {
+            Some(Operation::IssueOtt) => {
+                let Ok(request) = IssueOttRequest::decode(message) else { return };
+                unvalidated.user = request.subject.and_then(|user| self::user(call, user));
+                request.api_client
+            }
+            Some(Operation::LoginWithOtt) => {
+                let Ok(request) = LoginWithOttRequest::decode(message) else { return };
+                let ott = OneTimeToken::try_new(request.ott).ok();
+                if let Some(fingerprint) = ott.and_then(|ott| self.audit.fingerprint(&ott)) {
+                    call.set_fingerprint(fingerprint);
+                }
+                request.api_client
+            }
+            None => return,
+        };
+        if let Some(known) = self.api_clients.iter().find(|known| ***known == *api_client) {
+            call.set_api_client(Arc::clone(known));
+        } else if !api_client.is_empty() && call.api_client().is_none() {
+            unvalidated.api_client = Some(UnvalidatedText::new(&api_client));
+        }
+        let is_stranger =
+            matches!(ending.reason(), Some(Reason::CallerUnauthenticated | Reason::CallerNotAllowed));
+        if is_stranger && !unvalidated.is_empty() {
+            call.set_unvalidated(unvalidated);
+        }
+    }
+}
+
+/// Records a valid user in the call, and returns any other one.
+fn user(call: &Call, user: issue_ott_request::Subject) -> Option<(&'static str, UnvalidatedText)> {
+    use issue_ott_request::Subject::{ExternalId, Login, UserId};
+    let (field, wrap, text): (_, fn(Name) -> Subject, _) = match user {
+        Login(text) => ("login", Subject::Login, text),
+        ExternalId(text) => ("external_id", Subject::ExternalId, text),
+        UserId(text) => ("user_id", Subject::UserId, text),
+    };
+    let bounded = UnvalidatedText::new(&text);
+    match Name::try_new(text) {
+        Ok(name) => {
+            call.set_subject(wrap(name));
+            None
+        }
+        Err(_) => Some((field, bounded)),
+    }
+}
+
+/// Returns the first message of a body, unless it is compressed or incomplete.
+fn uncompressed(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, content) = body.split_first_chunk::<PREFIX>()?;
+    let [0, length @ ..] = prefix else { return None };
+    content.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{call::Deadline, clock, status::FailureCode};
+
+    fn framed(message: &[u8]) -> Bytes {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [&[0][..], &length, message].concat().into()
+    }
+
+    const STRANGER: Ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
+
+    fn named(operation: Operation, body: Bytes, ending: Ending) -> Call {
+        let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
+        call.set_operation(operation);
+        call.keep_message(body);
+        RefusedRequests::new([Arc::from("eu2")], Audit::off()).name(&call, ending);
+        call
+    }
+
+    fn issue(subject: issue_ott_request::Subject, api_client: &str) -> Bytes {
+        let request = IssueOttRequest {
+            subject: Some(subject),
+            api_client: api_client.to_owned(),
+            ..IssueOttRequest::default()
+        };
+        framed(&request.encode_to_vec())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn valid_names_are_those_of_the_call() {
+        let subject = issue_ott_request::Subject::ExternalId("x-17".to_owned());
+        let call = named(Operation::IssueOtt, issue(subject, "eu2"), STRANGER);
+        assert_eq!(call.subject(), Some(&Subject::ExternalId(Name::try_new("x-17".to_owned()).unwrap())));
+        assert_eq!(call.api_client().as_deref(), Some("eu2"));
+        assert_eq!(call.unvalidated(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_not_valid_are_bounded_and_kept_apart() {
+        let subject = issue_ott_request::Subject::Login("a\nb".repeat(200));
+        let call = named(Operation::IssueOtt, issue(subject.clone(), "elsewhere"), STRANGER);
+        assert_eq!((call.subject(), call.api_client()), (None, None));
+        let unvalidated = call.unvalidated().expect("names");
+        let (field, user) = unvalidated.user.as_ref().expect("a user");
+        assert_eq!((*field, user.as_str().len() <= 19), ("login", true));
+        assert_eq!(unvalidated.api_client, Some(UnvalidatedText::new("elsewhere")));
+
+        let mistake = Ending::Failed(FailureCode::InvalidArgument, Reason::InvalidRequest);
+        let call = named(Operation::IssueOtt, issue(subject, "elsewhere"), mistake);
+        assert_eq!(call.unvalidated(), None, "of an allowed caller");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_names_its_api_client_and_never_its_token() {
+        let request = LoginWithOttRequest { ott: "CANARY".to_owned(), api_client: "eu2".to_owned() };
+        let call = named(Operation::LoginWithOtt, framed(&request.encode_to_vec()), STRANGER);
+        assert_eq!(call.api_client().as_deref(), Some("eu2"));
+        assert!(!format!("{call:?}").contains("CANARY"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_compressed_or_incomplete_message_names_nobody() {
+        let subject = issue_ott_request::Subject::Login("x".to_owned());
+        let body = issue(subject, "eu2");
+        let compressed = [&[1], &body[1..]].concat();
+        for body in [Bytes::from(compressed), body.slice(..body.len() - 1), Bytes::new()] {
+            let call = named(Operation::IssueOtt, body, STRANGER);
+            assert_eq!((call.subject(), call.api_client(), call.unvalidated()), (None, None, None));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..64), framing in any::<bool>()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _entered = runtime.enter();
+            let body = if framing { framed(&body) } else { Bytes::from(body) };
+            for operation in [Operation::IssueOtt, Operation::LoginWithOtt] {
+                named(operation, body.clone(), STRANGER);
+            }
+        }
+    }
+}
