@@ -88,7 +88,7 @@ impl Default for Limits {
             resets_per_second: 200,
             stream_error_burst: 100,
             stream_errors_per_second: 50,
-            max_local_error_resets: 1024,
+            max_local_error_resets: 4096,
             max_pending_resets: 20,
             max_header_list: 16 * 1024,
             max_frame: 16 * 1024,

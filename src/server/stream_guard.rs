@@ -18,6 +18,7 @@
 mod allowance;
 
 use std::{
+    collections::HashSet,
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -67,6 +68,8 @@ struct Streams {
     last: u32,
     /// Streams whose response has begun and not ended, at most as many as may be open.
     responding: Vec<u32>,
+    /// Streams that were refused, at most as many as `resets` allows at once.
+    refused: HashSet<u32>,
     /// Why the connection is to end.
     excess: Option<Http2Error>,
     address: SocketAddr,
@@ -105,6 +108,7 @@ impl<Io> Guarded<Io> {
                 errors: Allowance::new(limits.stream_error_burst, limits.stream_errors_per_second),
                 last: 0,
                 responding: Vec::new(),
+                refused: HashSet::new(),
                 excess: None,
                 address,
                 metrics,
@@ -218,8 +222,13 @@ impl Streams {
         let excess = match frame.error_code() {
             // The response was complete before the request, or the call was dropped.
             h2::Reason::NO_ERROR | h2::Reason::CANCEL => return,
-            // A client may open many streams before it receives the limit.
-            h2::Reason::REFUSED_STREAM => (!self.resets.take()).then_some(Http2Error::TooManyResets),
+            // A client may open many streams before it receives the limit. It may also have sent
+            // their bodies, for which the library resets those streams again.
+            h2::Reason::REFUSED_STREAM => {
+                self.refused.insert(frame.stream);
+                (!self.resets.take()).then_some(Http2Error::TooManyResets)
+            }
+            h2::Reason::STREAM_CLOSED if self.refused.remove(&frame.stream) => return,
             _ => (!self.errors.take()).then_some(Http2Error::TooManyErrors),
         };
         self.report(frame.stream, Http2Error::from_code(frame.error_code()));

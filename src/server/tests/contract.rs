@@ -205,9 +205,8 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
 
 #[tokio::test]
 async fn full_disk_under_the_audit_refuses_calls_before_their_handler() {
-    let access = Access::closed(Metrics::new());
     let (running, _) =
-        Audited::start_with_sink(Path::new("/dev/full"), |_| {}, Identification::none(), access).await;
+        Audited::start_with_sink(Path::new("/dev/full"), |_| {}, Identification::none(), access(None)).await;
     let mut client = running.client().await;
     for _ in 0..3 {
         let answer = client.call(ISSUE, &[]).await;

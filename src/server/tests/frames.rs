@@ -22,6 +22,7 @@ pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 pub(super) const NO_ERROR: u32 = 0;
+pub(super) const STREAM_CLOSED: u32 = 5;
 pub(super) const REFUSED_STREAM: u32 = 7;
 pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 /// The payload of `RST_STREAM` with which clients cancel calls.
