@@ -4,6 +4,8 @@
 //! HTTP and TLS crates are never heard below `info`, whatever is asked: they would
 //! print what they carry.
 
+#[cfg(test)]
+pub(crate) mod captured;
 mod limiter;
 mod writer;
 

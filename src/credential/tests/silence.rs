@@ -1,67 +1,14 @@
 //! Nothing secret is logged or shown.
 
-use std::{
-    io,
-    sync::{Mutex, PoisonError},
-};
-
-use tracing_subscriber::fmt::MakeWriter;
-
 use super::*;
-
-/// Everything that is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-fn logged() -> (Log, Logged) {
-    let log = Log::default();
-    // With only one subscriber alive, an event that another test's thread meets first
-    // would be switched off for all of them.
-    let second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .with_max_level(tracing::Level::TRACE)
-        .finish();
-    (log, Logged { _guard: tracing::subscriber::set_default(subscriber), _second: second })
-}
-
-struct Logged {
-    _guard: tracing::subscriber::DefaultGuard,
-    _second: tracing::Dispatch,
-}
+use crate::telemetry::logging::captured::CapturedLog;
 
 /// Whole credentials against a server that tells secrets wherever it can.
 #[tokio::test]
 async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    let (log, _guard) = logged();
+    let log = CapturedLog::start();
     let bodies = [
         ("200 OK", r#"{"access_token":"canary token","expires_in":7200}"#),
         ("200 OK", r#"{"access_token":"canary-token","expires_in":"canary"}"#),
@@ -114,7 +61,7 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
 
 #[test]
 fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
-    let (log, _guard) = logged();
+    let log = CapturedLog::start();
     let exchange = http::exchange("http://127.0.0.1:1/");
     let ours = WallClock::system().now();
     for (apart, warnings) in [(29, 0), (31, 1), (32, 1), (0, 1), (31, 2)] {
@@ -128,7 +75,7 @@ fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
 
 #[tokio::test]
 async fn unclear_lifetime_is_warned_of_once_per_change_with_the_api_client() {
-    let (log, _guard) = logged();
+    let log = CapturedLog::start();
     let server = http::Server::start().await;
     let exchange = server.exchange();
     let unclear = ["", r#","expires_in":"canary""#, r#","expires_in":31536000"#];
@@ -153,7 +100,7 @@ async fn unclear_lifetime_is_warned_of_once_per_change_with_the_api_client() {
 
 #[tokio::test(start_paused = true)]
 async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
-    let (log, _guard) = logged();
+    let log = CapturedLog::start();
     let mut running = Running::start();
     let start = clock::now();
     let mut requests = 0;

@@ -1,10 +1,6 @@
 //! Cookies as servers and proxies send them, and arbitrary bytes.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::HeaderValue;
 use proptest::prelude::*;
@@ -13,6 +9,7 @@ use super::*;
 use crate::{
     call::Deadline,
     clock::{self, MAX_TIMESTAMP},
+    telemetry::logging::captured::CapturedLog,
 };
 
 const NOW: u64 = 1_700_000_000;
@@ -380,31 +377,11 @@ fn sixteen_kib_are_a_session_and_one_byte_more_is_not() {
 
 /// The log lines of reading these headers.
 fn logged(values: &[&str]) -> Vec<String> {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
+    let log = CapturedLog::start();
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
     call.set_api_client("eu2".into());
-    tracing::subscriber::with_default(subscriber, || set(values).irregularities.warn(&call));
-    let bytes = lines.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    set(values).irregularities.warn(&call);
+    log.text().lines().map(str::to_owned).collect()
 }
 
 #[tokio::test]

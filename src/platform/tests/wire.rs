@@ -8,7 +8,7 @@ use crate::{
     http_client::{ConnectionReuse, Proxy, build},
     ott::{Name, Subject},
     platform::LogoutOutcome,
-    telemetry::tracing::CallSpan,
+    telemetry::{logging::captured::CapturedLog, tracing::CallSpan},
 };
 
 fn name(text: &str) -> Name {
@@ -206,30 +206,9 @@ fn a_proxy_from_the_environment_is_ignored() {
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// What is logged, in memory.
-#[derive(Clone, Default)]
-struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn nothing_secret_is_logged_or_shown_whatever_happens() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = CapturedLog::start();
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let mut shown = String::new();
@@ -258,7 +237,7 @@ async fn nothing_secret_is_logged_or_shown_whatever_happens() {
     }
     let sent = upstream.requests();
     assert!(sent.iter().any(|request| request.text().contains("CANARY-OTT")));
-    shown += &String::from_utf8_lossy(&log.0.lock().unwrap());
+    shown += &log.text();
     assert!(shown.contains("platform request ended"), "nothing was logged");
     for secret in ["CANARY", "access-token"] {
         let line = shown.lines().find(|line| line.contains(secret));

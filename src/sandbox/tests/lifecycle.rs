@@ -92,6 +92,9 @@ async fn the_log_has_one_line_a_request_and_no_secret() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(written.clone())
         .finish();
+    // With only one dispatcher, an event that another test's thread reaches first would be
+    // switched off for this thread too.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let guard = tracing::subscriber::set_default(subscriber);
     let sandbox = sandbox().await;
     let cookies = session(&sandbox, JOHN).await;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tracing::subscriber::with_default;
 
-use super::*;
+use super::{captured::second_dispatcher, *};
 use crate::{
     clock,
     health::{Health, HealthService, WatchPeer, Watches},
@@ -55,6 +55,7 @@ fn logged(format: Format, directives: &str, work: impl FnOnce(&Limiter)) -> Memo
     let written = memory.clone();
     let subscriber =
         subscriber(&settings(format, directives), false, move || written.clone(), limiter.clone());
+    let _second = second_dispatcher();
     with_default(subscriber, || work(&limiter));
     memory
 }
@@ -129,6 +130,7 @@ fn http_and_tls_crates_are_never_heard_below_info() {
         .with_max_level(LevelFilter::TRACE)
         .with_writer(move || written.clone())
         .finish();
+    let _second = second_dispatcher();
     with_default(uncapped, call_with_a_canary);
     assert!(memory.text().contains("\"target\":\"h2::"), "the HTTP crates speak");
 
@@ -163,6 +165,7 @@ async fn repeated_warnings_are_limited_and_reported() {
     let written = memory.clone();
     let subscriber =
         subscriber(&settings(Format::Json, "info"), false, move || written.clone(), limiter.clone());
+    let _second = second_dispatcher();
     let _guard = tracing::subscriber::set_default(subscriber);
     let count = |message: &str| memory.lines().iter().filter(|line| line["message"] == message).count();
     let storm = || {
@@ -254,6 +257,7 @@ fn nothing_waits_for_a_reader_of_the_log() {
 
     let started = clock::now();
     let subscriber = subscriber(&settings(Format::Json, "info"), false, writer.clone(), Limiter::default());
+    let _second = second_dispatcher();
     with_default(subscriber, || (0..20_000).for_each(|number| tracing::info!(number, "a line")));
     writer.flush(Duration::from_millis(100));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
