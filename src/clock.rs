@@ -85,3 +85,23 @@ impl WallClock {
 pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
+
+/// Holds the clock of a test that was started with `start_paused = true`.
+///
+/// A paused clock advances to the next timer whenever the runtime waits for a socket. While
+/// this exists, only [`tokio::time::advance`] moves it, so that a test with real sockets can
+/// count what happens within one second.
+#[cfg(test)]
+pub(crate) struct HeldClock {
+    /// A paused clock does not advance by itself while a blocking task runs. This ends the task.
+    _end: std::sync::mpsc::Sender<()>,
+}
+
+#[cfg(test)]
+impl HeldClock {
+    pub(crate) fn new() -> Self {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || ended.recv());
+        Self { _end: end }
+    }
+}

@@ -41,6 +41,8 @@ const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
 const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(10);
 /// How long one fetch may take, body included.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Minimum wait after a failed fetch.
+const MIN_RETRY_WAIT: Duration = Duration::from_millis(500);
 /// After failed fetches.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// How often a key file is looked at; a change must be in use within 10 seconds.
@@ -283,12 +285,8 @@ impl JwksRefresh {
             let fetched = fetch(http, url).await;
             self.take(fetched);
             demand.end();
-            let wait = match self.seen.failures {
-                0 => REFETCH_INTERVAL,
-                failures => BACKOFF.full_jitter(failures).max(Duration::from_millis(500)),
-            };
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep(next_fetch(self.seen.failures)) => {}
                 () = demand.wanted() => {}
             }
         }
@@ -382,6 +380,14 @@ fn is_safe(url: &Url) -> bool {
     url.username().is_empty()
         && url.password().is_none()
         && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
+}
+
+/// Returns the wait before the next fetch, after this number of failures in a row.
+fn next_fetch(failures: u32) -> Duration {
+    match failures {
+        0 => REFETCH_INTERVAL,
+        failures => BACKOFF.full_jitter(failures).max(MIN_RETRY_WAIT),
+    }
 }
 
 async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {

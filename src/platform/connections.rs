@@ -8,6 +8,8 @@
 
 mod client;
 mod lease;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

@@ -141,11 +141,14 @@ impl RetryBudget {
 mod tests {
     use super::*;
     use crate::{
+        backoff::assert_spread,
         credential::{CredentialError, CredentialErrorKind},
         platform::error::{ErrorAnswer, Malformation},
     };
 
     const LONG: Duration = Duration::from_secs(10);
+    /// Maximum wait after the first failure.
+    const SHORT: Duration = Duration::from_millis(200);
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -185,6 +188,27 @@ mod tests {
             assert!(second <= Duration::from_millis(400), "{second:?}");
             assert_eq!(retries.wait_after(&error, LONG), None, "{error}");
         }
+    }
+
+    #[test]
+    fn waits_between_attempts_use_the_range_up_to_their_maximum() {
+        let malformed = || PlatformError::Malformed(Malformation::Json);
+        let errors = [unreachable(), interrupted(), answer(500, None), answer(408, None)];
+        for error in errors.into_iter().chain([malformed()]) {
+            let waits: Vec<[Duration; 2]> = (0..100)
+                .map(|_| {
+                    let mut retries = minting();
+                    let first = retries.wait_after(&error, LONG).expect("a second attempt");
+                    let second = retries.wait_after(&interrupted(), LONG).expect("a third attempt");
+                    [first, second]
+                })
+                .collect();
+            assert_spread(&waits.iter().map(|waits| waits[0]).collect::<Vec<_>>(), Duration::ZERO, SHORT);
+            assert_spread(&waits.iter().map(|waits| waits[1]).collect::<Vec<_>>(), Duration::ZERO, 2 * SHORT);
+        }
+        let waits: Vec<Duration> =
+            (0..100).map(|_| login().wait_after(&unreachable(), LONG).expect("a second attempt")).collect();
+        assert_spread(&waits, Duration::ZERO, SHORT);
     }
 
     #[test]
@@ -242,9 +266,7 @@ mod tests {
                     })
                     .collect();
                 let floor = Duration::from_millis(floor);
-                let range = floor..=floor + Duration::from_millis(200);
-                assert!(waits.iter().all(|wait| range.contains(wait)), "{status} {wish}: {waits:?}");
-                assert!(waits.iter().any(|wait| *wait != waits[0]), "{status} {wish}: all at once");
+                assert_spread(&waits, floor, floor + SHORT);
             }
         }
     }

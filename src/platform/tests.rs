@@ -8,6 +8,7 @@ mod connections;
 mod fixture;
 mod http2;
 mod issue;
+mod limits;
 mod login;
 mod reading;
 mod stray;

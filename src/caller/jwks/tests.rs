@@ -6,6 +6,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::*;
 use crate::{
+    backoff::assert_spread,
     caller::jwt::tests::{SigningKey, jwks},
     telemetry::metrics::Metrics,
 };
@@ -107,6 +108,14 @@ async fn the_first_callers_wait_for_the_first_fetch_and_share_it() {
         assert!(waiter.await.unwrap());
     }
     assert_eq!(issuer.fetches(), 1);
+}
+
+#[test]
+fn fetches_after_a_failure_are_spread() {
+    for (failures, maximum) in [(1, 1), (3, 4), (5, 16), (9, 30)] {
+        let waits: Vec<Duration> = (0..100).map(|_| next_fetch(failures)).collect();
+        assert_spread(&waits, MIN_RETRY_WAIT, Duration::from_secs(maximum));
+    }
 }
 
 #[tokio::test]

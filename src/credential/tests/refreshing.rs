@@ -1,9 +1,11 @@
 //! Promises 4, 5 and 6: renewing in time, one request for all, and never the end.
 
 use super::{
-    refresh::{MAX_PAUSE, REQUEST_TIMEOUT},
+    access_token::AccessToken,
+    refresh::{MAX_PAUSE, REQUEST_FLOOR, REQUEST_TIMEOUT},
     *,
 };
+use crate::backoff::assert_spread;
 
 #[tokio::test(start_paused = true)]
 async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_served() {
@@ -28,6 +30,46 @@ async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_serv
     }
     moments.dedup();
     assert!(moments.len() > 10, "replicas must not renew in step");
+}
+
+/// Renewals of `lifetime`, by the time since the token was requested.
+fn renewals(lifetime: Duration) -> Vec<Duration> {
+    let wall = WallClock::following_monotonic();
+    let renewal = |_| {
+        let sent = clock::now();
+        let fetched = Fetched::new("token", lifetime).expect("a token");
+        AccessToken::new(fetched, Generation::ZERO, (sent, wall.now()), sent).refresh_at() - sent
+    };
+    (0..100).map(renewal).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_are_spread_over_a_tenth_of_the_time() {
+    assert_spread(&renewals(LIFETIME), LIFETIME.mul_f64(0.65), LIFETIME.mul_f64(0.75));
+    // With a minute left at the latest, and not before a quarter of the lifetime.
+    for (lifetime, latest) in [(120, 60), (90, 30), (40, 10)] {
+        assert_spread(&renewals(seconds(lifetime)), seconds(latest).mul_f64(0.9), seconds(latest));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_after_failures_are_spread_up_to_their_maximum() {
+    const MAXIMA: [u64; 7] = [1, 2, 4, 8, 16, 29, 29];
+    let mut waits: [Vec<Duration>; MAXIMA.len()] = Default::default();
+    for _ in 0..100 {
+        let mut running = Running::start();
+        let mut failed_at = clock::now();
+        running.request().await.fail(CredentialErrorKind::Failing);
+        for waits in &mut waits {
+            let request = running.request().await;
+            waits.push(request.at - failed_at);
+            failed_at = request.at;
+            request.fail(CredentialErrorKind::Failing);
+        }
+    }
+    for (waits, maximum) in waits.iter().zip(MAXIMA) {
+        assert_spread(waits, REQUEST_FLOOR, REQUEST_FLOOR + seconds(maximum) + Duration::from_millis(1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +353,7 @@ async fn order_that_the_timer_has_overtaken_is_void() {
     let token = || {
         let fetched = Fetched::new("token", LIFETIME).expect("a good token");
         let now = shared.now();
-        access_token::AccessToken::new(fetched, Generation::ZERO.next(), (now.instant, now.wall), now.instant)
+        AccessToken::new(fetched, Generation::ZERO.next(), (now.instant, now.wall), now.instant)
     };
     shared.succeeded(token());
     let bearer = shared.current().expect("a token is in service");

@@ -8,6 +8,7 @@ use super::{
     tokens::{TRIAL_INTERVAL, YOUNG},
     *,
 };
+use crate::backoff::assert_spread;
 
 type Outcome = Result<Replay, CredentialError>;
 
@@ -68,6 +69,17 @@ fn kind(outcome: Outcome) -> CredentialErrorKind {
 
 fn is_never(outcome: &Outcome) -> bool {
     matches!(outcome, Ok(Replay::Never))
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_a_new_token_to_be_accepted_are_spread_over_half_a_second() {
+    let mut waits = Vec::new();
+    for _ in 0..100 {
+        let running = Running::start_with_token(LIFETIME).await;
+        let bearer = running.bearer().await;
+        waits.push(after(running.refused(&bearer, "someone").await.1).0);
+    }
+    assert_spread(&waits, Duration::from_millis(500), seconds(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,7 +87,17 @@ pub(super) fn http_settings(settings: &Settings, tls: Arc<rustls::ClientConfig>)
 
 /// A client with other settings of its HTTP client than usual.
 pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> PlatformClient {
-    let api_client = ApiClient::new(settings, credential, ApiClientMetrics::default());
+    counted_client(settings, http, credential, ApiClientMetrics::default())
+}
+
+/// The same with metrics that the test reads.
+pub(super) fn counted_client(
+    settings: Settings,
+    http: HttpSettings,
+    credential: Credential,
+    metrics: ApiClientMetrics,
+) -> PlatformClient {
+    let api_client = ApiClient::new(settings, credential, metrics);
     PlatformClient::new(api_client, http).expect("an HTTP client")
 }
 
@@ -147,6 +157,11 @@ pub(super) async fn log_in(client: &PlatformClient, token: &str, call: &Call) ->
             Err(Failed { kind, certainty })
         }
     }
+}
+
+/// A JSON text with blanks after it, of this length in all.
+pub(super) fn padded(json: &str, length: usize) -> String {
+    json.to_owned() + &" ".repeat(length - json.len())
 }
 
 /// Issues with success, as every test does after its fault.

@@ -42,6 +42,11 @@ where
 
 /// Reads every request whole, refuses the first `refusals` streams and answers the rest.
 async fn client_of_refusing_server(refusals: usize) -> (PlatformClient, Arc<AtomicUsize>) {
+    client_of_resetting_server(refusals, h2::Reason::REFUSED_STREAM).await
+}
+
+/// The same with another reason.
+async fn client_of_resetting_server(resets: usize, reason: h2::Reason) -> (PlatformClient, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let client = client_of_server(move |_, stream| {
@@ -56,8 +61,8 @@ async fn client_of_refusing_server(refusals: usize) -> (PlatformClient, Arc<Atom
                     while let Some(chunk) = body.data().await {
                         assert!(!chunk.unwrap().is_empty());
                     }
-                    if asked.fetch_add(1, Ordering::SeqCst) < refusals {
-                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    if asked.fetch_add(1, Ordering::SeqCst) < resets {
+                        respond.send_reset(reason);
                         return;
                     }
                     let head = ::http::Response::builder().header("content-type", "application/json");
@@ -99,9 +104,41 @@ async fn a_login_that_is_refused_twice_was_not_sent() {
     log_in(&client, "OTT-1", &self::call()).await.unwrap();
 }
 
-/// Reads a whole request by hand, and says goodbye naming `last_stream` as the last
-/// stream that was, or may have been, processed.
-async fn go_away_after_a_request(mut stream: TlsStream<TcpStream>, last_stream: u8) {
+/// Every code of RFC 9113, and some that are in no document.
+fn reasons() -> impl Iterator<Item = h2::Reason> {
+    (0..=15).chain([0xff, u32::MAX]).map(h2::Reason::from)
+}
+
+/// Only `REFUSED_STREAM` proves that the request was not processed (RFC 9113, 8.7).
+#[tokio::test]
+async fn a_login_whose_stream_is_reset_for_another_reason_is_not_repeated() {
+    for reason in reasons().filter(|reason| *reason != h2::Reason::REFUSED_STREAM) {
+        let (client, asked) = client_of_resetting_server(1, reason).await;
+        let call = call();
+        let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");
+        assert_eq!((error.certainty, call.attempts()), (Certainty::Unknown, 1), "{reason:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{reason:?}");
+        log_in(&client, "OTT-2", &self::call()).await.unwrap();
+    }
+}
+
+/// A peer that has begun to respond has processed the request, even if it reports that it
+/// has not. `NO_ERROR` is not among these: it ends a complete response (RFC 9113, 8.1).
+#[tokio::test]
+async fn a_login_whose_stream_is_reset_after_the_response_head_is_not_repeated() {
+    for reason in reasons().filter(|reason| *reason != h2::Reason::NO_ERROR) {
+        let [r0, r1, r2, r3] = u32::from(reason).to_be_bytes();
+        // HEADERS with `:status: 200`, then RST_STREAM.
+        let frames = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88, 0, 0, 4, 3, 0, 0, 0, 0, 1, r0, r1, r2, r3].to_vec();
+        let (error, attempts, connections) = log_in_answered_by(frames).await;
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");
+        assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1), "{reason:?}");
+    }
+}
+
+/// Reads a whole request by hand, and answers with these frames.
+async fn answer_by_hand(mut stream: TlsStream<TcpStream>, frames: Vec<u8>) {
     const PREFACE: usize = 24;
     const HEAD: usize = 9;
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
@@ -118,17 +155,17 @@ async fn go_away_after_a_request(mut stream: TlsStream<TcpStream>, last_stream: 
             break;
         }
     }
-    stream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, 0]).await.unwrap();
+    stream.write_all(&frames).await.unwrap();
     stream.flush().await.unwrap();
     stream.shutdown().await.unwrap();
 }
 
-async fn log_in_under_go_away(last_stream: u8) -> (Failed, u32, usize) {
+async fn log_in_answered_by(frames: Vec<u8>) -> (Failed, u32, usize) {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let client = client_of_server(move |_, stream| {
         counted.fetch_add(1, Ordering::SeqCst);
-        go_away_after_a_request(stream, last_stream)
+        answer_by_hand(stream, frames.clone())
     })
     .await;
     let call = call();
@@ -136,16 +173,36 @@ async fn log_in_under_go_away(last_stream: u8) -> (Failed, u32, usize) {
     (error, call.attempts(), connections.load(Ordering::SeqCst))
 }
 
+/// Logs in under a GOAWAY that names `last_stream` as the last stream that was, or may have
+/// been, processed.
+async fn log_in_under_go_away(last_stream: u8, reason: h2::Reason) -> (Failed, u32, usize) {
+    let [r0, r1, r2, r3] = u32::from(reason).to_be_bytes();
+    let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, r0, r1, r2, r3];
+    log_in_answered_by(frame.to_vec()).await
+}
+
 #[tokio::test]
 async fn a_login_beyond_the_last_stream_of_a_goodbye_was_not_sent() {
-    let (error, attempts, connections) = log_in_under_go_away(0).await;
+    let (error, attempts, connections) = log_in_under_go_away(0, h2::Reason::NO_ERROR).await;
     assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, attempts, connections), (Certainty::NotSent, 2, 2));
 }
 
 #[tokio::test]
 async fn a_login_within_the_last_stream_of_a_goodbye_may_have_happened() {
-    let (error, attempts, connections) = log_in_under_go_away(1).await;
-    assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{error:?}");
-    assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1));
+    for reason in reasons() {
+        let (error, attempts, connections) = log_in_under_go_away(1, reason).await;
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");
+        assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1), "{reason:?}");
+    }
+}
+
+/// The HTTP library does not report which streams the GOAWAY of an error covers.
+#[tokio::test]
+async fn a_login_at_a_goodbye_because_of_an_error_may_have_happened() {
+    for reason in reasons().filter(|reason| *reason != h2::Reason::NO_ERROR) {
+        let (error, attempts, connections) = log_in_under_go_away(0, reason).await;
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");
+        assert_eq!((error.certainty, attempts, connections), (Certainty::Unknown, 1, 1), "{reason:?}");
+    }
 }

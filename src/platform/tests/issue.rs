@@ -202,12 +202,27 @@ async fn a_refusal_that_breaks_off_is_none() {
     assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
 }
 
+/// The body is the platform's error object followed by blanks: only its size decides.
 #[tokio::test]
-async fn a_huge_refusal_is_still_one() {
-    let (error, asked, _) =
-        under(Behaviour::Huge { status: 403, bytes: 64 * 1024 + 1, announced: false }).await;
-    assert_eq!((answer(&error).status, asked), (403, 1));
-    assert_eq!(answer(&error).body, None);
+async fn an_error_object_is_read_up_to_64_kib() {
+    const LIMIT: usize = 64 * 1024;
+    for (status, attempts) in [(403, 1), (404, 1), (500, 3)] {
+        for (length, is_read) in [(LIMIT, true), (LIMIT + 1, false)] {
+            let json = padded(r#"{"error":{"code":1018}}"#, length);
+            let unannounced = format!(
+                "HTTP/1.1 {status} Scripted\r\ncontent-type: application/json\r\n\
+                 transfer-encoding: chunked\r\n\r\n{length:x}\r\n{json}\r\n0\r\n\r\n"
+            );
+            for behaviour in
+                [Answer::json(status, json.clone()).into(), Behaviour::Raw(unannounced.into_bytes())]
+            {
+                let (error, asked, _) = under(behaviour).await;
+                assert_eq!((answer(&error).status, asked), (status, attempts));
+                let code = answer(&error).body.as_ref().and_then(|body| body.code);
+                assert_eq!(code, is_read.then_some(PlatformErrorCode::UserDisabled), "{status} {length}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -465,23 +480,6 @@ async fn an_attempt_that_is_dropped_is_at_rest() {
     assert_eq!(call.certainty(), Certainty::Unknown);
     call.abandon();
     call.at_rest().await;
-}
-
-#[tokio::test]
-async fn retries_stop_at_the_budget() {
-    let upstream = Upstream::http().await;
-    let limits = Limits { breaker: None, ..quick() };
-    let client = client(&upstream, limits);
-    upstream.always(OTT, Answer::empty(503));
-    let began = clock::now();
-    for _ in 0..40 {
-        issue(&client, &call()).await.unwrap_err();
-    }
-    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
-    let retries = upstream.count(OTT) - 40;
-    assert!(retries <= 10 * (seconds + 1) && retries >= 10, "{retries} in {seconds} s");
-    upstream.always(OTT, Behaviour::Healthy);
-    issues(&client).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::Semaphore;
 
 use super::fixture::*;
-use crate::{clock, credential::Credential};
+use crate::credential::Credential;
 
 const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
 
@@ -172,6 +172,16 @@ async fn a_refusal_without_the_platform_s_error_object_leaves_the_outcome_open()
     }
 }
 
+/// It may come from a proxy: the platform's error objects are small.
+#[tokio::test]
+async fn a_refusal_that_is_too_long_leaves_the_outcome_open() {
+    for (length, certainty) in [(64 * 1024, Certainty::Refused), (64 * 1024 + 1, Certainty::Unknown)] {
+        let json = padded(r#"{"error":{"code":403}}"#, length);
+        let (error, _) = under(Answer::json(403, json)).await;
+        assert_eq!(error.certainty, certainty, "{length}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_is_passed_on_and_never_repeated() {
     for status in [400, 401, 403, 404, 405, 409, 410, 415, 429] {
@@ -285,21 +295,6 @@ async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good()
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
     assert!(matches!(error.kind, PlatformError::Unreachable(_)));
     assert_eq!((error.certainty, call.attempts(), call.http_status()), (Certainty::NotSent, 2, None));
-}
-
-#[tokio::test]
-async fn second_logins_stop_at_the_budget() {
-    let limits = Limits { breaker: None, ..quick() };
-    let client = client_of("http://127.0.0.1:9", None, limits, Credential::for_test());
-    let began = clock::now();
-    let mut attempts = 0;
-    for _ in 0..40 {
-        let call = call();
-        log_in(&client, "OTT-1", &call).await.unwrap_err();
-        attempts += call.attempts();
-    }
-    let seconds = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
-    assert!((50..=40 + 10 * (seconds + 1)).contains(&attempts) && attempts < 80, "{attempts} in {seconds} s");
 }
 
 #[tokio::test]
@@ -426,25 +421,4 @@ async fn the_documented_account_goes_through_unchanged() {
     let members = log_in(&client, "OTT", &call()).await.unwrap().account.into_members();
     let again: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
     assert_eq!(format!("{{{}}}", again.join(", ")), documented);
-}
-
-#[tokio::test]
-async fn a_probe_that_was_never_sent_does_not_close_the_breaker() {
-    let upstream = Upstream::https(Tls::new("localhost", false, &["http/1.1"])).await;
-    let client = client(&upstream, quick());
-    upstream.always(LOGIN, Answer::empty(503));
-    for _ in 0..20 {
-        log_in(&client, &upstream.token(), &call()).await.unwrap_err();
-    }
-    // No idle connection is left, and connecting takes what the login needs.
-    tokio::time::sleep(Duration::from_millis(2050)).await;
-    upstream.on_accept(OnAccept::ServeAfter(Duration::from_millis(300)));
-    let error = log_in(&client, "OTT", &call_with(Duration::from_millis(600))).await.unwrap_err();
-    assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
-    assert_eq!((error.certainty, upstream.count(LOGIN)), (Certainty::NotSent, 20));
-    let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
-    assert!(matches!(error.kind, PlatformError::BreakerOpen { .. }), "{error:?}");
-    upstream.always(LOGIN, Behaviour::Healthy);
-    tokio::time::sleep(Duration::from_millis(1010)).await;
-    logs_in(&client, &upstream).await;
 }

@@ -1,0 +1,28 @@
+//! When connections are renewed: spread out, so that replicas do not reconnect together.
+
+use super::*;
+use crate::{backoff::assert_spread, clock::HeldClock, http_client::tls_config};
+
+/// Nobody listens on this port.
+fn unreachable() -> HttpSettings {
+    HttpSettings::new("http://127.0.0.1:9".parse().unwrap(), tls_config(None).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_are_spread_over_eight_to_twelve_minutes() {
+    let settings = unreachable();
+    let waits: Vec<Duration> = (0..100).map(|_| next_renewal(&settings) - clock::now()).collect();
+    assert_spread(&waits, Duration::from_mins(8), Duration::from_mins(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
+    let connections = Connections::new(unreachable(), Duration::from_secs(30)).unwrap();
+    let _clock = HeldClock::new();
+    let mut waits = Vec::new();
+    for _ in 0..100 {
+        connections.renew().await;
+        waits.push(connections.state().renew_at - clock::now());
+    }
+    assert_spread(&waits, Duration::from_secs(24), Duration::from_secs(36));
+}

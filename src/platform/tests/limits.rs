@@ -1,0 +1,129 @@
+//! Limits that all calls of an API client share: the budget for retries and the breakers.
+
+use std::time::Duration;
+
+use super::fixture::*;
+use crate::{call::Operation, clock::HeldClock, credential::Credential, telemetry::metrics::Metrics};
+
+/// A port to which nobody can connect.
+const CLOSED: &str = "http://127.0.0.1:9";
+
+/// No breaker, and no wait before a retry: the clock is held.
+fn unbroken(max_attempts: u32) -> Limits {
+    let retry_wait = (Duration::ZERO, Duration::ZERO);
+    Limits { breaker: None, retry_wait, max_attempts, ..Limits::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_of_minting_stop_at_ten_a_second_or_a_tenth_of_the_calls() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, unbroken(2));
+    let _clock = HeldClock::new();
+    upstream.always(OTT, Answer::empty(503));
+    for _ in 0..40 {
+        issue(&client, &call()).await.unwrap_err();
+    }
+    assert_eq!(upstream.count(OTT), 40 + 10, "ten in a second");
+
+    // Calls that succeed add to the budget: a tenth of 240 is 24.
+    upstream.always(OTT, Behaviour::Healthy);
+    for _ in 0..150 {
+        issues(&client).await;
+    }
+    upstream.always(OTT, Answer::empty(503));
+    for _ in 0..50 {
+        issue(&client, &call()).await.unwrap_err();
+    }
+    assert_eq!(upstream.count(OTT), 240 + 24, "a tenth of the calls");
+
+    tokio::time::advance(Duration::from_secs(1)).await;
+    for _ in 0..40 {
+        issue(&client, &call()).await.unwrap_err();
+    }
+    assert_eq!(upstream.count(OTT), 280 + 34, "ten in the next second");
+    upstream.always(OTT, Behaviour::Healthy);
+    issues(&client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_logins_stop_at_ten_a_second_or_a_tenth_of_the_calls() {
+    let client = client_of(CLOSED, None, unbroken(1), Credential::for_test());
+    let _clock = HeldClock::new();
+    let mut attempts = 0;
+    for _ in 0..40 {
+        let call = call();
+        log_in(&client, "OTT-1", &call).await.unwrap_err();
+        attempts += call.attempts();
+    }
+    assert_eq!(attempts, 40 + 10, "ten in a second");
+    for _ in 0..200 {
+        let call = call();
+        log_in(&client, "OTT-1", &call).await.unwrap_err();
+        attempts += call.attempts();
+    }
+    assert_eq!(attempts, 240 + 24, "a tenth of the calls");
+}
+
+#[tokio::test]
+async fn second_attempts_of_both_operations_are_counted_as_retries() {
+    let upstream = Upstream::http().await;
+    let metrics = Metrics::new();
+    let client = |url: &str| {
+        let settings = settings(url, quick());
+        let http = http_settings(&settings, shared_tls());
+        counted_client(settings, http, Credential::for_test(), metrics.api_client("eu2"))
+    };
+    let retries = |operation: Operation| {
+        let name = operation.name();
+        let start = format!(r#"ott_gateway_platform_retries_total{{api_client="eu2",operation="{name}"}} "#);
+        metrics.render().lines().find_map(|line| line.strip_prefix(&start)?.parse::<u32>().ok())
+    };
+    upstream.next(OTT, Answer::empty(503)).next(OTT, Answer::html(502));
+    issues(&client(&upstream.url())).await;
+    assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(0)));
+    log_in(&client(CLOSED), "OTT-1", &call()).await.unwrap_err();
+    assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(1)));
+}
+
+/// Starts a login whose caller disconnects before anything is sent.
+async fn cancelled_login(client: &PlatformClient) -> Failed {
+    let call = call();
+    // The login is polled first, and has to wait for its connection.
+    let (result, ()) = tokio::join!(log_in(client, "OTT", &call), async { call.abandon() });
+    result.unwrap_err()
+}
+
+#[tokio::test]
+async fn callers_that_disconnect_before_anything_is_sent_do_not_open_the_breaker() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for _ in 0..40 {
+        let error = cancelled_login(&client).await;
+        assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
+        assert_eq!(error.certainty, Certainty::NotSent);
+    }
+    assert_eq!(upstream.count(LOGIN), 0);
+    logs_in(&client, &upstream).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_was_never_sent_does_not_close_the_breaker() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    let _clock = HeldClock::new();
+    upstream.always(LOGIN, Answer::empty(503));
+    for _ in 0..20 {
+        log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+    }
+    upstream.always(LOGIN, Behaviour::Healthy);
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let error = cancelled_login(&client).await;
+        assert!(matches!(error.kind, PlatformError::DeadlinePassed), "{error:?}");
+        let error = log_in(&client, &upstream.token(), &call()).await.unwrap_err();
+        assert!(matches!(error.kind, PlatformError::BreakerOpen { .. }), "{error:?}");
+    }
+    assert_eq!(upstream.count(LOGIN), 20);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    logs_in(&client, &upstream).await;
+}
