@@ -11,6 +11,8 @@ mod reload;
 mod settings;
 mod signals;
 mod start_error;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -83,10 +83,13 @@ fn plaintext(address: &str) -> Peer {
 
 /// A peer with a certificate that has these SPIFFE ids.
 fn certified(uris: &[&str]) -> Peer {
+    Peer::tls(REMOTE.parse().unwrap(), &[certificate_for(uris)])
+}
+
+fn certificate_for(uris: &[&str]) -> CertificateDer<'static> {
     let mut params = CertificateParams::default();
     params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-    let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-    Peer::tls(REMOTE.parse().unwrap(), &[certificate.der().clone()])
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
 }
 
 fn bearer(credential: &str) -> String {
@@ -305,6 +308,20 @@ fn settings_that_would_identify_wrongly_are_refused() {
     assert!(matches!(refused(jwt("", "b", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
     assert!(matches!(refused(jwt("a", "", "https://c")), InvalidSettings::EmptyIssuerOrAudience));
     assert!(matches!(refused(jwt("a", "b", "http://c")), InvalidSettings::JwksUrl));
+}
+
+#[tokio::test]
+async fn the_leaf_of_a_certificate_chain_names_the_caller_and_no_other_certificate_of_it() {
+    let identification = identification(Settings { certificate: true, ..Settings::default() });
+    let peer = |chain: &[&str]| {
+        let chain: Vec<_> = chain.iter().map(|uri| certificate_for(&[uri])).collect();
+        Peer::tls(REMOTE.parse().unwrap(), &chain)
+    };
+    let (leaf, issuer, root) = ("spiffe://mesh/leaf", "spiffe://mesh/issuer", "spiffe://mesh/root");
+    for chain in [&[leaf][..], &[leaf, issuer], &[leaf, issuer, root], &[leaf, root]] {
+        let seen = sees(&identification, &peer(chain), &[]).await;
+        assert_eq!(seen.as_deref(), Ok("certificate spiffe://mesh/leaf"), "{chain:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+mod strictness;
+
 use std::{fs, net::SocketAddr, time::Duration};
 
 use tempfile::TempDir;
@@ -77,10 +79,9 @@ fn least_configuration_has_the_documented_defaults() {
     assert_eq!(config.access.rules, [Rule { callers: vec!["anonymous".to_owned()], ..Rule::default() }]);
 }
 
-#[test]
-fn every_key_is_read() {
-    let folder = Folder::new();
-    let text = format!(
+/// A configuration with every key.
+fn with_every_key() -> String {
+    format!(
         r#"
 [server]
 listen = "0.0.0.0:50051"
@@ -155,10 +156,19 @@ log_level = "info,ott_gateway::credential=debug"
 otlp_endpoint = "http://collector:4317"
 trace_ratio = 0.25
 "#
-    );
-    let folder = folder.with("LOCAL_SECRET", CANARY);
+    )
+}
+
+/// A folder with what [`with_every_key`] needs.
+fn folder_for_every_key() -> Folder {
+    let folder = Folder::new().with("LOCAL_SECRET", CANARY);
     let credentials = folder.folder.path().display().to_string();
-    let config = folder.with("CREDENTIALS_DIRECTORY", &credentials).load(&text).unwrap();
+    folder.with("CREDENTIALS_DIRECTORY", &credentials)
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = folder_for_every_key().load(&with_every_key()).unwrap();
     assert_eq!(config.server.max_deadline, Duration::from_secs(5));
     assert_eq!(config.server.tls.as_ref().map(|tls| tls.client_auth), Some(ClientAuth::Optional));
     assert_eq!(config.admin.listen, None);

@@ -17,20 +17,24 @@ use super::{
 };
 use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::metrics::ApiClientMetrics};
 
-/// Answers with `access-token-1`, `access-token-2` …, or always with the same failure.
+const LIFETIME: Duration = Duration::from_hours(2);
+
+/// Answers with `access-token-1`, `access-token-2` …, until it fails.
 #[derive(Debug)]
 struct Numbered {
     next: AtomicU32,
-    failing: Option<CredentialErrorKind>,
+    lifetime: Duration,
+    /// From this token on, counted from 1.
+    failing: Option<(u32, CredentialErrorKind)>,
 }
 
 impl TokenExchange for Numbered {
     async fn fetch(&self, _: &ClientSecret) -> Result<Fetched, CredentialError> {
-        if let Some(kind) = self.failing {
-            return Err(CredentialError::new(kind, "as the test wants it"));
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        match self.failing {
+            Some((from, kind)) if number >= from => Err(CredentialError::new(kind, "as the test wants it")),
+            _ => Ok(Fetched::new(&format!("access-token-{number}"), self.lifetime).expect("a good token")),
         }
-        let token = format!("access-token-{}", self.next.fetch_add(1, Ordering::SeqCst));
-        Ok(Fetched::new(&token, Duration::from_hours(2)).expect("a good token"))
     }
 }
 
@@ -38,15 +42,21 @@ impl Credential {
     /// One whose tokens are `access-token-1`, `access-token-2` and so on. Its refresh runs
     /// on the current runtime.
     pub(crate) fn for_test() -> Self {
-        Self::on(Numbered { next: AtomicU32::new(1), failing: None })
+        Self::on(LIFETIME, None)
     }
 
     /// One that never gets a token.
     pub(crate) fn failing_for_test(error: CredentialErrorKind) -> Self {
-        Self::on(Numbered { next: AtomicU32::new(1), failing: Some(error) })
+        Self::on(LIFETIME, Some((1, error)))
     }
 
-    fn on(exchange: Numbered) -> Self {
+    /// One with a single token, which is valid for four seconds.
+    pub(crate) fn lapsing_for_test(error: CredentialErrorKind) -> Self {
+        Self::on(Duration::from_secs(4), Some((2, error)))
+    }
+
+    fn on(lifetime: Duration, failing: Option<(u32, CredentialErrorKind)>) -> Self {
+        let exchange = Numbered { next: AtomicU32::new(1), lifetime, failing };
         let secret = SecretSource::Fixed(ClientSecret::parse(b"secret").expect("a secret"));
         let metrics = ApiClientMetrics::default();
         let (credential, task) =

@@ -78,6 +78,46 @@ async fn an_unknown_api_client_is_refused_and_asks_nobody() {
     assert_eq!(gateway.audit().len(), 12);
 }
 
+/// Rules are asked about the API client that the call ends up with.
+#[tokio::test]
+async fn a_rule_for_other_api_clients_does_not_allow_the_default_one() {
+    for (allowed, method) in [("us5", ""), ("eu2", ""), ("us5", "IssueOtt"), ("us5", "LoginWithOtt")] {
+        let (eu2, us5) = (Upstream::http().await, Upstream::http().await);
+        let methods = if method.is_empty() { String::new() } else { format!("\nmethods = [\"{method}\"]") };
+        let gateway = Setup::for_platforms(&[("eu2", eu2.address()), ("us5", us5.address())])
+            .replacing("[api_clients.eu2]", "[api_clients.eu2]\ndefault = true")
+            .replacing(
+                "callers = [\"anonymous\"]",
+                &format!("callers = [\"anonymous\"]\napi_clients = [\"{allowed}\"]{methods}"),
+            )
+            .start();
+        let mut client = gateway.client().await;
+        for name in ["", "eu2", "us5"] {
+            let is_allowed = |asked: &str| {
+                let api_client = if name.is_empty() { "eu2" } else { name };
+                api_client == allowed && (method.is_empty() || method == asked)
+            };
+            let request = IssueOttRequest { api_client: name.to_owned(), ..call::issue("someone") };
+            let issued = client.issue_ott(request).await;
+            assert_eq!(issued.is_ok(), is_allowed("IssueOtt"), "{allowed} {method} {name}");
+            let ott = if name == "us5" { us5.token() } else { eu2.token() };
+            let request = LoginWithOttRequest { api_client: name.to_owned(), ..call::login(&ott) };
+            let logged_in = client.login_with_ott(request).await;
+            assert_eq!(logged_in.is_ok(), is_allowed("LoginWithOtt"), "{allowed} {method} {name}");
+            for status in [issued.err(), logged_in.err()].into_iter().flatten() {
+                assert_eq!(refused(&status).reason, "CALLER_NOT_ALLOWED", "{allowed} {method} {name}");
+            }
+        }
+        let asked = usize::from(method.is_empty() || method == "IssueOtt");
+        let spent = usize::from(method.is_empty() || method == "LoginWithOtt");
+        let (eu2, us5) = (counts(&eu2), counts(&us5));
+        // The default one is asked for twice: with its name and without.
+        let expected =
+            if allowed == "eu2" { ((2 * asked, 2 * spent), (0, 0)) } else { ((0, 0), (asked, spent)) };
+        assert_eq!((eu2, us5), expected, "{allowed} {method}");
+    }
+}
+
 #[tokio::test]
 async fn without_a_default_a_call_must_name_one() {
     let (_eu2, us5, _gateway, mut client) = two("default = false").await;

@@ -42,3 +42,5 @@ mod tls;
 mod traces;
 mod undelivered_sessions;
 mod upstream_requests;
+mod warnings;
+mod workers;

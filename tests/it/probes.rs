@@ -175,6 +175,8 @@ async fn a_gateway_that_ends_says_so_before_it_closes() {
     assert_eq!(admin.page("/livez").0, 200);
     assert_eq!(healthcheck(&probe, &[]).status.code(), Some(1), "the health port says so too");
     client.issue_ott(issue()).await.expect("calls still get through while the word goes round");
+    let end = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the watch ends with the drain");
+    assert!(end.expect("an orderly end").is_none());
     assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
 }
 

@@ -127,3 +127,34 @@ proptest! {
         prop_assert_eq!(told(&(written(&elements) + ";URI=spiffe://td/a")).unwrap(), "spiffe://td/a");
     }
 }
+
+#[test]
+fn loopback_means_this_machine_and_no_other() {
+    let is_loopback = |address: &str| {
+        let peer = Peer::plaintext(std::net::SocketAddr::new(address.parse().unwrap(), 4321));
+        ForwardedFrom::Loopback.is(&peer)
+    };
+    for address in ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.1"] {
+        assert!(is_loopback(address), "{address}");
+    }
+    for address in [
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "126.255.255.255",
+        "128.0.0.1",
+        "203.0.113.7",
+        "::",
+        "::2",
+        "fc00::1",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+        "::127.0.0.1",
+        "2001:db8::1",
+    ] {
+        assert!(!is_loopback(address), "{address}");
+    }
+}

@@ -1,10 +1,15 @@
 //! Promises 8 and 9: where the secret comes from, and its rotation.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::telemetry::logging::captured::CapturedLog;
 
 /// From writing a secret to the request that uses it.
 const PICKED_UP: Duration = Duration::from_secs(10);
@@ -240,4 +245,46 @@ async fn file_that_is_only_touched_leads_to_nothing() {
 async fn fixed_secret_is_used_as_it_is() {
     let mut running = Running::start_with(SecretSource::Fixed(secret(" s\u{e9}cret ")));
     assert_eq!(running.request().await.secret, " s\u{e9}cret ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_secret_that_others_can_read_or_that_looks_wrong_is_warned_about() {
+    let log = CapturedLog::start();
+    let warnings = || -> Vec<String> {
+        let text = log.text();
+        text.lines().filter(|line| line.contains(" WARN ")).map(str::to_owned).collect()
+    };
+    let directory = directory_with("secret", "old\n");
+    let path = directory.path().join("secret");
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    set(&path, 0o640).expect("its mode can be set");
+    let mut running = Running::start_with_file(&path, "old").await;
+    sleep(seconds(20)).await;
+    assert_eq!(warnings(), [""; 0]);
+
+    for (number, (secret, mode, expected)) in [
+        ("new", 0o644, "client secret file is readable by every user"),
+        ("another", 0o600, ""),
+        ("\"quoted\"", 0o600, "quotation mark"),
+        (" blank", 0o600, "blank"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = warnings().len();
+        let next = directory.path().join(format!("next-{number}"));
+        fs::write(&next, secret).expect("it can be written");
+        set(&next, mode).expect("its mode can be set");
+        fs::rename(&next, &path).expect("it can be renamed");
+        running.uses(secret).await.grant(LIFETIME);
+        // Some polls more: each version is warned about once.
+        sleep(seconds(20)).await;
+        running.token_works().await;
+        let new = warnings().split_off(before);
+        assert_eq!(new.len(), usize::from(!expected.is_empty()), "{secret}: {new:?}");
+        for line in new {
+            assert!(line.contains(expected) && line.contains("eu2"), "{line}");
+            assert!(line.contains(&path.display().to_string()) && !line.contains("quoted"), "{line}");
+        }
+    }
 }

@@ -47,9 +47,20 @@ impl Authority {
 
     /// A certificate that is valid from the start of the first year to that of the second.
     pub(in crate::server) fn issue_valid(&self, name: &str, (from, until): (i32, i32)) -> Identity {
+        self.issue_with(name, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+        })
+    }
+
+    /// A certificate that is unusual.
+    pub(in crate::server) fn issue_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
     }

@@ -1,5 +1,10 @@
 //! TLS on real sockets: who gets in, and what changes while connections live.
 
+use rcgen::{
+    CertificateParams,
+    ExtendedKeyUsagePurpose::{ClientAuth as ClientUse, CodeSigning, ServerAuth},
+    date_time_ymd,
+};
 use rustls::{
     ClientConfig, ClientConnection,
     pki_types::{CertificateDer, ServerName},
@@ -81,6 +86,42 @@ async fn clients_show_certificates_as_required() {
                 let client = authority.client(identity, H2, version);
                 let code = one_call(running.address, client).await;
                 assert_eq!(code, gets_in.then_some(tonic::Code::Ok), "{client_auth:?}");
+            }
+        }
+    }
+}
+
+/// A change to a certificate's parameters.
+type Change = fn(&mut CertificateParams);
+
+/// Whether they are asked for or required: a certificate that is not valid is refused, and
+/// never makes its client anonymous.
+#[tokio::test]
+async fn client_certificates_that_are_not_valid_now_or_not_for_clients_are_refused() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let ca_file = folder.write_file("ca.crt", &authority.certificate());
+    let cases: [(&str, bool, Change); 7] = [
+        ("as issued", true, |_| {}),
+        ("expired", false, |params| params.not_after = date_time_ymd(2001, 1, 1)),
+        ("not valid yet", false, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(4000, 1, 1), date_time_ymd(4001, 1, 1));
+        }),
+        ("for servers", false, |params| params.extended_key_usages = vec![ServerAuth]),
+        ("for something else", false, |params| params.extended_key_usages = vec![CodeSigning]),
+        ("for clients", true, |params| params.extended_key_usages = vec![ClientUse]),
+        ("for both", true, |params| params.extended_key_usages = vec![ServerAuth, ClientUse]),
+    ];
+    for client_auth in
+        [ClientAuth::Optional { ca_file: ca_file.clone() }, ClientAuth::Require { ca_file: ca_file.clone() }]
+    {
+        let running = start_tls(folder.settings(client_auth.clone()), |_| {}).await;
+        for (case, gets_in, change) in cases {
+            let identity = authority.issue_with("client", change);
+            for version in [&TLS12, &TLS13] {
+                let client = authority.client(Some(&identity), H2, version);
+                let code = one_call(running.address, client).await;
+                assert_eq!(code, gets_in.then_some(tonic::Code::Ok), "{case} {client_auth:?} {version:?}");
             }
         }
     }

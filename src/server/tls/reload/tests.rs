@@ -14,6 +14,7 @@ use crate::server::{
     tests::authority::{Authority, Folder, Identity},
     tls::ClientAuth,
 };
+use crate::telemetry::logging::captured::CapturedLog;
 
 impl Reload {
     fn look_now(&mut self) {
@@ -284,6 +285,27 @@ fn a_new_key_that_everyone_can_read_is_noticed() {
     for (mode, noticed) in [(0o600, false), (0o640, false), (0o644, true)] {
         fs::set_permissions(&settings.private_key_file, fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(Contents::read(&settings).unwrap().private_key_is_open(), noticed, "{mode:o}");
+    }
+}
+
+#[test]
+fn a_new_key_that_everyone_can_read_is_warned_about_in_the_log() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let key_file = folder.path().join("tls.key");
+    let mut reload = start(&folder);
+    for (mode, warnings) in [(0o600, 0), (0o644, 1), (0o640, 0), (0o604, 1)] {
+        let log = CapturedLog::start();
+        folder.write(&authority.issue("localhost"));
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(mode)).unwrap();
+        let before = reload.in_use();
+        // Two looks put it into use; more of them do not repeat the warning.
+        (0..4).for_each(|_| reload.look_now());
+        assert!(!Arc::ptr_eq(&before, &reload.in_use()), "{mode:o}");
+        let text = log.text();
+        let path = key_file.display().to_string();
+        let found = text.lines().filter(|line| line.contains(" WARN ") && line.contains(&path));
+        assert_eq!(found.count(), warnings, "{mode:o}: {text}");
     }
 }
 
