@@ -441,3 +441,16 @@ impl Drop for AttemptGuard<'_> {
         self.gate.lease().end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
+    #[test]
+    fn what_was_not_sent_for_reasons_of_ours_shows_nothing_about_the_platform() {
+        for cause in [NotSent::Queued, NotSent::Withdrawn] {
+            assert_eq!(AttemptOutcome::NotSent(cause.clone()).is_failure(), None, "{cause:?}");
+        }
+    }
+}

@@ -161,6 +161,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{logging::captured::CapturedLog, metrics::Metrics};
 
     fn breaker() -> Breaker {
         Breaker::new(Operation::LoginWithOtt, Some(BreakerSettings::default()), ApiClientMetrics::default())
@@ -228,6 +229,43 @@ mod tests {
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 1);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed), "the old failures are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_change_of_state_shows_in_the_metric_and_opening_and_closing_in_the_log() {
+        const STATE: &str = r#"ott_gateway_breaker_state{api_client="eu2",operation="LoginWithOtt"} "#;
+        let metrics = Metrics::new();
+        let state = || {
+            let text = metrics.render();
+            text.lines().find_map(|line| line.strip_prefix(STATE).map(str::to_owned)).unwrap()
+        };
+        let settings = Some(BreakerSettings::default());
+        let breaker = Breaker::new(Operation::LoginWithOtt, settings, metrics.api_client("eu2"));
+        let log = CapturedLog::start();
+        assert_eq!(state(), "0", "closed");
+        fail(&breaker, 19);
+        assert_eq!((state().as_str(), log.text().as_str()), ("0", ""));
+        fail(&breaker, 5);
+        assert_eq!(state(), "2", "open");
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
+            assert_eq!(state(), "1", "half-open");
+            breaker.report(BreakerPermit::Probe, true);
+            assert_eq!(state(), "2", "open again");
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
+        breaker.report(BreakerPermit::Probe, false);
+        assert_eq!(state(), "0", "closed again");
+        let text = log.text();
+        let [opened, closed] = text.lines().collect::<Vec<_>>()[..] else { panic!("two lines: {text}") };
+        assert!(opened.contains("WARN") && opened.contains("circuit breaker opened"), "{opened}");
+        assert!(opened.contains("attempts=20 failures=20"), "{opened}");
+        assert!(closed.contains("INFO") && closed.contains("circuit breaker closed"), "{closed}");
+        for line in [opened, closed] {
+            assert!(line.contains(r#"api_client.name="eu2" rpc.method="LoginWithOtt""#), "{line}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
+    admin::Admin,
     calling::{issue, issued, load, metric, told, until},
     gateway::{Gateway, Setup},
     upstream::{self, Answer, Upstream},
@@ -76,6 +77,32 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     stop.cancel();
     assert!(calls.await.expect("no call is lost") > 50);
     assert_eq!(metric(gateway.admin(), FAILED).await.to_string(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_new_rules_have_metrics_of_their_own() {
+    let platform = Upstream::http().await;
+    let tokens = format!("[callers.tokens]\none = \"{}\"\ntwo = \"{}\"\n[audit]", hash("one"), hash("two"));
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("[audit]", &tokens)
+        .replacing("[\"anonymous\"]", "[\"token:one\"]")
+        .start();
+    let calls = async |caller: &str| {
+        let labels = format!("caller=\"{caller}\",method=\"IssueOtt\",code=\"OK\"");
+        let admin = Admin(gateway.admin());
+        admin.scrape().find(&format!("ott_gateway_caller_calls_total{{{labels}}}")).unwrap_or_default()
+    };
+    let channel = gateway.channel().await;
+    assert_eq!(issued(&channel, &[("authorization", "Bearer one")]).await, "OK");
+    assert_eq!((calls("token:one").await, calls("token:two").await), (1.0, 0.0));
+
+    put(&gateway, "config.toml", &config(&gateway).replace("[\"token:one\"]", "[\"token:two\"]"));
+    gateway.signal("HUP");
+    until(IN_FORCE, "the new rules are in force", async || {
+        issued(&channel, &[("authorization", "Bearer two")]).await == "OK"
+    })
+    .await;
+    assert_eq!(calls("token:two").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -612,6 +612,9 @@ async fn a_platform_that_is_not_there_is_tried_again() {
     let mut client = gateway.client().await;
     for (name, upstream) in ["issue", "login"].into_iter().zip(&platforms) {
         upstream.asked(TOKEN, 1).await;
+        // No connection is kept: on one that is being closed, a request may have been sent.
+        let issued = Answer::json(200, r#"{"ott":"OTT"}"#).header("connection", "close");
+        upstream.next(OTT, issued);
         ask(&mut client, IssueOtt, name, "").await.expect("the platform is there");
     }
     drop(platforms);
@@ -723,6 +726,17 @@ async fn a_full_replica_sends_calls_away_at_once() {
         assert!(refused.retry_delay.is_some_and(|delay| delay >= Duration::from_millis(500)));
         assert_eq!((refused.pushback, refused.ratelimited), (None, None));
     }
+    // Calls that were refused together must not come back together.
+    let mut delays = Vec::new();
+    for _ in 0..100 {
+        let status = ask(&mut client.clone(), IssueOtt, "test", "").await.expect_err("it is full");
+        delays.push(refused(&status).retry_delay.expect("RetryInfo").as_millis());
+    }
+    let (min, max) = (delays.iter().min().copied(), delays.iter().max().copied());
+    assert!(
+        (Some(500)..Some(750)).contains(&min) && (Some(1251)..=Some(1500)).contains(&max),
+        "{min:?} {max:?}"
+    );
     permits.add_permits(1);
     first.await.expect("no panic").expect("the first one has its token");
     call::issue_and_log_in(&mut client.clone()).await;

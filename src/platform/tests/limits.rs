@@ -85,6 +85,55 @@ async fn second_attempts_of_both_operations_are_counted_as_retries() {
     assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(1)));
 }
 
+/// Logs in until the breaker is open; returns the number of attempts until then, if it was.
+async fn attempts_until_open(client: &PlatformClient) -> Option<u32> {
+    let mut attempts = 0;
+    for _ in 0..40 {
+        let call = call();
+        let error = log_in(client, "OTT", &call).await.err().map(|error| error.kind);
+        if matches!(error, Some(PlatformError::BreakerOpen { .. })) {
+            return Some(attempts);
+        }
+        attempts += call.attempts();
+    }
+    None
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_failure_of_the_platform_counts_for_the_breaker() {
+    let _clock = HeldClock::new();
+    let no_waits = Limits { breaker: Limits::default().breaker, ..unbroken(1) };
+    for behaviour in [
+        Behaviour::from(Answer::empty(500)),
+        Answer::html(502).into(),
+        Answer::empty(503).into(),
+        Answer::json(599, r#"{"error":{"code":1000}}"#).into(),
+        Behaviour::Reset,
+        Behaviour::Close,
+        Behaviour::ShortAfter(3, Answer::html(401)),
+    ] {
+        let upstream = Upstream::http().await;
+        upstream.always(LOGIN, behaviour.clone());
+        let client = client(&upstream, no_waits);
+        assert_eq!(attempts_until_open(&client).await, Some(20), "{behaviour:?}");
+    }
+    let unreachable = client_of(CLOSED, None, no_waits, Credential::for_test());
+    assert_eq!(attempts_until_open(&unreachable).await, Some(20));
+    let impostor = Upstream::https(Tls::new("localhost", true, &["http/1.1"])).await;
+    assert_eq!(attempts_until_open(&client(&impostor, no_waits)).await, Some(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_of_a_platform_that_works_never_open_the_breaker() {
+    let _clock = HeldClock::new();
+    let statuses = [301, 400, 401, 403, 404, 408, 409, 410, 413, 425, 429, 431, 451, 499];
+    for answer in statuses.map(Answer::html).into_iter().chain([Answer::json(200, "{}")]) {
+        let upstream = Upstream::http().await;
+        upstream.always(LOGIN, answer.clone());
+        assert_eq!(attempts_until_open(&client(&upstream, quick())).await, None, "{answer:?}");
+    }
+}
+
 /// Starts a login whose caller disconnects before anything is sent.
 async fn cancelled_login(client: &PlatformClient) -> Failed {
     let call = call();
