@@ -211,3 +211,20 @@ async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
         assert_eq!(found, None, "{secret}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_without_a_usable_cookie_is_warned_about() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut client = gateway.client().await;
+    client.login_with_ott(login("with-cookie", &upstream.token())).await.expect("a session");
+    let account = Answer::json(200, r#"{"id":"42","login":"john"}"#);
+    upstream.next(LOGIN, account);
+    client.login_with_ott(login("without-cookie", "OTT")).await.expect("an account");
+    let warning = gateway.stderr().wait_for("the warning", |line| {
+        line.contains("has no usable cookie").then(|| serde_json::from_str::<Value>(line).expect("JSON"))
+    });
+    let expected = [("level", "WARN"), ("request.id", "without-cookie"), ("api_client.name", "test")];
+    has(&warning, &expected.map(|(name, value)| (name, Value::from(value))));
+    assert_eq!(gateway.stderr().text().matches("has no usable cookie").count(), 1);
+}

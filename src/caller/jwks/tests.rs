@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     backoff::assert_spread,
     caller::jwt::tests::{SigningKey, jwks},
-    telemetry::metrics::Metrics,
+    telemetry::{logging::captured::CapturedLog, metrics::Metrics},
 };
 
 /// An issuer that serves a key set over real HTTP, counts the fetches, and can hold
@@ -190,6 +190,34 @@ async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
     issuer.answer(StatusCode::OK, jwks(&[&key("k2")]));
     later(Duration::from_secs(31)).await;
     assert!(ring.fetched_again().await && has(&ring, "k2"), "and it recovers by itself");
+}
+
+#[test]
+fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
+    const NONE_YET: &str = "could not be fetched";
+    const STALE: &str = "could not be refreshed";
+    const LOADED: &str = "keys are loaded";
+    let url = "https://issuer.example/jwks".parse().unwrap();
+    let source = JwksSource::Url { url, http: UnpooledClient::for_test() };
+    let (_ring, mut refresh) = JwksRefresh::start(source, Metrics::new()).unwrap();
+    let log = CapturedLog::start();
+    let count = |level: &str, words: &str| {
+        log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()
+    };
+    let failed = || Err(FetchFault::Status(500));
+    (0..7).for_each(|_| refresh.take(failed()));
+    assert_eq!(count("WARN", NONE_YET), 3, "{}", log.text());
+    assert!(log.text().contains("failures=4") && log.text().contains("500"), "{}", log.text());
+    let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k1"), &key("k2")]));
+    for keys in [&one, &one, &two, &two] {
+        refresh.take(Ok(keys.clone()));
+    }
+    assert_eq!(count("INFO", LOADED), 2, "{}", log.text());
+    assert_eq!(count("WARN", STALE), 0);
+    (0..3).for_each(|_| refresh.take(failed()));
+    assert_eq!((count("WARN", STALE), count("WARN", NONE_YET)), (2, 3), "{}", log.text());
+    refresh.take(Ok(two));
+    assert_eq!(count("INFO", LOADED), 3, "the recovery: {}", log.text());
 }
 
 #[tokio::test]

@@ -288,3 +288,35 @@ async fn new_secret_that_others_can_read_or_that_looks_wrong_is_warned_about() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn secret_that_cannot_be_read_is_logged_once_and_at_the_level_of_what_it_means() {
+    let log = CapturedLog::start();
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("secret");
+    let lines = |level: &str, words: &str| {
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains(level) && line.contains(words));
+        lines.filter(|line| line.contains(&path.display().to_string())).count()
+    };
+    let mut running = Running::start_with(SecretSource::File(path.clone()));
+    sleep(seconds(20)).await;
+    assert_eq!(lines("ERROR", "cannot read client secret"), 1, "{}", log.text());
+
+    fs::write(&path, "first").expect("it can be written");
+    running.request().await.grant(LIFETIME);
+    running.token_works().await;
+    fs::remove_file(&path).expect("it can be removed");
+    sleep(seconds(20)).await;
+    let still_served = "cannot read new client secret, keeping the current one";
+    assert_eq!(lines("WARN", still_served), 1, "{}", log.text());
+    fs::write(&path, "").expect("it can be written");
+    sleep(seconds(20)).await;
+    assert_eq!(lines("WARN", still_served), 2, "for another reason: {}", log.text());
+    assert_eq!(lines("ERROR", ""), 1);
+
+    assert!(!log.text().contains("new client secret read"), "{}", log.text());
+    fs::write(&path, "second").expect("it can be written");
+    running.uses("second").await.grant(LIFETIME);
+    assert_eq!(log.text().matches("new client secret read").count(), 1, "{}", log.text());
+}

@@ -116,3 +116,22 @@ async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
     settle().await;
     assert_eq!(count("access token fetched"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn jump_of_the_wall_clock_is_logged_with_the_token_request_that_it_leads_to() {
+    let log = CapturedLog::start();
+    let mut running = Running::start_with_token(LIFETIME).await;
+    for (jump_ms, jumps) in [(29_000, 0), (31_000, 1), (-31_000, 2)] {
+        running.wall.shift_by_ms(jump_ms);
+        if jumps == 0 {
+            running.is_quiet_for(seconds(60)).await;
+            running.wall.shift_by_ms(-jump_ms);
+        } else {
+            running.request().await.grant(LIFETIME);
+            running.token_works().await;
+        }
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains("WARN") && line.contains("wall clock jumped"));
+        assert_eq!(lines.count(), jumps, "{jump_ms}: {text}");
+    }
+}

@@ -1,7 +1,10 @@
 //! When connections are renewed: spread out, so that replicas do not reconnect together.
 
 use super::*;
-use crate::{backoff::assert_spread, clock::HeldClock, http_client::tls_config};
+use crate::{
+    backoff::assert_spread, clock::HeldClock, http_client::tls_config,
+    telemetry::logging::captured::CapturedLog,
+};
 
 /// Nobody listens on this port.
 fn unreachable() -> HttpSettings {
@@ -19,10 +22,14 @@ async fn renewals_are_spread_over_eight_to_twelve_minutes() {
 async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
     let connections = Connections::new(unreachable(), Duration::from_secs(30)).unwrap();
     let _clock = HeldClock::new();
+    let log = CapturedLog::start();
     let mut waits = Vec::new();
     for _ in 0..100 {
         connections.renew().await;
         waits.push(connections.state().renew_at - clock::now());
     }
     assert_spread(&waits, Duration::from_secs(24), Duration::from_secs(36));
+    let text = log.text();
+    let warnings = text.lines().filter(|line| line.contains("WARN") && line.contains("cannot renew"));
+    assert_eq!(warnings.filter(|line| line.contains("refused")).count(), 100);
 }

@@ -301,7 +301,9 @@ async fn a_call_that_is_refused_with_the_new_token_too_ends_in_time() {
 
 /// A token younger than this is not replaced because of a 401.
 async fn until_access_token_is_old() {
-    tokio::time::sleep(Duration::from_millis(10_100)).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_millis(10_100)).await;
+    tokio::time::resume();
 }
 
 #[tokio::test]
