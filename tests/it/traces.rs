@@ -227,6 +227,29 @@ async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn both_operations_carry_the_trace_to_the_platform_if_that_is_configured_and_only_then() {
+    for propagate in [true, false] {
+        let upstream = Upstream::http().await;
+        let (address, _received) = collector().await;
+        let gateway = traced(&upstream, address, "")
+            .replacing("client_id = ", &format!("propagate_trace = {propagate}\nclient_id = "))
+            .start();
+        let mut client = gateway.client().await;
+        client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+        let spent = LoginWithOttRequest { ott: upstream.token(), ..LoginWithOttRequest::default() };
+        let mut spent = Request::new(spent);
+        let parent = format!("00-{OTHER_TRACE}-{PARENT}-01");
+        spent.metadata_mut().insert("traceparent", parent.parse().expect("a value"));
+        client.login_with_ott(spent).await.expect("a session");
+        for (path, trace) in [(OTT, TRACE), (LOGIN, OTHER_TRACE)] {
+            let [request] = &upstream.requests_to(path)[..] else { panic!("one request to {path}") };
+            let carried = request.header("traceparent").map(|text| text.starts_with(&format!("00-{trace}-")));
+            assert_eq!(carried, propagate.then_some(true), "{path} {propagate}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
     // Accepts by its backlog alone, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");

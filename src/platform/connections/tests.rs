@@ -20,7 +20,8 @@ async fn renewals_are_spread_over_eight_to_twelve_minutes() {
 
 #[tokio::test(start_paused = true)]
 async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
-    let connections = Connections::new(unreachable(), Duration::from_secs(30)).unwrap();
+    let reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
+    let connections = Connections::new(unreachable(), reuse, Generation::default()).unwrap();
     let _clock = HeldClock::new();
     let log = CapturedLog::start();
     let mut waits = Vec::new();

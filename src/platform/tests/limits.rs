@@ -85,6 +85,37 @@ async fn second_attempts_of_both_operations_are_counted_as_retries() {
     assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(1)));
 }
 
+/// Lets everything happen that needs no time.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_at_minting_ends_after_3_s_and_one_at_a_login_after_8_s() {
+    let _clock = HeldClock::new();
+    for (path, limit_s) in [(OTT, 3), (LOGIN, 8)] {
+        let upstream = Upstream::http().await;
+        upstream.always(path, Behaviour::Stall);
+        let client = client(&upstream, unbroken(1));
+        let calling = tokio::spawn(async move {
+            match path {
+                OTT => issue(&client, &call()).await.err(),
+                _ => log_in(&client, "OTT", &call()).await.err(),
+            }
+        });
+        upstream.asked(path, 1).await;
+        tokio::time::advance(Duration::from_millis(limit_s * 1000 - 1)).await;
+        settle().await;
+        assert!(!calling.is_finished(), "{path}: too early");
+        tokio::time::advance(Duration::from_millis(2)).await;
+        let error = calling.await.unwrap().expect("a failure");
+        assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{path}: {error:?}");
+        assert_eq!((error.certainty, upstream.count(path)), (Certainty::Unknown, 1), "{path}");
+    }
+}
+
 /// Logs in until the breaker is open; returns the number of attempts until then, if it was.
 async fn attempts_until_open(client: &PlatformClient) -> Option<u32> {
     let mut attempts = 0;

@@ -56,10 +56,12 @@ async fn a_login_sends_json_and_no_authorization() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let token = upstream.token();
-    log_in(&client, &token, &call()).await.unwrap();
+    let call = call();
+    log_in(&client, &token, &call).await.unwrap();
     let [request] = &upstream.requests()[..] else { panic!("one request") };
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", LOGIN));
     assert_eq!(request.text(), format!(r#"{{"ott":"{token}"}}"#));
+    assert_eq!(request.header("x-request-id"), Some(call.request_id().as_str()));
     assert_eq!(request.header("content-type"), Some("application/json"));
     assert_eq!(request.header("content-length"), Some(request.body.len().to_string().as_str()));
     assert_eq!(request.header("transfer-encoding"), None);
