@@ -194,12 +194,12 @@ async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
 
 #[test]
 fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
-    const NONE_YET: &str = "could not be fetched";
-    const STALE: &str = "could not be refreshed";
-    const LOADED: &str = "keys are loaded";
+    const NONE_YET: &str = "keys_in_use=false";
+    const STALE: &str = "keys_in_use=true";
+    const LOADED: &str = "JWT keys loaded";
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let source = JwksSource::Url { url, http: UnpooledClient::for_test() };
-    let (_ring, mut refresh) = JwksRefresh::start(source, Metrics::new()).unwrap();
+    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
+    let (_ring, mut refresh) = JwksRefresh::start(source, of(&Metrics::new())).unwrap();
     let log = CapturedLog::start();
     let count = |level: &str, words: &str| {
         log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()

@@ -63,7 +63,11 @@ fn warned_about(file: &str, mode: u32) -> Vec<String> {
         set(name, 0o600);
     }
     set(file, mode);
-    let warnings = folder.load(&with_every_key()).unwrap().warnings;
+    let keys_of_url = "jwks_url = \"https://issuer.example/jwks\"\njwks_max_age = \"12h\"";
+    let text = with_every_key();
+    assert!(text.contains(keys_of_url));
+    let text = text.replace(keys_of_url, "jwks_file = \"jwks.json\"");
+    let warnings = folder.load(&text).unwrap().warnings;
     let of_files = warnings.into_iter().filter(|warning| warning.problem.to_string().contains("every user"));
     of_files.map(|warning| warning.key).collect()
 }
