@@ -182,6 +182,22 @@ async fn a_refusal_that_is_too_long_leaves_the_outcome_open() {
     }
 }
 
+/// Such a cookie belongs to no login. A proxy in front of the platform proves nothing.
+#[tokio::test]
+async fn cookies_of_a_refusal_are_logged_out_unless_the_platform_itself_refused_the_token() {
+    let json = r#"{"error":{"code":403,"message":"?"}}"#;
+    for (answer, logouts) in [
+        (Answer::json(401, json), 0),
+        (Answer::json(404, json), 0),
+        (Answer::html(403), 1),
+        (Answer::html(401), 1),
+    ] {
+        let case = format!("{answer:?}");
+        let (_, upstream) = under(answer.header("set-cookie", "sid=CANARY; Path=/")).await;
+        assert_eq!(upstream.count(LOGOUT), logouts, "{case}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_is_passed_on_and_never_repeated() {
     for status in [400, 401, 403, 404, 405, 409, 410, 415, 429] {
