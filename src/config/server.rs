@@ -36,7 +36,7 @@ pub struct Server {
     /// `max_in_flight`: calls at one time, more are refused at once; 4,096, from 1 to
     /// 1,000,000.
     pub max_in_flight: NonZeroU32,
-    /// `max_awaited_bodies`: calls at one time whose body has not arrived; 512, from 1 to
+    /// `max_awaited_bodies`: calls at one time whose body has not arrived; 2,048, from 1 to
     /// 1,000,000, and never more than `max_in_flight`.
     pub max_awaited_bodies: NonZeroU32,
     /// `body_timeout`: by when the body of a call has to arrive after its headers; 1 s, from
@@ -105,7 +105,7 @@ impl Default for Server {
             max_deadline: Duration::from_secs(10),
             worker_threads: None,
             max_in_flight: const { NonZeroU32::new(4096).unwrap() },
-            max_awaited_bodies: const { NonZeroU32::new(512).unwrap() },
+            max_awaited_bodies: const { NonZeroU32::new(2048).unwrap() },
             body_timeout: Duration::from_secs(1),
             refused_call_rate: Rate::Limited {
                 times: const { NonZeroU32::new(100).unwrap() },

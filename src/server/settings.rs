@@ -23,7 +23,8 @@ pub struct Settings {
     /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
     pub max_in_flight: usize,
     /// Calls whose body has not arrived, over all workers; more are answered with
-    /// `OVERLOADED`. At most `max_in_flight` in effect.
+    /// `OVERLOADED`. At most `max_in_flight` in effect. The default has room for a burst of one
+    /// caller, on ten connections, of which all headers are read before the first message.
     pub max_awaited_bodies: usize,
     /// Maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
@@ -56,7 +57,7 @@ impl Settings {
             worker_threads: None,
             max_deadline: Duration::from_secs(10),
             max_in_flight: 4096,
-            max_awaited_bodies: 512,
+            max_awaited_bodies: 2048,
             body_timeout: Duration::from_secs(1),
             refused_calls: BucketSettings {
                 interval: Duration::from_millis(10),
