@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::places::{Exhausted, Holder, Places, Purpose};
+use super::places::{Exhausted, Holder, Places, Purpose, Share};
 
 /// The calls in flight, and their limit. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,20 +59,15 @@ impl InFlightLimit {
         }))
     }
 
-    /// Takes a place for a holder that may have `share` places, by default half of them.
+    /// Takes a place for a holder that may have `share` places. By default it may have half of
+    /// them while others want some, and all but a reserve if it is alone.
     ///
     /// # Errors
     ///
     /// All places, or all of the holder's share, are taken.
     pub fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Exhausted> {
-        self.0.places.take(holder, share.unwrap_or(self.0.places.half()))?;
+        self.0.places.take(holder, share.map_or(Share::HalfIfContended, Share::Fixed))?;
         Ok(InFlight { ticket: Arc::new(Ticket { flights: Arc::clone(&self.0), holder: holder.clone() }) })
-    }
-
-    /// Whether all places are taken.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.0.places.is_full()
     }
 
     /// Number of calls in flight.
@@ -127,7 +122,7 @@ impl BodyLimit {
     ///
     /// All places, or half of them by this holder, are taken.
     pub fn wait(&self, holder: &Holder) -> Result<AwaitedBody, Exhausted> {
-        self.0.take(holder, self.0.half())?;
+        self.0.take(holder, Share::Fixed(self.0.half()))?;
         Ok(AwaitedBody { places: Arc::clone(&self.0), holder: holder.clone() })
     }
 
@@ -173,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn one_holder_gets_half_of_a_pool_or_its_own_share() {
+    fn one_holder_gets_its_share_of_a_pool_or_all_but_the_reserve() {
         let flights = InFlightLimit::new(8);
         let holder = Holder::default();
-        let held: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, None).ok()).collect();
-        assert_eq!((held.len(), flights.count()), (4, 4));
-        let more: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, Some(6)).ok()).collect();
-        assert_eq!((more.len(), flights.count()), (2, 6));
+        let held: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, Some(6)).ok()).collect();
+        assert_eq!((held.len(), flights.count()), (6, 6));
+        let more: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, None).ok()).collect();
+        assert_eq!((more.len(), flights.count()), (1, 7));
         drop((held, more));
         assert_eq!(flights.count(), 0);
 

@@ -1,13 +1,25 @@
 //! A limited number of places, of which one holder may take only a share.
 //!
-//! Shares are hard limits: a place cannot be taken back from a call, so one that was lent to
-//! the caller that asked first would be missing for `max_deadline` when another caller needs
-//! it. Everything here is atomic counters; who the holders are is decided elsewhere.
+//! A share can be fixed, or half of the places for as long as others want some. A place cannot
+//! be taken back from a call, so even a holder that is alone leaves a reserve for the next one.
+//! Everything here is atomic counters; who the holders are is decided elsewhere.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+
+use crate::clock::{self, Instant};
+
+/// Time for which others count as wanting places after they last took or wanted one.
+const CONTENDED_FOR: Duration = Duration::from_secs(10);
+/// From this number of places on, some are reserved for others.
+const MIN_SHARED: usize = 4;
+/// One place of this many is reserved.
+const RESERVE: usize = 8;
 
 /// What a place is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +57,30 @@ struct Counts {
     group: Option<Holder>,
 }
 
+/// How many places one holder may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// At most this many.
+    Fixed(usize),
+    /// At most half while others want places, else all but a reserve.
+    HalfIfContended,
+}
+
 /// A limited number of places for one purpose.
 #[derive(Debug)]
 pub(super) struct Places {
     purpose: Purpose,
     limit: usize,
     taken: AtomicUsize,
+    contention: Contention,
+}
+
+/// When more than one holder last wanted places.
+#[derive(Debug)]
+struct Contention {
+    started: Instant,
+    /// Milliseconds from `started` to the end of the contention; 0 if there was none.
+    until: AtomicU64,
 }
 
 impl Holder {
@@ -108,19 +138,36 @@ impl WeakHolder {
 }
 
 impl Places {
-    pub(super) const fn new(purpose: Purpose, limit: usize) -> Self {
-        Self { purpose, limit, taken: AtomicUsize::new(0) }
+    pub(super) fn new(purpose: Purpose, limit: usize) -> Self {
+        Self { purpose, limit, taken: AtomicUsize::new(0), contention: Contention::new() }
     }
 
-    /// Takes a place for a holder that may have at most `share` of them. The caller gives it
-    /// back with [`give_back`](Self::give_back).
-    pub(super) fn take(&self, holder: &Holder, share: usize) -> Result<(), Exhausted> {
+    /// Takes a place for a holder that may have this share of them. The caller gives it back
+    /// with [`give_back`](Self::give_back).
+    pub(super) fn take(&self, holder: &Holder, share: Share) -> Result<(), Exhausted> {
+        let most = match share {
+            Share::Fixed(most) => most,
+            Share::HalfIfContended => self.half(),
+        };
+        if self.taken() > holder.taken(self.purpose).load(Ordering::Relaxed) {
+            self.contention.note();
+        }
+        match self.take_within(holder, most, self.limit) {
+            Err(Exhausted::Share) if share == Share::HalfIfContended && !self.contention.is_recent() => {
+                let reserve = if self.limit < MIN_SHARED { 0 } else { self.limit.div_ceil(RESERVE) };
+                self.take_within(holder, usize::MAX, self.limit - reserve)
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_within(&self, holder: &Holder, share: usize, limit: usize) -> Result<(), Exhausted> {
         if !holder.take(self.purpose, share) {
             return Err(Exhausted::Share);
         }
-        if !take_one(&self.taken, self.limit) {
+        if !take_one(&self.taken, limit) {
             holder.give_back(self.purpose);
-            return Err(Exhausted::Total);
+            return Err(if limit < self.limit { Exhausted::Share } else { Exhausted::Total });
         }
         Ok(())
     }
@@ -136,14 +183,33 @@ impl Places {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Whether all places are taken.
-    pub(super) fn is_full(&self) -> bool {
-        self.taken() >= self.limit
-    }
-
-    /// Half of the places, at least one: the default share of a holder.
+    /// Half of the places, at least one.
     pub(super) const fn half(&self) -> usize {
         self.limit.div_ceil(2)
+    }
+}
+
+impl Contention {
+    fn new() -> Self {
+        Self { started: clock::now(), until: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        let until = self.elapsed() + u64::try_from(CONTENDED_FOR.as_millis()).unwrap_or(u64::MAX);
+        // Written once a second at most, because all workers read it.
+        if until >= self.until.load(Ordering::Relaxed).saturating_add(1000) {
+            self.until.store(until, Ordering::Relaxed);
+        }
+    }
+
+    fn is_recent(&self) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until != 0 && self.elapsed() < until
+    }
+
+    fn elapsed(&self) -> u64 {
+        let elapsed = clock::now().saturating_duration_since(self.started);
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -160,6 +226,10 @@ mod tests {
 
     /// Takes as many places as there are for a holder.
     fn take_all(places: &Places, holder: &Holder, share: usize) -> (usize, Exhausted) {
+        take_share(places, holder, Share::Fixed(share))
+    }
+
+    fn take_share(places: &Places, holder: &Holder, share: Share) -> (usize, Exhausted) {
         let mut taken = 0;
         loop {
             match places.take(holder, share) {
@@ -180,6 +250,36 @@ mod tests {
 
         assert_eq!(places.give_back(&greedy), 9);
         assert_eq!(take_all(&places, &late, 10), (1, Exhausted::Total), "a refused take keeps nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_is_alone_gets_all_but_a_reserve_and_half_once_others_want_places() {
+        let places = Places::new(Purpose::Flight, 16);
+        let [alone, late] = [(); 2].map(|()| Holder::default());
+        let half = Share::HalfIfContended;
+        assert_eq!(take_share(&places, &alone, half), (14, Exhausted::Share));
+        assert_eq!(take_share(&places, &late, half), (2, Exhausted::Total), "the reserve");
+        for _ in 0..8 {
+            places.give_back(&alone);
+        }
+        assert_eq!(take_share(&places, &alone, half), (2, Exhausted::Share), "half while others want places");
+        assert_eq!(take_share(&places, &late, half), (6, Exhausted::Share));
+        for _ in 0..8 {
+            places.give_back(&late);
+        }
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+        assert_eq!(take_share(&places, &alone, half), (0, Exhausted::Share));
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert_eq!(take_share(&places, &alone, half), (6, Exhausted::Share), "alone again");
+    }
+
+    #[test]
+    fn a_few_places_are_not_reserved() {
+        for limit in 1..MIN_SHARED {
+            let places = Places::new(Purpose::Flight, limit);
+            let taken = take_share(&places, &Holder::default(), Share::HalfIfContended);
+            assert_eq!(taken, (limit, Exhausted::Total));
+        }
     }
 
     #[test]
@@ -219,7 +319,7 @@ mod tests {
                 scope.spawn(|| {
                     let holder = Holder::in_group(&group);
                     for _ in 0..20_000 {
-                        if places.take(&holder, 32).is_ok() {
+                        if places.take(&holder, Share::Fixed(32)).is_ok() {
                             assert!(places.taken() <= 32);
                             places.give_back(&holder);
                         }

@@ -45,11 +45,6 @@ impl Gate {
     /// Refuses a call while none is accepted, before anything is spent on finding out who
     /// calls.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        self.check_open()?;
-        if self.in_flight.is_full() { Err(self.overloaded(CallLimit::InFlight)) } else { Ok(()) }
-    }
-
-    fn check_open(&self) -> Result<(), Failure> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Failure::new(Reason::Draining).retry_after(RETRY_AFTER_DRAIN));
         }
@@ -70,7 +65,7 @@ impl Gate {
     }
 
     /// Lets a call be in flight. `share` is the number of places that its holder may have, by
-    /// default half of them.
+    /// default half of them while others want some.
     pub(super) fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Failure> {
         let place = self.in_flight.admit(holder, share).map_err(|exhausted| {
             self.overloaded(match exhausted {
@@ -80,7 +75,7 @@ impl Gate {
         })?;
         // After the place is taken: a drain closes the gate before it waits for the calls in
         // flight, so it either refuses this call here or waits for it.
-        self.check_open()?;
+        self.check()?;
         Ok(place)
     }
 

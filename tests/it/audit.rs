@@ -192,8 +192,10 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     platform.asked(LOGIN, asking + 1).await;
     // The replica is full meanwhile.
     assert_eq!(refused(client(&channel).issue_ott(issue("x@example.com")).await), "Unavailable OVERLOADED");
-    expect("null IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
-    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    expect("anonymous IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
+    // On a busy machine the client's own timer may be the first.
+    let code = call.await.unwrap().unwrap_err().code();
+    assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code:?}");
     go_on.add_permits(1);
     let record = record_of(&gateway, "deadline").await;
     assert_eq!(essence(&record), "anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");

@@ -63,7 +63,7 @@ async fn half_open_calls_of_one_caller_leave_places_to_others() {
 
 #[tokio::test]
 async fn calls_in_flight_of_one_caller_leave_places_to_others() {
-    for (configured, share) in [(None, 2), (Some(3), 3)] {
+    for (configured, share) in [(None, 3), (Some(2), 2)] {
         let mut running = start_for_two(|settings| settings.max_in_flight = 4, configured).await;
         let mut client = running.client().await;
         let mut held = Vec::new();
