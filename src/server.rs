@@ -52,6 +52,7 @@ use self::{
     refused_bodies::RefusedBodies,
     refused_calls::RefusedCalls,
     stack::{CallStack, CallTimes},
+    stream_guard::StreamBudget,
     tls::Handshakes,
     worker::{Ended, Worker},
 };
@@ -275,6 +276,7 @@ impl Bound {
 
         let port = Arc::new(port);
         let threads = metrics.threads().clone();
+        let stream_budget = StreamBudget::new(&settings.limits, metrics.clone());
         let mut workers = Vec::new();
         let mut ends = Vec::new();
         for number in 0..settings.number_of_workers() {
@@ -283,10 +285,10 @@ impl Bound {
             let handshakes = tls
                 .as_ref()
                 .map(|tls| Handshakes::new(tls.current(), limits.handshake_timeout, metrics.clone()));
-            let port = Arc::clone(&port);
+            let (port, stream_budget) = (Arc::clone(&port), stream_budget.clone());
             let make = move || {
                 let port = Arc::new(port(&phases)?);
-                Ok(Shared { port, handshakes, limits, phases, metrics })
+                Ok(Shared { port, handshakes, limits, stream_budget, phases, metrics })
             };
             let role = if calls.is_some() { "worker" } else { "health" };
             let heartbeat = threads.register(format!("{role}-{number}"));

@@ -1,27 +1,49 @@
 //! Whether a connection has carried a call of a caller that the access rules name.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
+
+use futures_util::task::AtomicWaker;
 
 /// Flag of one connection, set by its first call whose caller is identified and named by the
 /// access rules. `anonymous` counts only if a rule names it. Clones share the flag.
 #[derive(Clone, Debug, Default)]
-pub struct Recognition(Arc<AtomicBool>);
+pub struct Recognition(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    is_set: AtomicBool,
+    waiting: AtomicWaker,
+}
 
 impl Recognition {
     /// Sets the flag. It is never cleared.
     pub fn set(&self) {
         // Read first: all calls of a connection come here, and only the first one writes.
         if !self.is_set() {
-            self.0.store(true, Ordering::Relaxed);
+            self.0.is_set.store(true, Ordering::Release);
+            self.0.waiting.wake();
         }
     }
 
     /// Returns whether the flag is set.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_set.load(Ordering::Acquire)
+    }
+
+    /// Resolves when the flag is set. Only the task that polled last is woken.
+    pub fn poll_set(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_set() {
+            return Poll::Ready(());
+        }
+        self.0.waiting.register(cx.waker());
+        // It may have been set before the registration.
+        if self.is_set() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     limits::Limits,
     port::Port,
     preface,
-    stream_guard::{Guarded, Pass},
+    stream_guard::{Guarded, Pass, StreamBudget},
     tls::Handshakes,
 };
 use crate::{
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub(super) port: Arc<Port>,
     pub(super) handshakes: Option<Handshakes>,
     pub(super) limits: Limits,
+    pub(super) stream_budget: StreamBudget,
     pub(super) phases: Phases,
     pub(super) metrics: Metrics,
 }
@@ -56,7 +57,12 @@ async fn secure_and_serve(shared: &Shared, stream: TcpStream, place: &Place) -> 
     let Some(handshakes) = &shared.handshakes else {
         return serve_http2(shared, stream, Peer::plaintext(address), place.entry(), shaking_hands).await;
     };
-    let handshake = handshakes.complete(stream, address);
+    // Boxed, like the stream, because a task is as large as the largest of its states, all the
+    // time, and each state that a value passes through has room of its own for it.
+    let handshake = Box::pin(async {
+        let (stream, peer) = handshakes.complete(stream, address).await?;
+        Some((Box::new(stream), peer))
+    });
     match place.entry().evicted().run_until_cancelled(handshake).await {
         None => ConnectionEnd::Evicted,
         Some(None) => ConnectionEnd::Handshake,
@@ -98,7 +104,8 @@ where
     let requests = Arc::new(shared.port.connection(peer));
     let peer = requests.peer();
     let pass = Pass::default();
-    let io = Guarded::new(io, pass.clone(), &shared.limits, peer.address(), shared.metrics.clone());
+    let budget = shared.stream_budget.clone();
+    let io = Guarded::new(io, pass.clone(), &shared.limits, peer, budget, shared.metrics.clone());
     let service = service_fn(|request| {
         // Taken before the future is polled, so that its wait for a first turn counts.
         let arrived = clock::now();
@@ -130,13 +137,16 @@ where
             let ended = pass.drive(connection).await;
             ended_by_itself(peer, &ended, &shared.metrics);
         }
-        // Its place has been given away: the GOAWAY is written, and not waited for.
-        ConnectionEnd::Evicted => {
+        // Its place has been given away, or its peer accepts nothing: the GOAWAY is written, and
+        // not waited for.
+        _ if end == ConnectionEnd::Evicted || entry.is_stalled(clock::now(), &shared.limits) => {
             let _ = pass.drive(connection).now_or_never();
         }
         _ => {
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
             let last = clock::now() + connection_grace;
+            // Calls of callers that nobody knows are not waited for.
+            let has_grace = || end != ConnectionEnd::Unidentified || entry.recognition().is_set();
             let closing = async {
                 if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut()))
                     .await
@@ -144,7 +154,7 @@ where
                 {
                     return true;
                 }
-                entry.calls() > 0 && timeout_at(last, pass.drive(connection)).await.is_ok()
+                entry.calls() > 0 && has_grace() && timeout_at(last, pass.drive(connection)).await.is_ok()
             };
             if entry.evicted().run_until_cancelled(closing).await == Some(false) {
                 tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 use tonic_health::pb::health_server::HealthServer;
@@ -16,6 +16,10 @@ use tower::Service;
 use super::stack::speaks_grpc;
 use crate::health::ConnectionHealth;
 
+/// The methods of the health service.
+const METHODS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+/// The only header that the service reads: the compression of the request's message.
+const ENCODING: &str = "grpc-encoding";
 /// Prefix of the paths of the health service.
 const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
 /// Maximum time from the headers of a request to those of its response. The service never
@@ -47,12 +51,33 @@ impl HealthStack {
         }
         // The service itself answers a path that is not its own with UNIMPLEMENTED, without
         // reading the message.
-        match timeout(REQUEST_LIMIT, self.0.clone().call(request.map(Body::new))).await {
+        match timeout(REQUEST_LIMIT, self.0.clone().call(reduced(request))).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_elapsed) => bare(Code::DeadlineExceeded),
         }
     }
+}
+
+/// Returns a request that keeps nothing of a peer's headers while it waits for its message.
+fn reduced<B>(request: Request<B>) -> Request<Body>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError>,
+{
+    let (head, body) = request.into_parts();
+    let mut reduced = Request::new(Body::new(body));
+    *reduced.version_mut() = Version::HTTP_2;
+    // A path that is not the service's own is answered at once.
+    let path = METHODS.into_iter().find(|path| *path == head.uri.path()).unwrap_or("/");
+    *reduced.uri_mut() = Uri::from_static(path);
+    // Copied, because a header may share the memory of all others.
+    let encoding =
+        head.headers.get(ENCODING).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+    if let Some(encoding) = encoding {
+        reduced.headers_mut().insert(ENCODING, encoding);
+    }
+    reduced
 }
 
 /// Returns a gRPC status without a message.
@@ -70,4 +95,29 @@ fn not_grpc(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_keeps_nothing_that_its_peer_may_choose_the_size_of() {
+        let large = "x".repeat(8000);
+        for (path, kept) in [(METHODS[0], METHODS[0]), (METHODS[1], METHODS[1]), (&*format!("/{large}"), "/")]
+        {
+            let request = Request::post(format!("http://{large}{path}?{large}"))
+                .header("x-large", &large)
+                .header(ENCODING, "gzip")
+                .header("cookie", &large)
+                .extension(large.clone())
+                .body(Body::empty())
+                .unwrap();
+            let reduced = reduced(request);
+            assert_eq!(*reduced.uri(), *kept);
+            assert_eq!(reduced.headers().len(), 1);
+            assert_eq!(reduced.headers()[ENCODING], "gzip");
+            assert!(reduced.extensions().is_empty());
+        }
+    }
 }

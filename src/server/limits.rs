@@ -19,6 +19,9 @@ pub struct Limits {
     /// call of a caller that the access rules name. `None` for a port on which nobody is
     /// identified: there, the connection that has been idle longest makes room for others.
     pub unidentified_timeout: Option<Duration>,
+    /// A connection that has carried no call of a caller that the access rules name is closed
+    /// when the peer has not accepted a response for this time, after `unidentified_timeout`.
+    pub delivery_timeout: Duration,
     /// A TLS handshake ends within this time, waiting for its share of CPU time included.
     pub handshake_timeout: Duration,
     /// The HTTP/2 preface is there within this time.
@@ -37,6 +40,12 @@ pub struct Limits {
     pub goaway_timeout: Duration,
     /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
     pub max_streams: u32,
+    /// Streams at once on one connection that has carried no call of a caller that the access
+    /// rules name. Nothing is read from the one on that would exceed it, until one of them ends
+    /// or a call names the caller. Bounds what peers without a credential hold in total.
+    pub unidentified_streams: usize,
+    /// Streams beyond that, at once on all those connections together.
+    pub shared_unidentified_streams: usize,
     /// Streams that a client may reset or have refused (`REFUSED_STREAM`) at once. Each stream
     /// that is answered adds one again, up to this number. Beyond it and
     /// `resets_per_second`, the connection ends with GOAWAY (rapid reset, CVE-2023-44487).
@@ -76,6 +85,7 @@ impl Default for Limits {
             max_connections_per_peer: 256,
             idle_timeout: Duration::from_mins(5),
             unidentified_timeout: Some(Duration::from_secs(15)),
+            delivery_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             preface_timeout: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(30),
@@ -84,6 +94,8 @@ impl Default for Limits {
             connection_grace: Duration::from_secs(30),
             goaway_timeout: Duration::from_secs(5),
             max_streams: 100,
+            unidentified_streams: 2,
+            shared_unidentified_streams: 512,
             reset_burst: 2000,
             resets_per_second: 200,
             stream_error_burst: 100,

@@ -22,6 +22,10 @@ use crate::backoff::Backoff;
 
 /// Connections that the kernel has accepted and we have not yet.
 const BACKLOG: i32 = 1024;
+/// Bytes that the kernel keeps for a peer that has not acknowledged them; it doubles the
+/// number, for its own structures. Without a limit it grows to several megabytes per
+/// connection. More than 100 responses, as many as a connection may have at once.
+const SEND_BUFFER: usize = 128 * 1024;
 /// A peer that vanished without a word is found out after this time.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// After an error that lasts, such as too few file descriptors.
@@ -40,6 +44,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart need not wait for connections of the former process to be forgotten.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

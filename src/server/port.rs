@@ -49,7 +49,10 @@ impl Port {
     {
         match &self.calls {
             Some(calls) if !HealthStack::serves(&request) => {
-                calls.answer(request, &connection.peer, arrived).await
+                // Its future is large. Apart from that of health calls, it takes up memory only
+                // while it is in use: not while a peer accepts its response, and not for
+                // health calls, which need no credential.
+                Box::pin(calls.answer(request, &connection.peer, arrived)).await
             }
             // The health port, or a health call, which must get an answer even when other
             // calls do not.

@@ -1,4 +1,4 @@
-//! Limits on reset and rejected streams of one connection.
+//! Limits on open, reset and rejected streams of one connection.
 //!
 //! A stream that its client resets gives its place under the limit of streams to another at
 //! once, so a client could make a connection open any number of them (rapid reset,
@@ -12,16 +12,19 @@
 //! - Over time, resets and errors each have an allowance. When it is used up, the connection
 //!   ends with GOAWAY.
 //!
+//! A client that does not reset its streams but keeps them open is limited as long as nobody
+//! knows who it is: see [`openings`].
+//!
 //! It all happens on the bytes of the connection, because the library does not report what it
 //! rejects.
 
 mod allowance;
+mod openings;
+mod streams;
 
 use std::{
-    collections::HashSet,
     future::poll_fn,
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -32,13 +35,17 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::allowance::Allowance;
+pub(super) use self::openings::StreamBudget;
+use self::{openings::Openings, streams::Streams};
 use super::{
     frame_scanner::{Frame, FrameScanner, kind},
     limits::Limits,
     preface,
 };
-use crate::telemetry::metrics::{Http2Error, Metrics};
+use crate::{
+    caller::Peer,
+    telemetry::metrics::{Http2Error, Metrics},
+};
 
 /// The resets that were read since the worker last turned to this connection. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,8 @@ pub(super) struct Guarded<Io> {
     max_resets_per_pass: usize,
     /// Bytes that have been read and belong to a later pass.
     held: Vec<u8>,
+    /// A frame that opens a stream for which there is no place yet.
+    opening: Option<Opening>,
     incoming: FrameScanner,
     outgoing: FrameScanner,
     streams: Streams,
@@ -59,21 +68,11 @@ pub(super) struct Guarded<Io> {
     is_ended: bool,
 }
 
-/// What happened to the streams of one connection.
+/// The beginning of a frame that opens a stream, of which one byte is held back.
 #[derive(Debug)]
-struct Streams {
-    resets: Allowance,
-    errors: Allowance,
-    /// The highest stream that the client opened.
-    last: u32,
-    /// Streams whose response has begun and not ended, at most as many as may be open.
-    responding: Vec<u32>,
-    /// Streams that were refused, at most as many as `resets` allows at once.
-    refused: HashSet<u32>,
-    /// Why the connection is to end.
-    excess: Option<Http2Error>,
-    address: SocketAddr,
-    metrics: Metrics,
+struct Opening {
+    frame: Frame,
+    last_byte: u8,
 }
 
 impl Pass {
@@ -95,45 +94,59 @@ impl Pass {
 
 impl<Io> Guarded<Io> {
     /// Limits the streams of a connection whose preface is still to be read from `io`.
-    pub(super) fn new(io: Io, pass: Pass, limits: &Limits, address: SocketAddr, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        io: Io,
+        pass: Pass,
+        limits: &Limits,
+        peer: &Peer,
+        budget: StreamBudget,
+        metrics: Metrics,
+    ) -> Self {
+        let max_open = limits.max_local_error_resets.saturating_add(limits.max_streams as usize);
+        let open = Openings::new(max_open, budget, peer.recognition().clone(), peer.address());
         Self {
             io,
             pass,
             max_resets_per_pass: limits.max_pending_resets,
             held: Vec::new(),
+            opening: None,
             incoming: FrameScanner::after(preface::LENGTH),
             outgoing: FrameScanner::default(),
-            streams: Streams {
-                resets: Allowance::new(limits.reset_burst, limits.resets_per_second),
-                errors: Allowance::new(limits.stream_error_burst, limits.stream_errors_per_second),
-                last: 0,
-                responding: Vec::new(),
-                refused: HashSet::new(),
-                excess: None,
-                address,
-                metrics,
-            },
+            streams: Streams::new(limits, open, peer.address(), metrics),
             is_ended: false,
         }
     }
 
-    /// Takes what has been read from `start` on, up to the last reset that this pass may have.
-    /// Holds the rest.
-    fn take_incoming(&mut self, buffer: &mut ReadBuf<'_>, start: usize) {
+    /// Takes what has been read from `start` on, up to the last reset that this pass may have,
+    /// or to a stream for which there is no place. Holds the rest.
+    fn take_incoming(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, start: usize) {
         let mut end = start;
         while let (taken, Some(frame)) = self.incoming.next(&buffer.filled()[end..]) {
             end += taken;
+            if self.streams.opens(&frame) && self.streams.open.poll_place(cx).is_pending() {
+                // Without its last byte that was read, the frame is not complete.
+                end -= 1;
+                let last_byte = buffer.filled()[end];
+                self.opening = Some(Opening { frame, last_byte });
+                self.hold_from(end + 1, buffer);
+                buffer.set_filled(end);
+                return;
+            }
             self.streams.received(&frame);
             if frame.kind != kind::RST_STREAM {
                 continue;
             }
             let resets = self.pass.0.fetch_add(1, Ordering::Relaxed) + 1;
             if resets >= self.max_resets_per_pass || self.streams.excess.is_some() {
-                self.held.splice(..0, buffer.filled()[end..].iter().copied());
-                buffer.set_filled(end);
+                self.hold_from(end, buffer);
                 return;
             }
         }
+    }
+
+    fn hold_from(&mut self, at: usize, buffer: &mut ReadBuf<'_>) {
+        self.held.splice(..0, buffer.filled()[at..].iter().copied());
+        buffer.set_filled(at);
     }
 }
 
@@ -156,8 +169,8 @@ impl<Io: AsyncWrite + Unpin> Guarded<Io> {
                 }
             }
         }
-        if self.streams.excess.is_some() {
-            // The connection ends when the library reads or writes next.
+        if self.streams.excess.is_some() || (self.opening.is_some() && self.streams.open.has_place()) {
+            // The library reads next, which ends the connection or its pause.
             cx.waker().wake_by_ref();
         }
     }
@@ -175,94 +188,6 @@ impl<Io: AsyncWrite + Unpin> Guarded<Io> {
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
         io::Error::other(reason.as_str())
-    }
-}
-
-impl Streams {
-    fn received(&mut self, frame: &Frame) {
-        match frame.kind {
-            kind::HEADERS => self.last = self.last.max(frame.stream),
-            kind::RST_STREAM => {
-                self.metrics.http2_stream_reset();
-                self.forget(frame.stream);
-                if !self.resets.take() {
-                    self.exceeded(Http2Error::TooManyResets);
-                }
-            }
-            _ if frame.demands_ack() => self.metrics.http2_control_frame(),
-            _ => {}
-        }
-    }
-
-    fn sent(&mut self, frame: &Frame) {
-        match frame.kind {
-            kind::RST_STREAM => {
-                self.forget(frame.stream);
-                self.rejected(frame);
-            }
-            kind::HEADERS if frame.ends_stream() => {
-                // Every response of a service has more fields. The library makes such a one
-                // for headers that exceed the limit.
-                if !self.forget(frame.stream) && frame.is_bare_error_status() {
-                    self.report(frame.stream, Http2Error::HeadersTooLarge);
-                }
-                self.resets.give_back();
-            }
-            kind::HEADERS => self.responding.push(frame.stream),
-            _ if frame.ends_stream() => {
-                self.forget(frame.stream);
-                self.resets.give_back();
-            }
-            _ => {}
-        }
-    }
-
-    /// A stream was reset by our side.
-    fn rejected(&mut self, frame: &Frame) {
-        let excess = match frame.error_code() {
-            // The response was complete before the request, or the call was dropped.
-            h2::Reason::NO_ERROR | h2::Reason::CANCEL => return,
-            // A client may open many streams before it receives the limit. It may also have sent
-            // their bodies, for which the library resets those streams again.
-            h2::Reason::REFUSED_STREAM => {
-                self.refused.insert(frame.stream);
-                (!self.resets.take()).then_some(Http2Error::TooManyResets)
-            }
-            h2::Reason::STREAM_CLOSED if self.refused.remove(&frame.stream) => return,
-            _ => (!self.errors.take()).then_some(Http2Error::TooManyErrors),
-        };
-        self.report(frame.stream, Http2Error::from_code(frame.error_code()));
-        if let Some(excess) = excess {
-            self.exceeded(excess);
-        }
-    }
-
-    fn report(&self, stream: u32, error: Http2Error) {
-        self.metrics.http2_stream_rejected(error);
-        tracing::info!(
-            peer.address = %self.address,
-            http2.stream = stream,
-            http2.error = error.as_str(),
-            "HTTP/2 stream rejected"
-        );
-    }
-
-    fn exceeded(&mut self, reason: Http2Error) {
-        if self.excess.is_none() {
-            self.excess = Some(reason);
-            self.metrics.http2_connection_rejected(reason);
-            tracing::info!(
-                peer.address = %self.address,
-                http2.error = reason.as_str(),
-                "HTTP/2 connection rejected"
-            );
-        }
-    }
-
-    /// Returns whether the response of this stream had begun.
-    fn forget(&mut self, stream: u32) -> bool {
-        let found = self.responding.iter().position(|other| *other == stream);
-        found.map(|at| self.responding.swap_remove(at)).is_some()
     }
 }
 
@@ -290,6 +215,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<Io> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if let Some(opening) = &this.opening {
+            ready!(this.streams.open.poll_place(cx));
+            buffer.put_slice(&[opening.last_byte]);
+            this.streams.received(&opening.frame);
+            this.opening = None;
+            return Poll::Ready(Ok(()));
+        }
         let start = buffer.filled().len();
         if this.held.is_empty() {
             ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
@@ -297,8 +229,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<Io> {
             let now = this.held.len().min(buffer.remaining());
             buffer.put_slice(&this.held[..now]);
             this.held.drain(..now);
+            if this.held.is_empty() {
+                this.held = Vec::new();
+            }
         }
-        this.take_incoming(buffer, start);
+        this.take_incoming(cx, buffer, start);
+        if buffer.filled().len() == start && this.opening.is_some() {
+            // To the library, a read without bytes is the end of the connection.
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 }

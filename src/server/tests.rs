@@ -10,6 +10,7 @@ mod frames;
 mod health_port;
 mod limits;
 mod securing;
+mod unidentified;
 mod workers;
 
 use std::{

@@ -52,6 +52,12 @@ pub(in crate::server) struct Entry {
     calls: AtomicU32,
     /// Those of them whose response has begun and not ended.
     responses: AtomicU32,
+    /// Those of them of which the peer has not accepted all that there is yet. Counted until the
+    /// first identified call.
+    undelivered: AtomicU32,
+    /// Time from `accepted` to the moment since which there has always been one, in
+    /// milliseconds.
+    stalled: AtomicU64,
     /// Time from `accepted` to the last start or end of a call, in milliseconds.
     active: AtomicU64,
 }
@@ -69,6 +75,8 @@ impl Entry {
             evicted_for: OnceLock::new(),
             calls: AtomicU32::new(0),
             responses: AtomicU32::new(0),
+            undelivered: AtomicU32::new(0),
+            stalled: AtomicU64::new(0),
             active: AtomicU64::new(0),
         }
     }
@@ -108,7 +116,7 @@ impl Entry {
     pub(in crate::server) fn call(self: &Arc<Self>, now: Instant) -> OpenCall {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.is_active(now);
-        OpenCall { entry: Arc::clone(self), responds: false }
+        OpenCall { entry: Arc::clone(self), responds: false, undelivered: false }
     }
 
     /// Key of the order in which connections make room: those without calls in progress
@@ -143,7 +151,10 @@ impl Entry {
             let (due, last) = (self.accepted + timeout.min(idle_timeout), self.accepted + idle_timeout);
             return if now < due {
                 Ok(due)
-            } else if self.responses.load(Ordering::Relaxed) > 0 && now < last {
+            } else if self.responses.load(Ordering::Relaxed) > 0
+                && now < last
+                && !self.is_stalled(now, limits)
+            {
                 // Most likely a health `Watch`, which a client keeps open before its first
                 // call. The connection is still among the first to make room.
                 Ok(last.min(now + RECHECK))
@@ -151,11 +162,24 @@ impl Entry {
                 Err(ConnectionEnd::Unidentified)
             };
         }
+        if self.is_stalled(now, limits) {
+            return Err(ConnectionEnd::Idle);
+        }
         if self.calls() > 0 {
-            return Ok(now + idle_timeout);
+            let stalls = !self.recognition.is_set();
+            return Ok(now + if stalls { idle_timeout.min(limits.delivery_timeout) } else { idle_timeout });
         }
         let due = self.last_active() + idle_timeout;
         if now < due { Ok(due) } else { Err(ConnectionEnd::Idle) }
+    }
+
+    /// Whether the peer of a connection without an identified call has stopped accepting
+    /// responses.
+    pub(in crate::server) fn is_stalled(&self, now: Instant, limits: &Limits) -> bool {
+        let since = self.accepted + Duration::from_millis(self.stalled.load(Ordering::Relaxed));
+        self.undelivered.load(Ordering::Relaxed) > 0
+            && !self.recognition.is_set()
+            && now.saturating_duration_since(since) >= limits.delivery_timeout
     }
 
     fn last_active(&self) -> Instant {
@@ -163,8 +187,13 @@ impl Entry {
     }
 
     fn is_active(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.accepted).as_millis();
-        self.active.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.active.store(self.age(now), Ordering::Relaxed);
+    }
+
+    /// Time since the connection was accepted, in milliseconds.
+    fn age(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.accepted).as_millis();
+        u64::try_from(age).unwrap_or(u64::MAX)
     }
 }
 
@@ -173,6 +202,7 @@ impl Entry {
 pub(in crate::server) struct OpenCall {
     entry: Arc<Entry>,
     responds: bool,
+    undelivered: bool,
 }
 
 impl OpenCall {
@@ -180,12 +210,29 @@ impl OpenCall {
     pub(in crate::server) fn responding(mut self, response: Response<Body>) -> Response<OpenResponse> {
         self.entry.responses.fetch_add(1, Ordering::Relaxed);
         self.responds = true;
-        response.map(|body| OpenResponse { body, _call: self })
+        self.set_undelivered(true);
+        response.map(|body| OpenResponse { body, call: self })
+    }
+
+    /// Notes whether there is something of the response that the peer has not accepted.
+    fn set_undelivered(&mut self, undelivered: bool) {
+        let entry = &self.entry;
+        // After the first identified call, nobody asks any more.
+        if undelivered == self.undelivered || (undelivered && entry.recognition.is_set()) {
+            return;
+        }
+        self.undelivered = undelivered;
+        if !undelivered {
+            entry.undelivered.fetch_sub(1, Ordering::Relaxed);
+        } else if entry.undelivered.fetch_add(1, Ordering::Relaxed) == 0 {
+            entry.stalled.store(entry.age(clock::now()), Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        self.set_undelivered(false);
         if self.responds {
             self.entry.responses.fetch_sub(1, Ordering::Relaxed);
         }
@@ -198,7 +245,7 @@ impl Drop for OpenCall {
 #[derive(Debug)]
 pub(in crate::server) struct OpenResponse {
     body: Body,
-    _call: OpenCall,
+    call: OpenCall,
 }
 
 impl http_body::Body for OpenResponse {
@@ -209,7 +256,10 @@ impl http_body::Body for OpenResponse {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        // hyper asks for more only after the peer's windows have had room for the last frame.
+        self.call.set_undelivered(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

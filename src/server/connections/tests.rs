@@ -1,12 +1,13 @@
 //! Places and their limits, by address and without sockets, and the time of a connection on
 //! a paused clock.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, pin::Pin, task::Context};
 
+use http_body::Body as _;
 use proptest::{collection::vec, prelude::*};
 use tonic::body::Body;
 
-use super::*;
+use super::{entry::OpenResponse, *};
 use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
     server::tests::authority::Authority,
@@ -294,6 +295,75 @@ fn response() -> http::Response<Body> {
     http::Response::new(Body::empty())
 }
 
+/// A response that never ends, and for now has nothing to send.
+fn watch() -> http::Response<Body> {
+    let updates = futures_util::stream::pending::<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>();
+    http::Response::new(Body::new(http_body_util::StreamBody::new(updates)))
+}
+
+/// Asks for the next part of a response, which hyper does when the peer has accepted the last.
+fn is_delivered(response: &mut http::Response<OpenResponse>) {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(Pin::new(response.body_mut()).poll_frame(&mut cx).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_whose_peer_accepts_no_response_is_over_in_time() {
+    let main_port = Limits::default();
+    let health_port = Limits { unidentified_timeout: None, idle_timeout: 8 * SECOND, ..Limits::default() };
+    for (limits, stalls_after, over_after, end) in [
+        (&main_port, 0, 15, ConnectionEnd::Unidentified),
+        (&main_port, 9, 19, ConnectionEnd::Unidentified),
+        (&main_port, 100, 110, ConnectionEnd::Unidentified),
+        // It is checked every 8 seconds.
+        (&health_port, 1, 16, ConnectionEnd::Idle),
+    ] {
+        let connections = connections(limits);
+        let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
+        let calls = async {
+            let mut open = place.entry().call(clock::now()).responding(watch());
+            is_delivered(&mut open);
+            tokio::time::sleep(stalls_after * SECOND).await;
+            // One is never accepted; others that are do not make up for it.
+            let _stalled = place.entry().call(clock::now()).responding(watch());
+            loop {
+                let mut other = place.entry().call(clock::now()).responding(watch());
+                is_delivered(&mut other);
+                drop(other);
+                tokio::time::sleep(SECOND / 2).await;
+            }
+        };
+        tokio::select! {
+            over = over(&place, limits, accepted) => assert_eq!(over, (over_after * SECOND, end)),
+            () = calls => unreachable!("it never ends"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn responses_that_wait_now_and_then_and_those_of_identified_callers_end_no_connection() {
+    let limits = Limits::default();
+    let connections = connections(&limits);
+    let (slow, known, accepted) =
+        (of_peer(&connections, 1).await, identified(&connections, 2).await, clock::now());
+    let _stalled = known.entry().call(clock::now()).responding(watch());
+    let calls = async {
+        let mut first = slow.entry().call(clock::now()).responding(watch());
+        loop {
+            tokio::time::sleep(9 * SECOND).await;
+            is_delivered(&mut first);
+            first = slow.entry().call(clock::now()).responding(watch());
+        }
+    };
+    tokio::select! {
+        over = over(&slow, &limits, accepted) => {
+            assert_eq!(over, (limits.idle_timeout, ConnectionEnd::Unidentified));
+        }
+        () = calls => unreachable!("it never ends"),
+    }
+    assert_eq!(over(&known, &limits, accepted).await.1, ConnectionEnd::Age);
+}
+
 #[tokio::test(start_paused = true)]
 async fn connection_without_an_identified_call_is_over_after_15_seconds() {
     let limits = Limits::default();
@@ -322,7 +392,8 @@ async fn watch_keeps_an_unidentified_connection_until_the_idle_timeout_at_most()
     let connections = connections(&limits);
     for (watched, over_after) in [(Some(20 * SECOND + SECOND / 2), 21 * SECOND), (None, 300 * SECOND)] {
         let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
-        let watch = place.entry().call(clock::now()).responding(response());
+        let mut watch = place.entry().call(clock::now()).responding(watch());
+        is_delivered(&mut watch);
         let watching = async move {
             match watched {
                 Some(time) => tokio::time::sleep(time).await,

@@ -45,6 +45,20 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, 0, 0, 0, 0, 1], payload].concat()
 }
 
+fn in_pieces(sent: &[u8], sizes: &[usize]) -> VecDeque<Vec<u8>> {
+    let mut rest = sent;
+    let mut queue = VecDeque::new();
+    for size in sizes.iter().cycle() {
+        let (piece, after) = rest.split_at(rest.len().min(*size));
+        queue.push_back(piece.to_vec());
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    queue
+}
+
 proptest! {
     #[test]
     fn all_bytes_arrive_in_order_and_few_resets_in_one_pass(
@@ -58,20 +72,12 @@ proptest! {
             let frame = if is_reset { frame(kind::RST_STREAM, &[0; 4]) } else { frame(kind::HEADERS, &vec![3; length]) };
             sent.extend(frame);
         }
-        let mut rest = &sent[..];
-        let mut queue = VecDeque::new();
-        for size in pieces.iter().cycle() {
-            let (piece, after) = rest.split_at(rest.len().min(*size));
-            queue.push_back(piece.to_vec());
-            rest = after;
-            if rest.is_empty() {
-                break;
-            }
-        }
+        let queue = in_pieces(&sent, &pieces);
         let pass = Pass::default();
         let limits = Limits { max_pending_resets, ..Limits::default() };
-        let address = "127.0.0.1:1".parse().expect("an address");
-        let mut guarded = Guarded::new(Pieces(queue), pass.clone(), &limits, address, Metrics::new());
+        let peer = Peer::plaintext("127.0.0.1:1".parse().expect("an address"));
+        let budget = StreamBudget::new(&limits, Metrics::new());
+        let mut guarded = Guarded::new(Pieces(queue), pass.clone(), &limits, &peer, budget, Metrics::new());
         let waker = noop_waker();
         let mut cx = Context::from_waker(&waker);
         let mut received = Vec::new();
@@ -99,6 +105,75 @@ proptest! {
             let resets = result.expect("within the allowance");
             prop_assert!(resets <= max_pending_resets, "{resets}");
         }
+        prop_assert_eq!(received, sent);
+    }
+}
+
+/// Reads all that there is for now.
+fn read_all(guarded: &mut Guarded<Pieces>, cx: &mut Context<'_>, room: usize) -> Vec<u8> {
+    let mut received = Vec::new();
+    loop {
+        let mut bytes = vec![0; room];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut *guarded).poll_read(cx, &mut buffer) {
+            Poll::Pending => return received,
+            Poll::Ready(result) => result.expect("within the allowances"),
+        }
+        assert!(!buffer.filled().is_empty(), "the connection has not ended");
+        received.extend_from_slice(buffer.filled());
+    }
+}
+
+proptest! {
+    #[test]
+    fn streams_without_a_place_wait_and_lose_no_byte(
+        payloads in proptest::collection::vec((0..60_usize, any::<bool>()), 0..20),
+        pieces in proptest::collection::vec(1..200_usize, 1..20),
+        room in 1..150_usize,
+        places in 0..6_usize,
+    ) {
+        let mut sent = vec![0; preface::LENGTH];
+        let mut ends = Vec::new();
+        for (stream, (length, has_data)) in (1..).step_by(2).zip(payloads) {
+            let on_stream = |kind| {
+                let mut frame = frame(kind, &vec![3; length]);
+                frame[8] = stream;
+                frame
+            };
+            sent.extend(on_stream(kind::HEADERS));
+            ends.push(sent.len());
+            if has_data {
+                sent.extend(on_stream(kind::DATA));
+                // Trailers open no stream.
+                sent.extend(on_stream(kind::HEADERS));
+            }
+        }
+        let limits = Limits {
+            unidentified_streams: places,
+            shared_unidentified_streams: 0,
+            ..Limits::default()
+        };
+        let peer = Peer::plaintext("127.0.0.1:1".parse().expect("an address"));
+        let budget = StreamBudget::new(&limits, Metrics::new());
+        let queue = in_pieces(&sent, &pieces);
+        let mut guarded = Guarded::new(Pieces(queue), Pass::default(), &limits, &peer, budget, Metrics::new());
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+
+        let mut received = read_all(&mut guarded, &mut cx, room);
+        let complete = ends.iter().filter(|end| **end <= received.len()).count();
+        prop_assert_eq!(complete, places.min(ends.len()));
+        // The end of a stream gives its place to the next one.
+        if complete > 0 {
+            let mut reset = frame(kind::RST_STREAM, &[0; 4]);
+            reset[8] = 1;
+            prop_assert!(Pin::new(&mut guarded).poll_write(&mut cx, &reset).is_ready());
+            received.extend(read_all(&mut guarded, &mut cx, room));
+            let complete = ends.iter().filter(|end| **end <= received.len()).count();
+            prop_assert_eq!(complete, (places + 1).min(ends.len()));
+        }
+        peer.recognition().set();
+        received.extend(read_all(&mut guarded, &mut cx, room));
         prop_assert_eq!(received, sent);
     }
 }

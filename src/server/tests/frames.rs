@@ -116,6 +116,23 @@ impl Peer {
         }
     }
 
+    /// The number of frames of that kind that have arrived and were not read, if those are
+    /// complete.
+    pub(super) fn arrived(&self, kind: u8) -> usize {
+        let mut bytes = vec![0; 64 * 1024];
+        let length = match self.0.try_read(&mut bytes) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("{error}"),
+        };
+        let (mut rest, mut found) = (&bytes[..length], 0);
+        while let [_, high, low, of, ..] = rest {
+            found += usize::from(*of == kind);
+            rest = &rest[9 + (usize::from(*high) << 8 | usize::from(*low))..];
+        }
+        found
+    }
+
     async fn read(&mut self) -> io::Result<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await?;

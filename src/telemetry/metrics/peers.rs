@@ -176,6 +176,7 @@ impl Http2Error {
 pub(super) struct PeerFamilies {
     handshakes: [IntCounter; HandshakeResult::NAMES.len()],
     handshake_failures: [IntCounter; TlsFailure::ALL.len()],
+    paused: IntCounter,
     resets: IntCounter,
     control_frames: IntCounter,
     rejected_streams: [IntCounter; Http2Error::ALL.len()],
@@ -194,6 +195,10 @@ impl PeerFamilies {
             "TLS handshakes of callers that failed, by reason.",
             &["reason"],
         );
+        let paused = families.counter(
+            "ott_gateway_connections_paused_total",
+            "Pauses of connections that opened many streams before an identified call.",
+        );
         let resets = families.counter("ott_gateway_http2_stream_resets_total", "Streams that callers reset.");
         let control_frames = families.counter(
             "ott_gateway_http2_control_frames_total",
@@ -207,6 +212,7 @@ impl PeerFamilies {
         Self {
             handshakes: HandshakeResult::NAMES.map(|result| handshakes.with_label_values(&[result])),
             handshake_failures: TlsFailure::ALL.map(|reason| failures.with_label_values(&[reason.as_str()])),
+            paused,
             resets,
             control_frames,
             rejected_streams: by_reason(&errors, "stream"),
@@ -229,6 +235,11 @@ impl Metrics {
     pub fn tls_handshake_failed(&self, failure: TlsFailure) {
         self.0.peers.handshakes[failure.result() as usize].inc();
         self.0.peers.handshake_failures[failure as usize].inc();
+    }
+
+    /// Counts a pause of a connection whose caller is not identified.
+    pub fn connection_paused(&self) {
+        self.0.peers.paused.inc();
     }
 
     /// Counts a stream that a caller reset.

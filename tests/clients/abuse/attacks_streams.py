@@ -142,13 +142,12 @@ async def malformed_requests(stage):
 
 @attack(
     "zero window",
-    stopped_by="streams of one connection; time without progress",
-    metric=Metric("ott_gateway_connections_ended_total", {"reason": "unidentified"}),
+    stopped_by="open streams of connections without an identified call",
+    metric=Metric("ott_gateway_connections_paused_total"),
     rate=60,
     unit="connections",
-    held=500,
+    held=1_024,
     addresses=5,
-    pending="answers that cannot leave are not bounded in total",
 )
 async def zero_window(stage):
     """CVE-2019-9517 and its kin: the client opens no flow-control window, so that no answer
@@ -187,13 +186,12 @@ async def never_reads(stage):
 
 @attack(
     "half-open health checks",
-    stopped_by="streams of one connection, connections of one address",
-    metric=Metric("ott_gateway_connections_ended_total", {"reason": "unidentified"}),
+    stopped_by="open streams of connections without an identified call",
+    metric=Metric("ott_gateway_connections_paused_total"),
     rate=60,
     unit="connections",
-    held=500,
+    held=1_024,
     addresses=5,
-    pending="health checks without a message are not bounded in total",
 )
 async def half_open_health_checks(stage):
     """Health checks without a credential whose request never ends, 100 on each connection."""

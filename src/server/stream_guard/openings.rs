@@ -1,0 +1,168 @@
+//! Streams that a connection may open before its caller is identified.
+//!
+//! Each stream costs memory until its response has been sent, and a peer decides how long that
+//! takes: it need not send the request's body, and need not accept the response. Of a caller
+//! that the access rules name, this is limited by its calls. A connection of anybody else has a
+//! few places for streams of its own, and takes more from a budget that all of them share, so
+//! that an unusual client is not slowed down without need. Without a place, the connection is
+//! paused: nothing is read from the frame on that opens the stream, so that the client waits
+//! instead of being refused.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+use super::super::{limits::Limits, log_throttle::LogThrottle};
+use crate::{caller::Recognition, telemetry::metrics::Metrics};
+
+/// The streams that connections without an identified call may open beyond their own. One per
+/// port; clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct StreamBudget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    streams: Arc<Semaphore>,
+    per_connection: usize,
+    paused: Mutex<LogThrottle>,
+    metrics: Metrics,
+}
+
+/// The open streams of one connection.
+#[derive(Debug)]
+pub(super) struct Openings {
+    open: Vec<OpenStream>,
+    max: usize,
+    budget: StreamBudget,
+    recognition: Recognition,
+    /// Places of the shared budget: one for each open stream beyond the connection's own.
+    shared: Option<OwnedSemaphorePermit>,
+    /// The place in the queue for one more, while the connection is paused.
+    queued: Option<PollSemaphore>,
+    address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct OpenStream {
+    id: u32,
+    /// Whether the response has begun.
+    responds: bool,
+}
+
+impl StreamBudget {
+    pub(in crate::server) fn new(limits: &Limits, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            streams: Arc::new(Semaphore::new(limits.shared_unidentified_streams)),
+            per_connection: limits.unidentified_streams,
+            paused: Mutex::default(),
+            metrics,
+        }))
+    }
+
+    fn report_pause(&self, address: SocketAddr) {
+        self.0.metrics.connection_paused();
+        let due = self.0.paused.lock().unwrap_or_else(PoisonError::into_inner).due();
+        if let Some(suppressed) = due {
+            tracing::warn!(
+                peer.address = %address,
+                log.suppressed = suppressed,
+                "connection paused until its caller is identified or a stream ends"
+            );
+        }
+    }
+}
+
+impl Openings {
+    /// Follows the streams of a connection, at most `max` at a time.
+    pub(super) const fn new(
+        max: usize,
+        budget: StreamBudget,
+        recognition: Recognition,
+        address: SocketAddr,
+    ) -> Self {
+        Self { open: Vec::new(), max, budget, recognition, shared: None, queued: None, address }
+    }
+
+    /// Waits until one more stream may be opened, which the caller then does.
+    pub(super) fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.open.len() < self.budget.0.per_connection || self.recognition.poll_set(cx).is_ready() {
+            self.queued = None;
+            return Poll::Ready(());
+        }
+        if self.queued.is_none() {
+            if let Ok(place) = Arc::clone(&self.budget.0.streams).try_acquire_owned() {
+                self.keep(place);
+                return Poll::Ready(());
+            }
+            self.queued = Some(PollSemaphore::new(Arc::clone(&self.budget.0.streams)));
+            self.budget.report_pause(self.address);
+        }
+        let Some(Poll::Ready(place)) = self.queued.as_mut().map(|queued| queued.poll_acquire(cx)) else {
+            return Poll::Pending;
+        };
+        self.queued = None;
+        // The semaphore is never closed.
+        if let Some(place) = place {
+            self.keep(place);
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether a stream can be opened without waiting for a place.
+    pub(super) fn has_place(&self) -> bool {
+        self.open.len() < self.budget.0.per_connection || self.recognition.is_set()
+    }
+
+    fn keep(&mut self, place: OwnedSemaphorePermit) {
+        match &mut self.shared {
+            Some(places) => places.merge(place),
+            None => self.shared = Some(place),
+        }
+    }
+
+    /// Notes a stream for which there is a place.
+    pub(super) fn opened(&mut self, id: u32) {
+        // The HTTP/2 library ignores streams that are opened after its last GOAWAY: those never
+        // end, and are forgotten with the connection.
+        if self.open.len() < self.max {
+            self.open.push(OpenStream { id, responds: false });
+        }
+        self.return_places();
+    }
+
+    /// Notes that the response of a stream has begun.
+    pub(super) fn responds(&mut self, id: u32) {
+        if let Some(stream) = self.open.iter_mut().find(|stream| stream.id == id) {
+            stream.responds = true;
+        }
+    }
+
+    /// Notes that a stream has ended, if it was open. Returns whether its response had begun.
+    pub(super) fn ended(&mut self, id: u32) -> bool {
+        let Some(at) = self.open.iter().position(|stream| stream.id == id) else { return false };
+        let stream = self.open.swap_remove(at);
+        self.return_places();
+        stream.responds
+    }
+
+    fn return_places(&mut self) {
+        let Some(places) = &mut self.shared else { return };
+        let needed = if self.recognition.is_set() {
+            0
+        } else {
+            self.open.len().saturating_sub(self.budget.0.per_connection)
+        };
+        drop(places.split(places.num_permits().saturating_sub(needed)));
+        if needed == 0 {
+            self.shared = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! What the frames of a connection show about its streams.
+
+use std::{collections::HashSet, net::SocketAddr};
+
+use super::{
+    super::{
+        frame_scanner::{Frame, kind},
+        limits::Limits,
+    },
+    allowance::Allowance,
+    openings::Openings,
+};
+use crate::telemetry::metrics::{Http2Error, Metrics};
+
+/// What happened to the streams of one connection.
+#[derive(Debug)]
+pub(super) struct Streams {
+    resets: Allowance,
+    errors: Allowance,
+    /// The highest stream that the client opened.
+    pub(super) last: u32,
+    pub(super) open: Openings,
+    /// Streams that were refused, at most as many as `resets` allows at once.
+    refused: HashSet<u32>,
+    /// Why the connection is to end.
+    pub(super) excess: Option<Http2Error>,
+    address: SocketAddr,
+    metrics: Metrics,
+}
+
+impl Streams {
+    pub(super) fn new(limits: &Limits, open: Openings, address: SocketAddr, metrics: Metrics) -> Self {
+        Self {
+            resets: Allowance::new(limits.reset_burst, limits.resets_per_second),
+            errors: Allowance::new(limits.stream_error_burst, limits.stream_errors_per_second),
+            last: 0,
+            open,
+            refused: HashSet::new(),
+            excess: None,
+            address,
+            metrics,
+        }
+    }
+
+    /// Whether an incoming frame opens a stream. Other HEADERS are trailers, or an error that
+    /// ends the connection.
+    pub(super) const fn opens(&self, frame: &Frame) -> bool {
+        frame.kind == kind::HEADERS && frame.stream > self.last
+    }
+
+    /// Follows a frame of the client.
+    pub(super) fn received(&mut self, frame: &Frame) {
+        match frame.kind {
+            _ if self.opens(frame) => {
+                self.last = frame.stream;
+                self.open.opened(frame.stream);
+            }
+            kind::RST_STREAM => {
+                self.metrics.http2_stream_reset();
+                self.open.ended(frame.stream);
+                if !self.resets.take() {
+                    self.exceeded(Http2Error::TooManyResets);
+                }
+            }
+            _ if frame.demands_ack() => self.metrics.http2_control_frame(),
+            _ => {}
+        }
+    }
+
+    /// Follows a frame of our side.
+    pub(super) fn sent(&mut self, frame: &Frame) {
+        match frame.kind {
+            kind::RST_STREAM => {
+                self.open.ended(frame.stream);
+                self.rejected(frame);
+            }
+            kind::HEADERS if frame.ends_stream() => {
+                // Every response of a service has more fields. The library makes such a one
+                // for headers that exceed the limit.
+                if !self.open.ended(frame.stream) && frame.is_bare_error_status() {
+                    self.report(frame.stream, Http2Error::HeadersTooLarge);
+                }
+                self.resets.give_back();
+            }
+            kind::HEADERS => self.open.responds(frame.stream),
+            _ if frame.ends_stream() => {
+                self.open.ended(frame.stream);
+                self.resets.give_back();
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes that our side reset a stream.
+    fn rejected(&mut self, frame: &Frame) {
+        let excess = match frame.error_code() {
+            // The response was complete before the request, or the call was dropped.
+            h2::Reason::NO_ERROR | h2::Reason::CANCEL => return,
+            // A client may open many streams before it receives the limit. It may also have sent
+            // their bodies, for which the library resets those streams again.
+            h2::Reason::REFUSED_STREAM => {
+                self.refused.insert(frame.stream);
+                (!self.resets.take()).then_some(Http2Error::TooManyResets)
+            }
+            h2::Reason::STREAM_CLOSED if self.refused.remove(&frame.stream) => return,
+            _ => (!self.errors.take()).then_some(Http2Error::TooManyErrors),
+        };
+        self.report(frame.stream, Http2Error::from_code(frame.error_code()));
+        if let Some(excess) = excess {
+            self.exceeded(excess);
+        }
+    }
+
+    fn report(&self, stream: u32, error: Http2Error) {
+        self.metrics.http2_stream_rejected(error);
+        tracing::info!(
+            peer.address = %self.address,
+            http2.stream = stream,
+            http2.error = error.as_str(),
+            "HTTP/2 stream rejected"
+        );
+    }
+
+    fn exceeded(&mut self, reason: Http2Error) {
+        if self.excess.is_none() {
+            self.excess = Some(reason);
+            self.metrics.http2_connection_rejected(reason);
+            tracing::info!(
+                peer.address = %self.address,
+                http2.error = reason.as_str(),
+                "HTTP/2 connection rejected"
+            );
+        }
+    }
+}
