@@ -13,7 +13,7 @@ use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::{
@@ -244,14 +244,10 @@ async fn exchange(
         Err(_) => return Ok(not_in_time(gate, call)),
     }
     let mut patience = Patience::default();
-    let mut turn = std::pin::pin!(lease.turn());
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut turn => break,
-            () = sleep_until(until) => return Ok(not_in_time(gate, call)),
-            () = sleep(STREAM_CHECK) => look_elsewhere(connections, gate, &mut patience)?,
-        }
+    // A future of its own, whose memory the later steps use again.
+    match timeout_at(until, await_turn(connections, gate, &mut patience)).await {
+        Ok(turn) => turn?,
+        Err(_) => return Ok(not_in_time(gate, call)),
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
         return Err(NoStream::Superseded);
@@ -301,6 +297,19 @@ async fn exchange(
             Ok(broken(&error, cause, was_withdrawn, gate, call))
         }
     }
+}
+
+/// Waits until the request may be sent. Fails if it would find a stream on another connection.
+async fn await_turn(
+    connections: &Connections,
+    gate: &BodyGate,
+    patience: &mut Patience,
+) -> Result<(), NoStream> {
+    let mut turn = std::pin::pin!(gate.lease().turn());
+    while timeout(STREAM_CHECK, turn.as_mut()).await.is_err() {
+        look_elsewhere(connections, gate, patience)?;
+    }
+    Ok(())
 }
 
 /// How long a request has waited while no stream was opened.
