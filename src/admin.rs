@@ -1,247 +1,191 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`, and nothing else.
+//! The pages of the admin port: `/metrics`, `/livez`, `/readyz`, and nothing else.
 //!
-//! HTTP/1.1 without TLS or identity: it belongs on loopback or on a network of the
-//! operator's. Nothing here can be changed from outside.
+//! Nothing here can be changed from outside. Connections and their limits belong to
+//! `server/http1.rs`.
 
-use std::{convert::Infallible, fmt::Display, io, net::SocketAddr, sync::Arc, time::Duration};
+mod page;
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
+use std::fmt::Display;
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+use http_body_util::Full;
+
+use self::page::MetricsPage;
+use crate::{
+    health::Health,
+    telemetry::metrics::{AdminMetrics, AdminPath, AdminResult, Metrics},
 };
 
-use crate::{health::Health, telemetry::metrics::Metrics};
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The most connections at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// How long a connection may take in all: a slow reader must not hold its place.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
-/// The pause after a failed accept: the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A bound admin listener.
+/// Answers the requests of the admin port.
 #[derive(Debug)]
 pub struct Admin {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-#[derive(Clone)]
-struct Sources {
     metrics: Metrics,
     health: Health,
+    requests: AdminMetrics,
+    page: MetricsPage,
 }
 
 impl Admin {
-    /// Binds the listener.
-    pub async fn bind(listen: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
-    }
-
-    /// The address that it is bound to.
+    /// Creates the pages of a gateway.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn new(metrics: Metrics, health: Health) -> Self {
+        Self { requests: metrics.admin(), page: MetricsPage::new(metrics.clone()), metrics, health }
     }
 
-    /// Serves for ever; drop the future to stop.
-    pub async fn serve(self, metrics: Metrics, health: Health) -> Infallible {
-        let router = Router::new()
-            .route("/metrics", get(metrics_page))
-            .route("/livez", get(alive))
-            .route("/readyz", get(ready))
-            .with_state(Sources { metrics, health });
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            // The semaphore is never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { continue };
-            while connections.try_join_next().is_some() {}
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let router = router.clone();
-                    connections.spawn(async move {
-                        serve_connection(stream, router).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(error = %error, "the admin listener cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    /// Answers a request.
+    pub async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = match request.uri().path() {
+            "/metrics" => AdminPath::Metrics,
+            "/livez" => AdminPath::Livez,
+            "/readyz" => AdminPath::Readyz,
+            _ => AdminPath::Other,
+        };
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (result, response) = match path {
+            AdminPath::Other => {
+                (AdminResult::Rejected, text(StatusCode::NOT_FOUND, PLAIN_TEXT, Bytes::new()))
             }
-        }
+            _ if !is_read => (AdminResult::Rejected, method_not_allowed()),
+            AdminPath::Metrics => {
+                (AdminResult::Ok, text(StatusCode::OK, PROMETHEUS_TEXT, self.page.current().await))
+            }
+            AdminPath::Livez => probe("not alive", &self.metrics.threads().unresponsive()),
+            AdminPath::Readyz => probe("not ready", &self.health.why_not()),
+        };
+        self.requests.answered(path, result);
+        response
     }
-}
-
-async fn serve_connection(stream: TcpStream, router: Router) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(16 * 1024)
-        // One request for each connection: scrapes and probes are far apart.
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = %error, "a connection to the admin listener failed"),
-        Err(_) => tracing::debug!("a connection to the admin listener took too long"),
-    }
-}
-
-async fn metrics_page(State(sources): State<Sources>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], sources.metrics.render())
-}
-
-async fn alive(State(sources): State<Sources>) -> (StatusCode, String) {
-    page("not alive", &sources.metrics.threads().unresponsive())
-}
-
-async fn ready(State(sources): State<Sources>) -> (StatusCode, String) {
-    page("not ready", &sources.health.why_not())
 }
 
 /// Returns `ok`, or one line for each reason why not.
-fn page<T: Display>(not: &str, reasons: &[T]) -> (StatusCode, String) {
+fn probe<T: Display>(not: &str, reasons: &[T]) -> (AdminResult, Response<Full<Bytes>>) {
     if reasons.is_empty() {
-        return (StatusCode::OK, "ok\n".to_owned());
+        return (AdminResult::Ok, text(StatusCode::OK, PLAIN_TEXT, Bytes::from_static(b"ok\n")));
     }
     let lines: Vec<String> = reasons.iter().map(|reason| format!("{not}: {reason}\n")).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, lines.concat())
+    (AdminResult::Failing, text(StatusCode::SERVICE_UNAVAILABLE, PLAIN_TEXT, Bytes::from(lines.concat())))
+}
+
+fn method_not_allowed() -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, PLAIN_TEXT, Bytes::new());
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn text(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        task::AbortHandle,
-    };
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
 
     use super::*;
-    use crate::clock;
 
-    struct Served {
-        address: SocketAddr,
-        health: Health,
-        metrics: Metrics,
-        task: AbortHandle,
-    }
-
-    impl Drop for Served {
-        fn drop(&mut self) {
-            self.task.abort();
-        }
-    }
-
-    async fn served() -> Served {
-        let admin = Admin::bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
-        let (address, health) = (admin.address(), Health::new());
+    fn admin() -> Admin {
         // A thread is blocked at once, unless it waits.
-        let metrics = Metrics::with_blocked_after(Duration::ZERO);
-        let task = tokio::spawn(admin.serve(metrics.clone(), health.clone())).abort_handle();
-        Served { address, health, metrics, task }
+        Admin::new(Metrics::with_blocked_after(Duration::ZERO), Health::new())
     }
 
-    async fn exchange(address: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.expect("it accepts");
-        stream.write_all(request.as_bytes()).await.expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("it answers");
-        answer
+    async fn asked(admin: &Admin, method: Method, path: &str) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).body(()).unwrap();
+        let (head, body) = admin.answer(&request).await.into_parts();
+        (head.status.as_u16(), String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap())
     }
 
-    async fn page(served: &Served, path: &str) -> String {
-        exchange(served.address, &format!("GET {path} HTTP/1.1\r\nhost: admin\r\n\r\n")).await
+    async fn page(admin: &Admin, path: &str) -> (u16, String) {
+        asked(admin, Method::GET, path).await
+    }
+
+    fn ok() -> (u16, String) {
+        (200, "ok\n".to_owned())
     }
 
     #[tokio::test]
     async fn three_pages_and_nothing_else() {
-        let served = served().await;
-        let metrics = page(&served, "/metrics").await;
-        assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
-        assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
-        assert!(metrics.contains("\nott_gateway_build_info{version="), "{metrics}");
-        assert!(page(&served, "/livez").await.ends_with("\r\n\r\nok\n"));
+        let admin = admin();
+        let request = Request::get("/metrics").body(()).unwrap();
+        let metrics = admin.answer(&request).await;
+        assert_eq!(metrics.headers()[CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+        let (status, text) = page(&admin, "/metrics").await;
+        assert!(status == 200 && text.contains("\nott_gateway_build_info{version="), "{status} {text}");
+        assert_eq!(page(&admin, "/livez").await, ok());
+        assert_eq!(page(&admin, "/readyz?verbose").await, ok());
+        assert_eq!(asked(&admin, Method::HEAD, "/livez").await.0, 200);
         for path in ["/", "/metrics/", "/debug/pprof", "/readyz/x", "//livez", "/%6cive"] {
-            assert!(page(&served, path).await.starts_with("HTTP/1.1 404 "), "{path}");
+            assert_eq!(page(&admin, path).await.0, 404, "{path}");
         }
-        let posted = "POST /readyz HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\n\r\n";
-        assert!(exchange(served.address, posted).await.starts_with("HTTP/1.1 405 "));
+        for method in [Method::POST, Method::PUT, Method::OPTIONS] {
+            assert_eq!(asked(&admin, method.clone(), "/readyz").await.0, 405, "{method}");
+        }
     }
 
     #[tokio::test]
-    async fn readiness_says_why_not_and_liveness_does_not_care() {
-        let served = served().await;
-        assert!(page(&served, "/readyz").await.starts_with("HTTP/1.1 200 "));
-        let _starting = served.health.credential("eu2");
-        served.health.set_audit_broken(true);
-        let answer = page(&served, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(
-            answer.ends_with(
-                "not ready: the first token request of API client \"eu2\" has not ended\n\
-                 not ready: audit records cannot be written\n"
-            ),
-            "{answer}"
+    async fn requests_are_counted_by_page_and_result() {
+        let admin = admin();
+        for path in ["/metrics", "/livez", "/livez", "/readyz", "/", "/favicon.ico"] {
+            page(&admin, path).await;
+        }
+        admin.health.set_audit_broken(true);
+        page(&admin, "/readyz").await;
+        asked(&admin, Method::POST, "/metrics").await;
+        let (_, text) = page(&admin, "/metrics").await;
+        let counted: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("ott_gateway_admin_requests_total{"))
+            .filter(|line| !line.ends_with(" 0"))
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                "path=\"livez\",result=\"ok\"} 2",
+                "path=\"metrics\",result=\"ok\"} 1",
+                "path=\"metrics\",result=\"rejected\"} 1",
+                "path=\"other\",result=\"rejected\"} 2",
+                "path=\"readyz\",result=\"failing\"} 1",
+                "path=\"readyz\",result=\"ok\"} 1",
+            ]
         );
-        assert!(page(&served, "/livez").await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn readiness_names_each_reason_and_liveness_does_not_depend_on_it() {
+        let admin = admin();
+        let _starting = admin.health.credential("eu2");
+        admin.health.set_audit_broken(true);
+        let reasons = "not ready: the first token request of API client \"eu2\" has not ended\n\
+                       not ready: audit records cannot be written\n";
+        assert_eq!(page(&admin, "/readyz").await, (503, reasons.to_owned()));
+        assert_eq!(page(&admin, "/livez").await, ok());
     }
 
     #[tokio::test]
     async fn liveness_names_each_thread_that_is_blocked_or_dead() {
-        let served = served().await;
-        let threads = served.metrics.threads();
+        let admin = admin();
+        let threads = admin.metrics.threads();
         let (blocked, waiting) = (threads.register("worker-0"), threads.register("audit"));
         waiting.pulse().wait();
         drop(threads.register("worker-1"));
-        let answer = page(&served, "/livez").await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        let body = "\r\n\r\nnot alive: thread worker-0 has been blocked for 0 s\n\
-                    not alive: thread worker-1 has panicked\n";
-        assert!(answer.ends_with(body), "{answer}");
+        let reasons = "not alive: thread worker-0 has been blocked for 0 s\n\
+                       not alive: thread worker-1 has panicked\n";
+        assert_eq!(page(&admin, "/livez").await, (503, reasons.to_owned()));
         blocked.pulse().wait();
-        assert!(page(&served, "/livez").await.ends_with("\r\n\r\nnot alive: thread worker-1 has panicked\n"));
-        assert!(
-            page(&served, "/readyz").await.starts_with("HTTP/1.1 200 "),
-            "readiness does not depend on it"
+        assert_eq!(
+            page(&admin, "/livez").await,
+            (503, "not alive: thread worker-1 has panicked\n".to_owned())
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silent_and_slow_peers_are_sent_away() {
-        let served = served().await;
-        for (opening, limit) in [("", HEAD_LIMIT), ("GET /livez HTTP/1.1\r\nx-slow: ", HEAD_LIMIT)] {
-            let started = clock::now();
-            exchange(served.address, opening).await;
-            assert!(started.elapsed() <= limit + Duration::from_secs(1), "{opening:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn peers_that_hold_every_place_do_not_keep_the_others_out() {
-        let served = served().await;
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
-            silent.push(TcpStream::connect(served.address).await.expect("it accepts"));
-        }
-        let started = clock::now();
-        assert!(page(&served, "/livez").await.ends_with("ok\n"));
-        assert!(started.elapsed() <= CONNECTION_LIMIT);
+        assert_eq!(page(&admin, "/readyz").await, ok(), "readiness does not depend on it");
     }
 }

@@ -1,7 +1,7 @@
 //! Builds everything from the configuration; the only file that knows every part.
 //!
 //! What belongs to one worker is made on its thread; everything else lives on the
-//! runtime that [`App::start`] is called in: token refresh, reload, the admin listener.
+//! runtime that [`App::start`] is called in: token refresh, reload.
 //! What the parts do is theirs.
 
 mod check;
@@ -40,7 +40,7 @@ use crate::{
     http_client::HttpSettings,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
-    server::{self, MAX_MESSAGE_BYTES, Server},
+    server::{self, Http1Server, MAX_MESSAGE_BYTES, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
@@ -58,7 +58,7 @@ const RULES: &str = "rules";
 pub struct App {
     server: Server,
     health_server: Option<Server>,
-    admin: Option<SocketAddr>,
+    admin: Option<Http1Server>,
     audit: Audit,
     metrics: Metrics,
     tracer: Tracer,
@@ -89,12 +89,11 @@ impl App {
             .health_listen
             .map(|listen| server::bind(settings::health_server(&config.server, listen)))
             .transpose()?;
-        let admin = match config.admin.listen {
-            Some(listen) => {
-                Some(Admin::bind(listen).await.map_err(|error| StartError::Admin(listen, error))?)
-            }
-            None => None,
-        };
+        let bound_admin = config
+            .admin
+            .listen
+            .map(|listen| server::bind(settings::admin_server(listen)).map_err(StartError::of_admin))
+            .transpose()?;
 
         let heartbeat = metrics.threads().register("control");
         tasks.spawn({
@@ -160,22 +159,18 @@ impl App {
             None => None,
         };
 
-        let admin_address = admin.as_ref().map(Admin::address);
-        if let Some(admin) = admin {
-            let serve = admin.serve(metrics.clone(), health);
-            tasks.spawn(stop.clone().run_until_cancelled_owned(serve));
-        }
+        let admin = bound_admin.map(|bound| serve_admin(bound, metrics.clone(), health)).transpose()?;
         let (follower, reload) = Reload::new(config, access, metrics.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(follower.run()));
 
         tracing::info!(
             server.address = %server.local_addr(),
-            admin.address = admin_address.map(tracing::field::display),
+            admin.address = admin.as_ref().map(|server| tracing::field::display(server.local_addr())),
             health.address = health_server.as_ref().map(|server| tracing::field::display(server.local_addr())),
             "the gateway is serving"
         );
         on_failure.disarm();
-        Ok(Self { server, health_server, admin: admin_address, audit, metrics, tracer, reload, stop, tasks })
+        Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, tasks })
     }
 
     /// Where gRPC is served.
@@ -186,8 +181,8 @@ impl App {
 
     /// Where the admin listener is, if there is one.
     #[must_use]
-    pub const fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Http1Server::local_addr)
     }
 
     /// What it counts.
@@ -218,6 +213,9 @@ impl App {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
     }
 }
 
@@ -263,6 +261,16 @@ impl Shared {
             .add_service(reflection.v1().map_err(StartError::Reflection)?)
             .add_service(reflection.v1alpha().map_err(StartError::Reflection)?))
     }
+}
+
+/// Serves the admin port.
+fn serve_admin(bound: server::Bound, metrics: Metrics, health: Health) -> Result<Http1Server, StartError> {
+    let admin = Arc::new(Admin::new(metrics.clone(), health));
+    let answer = move |request| {
+        let admin = Arc::clone(&admin);
+        async move { admin.answer(&request).await }
+    };
+    Ok(bound.serve_http1("admin", metrics, answer)?)
 }
 
 /// One API client: what workers share of it, and the task that keeps its token.

@@ -14,6 +14,7 @@ mod frame_scanner;
 mod gate;
 mod health_stack;
 mod holders;
+mod http1;
 mod limits;
 mod listener;
 mod log_throttle;
@@ -58,6 +59,7 @@ use self::{
 };
 pub use self::{
     drain::{DrainTimes, Drained},
+    http1::Http1Server,
     limits::Limits,
     refused_calls::BucketSettings,
     settings::{Settings, Transport},

@@ -85,6 +85,26 @@ pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> serv
     }
 }
 
+/// Maximum number of connections of the admin port.
+const ADMIN_CONNECTIONS: usize = 64;
+/// Maximum time until the head of a request of the admin port is complete.
+const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time from the accepting of a connection of the admin port to the end of its response.
+const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Metrics and probes over plain HTTP.
+pub(super) fn admin_server(listen: SocketAddr) -> server::Settings {
+    let limits = Limits {
+        max_connections: ADMIN_CONNECTIONS,
+        max_connections_per_peer: a_quarter(ADMIN_CONNECTIONS),
+        idle_timeout: ADMIN_HEAD_TIMEOUT,
+        unidentified_timeout: None,
+        connection_age: ADMIN_REQUEST_TIMEOUT,
+        ..Limits::default()
+    };
+    server::Settings { limits, ..server::Settings::new(listen, Transport::Plaintext) }
+}
+
 /// The default share of one peer address in all connections.
 fn a_quarter(max_connections: usize) -> usize {
     (max_connections / 4).max(1)

@@ -61,6 +61,14 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The admin port cannot be bound.
+    pub(super) fn of_admin(error: BindError) -> Self {
+        match error {
+            BindError::Address { address, source } => Self::Admin(address, source),
+            error => Self::Bind(error),
+        }
+    }
+
     /// The address that could not be had, the system's reason, and what sets it: `listen`
     /// for gRPC, `[admin] listen` otherwise.
     #[must_use]

@@ -4,6 +4,7 @@
 //! that the code chooses, an API client or a caller that the configuration names;
 //! never a user, never a token. `docs/metrics.md` describes each.
 
+mod admin;
 mod api_client;
 mod audit;
 mod family;
@@ -24,6 +25,7 @@ use tonic::Code;
 
 use self::registered::{CallerCounters, Registered};
 pub use self::{
+    admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
     peers::{Http2Error, TlsFailure},
@@ -545,6 +547,12 @@ impl Metrics {
     #[must_use]
     pub fn traces(&self) -> TraceMetrics {
         self.0.traces.clone()
+    }
+
+    /// Returns the metrics of the admin port's requests.
+    #[must_use]
+    pub fn admin(&self) -> AdminMetrics {
+        self.0.admin.clone()
     }
 
     /// Returns the metrics of the health service's `Watch` streams.

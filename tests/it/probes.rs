@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Write,
+    net::TcpStream,
     process::{Command, Output},
     sync::Arc,
     time::Duration,
@@ -353,4 +354,24 @@ async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
     assert!(before[0] > 0 && before[1] > 0, "{before:?}");
     assert!(after[0] - before[0] <= 2 * 8, "at most one a second and worker: {before:?} {after:?}");
     assert_eq!(after[1], before[1], "the audit thread waits for records only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_a_request_on_the_admin_port_keeps_no_probe_out() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(gateway.admin()).expect("it accepts");
+        stream.write_all(b"GET /metrics HT").expect("it is open");
+        held.push(stream);
+    }
+    for _ in 0..3 {
+        assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+    }
+    let evicted = r#"ott_gateway_connections_ended_total{reason="evicted"}"#;
+    assert!(admin.scrape().value(evicted) >= 200.0 - 64.0);
+    assert!(gateway.client().await.issue_ott(issue()).await.is_ok());
 }

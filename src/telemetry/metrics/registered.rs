@@ -16,8 +16,8 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method, QuotaBucket,
-    TraceMetrics, WatchMetrics,
+    AdminMetrics, ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method,
+    QuotaBucket, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -90,6 +90,7 @@ pub(super) struct Registered {
     pub(super) thread_up: GaugeVec,
     pub(super) traces: TraceMetrics,
     pub(super) watches: WatchMetrics,
+    pub(super) admin: AdminMetrics,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
 }
@@ -268,6 +269,7 @@ impl Registered {
             ),
             traces: TraceMetrics::register(&families),
             watches: WatchMetrics::register(&families),
+            admin: AdminMetrics::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",
                 "Log lines that were dropped because standard error was not read fast enough.",
