@@ -72,7 +72,10 @@ use crate::{
     clock::WallClock,
     health::HealthService,
     service::RefusedRequests,
-    telemetry::{metrics::Metrics, tracing::Tracer},
+    telemetry::{
+        metrics::{HealthPort, Metrics},
+        tracing::Tracer,
+    },
 };
 
 /// How long the workers may take to stop once their connections are closed.
@@ -221,6 +224,7 @@ impl Bound {
         let flush = refused_calls.clone().flush_regularly();
         tokio::spawn(phases.close.clone().run_until_cancelled_owned(flush));
         let metrics = parts.metrics.clone();
+        let health_calls = metrics.health_calls(HealthPort::Main);
         let identification = parts.identification.clone();
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
         let port = move |phases: &Phases| {
@@ -238,7 +242,7 @@ impl Bound {
                 cut_off: phases.cut_off.clone(),
                 times,
             };
-            Ok(Port { health: parts.health.clone(), calls: Some(calls) })
+            Ok(Port { health: parts.health.clone(), health_calls: health_calls.clone(), calls: Some(calls) })
         };
         self.run(metrics, phases, parts.draining, Some(calls), connections, port).await
     }
@@ -254,7 +258,10 @@ impl Bound {
         metrics: Metrics,
         health: HealthService,
     ) -> Result<Server, ServeError<Infallible>> {
-        let port = move |_: &Phases| Ok(Port { health: health.clone(), calls: None });
+        let health_calls = metrics.health_calls(HealthPort::Health);
+        let port = move |_: &Phases| {
+            Ok(Port { health: health.clone(), health_calls: health_calls.clone(), calls: None })
+        };
         let phases = Phases::new(CancellationToken::new());
         let connections = Connections::new(&self.settings.limits, Identification::none(), metrics.clone());
         self.run(metrics, phases, CancellationToken::new(), None, connections, port).await

@@ -1,9 +1,9 @@
 //! The stack of health calls: the health service or nothing.
 //!
 //! Nobody proves who they are here, so a request must not cost anything that identified
-//! callers need. There is no audit record, metric, span or log line per request, no
-//! identification and no place among the calls in flight, and this stack is not given the
-//! means to create them.
+//! callers need. There is no audit record, span or log line per request, no identification and
+//! no place among the calls in flight, and this stack is not given the means to create them.
+//! Its only metrics are counters of its own.
 
 use std::time::Duration;
 
@@ -14,7 +14,10 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 use super::stack::speaks_grpc;
-use crate::health::ConnectionHealth;
+use crate::{
+    health::ConnectionHealth,
+    telemetry::metrics::{HealthCallMetrics, HealthRefusal},
+};
 
 /// The methods of the health service.
 const METHODS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
@@ -40,19 +43,24 @@ impl HealthStack {
         request.uri().path().starts_with(HEALTH_SERVICE)
     }
 
-    /// Answers a request.
-    pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    /// Answers a request and counts it.
+    pub(super) async fn answer<B>(&self, request: Request<B>, metrics: &HealthCallMetrics) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
+        let mut outcome = Outcome { metrics, refusal: Some(HealthRefusal::NoMessage) };
         if let Err(status) = speaks_grpc(&request) {
+            outcome.refusal = Some(HealthRefusal::NotGrpc);
             return not_grpc(status);
         }
         // The service itself answers a path that is not its own with UNIMPLEMENTED, without
         // reading the message.
         match timeout(REQUEST_LIMIT, self.0.clone().call(reduced(request))).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok(response)) => {
+                outcome.refusal = refusal(&response);
+                response
+            }
             Ok(Err(never)) => match never {},
             Err(_elapsed) => bare(Code::DeadlineExceeded),
         }
@@ -78,6 +86,35 @@ where
         reduced.headers_mut().insert(ENCODING, encoding);
     }
     reduced
+}
+
+/// The outcome of one request, counted when this is dropped. A request whose connection ends
+/// is dropped before it is answered.
+struct Outcome<'a> {
+    metrics: &'a HealthCallMetrics,
+    /// `None` if the request is answered with a health status.
+    refusal: Option<HealthRefusal>,
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        match self.refusal {
+            None => self.metrics.answered(),
+            Some(refusal) => self.metrics.refused(refusal),
+        }
+    }
+}
+
+/// Returns why the health service refused a request, if it did.
+fn refusal(response: &Response<Body>) -> Option<HealthRefusal> {
+    // Only an error has its status in the headers.
+    let code = Code::from_bytes(response.headers().get(Status::GRPC_STATUS)?.as_bytes());
+    match code {
+        // The status of a service that is not known.
+        Code::Ok | Code::NotFound => None,
+        Code::Unimplemented => Some(HealthRefusal::Unimplemented),
+        _ => Some(HealthRefusal::NoMessage),
+    }
 }
 
 /// Returns a gRPC status without a message.

@@ -8,12 +8,14 @@ use crate::{
     caller::Peer,
     clock::Instant,
     health::{HealthService, WatchPeer},
+    telemetry::metrics::HealthCallMetrics,
 };
 
 /// The stacks of a port; one for each worker.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) health: HealthService,
+    pub(super) health_calls: HealthCallMetrics,
     /// `None` on the health port.
     pub(super) calls: Option<CallStack>,
 }
@@ -56,7 +58,7 @@ impl Port {
             }
             // The health port, or a health call, which must get an answer even when other
             // calls do not.
-            Some(_) | None => connection.health.answer(request).await,
+            Some(_) | None => connection.health.answer(request, &self.health_calls).await,
         }
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod api_client;
 mod audit;
 mod family;
+mod health_calls;
 mod peers;
 mod registered;
 mod reloads;
@@ -28,6 +29,7 @@ pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
+    health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     peers::{Http2Error, TlsFailure},
     reloads::JwksMetrics,
     traces::{SpanLoss, TraceMetrics},
@@ -553,6 +555,12 @@ impl Metrics {
     #[must_use]
     pub fn admin(&self) -> AdminMetrics {
         self.0.admin.clone()
+    }
+
+    /// Returns the metrics of health calls on a port.
+    #[must_use]
+    pub fn health_calls(&self, port: HealthPort) -> HealthCallMetrics {
+        self.0.health_calls.of(port)
     }
 
     /// Returns the metrics of the health service's `Watch` streams.

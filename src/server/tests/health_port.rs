@@ -5,6 +5,7 @@ use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
     clock,
     server::port::Port,
+    telemetry::metrics::HealthPort,
 };
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -92,7 +93,8 @@ async fn watches_of_one_connection_hurt_no_other_connection() {
 
 /// Opens two `Watch` streams on each of many connections from one address.
 async fn opened_from_one_address(running: &Running, identification: Identification) -> usize {
-    let port = Port { health: health(), calls: Some(running.call_stack(identification)) };
+    let health_calls = running.metrics.health_calls(HealthPort::Main);
+    let port = Port { health: health(), health_calls, calls: Some(running.call_stack(identification)) };
     let mut open = Vec::new();
     for number in 0..8 {
         let address = SocketAddr::from(([192, 0, 2, 1], 1000 + number));
@@ -120,4 +122,55 @@ async fn watches_are_limited_for_an_address_unless_it_is_that_of_a_proxy() {
     let settings = caller::Settings { forwarded: Some(forwarded), ..caller::Settings::default() };
     let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
     assert_eq!(opened_from_one_address(&running, identification).await, 16);
+}
+
+/// The counters of health calls on a port that are not zero.
+fn counted(running: &Running) -> Vec<String> {
+    let text = running.metrics.render();
+    let mut counted = Vec::new();
+    for family in ["ott_gateway_health_checks_total", "ott_gateway_health_refused_total"] {
+        let lines = text.lines().filter(|line| line.starts_with(family) && !line.ends_with(" 0"));
+        counted.extend(lines.map(|line| line.trim_start_matches("ott_gateway_health_").to_owned()));
+    }
+    counted
+}
+
+#[tokio::test]
+async fn health_requests_are_counted_by_port_and_outcome() {
+    for (port, running) in [("main", start(|_| {}).await), ("health", start_health().await)] {
+        let mut client = running.client().await;
+        for _ in 0..2 {
+            assert_eq!(client.call(CHECK, &[]).await.http, StatusCode::OK);
+        }
+        let (_, mut updates) = client.send(WATCH, &[]).await.await.unwrap().into_parts();
+        assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
+        client.call("/grpc.health.v1.Health/Other", &[]).await;
+        client.call(CHECK, &[("content-type", "application/json")]).await;
+        // Without its message: one that ends, one that never comes, one that is cancelled.
+        let open = async |client: &mut Client, ended: bool| {
+            client.send = client.send.clone().ready().await.unwrap();
+            let request = Request::post(format!("http://gateway{CHECK}"));
+            let request = request.header("content-type", "application/grpc").body(()).unwrap();
+            client.send.send_request(request, ended).unwrap()
+        };
+        let (answer, _) = open(&mut client, true).await;
+        assert_eq!(received(answer).await.unwrap().code(), Some(tonic::Code::Internal));
+        let (answer, _open) = open(&mut client, false).await;
+        assert_eq!(received(answer).await.unwrap().code(), Some(tonic::Code::DeadlineExceeded));
+        let (answer, mut stream) = open(&mut client, false).await;
+        assert_eq!(client.call(CHECK, &[]).await.http, StatusCode::OK, "the one before has arrived");
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        let until = clock::now() + SOON;
+        let expected = [
+            format!("checks_total{{port=\"{port}\"}} 4"),
+            format!("refused_total{{port=\"{port}\",reason=\"no_message\"}} 3"),
+            format!("refused_total{{port=\"{port}\",reason=\"not_grpc\"}} 1"),
+            format!("refused_total{{port=\"{port}\",reason=\"unimplemented\"}} 1"),
+        ];
+        while counted(&running) != expected {
+            assert!(clock::now() < until, "{:?}", counted(&running));
+            tokio::task::yield_now().await;
+        }
+    }
 }

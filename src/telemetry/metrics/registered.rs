@@ -21,6 +21,7 @@ use super::{
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
+    health_calls::HealthFamilies,
     peers::PeerFamilies,
     reloads::Reloads,
 };
@@ -91,6 +92,7 @@ pub(super) struct Registered {
     pub(super) traces: TraceMetrics,
     pub(super) watches: WatchMetrics,
     pub(super) admin: AdminMetrics,
+    pub(super) health_calls: HealthFamilies,
     pub(super) log_lines_dropped: IntCounter,
     pub(super) log_lines_suppressed: IntCounter,
 }
@@ -270,6 +272,7 @@ impl Registered {
             traces: TraceMetrics::register(&families),
             watches: WatchMetrics::register(&families),
             admin: AdminMetrics::register(&families),
+            health_calls: HealthFamilies::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",
                 "Log lines that were dropped because standard error was not read fast enough.",
