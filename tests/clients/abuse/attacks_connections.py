@@ -58,13 +58,13 @@ async def idle_health_connections(stage):
 
 @attack(
     "half of a request, admin port",
-    stopped_by="connections of the admin port, time for a request",
+    stopped_by="the longest-idle connection makes room, 5 s for a request",
     metric=EVICTED,
     rate=200,
     unit="connections",
     held=200,
     deployment="mtls",
-    pending="idle connections of the admin port do not make room",
+    addresses=5,
 )
 async def half_an_admin_request(stage):
     """Slowloris on the admin port, which serves metrics and liveness."""

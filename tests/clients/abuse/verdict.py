@@ -81,7 +81,7 @@ class Round:
             what = "cannot be read" if self.metric_growth is None else "did not grow"
             found.append(f"{self.attack.metric} {what}")
         if not self.metric_rests:
-            found.append(f"{self.attack.metric} grows without an attack too")
+            found.append(f"{self.attack.metric} grows without an attack too, by more than a tenth")
         if self.attack.ends_connections:
             survive = [name or "all" for name, ended in self.attacker["ended"].items() if not ended]
             if survive:
