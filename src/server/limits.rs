@@ -55,8 +55,8 @@ pub struct Limits {
     /// How many of them are added per second.
     pub resets_per_second: u32,
     /// Streams that our side may have to reset at once because of the peer's errors; more end
-    /// the connection with GOAWAY (`MadeYouReset`, CVE-2025-8671). As many as may be open,
-    /// because a request body that arrives after its call was answered is such an error.
+    /// the connection with GOAWAY (`MadeYouReset`, CVE-2025-8671). As many as may be open. A
+    /// request body that arrives after its call was answered does not count.
     pub stream_error_burst: u32,
     /// How many of them are added per second.
     pub stream_errors_per_second: u32,

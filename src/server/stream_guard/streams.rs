@@ -12,6 +12,10 @@ use super::{
 };
 use crate::telemetry::metrics::{Http2Error, Metrics};
 
+/// Maximum number of streams that are remembered after our side has reset them. Their last frames
+/// arrive within one round trip, in which a client opens far fewer.
+const MAX_BLAMELESS: u32 = 4096;
+
 /// What happened to the streams of one connection.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -20,8 +24,9 @@ pub(super) struct Streams {
     /// The highest stream that the client opened.
     pub(super) last: u32,
     pub(super) open: Openings,
-    /// Streams that were refused, at most as many as `resets` allows at once.
-    refused: HashSet<u32>,
+    /// Streams that our side reset through no fault of the client, of which more frames may be on
+    /// their way; at most [`MAX_BLAMELESS`].
+    blameless: HashSet<u32>,
     /// Why the connection is to end.
     pub(super) excess: Option<Http2Error>,
     address: SocketAddr,
@@ -35,7 +40,7 @@ impl Streams {
             errors: Allowance::new(limits.stream_error_burst, limits.stream_errors_per_second),
             last: 0,
             open,
-            refused: HashSet::new(),
+            blameless: HashSet::new(),
             excess: None,
             address,
             metrics,
@@ -94,21 +99,32 @@ impl Streams {
     /// Notes that our side reset a stream.
     fn rejected(&mut self, frame: &Frame) {
         let excess = match frame.error_code() {
-            // The response was complete before the request, or the call was dropped.
-            h2::Reason::NO_ERROR | h2::Reason::CANCEL => return,
+            // The response was complete before the request, or the call was dropped. The rest of
+            // the request may follow: the library ignores it only for the last such streams, and
+            // resets the others again.
+            h2::Reason::NO_ERROR | h2::Reason::CANCEL => return self.forgive(frame.stream),
             // A client may open many streams before it receives the limit. It may also have sent
             // their bodies, for which the library resets those streams again.
             h2::Reason::REFUSED_STREAM => {
-                self.refused.insert(frame.stream);
+                self.forgive(frame.stream);
                 (!self.resets.take()).then_some(Http2Error::TooManyResets)
             }
-            h2::Reason::STREAM_CLOSED if self.refused.remove(&frame.stream) => return,
+            h2::Reason::STREAM_CLOSED if self.blameless.remove(&frame.stream) => return,
             _ => (!self.errors.take()).then_some(Http2Error::TooManyErrors),
         };
         self.report(frame.stream, Http2Error::from_code(frame.error_code()));
         if let Some(excess) = excess {
             self.exceeded(excess);
         }
+    }
+
+    /// Does not count it as an error of the client if this stream is reset once more.
+    fn forgive(&mut self, stream: u32) {
+        if self.blameless.len() >= MAX_BLAMELESS as usize {
+            // Clients use every other number, so at most half of the maximum remains.
+            self.blameless.retain(|other| other.saturating_add(MAX_BLAMELESS) > stream);
+        }
+        self.blameless.insert(stream);
     }
 
     fn report(&self, stream: u32, error: Http2Error) {

@@ -234,6 +234,32 @@ async fn streams_opened_before_the_limit_is_received_are_refused_and_the_others_
 }
 
 #[tokio::test]
+async fn bodies_that_arrive_after_their_calls_were_refused_do_not_end_the_connection() {
+    const STREAMS: u32 = 100;
+    let running = start(|settings| settings.refused_calls.burst = NonZeroU32::MIN).await;
+    let mut peer = Peer::connect(&running).await;
+    let unknown = with_path("/ott.v1.OttService/Unknown");
+    for round in 0..5 {
+        let streams = || (0..STREAMS).map(|n| 2 * (STREAMS * round + n) + 1);
+        let calls: Vec<u8> = streams().flat_map(|stream| headers(stream, &unknown)).collect();
+        peer.write(&calls).await;
+        // The first refused call has a record of its own, and is answered after its body.
+        for _ in u32::from(round == 0)..STREAMS {
+            peer.expect(HEADERS).await;
+        }
+        let bodies: Vec<u8> = streams().flat_map(|stream| frame(DATA, END_STREAM, stream, &[0; 5])).collect();
+        peer.write(&bodies).await;
+        if round == 0 {
+            peer.expect(HEADERS).await;
+        }
+    }
+    running.still_serves().await;
+    peer.write(&call(2 * STREAMS * 5 + 1, "")).await;
+    assert_eq!(peer.expect(HEADERS).await.stream, 2 * STREAMS * 5 + 1, "the connection lives");
+    running.counts(&errors("stream", "stream_closed"), 0).await;
+}
+
+#[tokio::test]
 async fn streams_that_http2_itself_rejects_are_counted() {
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
