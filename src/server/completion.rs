@@ -72,9 +72,17 @@ impl Completion {
         *self.has_own_record.get_or_insert_with(|| self.refused_calls.has_own_record(&self.call))
     }
 
+    /// Decides how the call ends, before what remains to be done for it. What its caller does
+    /// from now on does not change that.
+    pub(super) fn decide(&mut self, ending: Ending) {
+        self.ending = Some(ending);
+    }
+
     /// Returns the response as it is sent, once the call's record is written.
     pub(super) async fn finish(mut self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
-        if let Some(why) = self.call.broken_body() {
+        if self.ending.is_none()
+            && let Some(why) = self.call.broken_body()
+        {
             return self.finish_broken(why);
         }
         let outcome = outcome.and_then(|response| match undocumented(&response, &self.call) {

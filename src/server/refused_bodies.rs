@@ -54,7 +54,8 @@ impl RefusedBodies {
 }
 
 impl WorkerRefusedBodies {
-    /// Keeps the message of a refused call in the call, if it arrives in time.
+    /// Keeps the message of a refused call in the call, if it arrives in time. For calls that
+    /// were refused before their message was read.
     pub(super) async fn receive<B>(
         &self,
         message: &mut ArrivingMessage<B>,
@@ -66,10 +67,6 @@ impl WorkerRefusedBodies {
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<StdError>,
     {
-        if message.is_begun() {
-            // Complete, or what arrived was not enough for the call either.
-            return;
-        }
         let arrived = if let Some(arrived) = message.complete().now_or_never() {
             arrived.ok()
         } else {

@@ -105,7 +105,13 @@ impl CallStack {
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
         let work = self.admit_and_answer(head, &mut message, &call, span, timeout, peer);
         let outcome = self.without_panic(&call, work).await;
-        if outcome.is_err() && completion.has_own_record() {
+        if let Err(failure) = &outcome
+            && !message.is_begun()
+            && completion.has_own_record()
+        {
+            // Refused whatever its message is: a caller that withholds it, or breaks it off,
+            // must not hide why.
+            completion.decide(failure.ending(&call));
             let is_proxy = self.identification.trusts(peer);
             self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;
         }

@@ -120,6 +120,42 @@ async fn a_refused_call_waits_a_little_for_its_message_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_breaks_off_its_message_does_not_hide_why_it_was_refused() {
+    let platform = Upstream::http().await;
+    let gateway = setup(&platform, "body_timeout = \"60s\"").start();
+    let stream = tokio::net::TcpStream::connect(gateway.address()).await.expect("the gateway accepts");
+    let (mut requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let refused = r#"ott_gateway_security_events_total{kind="caller_unauthenticated"}"#;
+    for number in 1..=2_u32 {
+        let is_malformed = number == 2;
+        let mut request = http::Request::post("http://gateway/ott.v1.OttService/IssueOtt")
+            .header("content-type", "application/grpc")
+            .header("authorization", "Bearer wrong");
+        if is_malformed {
+            request = request.header("content-length", "3");
+        }
+        requests = requests.ready().await.expect("the connection is open");
+        let request = request.body(()).expect("a request");
+        let (_answer, mut body) = requests.send_request(request, false).expect("it is sent");
+        let is_refused = async || metric(gateway.admin(), refused).await > f64::from(number) - 0.5;
+        until(SOON, "the call is refused and waits", is_refused).await;
+        if is_malformed {
+            body.send_data(Bytes::from(framed(false, b"more than announced")), true).expect("it is sent");
+        } else {
+            body.send_reset(h2::Reason::CANCEL);
+        }
+    }
+    until(SOON, "both records", async || records(&gateway, "call").len() == 2).await;
+    for record in records(&gateway, "call") {
+        assert_eq!(
+            (&record["code"], &record["reason"]),
+            (&json!("UNAUTHENTICATED"), &json!("CALLER_UNAUTHENTICATED"))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second() {
     let platform = Upstream::http().await;
     let server = "refused_call_rate = \"1/h\"\nrefused_call_burst = 5";
