@@ -44,18 +44,26 @@ impl BearerTokens {
         self.0.is_empty()
     }
 
-    /// Returns the caller that a token proves. Every known token is compared with, each in
-    /// constant time, so that the time reveals nothing.
+    /// Returns the caller that a token proves. Compares it with every known token, each in
+    /// constant time, so that the time reveals neither a token nor its position.
     pub(super) fn caller(&self, token: &str) -> Option<Caller> {
         let shown = digest::digest(&SHA256, token.as_bytes());
         let mut found = None;
         for (caller, known) in &self.0 {
-            if verify_slices_are_equal(shown.as_ref(), known).is_ok() {
+            if is_same_digest(shown.as_ref(), known) {
                 found = Some(caller);
             }
         }
         found.cloned()
     }
+}
+
+/// Compares two digests in constant time. The only comparison between the token of a request
+/// and a known one.
+fn is_same_digest(shown: &[u8], known: &[u8; 32]) -> bool {
+    #[cfg(test)]
+    tests::COMPARISONS.set(tests::COMPARISONS.get() + 1);
+    verify_slices_are_equal(shown, known).is_ok()
 }
 
 impl fmt::Debug for BearerTokens {
@@ -89,7 +97,14 @@ pub(super) fn looks_like_jwt(credential: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// Comparisons in constant time on this thread.
+        pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn sha256(text: &str) -> [u8; 32] {
         digest::digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap()
@@ -115,6 +130,22 @@ mod tests {
             assert_eq!(name(unknown), None);
         }
         assert_eq!(format!("{tokens:?}"), r#"["token:ci", "token:ci", "token:ops"]"#);
+    }
+
+    #[test]
+    fn a_token_is_compared_in_constant_time_with_every_known_one() {
+        const KNOWN: usize = 50;
+        let text = |number: usize| format!("canary-{number}");
+        let known = (0..KNOWN).map(|number| (format!("caller-{number}"), sha256(&text(number))));
+        let tokens = BearerTokens::try_new(known.collect()).unwrap();
+        // The first, each other one, and one that is not known.
+        for number in 0..=KNOWN {
+            COMPARISONS.set(0);
+            let caller = tokens.caller(&text(number));
+            assert_eq!(COMPARISONS.get(), KNOWN, "{number}");
+            let expected = (number < KNOWN).then(|| format!("token:caller-{number}"));
+            assert_eq!(caller.map(|caller| caller.name.to_string()), expected);
+        }
     }
 
     #[test]
