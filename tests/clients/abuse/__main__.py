@@ -82,9 +82,10 @@ def run(attack, binary, folder, platform, addresses):
     caller = Caller(gateway, platform.gateway_port)
     try:
         caller.sample(WARM_UP_S)
-        metric_at_rest = gateway.value(attack.metric)
+        metric_at_rest, rest_began = gateway.value(attack.metric), time.monotonic()
         before = caller.sample(BEFORE_S)
         metric_before = gateway.value(attack.metric)
+        rate_before = ((metric_before or 0) - (metric_at_rest or 0)) / (time.monotonic() - rest_began)
         cpu, written, started = gateway.cpu_seconds(), gateway.written_bytes(), time.monotonic()
         attacker = Attacker(attack, gateway, addresses)
         during = caller.sample(DURING_S)
@@ -106,8 +107,8 @@ def run(attack, binary, folder, platform, addresses):
         before=before,
         during=during,
         recovered=recovered,
-        # Probes are counted too, but a few of them.
-        metric_rests=(metric_before or 0) - (metric_at_rest or 0) <= (grown or 0) / 10,
+        metric_rate_before=rate_before,
+        seconds=seconds,
         metric_growth=grown,
         peak_mib=peak,
         cpu_share=cpu_share,

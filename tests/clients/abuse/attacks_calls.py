@@ -100,7 +100,6 @@ async def admin_requests(stage):
     metric=Metric("ott_gateway_health_watches_refused_total"),
     rate=2_000,
     unit="streams",
-    pending="one limit for all Watch streams",
 )
 async def watches(stage):
     """Watch streams, which never end, without a credential: more than the gateway has

@@ -94,7 +94,6 @@ async def half_a_preface(stage):
     held=1_100,
     deployment="mtls",
     addresses=5,
-    pending="handshakes wait for those that are silent",
 )
 async def silent_tcp(stage):
     """Connections to a listener with TLS that never send a byte, 250 new ones a second."""
@@ -110,7 +109,6 @@ async def silent_tcp(stage):
     held=1_100,
     deployment="mtls",
     addresses=5,
-    pending="handshakes wait for those that are silent",
 )
 async def silent_tls(stage):
     """Connections that send a ClientHello, which costs the gateway a signature, and then
@@ -127,7 +125,6 @@ async def silent_tls(stage):
     held=1_100,
     deployment="mtls",
     addresses=5,
-    pending="handshakes wait for those that are silent",
 )
 async def half_a_client_hello(stage):
     """Connections that send the first bytes of a ClientHello, and then nothing."""

@@ -19,7 +19,6 @@ REJECTED_CONNECTIONS = Metric("ott_gateway_http2_errors_total", {"scope": "conne
     rate=5_000,
     unit="streams",
     ends_connections=True,
-    pending="errors of HTTP/2 are not counted",
 )
 async def rapid_reset(stage):
     """CVE-2023-44487: each stream is opened and reset in the same write, so that the limit on
@@ -32,7 +31,9 @@ async def rapid_reset(stage):
             await connection.send(*(wire.headers(stream, REFUSED) + wire.reset(stream) for stream in streams))
 
     stage.ready()
-    await stage.on_each(8, one)
+    # Few enough connections that each exceeds the 2,000 resets at once and 200/s that a client
+    # may need whose calls time out.
+    await stage.on_each(2, one)
 
 
 @attack(
@@ -41,7 +42,6 @@ async def rapid_reset(stage):
     metric=Metric("ott_gateway_http2_stream_resets_total"),
     rate=2_000,
     unit="streams",
-    pending="resets are not counted, refused calls not aggregated",
 )
 async def slow_reset(stage):
     """CVE-2023-44487, slowed down: each stream is reset a moment after it was opened, when the
@@ -81,7 +81,6 @@ PROVOCATIONS = {
     rate=3_000,
     unit="streams",
     ends_connections=True,
-    pending="errors of HTTP/2 are not counted",
 )
 async def made_you_reset(stage):
     """CVE-2025-8671: the client sends an invalid frame on each stream, so that the server
@@ -119,7 +118,6 @@ MALFORMED = {
     rate=3_000,
     unit="streams",
     ends_connections=True,
-    pending="rejected streams are not counted",
 )
 async def malformed_requests(stage):
     """Requests that HTTP/2 forbids. The HTTP library resets their streams before the gateway's
