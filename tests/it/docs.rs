@@ -475,18 +475,27 @@ fn functions(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_test_that_the_threat_model_names_exists() {
+fn every_test_and_metric_that_the_threat_model_names_exists() {
     let mut names = BTreeSet::new();
     for folder in ["src", "tests"] {
         functions(&root().join(folder), &mut names);
     }
     let page = fs::read_to_string(root().join("docs/threat-model.md")).expect("can be read");
     let quoted = page.split('`').skip(1).step_by(2);
-    // A sentence as a test's name has many words; no key or header has.
-    let tests: Vec<&str> = quoted.filter(|name| name.matches('_').count() >= 4).collect();
+    let (metrics, others): (Vec<&str>, Vec<&str>) =
+        quoted.partition(|name| name.starts_with("ott_gateway_") || name.starts_with("grpc_server_"));
+    // Names of tests are sentences; keys and headers have fewer words.
+    let tests: Vec<&str> = others.into_iter().filter(|name| name.matches('_').count() >= 4).collect();
     assert!(tests.len() >= 40, "{} tests were found", tests.len());
     let missing: Vec<_> = tests.iter().filter(|name| !names.contains(**name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+
+    let described = fs::read_to_string(root().join("docs/metrics.md")).expect("can be read");
+    assert!(metrics.len() >= 20, "{} metrics were found", metrics.len());
+    for metric in metrics {
+        let family = metric.split('{').next().expect("a name");
+        assert!(described.contains(&format!("| `{family}` |")), "{metric} is not described");
+    }
 }
 
 #[test]
