@@ -307,9 +307,10 @@ async fn a_burst_on_a_new_connection_spends_no_token_that_is_not_sent() {
         let Err(error) = ended else { return false };
         error.certainty == Certainty::Unknown
     });
-    // The first to end may make room for one more.
+    // The first to end may make room for one more, and on a busy machine another may have been
+    // handed over when its time was up.
     let unknown = unknown.count();
-    assert!((5..=6).contains(&sent) && (5..=6).contains(&unknown), "{sent} {unknown} {ended:?}");
+    assert!((5..=6).contains(&sent) && (5..=7).contains(&unknown), "{sent} {unknown} {ended:?}");
     behaves.answers.add_permits(1000);
     log_in(&client, "OTT", &call()).await.unwrap();
 }
