@@ -187,9 +187,11 @@ impl Connections {
         let made_room = match end {
             ConnectionEnd::Evicted | ConnectionEnd::PeerLimit => true,
             ConnectionEnd::Idle | ConnectionEnd::Unidentified | ConnectionEnd::Age => false,
-            ConnectionEnd::Peer | ConnectionEnd::Broken | ConnectionEnd::Handshake | ConnectionEnd::Drain => {
-                return;
-            }
+            ConnectionEnd::Peer
+            | ConnectionEnd::Answered
+            | ConnectionEnd::Broken
+            | ConnectionEnd::Handshake
+            | ConnectionEnd::Drain => return,
         };
         let due = self.table().ended[end as usize].due();
         let Some(suppressed) = due else { return };

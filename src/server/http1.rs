@@ -155,7 +155,7 @@ where
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         ended = pin!(connection) => match ended {
-            Ok(()) => ConnectionEnd::Peer,
+            Ok(()) => ConnectionEnd::Answered,
             Err(error) if error.is_timeout() => ConnectionEnd::Idle,
             Err(error) => {
                 tracing::debug!(peer.address = %entry.address(), %error, "connection failed");

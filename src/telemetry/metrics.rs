@@ -145,6 +145,8 @@ impl ConnectionRefusal {
 pub enum ConnectionEnd {
     /// The peer closed it.
     Peer,
+    /// Its only request was answered, on the admin port.
+    Answered,
     /// It broke: a reset, a violation of HTTP/2, or an unanswered ping.
     Broken,
     /// The TLS handshake or the HTTP/2 preface failed or took too long.
@@ -166,8 +168,9 @@ pub enum ConnectionEnd {
 
 impl ConnectionEnd {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Peer,
+        Self::Answered,
         Self::Broken,
         Self::Handshake,
         Self::Idle,
@@ -183,6 +186,7 @@ impl ConnectionEnd {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Peer => "peer",
+            Self::Answered => "answered",
             Self::Broken => "broken",
             Self::Handshake => "handshake",
             Self::Idle => "idle",
