@@ -150,7 +150,7 @@ impl Audit {
         let result = match class_of(call) {
             AuditClass::Allowed => started.write(text()).await,
             AuditClass::Refused => {
-                started.writer.submit_refused(text);
+                started.writer.submit_refused(1, text);
                 if ending.reason() != Some(Reason::AuditUnavailable) {
                     // Counted once it is written.
                     return Ok(());
@@ -165,7 +165,8 @@ impl Audit {
     /// Writes one record for calls that were refused and have none of their own. Does not wait.
     pub fn refused_calls(&self, calls: &RefusedCalls) {
         if let Some(started) = &self.0 {
-            started.writer.submit_refused(|| record::of_refused_calls(calls, started.clock.now()));
+            let text = || record::of_refused_calls(calls, started.clock.now());
+            started.writer.submit_refused(calls.count(), text);
         }
     }
 

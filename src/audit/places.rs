@@ -41,14 +41,15 @@ impl Places {
         Self { capacity, taken: metrics.audit_pending(), lost: Default::default(), metrics }
     }
 
-    /// Takes a place. Returns false if there is none; the record then counts as lost.
-    pub(super) fn take(&self, class: AuditClass) -> bool {
+    /// Takes a place for a line that stands for this many records. Returns false if there is
+    /// none; the records then count as lost.
+    pub(super) fn take(&self, class: AuditClass, records: u64) -> bool {
         let capacity = self.capacity[class as usize];
         let one_more = |taken: usize| (taken < capacity).then_some(taken + 1);
         let is_taken =
             self.taken.of(class).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok();
         if !is_taken {
-            self.count_lost(class);
+            self.count_lost(class, records);
         }
         is_taken
     }
@@ -58,10 +59,10 @@ impl Places {
         self.taken.of(class).fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Counts a record that is lost.
-    pub(super) fn count_lost(&self, class: AuditClass) {
-        self.lost[class as usize].fetch_add(1, Ordering::AcqRel);
-        self.metrics.audit_record_lost(class);
+    /// Counts records that are lost.
+    pub(super) fn count_lost(&self, class: AuditClass, records: u64) {
+        self.lost[class as usize].fetch_add(records, Ordering::AcqRel);
+        self.metrics.audit_records_lost(class, records);
     }
 
     /// Whether records of any class were lost and not reported yet.

@@ -126,29 +126,29 @@ impl Writer {
 
     /// Hands over a line. A line that is not accepted is lost, and counted.
     pub(super) fn submit(&self, line: Line) -> Result<(), NotAccepted> {
-        if !self.shared.places.take(line.class()) {
+        if !self.shared.places.take(line.class(), 1) {
             return Err(NotAccepted::Full);
         }
-        self.send(line)
+        self.send(line, 1)
     }
 
-    /// Hands over the record of a refused call, which is made only if there is a place for
-    /// it.
-    pub(super) fn submit_refused(&self, text: impl FnOnce() -> String) {
+    /// Hands over the record of this many refused calls, which is made only if there is a
+    /// place for it. Otherwise that many records count as lost.
+    pub(super) fn submit_refused(&self, calls: u64, text: impl FnOnce() -> String) {
         let class = AuditClass::Refused;
-        if !self.shared.places.take(class) {
+        if !self.shared.places.take(class, calls) {
             return;
         }
         let line = if self.soundness().is_broken() { Line::late } else { Line::unawaited };
         // Counted as lost if the thread has stopped; nothing was handed out for it.
-        let _ = self.send(line(text(), class));
+        let _ = self.send(line(text(), class), calls);
     }
 
-    fn send(&self, line: Line) -> Result<(), NotAccepted> {
+    fn send(&self, line: Line, records: u64) -> Result<(), NotAccepted> {
         let class = line.class();
         self.inbox.send(Message::Line(line)).map_err(|_| {
             self.shared.places.release(class);
-            self.shared.places.count_lost(class);
+            self.shared.places.count_lost(class, records);
             NotAccepted::Stopped
         })
     }

@@ -489,9 +489,9 @@ impl Metrics {
         self.0.audit_records.increment([sink, result]);
     }
 
-    /// Counts an audit record that was dropped because too many were waiting to be written.
-    pub fn audit_record_lost(&self, class: AuditClass) {
-        self.0.audit_queue.count_lost(class);
+    /// Counts audit records that were dropped because too many were waiting to be written.
+    pub fn audit_records_lost(&self, class: AuditClass, records: u64) {
+        self.0.audit_queue.count_lost(class, records);
     }
 
     /// Returns the counts of waiting records for a new audit log. They are exported as

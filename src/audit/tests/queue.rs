@@ -1,14 +1,16 @@
 //! What refused calls can do to records of allowed ones, and what becomes of records that
 //! are too many.
 
+use std::time::SystemTime;
+
 use futures_util::{FutureExt, future::join_all};
 use rustix::io::ioctl_fionread;
 
 use super::*;
 use crate::{
-    audit::{places::REFUSED, writer::NotAccepted},
+    audit::{RefusedCalls, places::REFUSED, writer::NotAccepted},
     reason::FailureCode,
-    telemetry::threads::Condition,
+    telemetry::{metrics::CountedBy, threads::Condition},
 };
 
 const DENIED: Ending = Ending::Failed(FailureCode::PermissionDenied, Reason::CallerNotAllowed);
@@ -207,6 +209,12 @@ async fn lost_records_are_reported_without_another_call() {
     audit.correct_record(&call(), OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
     refuse(&audit, REFUSED + 7);
+    // One line that stands for three calls.
+    let mut summary = RefusedCalls::new(CountedBy::Others, SystemTime::UNIX_EPOCH);
+    for _ in 0..3 {
+        summary.add(&refused_call(), DENIED, SystemTime::UNIX_EPOCH);
+    }
+    audit.refused_calls(&summary);
     let mut text = String::new();
     let reported = async {
         while !text.contains("records_lost") || !text.ends_with('\n') {
@@ -215,7 +223,7 @@ async fn lost_records_are_reported_without_another_call() {
         }
     };
     timeout(PATIENCE, reported).await.expect("a line about them");
-    assert_eq!(lost(&parsed(&text[filled..])), [("refused", 7)]);
+    assert_eq!(lost(&parsed(&text[filled..])), [("refused", 7 + 3)]);
 }
 
 #[tokio::test]

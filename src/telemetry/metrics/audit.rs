@@ -72,8 +72,8 @@ impl AuditQueue {
         }
     }
 
-    pub(super) fn count_lost(&self, class: AuditClass) {
-        self.lost[class as usize].inc();
+    pub(super) fn count_lost(&self, class: AuditClass, records: u64) {
+        self.lost[class as usize].inc_by(records);
     }
 
     pub(super) fn follow(&self) -> Arc<AuditPending> {
