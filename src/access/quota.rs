@@ -171,7 +171,7 @@ impl CallerQuota {
     }
 
     /// Takes one call from the caller's bucket. `make_room` is called if there is no room for
-    /// a new bucket; if there still is none, callers share one.
+    /// a new bucket; if there is still no room, callers share one.
     pub(super) fn take(
         &self,
         caller: CallerKey<'_>,
@@ -212,7 +212,7 @@ impl UserQuota {
     }
 
     /// Takes one call from the bucket of this user of the caller. `make_room` is called if there
-    /// is no room for a new bucket; if there still is none, users of the caller share one.
+    /// is no room for a new bucket; if there is still no room, users of the caller share one.
     pub(super) fn take(
         &self,
         caller: CallerKey<'_>,

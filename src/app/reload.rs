@@ -116,7 +116,7 @@ impl Reload {
             return true;
         }
         tokio::time::sleep(SETTLING_TIME).await;
-        // What is read now answers whoever has asked since.
+        // This read serves all requests for a reload up to now.
         self.asked |= self.trigger.0.notified().now_or_never().is_some();
         let contents = read(file.to_path_buf()).await;
         if Version::of(&contents) != seen {

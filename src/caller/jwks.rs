@@ -319,16 +319,16 @@ impl JwksRefresh {
     }
 
     fn put_into_use(&mut self, json: Vec<u8>, keys: KeySet) {
-        let mended = self.seen.failures > 0;
+        let has_recovered = self.seen.failures > 0;
         let changed = self.seen.in_use.as_ref() != Some(&json);
         if self.seen.in_use.is_none() {
             self.metrics.loaded();
         } else if changed {
             self.metrics.reloaded(true);
-        } else if mended {
-            self.metrics.mended();
+        } else if has_recovered {
+            self.metrics.recovered();
         }
-        if changed || mended {
+        if changed || has_recovered {
             tracing::info!(jwt.issuer = self.metrics.issuer(), keys = keys.len(), "JWT keys loaded");
         }
         self.ring.keep(keys);

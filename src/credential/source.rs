@@ -120,7 +120,7 @@ impl<'a> Follower<'a> {
         if self.in_use.as_ref().is_some_and(|secret| secret.expose() == reading.secret.expose()) {
             self.candidate = None;
             if recovered {
-                self.metrics.client_secret_mended();
+                self.metrics.client_secret_recovered();
             }
         } else if self.is_whole(&reading) {
             self.candidate = None;

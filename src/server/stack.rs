@@ -109,8 +109,8 @@ impl CallStack {
             && !message.is_begun()
             && completion.has_own_record()
         {
-            // Refused whatever its message is: a caller that withholds it, or breaks it off,
-            // must not hide why.
+            // Decided before the message is read: a caller that withholds it, or breaks it off,
+            // must not hide why the call was refused.
             completion.decide(failure.ending(&call));
             let is_proxy = self.identification.trusts(peer);
             self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;

@@ -102,13 +102,13 @@ fn decide(operation: Operation, status: u16, json: bool, code: Option<Api>) -> (
 
 /// Returns what the API code of a 4xx answer means; `None` if the HTTP status decides.
 pub(super) fn decided_by_code(operation: Operation, status: u16, code: Api) -> Option<(Reason, FailureCode)> {
-    // The platform answers with these four to a token that is not valid. Only a code about the
-    // account shows that the token was valid. Any other code could distinguish an unknown
-    // token from a used one.
-    // Whatever the code, these prove nothing about a login.
+    // Proxies send these, and then no code proves anything about a login.
     if operation == Operation::LoginWithOtt && matches!(status, 408 | 425 | 499) {
         return None;
     }
+    // The platform answers with these four to a token that is not valid. Only a code about the
+    // account shows that the token was valid. Any other code could distinguish an unknown
+    // token from a used one.
     let about_the_token = operation == Operation::LoginWithOtt && matches!(status, 400 | 401 | 404 | 410);
     if about_the_token && !is_about_the_account(code) {
         return None;

@@ -513,8 +513,8 @@ impl Metrics {
     }
 
     /// The version that was refused is gone, and what is in use is there again.
-    pub fn reload_mended(&self, what: &'static str) {
-        self.0.reloads.mended(what, "");
+    pub fn reload_recovered(&self, what: &'static str) {
+        self.0.reloads.recovered(what, "");
     }
 
     /// The metrics of the keys of one JWT issuer.

@@ -1,8 +1,8 @@
 //! Whether the certificates in use, or those that are about to be, are valid now.
 //!
-//! A server certificate that is not valid makes every client fail. An authority that has
-//! expired is not trusted less by a TLS library, but whoever runs it has most likely replaced it. Of
-//! several authorities in one file, each may expire on its own while callers move to the next.
+//! A server certificate that is not valid makes every client fail. A TLS library still trusts
+//! an authority that has expired, but its operator has most likely replaced it. Of several
+//! authorities in one file, each may expire on its own while callers move to the next.
 
 use std::{
     path::{Path, PathBuf},

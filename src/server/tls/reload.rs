@@ -88,7 +88,7 @@ impl Reload {
     fn taken_over(&mut self, version: Fingerprint, metrics: &Metrics) {
         for what in self.followed() {
             if version.of(what) == self.in_use.of(what) {
-                metrics.reload_mended(what);
+                metrics.reload_recovered(what);
             } else {
                 metrics.reload(what, true);
             }
@@ -105,7 +105,7 @@ impl Reload {
         if seen == Seen::Version(self.in_use) {
             if self.refused.take().is_some() {
                 for what in self.followed() {
-                    metrics.reload_mended(what);
+                    metrics.reload_recovered(what);
                 }
             }
             return;

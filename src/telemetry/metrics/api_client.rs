@@ -221,8 +221,8 @@ impl ApiClientMetrics {
     }
 
     /// The client secret's file has the secret in use again.
-    pub fn client_secret_mended(&self) {
-        self.0.reloads.mended(CLIENT_SECRET, &self.0.name);
+    pub fn client_secret_recovered(&self) {
+        self.0.reloads.recovered(CLIENT_SECRET, &self.0.name);
     }
 
     /// The access token in use is valid until then; none if there is none.

@@ -46,8 +46,8 @@ impl JwksMetrics {
     }
 
     /// What was refused is gone; the keys in use are there again.
-    pub fn mended(&self) {
-        self.reloads.mended(JWKS, &self.issuer);
+    pub fn recovered(&self) {
+        self.reloads.recovered(JWKS, &self.issuer);
     }
 
     /// Shows whether the keys are too old to prove anything.
@@ -106,7 +106,7 @@ impl Reloads {
     }
 
     /// The version that was refused is gone; what is in use is there again.
-    pub(super) fn mended(&self, what: &'static str, whose: &str) {
+    pub(super) fn recovered(&self, what: &'static str, whose: &str) {
         self.set_failing(what, whose, false);
     }
 
