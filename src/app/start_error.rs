@@ -8,7 +8,7 @@ use crate::{
     caller,
     credential::InvalidClientId,
     http_client::{HttpClientError, TlsConfigError},
-    platform::data_center::InvalidDataCenterUrl,
+    http_client::server_url::InvalidServerUrl,
     server::{BindError, ServeError},
     telemetry::tracing::TracingError,
 };
@@ -42,7 +42,7 @@ pub enum StartError {
     ClientId(Arc<str>, #[source] InvalidClientId),
     /// A URL of an API client.
     #[error("a URL of the API client {0} cannot be used")]
-    Url(Arc<str>, #[source] InvalidDataCenterUrl),
+    Url(Arc<str>, #[source] InvalidServerUrl),
     /// TLS towards the platform.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
