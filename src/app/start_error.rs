@@ -7,8 +7,8 @@ use crate::{
     audit::AuditError,
     caller,
     credential::InvalidClientId,
-    http_client::{HttpClientError, TlsConfigError},
     http_client::server_url::InvalidServerUrl,
+    http_client::{HttpClientError, TlsConfigError},
     server::{BindError, ServeError},
     telemetry::tracing::TracingError,
 };

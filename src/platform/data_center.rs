@@ -139,7 +139,8 @@ impl DataCenter {
             }
             self.base.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         } else {
-            let (scheme, authority) = server_url::split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
+            let (scheme, authority) =
+                server_url::split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
             if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.base.scheme()) {
                 return Err(InvalidTargetUri::NeitherPathNorHttps);
             }

@@ -11,7 +11,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::{ClientAuth, HTTP2, Settings};
+use super::{ClientAuth, HTTP1, HTTP2, Settings};
 use crate::{
     regular_file,
     validity::{self, Validity},
@@ -191,7 +191,7 @@ impl Contents {
         };
         // Also checks that the key is that of the first certificate.
         let mut config = builder.with_single_cert(certificates, private_key).map_err(TlsError::Pair)?;
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // A resumed session would bring its client certificate along unchecked, expired
         // or not. Connections live long: a full handshake for each costs little.
         config.session_storage = Arc::new(NoServerSessionStorage {});
