@@ -56,6 +56,7 @@ pub mod telemetry;
 
 pub mod backoff;
 pub mod clock;
+pub mod memory;
 pub mod reason;
 pub mod regular_file;
 pub mod secret;

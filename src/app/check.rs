@@ -1,7 +1,9 @@
 //! Checks whether a gateway would start with a configuration, without starting it.
 
 use super::{StartError, settings};
-use crate::{caller::Identification, config::Config, server, telemetry::metrics::Metrics};
+use crate::{
+    caller::Identification, config::Config, memory::ResponseMemory, server, telemetry::metrics::Metrics,
+};
 
 /// Builds the same parts as a start, but opens no listener, no audit log and no connection.
 /// Files are read as at a start.
@@ -21,7 +23,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     for (name, client) in &config.api_clients.by_name {
         let http = settings::http(client)?;
         settings::credential(name, client, &http)?;
-        settings::platform(name, client)?;
+        settings::platform(name, client, ResponseMemory::default())?;
     }
     Ok(())
 }

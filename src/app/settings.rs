@@ -13,6 +13,7 @@ use crate::{
     credential::{self, ClientId},
     health::MAX_WATCHES_PER_CONNECTION,
     http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
+    memory::ResponseMemory,
     platform::{
         self,
         data_center::{DataCenter, Origin},
@@ -263,6 +264,7 @@ fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter
 pub(super) fn platform(
     name: &Arc<str>,
     client: &config::ApiClient,
+    memory: ResponseMemory,
 ) -> Result<platform::Settings, StartError> {
     let mut target_origins = Vec::new();
     for origin in &client.target_origins {
@@ -281,6 +283,7 @@ pub(super) fn platform(
         target_origins,
         propagate_trace: client.propagate_trace,
         limits,
+        memory,
     })
 }
 

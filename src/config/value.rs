@@ -80,6 +80,33 @@ pub(super) fn share(value: &Value) -> Result<f64, Problem> {
         .ok_or_else(|| Problem::rule("must be a number from 0.0 to 1.0"))
 }
 
+/// A number of bytes with a binary unit, within bounds in MiB.
+pub(super) fn mebibytes(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u64, Problem> {
+    move |value| {
+        let (Value::Text(text) | Value::Variable(text)) = value else {
+            return Err(wrong_type("a size with its unit, such as \"256MiB\"", value));
+        };
+        let (number, mebibytes) = match (text.strip_suffix("MiB"), text.strip_suffix("GiB")) {
+            (Some(number), _) => (number, 1),
+            (_, Some(number)) => (number, 1024),
+            (None, None) => ("", 0),
+        };
+        // Parsing the number accepts a sign, which has no meaning here.
+        let number = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse::<u64>().ok());
+        number
+            .flatten()
+            .and_then(|number| number.checked_mul(mebibytes))
+            .filter(|mebibytes| bounds.contains(mebibytes))
+            .map(|mebibytes| mebibytes * 1024 * 1024)
+            .ok_or_else(|| {
+                let (least, most) = (bounds.start(), bounds.end());
+                Problem::rule(format!(
+                    "must be a whole number with the unit MiB or GiB, such as \"256MiB\", from {least}MiB to {most}MiB"
+                ))
+            })
+    }
+}
+
 /// A duration with its unit, within bounds.
 pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, Problem> {
     move |value| {

@@ -30,7 +30,7 @@ pub(super) enum Unserved {
 }
 
 /// Returns whether a connection that begins with these bytes can be an HTTP/1.1 client's: all
-/// its methods are upper-case letters. A TLS ClientHello begins with a control character.
+/// its methods are upper-case letters. A TLS `ClientHello` begins with a control character.
 pub(super) const fn looks_like(first_bytes: &[u8]) -> bool {
     matches!(first_bytes, [b'A'..=b'Z', ..])
 }
@@ -93,7 +93,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn client_that_sends_without_end_is_not_read_without_end() {
         let (mut port, mut client) = tokio::io::duplex(MAX_UNREAD_BYTES * 2);
-        client.write_all(&[b'x'; MAX_UNREAD_BYTES * 2]).await.expect("room");
+        client.write_all(&vec![b'x'; MAX_UNREAD_BYTES * 2]).await.expect("room");
         let begun = crate::clock::now();
         refuse(&mut port, Unserved::NotHttp2).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);

@@ -30,6 +30,7 @@ mod egress;
 mod identity;
 mod login_url;
 mod logs;
+mod memory;
 mod metrics;
 mod operations;
 mod probes;

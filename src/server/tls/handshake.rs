@@ -92,18 +92,16 @@ impl Handshakes {
         let mut stream = timeout_at(deadline, handshake)
             .await
             .map_err(|_elapsed| HandshakeError::Timeout(self.timeout))??;
-        match stream.get_ref().1.alpn_protocol() {
-            Some(HTTP2) => Ok(stream),
-            // HTTP/1.1, or a client that does not use ALPN, which in practice is one of HTTP/1.1 too.
-            _ => {
-                http1_refusal::refuse(&mut stream, Unserved::NotHttp2).await;
-                Err(HandshakeError::NoAlpn)
-            }
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            return Ok(stream);
         }
+        // HTTP/1.1, or a client without ALPN, which in practice is one of HTTP/1.1 too.
+        http1_refusal::refuse(&mut stream, Unserved::NotHttp2).await;
+        Err(HandshakeError::NoAlpn)
     }
 }
 
-/// Waits for a ClientHello. An HTTP client that was not configured for TLS gets a response.
+/// Waits for a `ClientHello`. An HTTP client that was not configured for TLS gets a response.
 async fn client_hello(mut stream: TcpStream) -> Result<StartHandshake<TcpStream>, HandshakeError> {
     let mut first = [0; 1];
     // Looked at before TLS reads it, because TLS answers other bytes with an alert at once.
