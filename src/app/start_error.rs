@@ -10,6 +10,7 @@ use crate::{
     http_client::server_url::InvalidServerUrl,
     http_client::{HttpClientError, TlsConfigError},
     server::{BindError, ServeError},
+    service::ReflectionError,
     telemetry::tracing::TracingError,
 };
 
@@ -51,7 +52,7 @@ pub enum StartError {
     Http(#[from] HttpClientError),
     /// Reflection.
     #[error("the contract's own description cannot be offered")]
-    Reflection(#[source] tonic_reflection::server::Error),
+    Reflection(#[source] ReflectionError),
     /// A worker.
     #[error("the workers cannot be started")]
     Workers(#[source] io::Error),
