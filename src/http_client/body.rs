@@ -27,35 +27,25 @@ pub enum BodyError {
 ///
 /// The buffer is wiped when it is dropped, and so is every smaller buffer that it grew out of.
 pub async fn read(response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
-    let mut reserved = None;
-    read_into(response, limit, None, &mut reserved).await
+    read_reserved(response, limit, None).await.map(|(body, _)| body)
 }
 
 /// As [`read`], but waits for memory before it reads what is longer than usual. The memory is
 /// reserved until the second value is dropped; it is `None` for a body of the usual size.
 pub async fn read_reserved(
-    response: reqwest::Response,
-    limit: usize,
-    memory: &ResponseMemory,
-) -> Result<(Zeroizing<Vec<u8>>, Option<Reservation>), BodyError> {
-    let mut reserved = None;
-    let body = read_into(response, limit, Some(memory), &mut reserved).await?;
-    Ok((body, reserved))
-}
-
-async fn read_into(
     mut response: reqwest::Response,
     limit: usize,
     memory: Option<&ResponseMemory>,
-    reserved: &mut Option<Reservation>,
-) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+) -> Result<(Zeroizing<Vec<u8>>, Option<Reservation>), BodyError> {
+    let mut reserved = None;
     let too_large = || BodyError::TooLarge { limit };
     let announced = response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    if let (Some(memory), Some(announced)) = (memory, announced) {
-        *reserved = memory.reserve(announced).await;
+    if let (Some(memory), Some(announced)) = (memory, announced.filter(|length| *length > USUAL_BYTES)) {
+        // Boxed here and below: it is rare, and the future of every call would grow by it.
+        reserved = Box::pin(memory.reserve(announced)).await;
     }
     let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(limit.min(INITIAL_CAPACITY))));
     let cut_off = |error: reqwest::Error| BodyError::CutOff(root_cause(&error));
@@ -67,7 +57,7 @@ async fn read_into(
             if let (Some(memory), None) = (memory, &reserved) {
                 // Its final size is not known. A second reservation later could wait for
                 // others that wait for this one.
-                *reserved = memory.reserve(limit).await;
+                reserved = Box::pin(memory.reserve(limit)).await;
             }
             // `Vec` would leave the old buffer behind unwiped.
             let capacity = (body.len() + chunk.len()).max(body.capacity() * 2).min(limit);
@@ -77,5 +67,5 @@ async fn read_into(
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok((body, reserved))
 }

@@ -8,9 +8,8 @@ use url::{Host, Url};
 
 use super::is_loopback;
 
-/// Maximum length of a host name and of one of its labels, in characters (RFC 1035, 2.3.4).
+/// Maximum length of a host name, in characters (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 253;
-const MAX_LABEL: usize = 63;
 
 /// Why a text is not the URL of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +44,9 @@ pub enum InvalidServerUrl {
     /// Its host has a wildcard.
     #[error("must name one host exactly, without wildcards")]
     Wildcard,
-    /// Its host cannot be a name: an empty or too long label, or a hyphen at the wrong place.
-    #[error("must have a valid host name: labels of 1 to 63 letters, digits, hyphens or underscores")]
+    /// Its host cannot be a name: it has an empty label, or a hyphen at the wrong place, or is too
+    /// long.
+    #[error("must have a valid host name: letters, digits, hyphens and underscores between single dots")]
     HostName,
     /// Its port is 0 or empty.
     #[error("must have a port from 1 to 65535, or none after the host")]
@@ -150,11 +150,12 @@ pub fn is_plain(text: &str) -> bool {
 /// Underscores are not allowed by RFC 1123, but some names of services have them.
 fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
-        (1..=MAX_LABEL).contains(&label.len())
+        !label.is_empty()
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
+    // The length of a label is left to the resolver.
     name.len() <= MAX_NAME && name.split('.').all(is_label)
 }
 
@@ -216,8 +217,6 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(why), "{text:?}");
         }
-        let long = "a".repeat(64);
-        assert_eq!(parse(&format!("https://{long}.example")), Err(Invalid::HostName));
         let long = "a.".repeat(127);
         assert_eq!(parse(&format!("https://{long}example")), Err(Invalid::HostName));
     }

@@ -36,15 +36,17 @@ impl ResponseMemory {
         Self(Arc::new(Semaphore::new(units)))
     }
 
+    /// Returns whether a response of the largest size could be read at once.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.available_permits() >= units(MAX_RESPONSE_BYTES) as usize
+    }
+
     /// Waits until a response of the largest size could be read at once. Those who wait are
-    /// served in order, together with those who wait for a reservation. Without waiting it costs
-    /// one load.
+    /// served in order, together with those who wait for a reservation.
     pub async fn room(&self) {
-        let largest = units(MAX_RESPONSE_BYTES);
-        if self.0.available_permits() < largest as usize {
-            // The semaphore is never closed.
-            drop(self.0.acquire_many(largest).await);
-        }
+        // The semaphore is never closed.
+        drop(self.0.acquire_many(units(MAX_RESPONSE_BYTES)).await);
     }
 
     /// Waits until a response of `bytes` may be read; `None` for one of the usual size.
@@ -106,8 +108,12 @@ mod tests {
     fn nothing_is_requested_while_a_large_response_would_wait() {
         let memory = ResponseMemory::new(2 * MIN_BYTES);
         let first = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free");
-        assert!(memory.room().now_or_never().is_some(), "there is room for a second one");
+        assert!(
+            memory.has_room() && memory.room().now_or_never().is_some(),
+            "there is room for a second one"
+        );
         let second = memory.reserve(USUAL_BYTES + 1).now_or_never().expect("free");
+        assert!(!memory.has_room());
         let mut request = Box::pin(memory.room());
         assert!(request.as_mut().now_or_never().is_none());
         drop((first, second));

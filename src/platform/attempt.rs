@@ -404,7 +404,7 @@ async fn read(
     let body = if header_bytes(&headers) > MAX_HEADER_LIST_BYTES as usize {
         Err(Malformation::Headers)
     } else {
-        match timeout_at(until, body::read_reserved(response, limit, &request.endpoint.memory)).await {
+        match timeout_at(until, body::read_reserved(response, limit, Some(&request.endpoint.memory))).await {
             Ok(Ok((body, reserved))) => {
                 if let Some(reserved) = reserved {
                     call.keep_memory(reserved);
