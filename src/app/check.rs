@@ -15,7 +15,7 @@ use crate::{
 pub fn check(config: &Config) -> Result<(), StartError> {
     server::check(&settings::server(&config.server))?;
     if let Some(listen) = config.server.health_listen {
-        server::check(&settings::health_server(&config.server, listen))?;
+        server::check(&settings::health_server(&config.server, listen, settings::HEALTH_CONNECTIONS))?;
     }
     settings::audit(&config.audit, &config.server)?;
     settings::policy(&config.access, &config.callers.tokens)?;

@@ -26,6 +26,7 @@ use crate::{
     access::Access,
     config::{Config, Finding, Process, Reloadable},
     regular_file::{self, Contents},
+    supervision::Exit,
     telemetry::metrics::Metrics,
 };
 
@@ -97,9 +98,9 @@ impl Reload {
         (reload, trigger)
     }
 
-    /// Follows the file for ever.
-    pub(super) async fn run(mut self) {
-        let Some(file) = self.started_with.file.clone() else { return };
+    /// Follows the file. Never returns, unless the configuration has no file.
+    pub(super) async fn run(&mut self) -> Exit {
+        let Some(file) = self.started_with.file.clone() else { return Exit::Finished };
         loop {
             if self.poll(&file).await {
                 let triggered = self.trigger.0.notified();
@@ -183,6 +184,7 @@ impl Reload {
     /// Logs what a restart with this file would change, and whether it would fail. A task of its
     /// own: it reads every file that the configuration names, and one of them may be on a file
     /// system that does not answer.
+    #[expect(clippy::disallowed_methods, reason = "a panic ends the task of this check only")]
     fn check_the_rest(&mut self, file: PathBuf, warnings: Vec<Finding>) {
         for warning in &warnings {
             tracing::warn!(config.warning = %warning, "configuration warning");
@@ -227,6 +229,7 @@ impl Version {
 }
 
 /// The contents of the file, or why it cannot be read.
+#[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
 async fn read(file: PathBuf) -> Result<Contents, String> {
     let read = move || {
         let contents = regular_file::read(&file, regular_file::MAX_BYTES);

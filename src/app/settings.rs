@@ -1,8 +1,13 @@
 //! From the configuration to what each part wants to be told.
 
-use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::StartError;
+use super::{StartError, descriptors::Share};
 use crate::{
     access::{Policy, Quotas, Rate, RuleSettings, Rules},
     audit,
@@ -29,6 +34,18 @@ use crate::{
 /// How often certificate files are looked at; twice this is less than the 10 s within
 /// which a new one must be in use.
 const TLS_POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The configuration with the limits that the share of open files allows.
+pub(super) fn within(config: &config::Server, share: Share) -> config::Server {
+    let lower = |configured: NonZeroU32, limit: u32| {
+        NonZeroU32::new(limit).map_or(configured, |limit| configured.min(limit))
+    };
+    config::Server {
+        max_connections: lower(config.max_connections, share.connections),
+        max_in_flight: lower(config.max_in_flight, share.in_flight),
+        ..config.clone()
+    }
+}
 
 pub(super) fn server(config: &config::Server) -> server::Settings {
     let transport = match &config.tls {
@@ -65,15 +82,19 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
 }
 
 /// Maximum number of connections of the health port.
-const HEALTH_CONNECTIONS: usize = 64;
+pub(super) const HEALTH_CONNECTIONS: usize = 64;
 /// Time without a call after which a connection of the health port is closed.
 const HEALTH_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Health alone, without TLS, for probes that cannot show a certificate.
-pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> server::Settings {
+pub(super) fn health_server(
+    config: &config::Server,
+    listen: SocketAddr,
+    max_connections: usize,
+) -> server::Settings {
     let limits = Limits {
-        max_connections: HEALTH_CONNECTIONS,
-        max_connections_per_peer: a_quarter(HEALTH_CONNECTIONS),
+        max_connections,
+        max_connections_per_peer: a_quarter(max_connections),
         idle_timeout: HEALTH_IDLE_TIMEOUT,
         unidentified_timeout: None,
         ..Limits::default()
@@ -87,17 +108,17 @@ pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> serv
 }
 
 /// Maximum number of connections of the admin port.
-const ADMIN_CONNECTIONS: usize = 64;
+pub(super) const ADMIN_CONNECTIONS: usize = 64;
 /// Maximum time until the head of a request of the admin port is complete.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time from the accepting of a connection of the admin port to the end of its response.
 const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metrics and probes over plain HTTP.
-pub(super) fn admin_server(listen: SocketAddr) -> server::Settings {
+pub(super) fn admin_server(listen: SocketAddr, max_connections: usize) -> server::Settings {
     let limits = Limits {
-        max_connections: ADMIN_CONNECTIONS,
-        max_connections_per_peer: a_quarter(ADMIN_CONNECTIONS),
+        max_connections,
+        max_connections_per_peer: a_quarter(max_connections),
         idle_timeout: ADMIN_HEAD_TIMEOUT,
         unidentified_timeout: None,
         connection_age: ADMIN_REQUEST_TIMEOUT,
@@ -320,8 +341,6 @@ pub(super) fn credential(
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
 
     #[test]

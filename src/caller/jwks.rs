@@ -269,8 +269,15 @@ impl JwksRefresh {
         Ok((Arc::clone(&ring), Self { ring, source, seen, too_old: false, metrics }))
     }
 
-    /// Runs for ever; dropping it stops the refresh, and the keys stay as they are.
-    pub async fn run(self) {
+    /// The issuer whose keys they are.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        self.metrics.issuer()
+    }
+
+    /// Follows the keys. Never returns; dropping the future stops the refresh, and the keys
+    /// stay as they are.
+    pub async fn run(&mut self) {
         let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
         match (source, &ring.demand) {
             (JwksSource::Url { url, http, .. }, Some(demand)) => self.follow_url(&url, &http, demand).await,
@@ -279,7 +286,7 @@ impl JwksRefresh {
         }
     }
 
-    async fn follow_url(mut self, url: &Url, http: &UnpooledClient, demand: &Demand) {
+    async fn follow_url(&mut self, url: &Url, http: &UnpooledClient, demand: &Demand) {
         loop {
             demand.begin();
             let fetched = fetch(http, url).await;
@@ -292,7 +299,7 @@ impl JwksRefresh {
         }
     }
 
-    async fn follow_file(mut self, path: &Path) {
+    async fn follow_file(&mut self, path: &Path) {
         loop {
             self.look_at(path).await;
             sleep(FILE_POLL_INTERVAL).await;
@@ -409,6 +416,7 @@ async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> 
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchFault::Timeout))
 }
 
+#[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
 async fn read(path: &Path) -> Result<Vec<u8>, FetchFault> {
     let path = path.to_owned();
     let read = spawn_blocking(move || read_file(&path)).await;

@@ -214,6 +214,7 @@ fn is_settled(reading: &SecretFile, now: SystemTime) -> bool {
     age.is_some_and(|age| age >= SETTLED_AFTER)
 }
 
+#[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
 async fn read(path: PathBuf) -> Result<SecretFile, InvalidSecret> {
     let failed = InvalidSecret::Unreadable(io::ErrorKind::Other);
     spawn_blocking(move || SecretFile::read(&path)).await.unwrap_or(Err(failed))

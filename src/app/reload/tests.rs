@@ -41,8 +41,8 @@ impl Followed {
         metrics.loaded(RULES);
         let policy = settings::policy(&config.access, &config.callers.tokens).unwrap();
         let access = Access::new(policy, metrics.clone());
-        let (reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
-        let task = AbortOnDropHandle::new(tokio::spawn(reload.run()));
+        let (mut reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { drop(reload.run().await) }));
         Self { folder, access, metrics, trigger, _task: task }
     }
 

@@ -59,12 +59,12 @@ fn of(metrics: &Metrics) -> JwksMetrics {
 }
 
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, refresh) = JwksRefresh::start(
+    let (ring, mut refresh) = JwksRefresh::start(
         JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE },
         of(&Metrics::new()),
     )
     .unwrap();
-    tokio::spawn(refresh.run());
+    tokio::spawn(async move { refresh.run().await });
     ring
 }
 
@@ -287,8 +287,9 @@ async fn a_running_refresh_sees_a_replaced_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
-    let (ring, refresh) = JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap();
-    tokio::spawn(refresh.run());
+    let (ring, mut refresh) =
+        JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap();
+    tokio::spawn(async move { refresh.run().await });
     let other = folder.path().join("new.json");
     std::fs::write(&other, jwks(&[&key("k2")])).unwrap();
     std::fs::rename(&other, &path).unwrap();

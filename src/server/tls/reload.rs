@@ -64,17 +64,18 @@ impl Reload {
     }
 
     /// Looks at the files again and again.
-    pub(crate) async fn run(mut self, metrics: Metrics) {
+    #[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
+    pub(crate) async fn run(&mut self, metrics: &Metrics) {
         for what in self.followed() {
             metrics.loaded(what);
         }
         loop {
-            self.expiry.follow(self.clock.now(), &metrics);
+            self.expiry.follow(self.clock.now(), metrics);
             sleep(self.settings.poll_interval).await;
             let settings = self.settings.clone();
             // Reading files may block on a slow disk.
             if let Ok(contents) = spawn_blocking(move || Contents::read(&settings)).await {
-                self.look(contents, &metrics);
+                self.look(contents, metrics);
             }
         }
     }

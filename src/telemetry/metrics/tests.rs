@@ -45,6 +45,9 @@ fn busy() -> Metrics {
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
     metrics.threads().register("worker-0").pulse().beat();
+    let duty = metrics.duties().register(Duty::AccessToken, Some("eu2"));
+    duty.started();
+    metrics.limit(EffectiveLimit::Connections, 1024);
     // Shows what is read only then.
     let _ = metrics.render();
     metrics
