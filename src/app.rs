@@ -41,7 +41,7 @@ use crate::{
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential},
     health::{Health, HealthService, Watches},
-    http_client::HttpSettings,
+    http_client::{HttpSettings, Resolver},
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
@@ -130,14 +130,16 @@ impl App {
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
-        let callers = settings::callers(&config.callers, &config.server)?;
+        let resolver = Resolver::system(metrics.outgoing());
+        let callers = settings::callers(&config.callers, &config.server, &resolver)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
         let tracer = settings::tracer(&config.telemetry, &metrics)?;
 
         let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
         for name in config.api_clients.by_name.keys() {
             let condition = health.credential(Arc::clone(name));
-            let (upstream, refresh, credential) = upstream(&config.api_clients, name, &responses, &metrics)?;
+            let (upstream, refresh, credential) =
+                upstream(&config.api_clients, name, &responses, &metrics, &resolver)?;
             credentials.push((Arc::clone(name), refresh, credential, condition));
             upstreams.push(upstream);
         }
@@ -182,6 +184,7 @@ impl App {
         for key_refresh in key_refreshes {
             duties::start_key_refresh(&supervisor, key_refresh);
         }
+        duties::start_name_lookups(&supervisor, resolver.clone());
         for (name, refresh, credential, condition) in credentials {
             duties::start_token_refresh(&supervisor, &name, refresh);
             duties::start_credential_health(&supervisor, &name, credential, condition);
@@ -330,10 +333,11 @@ fn upstream(
     name: &Arc<str>,
     responses: &ResponseMemory,
     metrics: &Metrics,
+    resolver: &Resolver,
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = settings::http(client)?;
+    let http = settings::http(client, resolver)?;
     let (credential, refresh) =
         credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client, responses.clone())?;

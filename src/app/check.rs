@@ -2,7 +2,8 @@
 
 use super::{StartError, settings};
 use crate::{
-    caller::Identification, config::Config, memory::ResponseMemory, server, telemetry::metrics::Metrics,
+    caller::Identification, config::Config, http_client::Resolver, memory::ResponseMemory, server,
+    telemetry::metrics::Metrics,
 };
 
 /// Builds the same parts as a start, but opens no listener, no audit log and no connection.
@@ -19,9 +20,12 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     settings::audit(&config.audit, &config.server)?;
     settings::policy(&config.access, &config.callers.tokens)?;
-    Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
+    let metrics = Metrics::new();
+    let resolver = Resolver::system(metrics.outgoing());
+    let callers = settings::callers(&config.callers, &config.server, &resolver)?;
+    Identification::new(callers, metrics)?;
     for (name, client) in &config.api_clients.by_name {
-        let http = settings::http(client)?;
+        let http = settings::http(client, &resolver)?;
         settings::credential(name, client, &http)?;
         settings::platform(name, client, ResponseMemory::default())?;
     }

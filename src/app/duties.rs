@@ -9,6 +9,7 @@ use crate::{
     caller::JwksRefresh,
     credential::{Credential, CredentialHealth, Refresh},
     health::{CredentialCondition, CredentialState, Health},
+    http_client::Resolver,
     supervision::{Exit, Supervisor},
     telemetry::duties::Duty,
 };
@@ -22,6 +23,11 @@ pub(super) fn start_key_refresh(supervisor: &Supervisor, refresh: JwksRefresh) {
 /// Keeps the access token of an API client fresh.
 pub(super) fn start_token_refresh(supervisor: &Supervisor, api_client: &str, refresh: Refresh) {
     supervisor.start(Duty::AccessToken, Some(api_client), refresh, |refresh| refresh.keep_fresh().boxed());
+}
+
+/// Keeps the addresses of the names in use fresh.
+pub(super) fn start_name_lookups(supervisor: &Supervisor, resolver: Resolver) {
+    supervisor.start(Duty::NameLookups, None, resolver, |resolver| resolver.keep_fresh().boxed());
 }
 
 /// Publishes the state of an API client's credential to health.

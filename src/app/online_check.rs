@@ -10,6 +10,7 @@ use crate::{
     clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
+    http_client::Resolver,
     telemetry::metrics::Metrics,
 };
 
@@ -29,10 +30,10 @@ pub enum OnlineCheckError {
 
 /// Fetches one access token, as a running gateway would.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
-    let http = settings::http(client)?;
+    let metrics = Metrics::new();
+    let http = settings::http(client, &Resolver::system(metrics.outgoing()))?;
     let settings = settings::credential(name, client, &http)?;
-    let (credential, refresh) =
-        credential::new(settings, Metrics::new().api_client(name), WallClock::system());
+    let (credential, refresh) = credential::new(settings, metrics.api_client(name), WallClock::system());
     let stop = CancellationToken::new();
     let running = tokio::spawn(refresh.run(stop.clone()));
     let fetched = credential.bearer(Deadline::after(LIMIT)).await;

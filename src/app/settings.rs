@@ -17,7 +17,7 @@ use crate::{
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
     health::MAX_WATCHES_PER_CONNECTION,
-    http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
+    http_client::{HttpSettings, Proxy, Resolver, UnpooledClient, tls_config},
     memory::ResponseMemory,
     platform::{
         self,
@@ -230,9 +230,10 @@ pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tr
 pub(super) fn callers(
     config: &config::Callers,
     server: &config::Server,
+    resolver: &Resolver,
 ) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.iter().map(jwt).collect::<Result<_, _>>()?;
+    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, resolver)).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -243,11 +244,12 @@ pub(super) fn callers(
     Ok(caller::Settings { certificate, jwt, forwarded })
 }
 
-fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
+fn jwt(jwt: &config::Jwt, resolver: &Resolver) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file, max_age } => {
-            let settings = HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?);
+            let tls = tls_config(ca_file.as_deref())?;
+            let settings = HttpSettings::new(url.clone(), tls, resolver.clone());
             JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)?, max_age: *max_age }
         }
     };
@@ -309,9 +311,9 @@ pub(super) fn platform(
 }
 
 /// How an API client's platform is reached.
-pub(super) fn http(client: &config::ApiClient) -> Result<HttpSettings, StartError> {
+pub(super) fn http(client: &config::ApiClient, resolver: &Resolver) -> Result<HttpSettings, StartError> {
     let tls = tls_config(client.ca_file.as_deref())?;
-    let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
+    let mut settings = HttpSettings::new(client.data_center_url.clone(), tls, resolver.clone());
     settings.max_idle_connections = client.max_idle_connections.get() as usize;
     settings.proxy = client.proxy_url.as_ref().map(|proxy| Proxy::new(proxy.expose().clone(), &settings.tls));
     Ok(settings)

@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -16,12 +16,10 @@ use http::{
     HeaderMap, HeaderValue, Version,
     header::{ACCEPT, ACCEPT_ENCODING},
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
-use url::Url;
+use url::{Host, Url};
 
-use super::{Proxy, cause::root_cause, is_loopback};
+use super::{LookupError, Proxy, Resolver, cause::root_cause, connect::ConnectLayer, is_loopback, resolver};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -45,9 +43,6 @@ const HEADER_OVERHEAD: usize = 32;
 /// Maximum number of header lines over HTTP/1.1, which the parser allocates for. The limit
 /// in bytes is always reached first.
 const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
-/// Maximum number of concurrent name lookups: each blocks a thread for as long as the
-/// system's resolver takes.
-const MAX_LOOKUPS: usize = 8;
 
 /// Settings of an HTTP client.
 #[derive(Clone)]
@@ -60,15 +55,15 @@ pub struct HttpSettings {
     /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
-    /// Limit for connecting as a whole: name lookup, TCP, proxy, TLS. 2 s.
+    /// Limit for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s.
     pub connect_timeout: Duration,
     /// Age at which connections that are kept for reuse are replaced, so that changes in
     /// DNS are followed. 10 min.
     pub max_connection_age: Duration,
     /// Maximum number of idle connections that are kept for reuse, for each sender. 256.
     pub max_idle_connections: usize,
-    /// Places for concurrent name lookups, shared by all clients made from these settings.
-    lookups: Arc<Semaphore>,
+    /// Looks up the names of the server and the proxy.
+    resolver: Resolver,
     /// The server's protocol, shared by all clients made from these settings.
     protocol: Arc<LastProtocol>,
 }
@@ -76,7 +71,7 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// Settings without a proxy, with the default times and limits.
     #[must_use]
-    pub fn new(server: Url, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(server: Url, tls: Arc<ClientConfig>, resolver: Resolver) -> Self {
         Self {
             server,
             tls,
@@ -84,7 +79,7 @@ impl HttpSettings {
             connect_timeout: Duration::from_secs(2),
             max_connection_age: Duration::from_mins(10),
             max_idle_connections: 256,
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            resolver,
             protocol: Arc::default(),
         }
     }
@@ -117,8 +112,26 @@ impl HttpSettings {
         let cause = root_cause(error);
         match &self.proxy {
             // Boxed: it is rare and large, and the future of every call would grow by it.
-            Some(proxy) => Box::pin(proxy.explain(cause, &self.server)).await,
+            Some(proxy) => Box::pin(proxy.explain(cause, &self.server, &self.resolver)).await,
             None => cause,
+        }
+    }
+
+    /// Returns the error of a request that could not wait longer for the name lookup in
+    /// progress; `None` if the addresses are known.
+    #[must_use]
+    pub fn unanswered_lookup(&self) -> Option<LookupError> {
+        self.peer()?.unanswered()
+    }
+
+    /// Returns the host that connections are opened to; `None` if its URL contains its
+    /// address.
+    fn peer(&self) -> Option<Arc<resolver::Host>> {
+        let url = self.proxy.as_ref().map_or(&self.server, Proxy::url);
+        match url.host()? {
+            // For schemes that the URL standard does not define, an address is parsed as a name.
+            Host::Domain(name) if name.parse::<IpAddr>().is_err() => Some(self.resolver.host(name)),
+            Host::Domain(_) | Host::Ipv4(_) | Host::Ipv6(_) => None,
         }
     }
 }
@@ -232,8 +245,12 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .no_proxy()
         .user_agent(USER_AGENT)
         .default_headers(headers)
-        .dns_resolver(Lookups(Arc::clone(&settings.lookups)))
-        .connect_timeout(settings.connect_timeout)
+        .dns_resolver(settings.resolver.clone())
+        .connector_layer(ConnectLayer {
+            host: settings.peer(),
+            limit: settings.connect_timeout,
+            metrics: settings.resolver.metrics().clone(),
+        })
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
@@ -271,9 +288,9 @@ impl UnpooledClient {
     /// A client of a server on this machine.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
-        let server = Url::parse("http://localhost").expect("a URL");
+        let server = Url::parse("http://127.0.0.1").expect("a URL");
         let tls = super::tls_config(None).expect("the system has authorities");
-        Self::new(HttpSettings::new(server, tls)).expect("a client")
+        Self::new(HttpSettings::new(server, tls, Resolver::for_test())).expect("a client")
     }
 
     /// The client itself.
@@ -306,27 +323,6 @@ pub fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
 }
 
-/// The system's name lookup, a few at a time: one that hangs occupies a thread of the
-/// runtime, even if nobody waits for it any more.
-struct Lookups(Arc<Semaphore>);
-
-impl Resolve for Lookups {
-    #[expect(clippy::disallowed_methods, reason = "a panic fails one attempt")]
-    fn resolve(&self, name: Name) -> Resolving {
-        let permits = Arc::clone(&self.0);
-        Box::pin(async move {
-            let permit = permits.acquire_owned().await?;
-            let addresses = tokio::task::spawn_blocking(move || {
-                let _until_the_lookup_ends = permit;
-                // Port 0 is replaced by the port of the URL.
-                (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
-            })
-            .await??;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rustls::{RootCertStore, crypto::aws_lc_rs};
@@ -339,7 +335,8 @@ mod tests {
             .unwrap()
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let mut settings = HttpSettings::new(Url::parse(server).unwrap(), Arc::new(tls));
+        let server = Url::parse(server).unwrap();
+        let mut settings = HttpSettings::new(server, Arc::new(tls), Resolver::for_test());
         let proxy = Url::parse("http://user:canary@proxy.example:3128").unwrap();
         settings.proxy = Some(Proxy::new(proxy, &settings.tls));
         settings

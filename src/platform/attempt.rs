@@ -27,9 +27,9 @@ use crate::{
     call::{Call, Certainty},
     clock::{self, WallClock},
     http_client::{
-        MAX_HEADER_LIST_BYTES,
+        ConnectFault, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError},
-        cause::{is_invalid_certificate, is_not_processed, is_refused_stream},
+        cause::{is_not_processed, is_refused_stream},
         header_bytes,
         media_type::is_json,
     },
@@ -87,6 +87,10 @@ pub(super) enum NotSent {
     Unreachable(String),
     /// The platform's certificate is not valid.
     CertificateInvalid(String),
+    /// The platform's name could not be looked up.
+    NameLookup(String),
+    /// This machine or process lacked a resource for a connection.
+    Exhausted(String),
     /// All streams that the platform accepts were in use by this gateway.
     Queued,
     /// The deadline was too close, or nobody waited any more.
@@ -142,7 +146,12 @@ impl AttemptOutcome {
     /// Returns why there is no usable response, for the operator; empty if there is one.
     pub(super) fn cause(&self) -> String {
         match self {
-            Self::NotSent(NotSent::Unreachable(cause) | NotSent::CertificateInvalid(cause))
+            Self::NotSent(
+                NotSent::Unreachable(cause)
+                | NotSent::CertificateInvalid(cause)
+                | NotSent::NameLookup(cause)
+                | NotSent::Exhausted(cause),
+            )
             | Self::Interrupted { cause, .. } => cause.clone(),
             Self::NotSent(NotSent::Queued) => "all streams are in use".to_owned(),
             Self::NotSent(NotSent::Withdrawn) => "withdrawn before it was sent".to_owned(),
@@ -155,6 +164,8 @@ impl AttemptOutcome {
         match self {
             Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
             Self::NotSent(NotSent::CertificateInvalid(_)) => Some("certificate_invalid"),
+            Self::NotSent(NotSent::NameLookup(_)) => Some("name_lookup"),
+            Self::NotSent(NotSent::Exhausted(_)) => Some("exhausted"),
             Self::NotSent(NotSent::Queued) => Some("queued"),
             Self::NotSent(NotSent::Withdrawn) => Some("withdrawn"),
             Self::Interrupted { .. } => Some("interrupted"),
@@ -163,13 +174,15 @@ impl AttemptOutcome {
     }
 
     /// Returns whether it indicates that the endpoint is down. `None` if it shows nothing
-    /// about the endpoint: a request that waited for a stream of ours, or was withdrawn,
-    /// must neither open nor close the breaker.
+    /// about the endpoint: a request that waited for a stream of ours, was withdrawn, or got
+    /// no address or no socket, must neither open nor close the breaker.
     pub(super) const fn is_failure(&self) -> Option<bool> {
         match self {
             Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
             | Self::Interrupted { .. } => Some(true),
-            Self::NotSent(NotSent::Queued | NotSent::Withdrawn) => None,
+            Self::NotSent(
+                NotSent::NameLookup(_) | NotSent::Exhausted(_) | NotSent::Queued | NotSent::Withdrawn,
+            ) => None,
             Self::Failed(answer, _) => Some(answer.status >= 500),
             Self::Succeeded(_) => Some(false),
         }
@@ -178,10 +191,11 @@ impl AttemptOutcome {
 
 impl From<ConnectFailure> for NotSent {
     fn from(failure: ConnectFailure) -> Self {
-        if failure.is_certificate {
-            Self::CertificateInvalid(failure.cause)
-        } else {
-            Self::Unreachable(failure.cause)
+        match failure.fault {
+            ConnectFault::Unreachable => Self::Unreachable(failure.cause),
+            ConnectFault::CertificateInvalid => Self::CertificateInvalid(failure.cause),
+            ConnectFault::NameLookup => Self::NameLookup(failure.cause),
+            ConnectFault::Exhausted(_) => Self::Exhausted(failure.cause),
         }
     }
 }
@@ -241,13 +255,13 @@ async fn exchange(
     match timeout_at(until, lease.connection()).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        Err(_) => return Ok(not_in_time(gate, call)),
+        Err(_) => return Ok(not_in_time(connections, gate, call)),
     }
     let mut patience = Patience::default();
     // A future of its own, whose memory the later steps use again.
     match timeout_at(until, await_turn(connections, gate, &mut patience)).await {
         Ok(turn) => turn?,
-        Err(_) => return Ok(not_in_time(gate, call)),
+        Err(_) => return Ok(not_in_time(connections, gate, call)),
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
         return Err(NoStream::Superseded);
@@ -273,7 +287,7 @@ async fn exchange(
                 if gate.has_passed() {
                     connections.replace_after_timeout(lease);
                 }
-                return Ok(not_in_time(gate, call));
+                return Ok(not_in_time(connections, gate, call));
             }
             () = sleep(STREAM_CHECK), if may_wait_for_stream => {
                 look_elsewhere(connections, gate, &mut patience)?;
@@ -346,7 +360,7 @@ fn look_elsewhere(
 }
 
 /// The outcome of an attempt without a response head in time.
-fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
+fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> AttemptOutcome {
     let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause: "no response in time".to_owned(), headers: None };
@@ -355,6 +369,8 @@ fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
         NotSent::Queued
     } else if is_withdrawn(call) {
         NotSent::Withdrawn
+    } else if let Some(error) = connections.unanswered_lookup() {
+        NotSent::NameLookup(error.to_string())
     } else {
         NotSent::Unreachable("no connection in time".to_owned())
     })
@@ -375,11 +391,11 @@ fn broken(
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause, headers: None };
     }
-    let is_certificate = is_invalid_certificate(error);
-    if !is_certificate && (was_withdrawn || is_withdrawn(call)) {
+    let fault = ConnectFault::of(error);
+    if fault == ConnectFault::Unreachable && (was_withdrawn || is_withdrawn(call)) {
         return AttemptOutcome::NotSent(NotSent::Withdrawn);
     }
-    let failure = ConnectFailure { is_certificate, cause };
+    let failure = ConnectFailure { fault, cause };
     gate.lease().connection_failed(failure.clone());
     AttemptOutcome::NotSent(failure.into())
 }
@@ -463,7 +479,13 @@ mod tests {
     /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
     #[test]
     fn what_was_not_sent_for_reasons_of_ours_shows_nothing_about_the_platform() {
-        for cause in [NotSent::Queued, NotSent::Withdrawn] {
+        let causes = [
+            NotSent::Queued,
+            NotSent::Withdrawn,
+            NotSent::NameLookup(String::new()),
+            NotSent::Exhausted(String::new()),
+        ];
+        for cause in causes {
             assert_eq!(AttemptOutcome::NotSent(cause.clone()).is_failure(), None, "{cause:?}");
         }
     }

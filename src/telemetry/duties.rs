@@ -40,6 +40,8 @@ pub enum Duty {
     Accept,
     /// Writes summaries of refused calls.
     RefusedCalls,
+    /// Keeps the addresses of the names in use fresh.
+    NameLookups,
     /// Watches the heartbeats of all threads.
     ThreadWatch,
     /// Reports dropped and suppressed log lines.
@@ -48,7 +50,7 @@ pub enum Duty {
 
 impl Duty {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AccessToken,
         Self::CredentialHealth,
         Self::AuditHealth,
@@ -58,6 +60,7 @@ impl Duty {
         Self::TlsFiles,
         Self::Accept,
         Self::RefusedCalls,
+        Self::NameLookups,
         Self::ThreadWatch,
         Self::LogReport,
     ];
@@ -75,6 +78,7 @@ impl Duty {
             Self::TlsFiles => "tls_files",
             Self::Accept => "accept",
             Self::RefusedCalls => "refused_calls",
+            Self::NameLookups => "name_lookups",
             Self::ThreadWatch => "thread_watch",
             Self::LogReport => "log_report",
         }

@@ -9,6 +9,7 @@ mod api_client;
 mod audit;
 mod family;
 mod health_calls;
+mod outgoing;
 mod peers;
 mod registered;
 mod reloads;
@@ -30,6 +31,7 @@ pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
+    outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::JwksMetrics,
     traces::{SpanLoss, TraceMetrics},
@@ -600,6 +602,12 @@ impl Metrics {
         self.0.traces.clone()
     }
 
+    /// Returns the metrics of outgoing connections.
+    #[must_use]
+    pub fn outgoing(&self) -> OutgoingMetrics {
+        self.0.outgoing.clone()
+    }
+
     /// Returns the metrics of the admin port's requests.
     #[must_use]
     pub fn admin(&self) -> AdminMetrics {
@@ -634,6 +642,7 @@ impl Metrics {
             client.refresh();
         }
         self.0.audit_queue.refresh();
+        self.0.outgoing.refresh();
         let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.calls_in_flight.set(sum(in_flight.iter().map(InFlightLimit::count)));
         let bodies = self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner);

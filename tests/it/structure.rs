@@ -125,7 +125,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("credential", &["http_client", "telemetry", "call", "clock", "secret", "backoff"]),
     ("status", &["platform", "credential", "access", "caller", "call", "proto", "reason", "backoff"]),
-    ("http_client", &["memory", "clock", "backoff"]),
+    ("http_client", &["memory", "telemetry", "clock", "backoff"]),
     ("audit", &["call", "ott", "reason", "telemetry", "clock", "secret", "backoff"]),
     ("health", &["proto", "telemetry", "clock"]),
     ("admin", &["health", "telemetry", "clock"]),
@@ -164,7 +164,7 @@ const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/server/tls/reload.rs", 1, "files that are read"),
     ("src/credential/source.rs", 1, "a file that is read"),
     ("src/caller/jwks.rs", 1, "a file that is read"),
-    ("src/http_client/client.rs", 1, "one name lookup"),
+    ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
     ("src/sandbox.rs", 1, "the copy of the platform"),
     ("src/sandbox/listener.rs", 1, "the connections to the copy of the platform"),
 ];

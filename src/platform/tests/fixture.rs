@@ -18,7 +18,7 @@ use crate::{
 };
 pub(super) use crate::{
     call::{Call, Certainty},
-    http_client::{HttpSettings, tls_config},
+    http_client::{HttpSettings, Resolver, tls_config},
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         data_center::DataCenter,
@@ -84,7 +84,7 @@ pub(super) fn client_with(
 }
 
 pub(super) fn http_settings(settings: &Settings, tls: Arc<rustls::ClientConfig>) -> HttpSettings {
-    HttpSettings::new(settings.data_center.base_url().clone(), tls)
+    HttpSettings::new(settings.data_center.base_url().clone(), tls, Resolver::for_test())
 }
 
 /// A client with other settings of its HTTP client than usual.

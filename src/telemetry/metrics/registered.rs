@@ -17,7 +17,7 @@ use tonic::Code;
 
 use super::{
     AdminMetrics, ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method,
-    QuotaBucket, TraceMetrics, WatchMetrics,
+    OutgoingMetrics, QuotaBucket, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -103,6 +103,7 @@ pub(super) struct Registered {
     pub(super) limits_lowered: Gauge,
     pub(super) traces: TraceMetrics,
     pub(super) watches: WatchMetrics,
+    pub(super) outgoing: OutgoingMetrics,
     pub(super) admin: AdminMetrics,
     pub(super) health_calls: HealthFamilies,
     pub(super) log_lines_dropped: IntCounter,
@@ -312,6 +313,7 @@ impl Registered {
             ),
             traces: TraceMetrics::register(&families),
             watches: WatchMetrics::register(&families),
+            outgoing: OutgoingMetrics::register(&families),
             admin: AdminMetrics::register(&families),
             health_calls: HealthFamilies::register(&families),
             log_lines_dropped: families.counter(
