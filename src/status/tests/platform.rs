@@ -225,11 +225,7 @@ fn what_is_no_answer_is_decided_by_certainty() {
             &answer(operation, PlatformError::Unreachable(String::new()), NotSent),
             unreachable,
         );
-        check(
-            "lookup",
-            &answer(operation, PlatformError::NameLookup(String::new()), NotSent),
-            unreachable,
-        );
+        check("lookup", &answer(operation, PlatformError::NameLookup(String::new()), NotSent), unreachable);
         let exhausted = answer(operation, PlatformError::Exhausted(String::new()), NotSent);
         check("exhausted", &exhausted, may_be_retried(Code::Unavailable, "GATEWAY_EXHAUSTED", "not_sent"));
         assert!(exhausted.retry_delay().is_some() && !exhausted.message.contains("platform"));

@@ -168,6 +168,16 @@ impl Setup {
         self
     }
 
+    /// Gives the gateway another `/etc/resolv.conf` than the machine's, in a mount namespace of
+    /// its own.
+    #[must_use]
+    pub(crate) fn resolv_conf(mut self, content: &str) -> Self {
+        let resolv_conf = self.file("resolv.conf", content).display().to_string();
+        let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        self.launcher = ["unshare", "-rm", "sh", "-c", script, &resolv_conf].map(str::to_owned).into();
+        self
+    }
+
     /// The test's own folder.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
