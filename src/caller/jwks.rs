@@ -413,7 +413,10 @@ async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> 
         // Public keys: nothing in it is worth wiping.
         Ok(std::mem::take(&mut *json))
     };
-    timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchFault::Timeout))
+    timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_| {
+        let lookup = http.unanswered_lookup();
+        Err(lookup.map_or(FetchFault::Timeout, |error| FetchFault::Transport(error.to_string())))
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]

@@ -117,6 +117,18 @@ impl HttpSettings {
         }
     }
 
+    /// Waits until the addresses of the server are known, at most for 6 s.
+    ///
+    /// # Errors
+    ///
+    /// The name lookup failed, or did not end in time. It goes on in the second case.
+    pub async fn addresses_known(&self) -> Result<(), LookupError> {
+        match self.peer() {
+            Some(host) => host.addresses().await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the error of a request that could not wait longer for the name lookup in
     /// progress; `None` if the addresses are known.
     #[must_use]
@@ -308,6 +320,13 @@ impl UnpooledClient {
         let response = request.send().await?;
         self.settings.record_protocol(response.version());
         Ok(response)
+    }
+
+    /// Returns the error of a request that timed out because of the name lookup in progress,
+    /// as [`HttpSettings::unanswered_lookup`] does.
+    #[must_use]
+    pub fn unanswered_lookup(&self) -> Option<LookupError> {
+        self.settings.unanswered_lookup()
     }
 
     /// Returns the root cause of a failed request as text for the operator, as

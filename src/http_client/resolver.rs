@@ -64,6 +64,12 @@ impl Resolver {
         Self::system(OutgoingMetrics::default())
     }
 
+    /// A resolver that finds this address for every name, after that time.
+    #[cfg(test)]
+    pub(crate) fn answering_after(delay: Duration, address: std::net::IpAddr) -> Self {
+        Self::new(Box::new(tests::Slow { delay, address }), OutgoingMetrics::default())
+    }
+
     fn new(service: Box<dyn NameService>, metrics: OutgoingMetrics) -> Self {
         Self(Arc::new(Shared { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
     }

@@ -202,6 +202,11 @@ impl Connections {
         self.settings.cause_of(error).await
     }
 
+    /// Waits until the addresses of the platform are known.
+    pub(super) async fn addresses_known(&self) -> Result<(), ConnectFailure> {
+        self.settings.addresses_known().await.map_err(|error| ConnectFailure::of(&error))
+    }
+
     /// Returns the error of a request that waited in vain for the name lookup in progress.
     pub(super) fn unanswered_lookup(&self) -> Option<LookupError> {
         self.settings.unanswered_lookup()

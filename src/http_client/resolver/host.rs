@@ -90,7 +90,8 @@ impl Host {
         }
         match effect.change {
             Some(Some(cause)) => {
-                tracing::warn!(host.name = %self.name, %cause, "name lookup failed, using the last addresses if there are any");
+                let usable = self.state().has_addresses(clock::now());
+                tracing::warn!(host.name = %self.name, %cause, addresses.usable = usable, "name lookup failed");
             }
             Some(None) => tracing::info!(host.name = %self.name, "name lookup succeeds again"),
             None => {}

@@ -162,9 +162,14 @@ impl State {
         Step::Use(addresses.into())
     }
 
+    /// Returns whether there are usable addresses.
+    pub(super) fn has_addresses(&self, now: Instant) -> bool {
+        !self.addresses(now).is_empty()
+    }
+
     /// Returns since when a lookup has been in progress for a name without usable addresses.
     pub(super) fn unanswered_since(&self, now: Instant) -> Option<Instant> {
-        if !self.addresses(now).is_empty() {
+        if self.has_addresses(now) {
             return None;
         }
         let queries = self.form.queries().iter().map(|query| self.track(*query));
@@ -184,7 +189,7 @@ impl State {
         result: Result<Answer, QueryError>,
         now: Instant,
     ) -> Effect {
-        let had_addresses = !self.addresses(now).is_empty();
+        let had_addresses = self.has_addresses(now);
         let form = self.form;
         let track = self.track_mut(query);
         if track.in_progress.is_none_or(|(current, _)| current != id) {

@@ -31,6 +31,22 @@ impl NameService for Held {
     }
 }
 
+/// Answers every query with the same address, after a while.
+pub(super) struct Slow {
+    pub(super) delay: Duration,
+    pub(super) address: IpAddr,
+}
+
+impl NameService for Slow {
+    fn ask(&self, reply: Reply) {
+        let (delay, addresses) = (self.delay, vec![self.address]);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            reply.send(Ok(Answer { addresses, is_routable: true }));
+        });
+    }
+}
+
 impl Held {
     /// The queries that have no answer yet, in the order in which they were asked.
     fn queries(&self) -> Vec<LookupQuery> {

@@ -12,7 +12,7 @@ use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
 use crate::{
     clock,
-    http_client::{ConnectFault, HttpProtocol},
+    http_client::{ConnectFault, HttpProtocol, cause::root_cause},
 };
 
 /// Why there is no connection, as the network stack reports it.
@@ -21,6 +21,13 @@ pub(in super::super) struct ConnectFailure {
     pub(in super::super) fault: ConnectFault,
     /// For the operator.
     pub(in super::super) cause: String,
+}
+
+impl ConnectFailure {
+    /// The failure of a request that was not sent because of this error.
+    pub(in super::super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { fault: ConnectFault::of(error), cause: root_cause(error) }
+    }
 }
 
 /// One request's place on a client, from its assignment to the end of its response.
@@ -127,6 +134,11 @@ impl Lease {
         {
             *self.own_turn() = Some(turn);
         }
+    }
+
+    /// Returns whether its client has ever received a response, so may have a connection.
+    pub(in super::super) fn has_answered(&self) -> bool {
+        self.client.has_answered()
     }
 
     /// Returns whether the request may have to wait for a stream.
