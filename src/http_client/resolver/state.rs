@@ -7,9 +7,9 @@ use super::query::{Answer, QueryError};
 use crate::{clock::Instant, telemetry::metrics::LookupQuery};
 
 /// Age up to which addresses are used without a new lookup.
-pub(super) const FRESH_FOR: Duration = Duration::from_secs(30);
+const FRESH_FOR: Duration = Duration::from_secs(30);
 /// Age up to which addresses are used while a lookup is in progress or fails.
-pub(super) const USABLE_FOR: Duration = Duration::from_mins(10);
+const USABLE_FOR: Duration = Duration::from_mins(10);
 /// Time from the first answer until its addresses are used, unless the query for the other
 /// family ends earlier: the resolution delay of RFC 8305, section 3.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
