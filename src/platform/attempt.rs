@@ -110,13 +110,11 @@ async fn await_addresses(
     call: &Call,
 ) -> Result<(), NotSent> {
     let time_left = call.deadline().remaining().saturating_sub(request.endpoint.min_time_left);
-    match timeout(time_left, connections.addresses_known()).await {
-        Ok(known) => known.map_err(NotSent::from),
-        Err(_) => {
-            let lookup = connections.unanswered_lookup();
-            Err(lookup.map_or(NotSent::Withdrawn, |error| NotSent::NameLookup(error.to_string())))
-        }
+    if let Ok(known) = timeout(time_left, connections.addresses_known()).await {
+        return known.map_err(NotSent::from);
     }
+    let lookup = connections.unanswered_lookup();
+    Err(lookup.map_or(NotSent::Withdrawn, |error| NotSent::NameLookup(error.to_string())))
 }
 
 /// The request needs another connection; the platform has not processed it.

@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::timeout_at};
 use super::{
     LookupError, Shared,
     query::{Answer, QueryError, Reply},
-    state::{Question, State, Step},
+    state::{Change, Question, State, Step},
 };
 use crate::{
     clock,
@@ -89,11 +89,11 @@ impl Host {
             self.metrics().addresses_confirmed(&self.name);
         }
         match effect.change {
-            Some(Some(cause)) => {
+            Some(Change::Failed(cause)) => {
                 let usable = self.state().has_addresses(clock::now());
                 tracing::warn!(host.name = %self.name, %cause, addresses.usable = usable, "name lookup failed");
             }
-            Some(None) => tracing::info!(host.name = %self.name, "name lookup succeeds again"),
+            Some(Change::Recovered) => tracing::info!(host.name = %self.name, "name lookup succeeds again"),
             None => {}
         }
         self.ask(effect.questions);

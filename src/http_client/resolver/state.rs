@@ -40,9 +40,16 @@ pub(super) struct Effect {
     pub(super) questions: Vec<Question>,
     /// The addresses have just been confirmed.
     pub(super) is_confirmed: bool,
-    /// How the lookup ended, if that differs from the lookup before it: the failure, or
-    /// `None` for a success after failures.
-    pub(super) change: Option<Option<QueryError>>,
+    pub(super) change: Option<Change>,
+}
+
+/// A lookup that ended otherwise than the one before it.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// It failed.
+    Failed(QueryError),
+    /// It succeeded after failures.
+    Recovered,
 }
 
 /// The forms of a name that a lookup asks for, in this order.
@@ -213,14 +220,15 @@ impl State {
                     self.track_mut(other).known = None;
                 }
                 effect.is_confirmed = true;
-                effect.change = self.failure.take().map(|_| None);
+                effect.change = self.failure.take().map(|_| Change::Recovered);
             }
             Err(error) if self.has_failed() => {
                 // NXDOMAIN needs no second opinion, and a search list may still find the name.
                 if form == Form::Absolute {
                     effect.questions = self.begin(Form::AsConfigured, now);
                 } else {
-                    effect.change = self.failure.replace(error.clone()).is_none().then_some(Some(error));
+                    effect.change =
+                        self.failure.replace(error.clone()).is_none().then_some(Change::Failed(error));
                 }
             }
             Err(_) => {}

@@ -104,6 +104,7 @@ fn clock_now() -> crate::clock::Instant {
     crate::clock::now()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "compared with what may not be there")]
 fn found(addresses: &[&str]) -> Option<Result<Vec<String>, String>> {
     Some(Ok(addresses.iter().map(ToString::to_string).collect()))
 }
@@ -189,7 +190,7 @@ async fn a_family_that_is_never_answered_delays_the_first_connection_by_50_ms_an
 async fn fresh_addresses_are_used_without_a_lookup_and_older_ones_while_one_is_in_progress() {
     let (resolver, held) = resolver();
     let host = known(&resolver, &held);
-    advance(FRESH_FOR - Duration::from_millis(1)).await;
+    advance(Duration::from_millis(29_999)).await;
     assert_eq!(at_once(&host).await, found(&[V6, V4]));
     assert!(held.queries().is_empty());
     advance(Duration::from_millis(1)).await;
@@ -409,6 +410,24 @@ async fn threads_that_cannot_be_created_fail_their_lookup_and_take_nothing_with_
         let line = format!("ott_gateway_name_lookups_total{{query=\"{query}\",result=\"exhausted\"}} 100\n");
         assert!(rendered.contains(&line), "{rendered}");
     }
+}
+
+#[tokio::test]
+async fn queries_for_which_there_is_no_thread_wait_for_one() {
+    let resolver = Resolver::new(Box::new(SystemNames::with_one_thread()), OutgoingMetrics::default());
+    let waiting: Vec<_> = (0..100)
+        .map(|number| {
+            // A label of more than 63 bytes: no resolver asks anyone for it.
+            let host = resolver.host(&format!("{number:064}.invalid"));
+            tokio::spawn(async move { host.addresses().await })
+        })
+        .collect();
+    for waiting in waiting {
+        let error = waiting.await.unwrap().unwrap_err().to_string();
+        assert!(error.ends_with(".invalid: no such name"), "{error}");
+    }
+    let found = resolver.host("localhost").addresses().await.unwrap();
+    assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
 }
 
 #[tokio::test]

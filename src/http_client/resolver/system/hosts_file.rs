@@ -24,8 +24,7 @@ fn has_entry(mut file: impl BufRead, name: &str) -> io::Result<bool> {
     let mut line = Vec::new();
     while file.read_until(b'\n', &mut line)? > 0 {
         let entry = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-        let mut fields =
-            entry.split(|byte| byte.is_ascii_whitespace()).filter(|field| !field.is_empty()).skip(1);
+        let mut fields = entry.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).skip(1);
         if fields.any(|field| field.eq_ignore_ascii_case(name.as_bytes())) {
             return Ok(true);
         }
