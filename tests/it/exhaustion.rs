@@ -25,7 +25,7 @@ fn take_descriptors(gateway: &Gateway) {
                 .expect("a number")
         })
         .collect();
-    let unused = (0..).find(|descriptor| !open.contains(descriptor)).expect("a number");
+    let unused = (0..1_000_000).find(|descriptor| !open.contains(descriptor)).expect("a number");
     limit_descriptors(gateway, Some(unused));
 }
 
