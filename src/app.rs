@@ -35,9 +35,9 @@ pub use crate::caller::is_caller_name;
 use crate::{
     access::Access,
     admin::Admin,
-    audit::Audit,
+    audit::{self, Audit},
     caller::Identification,
-    clock::WallClock,
+    clock::{self, WallClock},
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential},
     health::{Health, HealthService, Watches},
@@ -53,8 +53,11 @@ use crate::{
 
 /// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// How long the last audit records, and the last spans, may take to be written.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// How long the last audit records, and the last spans, may take to be written in any case.
+const MIN_FLUSH: Duration = Duration::from_secs(1);
+/// Time by which the last audit records are written if the drain leaves more than
+/// [`MIN_FLUSH`] for them: half a second before the process has to be gone.
+const FLUSHED_BY: Duration = Duration::from_millis(29_500);
 
 /// The word for access rules and bearer tokens among the things that are reloaded.
 const RULES: &str = "rules";
@@ -241,6 +244,11 @@ impl App {
         Hurry(servers.into_iter().flatten().map(Server::hurry).collect())
     }
 
+    /// Resolves when the audit sink is closed for good, so that the process has to end.
+    pub async fn audit_closed(&self) {
+        self.audit.closed().await;
+    }
+
     /// Opens the audit log anew and looks for new rules at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
@@ -255,8 +263,11 @@ impl App {
                 server.drain().await;
             }
         };
+        let flushed_by = clock::now() + FLUSHED_BY;
         tokio::join!(self.server.drain(), health_server);
-        let (records, ()) = tokio::join!(self.audit.flush(FLUSH_LIMIT), self.tracer.stop(FLUSH_LIMIT));
+        let flush_limit = flushed_by.saturating_duration_since(clock::now());
+        let flush_limit = flush_limit.clamp(MIN_FLUSH, audit::FLUSH_LIMIT);
+        let (records, ()) = tokio::join!(self.audit.flush(flush_limit), self.tracer.stop(MIN_FLUSH));
         if records.is_err() {
             tracing::error!("the last audit records could not be written");
         }

@@ -1,18 +1,24 @@
 //! Writes one line for every call: who got which token, and how it ended.
 //!
 //! The kernel has the record of an allowed call before the answer is sent; otherwise the
-//! caller gets no token. If the answer could not be delivered, a second record corrects the
+//! caller gets no token. Nothing is sent to the platform while records cannot be written. If the answer could not be delivered, a second record corrects the
 //! first. A session that no caller received has a line of its own. Refused calls do not wait
 //! for their record, and have a queue of their own: they cannot delay or displace records of
 //! allowed calls. Lines do not depend on log levels, and contain a fingerprint instead of a
 //! token. `docs/audit.md` describes them.
 
+mod availability;
+mod backlog;
+mod closing;
+mod device;
 mod fingerprint;
 #[cfg(test)]
 pub(crate) mod for_test;
+mod judge;
 mod line;
 mod opened;
 mod places;
+mod readiness;
 mod record;
 mod sink;
 mod thread;
@@ -20,25 +26,27 @@ mod writer;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{oneshot, watch};
+use tokio::{sync::oneshot, time::timeout};
 
 use self::{
-    fingerprint::Fingerprinter,
-    line::Line,
-    writer::{Soundness, Writer},
+    availability::Availability, fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, writer::Writer,
 };
-pub use self::{fingerprint::HmacKey, record::RefusedCalls, sink::Sink};
+pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
     ott::OneTimeToken,
     reason::Reason,
-    telemetry::metrics::{AuditClass, Logout, Metrics},
+    telemetry::metrics::{AuditClass, AuditFault, Logout, Metrics},
 };
 
-/// Maximum time that a call waits for its record. After that, the caller should try another
-/// replica.
-const RECORD_LIMIT: Duration = Duration::from_secs(1);
+/// Maximum time that a call waits for its record: for the write in progress and for its own,
+/// even if the sink has just become slow. What the platform did for the call would be lost
+/// otherwise.
+const RECORD_LIMIT: Duration = Duration::from_secs(4);
+/// Time that the last records need at shutdown at most, unless the sink is unavailable: the
+/// write in progress, and their own.
+pub const FLUSH_LIMIT: Duration = Duration::from_millis(2 * MAX_WRITE.as_millis() as u64);
 
 /// Where audit records go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +75,17 @@ pub struct Settings {
     /// Maximum number of calls in flight. All their records are kept while the sink is
     /// unavailable.
     pub max_in_flight: usize,
+}
+
+impl Settings {
+    /// Checks the sink without opening it.
+    ///
+    /// # Errors
+    ///
+    /// The sink is a device that discards what is written to it.
+    pub fn check(&self) -> Result<(), AuditError> {
+        self.sink.check().map_err(|source| AuditError::Open { sink: self.sink.path(), source })
+    }
 }
 
 /// Why the audit cannot start.
@@ -106,7 +125,7 @@ impl Audit {
         let sink = settings.sink.kind();
         let Some(output) = settings
             .sink
-            .open(settings.fsync)
+            .open(settings.fsync, metrics)
             .map_err(|source| AuditError::Open { sink: settings.sink.path(), source })?
         else {
             return Ok(Self::off());
@@ -121,25 +140,61 @@ impl Audit {
         Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
     }
 
-    /// Returns whether the sink is known to be unavailable, so that no call should be
-    /// accepted. It recovers by itself: writing the pending records is retried.
+    /// Returns whether the sink is unavailable, so that no call should be accepted. It
+    /// recovers by itself: pending records, or probes, are written.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.0.as_ref().is_some_and(|started| started.soundness().is_broken())
+    pub fn is_unavailable(&self) -> bool {
+        self.0.as_ref().is_some_and(|started| started.availability().is_unavailable())
     }
 
-    /// Returns a watch on [`is_broken`](Self::is_broken), for the health of the replica.
-    /// `None` if the audit is off.
+    /// Waits until the record of a call that begins now can be expected to be written in
+    /// time. Nothing of a call may be sent to the platform before. Returns at once unless a
+    /// write is being repeated or has been in progress for 250 ms, and within 1.25 s even
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// The sink is unavailable.
+    pub async fn expect_record(&self) -> Result<(), AuditUnavailable> {
+        match &self.0 {
+            Some(started) => started.availability().expected().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Resolves when the sink is unavailable.
+    pub async fn unavailable(&self) {
+        if let Some(started) = &self.0 {
+            let mut changes = started.availability().subscribe();
+            if changes.wait_for(|unavailable| *unavailable).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Returns whether the sink counts as unavailable for the health of the replica. `None` if
+    /// the audit is off.
     #[must_use]
-    pub fn broken(&self) -> Option<watch::Receiver<bool>> {
-        self.0.as_ref().map(|started| started.soundness().subscribe())
+    pub fn readiness(&self) -> Option<Readiness> {
+        self.0.as_ref().map(|started| Readiness::new(started.availability().subscribe()))
+    }
+
+    /// Resolves when the sink is unavailable for good, so that the process has to end: the
+    /// reader of standard output is gone. A named pipe may get another reader, and a file
+    /// becomes available again by itself.
+    pub async fn closed(&self) {
+        match &self.0 {
+            Some(started) => closing::closed(started.availability(), started.sink).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Writes the record of a call. Caller, user, fingerprint and outcome are read from the
     /// call.
     ///
     /// If the call's work has begun, this waits until the kernel has the record, at most
-    /// 1 s. If this fails, or if the future is dropped, the record is still written when that
+    /// 4 s. If this fails, or if the future is dropped, the record is still written when that
     /// becomes possible, marked as late: the answer that it describes was not delivered.
     ///
     /// The record of any other call is handed over without waiting, because nothing was
@@ -204,14 +259,17 @@ impl Audit {
         }
     }
 
-    /// Waits until every record so far is written, at most for `limit`.
+    /// Waits until every record so far is written, at most for `limit`
+    /// ([`FLUSH_LIMIT`] is enough for a sink that works). Until then, writes that fail are
+    /// repeated. Call it before the process ends, even if it ends at once: records that wait
+    /// are lost with it.
     pub async fn flush(&self, limit: Duration) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
         let (done, finished) = oneshot::channel();
         if !started.writer.flush(done) {
             return Err(AuditUnavailable);
         }
-        match tokio::time::timeout(limit, finished).await {
+        match timeout(limit, finished).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(AuditUnavailable),
         }
@@ -219,8 +277,8 @@ impl Audit {
 }
 
 impl Started {
-    fn soundness(&self) -> &Soundness {
-        self.writer.soundness()
+    fn availability(&self) -> &Availability {
+        self.writer.availability()
     }
 
     /// Hands over a line of an allowed call. Returns whether it was accepted; if not, the
@@ -228,31 +286,39 @@ impl Started {
     fn submit(&self, line: Line) -> bool {
         let accepted = self.writer.submit(line);
         if let Err(error) = accepted {
-            self.soundness().set_broken(&error);
-            // The thread may be done with all lines by now, and marks the sink as available.
+            self.availability().distrust(&error);
+            // The thread may be done with all lines by now, and has to see whether the sink
+            // is available.
             self.writer.wake();
         }
         accepted.is_ok()
     }
 
     async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
-        if self.soundness().is_broken() {
-            // Not waited for, but the call did happen.
-            self.submit(Line::late(text, AuditClass::Allowed));
-            return Err(AuditUnavailable);
+        let (ack, mut written) = oneshot::channel();
+        let result = if self.submit(Line::awaited(text, ack)) {
+            match timeout(MAX_WRITE, &mut written).await {
+                Ok(written) => written.map_err(|_| AuditUnavailable),
+                Err(_) => self.write_late(written).await,
+            }
+        } else {
+            Err(AuditUnavailable)
+        };
+        if result.is_err() {
+            self.metrics.audit_fault(AuditFault::AnswerWithheld);
         }
-        let (ack, written) = oneshot::channel();
-        if !self.submit(Line::awaited(text, ack)) {
-            return Err(AuditUnavailable);
-        }
-        match tokio::time::timeout(RECORD_LIMIT, written).await {
-            Ok(Ok(())) => Ok(()),
-            // The writer reported the failure and has marked the sink as unavailable.
-            Ok(Err(_)) => Err(AuditUnavailable),
+        result
+    }
+
+    /// Goes on waiting for a record that has not been written in the time of one write.
+    async fn write_late(&self, written: oneshot::Receiver<()>) -> Result<(), AuditUnavailable> {
+        // Reading this makes the sink unavailable if the write in progress takes too long. The
+        // call itself was sent, and waits on.
+        let _ = self.availability().is_unavailable();
+        match timeout(RECORD_LIMIT - MAX_WRITE, written).await {
+            Ok(written) => written.map_err(|_| AuditUnavailable),
             Err(_) => {
-                self.soundness().set_broken(&"writing an audit record takes too long");
-                // The write may have ended just now; the writer then marks the sink as
-                // available again.
+                self.availability().distrust(&"an audit record was not written in time");
                 self.writer.wake();
                 Err(AuditUnavailable)
             }

@@ -18,7 +18,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     if let Some(listen) = config.server.health_listen {
         server::check(&settings::health_server(&config.server, listen, settings::HEALTH_CONNECTIONS))?;
     }
-    settings::audit(&config.audit, &config.server)?;
+    settings::audit(&config.audit, &config.server)?.check()?;
     settings::policy(&config.access, &config.callers.tokens)?;
     let metrics = Metrics::new();
     let resolver = Resolver::system(metrics.outgoing());

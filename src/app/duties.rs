@@ -1,11 +1,10 @@
 //! The duties that connect the parts of a gateway: each is restarted by `supervision`.
 
 use futures_util::FutureExt;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    audit::Audit,
+    audit::{Audit, Readiness},
     caller::JwksRefresh,
     credential::{Credential, CredentialHealth, Refresh},
     health::{CredentialCondition, CredentialState, Health},
@@ -45,9 +44,9 @@ pub(super) fn start_credential_health(
 
 /// Publishes the state of the audit sink to health, if there is a sink.
 pub(super) fn start_audit_health(supervisor: &Supervisor, audit: &Audit, health: &Health) {
-    let Some(broken) = audit.broken() else { return };
-    supervisor.start(Duty::AuditHealth, None, (broken, health.clone()), |(broken, health)| {
-        follow_audit(broken, health).boxed()
+    let Some(readiness) = audit.readiness() else { return };
+    supervisor.start(Duty::AuditHealth, None, (readiness, health.clone()), |(readiness, health)| {
+        follow_audit(readiness, health).boxed()
     });
 }
 
@@ -84,12 +83,9 @@ pub(super) async fn follow_credential(credential: &Credential, condition: &Crede
     }
 }
 
-async fn follow_audit(broken: &mut watch::Receiver<bool>, health: &Health) {
-    loop {
-        health.set_audit_broken(*broken.borrow_and_update());
-        if broken.changed().await.is_err() {
-            return;
-        }
+async fn follow_audit(readiness: &mut Readiness, health: &Health) {
+    while let Some(unavailable) = readiness.next().await {
+        health.set_audit_broken(unavailable);
     }
 }
 

@@ -45,12 +45,15 @@ pub enum Ended {
     AtOnce,
     /// After a drain, because the thread of this name has died.
     ThreadLost(Arc<str>),
+    /// After a drain, because the reader of the audit records on standard output is gone.
+    AuditClosed,
 }
 
 /// Why a gateway stops.
 enum Cause {
     Signal(&'static str),
     ThreadLost(Arc<str>),
+    AuditClosed,
 }
 
 /// Blocks all signals that would end or pause the process and mean nothing to it, and unblocks
@@ -107,7 +110,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies, then drains. A second
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies or the reader of the
+    /// audit records on standard output is gone, then drains. A second
     /// signal shortens the drain to the writing of audit records, at most 1.5 s; a third ends
     /// it at once.
     ///
@@ -118,6 +122,7 @@ impl Signals {
             tokio::select! {
                 name = self.stop.next() => break Cause::Signal(name),
                 thread = app.lost_thread() => break Cause::ThreadLost(thread),
+                () = app.audit_closed() => break Cause::AuditClosed,
                 _ = self.hang_up.recv() => app.refresh(),
                 _ = self.user_1.recv() => app.refresh(),
                 _ = self.user_2.recv() => tracing::info!(signal.name = "SIGUSR2", "signal ignored"),
@@ -133,6 +138,8 @@ impl Signals {
             Cause::ThreadLost(thread) => {
                 tracing::error!(thread.name = %thread, "thread died, stopping the gateway");
             }
+            // Logged by the audit.
+            Cause::AuditClosed => {}
         }
         let hurry = app.hurry();
         let mut draining = pin!(app.stop());
@@ -141,6 +148,7 @@ impl Signals {
                 return match cause {
                     Cause::Signal(_) => Ended::InGoodOrder,
                     Cause::ThreadLost(thread) => Ended::ThreadLost(thread),
+                    Cause::AuditClosed => Ended::AuditClosed,
                 };
             }
             name = self.stop.next() => {

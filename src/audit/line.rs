@@ -141,20 +141,17 @@ impl Line {
         self.written += bytes;
     }
 
-    /// Ends the line, all of which was written. `kept` is whether it is where it has to be
-    /// (with `fsync`, on the disk).
-    pub(super) fn finish(self, kept: bool) -> Fate {
+    /// Ends the line, all of which is where it has to be (with `fsync`, on the disk).
+    pub(super) fn finish(self) -> Fate {
         let fate = match self.receiver {
-            Receiver::Call(written) if kept => written.send(()).is_ok().then_some(Fate::Awaited),
-            // A refused call has nothing to lose: its record need not be on the disk.
-            Receiver::Nobody if kept || self.class == AuditClass::Refused => Some(Fate::Unawaited),
-            Receiver::Call(_) | Receiver::Nobody | Receiver::Gone => None,
+            Receiver::Call(written) => written.send(()).is_ok().then_some(Fate::Awaited),
+            Receiver::Nobody => Some(Fate::Unawaited),
+            Receiver::Gone => None,
         };
         if self.late {
             return Fate::Late;
         }
-        // Otherwise the line describes an answer that was not delivered, or it may not be
-        // on the disk.
+        // Otherwise the line describes an answer that was not delivered.
         let repeated = || Self { has_place: self.has_place, ..Self::late(self.text, self.class) };
         fate.unwrap_or_else(|| Fate::Repeat(repeated()))
     }

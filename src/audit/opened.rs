@@ -1,4 +1,4 @@
-//! One open file, pipe or device, and what the gateway knows of it.
+//! One open file, pipe or device, with what decides how it is written to.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -8,6 +8,7 @@ use std::{
         unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -16,6 +17,8 @@ use rustix::{
     io::{Errno, ioctl_fionread},
     pipe::fcntl_getpipe_size,
 };
+
+use super::device;
 
 /// Part of a pipe that may be filled by lines that nobody waits for. A pipe has whole pages,
 /// and a write that does not fit into the rest of one begins another: in the worst case,
@@ -27,6 +30,10 @@ const SPARE_IN_SOCKET: usize = 32 * 1024;
 /// Bytes of such lines that a device takes at once. A terminal counts as writable while at
 /// most 256 bytes of its buffer are in use, which has 4 KiB.
 const SPARE_IN_DEVICE: usize = 2048;
+
+/// Bits of a file's mode that let users read it who are not in its group, or others than
+/// its owner change it.
+const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// An open sink.
 pub(super) struct Opened {
@@ -88,6 +95,7 @@ impl Opened {
     /// `path` leads to the same file, for reading it.
     fn new(file: File, path: &Path) -> io::Result<Self> {
         let metadata = file.metadata()?;
+        device::check(&metadata)?;
         let kind = match metadata.file_type() {
             kind if kind.is_file() => Kind::Regular,
             kind if kind.is_fifo() => Kind::Pipe,
@@ -102,6 +110,31 @@ impl Opened {
 
     pub(super) const fn is_regular(&self) -> bool {
         matches!(self.kind, Kind::Regular)
+    }
+
+    /// Whether the file can still be found by some name. Others than regular files always
+    /// can.
+    pub(super) fn has_name(&self) -> bool {
+        !self.is_regular() || self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+
+    /// Warns if others can read or change the file, as one may be that was put in the place of
+    /// a rotated one.
+    pub(super) fn warn_if_exposed(&self, path: &Path) {
+        if let Ok(metadata) = self.file.metadata()
+            && self.is_regular()
+            && metadata.mode() & OPEN_TO_OTHERS != 0
+        {
+            let mode = format!("{:04o}", metadata.mode() & 0o7777);
+            tracing::warn!(path = %path.display(), mode, "audit file is open to other users, use mode 0640");
+        }
+    }
+
+    /// Waits until something can be written to it, at most for this time.
+    pub(super) fn await_room(&self, limit: Duration) {
+        let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
+        // If this fails, the write that follows reports why.
+        let _ = poll(&mut descriptors, Timespec::try_from(limit).ok().as_ref());
     }
 
     /// Whether the path leads to this file.

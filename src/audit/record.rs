@@ -74,6 +74,13 @@ struct UndeliveredSession<'a> {
     gateway_version: &'static str,
 }
 
+#[derive(Serialize)]
+struct ProbeRecord {
+    event: &'static str,
+    time: String,
+    gateway_version: &'static str,
+}
+
 /// Records that could not be kept until the sink was available again.
 #[derive(Serialize)]
 struct LostRecord {
@@ -177,6 +184,15 @@ pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String 
         time: rfc_3339(now),
         class: class.as_str(),
         count,
+        gateway_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// The line that is written to see whether an unavailable sink is available again.
+pub(super) fn of_probe(now: SystemTime) -> String {
+    open_object(&ProbeRecord {
+        event: "sink_probe",
+        time: rfc_3339(now),
         gateway_version: env!("CARGO_PKG_VERSION"),
     })
 }
@@ -389,6 +405,7 @@ mod tests {
             ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
             ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
             ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
+            ("## Probes", of_probe(now)),
             ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
         ];
         for (section, line) in lines {

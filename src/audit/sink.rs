@@ -5,17 +5,29 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
-    thread,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::opened::{Identity, Opened};
+use rustix::io::Errno;
 
-/// How long a sink that was made non-blocking may push back: as long as a call waits for
-/// its record.
-const PUSH_BACK_LIMIT: Duration = Duration::from_secs(1);
-const PUSH_BACK_STEP: Duration = Duration::from_millis(5);
+use super::{
+    device,
+    opened::{Identity, Opened},
+};
+use crate::{
+    clock::{self, Instant},
+    telemetry::metrics::{AuditFault, Metrics},
+};
+
+/// How long a sink that was made non-blocking may have no room, before the write counts as
+/// failed.
+const ROOM_LIMIT: Duration = Duration::from_secs(1);
+/// Interval between attempts to open the file at the path, while the previous one is in use.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Name of the sink that is standard output.
+pub(super) const STDOUT: &str = "stdout";
 
 /// Where audit records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +45,7 @@ impl Sink {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Off => "off",
-            Self::Stdout => "stdout",
+            Self::Stdout => STDOUT,
             Self::File(_) => "file",
         }
     }
@@ -46,22 +58,41 @@ impl Sink {
         }
     }
 
+    /// Checks what is there already, without opening it. Standard output is not checked: it
+    /// is another one for the process that serves.
+    ///
+    /// # Errors
+    ///
+    /// It is a device that discards what is written to it.
+    pub fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Off | Self::Stdout => Ok(()),
+            Self::File(path) => device::check_path(path),
+        }
+    }
+
     /// Opens the sink. Returns `None` if it is off.
-    pub(super) fn open(&self, fsync: bool) -> io::Result<Option<Output>> {
+    pub(super) fn open(&self, fsync: bool, metrics: &Metrics) -> io::Result<Option<Output>> {
         let (path, opened) = match self {
             Self::Off => return Ok(None),
             Self::Stdout => (None, Opened::stdout()?),
             Self::File(path) => (Some(path.clone()), Opened::file(path, fsync)?),
         };
-        Ok(Some(Output { path, opened: Some(opened), fsync }))
+        let metrics = metrics.clone();
+        Ok(Some(Output { path, opened, fsync, must_reopen: false, reopen_at: None, metrics }))
     }
 }
 
 /// An open sink.
 pub(super) struct Output {
     path: Option<PathBuf>,
-    opened: Option<Opened>,
+    opened: Opened,
     fsync: bool,
+    /// The file is to be opened again even if the path still leads to it.
+    must_reopen: bool,
+    /// When to try to open the file at the path again, while the previous one is in use.
+    reopen_at: Option<Instant>,
+    metrics: Metrics,
 }
 
 /// Where a write stopped in the middle of a line.
@@ -83,59 +114,115 @@ pub(super) enum Resume {
 }
 
 impl Output {
-    /// Makes sure that the next write goes to the file that the path leads to now.
+    /// Makes sure that the next write goes to the file at the path.
+    ///
+    /// If that file cannot be opened, the previous one is used until it can, provided that
+    /// the previous one still has a name: records in a file that was removed would be lost.
     pub(super) fn ready(&mut self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        if let Some(opened) = &self.opened
-            && opened.is_at(path)?
-        {
+        if !self.must_reopen && self.opened.is_at(path).unwrap_or(false) {
+            return self.reopened();
+        }
+        let has_name = self.opened.has_name();
+        if has_name && self.reopen_at.is_some_and(|at| clock::now() < at) {
             return Ok(());
         }
-        self.opened = Some(Opened::file(path, self.fsync)?);
+        match Opened::file(path, self.fsync) {
+            Ok(opened) => {
+                opened.warn_if_exposed(path);
+                self.opened = opened;
+                self.must_reopen = false;
+                self.reopened()
+            }
+            Err(error) if has_name => {
+                self.metrics.audit_fault(AuditFault::ReopenFailed);
+                if self.reopen_at.is_none() {
+                    tracing::warn!(
+                        %error,
+                        path = %path.display(),
+                        "cannot open new audit file, writing to the previous one"
+                    );
+                }
+                self.reopen_at = Some(clock::now() + REOPEN_INTERVAL);
+                Ok(())
+            }
+            Err(error) => Err(removed(path, &error)),
+        }
+    }
+
+    fn reopened(&mut self) -> io::Result<()> {
+        if self.reopen_at.take().is_some() {
+            tracing::warn!("new audit file opened, no longer writing to the previous one");
+        }
         Ok(())
     }
 
-    /// Closes the file; [`ready`](Self::ready) opens it again.
-    pub(super) fn release(&mut self) {
-        if self.path.is_some() {
-            self.opened = None;
+    /// Makes [`ready`](Self::ready) open the file again.
+    pub(super) fn reopen(&mut self) {
+        self.must_reopen = true;
+        self.reopen_at = None;
+    }
+
+    /// When [`ready`](Self::ready) should be called even if nothing is written.
+    pub(super) const fn reopen_at(&self) -> Option<Instant> {
+        self.reopen_at
+    }
+
+    /// Whether the previous file is in use although it is not the one at the path.
+    pub(super) const fn is_outdated(&self) -> bool {
+        self.reopen_at.is_some()
+    }
+
+    /// Fails if what was just written is in a file that has no name any more.
+    pub(super) fn check_written(&self) -> io::Result<()> {
+        match &self.path {
+            Some(path) if !self.opened.has_name() => Err(removed(path, &"it is being opened again")),
+            _ => Ok(()),
         }
+    }
+
+    /// Whether the error means that the sink can never be written to again: it is standard
+    /// output, and its reader is gone.
+    pub(super) fn is_closed_by(&self, error: &io::Error) -> bool {
+        self.path.is_none()
+            && [Errno::PIPE, Errno::CONNRESET].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
     }
 
     /// Whether what is written next would continue a line of somebody else: the file ended in
     /// half a line when it was opened, and nothing was written since.
-    pub(super) fn is_unfinished(&self) -> bool {
-        self.opened.as_ref().is_some_and(|opened| opened.unfinished)
+    pub(super) const fn is_unfinished(&self) -> bool {
+        self.opened.unfinished
     }
 
     /// Records that the sink may end in half a line.
-    pub(super) fn set_unfinished(&mut self) {
-        if let Some(opened) = &mut self.opened {
-            opened.unfinished = true;
-        }
+    pub(super) const fn set_unfinished(&mut self) {
+        self.opened.unfinished = true;
     }
 
     /// Returns how many bytes of lines that nobody waits for can be written after `pending`
     /// other bytes, without making a later line block.
     pub(super) fn spare_room(&self, pending: usize) -> usize {
-        self.opened.as_ref().map_or(usize::MAX, |opened| opened.spare_room(pending))
+        self.opened.spare_room(pending)
     }
 
-    /// Writes once; the write may be short.
+    /// Writes once; the write may be short. Waits up to a second for room in a sink that
+    /// was made non-blocking.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(opened) = &mut self.opened else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut pushed_back = Duration::ZERO;
+        let until = clock::now() + ROOM_LIMIT;
         loop {
-            match opened.file.write(bytes) {
+            match self.opened.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    opened.unfinished = false;
+                    self.opened.unfinished = false;
                     return Ok(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && pushed_back < PUSH_BACK_LIMIT => {
-                    thread::sleep(PUSH_BACK_STEP);
-                    pushed_back += PUSH_BACK_STEP;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let left = until.saturating_duration_since(clock::now());
+                    if left.is_zero() {
+                        return Err(error);
+                    }
+                    self.opened.await_room(left);
                 }
                 Err(error) => return Err(error),
             }
@@ -144,30 +231,34 @@ impl Output {
 
     /// Waits until what was written is on the disk, if that is configured.
     pub(super) fn sync(&self) -> io::Result<()> {
-        match &self.opened {
-            Some(opened) if self.fsync && opened.is_regular() => opened.file.sync_data(),
-            _ => Ok(()),
-        }
+        if self.fsync && self.opened.is_regular() { self.opened.file.sync_data() } else { Ok(()) }
     }
 
     /// Records where a line was torn.
     pub(super) fn torn(&self) -> Option<Torn> {
-        let opened = self.opened.as_ref()?;
-        Some(Torn { identity: opened.identity, length: opened.file.metadata().ok()?.len() })
+        let length = self.opened.file.metadata().ok()?.len();
+        Some(Torn { identity: self.opened.identity, length })
     }
 
-    /// Returns how to go on with a line that was torn there.
-    pub(super) fn resume(&self, torn: Torn) -> Resume {
-        let Some(opened) = &self.opened else { return Resume::Whole };
-        if opened.identity != torn.identity {
+    /// Returns how to go on with a line that was torn there. `continues`: the same write goes
+    /// on, so that a pipe has nothing else in it yet.
+    pub(super) fn resume(&self, torn: Torn, continues: bool) -> Resume {
+        if self.opened.identity != torn.identity {
             return Resume::Whole;
         }
-        match opened.file.metadata() {
-            Ok(metadata) if opened.is_regular() && metadata.len() == torn.length => Resume::Rest,
-            Ok(metadata) if opened.is_regular() && metadata.len() == 0 => Resume::Whole,
+        if !self.opened.is_regular() {
+            return if continues { Resume::Rest } else { Resume::NewLine };
+        }
+        match self.opened.file.metadata().map(|metadata| metadata.len()) {
+            Ok(length) if length == torn.length => Resume::Rest,
+            Ok(0) => Resume::Whole,
             _ => Resume::NewLine,
         }
     }
+}
+
+fn removed(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("the audit file {} was removed: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -177,7 +268,7 @@ mod tests {
     use super::*;
 
     fn opened(path: &Path) -> Output {
-        Sink::File(path.to_owned()).open(false).expect("it opens").expect("it is on")
+        Sink::File(path.to_owned()).open(false, &Metrics::new()).expect("it opens").expect("it is on")
     }
 
     #[test]
@@ -187,18 +278,18 @@ mod tests {
         let mut output = opened(&path);
         output.write(b"half a li").expect("it writes");
         let torn = output.torn().expect("a file");
-        assert_eq!(output.resume(torn), Resume::Rest);
+        assert_eq!(output.resume(torn, true), Resume::Rest);
 
         let mut other = OpenOptions::new().append(true).open(&path).expect("it opens");
         other.write_all(b"somebody else").expect("it writes");
-        assert_eq!(output.resume(torn), Resume::NewLine);
+        assert_eq!(output.resume(torn, true), Resume::NewLine);
 
         other.set_len(0).expect("it truncates");
-        assert_eq!(output.resume(torn), Resume::Whole);
+        assert_eq!(output.resume(torn, true), Resume::Whole);
 
         std::fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
         output.ready().expect("it opens anew");
-        assert_eq!(output.resume(torn), Resume::Whole);
+        assert_eq!(output.resume(torn, true), Resume::Whole);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! What lines contain is decided elsewhere.
 
 use std::{
-    fmt::Display,
     io,
     sync::{
         Arc,
@@ -14,20 +13,13 @@ use std::{
     },
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::{line::Line, places::Places, sink::Output, thread::Thread};
+use super::{availability::Availability, line::Line, places::Places, sink::Output, thread::Thread};
 use crate::{
     clock::WallClock,
     telemetry::metrics::{AuditClass, Metrics},
 };
-
-/// Whether the sink is available.
-#[derive(Debug)]
-pub(super) struct Soundness {
-    broken: AtomicBool,
-    changes: watch::Sender<bool>,
-}
 
 /// The way to the thread. The thread ends when this is dropped.
 #[derive(Debug)]
@@ -40,7 +32,7 @@ pub(super) struct Writer {
 /// What calls and the thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) soundness: Soundness,
+    pub(super) availability: Availability,
     pub(super) places: Places,
     /// The file is to be opened again.
     pub(super) reopen: AtomicBool,
@@ -72,34 +64,6 @@ pub(super) enum NotAccepted {
     Stopped,
 }
 
-impl Soundness {
-    fn new() -> Self {
-        Self { broken: AtomicBool::new(false), changes: watch::Sender::new(false) }
-    }
-
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
-    }
-
-    pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
-        self.changes.subscribe()
-    }
-
-    pub(super) fn set_broken(&self, why: &dyn Display) {
-        if !self.broken.swap(true, Ordering::AcqRel) {
-            tracing::error!(error = %why, "audit records cannot be written; calls are refused until they can");
-            self.changes.send_replace(true);
-        }
-    }
-
-    pub(super) fn set_sound(&self) {
-        if self.broken.swap(false, Ordering::AcqRel) {
-            tracing::warn!("audit records can be written again; calls are accepted");
-            self.changes.send_replace(false);
-        }
-    }
-}
-
 impl Writer {
     /// Starts the thread. It keeps all lines of `max_in_flight` allowed calls.
     pub(super) fn start(
@@ -111,7 +75,7 @@ impl Writer {
     ) -> io::Result<Self> {
         let (inbox, messages) = channel();
         let shared = Arc::new(Shared {
-            soundness: Soundness::new(),
+            availability: Availability::new(metrics.clone()),
             places: Places::new(max_in_flight, metrics.clone()),
             reopen: AtomicBool::new(false),
             wakes: AtomicBool::new(false),
@@ -120,8 +84,8 @@ impl Writer {
         Ok(Self { inbox, shared })
     }
 
-    pub(super) fn soundness(&self) -> &Soundness {
-        &self.shared.soundness
+    pub(super) fn availability(&self) -> &Availability {
+        &self.shared.availability
     }
 
     /// Hands over a line. A line that is not accepted is lost, and counted.
@@ -139,7 +103,7 @@ impl Writer {
         if !self.shared.places.take(class, calls) {
             return;
         }
-        let line = if self.soundness().is_broken() { Line::late } else { Line::unawaited };
+        let line = if self.availability().is_unavailable() { Line::late } else { Line::unawaited };
         // Counted as lost if the thread has stopped; nothing was handed out for it.
         let _ = self.send(line(text(), class), calls);
     }
@@ -153,8 +117,8 @@ impl Writer {
         })
     }
 
-    /// Asks the thread to report when all lines so far are written. Returns false if the
-    /// thread has stopped. The sender is dropped if the lines cannot be written now.
+    /// Asks the thread to report when all lines so far are written. It tries until the receiver
+    /// is dropped. Returns false if the thread has stopped.
     pub(super) fn flush(&self, done: oneshot::Sender<()>) -> bool {
         self.inbox.send(Message::Flush(done)).is_ok()
     }

@@ -90,6 +90,11 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     logging.flush(LOG_FLUSH_LIMIT);
     match served? {
         Ended::InGoodOrder => Ok(()),
+        Ended::AuditClosed => Err(Failure::Failed(
+            "the reader of the audit records on standard output is gone, and no call can be served without \
+             them; restart the gateway with a reader"
+                .to_owned(),
+        )),
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
         Ended::ThreadLost(thread) => Err(lost(&thread)),
     }

@@ -48,10 +48,16 @@ impl Gate {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Failure::new(Reason::Draining).retry_after(RETRY_AFTER_DRAIN));
         }
-        if self.audit.is_broken() {
-            return Err(Failure::new(Reason::AuditUnavailable).retry_after(retry_after()));
+        if self.audit.is_unavailable() {
+            return Err(audit_unavailable());
         }
         Ok(())
+    }
+
+    /// Waits until the record of a call can be expected to be written in time. Nothing may be
+    /// sent to the platform before.
+    pub(super) async fn expect_record(&self) -> Result<(), Failure> {
+        self.audit.expect_record().await.map_err(|_| audit_unavailable())
     }
 
     /// Lets a call wait for its body.
@@ -83,6 +89,10 @@ impl Gate {
         self.metrics.call_shed(limit);
         Failure::overloaded(limit.as_str()).retry_after(retry_after())
     }
+}
+
+fn audit_unavailable() -> Failure {
+    Failure::new(Reason::AuditUnavailable).retry_after(retry_after())
 }
 
 /// Spread out, so that calls that were refused together do not come back together.

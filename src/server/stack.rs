@@ -162,6 +162,7 @@ impl CallStack {
             let message = self.receive(message, &holder).await?;
             call.keep_message(message.clone());
             let in_flight = self.gate.admit(&holder, share)?;
+            self.gate.expect_record().await?;
             let request = Request::from_parts(head, Full::new(message));
             Ok(self
                 .handle(request, peer, Admitted { call: call.clone(), caller, policy, span, in_flight })

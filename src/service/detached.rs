@@ -51,6 +51,7 @@ where
             }),
             // This answer is not read.
             () = is_obsolete(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
+            () = is_unrecordable(&task_call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
         };
         let ending = ending(&task_call, result.as_ref().err());
         let recorded = if is_ours { audit.record(&task_call, ending).await } else { Ok(()) };
@@ -127,6 +128,13 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
         () = call.at_rest() => {}
         () = given_up => {}
     }
+}
+
+/// Resolves when the record of the call cannot be written and no platform request is in
+/// progress: nothing more may be sent then.
+async fn is_unrecordable(call: &Call, audit: &Audit) {
+    audit.unavailable().await;
+    call.at_rest().await;
 }
 
 /// Returns how the call ended for its caller: how it was answered, or that it was cancelled.

@@ -29,7 +29,7 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
-    audit::{AuditClass, AuditPending},
+    audit::{AuditClass, AuditFault, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
@@ -523,6 +523,21 @@ impl Metrics {
     /// Counts audit records that were dropped because too many were waiting to be written.
     pub fn audit_records_lost(&self, class: AuditClass, records: u64) {
         self.0.audit_queue.count_lost(class, records);
+    }
+
+    /// Counts something that went wrong with the audit sink.
+    pub fn audit_fault(&self, fault: AuditFault) {
+        self.0.audit_queue.count_fault(fault);
+    }
+
+    /// Records how long a write to the audit sink took, with its sync and its repetitions.
+    pub fn audit_write(&self, took: Duration) {
+        self.0.audit_queue.observe_write(took);
+    }
+
+    /// Sets whether audit records can be written in time.
+    pub fn audit_sink_up(&self, up: bool) {
+        self.0.audit_queue.set_up(up);
     }
 
     /// Returns the counts of waiting records for a new audit log. They are exported as

@@ -1,11 +1,14 @@
 //! Metrics of the audit log's queue, by class of record.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use prometheus::{Gauge, IntCounter};
+use prometheus::{Gauge, Histogram, IntCounter};
 
 use super::family::Families;
 
@@ -33,6 +36,49 @@ impl AuditClass {
     }
 }
 
+/// Something that went wrong with the sink, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditFault {
+    /// A write failed and was repeated while calls waited.
+    WriteRepeated,
+    /// A write failed, after its repetitions. The sink is unavailable.
+    WriteFailed,
+    /// A write succeeded, but took 1.25 s or longer. The sink is unavailable.
+    WriteSlow,
+    /// The file at the path could not be opened, and the previous one is still in use.
+    ReopenFailed,
+    /// The sink ended in half a line, which was ended before the next record.
+    HalfLine,
+    /// The platform had answered a call, and its answer was withheld because its record could
+    /// not be written.
+    AnswerWithheld,
+}
+
+impl AuditFault {
+    /// All faults, in order.
+    pub const ALL: [Self; 6] = [
+        Self::WriteRepeated,
+        Self::WriteFailed,
+        Self::WriteSlow,
+        Self::ReopenFailed,
+        Self::HalfLine,
+        Self::AnswerWithheld,
+    ];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WriteRepeated => "write_repeated",
+            Self::WriteFailed => "write_failed",
+            Self::WriteSlow => "write_slow",
+            Self::ReopenFailed => "reopen_failed",
+            Self::HalfLine => "half_line",
+            Self::AnswerWithheld => "answer_withheld",
+        }
+    }
+}
+
 /// Number of records of one audit log that wait to be written, by class.
 #[derive(Debug, Default)]
 pub struct AuditPending([AtomicUsize; AuditClass::ALL.len()]);
@@ -50,6 +96,9 @@ impl AuditPending {
 pub(super) struct AuditQueue {
     lost: [IntCounter; AuditClass::ALL.len()],
     pending: [Gauge; AuditClass::ALL.len()],
+    faults: [IntCounter; AuditFault::ALL.len()],
+    write_seconds: Histogram,
+    up: Gauge,
     followed: Mutex<Vec<Arc<AuditPending>>>,
 }
 
@@ -65,7 +114,16 @@ impl AuditQueue {
             "Audit records that wait to be written.",
             &["class"],
         );
+        let faults = families.counters(
+            "ott_gateway_audit_faults_total",
+            "What went wrong with the audit sink.",
+            &["kind"],
+        );
         Self {
+            faults: AuditFault::ALL.map(|fault| faults.with_label_values(&[fault.as_str()])),
+            write_seconds: families
+                .histogram("ott_gateway_audit_write_seconds", "Duration of writes to the audit sink."),
+            up: families.gauge("ott_gateway_audit_sink_up", "Whether audit records can be written in time."),
             lost: AuditClass::ALL.map(|class| lost.with_label_values(&[class.as_str()])),
             pending: AuditClass::ALL.map(|class| pending.with_label_values(&[class.as_str()])),
             followed: Mutex::default(),
@@ -74,6 +132,18 @@ impl AuditQueue {
 
     pub(super) fn count_lost(&self, class: AuditClass, records: u64) {
         self.lost[class as usize].inc_by(records);
+    }
+
+    pub(super) fn count_fault(&self, fault: AuditFault) {
+        self.faults[fault as usize].inc();
+    }
+
+    pub(super) fn observe_write(&self, took: Duration) {
+        self.write_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn set_up(&self, up: bool) {
+        self.up.set(f64::from(u8::from(up)));
     }
 
     pub(super) fn follow(&self) -> Arc<AuditPending> {
