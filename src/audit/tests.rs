@@ -84,6 +84,12 @@ fn unavailable(audit: &Audit) -> watch::Receiver<bool> {
     audit.0.as_ref().expect("it is on").availability().subscribe()
 }
 
+async fn outage(audit: &Audit) {
+    let mut unavailable = unavailable(audit);
+    let failed = timeout(PATIENCE, unavailable.wait_for(|unavailable| *unavailable)).await;
+    failed.expect("it fails").expect("it lives");
+}
+
 async fn recovery(audit: &Audit) {
     let mut unavailable = unavailable(audit);
     let recovered = timeout(PATIENCE, unavailable.wait_for(|unavailable| !unavailable)).await;
@@ -184,6 +190,7 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
     fs::remove_file(&path).expect("it goes");
     symlink("/dev/full", &path).expect("a link");
     audit.undelivered_session(&stranded, Logout::Failed, Some(503));
+    outage(&audit).await;
     assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable));
     fs::remove_file(&path).expect("it goes");
     symlink(&good, &path).expect("a link");
@@ -200,6 +207,34 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
         let line = format!(r#"ott_gateway_audit_records_total{{result="{result}",sink="file"}} {count}"#);
         assert!(metrics.render().contains(&line), "{line}\n{}", metrics.render());
     }
+}
+
+/// As at a shutdown: what waits is written if the sink recovers in time.
+#[tokio::test]
+async fn flush_repeats_writes_until_its_time_is_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
+    symlink("/dev/full", &path).expect("a link");
+    let audit = started(&path);
+    let calls = [call(), call(), call()];
+    for call in &calls {
+        audit.correct_record(call, Ending::Cancelled);
+    }
+    outage(&audit).await;
+    let mut flush = Box::pin(audit.flush(PATIENCE));
+    assert!(timeout(Duration::from_millis(20), flush.as_mut()).await.is_err());
+    let link = folder.path().join("link");
+    symlink(&good, &link).expect("a link");
+    fs::rename(&link, &path).expect("it is replaced");
+    flush.await.expect("it is written in time");
+    let expected = calls.each_ref().map(|call| call.request_id().to_string());
+    assert_eq!(ids(&lines_of(&good), true), expected);
+
+    // Records of calls that were only just handed over.
+    let last = call();
+    audit.correct_record(&last, Ending::Cancelled);
+    audit.flush(FLUSH_LIMIT).await.expect("it is written");
+    assert_eq!(ids(&lines_of(&good), true).last(), Some(&last.request_id().to_string().as_str()));
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! `[audit]`: where the record of every call goes.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use super::{fault::Problem, file::Value, named_file, section::Section, value};
 
@@ -74,10 +78,37 @@ fn file_sink(section: &Section<'_>, text: &str) -> AuditSink {
         );
     } else if path.is_dir() {
         section.fault("sink", Problem::rule("is a folder; a file is needed"));
-    } else if !path.parent().is_some_and(std::path::Path::is_dir) {
+    } else if !path.parent().is_some_and(Path::is_dir) {
         section.fault("sink", Problem::rule("the file's folder does not exist"));
+    } else {
+        warn_if_exposed(section, &path);
     }
     AuditSink::File(path)
+}
+
+/// Bits of a mode that let users read a file who are not in its group, or others than its
+/// owner change it.
+const FILE_OPEN_TO_OTHERS: u32 = 0o026;
+/// Bits of a folder's mode that let others than its owner replace files in it, and the one
+/// that takes this from them again.
+const OTHERS_MAY_REPLACE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Warns if others can read the records, change them, or put another file in their place.
+fn warn_if_exposed(section: &Section<'_>, path: &Path) {
+    let mode = |metadata: &fs::Metadata| metadata.permissions().mode();
+    if path.is_symlink() {
+        section.warning("sink", "is a symbolic link: who can change it decides where records go; name the file");
+    }
+    if fs::metadata(path).is_ok_and(|file| file.is_file() && mode(&file) & FILE_OPEN_TO_OTHERS != 0) {
+        section.warning("sink", "the file is open to other users; chmod it to 0640");
+    }
+    let may_replace = |folder: &fs::Metadata| {
+        mode(folder) & OTHERS_MAY_REPLACE != 0 && mode(folder) & STICKY == 0
+    };
+    if path.parent().and_then(|folder| fs::metadata(folder).ok()).is_some_and(|folder| may_replace(&folder)) {
+        section.warning("sink", "other users can replace the file: they can write to its folder; chmod that to 0750");
+    }
 }
 
 fn key_id(value: &Value) -> Result<String, Problem> {

@@ -14,7 +14,7 @@ use std::{
 use aws_lc_rs::hmac;
 use ott_gateway::proto::ott::v1::{IssueOttRequest, ott_service_client::OttServiceClient};
 use serde_json::Value;
-use tokio::{io::Interest, net::unix::pipe, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
 
@@ -399,26 +399,6 @@ async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
     recovers(&gateway, &channel).await;
     let text = fs::read_to_string(log.join("audit.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 1 + 40 + 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closed_standard_output_lets_no_token_out() {
-    let platform = Upstream::http().await;
-    let (reader, writer) = std::io::pipe().unwrap();
-    let hangup = pipe::Sender::from_owned_fd_unchecked(writer.try_clone().unwrap().into()).unwrap();
-    let gateway = Setup::for_platform(platform.address())
-        .replacing("FOLDER/audit.jsonl", "stdout")
-        .stdout(writer)
-        .start();
-    let channel = gateway.channel().await;
-    client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
-    drop(reader);
-    // A process that another test is starting may have a copy of the reading end until it
-    // executes its program.
-    let closed = hangup.ready(Interest::ERROR);
-    assert!(tokio::time::timeout(SOON, closed).await.expect("the pipe breaks").unwrap().is_error());
-    assert_eq!(told(&client(&channel).issue_ott(issue("x@example.com")).await), UNAVAILABLE);
-    nothing_leaves(&gateway, &channel, &platform).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

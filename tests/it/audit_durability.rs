@@ -8,6 +8,7 @@ use std::{
 };
 
 use ott_gateway::proto::ott::v1::IssueOttRequest;
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::support::{
@@ -18,14 +19,14 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A gateway whose calls of `fsync` and `fdatasync` are observed.
-struct Observed {
+/// A gateway whose disk is observed, and can be made slow or broken.
+pub(crate) struct Observed {
     folder: PathBuf,
 }
 
 impl Observed {
     /// Builds the library that observes them, and sets the gateway up to use it.
-    fn setup(setup: Setup) -> (Self, Setup) {
+    pub(crate) fn setup(setup: Setup) -> (Self, Setup) {
         let folder = fs::canonicalize(setup.folder()).expect("the test's own folder");
         let library = folder.join("sync.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/sync.c");
@@ -41,7 +42,9 @@ impl Observed {
             .replacing("[audit]", "[audit]\nfsync = true")
             .environment("LD_PRELOAD", &path("sync.so"))
             .environment("OTT_TEST_SYNC_LOG", &path("sync.log"))
-            .environment("OTT_TEST_SYNC_FAILS", &path("sync.fails"));
+            .environment("OTT_TEST_SYNC_FAILS", &path("sync.fails"))
+            .environment("OTT_TEST_SYNC_DELAY", &path("sync.delay"))
+            .environment("OTT_TEST_WRITE_FAILS", &path("write.fails"));
         (Self { folder }, setup)
     }
 
@@ -56,6 +59,23 @@ impl Observed {
     fn all_of(&self, name: &str) -> String {
         let length = fs::metadata(self.folder.join(name)).expect("the file is there").len();
         format!("fdatasync FOLDER/{name} {length}")
+    }
+
+    /// Sets how long each write of a record takes, with its sync.
+    pub(crate) fn set_delay(&self, milliseconds: u32) {
+        self.put("sync.delay", &milliseconds.to_string());
+    }
+
+    /// Makes one in ten writes to the audit file fail with this error.
+    pub(crate) fn set_write_error(&self, error: Errno) {
+        self.put("write.fails", &format!("10 {}", error.raw_os_error()));
+    }
+
+    /// Writes a file in one step: the gateway may read it at any time.
+    fn put(&self, name: &str, text: &str) {
+        let new = self.folder.join("new");
+        fs::write(&new, text).expect("it is written");
+        fs::rename(new, self.folder.join(name)).expect("it is renamed");
     }
 
     fn set_failing(&self, failing: bool) {

@@ -19,6 +19,8 @@ mod api_clients;
 mod audit;
 mod audit_durability;
 mod audit_flood;
+mod audit_sinks;
+mod audit_writes;
 mod broken_requests;
 mod cli;
 mod connections;

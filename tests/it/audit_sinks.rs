@@ -1,0 +1,179 @@
+//! Sinks that are rotated, closed, or none at all.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    admin::Admin,
+    calling::{asked, issued, load, metric, until},
+    gateway::{Gateway, Setup},
+    upstream::{OTT, Upstream},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn issue_one(gateway: &Gateway) -> String {
+    issued(&gateway.channel().await, &[]).await
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("the file is there");
+    text.lines().map(|line| serde_json::from_str(line).expect("a whole record")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reader_of_standard_output_that_is_gone_ends_the_process() {
+    let platform = Upstream::http().await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", "stdout")
+        .stdout(writer)
+        .start();
+    assert_eq!(issue_one(&gateway).await, "OK");
+    drop(reader);
+    // Without another call.
+    let status = gateway.ended(SOON).await;
+    assert_eq!(status.code(), Some(1));
+    gateway.stderr().wait_for("the reason", |line| {
+        (line.contains("audit sink closed by its reader, stopping") && line.contains("ERROR")).then_some(())
+    });
+    gateway.stderr().wait_for("what to do", |line| line.contains("restart the gateway with a reader").then_some(()));
+    assert_eq!(platform.count(OTT), 1, "no token was lost for it");
+}
+
+#[test]
+fn sink_that_discards_records_is_refused_at_start_and_by_check_config() {
+    const HINT: &str = "set sink = \"off\"";
+    let setup = || Setup::for_platform("127.0.0.1:9".parse().unwrap());
+    let link = |setup: &Setup| symlink("/dev/null", setup.folder().join("audit.jsonl")).unwrap();
+    for sink in ["/dev/null", "FOLDER/audit.jsonl"] {
+        for command in ["serve", "check-config"] {
+            let setup = setup().replacing("FOLDER/audit.jsonl", sink);
+            link(&setup);
+            setup.write_config();
+            let output = setup.run(&[command]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && text.contains(HINT), "{sink} {command}: {text}");
+        }
+    }
+    // Standard output of `serve`: redirected, and closed before the program starts.
+    for redirection in [">/dev/null", ">&-"] {
+        let setup = setup().replacing("FOLDER/audit.jsonl", "stdout");
+        setup.write_config();
+        let command = format!("exec \"$0\" serve --config \"$1\" {redirection}");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &command, env!("CARGO_BIN_EXE_ott-gateway")])
+            .arg(setup.folder().join("config.toml"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("a shell");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{redirection}: {text}");
+        assert!(text.contains(HINT), "{redirection}: {text}");
+        // Another process than the one that serves: its own output shows nothing.
+        let output = setup.run(&["check-config"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn previous_file_is_used_until_the_new_one_can_be_opened() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit", "FOLDER/log/audit");
+    let (log, moved) = (setup.folder().join("log"), setup.folder().join("moved"));
+    fs::create_dir(&log).unwrap();
+    let gateway = setup.start();
+    let admin = Admin(gateway.admin());
+    let failed = r#"ott_gateway_audit_faults_total{kind="reopen_failed"}"#;
+    assert_eq!(issue_one(&gateway).await, "OK");
+
+    // A folder is where the file should be.
+    fs::rename(log.join("audit.jsonl"), log.join("audit.1")).unwrap();
+    fs::create_dir(log.join("audit.jsonl")).unwrap();
+    gateway.signal("HUP");
+    gateway.stderr().wait_for("a warning", |line| {
+        (line.contains("cannot open new audit file") && line.contains("WARN")).then_some(())
+    });
+    assert_eq!(issue_one(&gateway).await, "OK");
+    assert!(metric(admin.0, failed).await >= 1.0);
+    fs::remove_dir(log.join("audit.jsonl")).unwrap();
+    until(SOON, "it is opened without a call", async || log.join("audit.jsonl").exists()).await;
+    gateway.stderr().wait_for("its end", |line| line.contains("new audit file opened").then_some(()));
+    assert_eq!(issue_one(&gateway).await, "OK");
+    assert_eq!((lines(&log.join("audit.1")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
+
+    // The folder is gone, with the file in it.
+    fs::rename(&log, &moved).unwrap();
+    assert_eq!(issue_one(&gateway).await, "OK");
+    fs::create_dir(&log).unwrap();
+    until(SOON, "it is opened again", async || log.join("audit.jsonl").exists()).await;
+    assert_eq!(issue_one(&gateway).await, "OK");
+    assert_eq!((lines(&moved.join("audit.jsonl")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
+    assert_eq!(asked(admin.0, "/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_by_copy_and_truncate_and_by_removal_tears_no_line_and_refuses_nobody() {
+    let platform = Upstream::http().await;
+    let gateway = Setup::for_platform(platform.address()).start();
+    let file = gateway.folder().join("audit.jsonl");
+    let grown = async || {
+        until(SOON, "some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
+    };
+    // `load` fails with the first call that does.
+    let stop = CancellationToken::new();
+    let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
+    for _ in 0..5 {
+        grown().await;
+        OpenOptions::new().write(true).truncate(true).open(&file).unwrap();
+        grown().await;
+        fs::remove_file(&file).unwrap();
+    }
+    grown().await;
+    stop.cancel();
+    assert!(calls.await.unwrap() > 10);
+    assert!(lines(&file).iter().all(|record| record.get("late").is_none()));
+    assert_eq!(issue_one(&gateway).await, "OK");
+}
+
+#[test]
+fn audit_file_that_others_can_read_or_replace_is_warned_about() {
+    let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let warnings = |setup: &Setup| {
+        setup.write_config();
+        let output = setup.run(&["check-config"]);
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
+    };
+    let setup = || {
+        let setup = Setup::for_platform("127.0.0.1:9".parse().unwrap())
+            .replacing("FOLDER/audit", "FOLDER/log/audit");
+        fs::create_dir(setup.folder().join("log")).unwrap();
+        mode(&setup.folder().join("log"), 0o750);
+        setup
+    };
+    let fine = setup();
+    assert!(!warnings(&fine).contains("audit.sink"));
+    fs::write(fine.folder().join("log/audit.jsonl"), "").unwrap();
+    mode(&fine.folder().join("log/audit.jsonl"), 0o640);
+    assert!(!warnings(&fine).contains("audit.sink"));
+    for bits in [0o644, 0o666, 0o660] {
+        mode(&fine.folder().join("log/audit.jsonl"), bits);
+        assert!(warnings(&fine).contains("audit.sink: the file is open to other users"), "{bits:o}");
+    }
+    for bits in [0o777, 0o752, 0o770] {
+        let open = setup();
+        mode(&open.folder().join("log"), bits);
+        assert!(warnings(&open).contains("audit.sink: other users can replace the file"), "{bits:o}");
+    }
+    let linked = setup();
+    symlink("elsewhere.jsonl", linked.folder().join("log/audit.jsonl")).unwrap();
+    assert!(warnings(&linked).contains("audit.sink: is a symbolic link"));
+}
