@@ -170,9 +170,8 @@ impl Availability {
         if since == IDLE {
             return State::Available;
         }
-        let busy = clock::now()
-            .saturating_duration_since(self.created)
-            .saturating_sub(Duration::from_micros(since));
+        let busy =
+            clock::now().saturating_duration_since(self.created).saturating_sub(Duration::from_micros(since));
         let Some(left) = MAX_WRITE.checked_sub(busy).filter(|left| !left.is_zero()) else {
             self.distrust(&"writing audit records takes too long");
             return State::Unavailable;

@@ -60,8 +60,7 @@ impl Judge {
             return;
         }
         let is_relapse = self.recovered.is_some_and(|at| now.saturating_duration_since(at) < RELAPSE_WINDOW);
-        self.trial =
-            if is_relapse { (self.trial * 2).clamp(MIN_TRIAL, MAX_TRIAL) } else { Duration::ZERO };
+        self.trial = if is_relapse { (self.trial * 2).clamp(MIN_TRIAL, MAX_TRIAL) } else { Duration::ZERO };
         self.outage = Some(Outage { good_since: None });
     }
 }

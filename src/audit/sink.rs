@@ -185,7 +185,9 @@ impl Output {
     /// output, and its reader is gone.
     pub(super) fn is_closed_by(&self, error: &io::Error) -> bool {
         self.path.is_none()
-            && [Errno::PIPE, Errno::CONNRESET].iter().any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
+            && [Errno::PIPE, Errno::CONNRESET]
+                .iter()
+                .any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
     }
 
     /// Whether what is written next would continue a line of somebody else: the file ended in

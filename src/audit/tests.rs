@@ -1,5 +1,6 @@
 //! Against real files, pipes and devices. Times are real: the thread knows no other.
 
+mod backlog;
 mod queue;
 mod unfinished;
 

@@ -313,8 +313,9 @@ impl Thread {
         }
         let has_name = self.output.check_written();
         // Lines that are whole are confirmed even if the rest failed. Lines of refused calls
-        // alone are not synced: an allowed call would have to wait for that.
-        let must_sync = self.backlog.has_allowed_in_batch() || self.hurries();
+        // alone are not synced: an allowed call would have to wait for that. They are while
+        // the sink is unavailable, because this write is judged as that of an allowed call.
+        let must_sync = self.backlog.has_allowed_in_batch() || self.hurries() || !self.judge.is_available();
         let synced = if must_sync && has_name.is_ok() { self.output.sync() } else { Ok(()) };
         let written = if has_name.is_ok() { written } else { 0 };
         let Self { backlog, output, shared, metrics, sink, .. } = self;

@@ -98,16 +98,19 @@ const STICKY: u32 = 0o1000;
 fn warn_if_exposed(section: &Section<'_>, path: &Path) {
     let mode = |metadata: &fs::Metadata| metadata.permissions().mode();
     if path.is_symlink() {
-        section.warning("sink", "is a symbolic link: who can change it decides where records go; name the file");
+        section
+            .warning("sink", "is a symbolic link: who can change it decides where records go; name the file");
     }
     if fs::metadata(path).is_ok_and(|file| file.is_file() && mode(&file) & FILE_OPEN_TO_OTHERS != 0) {
         section.warning("sink", "the file is open to other users; chmod it to 0640");
     }
-    let may_replace = |folder: &fs::Metadata| {
-        mode(folder) & OTHERS_MAY_REPLACE != 0 && mode(folder) & STICKY == 0
-    };
+    let may_replace =
+        |folder: &fs::Metadata| mode(folder) & OTHERS_MAY_REPLACE != 0 && mode(folder) & STICKY == 0;
     if path.parent().and_then(|folder| fs::metadata(folder).ok()).is_some_and(|folder| may_replace(&folder)) {
-        section.warning("sink", "other users can replace the file: they can write to its folder; chmod that to 0750");
+        section.warning(
+            "sink",
+            "other users can replace the file: they can write to its folder; chmod that to 0750",
+        );
     }
 }
 

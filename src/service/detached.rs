@@ -157,7 +157,7 @@ impl Drop for AbandonWhenDropped<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{path::Path, time::Duration};
 
     use super::*;
     use crate::{
@@ -175,10 +175,15 @@ mod tests {
 
     impl Fixture {
         fn new() -> Self {
+            Self::with_sink(Path::new("audit.jsonl"))
+        }
+
+        /// The path is relative to the folder, or absolute.
+        fn with_sink(path: &Path) -> Self {
             let folder = tempfile::tempdir().expect("a folder of the test's own");
             let metrics = Metrics::new();
             let settings = crate::audit::Settings {
-                sink: crate::audit::Sink::File(folder.path().join("audit.jsonl")),
+                sink: crate::audit::Sink::File(folder.path().join(path)),
                 hmac_key: None,
                 fsync: false,
                 max_in_flight: 16,
@@ -286,6 +291,38 @@ mod tests {
         drop(handler);
         limit.idle().await;
         assert_eq!(fixture.records().await, ["Some(CANCELLED) Some(cancelled) None"]);
+    }
+
+    /// A call that waits for an access token, or for its next attempt.
+    #[tokio::test]
+    async fn call_that_has_sent_nothing_ends_when_its_record_cannot_be_written() {
+        let fixture = Fixture::with_sink(Path::new("/dev/full"));
+        let Fixture { call, audit, metrics, .. } = &fixture;
+        let (sent, unsent) =
+            (call.clone(), Call::new(clock::now(), Deadline::after(Duration::from_secs(10))));
+        sent.set_operation(Operation::LoginWithOtt);
+        let (answered, answer) = oneshot::channel::<()>();
+        let work = {
+            let sent = sent.clone();
+            async move {
+                sent.sending();
+                // Its sender is not dropped with this future, which would resolve it.
+                let _ = answer.await;
+                sent.attempt_ended(Certainty::Done);
+                Ok(())
+            }
+        };
+        let mut exchange = Box::pin(run(&sent, None, audit.clone(), metrics.clone(), work));
+        assert!(exchange.as_mut().now_or_never().is_none());
+        let waiting = run(&unsent, None, audit.clone(), metrics.clone(), pending::<Result<(), Failure>>());
+        audit.correct_record(call, Ending::Cancelled);
+        assert_eq!(waiting.await.expect_err("it was withdrawn").reason(), Reason::AuditUnavailable);
+        assert_eq!(unsent.certainty(), Certainty::NotSent);
+        // The other one is at the platform: its outcome is awaited.
+        assert!(exchange.as_mut().now_or_never().is_none());
+        answered.send(()).expect("its work goes on");
+        assert_eq!(exchange.await.expect_err("without a record").reason(), Reason::AuditUnavailable);
+        assert_eq!(sent.certainty(), Certainty::Done);
     }
 
     #[tokio::test]

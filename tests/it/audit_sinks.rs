@@ -2,13 +2,16 @@
 
 use std::{
     fs::{self, OpenOptions},
+    io::Read,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
+use rustix::fs::{OFlags, fcntl_setfl};
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -45,8 +48,45 @@ async fn reader_of_standard_output_that_is_gone_ends_the_process() {
     gateway.stderr().wait_for("the reason", |line| {
         (line.contains("audit sink closed by its reader, stopping") && line.contains("ERROR")).then_some(())
     });
-    gateway.stderr().wait_for("what to do", |line| line.contains("restart the gateway with a reader").then_some(()));
+    gateway
+        .stderr()
+        .wait_for("what to do", |line| line.contains("restart the gateway with a reader").then_some(()));
     assert_eq!(platform.count(OTT), 1, "no token was lost for it");
+}
+
+/// Another program that shares standard output may have made it non-blocking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_are_whole_in_a_non_blocking_pipe_with_a_slow_reader() {
+    const CALLS: usize = 60;
+    let platform = Upstream::http().await;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    let mut gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", "stdout")
+        .stdout(writer)
+        .start();
+    let reading = std::thread::spawn(move || {
+        let (mut text, mut part) = (Vec::new(), [0; 700]);
+        while let Ok(bytes @ 1..) = reader.read(&mut part) {
+            text.extend_from_slice(&part[..bytes]);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        String::from_utf8(text).unwrap()
+    });
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let channel = gateway.channel().await;
+        calls.spawn(async move { issued(&channel, &[]).await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap(), "OK");
+    }
+    gateway.signal("TERM");
+    assert!(gateway.ended(SOON).await.success());
+    let text = reading.join().unwrap();
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), CALLS);
 }
 
 #[test]
@@ -153,8 +193,8 @@ fn audit_file_that_others_can_read_or_replace_is_warned_about() {
         [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
     };
     let setup = || {
-        let setup = Setup::for_platform("127.0.0.1:9".parse().unwrap())
-            .replacing("FOLDER/audit", "FOLDER/log/audit");
+        let setup =
+            Setup::for_platform("127.0.0.1:9".parse().unwrap()).replacing("FOLDER/audit", "FOLDER/log/audit");
         fs::create_dir(setup.folder().join("log")).unwrap();
         mode(&setup.folder().join("log"), 0o750);
         setup

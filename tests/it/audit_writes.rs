@@ -36,6 +36,16 @@ struct Seen {
     health_changes: usize,
 }
 
+impl Seen {
+    fn summary(&self) -> String {
+        let Self { good, refused, others, wasted, health_changes } = self;
+        let others = others.len();
+        format!(
+            "{good} good, {refused} refused, {others} others, {wasted} wasted, {health_changes} health changes"
+        )
+    }
+}
+
 /// Lets 8 callers log in one after another until the work is done.
 async fn observe(gateway: &Gateway, platform: &Upstream, work: impl Future<Output = ()>) -> Seen {
     let stop = CancellationToken::new();
@@ -131,7 +141,7 @@ async fn slower_writes_refuse_steadily_and_waste_no_login() {
     };
     let seen = observe(&gateway, &platform, outage).await;
     // Those that were sent before it was known; they waited for their records.
-    assert!(seen.good <= 2 * CALLERS && seen.refused > CALLERS, "{seen:?}");
+    assert!(seen.good <= CALLERS && seen.refused > CALLERS, "{seen:?}");
     assert_eq!((seen.wasted, seen.health_changes), (0, 1), "{seen:?}");
     assert!(seen.others.is_empty(), "{seen:?}");
     assert!(metric(admin.0, r#"ott_gateway_audit_faults_total{kind="write_slow"}"#).await >= 2.0);
@@ -169,10 +179,8 @@ async fn write_that_stalls_wastes_no_login_that_begins_after_it() {
     assert_eq!(stalled.await.unwrap(), UNAVAILABLE, "the one call that was at the platform");
     let withheld = r#"ott_gateway_audit_faults_total{kind="answer_withheld"}"#;
     assert_eq!(metric(gateway.admin(), withheld).await.to_string(), "1");
-    until(SOON, "it recovers", async || {
-        told(&client.login_with_ott(login(&platform.token())).await) == "OK"
-    })
-    .await;
+    until(SOON, "it recovers", async || told(&client.login_with_ott(login(&platform.token())).await) == "OK")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,17 +205,18 @@ async fn one_failed_write_in_ten_refuses_nobody_and_tears_no_line() {
 /// Prints what callers see at each latency, for comparisons.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "the figures are its result")]
 async fn figures() {
     for delay in [450, 550, 900, 1500] {
         let platform = Upstream::http().await;
         let (disk, gateway) = slow(&platform);
         disk.set_delay(delay);
         let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(10))).await;
-        println!("writes of {delay} ms: {seen:?}");
+        println!("writes of {delay} ms: {}", seen.summary());
     }
     let platform = Upstream::http().await;
     let (disk, gateway) = slow(&platform);
     disk.set_write_error(Errno::IO);
     let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(6))).await;
-    println!("one write in ten fails: {seen:?}");
+    println!("one write in ten fails: {}", seen.summary());
 }

@@ -25,6 +25,7 @@ use tonic_health::pb::{
 use crate::support::{
     admin::Admin,
     authority::Authority,
+    calling::until,
     collector::collector,
     gateway::{PATIENCE, Setup},
     upstream::{self, Behaviour, TOKEN, Upstream},
@@ -106,6 +107,9 @@ async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
     becomes_ready(admin).await;
     let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
     assert_eq!(failed.code(), Code::Unavailable);
+    // Only after the outage has lasted.
+    assert_eq!(admin.page("/readyz").0, 200);
+    until(PATIENCE, "not ready", async || admin.page("/readyz").0 == 503).await;
     assert_eq!(admin.page("/readyz"), (503, "not ready: audit records cannot be written\n".to_owned()));
     assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
 }

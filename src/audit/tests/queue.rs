@@ -231,7 +231,10 @@ async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
     assert!(record.as_mut().now_or_never().is_none());
     writer.panic();
     assert!(read_available(&mut pipe).len() >= filled);
-    timeout(PATIENCE, unavailable.wait_for(|unavailable| *unavailable)).await.expect("no call is needed").expect("it lives");
+    timeout(PATIENCE, unavailable.wait_for(|unavailable| *unavailable))
+        .await
+        .expect("no call is needed")
+        .expect("it lives");
     assert_eq!(record.await, Err(AuditUnavailable));
 
     // The sink is unavailable before the thread has dropped all lines.

@@ -119,11 +119,14 @@ impl AuditQueue {
             "What went wrong with the audit sink.",
             &["kind"],
         );
+        let up = families.gauge("ott_gateway_audit_sink_up", "Whether audit records can be written in time.");
+        // Without an audit log, no call is refused because of it.
+        up.set(1.0);
         Self {
+            up,
             faults: AuditFault::ALL.map(|fault| faults.with_label_values(&[fault.as_str()])),
             write_seconds: families
                 .histogram("ott_gateway_audit_write_seconds", "Duration of writes to the audit sink."),
-            up: families.gauge("ott_gateway_audit_sink_up", "Whether audit records can be written in time."),
             lost: AuditClass::ALL.map(|class| lost.with_label_values(&[class.as_str()])),
             pending: AuditClass::ALL.map(|class| pending.with_label_values(&[class.as_str()])),
             followed: Mutex::default(),
