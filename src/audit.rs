@@ -162,17 +162,6 @@ impl Audit {
         }
     }
 
-    /// Resolves when the sink is unavailable.
-    pub async fn unavailable(&self) {
-        if let Some(started) = &self.0 {
-            let mut changes = started.availability().subscribe();
-            if changes.wait_for(|unavailable| *unavailable).await.is_ok() {
-                return;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Returns whether the sink counts as unavailable for the health of the replica. `None` if
     /// the audit is off.
     #[must_use]

@@ -347,7 +347,13 @@ impl Call {
 
     /// Resolves when no attempt at the platform is in progress.
     pub async fn at_rest(&self) {
-        self.wait_until(|call| call.0.progress.load(Ordering::Acquire) & IN_FLIGHT == 0).await;
+        self.wait_until(Self::is_at_rest).await;
+    }
+
+    /// Returns whether no attempt at the platform is in progress.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.0.progress.load(Ordering::Acquire) & IN_FLIGHT == 0
     }
 
     async fn wait_until(&self, reached: impl Fn(&Self) -> bool) {

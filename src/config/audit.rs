@@ -2,9 +2,11 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use rustix::process::{Uid, geteuid};
 
 use super::{fault::Problem, file::Value, named_file, section::Section, value};
 
@@ -103,6 +105,11 @@ fn warn_if_exposed(section: &Section<'_>, path: &Path) {
     }
     if fs::metadata(path).is_ok_and(|file| file.is_file() && mode(&file) & FILE_OPEN_TO_OTHERS != 0) {
         section.warning("sink", "the file is open to other users; chmod it to 0640");
+    }
+    let owner = |file: &fs::Metadata| Uid::from_raw(file.uid());
+    let is_ours = |file: &fs::Metadata| owner(file).is_root() || owner(file) == geteuid();
+    if fs::metadata(path).is_ok_and(|file| file.is_file() && !is_ours(&file)) {
+        section.warning("sink", "the file belongs to another user, who can change it; chown it");
     }
     let may_replace =
         |folder: &fs::Metadata| mode(folder) & OTHERS_MAY_REPLACE != 0 && mode(folder) & STICKY == 0;

@@ -6,8 +6,9 @@
 //! written in any case.
 
 use std::{
-    future::{Future, pending},
+    future::{Future, pending, poll_fn},
     panic::AssertUnwindSafe,
+    task::Poll,
 };
 
 use futures_util::FutureExt;
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     audit::Audit,
-    call::{Call, Ending, InFlight},
+    call::{Call, Certainty, Ending, InFlight},
     status::{Failure, Reason},
     telemetry::{metrics::Metrics, panics},
 };
@@ -44,6 +45,8 @@ where
     tokio::spawn(async move {
         let result = tokio::select! {
             biased;
+            // Before the work, which may send something each time that it is polled.
+            () = unrecordable(&task_call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
             // A panic fails one call only, and that call still gets its record.
             result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
                 panics::call_panicked(&task_call, &metrics);
@@ -51,7 +54,6 @@ where
             }),
             // This answer is not read.
             () = is_obsolete(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
-            () = is_unrecordable(&task_call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
         };
         let ending = ending(&task_call, result.as_ref().err());
         let recorded = if is_ours { audit.record(&task_call, ending).await } else { Ok(()) };
@@ -130,11 +132,15 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
     }
 }
 
-/// Resolves when the record of the call cannot be written and no platform request is in
-/// progress: nothing more may be sent then.
-async fn is_unrecordable(call: &Call, audit: &Audit) {
-    audit.unavailable().await;
-    call.at_rest().await;
+/// Resolves, when polled, if records cannot be written and the call has nothing at the
+/// platform, neither a request nor its result: nothing more may be sent then. Wakes nothing by
+/// itself: what matters is that it is polled before the work goes on.
+async fn unrecordable(call: &Call, audit: &Audit) {
+    poll_fn(|_| {
+        let may_withdraw = || call.is_at_rest() && call.certainty() != Certainty::Done;
+        if audit.is_unavailable() && may_withdraw() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Returns how the call ended for its caller: how it was answered, or that it was cancelled.
@@ -161,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        call::{Certainty, Deadline, Holder, InFlightLimit, Operation},
+        call::{Deadline, Holder, InFlightLimit, Operation},
         clock::{self, WallClock},
     };
 
@@ -314,7 +320,12 @@ mod tests {
         };
         let mut exchange = Box::pin(run(&sent, None, audit.clone(), metrics.clone(), work));
         assert!(exchange.as_mut().now_or_never().is_none());
-        let waiting = run(&unsent, None, audit.clone(), metrics.clone(), pending::<Result<(), Failure>>());
+        let backoff = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waiting = run::<(), _>(&unsent, None, audit.clone(), metrics.clone(), backoff);
         audit.correct_record(call, Ending::Cancelled);
         assert_eq!(waiting.await.expect_err("it was withdrawn").reason(), Reason::AuditUnavailable);
         assert_eq!(unsent.certainty(), Certainty::NotSent);

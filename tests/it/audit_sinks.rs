@@ -208,6 +208,11 @@ fn audit_file_that_others_can_read_or_replace_is_warned_about() {
         mode(&fine.folder().join("log/audit.jsonl"), bits);
         assert!(warnings(&fine).contains("audit.sink: the file is open to other users"), "{bits:o}");
     }
+    mode(&fine.folder().join("log/audit.jsonl"), 0o640);
+    // Only root can give a file away.
+    if std::os::unix::fs::chown(fine.folder().join("log/audit.jsonl"), Some(12_345), None).is_ok() {
+        assert!(warnings(&fine).contains("audit.sink: the file belongs to another user"));
+    }
     for bits in [0o777, 0o752, 0o770] {
         let open = setup();
         mode(&open.folder().join("log"), bits);
