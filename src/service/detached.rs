@@ -327,7 +327,9 @@ mod tests {
         };
         let waiting = run::<(), _>(&unsent, None, audit.clone(), metrics.clone(), backoff);
         audit.correct_record(call, Ending::Cancelled);
-        assert_eq!(waiting.await.expect_err("it was withdrawn").reason(), Reason::AuditUnavailable);
+        let withdrawn =
+            tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it does not go on");
+        assert_eq!(withdrawn.expect_err("it was withdrawn").reason(), Reason::AuditUnavailable);
         assert_eq!(unsent.certainty(), Certainty::NotSent);
         // The other one is at the platform: its outcome is awaited.
         assert!(exchange.as_mut().now_or_never().is_none());
