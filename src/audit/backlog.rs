@@ -40,6 +40,12 @@ impl Backlog {
         self.batch.is_empty() && self.allowed.is_empty() && self.refused.is_empty()
     }
 
+    /// Whether half a line is in the sink.
+    #[cfg(test)]
+    pub(super) const fn is_torn(&self) -> bool {
+        self.torn.is_some()
+    }
+
     /// Whether no line of an allowed call waits.
     pub(super) fn has_no_allowed(&self) -> bool {
         self.batch.is_empty() && self.allowed.is_empty()

@@ -15,7 +15,8 @@ enum Step {
     Write { part: usize, synced: bool },
     /// The write is not repeated.
     GiveUp,
-    /// Another process appends a line of its own.
+    /// Another process appends a line of its own, only half of it if that follows half of
+    /// ours.
     Foreign,
     /// The file is renamed, and opened again.
     Rotate,
@@ -50,6 +51,23 @@ fn write(backlog: &mut Backlog, output: &mut sink::Output, part: usize, synced: 
     });
 }
 
+#[test]
+fn line_that_the_disk_may_have_lost_is_written_again_before_it_is_confirmed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.jsonl");
+    let output = Sink::File(path.clone()).open(true, &Metrics::new());
+    let mut output = output.expect("it opens").expect("it is on");
+    let mut backlog = Backlog::default();
+    let (ack, mut written) = oneshot::channel();
+    backlog.push(Line::awaited("{\"event\":\"call\"".to_owned(), ack));
+    write(&mut backlog, &mut output, 100, false);
+    assert_eq!(written.try_recv(), Err(oneshot::error::TryRecvError::Empty), "its call waits on");
+    write(&mut backlog, &mut output, 100, true);
+    assert_eq!(written.try_recv(), Ok(()));
+    assert!(backlog.is_empty());
+    assert_eq!(fs::read_to_string(&path).expect("text"), "{\"event\":\"call\"}\n".repeat(2));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -76,7 +94,9 @@ proptest! {
                 Step::GiveUp => backlog.give_up(),
                 Step::Foreign => {
                     let mut other = OpenOptions::new().append(true).open(&path).expect("it opens");
-                    other.write_all(b"\"of another process\"\n").expect("it writes");
+                    let line = b"\"of another process\"\n";
+                    let length = if backlog.is_torn() { line.len() / 2 } else { line.len() };
+                    other.write_all(&line[..length]).expect("it writes");
                 }
                 Step::Rotate => {
                     files += 1;
