@@ -46,7 +46,7 @@ use crate::{
 const RECORD_LIMIT: Duration = Duration::from_secs(4);
 /// Time that the last records need at shutdown at most, unless the sink is unavailable: the
 /// write in progress, and their own.
-pub const FLUSH_LIMIT: Duration = Duration::from_millis(2 * MAX_WRITE.as_millis() as u64);
+pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
 
 /// Where audit records go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -304,14 +304,12 @@ impl Started {
         // Reading this makes the sink unavailable if the write in progress takes too long. The
         // call itself was sent, and waits on.
         let _ = self.availability().is_unavailable();
-        match timeout(RECORD_LIMIT - MAX_WRITE, written).await {
-            Ok(written) => written.map_err(|_| AuditUnavailable),
-            Err(_) => {
-                self.availability().distrust(&"an audit record was not written in time");
-                self.writer.wake();
-                Err(AuditUnavailable)
-            }
+        if let Ok(written) = timeout(RECORD_LIMIT.saturating_sub(MAX_WRITE), written).await {
+            return written.map_err(|_| AuditUnavailable);
         }
+        self.availability().distrust(&"an audit record was not written in time");
+        self.writer.wake();
+        Err(AuditUnavailable)
     }
 }
 

@@ -31,7 +31,7 @@ async fn reader_gone(kind: &'static str) {
         return;
     }
     // A write will report it.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Returns standard output if it is a pipe, to wait for errors. Registered as a receiver: a

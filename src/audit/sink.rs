@@ -121,7 +121,8 @@ impl Output {
     pub(super) fn ready(&mut self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         if !self.must_reopen && self.opened.is_at(path).unwrap_or(false) {
-            return self.reopened();
+            self.reopened();
+            return Ok(());
         }
         let has_name = self.opened.has_name();
         if has_name && self.reopen_at.is_some_and(|at| clock::now() < at) {
@@ -132,7 +133,8 @@ impl Output {
                 opened.warn_if_exposed(path);
                 self.opened = opened;
                 self.must_reopen = false;
-                self.reopened()
+                self.reopened();
+                Ok(())
             }
             Err(error) if has_name => {
                 self.metrics.audit_fault(AuditFault::ReopenFailed);
@@ -150,11 +152,10 @@ impl Output {
         }
     }
 
-    fn reopened(&mut self) -> io::Result<()> {
+    fn reopened(&mut self) {
         if self.reopen_at.take().is_some() {
             tracing::warn!("new audit file opened, no longer writing to the previous one");
         }
-        Ok(())
     }
 
     /// Makes [`ready`](Self::ready) open the file again.
