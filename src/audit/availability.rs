@@ -79,10 +79,15 @@ impl Availability {
     pub(super) async fn expected(&self) -> Result<(), AuditUnavailable> {
         // Most calls end here, with one or two atomic loads.
         match self.state() {
-            State::Available => return Ok(()),
-            State::Unavailable => return Err(AuditUnavailable),
-            State::Doubtful(_) => {}
+            State::Available => Ok(()),
+            State::Unavailable => Err(AuditUnavailable),
+            // On the heap: the future of every call would have room for it otherwise.
+            State::Doubtful(_) => Box::pin(self.settled()).await,
         }
+    }
+
+    /// Waits for the end of a write that is in doubt.
+    async fn settled(&self) -> Result<(), AuditUnavailable> {
         let mut writes = self.writes.subscribe();
         loop {
             // Before the state is read: a write that ends afterwards is noticed.
