@@ -9,8 +9,8 @@ use super::{
     failure::{Failure, chain},
     output::Output,
     serve::{
-        LOG_FLUSH_LIMIT, listen_to_signals, lost, not_started, on_control_runtime, protect_from_signals,
-        raise_limit_of_open_files, start_log,
+        LOG_FLUSH_LIMIT, audit_closed, listen_to_signals, lost, not_started, on_control_runtime,
+        protect_from_signals, raise_limit_of_open_files, start_log,
     },
     walk::{Addresses, walk},
 };
@@ -112,6 +112,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             match signals.serve(app).await {
                 Ended::InGoodOrder | Ended::AtOnce => Ok(()),
                 Ended::ThreadLost(thread) => Err(lost(&thread)),
+                Ended::AuditClosed => Err(audit_closed()),
             }
         };
         platform.stop().await;

@@ -90,14 +90,19 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     logging.flush(LOG_FLUSH_LIMIT);
     match served? {
         Ended::InGoodOrder => Ok(()),
-        Ended::AuditClosed => Err(Failure::Failed(
-            "the reader of the audit records on standard output is gone, and no call can be served without \
-             them; restart the gateway with a reader"
-                .to_owned(),
-        )),
+        Ended::AuditClosed => Err(audit_closed()),
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
         Ended::ThreadLost(thread) => Err(lost(&thread)),
     }
+}
+
+/// The failure of a gateway that stopped because the reader of its audit records is gone.
+pub(super) fn audit_closed() -> Failure {
+    Failure::Failed(
+        "the reader of the audit records on standard output is gone, and no call can be served without \
+         them; restart the gateway with a reader"
+            .to_owned(),
+    )
 }
 
 /// The failure of a gateway that stopped because one of its threads has died.
