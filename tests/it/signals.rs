@@ -92,7 +92,7 @@ async fn audit_log_beyond_the_file_size_limit_refuses_calls_and_recovers_with_a_
     let log = gateway.folder().join("audit.jsonl");
     fs::rename(&log, gateway.folder().join("full")).expect("it is there");
     gateway.signal("USR1");
-    logged(&gateway, "audit records can be written again");
+    logged(&gateway, "audit sink available again");
     call::issue_and_log_in(&mut client).await;
     drains(&mut gateway, "TERM").await;
 }
