@@ -25,7 +25,7 @@ use super::{RULES, StartError, settings};
 use crate::{
     access::Access,
     config::{Config, Finding, Process, Reloadable},
-    regular_file::{self, Contents},
+    files::{self, Contents},
     telemetry::metrics::Metrics,
 };
 
@@ -229,7 +229,7 @@ impl Version {
 /// The contents of the file, or why it cannot be read.
 async fn read(file: PathBuf) -> Result<Contents, String> {
     let read = move || {
-        let contents = regular_file::read(&file, regular_file::MAX_BYTES);
+        let contents = files::read(&file, files::MAX_BYTES);
         contents.map_err(|error| format!("{}: cannot read the file: {error}", file.display()))
     };
     spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))

@@ -11,13 +11,13 @@ use crate::{
     },
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
+    files,
     health::MAX_WATCHES_PER_CONNECTION,
     http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
     platform::{
         self,
         data_center::{DataCenter, Origin},
     },
-    regular_file,
     server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
@@ -187,7 +187,7 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
     let hmac_key = match &config.hmac_key_file {
         None => None,
         Some(path) => {
-            let mut key = regular_file::read(path, regular_file::MAX_BYTES)
+            let mut key = files::read(path, files::MAX_BYTES)
                 .map_err(|error| StartError::HmacKey(path.clone(), error.into()))?;
             let key = std::mem::take(&mut *key.bytes);
             Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))

@@ -25,12 +25,12 @@ use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
     clock::{self, Instant, WallClock},
+    files,
     http_client::{
         UnpooledClient,
         body::{self, BodyError},
         is_loopback,
     },
-    regular_file,
     telemetry::metrics::JwksMetrics,
 };
 
@@ -417,7 +417,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, FetchFault> {
 
 /// Blocks on the disk. The size of a key set is checked where it is parsed.
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut contents = regular_file::read(path, regular_file::MAX_BYTES)?;
+    let mut contents = files::read(path, files::MAX_BYTES)?;
     Ok(std::mem::take(&mut *contents.bytes))
 }
 

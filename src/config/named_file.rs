@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use super::{fault::Problem, section::Section};
 use crate::{
     clock::WallClock,
-    regular_file::{self, Contents, ReadError},
+    files::{self, Contents, ReadError},
     secret::client_secret::{ClientSecret, InvalidSecret, SecretFile, without_newline},
     validity::{self, State, Validity},
 };
@@ -149,6 +149,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(error) => Self::rule(error.to_string()),
             ReadError::NotRegular => Self::rule(
                 "is not a regular file, so it cannot be read again after a change; write the contents to a file",
             ),
@@ -177,7 +178,7 @@ fn checked(
 
 /// Reads a file of the configuration, or the configuration itself.
 pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
-    Ok(regular_file::read(path, regular_file::MAX_BYTES)?)
+    Ok(files::read(path, files::MAX_BYTES)?)
 }
 
 const READABLE_BY_OTHERS: &str = "every user of this machine can read the file; chmod it to 0400";

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::Secret;
-use crate::regular_file::{self, ReadError};
+use crate::files::{self, ReadError};
 
 /// Maximum size of a client secret in bytes, its newline included.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -81,6 +81,9 @@ pub enum InvalidSecret {
     /// The operating system refuses to read the file.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
+    /// The file system did not respond.
+    #[error("the file could not be read within 5 seconds; check the file system that it is on")]
+    Unanswered,
     /// A FIFO, a pipe, a socket or a device.
     #[error("is not a regular file, so it cannot be read again after a change; write the secret to a file")]
     NotRegular,
@@ -110,6 +113,7 @@ impl From<ReadError> for InvalidSecret {
             ReadError::NotRegular => Self::NotRegular,
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(_) => Self::Unanswered,
         }
     }
 }
@@ -154,7 +158,7 @@ impl SecretFile {
     ///
     /// The file cannot be read, or its contents are not a secret.
     pub fn read(path: &Path) -> Result<Self, InvalidSecret> {
-        let contents = regular_file::read(path, MAX_BYTES)?;
+        let contents = files::read(path, MAX_BYTES)?;
         Ok(Self {
             secret: ClientSecret::parse(&contents.bytes)?,
             inode: contents.metadata.ino(),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{ClientAuth, HTTP2, Settings};
 use crate::{
-    regular_file,
+    files,
     validity::{self, Validity},
 };
 
@@ -120,7 +120,7 @@ impl Contents {
     /// Reads all files. Blocks.
     pub(super) fn read(settings: &Settings) -> Result<Self, TlsError> {
         let read = |file: &Path| {
-            let contents = regular_file::read(file, regular_file::MAX_BYTES);
+            let contents = files::read(file, files::MAX_BYTES);
             contents
                 .map(|mut contents| std::mem::take(&mut *contents.bytes))
                 .map_err(|error| TlsError::Unreadable { file: file.to_owned(), source: error.into() })
