@@ -37,7 +37,7 @@ use crate::{
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential, CredentialHealth},
     health::{CredentialCondition, CredentialState, Health, HealthService, Watches},
-    http_client::HttpSettings,
+    http_client::{ClientTlsSet, HttpSettings},
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Http1Server, MAX_MESSAGE_BYTES, Server},
@@ -109,7 +109,8 @@ impl App {
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
-        let callers = settings::callers(&config.callers, &config.server)?;
+        let mut client_tls = ClientTlsSet::default();
+        let callers = settings::callers(&config.callers, &config.server, &mut client_tls)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
         for key_refresh in key_refreshes {
             tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
@@ -119,7 +120,8 @@ impl App {
         let mut upstreams = Vec::new();
         for name in config.api_clients.by_name.keys() {
             let condition = health.credential(Arc::clone(name));
-            let (upstream, refresh, credential) = upstream(&config.api_clients, name, &metrics)?;
+            let (upstream, refresh, credential) =
+                upstream(&config.api_clients, name, &metrics, &mut client_tls)?;
             tasks.spawn(refresh.run(stop.clone()));
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
             upstreams.push(upstream);
@@ -278,10 +280,11 @@ fn upstream(
     config: &ApiClientsConfig,
     name: &Arc<str>,
     metrics: &Metrics,
+    client_tls: &mut ClientTlsSet,
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = settings::http(client)?;
+    let http = settings::http(client, client_tls)?;
     let (credential, refresh) =
         credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client)?;

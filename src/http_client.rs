@@ -14,7 +14,10 @@ pub mod media_type;
 mod proxy;
 pub mod retry_after;
 mod tls;
+mod trust;
 
+#[cfg(test)]
+pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
         ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient,
@@ -22,5 +25,5 @@ pub use self::{
     },
     loopback::is_loopback,
     proxy::Proxy,
-    tls::{TlsConfigError, tls_config},
+    tls::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
 };

@@ -1,7 +1,9 @@
 //! Checks whether a gateway would start with a configuration, without starting it.
 
 use super::{StartError, settings};
-use crate::{caller::Identification, config::Config, server, telemetry::metrics::Metrics};
+use crate::{
+    caller::Identification, config::Config, http_client::ClientTlsSet, server, telemetry::metrics::Metrics,
+};
 
 /// Builds the same parts as a start, but opens no listener, no audit log and no connection.
 /// Files are read as at a start.
@@ -17,9 +19,11 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     settings::audit(&config.audit, &config.server)?;
     settings::policy(&config.access, &config.callers.tokens)?;
-    Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
+    let mut tls = ClientTlsSet::default();
+    let callers = settings::callers(&config.callers, &config.server, &mut tls)?;
+    Identification::new(callers, Metrics::new())?;
     for (name, client) in &config.api_clients.by_name {
-        let http = settings::http(client)?;
+        let http = settings::http(client, &mut tls)?;
         settings::credential(name, client, &http)?;
         settings::platform(name, client)?;
     }

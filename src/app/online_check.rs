@@ -10,6 +10,7 @@ use crate::{
     clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
+    http_client::ClientTlsSet,
     telemetry::metrics::Metrics,
 };
 
@@ -29,7 +30,7 @@ pub enum OnlineCheckError {
 
 /// Fetches one access token, as a running gateway would.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
-    let http = settings::http(client)?;
+    let http = settings::http(client, &mut ClientTlsSet::default())?;
     let settings = settings::credential(name, client, &http)?;
     let (credential, refresh) =
         credential::new(settings, Metrics::new().api_client(name), WallClock::system());

@@ -13,7 +13,7 @@ use crate::{
     credential::{self, ClientId},
     files,
     health::MAX_WATCHES_PER_CONNECTION,
-    http_client::{HttpSettings, Proxy, UnpooledClient, tls_config},
+    http_client::{ClientTlsSet, HttpSettings, Proxy, UnpooledClient},
     platform::{
         self,
         data_center::{DataCenter, Origin},
@@ -208,9 +208,10 @@ pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tr
 pub(super) fn callers(
     config: &config::Callers,
     server: &config::Server,
+    tls: &mut ClientTlsSet,
 ) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.iter().map(jwt).collect::<Result<_, _>>()?;
+    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, tls)).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -221,11 +222,11 @@ pub(super) fn callers(
     Ok(caller::Settings { certificate, jwt, forwarded })
 }
 
-fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {
+fn jwt(jwt: &config::Jwt, tls: &mut ClientTlsSet) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file, max_age } => {
-            let settings = HttpSettings::new(url.clone(), tls_config(ca_file.as_deref())?);
+            let settings = HttpSettings::new(url.clone(), tls.get(ca_file.as_deref(), url, None)?);
             JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)?, max_age: *max_age }
         }
     };
@@ -285,11 +286,12 @@ pub(super) fn platform(
 }
 
 /// How an API client's platform is reached.
-pub(super) fn http(client: &config::ApiClient) -> Result<HttpSettings, StartError> {
-    let tls = tls_config(client.ca_file.as_deref())?;
+pub(super) fn http(client: &config::ApiClient, tls: &mut ClientTlsSet) -> Result<HttpSettings, StartError> {
+    let proxy = client.proxy_url.as_ref().map(|proxy| proxy.expose());
+    let tls = tls.get(client.ca_file.as_deref(), &client.data_center_url, proxy)?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
     settings.max_idle_connections = client.max_idle_connections.get() as usize;
-    settings.proxy = client.proxy_url.as_ref().map(|proxy| Proxy::new(proxy.expose().clone(), &settings.tls));
+    settings.proxy = proxy.map(|proxy| Proxy::new(proxy.clone(), &settings.tls));
     Ok(settings)
 }
 

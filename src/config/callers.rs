@@ -176,7 +176,7 @@ impl Jwt {
             }
         }
         let file = named_file::json_object(&mut section, "jwks_file").map(JwksSource::File);
-        let ca_file = named_file::certificates(&mut section, "jwks_ca_file");
+        let ca_file = named_file::authorities(&mut section, "jwks_ca_file");
         let ages = Duration::from_mins(10)..=Duration::from_hours(24 * 30);
         let max_age = section.optional("jwks_max_age", value::duration(ages)).unwrap_or(JWKS_MAX_AGE);
         let url = section.optional("jwks_url", value::secure_url).map(|url| JwksSource::Url {

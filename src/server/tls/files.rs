@@ -4,9 +4,8 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf, sync:
 
 use ::aws_lc_rs::digest::{self, SHA256};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
     server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
 };
 use zeroize::Zeroizing;
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{ClientAuth, HTTP2, Settings};
 use crate::{
     files,
+    pki::{Authorities, CertificateChain, InvalidFile, InvalidPair, PrivateKey, ServerIdentity, Warning},
     validity::{self, Validity},
 };
 
@@ -28,19 +28,13 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// A file is not whole, or not PEM.
-    #[error("{} is not a whole PEM file", file.display())]
-    Malformed {
+    /// A file does not contain what it must.
+    #[error("{}: {why}", file.display())]
+    Invalid {
         /// The file.
         file: PathBuf,
-        /// Why; tells nothing of the contents.
-        source: pem::Error,
-    },
-    /// A file has no certificate.
-    #[error("{} has no certificate", file.display())]
-    NoCertificate {
-        /// The file.
-        file: PathBuf,
+        /// Why, and what fixes it.
+        why: InvalidFile,
     },
     /// The server's own certificate, or every client CA, has expired.
     #[error("{} has expired: it was valid until {}", file.display(), validity::shown(*not_after))]
@@ -58,17 +52,17 @@ pub enum TlsError {
         /// From when it is valid.
         not_before: SystemTime,
     },
-    /// Certificate and key cannot be used, or do not belong together.
-    #[error("certificate and private key cannot be used together")]
-    Pair(#[source] rustls::Error),
-    /// A client CA cannot be used.
-    #[error("{} has a certificate that cannot be used as a client CA", file.display())]
-    ClientCa {
-        /// The file.
+    /// Certificate and key do not belong together.
+    #[error("{}: {why}", file.display())]
+    Pair {
+        /// The file of the private key.
         file: PathBuf,
-        /// Why.
-        source: rustls::Error,
+        /// Why, and what fixes it.
+        why: InvalidPair,
     },
+    /// The provider does not support the protocol versions.
+    #[error("TLS cannot be set up")]
+    Provider(#[source] rustls::Error),
     /// The client CAs cannot be used.
     #[error("the client CAs cannot be used")]
     Verifier(#[source] VerifierBuilderError),
@@ -78,13 +72,12 @@ impl TlsError {
     /// What is at fault, as a metric tells it.
     pub(super) fn what(&self, client_auth: &ClientAuth) -> &'static str {
         let of_client_ca = match self {
-            Self::ClientCa { .. } | Self::Verifier(_) => true,
+            Self::Verifier(_) => true,
             Self::Unreadable { file, .. }
-            | Self::Malformed { file, .. }
-            | Self::NoCertificate { file }
+            | Self::Invalid { file, .. }
             | Self::Expired { file, .. }
             | Self::NotYetValid { file, .. } => client_auth.ca_file() == Some(file),
-            Self::Pair(_) => false,
+            Self::Pair { .. } | Self::Provider(_) => false,
         };
         if of_client_ca { CLIENT_CA } else { CERTIFICATE }
     }
@@ -156,41 +149,76 @@ impl Contents {
         }
     }
 
+    /// Parses everything, and checks that certificate and key are a pair.
+    pub(super) fn parse(&self, settings: &Settings) -> Result<Parsed, TlsError> {
+        let invalid = |file: &Path| {
+            let file = file.to_owned();
+            |why| TlsError::Invalid { file, why }
+        };
+        let chain =
+            CertificateChain::parse(&self.certificate).map_err(invalid(&settings.certificate_file))?;
+        let key = PrivateKey::parse(&self.private_key).map_err(invalid(&settings.private_key_file))?;
+        let identity = ServerIdentity::new(chain, &key)
+            .map_err(|why| TlsError::Pair { file: settings.private_key_file.clone(), why })?;
+        let client_cas = match (&self.client_ca, settings.client_auth.ca_file()) {
+            (Some(client_ca), Some(file)) => Some(Authorities::parse(client_ca).map_err(invalid(file))?),
+            _ => None,
+        };
+        Ok(Parsed { identity, client_cas })
+    }
+
     /// From when until when the certificates are valid, in the order of the files: those of the
     /// server's chain, and of the client CAs.
     pub(super) fn validities(&self, settings: &Settings) -> Result<[Vec<Validity>; 2], TlsError> {
-        let of =
-            |certificates: Vec<CertificateDer<'_>>| certificates.iter().filter_map(Validity::of).collect();
-        let client_cas = match (&self.client_ca, settings.client_auth.ca_file()) {
-            (Some(client_ca), Some(file)) => certificates(client_ca, file)?,
-            _ => Vec::new(),
-        };
-        Ok([of(certificates(&self.certificate, &settings.certificate_file)?), of(client_cas)])
+        Ok(self.parse(settings)?.validities())
     }
 
     /// The configuration that the files make, if they make one as a whole.
     pub(super) fn configuration(&self, settings: &Settings) -> Result<Arc<ServerConfig>, TlsError> {
-        let certificates = certificates(&self.certificate, &settings.certificate_file)?;
-        let private_key = PrivateKeyDer::from_pem_slice(&self.private_key)
-            .map_err(|source| TlsError::Malformed { file: settings.private_key_file.clone(), source })?;
+        self.parse(settings)?.configuration(&settings.client_auth)
+    }
+}
 
+/// What the files contain.
+pub(super) struct Parsed {
+    pub(super) identity: ServerIdentity,
+    pub(super) client_cas: Option<Authorities>,
+}
+
+impl Parsed {
+    /// As [`Contents::validities`].
+    pub(super) fn validities(&self) -> [Vec<Validity>; 2] {
+        let client_cas = self.client_cas.as_ref().map(Authorities::validities);
+        [self.identity.chain().validities(), client_cas.unwrap_or_default()]
+    }
+
+    /// Logs what makes peers refuse the certificates, apart from their times, which
+    /// [`Expiry`](super::expiry::Expiry) follows.
+    pub(super) fn warn(&self, settings: &Settings, now: SystemTime) {
+        let chain = self.identity.chain().warnings(now);
+        warn(&settings.certificate_file, &chain);
+        if let (Some(client_cas), Some(file)) = (&self.client_cas, settings.client_auth.ca_file()) {
+            warn(file, &client_cas.warnings(now));
+        }
+    }
+
+    pub(super) fn configuration(&self, client_auth: &ClientAuth) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS12, &rustls::version::TLS13])
-            .map_err(TlsError::Pair)?;
-        let builder = match (&self.client_ca, settings.client_auth.ca_file()) {
-            (Some(client_ca), Some(file)) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots(client_ca, file)?, provider);
-                let verifier = match settings.client_auth {
+            .map_err(TlsError::Provider)?;
+        let builder = match &self.client_cas {
+            Some(client_cas) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(client_cas.roots(), provider);
+                let verifier = match client_auth {
                     ClientAuth::Optional { .. } => verifier.allow_unauthenticated(),
                     ClientAuth::Off | ClientAuth::Require { .. } => verifier,
                 };
                 builder.with_client_cert_verifier(verifier.build().map_err(TlsError::Verifier)?)
             }
-            _ => builder.with_no_client_auth(),
+            None => builder.with_no_client_auth(),
         };
-        // Also checks that the key is that of the first certificate.
-        let mut config = builder.with_single_cert(certificates, private_key).map_err(TlsError::Pair)?;
+        let mut config = builder.with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![HTTP2.to_vec()];
         // A resumed session would bring its client certificate along unchecked, expired
         // or not. Connections live long: a full handshake for each costs little.
@@ -200,20 +228,13 @@ impl Contents {
     }
 }
 
-fn certificates(contents: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_slice_iter(contents)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Malformed { file: file.to_owned(), source })?;
-    if certificates.is_empty() {
-        return Err(TlsError::NoCertificate { file: file.to_owned() });
+fn warn(file: &Path, warnings: &[Warning]) {
+    for warning in warnings.iter().filter(|warning| !warning.is_about_time()) {
+        tracing::warn!(
+            file.path = %file.display(),
+            certificate.number = warning.number,
+            %warning,
+            "certificate will be refused by peers"
+        );
     }
-    Ok(certificates)
-}
-
-fn roots(contents: &[u8], file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(contents, file)? {
-        roots.add(certificate).map_err(|source| TlsError::ClientCa { file: file.to_owned(), source })?;
-    }
-    Ok(Arc::new(roots))
 }

@@ -12,7 +12,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use super::{Current, HTTP2, turns::Turns};
 use crate::{
     caller::Peer,
-    clock,
+    clock, pki,
     telemetry::metrics::{Metrics, TlsFailure},
 };
 
@@ -34,7 +34,7 @@ enum HandshakeError {
     Timeout(Duration),
     #[error("the client did not choose HTTP/2 (ALPN protocol h2)")]
     NoAlpn,
-    #[error(transparent)]
+    #[error("{}", pki::explain(.0, pki::Peer::Client))]
     Tls(rustls::Error),
     #[error("the connection broke: {0}")]
     Io(io::Error),

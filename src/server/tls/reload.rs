@@ -13,7 +13,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{
     Current, Settings, TlsError,
     expiry::Expiry,
-    files::{CERTIFICATE, CLIENT_CA, Contents, Fingerprint},
+    files::{CERTIFICATE, CLIENT_CA, Contents, Fingerprint, Parsed},
 };
 use crate::{clock::WallClock, telemetry::metrics::Metrics};
 
@@ -34,6 +34,7 @@ pub(crate) struct Reload {
 /// A new version, ready for use.
 struct Prepared {
     config: Arc<ServerConfig>,
+    parsed: Parsed,
     expiry: Expiry,
     version: Fingerprint,
     private_key_is_open: bool,
@@ -121,11 +122,13 @@ impl Reload {
 
     /// Makes everything that can be refused.
     fn prepare(&self, contents: &Contents) -> Result<Prepared, TlsError> {
-        let config = contents.configuration(&self.settings)?;
-        let expiry = Expiry::new(&self.settings, contents.validities(&self.settings)?, self.clock.now());
+        let parsed = contents.parse(&self.settings)?;
+        let config = parsed.configuration(&self.settings.client_auth)?;
+        let expiry = Expiry::new(&self.settings, parsed.validities(), self.clock.now());
         expiry.check()?;
         let private_key_is_open = contents.private_key_is_open();
-        Ok(Prepared { config, expiry, version: contents.fingerprint(), private_key_is_open })
+        let version = contents.fingerprint();
+        Ok(Prepared { config, parsed, expiry, version, private_key_is_open })
     }
 
     fn put_into_use(&mut self, new: Prepared, metrics: &Metrics) {
@@ -135,6 +138,7 @@ impl Reload {
         self.refused = None;
         tracing::info!("TLS files reloaded for new connections");
         self.expiry.warn();
+        new.parsed.warn(&self.settings, self.clock.now());
         if new.private_key_is_open {
             tracing::warn!(
                 file.path = %self.settings.private_key_file.display(),

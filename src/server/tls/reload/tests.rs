@@ -315,6 +315,6 @@ fn pair_that_does_not_match_is_an_error_at_start() {
     let folder = Folder::new(&authority.issue("localhost"));
     folder.write_file("tls.key", &authority.issue("localhost").private_key);
     let error = Reload::start(folder.settings(ClientAuth::Off)).unwrap_err();
-    assert!(matches!(error, TlsError::Pair(_)), "{error:?}");
+    assert!(matches!(error, TlsError::Pair { .. }), "{error:?}");
     assert_eq!(error.what(&ClientAuth::Off), CERTIFICATE);
 }
