@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use self::reload::{Reload, Trigger};
+use self::reload::Reload;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
@@ -36,6 +36,7 @@ use crate::{
     clock::WallClock,
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential, CredentialHealth},
+    files::Trigger,
     health::{CredentialCondition, CredentialState, Health, HealthService, Watches},
     http_client::{ClientTlsSet, HttpSettings},
     platform::{ApiClient, PlatformClient},
@@ -49,9 +50,6 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
 /// How long the last audit records, and the last spans, may take to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-
-/// The word for access rules and bearer tokens among the things that are reloaded.
-const RULES: &str = "rules";
 
 /// A running gateway.
 #[derive(Debug)]
@@ -107,7 +105,6 @@ impl App {
         let audit =
             Audit::start(settings::audit(&config.audit, &config.server)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
-        metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let mut client_tls = ClientTlsSet::default();
         let callers = settings::callers(&config.callers, &config.server, &mut client_tls)?;

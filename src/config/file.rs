@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows a key.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
 use toml::{
     Spanned,
@@ -13,8 +13,9 @@ use super::{
     fault::{Findings, Place, Problem},
     named_file,
 };
+use crate::files::Contents;
 
-/// A value and where it stands.
+/// A value and its place. The place does not count when values are compared.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) value: Value,
@@ -23,6 +24,12 @@ pub(super) struct Node {
 
 /// A table of the file.
 pub(super) type Table = BTreeMap<String, Node>;
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
 
 /// A value of the file, or the text of an environment variable.
 #[derive(Clone, Debug)]
@@ -36,6 +43,24 @@ pub(super) enum Value {
     Table(Table),
     /// From the environment: becomes whatever its key wants.
     Variable(String),
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(one), Self::Text(other)) | (Self::Variable(one), Self::Variable(other)) => {
+                one == other
+            }
+            (Self::Integer(one), Self::Integer(other)) => one == other,
+            // TOML has `nan`, and a file that contains it has not changed.
+            (Self::Float(one), Self::Float(other)) => one.to_bits() == other.to_bits(),
+            (Self::Boolean(one), Self::Boolean(other)) => one == other,
+            (Self::Datetime, Self::Datetime) => true,
+            (Self::List(one), Self::List(other)) => one == other,
+            (Self::Table(one), Self::Table(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 impl Value {
@@ -54,10 +79,33 @@ impl Value {
     }
 }
 
-/// Reads a file; what is wrong with its syntax is noted, and nothing is returned then.
+/// Everything that a configuration file contains, to be compared with a later version. Comments,
+/// blanks and the order of keys do not count. Never shown: it can contain secrets.
+#[derive(Clone, Default, PartialEq)]
+pub struct Document(Option<Arc<Table>>);
+
+impl Document {
+    /// Parses the contents of a file. All contents that are not TOML are equal.
+    #[must_use]
+    pub fn parse(contents: &[u8]) -> Self {
+        Self(parse_bytes(Path::new(""), contents, &Findings::default()).map(Arc::new))
+    }
+
+    pub(super) fn of(table: &Table) -> Self {
+        Self(Some(Arc::new(table.clone())))
+    }
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").finish_non_exhaustive()
+    }
+}
+
+/// Reads a file. Adds a fault and returns nothing if it cannot be read, or is not TOML.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     match named_file::read(path) {
-        Ok(contents) => parse_bytes(path, &contents.bytes, findings),
+        Ok(contents) => parse_contents(path, &contents, findings),
         Err(problem) => {
             findings.fault(Place::File(Some(Arc::from(path))), "", problem);
             None
@@ -65,14 +113,18 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     }
 }
 
-/// Reads the contents of a file; what is wrong with its syntax is noted, and nothing is
-/// returned then.
+/// Parses the contents of a file, as [`parse_bytes`], and warns about its permissions.
+pub(super) fn parse_contents(path: &Path, contents: &Contents, findings: &Findings) -> Option<Table> {
+    if contents.writable_by_others() {
+        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
+        findings.warning(Place::File(Some(Arc::from(path))), "", rule);
+    }
+    parse_bytes(path, &contents.bytes, findings)
+}
+
+/// Parses the contents of a file. Adds faults and returns nothing if they are not TOML.
 pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
-    if named_file::others_may_write(&path) {
-        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
-        findings.warning(Place::File(Some(Arc::clone(&path))), "", rule);
-    }
     if let Ok(text) = std::str::from_utf8(contents) {
         parse(&path, text, findings)
     } else {

@@ -15,7 +15,7 @@ use crate::{
     clock::WallClock,
     files::{self, Contents, ReadError},
     pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
-    secret::client_secret::{ClientSecret, InvalidSecret, SecretFile, without_newline},
+    secret::client_secret::{ClientSecret, InvalidSecret, StoredSecret, without_newline},
 };
 
 /// A file that must hold the authorities of other servers' certificates in PEM, or those of
@@ -94,7 +94,7 @@ pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str, min_bytes: 
 /// A file that must hold a client secret, and that others should not read. `path` is what
 /// the key's value means.
 pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: PathBuf) -> Option<PathBuf> {
-    match SecretFile::read(&path) {
+    match StoredSecret::read(&path) {
         Ok(file) => {
             warn_of_doubts(section, key, &file.secret);
             if file.readable_by_others {

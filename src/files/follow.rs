@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     read::{Reader, Version},
-    timed::{self, Unanswered},
+    timed::{self, READ_TIMEOUT, Unanswered},
 };
 use crate::clock::{self, Instant, WallClock};
 
@@ -74,8 +74,9 @@ pub trait FollowedFile: Send {
     /// could be used.
     fn refused(&mut self, error: &PollError<Self::Error>, in_use: Option<&Self::Value>);
 
-    /// Called after every poll.
-    fn polled(&mut self) {}
+    /// Called at every poll, before anything is taken over, with the value that was seen, usable
+    /// or not.
+    fn polled(&mut self, _seen: Option<&Self::Value>) {}
 }
 
 /// Counts what became of new versions.
@@ -141,6 +142,8 @@ pub struct Follower<F: FollowedFile> {
     last: Option<Seen<F::Value>>,
     /// Since when every poll has seen another version.
     changing_since: Option<Instant>,
+    /// Since when every poll has seen another value than the one in use, or none.
+    pending_since: Option<Instant>,
     /// Reasons for refusals since the files had a usable value, the last one at the end.
     reasons: VecDeque<String>,
     trigger: Trigger,
@@ -183,6 +186,7 @@ impl<F: FollowedFile> Follower<F> {
             in_use,
             last: None,
             changing_since: None,
+            pending_since: None,
             reasons: VecDeque::new(),
             trigger: Trigger::default(),
             asked: false,
@@ -200,7 +204,6 @@ impl<F: FollowedFile> Follower<F> {
     pub async fn run(mut self) {
         loop {
             let wait = self.poll().await;
-            self.file.polled();
             self.asked |= timeout(wait, self.trigger.0.notified()).await.is_ok();
         }
     }
@@ -215,12 +218,13 @@ impl<F: FollowedFile> Follower<F> {
             let result = parser(&mut reader);
             Reading { version: reader.version(), last_write: reader.last_write(), result }
         };
-        match timed::run(&self.name, read).await {
+        match timed::run(&self.name, READ_TIMEOUT, read).await {
             Ok(reading) => self.consider(reading),
             Err(error) => {
                 // A change must be in use within 10 s, and half of them have passed.
                 let wait = if matches!(error, Unanswered::TimedOut) { Duration::ZERO } else { POLL_INTERVAL };
                 self.last = None;
+                self.file.polled(None);
                 self.refuse(&PollError::Unanswered(error));
                 wait
             }
@@ -228,10 +232,12 @@ impl<F: FollowedFile> Follower<F> {
     }
 
     fn consider(&mut self, reading: Reading<F::Value, F::Error>) -> Duration {
-        let (is_settled, keeps_changing) = self.settle(&reading);
+        self.file.polled(reading.result.as_ref().ok());
+        let is_settled = self.settle(&reading);
         let value = match reading.result {
             Ok(value) if self.in_use.as_ref() == Some(&value) && !self.asked => {
                 self.see(SeenValue::InUse);
+                self.pending_since = None;
                 if !self.reasons.is_empty() {
                     self.reasons.clear();
                     self.file.outcomes().recovered();
@@ -242,7 +248,7 @@ impl<F: FollowedFile> Follower<F> {
             Ok(value) => value,
             Err(error) => {
                 self.see(SeenValue::Unusable);
-                if is_settled || keeps_changing || self.in_use.is_none() {
+                if is_settled || self.is_pending_too_long() || self.in_use.is_none() {
                     self.refuse(&PollError::Refused(error));
                     return POLL_INTERVAL;
                 }
@@ -251,7 +257,7 @@ impl<F: FollowedFile> Follower<F> {
         };
         if !is_settled {
             self.see(SeenValue::Other(value));
-            if keeps_changing {
+            if self.is_pending_too_long() {
                 self.refuse(&PollError::KeepsChanging);
             }
             return self.settling_time();
@@ -266,9 +272,8 @@ impl<F: FollowedFile> Follower<F> {
         POLL_INTERVAL
     }
 
-    /// Notes the version. Returns whether its value may be taken over, and whether the files have
-    /// been changing for too long to wait for that.
-    fn settle(&mut self, reading: &Reading<F::Value, F::Error>) -> (bool, bool) {
+    /// Notes the version, and returns whether its value may be taken over.
+    fn settle(&mut self, reading: &Reading<F::Value, F::Error>) -> bool {
         let now = clock::now();
         let last = self.last.as_ref();
         let last_value = last.and_then(|last| match &last.value {
@@ -295,7 +300,13 @@ impl<F: FollowedFile> Follower<F> {
             || (keeps_changing && is_same_value)
             || (self.in_use.is_none() && is_first && self.was_written_long_ago(reading.last_write));
         self.last = Some(Seen { version: reading.version, since, value: SeenValue::Unusable });
-        (is_settled, keeps_changing)
+        is_settled
+    }
+
+    /// Called when the value in use has not been seen.
+    fn is_pending_too_long(&mut self) -> bool {
+        let now = clock::now();
+        now - *self.pending_since.get_or_insert(now) >= MAX_CHANGING
     }
 
     fn see(&mut self, value: SeenValue<F::Value>) {
@@ -326,6 +337,7 @@ impl<F: FollowedFile> Follower<F> {
             Some(_) => self.file.outcomes().reloaded(true),
         }
         self.see(SeenValue::InUse);
+        self.pending_since = None;
         self.reasons.clear();
         self.asked = false;
     }

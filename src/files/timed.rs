@@ -25,8 +25,8 @@ pub const MAX_PENDING_READS: usize = 4;
 /// Why work on a file has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
-    /// Not finished within [`READ_TIMEOUT`].
-    #[error("it could not be read within 5 seconds; check the file system that it is on")]
+    /// Not finished in time, which is [`READ_TIMEOUT`] for a read.
+    #[error("it could not be read in time (5 seconds); check the file system that it is on")]
     TimedOut,
     /// As many earlier reads as are allowed have not returned.
     #[error("{MAX_PENDING_READS} earlier reads have not returned; check the file system that it is on")]
@@ -88,13 +88,14 @@ pub fn wait<T: Send + 'static>(
     })
 }
 
-/// Like [`wait`], without blocking the thread of the caller.
+/// Like [`wait`], with another limit and without blocking the thread of the caller.
 ///
 /// # Errors
 ///
 /// There is no result in time.
 pub async fn run<T: Send + 'static>(
     name: &str,
+    limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
     // A paused clock would pass the timeout at once, because the runtime is idle meanwhile.
@@ -102,7 +103,7 @@ pub async fn run<T: Send + 'static>(
     let _held = crate::clock::HeldClock::new();
     let (send, receive) = oneshot::channel();
     start(name, work, move |result| drop(send.send(result)))?;
-    match tokio::time::timeout(READ_TIMEOUT, receive).await {
+    match tokio::time::timeout(limit, receive).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(_closed)) => Err(Unanswered::Panicked),
         Err(_elapsed) => Err(Unanswered::TimedOut),
@@ -144,24 +145,24 @@ mod tests {
         for _ in 0..MAX_PENDING_READS {
             let (end, work) = hanging();
             ends.push(end);
-            let read = tokio::spawn(run("limited", work));
+            let read = tokio::spawn(run("limited", READ_TIMEOUT, work));
             tokio::task::yield_now().await;
             tokio::time::advance(READ_TIMEOUT - Duration::from_millis(1)).await;
             assert!(!read.is_finished());
             tokio::time::advance(Duration::from_millis(2)).await;
             assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
         }
-        assert!(matches!(run("limited", || ()).await, Err(Unanswered::TooManyPending)));
-        assert!(run("another", || ()).await.is_ok(), "other files are not affected");
+        assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
+        assert!(run("another", READ_TIMEOUT, || ()).await.is_ok(), "other files are not affected");
         drop(ends.pop());
-        while matches!(run("limited", || ()).await, Err(Unanswered::TooManyPending)) {}
-        assert!(run("limited", || ()).await.is_ok());
+        while matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)) {}
+        assert!(run("limited", READ_TIMEOUT, || ()).await.is_ok());
     }
 
     #[tokio::test]
     async fn panic_is_an_error_and_gives_its_place_back() {
         for _ in 0..=MAX_PENDING_READS {
-            let result = run("panics", || panic!("a test")).await;
+            let result = run("panics", READ_TIMEOUT, || panic!("a test")).await;
             assert!(matches!(result, Err::<(), _>(Unanswered::Panicked)));
         }
         assert!(matches!(wait("panics", || panic!("a test")), Err::<(), _>(Unanswered::Panicked)));

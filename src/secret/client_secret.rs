@@ -7,15 +7,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
-    time::SystemTime,
-};
+use std::{fmt, io, path::Path};
 
 use super::Secret;
-use crate::files::{self, ReadError};
+use crate::files::{self, Contents, ReadError};
 
 /// Maximum size of a client secret in bytes, its newline included.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -138,33 +133,43 @@ impl Doubt {
     }
 }
 
-/// A secret and the state of its file when it was read.
+/// A secret that is in a file.
 #[derive(Debug)]
-pub struct SecretFile {
+pub struct StoredSecret {
     /// The secret.
     pub secret: ClientSecret,
-    /// The file's inode.
-    pub inode: u64,
-    /// When the file was last written to; unknown on some file systems.
-    pub modified: Option<SystemTime>,
     /// Whether every user of this machine can read the file.
     pub readable_by_others: bool,
 }
 
-impl SecretFile {
-    /// Reads a secret from a regular file. Blocks on the disk.
+impl StoredSecret {
+    /// Reads the contents of a file of at most [`MAX_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// The contents are not a secret.
+    pub fn parse(contents: &Contents) -> Result<Self, InvalidSecret> {
+        Ok(Self {
+            secret: ClientSecret::parse(&contents.bytes)?,
+            readable_by_others: contents.readable_by_others(),
+        })
+    }
+
+    /// Reads a secret from a regular file once. Blocks for at most
+    /// [`READ_TIMEOUT`](files::READ_TIMEOUT).
     ///
     /// # Errors
     ///
     /// The file cannot be read, or its contents are not a secret.
     pub fn read(path: &Path) -> Result<Self, InvalidSecret> {
-        let contents = files::read(path, MAX_BYTES)?;
-        Ok(Self {
-            secret: ClientSecret::parse(&contents.bytes)?,
-            inode: contents.metadata.ino(),
-            modified: contents.metadata.modified().ok(),
-            readable_by_others: contents.metadata.permissions().mode() & 0o004 != 0,
-        })
+        Self::parse(&files::read(path, MAX_BYTES)?)
+    }
+}
+
+/// Compares the secrets, not the permissions of their files.
+impl PartialEq for StoredSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret.expose() == other.secret.expose()
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::{
     audit::{AuditClass, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     peers::{Http2Error, TlsFailure},
-    reloads::JwksMetrics,
+    reloads::{JwksMetrics, ReloadMetrics, Reloaded},
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -501,27 +501,18 @@ impl Metrics {
         self.0.audit_queue.follow()
     }
 
-    /// Something that can be reloaded is in use from the start. `what`: `rules`,
-    /// `certificate`, `client_ca`, `jwks` …
-    pub fn loaded(&self, what: &'static str) {
-        self.0.reloads.loaded(what, "");
-    }
-
-    /// A new version was taken over, or refused.
-    pub fn reload(&self, what: &'static str, ok: bool) {
-        self.0.reloads.reloaded(what, "", ok);
-    }
-
-    /// The version that was refused is gone, and what is in use is there again.
-    pub fn reload_recovered(&self, what: &'static str) {
-        self.0.reloads.recovered(what, "");
+    /// Returns the metrics of a file that is reloaded. `owner`: the API client or issuer that it
+    /// belongs to; empty if there is only one such file.
+    #[must_use]
+    pub fn reloads(&self, what: Reloaded, owner: &str) -> ReloadMetrics {
+        ReloadMetrics::new(&self.0.reloads, what, owner)
     }
 
     /// The metrics of the keys of one JWT issuer.
     #[must_use]
     pub fn jwt_issuer(&self, name: &str) -> JwksMetrics {
         JwksMetrics {
-            reloads: self.0.reloads.clone(),
+            reloads: self.reloads(Reloaded::Jwks, name),
             expired: self.0.jwt_keys_expired.clone(),
             issuer: Arc::from(name),
         }

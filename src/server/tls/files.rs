@@ -14,6 +14,7 @@ use super::{ClientAuth, HTTP2, Settings};
 use crate::{
     files,
     pki::{Authorities, CertificateChain, InvalidFile, InvalidPair, PrivateKey, ServerIdentity, Warning},
+    telemetry::metrics::Reloaded,
     validity::{self, Validity},
 };
 
@@ -70,7 +71,7 @@ pub enum TlsError {
 
 impl TlsError {
     /// What is at fault, as a metric tells it.
-    pub(super) fn what(&self, client_auth: &ClientAuth) -> &'static str {
+    pub(super) fn what(&self, client_auth: &ClientAuth) -> Reloaded {
         let of_client_ca = match self {
             Self::Verifier(_) => true,
             Self::Unreadable { file, .. }
@@ -83,8 +84,8 @@ impl TlsError {
     }
 }
 
-pub(super) const CERTIFICATE: &str = "certificate";
-pub(super) const CLIENT_CA: &str = "client_ca";
+pub(super) const CERTIFICATE: Reloaded = Reloaded::Certificate;
+pub(super) const CLIENT_CA: Reloaded = Reloaded::ClientCa;
 
 /// The contents of all files at one moment. The key is wiped when they are dropped.
 pub(super) struct Contents {
@@ -104,7 +105,7 @@ pub(super) struct Fingerprint {
 
 impl Fingerprint {
     /// That of the certificate or of the client CA alone.
-    pub(super) fn of(&self, what: &str) -> [u8; 32] {
+    pub(super) fn of(&self, what: Reloaded) -> [u8; 32] {
         if what == CLIENT_CA { self.client_ca } else { self.certificate }
     }
 }

@@ -15,7 +15,11 @@ use super::{
     expiry::Expiry,
     files::{CERTIFICATE, CLIENT_CA, Contents, Fingerprint, Parsed},
 };
-use crate::{clock::WallClock, telemetry::metrics::Metrics};
+use crate::{
+    clock::WallClock,
+    files::Outcomes,
+    telemetry::metrics::{Metrics, Reloaded},
+};
 
 /// What was seen at the last looks at the files.
 pub(crate) struct Reload {
@@ -66,8 +70,8 @@ impl Reload {
 
     /// Looks at the files again and again.
     pub(crate) async fn run(mut self, metrics: Metrics) {
-        for what in self.followed() {
-            metrics.loaded(what);
+        for &what in self.followed() {
+            metrics.reloads(what, "").loaded();
         }
         loop {
             self.expiry.follow(self.clock.now(), &metrics);
@@ -81,17 +85,17 @@ impl Reload {
     }
 
     /// What the files are of.
-    fn followed(&self) -> &'static [&'static str] {
+    fn followed(&self) -> &'static [Reloaded] {
         if self.settings.client_auth.ca_file().is_some() { &[CERTIFICATE, CLIENT_CA] } else { &[CERTIFICATE] }
     }
 
     /// Only what has changed was reloaded; nothing is failing any more.
     fn taken_over(&mut self, version: Fingerprint, metrics: &Metrics) {
-        for what in self.followed() {
+        for &what in self.followed() {
             if version.of(what) == self.in_use.of(what) {
-                metrics.reload_recovered(what);
+                metrics.reloads(what, "").recovered();
             } else {
-                metrics.reload(what, true);
+                metrics.reloads(what, "").reloaded(true);
             }
         }
         self.in_use = version;
@@ -105,8 +109,8 @@ impl Reload {
         let settled = std::mem::replace(&mut self.last, seen) == seen;
         if seen == Seen::Version(self.in_use) {
             if self.refused.take().is_some() {
-                for what in self.followed() {
-                    metrics.reload_recovered(what);
+                for &what in self.followed() {
+                    metrics.reloads(what, "").recovered();
                 }
             }
             return;
@@ -153,7 +157,7 @@ impl Reload {
             return;
         }
         self.refused = refused;
-        metrics.reload(error.what(&self.settings.client_auth), false);
+        metrics.reloads(error.what(&self.settings.client_auth), "").reloaded(false);
         tracing::error!(
             error = %error,
             cause = std::error::Error::source(error).map(tracing::field::display),

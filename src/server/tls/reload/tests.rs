@@ -147,7 +147,7 @@ fn certificate_and_client_ca_are_counted_each_by_itself() {
         let value = |series: String| {
             text.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse::<u32>().ok()).unwrap_or(0)
         };
-        [CERTIFICATE, CLIENT_CA].map(|what| {
+        ["certificate", "client_ca"].map(|what| {
             let reloads =
                 |result| value(format!(r#"ott_gateway_reloads_total{{result="{result}",what="{what}"}}"#));
             let failing = value(format!(r#"ott_gateway_reload_failing{{what="{what}"}}"#));
