@@ -4,6 +4,7 @@
 //! runtime that [`App::start`] is called in: token refresh, reload.
 //! What the parts do is theirs.
 
+mod authorities;
 mod check;
 mod online_check;
 pub mod process;
@@ -122,6 +123,9 @@ impl App {
             tasks.spawn(refresh.run(stop.clone()));
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
             upstreams.push(upstream);
+        }
+        for follower in authorities::followers(client_tls, &metrics) {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(follower.run()));
         }
         let follow_audit = follow_audit(audit.broken(), health.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit));

@@ -23,7 +23,7 @@ use url::Url;
 use super::trust::Trust;
 use crate::{
     clock::{self, Instant},
-    files::{self, ReadError},
+    files::{self, PollError, ReadError, Reader},
     pki::{Authorities, InvalidFile},
 };
 
@@ -37,6 +37,14 @@ pub enum TlsConfigError {
         path: PathBuf,
         /// Why.
         error: ReadError,
+    },
+    /// The authorities were not read in time.
+    #[error("cannot read {name}: {reason}")]
+    Unanswered {
+        /// What was to be read.
+        name: String,
+        /// Why.
+        reason: String,
     },
     /// The file does not contain usable certificates.
     #[error("{}: {error}", path.display())]
@@ -79,13 +87,31 @@ impl AuthoritySource {
     ///
     /// The file cannot be read or used, or the system has none.
     pub fn load(&self) -> Result<Authorities, TlsConfigError> {
+        let source = self.clone();
+        files::load(&self.to_string(), Arc::new(move |reader| source.read(reader))).map_err(|error| {
+            match error {
+                PollError::Refused(error) => error,
+                other => TlsConfigError::Unanswered { name: self.to_string(), reason: other.to_string() },
+            }
+        })
+    }
+
+    /// Reads and parses the authorities in a poll of theirs.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn read(&self, reader: &mut Reader) -> Result<Authorities, TlsConfigError> {
         match self {
             Self::File(path) => {
-                let contents = files::read(path, files::MAX_BYTES)
+                let contents = reader
+                    .read(path, files::MAX_BYTES)
                     .map_err(|error| TlsConfigError::Unreadable { path: path.clone(), error })?;
                 Authorities::parse(&contents.bytes)
                     .map_err(|error| TlsConfigError::NotAuthorities { path: path.clone(), error })
             }
+            // Not through the reader: these are many files, found in a way that depends on the
+            // system.
             Self::System => Authorities::from_system(rustls_native_certs::load_native_certs().certs)
                 .ok_or(TlsConfigError::NoSystemAuthorities),
         }
@@ -96,7 +122,7 @@ impl fmt::Display for AuthoritySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::System => f.write_str("system"),
+            Self::System => f.write_str("the system's authorities"),
         }
     }
 }
@@ -142,6 +168,12 @@ impl ClientTls {
     /// Trusts only these authorities from now on. Returns whether they are others than before.
     pub fn replace(&self, authorities: &Authorities) -> bool {
         self.trust.replace(authorities)
+    }
+
+    /// Returns the authorities that are trusted; `None` if nobody is.
+    #[must_use]
+    pub fn authorities(&self) -> Option<Authorities> {
+        self.trust.authorities()
     }
 
     /// Counts how often the authorities have changed. A connection that was opened in an
@@ -227,3 +259,6 @@ impl ClientTlsSet {
 pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientTls>, TlsConfigError> {
     ClientTls::new(Some(&AuthoritySource::new(ca_file).load()?))
 }
+
+#[cfg(test)]
+mod tests;

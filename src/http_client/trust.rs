@@ -51,6 +51,10 @@ impl Trust {
         true
     }
 
+    pub(super) fn authorities(&self) -> Option<Authorities> {
+        self.current.load().authorities.clone()
+    }
+
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }

@@ -32,6 +32,7 @@ mod login_url;
 mod logs;
 mod metrics;
 mod operations;
+mod pki;
 mod probes;
 mod refused_calls;
 mod reload;

@@ -54,6 +54,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "secret",
             "files",
+            "pki",
             "call",
             "ott",
             "backoff",

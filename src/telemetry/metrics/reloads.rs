@@ -29,6 +29,8 @@ pub enum Reloaded {
     Certificate,
     /// The authorities of client certificates.
     ClientCa,
+    /// The authorities of the servers that the gateway connects to.
+    Authorities,
     /// The client secret of an API client.
     ClientSecret,
     /// The keys of a JWT issuer.
@@ -41,6 +43,7 @@ impl Reloaded {
             Self::Rules => "rules",
             Self::Certificate => "certificate",
             Self::ClientCa => "client_ca",
+            Self::Authorities => "authorities",
             Self::ClientSecret => "client_secret",
             Self::Jwks => "jwks",
         }
