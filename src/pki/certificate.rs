@@ -134,8 +134,11 @@ impl Certificate {
         self.subject == other.issuer && self.has_signed(other).unwrap_or(true)
     }
 
-    /// `None` if the algorithms are unknown, or cannot be read.
+    /// `None` if the algorithms are unknown or too weak to be verified, or cannot be read.
     fn has_signed(&self, other: &Self) -> Option<bool> {
+        if matches!(self.facts.key, KeyKind::Rsa(bits) if bits < MIN_RSA_BITS) {
+            return None;
+        }
         let (_, parsed) = X509Certificate::from_der(&other.der).ok()?;
         let signature_algorithm = elements(&other.der)?.get(1)?.data;
         let (_, issuer) = X509Certificate::from_der(&self.der).ok()?;
