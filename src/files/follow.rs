@@ -142,13 +142,14 @@ pub struct Follower<F: FollowedFile> {
     last: Option<Seen<F::Value>>,
     /// Since when every poll has seen another version.
     changing_since: Option<Instant>,
-    /// Since when every poll has seen another value than the one in use, or none.
-    pending_since: Option<Instant>,
+    /// Since when no poll has seen the value in use, or a settled version.
+    unsettled_since: Option<Instant>,
     /// Reasons for refusals since the files had a usable value, the last one at the end.
     reasons: VecDeque<String>,
     trigger: Trigger,
     asked: bool,
     wall: WallClock,
+    interval: Duration,
 }
 
 /// What the last poll has seen.
@@ -186,12 +187,20 @@ impl<F: FollowedFile> Follower<F> {
             in_use,
             last: None,
             changing_since: None,
-            pending_since: None,
+            unsettled_since: None,
             reasons: VecDeque::new(),
             trigger: Trigger::default(),
             asked: false,
             wall,
+            interval: POLL_INTERVAL,
         }
+    }
+
+    /// Sets the time between two polls, which is [`POLL_INTERVAL`] otherwise.
+    #[must_use]
+    pub const fn poll_every(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
     }
 
     /// Returns what makes it poll at once.
@@ -222,7 +231,7 @@ impl<F: FollowedFile> Follower<F> {
             Ok(reading) => self.consider(reading),
             Err(error) => {
                 // A change must be in use within 10 s, and half of them have passed.
-                let wait = if matches!(error, Unanswered::TimedOut) { Duration::ZERO } else { POLL_INTERVAL };
+                let wait = if matches!(error, Unanswered::TimedOut) { Duration::ZERO } else { self.interval };
                 self.last = None;
                 self.file.polled(None);
                 self.refuse(&PollError::Unanswered(error));
@@ -237,27 +246,27 @@ impl<F: FollowedFile> Follower<F> {
         let value = match reading.result {
             Ok(value) if self.in_use.as_ref() == Some(&value) && !self.asked => {
                 self.see(SeenValue::InUse);
-                self.pending_since = None;
+                self.unsettled_since = None;
                 if !self.reasons.is_empty() {
                     self.reasons.clear();
                     self.file.outcomes().recovered();
                     tracing::info!(file.path = &*self.name, "file is usable again and has not changed");
                 }
-                return POLL_INTERVAL;
+                return self.interval;
             }
             Ok(value) => value,
             Err(error) => {
                 self.see(SeenValue::Unusable);
-                if is_settled || self.is_pending_too_long() || self.in_use.is_none() {
+                if is_settled || self.is_unsettled_too_long() || self.in_use.is_none() {
                     self.refuse(&PollError::Refused(error));
-                    return POLL_INTERVAL;
+                    return self.interval;
                 }
                 return self.settling_time();
             }
         };
         if !is_settled {
             self.see(SeenValue::Other(value));
-            if self.is_pending_too_long() {
+            if self.is_unsettled_too_long() {
                 self.refuse(&PollError::KeepsChanging);
             }
             return self.settling_time();
@@ -269,7 +278,7 @@ impl<F: FollowedFile> Follower<F> {
                 self.refuse(&PollError::Refused(error));
             }
         }
-        POLL_INTERVAL
+        self.interval
     }
 
     /// Notes the version, and returns whether its value may be taken over.
@@ -300,13 +309,15 @@ impl<F: FollowedFile> Follower<F> {
             || (keeps_changing && is_same_value)
             || (self.in_use.is_none() && is_first && self.was_written_long_ago(reading.last_write));
         self.last = Some(Seen { version: reading.version, since, value: SeenValue::Unusable });
+        if is_settled {
+            self.unsettled_since = None;
+        }
         is_settled
     }
 
-    /// Called when the value in use has not been seen.
-    fn is_pending_too_long(&mut self) -> bool {
+    fn is_unsettled_too_long(&mut self) -> bool {
         let now = clock::now();
-        now - *self.pending_since.get_or_insert(now) >= MAX_CHANGING
+        now - *self.unsettled_since.get_or_insert(now) >= MAX_CHANGING
     }
 
     fn see(&mut self, value: SeenValue<F::Value>) {
@@ -322,7 +333,7 @@ impl<F: FollowedFile> Follower<F> {
         } else if self.asked {
             ASKED_INTERVAL
         } else {
-            POLL_INTERVAL
+            self.interval
         }
     }
 
@@ -337,7 +348,6 @@ impl<F: FollowedFile> Follower<F> {
             Some(_) => self.file.outcomes().reloaded(true),
         }
         self.see(SeenValue::InUse);
-        self.pending_since = None;
         self.reasons.clear();
         self.asked = false;
     }
