@@ -162,13 +162,15 @@ pub enum ConnectionEnd {
     PeerLimit,
     /// It reached its maximum age.
     Age,
+    /// The authority of the peer's certificate was withdrawn.
+    Untrusted,
     /// The server drains.
     Drain,
 }
 
 impl ConnectionEnd {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peer,
         Self::Answered,
         Self::Broken,
@@ -178,6 +180,7 @@ impl ConnectionEnd {
         Self::Evicted,
         Self::PeerLimit,
         Self::Age,
+        Self::Untrusted,
         Self::Drain,
     ];
 
@@ -194,6 +197,7 @@ impl ConnectionEnd {
             Self::Evicted => "evicted",
             Self::PeerLimit => "peer_limit",
             Self::Age => "age",
+            Self::Untrusted => "untrusted",
             Self::Drain => "drain",
         }
     }
