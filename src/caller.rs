@@ -34,7 +34,7 @@ pub use bearer::BearerTokens;
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
 pub use jwks::{JwksFileFault, JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
-pub use key_set::JwksFault;
+pub use key_set::{JwksFault, check_jwks};
 pub use name::{NameFault, is_caller_name};
 pub use recognition::Recognition;
 

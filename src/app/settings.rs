@@ -1,6 +1,6 @@
 //! From the configuration to what each part wants to be told.
 
-use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use super::StartError;
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         self,
         data_center::{DataCenter, Origin},
     },
+    secret::hmac_key,
     server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
@@ -189,6 +190,8 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
         Some(path) => {
             let mut key = files::read(path, files::MAX_BYTES)
                 .map_err(|error| StartError::HmacKey(path.clone(), error.into()))?;
+            hmac_key::check(&key.bytes)
+                .map_err(|error| StartError::HmacKey(path.clone(), io::Error::other(error)))?;
             let key = std::mem::take(&mut *key.bytes);
             Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))
         }

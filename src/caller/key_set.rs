@@ -39,6 +39,15 @@ pub enum JwksFault {
     NoUsableKey,
 }
 
+/// Checks the contents of a key file, as they are parsed when the file is used.
+///
+/// # Errors
+///
+/// The contents are not a key set, or have no usable keys.
+pub fn check_jwks(json: &[u8]) -> Result<(), JwksFault> {
+    KeySet::parse(json).map(|_| ())
+}
+
 /// The keys of a set that are of use. Cheap to clone. Two sets are equal if they have the same
 /// usable keys in the same order.
 #[derive(Clone, Debug, PartialEq)]

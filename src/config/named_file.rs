@@ -4,18 +4,18 @@
 //! The contents are not kept: the part that uses a file reads it, and reads it again when
 //! it changes.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{fault::Problem, section::Section};
 use crate::{
+    caller::check_jwks,
     clock::WallClock,
     files::{self, Contents, ReadError},
     pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
-    secret::client_secret::{ClientSecret, InvalidSecret, StoredSecret, without_newline},
+    secret::{
+        client_secret::{ClientSecret, InvalidSecret, StoredSecret},
+        hmac_key,
+    },
 };
 
 /// A file that must hold the authorities of other servers' certificates in PEM, or those of
@@ -45,9 +45,7 @@ fn warn(section: &Section<'_>, key: &'static str, warnings: &[Warning]) {
 
 /// A file that must hold a private key in PEM, and that others should not read.
 pub(super) fn private_key(section: &mut Section<'_>, key: &'static str) -> Option<(PathBuf, PrivateKey)> {
-    let (path, private_key) = checked(section, key, |content| Ok(PrivateKey::parse(content)?))?;
-    warn_if_others_read(section, key, &path);
-    Some((path, private_key))
+    checked_secret(section, key, |content| Ok(PrivateKey::parse(content)?))
 }
 
 /// Checks that the private key is that of the server's certificate.
@@ -62,32 +60,17 @@ pub(super) fn check_pair(
     }
 }
 
-/// A file that must hold a JSON object.
-pub(super) fn json_object(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    let (path, ()) = checked(section, key, |content| {
-        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(content)
-            .map(|_| ())
-            .map_err(|_| Problem::rule("the file must hold a JSON object"))
-    })?;
+/// A file that must hold a JWT issuer's keys.
+pub(super) fn jwks(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let check = |content: &[u8]| check_jwks(content).map_err(|fault| Problem::rule(fault.to_string()));
+    let (path, ()) = checked(section, key, check)?;
     Some(path)
 }
 
-/// A file that must hold an HMAC key of at least `min_bytes`, one newline at its end not
-/// counted, and that others should not read.
-pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str, min_bytes: usize) -> Option<PathBuf> {
-    let (path, ()) = checked(section, key, |content| {
-        let content = without_newline(content);
-        if std::str::from_utf8(content).is_err() {
-            Err(Problem::rule("the key must be UTF-8 text"))
-        } else if content.iter().all(u8::is_ascii_whitespace) {
-            Err(Problem::rule("the key is blank"))
-        } else if content.len() < min_bytes {
-            Err(Problem::rule(format!("the key is too short: it needs at least {min_bytes} bytes")))
-        } else {
-            Ok(())
-        }
-    })?;
-    warn_if_others_read(section, key, &path);
+/// A file that must hold an HMAC key, and that others should not read.
+pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let check = |content: &[u8]| hmac_key::check(content).map_err(|error| Problem::rule(error.to_string()));
+    let (path, ()) = checked_secret(section, key, check)?;
     Some(path)
 }
 
@@ -152,15 +135,37 @@ fn checked<T>(
     key: &'static str,
     parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
 ) -> Option<(PathBuf, T)> {
-    let path = section.path(key)?;
-    let parsed = read(&path)
-        .and_then(|content| parse(&content.bytes))
-        .map_err(|problem| section.fault(key, problem))
-        .ok()?;
-    if others_may_write(&path) {
-        section.warning(key, "every user of this machine can change the file; chmod it to 0644");
+    let (path, parsed, _) = read_and_parse(section, key, parse)?;
+    Some((path, parsed))
+}
+
+/// Like [`checked`], for a file that others should not read.
+fn checked_secret<T>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Option<(PathBuf, T)> {
+    let (path, parsed, contents) = read_and_parse(section, key, parse)?;
+    if contents.readable_by_others() {
+        section.warning(key, READABLE_BY_OTHERS);
     }
     Some((path, parsed))
+}
+
+fn read_and_parse<T>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Option<(PathBuf, T, Contents)> {
+    let path = section.path(key)?;
+    let (parsed, contents) = read(&path)
+        .and_then(|contents| Ok((parse(&contents.bytes)?, contents)))
+        .map_err(|problem| section.fault(key, problem))
+        .ok()?;
+    if contents.writable_by_others() {
+        section.warning(key, "every user of this machine can change the file; chmod it to 0644");
+    }
+    Some((path, parsed, contents))
 }
 
 /// Reads a file of the configuration, or the configuration itself.
@@ -169,22 +174,3 @@ pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
 }
 
 const READABLE_BY_OTHERS: &str = "every user of this machine can read the file; chmod it to 0400";
-
-/// Bits of a file's mode.
-const OTHERS_MAY_READ: u32 = 0o004;
-const OTHERS_MAY_WRITE: u32 = 0o002;
-
-/// Whether every user of this machine can change the file.
-pub(super) fn others_may_write(path: &Path) -> bool {
-    is_open_to_others(path, OTHERS_MAY_WRITE)
-}
-
-fn is_open_to_others(path: &Path, bit: u32) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & bit != 0)
-}
-
-fn warn_if_others_read(section: &Section<'_>, key: &str, path: &Path) {
-    if is_open_to_others(path, OTHERS_MAY_READ) {
-        section.warning(key, READABLE_BY_OTHERS);
-    }
-}

@@ -60,7 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("config", &["http_client", "call", "secret", "files", "pki", "clock"]),
+    ("config", &["caller", "http_client", "call", "secret", "files", "pki", "clock"]),
     ("proto", &[]),
     (
         "server",
