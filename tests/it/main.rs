@@ -27,6 +27,7 @@ mod deadlines;
 mod docs;
 mod draining;
 mod egress;
+mod file_faults;
 mod identity;
 mod login_url;
 mod logs;
