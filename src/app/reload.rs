@@ -71,7 +71,7 @@ impl Reload {
             return (Self(None), Trigger::default());
         };
         let reloadable = config.reloadable();
-        let in_force = Contents { reloadable, document: config.document.clone(), warnings: Vec::new() };
+        let in_force = Contents { reloadable, document: config.document, warnings: Vec::new() };
         let started_with = Arc::new(config);
         let file = ConfigFile { path, started_with, access, metrics, reloads, check: None };
         let follower = Follower::new(file, Some(in_force), WallClock::system());

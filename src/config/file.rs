@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
+use aws_lc_rs::digest::{self, SHA256};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::files::Contents;
 
-/// A value and its place. The place does not count when values are compared.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) value: Value,
@@ -24,12 +25,6 @@ pub(super) struct Node {
 
 /// A table of the file.
 pub(super) type Table = BTreeMap<String, Node>;
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.value == other.value
-    }
-}
 
 /// A value of the file, or the text of an environment variable.
 #[derive(Clone, Debug)]
@@ -43,24 +38,6 @@ pub(super) enum Value {
     Table(Table),
     /// From the environment: becomes whatever its key wants.
     Variable(String),
-}
-
-impl PartialEq for Value {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Text(one), Self::Text(other)) | (Self::Variable(one), Self::Variable(other)) => {
-                one == other
-            }
-            (Self::Integer(one), Self::Integer(other)) => one == other,
-            // TOML has `nan`, and a file that contains it has not changed.
-            (Self::Float(one), Self::Float(other)) => one.to_bits() == other.to_bits(),
-            (Self::Boolean(one), Self::Boolean(other)) => one == other,
-            (Self::Datetime, Self::Datetime) => true,
-            (Self::List(one), Self::List(other)) => one == other,
-            (Self::Table(one), Self::Table(other)) => one == other,
-            _ => false,
-        }
-    }
 }
 
 impl Value {
@@ -79,20 +56,60 @@ impl Value {
     }
 }
 
-/// Everything that a configuration file contains, to be compared with a later version. Comments,
-/// blanks and the order of keys do not count. Never shown: it can contain secrets.
-#[derive(Clone, Default, PartialEq)]
-pub struct Document(Option<Arc<Table>>);
+/// Identifies everything that a configuration file contains. Equal if the same keys have the same
+/// values: comments, blanks and the order of keys do not count. A hash, because the file can
+/// contain a secret by mistake.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Document([u8; 32]);
 
 impl Document {
     /// Parses the contents of a file. All contents that are not TOML are equal.
     #[must_use]
     pub fn parse(contents: &[u8]) -> Self {
-        Self(parse_bytes(Path::new(""), contents, &Findings::default()).map(Arc::new))
+        let table = parse_bytes(Path::new(""), contents, &Findings::default());
+        table.as_ref().map(Self::of).unwrap_or_default()
     }
 
     pub(super) fn of(table: &Table) -> Self {
-        Self(Some(Arc::new(table.clone())))
+        let mut hash = digest::Context::new(&SHA256);
+        add_table(&mut hash, table);
+        let mut document = Self::default();
+        document.0.copy_from_slice(hash.finish().as_ref());
+        document
+    }
+}
+
+fn add_table(hash: &mut digest::Context, table: &Table) {
+    for (key, node) in table {
+        add(hash, "key", key.as_bytes());
+        add_value(hash, &node.value);
+    }
+    add(hash, "end", &[]);
+}
+
+fn add_value(hash: &mut digest::Context, value: &Value) {
+    match value {
+        Value::Text(text) | Value::Variable(text) => add(hash, "text", text.as_bytes()),
+        Value::Integer(integer) => add(hash, "integer", &integer.to_be_bytes()),
+        Value::Float(float) => add(hash, "float", &float.to_bits().to_be_bytes()),
+        Value::Boolean(boolean) => add(hash, "boolean", &[u8::from(*boolean)]),
+        Value::Datetime => add(hash, "date", &[]),
+        Value::List(items) => {
+            add(hash, "list", &items.len().to_be_bytes());
+            items.iter().for_each(|item| add_value(hash, &item.value));
+        }
+        Value::Table(table) => {
+            add(hash, "table", &[]);
+            add_table(hash, table);
+        }
+    }
+}
+
+/// With lengths, so that no two documents lead to the same bytes.
+fn add(hash: &mut digest::Context, kind: &str, content: &[u8]) {
+    for part in [kind.as_bytes(), content] {
+        hash.update(&part.len().to_be_bytes());
+        hash.update(part);
     }
 }
 
@@ -188,5 +205,29 @@ impl Lines<'_> {
     fn item(&self, item: Spanned<DeValue<'_>>) -> Node {
         let place = self.at(&item.span());
         Node { value: self.value(item.into_inner()), place }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_equal_if_the_same_keys_have_the_same_values() {
+        let document = |text: &str| Document::parse(text.as_bytes());
+        let one = document("a = 1\nb = [\"x\", nan]\n[c]\nd = true\n");
+        assert_eq!(one, document("# new\nb = [ 'x', nan ]\na = 0x1\nc = { d = true }"));
+        for other in [
+            "a = 1\nb = [\"x\", nan]\n[c]\nd = false\n",
+            "a = 1\nb = [\"x\", nan]\n[c]\n",
+            "a = 1\nb = [\"x\"]\n[c]\nd = true\n",
+            "a = \"1\"\nb = [\"x\", nan]\n[c]\nd = true\n",
+            "a = 1\nb = [\"x\", nan]\nd = true\n[c]\n",
+            "",
+            "a =",
+        ] {
+            assert_ne!(one, document(other), "{other}");
+        }
+        assert!(!format!("{one:?}").contains(char::is_numeric), "{one:?}");
     }
 }
