@@ -15,12 +15,21 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use crate::clock::{self, Instant};
+
 /// Maximum duration of one read, parsing included.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Number of reads of one file that may hang before further ones are started only every
+/// [`PENDING_INTERVAL`]. Until then, a file that replaces one that hangs is read at once.
+const FREE_PENDING_READS: usize = 16;
+
+/// Minimum time between two reads of a file of which many hang.
+const PENDING_INTERVAL: Duration = Duration::from_mins(1);
+
 /// Maximum number of reads of one file that have not returned. Threads that hang use memory; with
 /// this many of them, the file is read again once one of them returns.
-pub const MAX_PENDING_READS: usize = 4;
+pub const MAX_PENDING_READS: usize = 64;
 
 /// Why work on a file has no result.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +38,7 @@ pub enum Unanswered {
     #[error("it could not be read in time (5 seconds); check the file system that it is on")]
     TimedOut,
     /// As many earlier reads as are allowed have not returned.
-    #[error("{MAX_PENDING_READS} earlier reads have not returned; check the file system that it is on")]
+    #[error("too many earlier reads have not returned; check the file system that it is on")]
     TooManyPending,
     /// The operating system did not start a thread.
     #[error("cannot start a thread to read it: {0}")]
@@ -39,8 +48,13 @@ pub enum Unanswered {
     Panicked,
 }
 
-/// Number of threads in progress by the name of their file.
-static PENDING: Mutex<BTreeMap<Arc<str>, usize>> = Mutex::new(BTreeMap::new());
+/// Reads in progress by the name of their file.
+static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());
+
+struct Pending {
+    reads: usize,
+    last_start: Instant,
+}
 
 /// A place among the reads of one file. Given back by its thread, even after a panic.
 struct Place(Arc<str>);
@@ -49,11 +63,17 @@ impl Place {
     fn take(name: &str) -> Result<Self, Unanswered> {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
-        let count = pending.entry(Arc::clone(&name)).or_default();
-        if *count >= MAX_PENDING_READS {
+        let now = clock::now();
+        let file = pending.entry(Arc::clone(&name)).or_insert(Pending { reads: 0, last_start: now });
+        let interval = match file.reads {
+            0..FREE_PENDING_READS => Duration::ZERO,
+            FREE_PENDING_READS..MAX_PENDING_READS => PENDING_INTERVAL,
+            _ => Duration::MAX,
+        };
+        if now - file.last_start < interval {
             return Err(Unanswered::TooManyPending);
         }
-        *count += 1;
+        *file = Pending { reads: file.reads + 1, last_start: now };
         Ok(Self(name))
     }
 }
@@ -61,9 +81,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = pending.get_mut(&self.0) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(file) = pending.get_mut(&self.0) {
+            file.reads -= 1;
+            if file.reads == 0 {
                 pending.remove(&self.0);
             }
         }
@@ -100,7 +120,7 @@ pub async fn run<T: Send + 'static>(
 ) -> Result<T, Unanswered> {
     // A paused clock would pass the timeout at once, because the runtime is idle meanwhile.
     #[cfg(test)]
-    let _held = crate::clock::HeldClock::new();
+    let _held = clock::HeldClock::new();
     let (send, receive) = oneshot::channel();
     start(name, work, move |result| drop(send.send(result)))?;
     match tokio::time::timeout(limit, receive).await {
@@ -142,7 +162,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hanging_reads_time_out_and_are_limited_per_file() {
         let mut ends = Vec::new();
-        for _ in 0..MAX_PENDING_READS {
+        for number in 0..MAX_PENDING_READS {
+            if number >= FREE_PENDING_READS {
+                assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
+                tokio::time::advance(PENDING_INTERVAL - READ_TIMEOUT).await;
+            }
             let (end, work) = hanging();
             ends.push(end);
             let read = tokio::spawn(run("limited", READ_TIMEOUT, work));
@@ -152,16 +176,16 @@ mod tests {
             tokio::time::advance(Duration::from_millis(2)).await;
             assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
         }
+        tokio::time::advance(PENDING_INTERVAL * 60).await;
         assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
         assert!(run("another", READ_TIMEOUT, || ()).await.is_ok(), "other files are not affected");
-        drop(ends.pop());
-        while matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)) {}
-        assert!(run("limited", READ_TIMEOUT, || ()).await.is_ok());
+        drop(ends);
+        while run("limited", READ_TIMEOUT, || ()).await.is_err() {}
     }
 
     #[tokio::test]
     async fn panic_is_an_error_and_gives_its_place_back() {
-        for _ in 0..=MAX_PENDING_READS {
+        for _ in 0..=FREE_PENDING_READS {
             let result = run("panics", READ_TIMEOUT, || panic!("a test")).await;
             assert!(matches!(result, Err::<(), _>(Unanswered::Panicked)));
         }
@@ -172,7 +196,7 @@ mod tests {
     #[test]
     fn blocking_wait_ends_although_the_read_hangs() {
         let (_end, work) = hanging();
-        let began = crate::clock::now();
+        let began = clock::now();
         assert!(matches!(wait("blocking", work), Err(Unanswered::TimedOut)));
         assert!(began.elapsed() >= READ_TIMEOUT);
     }
