@@ -24,7 +24,7 @@ impl Folder {
         file("empty", b"\n");
         file("short", b"only a few bytes");
         file("hmac", &[7; 32]);
-        file("jwks.json", b"{\"keys\": []}");
+        file("jwks.json", br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         file("tls.crt", certified.cert.pem().as_bytes());
         file("tls.key", certified.signing_key.serialize_pem().as_bytes());

@@ -130,7 +130,11 @@ fn check_config_and_serve_refuse_the_same_secrets_with_the_same_text() {
 fn check_config_and_serve_refuse_the_same_files() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fs::write(at("jwks.json"), r#"{"keys": []}"#).unwrap();
+    fs::write(
+        at("jwks.json"),
+        r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#,
+    )
+    .unwrap();
     fs::write(at("secret"), "s3cret").unwrap();
     let config = at("gateway.toml");
     let text = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n\
