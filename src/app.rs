@@ -6,6 +6,7 @@
 
 mod authorities;
 mod check;
+mod memory;
 mod online_check;
 pub mod process;
 mod reload;
@@ -40,6 +41,7 @@ use crate::{
     files::Trigger,
     health::{CredentialCondition, CredentialState, Health, HealthService, Watches},
     http_client::{ClientTlsSet, HttpSettings},
+    memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Http1Server, MAX_MESSAGE_BYTES, Server},
@@ -82,7 +84,10 @@ impl App {
         // What has been started ends again if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
 
-        let bound = server::bind(settings::server(&config.server))?;
+        let budget = memory::fit(&config.server);
+        let responses = ResponseMemory::new(budget.response_bytes);
+        metrics.follow_response_memory(budget.response_bytes, responses.clone());
+        let bound = server::bind(budget.limited(settings::server(&config.server)))?;
         let bound_health = config
             .server
             .health_listen
@@ -119,7 +124,7 @@ impl App {
         for name in config.api_clients.by_name.keys() {
             let condition = health.credential(Arc::clone(name));
             let (upstream, refresh, credential) =
-                upstream(&config.api_clients, name, &metrics, &mut client_tls)?;
+                upstream(&config.api_clients, name, &responses, &metrics, &mut client_tls)?;
             tasks.spawn(refresh.run(stop.clone()));
             tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
             upstreams.push(upstream);
@@ -280,6 +285,7 @@ fn serve_admin(bound: server::Bound, metrics: Metrics, health: Health) -> Result
 fn upstream(
     config: &ApiClientsConfig,
     name: &Arc<str>,
+    responses: &ResponseMemory,
     metrics: &Metrics,
     client_tls: &mut ClientTlsSet,
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
@@ -288,7 +294,7 @@ fn upstream(
     let http = settings::http(client, client_tls)?;
     let (credential, refresh) =
         credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
-    let platform = settings::platform(name, client)?;
+    let platform = settings::platform(name, client, responses.clone())?;
     let api_client = ApiClient::new(platform, credential.clone(), metrics);
     Ok((Upstream { api_client, http }, refresh, credential))
 }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::{self, Instant},
+    memory::Reservation,
     ott::Subject,
     reason::{FailureCode, Reason},
 };
@@ -111,6 +112,7 @@ struct Record {
     /// that an attempt never leaves the one before it shows in the other.
     progress: AtomicU8,
     http_status: AtomicU16,
+    memory: OnceLock<Arc<Reservation>>,
 }
 
 impl Call {
@@ -145,6 +147,7 @@ impl Call {
             attempts: AtomicU32::new(0),
             progress: AtomicU8::new(Certainty::NotSent.weight()),
             http_status: AtomicU16::new(0),
+            memory: OnceLock::new(),
         }))
     }
 
@@ -289,6 +292,19 @@ impl Call {
     #[must_use]
     pub fn take_message(&self) -> Option<Bytes> {
         self.0.message.lock().unwrap_or_else(PoisonError::into_inner).take().map(|message| message.0)
+    }
+
+    /// Keeps the memory of a large response reserved for as long as the call or its response
+    /// exists.
+    pub fn keep_memory(&self, reserved: Reservation) {
+        // Only the last attempt of a call has a response that is kept.
+        let _ = self.0.memory.set(Arc::new(reserved));
+    }
+
+    /// The memory that is reserved for the call; `None` if its response has the usual size.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<Reservation>> {
+        self.0.memory.get().cloned()
     }
 
     /// Records that the call's work begins: the access rules have given it a permit, nothing

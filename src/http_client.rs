@@ -13,6 +13,7 @@ mod loopback;
 pub mod media_type;
 mod proxy;
 pub mod retry_after;
+pub mod server_url;
 mod tls;
 mod trust;
 

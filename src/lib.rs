@@ -57,6 +57,7 @@ pub mod telemetry;
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod memory;
 pub mod pki;
 pub mod reason;
 pub mod secret;

@@ -40,6 +40,7 @@ use crate::{
     clock::WallClock,
     credential::Credential,
     http_client::{HttpClientError, HttpSettings},
+    memory::{MAX_RESPONSE_BYTES, ResponseMemory},
     ott::{LoginUrl, OneTimeToken},
     telemetry::metrics::ApiClientMetrics,
 };
@@ -65,6 +66,8 @@ pub struct Settings {
     pub propagate_trace: bool,
     /// Times and limits.
     pub limits: Limits,
+    /// Memory for large responses, shared by all API clients.
+    pub memory: ResponseMemory,
 }
 
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
@@ -112,7 +115,7 @@ impl Default for Limits {
             min_login_time_left: Duration::from_millis(400),
             min_time_left_for_second_login: Duration::from_secs(2),
             max_ott_bytes: 16 * 1024,
-            max_login_bytes: 256 * 1024,
+            max_login_bytes: MAX_RESPONSE_BYTES,
             breaker: Some(BreakerSettings::default()),
         }
     }
@@ -143,10 +146,9 @@ impl ApiClient {
     /// An API client that has not been used yet.
     #[must_use]
     pub fn new(settings: Settings, credential: Credential, metrics: ApiClientMetrics) -> Arc<Self> {
-        let Settings { data_center, limits, .. } = &settings;
         Arc::new(Self {
-            ott: Endpoint::ott(data_center, limits, &metrics),
-            ott_login: Endpoint::ott_login(data_center, limits, &metrics),
+            ott: Endpoint::ott(&settings, &metrics),
+            ott_login: Endpoint::ott_login(&settings, &metrics),
             retry_budget: RetryBudget::new(),
             generation: Generation::default(),
             settings,

@@ -15,6 +15,7 @@ mod gate;
 mod health_stack;
 mod holders;
 mod http1;
+mod http1_refusal;
 mod limits;
 mod listener;
 mod log_throttle;

@@ -21,7 +21,10 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 pub use self::{
-    api_clients::ApiClients, known_tokens::KnownTokens, named_callers::NamedCallers, reflection::Reflection,
+    api_clients::ApiClients,
+    known_tokens::KnownTokens,
+    named_callers::NamedCallers,
+    reflection::{Reflection, ReflectionError},
     refused_requests::RefusedRequests,
 };
 use crate::{

@@ -2,7 +2,8 @@
 
 use super::{StartError, settings};
 use crate::{
-    caller::Identification, config::Config, http_client::ClientTlsSet, server, telemetry::metrics::Metrics,
+    caller::Identification, config::Config, http_client::ClientTlsSet, memory::ResponseMemory, server,
+    telemetry::metrics::Metrics,
 };
 
 /// Builds the same parts as a start, but opens no listener, no audit log and no connection.
@@ -25,7 +26,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     for (name, client) in &config.api_clients.by_name {
         let http = settings::http(client, &mut tls)?;
         settings::credential(name, client, &http)?;
-        settings::platform(name, client)?;
+        settings::platform(name, client, ResponseMemory::default())?;
     }
     Ok(())
 }

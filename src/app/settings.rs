@@ -14,6 +14,7 @@ use crate::{
     files,
     health::MAX_WATCHES_PER_CONNECTION,
     http_client::{ClientTlsSet, HttpSettings, Proxy, UnpooledClient},
+    memory::ResponseMemory,
     platform::{
         self,
         data_center::{DataCenter, Origin},
@@ -267,6 +268,7 @@ fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter
 pub(super) fn platform(
     name: &Arc<str>,
     client: &config::ApiClient,
+    memory: ResponseMemory,
 ) -> Result<platform::Settings, StartError> {
     let mut target_origins = Vec::new();
     for origin in &client.target_origins {
@@ -285,6 +287,7 @@ pub(super) fn platform(
         target_origins,
         propagate_trace: client.propagate_trace,
         limits,
+        memory,
     })
 }
 

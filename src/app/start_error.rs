@@ -7,9 +7,10 @@ use crate::{
     audit::AuditError,
     caller,
     credential::InvalidClientId,
+    http_client::server_url::InvalidServerUrl,
     http_client::{HttpClientError, TlsConfigError},
-    platform::data_center::InvalidDataCenterUrl,
     server::{BindError, ServeError},
+    service::ReflectionError,
     telemetry::tracing::TracingError,
 };
 
@@ -42,7 +43,7 @@ pub enum StartError {
     ClientId(Arc<str>, #[source] InvalidClientId),
     /// A URL of an API client.
     #[error("a URL of the API client {0} cannot be used")]
-    Url(Arc<str>, #[source] InvalidDataCenterUrl),
+    Url(Arc<str>, #[source] InvalidServerUrl),
     /// TLS towards the platform.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
@@ -51,7 +52,7 @@ pub enum StartError {
     Http(#[from] HttpClientError),
     /// Reflection.
     #[error("the contract's own description cannot be offered")]
-    Reflection(#[source] tonic_reflection::server::Error),
+    Reflection(#[source] ReflectionError),
     /// A worker.
     #[error("the workers cannot be started")]
     Workers(#[source] io::Error),

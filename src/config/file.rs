@@ -96,7 +96,9 @@ fn add_value(hash: &mut digest::Context, value: &Value) {
         Value::Datetime => add(hash, "date", &[]),
         Value::List(items) => {
             add(hash, "list", &items.len().to_be_bytes());
-            items.iter().for_each(|item| add_value(hash, &item.value));
+            for item in items {
+                add_value(hash, &item.value);
+            }
         }
         Value::Table(table) => {
             add(hash, "table", &[]);

@@ -31,8 +31,11 @@ pub struct Server {
     /// `max_deadline`: the longest that a call may take, whatever deadline it asks for;
     /// 10 s, from 100 ms to 60 s.
     pub max_deadline: Duration,
-    /// `worker_threads`: 1 to 1,024; none: one per core.
+    /// `worker_threads`: 1 to 1,024; none: one per core, at most 16.
     pub worker_threads: Option<NonZeroU32>,
+    /// `memory_limit`: memory that the process may use, in bytes; from 48 MiB to 1 TiB; none: the
+    /// limit of its control group, or the memory of the machine.
+    pub memory_limit: Option<u64>,
     /// `max_in_flight`: calls at one time, more are refused at once; 4,096, from 1 to
     /// 1,000,000.
     pub max_in_flight: NonZeroU32,
@@ -104,6 +107,7 @@ impl Default for Server {
             tls: None,
             max_deadline: Duration::from_secs(10),
             worker_threads: None,
+            memory_limit: None,
             max_in_flight: const { NonZeroU32::new(4096).unwrap() },
             max_awaited_bodies: const { NonZeroU32::new(2048).unwrap() },
             body_timeout: Duration::from_secs(1),
@@ -139,6 +143,7 @@ impl Server {
                 .optional("max_deadline", value::duration(Duration::from_millis(100)..=seconds(60)))
                 .unwrap_or(default.max_deadline),
             worker_threads: section.optional("worker_threads", value::count(1..=1024)),
+            memory_limit: section.optional("memory_limit", value::mebibytes(48..=1024 * 1024)),
             max_in_flight: section
                 .optional("max_in_flight", value::count(1..=1_000_000))
                 .unwrap_or(default.max_in_flight),

@@ -466,7 +466,7 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\", \"http://localhost\"]",
             &[
                 "gateway.toml:5: api_clients.eu2.target_origins[2]: must end after the host and the port, without a path",
-                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be an https URL",
+                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
                 "gateway.toml:5: api_clients.eu2.target_origins[4]: must be https",
             ],
         ),

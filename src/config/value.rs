@@ -17,7 +17,10 @@ use super::{
     fault::{self, Problem},
     file::Value,
 };
-use crate::http_client::is_loopback;
+use crate::http_client::{
+    is_loopback,
+    server_url::{self, InvalidServerUrl},
+};
 
 /// Text that is not empty and has no control characters.
 pub(super) fn text(value: &Value) -> Result<String, Problem> {
@@ -77,6 +80,33 @@ pub(super) fn share(value: &Value) -> Result<f64, Problem> {
         .ok_or_else(|| Problem::rule("must be a number from 0.0 to 1.0"))
 }
 
+/// A number of bytes with a binary unit, within bounds in MiB.
+pub(super) fn mebibytes(bounds: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u64, Problem> {
+    move |value| {
+        let (Value::Text(text) | Value::Variable(text)) = value else {
+            return Err(wrong_type("a size with its unit, such as \"256MiB\"", value));
+        };
+        let (number, mebibytes) = match (text.strip_suffix("MiB"), text.strip_suffix("GiB")) {
+            (Some(number), _) => (number, 1),
+            (_, Some(number)) => (number, 1024),
+            (None, None) => ("", 0),
+        };
+        // Parsing the number accepts a sign, which has no meaning here.
+        let number = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse::<u64>().ok());
+        number
+            .flatten()
+            .and_then(|number| number.checked_mul(mebibytes))
+            .filter(|mebibytes| bounds.contains(mebibytes))
+            .map(|mebibytes| mebibytes * 1024 * 1024)
+            .ok_or_else(|| {
+                let (least, most) = (bounds.start(), bounds.end());
+                Problem::rule(format!(
+                    "must be a whole number with the unit MiB or GiB, such as \"256MiB\", from {least}MiB to {most}MiB"
+                ))
+            })
+    }
+}
+
 /// A duration with its unit, within bounds.
 pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, Problem> {
     move |value| {
@@ -119,52 +149,38 @@ pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Val
     }
 }
 
+impl From<InvalidServerUrl> for Problem {
+    fn from(why: InvalidServerUrl) -> Self {
+        Self::rule(why.to_string())
+    }
+}
+
 /// A URL with a host, whose scheme is https, or http if the host is this machine. No
 /// user, no query, no fragment.
 pub(super) fn secure_url(value: &Value) -> Result<Url, Problem> {
-    let url = plain_url(value)?;
-    if url.scheme() == "http" && !is_loopback(&url) {
-        return Err(Problem::rule("must be https (plain http is for loopback addresses only)"));
-    }
+    let text = text(value)?;
+    let url = server_url::parse_secure(&text)?;
+    server_url::check_no_credentials(&text)?;
     Ok(url)
 }
 
 /// As [`secure_url`], but no more than scheme, host and port.
 pub(super) fn origin(value: &Value) -> Result<Url, Problem> {
-    let url = secure_url(value)?;
-    if url.path() == "/" {
-        Ok(url)
-    } else {
-        Err(Problem::rule("must end after the host and the port, without a path"))
-    }
+    Ok(server_url::parse_origin(&text(value)?)?)
 }
 
 /// As [`origin`], but https only, on loopback too.
 pub(super) fn https_origin(value: &Value) -> Result<Url, Problem> {
     let url = origin(value)?;
-    if url.scheme() == "https" { Ok(url) } else { Err(Problem::rule("must be https")) }
+    if url.scheme() == "https" { Ok(url) } else { Err(InvalidServerUrl::NotHttpsOrigin.into()) }
 }
 
 /// A URL with a host, http or https. No user, no query, no fragment.
 pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
-    let url = any_url(value)?;
-    if !url.username().is_empty() || url.password().is_some() {
-        Err(Problem::rule("must not contain a user or a password"))
-    } else if url.query().is_some() || url.fragment().is_some() {
-        Err(Problem::rule("must not contain a query or a fragment"))
-    } else {
-        Ok(url)
-    }
-}
-
-fn any_url(value: &Value) -> Result<Url, Problem> {
-    let url = Url::parse(&text(value)?)
-        .map_err(|_| Problem::rule("must be an absolute URL, such as \"https://eu2-cloud.acronis.com\""))?;
-    if matches!(url.scheme(), "https" | "http") && url.has_host() {
-        Ok(url)
-    } else {
-        Err(Problem::rule("must be an https URL"))
-    }
+    let text = text(value)?;
+    let url = server_url::parse(&text)?;
+    server_url::check_no_credentials(&text)?;
+    Ok(url)
 }
 
 /// A proxy's URL, which may contain a user and a password: `Debug` shows neither.
@@ -192,12 +208,10 @@ impl fmt::Debug for ProxyUrl {
 
 /// A proxy's URL.
 pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
-    let url = any_url(value)?;
-    if url.path() == "/" && url.query().is_none() && url.fragment().is_none() {
-        Ok(ProxyUrl(url))
-    } else {
-        Err(Problem::rule("must end after the host and the port, without a path"))
-    }
+    let text = text(value)?;
+    let url = server_url::parse(&text)?;
+    server_url::check_no_path(&text)?;
+    Ok(ProxyUrl(url))
 }
 
 /// How often something may happen.

@@ -125,8 +125,12 @@ impl Reader {
                 let stamps = [metadata.dev(), metadata.ino(), metadata.len(), bytes.len() as u64];
                 let times = [metadata.mtime(), metadata.mtime_nsec()];
                 self.version.update(b"file");
-                stamps.iter().for_each(|stamp| self.version.update(&stamp.to_be_bytes()));
-                times.iter().for_each(|time| self.version.update(&time.to_be_bytes()));
+                for stamp in stamps {
+                    self.version.update(&stamp.to_be_bytes());
+                }
+                for time in times {
+                    self.version.update(&time.to_be_bytes());
+                }
                 self.version.update(bytes);
             }
             Err(error) => {

@@ -32,6 +32,13 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// may take, so that too many of them get an error of their own. HTTP/2 enforces it
 /// itself; over HTTP/1.1 senders check it ([`header_bytes`]).
 pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// What an HTTP/2 server may send of one response before it is read, in bytes: responses of the
+/// usual size at once. Large ones wait for memory
+/// ([`ResponseMemory`](crate::memory::ResponseMemory)).
+const STREAM_WINDOW: u32 = 32 * 1024;
+/// The same for all responses on a connection, in bytes. Never used up: otherwise responses that
+/// wait for memory would hold up those that have it.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// What HTTP/2 counts for each header beside its name and value, in bytes.
 const HEADER_OVERHEAD: usize = 32;
 /// Maximum number of header lines over HTTP/1.1, which the parser allocates for. The limit
@@ -233,6 +240,8 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_max_headers(MAX_HEADER_LINES)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .http2_keep_alive_while_idle(false)

@@ -404,8 +404,13 @@ async fn read(
     let body = if header_bytes(&headers) > MAX_HEADER_LIST_BYTES as usize {
         Err(Malformation::Headers)
     } else {
-        match timeout_at(until, body::read(response, limit)).await {
-            Ok(Ok(body)) => Ok(ResponseBody(body)),
+        match timeout_at(until, body::read_reserved(response, limit, Some(&request.endpoint.memory))).await {
+            Ok(Ok((body, reserved))) => {
+                if let Some(reserved) = reserved {
+                    call.keep_memory(reserved);
+                }
+                Ok(ResponseBody(body))
+            }
             Ok(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
             // The status of a 5xx is enough to act on.
             Ok(Err(_)) | Err(_) if status.is_server_error() => Err(Malformation::Json),

@@ -1,14 +1,14 @@
 //! Where the platform is: the URLs of one data center, and where a login may land.
 //!
-//! Nothing here sends anything. A text is judged before a URL parser has tidied it
-//! up: what a lenient parser would drop, bend or guess is refused, because a browser
-//! may guess otherwise.
+//! Nothing here sends anything. The text of a target is checked before a URL parser
+//! normalizes it: what a lenient parser would drop, rewrite or guess is refused, because a
+//! browser may guess differently.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
 use crate::{
-    http_client::is_loopback,
+    http_client::server_url::{self, InvalidServerUrl},
     ott::{LoginUrl, OneTimeToken},
 };
 
@@ -28,35 +28,6 @@ pub struct DataCenter {
     ott_login: Url,
     logout: Url,
     external_login: Url,
-}
-
-/// Why a text is no data center URL or origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidDataCenterUrl {
-    /// It is no absolute URL.
-    #[error("is not an absolute URL such as https://eu2-cloud.acronis.com")]
-    NotAbsolute,
-    /// It has a character that a URL parser would drop or bend.
-    #[error("must be visible ASCII without backslashes; write an international host name in its xn-- form")]
-    ForbiddenCharacter,
-    /// It is not https, and not http on a loopback host either.
-    #[error("must be https; http is only for a loopback host")]
-    NotHttps,
-    /// It has a user name or a password.
-    #[error("must not contain a user name or a password")]
-    UserInfo,
-    /// It has a path.
-    #[error("must not have a path")]
-    Path,
-    /// It has a query or a fragment.
-    #[error("must not have a query or a fragment")]
-    QueryOrFragment,
-    /// Its host is written in a form that a parser has to interpret.
-    #[error("must have its host in plain form, for example 127.0.0.1 instead of 127.1")]
-    OddHost,
-    /// It has a wildcard.
-    #[error("must name one host exactly, without wildcards")]
-    Wildcard,
 }
 
 /// A web origin, https only: scheme, host and port.
@@ -96,10 +67,11 @@ pub enum InvalidTargetUri {
 impl DataCenter {
     /// Reads a data center's URL, for example `https://eu2-cloud.acronis.com`.
     ///
-    /// https only, but for loopback hosts, where a sandbox listens. Host in lower
-    /// case and a default port left out: two spellings of one data center are equal.
-    pub fn parse(text: &str) -> Result<Self, InvalidDataCenterUrl> {
-        let base = bare_url(text)?;
+    /// https only, except on loopback hosts, where a sandbox listens. The host is in lower
+    /// case, a default port and a dot at the end of the host are removed: two spellings of one
+    /// data center are equal.
+    pub fn parse(text: &str) -> Result<Self, InvalidServerUrl> {
+        let base = server_url::parse_origin(text)?;
         let at = |path: &str| {
             let mut url = base.clone();
             url.set_path(path);
@@ -158,7 +130,7 @@ impl DataCenter {
         if target_uri.len() > MAX_TARGET_URI_BYTES {
             return Err(InvalidTargetUri::TooLong);
         }
-        if !is_plain(target_uri) {
+        if !server_url::is_plain(target_uri) {
             return Err(InvalidTargetUri::ForbiddenCharacter);
         }
         let url = if target_uri.starts_with('/') {
@@ -167,7 +139,8 @@ impl DataCenter {
             }
             self.base.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         } else {
-            let (scheme, authority) = split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
+            let (scheme, authority) =
+                server_url::split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
             if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.base.scheme()) {
                 return Err(InvalidTargetUri::NeitherPathNorHttps);
             }
@@ -209,9 +182,9 @@ impl DataCenter {
 
 impl Origin {
     /// Reads an https origin, for example `https://portal.example.com:8443`.
-    pub fn parse(text: &str) -> Result<Self, InvalidDataCenterUrl> {
-        let url = bare_url(text)?;
-        if url.scheme() == "https" { Ok(Self(url.origin())) } else { Err(InvalidDataCenterUrl::NotHttps) }
+    pub fn parse(text: &str) -> Result<Self, InvalidServerUrl> {
+        let url = server_url::parse_origin(text)?;
+        if url.scheme() == "https" { Ok(Self(url.origin())) } else { Err(InvalidServerUrl::NotHttpsOrigin) }
     }
 }
 
@@ -221,57 +194,6 @@ impl Landing {
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
-}
-
-/// A URL of nothing but scheme, host and port.
-fn bare_url(text: &str) -> Result<Url, InvalidDataCenterUrl> {
-    if !is_plain(text) {
-        return Err(InvalidDataCenterUrl::ForbiddenCharacter);
-    }
-    let (_, authority) = split(text).ok_or(InvalidDataCenterUrl::NotAbsolute)?;
-    if authority.contains('@') {
-        return Err(InvalidDataCenterUrl::UserInfo);
-    }
-    if authority.contains('*') {
-        return Err(InvalidDataCenterUrl::Wildcard);
-    }
-    if authority.contains('%') {
-        return Err(InvalidDataCenterUrl::ForbiddenCharacter);
-    }
-    let url = Url::parse(text).map_err(|_| InvalidDataCenterUrl::NotAbsolute)?;
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(&url) => {}
-        _ => return Err(InvalidDataCenterUrl::NotHttps),
-    }
-    let host = authority
-        .rsplit_once(':')
-        .filter(|(_, port)| !port.ends_with(']'))
-        .map_or(authority, |(host, _)| host);
-    if !url.host_str().is_some_and(|parsed| parsed.eq_ignore_ascii_case(host)) {
-        return Err(InvalidDataCenterUrl::OddHost);
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(InvalidDataCenterUrl::QueryOrFragment);
-    }
-    // The parser makes "/." and "/x/.." a bare "/"; the text itself must have none.
-    let rest = text.split_once("://").map_or("", |(_, rest)| &rest[authority.len()..]);
-    if !matches!(rest, "" | "/") {
-        return Err(InvalidDataCenterUrl::Path);
-    }
-    Ok(url)
-}
-
-/// Scheme and authority of `scheme://authority…`; none if there is not exactly that,
-/// although a lenient parser would accept `https:host` and `https:///host`.
-fn split(text: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = text.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next().filter(|authority| !authority.is_empty())?;
-    scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some((scheme, authority))
-}
-
-fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
 }
 
 /// Whether a path would name another host if someone resolved it as a relative

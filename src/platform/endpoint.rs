@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Limits, breaker::Breaker, data_center::DataCenter, retry::Repeat};
-use crate::{call::Operation, telemetry::metrics::ApiClientMetrics};
+use super::{Settings, breaker::Breaker, retry::Repeat};
+use crate::{
+    call::Operation,
+    memory::{ResponseMemory, USUAL_BYTES},
+    telemetry::metrics::ApiClientMetrics,
+};
 
 /// One endpoint, shared by all workers.
 #[derive(Debug)]
@@ -27,12 +31,15 @@ pub(super) struct Endpoint {
     pub(super) repeat: Repeat,
     /// Whether the endpoint is asked at all.
     pub(super) breaker: Breaker,
+    /// Memory for its large responses, shared by the whole process.
+    pub(super) memory: ResponseMemory,
 }
 
 impl Endpoint {
     /// `POST /idp/ott`, which mints a token. Repeating it is safe: a token that nobody
     /// received expires.
-    pub(super) fn ott(data_center: &DataCenter, limits: &Limits, metrics: &ApiClientMetrics) -> Self {
+    pub(super) fn ott(settings: &Settings, metrics: &ApiClientMetrics) -> Self {
+        let Settings { data_center, limits, memory, .. } = settings;
         Self {
             operation: Operation::IssueOtt,
             url: data_center.ott_url().clone(),
@@ -41,12 +48,14 @@ impl Endpoint {
             min_time_left: limits.min_time_left,
             repeat: Repeat::Safe { max_attempts: limits.max_attempts },
             breaker: Breaker::new(Operation::IssueOtt, limits.breaker, metrics.clone()),
+            memory: memory.clone(),
         }
     }
 
     /// `POST /idp/ott/login`, which spends a token. It is repeated only if the token was
     /// not sent.
-    pub(super) fn ott_login(data_center: &DataCenter, limits: &Limits, metrics: &ApiClientMetrics) -> Self {
+    pub(super) fn ott_login(settings: &Settings, metrics: &ApiClientMetrics) -> Self {
+        let Settings { data_center, limits, memory, .. } = settings;
         Self {
             operation: Operation::LoginWithOtt,
             url: data_center.ott_login_url().clone(),
@@ -55,7 +64,13 @@ impl Endpoint {
             min_time_left: limits.min_login_time_left,
             repeat: Repeat::IfNotSent { min_time_left: limits.min_time_left_for_second_login },
             breaker: Breaker::new(Operation::LoginWithOtt, limits.breaker, metrics.clone()),
+            memory: memory.clone(),
         }
+    }
+
+    /// Returns whether its responses may be larger than usual.
+    pub(super) const fn has_large_responses(&self) -> bool {
+        self.max_response_bytes > USUAL_BYTES
     }
 
     /// Returns whether a request that may have been processed has used up something that

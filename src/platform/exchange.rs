@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     PlatformClient,
@@ -134,6 +134,12 @@ impl PlatformClient {
     ) -> Result<(BreakerPermit, Option<Bearer>), PlatformError> {
         let Exchange { endpoint, call, .. } = exchange;
         is_in_time(endpoint, Duration::ZERO, call)?;
+        if endpoint.has_large_responses() && !endpoint.memory.has_room() {
+            let longest = call.deadline().remaining().saturating_sub(endpoint.min_time_left);
+            // Boxed: it is rare, and the future of every call would grow by it.
+            let room = Box::pin(timeout(longest, endpoint.memory.room()));
+            room.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
+        }
         let permit = endpoint
             .breaker
             .admit()

@@ -78,6 +78,7 @@ impl Retries {
             }
             PlatformError::CertificateInvalid(_)
             | PlatformError::Queued
+            | PlatformError::MemoryInUse
             | PlatformError::BreakerOpen { .. }
             | PlatformError::Answer(_)
             | PlatformError::Credential(_)

@@ -103,6 +103,9 @@ impl Completion {
             response = answer(failure, &self.call);
         }
         add_request_id(&mut response, &self.call);
+        if let Some(memory) = self.call.memory() {
+            response.extensions_mut().insert(memory);
+        }
         self.show(ending);
         self.finished = true;
         response

@@ -31,8 +31,10 @@ pub(super) struct ArrivingMessage<B> {
 pub(super) enum UnusableBody {
     /// It broke off; the call knows why.
     Broken(BrokenBody),
-    /// The message is longer than allowed, or something follows it.
+    /// The message is longer than allowed, or too much follows it.
     TooLarge,
+    /// There is not exactly one message: none, a part of one, or something after the first.
+    NotOneMessage,
 }
 
 impl<B> ArrivingMessage<B>
@@ -51,7 +53,16 @@ where
 
     /// Returns the complete body, message and prefix. Fails as soon as the prefix announces a
     /// message that is too large.
+    ///
+    /// The body of a unary call is exactly one message. Something after it must not be ignored:
+    /// a proxy that looks at the last message would see another user than the one served.
     pub(super) async fn complete(&mut self) -> Result<Bytes, UnusableBody> {
+        let body = self.read().await?;
+        let announced = announced(&body).map(|length| length.saturating_add(PREFIX));
+        if announced == Some(body.len()) { Ok(body) } else { Err(UnusableBody::NotOneMessage) }
+    }
+
+    async fn read(&mut self) -> Result<Bytes, UnusableBody> {
         self.is_begun = true;
         loop {
             if http_body::Body::is_end_stream(&self.body) {
@@ -74,12 +85,14 @@ where
     }
 
     fn is_too_large(&self, received: &[u8]) -> bool {
-        let announced = received.get(1..PREFIX).and_then(|length| length.try_into().ok());
-        received.len() > PREFIX + self.limit
-            || announced.is_some_and(|length| {
-                usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX) > self.limit
-            })
+        received.len() > PREFIX + self.limit || announced(received).is_some_and(|length| length > self.limit)
     }
+}
+
+/// The length of the message as its prefix announces it, in bytes.
+fn announced(received: &[u8]) -> Option<usize> {
+    let length = received.get(1..PREFIX)?.try_into().ok()?;
+    Some(usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX))
 }
 
 impl From<UnusableBody> for Failure {
@@ -87,6 +100,7 @@ impl From<UnusableBody> for Failure {
         match unusable {
             UnusableBody::Broken(why) => Self::malformed_body(why),
             UnusableBody::TooLarge => Self::new(Reason::RequestTooLarge),
+            UnusableBody::NotOneMessage => Self::not_one_message(),
         }
     }
 }
@@ -173,6 +187,25 @@ mod tests {
             frames.arrive(&message(u32::try_from(length).unwrap(), b""), false);
             let read = frames.read().complete().now_or_never();
             assert_eq!(read, Some(Err(UnusableBody::TooLarge)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_not_one_message_is_refused() {
+        for body in [
+            &[][..],
+            &[0; 4],
+            &message(2, b"a"),
+            &message(0, b"a"),
+            &[message(1, b"a"), message(1, b"b")].concat(),
+        ] {
+            let frames = Frames::default();
+            frames.arrive(body, true);
+            assert_eq!(
+                frames.read().complete().now_or_never(),
+                Some(Err(UnusableBody::NotOneMessage)),
+                "{body:?}"
+            );
         }
     }
 

@@ -1,8 +1,8 @@
-//! The first bytes of a connection: HTTP/2 or nothing.
+//! The first bytes of a connection: the preface of HTTP/2.
 //!
-//! hyper waits for ever for a peer that sends nothing, and cannot end such a
-//! connection gracefully; so the preface is read here, within a time, and hyper gets a
-//! connection on which it has already arrived.
+//! hyper waits without a limit for a peer that sends nothing, and cannot end such a connection
+//! gracefully. So the preface is read here, within a time, and hyper gets a connection on which
+//! it has already arrived. A client that speaks HTTP/1.1 gets a response that says so.
 
 use std::{
     io,
@@ -11,6 +11,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::http1_refusal::{self, Unserved};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,8 +27,8 @@ pub(super) struct Prefaced<Io> {
     given: usize,
 }
 
-/// Waits for the preface; an error as soon as a byte is not that of HTTP/2.
-pub(super) async fn expect<Io: AsyncRead + Unpin>(mut io: Io) -> io::Result<Prefaced<Io>> {
+/// Waits for the preface. Fails as soon as a byte is not that of HTTP/2.
+pub(super) async fn expect<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) -> io::Result<Prefaced<Io>> {
     let mut read = [0; PREFACE.len()];
     let mut length = 0;
     while length < PREFACE.len() {
@@ -36,6 +38,9 @@ pub(super) async fn expect<Io: AsyncRead + Unpin>(mut io: Io) -> io::Result<Pref
         }
         length += more;
         if read[..length] != PREFACE[..length] {
+            if http1_refusal::looks_like(&read[..length]) {
+                http1_refusal::refuse(&mut io, Unserved::NotHttp2).await;
+            }
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not HTTP/2"));
         }
     }

@@ -9,6 +9,10 @@ use std::{
 
 use super::{BucketSettings, DrainTimes, Limits, tls};
 
+/// Maximum number of worker threads unless configured. Each worker has connections to the platform
+/// of its own, and one handles thousands of calls a second.
+const MAX_DEFAULT_WORKERS: usize = 16;
+
 /// What the server is to be.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -16,7 +20,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// How connections are secured.
     pub transport: Transport,
-    /// Worker threads; one for each core unless given.
+    /// Worker threads; unless given, one for each core, at most 16.
     pub worker_threads: Option<NonZeroUsize>,
     /// The longest time that a call may take; also that of a call without a deadline.
     pub max_deadline: Duration,
@@ -67,8 +71,9 @@ impl Settings {
             drain: DrainTimes::default(),
         }
     }
+
     pub(super) fn number_of_workers(&self) -> usize {
-        let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_DEFAULT_WORKERS);
         self.worker_threads.map_or_else(cores, NonZeroUsize::get)
     }
 }

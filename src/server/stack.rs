@@ -7,7 +7,9 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, request::Parts,
+};
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
@@ -18,6 +20,7 @@ use super::{
     deadline::{self, MalformedTimeout},
     gate::Gate,
     holders::WorkerHolders,
+    http1_refusal::SPOKEN,
     message::ArrivingMessage,
     refused_bodies::WorkerRefusedBodies,
     refused_calls::RefusedCalls,
@@ -91,7 +94,7 @@ impl CallStack {
     {
         let (call, timeout) = self.arrive(&request, peer, arrived);
         if let Err(status) = speaks_grpc(&request) {
-            return refuse_protocol(status, &call);
+            return refuse_protocol(status, expects_grpc(request.headers()), &call);
         }
         if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
             return self.answer_reflection(request, &call, timeout, peer).await;
@@ -344,12 +347,23 @@ pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
     }
 }
 
-/// What does not speak gRPC gets an HTTP status, and a gRPC one in case it does
-/// understand it.
-fn refuse_protocol(status: StatusCode, call: &Call) -> Response<Body> {
+/// Answers a request that is not gRPC: with an HTTP status and a text that a person can read,
+/// and with a gRPC status in case the client does understand it.
+fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<Body> {
     let rule = "POST, with content-type application/grpc or application/grpc+proto";
-    let failure = Failure::new(Reason::InvalidRequest).violation("content-type", rule);
+    let failure = Failure::not_grpc(SPOKEN).violation("content-type", rule);
     let mut response = completion::answer(failure, call);
     *response.status_mut() = status;
+    if !is_grpc {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        *response.body_mut() = Body::new(Full::from(SPOKEN));
+    }
     response
+}
+
+/// Whether a client expects the response in gRPC's form: with a gRPC content type that is not
+/// served, such as `application/grpc+json`.
+fn expects_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
+    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
 }

@@ -19,6 +19,9 @@ pub(super) use self::{handshake::Handshakes, reload::Reload, trust::Trust};
 
 /// The protocol that clients must choose by ALPN.
 const HTTP2: &[u8] = b"h2";
+/// Offered so that HTTP/1.1 clients can be answered what the port speaks, instead of with a TLS
+/// alert. Clients that also speak HTTP/2 choose that.
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Where certificate and key lie, and what clients must show.
 #[derive(Clone, Debug)]

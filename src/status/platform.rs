@@ -24,7 +24,7 @@ impl Failure {
             PlatformError::Unreachable(_) | PlatformError::CertificateInvalid(_) => {
                 Self::new(Reason::PlatformUnreachable)
             }
-            PlatformError::Queued => Self::new(Reason::Overloaded),
+            PlatformError::Queued | PlatformError::MemoryInUse => Self::new(Reason::Overloaded),
             PlatformError::BreakerOpen { retry_after } => {
                 Self::new(Reason::PlatformUnavailable).retry_after(*retry_after)
             }

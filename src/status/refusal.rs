@@ -22,6 +22,20 @@ impl Failure {
         Self::new(Reason::InvalidRequest).because(&broken)
     }
 
+    /// Creates the failure of a call whose body is not exactly one gRPC message.
+    #[must_use]
+    pub fn not_one_message() -> Self {
+        Self::new(Reason::InvalidRequest)
+            .with_meaning("The body of the call is not exactly one complete gRPC message.")
+    }
+
+    /// Creates the failure of a request that is not gRPC over HTTP/2. `spoken` is what the port
+    /// speaks instead.
+    #[must_use]
+    pub fn not_grpc(spoken: &'static str) -> Self {
+        Self::new(Reason::InvalidRequest).with_meaning(spoken)
+    }
+
     /// Creates the failure of a request whose message did not arrive within `limit`, although
     /// the deadline of the call has not passed.
     #[must_use]

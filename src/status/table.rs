@@ -146,7 +146,7 @@ impl Reason {
             Self::InvalidRequest => Entry::both(
                 Caller,
                 "The request breaks a rule of the contract, cannot be decoded, or is compressed.",
-                "Correct the request; BadRequest names the fields at fault.",
+                "Correct the request. If fields are at fault, BadRequest names them.",
                 useless(&[InvalidArgument, Unimplemented]),
             ),
             Self::RequestTooLarge => Entry::both(

@@ -39,6 +39,7 @@ use super::{names, threads::Threads};
 use crate::{
     call::{BodyLimit, InFlightLimit, Operation},
     clock,
+    memory::ResponseMemory,
     reason::Reason,
     validity::Validity,
 };
@@ -402,6 +403,12 @@ impl Metrics {
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner).push(calls);
     }
 
+    /// Shows how much of the memory for large responses, of `total` bytes, is reserved, from now
+    /// on.
+    pub fn follow_response_memory(&self, total: usize, memory: ResponseMemory) {
+        *self.0.response_memory.lock().unwrap_or_else(PoisonError::into_inner) = Some((total, memory));
+    }
+
     /// Shows how many calls of a server wait for their body, from now on.
     pub fn follow_awaited_bodies(&self, bodies: BodyLimit) {
         self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner).push(bodies);
@@ -588,6 +595,12 @@ impl Metrics {
         self.0.calls_in_flight.set(sum(in_flight.iter().map(InFlightLimit::count)));
         let bodies = self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.calls_awaiting_body.set(sum(bodies.iter().map(BodyLimit::count)));
+        if let Some((total, memory)) = &*self.0.response_memory.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            let reserved = total.saturating_sub(memory.available_bytes());
+            self.0.response_memory_reserved_bytes.set(sum([reserved].into_iter()));
+            self.0.response_memory_bytes.set(sum([*total].into_iter()));
+        }
         // A thread that has ended as intended is no longer shown.
         self.0.thread_up.reset();
         for (thread, condition) in self.0.threads.conditions() {

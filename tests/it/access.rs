@@ -14,6 +14,7 @@ use tonic_types::StatusExt;
 use crate::support::{
     calling::{by_hand, issue, login, metric, reason, told, with},
     gateway::{Gateway, Setup},
+    raw,
     upstream::{self, Upstream},
 };
 
@@ -350,6 +351,14 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
         assert_eq!(code(&reflecting, &[("authorization", "Bearer wrong")]).await, Code::Unauthenticated);
         assert_eq!(code(&reflecting, &[]).await, Code::PermissionDenied);
         assert_eq!(code(&silent, &[("authorization", "Bearer token-a")]).await, Code::Unimplemented);
+        // An unknown symbol is an answer within the stream, and the next request is answered too.
+        let unknown_and_list = [&b"\0\0\0\0\x03\x22\x01x"[..], b"\0\0\0\0\x02\x3a\x00"].concat();
+        let mut raw = raw::Connection::to(reflecting.address()).await;
+        let answered = raw.post(&path, &[("authorization", "Bearer token-a")], &unknown_and_list).await;
+        let text = String::from_utf8_lossy(&answered.body);
+        assert_eq!(answered.status.code(), Code::Ok, "{text}");
+        let unknown = text.find("symbol not found: x").expect("an error in the stream");
+        assert!(text[unknown..].contains("ott.v1.OttService"), "{text}");
         // Its deadline counts as that of any call.
         let malformed = [("authorization", "Bearer token-a"), ("grpc-timeout", "soon")];
         assert_eq!(code(&reflecting, &malformed).await, Code::InvalidArgument);

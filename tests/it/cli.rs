@@ -133,11 +133,11 @@ fn check_config_and_serve_refuse_the_same_files() {
     fs::write(at("jwks.json"), r#"{"keys": []}"#).unwrap();
     fs::write(at("secret"), "s3cret").unwrap();
     let config = at("gateway.toml");
-    let text = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n\
+    let contents = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n\
                 [server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[api_clients.eu2]\n\
                 data_center_url = \"https://127.0.0.1:1\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\n\
                 [[access.rules]]\ncallers = [\"anonymous\"]\n";
-    fs::write(&config, text).unwrap();
+    fs::write(&config, contents).unwrap();
     let path = config.to_str().unwrap();
     let [checked, served] = ["check-config", "serve"].map(|command| run(&[command, "--config", path]));
     let told = text(&checked.stderr);

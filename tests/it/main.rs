@@ -31,6 +31,7 @@ mod file_faults;
 mod identity;
 mod login_url;
 mod logs;
+mod memory;
 mod metrics;
 mod operations;
 mod pki;

@@ -58,15 +58,16 @@ fn with_tls(setup: Setup, client_auth: &str) -> Setup {
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["anonymous", "*"]"#)
 }
 
-/// Whether a client is let in: whether the gateway says a word of HTTP/2 to it.
+/// Whether a client is let in: whether the gateway answers it in HTTP/2.
 async fn gets_in(address: SocketAddr, config: Arc<ClientConfig>) -> bool {
     let Ok(mut stream) = secured(address, config).await else { return false };
-    // A preface and empty settings: whoever is let in is answered with settings.
+    // A preface and empty settings. A client that is let in is answered with settings.
     if stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_err() {
         return false;
     }
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0; 9])).await;
-    read.expect("an answer, or an end").is_ok_and(|length| length > 0)
+    let mut head = [0; 9];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head)).await;
+    read.expect("an answer, or an end").is_ok() && head[3] == 4
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

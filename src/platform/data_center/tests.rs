@@ -62,6 +62,7 @@ fn a_data_center_is_https_or_on_loopback_and_normalised() {
         ("https://eu2-cloud.acronis.com", "https://eu2-cloud.acronis.com/"),
         ("HTTPS://EU2-Cloud.Acronis.COM:443/", "https://eu2-cloud.acronis.com/"),
         ("https://dc.example:8443", "https://dc.example:8443/"),
+        ("https://eu2-cloud.acronis.com.", "https://eu2-cloud.acronis.com/"),
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080/"),
         ("http://localhost:8080/", "http://localhost:8080/"),
         ("http://[::1]:8080", "http://[::1]:8080/"),
@@ -77,7 +78,7 @@ fn a_data_center_is_https_or_on_loopback_and_normalised() {
 
 #[test]
 fn what_is_no_bare_https_url_is_no_data_center() {
-    use InvalidDataCenterUrl as Invalid;
+    use InvalidServerUrl as Invalid;
     for (text, why) in [
         ("", Invalid::NotAbsolute),
         ("eu2-cloud.acronis.com", Invalid::NotAbsolute),
@@ -90,15 +91,15 @@ fn what_is_no_bare_https_url_is_no_data_center() {
         ("http://localhost.evil.example", Invalid::NotHttps),
         ("http://169.254.169.254", Invalid::NotHttps),
         ("http://0.0.0.0", Invalid::NotHttps),
-        ("ftp://127.0.0.1", Invalid::NotHttps),
-        ("file://localhost", Invalid::NotHttps),
+        ("ftp://127.0.0.1", Invalid::Scheme),
+        ("file://localhost", Invalid::Scheme),
         ("https://user@dc.example", Invalid::UserInfo),
         ("https://user:secret@dc.example", Invalid::UserInfo),
         ("https://@dc.example", Invalid::UserInfo),
-        ("http://127.1", Invalid::OddHost),
-        ("http://2130706433:8080", Invalid::OddHost),
-        ("http://127.0.0.1.", Invalid::OddHost),
-        ("http://[0:0::1]", Invalid::OddHost),
+        ("http://127.1", Invalid::AmbiguousHost),
+        ("http://2130706433:8080", Invalid::AmbiguousHost),
+        ("http://127.0.0.1.", Invalid::AmbiguousHost),
+        ("http://[0:0::1]", Invalid::AmbiguousHost),
         ("https://dc.example/api", Invalid::Path),
         ("https://dc.example//", Invalid::Path),
         ("https://dc.example/.", Invalid::Path),
@@ -115,7 +116,7 @@ fn what_is_no_bare_https_url_is_no_data_center() {
     ] {
         assert_eq!(DataCenter::parse(text), Err(why), "{text:?}");
     }
-    assert_eq!(Origin::parse("http://127.0.0.1:8080"), Err(Invalid::NotHttps));
+    assert_eq!(Origin::parse("http://127.0.0.1:8080"), Err(Invalid::NotHttpsOrigin));
     assert_eq!(Origin::parse("https://portal.example.com/app"), Err(Invalid::Path));
 }
 
@@ -331,9 +332,9 @@ proptest! {
         let (scheme, host, user_info) = as_a_browser_sees(&text).unwrap();
         prop_assert!(!user_info);
         prop_assert_eq!(
-            format!("{scheme}://{host}/"),
+            format!("{scheme}://{}/", host.strip_suffix('.').unwrap_or(&host).replace(".:", ":")),
             data_center.base_url().as_str(),
-            "the parser bent nothing"
+            "the parser rewrote nothing but a dot at the end"
         );
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     call::Deadline,
     clock,
     credential::Credential,
+    memory::ResponseMemory,
     ott::{IssuedToken, Name, OneTimeToken, Subject},
     session::LoggedIn,
     telemetry::metrics::ApiClientMetrics,
@@ -69,6 +70,7 @@ pub(super) fn settings(url: &str, limits: Limits) -> Settings {
         target_origins: Vec::new(),
         propagate_trace: false,
         limits,
+        memory: ResponseMemory::default(),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     backoff::jittered,
     caller::Recognition,
     clock::{self, Instant},
+    memory::Reservation,
     server::limits::Limits,
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
@@ -207,11 +208,12 @@ pub(in crate::server) struct OpenCall {
 
 impl OpenCall {
     /// Lets the call count until its response has been sent.
-    pub(in crate::server) fn responding(mut self, response: Response<Body>) -> Response<OpenResponse> {
+    pub(in crate::server) fn responding(mut self, mut response: Response<Body>) -> Response<OpenResponse> {
         self.entry.responses.fetch_add(1, Ordering::Relaxed);
         self.responds = true;
         self.set_undelivered(true);
-        response.map(|body| OpenResponse { body, call: self })
+        let memory = response.extensions_mut().remove();
+        response.map(|body| OpenResponse { body, call: self, memory })
     }
 
     /// Notes whether there is something of the response that the peer has not accepted.
@@ -246,6 +248,8 @@ impl Drop for OpenCall {
 pub(in crate::server) struct OpenResponse {
     body: Body,
     call: OpenCall,
+    #[expect(dead_code, reason = "held until the response has been sent")]
+    memory: Option<Arc<Reservation>>,
 }
 
 impl http_body::Body for OpenResponse {

@@ -44,13 +44,39 @@ async fn malformed_timeout_is_refused_before_the_handler() {
 async fn only_grpc_is_spoken() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
-    let others =
-        ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "text/plain", ""];
-    for other in others {
-        let answer = client.call(ISSUE, &[("content-type", other), ("x-request-id", "call-1")]).await;
+    let others = [
+        ("application/grpc-web", false),
+        ("application/grpc-web+proto", false),
+        ("application/grpc-web-text", false),
+        ("application/connect+proto", false),
+        ("application/proto", false),
+        ("application/json", false),
+        ("application/grpc+json", true),
+        ("text/plain", false),
+        ("", false),
+    ];
+    for (other, is_grpc) in others {
+        let headers = [("content-type", other), ("x-request-id", "call-1")];
+        let response = client.send(ISSUE, &headers).await;
+        let (head, mut body) =
+            timeout(SOON, response).await.expect("in time").expect("a response").into_parts();
+        let answer = Answer { http: head.status, headers: head.headers };
         assert_eq!(answer.headers["x-request-id"], "call-1");
         assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
         assert_eq!(answer.reason(), "INVALID_REQUEST");
+        let mut text = Vec::new();
+        while let Some(data) = body.data().await {
+            text.extend_from_slice(&data.expect("data"));
+        }
+        if is_grpc {
+            assert_eq!(
+                (&answer.headers["content-type"], text.len()),
+                (&"application/grpc".parse().unwrap(), 0)
+            );
+        } else {
+            assert!(String::from_utf8_lossy(&text).contains("gRPC over HTTP/2 only"), "{other:?}");
+            assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
+        }
     }
     let get = Request::get(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
     let (answer, _) = client.send.send_request(get.body(()).unwrap(), true).unwrap();
@@ -60,8 +86,22 @@ async fn only_grpc_is_spoken() {
     }
 }
 
+/// A proxy that inspects the last message would see another user than the one served.
 #[tokio::test]
-async fn bare_answers_are_put_right() {
+async fn a_call_has_exactly_one_message() {
+    let mut running = start(|_| {}).await;
+    let mut client = running.client().await;
+    for body in [&[][..], &[0; 3], &[0; 10], &[0; 6], &[0, 0, 0, 0, 2, 8]] {
+        let (answer, mut sending) = client.half_open(&[]).await;
+        sending.send_data(Bytes::copy_from_slice(body), true).unwrap();
+        assert_eq!(received(answer).await.unwrap().reason(), "INVALID_REQUEST", "{body:?}");
+    }
+    assert!(running.entered.try_recv().is_err(), "no handler was called");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+}
+
+#[tokio::test]
+async fn bare_answers_are_replaced_with_documented_ones() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     for unknown in ["/ott.v1.OttService/Other", "/ott.v2.OttService/IssueOtt", "/"] {
@@ -156,7 +196,8 @@ async fn time_that_a_call_waits_for_its_turn_counts() {
     let stack = running.call_stack(Identification::none());
     let request = || {
         let request = Request::post(ISSUE).header("content-type", "application/grpc");
-        request.header("grpc-timeout", "1S").body(Body::empty()).unwrap()
+        let message = http_body_util::Full::from(&[0; 5][..]);
+        request.header("grpc-timeout", "1S").body(Body::new(message)).unwrap()
     };
     let peer = caller::Peer::plaintext(running.address);
     let reason = async |arrived| {

@@ -106,6 +106,13 @@ impl Peer {
         self.0.write_all(bytes).await.unwrap();
     }
 
+    /// Everything that arrives until the connection is closed, as text.
+    pub(super) async fn rest(&mut self, limit: Duration) -> String {
+        let mut text = String::new();
+        timeout(limit, self.0.read_to_string(&mut text)).await.expect("it is closed").expect("text");
+        text
+    }
+
     /// The next frame of that kind; others are passed over.
     pub(super) async fn expect(&mut self, kind: u8) -> Frame {
         loop {

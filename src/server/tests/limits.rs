@@ -47,7 +47,11 @@ async fn peer_that_sends_no_preface_is_closed_in_time() {
 #[tokio::test]
 async fn peer_that_speaks_something_else_is_closed_at_once() {
     let running = start(|settings| settings.limits.preface_timeout = Duration::from_mins(1)).await;
-    for other in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
+    let mut http1 = Peer::silent(&running).await;
+    http1.write(b"POST /ott.v1.OttService/IssueOtt HTTP/1.1\r\nContent-Length: 5\r\n\r\n").await;
+    let response = http1.rest(SOON).await;
+    assert!(response.starts_with("HTTP/1.1 505 ") && response.contains("gRPC over HTTP/2"), "{response}");
+    for other in [&b"\x16\x03\x01"[..], b"get / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
         let mut peer = Peer::silent(&running).await;
         peer.write(other).await;
         assert!(peer.closed(Duration::from_secs(1)).await, "{other:?}");

@@ -48,7 +48,7 @@ fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_are_spoken_and_http2_must_be_chosen() {
+async fn both_versions_of_tls_are_served_with_http2_and_http1_clients_are_answered_what_is_served() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
@@ -56,12 +56,21 @@ async fn both_versions_of_tls_are_spoken_and_http2_must_be_chosen() {
         let client = authority.client(None, H2, version);
         assert_eq!(one_call(running.address, client).await, Some(tonic::Code::Ok), "{version:?}");
     }
-    let http1 = authority.client(None, &[b"http/1.1"], &TLS13);
-    assert!(secured(running.address, http1).await.is_err(), "no protocol in common");
-    let silent = authority.client(None, &[], &TLS13);
-    let mut stream = secured(running.address, silent).await.unwrap();
-    let end = timeout(SOON, stream.read(&mut [0; 64])).await.expect("it is closed");
-    assert!(end.map_or(true, |length| length == 0), "and nothing is said");
+    for protocols in [&[&b"http/1.1"[..]][..], &[]] {
+        let client = authority.client(None, protocols, &TLS13);
+        let mut stream = secured(running.address, client).await.expect("a TLS connection");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+        let mut response = String::new();
+        timeout(SOON, stream.read_to_string(&mut response)).await.expect("it ends").expect("a response");
+        assert!(response.starts_with("HTTP/1.1 505 ") && response.contains("gRPC over HTTP/2"), "{response}");
+    }
+    let unknown = authority.client(None, &[b"spdy/3"], &TLS13);
+    assert!(secured(running.address, unknown).await.is_err(), "no protocol in common");
+    let mut plaintext = TcpStream::connect(running.address).await.unwrap();
+    plaintext.write_all(b"POST /ott.v1.OttService/IssueOtt HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut response = String::new();
+    timeout(SOON, plaintext.read_to_string(&mut response)).await.expect("it ends").expect("a response");
+    assert!(response.starts_with("HTTP/1.1 400 ") && response.contains("expects TLS"), "{response}");
     let client = authority.client(None, H2, &TLS13);
     assert_eq!(one_call(running.address, client).await, Some(tonic::Code::Ok));
 }

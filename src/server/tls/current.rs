@@ -10,7 +10,7 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-use super::{ClientAuth, HTTP2, TlsError};
+use super::{ClientAuth, HTTP1, HTTP2, TlsError};
 use crate::pki::{Authorities, ServerIdentity};
 
 /// The configuration that new handshakes use. Its two parts are replaced independently of each
@@ -96,7 +96,7 @@ impl Parts {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(self.identity.resolver());
-        config.alpn_protocols = vec![HTTP2.to_vec()];
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // A resumed session would bring its client certificate along unchecked, expired
         // or not. Connections live long: a full handshake for each costs little.
         config.session_storage = Arc::new(NoServerSessionStorage {});

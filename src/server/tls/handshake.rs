@@ -2,14 +2,18 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use rustls::{CertificateError, server::Acceptor};
+use rustls::{CertificateError, InvalidMessage, server::Acceptor};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
-use super::{Current, HTTP2, Trust, turns::Turns};
+use super::{
+    super::http1_refusal::{self, Unserved},
+    Current, HTTP2, Trust,
+    turns::Turns,
+};
 use crate::{
     caller::Peer,
     clock, pki,
@@ -84,18 +88,32 @@ impl Handshakes {
         let deadline: Instant = clock::now() + self.timeout;
         // Costs next to nothing until the ClientHello is complete, so a peer that sends none
         // takes no turn.
-        let hello = timeout_at(deadline, LazyConfigAcceptor::new(Acceptor::default(), stream))
+        let hello = timeout_at(deadline, client_hello(stream))
             .await
             .map_err(|_elapsed| HandshakeError::NoClientHello(self.timeout))??;
         let handshake = self.turns.run(async { hello.into_stream(self.current.load()).await });
-        let stream = timeout_at(deadline, handshake)
+        let mut stream = timeout_at(deadline, handshake)
             .await
             .map_err(|_elapsed| HandshakeError::Timeout(self.timeout))??;
-        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err(HandshakeError::NoAlpn);
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            return Ok(stream);
         }
-        Ok(stream)
+        // HTTP/1.1, or a client without ALPN, which in practice is one of HTTP/1.1 too.
+        http1_refusal::refuse(&mut stream, Unserved::NotHttp2).await;
+        Err(HandshakeError::NoAlpn)
     }
+}
+
+/// Waits for a `ClientHello`. An HTTP client that was not configured for TLS gets a response.
+async fn client_hello(mut stream: TcpStream) -> Result<StartHandshake<TcpStream>, HandshakeError> {
+    let mut first = [0; 1];
+    // Looked at before TLS reads it, because TLS answers other bytes with an alert at once.
+    let length = stream.peek(&mut first).await?;
+    if http1_refusal::looks_like(&first[..length]) {
+        http1_refusal::refuse(&mut stream, Unserved::NotTls).await;
+        return Err(HandshakeError::Tls(InvalidMessage::InvalidContentType.into()));
+    }
+    Ok(LazyConfigAcceptor::new(Acceptor::default(), stream).await?)
 }
 
 impl From<io::Error> for HandshakeError {

@@ -36,7 +36,7 @@ impl Trust {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn is_valid(&mut self) -> bool {

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     call::{BodyLimit, InFlightLimit},
+    memory::ResponseMemory,
     reason::Reason,
     telemetry::{names, threads::Threads},
 };
@@ -58,6 +59,9 @@ pub(super) struct Registered {
     pub(super) errors: ByWord<2>,
     pub(super) calls_in_flight: Gauge,
     pub(super) in_flight: Mutex<Vec<InFlightLimit>>,
+    pub(super) response_memory_bytes: Gauge,
+    pub(super) response_memory_reserved_bytes: Gauge,
+    pub(super) response_memory: Mutex<Option<(usize, ResponseMemory)>>,
     pub(super) calls_awaiting_body: Gauge,
     pub(super) awaited_bodies: Mutex<Vec<BodyLimit>>,
     pub(super) calls_shed: ByWord<1>,
@@ -180,6 +184,15 @@ impl Registered {
                 "Calls that are being worked on, those included whose caller has gone.",
             ),
             in_flight: Mutex::default(),
+            response_memory_bytes: families.gauge(
+                "ott_gateway_response_memory_bytes",
+                "Memory for large responses of the platform, in bytes.",
+            ),
+            response_memory_reserved_bytes: families.gauge(
+                "ott_gateway_response_memory_reserved_bytes",
+                "The part of it that is reserved by calls, in bytes.",
+            ),
+            response_memory: Mutex::default(),
             calls_awaiting_body: families.gauge(
                 "ott_gateway_calls_awaiting_body",
                 "Calls whose request body has not arrived completely.",

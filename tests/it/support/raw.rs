@@ -13,6 +13,8 @@ pub(crate) struct Answered {
     pub(crate) head: HeaderMap,
     /// From the trailers, or from the head of an answer that has nothing else.
     pub(crate) status: Status,
+    /// The messages, each with its prefix.
+    pub(crate) body: Vec<u8>,
 }
 
 /// A connection to the gateway.
@@ -40,8 +42,10 @@ impl Connection {
         // The gateway may have answered before it has read everything.
         let _ = stream.send_data(Bytes::copy_from_slice(body), true);
         let (head, mut answer) = answer.await.expect("an answer").into_parts();
+        let mut body = Vec::new();
         while let Some(data) = answer.data().await {
             let data = data.expect("the answer goes on");
+            body.extend_from_slice(&data);
             answer.flow_control().release_capacity(data.len()).expect("it was received");
         }
         let trailers = answer.trailers().await.expect("the answer ends in an orderly way");
@@ -50,7 +54,7 @@ impl Connection {
             .and_then(Status::from_header_map)
             .or_else(|| Status::from_header_map(&head.headers))
             .expect("a gRPC status");
-        Answered { http: head.status, head: head.headers, status }
+        Answered { http: head.status, head: head.headers, status, body }
     }
 }
 

@@ -1,0 +1,58 @@
+//! The limits that follow from the memory of the process.
+
+use crate::{
+    config,
+    memory::{Budget, system_limit},
+    server,
+};
+
+/// Assumed if the system reports no limit, in bytes: large enough for every default.
+const UNKNOWN_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Divides the memory of the process, and logs the limits that follow.
+pub(super) fn fit(config: &config::Server) -> Budget {
+    let limit = config.memory_limit.or_else(system_limit).unwrap_or(UNKNOWN_LIMIT);
+    let budget = Budget::of(limit);
+    let configured = config.max_in_flight.get() as usize;
+    let calls = configured.min(budget.calls);
+    if calls < configured && config.max_in_flight != config::Server::default().max_in_flight {
+        tracing::warn!(
+            memory.limit_bytes = limit,
+            server.max_in_flight = calls,
+            server.max_in_flight_configured = configured,
+            "memory limit allows fewer calls in flight than configured"
+        );
+    } else {
+        tracing::info!(memory.limit_bytes = limit, server.max_in_flight = calls, "memory limit");
+    }
+    budget
+}
+
+impl Budget {
+    /// Lowers the limits of a server to what fits into the memory.
+    pub(super) fn limited(self, settings: server::Settings) -> server::Settings {
+        server::Settings { max_in_flight: settings.max_in_flight.min(self.calls), ..settings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::app::settings;
+
+    #[test]
+    fn calls_in_flight_fit_into_the_memory() {
+        let of = |memory_limit, max: u32| {
+            let max_in_flight = NonZeroU32::new(max).unwrap();
+            let config = config::Server { memory_limit, max_in_flight, ..Default::default() };
+            fit(&config).limited(settings::server(&config)).max_in_flight
+        };
+        let mebibytes = |number: u64| Some(number * 1024 * 1024);
+        assert_eq!(of(mebibytes(256), 4096), 1728);
+        assert_eq!(of(mebibytes(256), 1000), 1000);
+        assert_eq!(of(mebibytes(4096), 4096), 4096);
+        assert_eq!(of(mebibytes(48), 4096), 64);
+    }
+}

@@ -1,0 +1,65 @@
+//! How much memory the gateway may use, and its division among the calls.
+//!
+//! A container or a service often has far less memory than the machine, and a process that uses
+//! more is killed with all its calls. So the number of calls in flight and the memory for large
+//! responses follow from the limit. What needs the memory is not known here.
+
+mod limit;
+mod responses;
+
+pub use self::{
+    limit::system_limit,
+    responses::{MAX_RESPONSE_BYTES, Reservation, ResponseMemory, USUAL_BYTES},
+};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Memory of the process at rest and of connections without calls, in bytes.
+const BASE_BYTES: u64 = 40 * MIB;
+/// Memory of a call in flight apart from a large response, in bytes: its task, buffers of HTTP/2
+/// and TLS on both sides, an unread part of its response, the lines of its records.
+const CALL_BYTES: u64 = 80 * 1024;
+/// Maximum memory for large responses, in bytes: for a thousand at one time.
+const MAX_RESPONSES_BYTES: u64 = 1024 * MIB;
+/// A process with less memory than it needs for this many calls serves them nevertheless.
+const MIN_CALLS: u64 = 16;
+
+/// The parts of the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Maximum number of calls in flight.
+    pub calls: usize,
+    /// Memory for large responses, in bytes.
+    pub response_bytes: usize,
+}
+
+impl Budget {
+    /// Divides a limit in bytes: five eighths of what the process does not need at rest are for
+    /// calls, a quarter is for large responses. The rest is lost between allocations.
+    #[must_use]
+    pub fn of(limit: u64) -> Self {
+        let free = limit.saturating_sub(BASE_BYTES);
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self {
+            calls: size((free / 8 * 5 / CALL_BYTES).max(MIN_CALLS)),
+            response_bytes: size((free / 4).min(MAX_RESPONSES_BYTES)).max(responses::MIN_BYTES),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_fit_into_the_limit() {
+        for limit in [48, 64, 128, 256, 512, 4096, 1 << 20] {
+            let bytes = limit * MIB;
+            let Budget { calls, response_bytes } = Budget::of(bytes);
+            let used = BASE_BYTES + calls as u64 * CALL_BYTES + response_bytes as u64;
+            assert!(used <= bytes, "{limit} MiB: {calls} calls, {response_bytes} bytes");
+        }
+        assert_eq!(Budget::of(256 * MIB).calls, 1728);
+        assert_eq!(Budget::of(0), Budget { calls: 16, response_bytes: responses::MIN_BYTES });
+    }
+}

@@ -1,0 +1,157 @@
+//! The descriptors of the services, found by name.
+
+use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor};
+use tonic::Code;
+
+/// The descriptors of all services that are offered.
+#[derive(Debug)]
+pub(super) struct Contract(DescriptorPool);
+
+/// Why a request of a client has no answer. The stream goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unknown {
+    pub(super) code: Code,
+    pub(super) message: String,
+}
+
+impl Unknown {
+    /// The request asks for nothing.
+    pub(super) fn request() -> Self {
+        Self { code: Code::InvalidArgument, message: "message_request is not set".to_owned() }
+    }
+
+    fn name(kind: &str, name: &str) -> Self {
+        Self { code: Code::NotFound, message: format!("{kind} not found: {}", name.escape_default()) }
+    }
+}
+
+impl Contract {
+    /// Reads encoded descriptor sets. A file that is in several of them is kept once.
+    pub(super) fn new(sets: &[&[u8]]) -> Result<Self, DescriptorError> {
+        let mut pool = DescriptorPool::new();
+        for set in sets {
+            pool.decode_file_descriptor_set(*set)?;
+        }
+        Ok(Self(pool))
+    }
+
+    /// The full names of the services.
+    pub(super) fn services(&self) -> impl Iterator<Item = String> {
+        self.0.services().map(|service| service.full_name().to_owned())
+    }
+
+    /// A file, encoded, by its name.
+    pub(super) fn file(&self, name: &str) -> Result<Vec<u8>, Unknown> {
+        let file = self.0.get_file_by_name(name).ok_or_else(|| Unknown::name("file", name))?;
+        Ok(file.encode_to_vec())
+    }
+
+    /// The file, encoded, that declares a symbol, by its full name: a service, a method, a
+    /// message, a field, an enum, an enum value or an extension.
+    pub(super) fn file_with(&self, symbol: &str) -> Result<Vec<u8>, Unknown> {
+        let file = self.declaration(symbol).ok_or_else(|| Unknown::name("symbol", symbol))?;
+        Ok(file.encode_to_vec())
+    }
+
+    /// The file, encoded, that declares an extension of a message.
+    pub(super) fn file_with_extension(&self, message: &str, number: i32) -> Result<Vec<u8>, Unknown> {
+        let message = self.0.get_message_by_name(message).ok_or_else(|| Unknown::name("message", message))?;
+        let extension = u32::try_from(number).ok().and_then(|number| message.get_extension(number));
+        let extension = extension.ok_or_else(|| Unknown::name("extension", &number.to_string()))?;
+        Ok(extension.parent_file().encode_to_vec())
+    }
+
+    /// The numbers of all extensions of a message.
+    pub(super) fn extensions(&self, message: &str) -> Result<Vec<i32>, Unknown> {
+        let message = self.0.get_message_by_name(message).ok_or_else(|| Unknown::name("message", message))?;
+        Ok(message.extensions().filter_map(|extension| extension.number().try_into().ok()).collect())
+    }
+
+    fn declaration(&self, symbol: &str) -> Option<FileDescriptor> {
+        let pool = &self.0;
+        if let Some(file) = None
+            .or_else(|| Some(pool.get_service_by_name(symbol)?.parent_file()))
+            .or_else(|| Some(pool.get_message_by_name(symbol)?.parent_file()))
+            .or_else(|| Some(pool.get_enum_by_name(symbol)?.parent_file()))
+            .or_else(|| Some(pool.get_extension_by_name(symbol)?.parent_file()))
+        {
+            return Some(file);
+        }
+        let (parent, name) = symbol.rsplit_once('.')?;
+        if let Some(service) = pool.get_service_by_name(parent) {
+            let mut methods = service.methods();
+            return methods.any(|method| method.name() == name).then(|| service.parent_file());
+        }
+        if let Some(message) = pool.get_message_by_name(parent) {
+            let is_member = message.get_field_by_name(name).is_some()
+                || message.oneofs().any(|oneof| oneof.name() == name);
+            if is_member {
+                return Some(message.parent_file());
+            }
+        }
+        // The values of an enum are siblings of the enum: their names are in its scope.
+        let is_in_scope =
+            |full_name: &str| full_name.rsplit_once('.').is_some_and(|(scope, _)| scope == parent);
+        let mut enums = pool.all_enums();
+        let parent = enums.find(|one| {
+            (one.full_name() == parent || is_in_scope(one.full_name()))
+                && one.get_value_by_name(name).is_some()
+        })?;
+        Some(parent.parent_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::prost::Message as _;
+    use prost_reflect::prost_types::FileDescriptorProto;
+
+    use super::*;
+    use crate::proto::FILE_DESCRIPTOR_SET;
+
+    fn contract() -> Contract {
+        Contract::new(&[FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET]).expect("descriptors")
+    }
+
+    fn name_of(file: Result<Vec<u8>, Unknown>) -> String {
+        let file = FileDescriptorProto::decode(&*file.expect("found")).expect("a descriptor");
+        file.name().to_owned()
+    }
+
+    #[test]
+    fn every_kind_of_symbol_is_found_by_its_full_name() {
+        let contract = contract();
+        for symbol in [
+            "ott.v1.OttService",
+            "ott.v1.OttService.IssueOtt",
+            "ott.v1.IssueOttRequest",
+            "ott.v1.IssueOttRequest.login",
+            "ott.v1.IssueOttRequest.subject",
+            "ott.v1.ErrorReason",
+            "ott.v1.ErrorReason.INVALID_REQUEST",
+            "ott.v1.INVALID_REQUEST",
+        ] {
+            assert_eq!(name_of(contract.file_with(symbol)), "ott/v1/ott_service.proto", "{symbol}");
+        }
+        assert_eq!(name_of(contract.file("ott/v1/ott_service.proto")), "ott/v1/ott_service.proto");
+        let services: Vec<String> = contract.services().collect();
+        assert_eq!(services, ["ott.v1.OttService", "grpc.health.v1.Health"]);
+        assert_eq!(contract.extensions("ott.v1.IssueOttRequest"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn unknown_name_is_an_answer() {
+        let contract = contract();
+        let unknown =
+            ["", ".", "ott.v1.Nothing", "ott.v1.OttService.Nothing", "ott.v1.IssueOttRequest.nothing"];
+        for symbol in unknown {
+            assert_eq!(contract.file_with(symbol).expect_err("unknown").code, Code::NotFound, "{symbol}");
+        }
+        assert!(contract.file("nothing.proto").is_err());
+        assert!(contract.file_with_extension("ott.v1.IssueOttRequest", 1).is_err());
+        assert!(contract.file_with_extension("ott.v1.IssueOttRequest", -1).is_err());
+        assert!(contract.extensions("nothing").is_err());
+        let hostile = contract.file_with("a\n\u{1b}[31m").expect_err("unknown").message;
+        assert_eq!(hostile, "symbol not found: a\\n\\u{1b}[31m");
+    }
+}
