@@ -8,6 +8,7 @@ pub mod body;
 pub mod cause;
 mod client;
 pub mod date;
+mod groups;
 pub mod json;
 mod loopback;
 pub mod media_type;

@@ -293,7 +293,7 @@ pub(super) fn platform(
 
 /// How an API client's platform is reached.
 pub(super) fn http(client: &config::ApiClient, tls: &mut ClientTlsSet) -> Result<HttpSettings, StartError> {
-    let proxy = client.proxy_url.as_ref().map(|proxy| proxy.expose());
+    let proxy = client.proxy_url.as_ref().map(config::ProxyUrl::expose);
     let tls = tls.get(client.ca_file.as_deref(), &client.data_center_url, proxy)?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
     settings.max_idle_connections = client.max_idle_connections.get() as usize;

@@ -43,7 +43,23 @@ impl<'a> Iterator for Causes<'a> {
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     match Causes::of(error).find_map(|cause| cause.downcast_ref()) {
         Some(error) => pki::explain(error, Peer::Server),
-        None => Causes::of(error).last().map_or_else(String::new, ToString::to_string),
+        None => innermost(error),
+    }
+}
+
+/// Returns the innermost cause. The TLS libraries report a closed connection in abbreviations, or
+/// with a link to their documentation.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let text = Causes::of(error).last().map_or_else(String::new, ToString::to_string);
+    let is_closed = Causes::of(error).any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    });
+    match text {
+        text if is_closed && text.contains("handshake") => {
+            "the server closed the connection during the TLS handshake".to_owned()
+        }
+        text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
+        text => text,
     }
 }
 
@@ -118,6 +134,15 @@ mod tests {
         assert_eq!(root_cause(&outer), "TLS failed (General)");
         let refused = io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert_eq!(root_cause(&refused), "connection refused");
+        let eof = |text: &str| io::Error::other(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        assert_eq!(
+            root_cause(&eof("tls handshake eof")),
+            "the server closed the connection during the TLS handshake"
+        );
+        assert_eq!(
+            root_cause(&eof("peer closed connection without sending TLS close_notify: https://a")),
+            "the server closed the connection"
+        );
         assert!(!is_invalid_certificate(&outer));
         let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
         assert!(is_invalid_certificate(&io::Error::other(refused)));

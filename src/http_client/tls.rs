@@ -1,8 +1,8 @@
 //! TLS configuration: which servers are trusted. No check can be turned off.
 //!
 //! The trusted authorities can be replaced while connections exist. Sessions are never resumed:
-//! a resumed session skips the check of the certificate, also after its authority has been
-//! withdrawn, and after the clock was set back.
+//! a resumed session skips the check of the certificate, also after the certificate has expired
+//! or its authority has been withdrawn.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,13 @@ use std::{
 
 use rustls::{
     ClientConfig, SignatureScheme,
-    client::{ResolvesClientCert, Resumption},
+    client::{ResolvesClientCert, Resumption, Tls12Resumption},
     crypto::aws_lc_rs,
     sign::CertifiedKey,
 };
 use url::Url;
 
-use super::trust::Trust;
+use super::{groups::Groups, trust::Trust};
 use crate::{
     clock::{self, Instant},
     files::{self, PollError, ReadError, Reader},
@@ -154,7 +154,8 @@ impl ClientTls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&trust) as _)
             .with_client_cert_resolver(Arc::clone(&requests) as _);
-        config.resumption = Resumption::disabled();
+        config.resumption =
+            Resumption::store(Arc::new(Groups::default())).tls12_resumption(Tls12Resumption::Disabled);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(Self { config: Arc::new(config), trust, requests }))
     }

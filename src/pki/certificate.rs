@@ -7,7 +7,7 @@ use rustls::{
 };
 use x509_parser::{
     asn1_rs::{Any, oid},
-    extensions::{GeneralName, ParsedExtension},
+    extensions::{AuthorityInfoAccess, GeneralName, ParsedExtension},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_DSA, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521,
         OID_PKCS1_MD5WITHRSAENC, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA1WITHRSA,
@@ -34,6 +34,7 @@ pub struct Certificate {
 }
 
 /// What peers check, apart from time and issuer.
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of a certificate")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) key: KeyKind,
@@ -176,7 +177,7 @@ impl Facts {
             _ => None,
         });
         let names_issuer_location = locations
-            .flat_map(|access| access.iter())
+            .flat_map(AuthorityInfoAccess::iter)
             .any(|access| access.access_method == OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS);
         Self {
             key: KeyKind::of(parsed),

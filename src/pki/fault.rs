@@ -131,7 +131,7 @@ impl Wanted {
         InvalidFile::Unexpected { wanted: self, found, number: block.number, line: block.line }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::CertificateChain => "the certificate chain",
             Self::PrivateKey => "the private key",
@@ -139,7 +139,7 @@ impl Wanted {
         }
     }
 
-    const fn is_key(self) -> bool {
+    pub(super) const fn is_key(self) -> bool {
         matches!(self, Self::PrivateKey)
     }
 }
@@ -149,7 +149,7 @@ impl std::error::Error for InvalidFile {}
 impl fmt::Display for InvalidFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign(foreign, wanted) => write_foreign(f, *foreign, *wanted),
+            Self::Foreign(foreign, wanted) => foreign.describe(f, *wanted),
             Self::Layout { layout, line } => write!(f, "line {line} of the file {layout}"),
             Self::NotBase64 { number, line } => write!(
                 f,
@@ -172,65 +172,6 @@ impl fmt::Display for InvalidFile {
             Self::Key { line, why } => write!(f, "the private key in line {line} of the file {why}"),
         }
     }
-}
-
-fn write_foreign(f: &mut fmt::Formatter<'_>, foreign: Foreign, wanted: Wanted) -> fmt::Result {
-    let key = wanted.is_key();
-    let (found, remedy) = match foreign {
-        Foreign::Empty => {
-            return write!(f, "the file is empty; write {} in PEM to it", wanted.name());
-        }
-        Foreign::Utf16 => {
-            ("text in UTF-16", "save it as UTF-8, for example with `iconv -f UTF-16 -t UTF-8 OLD > NEW`")
-        }
-        Foreign::DerCertificate if key => {
-            ("a certificate in DER", "name the file of the private key, or exchange the two files")
-        }
-        Foreign::DerCertificate => {
-            ("a certificate in DER", "convert it with `openssl x509 -inform DER -in OLD -out NEW`")
-        }
-        Foreign::DerKey if key => {
-            ("a private key in DER", "convert it with `openssl pkey -inform DER -in OLD -out NEW`")
-        }
-        Foreign::DerKey => {
-            ("a private key in DER", "name the file of the certificates, or exchange the two files")
-        }
-        Foreign::Pkcs12 if key => {
-            ("a PKCS #12 archive", "extract the key with `openssl pkcs12 -in OLD -nocerts -nodes -out NEW`")
-        }
-        Foreign::Pkcs12 => {
-            ("a PKCS #12 archive", "extract the certificates with `openssl pkcs12 -in OLD -nokeys -out NEW`")
-        }
-        Foreign::DerPkcs7 => (
-            "PKCS #7 in DER",
-            "extract the certificates with `openssl pkcs7 -inform DER -print_certs -in OLD -out NEW`",
-        ),
-        Foreign::JavaKeyStore => (
-            "a Java key store",
-            "convert it with `keytool -importkeystore -srckeystore OLD -destkeystore NEW -deststoretype \
-             PKCS12`, and then from PKCS #12 with `openssl pkcs12`",
-        ),
-        Foreign::Base64OfPem => ("the base64 of a PEM file", "decode it once with `base64 -d OLD > NEW`"),
-        Foreign::BareBase64 => (
-            "base64 without BEGIN and END lines",
-            "put a BEGIN line before it and an END line behind it, such as \
-             `-----BEGIN CERTIFICATE-----` and `-----END CERTIFICATE-----`",
-        ),
-        Foreign::Json => ("JSON", "write the PEM text of its field to a file of its own"),
-        Foreign::Yaml => {
-            ("YAML", "write the PEM text of its field to a file of its own, without indentation")
-        }
-        Foreign::Html => ("HTML or XML", "download the PEM file itself"),
-        Foreign::OpensshPublicKey => ("a public key of OpenSSH", "use a certificate and key for TLS"),
-        Foreign::PuttyKey => (
-            "a private key of PuTTY",
-            "export it as PEM with `puttygen OLD -O private-openssh \
-                                                         -o NEW` and then `ssh-keygen -p -N '' -m PEM -f NEW`",
-        ),
-        Foreign::Text => ("text without a BEGIN line", "check that this is the right file, in PEM"),
-        Foreign::Binary => ("binary data", "check that this is the right file, in PEM"),
-    };
-    write!(f, "the file contains {found}; {remedy}")
 }
 
 impl fmt::Display for Layout {

@@ -43,7 +43,7 @@ pub enum Doubt {
     NotAuthority,
     /// The server's certificate comes without the certificate of its issuer.
     NoIntermediate,
-    /// The server's key is of a kind that BoringSSL does not use.
+    /// The server's key is of a kind that `BoringSSL` does not use.
     UnusualKey(KeyKind),
     /// The RSA key is too short. In bits.
     ShortRsa(usize),

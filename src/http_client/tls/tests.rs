@@ -87,6 +87,27 @@ async fn start(config: ServerConfig) -> SocketAddr {
     address
 }
 
+/// Servers that support one group only, not the first that we guess.
+#[tokio::test]
+async fn group_of_a_server_is_guessed_right_from_the_second_handshake_on() {
+    let authority = authority();
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![aws_lc_rs::kx_group::SECP384R1];
+    let (certificate, key) = issued(&authority, |_| {});
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let address = start(config).await;
+    let tls = ClientTls::new(Some(&trusting(&[&authority]))).unwrap();
+    assert_eq!(handshake(&tls, address).await, Some(HandshakeKind::FullWithHelloRetryRequest));
+    for _ in 0..2 {
+        assert_eq!(handshake(&tls, address).await, Some(HandshakeKind::Full));
+    }
+}
+
 /// The kind of a handshake, or `None` if it fails.
 async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind> {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -94,7 +115,7 @@ async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind
     let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
     // Tickets arrive behind the handshake.
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    stream.read(&mut [0; 64]).await.unwrap();
+    assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
     stream.get_ref().1.handshake_kind()
 }
 

@@ -140,7 +140,7 @@ fn files_of_another_kind_are_named_with_their_remedy() {
         for (sentence, expected) in sentences(&file).into_iter().zip(expected) {
             match (&sentence, expected) {
                 (Some(sentence), Some(expected)) => {
-                    assert!(sentence.contains(expected), "{shown}: {sentence}")
+                    assert!(sentence.contains(expected), "{shown}: {sentence}");
                 }
                 (None, None) => {}
                 _ => panic!("{shown}: {sentence:?}, expected {expected:?}"),
