@@ -89,8 +89,11 @@ fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Every case: the fault, and the files that have it, each with its contents.
-fn cases(authority: &Authority, identity: &Identity) -> Vec<(String, Vec<(usize, Vec<u8>)>)> {
+/// A fault, and the files that have it: the place of each in [`FILES`], and its contents.
+type Case = (String, Vec<(usize, Vec<u8>)>);
+
+/// Every case.
+fn cases(authority: &Authority, identity: &Identity) -> Vec<Case> {
     let other = authority.issue(&["localhost"]);
     let mut cases = Vec::new();
     // Certificate and key are judged as a pair, so they are spoilt in different gateways.
