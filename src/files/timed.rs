@@ -165,15 +165,15 @@ mod tests {
         for number in 0..MAX_PENDING_READS {
             if number >= FREE_PENDING_READS {
                 assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
-                tokio::time::advance(PENDING_INTERVAL - READ_TIMEOUT).await;
+                tokio::time::advance(PENDING_INTERVAL).await;
             }
             let (end, work) = hanging();
             ends.push(end);
             let read = tokio::spawn(run("limited", READ_TIMEOUT, work));
             tokio::task::yield_now().await;
-            tokio::time::advance(READ_TIMEOUT - Duration::from_millis(1)).await;
+            tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
             assert!(!read.is_finished());
-            tokio::time::advance(Duration::from_millis(2)).await;
+            tokio::time::advance(READ_TIMEOUT / 50).await;
             assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
         }
         tokio::time::advance(PENDING_INTERVAL * 60).await;

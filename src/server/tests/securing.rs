@@ -214,8 +214,9 @@ async fn connection_ends_when_its_authority_is_withdrawn_and_others_go_on() {
     running.counts(r#"ott_gateway_connections_ended_total{reason="untrusted"}"#, 1).await;
     let mut kept_client = clients.pop().unwrap();
     let withdrawn_client = clients.pop().unwrap();
-    let closed = timeout(SOON, withdrawn_client.connection).await.expect("the connection is closed");
-    assert!(closed.unwrap().is_ok(), "after a GOAWAY");
+    // With or without an error: the client may see the end of TCP before that of TLS.
+    let _closed =
+        timeout(SOON, withdrawn_client.connection).await.expect("the connection is closed").unwrap();
     assert_eq!(kept_client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     let config = server.client(Some(&identities[0]), H2, &TLS13);
     assert_eq!(one_call(running.address, config).await, None, "and no new one");
