@@ -56,7 +56,13 @@ impl Admin {
             AdminPath::Metrics => {
                 (AdminResult::Ok, text(StatusCode::OK, PROMETHEUS_TEXT, self.page.current().await))
             }
-            AdminPath::Livez => probe("not alive", &self.metrics.threads().unresponsive()),
+            AdminPath::Livez => {
+                let threads = self.metrics.threads().unresponsive();
+                let duties = self.metrics.duties().down();
+                let reasons = threads.iter().map(ToString::to_string);
+                let reasons: Vec<_> = reasons.chain(duties.iter().map(ToString::to_string)).collect();
+                probe("not alive", &reasons)
+            }
             AdminPath::Readyz => probe("not ready", &self.health.why_not()),
         };
         self.requests.answered(path, result);
@@ -93,6 +99,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::telemetry::duties::Duty;
 
     fn admin() -> Admin {
         // A thread is blocked at once, unless it waits.
@@ -169,6 +176,21 @@ mod tests {
                        not ready: audit records cannot be written\n";
         assert_eq!(page(&admin, "/readyz").await, (503, reasons.to_owned()));
         assert_eq!(page(&admin, "/livez").await, ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn liveness_names_each_duty_that_has_been_failing_for_ten_seconds() {
+        let admin = admin();
+        let duty = admin.metrics.duties().register(Duty::AccessToken, Some("eu2"));
+        duty.failed();
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+        assert_eq!(page(&admin, "/livez").await, ok());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let reason = "not alive: duty access_token of \"eu2\" has been failing for 10 s\n";
+        assert_eq!(page(&admin, "/livez").await, (503, reason.to_owned()));
+        duty.started();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(page(&admin, "/livez").await, ok(), "it has recovered");
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@
 
 mod authorities;
 mod check;
+pub mod descriptors;
+mod duties;
 mod memory;
 mod online_check;
 pub mod process;
@@ -18,7 +20,8 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use self::reload::Reload;
@@ -26,7 +29,7 @@ pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
     settings::access_rules,
-    signals::{Ended, Signals},
+    signals::{Ended, Signals, set_signal_mask},
     start_error::StartError,
 };
 pub use crate::caller::is_caller_name;
@@ -37,16 +40,17 @@ use crate::{
     caller::Identification,
     clock::WallClock,
     config::{ApiClients as ApiClientsConfig, Config},
-    credential::{self, Credential, CredentialHealth},
+    credential::{self, Credential},
     files::Trigger,
-    health::{CredentialCondition, CredentialState, Health, HealthService, Watches},
-    http_client::{ClientTlsSet, HttpSettings},
+    health::{Health, HealthService, Watches},
+    http_client::{ClientTlsSet, HttpSettings, Resolver},
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
     server::{self, Http1Server, MAX_MESSAGE_BYTES, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
-    telemetry::{metrics::Metrics, tracing::Tracer},
+    supervision::Supervisor,
+    telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
 /// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
@@ -65,7 +69,20 @@ pub struct App {
     tracer: Tracer,
     reload: Trigger,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    supervisor: Supervisor,
+    /// Of the thread that the gateway was started on.
+    heartbeat: Heartbeat,
+}
+
+/// Shortens the drain of a gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hurry(Vec<CancellationToken>);
+
+impl Hurry {
+    /// Ends all calls now, and waits only for their audit records.
+    pub fn up(&self) {
+        self.0.iter().for_each(CancellationToken::cancel);
+    }
 }
 
 /// What one API client is made of, apart from each worker's own connections.
@@ -80,62 +97,54 @@ impl App {
         let metrics = Metrics::new();
         let health = Health::new();
         let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
+        let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
         // What has been started ends again if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
 
         let budget = memory::fit(&config.server);
         let responses = ResponseMemory::new(budget.response_bytes);
         metrics.follow_response_memory(budget.response_bytes, responses.clone());
-        let bound = server::bind(budget.limited(settings::server(&config.server)))?;
+        let share = descriptors::share(&config, budget.calls, &metrics)?;
+        let server_config = settings::within(&config.server, share);
+        let bound = server::bind(budget.limited(settings::server(&server_config)))?;
         let bound_health = config
             .server
             .health_listen
-            .map(|listen| server::bind(settings::health_server(&config.server, listen)))
+            .map(|listen| server::bind(settings::health_server(&config.server, listen, share.health)))
             .transpose()?;
         let bound_admin = config
             .admin
             .listen
-            .map(|listen| server::bind(settings::admin_server(listen)).map_err(StartError::of_admin))
+            .map(|listen| {
+                server::bind(settings::admin_server(listen, share.admin)).map_err(StartError::of_admin)
+            })
             .transpose()?;
 
         let heartbeat = metrics.threads().register("control");
-        tasks.spawn({
-            let (threads, stop) = (metrics.threads().clone(), stop.clone());
-            async move {
-                stop.run_until_cancelled(threads.supervise(&heartbeat.pulse())).await;
-                heartbeat.retire();
-            }
-        });
+        let watching = (metrics.threads().clone(), heartbeat.pulse());
+        supervisor.start(Duty::ThreadWatch, None, watching, |(threads, own)| threads.supervise(own).boxed());
 
         let audit =
-            Audit::start(settings::audit(&config.audit, &config.server)?, &metrics, WallClock::system())?;
+            Audit::start(settings::audit(&config.audit, &server_config)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
+        let resolver = Resolver::system(metrics.outgoing());
         let mut client_tls = ClientTlsSet::default();
-        let callers = settings::callers(&config.callers, &config.server, &mut client_tls)?;
+        let callers = settings::callers(&config.callers, &config.server, &mut client_tls, &resolver)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
-        for key_refresh in key_refreshes {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));
-        }
         let tracer = settings::tracer(&config.telemetry, &metrics)?;
 
-        let mut upstreams = Vec::new();
+        let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
         for name in config.api_clients.by_name.keys() {
             let condition = health.credential(Arc::clone(name));
             let (upstream, refresh, credential) =
-                upstream(&config.api_clients, name, &responses, &metrics, &mut client_tls)?;
-            tasks.spawn(refresh.run(stop.clone()));
-            tasks.spawn(stop.clone().run_until_cancelled_owned(follow_credential(credential, condition)));
+                upstream(&config.api_clients, name, &responses, &metrics, &mut client_tls, &resolver)?;
+            credentials.push((Arc::clone(name), refresh, credential, condition));
             upstreams.push(upstream);
         }
-        for follower in authorities::followers(client_tls, &metrics) {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(follower.run()));
-        }
-        let follow_audit = follow_audit(audit.broken(), health.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(follow_audit));
+        duties::start_audit_health(&supervisor, &audit, &health);
 
-        let watches = Watches::new(settings::watches_per_address(&config.server), metrics.watches());
+        let watches = Watches::new(settings::watches_per_address(&server_config), metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let parts = server::Parts {
@@ -149,8 +158,7 @@ impl App {
             draining: draining.clone(),
             going_away: going_away.clone(),
         };
-        let drain = follow_drain(draining, going_away, health.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(drain));
+        duties::start_drain_health(&supervisor, draining, going_away, health.clone());
 
         let shared = Shared {
             upstreams,
@@ -167,9 +175,24 @@ impl App {
             None => None,
         };
 
-        let admin = bound_admin.map(|bound| serve_admin(bound, metrics.clone(), health)).transpose()?;
+        let admin = match bound_admin {
+            Some(bound) => Some(serve_admin(bound, metrics.clone(), health).await?),
+            None => None,
+        };
+        // After the threads: nothing that is started here can fail.
+        for key_refresh in key_refreshes {
+            duties::start_key_refresh(&supervisor, key_refresh);
+        }
+        duties::start_name_lookups(&supervisor, resolver.clone());
+        for follower in authorities::followers(client_tls, &metrics) {
+            duties::start_authorities(&supervisor, follower);
+        }
+        for (name, refresh, credential, condition) in credentials {
+            duties::start_token_refresh(&supervisor, &name, refresh);
+            duties::start_credential_health(&supervisor, &name, credential, condition);
+        }
         let (follower, reload) = Reload::new(config, access, metrics.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(follower.run()));
+        supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
         tracing::info!(
             server.address = %server.local_addr(),
@@ -178,7 +201,7 @@ impl App {
             "the gateway is serving"
         );
         on_failure.disarm();
-        Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, tasks })
+        Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, supervisor, heartbeat })
     }
 
     /// Where gRPC is served.
@@ -197,6 +220,27 @@ impl App {
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Reports dropped and suppressed log lines in the metrics.
+    pub fn report_log(&self, logging: Logging) {
+        let reported = (logging, self.metrics.clone());
+        self.supervisor.start(Duty::LogReport, None, reported, |(logging, metrics)| {
+            logging.clone().report(metrics.clone()).boxed()
+        });
+    }
+
+    /// Resolves with the name of a thread that has died, after which the gateway should be
+    /// stopped.
+    pub async fn lost_thread(&self) -> Arc<str> {
+        self.metrics.threads().lost().await
+    }
+
+    /// Returns what shortens [`stop`](Self::stop).
+    #[must_use]
+    pub fn hurry(&self) -> Hurry {
+        let servers = [Some(&self.server), self.health_server.as_ref()];
+        Hurry(servers.into_iter().flatten().map(Server::hurry).collect())
     }
 
     /// Opens the audit log anew and looks for new rules at once (SIGHUP).
@@ -219,8 +263,8 @@ impl App {
             tracing::error!("the last audit records could not be written");
         }
         self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.supervisor.stopped().await;
+        self.heartbeat.retire();
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
@@ -272,13 +316,17 @@ impl Shared {
 }
 
 /// Serves the admin port.
-fn serve_admin(bound: server::Bound, metrics: Metrics, health: Health) -> Result<Http1Server, StartError> {
+async fn serve_admin(
+    bound: server::Bound,
+    metrics: Metrics,
+    health: Health,
+) -> Result<Http1Server, StartError> {
     let admin = Arc::new(Admin::new(metrics.clone(), health));
     let answer = move |request| {
         let admin = Arc::clone(&admin);
         async move { admin.answer(&request).await }
     };
-    Ok(bound.serve_http1("admin", metrics, answer)?)
+    Ok(bound.serve_http1("admin", metrics, answer).await?)
 }
 
 /// One API client: what workers share of it, and the task that keeps its token.
@@ -288,51 +336,14 @@ fn upstream(
     responses: &ResponseMemory,
     metrics: &Metrics,
     client_tls: &mut ClientTlsSet,
+    resolver: &Resolver,
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = settings::http(client, client_tls)?;
+    let http = settings::http(client, client_tls, resolver)?;
     let (credential, refresh) =
         credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client, responses.clone())?;
     let api_client = ApiClient::new(platform, credential.clone(), metrics);
     Ok((Upstream { api_client, http }, refresh, credential))
-}
-
-async fn follow_credential(credential: Credential, condition: CredentialCondition) {
-    let mut health = credential.health();
-    loop {
-        condition.set(match health.current() {
-            CredentialHealth::Starting => CredentialState::Starting,
-            CredentialHealth::Usable | CredentialHealth::Failing { had_token: true, .. } => {
-                CredentialState::Accepted
-            }
-            CredentialHealth::Failing { had_token: false, .. } => CredentialState::Unproven,
-            CredentialHealth::Refused { since, had_token, error } => {
-                CredentialState::Refused { since, had_token, cause: error.to_string().into() }
-            }
-        });
-        if !health.changed().await {
-            return;
-        }
-    }
-}
-
-async fn follow_audit(broken: Option<tokio::sync::watch::Receiver<bool>>, health: Health) {
-    let Some(mut broken) = broken else { return };
-    loop {
-        health.set_audit_broken(*broken.borrow_and_update());
-        if broken.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Says at once that this replica stops, and ends open `Watch` streams when connections
-/// are told to go away.
-async fn follow_drain(draining: CancellationToken, going_away: CancellationToken, health: Health) {
-    draining.cancelled().await;
-    health.set_draining();
-    going_away.cancelled().await;
-    health.end_watches();
 }

@@ -99,6 +99,7 @@ pub(crate) struct HeldClock {
 
 #[cfg(test)]
 impl HeldClock {
+    #[expect(clippy::disallowed_methods, reason = "holds the clock, which nothing else does")]
     pub(crate) fn new() -> Self {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv());

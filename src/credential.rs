@@ -253,4 +253,9 @@ impl Refresh {
     pub async fn run(self, stop: CancellationToken) {
         self.0.run(stop).await;
     }
+
+    /// Keeps the token fresh. Never returns; can be called again if the future was dropped.
+    pub async fn keep_fresh(&mut self) {
+        self.0.follow().await;
+    }
 }

@@ -1,18 +1,21 @@
 //! HTTP requests to other servers: the platform, its token endpoint, a JWT issuer.
 //!
-//! Code that all senders share: a client with every limit set, bounded reading of bodies,
+//! Code that all senders share: a client with every limit set, name lookups, bounded reading of bodies,
 //! dates, `Retry-After`, media types, JSON objects, and the root cause of a failed exchange.
 //! What a response means for a call is decided by the sender.
 
 pub mod body;
 pub mod cause;
 mod client;
+mod connect;
 pub mod date;
 mod groups;
 pub mod json;
+mod local_resource;
 mod loopback;
 pub mod media_type;
 mod proxy;
+mod resolver;
 pub mod retry_after;
 pub mod server_url;
 mod tls;
@@ -25,7 +28,9 @@ pub use self::{
         ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient,
         build, header_bytes,
     },
+    connect::ConnectFault,
     loopback::is_loopback,
     proxy::Proxy,
+    resolver::{LookupError, Resolver},
     tls::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
 };

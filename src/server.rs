@@ -40,10 +40,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-pub(crate) use self::stack::MAX_MESSAGE_BYTES;
 use self::{
     connection::Shared,
     connections::Connections,
@@ -58,6 +58,7 @@ use self::{
     tls::Handshakes,
     worker::{Ended, Worker},
 };
+pub(crate) use self::{connections::MAX_LEAVING, stack::MAX_MESSAGE_BYTES};
 pub use self::{
     drain::{DrainTimes, Drained},
     http1::Http1Server,
@@ -73,7 +74,9 @@ use crate::{
     clock::WallClock,
     health::HealthService,
     service::RefusedRequests,
+    supervision::{Exit, Supervisor},
     telemetry::{
+        duties::Duty,
         metrics::{HealthPort, Metrics},
         tracing::Tracer,
     },
@@ -132,9 +135,15 @@ pub enum BindError {
 /// Why the workers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError<E> {
-    /// The system gives no thread, or the socket cannot be used.
-    #[error("a worker cannot be started")]
-    Worker(#[source] io::Error),
+    /// The system does not start another thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The runtime of a thread cannot be built.
+    #[error("cannot build the runtime of a thread")]
+    Runtime(#[source] io::Error),
+    /// The listening socket cannot be used.
+    #[error("cannot use the listening socket")]
+    Socket(#[source] io::Error),
     /// The routes cannot be made.
     #[error("the routes of a worker cannot be made")]
     Routes(#[source] E),
@@ -222,9 +231,11 @@ impl Bound {
         let times = CallTimes { max_deadline, body_timeout };
         let refused_bodies = RefusedBodies::new(body_timeout);
         let phases = Phases::new(parts.going_away);
-        let flush = refused_calls.clone().flush_regularly();
-        tokio::spawn(phases.close.clone().run_until_cancelled_owned(flush));
         let metrics = parts.metrics.clone();
+        let supervisor = Supervisor::new(metrics.duties().clone(), phases.close.clone());
+        supervisor.start(Duty::RefusedCalls, None, refused_calls.clone(), |refused| {
+            refused.clone().flush_regularly().boxed()
+        });
         let health_calls = metrics.health_calls(HealthPort::Main);
         let identification = parts.identification.clone();
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
@@ -280,13 +291,13 @@ impl Bound {
         port: impl Fn(&Phases) -> Result<Port, E> + Send + Sync + 'static,
     ) -> Result<Server, ServeError<E>> {
         let Self { settings, tls, listener, local_addr } = self;
-        listener::check_open_files(settings.limits.max_connections);
         // Stops the workers if starting fails half-way.
         let close = phases.close.clone().drop_guard();
 
         let port = Arc::new(port);
         let threads = metrics.threads().clone();
         let stream_budget = StreamBudget::new(&settings.limits, metrics.clone());
+        let role = if calls.is_some() { "worker" } else { "health" };
         let mut workers = Vec::new();
         let mut ends = Vec::new();
         for number in 0..settings.number_of_workers() {
@@ -300,40 +311,51 @@ impl Bound {
                 let port = Arc::new(port(&phases)?);
                 Ok(Shared { port, handshakes, limits, stream_budget, phases, metrics })
             };
-            let role = if calls.is_some() { "worker" } else { "health" };
             let heartbeat = threads.register(format!("{role}-{number}"));
-            let (worker, started, ended) = Worker::start(heartbeat, make).map_err(ServeError::Worker)?;
-            started.await.map_err(|_| ServeError::Ended)?.map_err(ServeError::Routes)?;
+            let (worker, started, ended) = Worker::start(heartbeat, make).map_err(ServeError::Thread)?;
+            started.await.map_err(|_| ServeError::Ended)??;
             workers.push(worker);
             ends.push(ended);
         }
 
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Worker)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(ServeError::Socket)?;
+        let supervisor = Supervisor::new(metrics.duties().clone(), phases.close.clone());
         if let Some(tls) = tls {
-            let reload = tls.run(metrics.clone());
-            tokio::spawn(phases.close.clone().run_until_cancelled_owned(reload));
+            supervisor.start(Duty::TlsFiles, None, (tls, metrics.clone()), |(tls, metrics)| {
+                tls.run(metrics).boxed()
+            });
         }
-        tokio::spawn({
-            let (go_away, close) = (phases.go_away.clone(), phases.close.clone());
-            let connections = connections.clone();
-            async move {
-                let accept = |cx: &mut Context<'_>| listener.poll_accept(cx);
-                let hand_on = |accepted| worker::hand_to_least_loaded(&workers, accepted);
-                tokio::select! {
-                    biased;
-                    () = close.cancelled() => {}
-                    () = go_away.cancelled() => {}
-                    () = listener::accept_all(accept, connections, hand_on) => {}
-                }
-            }
-        });
+        let acceptor =
+            Acceptor { listener, connections: connections.clone(), workers, go_away: phases.go_away.clone() };
+        supervisor.start(Duty::Accept, Some(role), acceptor, |acceptor| acceptor.run().boxed());
         tracing::info!(
             listener.address = %local_addr,
             listener.worker_threads = ends.len(),
             "the server is listening"
         );
-        let drain = Drain { times: settings.drain, draining, phases, calls, connections };
+        let hurry = CancellationToken::new();
+        let drain = Drain { times: settings.drain, hurry, draining, phases, calls, connections };
         Ok(Server { local_addr, drain, workers: ends, _close: close })
+    }
+}
+
+/// Accepts connections until the drain sends GOAWAY to all of them.
+struct Acceptor {
+    listener: tokio::net::TcpListener,
+    connections: Connections,
+    workers: Vec<Worker>,
+    go_away: CancellationToken,
+}
+
+impl Acceptor {
+    async fn run(&mut self) -> Exit {
+        let accept = |cx: &mut Context<'_>| self.listener.poll_accept(cx);
+        let hand_on = |accepted| worker::hand_to_least_loaded(&self.workers, accepted);
+        let accepting = listener::accept_all(accept, self.connections.clone(), hand_on);
+        match self.go_away.run_until_cancelled(accepting).await {
+            None => Exit::Finished,
+            Some(()) => Exit::Returned,
+        }
     }
 }
 
@@ -353,6 +375,13 @@ impl Server {
         self.local_addr
     }
 
+    /// Returns the token that makes a [drain](Self::drain) end all calls at once, and wait
+    /// only for their audit records.
+    #[must_use]
+    pub fn hurry(&self) -> CancellationToken {
+        self.drain.hurry.clone()
+    }
+
     /// Number of calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -370,7 +399,8 @@ impl Server {
                 let _ = worker.await;
             }
         };
-        if tokio::time::timeout(WORKER_END, workers).await.is_err() {
+        let workers = tokio::time::timeout(WORKER_END, workers);
+        if let Some(Err(_)) = self.drain.hurry.run_until_cancelled(workers).await {
             tracing::warn!("a worker did not stop in time; the drain does not wait for it");
         }
         // After the last call, and before the audit writes its last records.

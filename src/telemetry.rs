@@ -2,6 +2,7 @@
 //!
 //! Audit records are another matter: they are in `audit`, and depend on none of this.
 
+pub mod duties;
 pub mod logging;
 pub mod metrics;
 pub mod names;

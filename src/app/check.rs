@@ -2,7 +2,11 @@
 
 use super::{StartError, settings};
 use crate::{
-    caller::Identification, config::Config, http_client::ClientTlsSet, memory::ResponseMemory, server,
+    caller::Identification,
+    config::Config,
+    http_client::{ClientTlsSet, Resolver},
+    memory::ResponseMemory,
+    server,
     telemetry::metrics::Metrics,
 };
 
@@ -16,15 +20,17 @@ use crate::{
 pub fn check(config: &Config) -> Result<(), StartError> {
     server::check(&settings::server(&config.server))?;
     if let Some(listen) = config.server.health_listen {
-        server::check(&settings::health_server(&config.server, listen))?;
+        server::check(&settings::health_server(&config.server, listen, settings::HEALTH_CONNECTIONS))?;
     }
     settings::audit(&config.audit, &config.server)?;
     settings::policy(&config.access, &config.callers.tokens)?;
+    let metrics = Metrics::new();
+    let resolver = Resolver::system(metrics.outgoing());
     let mut tls = ClientTlsSet::default();
-    let callers = settings::callers(&config.callers, &config.server, &mut tls)?;
-    Identification::new(callers, Metrics::new())?;
+    let callers = settings::callers(&config.callers, &config.server, &mut tls, &resolver)?;
+    Identification::new(callers, metrics)?;
     for (name, client) in &config.api_clients.by_name {
-        let http = settings::http(client, &mut tls)?;
+        let http = settings::http(client, &mut tls, &resolver)?;
         settings::credential(name, client, &http)?;
         settings::platform(name, client, ResponseMemory::default())?;
     }

@@ -10,7 +10,7 @@ use crate::{
     clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
-    http_client::ClientTlsSet,
+    http_client::{ClientTlsSet, Resolver},
     telemetry::metrics::Metrics,
 };
 
@@ -30,10 +30,11 @@ pub enum OnlineCheckError {
 
 /// Fetches one access token, as a running gateway would.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
-    let http = settings::http(client, &mut ClientTlsSet::default())?;
+    let metrics = Metrics::new();
+    let resolver = Resolver::system(metrics.outgoing());
+    let http = settings::http(client, &mut ClientTlsSet::default(), &resolver)?;
     let settings = settings::credential(name, client, &http)?;
-    let (credential, refresh) =
-        credential::new(settings, Metrics::new().api_client(name), WallClock::system());
+    let (credential, refresh) = credential::new(settings, metrics.api_client(name), WallClock::system());
     let stop = CancellationToken::new();
     let running = tokio::spawn(refresh.run(stop.clone()));
     let fetched = credential.bearer(Deadline::after(LIMIT)).await;

@@ -24,6 +24,7 @@ use crate::{
     clock::WallClock,
     config::{Config, Document, Finding, Process, Reloadable},
     files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, Trigger},
+    supervision::Exit,
     telemetry::metrics::{Metrics, ReloadMetrics, Reloaded},
 };
 
@@ -79,10 +80,11 @@ impl Reload {
         (Self(Some(follower)), trigger)
     }
 
-    /// Follows the file. Never returns if there is one.
-    pub(super) async fn run(self) {
-        if let Some(follower) = self.0 {
-            follower.run().await;
+    /// Follows the file. Never returns, unless the configuration has no file.
+    pub(super) async fn run(&mut self) -> Exit {
+        match &mut self.0 {
+            None => Exit::Finished,
+            Some(follower) => match follower.run().await {},
         }
     }
 }

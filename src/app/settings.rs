@@ -1,8 +1,14 @@
 //! From the configuration to what each part wants to be told.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
-use super::StartError;
+use super::{StartError, descriptors::Share};
 use crate::{
     access::{Policy, Quotas, Rate, RuleSettings, Rules},
     audit,
@@ -13,7 +19,7 @@ use crate::{
     credential::{self, ClientId},
     files,
     health::MAX_WATCHES_PER_CONNECTION,
-    http_client::{ClientTlsSet, HttpSettings, Proxy, UnpooledClient},
+    http_client::{ClientTlsSet, HttpSettings, Proxy, Resolver, UnpooledClient},
     memory::ResponseMemory,
     platform::{
         self,
@@ -30,6 +36,18 @@ use crate::{
 /// How often certificate files are looked at; twice this is less than the 10 s within
 /// which a new one must be in use.
 const TLS_POLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The configuration with the limits that the share of open files allows.
+pub(super) fn within(config: &config::Server, share: Share) -> config::Server {
+    let lower = |configured: NonZeroU32, limit: u32| {
+        NonZeroU32::new(limit).map_or(configured, |limit| configured.min(limit))
+    };
+    config::Server {
+        max_connections: lower(config.max_connections, share.connections),
+        max_in_flight: lower(config.max_in_flight, share.in_flight),
+        ..config.clone()
+    }
+}
 
 pub(super) fn server(config: &config::Server) -> server::Settings {
     let transport = match &config.tls {
@@ -66,15 +84,19 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
 }
 
 /// Maximum number of connections of the health port.
-const HEALTH_CONNECTIONS: usize = 64;
+pub(super) const HEALTH_CONNECTIONS: usize = 64;
 /// Time without a call after which a connection of the health port is closed.
 const HEALTH_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Health alone, without TLS, for probes that cannot show a certificate.
-pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> server::Settings {
+pub(super) fn health_server(
+    config: &config::Server,
+    listen: SocketAddr,
+    max_connections: usize,
+) -> server::Settings {
     let limits = Limits {
-        max_connections: HEALTH_CONNECTIONS,
-        max_connections_per_peer: a_quarter(HEALTH_CONNECTIONS),
+        max_connections,
+        max_connections_per_peer: a_quarter(max_connections),
         idle_timeout: HEALTH_IDLE_TIMEOUT,
         unidentified_timeout: None,
         ..Limits::default()
@@ -88,17 +110,17 @@ pub(super) fn health_server(config: &config::Server, listen: SocketAddr) -> serv
 }
 
 /// Maximum number of connections of the admin port.
-const ADMIN_CONNECTIONS: usize = 64;
+pub(super) const ADMIN_CONNECTIONS: usize = 64;
 /// Maximum time until the head of a request of the admin port is complete.
 const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time from the accepting of a connection of the admin port to the end of its response.
 const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metrics and probes over plain HTTP.
-pub(super) fn admin_server(listen: SocketAddr) -> server::Settings {
+pub(super) fn admin_server(listen: SocketAddr, max_connections: usize) -> server::Settings {
     let limits = Limits {
-        max_connections: ADMIN_CONNECTIONS,
-        max_connections_per_peer: a_quarter(ADMIN_CONNECTIONS),
+        max_connections,
+        max_connections_per_peer: a_quarter(max_connections),
         idle_timeout: ADMIN_HEAD_TIMEOUT,
         unidentified_timeout: None,
         connection_age: ADMIN_REQUEST_TIMEOUT,
@@ -213,9 +235,10 @@ pub(super) fn callers(
     config: &config::Callers,
     server: &config::Server,
     tls: &mut ClientTlsSet,
+    resolver: &Resolver,
 ) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, tls)).collect::<Result<_, _>>()?;
+    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, tls, resolver)).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -226,11 +249,12 @@ pub(super) fn callers(
     Ok(caller::Settings { certificate, jwt, forwarded })
 }
 
-fn jwt(jwt: &config::Jwt, tls: &mut ClientTlsSet) -> Result<JwtSettings, StartError> {
+fn jwt(jwt: &config::Jwt, tls: &mut ClientTlsSet, resolver: &Resolver) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file, max_age } => {
-            let settings = HttpSettings::new(url.clone(), tls.get(ca_file.as_deref(), url, None)?);
+            let tls = tls.get(ca_file.as_deref(), url, None)?;
+            let settings = HttpSettings::new(url.clone(), tls, resolver.clone());
             JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)?, max_age: *max_age }
         }
     };
@@ -292,10 +316,14 @@ pub(super) fn platform(
 }
 
 /// How an API client's platform is reached.
-pub(super) fn http(client: &config::ApiClient, tls: &mut ClientTlsSet) -> Result<HttpSettings, StartError> {
+pub(super) fn http(
+    client: &config::ApiClient,
+    tls: &mut ClientTlsSet,
+    resolver: &Resolver,
+) -> Result<HttpSettings, StartError> {
     let proxy = client.proxy_url.as_ref().map(config::ProxyUrl::expose);
     let tls = tls.get(client.ca_file.as_deref(), &client.data_center_url, proxy)?;
-    let mut settings = HttpSettings::new(client.data_center_url.clone(), tls);
+    let mut settings = HttpSettings::new(client.data_center_url.clone(), tls, resolver.clone());
     settings.max_idle_connections = client.max_idle_connections.get() as usize;
     settings.proxy = proxy.map(|proxy| Proxy::new(proxy.clone(), &settings.tls));
     Ok(settings)
@@ -325,8 +353,6 @@ pub(super) fn credential(
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use super::descriptors::TooFewFiles;
 use crate::{
     access::InvalidRules,
     audit::AuditError,
@@ -53,9 +54,21 @@ pub enum StartError {
     /// Reflection.
     #[error("the contract's own description cannot be offered")]
     Reflection(#[source] ReflectionError),
-    /// A worker.
-    #[error("the workers cannot be started")]
-    Workers(#[source] io::Error),
+    /// The system does not start another thread.
+    #[error(
+        "cannot start a thread; raise the limit of threads and processes (TasksMax=, pids.max, ulimit -u) \
+         or lower worker_threads"
+    )]
+    Thread(#[source] io::Error),
+    /// The runtime of a thread cannot be built.
+    #[error("cannot build the runtime of a thread")]
+    Runtime(#[source] io::Error),
+    /// A listening socket cannot be used.
+    #[error("cannot use a listening socket")]
+    Socket(#[source] io::Error),
+    /// The limit of open files.
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewFiles),
     /// A worker ended while it was starting.
     #[error("a worker ended while it was starting")]
     WorkerEnded,
@@ -85,7 +98,9 @@ impl StartError {
 impl From<ServeError<Self>> for StartError {
     fn from(error: ServeError<Self>) -> Self {
         match error {
-            ServeError::Worker(error) => Self::Workers(error),
+            ServeError::Thread(error) => Self::Thread(error),
+            ServeError::Runtime(error) => Self::Runtime(error),
+            ServeError::Socket(error) => Self::Socket(error),
             ServeError::Routes(error) => error,
             ServeError::Ended => Self::WorkerEnded,
         }
@@ -95,7 +110,9 @@ impl From<ServeError<Self>> for StartError {
 impl From<ServeError<Infallible>> for StartError {
     fn from(error: ServeError<Infallible>) -> Self {
         match error {
-            ServeError::Worker(error) => Self::Workers(error),
+            ServeError::Thread(error) => Self::Thread(error),
+            ServeError::Runtime(error) => Self::Runtime(error),
+            ServeError::Socket(error) => Self::Socket(error),
             ServeError::Routes(never) => match never {},
             ServeError::Ended => Self::WorkerEnded,
         }

@@ -1,13 +1,13 @@
 //! What the parts report to each other.
 
-use super::*;
-use crate::credential::CredentialErrorKind;
+use super::{duties::follow_credential, *};
+use crate::{config::Process, credential::CredentialErrorKind, secret::client_secret::ClientSecret};
 
 /// A replica whose only API client has this credential.
 async fn replica(credential: Credential) -> Health {
     let health = Health::new();
     let condition = health.credential("eu2");
-    tokio::spawn(follow_credential(credential, condition));
+    tokio::spawn(async move { follow_credential(&credential, &condition).await });
     // Until the first token request has ended.
     tokio::time::sleep(Duration::from_millis(10)).await;
     health
@@ -46,4 +46,31 @@ async fn a_refused_credential_takes_a_replica_out_of_service() {
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert_eq!(worked_once.why_not(), [crate::health::WhyNot::CredentialsRefused], "{kind:?}");
     }
+}
+
+/// The other process of the next test: signal handlers stay for the life of a process.
+#[tokio::test]
+#[ignore = "run by another test, in a process of its own"]
+async fn child_with_a_thread_that_dies() {
+    let secret = ClientSecret::parse(b"secret").unwrap();
+    let (platform, listen) = ("http://127.0.0.1:9".parse().unwrap(), ([127, 0, 0, 1], 0).into());
+    let config = Config::sandbox(platform, listen, secret, &Process).unwrap();
+    let signals = Signals::listen().unwrap();
+    let app = Box::pin(App::start(config)).await.unwrap();
+    drop(app.metrics().threads().register("worker-7"));
+    assert_eq!(signals.serve(app).await, Ended::ThreadLost("worker-7".into()));
+}
+
+#[test]
+fn gateway_stops_when_a_thread_dies() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "app::tests::child_with_a_thread_that_dies", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -256,10 +256,17 @@ impl JwksRefresh {
         Ok((ring, refresh))
     }
 
-    /// Runs for ever; dropping it stops the refresh, and the keys stay as they are.
-    pub async fn run(mut self) {
-        if let Some(file) = self.file.take() {
-            return file.run().await;
+    /// The issuer whose keys they are.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        self.metrics.issuer()
+    }
+
+    /// Follows the keys. Never returns; dropping the future stops the refresh, and the keys
+    /// stay as they are.
+    pub async fn run(&mut self) {
+        if let Some(file) = &mut self.file {
+            match file.run().await {}
         }
         let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
         if let (JwksSource::Url { url, http, .. }, Some(demand)) = (source, &ring.demand) {
@@ -267,7 +274,7 @@ impl JwksRefresh {
         }
     }
 
-    async fn follow_url(mut self, url: &Url, http: &UnpooledClient, demand: &Demand) {
+    async fn follow_url(&mut self, url: &Url, http: &UnpooledClient, demand: &Demand) {
         loop {
             demand.begin();
             let fetched = fetch(http, url).await;
@@ -379,7 +386,10 @@ async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> 
         // Public keys: nothing in it is worth wiping.
         Ok(std::mem::take(&mut *json))
     };
-    timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchFault::Timeout))
+    timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_| {
+        let lookup = http.unanswered_lookup();
+        Err(lookup.map_or(FetchFault::Timeout, |error| FetchFault::Transport(error.to_string())))
+    })
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@ use tonic::transport::Endpoint;
 use super::{
     failure::{Failure, chain},
     output::Output,
-    serve::{LOG_FLUSH_LIMIT, listen_to_signals, not_started, on_control_runtime, start_log},
+    serve::{
+        LOG_FLUSH_LIMIT, listen_to_signals, lost, not_started, on_control_runtime, protect_from_signals,
+        raise_limit_of_open_files, start_log,
+    },
     walk::{Addresses, walk},
 };
 use crate::{
-    app::App,
+    app::{App, Ended},
     config::{Config, Process},
     sandbox::{self, Accounts, FaultPlan},
     secret::client_secret::ClientSecret,
@@ -58,6 +61,7 @@ status with an API code (400-1018), 429, html, malformed, cut, reset, slow, huge
 const DOCUMENTED_LOGIN: &str = "johncustomer@mysite.com";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
+    protect_from_signals()?;
     let accounts = match &arguments.accounts {
         Some(file) => Accounts::from_file(file).map_err(|error| Failure::Usage(chain(&error)))?,
         None => Accounts::built_in(),
@@ -84,8 +88,9 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             .map_err(|error| Failure::Failed(error.to_string()))?;
         let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
         let logging = start_log(&config)?;
-        let app = App::start(config).await.map_err(|error| not_started(&error, "--listen"))?;
-        tokio::spawn(logging.clone().report(app.metrics().clone()));
+        raise_limit_of_open_files(&config);
+        let app = Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "--listen"))?;
+        app.report_log(logging.clone());
 
         let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };
         let endpoint = Endpoint::from_shared(format!("http://{}", addresses.gateway))
@@ -104,8 +109,10 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             // Before the note: a Ctrl-C that answers it must be a drain already.
             let signals = listen_to_signals()?;
             output.note("\nServing until Ctrl-C.");
-            signals.serve(app).await;
-            Ok(())
+            match signals.serve(app).await {
+                Ended::InGoodOrder | Ended::AtOnce => Ok(()),
+                Ended::ThreadLost(thread) => Err(lost(&thread)),
+            }
         };
         platform.stop().await;
         logging.flush(LOG_FLUSH_LIMIT);

@@ -1,12 +1,13 @@
 //! `ott-gateway serve`: the gateway itself.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
 use clap::Args;
+use futures_util::FutureExt;
 
 use super::failure::{Failure, chain};
 use crate::{
-    app::{App, Ended, Signals, StartError},
+    app::{App, Ended, Signals, StartError, descriptors, set_signal_mask},
     config::{Config, LogFormat, Process},
     telemetry::logging::{self, Logging},
 };
@@ -20,8 +21,9 @@ pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. Wrong configuration is
 /// refused before anything is opened, all faults at once.
 ///
-/// SIGTERM ends it within 30 seconds, unless the configuration gives calls in flight more
-/// time. SIGHUP reads access rules again and opens the audit file anew; changed rules,
+/// SIGTERM, SIGINT and SIGQUIT end it within 30 seconds, unless the configuration gives calls
+/// in flight more time; a second one ends it within 3 seconds. SIGHUP and SIGUSR1 read access
+/// rules again and open the audit file anew; changed rules,
 /// secrets and certificates are also picked up by themselves, within 10 seconds.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -61,6 +63,7 @@ impl ConfigArgument {
 
 /// `core_dumps`: whether they could be switched off, which is told once there is a log.
 pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(), Failure> {
+    protect_from_signals()?;
     let config = arguments.config.load()?;
     let logging = start_log(&config)?;
     if let Err(error) = core_dumps {
@@ -75,11 +78,13 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     for warning in &config.warnings {
         tracing::warn!(config.warning = %warning, "configuration warning");
     }
+    raise_limit_of_open_files(&config);
     let served = on_control_runtime(async {
         // Before the gateway can be seen to serve: a signal sent then must not kill it.
         let signals = listen_to_signals()?;
-        let app = App::start(config).await.map_err(|error| not_started(&error, "[server] listen"))?;
-        tokio::spawn(logging.clone().report(app.metrics().clone()));
+        let app =
+            Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "[server] listen"))?;
+        app.report_log(logging.clone());
         Ok(signals.serve(app).await)
     });
     tracing::info!("the gateway has ended");
@@ -87,6 +92,31 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     match served? {
         Ended::InGoodOrder => Ok(()),
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
+        Ended::ThreadLost(thread) => Err(lost(&thread)),
+    }
+}
+
+/// The failure of a gateway that stopped because one of its threads has died.
+pub(super) fn lost(thread: &str) -> Failure {
+    Failure::Failed(format!("thread {thread} died; see the log, and restart the gateway"))
+}
+
+/// Sets the signal mask of this thread, and thereby of all threads. For the start of a command
+/// that serves.
+pub(super) fn protect_from_signals() -> Result<(), Failure> {
+    set_signal_mask().map_err(|error| Failure::Failed(format!("cannot set the signal mask: {error}")))
+}
+
+/// Raises the soft limit of open files to what the configuration needs, if the hard limit allows.
+pub(super) fn raise_limit_of_open_files(config: &Config) {
+    match descriptors::raise_limit(config) {
+        Ok(None) => {}
+        Ok(Some(raised)) => tracing::info!(
+            open_files.from = raised.from,
+            open_files.to = raised.to,
+            "limit of open files raised"
+        ),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }
 
@@ -111,10 +141,12 @@ pub(super) fn on_control_runtime<T>(work: impl Future<Output = Result<T, Failure
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("the runtime cannot be started: {error}")))?;
-    let result = runtime.block_on(work);
+    // A panic of the control thread ends the process with the documented exit code, after the
+    // last lines of the log are written.
+    let result = runtime.block_on(AssertUnwindSafe(work).catch_unwind());
     // A file that hangs must not keep the process from ending.
     runtime.shutdown_background();
-    result
+    result.unwrap_or_else(|_| Err(Failure::Failed("the control thread panicked; see the log".to_owned())))
 }
 
 /// Why the gateway did not start; `listen` is what sets its address.

@@ -165,6 +165,7 @@ fn parsed(line: &str) -> Result<Command, clap::Error> {
 }
 
 /// Runs a command and returns what it printed, and how it failed if it did.
+#[expect(clippy::disallowed_methods, reason = "a test may panic")]
 async fn run_on_thread(line: String) -> (String, String, Result<(), String>) {
     let (out, err) = (Printed::default(), Printed::default());
     let mut output = Output::into(out.clone(), err.clone(), false);

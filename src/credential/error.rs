@@ -22,6 +22,9 @@ pub enum CredentialErrorKind {
     /// The token endpoint could not be reached.
     #[error("cannot reach the platform's token endpoint")]
     Unreachable,
+    /// This machine or process lacks a resource for a connection: descriptors, ports, memory.
+    #[error("this machine cannot open a connection to the platform's token endpoint")]
+    Exhausted,
     /// The token endpoint's certificate is not valid.
     #[error("the certificate of the platform's token endpoint is not valid")]
     CertificateInvalid,

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock::WallClock,
-    http_client::{UnpooledClient, body, cause::is_invalid_certificate, date::parse_date},
+    http_client::{ConnectFault, UnpooledClient, body, date::parse_date},
     secret::client_secret::ClientSecret,
     telemetry::metrics::ApiClientMetrics,
 };
@@ -184,12 +184,14 @@ fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
 
 /// The error of a request without a response head.
 fn without_response(error: &reqwest::Error, cause: String) -> CredentialError {
-    let kind = if !error.is_connect() {
-        CredentialErrorKind::Failing
-    } else if is_invalid_certificate(error) {
-        CredentialErrorKind::CertificateInvalid
+    let kind = if error.is_connect() {
+        match ConnectFault::of(error) {
+            ConnectFault::Exhausted(_) => CredentialErrorKind::Exhausted,
+            ConnectFault::CertificateInvalid => CredentialErrorKind::CertificateInvalid,
+            ConnectFault::NameLookup | ConnectFault::Unreachable => CredentialErrorKind::Unreachable,
+        }
     } else {
-        CredentialErrorKind::Unreachable
+        CredentialErrorKind::Failing
     };
     CredentialError::new(kind, cause)
 }

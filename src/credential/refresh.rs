@@ -78,12 +78,17 @@ impl<X: TokenExchange> Task<X> {
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.follow()).await;
+    }
+
+    /// Follows the secret and keeps the token fresh. Never returns. Starts from the state of
+    /// an earlier run if that was dropped.
+    pub(super) async fn follow(&mut self) {
         let (loaded, secrets) = watch::channel(Loaded::Pending);
         let source = self.source.clone();
         let api_client = Arc::clone(&self.api_client);
         let (reloads, wall) = (self.metrics.client_secret(), self.shared.wall().clone());
         tokio::select! {
-            () = stop.cancelled() => {}
             () = source.follow(api_client, loaded, reloads, wall) => {}
             () = self.keep_fresh(secrets) => {}
         }

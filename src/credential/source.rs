@@ -47,7 +47,7 @@ impl SecretSource {
         match self {
             Self::File(path) => {
                 let file = SecretFile { path, api_client, loaded, reloads, warned_readable_by_others: false };
-                Follower::new(file, None, wall).run().await;
+                match Follower::new(file, None, wall).run().await {}
             }
             Self::Fixed(secret) => {
                 loaded.send_replace(Loaded::Ready(secret));

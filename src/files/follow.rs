@@ -10,6 +10,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     fmt::{self, Display},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -203,14 +204,20 @@ impl<F: FollowedFile> Follower<F> {
         self
     }
 
+    /// Returns the path of the file, or the paths.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns what makes it poll at once.
     #[must_use]
     pub fn trigger(&self) -> Trigger {
         self.trigger.clone()
     }
 
-    /// Follows the files. Never returns.
-    pub async fn run(mut self) {
+    /// Follows the files. Never returns. A run that was dropped can be continued by another.
+    pub async fn run(&mut self) -> Infallible {
         loop {
             let wait = self.poll().await;
             self.asked |= timeout(wait, self.trigger.0.notified()).await.is_ok();

@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -16,11 +16,9 @@ use http::{
     HeaderMap, HeaderValue, Version,
     header::{ACCEPT, ACCEPT_ENCODING},
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
-use url::Url;
+use url::{Host, Url};
 
-use super::{ClientTls, Proxy, cause, is_loopback};
+use super::{ClientTls, LookupError, Proxy, Resolver, cause, connect::ConnectLayer, is_loopback, resolver};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -44,9 +42,6 @@ const HEADER_OVERHEAD: usize = 32;
 /// Maximum number of header lines over HTTP/1.1, which the parser allocates for. The limit
 /// in bytes is always reached first.
 const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
-/// Maximum number of concurrent name lookups: each blocks a thread for as long as the
-/// system's resolver takes.
-const MAX_LOOKUPS: usize = 8;
 
 /// Settings of an HTTP client.
 #[derive(Clone)]
@@ -58,15 +53,15 @@ pub struct HttpSettings {
     /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
-    /// Limit for connecting as a whole: name lookup, TCP, proxy, TLS. 2 s.
+    /// Limit for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s.
     pub connect_timeout: Duration,
     /// Age at which connections that are kept for reuse are replaced, so that changes in
     /// DNS are followed. 10 min.
     pub max_connection_age: Duration,
     /// Maximum number of idle connections that are kept for reuse, for each sender. 256.
     pub max_idle_connections: usize,
-    /// Places for concurrent name lookups, shared by all clients made from these settings.
-    lookups: Arc<Semaphore>,
+    /// Looks up the names of the server and the proxy.
+    resolver: Resolver,
     /// The server's protocol, shared by all clients made from these settings.
     protocol: Arc<LastProtocol>,
 }
@@ -74,7 +69,7 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// Settings without a proxy, with the default times and limits.
     #[must_use]
-    pub fn new(server: Url, tls: Arc<ClientTls>) -> Self {
+    pub fn new(server: Url, tls: Arc<ClientTls>, resolver: Resolver) -> Self {
         Self {
             server,
             tls,
@@ -82,7 +77,7 @@ impl HttpSettings {
             connect_timeout: Duration::from_secs(2),
             max_connection_age: Duration::from_mins(10),
             max_idle_connections: 256,
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            resolver,
             protocol: Arc::default(),
         }
     }
@@ -115,8 +110,38 @@ impl HttpSettings {
         let cause = cause::of_exchange(error, self.tls.was_asked_for_certificate());
         match &self.proxy {
             // Boxed: it is rare and large, and the future of every call would grow by it.
-            Some(proxy) => Box::pin(proxy.explain(cause, &self.server)).await,
+            Some(proxy) => Box::pin(proxy.explain(cause, &self.server, &self.resolver)).await,
             None => cause,
+        }
+    }
+
+    /// Waits until the addresses of the server are known, at most for 6 s.
+    ///
+    /// # Errors
+    ///
+    /// The name lookup failed, or did not end in time. It goes on in the second case.
+    pub async fn addresses_known(&self) -> Result<(), LookupError> {
+        match self.peer() {
+            Some(host) => host.addresses().await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the error of a request that could not wait longer for the name lookup in
+    /// progress; `None` if the addresses are known.
+    #[must_use]
+    pub fn unanswered_lookup(&self) -> Option<LookupError> {
+        self.peer()?.unanswered()
+    }
+
+    /// Returns the host that connections are opened to; `None` if its URL contains its
+    /// address.
+    fn peer(&self) -> Option<Arc<resolver::Host>> {
+        let url = self.proxy.as_ref().map_or(&self.server, Proxy::url);
+        match url.host()? {
+            // For schemes that the URL standard does not define, an address is parsed as a name.
+            Host::Domain(name) if name.parse::<IpAddr>().is_err() => Some(self.resolver.host(name)),
+            Host::Domain(_) | Host::Ipv4(_) | Host::Ipv6(_) => None,
         }
     }
 }
@@ -230,8 +255,12 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .no_proxy()
         .user_agent(USER_AGENT)
         .default_headers(headers)
-        .dns_resolver(Lookups(Arc::clone(&settings.lookups)))
-        .connect_timeout(settings.connect_timeout)
+        .dns_resolver(settings.resolver.clone())
+        .connector_layer(ConnectLayer {
+            host: settings.peer(),
+            limit: settings.connect_timeout,
+            metrics: settings.resolver.metrics().clone(),
+        })
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
@@ -269,9 +298,9 @@ impl UnpooledClient {
     /// A client of a server on this machine.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
-        let server = Url::parse("http://localhost").expect("a URL");
+        let server = Url::parse("http://127.0.0.1").expect("a URL");
         let tls = super::tls_config(None).expect("the system has authorities");
-        Self::new(HttpSettings::new(server, tls)).expect("a client")
+        Self::new(HttpSettings::new(server, tls, Resolver::for_test())).expect("a client")
     }
 
     /// The client itself.
@@ -291,6 +320,13 @@ impl UnpooledClient {
         Ok(response)
     }
 
+    /// Returns the error of a request that timed out because of the name lookup in progress,
+    /// as [`HttpSettings::unanswered_lookup`] does.
+    #[must_use]
+    pub fn unanswered_lookup(&self) -> Option<LookupError> {
+        self.settings.unanswered_lookup()
+    }
+
     /// Returns the root cause of a failed request as text for the operator, as
     /// [`HttpSettings::cause_of`] does.
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
@@ -304,32 +340,13 @@ pub fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
 }
 
-/// The system's name lookup, a few at a time: one that hangs occupies a thread of the
-/// runtime, even if nobody waits for it any more.
-struct Lookups(Arc<Semaphore>);
-
-impl Resolve for Lookups {
-    fn resolve(&self, name: Name) -> Resolving {
-        let permits = Arc::clone(&self.0);
-        Box::pin(async move {
-            let permit = permits.acquire_owned().await?;
-            let addresses = tokio::task::spawn_blocking(move || {
-                let _until_the_lookup_ends = permit;
-                // Port 0 is replaced by the port of the URL.
-                (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
-            })
-            .await??;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn with_proxy(server: &str) -> HttpSettings {
-        let mut settings = HttpSettings::new(Url::parse(server).unwrap(), ClientTls::new(None).unwrap());
+        let (server, tls) = (Url::parse(server).unwrap(), ClientTls::new(None).unwrap());
+        let mut settings = HttpSettings::new(server, tls, Resolver::for_test());
         let proxy = Url::parse("http://user:canary@proxy.example:3128").unwrap();
         settings.proxy = Some(Proxy::new(proxy, &settings.tls));
         settings

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use super::ClientTls;
+use super::{ClientTls, Resolver};
 use crate::clock::{self, Instant};
 
 /// The text of the HTTP library for a tunnel that was refused with any status but 407.
@@ -68,34 +69,39 @@ impl Proxy {
 
     /// Explains the cause of a request that failed on its way to `server`: adds the status
     /// with which the proxy refuses a tunnel, and returns any other cause unchanged.
-    pub async fn explain(&self, cause: String, server: &Url) -> String {
+    pub(super) async fn explain(&self, cause: String, server: &Url, resolver: &Resolver) -> String {
         if cause == UNAUTHENTICATED {
             return "the proxy refused the tunnel with HTTP status 407 (proxy authentication)".to_owned();
         }
         if cause != REFUSED {
             return cause;
         }
-        match self.status(server).await {
+        match self.status(server, resolver).await {
             Some(status) => format!("the proxy refused the tunnel with HTTP status {status}"),
             None => "the proxy refused the tunnel".to_owned(),
         }
     }
 
-    async fn status(&self, server: &Url) -> Option<u16> {
+    async fn status(&self, server: &Url, resolver: &Resolver) -> Option<u16> {
         let now = clock::now();
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last.filter(|last| now < last.at + REUSE) {
             return last.status;
         }
-        let status = timeout(TIMEOUT, self.ask(server)).await.ok().flatten();
+        let status = timeout(TIMEOUT, self.ask(server, resolver)).await.ok().flatten();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastAnswer { at: now, status });
         status
     }
 
-    async fn ask(&self, server: &Url) -> Option<u16> {
+    async fn ask(&self, server: &Url, resolver: &Resolver) -> Option<u16> {
         let host = self.url.host_str()?;
-        let stream = TcpStream::connect((host.trim_matches(['[', ']']), self.url.port_or_known_default()?));
-        let stream = stream.await.ok()?;
+        let port = self.url.port_or_known_default()?;
+        let addresses = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => [address].into(),
+            Err(_) => resolver.host(host).addresses().await.ok()?,
+        };
+        let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let stream = TcpStream::connect(&*addresses).await.ok()?;
         if self.url.scheme() == "https" {
             let name = ServerName::try_from(host.to_owned()).ok()?;
             let connector = TlsConnector::from(Arc::clone(&self.tls));

@@ -3,23 +3,22 @@
 //! Certainty is decided here and nowhere else. What a response contains is read in
 //! `messages`; whether there is another attempt is decided in `retry`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod outcome;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
+    HeaderMap, HeaderValue,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
-use zeroize::Zeroizing;
 
+pub(super) use self::outcome::{Answer, AttemptOutcome, NotSent, ResponseBody};
 use super::{
     connections::{ConnectFailure, Connections},
     endpoint::Endpoint,
-    error::{ErrorAnswer, Malformation},
+    error::Malformation,
     messages,
     outgoing::{BodyGate, OutgoingBody},
 };
@@ -27,11 +26,10 @@ use crate::{
     call::{Call, Certainty},
     clock::{self, WallClock},
     http_client::{
-        MAX_HEADER_LIST_BYTES,
+        ConnectFault, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError},
-        cause::{is_invalid_certificate, is_not_processed, is_refused_stream},
+        cause::{is_not_processed, is_refused_stream},
         header_bytes,
-        media_type::is_json,
     },
 };
 
@@ -63,129 +61,6 @@ pub(super) struct Request<'a> {
     pub(super) echoes: &'a [&'a str],
 }
 
-/// How an attempt ended. Not `Debug`, because headers may contain cookies.
-pub(super) enum AttemptOutcome {
-    /// The platform cannot have acted on the request.
-    NotSent(NotSent),
-    /// The platform may have acted on the request, and there is no usable response.
-    Interrupted {
-        /// For the operator.
-        cause: String,
-        /// The head of the response, if there was one.
-        headers: Option<HeaderMap>,
-    },
-    /// A response other than 2xx.
-    Failed(ErrorAnswer, HeaderMap),
-    /// A 2xx response.
-    Succeeded(Answer),
-}
-
-/// Why a request was not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NotSent {
-    /// There was no connection, or the platform refused the stream.
-    Unreachable(String),
-    /// The platform's certificate is not valid.
-    CertificateInvalid(String),
-    /// All streams that the platform accepts were in use by this gateway.
-    Queued,
-    /// The deadline was too close, or nobody waited any more.
-    Withdrawn,
-}
-
-/// A response. Not `Debug`, because headers may contain cookies.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Result<ResponseBody, Malformation>,
-    /// When the request was sent.
-    pub(super) sent_at: SystemTime,
-}
-
-/// A complete response body, which may contain a token or personal data.
-pub(super) struct ResponseBody(pub(super) Zeroizing<Vec<u8>>);
-
-impl AttemptOutcome {
-    /// Returns how certain the effect of the attempt is. `refused` requires a response that
-    /// definitely means that nothing happened. If the request spends something, that
-    /// response must come from the platform itself and not from a proxy in front of it.
-    pub(super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
-        match self {
-            Self::NotSent(_) => Certainty::NotSent,
-            Self::Failed(answer, _) if answer.is_definite(endpoint.spends()) => Certainty::Refused,
-            Self::Failed(..) | Self::Interrupted { .. } => Certainty::Unknown,
-            Self::Succeeded(_) => Certainty::Done,
-        }
-    }
-
-    /// Returns whether the response is one that the platform itself sends. Any other may
-    /// come from something in front of it, and may not belong to the request.
-    fn is_of_the_platform(&self) -> bool {
-        match self {
-            Self::Failed(answer, _) => {
-                answer.body.is_some() && answer.status < 500 && !matches!(answer.status, 408 | 429)
-            }
-            Self::Succeeded(answer) => answer.body.is_ok() && is_json(&answer.headers),
-            Self::Interrupted { .. } | Self::NotSent(_) => false,
-        }
-    }
-
-    /// Returns the HTTP status, if there is a response to act on.
-    pub(super) fn http_status(&self) -> Option<u16> {
-        match self {
-            Self::Failed(answer, _) => Some(answer.status),
-            Self::Succeeded(answer) => Some(answer.status.as_u16()),
-            Self::NotSent(_) | Self::Interrupted { .. } => None,
-        }
-    }
-
-    /// Returns why there is no usable response, for the operator; empty if there is one.
-    pub(super) fn cause(&self) -> String {
-        match self {
-            Self::NotSent(NotSent::Unreachable(cause) | NotSent::CertificateInvalid(cause))
-            | Self::Interrupted { cause, .. } => cause.clone(),
-            Self::NotSent(NotSent::Queued) => "all streams are in use".to_owned(),
-            Self::NotSent(NotSent::Withdrawn) => "withdrawn before it was sent".to_owned(),
-            Self::Failed(..) | Self::Succeeded(_) => String::new(),
-        }
-    }
-
-    /// Returns the label of an attempt without a usable response.
-    pub(super) const fn error_type(&self) -> Option<&'static str> {
-        match self {
-            Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
-            Self::NotSent(NotSent::CertificateInvalid(_)) => Some("certificate_invalid"),
-            Self::NotSent(NotSent::Queued) => Some("queued"),
-            Self::NotSent(NotSent::Withdrawn) => Some("withdrawn"),
-            Self::Interrupted { .. } => Some("interrupted"),
-            Self::Failed(..) | Self::Succeeded(_) => None,
-        }
-    }
-
-    /// Returns whether it indicates that the endpoint is down. `None` if it shows nothing
-    /// about the endpoint: a request that waited for a stream of ours, or was withdrawn,
-    /// must neither open nor close the breaker.
-    pub(super) const fn is_failure(&self) -> Option<bool> {
-        match self {
-            Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
-            | Self::Interrupted { .. } => Some(true),
-            Self::NotSent(NotSent::Queued | NotSent::Withdrawn) => None,
-            Self::Failed(answer, _) => Some(answer.status >= 500),
-            Self::Succeeded(_) => Some(false),
-        }
-    }
-}
-
-impl From<ConnectFailure> for NotSent {
-    fn from(failure: ConnectFailure) -> Self {
-        if failure.is_certificate {
-            Self::CertificateInvalid(failure.cause)
-        } else {
-            Self::Unreachable(failure.cause)
-        }
-    }
-}
-
 /// Sends a request once and follows the exchange to its end, even past the call's deadline:
 /// once a request was sent, its outcome belongs in the audit log.
 pub(super) async fn send(
@@ -194,10 +69,17 @@ pub(super) async fn send(
     call: &Call,
     wall: &WallClock,
 ) -> AttemptOutcome {
-    let until = clock::now() + request.endpoint.timeout;
     call.attempt_begins();
     let mut refused = 0;
     let mut lease = connections.lease();
+    // Boxed: it is rare, and the future of every call would grow by it.
+    if !lease.has_answered()
+        && let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await
+    {
+        call.attempt_ended(Certainty::NotSent);
+        return AttemptOutcome::NotSent(not_sent);
+    }
+    let until = clock::now() + request.endpoint.timeout;
     loop {
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
@@ -216,6 +98,23 @@ pub(super) async fn send(
             }
         }
     }
+}
+
+/// Waits for the name lookup before the first connection of a client; a client that has had one
+/// may still have it, and then needs no address. The wait does not count against the
+/// timeout of the attempt: a slow lookup would use up all attempts of all calls, and each of
+/// them would find the addresses a moment later.
+async fn await_addresses(
+    connections: &Connections,
+    request: &Request<'_>,
+    call: &Call,
+) -> Result<(), NotSent> {
+    let time_left = call.deadline().remaining().saturating_sub(request.endpoint.min_time_left);
+    if let Ok(known) = timeout(time_left, connections.addresses_known()).await {
+        return known.map_err(NotSent::from);
+    }
+    let lookup = connections.unanswered_lookup();
+    Err(lookup.map_or(NotSent::Withdrawn, |error| NotSent::NameLookup(error.to_string())))
 }
 
 /// The request needs another connection; the platform has not processed it.
@@ -241,13 +140,13 @@ async fn exchange(
     match timeout_at(until, lease.connection()).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        Err(_) => return Ok(not_in_time(gate, call)),
+        Err(_) => return Ok(not_in_time(connections, gate, call)),
     }
     let mut patience = Patience::default();
     // A future of its own, whose memory the later steps use again.
     match timeout_at(until, await_turn(connections, gate, &mut patience)).await {
         Ok(turn) => turn?,
-        Err(_) => return Ok(not_in_time(gate, call)),
+        Err(_) => return Ok(not_in_time(connections, gate, call)),
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
         return Err(NoStream::Superseded);
@@ -273,7 +172,7 @@ async fn exchange(
                 if gate.has_passed() {
                     connections.replace_after_timeout(lease);
                 }
-                return Ok(not_in_time(gate, call));
+                return Ok(not_in_time(connections, gate, call));
             }
             () = sleep(STREAM_CHECK), if may_wait_for_stream => {
                 look_elsewhere(connections, gate, &mut patience)?;
@@ -346,7 +245,7 @@ fn look_elsewhere(
 }
 
 /// The outcome of an attempt without a response head in time.
-fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
+fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> AttemptOutcome {
     let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause: "no response in time".to_owned(), headers: None };
@@ -355,6 +254,8 @@ fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
         NotSent::Queued
     } else if is_withdrawn(call) {
         NotSent::Withdrawn
+    } else if let Some(error) = connections.unanswered_lookup() {
+        NotSent::NameLookup(error.to_string())
     } else {
         NotSent::Unreachable("no connection in time".to_owned())
     })
@@ -375,11 +276,11 @@ fn broken(
     if gate.close().is_some() {
         return AttemptOutcome::Interrupted { cause, headers: None };
     }
-    let is_certificate = is_invalid_certificate(error);
-    if !is_certificate && (was_withdrawn || is_withdrawn(call)) {
+    let fault = ConnectFault::of(error);
+    if fault == ConnectFault::Unreachable && (was_withdrawn || is_withdrawn(call)) {
         return AttemptOutcome::NotSent(NotSent::Withdrawn);
     }
-    let failure = ConnectFailure { is_certificate, cause };
+    let failure = ConnectFailure { fault, cause };
     gate.lease().connection_failed(failure.clone());
     AttemptOutcome::NotSent(failure.into())
 }
@@ -453,18 +354,5 @@ impl Drop for AttemptGuard<'_> {
         let otherwise = if passed { Certainty::Unknown } else { Certainty::NotSent };
         self.call.attempt_ended(self.certainty.unwrap_or(otherwise));
         self.gate.lease().end();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
-    #[test]
-    fn what_was_not_sent_for_reasons_of_ours_shows_nothing_about_the_platform() {
-        for cause in [NotSent::Queued, NotSent::Withdrawn] {
-            assert_eq!(AttemptOutcome::NotSent(cause.clone()).is_failure(), None, "{cause:?}");
-        }
     }
 }

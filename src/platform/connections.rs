@@ -27,7 +27,7 @@ pub(super) use self::lease::{ConnectFailure, Lease};
 use crate::{
     backoff::jittered,
     clock::{self, Instant},
-    http_client::{ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings},
+    http_client::{ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, LookupError},
 };
 
 /// Maximum number of clients that take requests at the same time, so of HTTP/2
@@ -204,6 +204,16 @@ impl Connections {
     /// Returns the root cause of a failed request, for the operator.
     pub(super) async fn cause_of(&self, error: &reqwest::Error) -> String {
         self.settings.cause_of(error).await
+    }
+
+    /// Waits until the addresses of the platform are known.
+    pub(super) async fn addresses_known(&self) -> Result<(), ConnectFailure> {
+        self.settings.addresses_known().await.map_err(|error| ConnectFailure::of(&error))
+    }
+
+    /// Returns the error of a request that waited in vain for the name lookup in progress.
+    pub(super) fn unanswered_lookup(&self) -> Option<LookupError> {
+        self.settings.unanswered_lookup()
     }
 
     /// Returns a client for a request that is not an attempt, such as a logout.

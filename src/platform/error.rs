@@ -12,13 +12,19 @@ use crate::credential::CredentialError;
 /// Why an operation failed: its last failure.
 #[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
-    /// No connection: name lookup, TCP, a proxy, a TLS handshake that was cut off; or the
+    /// No connection: TCP, a proxy, a TLS handshake that was cut off; or the
     /// stream was refused before it was processed.
     #[error("cannot reach the platform: {0}")]
     Unreachable(String),
     /// The platform's certificate is expired, for another name, or not trusted.
     #[error("the platform's certificate is not valid: {0}")]
     CertificateInvalid(String),
+    /// The platform's name could not be looked up.
+    #[error("cannot reach the platform: {0}")]
+    NameLookup(String),
+    /// This machine or process lacks a resource for a connection: descriptors, ports, memory.
+    #[error("this machine cannot open a connection to the platform: {0}")]
+    Exhausted(String),
     /// All HTTP/2 streams that the platform accepts were in use by this gateway.
     #[error("no free HTTP/2 stream: all that the platform accepts are in use by this gateway")]
     Queued,

@@ -233,6 +233,8 @@ impl From<NotSent> for PlatformError {
         match cause {
             NotSent::Unreachable(cause) => Self::Unreachable(cause),
             NotSent::CertificateInvalid(cause) => Self::CertificateInvalid(cause),
+            NotSent::NameLookup(cause) => Self::NameLookup(cause),
+            NotSent::Exhausted(cause) => Self::Exhausted(cause),
             NotSent::Queued => Self::Queued,
             NotSent::Withdrawn => Self::DeadlinePassed,
         }

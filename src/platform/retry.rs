@@ -59,7 +59,7 @@ impl Retries {
         let max_attempts = match self.repeat {
             Repeat::Safe { max_attempts } => max_attempts,
             Repeat::IfNotSent { min_time_left } => {
-                let may_repeat = matches!(error, PlatformError::Unreachable(_)) && time_left > min_time_left;
+                let may_repeat = is_not_sent(error) && time_left > min_time_left;
                 return (may_repeat && self.failures == 1).then(|| self.backoff());
             }
         };
@@ -67,7 +67,10 @@ impl Retries {
             return None;
         }
         match error {
-            PlatformError::Unreachable(_) | PlatformError::Interrupted(_) => Some(self.backoff()),
+            PlatformError::Unreachable(_)
+            | PlatformError::NameLookup(_)
+            | PlatformError::Exhausted(_)
+            | PlatformError::Interrupted(_) => Some(self.backoff()),
             PlatformError::Answer(answer) if matches!(answer.status, 408 | 425 | 499 | 500..) => {
                 answer.retry_after.map_or_else(|| Some(self.backoff()), |wish| self.after_wish(wish))
             }
@@ -95,6 +98,15 @@ impl Retries {
     fn backoff(&self) -> Duration {
         self.policy.backoff.full_jitter(self.failures)
     }
+}
+
+/// Returns whether the request certainly had no effect and another attempt may find a
+/// connection.
+const fn is_not_sent(error: &PlatformError) -> bool {
+    matches!(
+        error,
+        PlatformError::Unreachable(_) | PlatformError::NameLookup(_) | PlatformError::Exhausted(_)
+    )
 }
 
 /// Retries per second that are always granted, so that a gateway with few calls retries too.
@@ -181,7 +193,8 @@ mod tests {
     #[test]
     fn what_is_transient_is_tried_three_times_in_all() {
         let statuses = [408, 425, 499, 500, 503].map(|status| answer(status, None));
-        for error in [unreachable(), interrupted()].into_iter().chain(statuses) {
+        let not_sent = [PlatformError::NameLookup(String::new()), PlatformError::Exhausted(String::new())];
+        for error in [unreachable(), interrupted()].into_iter().chain(not_sent).chain(statuses) {
             let mut retries = minting();
             let first = retries.wait_after(&error, LONG).expect("a second attempt");
             assert!(first <= Duration::from_millis(200), "{first:?}");
@@ -245,6 +258,8 @@ mod tests {
         }
         let mut retries = login();
         assert!(retries.wait_after(&unreachable(), LONG).is_some());
+        assert!(login().wait_after(&PlatformError::NameLookup(String::new()), LONG).is_some());
+        assert!(login().wait_after(&PlatformError::Exhausted(String::new()), LONG).is_some());
         assert_eq!(retries.wait_after(&unreachable(), LONG), None);
         assert_eq!(login().wait_after(&unreachable(), Duration::from_secs(2)), None, "too late");
     }

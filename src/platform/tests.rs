@@ -10,6 +10,7 @@ mod http2;
 mod issue;
 mod limits;
 mod login;
+mod names;
 mod reading;
 mod stray;
 mod tls;

@@ -29,9 +29,9 @@ use crate::{
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
 };
 
-/// Connections that have made room and are not closed yet, at most. They are counted apart
-/// from the others, because their place has been given away.
-const MAX_LEAVING: usize = 64;
+/// Connections that have made room and are not closed yet, at most, and never more than may be
+/// open. They are counted apart from the others, because their place has been given away.
+pub(crate) const MAX_LEAVING: usize = 64;
 /// How long a new connection waits for one of them to close, which takes one turn of a worker.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -138,7 +138,7 @@ impl Connections {
         };
         if let Some(group) = full {
             let Some(leaves) = group.next_to_leave(room_from) else { return Attempt::Refused(refusal) };
-            if table.leaving >= MAX_LEAVING {
+            if table.leaving >= MAX_LEAVING.min(max) {
                 return Attempt::Busy;
             }
             table.remove(&leaves);

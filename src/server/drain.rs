@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{connections::Connections, gate::Gate, refused_calls::RefusedCalls};
@@ -83,6 +83,8 @@ impl Phases {
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) times: DrainTimes,
+    /// Cancelled when the process has to stop at once.
+    pub(super) hurry: CancellationToken,
     /// Cancelled when the drain begins, for health.
     pub(super) draining: CancellationToken,
     pub(super) phases: Phases,
@@ -100,12 +102,13 @@ pub(super) struct Calls {
 }
 
 impl Drain {
-    /// Ends all calls, then all connections.
+    /// Ends all calls, then all connections. With `hurry`, waits for nothing but the records
+    /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
         tracing::info!("the drain has begun; health is NOT_SERVING");
         self.draining.cancel();
-        sleep(self.times.lame_duck).await;
+        self.unless_hurried(sleep(self.times.lame_duck)).await;
 
         tracing::info!(
             calls.in_flight = self.calls.as_ref().map_or(0, |calls| calls.in_flight.count()),
@@ -114,13 +117,13 @@ impl Drain {
         );
         self.phases.go_away.cancel();
         // A peer that has not seen the GOAWAY yet may have sent calls: they are served.
-        let _ = timeout(self.times.stragglers, self.connections.all_ended()).await;
+        self.unless_hurried(timeout(self.times.stragglers, self.connections.all_ended())).await;
         let cut_off = match &self.calls {
             Some(calls) => self.end_calls(calls, cut_off_at).await,
             None => 0,
         };
 
-        let _ = timeout(self.times.linger, self.connections.all_ended()).await;
+        self.unless_hurried(timeout(self.times.linger, self.connections.all_ended())).await;
         let closed = self.connections.open();
         self.phases.close.cancel();
         Drained { cut_off, closed }
@@ -130,17 +133,22 @@ impl Drain {
     async fn end_calls(&self, calls: &Calls, cut_off_at: Instant) -> usize {
         let Calls { gate, in_flight, .. } = calls;
         gate.close();
-        if tokio::time::timeout_at(cut_off_at, in_flight.idle()).await.is_ok() {
+        if let Some(Ok(())) = self.unless_hurried(timeout_at(cut_off_at, in_flight.idle())).await {
             return 0;
         }
         let cut_off = in_flight.count();
         tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
         self.phases.cut_off.cancel();
-        if timeout(self.times.settle, in_flight.idle()).await.is_err() {
+        if !matches!(self.unless_hurried(timeout(self.times.settle, in_flight.idle())).await, Some(Ok(()))) {
             // Their outcome stays unknown, but their records are written.
             in_flight.give_up();
             let _ = timeout(LAST_RECORDS, in_flight.idle()).await;
         }
         cut_off
+    }
+
+    /// Waits for `step`, and returns `None` at once if the drain has to hurry.
+    async fn unless_hurried<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        self.hurry.run_until_cancelled(step).await
     }
 }

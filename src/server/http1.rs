@@ -68,7 +68,7 @@ impl Bound {
     /// # Errors
     ///
     /// The thread cannot be started.
-    pub fn serve_http1<Answer, Answered>(
+    pub async fn serve_http1<Answer, Answered>(
         self,
         thread: &str,
         metrics: Metrics,
@@ -79,22 +79,40 @@ impl Bound {
         Answered: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let Self { settings, listener, local_addr, .. } = self;
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Worker)?;
         let stop = CancellationToken::new();
+        let (started, is_started) = oneshot::channel();
         let (end, stopped) = oneshot::channel::<()>();
+        let heartbeat = metrics.threads().register(thread);
+        // Its answers to probes show that it responds.
+        heartbeat.pulse().wait();
         let serving =
             stop.clone().run_until_cancelled_owned(serve(listener, settings.limits, metrics, answer));
         thread::Builder::new()
             .name(thread.to_owned())
             .spawn(move || {
                 let _end = end;
-                if let Some(Err(error)) = runtime.block_on(serving) {
-                    tracing::error!(listener.address = %local_addr, %error, "listener failed");
+                // Built on this thread: if the thread cannot be started, nothing drops a
+                // runtime in the asynchronous context of the caller, which would panic.
+                let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        let _ = started.send(Err(ServeError::Runtime(error)));
+                        return heartbeat.retire();
+                    }
+                };
+                let _ = started.send(Ok(()));
+                match runtime.block_on(serving) {
+                    None => heartbeat.retire(),
+                    // The thread counts as dead: `heartbeat` is dropped.
+                    Some(Ok(())) => tracing::error!(listener.address = %local_addr, "listener ended"),
+                    Some(Err(error)) => {
+                        tracing::error!(listener.address = %local_addr, %error, "listener failed");
+                    }
                 }
                 runtime.shutdown_background();
             })
-            .map_err(ServeError::Worker)?;
+            .map_err(ServeError::Thread)?;
+        is_started.await.map_err(|_| ServeError::Ended)??;
         tracing::info!(listener.address = %local_addr, "the server is listening");
         Ok(Http1Server { local_addr, stop: stop.drop_guard(), stopped })
     }
@@ -341,7 +359,7 @@ mod tests {
         use std::io::{Read, Write};
 
         let answer = |request| answer(request, Arc::new(Semaphore::new(0)));
-        let server = bind(settings()).unwrap().serve_http1("test", Metrics::new(), answer).unwrap();
+        let server = bind(settings()).unwrap().serve_http1("test", Metrics::new(), answer).await.unwrap();
         // No `await` until the end, so nothing else runs on this runtime.
         let mut stream = std::net::TcpStream::connect(server.local_addr()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -357,7 +375,7 @@ mod tests {
         let metrics = Metrics::new();
         let entered = Arc::new(Semaphore::new(0));
         let answer = move |request| answer(request, Arc::clone(&entered));
-        let server = bind(settings()).unwrap().serve_http1("test", metrics, answer).unwrap();
+        let server = bind(settings()).unwrap().serve_http1("test", metrics, answer).await.unwrap();
         let address = server.local_addr();
         let mut answered = TcpStream::connect(address).await.unwrap();
         answered.write_all(REQUEST).await.unwrap();

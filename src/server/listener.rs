@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{net::TcpStream, time::sleep};
 
@@ -49,21 +48,6 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Warns if the process may not open as many files as its connections need: two for
-/// each call's way through, and some for itself.
-pub(super) fn check_open_files(max_connections: usize) {
-    let needed = u64::try_from(max_connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(512);
-    if let Some(allowed) = getrlimit(Resource::Nofile).current
-        && allowed < needed
-    {
-        tracing::warn!(
-            open_files.allowed = allowed,
-            open_files.needed = needed,
-            "the limit of open files is too low for the number of connections"
-        );
-    }
 }
 
 /// Accepts connections and hands on each for which there is a place.

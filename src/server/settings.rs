@@ -72,7 +72,8 @@ impl Settings {
         }
     }
 
-    pub(super) fn number_of_workers(&self) -> usize {
+    /// Returns the number of threads that handle calls.
+    pub(crate) fn number_of_workers(&self) -> usize {
         let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_DEFAULT_WORKERS);
         self.worker_threads.map_or_else(cores, NonZeroUsize::get)
     }

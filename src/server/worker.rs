@@ -4,6 +4,7 @@
 //! pool.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{
         Arc,
@@ -22,6 +23,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    ServeError,
     connection::{self, Shared},
     listener::Accepted,
 };
@@ -48,7 +50,7 @@ pub(super) struct Worker {
 }
 
 /// Resolves when a worker serves, or could not be made.
-pub(super) type Started<E> = oneshot::Receiver<Result<(), E>>;
+pub(super) type Started<E> = oneshot::Receiver<Result<(), ServeError<E>>>;
 
 /// Resolves when a worker's thread has nothing left to do, or is dead.
 pub(super) type Ended = oneshot::Receiver<()>;
@@ -60,14 +62,6 @@ impl Worker {
         heartbeat: Heartbeat,
         make: impl FnOnce() -> Result<Shared, E> + Send + 'static,
     ) -> io::Result<(Self, Started<E>, Ended)> {
-        let wakes = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&wakes);
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .on_thread_unpark(move || {
-                count.fetch_add(1, Ordering::Relaxed);
-            })
-            .build()?;
         let (started, is_started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         // Unbounded, but never longer than the number of connections allowed.
@@ -78,19 +72,32 @@ impl Worker {
         thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
             // Dropped with the thread, also if it panics.
             let _end = end;
-            let run = async {
+            let wakes = Arc::new(AtomicU64::new(0));
+            // Built on this thread: if the thread cannot be started, nothing drops a runtime
+            // in the asynchronous context of the caller, which would panic.
+            let runtime = match runtime(Arc::clone(&wakes)) {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(ServeError::Runtime(error)));
+                    return heartbeat.retire();
+                }
+            };
+            runtime.block_on(async {
                 match make() {
                     Ok(shared) => {
                         let _ = started.send(Ok(()));
-                        tokio::spawn(beat(pulse, wakes, shared.metrics.clone()));
-                        serve_all(Arc::new(shared), accepted, load).await;
+                        let beating = beat(pulse, wakes, shared.metrics.clone());
+                        tokio::select! {
+                            biased;
+                            () = serve_all(Arc::new(shared), accepted, load) => {}
+                            never = beating => match never {},
+                        }
                     }
                     Err(error) => {
-                        let _ = started.send(Err(error));
+                        let _ = started.send(Err(ServeError::Routes(error)));
                     }
                 }
-            };
-            runtime.block_on(run);
+            });
             // A name lookup that hangs must not hold the thread up.
             runtime.shutdown_background();
             heartbeat.retire();
@@ -131,11 +138,21 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
     tracing::error!(peer.address = %accepted.place.entry().address(), "no worker is left to serve a connection");
 }
 
+/// Builds the runtime of a worker, which counts in `wakes` how often its thread wakes up.
+fn runtime(wakes: Arc<AtomicU64>) -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_unpark(move || {
+            wakes.fetch_add(1, Ordering::Relaxed);
+        })
+        .build()
+}
+
 /// Beats for this worker, and measures how late it gets to things.
 ///
 /// All its calls wait as long: it is starved of CPU, or something blocks it. `wakes` counts
 /// how often the thread has woken up: an idle worker is left to sleep until its next heartbeat.
-async fn beat(pulse: Pulse, wakes: Arc<AtomicU64>, metrics: Metrics) {
+async fn beat(pulse: Pulse, wakes: Arc<AtomicU64>, metrics: Metrics) -> Infallible {
     let mut seen = 0;
     loop {
         pulse.beat();

@@ -207,6 +207,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
 fn retry_delay(failure: &Failure) -> Option<Duration> {
     let usual = || match failure.reason {
         Reason::Overloaded
+        | Reason::GatewayExhausted
         | Reason::Draining
         | Reason::AuditUnavailable
         | Reason::CallerQuotaExceeded

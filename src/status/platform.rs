@@ -21,9 +21,10 @@ impl Failure {
     #[must_use]
     pub fn from_platform(operation: Operation, error: &PlatformError) -> Self {
         let failure = match error {
-            PlatformError::Unreachable(_) | PlatformError::CertificateInvalid(_) => {
-                Self::new(Reason::PlatformUnreachable)
-            }
+            PlatformError::Unreachable(_)
+            | PlatformError::CertificateInvalid(_)
+            | PlatformError::NameLookup(_) => Self::new(Reason::PlatformUnreachable),
+            PlatformError::Exhausted(_) => Self::new(Reason::GatewayExhausted),
             PlatformError::Queued | PlatformError::MemoryInUse => Self::new(Reason::Overloaded),
             PlatformError::BreakerOpen { retry_after } => {
                 Self::new(Reason::PlatformUnavailable).retry_after(*retry_after)
@@ -50,6 +51,7 @@ fn from_credential(error: &CredentialError) -> Failure {
         CredentialErrorKind::Unreachable | CredentialErrorKind::CertificateInvalid => {
             Failure::new(Reason::PlatformUnreachable)
         }
+        CredentialErrorKind::Exhausted => Failure::new(Reason::GatewayExhausted),
         CredentialErrorKind::Failing => waits(error),
         CredentialErrorKind::NotAcceptedYet => {
             waits(error).with_meaning("The platform does not accept the gateway's new access token yet.")

@@ -340,6 +340,12 @@ impl Reason {
                 "Fix the user's or tenant's state first; `apiCode` identifies the problem.",
                 useless(&[FailedPrecondition]),
             ),
+            Self::GatewayExhausted => Entry::both(
+                Trouble,
+                "This replica lacks descriptors, ports or memory for a connection; the request was not sent.",
+                "Retry with backoff; contact the gateway's operator if it persists.",
+                with_backoff(&[Unavailable]),
+            ),
             Self::InternalError => Entry::each(
                 Operator,
                 "The gateway itself failed.",

@@ -9,6 +9,7 @@ mod api_client;
 mod audit;
 mod family;
 mod health_calls;
+mod outgoing;
 mod peers;
 mod registered;
 mod reloads;
@@ -30,12 +31,17 @@ pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
+    outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::{JwksMetrics, ReloadMetrics, Reloaded},
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
-use super::{names, threads::Threads};
+use super::{
+    duties::{Duties, Duty},
+    names,
+    threads::Threads,
+};
 use crate::{
     call::{BodyLimit, InFlightLimit, Operation},
     clock,
@@ -296,6 +302,24 @@ impl CallLimit {
     }
 }
 
+/// A limit that is lowered if the process may not open as many files as it takes, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectiveLimit {
+    /// `max_connections`.
+    Connections,
+    /// `max_in_flight`.
+    InFlight,
+}
+
+impl EffectiveLimit {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::InFlight => "in_flight",
+        }
+    }
+}
+
 /// What refused calls without records of their own are counted by, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CountedBy {
@@ -551,10 +575,32 @@ impl Metrics {
         &self.0.threads
     }
 
+    /// Returns the background tasks, which the metrics show.
+    #[must_use]
+    pub fn duties(&self) -> &Duties {
+        &self.0.duties
+    }
+
+    /// Sets a limit in effect.
+    pub fn limit(&self, limit: EffectiveLimit, value: u32) {
+        self.0.limits.with_label_values(&[limit.as_str()]).set(value.into());
+    }
+
+    /// Sets whether limits are lower than configured because of the limit of open files.
+    pub fn limits_lowered(&self, lowered: bool) {
+        self.0.limits_lowered.set(f64::from(u8::from(lowered)));
+    }
+
     /// Returns the metrics of traces.
     #[must_use]
     pub fn traces(&self) -> TraceMetrics {
         self.0.traces.clone()
+    }
+
+    /// Returns the metrics of outgoing connections.
+    #[must_use]
+    pub fn outgoing(&self) -> OutgoingMetrics {
+        self.0.outgoing.clone()
     }
 
     /// Returns the metrics of the admin port's requests.
@@ -591,6 +637,7 @@ impl Metrics {
             client.refresh();
         }
         self.0.audit_queue.refresh();
+        self.0.outgoing.refresh();
         let in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.calls_in_flight.set(sum(in_flight.iter().map(InFlightLimit::count)));
         let bodies = self.0.awaited_bodies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -606,6 +653,12 @@ impl Metrics {
         for (thread, condition) in self.0.threads.conditions() {
             let up = if condition.is_failure() { 0.0 } else { 1.0 };
             self.0.thread_up.with_label_values(&[&*thread]).set(up);
+        }
+        self.0.duty_up.reset();
+        for duty in Duty::ALL {
+            if let Some(is_up) = self.0.duties.is_up(duty) {
+                self.0.duty_up.with_label_values(&[duty.as_str()]).set(f64::from(u8::from(is_up)));
+            }
         }
         // Fails only for metrics without a name or a value.
         TextEncoder::new().encode_to_string(&self.0.registry.gather()).unwrap_or_default()

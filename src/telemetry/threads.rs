@@ -2,7 +2,8 @@
 //!
 //! A thread with a runtime beats by a timer, every 4 s, so that an idle process hardly wakes
 //! up. A thread that waits for work marks its waits instead, and never wakes up only for its
-//! heartbeat. What follows from a missing heartbeat is decided by `admin` and `server`.
+//! heartbeat. What follows from a missing heartbeat is decided by `admin` and `server`, and
+//! what follows from the death of a thread by `app`.
 
 use std::{
     convert::Infallible,
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use crate::clock::{self, Instant};
 
@@ -33,6 +34,8 @@ pub struct Threads(Arc<Inner>);
 struct Inner {
     blocked_after: Duration,
     running: Mutex<Vec<Pulse>>,
+    /// The first thread that has died.
+    lost: watch::Sender<Option<Arc<str>>>,
 }
 
 /// The heartbeat of a thread, owned by the thread: if it is dropped before
@@ -88,7 +91,7 @@ impl Threads {
     }
 
     fn with_limit(blocked_after: Duration) -> Self {
-        Self(Arc::new(Inner { blocked_after, running: Mutex::default() }))
+        Self(Arc::new(Inner { blocked_after, running: Mutex::default(), lost: watch::Sender::default() }))
     }
 
     /// Adds a thread, which has its first heartbeat now. `name` must be unique.
@@ -115,6 +118,22 @@ impl Threads {
     pub(super) fn conditions(&self) -> Vec<(Box<str>, Condition)> {
         let running = self.running();
         running.iter().map(|pulse| (pulse.0.name.clone(), pulse.condition())).collect()
+    }
+
+    /// Resolves with the name of the first thread that has died: it panicked, or returned
+    /// before its heartbeat was retired. A thread cannot be restarted, because what it owned
+    /// is gone.
+    pub async fn lost(&self) -> Arc<str> {
+        let mut lost = self.0.lost.subscribe();
+        loop {
+            if let Some(name) = &*lost.borrow_and_update() {
+                return Arc::clone(name);
+            }
+            if lost.changed().await.is_err() {
+                // The sender lives as long as `self`.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Beats for the calling thread, and logs when another thread stops responding and when
@@ -159,6 +178,14 @@ impl Heartbeat {
 impl Drop for Heartbeat {
     fn drop(&mut self) {
         self.pulse.0.beat.store(DEAD, Ordering::Release);
+        let is_running = self.threads.running().iter().any(|other| Arc::ptr_eq(&other.0, &self.pulse.0));
+        if is_running {
+            self.threads.0.lost.send_if_modified(|lost| {
+                let is_first = lost.is_none();
+                lost.get_or_insert_with(|| Arc::from(self.pulse.name()));
+                is_first
+            });
+        }
     }
 }
 
@@ -287,6 +314,20 @@ mod tests {
         thread.join().expect_err("it panics");
         assert_eq!(pulse.condition(), Condition::Dead);
         assert_eq!(reported(&threads), ["thread worker-1 has panicked"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_thread_that_dies_is_reported_and_one_that_retires_is_not() {
+        let threads = Threads::new();
+        let (retired, first, second) =
+            (threads.register("health-0"), threads.register("worker-0"), threads.register("worker-1"));
+        let lost = tokio::time::timeout(Duration::from_mins(1), threads.lost());
+        retired.retire();
+        assert!(lost.await.is_err(), "none has died");
+        drop(first);
+        drop(second);
+        assert_eq!(&*threads.lost().await, "worker-0");
+        assert_eq!(&*threads.lost().await, "worker-0", "also for those who ask later");
     }
 
     #[tokio::test(start_paused = true)]

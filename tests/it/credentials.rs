@@ -374,6 +374,7 @@ async fn check_config_online_names_the_cause_for_each_api_client() {
     platforms.push(("nobody", closed));
     let setup = Setup::for_platforms(&platforms);
     setup.write_config();
+    #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     let checked = tokio::task::spawn_blocking(move || setup.run(&["check-config", "--online"]));
     let checked = checked.await.expect("no panic");
     assert_eq!(checked.status.code(), Some(1));

@@ -209,7 +209,7 @@ impl Running {
         requests.iter().any(|request| request.header("authorization") == Some(&basic))
     }
 
-    async fn failing(&self, what: &str) -> bool {
+    fn failing(&self, what: &str) -> bool {
         let name = format!("ott_gateway_reload_failing{{what=\"{what}\"}}");
         self.admin.scrape().find(&name) == Some(1.0)
     }
@@ -248,7 +248,7 @@ async fn recovers_from(fault: Fault) {
     let broken = FILES.iter().filter(|name| **name != "tls.key");
     broken.for_each(|name| fault.put(&running.path(name)));
     for what in ["rules", "client_secret", "jwks", "certificate", "client_ca"] {
-        until(SHOWN, &format!("{fault:?} is shown for {what}"), async || running.failing(what).await).await;
+        until(SHOWN, &format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
     }
     assert_eq!(running.allowed(first).await, "OK", "the last version stays in use");
     assert!(running.serves(first).await && running.jwt(first).await == "OK" && running.shows(first).await);
@@ -270,20 +270,20 @@ async fn recovers_from(fault: Fault) {
     assert_eq!(running.jwt(first).await, "Unauthenticated CALLER_UNAUTHENTICATED");
     assert!(!running.serves(first).await, "its authority is withdrawn");
     for what in ["rules", "client_secret", "jwks", "certificate", "client_ca"] {
-        assert!(!running.failing(what).await, "{what}");
+        assert!(!running.failing(what), "{what}");
     }
 
     // The key alone: the authorities are taken over meanwhile.
     fault.put(&running.path("tls.key"));
-    until(SHOWN, &format!("{fault:?} is shown for the key"), async || running.failing("certificate").await)
+    until(SHOWN, &format!("{fault:?} is shown for the key"), async || running.failing("certificate"))
         .await;
     put(&running.path("ca.crt"), &third.clients.certificate());
     until(IN_FORCE, "the authority is withdrawn", async || !running.serves(second).await).await;
-    assert!(running.serves(third).await && running.failing("certificate").await);
+    assert!(running.serves(third).await && running.failing("certificate"));
     put(&running.path("tls.crt"), &third.pair.certificate);
     fault.replace(&running.path("tls.key"), &third.pair.private_key);
     until(IN_FORCE, "the pair is in use", async || running.shows(third).await).await;
-    assert!(!running.failing("certificate").await);
+    assert!(!running.failing("certificate"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,18 +28,21 @@ async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let subject = Some(Subject::Login("user".to_owned()));
     let request = IssueOttRequest { subject, ..IssueOttRequest::default() };
     gateway.client().await.issue_ott(request).await.expect("a token");
-    // Only one with TLS shows certificates, and only one with a JWKS URL the age of keys.
+    // Only one with TLS shows certificates, only one with a JWKS URL the age of keys, and only
+    // one that connects to a name the age of its addresses.
     let pair = Authority::new("server").issue(&["localhost"]);
     let setup = Setup::for_platform(upstream.address());
     pair.write(setup.folder());
     let files = "certificate_file = \"FOLDER/tls.crt\"\nprivate_key_file = \"FOLDER/tls.key\"";
-    let jwt = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://127.0.0.1:1/\"";
+    let jwt = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://localhost:1/\"";
     let with_tls = setup.replacing("[admin]", &format!("[server.tls]\n{files}\n{jwt}\n[admin]")).start();
-    let of_certificates = async || {
+    let of_files_and_names = async || {
         let text = Admin(with_tls.admin()).scrape().text().to_owned();
-        text.contains("ott_gateway_certificate_not_after")
+        ["ott_gateway_certificate_not_after", "ott_gateway_name_addresses_age_seconds{"]
+            .iter()
+            .all(|metric| text.contains(metric))
     };
-    until(PATIENCE, "certificates are shown", of_certificates).await;
+    until(PATIENCE, "certificates and addresses are shown", of_files_and_names).await;
     let mut shown: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let pages = [gateway.admin(), with_tls.admin()].map(|admin| Admin(admin).scrape().text().to_owned());
     for line in pages.iter().flat_map(|page| page.lines()).filter(|line| !line.starts_with('#')) {

@@ -9,8 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::{
-    Attribute, Ident, ItemMod, UsePath, UseTree,
+    Attribute, Expr, ExprCall, ExprMethodCall, Ident, ItemImpl, ItemMod, Macro, UsePath, UseTree,
     visit::{self, Visit},
 };
 
@@ -59,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "call",
             "ott",
             "backoff",
+            "supervision",
         ],
     ),
     ("config", &["caller", "http_client", "call", "secret", "files", "pki", "clock"]),
@@ -82,6 +84,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "memory",
             "pki",
             "validity",
+            "supervision",
         ],
     ),
     (
@@ -124,10 +127,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("credential", &["http_client", "telemetry", "call", "clock", "secret", "files", "backoff"]),
     ("status", &["platform", "credential", "access", "caller", "call", "proto", "reason", "backoff"]),
-    ("http_client", &["pki", "files", "memory", "clock", "backoff"]),
+    ("http_client", &["pki", "files", "memory", "telemetry", "clock", "backoff"]),
     ("audit", &["call", "ott", "reason", "telemetry", "clock", "secret", "backoff"]),
     ("health", &["proto", "telemetry", "clock"]),
     ("admin", &["health", "telemetry", "clock"]),
+    ("supervision", &["telemetry", "clock", "backoff"]),
     ("telemetry", &["call", "reason", "files", "memory", "validity", "clock"]),
     ("call", &["clock", "memory", "ott", "reason"]),
     ("reason", &[]),
@@ -142,6 +146,56 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("sandbox", &["clock"]),
 ];
+
+/// The places that start tasks and threads, how many each has, and why they are no duties of
+/// `supervision`. A task that runs as long as the gateway has to be one: otherwise its end is
+/// seen by nobody.
+const MAY_SPAWN: &[(&str, usize, &str)] = &[
+    ("src/supervision.rs", 1, "runs the duties"),
+    ("src/audit/thread.rs", 1, "the audit thread, which has a heartbeat"),
+    ("src/server/http1.rs", 2, "the admin thread, which has a heartbeat, and the connections on it"),
+    ("src/server/worker.rs", 2, "a worker, which has a heartbeat, and the connections on it"),
+    ("src/telemetry/logging/writer.rs", 1, "the log thread, which reports lines that it cannot write"),
+    ("src/telemetry/tracing/otlp.rs", 1, "the last export of traces, which is waited for"),
+    ("src/server/completion.rs", 1, "the record of one call"),
+    ("src/server/tls/turns.rs", 1, "the end of one step of a handshake"),
+    ("src/service/detached.rs", 1, "the work of one call"),
+    ("src/service/undelivered.rs", 1, "the logout of one session"),
+    ("src/platform/connections.rs", 1, "one renewal of connections"),
+    ("src/app/online_check.rs", 1, "one token request"),
+    ("src/app/reload.rs", 1, "one check of the configuration"),
+    ("src/files/timed.rs", 1, "one read of files"),
+    ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
+    ("src/sandbox.rs", 1, "the copy of the platform"),
+    ("src/sandbox/listener.rs", 1, "the connections to the copy of the platform"),
+];
+
+#[test]
+fn tasks_that_run_as_long_as_the_gateway_are_supervised() {
+    let mut wrong = Vec::new();
+    let is_for_tests = |file: &PathBuf| file.file_name().is_some_and(|name| name == "for_test.rs");
+    for file in sources(Path::new("src")).into_iter().filter(|file| !is_for_tests(file)) {
+        let text = fs::read_to_string(&file).expect("a source file can be read");
+        let found = spawns(&text);
+        let listed = MAY_SPAWN.iter().find(|(path, ..)| Path::new(path) == file);
+        let expected = listed.map_or(0, |(_, count, _)| *count);
+        if found != expected {
+            wrong.push(format!("{}: starts {found} tasks or threads, {expected} are listed", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_task_that_is_started_is_seen() {
+    let text = "
+        fn f() { tokio::spawn(async {}); thread::Builder::new().spawn(|| ()); tasks.spawn(async {}); }
+        async fn g() { tokio::select! { _ = spawn_blocking(|| ()) => {} } }
+        #[cfg(test)]
+        mod tests { fn f() { tokio::spawn(async {}); } }
+    ";
+    assert_eq!(spawns(text), 4);
+}
 
 #[test]
 fn dependencies_run_downwards() {
@@ -224,6 +278,81 @@ fn uses(text: &str) -> BTreeSet<String> {
     seen.rooms
 }
 
+/// How many tasks and threads a file's code starts, tests left out: by any function whose name
+/// begins with `spawn`.
+fn spawns(text: &str) -> usize {
+    let mut spawns = Spawns::default();
+    spawns.visit_file(&syn::parse_file(text).expect("a source file is Rust"));
+    spawns.0
+}
+
+#[derive(Default)]
+struct Spawns(usize);
+
+impl Spawns {
+    fn note(&mut self, function: &Ident) {
+        self.0 += usize::from(function.to_string().starts_with("spawn"));
+    }
+}
+
+impl<'ast> Visit<'ast> for Spawns {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if !is_test(module) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        if !item.attrs.iter().any(is_for_tests) {
+            visit::visit_item_impl(self, item);
+        }
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'ast ExprMethodCall) {
+        self.note(&call.method);
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let Expr::Path(function) = &*call.func
+            && let Some(last) = function.path.segments.last()
+        {
+            self.note(&last.ident);
+        }
+        visit::visit_expr_call(self, call);
+    }
+
+    /// The arguments of a macro are not parsed: a call in them is found by its tokens.
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        self.0 += spawns_in(call.tokens.clone());
+    }
+}
+
+/// How many words that begin with `spawn` are followed by parentheses.
+fn spawns_in(tokens: TokenStream) -> usize {
+    let mut count = 0;
+    let mut names_spawn = false;
+    for token in tokens {
+        let is_spawn = matches!(&token, TokenTree::Ident(word) if word.to_string().starts_with("spawn"));
+        if let TokenTree::Group(group) = token {
+            count += usize::from(names_spawn && group.delimiter() == Delimiter::Parenthesis);
+            count += spawns_in(group.stream());
+        }
+        names_spawn = is_spawn;
+    }
+    count
+}
+
+/// Whether an attribute is `#[cfg(test)]`.
+fn is_for_tests(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
+        && attribute.parse_args::<Ident>().is_ok_and(|condition| condition == "test")
+}
+
+fn is_test(module: &ItemMod) -> bool {
+    module.attrs.iter().any(is_for_tests)
+}
+
 #[derive(Default)]
 struct Seen {
     rooms: BTreeSet<String>,
@@ -241,11 +370,7 @@ impl Seen {
 
 impl<'ast> Visit<'ast> for Seen {
     fn visit_item_mod(&mut self, module: &'ast ItemMod) {
-        let is_test = |attribute: &Attribute| {
-            attribute.path().is_ident("cfg")
-                && attribute.parse_args::<Ident>().is_ok_and(|condition| condition == "test")
-        };
-        if !module.attrs.iter().any(is_test) {
+        if !is_test(module) {
             visit::visit_item_mod(self, module);
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod calling;
 pub(crate) mod collector;
 pub(crate) mod gateway;
 pub(crate) mod issuer;
+pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
 #[expect(dead_code, reason = "the unit tests of `platform` use the rest")]

@@ -44,8 +44,8 @@ impl Followed {
         let metrics = Metrics::new();
         let policy = settings::policy(&config.access, &config.callers.tokens).unwrap();
         let access = Access::new(policy, metrics.clone());
-        let (reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
-        let task = AbortOnDropHandle::new(tokio::spawn(reload.run()));
+        let (mut reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { drop(reload.run().await) }));
         Self { folder, access, metrics, trigger, _task: task }
     }
 

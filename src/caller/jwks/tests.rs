@@ -60,12 +60,12 @@ fn of(metrics: &Metrics) -> JwksMetrics {
 }
 
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, refresh) = JwksRefresh::start(
+    let (ring, mut refresh) = JwksRefresh::start(
         JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE },
         of(&Metrics::new()),
     )
     .unwrap();
-    tokio::spawn(refresh.run());
+    tokio::spawn(async move { refresh.run().await });
     ring
 }
 
@@ -267,8 +267,9 @@ impl Followed {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, keys).unwrap();
         let metrics = Metrics::new();
-        let (ring, refresh) = JwksRefresh::start(JwksSource::File(path), of(&metrics)).unwrap();
-        Self { folder, ring, metrics, _task: AbortOnDropHandle::new(tokio::spawn(refresh.run())) }
+        let (ring, mut refresh) = JwksRefresh::start(JwksSource::File(path), of(&metrics)).unwrap();
+        let task = tokio::spawn(async move { refresh.run().await });
+        Self { folder, ring, metrics, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Replaces the file, or removes it, and waits until a change is in use.

@@ -115,9 +115,9 @@ impl Followed {
         fs::write(folder.path().join("file"), text).unwrap();
         let (record, (send, receive)) = (Arc::<Record>::default(), watch::channel(in_use));
         let file = Number { path: folder.path().join("file"), record: Arc::clone(&record), in_use: send };
-        let follower = Follower::new(file, in_use, WallClock::following_monotonic());
+        let mut follower = Follower::new(file, in_use, WallClock::following_monotonic());
         let trigger = follower.trigger();
-        let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { match follower.run().await {} }));
         Self { folder, record, in_use: receive, trigger, _task: task }
     }
 
@@ -291,9 +291,10 @@ async fn first_value_is_used_at_once_if_it_was_written_long_ago() {
         file.set_modified(wall.now() - Duration::from_secs(age)).unwrap();
         let (send, mut in_use) = watch::channel(None);
         let record = Arc::<Record>::default();
-        let follower = Follower::new(Number { path, record: Arc::clone(&record), in_use: send }, None, wall);
+        let mut follower =
+            Follower::new(Number { path, record: Arc::clone(&record), in_use: send }, None, wall);
         let began = clock::now();
-        let _task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let _task = AbortOnDropHandle::new(tokio::spawn(async move { match follower.run().await {} }));
         in_use.wait_for(|value| *value == Some(1)).await.unwrap();
         let took = began.elapsed();
         assert!(

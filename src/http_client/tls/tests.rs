@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::http_client::{HttpSettings, UnpooledClient};
+use crate::http_client::{HttpSettings, Resolver, UnpooledClient};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -122,7 +122,8 @@ async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind
 /// The cause of a failed request, for the operator.
 async fn cause(tls: &Arc<ClientTls>, address: SocketAddr) -> String {
     let url: Url = format!("https://localhost:{}/", address.port()).parse().unwrap();
-    let client = UnpooledClient::new(HttpSettings::new(url.clone(), Arc::clone(tls))).unwrap();
+    let client =
+        UnpooledClient::new(HttpSettings::new(url.clone(), Arc::clone(tls), Resolver::for_test())).unwrap();
     let error = client.send(client.client().get(url)).await.expect_err("it fails");
     client.cause_of(&error).await
 }

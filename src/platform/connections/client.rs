@@ -155,6 +155,11 @@ impl Client {
         self.progress().response(protocol);
     }
 
+    /// Returns whether there has been a response.
+    pub(super) fn has_answered(&self) -> bool {
+        self.progress().answered_at.is_some()
+    }
+
     /// Records a response that the platform itself does not send.
     pub(super) fn distrust(&self) {
         self.distrusted.store(true, Ordering::Relaxed);

@@ -10,15 +10,24 @@ use tokio::{
 #[cfg(test)]
 use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
-use crate::{clock, http_client::HttpProtocol};
+use crate::{
+    clock,
+    http_client::{ConnectFault, HttpProtocol, cause::root_cause},
+};
 
 /// Why there is no connection, as the network stack reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct ConnectFailure {
-    /// The server's certificate was refused.
-    pub(in super::super) is_certificate: bool,
+    pub(in super::super) fault: ConnectFault,
     /// For the operator.
     pub(in super::super) cause: String,
+}
+
+impl ConnectFailure {
+    /// The failure of a request that was not sent because of this error.
+    pub(in super::super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { fault: ConnectFault::of(error), cause: root_cause(error) }
+    }
 }
 
 /// One request's place on a client, from its assignment to the end of its response.
@@ -53,9 +62,9 @@ impl Lease {
     /// A lease on a client that never connects anywhere.
     #[cfg(test)]
     pub(in super::super) fn for_test() -> Self {
-        use crate::http_client::{ConnectionReuse, HttpSettings, tls_config};
+        use crate::http_client::{ConnectionReuse, HttpSettings, Resolver, tls_config};
         let server = url::Url::parse("https://localhost").expect("a URL");
-        let settings = HttpSettings::new(server, tls_config(None).expect("TLS"));
+        let settings = HttpSettings::new(server, tls_config(None).expect("TLS"), Resolver::for_test());
         let client = Client::new(&settings, ConnectionReuse::Never, KnownServer::speaking(None), 0);
         Self::new(Arc::new(client.expect("a client")))
     }
@@ -125,6 +134,11 @@ impl Lease {
         {
             *self.own_turn() = Some(turn);
         }
+    }
+
+    /// Returns whether its client has ever received a response, so may have a connection.
+    pub(in super::super) fn has_answered(&self) -> bool {
+        self.client.has_answered()
     }
 
     /// Returns whether the request may have to wait for a stream.

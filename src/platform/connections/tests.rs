@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::{
-    backoff::assert_spread, clock::HeldClock, http_client::tls_config,
+    backoff::assert_spread,
+    clock::HeldClock,
+    http_client::{Resolver, tls_config},
     telemetry::logging::captured::CapturedLog,
 };
 
 /// Nobody listens on this port.
 fn unreachable() -> HttpSettings {
-    HttpSettings::new("http://127.0.0.1:9".parse().unwrap(), tls_config(None).unwrap())
+    HttpSettings::new("http://127.0.0.1:9".parse().unwrap(), tls_config(None).unwrap(), Resolver::for_test())
 }
 
 #[tokio::test(start_paused = true)]

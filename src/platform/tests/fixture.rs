@@ -18,7 +18,7 @@ use crate::{
 };
 pub(super) use crate::{
     call::{Call, Certainty},
-    http_client::{ClientTls, HttpSettings, tls_config},
+    http_client::{ClientTls, HttpSettings, Resolver, tls_config},
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         data_center::DataCenter,
@@ -80,7 +80,7 @@ pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: C
 }
 
 pub(super) fn http_settings(settings: &Settings, tls: Arc<ClientTls>) -> HttpSettings {
-    HttpSettings::new(settings.data_center.base_url().clone(), tls)
+    HttpSettings::new(settings.data_center.base_url().clone(), tls, Resolver::for_test())
 }
 
 /// A client with other settings of its HTTP client than usual.

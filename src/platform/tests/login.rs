@@ -339,11 +339,17 @@ async fn a_host_that_does_not_exist_is_unreachable_for_both() {
     let client = client_of(&url, None, quick(), Credential::for_test());
     let (minting, spending) = (call(), call());
     let error = issue(&client, &minting).await.unwrap_err();
-    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
+    assert!(error.kind.to_string().ends_with(".invalid: no such name"), "{error:?}");
     assert_eq!((error.certainty, minting.attempts()), (Certainty::NotSent, 3));
     let error = log_in(&client, "OTT-1", &spending).await.unwrap_err();
-    assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
+    assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
     assert_eq!((error.certainty, spending.attempts()), (Certainty::NotSent, 2));
+    // Nor does any number of them open the breaker.
+    for _ in 0..20 {
+        let error = log_in(&client, "OTT-1", &call()).await.unwrap_err();
+        assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
+    }
 }
 
 #[tokio::test]

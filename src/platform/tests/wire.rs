@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::fixture::*;
 use crate::{
     credential::Credential,
-    http_client::{ConnectionReuse, Proxy, build},
+    http_client::{ConnectionReuse, Proxy, Resolver, build},
     ott::{Name, Subject},
     platform::LogoutOutcome,
     telemetry::{logging::captured::CapturedLog, tracing::CallSpan},
@@ -132,7 +132,7 @@ async fn connections_are_reused() {
 async fn an_old_client_is_replaced_with_its_connections() {
     let upstream = Upstream::http().await;
     let data_center = DataCenter::parse(&upstream.url()).unwrap();
-    let mut settings = HttpSettings::new(data_center.base_url().clone(), shared_tls());
+    let mut settings = HttpSettings::new(data_center.base_url().clone(), shared_tls(), Resolver::for_test());
     // Due at every request.
     settings.max_connection_age = std::time::Duration::ZERO;
     let client = client_over(self::settings(&upstream.url(), quick()), settings, Credential::for_test());
@@ -155,7 +155,7 @@ fn plain_http_is_only_for_the_loopback() {
         ("http://10.0.0.1", false),
         ("http://localhost.example.com", false),
     ] {
-        let settings = HttpSettings::new(url.parse().unwrap(), shared_tls());
+        let settings = HttpSettings::new(url.parse().unwrap(), shared_tls(), Resolver::for_test());
         assert_eq!(build(&settings, ConnectionReuse::Never).is_ok(), fine, "{url}");
     }
 }

@@ -202,26 +202,29 @@ async fn longest_idle_connection_makes_room_where_nobody_is_identified() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_that_are_being_closed_are_bounded() {
-    let connections = connections(&limits(1, 1));
-    let mut leaving = Vec::new();
-    for peer in 0..=MAX_LEAVING {
-        leaving.push(of_peer(&connections, u8::try_from(peer).unwrap()).await);
-    }
-    assert_eq!(connections.open(), 1 + MAX_LEAVING);
-    let began = clock::now();
-    assert!(is_refused(&connections, 200).await);
-    assert_eq!(clock::now() - began, LEAVING_TIMEOUT);
-    assert_eq!(refused(&connections), [true, false]);
+    // Never more of them than there may be open ones.
+    for (max, max_leaving) in [(1, 1), (MAX_LEAVING + 1, MAX_LEAVING)] {
+        let connections = connections(&limits(max, max));
+        let mut leaving = Vec::new();
+        for peer in 0..max + max_leaving {
+            leaving.push(of_peer(&connections, u8::try_from(peer).unwrap()).await);
+        }
+        assert_eq!(connections.open(), max + max_leaving);
+        let began = clock::now();
+        assert!(is_refused(&connections, 200).await);
+        assert_eq!(clock::now() - began, LEAVING_TIMEOUT);
+        assert_eq!(refused(&connections), [true, false]);
 
-    // A newcomer that is waiting gets the place of the next one that is closed.
-    let closed = async {
-        tokio::time::sleep(LEAVING_TIMEOUT / 2).await;
-        leaving.swap_remove(0);
-    };
-    let began = clock::now();
-    let (newcomer, ()) = tokio::join!(of_peer(&connections, 200), closed);
-    assert_eq!((clock::now() - began, is_evicted(&newcomer)), (LEAVING_TIMEOUT / 2, false));
-    assert_eq!(connections.open(), 1 + MAX_LEAVING);
+        // A newcomer that is waiting gets the place of the next one that is closed.
+        let closed = async {
+            tokio::time::sleep(LEAVING_TIMEOUT / 2).await;
+            leaving.swap_remove(0);
+        };
+        let began = clock::now();
+        let (newcomer, ()) = tokio::join!(of_peer(&connections, 200), closed);
+        assert_eq!((clock::now() - began, is_evicted(&newcomer)), (LEAVING_TIMEOUT / 2, false));
+        assert_eq!(connections.open(), max + max_leaving);
+    }
 }
 
 #[tokio::test(start_paused = true)]

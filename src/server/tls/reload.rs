@@ -7,6 +7,7 @@
 //! yet will be.
 
 use std::{
+    convert::Infallible,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,9 +30,16 @@ use crate::{
 pub(crate) struct Reload {
     settings: Settings,
     current: Current,
+    clock: WallClock,
+    /// Until the files are followed.
+    initial: Option<Initial>,
+    followers: Option<(Follower<PairFiles>, Option<Follower<ClientCaFile>>)>,
+}
+
+/// What the files contained at the start.
+struct Initial {
     pair: Pair,
     client_cas: Option<(PathBuf, Authorities)>,
-    clock: WallClock,
 }
 
 impl Reload {
@@ -46,7 +54,8 @@ impl Reload {
         };
         let authorities = client_cas.as_ref().map(|(_, authorities)| authorities);
         let current = Current::new(pair.identity.clone(), client_auth, authorities)?;
-        Ok(Self { settings, current, pair, client_cas, clock: WallClock::system() })
+        let initial = Some(Initial { pair, client_cas });
+        Ok(Self { settings, current, clock: WallClock::system(), initial, followers: None })
     }
 
     /// What handshakes use.
@@ -55,18 +64,28 @@ impl Reload {
     }
 
     /// Follows the files. Never returns.
-    pub(crate) async fn run(self, metrics: Metrics) {
-        let (pair, client_cas) = self.followers(&metrics);
-        match client_cas {
-            Some(client_cas) => {
-                tokio::join!(pair.run(), client_cas.run());
+    pub(crate) async fn run(&mut self, metrics: &Metrics) -> Infallible {
+        if let Some(initial) = self.initial.take() {
+            self.followers = Some(self.followers(initial, metrics));
+        }
+        match &mut self.followers {
+            Some((pair, Some(client_cas))) => {
+                let (never, _) = tokio::join!(pair.run(), client_cas.run());
+                never
             }
-            None => pair.run().await,
+            Some((pair, None)) => pair.run().await,
+            // There are followers once `initial` has been taken.
+            None => std::future::pending().await,
         }
     }
 
-    fn followers(self, metrics: &Metrics) -> (Follower<PairFiles>, Option<Follower<ClientCaFile>>) {
-        let Self { settings, current, pair, client_cas, clock } = self;
+    fn followers(
+        &self,
+        Initial { pair, client_cas }: Initial,
+        metrics: &Metrics,
+    ) -> (Follower<PairFiles>, Option<Follower<ClientCaFile>>) {
+        let Self { settings, current, clock, .. } = self;
+        let (settings, current, clock) = (settings.clone(), current.clone(), clock.clone());
         let interval = settings.poll_interval;
         let (client_auth, ca_current) = (settings.client_auth.clone(), current.clone());
         let files = PairFiles::new(settings, current, &pair, metrics, &clock);

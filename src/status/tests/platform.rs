@@ -225,6 +225,10 @@ fn what_is_no_answer_is_decided_by_certainty() {
             &answer(operation, PlatformError::Unreachable(String::new()), NotSent),
             unreachable,
         );
+        check("lookup", &answer(operation, PlatformError::NameLookup(String::new()), NotSent), unreachable);
+        let exhausted = answer(operation, PlatformError::Exhausted(String::new()), NotSent);
+        check("exhausted", &exhausted, may_be_retried(Code::Unavailable, "GATEWAY_EXHAUSTED", "not_sent"));
+        assert!(exhausted.retry_delay().is_some() && !exhausted.message.contains("platform"));
         check(
             "certificate",
             &answer(operation, PlatformError::CertificateInvalid(String::new()), NotSent),
@@ -272,6 +276,7 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
     let rows = [
         (Kind::Rejected, Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", true),
         (Kind::Unreachable, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
+        (Kind::Exhausted, Code::Unavailable, "GATEWAY_EXHAUSTED", false),
         (Kind::CertificateInvalid, Code::Unavailable, "PLATFORM_UNREACHABLE", false),
         (Kind::Failing, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),
         (Kind::NotAcceptedYet, Code::Unavailable, "PLATFORM_UNAVAILABLE", false),

@@ -17,7 +17,7 @@ use tonic::Code;
 
 use super::{
     AdminMetrics, ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method,
-    QuotaBucket, TraceMetrics, WatchMetrics,
+    OutgoingMetrics, QuotaBucket, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -29,7 +29,11 @@ use crate::{
     call::{BodyLimit, InFlightLimit},
     memory::ResponseMemory,
     reason::Reason,
-    telemetry::{names, threads::Threads},
+    telemetry::{
+        duties::{Duties, Duty},
+        names,
+        threads::Threads,
+    },
 };
 
 /// The caller that stands for all who are not named in the rules.
@@ -93,8 +97,13 @@ pub(super) struct Registered {
     pub(super) panics: IntCounter,
     pub(super) threads: Threads,
     pub(super) thread_up: GaugeVec,
+    pub(super) duties: Duties,
+    pub(super) duty_up: GaugeVec,
+    pub(super) limits: IntGaugeVec,
+    pub(super) limits_lowered: Gauge,
     pub(super) traces: TraceMetrics,
     pub(super) watches: WatchMetrics,
+    pub(super) outgoing: OutgoingMetrics,
     pub(super) admin: AdminMetrics,
     pub(super) health_calls: HealthFamilies,
     pub(super) log_lines_dropped: IntCounter,
@@ -166,6 +175,11 @@ impl Registered {
                 handled.counter(method, code);
             }
         }
+        let duty_restarts = families.counters(
+            "ott_gateway_duty_restarts_total",
+            "Background tasks that ended and were restarted.",
+            &["duty"],
+        );
         let registered = Self {
             started: per_method(&families.counters(
                 "grpc_server_started_total",
@@ -282,8 +296,24 @@ impl Registered {
                 "1 if the thread responds, 0 if it is blocked or dead.",
                 &["thread"],
             ),
+            duties: Duties::new(Duty::ALL.map(|duty| duty_restarts.with_label_values(&[duty.as_str()]))),
+            duty_up: families.gauges(
+                "ott_gateway_duty_up",
+                "1 if the background task runs, 0 if it has been failing for 10 s or more.",
+                &["duty"],
+            ),
+            limits: families.int_gauges(
+                "ott_gateway_limit",
+                "Limits in effect, which depend on the limit of open files.",
+                &["limit"],
+            ),
+            limits_lowered: families.gauge(
+                "ott_gateway_limits_lowered",
+                "1 if the limit of open files is too low for the configured limits.",
+            ),
             traces: TraceMetrics::register(&families),
             watches: WatchMetrics::register(&families),
+            outgoing: OutgoingMetrics::register(&families),
             admin: AdminMetrics::register(&families),
             health_calls: HealthFamilies::register(&families),
             log_lines_dropped: families.counter(

@@ -48,7 +48,11 @@ fn busy() -> Metrics {
     client.breaker(Operation::IssueOtt, BreakerState::Open);
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
+    metrics.outgoing().addresses_confirmed("eu2.example");
     metrics.threads().register("worker-0").pulse().beat();
+    let duty = metrics.duties().register(Duty::AccessToken, Some("eu2"));
+    duty.started();
+    metrics.limit(EffectiveLimit::Connections, 1024);
     // Shows what is read only then.
     let _ = metrics.render();
     metrics

@@ -9,6 +9,7 @@ mod sampling;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -24,6 +25,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{SdkTracer, SdkTracerProvider},
 };
+use tokio::sync::oneshot;
 use tonic::{
     Code,
     transport::{ClientTlsConfig, Endpoint},
@@ -144,9 +146,16 @@ impl Tracer {
     /// Sends what is left and stops, within that time.
     pub async fn stop(&self, limit: Duration) {
         let Some(started) = self.0.clone() else { return };
-        // It blocks; and the runtime goes on carrying the connection meanwhile.
-        let stopped = tokio::task::spawn_blocking(move || started.provider.shutdown_with_timeout(limit));
-        if !matches!(tokio::time::timeout(limit, stopped).await, Ok(Ok(Ok(())))) {
+        let (done, stopped) = oneshot::channel();
+        // It blocks, while the runtime goes on carrying the connection. `spawn_blocking` would
+        // panic if the system starts no thread, and end the drain.
+        let stopping = thread::Builder::new().name("traces".to_owned()).spawn(move || {
+            // The receiver may have stopped waiting.
+            let _ = done.send(started.provider.shutdown_with_timeout(limit));
+        });
+        if let Err(error) = stopping {
+            ::tracing::warn!(%error, "cannot start a thread to export the last spans");
+        } else if !matches!(tokio::time::timeout(limit, stopped).await, Ok(Ok(Ok(())))) {
             ::tracing::warn!("trace collector did not accept the last spans");
         }
     }

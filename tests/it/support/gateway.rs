@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -35,19 +36,25 @@ pub(crate) struct Gateway {
 pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Output {
-    fn follow(&self, stream: impl Read + Send + 'static) {
+    /// Keeps the lines of that stream. The thread ends with the stream.
+    fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
         let output = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 output.0.0.lock().expect("not poisoned").push(line);
                 output.0.1.notify_all();
             }
-        });
+        })
     }
 
     /// Everything printed so far.
     pub(crate) fn text(&self) -> String {
         self.0.0.lock().expect("not poisoned").join("\n")
+    }
+
+    /// The first line so far that the closure makes something of.
+    fn find<T>(&self, find: impl FnMut(&str) -> Option<T>) -> Option<T> {
+        self.0.0.lock().expect("not poisoned").iter().map(String::as_str).find_map(find)
     }
 
     /// The first line that the closure makes something of; waits for it.
@@ -74,6 +81,7 @@ pub(crate) struct Setup {
     folder: TempDir,
     config: String,
     environment: Vec<(String, String)>,
+    launcher: Vec<String>,
     stdout: Option<Stdio>,
 }
 
@@ -125,6 +133,7 @@ impl Setup {
             folder: tempfile::tempdir().expect("a folder of the test's own"),
             config: String::new(),
             environment: Vec::new(),
+            launcher: Vec::new(),
             stdout: None,
         }
     }
@@ -148,6 +157,24 @@ impl Setup {
     #[must_use]
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the gateway by another program, which must replace itself by the program and the
+    /// arguments that follow its own.
+    #[must_use]
+    pub(crate) fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|&part| part.to_owned()).collect();
+        self
+    }
+
+    /// Gives the gateway another `/etc/resolv.conf` than the machine's, in a mount namespace of
+    /// its own.
+    #[must_use]
+    pub(crate) fn resolv_conf(mut self, content: &str) -> Self {
+        let resolv_conf = self.file("resolv.conf", content).display().to_string();
+        let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+        self.launcher = ["unshare", "-rm", "sh", "-c", script, &resolv_conf].map(str::to_owned).into();
         self
     }
 
@@ -183,8 +210,10 @@ impl Setup {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
+        let mut words = self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_ott-gateway")]);
+        let mut command = Command::new(words.next().expect("a program"));
         command
+            .args(words)
             .args(arguments)
             .arg("--config")
             .arg(self.folder.path().join("config.toml"))
@@ -202,7 +231,12 @@ impl Setup {
     }
 
     /// Starts the gateway and waits until it listens.
-    pub(crate) fn start(mut self) -> Gateway {
+    pub(crate) fn start(self) -> Gateway {
+        self.try_start().unwrap_or_else(|(status, log)| panic!("it does not start: {status}\n{log}"))
+    }
+
+    /// Starts the gateway. Returns it once it listens, or how it ended and its log.
+    pub(crate) fn try_start(mut self) -> Result<Gateway, (ExitStatus, String)> {
         self.write_config();
         let mut child = self
             .command(&["serve"])
@@ -214,9 +248,21 @@ impl Setup {
         if let Some(stream) = child.stdout.take() {
             stdout.follow(stream);
         }
-        stderr.follow(child.stderr.take().expect("it is piped"));
-        let address = stderr.wait_for("where it listens", |line| logged_address(line, "server.address"));
-        Gateway { child, folder: self.folder, stderr, stdout, address }
+        let following = stderr.follow(child.stderr.take().expect("it is piped"));
+        let until = clock::now() + PATIENCE;
+        let address = loop {
+            let ended = child.try_wait().expect("its state can be asked for");
+            if let Some(address) = stderr.find(|line| logged_address(line, "server.address")) {
+                break address;
+            }
+            if let Some(status) = ended {
+                following.join().expect("it ends with the stream");
+                return Err((status, stderr.text()));
+            }
+            assert!(clock::now() < until, "it neither listens nor ends\n{}", stderr.text());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Ok(Gateway { child, folder: self.folder, stderr, stdout, address })
     }
 }
 

@@ -34,7 +34,10 @@ impl Followed {
         let mut reload = Reload::start(settings).unwrap();
         reload.clock = WallClock::following_monotonic();
         let current = reload.current();
-        let task = AbortOnDropHandle::new(tokio::spawn(reload.run(metrics.clone())));
+        let task = {
+            let metrics = metrics.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { match reload.run(&metrics).await {} }))
+        };
         Self { current, metrics, interval, _task: task }
     }
 

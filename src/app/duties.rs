@@ -1,0 +1,110 @@
+//! The duties that connect the parts of a gateway: each is restarted by `supervision`.
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::authorities::FollowedAuthorities;
+use crate::{
+    audit::Audit,
+    caller::JwksRefresh,
+    credential::{Credential, CredentialHealth, Refresh},
+    files::Follower,
+    health::{CredentialCondition, CredentialState, Health},
+    http_client::Resolver,
+    supervision::{Exit, Supervisor},
+    telemetry::duties::Duty,
+};
+
+/// Keeps the keys of a JWT issuer fresh.
+pub(super) fn start_key_refresh(supervisor: &Supervisor, refresh: JwksRefresh) {
+    let issuer = refresh.issuer().to_owned();
+    supervisor.start(Duty::JwtKeys, Some(&issuer), refresh, |refresh| refresh.run().boxed());
+}
+
+/// Keeps the access token of an API client fresh.
+pub(super) fn start_token_refresh(supervisor: &Supervisor, api_client: &str, refresh: Refresh) {
+    supervisor.start(Duty::AccessToken, Some(api_client), refresh, |refresh| refresh.keep_fresh().boxed());
+}
+
+/// Keeps the addresses of the names in use fresh.
+pub(super) fn start_name_lookups(supervisor: &Supervisor, resolver: Resolver) {
+    supervisor.start(Duty::NameLookups, None, resolver, |resolver| resolver.keep_fresh().boxed());
+}
+
+/// Follows a source of the authorities that outgoing connections trust.
+pub(super) fn start_authorities(supervisor: &Supervisor, follower: Follower<FollowedAuthorities>) {
+    let source = follower.name().to_owned();
+    supervisor.start(Duty::Authorities, Some(&source), follower, |follower| follower.run().boxed());
+}
+
+/// Publishes the state of an API client's credential to health.
+pub(super) fn start_credential_health(
+    supervisor: &Supervisor,
+    api_client: &str,
+    credential: Credential,
+    condition: CredentialCondition,
+) {
+    let followed = (credential, condition);
+    supervisor.start(Duty::CredentialHealth, Some(api_client), followed, |(credential, condition)| {
+        follow_credential(credential, condition).boxed()
+    });
+}
+
+/// Publishes the state of the audit sink to health, if there is a sink.
+pub(super) fn start_audit_health(supervisor: &Supervisor, audit: &Audit, health: &Health) {
+    let Some(broken) = audit.broken() else { return };
+    supervisor.start(Duty::AuditHealth, None, (broken, health.clone()), |(broken, health)| {
+        follow_audit(broken, health).boxed()
+    });
+}
+
+/// Publishes the beginning of the drain to health, and ends open `Watch` streams when
+/// connections are sent a GOAWAY.
+pub(super) fn start_drain_health(
+    supervisor: &Supervisor,
+    draining: CancellationToken,
+    going_away: CancellationToken,
+    health: Health,
+) {
+    let drain = (draining, going_away, health);
+    supervisor.start(Duty::DrainHealth, None, drain, |(draining, going_away, health)| {
+        follow_drain(draining, going_away, health).boxed()
+    });
+}
+
+pub(super) async fn follow_credential(credential: &Credential, condition: &CredentialCondition) {
+    let mut health = credential.health();
+    loop {
+        condition.set(match health.current() {
+            CredentialHealth::Starting => CredentialState::Starting,
+            CredentialHealth::Usable | CredentialHealth::Failing { had_token: true, .. } => {
+                CredentialState::Accepted
+            }
+            CredentialHealth::Failing { had_token: false, .. } => CredentialState::Unproven,
+            CredentialHealth::Refused { since, had_token, error } => {
+                CredentialState::Refused { since, had_token, cause: error.to_string().into() }
+            }
+        });
+        if !health.changed().await {
+            return;
+        }
+    }
+}
+
+async fn follow_audit(broken: &mut watch::Receiver<bool>, health: &Health) {
+    loop {
+        health.set_audit_broken(*broken.borrow_and_update());
+        if broken.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_drain(draining: &CancellationToken, going_away: &CancellationToken, health: &Health) -> Exit {
+    draining.cancelled().await;
+    health.set_draining();
+    going_away.cancelled().await;
+    health.end_watches();
+    Exit::Finished
+}

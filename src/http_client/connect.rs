@@ -1,0 +1,115 @@
+//! Opening a connection: the name first, then everything else within a limit of its own.
+
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use tower::{BoxError, Layer, Service};
+
+use super::{
+    cause::{Causes, is_invalid_certificate},
+    local_resource::{LocalResource, missing_resource_in},
+    resolver::{Host, LookupError},
+};
+use crate::telemetry::metrics::OutgoingMetrics;
+
+/// Why no connection could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFault {
+    /// The server or the network.
+    Unreachable,
+    /// The server's certificate is not valid.
+    CertificateInvalid,
+    /// There are no addresses for the name. Shows nothing about the server.
+    NameLookup,
+    /// This machine or process lacks a resource. Shows nothing about the server.
+    Exhausted(LocalResource),
+}
+
+impl ConnectFault {
+    /// Returns the fault of a request that was not sent.
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let lookup = Causes::of(error).find_map(<dyn Error>::downcast_ref::<LookupError>);
+        if let Some(lookup) = lookup {
+            return lookup.missing_resource().map_or(Self::NameLookup, Self::Exhausted);
+        }
+        match missing_resource_in(error) {
+            Some(resource) => Self::Exhausted(resource),
+            None if is_invalid_certificate(error) => Self::CertificateInvalid,
+            None => Self::Unreachable,
+        }
+    }
+}
+
+/// No connection in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {0:?}")]
+struct ConnectTimeout(Duration);
+
+/// Makes a connector wait for the addresses of a name before it starts, and limits the time
+/// that it takes from then on.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectLayer {
+    /// The host that is connected to; `None` if the URL contains its address.
+    pub(super) host: Option<Arc<Host>>,
+    pub(super) limit: Duration,
+    pub(super) metrics: OutgoingMetrics,
+}
+
+impl<S> Layer<S> for ConnectLayer {
+    type Service = Connect<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Connect { inner, layer: self.clone() }
+    }
+}
+
+/// The connector that [`ConnectLayer`] makes.
+#[derive(Clone, Debug)]
+pub(super) struct Connect<S> {
+    inner: S,
+    layer: ConnectLayer,
+}
+
+impl<S, T> Service<T> for Connect<S>
+where
+    S: Service<T, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+    T: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, target: T) -> Self::Future {
+        let next = self.inner.clone();
+        // The one that was polled is the one that is ready.
+        let mut ready = std::mem::replace(&mut self.inner, next);
+        let ConnectLayer { host, limit, metrics } = self.layer.clone();
+        Box::pin(async move {
+            if let Some(host) = host {
+                host.addresses().await?;
+            }
+            let connected = timeout(limit, ready.call(target))
+                .await
+                .unwrap_or_else(|_| Err(ConnectTimeout(limit).into()));
+            if let Err(error) = &connected
+                && let Some(resource) = missing_resource_in(&**error)
+            {
+                metrics.exhausted(resource);
+            }
+            connected
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! Failures whose cause is this machine or process, not the server.
+
+use std::{error::Error, io};
+
+use rustix::io::Errno;
+
+use super::cause::Causes;
+pub(super) use crate::telemetry::metrics::LocalResource;
+
+/// Returns the resource that was missing when the system refused to open a connection
+/// (`socket(2)`, `connect(2)`); `None` if the error is about the network or the server.
+#[must_use]
+pub(super) fn missing_resource(error: &io::Error) -> Option<LocalResource> {
+    Some(match Errno::from_io_error(error)? {
+        Errno::MFILE | Errno::NFILE => LocalResource::Descriptors,
+        Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => LocalResource::Ports,
+        // connect(2): EAGAIN if the kernel has no entry left in its routing cache.
+        Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN => LocalResource::Memory,
+        Errno::PERM | Errno::ACCESS => LocalResource::Permission,
+        _ => return None,
+    })
+}
+
+/// The same for an error whose cause may be an [`io::Error`].
+#[must_use]
+pub(super) fn missing_resource_in(error: &(dyn Error + 'static)) -> Option<LocalResource> {
+    Causes::of(error).filter_map(<dyn Error>::downcast_ref).find_map(missing_resource)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_of_this_machine_are_local() {
+        use LocalResource::{Descriptors, Memory, Permission, Ports};
+        for (errno, expected) in [
+            (Errno::MFILE, Some(Descriptors)),
+            (Errno::NFILE, Some(Descriptors)),
+            (Errno::ADDRNOTAVAIL, Some(Ports)),
+            (Errno::ADDRINUSE, Some(Ports)),
+            (Errno::NOBUFS, Some(Memory)),
+            (Errno::NOMEM, Some(Memory)),
+            (Errno::AGAIN, Some(Memory)),
+            (Errno::PERM, Some(Permission)),
+            (Errno::ACCESS, Some(Permission)),
+            (Errno::CONNREFUSED, None),
+            (Errno::CONNRESET, None),
+            (Errno::TIMEDOUT, None),
+            (Errno::HOSTUNREACH, None),
+            (Errno::NETUNREACH, None),
+        ] {
+            let error = io::Error::from(errno);
+            assert_eq!(missing_resource(&error), expected, "{errno:?}");
+            let wrapped = io::Error::other(error);
+            assert_eq!(missing_resource_in(&wrapped), expected, "{errno:?}");
+        }
+        assert_eq!(missing_resource(&io::Error::other("no errno")), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! Name lookups for outgoing connections.
+//!
+//! A name has at most one lookup in progress in the process, for all workers, endpoints and
+//! clients. A lookup belongs to no request: its result is kept when nobody waits for it any
+//! more. Addresses are used for 30 s, then for up to 10 minutes while a lookup is in progress
+//! or fails, and names in use are looked up in the background, so that a resolver that is slow
+//! or down does not delay or fail connections.
+//!
+//! The system's own resolver is asked (`getaddrinfo`, so the hosts file and `nsswitch.conf`
+//! apply), on threads of this module. Which of several addresses is connected to is decided by
+//! the HTTP library.
+
+mod host;
+mod query;
+mod state;
+mod system;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::{sync::Notify, time::timeout};
+
+pub(super) use self::host::Host;
+use self::{
+    query::{NameService, QueryError},
+    system::SystemNames,
+};
+use crate::telemetry::metrics::{LocalResource, OutgoingMetrics};
+
+/// Interval at which names in use are checked for addresses that are no longer fresh.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks names up and keeps their addresses. Cheap to clone; all clones share their lookups.
+#[derive(Clone)]
+pub struct Resolver(Arc<Shared>);
+
+struct Shared {
+    service: Box<dyn NameService>,
+    metrics: OutgoingMetrics,
+    hosts: Mutex<HashMap<Box<str>, Weak<Host>>>,
+    /// Notified of every new host.
+    added: Notify,
+}
+
+impl Resolver {
+    /// Creates a resolver that asks the system's. One is enough for a process.
+    #[must_use]
+    pub fn system(metrics: OutgoingMetrics) -> Self {
+        Self::new(Box::new(SystemNames::default()), metrics)
+    }
+
+    /// A resolver whose metrics nobody reads.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self::system(OutgoingMetrics::default())
+    }
+
+    /// A resolver that finds this address for every name, after that time.
+    #[cfg(test)]
+    pub(crate) fn answering_after(delay: Duration, address: std::net::IpAddr) -> Self {
+        Self::new(Box::new(tests::Slow { delay, address }), OutgoingMetrics::default())
+    }
+
+    fn new(service: Box<dyn NameService>, metrics: OutgoingMetrics) -> Self {
+        Self(Arc::new(Shared { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
+    }
+
+    /// Looks up every name that an HTTP client connects to, now and whenever its addresses
+    /// are no longer fresh. Without this, names are looked up only when a connection needs
+    /// them.
+    pub async fn keep_fresh(&self) -> Infallible {
+        loop {
+            let hosts: Vec<_> = self.0.hosts().values().filter_map(Weak::upgrade).collect();
+            for host in hosts {
+                host.refresh_if_due();
+            }
+            // The time is up, or there is a new host.
+            let _ = timeout(CHECK_INTERVAL, self.0.added.notified()).await;
+        }
+    }
+
+    /// Returns a name's entry. It exists for as long as someone holds it.
+    pub(super) fn host(&self, name: &str) -> Arc<Host> {
+        let name = name.to_ascii_lowercase();
+        let mut hosts = self.0.hosts();
+        if let Some(host) = hosts.get(&*name).and_then(Weak::upgrade) {
+            return host;
+        }
+        let host = Arc::new(Host::new(&name, Arc::clone(&self.0)));
+        hosts.insert(name.into(), Arc::downgrade(&host));
+        drop(hosts);
+        self.0.added.notify_one();
+        host
+    }
+
+    pub(super) fn metrics(&self) -> &OutgoingMetrics {
+        &self.0.metrics
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let host = self.host(name.as_str());
+        Box::pin(async move {
+            let addresses = host.addresses().await?;
+            // Port 0 is replaced by the port of the URL.
+            let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+impl Shared {
+    /// Removes a host that nobody holds any more.
+    fn forget(&self, name: &str) {
+        let mut hosts = self.hosts();
+        // Its successor may have been added already.
+        if hosts.get(name).is_some_and(|host| host.strong_count() == 0) {
+            hosts.remove(name);
+            self.metrics.host_forgotten(name);
+        }
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, Weak<Host>>> {
+        // No code panics while it holds the lock.
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+/// Why a name has no addresses. Its text is for operators.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("name lookup of {name}: {cause}")]
+pub struct LookupError {
+    name: Box<str>,
+    cause: QueryError,
+}
+
+impl LookupError {
+    /// Returns the resource of this machine that the lookup lacked, if that is the cause.
+    #[must_use]
+    pub const fn missing_resource(&self) -> Option<LocalResource> {
+        match &self.cause {
+            QueryError::Exhausted { resource, .. } => Some(*resource),
+            _ => None,
+        }
+    }
+}

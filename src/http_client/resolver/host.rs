@@ -1,0 +1,130 @@
+//! One name whose addresses are kept.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout_at};
+
+use super::{
+    LookupError, Shared,
+    query::{Answer, QueryError, Reply},
+    state::{Change, Question, State, Step},
+};
+use crate::{
+    clock,
+    telemetry::metrics::{LookupQuery, OutgoingMetrics},
+};
+
+/// Maximum time that a connection waits for the addresses of a name. Longer than 5 s, after
+/// which the system's resolver repeats a query that was lost.
+const MAX_WAIT: Duration = Duration::from_secs(6);
+
+/// A name, its addresses, and the lookup in progress, shared by everyone who connects to it.
+pub(in super::super) struct Host {
+    name: Box<str>,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Notified of every result.
+    changed: watch::Sender<()>,
+}
+
+impl Host {
+    pub(super) fn new(name: &str, shared: Arc<Shared>) -> Self {
+        let state = Mutex::new(State::new(name));
+        Self { name: Box::from(name), shared, state, changed: watch::Sender::new(()) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn metrics(&self) -> &OutgoingMetrics {
+        &self.shared.metrics
+    }
+
+    /// Returns the addresses, or waits for the lookup in progress, at most for [`MAX_WAIT`].
+    /// Whoever stops waiting does not end the lookup.
+    pub(in super::super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
+        let started = clock::now();
+        let give_up_at = started + MAX_WAIT;
+        let mut changed = self.changed.subscribe();
+        loop {
+            self.refresh_if_due();
+            let step = self.state().step(clock::now());
+            let wake_at = match step {
+                Step::Use(addresses) => return Ok(addresses),
+                Step::Fail(error) => return Err(self.error(error)),
+                Step::Wait(until) => until.map_or(give_up_at, |until| until.min(give_up_at)),
+            };
+            // Cannot be closed: the sender is part of `self`.
+            let _ = timeout_at(wake_at, changed.changed()).await;
+            if clock::now() >= give_up_at {
+                return Err(self.error(QueryError::NoAnswer(MAX_WAIT)));
+            }
+        }
+    }
+
+    /// Starts a lookup in the background if the addresses are not fresh.
+    pub(super) fn refresh_if_due(self: &Arc<Self>) {
+        let questions = self.state().begin_if_due(clock::now());
+        self.ask(questions);
+    }
+
+    /// Returns the error of a request that could not wait longer for the lookup in progress;
+    /// `None` if there are addresses.
+    pub(in super::super) fn unanswered(&self) -> Option<LookupError> {
+        let now = clock::now();
+        let since = self.state().unanswered_since(now)?;
+        Some(self.error(QueryError::NoAnswer(now.saturating_duration_since(since))))
+    }
+
+    /// Records the result of a query.
+    pub(super) fn record(self: &Arc<Self>, query: LookupQuery, id: u64, result: Result<Answer, QueryError>) {
+        let effect = self.state().record(query, id, result, clock::now());
+        if effect.is_confirmed {
+            self.metrics().addresses_confirmed(&self.name);
+        }
+        match effect.change {
+            Some(Change::Failed(cause)) => {
+                let usable = self.state().has_addresses(clock::now());
+                tracing::warn!(host.name = %self.name, %cause, addresses.usable = usable, "name lookup failed");
+            }
+            Some(Change::Recovered) => tracing::info!(host.name = %self.name, "name lookup succeeds again"),
+            None => {}
+        }
+        self.ask(effect.questions);
+        self.changed.send_replace(());
+    }
+
+    /// Must not be called with the state locked: a query may end at once.
+    fn ask(self: &Arc<Self>, questions: Vec<Question>) {
+        for (query, id) in questions {
+            self.shared.service.ask(Reply::new(Arc::clone(self), query, id, clock::now()));
+        }
+    }
+
+    fn error(&self, cause: QueryError) -> LookupError {
+        LookupError { name: self.name.clone(), cause }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.shared.forget(&self.name);
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("name", &self.name).finish_non_exhaustive()
+    }
+}

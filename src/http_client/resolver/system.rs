@@ -1,0 +1,220 @@
+//! The system's resolver, on threads of its own.
+//!
+//! `getaddrinfo` blocks its thread, for half a minute or more if the name servers are silent.
+//! So each query has a thread while it is in progress, up to a limit; more of them wait for
+//! their turn.
+
+mod hosts_file;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use dns_lookup::{AddrFamily, AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
+
+use super::query::{Answer, NameService, QueryError, Reply};
+use crate::{
+    http_client::local_resource::missing_resource,
+    telemetry::metrics::{LocalResource, LookupQuery},
+};
+
+/// Maximum number of threads that look names up.
+const MAX_THREADS: usize = 32;
+/// Maximum number of addresses that are kept of one answer.
+const MAX_ADDRESSES: usize = 32;
+/// `EAI_AGAIN` after this long means that no name server answered: the resolver waits at least
+/// 5 s for each (`timeout` in resolv.conf, unless configured).
+const SILENCE: Duration = Duration::from_secs(4);
+/// `EAI_ADDRFAMILY` of glibc: the name has no address of that family.
+const EAI_ADDRFAMILY: i32 = -9;
+
+/// The system's resolver.
+pub(super) struct SystemNames {
+    threads: Arc<Threads>,
+    /// Size of the threads' stacks, in bytes; the standard library's unless set.
+    stack_size: Option<usize>,
+}
+
+struct Threads {
+    hosts_file: PathBuf,
+    max: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Reply>,
+    running: usize,
+}
+
+impl Default for SystemNames {
+    fn default() -> Self {
+        Self::new(PathBuf::from("/etc/hosts"), MAX_THREADS)
+    }
+}
+
+impl SystemNames {
+    fn new(hosts_file: PathBuf, max: usize) -> Self {
+        Self { threads: Arc::new(Threads { hosts_file, max, queue: Mutex::default() }), stack_size: None }
+    }
+
+    /// A resolver with one thread at a time.
+    #[cfg(test)]
+    pub(super) fn with_one_thread() -> Self {
+        Self::new(PathBuf::from("/etc/hosts"), 1)
+    }
+
+    /// A resolver whose threads cannot be created: no machine has the memory for them.
+    #[cfg(test)]
+    pub(super) fn without_threads() -> Self {
+        Self { stack_size: Some(1 << 60), ..Self::default() }
+    }
+}
+
+impl NameService for SystemNames {
+    fn ask(&self, reply: Reply) {
+        let mut queue = self.threads.queue();
+        queue.waiting.push_back(reply);
+        if queue.running >= self.threads.max {
+            return;
+        }
+        let mut builder = thread::Builder::new().name("name-lookup".to_owned());
+        if let Some(size) = self.stack_size {
+            builder = builder.stack_size(size);
+        }
+        let threads = Arc::clone(&self.threads);
+        // The thread takes the query from the queue, which is locked until here: a thread that
+        // cannot be created takes nothing with it.
+        match builder.spawn(move || threads.work()) {
+            Ok(_) => queue.running += 1,
+            Err(error) => {
+                let unanswered = queue.waiting.pop_back();
+                drop(queue);
+                if let Some(reply) = unanswered {
+                    let cause = format!("cannot start a thread: {error}");
+                    reply.send(Err(QueryError::Exhausted { resource: LocalResource::Threads, cause }));
+                }
+            }
+        }
+    }
+}
+
+impl Threads {
+    /// Answers queries until none is waiting.
+    fn work(self: Arc<Self>) {
+        // Also if a query panics.
+        let running = Running(self);
+        while let Some(reply) = running.next() {
+            let result = look_up(&running.0, reply.name(), reply.query());
+            let result = match result {
+                Err(QueryError::ServerFailure) if reply.elapsed() >= SILENCE => {
+                    Err(QueryError::NoAnswer(reply.elapsed()))
+                }
+                result => result,
+            };
+            reply.send(result);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that counts as running.
+struct Running(Arc<Threads>);
+
+impl Running {
+    fn next(&self) -> Option<Reply> {
+        self.0.queue().waiting.pop_front()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.queue().running -= 1;
+    }
+}
+
+/// Asks the system. Blocks.
+fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<Answer, QueryError> {
+    let absolute = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
+    let (name, family) = match query {
+        LookupQuery::AsConfigured => (name, 0),
+        // The hosts file knows no absolute names, and its entry overrides the name servers.
+        _ if hosts_file::lists(&threads.hosts_file, name) => return Err(QueryError::InHostsFile),
+        LookupQuery::Ipv4 => (&*absolute, AddrFamily::Inet.into()),
+        LookupQuery::Ipv6 => (&*absolute, AddrFamily::Inet6.into()),
+    };
+    // Without a socket type each address is returned once per type.
+    let hints =
+        AddrInfoHints { address: family, socktype: SockType::Stream.into(), ..AddrInfoHints::default() };
+    let found = getaddrinfo(Some(name), None, Some(hints)).map_err(query_error)?;
+    let addresses: Vec<IpAddr> =
+        found.filter_map(Result::ok).map(|info| info.sockaddr.ip()).take(MAX_ADDRESSES).collect();
+    match addresses.first() {
+        None => Err(QueryError::NoAddress),
+        Some(first) => {
+            Ok(Answer { is_routable: query != LookupQuery::Ipv6 || is_routable(*first), addresses })
+        }
+    }
+}
+
+fn query_error(error: dns_lookup::LookupError) -> QueryError {
+    if error.error_num() == EAI_ADDRFAMILY {
+        return QueryError::NoAddress;
+    }
+    match error.kind() {
+        LookupErrorKind::NoName => QueryError::NoSuchName,
+        LookupErrorKind::NoData => QueryError::NoAddress,
+        LookupErrorKind::Again | LookupErrorKind::Fail => QueryError::ServerFailure,
+        LookupErrorKind::Memory => {
+            QueryError::Exhausted { resource: LocalResource::Memory, cause: error.to_string() }
+        }
+        _ => {
+            let error = io::Error::from(error);
+            let cause = error.to_string();
+            match missing_resource(&error) {
+                Some(resource) => QueryError::Exhausted { resource, cause },
+                None => QueryError::Failed(cause),
+            }
+        }
+    }
+}
+
+/// Returns whether this machine has a route and a source address for an IPv6 address. Sends
+/// nothing.
+fn is_routable(address: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let probe = |socket: UdpSocket| socket.connect(SocketAddr::new(address, DISCARD));
+    UdpSocket::bind("[::]:0").and_then(probe).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hosts_file_are_left_to_the_system() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "127.0.0.1 localhost\n10.0.0.1 platform.example\n").unwrap();
+        let threads = Threads { hosts_file: file.path().to_owned(), max: 1, queue: Mutex::default() };
+        for query in [LookupQuery::Ipv4, LookupQuery::Ipv6] {
+            assert_eq!(look_up(&threads, "platform.example", query), Err(QueryError::InHostsFile));
+        }
+        let found = look_up(&threads, "localhost", LookupQuery::AsConfigured).unwrap();
+        assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn addresses_without_a_route_are_recognized() {
+        // A link-local address needs a zone.
+        assert!(!is_routable("fe80::1".parse().unwrap()));
+    }
+}

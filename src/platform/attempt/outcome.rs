@@ -1,0 +1,172 @@
+//! How an attempt can end, and what that means for its effect and for the breaker.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, StatusCode};
+use zeroize::Zeroizing;
+
+use crate::{
+    call::Certainty,
+    http_client::{ConnectFault, media_type::is_json},
+    platform::{
+        connections::ConnectFailure,
+        endpoint::Endpoint,
+        error::{ErrorAnswer, Malformation},
+    },
+};
+
+/// How an attempt ended. Not `Debug`, because headers may contain cookies.
+pub(in super::super) enum AttemptOutcome {
+    /// The platform cannot have acted on the request.
+    NotSent(NotSent),
+    /// The platform may have acted on the request, and there is no usable response.
+    Interrupted {
+        /// For the operator.
+        cause: String,
+        /// The head of the response, if there was one.
+        headers: Option<HeaderMap>,
+    },
+    /// A response other than 2xx.
+    Failed(ErrorAnswer, HeaderMap),
+    /// A 2xx response.
+    Succeeded(Answer),
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum NotSent {
+    /// There was no connection, or the platform refused the stream.
+    Unreachable(String),
+    /// The platform's certificate is not valid.
+    CertificateInvalid(String),
+    /// The platform's name could not be looked up.
+    NameLookup(String),
+    /// This machine or process lacked a resource for a connection.
+    Exhausted(String),
+    /// All streams that the platform accepts were in use by this gateway.
+    Queued,
+    /// The deadline was too close, or nobody waited any more.
+    Withdrawn,
+}
+
+/// A response. Not `Debug`, because headers may contain cookies.
+pub(in super::super) struct Answer {
+    pub(in super::super) status: StatusCode,
+    pub(in super::super) headers: HeaderMap,
+    pub(in super::super) body: Result<ResponseBody, Malformation>,
+    /// When the request was sent.
+    pub(in super::super) sent_at: SystemTime,
+}
+
+/// A complete response body, which may contain a token or personal data.
+pub(in super::super) struct ResponseBody(pub(in super::super) Zeroizing<Vec<u8>>);
+
+impl AttemptOutcome {
+    /// Returns how certain the effect of the attempt is. `refused` requires a response that
+    /// definitely means that nothing happened. If the request spends something, that
+    /// response must come from the platform itself and not from a proxy in front of it.
+    pub(in super::super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
+        match self {
+            Self::NotSent(_) => Certainty::NotSent,
+            Self::Failed(answer, _) if answer.is_definite(endpoint.spends()) => Certainty::Refused,
+            Self::Failed(..) | Self::Interrupted { .. } => Certainty::Unknown,
+            Self::Succeeded(_) => Certainty::Done,
+        }
+    }
+
+    /// Returns whether the response is one that the platform itself sends. Any other may
+    /// come from something in front of it, and may not belong to the request.
+    pub(super) fn is_of_the_platform(&self) -> bool {
+        match self {
+            Self::Failed(answer, _) => {
+                answer.body.is_some() && answer.status < 500 && !matches!(answer.status, 408 | 429)
+            }
+            Self::Succeeded(answer) => answer.body.is_ok() && is_json(&answer.headers),
+            Self::Interrupted { .. } | Self::NotSent(_) => false,
+        }
+    }
+
+    /// Returns the HTTP status, if there is a response to act on.
+    pub(in super::super) fn http_status(&self) -> Option<u16> {
+        match self {
+            Self::Failed(answer, _) => Some(answer.status),
+            Self::Succeeded(answer) => Some(answer.status.as_u16()),
+            Self::NotSent(_) | Self::Interrupted { .. } => None,
+        }
+    }
+
+    /// Returns why there is no usable response, for the operator; empty if there is one.
+    pub(in super::super) fn cause(&self) -> String {
+        match self {
+            Self::NotSent(
+                NotSent::Unreachable(cause)
+                | NotSent::CertificateInvalid(cause)
+                | NotSent::NameLookup(cause)
+                | NotSent::Exhausted(cause),
+            )
+            | Self::Interrupted { cause, .. } => cause.clone(),
+            Self::NotSent(NotSent::Queued) => "all streams are in use".to_owned(),
+            Self::NotSent(NotSent::Withdrawn) => "withdrawn before it was sent".to_owned(),
+            Self::Failed(..) | Self::Succeeded(_) => String::new(),
+        }
+    }
+
+    /// Returns the label of an attempt without a usable response.
+    pub(in super::super) const fn error_type(&self) -> Option<&'static str> {
+        match self {
+            Self::NotSent(NotSent::Unreachable(_)) => Some("unreachable"),
+            Self::NotSent(NotSent::CertificateInvalid(_)) => Some("certificate_invalid"),
+            Self::NotSent(NotSent::NameLookup(_)) => Some("name_lookup"),
+            Self::NotSent(NotSent::Exhausted(_)) => Some("exhausted"),
+            Self::NotSent(NotSent::Queued) => Some("queued"),
+            Self::NotSent(NotSent::Withdrawn) => Some("withdrawn"),
+            Self::Interrupted { .. } => Some("interrupted"),
+            Self::Failed(..) | Self::Succeeded(_) => None,
+        }
+    }
+
+    /// Returns whether it indicates that the endpoint is down. `None` if it shows nothing
+    /// about the endpoint: a request that waited for a stream of ours, was withdrawn, or got
+    /// no address or no socket, must neither open nor close the breaker.
+    pub(in super::super) const fn is_failure(&self) -> Option<bool> {
+        match self {
+            Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
+            | Self::Interrupted { .. } => Some(true),
+            Self::NotSent(
+                NotSent::NameLookup(_) | NotSent::Exhausted(_) | NotSent::Queued | NotSent::Withdrawn,
+            ) => None,
+            Self::Failed(answer, _) => Some(answer.status >= 500),
+            Self::Succeeded(_) => Some(false),
+        }
+    }
+}
+
+impl From<ConnectFailure> for NotSent {
+    fn from(failure: ConnectFailure) -> Self {
+        match failure.fault {
+            ConnectFault::Unreachable => Self::Unreachable(failure.cause),
+            ConnectFault::CertificateInvalid => Self::CertificateInvalid(failure.cause),
+            ConnectFault::NameLookup => Self::NameLookup(failure.cause),
+            ConnectFault::Exhausted(_) => Self::Exhausted(failure.cause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
+    #[test]
+    fn what_was_not_sent_for_reasons_of_ours_shows_nothing_about_the_platform() {
+        let causes = [
+            NotSent::Queued,
+            NotSent::Withdrawn,
+            NotSent::NameLookup(String::new()),
+            NotSent::Exhausted(String::new()),
+        ];
+        for cause in causes {
+            assert_eq!(AttemptOutcome::NotSent(cause.clone()).is_failure(), None, "{cause:?}");
+        }
+    }
+}

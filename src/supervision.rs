@@ -1,0 +1,123 @@
+//! Runs the background tasks of a gateway, and restarts each one that ends.
+//!
+//! A task that lives as long as the gateway is a [`Duty`], and is started here and nowhere
+//! else (`tests/it/structure.rs` checks it). It keeps its state between restarts. Threads are
+//! not supervised here: each has a [heartbeat](crate::telemetry::threads), and the process
+//! stops when one of them dies.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::sleep;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    backoff::Backoff,
+    telemetry::duties::{Duties, Duty, Registration},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Time between the end of a duty and its restart: short after the first failure, and long
+/// enough for a duty that always fails to take no CPU time from calls.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// Starts duties, and ends them when its token is cancelled. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    duties: Duties,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// How a duty ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// There is nothing left to do. It is not restarted.
+    Finished,
+    /// It returned, which it should not.
+    Returned,
+    /// It panicked. The panic's own text is left out, because it may quote anything.
+    Panicked,
+    /// It cannot go on.
+    Failed(String),
+}
+
+impl From<()> for Exit {
+    fn from((): ()) -> Self {
+        Self::Returned
+    }
+}
+
+impl From<Infallible> for Exit {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl Supervisor {
+    /// Creates a supervisor whose duties end when `stop` is cancelled.
+    #[must_use]
+    pub fn new(duties: Duties, stop: CancellationToken) -> Self {
+        Self { duties, stop, tasks: TaskTracker::new() }
+    }
+
+    /// Starts a duty on the current runtime. `subject` is what it is for, if there are several
+    /// of the same kind: an API client, an issuer, a listener.
+    ///
+    /// When the task panics or returns, `run` is called again with the same `state`, after a
+    /// pause of 0.1 s that doubles up to 5 s. It must be able to go on from any `state` that
+    /// a panic leaves.
+    pub fn start<S, E>(
+        &self,
+        duty: Duty,
+        subject: Option<&str>,
+        state: S,
+        run: impl for<'a> FnMut(&'a mut S) -> BoxFuture<'a, E> + Send + 'static,
+    ) where
+        S: Send + 'static,
+        E: Into<Exit> + Send + 'static,
+    {
+        let registration = self.duties.register(duty, subject);
+        let subject = subject.map(str::to_owned);
+        let supervised = supervise(registration, duty, subject, state, run);
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(supervised));
+    }
+
+    /// Waits until all duties have ended. `stop` has to be cancelled first.
+    pub async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn supervise<S, E: Into<Exit>>(
+    registration: Registration,
+    duty: Duty,
+    subject: Option<String>,
+    mut state: S,
+    mut run: impl for<'a> FnMut(&'a mut S) -> BoxFuture<'a, E>,
+) {
+    loop {
+        registration.started();
+        let running = AssertUnwindSafe(async { run(&mut state).await }).catch_unwind();
+        let cause = match running.await.map(Into::into) {
+            Ok(Exit::Finished) => return,
+            Ok(Exit::Failed(cause)) => cause,
+            Ok(Exit::Returned) => "it returned".to_owned(),
+            Ok(Exit::Panicked) | Err(_) => "it panicked".to_owned(),
+        };
+        let failures = registration.failed();
+        let pause = RESTART.longest(failures);
+        tracing::error!(
+            duty.name = duty.as_str(),
+            duty.subject = subject,
+            cause,
+            failures,
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "background task ended, restarting it"
+        );
+        sleep(pause).await;
+    }
+}
