@@ -4,6 +4,7 @@
 //! runtime that [`App::start`] is called in: token refresh, reload.
 //! What the parts do is theirs.
 
+mod authorities;
 mod check;
 pub mod descriptors;
 mod duties;
@@ -23,7 +24,7 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use self::reload::{Reload, Trigger};
+use self::reload::Reload;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
@@ -40,8 +41,9 @@ use crate::{
     clock::{self, WallClock},
     config::{ApiClients as ApiClientsConfig, Config},
     credential::{self, Credential},
+    files::Trigger,
     health::{Health, HealthService, Watches},
-    http_client::{HttpSettings, Resolver},
+    http_client::{ClientTlsSet, HttpSettings, Resolver},
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
@@ -58,9 +60,6 @@ const MIN_FLUSH: Duration = Duration::from_secs(1);
 /// Time by which the last audit records are written if the drain leaves more than
 /// [`MIN_FLUSH`] for them: half a second before the process has to be gone.
 const FLUSHED_BY: Duration = Duration::from_millis(29_500);
-
-/// The word for access rules and bearer tokens among the things that are reloaded.
-const RULES: &str = "rules";
 
 /// A running gateway.
 #[derive(Debug)]
@@ -131,10 +130,10 @@ impl App {
         let audit =
             Audit::start(settings::audit(&config.audit, &server_config)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
-        metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let resolver = Resolver::system(metrics.outgoing());
-        let callers = settings::callers(&config.callers, &config.server, &resolver)?;
+        let mut client_tls = ClientTlsSet::default();
+        let callers = settings::callers(&config.callers, &config.server, &mut client_tls, &resolver)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
         let tracer = settings::tracer(&config.telemetry, &metrics)?;
 
@@ -142,7 +141,7 @@ impl App {
         for name in config.api_clients.by_name.keys() {
             let condition = health.credential(Arc::clone(name));
             let (upstream, refresh, credential) =
-                upstream(&config.api_clients, name, &responses, &metrics, &resolver)?;
+                upstream(&config.api_clients, name, &responses, &metrics, &mut client_tls, &resolver)?;
             credentials.push((Arc::clone(name), refresh, credential, condition));
             upstreams.push(upstream);
         }
@@ -188,6 +187,9 @@ impl App {
             duties::start_key_refresh(&supervisor, key_refresh);
         }
         duties::start_name_lookups(&supervisor, resolver.clone());
+        for follower in authorities::followers(client_tls, &metrics) {
+            duties::start_authorities(&supervisor, follower);
+        }
         for (name, refresh, credential, condition) in credentials {
             duties::start_token_refresh(&supervisor, &name, refresh);
             duties::start_credential_health(&supervisor, &name, credential, condition);
@@ -344,11 +346,12 @@ fn upstream(
     name: &Arc<str>,
     responses: &ResponseMemory,
     metrics: &Metrics,
+    client_tls: &mut ClientTlsSet,
     resolver: &Resolver,
 ) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
     let client = &config.by_name[name];
     let metrics = metrics.api_client(name);
-    let http = settings::http(client, resolver)?;
+    let http = settings::http(client, client_tls, resolver)?;
     let (credential, refresh) =
         credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
     let platform = settings::platform(name, client, responses.clone())?;

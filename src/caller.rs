@@ -18,7 +18,7 @@ use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
-use crate::telemetry::metrics::Metrics;
+use crate::{files::PollError, telemetry::metrics::Metrics};
 use jwt::JwtVerifiers;
 
 mod bearer;
@@ -32,9 +32,9 @@ mod recognition;
 
 pub use bearer::BearerTokens;
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{JwksRefresh, JwksSource};
+pub use jwks::{JwksFileFault, JwksRefresh, JwksSource};
 pub use jwt::{JwtFault, JwtSettings};
-pub use key_set::JwksFault;
+pub use key_set::{JwksFault, check_jwks};
 pub use name::{NameFault, is_caller_name};
 pub use recognition::Recognition;
 
@@ -213,21 +213,13 @@ pub enum InvalidSettings {
     /// The URL of the keys is not safe.
     #[error("`jwks_url` must be https (http only on a loopback host), without a user name or a password")]
     JwksUrl,
-    /// The key file cannot be read.
-    #[error("the key file {} cannot be read: {source}", path.display())]
-    JwksFile {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The key file has no usable keys.
+    /// The key file cannot be read, or has no usable keys.
     #[error("the key file {} cannot be used: {fault}", path.display())]
-    Jwks {
-        /// Which file.
+    JwksFile {
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
-        fault: JwksFault,
+        /// The reason.
+        fault: PollError<JwksFileFault>,
     },
     /// A proxy is named in a form that no peer can have, or none is named.
     #[error(

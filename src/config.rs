@@ -44,6 +44,7 @@ pub use self::{
     callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash, Tokens},
     environment::{Environment, Process},
     fault::{Faults, Finding, Place, Problem},
+    file::Document,
     reloadable::Reloadable,
     server::{ClientAuth, Server, ServerTls},
     telemetry::{LogFormat, Telemetry},
@@ -74,6 +75,8 @@ pub struct Config {
     pub variables: Vec<String>,
     /// What an operator should know, although it keeps nothing from starting.
     pub warnings: Vec<Finding>,
+    /// Everything that the file contains, to be compared with a later version.
+    pub document: Document,
 }
 
 impl Config {
@@ -87,9 +90,10 @@ impl Config {
         let findings = Findings::default();
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {
+            let document = Document::of(&tree);
             let variables = environment::overlay(&mut tree, environment, &findings);
             let config = Self::read(&tree, file, environment, &findings)?;
-            Some(Self { variables, ..config })
+            Some(Self { variables, document, ..config })
         });
         let (config, warnings) = findings.conclude(config.flatten())?;
         Ok(Self { warnings, ..config })
@@ -153,6 +157,7 @@ impl Config {
             telemetry,
             variables: Vec::new(),
             warnings: Vec::new(),
+            document: Document::default(),
         })
     }
 
@@ -220,6 +225,7 @@ impl Config {
             telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
             variables: Vec::new(),
             warnings: Vec::new(),
+            document: Document::default(),
         };
         findings.conclude(Some(config)).map(|(config, _)| config)
     }

@@ -9,6 +9,7 @@ pub mod cause;
 mod client;
 mod connect;
 pub mod date;
+mod groups;
 pub mod json;
 mod local_resource;
 mod loopback;
@@ -18,7 +19,10 @@ mod resolver;
 pub mod retry_after;
 pub mod server_url;
 mod tls;
+mod trust;
 
+#[cfg(test)]
+pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
         ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient,
@@ -28,5 +32,5 @@ pub use self::{
     loopback::is_loopback,
     proxy::Proxy,
     resolver::{LookupError, Resolver},
-    tls::{TlsConfigError, tls_config},
+    tls::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
 };

@@ -16,7 +16,7 @@
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
 //! [`telemetry`] report to the outside; [`http_client`] is shared by all senders of HTTP requests;
-//! [`supervision`] runs background tasks; [`secret`], [`regular_file`], [`validity`], [`clock`] and
+//! [`supervision`] runs background tasks; [`secret`], [`files`], [`pki`], [`validity`], [`clock`] and
 //! [`backoff`] are the ground that all stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
 //! a copy of the platform that shares nothing with the rest but the clock.
@@ -56,9 +56,10 @@ pub mod telemetry;
 
 pub mod backoff;
 pub mod clock;
+pub mod files;
 pub mod memory;
+pub mod pki;
 pub mod reason;
-pub mod regular_file;
 pub mod secret;
 pub mod supervision;
 pub mod validity;

@@ -6,6 +6,7 @@
 //! it to the caller that requested it.
 
 pub mod client_secret;
+pub mod hmac_key;
 
 use std::fmt;
 

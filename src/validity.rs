@@ -34,6 +34,12 @@ impl Validity {
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        Self::of_parsed(&certificate)
+    }
+
+    /// That of a parsed certificate; none if its times cannot be expressed.
+    #[must_use]
+    pub fn of_parsed(certificate: &X509Certificate<'_>) -> Option<Self> {
         let validity = certificate.validity();
         Some(Self { not_before: time(validity.not_before)?, not_after: time(validity.not_after)? })
     }

@@ -2,7 +2,11 @@
 
 use super::{StartError, settings};
 use crate::{
-    caller::Identification, config::Config, http_client::Resolver, memory::ResponseMemory, server,
+    caller::Identification,
+    config::Config,
+    http_client::{ClientTlsSet, Resolver},
+    memory::ResponseMemory,
+    server,
     telemetry::metrics::Metrics,
 };
 
@@ -22,10 +26,11 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     settings::policy(&config.access, &config.callers.tokens)?;
     let metrics = Metrics::new();
     let resolver = Resolver::system(metrics.outgoing());
-    let callers = settings::callers(&config.callers, &config.server, &resolver)?;
+    let mut tls = ClientTlsSet::default();
+    let callers = settings::callers(&config.callers, &config.server, &mut tls, &resolver)?;
     Identification::new(callers, metrics)?;
     for (name, client) in &config.api_clients.by_name {
-        let http = settings::http(client, &resolver)?;
+        let http = settings::http(client, &mut tls, &resolver)?;
         settings::credential(name, client, &http)?;
         settings::platform(name, client, ResponseMemory::default())?;
     }

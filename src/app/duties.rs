@@ -3,10 +3,12 @@
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::authorities::FollowedAuthorities;
 use crate::{
     audit::{Audit, Readiness},
     caller::JwksRefresh,
     credential::{Credential, CredentialHealth, Refresh},
+    files::Follower,
     health::{CredentialCondition, CredentialState, Health},
     http_client::Resolver,
     supervision::{Exit, Supervisor},
@@ -27,6 +29,12 @@ pub(super) fn start_token_refresh(supervisor: &Supervisor, api_client: &str, ref
 /// Keeps the addresses of the names in use fresh.
 pub(super) fn start_name_lookups(supervisor: &Supervisor, resolver: Resolver) {
     supervisor.start(Duty::NameLookups, None, resolver, |resolver| resolver.keep_fresh().boxed());
+}
+
+/// Follows a source of the authorities that outgoing connections trust.
+pub(super) fn start_authorities(supervisor: &Supervisor, follower: Follower<FollowedAuthorities>) {
+    let source = follower.name().to_owned();
+    supervisor.start(Duty::Authorities, Some(&source), follower, |follower| follower.run().boxed());
 }
 
 /// Publishes the state of an API client's credential to health.

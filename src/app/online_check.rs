@@ -10,7 +10,7 @@ use crate::{
     clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
-    http_client::Resolver,
+    http_client::{ClientTlsSet, Resolver},
     telemetry::metrics::Metrics,
 };
 
@@ -31,7 +31,8 @@ pub enum OnlineCheckError {
 /// Fetches one access token, as a running gateway would.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
     let metrics = Metrics::new();
-    let http = settings::http(client, &Resolver::system(metrics.outgoing()))?;
+    let resolver = Resolver::system(metrics.outgoing());
+    let http = settings::http(client, &mut ClientTlsSet::default(), &resolver)?;
     let settings = settings::credential(name, client, &http)?;
     let (credential, refresh) = credential::new(settings, metrics.api_client(name), WallClock::system());
     let stop = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! From the configuration to what each part wants to be told.
 
 use std::{
+    io,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
     sync::Arc,
@@ -16,14 +17,15 @@ use crate::{
     },
     config::{self, AuditSink, ClientAuth},
     credential::{self, ClientId},
+    files,
     health::MAX_WATCHES_PER_CONNECTION,
-    http_client::{HttpSettings, Proxy, Resolver, UnpooledClient, tls_config},
+    http_client::{ClientTlsSet, HttpSettings, Proxy, Resolver, UnpooledClient},
     memory::ResponseMemory,
     platform::{
         self,
         data_center::{DataCenter, Origin},
     },
-    regular_file,
+    secret::hmac_key,
     server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
@@ -209,8 +211,10 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
     let hmac_key = match &config.hmac_key_file {
         None => None,
         Some(path) => {
-            let mut key = regular_file::read(path, regular_file::MAX_BYTES)
+            let mut key = files::read(path, files::MAX_BYTES)
                 .map_err(|error| StartError::HmacKey(path.clone(), error.into()))?;
+            hmac_key::check(&key.bytes)
+                .map_err(|error| StartError::HmacKey(path.clone(), io::Error::other(error)))?;
             let key = std::mem::take(&mut *key.bytes);
             Some(audit::HmacKey::new(config.hmac_key_id.clone().unwrap_or_default(), key))
         }
@@ -230,10 +234,11 @@ pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tr
 pub(super) fn callers(
     config: &config::Callers,
     server: &config::Server,
+    tls: &mut ClientTlsSet,
     resolver: &Resolver,
 ) -> Result<caller::Settings, StartError> {
     let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
-    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, resolver)).collect::<Result<_, _>>()?;
+    let jwt = config.jwt.iter().map(|issuer| jwt(issuer, tls, resolver)).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
             config::ForwardedHeader::XForwardedClientCert => ForwardedHeader::Xfcc,
@@ -244,11 +249,11 @@ pub(super) fn callers(
     Ok(caller::Settings { certificate, jwt, forwarded })
 }
 
-fn jwt(jwt: &config::Jwt, resolver: &Resolver) -> Result<JwtSettings, StartError> {
+fn jwt(jwt: &config::Jwt, tls: &mut ClientTlsSet, resolver: &Resolver) -> Result<JwtSettings, StartError> {
     let jwks = match &jwt.keys {
         config::JwksSource::File(path) => JwksSource::File(path.clone()),
         config::JwksSource::Url { url, ca_file, max_age } => {
-            let tls = tls_config(ca_file.as_deref())?;
+            let tls = tls.get(ca_file.as_deref(), url, None)?;
             let settings = HttpSettings::new(url.clone(), tls, resolver.clone());
             JwksSource::Url { url: url.clone(), http: UnpooledClient::new(settings)?, max_age: *max_age }
         }
@@ -311,11 +316,16 @@ pub(super) fn platform(
 }
 
 /// How an API client's platform is reached.
-pub(super) fn http(client: &config::ApiClient, resolver: &Resolver) -> Result<HttpSettings, StartError> {
-    let tls = tls_config(client.ca_file.as_deref())?;
+pub(super) fn http(
+    client: &config::ApiClient,
+    tls: &mut ClientTlsSet,
+    resolver: &Resolver,
+) -> Result<HttpSettings, StartError> {
+    let proxy = client.proxy_url.as_ref().map(config::ProxyUrl::expose);
+    let tls = tls.get(client.ca_file.as_deref(), &client.data_center_url, proxy)?;
     let mut settings = HttpSettings::new(client.data_center_url.clone(), tls, resolver.clone());
     settings.max_idle_connections = client.max_idle_connections.get() as usize;
-    settings.proxy = client.proxy_url.as_ref().map(|proxy| Proxy::new(proxy.expose().clone(), &settings.tls));
+    settings.proxy = proxy.map(|proxy| Proxy::new(proxy.clone(), &settings.tls));
     Ok(settings)
 }
 

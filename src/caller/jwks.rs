@@ -7,7 +7,7 @@
 //! issuer cannot be reached.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -16,21 +16,24 @@ use arc_swap::ArcSwapOption;
 use jsonwebtoken::Algorithm;
 use tokio::{
     sync::{Notify, watch},
-    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use url::Url;
 
+mod file;
+
+pub use self::file::JwksFileFault;
+use self::file::KeyFile;
 use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
     clock::{self, Instant, WallClock},
+    files::{Follower, Outcomes},
     http_client::{
         UnpooledClient,
         body::{self, BodyError},
         is_loopback,
     },
-    regular_file,
     telemetry::metrics::JwksMetrics,
 };
 
@@ -45,8 +48,6 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_RETRY_WAIT: Duration = Duration::from_millis(500);
 /// After failed fetches.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// How often a key file is looked at; a change must be in use within 10 seconds.
-const FILE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where an issuer's keys are.
 #[derive(Clone)]
@@ -82,8 +83,6 @@ enum FetchFault {
     Transport(String),
     #[error("the answer has the HTTP status {0}")]
     Status(u16),
-    #[error("the file cannot be read: {0}")]
-    File(#[source] std::io::Error),
     #[error(transparent)]
     Jwks(#[from] JwksFault),
 }
@@ -127,6 +126,8 @@ struct DemandState {
 pub struct JwksRefresh {
     ring: Arc<KeyRing>,
     source: JwksSource,
+    /// What follows the source if it is a file.
+    file: Option<Follower<KeyFile>>,
     seen: Seen,
     /// Whether it was logged that the keys are too old.
     too_old: bool,
@@ -142,14 +143,6 @@ struct Seen {
     refused: Option<Vec<u8>>,
     /// Failures in a row.
     failures: u32,
-}
-
-impl Seen {
-    /// Whether the source still has the text that was last got from it.
-    fn is_still(&self, json: &[u8]) -> bool {
-        let last = if self.failures == 0 { &self.in_use } else { &self.refused };
-        last.as_deref() == Some(json)
-    }
 }
 
 impl KeyRing {
@@ -244,29 +237,23 @@ impl JwksRefresh {
         source: JwksSource,
         metrics: JwksMetrics,
     ) -> Result<(Arc<KeyRing>, Self), super::InvalidSettings> {
-        let mut seen = Seen::default();
-        let ring = match &source {
+        let (ring, file) = match &source {
             JwksSource::File(path) => {
-                let invalid = |fault| super::InvalidSettings::Jwks { path: path.clone(), fault };
-                let json = read_file(path)
-                    .map_err(|source| super::InvalidSettings::JwksFile { path: path.clone(), source })?;
-                let keys = KeySet::parse(&json).map_err(invalid)?;
-                metrics.loaded();
-                seen.in_use = Some(json);
-                let ring = KeyRing::new(None, None);
-                ring.keep(keys);
-                ring
+                let ring = Arc::new(KeyRing::new(None, None));
+                let file = KeyFile::start(path.clone(), Arc::clone(&ring), metrics.clone())?;
+                (ring, Some(file))
             }
             JwksSource::Url { url, max_age, .. } => {
                 if !is_safe(url) {
                     return Err(super::InvalidSettings::JwksUrl);
                 }
                 metrics.expired(false);
-                KeyRing::new(Some(*max_age), Some(Demand::new()))
+                (Arc::new(KeyRing::new(Some(*max_age), Some(Demand::new()))), None)
             }
         };
-        let ring = Arc::new(ring);
-        Ok((Arc::clone(&ring), Self { ring, source, seen, too_old: false, metrics }))
+        let refresh =
+            Self { ring: Arc::clone(&ring), source, file, seen: Seen::default(), too_old: false, metrics };
+        Ok((ring, refresh))
     }
 
     /// The issuer whose keys they are.
@@ -278,11 +265,12 @@ impl JwksRefresh {
     /// Follows the keys. Never returns; dropping the future stops the refresh, and the keys
     /// stay as they are.
     pub async fn run(&mut self) {
+        if let Some(file) = &mut self.file {
+            match file.run().await {}
+        }
         let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
-        match (source, &ring.demand) {
-            (JwksSource::Url { url, http, .. }, Some(demand)) => self.follow_url(&url, &http, demand).await,
-            (JwksSource::File(path), _) => self.follow_file(&path).await,
-            (JwksSource::Url { .. }, None) => {}
+        if let (JwksSource::Url { url, http, .. }, Some(demand)) = (source, &ring.demand) {
+            self.follow_url(&url, &http, demand).await;
         }
     }
 
@@ -296,21 +284,6 @@ impl JwksRefresh {
                 () = sleep(next_fetch(self.seen.failures)) => {}
                 () = demand.wanted() => {}
             }
-        }
-    }
-
-    async fn follow_file(&mut self, path: &Path) {
-        loop {
-            self.look_at(path).await;
-            sleep(FILE_POLL_INTERVAL).await;
-        }
-    }
-
-    /// Takes the file's keys if it has changed since it was last seen.
-    async fn look_at(&mut self, path: &Path) {
-        let json = read(path).await;
-        if !json.as_ref().is_ok_and(|json| self.seen.is_still(json)) {
-            self.take(json);
         }
     }
 
@@ -329,11 +302,11 @@ impl JwksRefresh {
         let has_recovered = self.seen.failures > 0;
         let changed = self.seen.in_use.as_ref() != Some(&json);
         if self.seen.in_use.is_none() {
-            self.metrics.loaded();
+            self.metrics.reloads.loaded();
         } else if changed {
-            self.metrics.reloaded(true);
+            self.metrics.reloads.reloaded(true);
         } else if has_recovered {
-            self.metrics.recovered();
+            self.metrics.reloads.recovered();
         }
         if changed || has_recovered {
             tracing::info!(jwt.issuer = self.metrics.issuer(), keys = keys.len(), "JWT keys loaded");
@@ -350,7 +323,7 @@ impl JwksRefresh {
     fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchFault) {
         let another = json.is_some() && json != self.seen.refused;
         if self.seen.failures == 0 || another {
-            self.metrics.reloaded(false);
+            self.metrics.reloads.reloaded(false);
         }
         self.seen.refused = json.or_else(|| self.seen.refused.take());
         self.seen.failures = self.seen.failures.saturating_add(1);
@@ -417,19 +390,6 @@ async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> 
         let lookup = http.unanswered_lookup();
         Err(lookup.map_or(FetchFault::Timeout, |error| FetchFault::Transport(error.to_string())))
     })
-}
-
-#[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
-async fn read(path: &Path) -> Result<Vec<u8>, FetchFault> {
-    let path = path.to_owned();
-    let read = spawn_blocking(move || read_file(&path)).await;
-    read.unwrap_or_else(|error| Err(error.into())).map_err(FetchFault::File)
-}
-
-/// Blocks on the disk. The size of a key set is checked where it is parsed.
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut contents = regular_file::read(path, regular_file::MAX_BYTES)?;
-    Ok(std::mem::take(&mut *contents.bytes))
 }
 
 #[cfg(test)]

@@ -39,15 +39,33 @@ pub enum JwksFault {
     NoUsableKey,
 }
 
-/// The keys of a set that are of use.
-#[derive(Debug)]
-pub(super) struct KeySet(Vec<Key>);
+/// Checks the contents of a key file, as they are parsed when the file is used.
+///
+/// # Errors
+///
+/// The contents are not a key set, or have no usable keys.
+pub fn check_jwks(json: &[u8]) -> Result<(), JwksFault> {
+    KeySet::parse(json).map(|_| ())
+}
+
+/// The keys of a set that are of use. Cheap to clone. Two sets are equal if they have the same
+/// usable keys in the same order.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeySet(Arc<[Key]>);
 
 #[derive(Debug)]
 struct Key {
+    jwk: Jwk,
     id: Option<String>,
     algorithms: Vec<Algorithm>,
     verifies_with: Arc<DecodingKey>,
+}
+
+/// Everything else in a key follows from its JWK.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.jwk == other.jwk
+    }
 }
 
 /// What a key ring has for a token.
@@ -75,12 +93,12 @@ impl KeySet {
         }
         let document: Document = serde_json::from_slice(json).map_err(|_| JwksFault::Malformed)?;
         let usable = document.keys.into_iter().filter_map(Key::read).take(MAX_KEYS);
-        let keys: Vec<Key> = usable.collect();
+        let keys: Arc<[Key]> = usable.collect();
         if keys.is_empty() { Err(JwksFault::NoUsableKey) } else { Ok(Self(keys)) }
     }
 
     /// How many keys there are.
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
@@ -135,7 +153,7 @@ impl Key {
             .copied()
             .collect();
         let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| !algorithms.is_empty())?;
-        Some(Self { id: common.key_id.clone(), algorithms, verifies_with: Arc::new(key) })
+        Some(Self { id: common.key_id.clone(), algorithms, verifies_with: Arc::new(key), jwk })
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
-        let app = App::start(config).await.map_err(|error| not_started(&error, "--listen"))?;
+        let app = Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());
 
         let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };

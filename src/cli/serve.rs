@@ -82,7 +82,8 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     let served = on_control_runtime(async {
         // Before the gateway can be seen to serve: a signal sent then must not kill it.
         let signals = listen_to_signals()?;
-        let app = App::start(config).await.map_err(|error| not_started(&error, "[server] listen"))?;
+        let app =
+            Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "[server] listen"))?;
         app.report_log(logging.clone());
         Ok(signals.serve(app).await)
     });

@@ -144,7 +144,7 @@ impl ApiClient {
         let client_id = section.required("client_id", "the API client's id", client_id);
         let client_secret = SecretSource::read(&mut section, environment);
         let target_origins = section.list("target_origins", value::https_origin).unwrap_or_default();
-        let ca_file = named_file::certificates(&mut section, "ca_file");
+        let ca_file = named_file::authorities(&mut section, "ca_file");
         let proxy_url = section.optional("proxy_url", value::proxy_url);
         let is_plaintext = data_center_url.as_ref().is_some_and(|url| url.scheme() == "http");
         if is_plaintext && proxy_url.as_ref().is_some_and(|proxy| !proxy.is_on_loopback()) {

@@ -38,10 +38,6 @@ pub enum AuditSink {
     File(PathBuf),
 }
 
-/// The output of HMAC-SHA-256, and so the length that a key should have (RFC 2104,
-/// section 3).
-const LEAST_KEY_BYTES: usize = 32;
-
 impl Audit {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let sink = match section.optional("sink", value::text).as_deref() {
@@ -56,7 +52,7 @@ impl Audit {
         if fsync && !matches!(sink, AuditSink::File(_)) {
             section.fault("fsync", Problem::rule("needs a sink that is a file"));
         }
-        let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file", LEAST_KEY_BYTES);
+        let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file");
         if section.has("hmac_key_id") && !section.has("hmac_key_file") {
             section.fault("hmac_key_id", Problem::rule("names the key of hmac_key_file, which is not there"));
         }

@@ -175,8 +175,8 @@ impl Jwt {
                 section.fault(key, Problem::rule("is for jwks_url, which is not there"));
             }
         }
-        let file = named_file::json_object(&mut section, "jwks_file").map(JwksSource::File);
-        let ca_file = named_file::certificates(&mut section, "jwks_ca_file");
+        let file = named_file::jwks(&mut section, "jwks_file").map(JwksSource::File);
+        let ca_file = named_file::authorities(&mut section, "jwks_ca_file");
         let ages = Duration::from_mins(10)..=Duration::from_hours(24 * 30);
         let max_age = section.optional("jwks_max_age", value::duration(ages)).unwrap_or(JWKS_MAX_AGE);
         let url = section.optional("jwks_url", value::secure_url).map(|url| JwksSource::Url {

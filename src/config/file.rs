@@ -2,8 +2,9 @@
 //!
 //! Nothing here knows a key.
 
-use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
+use aws_lc_rs::digest::{self, SHA256};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -13,8 +14,9 @@ use super::{
     fault::{Findings, Place, Problem},
     named_file,
 };
+use crate::files::Contents;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) value: Value,
@@ -54,10 +56,75 @@ impl Value {
     }
 }
 
-/// Reads a file; what is wrong with its syntax is noted, and nothing is returned then.
+/// Identifies everything that a configuration file contains. Equal if the same keys have the same
+/// values: comments, blanks and the order of keys do not count. A hash, because the file can
+/// contain a secret by mistake.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Document([u8; 32]);
+
+impl Document {
+    /// Parses the contents of a file. All contents that are not TOML are equal.
+    #[must_use]
+    pub fn parse(contents: &[u8]) -> Self {
+        let table = parse_bytes(Path::new(""), contents, &Findings::default());
+        table.as_ref().map(Self::of).unwrap_or_default()
+    }
+
+    pub(super) fn of(table: &Table) -> Self {
+        let mut hash = digest::Context::new(&SHA256);
+        add_table(&mut hash, table);
+        let mut document = Self::default();
+        document.0.copy_from_slice(hash.finish().as_ref());
+        document
+    }
+}
+
+fn add_table(hash: &mut digest::Context, table: &Table) {
+    for (key, node) in table {
+        add(hash, "key", key.as_bytes());
+        add_value(hash, &node.value);
+    }
+    add(hash, "end", &[]);
+}
+
+fn add_value(hash: &mut digest::Context, value: &Value) {
+    match value {
+        Value::Text(text) | Value::Variable(text) => add(hash, "text", text.as_bytes()),
+        Value::Integer(integer) => add(hash, "integer", &integer.to_be_bytes()),
+        Value::Float(float) => add(hash, "float", &float.to_bits().to_be_bytes()),
+        Value::Boolean(boolean) => add(hash, "boolean", &[u8::from(*boolean)]),
+        Value::Datetime => add(hash, "date", &[]),
+        Value::List(items) => {
+            add(hash, "list", &items.len().to_be_bytes());
+            for item in items {
+                add_value(hash, &item.value);
+            }
+        }
+        Value::Table(table) => {
+            add(hash, "table", &[]);
+            add_table(hash, table);
+        }
+    }
+}
+
+/// With lengths, so that no two documents lead to the same bytes.
+fn add(hash: &mut digest::Context, kind: &str, content: &[u8]) {
+    for part in [kind.as_bytes(), content] {
+        hash.update(&part.len().to_be_bytes());
+        hash.update(part);
+    }
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document").finish_non_exhaustive()
+    }
+}
+
+/// Reads a file. Adds a fault and returns nothing if it cannot be read, or is not TOML.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     match named_file::read(path) {
-        Ok(contents) => parse_bytes(path, &contents.bytes, findings),
+        Ok(contents) => parse_contents(path, &contents, findings),
         Err(problem) => {
             findings.fault(Place::File(Some(Arc::from(path))), "", problem);
             None
@@ -65,14 +132,18 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
     }
 }
 
-/// Reads the contents of a file; what is wrong with its syntax is noted, and nothing is
-/// returned then.
+/// Parses the contents of a file, as [`parse_bytes`], and warns about its permissions.
+pub(super) fn parse_contents(path: &Path, contents: &Contents, findings: &Findings) -> Option<Table> {
+    if contents.writable_by_others() {
+        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
+        findings.warning(Place::File(Some(Arc::from(path))), "", rule);
+    }
+    parse_bytes(path, &contents.bytes, findings)
+}
+
+/// Parses the contents of a file. Adds faults and returns nothing if they are not TOML.
 pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
-    if named_file::others_may_write(&path) {
-        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
-        findings.warning(Place::File(Some(Arc::clone(&path))), "", rule);
-    }
     if let Ok(text) = std::str::from_utf8(contents) {
         parse(&path, text, findings)
     } else {
@@ -136,5 +207,29 @@ impl Lines<'_> {
     fn item(&self, item: Spanned<DeValue<'_>>) -> Node {
         let place = self.at(&item.span());
         Node { value: self.value(item.into_inner()), place }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_equal_if_the_same_keys_have_the_same_values() {
+        let document = |text: &str| Document::parse(text.as_bytes());
+        let one = document("a = 1\nb = [\"x\", nan]\n[c]\nd = true\n");
+        assert_eq!(one, document("# new\nb = [ 'x', nan ]\na = 0x1\nc = { d = true }"));
+        for other in [
+            "a = 1\nb = [\"x\", nan]\n[c]\nd = false\n",
+            "a = 1\nb = [\"x\", nan]\n[c]\n",
+            "a = 1\nb = [\"x\"]\n[c]\nd = true\n",
+            "a = \"1\"\nb = [\"x\", nan]\n[c]\nd = true\n",
+            "a = 1\nb = [\"x\", nan]\nd = true\n[c]\n",
+            "",
+            "a =",
+        ] {
+            assert_ne!(one, document(other), "{other}");
+        }
+        assert!(!format!("{one:?}").contains(char::is_numeric), "{one:?}");
     }
 }

@@ -4,117 +4,80 @@
 //! The contents are not kept: the part that uses a file reads it, and reads it again when
 //! it changes.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
-
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::path::{Path, PathBuf};
 
 use super::{fault::Problem, section::Section};
 use crate::{
+    caller::check_jwks,
     clock::WallClock,
-    regular_file::{self, Contents, ReadError},
-    secret::client_secret::{ClientSecret, InvalidSecret, SecretFile, without_newline},
-    validity::{self, State, Validity},
+    files::{self, Contents, ReadError},
+    pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
+    secret::{
+        client_secret::{ClientSecret, InvalidSecret, StoredSecret},
+        hmac_key,
+    },
 };
 
-/// A file that must hold certificates in PEM.
-pub(super) fn certificates(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    checked(section, key, |content| {
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(content).collect();
-        if certificates.is_empty() || certificates.iter().any(Result::is_err) {
-            return Err(Problem::rule("the file must hold certificates in PEM"));
-        }
-        Ok(())
-    })
+/// A file that must hold the authorities of other servers' certificates in PEM, or those of
+/// client certificates. Warns of those that peers or the gateway refuse.
+pub(super) fn authorities(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let (path, authorities) = checked(section, key, |content| Ok(Authorities::parse(content)?))?;
+    warn(section, key, &authorities.warnings(WallClock::system().now()));
+    Some(path)
 }
 
 /// A file that must hold the server's certificate chain in PEM, the server's own first. Warns
-/// of certificates that are not valid now.
-pub(super) fn certificate_chain(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    let path = certificates(section, key)?;
-    warn_of_validity(section, key, &path, |number| match number {
-        1 => "clients refuse it; renew it",
-        _ => "clients may refuse the chain; renew it",
-    });
-    Some(path)
-}
-
-/// A file that must hold the authorities of client certificates in PEM. Warns of those that are
-/// not valid now.
-pub(super) fn authorities(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    let path = certificates(section, key)?;
-    warn_of_validity(section, key, &path, |_| "replace it");
-    Some(path)
-}
-
-fn warn_of_validity(
-    section: &Section<'_>,
+/// of what makes clients refuse it.
+pub(super) fn certificate_chain(
+    section: &mut Section<'_>,
     key: &'static str,
-    path: &Path,
-    remedy: impl Fn(usize) -> &'static str,
-) {
-    // Read before: it can only fail if it has changed in between.
-    let Ok(contents) = read(path) else { return };
-    let now = WallClock::system().now();
-    for (number, certificate) in (1_usize..).zip(CertificateDer::pem_slice_iter(&contents.bytes)) {
-        let Some(validity) = certificate.ok().and_then(|certificate| Validity::of(&certificate)) else {
-            continue;
-        };
-        let rule = match validity.state(now) {
-            State::Valid => continue,
-            State::Expired => format!("expired at {}", validity::shown(validity.not_after)),
-            State::NotYetValid => format!("is not valid before {}", validity::shown(validity.not_before)),
-        };
-        section.warning(key, format!("certificate {number} of the file {rule}: {}", remedy(number)));
+) -> Option<(PathBuf, CertificateChain)> {
+    let (path, chain) = checked(section, key, |content| Ok(CertificateChain::parse(content)?))?;
+    warn(section, key, &chain.warnings(WallClock::system().now()));
+    Some((path, chain))
+}
+
+fn warn(section: &Section<'_>, key: &'static str, warnings: &[Warning]) {
+    for warning in warnings {
+        section.warning(key, warning.to_string());
     }
 }
 
 /// A file that must hold a private key in PEM, and that others should not read.
-pub(super) fn private_key(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    let path = checked(section, key, |content| {
-        PrivateKeyDer::from_pem_slice(content)
-            .map(|_| ())
-            .map_err(|_| Problem::rule("the file must hold a private key in PEM"))
-    })?;
-    warn_if_others_read(section, key, &path);
+pub(super) fn private_key(section: &mut Section<'_>, key: &'static str) -> Option<(PathBuf, PrivateKey)> {
+    checked_secret(section, key, |content| Ok(PrivateKey::parse(content)?))
+}
+
+/// Checks that the private key is that of the server's certificate.
+pub(super) fn check_pair(
+    section: &Section<'_>,
+    key: &'static str,
+    chain: CertificateChain,
+    private_key: &PrivateKey,
+) {
+    if let Err(why) = ServerIdentity::new(chain, private_key) {
+        section.fault(key, Problem::rule(why.to_string()));
+    }
+}
+
+/// A file that must hold a JWT issuer's keys.
+pub(super) fn jwks(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let check = |content: &[u8]| check_jwks(content).map_err(|fault| Problem::rule(fault.to_string()));
+    let (path, ()) = checked(section, key, check)?;
     Some(path)
 }
 
-/// A file that must hold a JSON object.
-pub(super) fn json_object(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
-    checked(section, key, |content| {
-        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(content)
-            .map(|_| ())
-            .map_err(|_| Problem::rule("the file must hold a JSON object"))
-    })
-}
-
-/// A file that must hold an HMAC key of at least `min_bytes`, one newline at its end not
-/// counted, and that others should not read.
-pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str, min_bytes: usize) -> Option<PathBuf> {
-    let path = checked(section, key, |content| {
-        let content = without_newline(content);
-        if std::str::from_utf8(content).is_err() {
-            Err(Problem::rule("the key must be UTF-8 text"))
-        } else if content.iter().all(u8::is_ascii_whitespace) {
-            Err(Problem::rule("the key is blank"))
-        } else if content.len() < min_bytes {
-            Err(Problem::rule(format!("the key is too short: it needs at least {min_bytes} bytes")))
-        } else {
-            Ok(())
-        }
-    })?;
-    warn_if_others_read(section, key, &path);
+/// A file that must hold an HMAC key, and that others should not read.
+pub(super) fn hmac_key(section: &mut Section<'_>, key: &'static str) -> Option<PathBuf> {
+    let check = |content: &[u8]| hmac_key::check(content).map_err(|error| Problem::rule(error.to_string()));
+    let (path, ()) = checked_secret(section, key, check)?;
     Some(path)
 }
 
 /// A file that must hold a client secret, and that others should not read. `path` is what
 /// the key's value means.
 pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: PathBuf) -> Option<PathBuf> {
-    match SecretFile::read(&path) {
+    match StoredSecret::read(&path) {
         Ok(file) => {
             warn_of_doubts(section, key, &file.secret);
             if file.readable_by_others {
@@ -145,10 +108,17 @@ impl From<InvalidSecret> for Problem {
     }
 }
 
+impl From<InvalidFile> for Problem {
+    fn from(why: InvalidFile) -> Self {
+        Self::rule(why.to_string())
+    }
+}
+
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(error) => Self::rule(error.to_string()),
             ReadError::NotRegular => Self::rule(
                 "is not a regular file, so it cannot be read again after a change; write the contents to a file",
             ),
@@ -159,44 +129,48 @@ impl From<ReadError> for Problem {
     }
 }
 
-fn checked(
+/// The path of a file, and what its contents were parsed to.
+fn checked<T>(
     section: &mut Section<'_>,
     key: &'static str,
-    check: impl FnOnce(&[u8]) -> Result<(), Problem>,
-) -> Option<PathBuf> {
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Option<(PathBuf, T)> {
+    let (path, parsed, _) = read_and_parse(section, key, parse)?;
+    Some((path, parsed))
+}
+
+/// Like [`checked`], for a file that others should not read.
+fn checked_secret<T>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Option<(PathBuf, T)> {
+    let (path, parsed, contents) = read_and_parse(section, key, parse)?;
+    if contents.readable_by_others() {
+        section.warning(key, READABLE_BY_OTHERS);
+    }
+    Some((path, parsed))
+}
+
+fn read_and_parse<T>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+) -> Option<(PathBuf, T, Contents)> {
     let path = section.path(key)?;
-    read(&path)
-        .and_then(|content| check(&content.bytes))
+    let (parsed, contents) = read(&path)
+        .and_then(|contents| Ok((parse(&contents.bytes)?, contents)))
         .map_err(|problem| section.fault(key, problem))
         .ok()?;
-    if others_may_write(&path) {
+    if contents.writable_by_others() {
         section.warning(key, "every user of this machine can change the file; chmod it to 0644");
     }
-    Some(path)
+    Some((path, parsed, contents))
 }
 
 /// Reads a file of the configuration, or the configuration itself.
 pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
-    Ok(regular_file::read(path, regular_file::MAX_BYTES)?)
+    Ok(files::read(path, files::MAX_BYTES)?)
 }
 
 const READABLE_BY_OTHERS: &str = "every user of this machine can read the file; chmod it to 0400";
-
-/// Bits of a file's mode.
-const OTHERS_MAY_READ: u32 = 0o004;
-const OTHERS_MAY_WRITE: u32 = 0o002;
-
-/// Whether every user of this machine can change the file.
-pub(super) fn others_may_write(path: &Path) -> bool {
-    is_open_to_others(path, OTHERS_MAY_WRITE)
-}
-
-fn is_open_to_others(path: &Path, bit: u32) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & bit != 0)
-}
-
-fn warn_if_others_read(section: &Section<'_>, key: &str, path: &Path) {
-    if is_open_to_others(path, OTHERS_MAY_READ) {
-        section.warning(key, READABLE_BY_OTHERS);
-    }
-}

@@ -221,8 +221,13 @@ impl ServerTls {
                 section.fault(key, Problem::Missing(BOTH));
             }
         }
-        let certificate_file = named_file::certificate_chain(&mut section, "certificate_file");
-        let private_key_file = named_file::private_key(&mut section, "private_key_file");
+        let certificate = named_file::certificate_chain(&mut section, "certificate_file");
+        let private_key = named_file::private_key(&mut section, "private_key_file");
+        let (certificate_file, chain) = certificate.unzip();
+        let (private_key_file, private_key) = private_key.unzip();
+        if let (Some(chain), Some(private_key)) = (chain, private_key) {
+            named_file::check_pair(&section, "private_key_file", chain, &private_key);
+        }
         let client_ca_file = named_file::authorities(&mut section, "client_ca_file");
         let has_ca = section.has("client_ca_file");
         let usual = if has_ca { ClientAuth::Require } else { ClientAuth::Off };

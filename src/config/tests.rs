@@ -24,7 +24,7 @@ impl Folder {
         file("empty", b"\n");
         file("short", b"only a few bytes");
         file("hmac", &[7; 32]);
-        file("jwks.json", b"{\"keys\": []}");
+        file("jwks.json", br#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#);
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         file("tls.crt", certified.cert.pem().as_bytes());
         file("tls.key", certified.signing_key.serialize_pem().as_bytes());
@@ -243,7 +243,7 @@ const BROKEN: &[Broken] = &[
         "[server.tls]\nprivate_key_file = \"tls.crt\"",
         &[
             "gateway.toml:8: server.tls.certificate_file: is missing: [server.tls] needs both certificate_file and private_key_file",
-            "gateway.toml:9: server.tls.private_key_file: the file must hold a private key in PEM",
+            "gateway.toml:9: server.tls.private_key_file: the file contains a certificate and not the private key; if the two files are swapped, exchange the values of private_key_file and certificate_file",
         ],
     ),
     (
@@ -897,11 +897,13 @@ fn doubtful_settings_are_warnings() {
 #[test]
 fn certificates_that_are_not_valid_now_are_warnings() {
     let folder = Folder::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    fs::write(folder.folder.path().join("tls.key"), key.serialize_pem()).unwrap();
     let certificate = |from, until| {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(until, 1, 1);
-        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        params.self_signed(&key).unwrap().pem()
     };
     let (expired, valid, not_yet) =
         (certificate(2000, 2020), certificate(2000, 4000), certificate(3000, 4000));
@@ -919,16 +921,17 @@ fn certificates_that_are_not_valid_now_are_warnings() {
         warnings(&format!("{expired}{expired}"), &format!("{valid}{expired}")),
         [
             "server.tls.certificate_file: certificate 1 of the file expired at 2020-01-01T00:00:00Z: \
-             clients refuse it; renew it",
+             peers refuse it; renew it",
             "server.tls.certificate_file: certificate 2 of the file expired at 2020-01-01T00:00:00Z: \
-             clients may refuse the chain; renew it",
-            "server.tls.client_ca_file: certificate 2 of the file expired at 2020-01-01T00:00:00Z: replace it",
+             peers refuse it; renew it",
+            "server.tls.client_ca_file: certificate 2 of the file expired at 2020-01-01T00:00:00Z: \
+             peers refuse it; renew it",
         ]
     );
     assert_eq!(
         warnings(&not_yet, &valid),
         ["server.tls.certificate_file: certificate 1 of the file is not valid before 3000-01-01T00:00:00Z: \
-             clients refuse it; renew it"]
+             peers refuse it until then; check this machine's clock, or use the previous certificate"]
     );
 }
 

@@ -87,9 +87,9 @@ impl<X: TokenExchange> Task<X> {
         let (loaded, secrets) = watch::channel(Loaded::Pending);
         let source = self.source.clone();
         let api_client = Arc::clone(&self.api_client);
-        let (metrics, wall) = (self.metrics.clone(), self.shared.wall().clone());
+        let (reloads, wall) = (self.metrics.client_secret(), self.shared.wall().clone());
         tokio::select! {
-            () = source.follow(&api_client, loaded, metrics, wall) => {}
+            () = source.follow(api_client, loaded, reloads, wall) => {}
             () = self.keep_fresh(secrets) => {}
         }
     }
@@ -102,7 +102,7 @@ impl<X: TokenExchange> Task<X> {
                 Loaded::Unreadable(why) => {
                     // Its source has logged it.
                     let kind = CredentialErrorKind::SecretUnreadable;
-                    self.shared.failed(CredentialError::new(kind, why.to_string()), None);
+                    self.shared.failed(CredentialError::new(kind, (*why).to_owned()), None);
                     changed(&mut secrets).await;
                 }
                 Loaded::Ready(secret) => {

@@ -5,6 +5,8 @@
 
 use std::{error::Error, io};
 
+use crate::pki::{self, Peer};
+
 /// Iterates over an error and everything that caused it, outermost first.
 ///
 /// `io::Error` reports the source of the error that it wraps, not that error; this
@@ -34,11 +36,61 @@ impl<'a> Iterator for Causes<'a> {
     }
 }
 
-/// Returns the innermost cause of an error as text, for example "connection refused".
-/// Outer errors name the URL and the step, which the log contains in other fields.
+/// Returns the innermost cause of an error as text, for example "connection refused". A TLS
+/// failure is explained. Outer errors name the URL and the step, which the log contains in
+/// other fields.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
-    Causes::of(error).last().map_or_else(String::new, ToString::to_string)
+    match Causes::of(error).find_map(|cause| cause.downcast_ref()) {
+        Some(error) => pki::explain(error, Peer::Server),
+        None => innermost(error),
+    }
+}
+
+/// Returns the innermost cause. The TLS libraries report a closed connection in abbreviations, or
+/// with a link to their documentation.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let text = Causes::of(error).last().map_or_else(String::new, ToString::to_string);
+    let is_closed = Causes::of(error).any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    });
+    match text {
+        text if is_closed && text.contains("handshake") => {
+            "the server closed the connection during the TLS handshake".to_owned()
+        }
+        text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
+        text => text,
+    }
+}
+
+/// Returns the root cause of a failed exchange with a server. `certificate_requested`: whether
+/// the server has lately asked for a client certificate. Servers that require one often close
+/// the connection without giving the reason.
+#[must_use]
+pub fn of_exchange(error: &(dyn Error + 'static), certificate_requested: bool) -> String {
+    let cause = root_cause(error);
+    if certificate_requested && is_refusal_without_certificate(error) {
+        format!("{cause}; the server asks for a client certificate, which the gateway does not have")
+    } else {
+        cause
+    }
+}
+
+/// Whether the server ended the connection in one of the ways in which it refuses a client
+/// without a certificate.
+fn is_refusal_without_certificate(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).any(|cause| {
+        let closed = |kind| {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        };
+        cause.downcast_ref::<io::Error>().is_some_and(|error| closed(error.kind()))
+            || cause
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(|error| error.is_incomplete_message() || error.is_closed())
+            || matches!(cause.downcast_ref(), Some(rustls::Error::AlertReceived(_)))
+            || cause.downcast_ref::<h2::Error>().is_some_and(|error| error.is_go_away() || error.is_io())
+    })
 }
 
 /// Returns whether the server's certificate was refused: expired, for another name, or
@@ -79,7 +131,18 @@ mod tests {
     fn root_cause_looks_inside_io_errors() {
         let inner = io::Error::other(rustls::Error::General("handshake".to_owned()));
         let outer = io::Error::other(inner);
-        assert!(root_cause(&outer).contains("handshake"));
+        assert_eq!(root_cause(&outer), "TLS failed (General)");
+        let refused = io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(root_cause(&refused), "connection refused");
+        let eof = |text: &str| io::Error::other(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        assert_eq!(
+            root_cause(&eof("tls handshake eof")),
+            "the server closed the connection during the TLS handshake"
+        );
+        assert_eq!(
+            root_cause(&eof("peer closed connection without sending TLS close_notify: https://a")),
+            "the server closed the connection"
+        );
         assert!(!is_invalid_certificate(&outer));
         let refused = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
         assert!(is_invalid_certificate(&io::Error::other(refused)));

@@ -16,10 +16,9 @@ use http::{
     HeaderMap, HeaderValue, Version,
     header::{ACCEPT, ACCEPT_ENCODING},
 };
-use rustls::ClientConfig;
 use url::{Host, Url};
 
-use super::{LookupError, Proxy, Resolver, cause::root_cause, connect::ConnectLayer, is_loopback, resolver};
+use super::{ClientTls, LookupError, Proxy, Resolver, cause, connect::ConnectLayer, is_loopback, resolver};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -49,9 +48,8 @@ const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD
 pub struct HttpSettings {
     /// URL of the server. Plain HTTP is accepted only for a loopback host.
     pub server: Url,
-    /// Trusted authorities, loaded once and shared by all clients
-    /// ([`tls_config`](super::tls_config)).
-    pub tls: Arc<ClientConfig>,
+    /// Trusted authorities, shared by all clients and replaced when they change.
+    pub tls: Arc<ClientTls>,
     /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
@@ -71,7 +69,7 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// Settings without a proxy, with the default times and limits.
     #[must_use]
-    pub fn new(server: Url, tls: Arc<ClientConfig>, resolver: Resolver) -> Self {
+    pub fn new(server: Url, tls: Arc<ClientTls>, resolver: Resolver) -> Self {
         Self {
             server,
             tls,
@@ -109,7 +107,7 @@ impl HttpSettings {
     /// Returns the root cause of a failed request as text for the operator. If a proxy
     /// refused the tunnel, finds out its HTTP status, which takes up to 2 s.
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
-        let cause = root_cause(error);
+        let cause = cause::of_exchange(error, self.tls.was_asked_for_certificate());
         match &self.proxy {
             // Boxed: it is rare and large, and the future of every call would grow by it.
             Some(proxy) => Box::pin(proxy.explain(cause, &self.server, &self.resolver)).await,
@@ -249,7 +247,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         ConnectionReuse::IdleFor(timeout) => (Some(timeout), settings.max_idle_connections),
     };
     let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured((*settings.tls).clone())
+        .tls_backend_preconfigured((**settings.tls.config()).clone())
         .https_only(https_only)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
@@ -344,18 +342,11 @@ pub fn header_bytes(headers: &HeaderMap) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use rustls::{RootCertStore, crypto::aws_lc_rs};
-
     use super::*;
 
     fn with_proxy(server: &str) -> HttpSettings {
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        let server = Url::parse(server).unwrap();
-        let mut settings = HttpSettings::new(server, Arc::new(tls), Resolver::for_test());
+        let (server, tls) = (Url::parse(server).unwrap(), ClientTls::new(None).unwrap());
+        let mut settings = HttpSettings::new(server, tls, Resolver::for_test());
         let proxy = Url::parse("http://user:canary@proxy.example:3128").unwrap();
         settings.proxy = Some(Proxy::new(proxy, &settings.tls));
         settings

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use super::Resolver;
+use super::{ClientTls, Resolver};
 use crate::clock::{self, Instant};
 
 /// The text of the HTTP library for a tunnel that was refused with any status but 407.
@@ -55,8 +55,8 @@ struct LastAnswer {
 impl Proxy {
     /// Creates a proxy. `tls` is used if the URL is https.
     #[must_use]
-    pub fn new(url: Url, tls: &ClientConfig) -> Self {
-        let mut tls = tls.clone();
+    pub fn new(url: Url, tls: &ClientTls) -> Self {
+        let mut tls = (**tls.config()).clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self { url, tls: Arc::new(tls), last: Arc::default() }
     }

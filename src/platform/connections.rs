@@ -147,6 +147,10 @@ impl Connections {
     }
 
     fn may_use(&self, client: &Client, now: Instant) -> bool {
+        // Its connections may be to a server whose authority is not trusted any more.
+        if client.trust_generation != self.settings.tls.generation() {
+            return false;
+        }
         let protocol = client.protocol().or_else(|| self.settings.protocol());
         if protocol != Some(HttpProtocol::Http1) {
             return client.reuse != ConnectionReuse::Never;

@@ -7,15 +7,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
-    time::SystemTime,
-};
+use std::{fmt, io, path::Path};
 
 use super::Secret;
-use crate::regular_file::{self, ReadError};
+use crate::files::{self, Contents, ReadError};
 
 /// Maximum size of a client secret in bytes, its newline included.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -81,6 +76,9 @@ pub enum InvalidSecret {
     /// The operating system refuses to read the file.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
+    /// The file system did not respond.
+    #[error("the file could not be read within 5 seconds; check the file system that it is on")]
+    Unanswered,
     /// A FIFO, a pipe, a socket or a device.
     #[error("is not a regular file, so it cannot be read again after a change; write the secret to a file")]
     NotRegular,
@@ -110,6 +108,7 @@ impl From<ReadError> for InvalidSecret {
             ReadError::NotRegular => Self::NotRegular,
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(_) => Self::Unanswered,
         }
     }
 }
@@ -134,33 +133,43 @@ impl Doubt {
     }
 }
 
-/// A secret and the state of its file when it was read.
+/// A secret that is in a file.
 #[derive(Debug)]
-pub struct SecretFile {
+pub struct StoredSecret {
     /// The secret.
     pub secret: ClientSecret,
-    /// The file's inode.
-    pub inode: u64,
-    /// When the file was last written to; unknown on some file systems.
-    pub modified: Option<SystemTime>,
     /// Whether every user of this machine can read the file.
     pub readable_by_others: bool,
 }
 
-impl SecretFile {
-    /// Reads a secret from a regular file. Blocks on the disk.
+impl StoredSecret {
+    /// Reads the contents of a file of at most [`MAX_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// The contents are not a secret.
+    pub fn parse(contents: &Contents) -> Result<Self, InvalidSecret> {
+        Ok(Self {
+            secret: ClientSecret::parse(&contents.bytes)?,
+            readable_by_others: contents.readable_by_others(),
+        })
+    }
+
+    /// Reads a secret from a regular file once. Blocks for at most
+    /// [`READ_TIMEOUT`](files::READ_TIMEOUT).
     ///
     /// # Errors
     ///
     /// The file cannot be read, or its contents are not a secret.
     pub fn read(path: &Path) -> Result<Self, InvalidSecret> {
-        let contents = regular_file::read(path, MAX_BYTES)?;
-        Ok(Self {
-            secret: ClientSecret::parse(&contents.bytes)?,
-            inode: contents.metadata.ino(),
-            modified: contents.metadata.modified().ok(),
-            readable_by_others: contents.metadata.permissions().mode() & 0o004 != 0,
-        })
+        Self::parse(&files::read(path, MAX_BYTES)?)
+    }
+}
+
+/// Compares the secrets, not the permissions of their files.
+impl PartialEq for StoredSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret.expose() == other.secret.expose()
     }
 }
 

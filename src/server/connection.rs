@@ -3,7 +3,7 @@
 //! Each wait for the peer has an end. What a call on the connection goes through is
 //! not decided here.
 
-use std::{convert::Infallible, error::Error, pin::pin, sync::Arc};
+use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use hyper::{server::conn::http2, service::service_fn};
@@ -22,13 +22,16 @@ use super::{
     port::Port,
     preface,
     stream_guard::{Guarded, Pass, StreamBudget},
-    tls::Handshakes,
+    tls::{Handshakes, Trust},
 };
 use crate::{
     caller::Peer,
     clock,
     telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics},
 };
+
+/// Time for calls in progress after the peer's certificate is no longer trusted.
+const UNTRUSTED_GRACE: Duration = Duration::from_secs(1);
 
 /// What all connections of one worker have in common.
 #[derive(Debug)]
@@ -55,20 +58,21 @@ async fn secure_and_serve(shared: &Shared, stream: TcpStream, place: &Place) -> 
     let shaking_hands = shared.metrics.connection(ConnectionState::Handshake);
     let address = place.entry().address();
     let Some(handshakes) = &shared.handshakes else {
-        return serve_http2(shared, stream, Peer::plaintext(address), place.entry(), shaking_hands).await;
+        let peer = Peer::plaintext(address);
+        return serve_http2(shared, stream, peer, None, place.entry(), shaking_hands).await;
     };
     // Boxed, like the stream, because a task is as large as the largest of its states, all the
     // time, and each state that a value passes through has room of its own for it.
     let handshake = Box::pin(async {
-        let (stream, peer) = handshakes.complete(stream, address).await?;
-        Some((Box::new(stream), peer))
+        let (stream, peer, trust) = handshakes.complete(stream, address).await?;
+        Some((Box::new(stream), peer, trust))
     });
     match place.entry().evicted().run_until_cancelled(handshake).await {
         None => ConnectionEnd::Evicted,
         Some(None) => ConnectionEnd::Handshake,
-        Some(Some((stream, peer))) => {
+        Some(Some((stream, peer, trust))) => {
             place.authenticated(&peer);
-            serve_http2(shared, stream, peer, place.entry(), shaking_hands).await
+            serve_http2(shared, stream, peer, Some(trust), place.entry(), shaking_hands).await
         }
     }
 }
@@ -77,6 +81,7 @@ async fn serve_http2<Io>(
     shared: &Shared,
     io: Io,
     peer: Peer,
+    mut trust: Option<Trust>,
     entry: &Arc<Entry>,
     shaking_hands: Counted,
 ) -> ConnectionEnd
@@ -124,6 +129,7 @@ where
     let end = tokio::select! {
         ended = pass.drive(connection.as_mut()) => return ended_by_itself(peer, &ended, &shared.metrics),
         () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
+        () = withdrawn(&mut trust) => ConnectionEnd::Untrusted,
         () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
         end = entry.is_over(&shared.limits) => end,
     };
@@ -144,6 +150,9 @@ where
         }
         _ => {
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
+            // A peer that ignores its GOAWAY can start calls until then.
+            let connection_grace =
+                if end == ConnectionEnd::Untrusted { UNTRUSTED_GRACE } else { connection_grace };
             let last = clock::now() + connection_grace;
             // Calls of callers that nobody knows are not waited for.
             let has_grace = || end != ConnectionEnd::Unidentified || entry.recognition().is_set();
@@ -162,6 +171,14 @@ where
         }
     }
     end
+}
+
+/// Resolves once the peer's certificate is no longer trusted.
+async fn withdrawn(trust: &mut Option<Trust>) {
+    match trust {
+        Some(trust) => trust.withdrawn().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// HTTP/2 with every limit set.

@@ -186,7 +186,10 @@ impl Connections {
         self.0.metrics.connection_ended(end);
         let made_room = match end {
             ConnectionEnd::Evicted | ConnectionEnd::PeerLimit => true,
-            ConnectionEnd::Idle | ConnectionEnd::Unidentified | ConnectionEnd::Age => false,
+            ConnectionEnd::Idle
+            | ConnectionEnd::Unidentified
+            | ConnectionEnd::Age
+            | ConnectionEnd::Untrusted => false,
             ConnectionEnd::Peer
             | ConnectionEnd::Answered
             | ConnectionEnd::Broken

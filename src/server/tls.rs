@@ -3,19 +3,19 @@
 //! TLS 1.2 and 1.3, and nothing but HTTP/2 behind it. What a client certificate proves
 //! is not decided here.
 
+mod current;
 mod expiry;
 mod files;
 mod handshake;
 mod reload;
+mod trust;
 mod turns;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-
+use self::current::Current;
 pub use self::files::TlsError;
-pub(super) use self::{handshake::Handshakes, reload::Reload};
+pub(super) use self::{handshake::Handshakes, reload::Reload, trust::Trust};
 
 /// The protocol that clients must choose by ALPN.
 const HTTP2: &[u8] = b"h2";
@@ -32,8 +32,8 @@ pub struct Settings {
     pub private_key_file: PathBuf,
     /// Whether clients show certificates.
     pub client_auth: ClientAuth,
-    /// How often the files are looked at. A change is taken over when two looks in a
-    /// row see the same, so after at most twice this time; 3 s keeps it below 10 s.
+    /// Time between two polls of the files. A change is taken over when two successive polls
+    /// see it, so after at most twice this time: 3 s keeps it below 10 s.
     pub poll_interval: Duration,
 }
 
@@ -60,26 +60,5 @@ impl ClientAuth {
             Self::Off => None,
             Self::Optional { ca_file } | Self::Require { ca_file } => Some(ca_file),
         }
-    }
-}
-
-/// The configuration that new handshakes use. Cheap to clone; all clones change
-/// together.
-#[derive(Clone, Debug)]
-pub(super) struct Current(Arc<ArcSwap<ServerConfig>>);
-
-impl Current {
-    fn new(config: Arc<ServerConfig>) -> Self {
-        Self(Arc::new(ArcSwap::new(config)))
-    }
-
-    /// Returns the configuration for a handshake that begins now.
-    fn load(&self) -> Arc<ServerConfig> {
-        self.0.load_full()
-    }
-
-    /// Takes effect for handshakes that begin from now on; connections are not touched.
-    fn replace(&self, config: Arc<ServerConfig>) {
-        self.0.store(config);
     }
 }

@@ -42,6 +42,8 @@ pub enum Duty {
     RefusedCalls,
     /// Keeps the addresses of the names in use fresh.
     NameLookups,
+    /// Follows one source of the authorities that outgoing connections trust.
+    Authorities,
     /// Watches the heartbeats of all threads.
     ThreadWatch,
     /// Reports dropped and suppressed log lines.
@@ -50,7 +52,7 @@ pub enum Duty {
 
 impl Duty {
     /// All of them, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AccessToken,
         Self::CredentialHealth,
         Self::AuditHealth,
@@ -61,6 +63,7 @@ impl Duty {
         Self::Accept,
         Self::RefusedCalls,
         Self::NameLookups,
+        Self::Authorities,
         Self::ThreadWatch,
         Self::LogReport,
     ];
@@ -79,6 +82,7 @@ impl Duty {
             Self::Accept => "accept",
             Self::RefusedCalls => "refused_calls",
             Self::NameLookups => "name_lookups",
+            Self::Authorities => "authorities",
             Self::ThreadWatch => "thread_watch",
             Self::LogReport => "log_report",
         }

@@ -33,7 +33,7 @@ pub use self::{
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
-    reloads::JwksMetrics,
+    reloads::{JwksMetrics, ReloadMetrics, Reloaded},
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -169,13 +169,15 @@ pub enum ConnectionEnd {
     PeerLimit,
     /// It reached its maximum age.
     Age,
+    /// The authority of the peer's certificate was withdrawn.
+    Untrusted,
     /// The server drains.
     Drain,
 }
 
 impl ConnectionEnd {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Peer,
         Self::Answered,
         Self::Broken,
@@ -185,6 +187,7 @@ impl ConnectionEnd {
         Self::Evicted,
         Self::PeerLimit,
         Self::Age,
+        Self::Untrusted,
         Self::Drain,
     ];
 
@@ -201,6 +204,7 @@ impl ConnectionEnd {
             Self::Evicted => "evicted",
             Self::PeerLimit => "peer_limit",
             Self::Age => "age",
+            Self::Untrusted => "untrusted",
             Self::Drain => "drain",
         }
     }
@@ -547,27 +551,18 @@ impl Metrics {
         self.0.audit_queue.follow()
     }
 
-    /// Something that can be reloaded is in use from the start. `what`: `rules`,
-    /// `certificate`, `client_ca`, `jwks` …
-    pub fn loaded(&self, what: &'static str) {
-        self.0.reloads.loaded(what, "");
-    }
-
-    /// A new version was taken over, or refused.
-    pub fn reload(&self, what: &'static str, ok: bool) {
-        self.0.reloads.reloaded(what, "", ok);
-    }
-
-    /// The version that was refused is gone, and what is in use is there again.
-    pub fn reload_recovered(&self, what: &'static str) {
-        self.0.reloads.recovered(what, "");
+    /// Returns the metrics of a file that is reloaded. `owner`: the API client or issuer that it
+    /// belongs to; empty if there is only one such file.
+    #[must_use]
+    pub fn reloads(&self, what: Reloaded, owner: &str) -> ReloadMetrics {
+        ReloadMetrics::new(&self.0.reloads, what, owner)
     }
 
     /// The metrics of the keys of one JWT issuer.
     #[must_use]
     pub fn jwt_issuer(&self, name: &str) -> JwksMetrics {
         JwksMetrics {
-            reloads: self.0.reloads.clone(),
+            reloads: self.reloads(Reloaded::Jwks, name),
             expired: self.0.jwt_keys_expired.clone(),
             issuer: Arc::from(name),
         }

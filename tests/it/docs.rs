@@ -116,7 +116,7 @@ impl Place {
     fn content(&self, key: &str) -> String {
         match key {
             "private_key_file" => self.private_key.clone(),
-            "jwks_file" => r#"{"keys": []}"#.to_owned(),
+            "jwks_file" => r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#.to_owned(),
             "client_secret_file" | "hmac_key_file" => "s".repeat(64),
             _ => self.certificate.clone(),
         }

@@ -105,7 +105,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     let gateway = setup.start();
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
     let failures = |reason: &str| format!("ott_gateway_tls_handshake_failures_total{{reason=\"{reason}\"}}");
-    let shown = async |reason: &str| {
+    let shown = async |reason: &str, cause: &str| {
         admin.comes_to(&failures(reason), 1.0).await;
         let field = format!("\"tls.failure\":\"{reason}\"");
         let find = |text: &str| text.lines().find(|line| line.contains(&field)).map(str::to_owned);
@@ -114,25 +114,34 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
             line.contains("\"level\":\"INFO\"") && line.contains("\"peer.address\":\"127.0.0.1:"),
             "{line}"
         );
+        assert!(line.contains(cause), "{reason}: {line}");
     };
 
     let with_certificates = [
-        ("no_certificate", None),
-        ("unknown_ca", Some(other.issue(names))),
-        ("certificate_expired", Some(authority.issue_valid(names, (2000, 2001)))),
-        ("certificate_not_yet_valid", Some(authority.issue_valid(names, (3000, 3001)))),
+        ("no_certificate", "the client sent no certificate, and client_auth requires one", None),
+        ("unknown_ca", "client_ca_file must contain that authority", Some(other.issue(names))),
+        (
+            "certificate_expired",
+            "the client's certificate expired at 2001-01-01T00:00:00Z; renew it",
+            Some(authority.issue_valid(names, (2000, 2001))),
+        ),
+        (
+            "certificate_not_yet_valid",
+            "the client's certificate is not valid before 3000-01-01T00:00:00Z",
+            Some(authority.issue_valid(names, (3000, 3001))),
+        ),
     ];
-    for (reason, identity) in with_certificates {
+    for (reason, cause, identity) in with_certificates {
         let client = authority.client(identity.as_ref(), &["h2"], &TLS13);
         assert!(!gets_in(address, client).await, "{reason}");
-        shown(reason).await;
+        shown(reason, cause).await;
     }
     assert!(!gets_in(address, authority.client(Some(&ours), &["http/1.1"], &TLS13)).await);
-    shown("no_alpn").await;
+    shown("no_alpn", "did not choose HTTP/2").await;
     assert!(!gets_in(address, other.client(Some(&ours), &["h2"], &TLS13)).await);
-    shown("rejected_by_client").await;
+    shown("rejected_by_client", "the client does not trust the authority of the gateway's certificate").await;
     drop(TcpStream::connect(address).await.unwrap());
-    shown("disconnected").await;
+    shown("disconnected", "the connection broke").await;
 
     let plaintext = async || {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -140,7 +149,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
         drop(stream.read_to_end(&mut Vec::new()).await);
     };
     plaintext().await;
-    shown("not_tls").await;
+    shown("not_tls", "the client does not speak TLS on this port; it must connect with TLS").await;
     for _ in 1..100 {
         plaintext().await;
     }

@@ -4,7 +4,11 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::caller::{Caller, Proof};
+use crate::{
+    caller::{Caller, Proof},
+    files::POLL_INTERVAL,
+    telemetry::logging::captured::CapturedLog,
+};
 
 /// A configuration file, and what follows it.
 struct Followed {
@@ -38,7 +42,6 @@ impl Followed {
             fs::write(&file, changed).unwrap();
         }
         let metrics = Metrics::new();
-        metrics.loaded(RULES);
         let policy = settings::policy(&config.access, &config.callers.tokens).unwrap();
         let access = Access::new(policy, metrics.clone());
         let (mut reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
@@ -83,10 +86,9 @@ async fn file_that_is_being_written_is_not_taken_over() {
     let whole = config_for(&["dns:b", "dns:c"]);
     let half = config_for(&["dns:b"]);
     assert!(whole.starts_with(&half), "the half is a configuration too");
-    // The next poll is due an interval after the second look of the first one.
-    sleep(POLL_INTERVAL + SETTLING_TIME / 2).await;
+    sleep(POLL_INTERVAL / 2).await;
     followed.put(&half);
-    sleep(SETTLING_TIME).await;
+    sleep(POLL_INTERVAL).await;
     followed.put(&whole);
     sleep(IN_FORCE).await;
     assert!(followed.allows("dns:c") && !followed.allows("dns:a"));
@@ -95,9 +97,9 @@ async fn file_that_is_being_written_is_not_taken_over() {
     // A SIGHUP in the middle of writing does not change this.
     followed.put(&half);
     followed.trigger.fire();
-    sleep(SETTLING_TIME / 2).await;
+    sleep(Duration::from_millis(150)).await;
     followed.put(&config_for(&["dns:b", "dns:d"]));
-    sleep(SETTLING_TIME * 3).await;
+    sleep(Duration::from_millis(900)).await;
     assert!(followed.allows("dns:d") && !followed.allows("dns:c"));
     assert_eq!(followed.counts(), [2, 0, 0]);
 }
@@ -121,11 +123,38 @@ async fn unchanged_file_is_not_a_reload() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn file_with_a_comment_that_always_changes_is_taken_over() {
+    let followed = Followed::start(&["dns:a"], None);
+    for second in 0..30 {
+        followed.put(&format!("# written at {second}\n{}", config_for(&["dns:a"])));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(followed.counts(), [0, 0, 0], "a comment is not a change");
+    for second in 0..10 {
+        followed.put(&format!("# written at {second}\n{}", config_for(&["dns:b"])));
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
+    assert_eq!(followed.counts(), [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn change_that_takes_a_restart_is_logged_although_no_rule_has_changed() {
+    let log = CapturedLog::start();
+    let followed = Followed::start(&["dns:a"], None);
+    let changed = format!("[admin]\nlisten = \"off\"\n{}", config_for(&["dns:a"]));
+    followed.put(&changed);
+    sleep(IN_FORCE).await;
+    assert_eq!(log.text().matches("take effect after a restart").count(), 1, "{}", log.text());
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!((followed.counts(), log.text().matches("after a restart").count()), ([1, 0, 0], 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_version_is_retried_until_one_is_in_force() {
     let followed = Followed::start(&["dns:a"], None);
-    let missing = |file: &Path| fs::remove_file(file).unwrap();
     sleep(IN_FORCE).await;
-    missing(&followed.file());
+    fs::remove_file(followed.file()).unwrap();
     sleep(Duration::from_mins(1)).await;
     assert_eq!(followed.counts(), [0, 1, 1], "counted once, not at every poll");
     followed.put("[access]");
@@ -135,11 +164,11 @@ async fn refused_version_is_retried_until_one_is_in_force() {
 
     followed.put(&config_for(&["dns:a"]));
     sleep(IN_FORCE).await;
-    assert_eq!(followed.counts(), [1, 2, 0], "what is in force is back in the file");
+    assert_eq!(followed.counts(), [0, 2, 0], "what is in force is back in the file");
     followed.put(&config_for(&["dns:b"]));
     sleep(IN_FORCE).await;
     assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
-    assert_eq!(followed.counts(), [2, 2, 0]);
+    assert_eq!(followed.counts(), [1, 2, 0]);
 }
 
 #[tokio::test(start_paused = true)]

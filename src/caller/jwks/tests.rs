@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum::{Router, http::StatusCode, response::IntoResponse, routing::get};
 use jsonwebtoken::Algorithm;
 use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
@@ -252,55 +253,65 @@ async fn an_issuer_that_never_answers_is_given_up_on_and_tried_again() {
     assert!(has(&ring, "k1"));
 }
 
-#[tokio::test]
-async fn a_changed_file_is_taken_and_a_broken_one_is_not() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("jwks.json");
-    std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
-    let source = JwksSource::File(path.clone());
-    let (ring, mut refresh) = JwksRefresh::start(source.clone(), of(&Metrics::new())).unwrap();
-    assert!(has(&ring, "k1"), "read at start");
-    assert!(!ring.fetched_again().await, "nobody waits for a file");
-
-    for broken in [&b"{\"keys\": [{\"kty"[..], b"", b"{\"keys\": []}"] {
-        std::fs::write(&path, broken).unwrap();
-        refresh.look_at(&path).await;
-        assert!(has(&ring, "k1"));
-    }
-    std::fs::remove_file(&path).unwrap();
-    refresh.look_at(&path).await;
-    assert!(has(&ring, "k1"));
-    assert_eq!(refresh.seen.failures, 4);
-    std::fs::write(&path, jwks(&[&key("k2")])).unwrap();
-    refresh.look_at(&path).await;
-    assert!(has(&ring, "k2") && !has(&ring, "k1"));
-    assert_eq!(refresh.seen.failures, 0);
-    assert!(FILE_POLL_INTERVAL < Duration::from_secs(10));
-
-    std::fs::write(&path, b"{}").unwrap();
-    let refused = JwksRefresh::start(source, of(&Metrics::new())).unwrap_err();
-    assert!(refused.to_string().contains("jwks.json"), "{refused}");
+/// A key file that is followed.
+struct Followed {
+    folder: tempfile::TempDir,
+    ring: Arc<KeyRing>,
+    metrics: Metrics,
+    _task: AbortOnDropHandle<()>,
 }
 
-#[tokio::test]
-async fn a_running_refresh_sees_a_replaced_file() {
+impl Followed {
+    fn start(keys: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        std::fs::write(&path, keys).unwrap();
+        let metrics = Metrics::new();
+        let (ring, mut refresh) = JwksRefresh::start(JwksSource::File(path), of(&metrics)).unwrap();
+        let task = tokio::spawn(async move { refresh.run().await });
+        Self { folder, ring, metrics, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Replaces the file, or removes it, and waits until a change is in use.
+    async fn put(&self, content: Option<&[u8]>) {
+        let (path, new) = (self.folder.path().join("jwks.json"), self.folder.path().join("new.json"));
+        match content {
+            Some(content) => {
+                std::fs::write(&new, content).unwrap();
+                std::fs::rename(&new, &path).unwrap();
+            }
+            None => drop(std::fs::remove_file(&path)),
+        }
+        sleep(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_file_is_taken_over_and_broken_one_is_not() {
+    let file = Followed::start(&jwks(&[&key("k1")]));
+    assert!(has(&file.ring, "k1"), "read at start");
+    for broken in [&b"{\"keys\": [{\"kty"[..], b"", b"{\"keys\": []}"] {
+        file.put(Some(broken)).await;
+        assert!(has(&file.ring, "k1"));
+    }
+    file.put(None).await;
+    assert!(has(&file.ring, "k1"));
+    file.put(Some(&jwks(&[&key("k2")]))).await;
+    assert!(has(&file.ring, "k2") && !has(&file.ring, "k1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_without_usable_keys_or_that_is_too_large_is_an_error_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
-    std::fs::write(&path, jwks(&[&key("k1")])).unwrap();
-    let (ring, mut refresh) =
-        JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap();
-    tokio::spawn(async move { refresh.run().await });
-    let other = folder.path().join("new.json");
-    std::fs::write(&other, jwks(&[&key("k2")])).unwrap();
-    std::fs::rename(&other, &path).unwrap();
-    timeout(Duration::from_mins(2), async {
-        while !has(&ring, "k2") {
-            later(Duration::from_secs(5)).await;
-            sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await
-    .unwrap();
+    let mut large = jwks(&[&key("k1")]);
+    large.resize(MAX_JWKS_BYTES + 1, b' ');
+    for (content, expected) in [(&b"{}"[..], "not a JSON Web Key Set"), (&large, "larger than 256 KiB")] {
+        std::fs::write(&path, content).unwrap();
+        let refused = JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap_err();
+        assert!(refused.to_string().contains("jwks.json"), "{refused}");
+        assert!(refused.to_string().contains(expected), "{refused}");
+    }
 }
 
 /// How often the keys were reloaded, how often that failed, and whether it fails now.
@@ -314,35 +325,30 @@ fn counted(metrics: &Metrics) -> [Option<u32>; 3] {
     .map(|series| text.lines().find_map(|line| line.strip_prefix(series)?.parse().ok()))
 }
 
-#[tokio::test]
-async fn file_is_counted_as_reloaded_only_when_it_has_changed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("jwks.json");
+#[tokio::test(start_paused = true)]
+async fn file_is_counted_as_reloaded_only_when_its_keys_have_changed() {
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
-    std::fs::write(&path, &one).unwrap();
-    let metrics = Metrics::new();
-    let (_ring, mut refresh) = JwksRefresh::start(JwksSource::File(path.clone()), of(&metrics)).unwrap();
-    assert_eq!(counted(&metrics), [Some(0), Some(0), Some(0)]);
-    let looks = [
+    let spaced = [&b"  "[..], &two].concat();
+    let file = Followed::start(&one);
+    assert_eq!(counted(&file.metrics), [Some(0), Some(0), Some(0)]);
+    let versions = [
         (Some(&one[..]), [0, 0, 0]),
         (Some(&two), [1, 0, 0]),
+        (Some(&spaced), [1, 0, 0]),
         (Some(b"{}"), [1, 1, 1]),
         (Some(b"{}"), [1, 1, 1]),
-        (None, [1, 1, 1]),
+        (None, [1, 2, 1]),
+        // For the same reason as the first.
         (Some(b""), [1, 2, 1]),
-        // Mended: these are the keys in use.
+        // The keys in use.
         (Some(&two), [1, 2, 0]),
         (None, [1, 3, 1]),
         (None, [1, 3, 1]),
         (Some(&one), [2, 3, 0]),
     ];
-    for (step, (content, expected)) in looks.into_iter().enumerate() {
-        match content {
-            Some(content) => std::fs::write(&path, content).unwrap(),
-            None => drop(std::fs::remove_file(&path)),
-        }
-        refresh.look_at(&path).await;
-        assert_eq!(counted(&metrics), expected.map(Some), "{step}");
+    for (step, (content, expected)) in versions.into_iter().enumerate() {
+        file.put(content).await;
+        assert_eq!(counted(&file.metrics), expected.map(Some), "{step}");
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) struct Client {
     pub(super) created_at: Instant,
     /// Its generation ([`Generation`](super::Generation)).
     pub(super) generation: u64,
+    /// Generation of the trusted authorities that its connections were verified by, or a later
+    /// one.
+    pub(super) trust_generation: u64,
     /// Set by a response that the platform itself does not send.
     distrusted: AtomicBool,
     /// Held by the one request that is being handed to the HTTP library. The library counts
@@ -109,8 +112,11 @@ impl Client {
         server: KnownServer,
         generation: u64,
     ) -> Result<Self, HttpClientError> {
+        // Before the client exists, so that it is never taken for one of a later generation.
+        let trust_generation = settings.tls.generation();
         Ok(Self {
             http: http_client::build(settings, reuse)?,
+            trust_generation,
             reuse,
             created_at: clock::now(),
             generation,

@@ -36,3 +36,28 @@ async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
     let warnings = text.lines().filter(|line| line.contains("WARN") && line.contains("cannot renew"));
     assert_eq!(warnings.filter(|line| line.contains("refused")).count(), 100);
 }
+
+#[tokio::test]
+async fn connections_of_authorities_that_were_replaced_take_no_more_requests() {
+    let authority = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        crate::pki::Authorities::parse(certificate.pem().as_bytes()).unwrap()
+    };
+    let settings = unreachable();
+    let tls = Arc::clone(&settings.tls);
+    for over_http1 in [true, false] {
+        let reuse = Reuse { max_idle: Duration::from_secs(30), over_http1 };
+        for protocol in [HttpProtocol::Http1, HttpProtocol::Http2] {
+            let connections = Connections::new(settings.clone(), reuse, Generation::default()).unwrap();
+            connections.lease().client().answered(protocol);
+            let before = connections.lease();
+            assert!(before.is_on(connections.lease().client()), "it is used again");
+            assert!(connections.is_usable(&before));
+            assert!(tls.replace(&authority()));
+            assert!(!connections.is_usable(&before), "{protocol:?}");
+            let after = connections.lease();
+            assert!(!after.is_on(before.client()) && connections.is_usable(&after), "{protocol:?}");
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::{
 };
 pub(super) use crate::{
     call::{Call, Certainty},
-    http_client::{HttpSettings, Resolver, tls_config},
+    http_client::{ClientTls, HttpSettings, Resolver, tls_config},
     platform::{
         ApiClient, FailedLogin, Limits, PlatformClient, Settings,
         data_center::DataCenter,
@@ -74,16 +74,12 @@ pub(super) fn settings(url: &str, limits: Limits) -> Settings {
     }
 }
 
-pub(super) fn client_with(
-    settings: Settings,
-    tls: Arc<rustls::ClientConfig>,
-    credential: Credential,
-) -> PlatformClient {
+pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: Credential) -> PlatformClient {
     let http = http_settings(&settings, tls);
     client_over(settings, http, credential)
 }
 
-pub(super) fn http_settings(settings: &Settings, tls: Arc<rustls::ClientConfig>) -> HttpSettings {
+pub(super) fn http_settings(settings: &Settings, tls: Arc<ClientTls>) -> HttpSettings {
     HttpSettings::new(settings.data_center.base_url().clone(), tls, Resolver::for_test())
 }
 
@@ -104,8 +100,8 @@ pub(super) fn counted_client(
 }
 
 /// The system's authorities, read once: there are many.
-pub(super) fn shared_tls() -> Arc<rustls::ClientConfig> {
-    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+pub(super) fn shared_tls() -> Arc<ClientTls> {
+    static TLS: OnceLock<Arc<ClientTls>> = OnceLock::new();
     Arc::clone(TLS.get_or_init(|| tls_config(None).expect("TLS")))
 }
 

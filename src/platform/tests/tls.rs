@@ -147,6 +147,6 @@ fn a_file_of_authorities_must_be_one() {
         file("cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n"),
     ] {
         let error = tls_config(Some(&path)).unwrap_err();
-        assert!(matches!(error, TlsConfigError::NotCertificates { .. }), "{error:?}");
+        assert!(matches!(error, TlsConfigError::NotAuthorities { .. }), "{error:?}");
     }
 }

@@ -187,6 +187,43 @@ async fn changed_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
     assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
 }
 
+#[tokio::test]
+async fn connection_ends_when_its_authority_is_withdrawn_and_others_go_on() {
+    let (server, withdrawn, kept) = (Authority::new(), Authority::new(), Authority::new());
+    let folder = Folder::new(&server.issue("localhost"));
+    let both = format!("{}{}", withdrawn.certificate(), kept.certificate());
+    let ca_file = folder.write_file("ca.crt", &both);
+    let running = start_tls(folder.settings(ClientAuth::Require { ca_file }), |_| {}).await;
+    let identities = [&withdrawn, &kept].map(|authority| authority.issue("client"));
+    let mut clients = Vec::new();
+    for identity in &identities {
+        let config = server.client(Some(identity), H2, &TLS13);
+        let mut client = Client::over(secured(running.address, config).await.unwrap()).await;
+        assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+        clients.push(client);
+    }
+    // An authority that is added changes nothing for them.
+    folder.write_file("ca.crt", &format!("{both}{}", Authority::new().certificate()));
+    running.counts(r#"ott_gateway_reloads_total{result="ok",what="client_ca"}"#, 1).await;
+    for client in &mut clients {
+        assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    }
+    // Although the certificate cannot be renewed at the moment.
+    folder.write_file("tls.key", &server.issue("localhost").private_key);
+    folder.write_file("ca.crt", &kept.certificate());
+    running.counts(r#"ott_gateway_connections_ended_total{reason="untrusted"}"#, 1).await;
+    let mut kept_client = clients.pop().unwrap();
+    let withdrawn_client = clients.pop().unwrap();
+    // With or without an error: the client may see the end of TCP before that of TLS.
+    let _closed =
+        timeout(SOON, withdrawn_client.connection).await.expect("the connection is closed").unwrap();
+    assert_eq!(kept_client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
+    let config = server.client(Some(&identities[0]), H2, &TLS13);
+    assert_eq!(one_call(running.address, config).await, None, "and no new one");
+    let config = server.client(Some(&identities[1]), H2, &TLS13);
+    assert_eq!(one_call(running.address, config).await, Some(tonic::Code::Ok));
+}
+
 /// A peer whose handshake stops after its `ClientHello`, once the server has answered it.
 async fn stopped_after_client_hello(address: SocketAddr, config: Arc<ClientConfig>) -> TcpStream {
     let mut session = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();

@@ -11,12 +11,12 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
 use super::{
     super::http1_refusal::{self, Unserved},
-    Current, HTTP2,
+    Current, HTTP2, Trust,
     turns::Turns,
 };
 use crate::{
     caller::Peer,
-    clock,
+    clock, pki,
     telemetry::metrics::{Metrics, TlsFailure},
 };
 
@@ -38,7 +38,7 @@ enum HandshakeError {
     Timeout(Duration),
     #[error("the client did not choose HTTP/2 (ALPN protocol h2)")]
     NoAlpn,
-    #[error(transparent)]
+    #[error("{}", pki::explain(.0, pki::Peer::Client))]
     Tls(rustls::Error),
     #[error("the connection broke: {0}")]
     Io(io::Error),
@@ -50,19 +50,22 @@ impl Handshakes {
         Self { current, turns: Turns::new(), timeout, metrics }
     }
 
-    /// Returns the secured connection and who is at its other end, or `None` if the handshake
-    /// failed. Failures are counted and logged.
+    /// Returns the secured connection, its peer, and whether the peer's certificate remains
+    /// trusted; or `None` if the handshake failed. Failures are counted and logged.
     pub(in crate::server) async fn complete(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Peer)> {
+    ) -> Option<(TlsStream<TcpStream>, Peer, Trust)> {
+        // Before the configuration is loaded, so that no change in between is missed.
+        let verifiers = self.current.verifiers();
         match self.secure(stream).await {
             Ok(stream) => {
                 let (_, session) = stream.get_ref();
-                let peer = Peer::tls(address, session.peer_certificates().unwrap_or_default());
+                let certificates = session.peer_certificates().unwrap_or_default();
+                let (peer, trust) = (Peer::tls(address, certificates), Trust::new(certificates, verifiers));
                 self.metrics.tls_handshake_completed();
-                Some((stream, peer))
+                Some((stream, peer, trust))
             }
             Err(error) => {
                 let failure = error.kind();

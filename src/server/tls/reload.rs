@@ -1,61 +1,61 @@
 //! Takes over changed TLS files while the server runs.
 //!
-//! By comparing the contents: a Kubernetes secret changes by a symbolic link two folders up,
-//! which a watch on the file does not see. A new version that cannot be used, or whose
-//! certificate is not valid now, is refused as a whole, and the last good one stays. It is tried
-//! again at every poll, because a certificate that is not valid yet will be.
+//! Certificate and private key are followed as a pair, and the client CAs by themselves: an
+//! authority that is withdrawn must be withdrawn although the certificate cannot be renewed at
+//! the moment. A new version that cannot be used, or is not valid now, is refused, and the last
+//! good one stays in use. It is tried again at every poll, because a certificate that is not valid
+//! yet will be.
 
-use std::{fmt, sync::Arc};
-
-use rustls::ServerConfig;
-use tokio::{task::spawn_blocking, time::sleep};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use super::{
-    Current, Settings, TlsError,
+    ClientAuth, Current, Settings, TlsError,
     expiry::Expiry,
-    files::{CERTIFICATE, CLIENT_CA, Contents, Fingerprint},
+    files::{self, Pair},
 };
-use crate::{clock::WallClock, telemetry::metrics::Metrics};
+use crate::{
+    clock::WallClock,
+    files::{FollowedFile, Follower, Outcomes, Parser, PollError, load},
+    pki::Authorities,
+    telemetry::metrics::{Certificate, Metrics, ReloadMetrics, Reloaded},
+};
 
-/// What was seen at the last looks at the files.
+/// What was read at the start, to be followed from then on.
 pub(crate) struct Reload {
     settings: Settings,
     current: Current,
-    in_use: Fingerprint,
-    /// Seen at the last look; acted upon only when seen twice, since files that are
-    /// being written change from look to look.
-    last: Seen,
-    /// The version that was refused last and why, so that it is counted and logged once.
-    refused: Option<(Seen, String)>,
-    expiry: Expiry,
     clock: WallClock,
+    /// Until the files are followed.
+    initial: Option<Initial>,
+    followers: Option<(Follower<PairFiles>, Option<Follower<ClientCaFile>>)>,
 }
 
-/// A new version, ready for use.
-struct Prepared {
-    config: Arc<ServerConfig>,
-    expiry: Expiry,
-    version: Fingerprint,
-    private_key_is_open: bool,
-}
-
-/// What one look at the files showed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Unreadable,
-    Version(Fingerprint),
+/// What the files contained at the start.
+struct Initial {
+    pair: Pair,
+    client_cas: Option<(PathBuf, Authorities)>,
 }
 
 impl Reload {
-    /// Reads the files for the first time: an error here is one at start. Blocks.
+    /// Reads the files for the first time: an error here is one at start. Blocks for at most
+    /// twice [`READ_TIMEOUT`](crate::files::READ_TIMEOUT).
     pub(crate) fn start(settings: Settings) -> Result<Self, TlsError> {
-        let contents = Contents::read(&settings)?;
-        let current = Current::new(contents.configuration(&settings)?);
-        let in_use = contents.fingerprint();
-        let clock = WallClock::system();
-        // One that is not valid is better than no gateway; the configuration warns of it.
-        let expiry = Expiry::new(&settings, contents.validities(&settings)?, clock.now());
-        Ok(Self { settings, current, in_use, last: Seen::Version(in_use), refused: None, expiry, clock })
+        let client_auth = &settings.client_auth;
+        let pair = read_once(&pair_name(&settings), pair_parser(&settings))?;
+        let client_cas = match client_auth.ca_file() {
+            Some(file) => Some((file.clone(), read_once(&file.display().to_string(), ca_parser(file))?)),
+            None => None,
+        };
+        let authorities = client_cas.as_ref().map(|(_, authorities)| authorities);
+        let current = Current::new(pair.identity.clone(), client_auth, authorities)?;
+        let initial = Some(Initial { pair, client_cas });
+        Ok(Self { settings, current, clock: WallClock::system(), initial, followers: None })
     }
 
     /// What handshakes use.
@@ -63,99 +63,38 @@ impl Reload {
         self.current.clone()
     }
 
-    /// Looks at the files again and again.
-    #[expect(clippy::disallowed_methods, reason = "in a duty: a panic restarts it")]
-    pub(crate) async fn run(&mut self, metrics: &Metrics) {
-        for what in self.followed() {
-            metrics.loaded(what);
+    /// Follows the files. Never returns.
+    pub(crate) async fn run(&mut self, metrics: &Metrics) -> Infallible {
+        if let Some(initial) = self.initial.take() {
+            self.followers = Some(self.followers(initial, metrics));
         }
-        loop {
-            self.expiry.follow(self.clock.now(), metrics);
-            sleep(self.settings.poll_interval).await;
-            let settings = self.settings.clone();
-            // Reading files may block on a slow disk.
-            if let Ok(contents) = spawn_blocking(move || Contents::read(&settings)).await {
-                self.look(contents, metrics);
+        match &mut self.followers {
+            Some((pair, Some(client_cas))) => {
+                let (never, _) = tokio::join!(pair.run(), client_cas.run());
+                never
             }
+            Some((pair, None)) => pair.run().await,
+            // There are followers once `initial` has been taken.
+            None => std::future::pending().await,
         }
     }
 
-    /// What the files are of.
-    fn followed(&self) -> &'static [&'static str] {
-        if self.settings.client_auth.ca_file().is_some() { &[CERTIFICATE, CLIENT_CA] } else { &[CERTIFICATE] }
-    }
-
-    /// Only what has changed was reloaded; nothing is failing any more.
-    fn taken_over(&mut self, version: Fingerprint, metrics: &Metrics) {
-        for what in self.followed() {
-            if version.of(what) == self.in_use.of(what) {
-                metrics.reload_recovered(what);
-            } else {
-                metrics.reload(what, true);
-            }
-        }
-        self.in_use = version;
-    }
-
-    fn look(&mut self, contents: Result<Contents, TlsError>, metrics: &Metrics) {
-        let seen = match &contents {
-            Ok(contents) => Seen::Version(contents.fingerprint()),
-            Err(_) => Seen::Unreadable,
-        };
-        let settled = std::mem::replace(&mut self.last, seen) == seen;
-        if seen == Seen::Version(self.in_use) {
-            if self.refused.take().is_some() {
-                for what in self.followed() {
-                    metrics.reload_recovered(what);
-                }
-            }
-            return;
-        }
-        if !settled {
-            return;
-        }
-        match contents.and_then(|contents| self.prepare(&contents)) {
-            Ok(new) => self.put_into_use(new, metrics),
-            Err(error) => self.refuse(seen, &error, metrics),
-        }
-    }
-
-    /// Makes everything that can be refused.
-    fn prepare(&self, contents: &Contents) -> Result<Prepared, TlsError> {
-        let config = contents.configuration(&self.settings)?;
-        let expiry = Expiry::new(&self.settings, contents.validities(&self.settings)?, self.clock.now());
-        expiry.check()?;
-        let private_key_is_open = contents.private_key_is_open();
-        Ok(Prepared { config, expiry, version: contents.fingerprint(), private_key_is_open })
-    }
-
-    fn put_into_use(&mut self, new: Prepared, metrics: &Metrics) {
-        self.current.replace(new.config);
-        self.taken_over(new.version, metrics);
-        self.expiry = new.expiry;
-        self.refused = None;
-        tracing::info!("TLS files reloaded for new connections");
-        self.expiry.warn();
-        if new.private_key_is_open {
-            tracing::warn!(
-                file.path = %self.settings.private_key_file.display(),
-                "every user of this machine can read the new private key's file"
-            );
-        }
-    }
-
-    fn refuse(&mut self, seen: Seen, error: &TlsError, metrics: &Metrics) {
-        let refused = Some((seen, error.to_string()));
-        if self.refused == refused {
-            return;
-        }
-        self.refused = refused;
-        metrics.reload(error.what(&self.settings.client_auth), false);
-        tracing::error!(
-            error = %error,
-            cause = std::error::Error::source(error).map(tracing::field::display),
-            "new TLS files refused, keeping the current ones"
-        );
+    fn followers(
+        &self,
+        Initial { pair, client_cas }: Initial,
+        metrics: &Metrics,
+    ) -> (Follower<PairFiles>, Option<Follower<ClientCaFile>>) {
+        let Self { settings, current, clock, .. } = self;
+        let (settings, current, clock) = (settings.clone(), current.clone(), clock.clone());
+        let interval = settings.poll_interval;
+        let (client_auth, ca_current) = (settings.client_auth.clone(), current.clone());
+        let files = PairFiles::new(settings, current, &pair, metrics, &clock);
+        let pair = Follower::new(files, Some(pair), clock.clone()).poll_every(interval);
+        let client_cas = client_cas.map(|(path, client_cas)| {
+            let file = ClientCaFile::new(path, client_auth, ca_current, &client_cas, metrics, &clock);
+            Follower::new(file, Some(client_cas), clock).poll_every(interval)
+        });
+        (pair, client_cas)
     }
 }
 
@@ -163,6 +102,189 @@ impl fmt::Debug for Reload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reload").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+fn read_once<T: Send + 'static>(name: &str, parser: Parser<T, TlsError>) -> Result<T, TlsError> {
+    load(name, parser).map_err(|error| match error {
+        PollError::Refused(error) => error,
+        error => TlsError::Unreadable { file: name.into(), source: io::Error::other(error.to_string()) },
+    })
+}
+
+fn pair_name(settings: &Settings) -> String {
+    format!("{}, {}", settings.certificate_file.display(), settings.private_key_file.display())
+}
+
+fn pair_parser(settings: &Settings) -> Parser<Pair, TlsError> {
+    let (chain, key) = (settings.certificate_file.clone(), settings.private_key_file.clone());
+    Arc::new(move |reader| Pair::read(reader, &chain, &key))
+}
+
+fn ca_parser(file: &Path) -> Parser<Authorities, TlsError> {
+    let file = file.to_owned();
+    Arc::new(move |reader| files::client_cas(reader, &file))
+}
+
+/// Certificate and private key.
+struct PairFiles {
+    settings: Settings,
+    current: Current,
+    expiry: Expiry,
+    metrics: Metrics,
+    reloads: ReloadMetrics,
+    clock: WallClock,
+}
+
+impl PairFiles {
+    /// `pair` is in use already. A certificate that is not valid is better than no gateway at the
+    /// start; the configuration warns about it.
+    fn new(settings: Settings, current: Current, pair: &Pair, metrics: &Metrics, clock: &WallClock) -> Self {
+        let (file, chain) = (&settings.certificate_file, pair.identity.chain());
+        Self {
+            expiry: Expiry::new(Certificate::Server, file, chain.validities(), clock.now()),
+            settings,
+            current,
+            metrics: metrics.clone(),
+            reloads: metrics.reloads(Reloaded::Certificate, ""),
+            clock: clock.clone(),
+        }
+    }
+}
+
+impl FollowedFile for PairFiles {
+    type Value = Pair;
+    type Error = TlsError;
+
+    fn name(&self) -> Arc<str> {
+        pair_name(&self.settings).into()
+    }
+
+    fn parser(&self) -> Parser<Pair, TlsError> {
+        pair_parser(&self.settings)
+    }
+
+    fn outcomes(&self) -> &dyn Outcomes {
+        &self.reloads
+    }
+
+    fn take_over(&mut self, new: &Pair, _: Option<&Pair>) -> Result<(), TlsError> {
+        let now = self.clock.now();
+        let (file, chain) = (&self.settings.certificate_file, new.identity.chain());
+        let expiry = Expiry::new(Certificate::Server, file, chain.validities(), now);
+        expiry.check()?;
+        self.current.replace_identity(new.identity.clone())?;
+        tracing::info!(file.path = %file.display(), "TLS certificate reloaded for new connections");
+        files::warn(file, &chain.warnings(now));
+        if new.key_is_open {
+            tracing::warn!(
+                file.path = %self.settings.private_key_file.display(),
+                "every user of this machine can read the new private key's file"
+            );
+        }
+        follow(&mut self.expiry, expiry, now, &self.metrics);
+        Ok(())
+    }
+
+    fn refused(&mut self, error: &PollError<TlsError>, _: Option<&Pair>) {
+        refused(&pair_name(&self.settings), error);
+    }
+
+    fn polled(&mut self, _: Option<&Pair>) {
+        self.expiry.follow(self.clock.now(), &self.metrics);
+    }
+}
+
+/// The authorities of client certificates.
+struct ClientCaFile {
+    path: PathBuf,
+    client_auth: ClientAuth,
+    current: Current,
+    expiry: Expiry,
+    metrics: Metrics,
+    reloads: ReloadMetrics,
+    clock: WallClock,
+}
+
+impl ClientCaFile {
+    /// `client_cas` are in use already.
+    fn new(
+        path: PathBuf,
+        client_auth: ClientAuth,
+        current: Current,
+        client_cas: &Authorities,
+        metrics: &Metrics,
+        clock: &WallClock,
+    ) -> Self {
+        Self {
+            expiry: Expiry::new(Certificate::ClientCa, &path, client_cas.validities(), clock.now()),
+            path,
+            client_auth,
+            current,
+            metrics: metrics.clone(),
+            reloads: metrics.reloads(Reloaded::ClientCa, ""),
+            clock: clock.clone(),
+        }
+    }
+}
+
+impl FollowedFile for ClientCaFile {
+    type Value = Authorities;
+    type Error = TlsError;
+
+    fn name(&self) -> Arc<str> {
+        self.path.display().to_string().into()
+    }
+
+    fn parser(&self) -> Parser<Authorities, TlsError> {
+        ca_parser(&self.path)
+    }
+
+    fn outcomes(&self) -> &dyn Outcomes {
+        &self.reloads
+    }
+
+    fn take_over(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsError> {
+        let now = self.clock.now();
+        let expiry = Expiry::new(Certificate::ClientCa, &self.path, new.validities(), now);
+        expiry.check()?;
+        self.current.replace_client_cas(&self.client_auth, new)?;
+        tracing::info!(
+            file.path = %self.path.display(),
+            certificates = new.count(),
+            "client authorities reloaded, verifying open connections again"
+        );
+        files::warn(&self.path, &new.warnings(now));
+        follow(&mut self.expiry, expiry, now, &self.metrics);
+        Ok(())
+    }
+
+    fn refused(&mut self, error: &PollError<TlsError>, _: Option<&Authorities>) {
+        refused(&self.path.display().to_string(), error);
+    }
+
+    fn polled(&mut self, _: Option<&Authorities>) {
+        self.expiry.follow(self.clock.now(), &self.metrics);
+    }
+}
+
+/// Follows the validity of a new version from now on.
+fn follow(current: &mut Expiry, new: Expiry, now: SystemTime, metrics: &Metrics) {
+    *current = new;
+    current.warn();
+    current.follow(now, metrics);
+}
+
+fn refused(files: &str, error: &PollError<TlsError>) {
+    let cause = match error {
+        PollError::Refused(error) => std::error::Error::source(error),
+        PollError::Unanswered(_) | PollError::KeepsChanging => None,
+    };
+    tracing::error!(
+        file.path = files,
+        %error,
+        cause = cause.map(tracing::field::display),
+        "new TLS files refused, keeping the current ones"
+    );
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use std::{
 
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::{BreakerState, Metrics, family::Families, reloads::Reloads};
+use super::{
+    BreakerState, Metrics,
+    family::Families,
+    reloads::{ReloadMetrics, Reloaded, Reloads},
+};
 use crate::{
     call::{Certainty, Operation},
     clock::{self, Instant},
@@ -49,8 +53,6 @@ const STATUSES: [(u16, &str); 28] = [
     (503, "503"),
     (504, "504"),
 ];
-/// The word for client secrets among the things that are reloaded.
-const CLIENT_SECRET: &str = "client_secret";
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATUS_WORDS: usize = STATUSES.len() + CLASSES.len();
 
@@ -210,19 +212,10 @@ impl ApiClientMetrics {
         self.0.token_refreshes[result as usize].inc();
     }
 
-    /// The first client secret was read.
-    pub fn client_secret_loaded(&self) {
-        self.0.reloads.loaded(CLIENT_SECRET, &self.0.name);
-    }
-
-    /// The client secret's file has a new secret, or none that can be used.
-    pub fn client_secret_reload(&self, ok: bool) {
-        self.0.reloads.reloaded(CLIENT_SECRET, &self.0.name, ok);
-    }
-
-    /// The client secret's file has the secret in use again.
-    pub fn client_secret_recovered(&self) {
-        self.0.reloads.recovered(CLIENT_SECRET, &self.0.name);
+    /// Returns the metrics of the client secret's file.
+    #[must_use]
+    pub fn client_secret(&self) -> ReloadMetrics {
+        ReloadMetrics::new(&self.0.reloads, Reloaded::ClientSecret, &self.0.name)
     }
 
     /// The access token in use is valid until then; none if there is none.

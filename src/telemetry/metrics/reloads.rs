@@ -1,6 +1,6 @@
 //! What became of new versions of files: rules, certificates, secrets, keys.
 //!
-//! Files change rarely, so a lock is fine here. Who looks at the files is elsewhere.
+//! Files change rarely, so a lock is cheap enough. `files` follows them.
 
 use std::{
     collections::BTreeSet,
@@ -11,43 +11,96 @@ use std::{
 use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::family::{ByWord, Families};
-use crate::clock::{self, WallClock};
+use crate::{
+    clock::{self, WallClock},
+    files::Outcomes,
+};
 
 /// The metrics of reloads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Reloads(Arc<Inner>);
 
+/// What is reloaded: the label `what`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reloaded {
+    /// Access rules and bearer tokens, from the configuration file.
+    Rules,
+    /// The server's certificate and its private key.
+    Certificate,
+    /// The authorities of client certificates.
+    ClientCa,
+    /// The authorities of the servers that the gateway connects to.
+    Authorities,
+    /// The client secret of an API client.
+    ClientSecret,
+    /// The keys of a JWT issuer.
+    Jwks,
+}
+
+impl Reloaded {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Certificate => "certificate",
+            Self::ClientCa => "client_ca",
+            Self::Authorities => "authorities",
+            Self::ClientSecret => "client_secret",
+            Self::Jwks => "jwks",
+        }
+    }
+}
+
+/// The reloads of one file, or of files that are read together. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ReloadMetrics {
+    reloads: Reloads,
+    what: Reloaded,
+    /// The API client or issuer that the file belongs to; empty if there is only one such file.
+    owner: Arc<str>,
+}
+
+impl ReloadMetrics {
+    pub(super) fn new(reloads: &Reloads, what: Reloaded, owner: &str) -> Self {
+        Self { reloads: reloads.clone(), what, owner: owner.into() }
+    }
+}
+
+impl Outcomes for ReloadMetrics {
+    fn loaded(&self) {
+        for result in ["ok", "failed"] {
+            self.reloads.0.total.show([self.what.as_str(), result]);
+        }
+        self.reloads.succeeded(self.what);
+        self.reloads.set_failing(self.what, &self.owner, false);
+    }
+
+    fn reloaded(&self, ok: bool) {
+        self.reloads.0.total.increment([self.what.as_str(), if ok { "ok" } else { "failed" }]);
+        if ok {
+            self.reloads.succeeded(self.what);
+        }
+        self.reloads.set_failing(self.what, &self.owner, !ok);
+    }
+
+    fn recovered(&self) {
+        self.reloads.set_failing(self.what, &self.owner, false);
+    }
+}
+
 /// The keys of one JWT issuer.
 #[derive(Clone, Debug)]
 pub struct JwksMetrics {
-    pub(super) reloads: Reloads,
+    /// Its reloads.
+    pub reloads: ReloadMetrics,
     pub(super) expired: IntGaugeVec,
     pub(super) issuer: Arc<str>,
 }
-
-/// What reloads call keys.
-const JWKS: &str = "jwks";
 
 impl JwksMetrics {
     /// The issuer, as metrics label it.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
-    }
-
-    /// Keys are in use for the first time.
-    pub fn loaded(&self) {
-        self.reloads.loaded(JWKS, &self.issuer);
-    }
-
-    /// Other keys are in use, or what has been read cannot be used.
-    pub fn reloaded(&self, ok: bool) {
-        self.reloads.reloaded(JWKS, &self.issuer, ok);
-    }
-
-    /// What was refused is gone; the keys in use are there again.
-    pub fn recovered(&self) {
-        self.reloads.recovered(JWKS, &self.issuer);
     }
 
     /// Shows whether the keys are too old to prove anything.
@@ -61,8 +114,8 @@ struct Inner {
     total: ByWord<2>,
     last_success: GaugeVec,
     failing: GaugeVec,
-    /// What is failing, and whose it is where there are several.
-    failing_now: Mutex<BTreeSet<(&'static str, String)>>,
+    /// What is failing, and its owner.
+    failing_now: Mutex<BTreeSet<(Reloaded, Arc<str>)>>,
 }
 
 impl Reloads {
@@ -80,51 +133,31 @@ impl Reloads {
             ),
             failing: families.gauges(
                 "ott_gateway_reload_failing",
-                "Files whose newest version was refused, so that the last good one is still in use.",
+                "Files whose newest version was refused or cannot be read, so that the last good one is still in use.",
                 &["what"],
             ),
             failing_now: Mutex::default(),
         }))
     }
 
-    /// The version that the gateway began with: no reload, but a success.
-    pub(super) fn loaded(&self, what: &'static str, whose: &str) {
-        for result in ["ok", "failed"] {
-            self.0.total.show([what, result]);
-        }
-        self.succeeded(what);
-        self.set_failing(what, whose, false);
-    }
-
-    /// A new version was taken over, or refused.
-    pub(super) fn reloaded(&self, what: &'static str, whose: &str, ok: bool) {
-        self.0.total.increment([what, if ok { "ok" } else { "failed" }]);
-        if ok {
-            self.succeeded(what);
-        }
-        self.set_failing(what, whose, !ok);
-    }
-
-    /// The version that was refused is gone; what is in use is there again.
-    pub(super) fn recovered(&self, what: &'static str, whose: &str) {
-        self.set_failing(what, whose, false);
-    }
-
-    fn succeeded(&self, what: &'static str) {
+    fn succeeded(&self, what: Reloaded) {
         let now = clock::unix_seconds(WallClock::system().now());
         // Whole seconds of this era are exact in a float.
-        self.0.last_success.with_label_values(&[what]).set(Duration::from_secs(now).as_secs_f64());
+        self.0.last_success.with_label_values(&[what.as_str()]).set(Duration::from_secs(now).as_secs_f64());
     }
 
-    fn set_failing(&self, what: &'static str, whose: &str, failing: bool) {
+    fn set_failing(&self, what: Reloaded, owner: &Arc<str>, failing: bool) {
         let mut failing_now = self.0.failing_now.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (what, whose.to_owned());
+        let key = (what, Arc::clone(owner));
         if failing {
             failing_now.insert(key);
         } else {
             failing_now.remove(&key);
         }
         let count = failing_now.iter().filter(|(other, _)| *other == what).count();
-        self.0.failing.with_label_values(&[what]).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        self.0
+            .failing
+            .with_label_values(&[what.as_str()])
+            .set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
     }
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, process::Command, thread, time::SystemTime};
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::*;
-use crate::call::{Certainty, Holder};
+use crate::{
+    call::{Certainty, Holder},
+    files::Outcomes,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -28,9 +31,10 @@ fn busy() -> Metrics {
     metrics.security_event("ott_in_use");
     metrics.access_denied("no_rule");
     metrics.audit_record("file", "ok");
-    metrics.loaded("rules");
-    metrics.reload("rules", true);
-    metrics.reload("rules", false);
+    let rules = metrics.reloads(Reloaded::Rules, "");
+    rules.loaded();
+    rules.reloaded(true);
+    rules.reloaded(false);
     let validity = Validity { not_before: SystemTime::UNIX_EPOCH, not_after: SystemTime::UNIX_EPOCH };
     metrics.certificate(Certificate::Server, validity);
     metrics.jwt_issuer("default").expired(false);

@@ -1,0 +1,90 @@
+//! An issuer's keys in a file.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::KeyRing;
+use crate::{
+    caller::{
+        InvalidSettings,
+        key_set::{JwksFault, KeySet, MAX_JWKS_BYTES},
+    },
+    clock::WallClock,
+    files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, ReadError},
+    telemetry::metrics::JwksMetrics,
+};
+
+/// Why a key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JwksFileFault {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] ReadError),
+    /// It has no usable keys.
+    #[error(transparent)]
+    Jwks(#[from] JwksFault),
+}
+
+/// A key file, and the key ring that has its keys.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    ring: Arc<KeyRing>,
+    metrics: JwksMetrics,
+}
+
+impl KeyFile {
+    /// Reads the file for the first time, so that a wrong one is an error at start. Blocks.
+    pub(super) fn start(
+        path: PathBuf,
+        ring: Arc<KeyRing>,
+        metrics: JwksMetrics,
+    ) -> Result<Follower<Self>, InvalidSettings> {
+        let file = Self { path, ring, metrics };
+        let keys = files::load(&file.name(), file.parser())
+            .map_err(|fault| InvalidSettings::JwksFile { path: file.path.clone(), fault })?;
+        file.ring.keep(keys.clone());
+        Ok(Follower::new(file, Some(keys), WallClock::system()))
+    }
+}
+
+impl FollowedFile for KeyFile {
+    type Value = KeySet;
+    type Error = JwksFileFault;
+
+    fn name(&self) -> Arc<str> {
+        self.path.display().to_string().into()
+    }
+
+    fn parser(&self) -> Parser<KeySet, JwksFileFault> {
+        let path = self.path.clone();
+        Arc::new(move |reader| match reader.read(&path, MAX_JWKS_BYTES) {
+            Ok(contents) => Ok(KeySet::parse(&contents.bytes)?),
+            Err(ReadError::TooLarge(_)) => Err(JwksFault::TooLarge.into()),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    fn outcomes(&self) -> &dyn Outcomes {
+        &self.metrics.reloads
+    }
+
+    fn take_over(&mut self, new: &KeySet, _: Option<&KeySet>) -> Result<(), JwksFileFault> {
+        self.ring.keep(new.clone());
+        tracing::info!(
+            jwt.issuer = self.metrics.issuer(),
+            file.path = %self.path.display(),
+            keys = new.len(),
+            "JWT keys loaded"
+        );
+        Ok(())
+    }
+
+    fn refused(&mut self, error: &PollError<JwksFileFault>, _: Option<&KeySet>) {
+        tracing::warn!(
+            jwt.issuer = self.metrics.issuer(),
+            file.path = %self.path.display(),
+            %error,
+            keys_in_use = true,
+            "cannot refresh JWT keys"
+        );
+    }
+}

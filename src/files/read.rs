@@ -1,0 +1,280 @@
+//! One bounded read of a regular file.
+//!
+//! Opening a FIFO blocks until somebody writes to it, and a pipe or a device cannot be read a
+//! second time, which following a file for changes needs.
+
+use std::{
+    fs::{self, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::SystemTime,
+};
+
+use aws_lc_rs::digest::{self, SHA256};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::timed::{self, Unanswered};
+
+/// Maximum size of a file without a smaller limit of its own, in bytes. Several times the size of
+/// the bundle of all public authorities.
+pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// Smallest buffer for a file: some file systems report a size of 0 for files that have
+/// contents.
+const MIN_BUFFER: usize = 64 * 1024;
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A FIFO, a pipe, a socket or a device.
+    #[error("it is not a regular file")]
+    NotRegular,
+    /// The file has more bytes than allowed.
+    #[error("it is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The operating system refuses to read it. A directory is
+    /// [`IsADirectory`](io::ErrorKind::IsADirectory).
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It was not read in time.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io(error) => error,
+            ReadError::Unanswered(Unanswered::TimedOut) => {
+                Self::new(io::ErrorKind::TimedOut, error.to_string())
+            }
+            other => Self::new(io::ErrorKind::InvalidInput, other.to_string()),
+        }
+    }
+}
+
+/// The contents of a file, overwritten when dropped.
+pub struct Contents {
+    /// Everything that the file contained.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// The metadata of the file that was read, even if another one has replaced it since.
+    pub metadata: Metadata,
+}
+
+impl Contents {
+    /// Whether every user of this machine can read the file.
+    #[must_use]
+    pub fn readable_by_others(&self) -> bool {
+        self.metadata.mode() & 0o004 != 0
+    }
+
+    /// Whether every user of this machine can change the file.
+    #[must_use]
+    pub fn writable_by_others(&self) -> bool {
+        self.metadata.mode() & 0o002 != 0
+    }
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Contents").finish_non_exhaustive()
+    }
+}
+
+/// Reads a regular file of at most `max_bytes`. Follows symbolic links. Blocks for at most
+/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
+///
+/// # Errors
+///
+/// The file is not a regular one, is larger than `max_bytes`, or cannot be read in time.
+pub fn read(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
+    let file = path.to_owned();
+    timed::wait(&path.display().to_string(), move || read_untimed(&file, max_bytes))?
+}
+
+/// Reads the files of one poll, and notes their versions.
+pub struct Reader {
+    version: digest::Context,
+    last_write: Option<SystemTime>,
+}
+
+/// Identifies the state of all files that were read in one poll: their contents, and which files
+/// they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version([u8; 32]);
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { version: digest::Context::new(&SHA256), last_write: None }
+    }
+
+    /// Reads a regular file of at most `max_bytes`. Follows symbolic links. Has no timeout of
+    /// its own: the poll has one.
+    ///
+    /// # Errors
+    ///
+    /// The file is not a regular one, is larger than `max_bytes`, or cannot be read.
+    pub fn read(&mut self, path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
+        let result = read_untimed(path, max_bytes);
+        match &result {
+            Ok(Contents { bytes, metadata }) => {
+                let modified = metadata.modified().ok();
+                self.last_write = self.last_write.max(modified);
+                let stamps = [metadata.dev(), metadata.ino(), metadata.len(), bytes.len() as u64];
+                let times = [metadata.mtime(), metadata.mtime_nsec()];
+                self.version.update(b"file");
+                for stamp in stamps {
+                    self.version.update(&stamp.to_be_bytes());
+                }
+                for time in times {
+                    self.version.update(&time.to_be_bytes());
+                }
+                self.version.update(bytes);
+            }
+            Err(error) => {
+                self.version.update(b"none");
+                self.version.update(error.to_string().as_bytes());
+            }
+        }
+        result
+    }
+
+    pub(super) fn version(&self) -> Version {
+        let mut version = [0; 32];
+        version.copy_from_slice(self.version.clone().finish().as_ref());
+        Version(version)
+    }
+
+    /// When the file that was written to last was written to; unknown on some file systems.
+    pub(super) const fn last_write(&self) -> Option<SystemTime> {
+        self.last_write
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+fn read_untimed(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
+    // Before opening: opening a device can have side effects.
+    check(&fs::metadata(path)?)?;
+    // The file can be replaced in between. This flag keeps opening a FIFO from blocking, and
+    // has no effect on a regular file.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    check(&metadata)?;
+    let reported = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    if reported > max_bytes {
+        return Err(ReadError::TooLarge(max_bytes));
+    }
+    // Allocated in full: a buffer that grows leaves copies of a secret behind. The file can grow
+    // while it is read, so the limit is checked again.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(reported.max(MIN_BUFFER).min(max_bytes) + 1));
+    file.take(max_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > max_bytes {
+        return Err(ReadError::TooLarge(max_bytes));
+    }
+    Ok(Contents { bytes, metadata })
+}
+
+fn check(metadata: &Metadata) -> Result<(), ReadError> {
+    if metadata.is_file() {
+        Ok(())
+    } else if metadata.is_dir() {
+        Err(ReadError::Io(io::ErrorKind::IsADirectory.into()))
+    } else {
+        Err(ReadError::NotRegular)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn regular_file_is_read_up_to_its_limit_also_behind_a_link() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&path, [7; 100]).expect("a file");
+        symlink(&path, &link).expect("a link");
+        for path in [&path, &link] {
+            assert_eq!(*read(path, 100).expect("it fits").bytes, [7; 100]);
+            assert!(matches!(read(path, 99), Err(ReadError::TooLarge(99))));
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let fifo = folder.path().join("fifo");
+        // Opening it would block until the test is killed.
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        for path in [&*fifo, &*socket, Path::new("/dev/null")] {
+            assert!(matches!(read(path, MAX_BYTES), Err(ReadError::NotRegular)), "{}", path.display());
+        }
+        let kind = |path: &Path| io::Error::from(read(path, MAX_BYTES).expect_err("no file")).kind();
+        assert_eq!(kind(folder.path()), io::ErrorKind::IsADirectory);
+        assert_eq!(kind(&folder.path().join("missing")), io::ErrorKind::NotFound);
+        assert_eq!(kind(&fifo), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn endless_file_and_one_that_is_too_large_cost_no_memory() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (large, endless) = (folder.path().join("large"), folder.path().join("endless"));
+        fs::File::create(&large).expect("a file").set_len(1 << 40).expect("a sparse file");
+        symlink("/dev/zero", &endless).expect("a link");
+        assert!(matches!(read(&large, MAX_BYTES), Err(ReadError::TooLarge(MAX_BYTES))));
+        assert!(matches!(read(&endless, MAX_BYTES), Err(ReadError::NotRegular)));
+    }
+
+    #[test]
+    fn version_changes_with_the_contents_the_file_and_its_last_write() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("file");
+        let version = || {
+            let mut reader = Reader::new();
+            let _ = reader.read(&path, MAX_BYTES);
+            reader.version()
+        };
+        let mut seen = vec![version()];
+        let mut is_new = |what: &str| {
+            let new = version();
+            assert!(!seen.contains(&new), "{what}");
+            assert_eq!(new, version(), "{what}");
+            seen.push(new);
+        };
+        let set_time = |seconds| {
+            let file = fs::File::options().append(true).open(&path).expect("it can be opened");
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).expect("set");
+        };
+        fs::write(&path, "one").expect("a file");
+        set_time(1);
+        is_new("a file where there was none");
+        set_time(2);
+        is_new("a later write of the same contents");
+        fs::write(&path, "two").expect("a file");
+        set_time(2);
+        is_new("other contents of the same size at the same time");
+        fs::write(folder.path().join("new"), "two").expect("a file");
+        fs::rename(folder.path().join("new"), &path).expect("renamed");
+        set_time(2);
+        is_new("another file");
+    }
+
+    /// Some file systems report a size of 0.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn file_that_reports_no_size_is_read() {
+        assert!(!read(Path::new("/proc/self/status"), MAX_BYTES).expect("a file").bytes.is_empty());
+    }
+}

@@ -1,0 +1,257 @@
+//! Real handshakes: which servers are trusted, when, and why others are not.
+
+use std::net::SocketAddr;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{
+    HandshakeKind, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+use crate::http_client::{HttpSettings, Resolver, UnpooledClient};
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Issuer {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "authority");
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn trusting(authorities: &[&Issuer]) -> Authorities {
+    let bundle: String = authorities.iter().map(|authority| authority.pem()).collect();
+    Authorities::parse(bundle.as_bytes()).unwrap()
+}
+
+/// A certificate for `localhost`, changed in some way, and its key.
+fn issued(
+    by: &Issuer,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    change(&mut params);
+    let certificate = params.signed_by(&key, by).unwrap().der().clone();
+    (certificate, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+}
+
+/// Configures a server with this certificate.
+fn serving(
+    (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>),
+    clients: Option<&Issuer>,
+) -> ServerConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        }
+    };
+    builder.with_single_cert(vec![certificate], key).unwrap()
+}
+
+/// Serves TLS and answers each request with 200.
+async fn start(config: ServerConfig) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut request = [0; 1024];
+                while stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    if stream.write_all(response).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Servers that support one group only, not the first that we guess.
+#[tokio::test]
+async fn group_of_a_server_is_guessed_right_from_the_second_handshake_on() {
+    let authority = authority();
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![aws_lc_rs::kx_group::SECP384R1];
+    let (certificate, key) = issued(&authority, |_| {});
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let address = start(config).await;
+    let tls = ClientTls::new(Some(&trusting(&[&authority]))).unwrap();
+    assert_eq!(handshake(&tls, address).await, Some(HandshakeKind::FullWithHelloRetryRequest));
+    for _ in 0..2 {
+        assert_eq!(handshake(&tls, address).await, Some(HandshakeKind::Full));
+    }
+}
+
+/// The kind of a handshake, or `None` if it fails.
+async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(Arc::clone(tls.config()));
+    let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
+    // Tickets arrive behind the handshake.
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+    stream.get_ref().1.handshake_kind()
+}
+
+/// The cause of a failed request, for the operator.
+async fn cause(tls: &Arc<ClientTls>, address: SocketAddr) -> String {
+    let url: Url = format!("https://localhost:{}/", address.port()).parse().unwrap();
+    let client =
+        UnpooledClient::new(HttpSettings::new(url.clone(), Arc::clone(tls), Resolver::for_test())).unwrap();
+    let error = client.send(client.client().get(url)).await.expect_err("it fails");
+    client.cause_of(&error).await
+}
+
+#[tokio::test]
+async fn replaced_authorities_decide_on_the_next_connection_and_nothing_is_resumed() {
+    let (old, new) = (authority(), authority());
+    let of_old = start(serving(issued(&old, |_| {}), None)).await;
+    let of_new = start(serving(issued(&new, |_| {}), None)).await;
+    let tls = ClientTls::new(Some(&trusting(&[&old]))).unwrap();
+    for _ in 0..3 {
+        // A resumed session would not look at the certificate.
+        assert_eq!(handshake(&tls, of_old).await, Some(HandshakeKind::Full));
+    }
+    assert_eq!(handshake(&tls, of_new).await, None);
+
+    assert!(tls.replace(&trusting(&[&old, &new])));
+    assert!(!tls.replace(&trusting(&[&new, &old])), "the same ones");
+    assert_eq!(tls.generation(), 1);
+    assert_eq!(handshake(&tls, of_new).await, Some(HandshakeKind::Full));
+    assert!(tls.replace(&trusting(&[&new])));
+    assert_eq!(handshake(&tls, of_old).await, None, "withdrawn");
+    assert_eq!(handshake(&tls, of_new).await, Some(HandshakeKind::Full));
+    assert_eq!(tls.generation(), 2);
+}
+
+#[tokio::test]
+async fn without_authorities_nobody_is_trusted() {
+    let authority = authority();
+    let address = start(serving(issued(&authority, |_| {}), None)).await;
+    let tls = ClientTls::new(None).unwrap();
+    assert_eq!(handshake(&tls, address).await, None);
+    assert!(tls.replace(&trusting(&[&authority])));
+    assert_eq!(handshake(&tls, address).await, Some(HandshakeKind::Full));
+}
+
+#[tokio::test]
+async fn causes_are_in_plain_words() {
+    let (ours, theirs) = (authority(), authority());
+    let tls = ClientTls::new(Some(&trusting(&[&ours]))).unwrap();
+    let ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let names = |params: &mut CertificateParams| {
+        *params = CertificateParams::new(vec!["a.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+    };
+    let expired = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2001, 2, 3);
+    let clients_only = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    };
+    for (what, config, expected) in [
+        ("CA", serving(issued(&ours, ca), None), "is a CA certificate, for example a self-signed one"),
+        (
+            "name",
+            serving(issued(&ours, names), None),
+            "is not for the name localhost; it is for a.example, 10.0.0.1",
+        ),
+        ("expired", serving(issued(&ours, expired), None), "expired at 2001-02-03T00:00:00Z; renew it"),
+        (
+            "purpose",
+            serving(issued(&ours, clients_only), None),
+            "not for servers (extended key usage serverAuth)",
+        ),
+        ("issuer", serving(issued(&theirs, |_| {}), None), "ca_file"),
+        ("client", serving(issued(&ours, |_| {}), Some(&theirs)), "client certificate"),
+    ] {
+        let cause = cause(&tls, start(config).await).await;
+        assert!(cause.contains(expected), "{what}: {cause}");
+        assert!(!cause.contains(['[', '{']) && !cause.contains("Other("), "{what}: {cause}");
+    }
+}
+
+/// A server that closes the connection instead of answering, or is no TLS server.
+#[tokio::test]
+async fn connection_that_ends_after_a_request_for_a_certificate_is_explained() {
+    let (ours, theirs) = (authority(), authority());
+    let tls = ClientTls::new(Some(&trusting(&[&ours]))).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Asks for a certificate, and closes the connection after the handshake, as proxies do.
+    let mut roots = RootCertStore::empty();
+    roots.add(theirs.der().clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let (certificate, key) = issued(&ours, |_| {});
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                let _ = stream.read(&mut [0; 1024]).await;
+            }
+        }
+    });
+    let text = cause(&tls, address).await;
+    assert!(
+        text.contains("the server asks for a client certificate, which the gateway does not have"),
+        "{text}"
+    );
+
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    let text = cause(&tls, address).await;
+    assert!(text.contains("does not speak TLS on this port"), "{text}");
+}
+
+#[test]
+fn system_s_authorities_are_read_only_where_a_server_is_https() {
+    let mut tls = ClientTlsSet::default();
+    let url = |text: &str| text.parse::<Url>().unwrap();
+    let plain = tls.get(None, &url("http://127.0.0.1:8080"), None).unwrap();
+    assert_eq!(plain.authorities(), None);
+    assert_eq!(tls.0.len(), 0);
+    let with_proxy =
+        tls.get(None, &url("http://127.0.0.1:8080"), Some(&url("https://127.0.0.1:3128"))).unwrap();
+    assert!(with_proxy.authorities().is_some());
+    let again = tls.get(None, &url("https://eu2.example"), None).unwrap();
+    assert!(Arc::ptr_eq(&with_proxy, &again), "one for each source");
+}

@@ -1,0 +1,39 @@
+//! Certificates, private keys and authorities in PEM files, parsed to typed values.
+//!
+//! The only parser of these files: `check-config`, the start and every reload use it, so that
+//! they accept and refuse the same files. Errors and warnings name what was found and how to
+//! fix it, and never contain a part of the file, which may be a private key. Files are read
+//! elsewhere.
+//!
+//! ```
+//! use ott_gateway::pki::Authorities;
+//!
+//! let error = Authorities::parse(b"").unwrap_err();
+//! assert!(error.to_string().starts_with("the file is empty"));
+//! ```
+
+mod authorities;
+mod certificate;
+mod chain;
+mod explain;
+mod fault;
+mod foreign;
+mod identity;
+mod pem;
+mod private_key;
+#[cfg(test)]
+mod tests;
+mod warning;
+
+pub use self::{
+    authorities::Authorities,
+    certificate::Certificate,
+    chain::CertificateChain,
+    explain::{Peer, explain},
+    fault::{InvalidFile, UnusableCertificate, UnusableKey, Wanted},
+    foreign::Foreign,
+    identity::{InvalidPair, ServerIdentity},
+    pem::{Label, Layout},
+    private_key::PrivateKey,
+    warning::{Doubt, Warning},
+};

@@ -1,0 +1,41 @@
+//! The one check of the key of the audit fingerprints.
+//!
+//! `config` uses it to check a configuration and `app` when the gateway starts.
+
+use super::client_secret::without_newline;
+
+/// Minimum size of a key in bytes, one newline at its end not counted: the size of the
+/// fingerprints' hash, as RFC 2104 recommends.
+pub const MIN_BYTES: usize = 32;
+
+/// Why there is no HMAC key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHmacKey {
+    /// Not UTF-8.
+    #[error("the key must be UTF-8 text")]
+    NotText,
+    /// Nothing but blanks, or nothing at all.
+    #[error("the key is blank")]
+    Blank,
+    /// Fewer bytes than [`MIN_BYTES`].
+    #[error("the key is too short: it needs at least {MIN_BYTES} bytes")]
+    TooShort,
+}
+
+/// Checks the contents of a key's file.
+///
+/// # Errors
+///
+/// The contents are not text, are blank, or are too short.
+pub fn check(contents: &[u8]) -> Result<(), InvalidHmacKey> {
+    let key = without_newline(contents);
+    if std::str::from_utf8(key).is_err() {
+        Err(InvalidHmacKey::NotText)
+    } else if key.iter().all(u8::is_ascii_whitespace) {
+        Err(InvalidHmacKey::Blank)
+    } else if key.len() < MIN_BYTES {
+        Err(InvalidHmacKey::TooShort)
+    } else {
+        Ok(())
+    }
+}
