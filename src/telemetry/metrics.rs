@@ -9,6 +9,7 @@ mod api_client;
 mod audit;
 mod family;
 mod health_calls;
+mod key_waits;
 mod peers;
 mod registered;
 mod reloads;
@@ -30,6 +31,7 @@ pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
+    key_waits::{KeyWait, KeyWaitMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::JwksMetrics,
     traces::{SpanLoss, TraceMetrics},
@@ -532,6 +534,12 @@ impl Metrics {
             expired: self.0.jwt_keys_expired.clone(),
             issuer: Arc::from(name),
         }
+    }
+
+    /// Returns the metrics of calls that lack a JWT key.
+    #[must_use]
+    pub fn jwt_key_waits(&self) -> KeyWaitMetrics {
+        self.0.jwt_key_waits.clone()
     }
 
     /// Shows the certificate in use that ends next.

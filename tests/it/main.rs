@@ -38,6 +38,7 @@ mod refused_calls;
 mod reload;
 mod secrets;
 mod statuses;
+mod strangers;
 mod structure;
 mod tls;
 mod traces;

@@ -102,7 +102,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
-    ("caller", &["http_client", "telemetry", "clock", "secret", "regular_file", "backoff"]),
+    ("caller", &["call", "http_client", "telemetry", "clock", "secret", "regular_file", "backoff"]),
     ("access", &["caller", "call", "ott", "telemetry", "clock"]),
     (
         "platform",
