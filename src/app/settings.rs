@@ -201,7 +201,11 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
 /// Traces, if they are configured.
 pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tracer, StartError> {
     let Some(endpoint) = &config.otlp_endpoint else { return Ok(Tracer::off()) };
-    let settings = tracing::Settings { endpoint: endpoint.to_string(), sample_ratio: config.trace_ratio };
+    let mut settings = tracing::Settings::new(endpoint.clone());
+    settings.sampling.ratio = config.trace_ratio;
+    if endpoint.scheme() == "https" {
+        settings.tls = Some(tls_config(config.otlp_ca_file.as_deref())?);
+    }
     Ok(Tracer::start(&settings, metrics.traces())?)
 }
 

@@ -1,11 +1,14 @@
 //! `[telemetry]`: logs and traces.
 
+use std::path::PathBuf;
+
 use url::Url;
 
 use super::{
     environment::Environment,
     fault::{self, Problem},
     file::Value,
+    named_file,
     section::Section,
     value,
 };
@@ -22,6 +25,9 @@ pub struct Telemetry {
     /// `otlp_endpoint`: the collector that traces are sent to by OTLP/gRPC, such as
     /// `http://collector:4317`; none: no traces.
     pub otlp_endpoint: Option<Url>,
+    /// `otlp_ca_file`: the only authorities that the certificate of `otlp_endpoint` may come from;
+    /// the system's.
+    pub otlp_ca_file: Option<PathBuf>,
     /// `trace_ratio`: the share of calls that are traced if the caller has not decided;
     /// 1.0, from 0.0 to 1.0.
     pub trace_ratio: f64,
@@ -49,6 +55,7 @@ impl Default for Telemetry {
             log_format: LogFormat::Json,
             log_level: "info".to_owned(),
             otlp_endpoint: None,
+            otlp_ca_file: None,
             trace_ratio: 1.0,
         }
     }
@@ -62,6 +69,7 @@ impl Telemetry {
             log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
             log_level: rust_log(environment, &section).or(level).unwrap_or(default.log_level),
             otlp_endpoint: section.optional("otlp_endpoint", value::plain_url),
+            otlp_ca_file: named_file::authorities(&mut section, "otlp_ca_file"),
             trace_ratio: section.optional("trace_ratio", value::share).unwrap_or(default.trace_ratio),
         };
         section.finish();

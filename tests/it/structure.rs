@@ -126,7 +126,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("audit", &["call", "ott", "reason", "telemetry", "clock", "secret", "backoff"]),
     ("health", &["proto", "telemetry", "clock"]),
     ("admin", &["health", "telemetry", "clock"]),
-    ("telemetry", &["call", "reason", "memory", "validity", "clock"]),
+    ("telemetry", &["call", "reason", "memory", "validity", "clock", "backoff"]),
     ("call", &["clock", "memory", "ott", "reason"]),
     ("reason", &[]),
     ("ott", &["secret"]),
