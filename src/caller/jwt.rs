@@ -170,11 +170,7 @@ impl JwtVerifiers {
     /// identify a client).
     ///
     /// The unverified `iss` only selects the keys; it is compared again after verification.
-    pub(super) async fn verify(
-        &self,
-        token: &str,
-        network: Option<PeerNetwork>,
-    ) -> Result<Caller, JwtFault> {
+    pub(super) async fn verify(&self, token: &str, network: Option<PeerNetwork>) -> Result<Caller, JwtFault> {
         let verifier = match self.issuers.as_slice() {
             [only] => only,
             several => {

@@ -22,14 +22,8 @@ pub enum KeyWait {
 }
 
 impl KeyWait {
-    const ALL: [Self; 6] = [
-        Self::Fetched,
-        Self::Failed,
-        Self::TimedOut,
-        Self::IssuerFailing,
-        Self::TotalLimit,
-        Self::PeerLimit,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Fetched, Self::Failed, Self::TimedOut, Self::IssuerFailing, Self::TotalLimit, Self::PeerLimit];
 
     const fn as_str(self) -> &'static str {
         match self {

@@ -20,13 +20,8 @@ pub enum SpanLoss {
 }
 
 impl SpanLoss {
-    const ALL: [Self; 5] = [
-        Self::QueueFull,
-        Self::QueueBytes,
-        Self::ExportFailed,
-        Self::Rejected,
-        Self::CallerNotIdentified,
-    ];
+    const ALL: [Self; 5] =
+        [Self::QueueFull, Self::QueueBytes, Self::ExportFailed, Self::Rejected, Self::CallerNotIdentified];
 
     const fn as_str(self) -> &'static str {
         match self {

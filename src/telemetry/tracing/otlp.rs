@@ -101,8 +101,7 @@ impl Tracer {
         let queued = queue.length();
         let of_spans = ResourceAttributesWithSchema::from(&resource);
         let export = ExportThread::start(settings, batches, of_spans, metrics.clone())?;
-        let limits =
-            SpanLimits { max_attributes_per_span: settings.max_attributes, ..SpanLimits::default() };
+        let limits = SpanLimits { max_attributes_per_span: settings.max_attributes, ..SpanLimits::default() };
         let provider = SdkTracerProvider::builder()
             .with_span_processor(queue)
             .with_sampler(Decided)

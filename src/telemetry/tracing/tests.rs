@@ -208,7 +208,9 @@ async fn an_identified_callers_decision_is_followed_and_otherwise_our_own() {
         call.follow_caller(&headers(parents));
         call.finish(end(Code::Unimplemented, None));
         // A call that nobody finishes ends with its last holder.
-        tracer.call(Method::LoginWithOtt, RequestId::new(), &headers(parents)).follow_caller(&headers(parents));
+        tracer
+            .call(Method::LoginWithOtt, RequestId::new(), &headers(parents))
+            .follow_caller(&headers(parents));
         tracer.stop(PATIENCE).await;
         let spans = spans(&mut received);
         assert_eq!(spans.len(), if traced { 2 } else { 0 }, "{parents:?} {sample_ratio}");

@@ -45,10 +45,7 @@ impl Fixture {
     }
 }
 
-fn count(
-    results: &[Result<Freshness, KeyFetchFault>],
-    expected: Result<Freshness, KeyFetchFault>,
-) -> usize {
+fn count(results: &[Result<Freshness, KeyFetchFault>], expected: Result<Freshness, KeyFetchFault>) -> usize {
     results.iter().filter(|result| **result == expected).count()
 }
 

@@ -19,8 +19,9 @@ use tonic_types::StatusExt;
 
 use super::super::{Settings, TracingError};
 
-/// Maximum size of a response, in bytes. It contains a count and a text.
-const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+/// Maximum size of a response, in bytes: the default of gRPC. It contains a count and a text; a
+/// larger one would fail like a batch that may be sent again.
+const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum length of the collector's text in log lines, in characters.
 const MAX_TEXT: usize = 300;
 

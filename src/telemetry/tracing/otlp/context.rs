@@ -39,13 +39,7 @@ pub(super) fn parent(headers: &HeaderMap) -> Option<SpanContext> {
 /// Returns the same span with the caller's `tracestate`.
 pub(super) fn with_state(parent: &SpanContext, headers: &HeaderMap) -> SpanContext {
     let state = state(headers).unwrap_or_default();
-    SpanContext::new(
-        parent.trace_id(),
-        parent.span_id(),
-        parent.trace_flags(),
-        parent.is_remote(),
-        state,
-    )
+    SpanContext::new(parent.trace_id(), parent.span_id(), parent.trace_flags(), parent.is_remote(), state)
 }
 
 /// Writes a span into the headers of a request, as the parent of what follows.

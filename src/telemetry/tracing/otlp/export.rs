@@ -155,11 +155,7 @@ impl Export {
 #[cfg(test)]
 mod tests {
     use super::{super::queue::queue, *};
-    use crate::telemetry::{
-        logging::captured::CapturedLog,
-        metrics::Metrics,
-        tracing::QueueSettings,
-    };
+    use crate::telemetry::{logging::captured::CapturedLog, metrics::Metrics, tracing::QueueSettings};
 
     #[tokio::test]
     async fn what_the_collector_answers_is_logged() {
@@ -183,7 +179,10 @@ mod tests {
         let text = log.text();
         let lines: Vec<&str> = text.lines().collect();
         let [rejected, warning, failed] = &lines[..] else { panic!("{text}") };
-        assert!(rejected.contains("trace collector rejected spans") && rejected.contains("spans=2"), "{text}");
+        assert!(
+            rejected.contains("trace collector rejected spans") && rejected.contains("spans=2"),
+            "{text}"
+        );
         assert!(rejected.contains("collector.text=\"too old\""), "{text}");
         assert!(warning.contains("accepted spans with a warning") && warning.contains("a hint"), "{text}");
         assert!(failed.contains("trace export failed, dropped spans") && failed.contains("oops"), "{text}");
@@ -210,7 +209,11 @@ mod tests {
                 assert!(export.pause(failures, None, far).await);
                 pauses.push(started.elapsed());
             }
-            crate::backoff::assert_spread(&pauses, MIN_PAUSE, Duration::from_secs(maximum) + Duration::from_millis(2));
+            crate::backoff::assert_spread(
+                &pauses,
+                MIN_PAUSE,
+                Duration::from_secs(maximum) + Duration::from_millis(2),
+            );
         }
         let started = clock::now();
         assert!(export.pause(1, Some(Duration::from_secs(7)), far).await, "the collector's own delay");

@@ -186,8 +186,7 @@ impl Batches {
     }
 
     fn take(&mut self, max: usize) -> Batch {
-        let mut batch =
-            Batch { spans: Vec::new(), count: 0, bytes: 0, shared: Arc::clone(&self.shared) };
+        let mut batch = Batch { spans: Vec::new(), count: 0, bytes: 0, shared: Arc::clone(&self.shared) };
         while batch.count < max
             && let Ok(queued) = self.spans.try_recv()
         {

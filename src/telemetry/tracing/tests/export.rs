@@ -25,8 +25,7 @@ impl TraceService for Scripted {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let (metadata, _, batch) = request.into_parts();
-        let spans =
-            batch.resource_spans.iter().flat_map(|it| &it.scope_spans).map(|it| it.spans.len()).sum();
+        let spans = batch.resource_spans.iter().flat_map(|it| &it.scope_spans).map(|it| it.spans.len()).sum();
         let mut script = self.0.lock().expect("no panic");
         script.received.push((metadata.into_headers(), spans));
         script.responses.pop_front().unwrap_or_else(|| Ok(accepted())).map(Response::new)
@@ -171,7 +170,8 @@ async fn a_delay_that_the_collector_asks_for_beyond_the_time_of_a_batch_ends_it(
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_that_the_collector_rejects_are_counted() {
     let (address, collector) =
-        Scripted::start([Ok(partial(1, "too old")), Ok(partial(-5, "")), Ok(partial(7, "more than sent"))]).await;
+        Scripted::start([Ok(partial(1, "too old")), Ok(partial(-5, "")), Ok(partial(7, "more than sent"))])
+            .await;
     let metrics = Metrics::new();
     let tracer = Tracer::start(&at_once(address), metrics.traces()).expect("it starts");
     for (batches, rejected) in [(1, 1), (2, 1), (3, 2)] {
@@ -226,7 +226,10 @@ async fn nothing_of_a_strangers_tracestate_is_kept_and_512_bytes_of_others() {
     assert_eq!(states.len(), 4);
     assert!(states[..2].iter().all(String::is_empty), "{states:?}");
     for state in [&states[2], &states[3], &upstream["tracestate"].to_str().expect("text").to_owned()] {
-        assert!((400..=512).contains(&state.len()) && members.join(",").starts_with(state.as_str()), "{state}");
+        assert!(
+            (400..=512).contains(&state.len()) && members.join(",").starts_with(state.as_str()),
+            "{state}"
+        );
     }
 }
 
