@@ -342,7 +342,7 @@ fn milliseconds(text: &str, max: u64) -> Result<Duration, Rule> {
         .ok_or("must be a number of milliseconds within the supported range; ignored")
 }
 
-fn number<T: FromStr + PartialOrd>(text: &str, min: T, max: T, rule: Rule) -> Result<T, Rule> {
+fn number<T: Copy + FromStr + PartialOrd>(text: &str, min: T, max: T, rule: Rule) -> Result<T, Rule> {
     text.parse().ok().filter(|number| *number >= min && *number <= max).ok_or(rule)
 }
 

@@ -1,6 +1,6 @@
 //! What callers that have proven nothing cost those who have.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::join_all;
@@ -42,8 +42,11 @@ async fn jwts_of_unknown_keys_cost_an_identified_caller_nothing_while_their_issu
     let platform = Upstream::http().await;
     let url = silent().await;
     let token = BEARER.strip_prefix("Bearer ").unwrap();
-    let hash: String =
-        digest(&SHA256, token.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest(&SHA256, token.as_bytes());
+    let hash = hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
     let gateway = Setup::for_platform(platform.address())
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["token:shop"]"#)
         .replacing(
@@ -112,9 +115,9 @@ async fn a_known_key_is_used_at_once_while_a_fetch_hangs() {
             keys.len()
         );
         first.write_all(answer.as_bytes()).await.unwrap();
-        let mut held = Vec::new();
+        let mut connections = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
-            held.push(stream);
+            connections.push(stream);
             hangs.add_permits(1);
         }
     });

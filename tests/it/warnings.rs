@@ -134,7 +134,8 @@ async fn variables_in_effect_are_named_with_their_values_unless_these_are_secret
 
 #[tokio::test]
 async fn authorities_that_replace_the_systems_are_reported_and_never_stop_a_connection_with_its_own() {
-    let (good, own) = (Tls::new("localhost", false, &["http/1.1"]), Tls::new("localhost", false, &["http/1.1"]));
+    let (good, own) =
+        (Tls::new("localhost", false, &["http/1.1"]), Tls::new("localhost", false, &["http/1.1"]));
     let ca_file = good.ca_file.clone();
     let platform = Upstream::https(good).await;
     let url = platform.url();

@@ -104,7 +104,6 @@ fn retries(metrics: &Metrics) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_collector_could_not_take_is_sent_again() {
     let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1)));
-    #[expect(clippy::disallowed_methods, reason = "a collector's own status")]
     let full = Status::with_error_details(Code::ResourceExhausted, "full", details);
     for refusal in [
         status(Code::Unavailable, "starting"),
@@ -154,7 +153,6 @@ async fn a_batch_that_the_collector_refuses_is_not_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_that_the_collector_asks_for_beyond_the_time_of_a_batch_ends_it() {
     let details = ErrorDetails::with_retry_info(Some(Duration::from_hours(1)));
-    #[expect(clippy::disallowed_methods, reason = "a collector's own status")]
     let later = Status::with_error_details(Code::Unavailable, "later", details);
     let (address, collector) = Scripted::start([Err(later)]).await;
     let metrics = Metrics::new();
