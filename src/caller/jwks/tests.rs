@@ -1,5 +1,5 @@
 use std::sync::{
-    Mutex,
+    Mutex, OnceLock,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -77,7 +77,9 @@ fn follow(url: Url) -> Arc<KeyRing> {
 /// Whether newer keys were fetched. Calls do not wait long enough for a busy machine, so this
 /// asks again until the fetch has ended.
 async fn fetched_again(ring: &KeyRing) -> bool {
-    let waiters = KeyWaiters::new(Metrics::new().jwt_key_waits());
+    // Metrics are expensive to make, and floods ask often.
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    let waiters = KeyWaiters::new(METRICS.get_or_init(Metrics::new).jwt_key_waits());
     let mut waited = false;
     loop {
         match ring.refreshed(&waiters, None).await {
