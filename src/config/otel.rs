@@ -15,7 +15,9 @@ use url::Url;
 use super::{
     environment::Environment,
     fault::Place,
+    file::Value,
     section::Section,
+    value,
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
 use crate::http_client::is_loopback;
@@ -147,15 +149,7 @@ impl Reader<'_, '_> {
         let scheme = if insecure { "http" } else { "https" };
         let has_scheme = text.contains("://");
         let url = if has_scheme { text.clone() } else { format!("{scheme}://{text}") };
-        let is_plain = |url: &Url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.query().is_none()
-                && url.fragment().is_none()
-        };
-        let Some(url) = Url::parse(&url).ok().filter(is_plain) else {
+        let Ok(url) = value::plain_url(&Value::Variable(url)) else {
             self.warn(name, "is not the address of a collector, such as http://collector:4317; ignored");
             return None;
         };
