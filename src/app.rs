@@ -135,7 +135,7 @@ impl App {
         let mut client_tls = ClientTlsSet::default();
         let callers = settings::callers(&config.callers, &config.server, &mut client_tls, &resolver)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
-        let tracer = settings::tracer(&config.telemetry, &metrics)?;
+        let tracer = settings::tracer(&config.telemetry, &metrics, &mut client_tls)?;
 
         let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
         for name in config.api_clients.by_name.keys() {

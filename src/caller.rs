@@ -18,7 +18,7 @@ use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
-use crate::{files::PollError, telemetry::metrics::Metrics};
+use crate::{call::PeerNetwork, files::PollError, telemetry::metrics::Metrics};
 use jwt::JwtVerifiers;
 
 mod bearer;
@@ -32,7 +32,7 @@ mod recognition;
 
 pub use bearer::BearerTokens;
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{JwksFileFault, JwksRefresh, JwksSource};
+pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, KeyFetchFault};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::{JwksFault, check_jwks};
 pub use name::{NameFault, is_caller_name};
@@ -176,7 +176,10 @@ impl CallerError {
     /// Whether the same credential may be good enough later, without the caller's doing.
     #[must_use]
     pub const fn is_temporary(self) -> bool {
-        matches!(self, Self::InvalidJwt(JwtFault::NoKeysYet | JwtFault::KeysTooOld))
+        matches!(
+            self,
+            Self::InvalidJwt(JwtFault::NoKeysYet | JwtFault::KeysTooOld | JwtFault::KeyNotFetched(_))
+        )
     }
 }
 
@@ -307,7 +310,11 @@ impl Inner {
             return Ok(caller);
         }
         let told = proxy.map_or(Ok(None), |proxy| proxy.told(headers))?;
-        if let Some(caller) = self.by_authorization(authorization, tokens).await? {
+        let address = peer.address().ip().to_canonical();
+        // All clients of a proxy, or of a sidecar on this machine, have one address.
+        let identifies_client = proxy.is_none() && !address.is_loopback();
+        let network = identifies_client.then(|| PeerNetwork::of(address));
+        if let Some(caller) = self.by_authorization(authorization, tokens, network).await? {
             return Ok(caller);
         }
         if let Some(name) = told {
@@ -328,13 +335,14 @@ impl Inner {
         &self,
         header: Option<&HeaderValue>,
         tokens: &BearerTokens,
+        network: Option<PeerNetwork>,
     ) -> Result<Option<Caller>, CallerError> {
         let is_looked_at = self.jwt.is_some() || !tokens.is_empty();
         let Some(header) = header.filter(|_| is_looked_at) else { return Ok(None) };
         let credential = bearer::credential(header)?;
         match &self.jwt {
             Some(jwt) if bearer::looks_like_jwt(credential) => {
-                jwt.verify(credential).await.map_err(CallerError::InvalidJwt).map(Some)
+                jwt.verify(credential, network).await.map_err(CallerError::InvalidJwt).map(Some)
             }
             _ => tokens.caller(credential).ok_or(CallerError::InvalidCredential).map(Some),
         }

@@ -13,11 +13,13 @@ mod environment;
 mod fault;
 mod file;
 mod named_file;
+mod otel;
 mod reloadable;
 mod section;
 mod server;
 mod telemetry;
 mod value;
+mod variables;
 
 use std::{
     collections::BTreeMap,
@@ -45,10 +47,12 @@ pub use self::{
     environment::{Environment, Process},
     fault::{Faults, Finding, Place, Problem},
     file::Document,
+    otel::TraceOptions,
     reloadable::Reloadable,
     server::{ClientAuth, Server, ServerTls},
     telemetry::{LogFormat, Telemetry},
     value::{ProxyUrl, Rate},
+    variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
 use crate::secret::client_secret::ClientSecret;
 
@@ -73,6 +77,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// The environment's variables that went over the file.
     pub variables: Vec<String>,
+    /// The other variables that are in effect, sorted by name.
+    pub environment: Vec<VariableInEffect>,
     /// What an operator should know, although it keeps nothing from starting.
     pub warnings: Vec<Finding>,
     /// Everything that the file contains, to be compared with a later version.
@@ -144,9 +150,10 @@ impl Config {
         };
         let access = Access::read(root.table("access"), &known);
         let audit = Audit::read(root.table("audit"));
-        let telemetry = Telemetry::read(root.table("telemetry"), environment);
+        let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         root.finish();
-        Some(Self {
+        in_effect.extend(variables::set(environment, VariableKind::Service));
+        let mut config = Self {
             file: file.map(Path::to_path_buf),
             server,
             admin,
@@ -156,9 +163,60 @@ impl Config {
             audit,
             telemetry,
             variables: Vec::new(),
+            environment: in_effect,
             warnings: Vec::new(),
             document: Document::default(),
-        })
+        };
+        config.note_system_authorities(environment, findings);
+        config.environment.sort_by_key(|variable| variable.name);
+        Some(config)
+    }
+
+    /// Adds the variables that replace the system's authorities, with a warning each, if there
+    /// are connections that use those.
+    fn note_system_authorities(&mut self, environment: &dyn Environment, findings: &Findings) {
+        let connections = self.with_system_authorities();
+        if connections.is_empty() {
+            return;
+        }
+        for variable in variables::set(environment, VariableKind::Authorities) {
+            let value = environment.value(variable.name).unwrap_or_default();
+            if !variables::names_system_authorities(&value.to_string_lossy()) {
+                let rule = format!(
+                    "replaces the system's trusted authorities for {}: whoever controls them can impersonate \
+                     these servers and gets what is sent to them; unset it, or set a ca_file for each",
+                    connections.join(", ")
+                );
+                findings.warning(Place::Variable(Arc::from(variable.name)), "", rule);
+            }
+            self.environment.push(variable);
+        }
+    }
+
+    /// The https connections without authorities of their own.
+    fn with_system_authorities(&self) -> Vec<String> {
+        let clients = self
+            .api_clients
+            .by_name
+            .iter()
+            .filter(|(_, client)| client.ca_file.is_none() && client.data_center_url.scheme() == "https");
+        let mut connections: Vec<String> =
+            clients.map(|(name, _)| format!("API client \"{name}\"")).collect();
+        for jwt in &self.callers.jwt {
+            if let JwksSource::Url { url, ca_file: None, .. } = &jwt.keys
+                && url.scheme() == "https"
+            {
+                connections
+                    .push(format!("the keys of JWT issuer \"{}\"", jwt.name.as_deref().unwrap_or("default")));
+            }
+        }
+        let telemetry = &self.telemetry;
+        if telemetry.otlp_ca_file.is_none()
+            && telemetry.otlp_endpoint.as_ref().is_some_and(|url| url.scheme() == "https")
+        {
+            connections.push("the trace collector".to_owned());
+        }
+        connections
     }
 
     /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
@@ -224,6 +282,7 @@ impl Config {
             audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
             telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
             variables: Vec::new(),
+            environment: Vec::new(),
             warnings: Vec::new(),
             document: Document::default(),
         };

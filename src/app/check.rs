@@ -29,6 +29,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let mut tls = ClientTlsSet::default();
     let callers = settings::callers(&config.callers, &config.server, &mut tls, &resolver)?;
     Identification::new(callers, metrics)?;
+    settings::traces(&config.telemetry, &mut tls)?;
     for (name, client) in &config.api_clients.by_name {
         let http = settings::http(client, &mut tls, &resolver)?;
         settings::credential(name, client, &http)?;

@@ -29,7 +29,7 @@ use crate::{
     server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
-        tracing::{self, Tracer},
+        tracing::{self, SamplingSettings, Tracer},
     },
 };
 
@@ -224,10 +224,45 @@ pub(super) fn audit(config: &config::Audit, server: &config::Server) -> Result<a
 }
 
 /// Traces, if they are configured.
-pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tracer, StartError> {
-    let Some(endpoint) = &config.otlp_endpoint else { return Ok(Tracer::off()) };
-    let settings = tracing::Settings { endpoint: endpoint.to_string(), sample_ratio: config.trace_ratio };
-    Ok(Tracer::start(&settings, metrics.traces())?)
+pub(super) fn tracer(
+    config: &config::Telemetry,
+    metrics: &Metrics,
+    tls: &mut ClientTlsSet,
+) -> Result<Tracer, StartError> {
+    match traces(config, tls)? {
+        Some(settings) => Ok(Tracer::start(&settings, metrics.traces())?),
+        None => Ok(Tracer::off()),
+    }
+}
+
+/// How traces are sent; none if they are not configured.
+pub(super) fn traces(
+    config: &config::Telemetry,
+    tls: &mut ClientTlsSet,
+) -> Result<Option<tracing::Settings>, StartError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    let mut settings = tracing::Settings::new(endpoint.clone());
+    if endpoint.scheme() == "https" {
+        // The authorities in it are replaced when they change.
+        let tls = tls.get(config.otlp_ca_file.as_deref(), endpoint, None)?;
+        settings.tls = Some(Arc::clone(tls.config()));
+    }
+    let options = &config.traces;
+    settings.headers = options.headers.clone();
+    settings.attempt_timeout = options.attempt_timeout.unwrap_or(settings.attempt_timeout);
+    settings.batch_timeout = options.batch_timeout.unwrap_or(settings.batch_timeout);
+    settings.sampling =
+        SamplingSettings { ratio: config.trace_ratio, follow_callers: !options.without_callers_decision };
+    let queue = &mut settings.queue;
+    queue.max_spans = options.max_queued_spans.unwrap_or(queue.max_spans);
+    queue.batch = options.max_batch_spans.unwrap_or(queue.batch).min(queue.max_spans);
+    queue.delay = options.batch_delay.unwrap_or(queue.delay);
+    settings.service_name = options.service_name.clone().unwrap_or(settings.service_name);
+    settings.resource.clone_from(&options.resource);
+    settings.max_attributes = options.max_attributes.unwrap_or(settings.max_attributes);
+    settings.max_value_length = options.max_value_length.unwrap_or(settings.max_value_length);
+    settings.propagate = !options.without_propagation;
+    Ok(Some(settings))
 }
 
 /// The kinds of proof by which callers are identified.

@@ -8,25 +8,27 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::Algorithm;
-use tokio::{
-    sync::{Notify, watch},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use url::Url;
 
+mod demand;
 mod file;
 
+use self::demand::Demand;
+pub use self::demand::KeyFetchFault;
+pub(super) use self::demand::{Freshness, KeyWaiters};
 pub use self::file::JwksFileFault;
 use self::file::KeyFile;
 use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
 use crate::{
     backoff::Backoff,
+    call::PeerNetwork,
     clock::{self, Instant, WallClock},
     files::{Follower, Outcomes},
     http_client::{
@@ -39,9 +41,6 @@ use crate::{
 
 /// How often the keys are fetched when nobody asks for an unknown one.
 const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
-/// Between two fetches that unknown keys cause. Anyone can make up an unknown key: this
-/// keeps a flood of them away from the issuer.
-const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(10);
 /// How long one fetch may take, body included.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum wait after a failed fetch.
@@ -94,7 +93,7 @@ pub(super) struct KeyRing {
     /// None for a file.
     max_age: Option<Duration>,
     clock: WallClock,
-    /// None for a file: it is looked at often enough.
+    /// None for a file: it is checked often enough.
     demand: Option<Demand>,
 }
 
@@ -104,22 +103,6 @@ pub(super) struct KeyRing {
 struct Kept {
     keys: KeySet,
     fetched: (Instant, SystemTime),
-}
-
-/// Brings those who miss a key together with the task that fetches.
-#[derive(Debug)]
-struct Demand {
-    state: Mutex<DemandState>,
-    wanted: Notify,
-    /// Counts the fetches that have ended.
-    ended: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct DemandState {
-    in_flight: bool,
-    wanted: bool,
-    last_started: Option<Instant>,
 }
 
 /// The task that keeps an issuer's keys fresh.
@@ -183,49 +166,17 @@ impl KeyRing {
         }
     }
 
-    /// Waits for a fetch: the one under way, or a new one if the last is long enough
-    /// ago. False at once if there will be none.
-    pub(super) async fn fetched_again(&self) -> bool {
-        let Some(mut ended) = self.demand.as_ref().and_then(Demand::join) else { return false };
-        timeout(FETCH_TIMEOUT + Duration::from_secs(1), ended.changed()).await.is_ok_and(|seen| seen.is_ok())
-    }
-}
-
-impl Demand {
-    fn new() -> Self {
-        Self { state: Mutex::default(), wanted: Notify::new(), ended: watch::Sender::new(0) }
-    }
-
-    fn join(&self) -> Option<watch::Receiver<u64>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.in_flight {
-            if state.last_started.is_some_and(|started| started.elapsed() < UNKNOWN_KEY_FLOOR) {
-                return None;
-            }
-            state.in_flight = true;
-            state.wanted = true;
-            state.last_started = Some(clock::now());
-            self.wanted.notify_one();
-        }
-        // Under the lock, so that the fetch cannot end in between.
-        Some(self.ended.subscribe())
-    }
-
-    fn begin(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = DemandState { in_flight: true, wanted: false, last_started: Some(clock::now()) };
-    }
-
-    fn end(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.in_flight = false;
-        self.ended.send_modify(|count| *count += 1);
-    }
-
-    /// Returns once somebody wants a fetch that has not begun.
-    async fn wanted(&self) {
-        while !self.state.lock().unwrap_or_else(PoisonError::into_inner).wanted {
-            self.wanted.notified().await;
+    /// Waits for newer keys, for a token whose key is unknown: at most a second, and only if
+    /// there is a place for its peer. Returns at once if no fetch is due, or if the last one
+    /// failed.
+    pub(super) async fn refreshed(
+        &self,
+        waiters: &KeyWaiters,
+        network: Option<PeerNetwork>,
+    ) -> Result<Freshness, KeyFetchFault> {
+        match &self.demand {
+            Some(demand) => demand.refreshed(waiters, network).await,
+            None => Ok(Freshness::Recent),
         }
     }
 }
@@ -279,7 +230,7 @@ impl JwksRefresh {
             demand.begin();
             let fetched = fetch(http, url).await;
             self.take(fetched);
-            demand.end();
+            demand.end(self.seen.failures > 0);
             tokio::select! {
                 () = sleep(next_fetch(self.seen.failures)) => {}
                 () = demand.wanted() => {}

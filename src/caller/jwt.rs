@@ -12,11 +12,12 @@ use serde_json::Value;
 
 use super::{
     Caller, InvalidSettings, Proof,
-    jwks::{JwksRefresh, JwksSource, KeyRing},
+    jwks::{Freshness, JwksRefresh, JwksSource, KeyFetchFault, KeyRing, KeyWaiters},
     key_set::{ALGORITHMS, Lookup},
     name,
 };
 use crate::{
+    call::PeerNetwork,
     clock::{self, WallClock},
     telemetry::metrics::Metrics,
 };
@@ -58,6 +59,9 @@ pub enum JwtFault {
     /// Its key is unknown.
     #[error("the issuer has no such key")]
     UnknownKey,
+    /// Its key is unknown, and newer keys could not be awaited.
+    #[error("its key is unknown: {0}")]
+    KeyNotFetched(KeyFetchFault),
     /// Its signature is wrong.
     #[error("its signature is not valid")]
     Signature,
@@ -95,7 +99,10 @@ pub enum JwtFault {
 
 /// Verifies tokens of all issuers, each with its own keys.
 #[derive(Debug)]
-pub(super) struct JwtVerifiers(Vec<JwtVerifier>);
+pub(super) struct JwtVerifiers {
+    issuers: Vec<JwtVerifier>,
+    waiters: KeyWaiters,
+}
 
 /// Verifies tokens of one issuer.
 #[derive(Debug)]
@@ -154,16 +161,17 @@ impl JwtVerifiers {
             verifiers.push(JwtVerifier::new(settings, keys));
             refreshes.push(refresh);
         }
-        Ok(((!verifiers.is_empty()).then_some(Self(verifiers)), refreshes))
+        let waiters = KeyWaiters::new(metrics.jwt_key_waits());
+        Ok(((!verifiers.is_empty()).then_some(Self { issuers: verifiers, waiters }), refreshes))
     }
 
-    /// The caller that a token proves. May wait for its issuer's keys to be fetched again if
-    /// the token's key is unknown.
+    /// Returns the caller that a token proves. If its key is unknown, this waits up to a second
+    /// for newer keys, in a place of the peer's network (`None`: the address of the peer does not
+    /// identify a client).
     ///
-    /// The token's own word decides which issuer's keys it is verified with, and nothing else:
-    /// the same claim is compared again once it is verified.
-    pub(super) async fn verify(&self, token: &str) -> Result<Caller, JwtFault> {
-        let verifier = match self.0.as_slice() {
+    /// The unverified `iss` only selects the keys; it is compared again after verification.
+    pub(super) async fn verify(&self, token: &str, network: Option<PeerNetwork>) -> Result<Caller, JwtFault> {
+        let verifier = match self.issuers.as_slice() {
             [only] => only,
             several => {
                 let Unverified { iss } =
@@ -171,7 +179,7 @@ impl JwtVerifiers {
                 several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtFault::Issuer)?
             }
         };
-        verifier.verify(token).await
+        verifier.verify(token, &self.waiters, network).await
     }
 }
 
@@ -198,7 +206,12 @@ impl JwtVerifier {
         }
     }
 
-    async fn verify(&self, token: &str) -> Result<Caller, JwtFault> {
+    async fn verify(
+        &self,
+        token: &str,
+        waiters: &KeyWaiters,
+        network: Option<PeerNetwork>,
+    ) -> Result<Caller, JwtFault> {
         let header = decode_header(token).map_err(|_| JwtFault::Malformed)?;
         // RFC 7515 section 4.1.11: what is critical and not understood must be refused.
         if header.crit.is_some() || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
@@ -214,8 +227,13 @@ impl JwtVerifier {
 
         let mut found = self.keys.find(header.alg, header.kid.as_deref());
         let may_be_fetched = matches!(found, Lookup::Unknown | Lookup::NoKeysYet | Lookup::TooOld);
-        if may_be_fetched && self.keys.fetched_again().await {
-            found = self.keys.find(header.alg, header.kid.as_deref());
+        if may_be_fetched {
+            let refreshed = self.keys.refreshed(waiters, network).await;
+            if refreshed == Ok(Freshness::Fetched) {
+                found = self.keys.find(header.alg, header.kid.as_deref());
+            } else if let (Lookup::Unknown, Err(fault)) = (&found, refreshed) {
+                return Err(JwtFault::KeyNotFetched(fault));
+            }
         }
         let key = match found {
             Lookup::Found(key) => key,

@@ -181,6 +181,9 @@ fn summary(config: &Config, output: &mut Output) {
     if !config.variables.is_empty() {
         row(output, "variables", config.variables.join(" "));
     }
+    for variable in &config.environment {
+        row(output, "environment", printable(&variable.to_string()));
+    }
     row(output, "traces", traces.map_or_else(|| "off".to_owned(), |url| printable(url.as_str())));
 }
 

@@ -75,6 +75,13 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
             "these variables of the environment go over the configuration file"
         );
     }
+    for variable in &config.environment {
+        tracing::info!(
+            variable.name = variable.name,
+            variable.value = variable.value.as_deref(),
+            "environment variable in effect"
+        );
+    }
     for warning in &config.warnings {
         tracing::warn!(config.warning = %warning, "configuration warning");
     }

@@ -232,6 +232,11 @@ impl<'a> Section<'a> {
         self.findings.warning(self.place_of(key), self.name_of(key), rule);
     }
 
+    /// Adds a warning about a place that is not a key.
+    pub(super) fn warning_at(&self, place: Place, rule: impl Into<Cow<'static, str>>) {
+        self.findings.warning(place, "", rule);
+    }
+
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self) {
         for (key, node) in self.table {

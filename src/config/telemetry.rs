@@ -1,13 +1,18 @@
 //! `[telemetry]`: logs and traces.
 
+use std::path::PathBuf;
+
 use url::Url;
 
 use super::{
     environment::Environment,
     fault::{self, Problem},
     file::Value,
+    named_file, otel,
+    otel::TraceOptions,
     section::Section,
     value,
+    variables::VariableInEffect,
 };
 
 /// How the gateway tells what it does. Logs go to stderr.
@@ -20,11 +25,16 @@ pub struct Telemetry {
     /// `RUST_LOG` goes over it.
     pub log_level: String,
     /// `otlp_endpoint`: the collector that traces are sent to by OTLP/gRPC, such as
-    /// `http://collector:4317`; none: no traces.
+    /// `http://collector:4317`, or that of the environment; none: no traces.
     pub otlp_endpoint: Option<Url>,
+    /// `otlp_ca_file`: the only authorities that the certificate of `otlp_endpoint` may come from;
+    /// the system's.
+    pub otlp_ca_file: Option<PathBuf>,
     /// `trace_ratio`: the share of calls that are traced if the caller has not decided;
     /// 1.0, from 0.0 to 1.0.
     pub trace_ratio: f64,
+    /// What only variables of the environment set (`OTEL_…`).
+    pub traces: TraceOptions,
 }
 
 /// The form of a log line.
@@ -49,23 +59,43 @@ impl Default for Telemetry {
             log_format: LogFormat::Json,
             log_level: "info".to_owned(),
             otlp_endpoint: None,
+            otlp_ca_file: None,
             trace_ratio: 1.0,
+            traces: TraceOptions::default(),
         }
     }
 }
 
 impl Telemetry {
-    pub(super) fn read(mut section: Section<'_>, environment: &dyn Environment) -> Self {
+    /// Also returns the variables of OpenTelemetry that are in effect.
+    pub(super) fn read(
+        mut section: Section<'_>,
+        environment: &dyn Environment,
+    ) -> (Self, Vec<VariableInEffect>) {
         let default = Self::default();
         let level = section.optional("log_level", log_level);
+        let configured = otel::Traces {
+            endpoint: section.optional("otlp_endpoint", value::plain_url),
+            ca_file: named_file::authorities(&mut section, "otlp_ca_file"),
+            ratio: section.optional("trace_ratio", value::share),
+            options: TraceOptions::default(),
+        };
+        if configured.ca_file.is_some()
+            && configured.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http")
+        {
+            section.fault("otlp_ca_file", Problem::rule("is for an otlp_endpoint with https"));
+        }
+        let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {
             log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
             log_level: rust_log(environment, &section).or(level).unwrap_or(default.log_level),
-            otlp_endpoint: section.optional("otlp_endpoint", value::plain_url),
-            trace_ratio: section.optional("trace_ratio", value::share).unwrap_or(default.trace_ratio),
+            otlp_endpoint: traces.endpoint,
+            otlp_ca_file: traces.ca_file,
+            trace_ratio: traces.ratio.unwrap_or(default.trace_ratio),
+            traces: traces.options,
         };
         section.finish();
-        telemetry
+        (telemetry, in_effect)
     }
 }
 

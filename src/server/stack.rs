@@ -144,7 +144,7 @@ impl CallStack {
             let policy = self.access.policy();
             let caller = self.identify(&head.headers, call, peer, policy.tokens()).await?;
             if *caller.proof() != Proof::None {
-                span.follow_caller();
+                span.follow_caller(&head.headers);
             }
             let Some(operation) = call.operation() else {
                 if head.uri.path().starts_with(OTT_SERVICE) {

@@ -59,7 +59,10 @@ impl From<CallerError> for Failure {
     fn from(error: CallerError) -> Self {
         let failure = Self::new(Reason::CallerUnauthenticated).because(&error);
         if error.is_temporary() {
-            failure.with_code(FailureCode::Unavailable).retry_after(KEYS_RETRY_AFTER)
+            failure
+                .with_code(FailureCode::Unavailable)
+                .with_meaning("The JWT issuer's keys are not available to this replica; retry with backoff.")
+                .retry_after(KEYS_RETRY_AFTER)
         } else {
             failure
         }

@@ -9,6 +9,7 @@ mod api_client;
 mod audit;
 mod family;
 mod health_calls;
+mod key_waits;
 mod outgoing;
 mod peers;
 mod registered;
@@ -31,6 +32,7 @@ pub use self::{
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditFault, AuditPending},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
+    key_waits::{KeyWait, KeyWaitMetrics},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::{JwksMetrics, ReloadMetrics, Reloaded},
@@ -566,6 +568,12 @@ impl Metrics {
             expired: self.0.jwt_keys_expired.clone(),
             issuer: Arc::from(name),
         }
+    }
+
+    /// Returns the metrics of calls that lack a JWT key.
+    #[must_use]
+    pub fn jwt_key_waits(&self) -> KeyWaitMetrics {
+        self.0.jwt_key_waits.clone()
     }
 
     /// Shows the certificate in use that ends next.

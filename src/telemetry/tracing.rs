@@ -15,19 +15,102 @@ pub use none::{AttemptSpan, CallSpan, Tracer};
 #[cfg(feature = "otlp")]
 pub use otlp::{AttemptSpan, CallSpan, Tracer};
 
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use rustls::ClientConfig;
 use url::Url;
 
 use crate::call::{Certainty, Operation};
 
 /// What can be chosen about traces.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
-    /// Where the collector listens, for example `http://127.0.0.1:4317`; with `https`
-    /// its certificate is checked against the system's roots.
-    pub endpoint: String,
-    /// Share of the calls that are recorded, from 0 to 1, unless an identified caller has
-    /// decided: its decision is followed.
-    pub sample_ratio: f64,
+    /// Where the collector listens, for example `http://127.0.0.1:4317`.
+    pub endpoint: Url,
+    /// The authorities that the certificate of an `https` collector may come from. Required for
+    /// `https`.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Headers of each request to the collector. Their values are secrets.
+    pub headers: HeaderMap,
+    /// Maximum time of one attempt to send a batch. 5 s.
+    pub attempt_timeout: Duration,
+    /// Maximum time for which a batch is sent again. 30 s.
+    pub batch_timeout: Duration,
+    /// Which calls are recorded.
+    pub sampling: SamplingSettings,
+    /// The spans that wait for the collector.
+    pub queue: QueueSettings,
+    /// `service.name` of the resource. `ott-gateway`.
+    pub service_name: String,
+    /// Further attributes of the resource.
+    pub resource: Vec<(String, String)>,
+    /// Maximum number of attributes of a span. 128.
+    pub max_attributes: u32,
+    /// Maximum length of attributes that contain text of others, in characters. 1024.
+    pub max_value_length: usize,
+    /// Whether W3C Trace Context is read from callers and passed on.
+    pub propagate: bool,
+}
+
+/// Which calls are recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingSettings {
+    /// Share of the calls that are recorded, from 0 to 1. 1.
+    pub ratio: f64,
+    /// Whether the decision of an identified caller takes precedence. True.
+    pub follow_callers: bool,
+}
+
+/// Limits of the queue of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Maximum number of spans that are not sent yet. 8192.
+    pub max_spans: usize,
+    /// Maximum number of spans that are sent together. 512.
+    pub batch: usize,
+    /// Time after which a batch is sent although it is not complete. 5 s.
+    pub delay: Duration,
+}
+
+impl Settings {
+    /// Settings for a collector, with the default limits.
+    #[must_use]
+    pub fn new(endpoint: Url) -> Self {
+        Self {
+            endpoint,
+            tls: None,
+            headers: HeaderMap::new(),
+            attempt_timeout: Duration::from_secs(5),
+            batch_timeout: Duration::from_secs(30),
+            sampling: SamplingSettings::default(),
+            queue: QueueSettings::default(),
+            service_name: "ott-gateway".to_owned(),
+            resource: Vec::new(),
+            max_attributes: 128,
+            max_value_length: 1024,
+            propagate: true,
+        }
+    }
+}
+
+impl Default for SamplingSettings {
+    fn default() -> Self {
+        Self { ratio: 1.0, follow_callers: true }
+    }
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { max_spans: 8192, batch: 512, delay: Duration::from_secs(5) }
+    }
+}
+
+impl fmt::Debug for Settings {
+    /// Without the values of headers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("endpoint", &self.endpoint.as_str()).finish_non_exhaustive()
+    }
 }
 
 /// Why traces cannot start.
@@ -36,11 +119,11 @@ pub enum TracingError {
     /// The endpoint is not an address such as `http://127.0.0.1:4317`.
     #[error("the trace collector's endpoint is not an http or https URL")]
     Endpoint,
-    /// TLS to the collector cannot be set up.
-    #[error("TLS to the trace collector cannot be set up")]
+    /// An `https` collector needs authorities.
+    #[error("the trace collector's certificate cannot be verified without authorities")]
     Tls,
-    /// The exporter cannot be made.
-    #[error("the exporter of traces cannot be made")]
+    /// The thread that sends spans cannot be started.
+    #[error("the thread that sends traces cannot be started")]
     Exporter,
     /// This program was built without traces.
     #[error("this program was built without the feature `otlp`")]

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use ott_gateway::config::{Config, Faults};
+use ott_gateway::config::{Config, Faults, KNOWN_VARIABLES};
 use syn::{
     Expr, ExprCall, ExprMethodCall, ItemConst, ItemImpl, Lit, Type,
     visit::{self, Visit},
@@ -426,6 +426,25 @@ fn what_is_described_as_the_bounds_is_accepted_and_no_more() {
 /// What stands in backquotes at the beginning.
 fn quoted(text: &str) -> Option<&str> {
     text.strip_prefix('`')?.split('`').next()
+}
+
+#[test]
+fn every_variable_that_has_an_effect_is_described_and_no_other() {
+    let mut described = Vec::new();
+    for page in ["docs/configuration.md", "docs/tracing.md"] {
+        let text = fs::read_to_string(root().join(page)).expect("can be read");
+        let section = text.split("\n## ").find(|section| section.starts_with("Environment variables"));
+        let section = section.expect("a section about variables");
+        let rows = section.split("| variable | meaning").nth(1).expect("a table").lines().skip(2);
+        for row in rows.take_while(|row| row.starts_with('|')) {
+            let names = row.split('|').nth(1).expect("a first column").split(',');
+            let names = names.map(|name| name.trim().trim_matches('`').to_owned());
+            described.extend(names.filter(|name| name != "OTEL_…"));
+        }
+    }
+    let known: BTreeSet<String> = KNOWN_VARIABLES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(described.len(), known.len());
+    assert_eq!(described.into_iter().collect::<BTreeSet<_>>(), known);
 }
 
 #[test]

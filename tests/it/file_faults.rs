@@ -275,8 +275,7 @@ async fn recovers_from(fault: Fault) {
 
     // The key alone: the authorities are taken over meanwhile.
     fault.put(&running.path("tls.key"));
-    until(SHOWN, &format!("{fault:?} is shown for the key"), async || running.failing("certificate"))
-        .await;
+    until(SHOWN, &format!("{fault:?} is shown for the key"), async || running.failing("certificate")).await;
     put(&running.path("ca.crt"), &third.clients.certificate());
     until(IN_FORCE, "the authority is withdrawn", async || !running.serves(second).await).await;
     assert!(running.serves(third).await && running.failing("certificate"));

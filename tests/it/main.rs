@@ -46,6 +46,7 @@ mod reload;
 mod secrets;
 mod signals;
 mod statuses;
+mod strangers;
 mod structure;
 mod threads;
 mod tls;

@@ -15,10 +15,11 @@ use tokio::net::TcpListener;
 use tonic::{Code, Request};
 
 use crate::support::{
-    collector::collector,
+    calling::metric,
+    collector::{collector, collector_with_tls},
     gateway::{Gateway, PATIENCE, Setup},
     port::Reserved,
-    upstream::{self, Answer, LOGIN, OTT, Upstream},
+    upstream::{self, Answer, LOGIN, OTT, Tls, Upstream},
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -271,4 +272,98 @@ async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
         let told = |line: &str| lost.iter().any(|message| line.contains(message)).then_some(());
         gateway.stderr().wait_for("that spans were lost", told);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_answers_to_a_part_of_the_spans_is_logged_and_counted() {
+    let upstream = Upstream::http().await;
+    let (address, received) = collector().await;
+    received.reject_next(1, &format!("span too old\u{1b}[31m\nforged line{}", "x".repeat(100_000)));
+    let gateway = traced(&upstream, address, "").environment("OTEL_BSP_SCHEDULE_DELAY", "50").start();
+    let mut client = gateway.client().await;
+    client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+    let found = |line: &str| line.contains("trace collector rejected spans").then(|| line.to_owned());
+    let line = gateway.stderr().wait_for("that a span was rejected", found);
+    assert!(line.contains("span too old") && line.contains("\"spans\":1"), "{line}");
+    assert!(line.len() < 1000 && !line.contains('\u{1b}'), "{line}");
+    let lost = "ott_gateway_trace_spans_lost_total{reason=\"rejected\"}";
+    assert!((metric(gateway.admin(), lost).await - 1.0).abs() < 0.5);
+    // The next batch is accepted.
+    client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
+    let arrived = async {
+        while !received.spans().iter().any(|span| hex(&span.trace_id) == OTHER_TRACE) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, arrived).await.expect("it arrives");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collectors_certificate_must_come_from_the_configured_authority() {
+    let upstream = Upstream::http().await;
+    let (good, other) = (Tls::new("localhost", false, &["h2"]), Tls::new("localhost", false, &["h2"]));
+    let (address, received) = collector_with_tls(&good).await;
+    let with = |ca_file: &std::path::Path, expected: &'static str| {
+        let upstream = &upstream;
+        let ca_file = ca_file.display().to_string();
+        async move {
+            let mut gateway = traced(upstream, address, &format!("otlp_ca_file = \"{ca_file}\""))
+                .replacing(&format!("http://{address}"), &format!("https://localhost:{}", address.port()))
+                .environment("OTEL_BSP_SCHEDULE_DELAY", "50")
+                // Never used beside a file of its own.
+                .environment("SSL_CERT_FILE", "/nonexistent")
+                .start();
+            gateway.client().await.issue_ott(issue(TRACE, "01")).await.expect("a token");
+            ends(&mut gateway).await;
+            let log = gateway.stderr().text();
+            assert!(log.contains(expected), "{log}");
+            assert!(!log.contains("SSL_CERT_FILE"), "{log}");
+        }
+    };
+    with(&other.ca_file, "invalid peer certificate").await;
+    assert!(received.spans().is_empty());
+    with(&good.ca_file, "gateway").await;
+    assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environments_collector_gets_the_configured_headers_and_resource() {
+    let upstream = Upstream::http().await;
+    let (address, received) = collector().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=canary%2Dkey".to_owned()),
+        ("OTEL_SERVICE_NAME", "login-prod".to_owned()),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,service.instance.id=pod-7".to_owned()),
+        ("OTEL_TRACES_SAMPLER", "always_on".to_owned()),
+        ("OTEL_PROPAGATORS", "none".to_owned()),
+    ];
+    let mut setup = Setup::for_platform(upstream.address());
+    for (name, value) in &variables {
+        setup = setup.environment(name, value);
+    }
+    let mut gateway = setup.start();
+    let mut request = issue(TRACE, "00");
+    request.metadata_mut().remove("authorization");
+    gateway.client().await.issue_ott(request).await.expect("a token");
+    ends(&mut gateway).await;
+    let [span] = &received.of_kind(SpanKind::Server)[..] else { panic!("{:?}", received.spans()) };
+    assert_ne!(hex(&span.trace_id), TRACE, "trace context is not read");
+    let mut resource = received.resource();
+    resource.sort();
+    let expected = [
+        ("deployment.environment", "prod"),
+        ("service.instance.id", "pod-7"),
+        ("service.name", "login-prod"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+    ];
+    assert_eq!(resource, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert!(received.headers().iter().all(|headers| headers["api-key"] == "canary-key"));
+
+    // A switch for all programs of a machine.
+    let (address, received) = collector().await;
+    let mut gateway = traced(&upstream, address, "").environment("OTEL_SDK_DISABLED", "true").start();
+    gateway.client().await.issue_ott(issue(TRACE, "01")).await.expect("a token");
+    ends(&mut gateway).await;
+    assert!(received.spans().is_empty());
 }

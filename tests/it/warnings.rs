@@ -3,7 +3,12 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use crate::support::{authority::Authority, gateway::Setup, upstream::Upstream};
+use crate::support::{
+    authority::Authority,
+    calling::{issued, until},
+    gateway::{PATIENCE, Setup},
+    upstream::{Tls, Upstream},
+};
 
 /// A gateway with a file of each kind that contains a secret.
 fn setup(platform: &Upstream) -> Setup {
@@ -80,4 +85,84 @@ async fn variables_that_override_the_file_are_reported_at_start_and_by_check_con
 
     let quiet = Setup::for_platform(platform.address()).start();
     assert!(!quiet.stderr().text().contains("config.variables"), "nothing overrides the file");
+}
+
+#[tokio::test]
+async fn variables_in_effect_are_named_with_their_values_unless_these_are_secret() {
+    let platform = Upstream::http().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1", true),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=canary-header", false),
+        ("OTEL_SERVICE_NAME", "login-prod", true),
+        ("RUST_LOG", "info", true),
+        ("RES_OPTIONS", "ndots:1", true),
+    ];
+    let ignored = [("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"), ("OTEL_TRACES_SAMPLER", "canary-sampler")];
+    let mut setup = Setup::for_platform(platform.address());
+    for (name, value) in variables
+        .iter()
+        .map(|(name, value, _)| (name, value))
+        .chain(ignored.iter().map(|(name, value)| (name, value)))
+    {
+        setup = setup.environment(name, value);
+    }
+    setup.write_config();
+    let checked = setup.run(&["check-config"]);
+    assert_eq!(checked.status.code(), Some(0));
+    let report = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+    let log = setup.start().stderr().text();
+    for (name, value, is_shown) in variables {
+        let line = |text: &str| text.lines().find(|line| line.contains(name)).map(str::to_owned);
+        let (logged, reported) = (line(&log).expect("it is logged"), line(&report).expect("it is reported"));
+        assert!(logged.contains("environment variable in effect"), "{logged}");
+        assert_eq!(
+            (logged.contains(value), reported.contains(value)),
+            (is_shown, is_shown),
+            "{logged} {reported}"
+        );
+    }
+    for (name, _) in ignored {
+        let is_warning = |line: &str| line.contains(name) && line.contains("configuration warning");
+        assert!(log.lines().any(is_warning), "{log}");
+        assert!(report.lines().any(|line| line.starts_with("warning: ") && line.contains(name)), "{report}");
+    }
+    assert!(!log.contains("canary") && !report.contains("canary"), "{log} {report}");
+
+    let quiet = Setup::for_platform(platform.address()).start();
+    assert!(!quiet.stderr().text().contains("OTEL_"), "nothing is set");
+}
+
+#[tokio::test]
+async fn authorities_that_replace_the_systems_are_reported_and_never_stop_a_connection_with_its_own() {
+    let (good, own) =
+        (Tls::new("localhost", false, &["http/1.1"]), Tls::new("localhost", false, &["http/1.1"]));
+    let ca_file = good.ca_file.clone();
+    let platform = Upstream::https(good).await;
+    let url = platform.url();
+    let setup = || {
+        Setup::for_platform(platform.address())
+            .replacing(&format!("http://{}", platform.address()), &url)
+            .environment("SSL_CERT_FILE", own.ca_file.to_str().expect("UTF-8"))
+    };
+    let reported = |setup: Setup| {
+        setup.write_config();
+        let checked = setup.run(&["check-config"]);
+        let report = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+        (report.into_owned(), setup)
+    };
+    let (report, setup_with_system) = reported(setup());
+    let is_warning = |line: &str| line.starts_with("warning: SSL_CERT_FILE:") && line.contains("\"test\"");
+    assert!(report.lines().any(is_warning), "{report}");
+    let log = setup_with_system.start().stderr().text();
+    assert!(log.lines().any(|line| line.contains("SSL_CERT_FILE") && line.contains("WARN")), "{log}");
+
+    let with_own =
+        setup().replacing("client_id = ", &format!("ca_file = \"{}\"\nclient_id = ", ca_file.display()));
+    let (report, with_own) = reported(with_own);
+    assert!(!report.contains("SSL_CERT_FILE"), "{report}");
+    let gateway = with_own.start();
+    let channel = gateway.channel().await;
+    let issued_now = async || issued(&channel, &[]).await == "OK";
+    until(PATIENCE, "a token is issued", issued_now).await;
+    assert!(!gateway.stderr().text().contains("SSL_CERT_FILE"));
 }

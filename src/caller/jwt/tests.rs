@@ -111,8 +111,12 @@ fn settings() -> JwtSettings {
     }
 }
 
+fn waiters() -> KeyWaiters {
+    KeyWaiters::new(Metrics::new().jwt_key_waits())
+}
+
 async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFault> {
-    verifier.verify(token).await.map(|caller| caller.name().to_string())
+    verifier.verify(token, &waiters(), None).await.map(|caller| caller.name().to_string())
 }
 
 /// A token with that header, signed by nobody.
@@ -312,13 +316,16 @@ impl Two {
             JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[key])))
         };
         let [one, other] = &keys;
-        let verifiers = JwtVerifiers(vec![named("corp", ISSUER, one), named("k8s", OTHER_ISSUER, other)]);
+        let verifiers = JwtVerifiers {
+            issuers: vec![named("corp", ISSUER, one), named("k8s", OTHER_ISSUER, other)],
+            waiters: waiters(),
+        };
         Self { verifiers, keys }
     }
 
     async fn sees(&self, key: &SigningKey, issuer: &str, subject: &str) -> Result<String, JwtFault> {
         let token = key.sign(&claims(&json!({ "iss": issuer, "sub": subject })));
-        let caller = self.verifiers.verify(&token).await?;
+        let caller = self.verifiers.verify(&token, None).await?;
         Ok(format!("{} {}", caller.proof().label(), caller.name()))
     }
 }
@@ -340,7 +347,7 @@ async fn each_of_several_issuers_proves_callers_of_its_own_only() {
     assert_eq!(two.sees(corp, "", "portal").await, Err(JwtFault::Issuer));
     let [none, list] = [json!({ "iss": null }), json!({ "iss": [ISSUER, OTHER_ISSUER] })];
     for changes in [none, list] {
-        let refused = two.verifiers.verify(&corp.sign(&claims(&changes))).await.unwrap_err();
+        let refused = two.verifiers.verify(&corp.sign(&claims(&changes)), None).await.unwrap_err();
         assert_eq!(refused, JwtFault::Claims, "{changes}");
     }
 }
@@ -388,7 +395,7 @@ proptest! {
     fn no_text_is_a_token_of_any_issuer(text in "\\PC{0,40}(\\.\\PC{0,40}){0,4}") {
         let two = Two::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        prop_assert!(runtime.block_on(two.verifiers.verify(&text)).is_err());
+        prop_assert!(runtime.block_on(two.verifiers.verify(&text, None)).is_err());
     }
 
     /// Of RFC 7515 section 4.1.9: `application/` is put before what has no `/`.

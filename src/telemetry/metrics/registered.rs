@@ -22,6 +22,7 @@ use super::{
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     health_calls::HealthFamilies,
+    key_waits::KeyWaitMetrics,
     peers::PeerFamilies,
     reloads::Reloads,
 };
@@ -91,6 +92,7 @@ pub(super) struct Registered {
     pub(super) undelivered_sessions: IntCounterVec,
     pub(super) reloads: Reloads,
     pub(super) jwt_keys_expired: IntGaugeVec,
+    pub(super) jwt_key_waits: KeyWaitMetrics,
     pub(super) certificate_not_before: IntGaugeVec,
     pub(super) certificate_not_after: IntGaugeVec,
     pub(super) event_loop_lag: Histogram,
@@ -270,6 +272,7 @@ impl Registered {
                 &["api_client", "outcome"],
             ),
             reloads: Reloads::register(&families),
+            jwt_key_waits: KeyWaitMetrics::register(&families),
             jwt_keys_expired: families.int_gauges(
                 "ott_gateway_jwt_keys_expired",
                 "Whether the keys of a JWT issuer were fetched too long ago to be accepted.",

@@ -47,7 +47,7 @@ impl Tracer {
 
 impl CallSpan {
     /// Does nothing.
-    pub const fn follow_caller(&self) {}
+    pub const fn follow_caller(&self, _: &HeaderMap) {}
 
     /// None.
     #[must_use]

@@ -3,36 +3,33 @@
 //! Attribute names are those of OpenTelemetry's stable RPC and HTTP conventions
 //! (1.45); what has no name there starts with `ott_gateway.`.
 
+mod collector;
+mod context;
+mod export;
 mod queue;
 mod sampling;
 
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    thread,
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use opentelemetry::{
     Context, KeyValue,
-    propagation::{Extractor, Injector, TextMapPropagator},
-    trace::{SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
+    trace::{SpanContext, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider},
 };
-use opentelemetry_otlp::{RetryPolicy, WithExportConfig, WithTonicConfig};
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::{
     Resource,
-    propagation::TraceContextPropagator,
-    trace::{SdkTracer, SdkTracerProvider},
+    trace::{SdkTracer, SdkTracerProvider, SpanLimits},
 };
-use tokio::sync::oneshot;
-use tonic::{
-    Code,
-    transport::{ClientTlsConfig, Endpoint},
-};
+use tonic::Code;
 
 use self::{
-    queue::Queue,
+    export::ExportThread,
+    queue::queue,
     sampling::{Decided, Sampling},
 };
 use super::{Attempt, CallEnd, Settings, TracingError};
@@ -40,23 +37,25 @@ use crate::{
     call::RequestId,
     clock::WallClock,
     telemetry::{
-        metrics::{Method, TraceMetrics},
+        metrics::{Method, SpanLoss, TraceMetrics},
         names,
     },
 };
-
-/// How long the collector may take to answer.
-const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes spans. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<Started>>);
 
 struct Started {
-    provider: SdkTracerProvider,
     tracer: SdkTracer,
-    propagator: TraceContextPropagator,
+    /// Ends with the last handle, and the queue with it.
+    _provider: SdkTracerProvider,
+    export: ExportThread,
     sampling: Sampling,
+    propagate: bool,
+    max_value_length: usize,
+    queued: queue::Length,
+    metrics: TraceMetrics,
 }
 
 /// The span of a call; ends when it is finished, or when the last clone is dropped.
@@ -71,8 +70,8 @@ struct Call {
     method: Method,
     request_id: RequestId,
     arrived: SystemTime,
-    /// The caller's span, if it named one.
-    parent: Context,
+    /// The caller's span, if it named one, without its `tracestate`.
+    parent: Option<SpanContext>,
     /// With the span of the call.
     context: OnceLock<Context>,
 }
@@ -88,51 +87,45 @@ impl Tracer {
         Self::default()
     }
 
-    /// Starts to send spans to the collector; it need not be there yet. Must be called
-    /// on the runtime that is to carry the connection, and that outlives
-    /// [`stop`](Self::stop).
+    /// Starts a thread that sends spans to the collector. The collector need not be reachable
+    /// yet.
     pub fn start(settings: &Settings, metrics: TraceMetrics) -> Result<Self, TracingError> {
-        let mut endpoint = Endpoint::from_shared(settings.endpoint.clone())
-            .map_err(|_| TracingError::Endpoint)?
-            .timeout(EXPORT_LIMIT)
-            .connect_timeout(EXPORT_LIMIT);
-        match endpoint.uri().scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                endpoint = endpoint
-                    .tls_config(ClientTlsConfig::new().with_native_roots())
-                    .map_err(|_| TracingError::Tls)?;
-            }
-            _ => return Err(TracingError::Endpoint),
-        }
-        let exporter = opentelemetry_otlp::SpanExporter::builder()
-            .with_tonic()
-            .with_channel(endpoint.connect_lazy())
-            .with_timeout(EXPORT_LIMIT)
-            .with_retry_policy(RetryPolicy::disabled())
-            .build()
-            .map_err(|_| TracingError::Exporter)?;
-        let resource = Resource::builder_empty()
-            .with_service_name("ott-gateway")
+        let mut resource = Resource::builder_empty()
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attribute(KeyValue::new("service.instance.id", RequestId::new().to_string()))
-            .build();
+            .with_attribute(KeyValue::new("service.instance.id", RequestId::new().to_string()));
+        for (name, value) in &settings.resource {
+            resource = resource.with_attribute(KeyValue::new(name.clone(), value.clone()));
+        }
+        let resource = resource.with_service_name(settings.service_name.clone()).build();
+        let (queue, batches) = queue(settings.queue, metrics.clone());
+        let queued = queue.length();
+        let of_spans = ResourceAttributesWithSchema::from(&resource);
+        let export = ExportThread::start(settings, batches, of_spans, metrics.clone())?;
+        let limits = SpanLimits { max_attributes_per_span: settings.max_attributes, ..SpanLimits::default() };
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(Queue::new(exporter, metrics.clone()))
+            .with_span_processor(queue)
             .with_sampler(Decided)
+            .with_span_limits(limits)
             .with_resource(resource)
             .build();
         let tracer = provider.tracer("ott-gateway");
-        let propagator = TraceContextPropagator::new();
-        let sampling = Sampling::new(settings.sample_ratio, metrics);
-        Ok(Self(Some(Arc::new(Started { provider, tracer, propagator, sampling }))))
+        Ok(Self(Some(Arc::new(Started {
+            tracer,
+            _provider: provider,
+            export,
+            sampling: Sampling::new(settings.sampling, metrics.clone()),
+            propagate: settings.propagate,
+            max_value_length: settings.max_value_length,
+            queued,
+            metrics,
+        }))))
     }
 
     /// Begins the span of a call that has just arrived with these headers.
     #[must_use]
     pub fn call(&self, method: Method, request_id: RequestId, headers: &HeaderMap) -> CallSpan {
         let Some(started) = &self.0 else { return CallSpan::default() };
-        let parent = started.propagator.extract_with_context(&Context::new(), &Headers(headers));
+        let parent = started.propagate.then(|| context::parent(headers)).flatten();
         CallSpan(Some(Arc::new(Call {
             started: Arc::clone(started),
             method,
@@ -146,32 +139,43 @@ impl Tracer {
     /// Sends what is left and stops, within that time.
     pub async fn stop(&self, limit: Duration) {
         let Some(started) = self.0.clone() else { return };
-        let (done, stopped) = oneshot::channel();
-        // It blocks, while the runtime goes on carrying the connection. `spawn_blocking` would
-        // panic if the system starts no thread, and end the drain.
-        let stopping = thread::Builder::new().name("traces".to_owned()).spawn(move || {
-            // The receiver may have stopped waiting.
-            let _ = done.send(started.provider.shutdown_with_timeout(limit));
-        });
-        if let Err(error) = stopping {
-            ::tracing::warn!(%error, "cannot start a thread to export the last spans");
-        } else if !matches!(tokio::time::timeout(limit, stopped).await, Ok(Ok(Ok(())))) {
-            ::tracing::warn!("trace collector did not accept the last spans");
+        if !started.export.stop(limit).await {
+            let spans = started.queued.get();
+            started.metrics.lost(SpanLoss::ExportFailed, spans);
+            ::tracing::warn!(spans, "trace collector did not accept the last spans");
         }
     }
 }
 
+impl Started {
+    /// Returns an attribute whose value others may have chosen, within the limit of its length.
+    fn text(&self, name: &'static str, value: &str) -> KeyValue {
+        KeyValue::new(name, self.cut(value))
+    }
+
+    fn cut(&self, text: &str) -> String {
+        text.chars().take(self.max_value_length).collect()
+    }
+}
+
 impl Call {
-    /// Returns the context with the span of the call. The first use decides whether the span
-    /// is recorded.
-    fn context(&self, identified: bool) -> &Context {
+    /// Returns the context with the span of the call. The first use decides whether the span is
+    /// recorded; it passes the headers of the call if its caller is identified.
+    fn context(&self, identified: Option<&HeaderMap>) -> &Context {
         self.context.get_or_init(|| {
             let (name, rpc_method) = match self.method {
                 Method::IssueOtt => ("ott.v1.OttService/IssueOtt", "ott.v1.OttService/IssueOtt"),
                 Method::LoginWithOtt => ("ott.v1.OttService/LoginWithOtt", "ott.v1.OttService/LoginWithOtt"),
                 Method::Unknown => ("grpc", "_OTHER"),
             };
-            let parent = self.started.sampling.decide(&self.parent, identified);
+            let parent = match (&self.parent, identified) {
+                (Some(parent), Some(headers)) => {
+                    Context::new().with_remote_span_context(context::with_state(parent, headers))
+                }
+                (Some(parent), None) => Context::new().with_remote_span_context(parent.clone()),
+                (None, _) => Context::new(),
+            };
+            let parent = self.started.sampling.decide(&parent, identified.is_some());
             let span = self
                 .started
                 .tracer
@@ -192,16 +196,18 @@ impl Call {
 impl Drop for Call {
     /// A call that was not finished has a span too.
     fn drop(&mut self) {
-        self.context(false);
+        self.context(None);
     }
 }
 
 impl CallSpan {
     /// Follows the caller's decision whether the call is recorded, because the caller is
     /// identified. Without this, the gateway decides.
-    pub fn follow_caller(&self) {
+    ///
+    /// Only now is the caller's `tracestate` read: at most 512 bytes of it are kept.
+    pub fn follow_caller(&self, headers: &HeaderMap) {
         if let Some(call) = &self.0 {
-            call.context(true);
+            call.context(Some(headers));
         }
     }
 
@@ -218,7 +224,7 @@ impl CallSpan {
     #[must_use]
     pub fn attempt(&self, attempt: &Attempt<'_>) -> AttemptSpan {
         let Some(call) = &self.0 else { return AttemptSpan::default() };
-        let (started, context) = (&call.started, call.context(false));
+        let (started, context) = (&call.started, call.context(None));
         let url = attempt.url;
         let mut attributes = vec![
             KeyValue::new("http.request.method", attempt.method),
@@ -243,7 +249,7 @@ impl CallSpan {
     /// Ends the span.
     pub fn finish(&self, end: CallEnd<'_>) {
         let Some(call) = &self.0 else { return };
-        let span = call.context(false).span();
+        let span = call.context(None).span();
         let code = names::status_name(end.code);
         span.set_attribute(KeyValue::new("rpc.response.status_code", code));
         span.set_attribute(KeyValue::new("ott_gateway.outcome", end.outcome.as_str()));
@@ -254,7 +260,7 @@ impl CallSpan {
             span.set_attribute(KeyValue::new("ott_gateway.reason", reason));
         }
         if let Some(cause) = end.cause {
-            span.set_attribute(KeyValue::new("ott_gateway.cause", cause.to_owned()));
+            span.set_attribute(call.started.text("ott_gateway.cause", cause));
         }
         if is_fault_of_server(end.code) {
             span.set_attribute(KeyValue::new("error.type", code));
@@ -267,8 +273,10 @@ impl CallSpan {
 impl AttemptSpan {
     /// Passes the trace on in the headers of the request.
     pub fn inject(&self, headers: &mut HeaderMap) {
-        if let Some((started, context)) = &self.0 {
-            started.propagator.inject_context(context, &mut HeadersMut(headers));
+        if let Some((started, context)) = &self.0
+            && started.propagate
+        {
+            context::inject(context.span().span_context(), headers);
         }
     }
 
@@ -286,10 +294,10 @@ impl AttemptSpan {
 
     /// Ends the span of an attempt without a usable response.
     pub fn failed(self, error_type: &'static str, cause: &str) {
-        let Some((_, context)) = &self.0 else { return };
+        let Some((started, context)) = &self.0 else { return };
         let span = context.span();
         span.set_attribute(KeyValue::new("error.type", error_type));
-        span.set_status(Status::error(cause.to_owned()));
+        span.set_status(Status::error(started.cut(cause)));
         span.end();
     }
 }
@@ -323,30 +331,4 @@ const fn is_fault_of_server(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        let mut values = self.0.get_all(key).iter();
-        let first = values.next()?;
-        // Two parents are no parent (W3C Trace Context, 3.2). A `tracestate` may come in
-        // parts; it is not worth joining them.
-        values.next().is_none().then(|| first.to_str().ok()).flatten()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
-
-struct HeadersMut<'a>(&'a mut HeaderMap);
-
-impl Injector for HeadersMut<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
-            self.0.insert(name, value);
-        }
-    }
 }

@@ -1,7 +1,7 @@
-//! The queue of spans on their way to the collector, which counts what it loses.
+//! The queue of spans on their way to the collector.
 //!
-//! The SDK drops spans from its full queue without a count that can be read. So they are
-//! dropped here, before its queue is full.
+//! It is bounded in spans and in bytes. What finds no place is dropped, counted and logged.
+//! A batch keeps its places until the collector has it or it is given up.
 
 use std::{
     sync::{
@@ -11,103 +11,233 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::Context;
+use opentelemetry::{Context, KeyValue, Value, trace::Status};
 use opentelemetry_sdk::{
-    Resource,
     error::OTelSdkResult,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
+    trace::{Span, SpanData, SpanProcessor},
+};
+use tokio::sync::{
+    Notify,
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::{
+    metrics::{SpanLoss, TraceMetrics},
+    tracing::QueueSettings,
 };
 
-use crate::telemetry::metrics::{SpanLoss, TraceMetrics};
+/// Maximum size of all spans in the queue, in bytes.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Estimated overhead of an allocation on the heap, in bytes.
+const ALLOCATION: usize = 16;
 
-/// Maximum number of spans that wait for the exporter.
-pub(super) const QUEUE: usize = 8192;
-
-/// The SDK's queue and exporter thread behind a limit.
+/// The end of the queue that takes spans.
 #[derive(Debug)]
 pub(super) struct Queue {
-    batches: BatchSpanProcessor,
-    state: Arc<State>,
+    spans: UnboundedSender<Queued>,
+    shared: Arc<Shared>,
+}
+
+/// Shows how many spans are in the queue.
+#[derive(Debug)]
+pub(super) struct Length(Arc<Shared>);
+
+/// The end of the queue that returns them in batches.
+pub(super) struct Batches {
+    spans: UnboundedReceiver<Queued>,
+    shared: Arc<Shared>,
+}
+
+/// Spans that are sent together. Dropping it frees their places.
+pub(super) struct Batch {
+    pub(super) spans: Vec<SpanData>,
+    count: usize,
+    bytes: usize,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct State {
-    waiting: AtomicUsize,
-    /// Spans dropped from the full queue since the last log line about it.
+struct Queued {
+    span: SpanData,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: QueueSettings,
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Signals that a batch is complete.
+    complete: Notify,
+    /// Spans dropped since the last log line about it.
     unreported: AtomicU64,
     metrics: TraceMetrics,
 }
 
-/// Sends batches, and logs and counts the spans that are lost. The SDK is silent about them.
-#[derive(Debug)]
-struct Exporter<E> {
-    exporter: E,
-    state: Arc<State>,
+/// Returns both ends of a new queue.
+pub(super) fn queue(settings: QueueSettings, metrics: TraceMetrics) -> (Queue, Batches) {
+    let (sender, receiver) = unbounded_channel();
+    let shared = Arc::new(Shared {
+        settings,
+        count: AtomicUsize::new(0),
+        bytes: AtomicUsize::new(0),
+        complete: Notify::new(),
+        unreported: AtomicU64::new(0),
+        metrics,
+    });
+    (Queue { spans: sender, shared: Arc::clone(&shared) }, Batches { spans: receiver, shared })
 }
 
 impl Queue {
-    pub(super) fn new<E: SpanExporter + 'static>(exporter: E, metrics: TraceMetrics) -> Self {
-        let state = Arc::new(State { waiting: AtomicUsize::new(0), unreported: AtomicU64::new(0), metrics });
-        let exporter = Exporter { exporter, state: Arc::clone(&state) };
-        let config = BatchConfigBuilder::default().with_max_queue_size(QUEUE).build();
-        let batches = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
-        Self { batches, state }
+    /// Returns a handle that shows how many spans are not sent yet.
+    pub(super) fn length(&self) -> Length {
+        Length(Arc::clone(&self.shared))
+    }
+}
+
+impl Length {
+    pub(super) fn get(&self) -> usize {
+        self.0.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn take_place(&self, bytes: usize) -> Result<(), SpanLoss> {
+        let max_spans = self.settings.max_spans;
+        let one_more = |count| (count < max_spans).then_some(count + 1);
+        let count = self
+            .count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .map_err(|_full| SpanLoss::QueueFull)?;
+        let more = |taken: usize| taken.checked_add(bytes).filter(|total| *total <= MAX_BYTES);
+        if self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(SpanLoss::QueueBytes);
+        }
+        // Only once for each batch, so that a span does not cost a wake-up.
+        if count + 1 == self.settings.batch {
+            self.complete.notify_one();
+        }
+        Ok(())
+    }
+
+    fn free(&self, count: usize, bytes: usize) {
+        self.count.fetch_sub(count, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn lose(&self, loss: SpanLoss) {
+        self.metrics.lost(loss, 1);
+        self.unreported.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl SpanProcessor for Queue {
-    fn on_start(&self, span: &mut Span, context: &Context) {
-        self.batches.on_start(span, context);
-    }
+    fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        let more = |waiting| (waiting < QUEUE).then_some(waiting + 1);
-        if self.state.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() {
-            self.batches.on_end(span);
-        } else {
-            self.state.metrics.lost(SpanLoss::QueueFull, 1);
-            self.state.unreported.fetch_add(1, Ordering::Relaxed);
+        let bytes = estimated_bytes(&span);
+        if let Err(loss) = self.shared.take_place(bytes) {
+            self.shared.lose(loss);
+        } else if self.spans.send(Queued { span, bytes }).is_err() {
+            self.shared.free(1, bytes);
+            self.shared.lose(SpanLoss::ExportFailed);
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.batches.force_flush()
+        Ok(())
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.batches.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.batches.set_resource(resource);
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
     }
 }
 
-impl<E: SpanExporter> SpanExporter for Exporter<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        self.state.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let dropped = self.state.unreported.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            ::tracing::warn!(spans = dropped, "trace queue full, dropped spans");
+impl Batches {
+    /// Returns the next batch once it is complete, or once its oldest span has waited for the
+    /// queue's delay. After `stop`, batches are returned at once; `None` when no span is left.
+    pub(super) async fn next(&mut self, stop: &CancellationToken) -> Option<Batch> {
+        let settings = self.shared.settings;
+        loop {
+            let mut delay = std::pin::pin!(tokio::time::sleep(settings.delay));
+            while self.shared.count.load(Ordering::Relaxed) < settings.batch {
+                tokio::select! {
+                    // May be about a batch that was taken before.
+                    () = self.shared.complete.notified() => {}
+                    () = &mut delay => break,
+                    () = stop.cancelled() => break,
+                }
+            }
+            let stopped = stop.is_cancelled();
+            let batch = self.take(settings.batch);
+            let dropped = self.shared.unreported.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                ::tracing::warn!(spans = dropped, "trace queue full, dropped spans");
+            }
+            if !batch.spans.is_empty() {
+                return Some(batch);
+            }
+            if stopped {
+                return None;
+            }
         }
-        let result = self.exporter.export(batch).await;
-        if let Err(error) = &result {
-            self.state.metrics.lost(SpanLoss::ExportFailed, spans);
-            ::tracing::warn!(error = %error, spans, "trace export failed, dropped spans");
+    }
+
+    fn take(&mut self, max: usize) -> Batch {
+        let mut batch = Batch { spans: Vec::new(), count: 0, bytes: 0, shared: Arc::clone(&self.shared) };
+        while batch.count < max
+            && let Ok(queued) = self.spans.try_recv()
+        {
+            batch.count += 1;
+            batch.bytes += queued.bytes;
+            batch.spans.push(queued.span);
         }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+        batch
     }
 }
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.shared.free(self.count, self.bytes);
+    }
+}
+
+/// Returns the size of a span with everything that it holds on the heap, in bytes.
+fn estimated_bytes(span: &SpanData) -> usize {
+    let attributes = |attributes: &[KeyValue]| -> usize {
+        let each = |attribute: &KeyValue| {
+            let text = match &attribute.value {
+                Value::String(text) => text.as_str().len() + ALLOCATION,
+                Value::Array(_) => 1024,
+                _ => 0,
+            };
+            size_of::<KeyValue>() + text
+        };
+        attributes.iter().map(each).sum()
+    };
+    let state: usize = span
+        .span_context
+        .trace_state()
+        .into_iter()
+        .map(|(key, value)| key.len() + value.len() + 2 * (size_of::<String>() + ALLOCATION))
+        .sum();
+    let status = match &span.status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    let events: usize = span.events.iter().map(|event| 128 + attributes(&event.attributes)).sum();
+    let links: usize = span.links.iter().map(|link| 128 + attributes(&link.attributes)).sum();
+    size_of::<Queued>()
+        + span.name.len()
+        + attributes(&span.attributes)
+        + state
+        + status
+        + events
+        + links
+        + 4 * ALLOCATION
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,10 @@ use rand::RngExt;
 
 use crate::{
     clock::{self, Instant},
-    telemetry::metrics::{SpanLoss, TraceMetrics},
+    telemetry::{
+        metrics::{SpanLoss, TraceMetrics},
+        tracing::SamplingSettings,
+    },
 };
 
 /// Maximum number of recorded calls of callers that are not identified, per second. With it,
@@ -25,7 +28,7 @@ const MAX_UNIDENTIFIED: u64 = 100;
 /// Decides which calls are recorded.
 #[derive(Debug)]
 pub(super) struct Sampling {
-    ratio: f64,
+    settings: SamplingSettings,
     unidentified: PerSecond,
     metrics: TraceMetrics,
 }
@@ -47,17 +50,17 @@ struct Recorded(bool);
 pub(super) struct Decided;
 
 impl Sampling {
-    pub(super) fn new(ratio: f64, metrics: TraceMetrics) -> Self {
+    pub(super) fn new(settings: SamplingSettings, metrics: TraceMetrics) -> Self {
         let unidentified = PerSecond { started: clock::now(), count: AtomicU64::new(0) };
-        Self { ratio, unidentified, metrics }
+        Self { settings, unidentified, metrics }
     }
 
     /// Returns the context for the spans of a call with this remote parent.
     pub(super) fn decide(&self, parent: &Context, identified: bool) -> Context {
-        let by_ratio = || rand::rng().random::<f64>() < self.ratio;
+        let by_ratio = || rand::rng().random::<f64>() < self.settings.ratio;
         let recorded = if identified {
             let remote = parent.span().span_context().clone();
-            if remote.is_valid() { remote.is_sampled() } else { by_ratio() }
+            if remote.is_valid() && self.settings.follow_callers { remote.is_sampled() } else { by_ratio() }
         } else {
             by_ratio() && self.admit_unidentified()
         };
@@ -118,7 +121,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unidentified_callers_have_a_limit_per_second_and_identified_ones_do_not() {
         let metrics = Metrics::new();
-        let sampling = Sampling::new(1.0, metrics.traces());
+        let sampling = Sampling::new(SamplingSettings::default(), metrics.traces());
         let recorded = |identified| {
             let decided = (0..250).map(|_| sampling.decide(&Context::new(), identified));
             decided.filter(|context| context.get::<Recorded>().is_some_and(|recorded| recorded.0)).count()

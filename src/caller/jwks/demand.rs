@@ -1,0 +1,226 @@
+//! Fetches of keys on demand, and bounded waiting for them.
+//!
+//! Anyone can make up a key id, so a call whose token names an unknown one has proven nothing.
+//! Such calls wait in a small pool of places of their own, for a short time, and never while the
+//! issuer is failing. They can neither hold up callers with known keys nor make the issuer
+//! answer more than one fetch per [`UNKNOWN_KEY_FLOOR`].
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+
+use crate::{
+    call::PeerNetwork,
+    clock::{self, Instant},
+    telemetry::metrics::{KeyWait, KeyWaitMetrics},
+};
+
+/// Minimum time between two fetches that unknown keys cause.
+pub(super) const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(10);
+/// Maximum time that a call waits for a fetch.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Maximum number of calls that wait for fetches, of all issuers together.
+const MAX_WAITERS: usize = 32;
+/// Maximum number of them from one peer network.
+const MAX_WAITERS_PER_NETWORK: usize = MAX_WAITERS / 4;
+/// Maximum number of them from proxies and from this machine, whose addresses do not identify a
+/// client.
+const MAX_WAITERS_FROM_PROXIES: usize = MAX_WAITERS / 2;
+
+/// Why it is unknown whether an issuer has a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFetchFault {
+    /// The last fetch failed, so waiting for the next one is pointless.
+    #[error("the issuer's keys could not be fetched")]
+    Failed,
+    /// The fetch takes longer than a call waits for it.
+    #[error("the issuer's keys were not fetched within 1 second")]
+    Slow,
+    /// Too many calls wait for a fetch already.
+    #[error("too many calls wait for the issuer's keys")]
+    Crowded,
+}
+
+/// What a token with an unknown key can rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::caller) enum Freshness {
+    /// The keys were just fetched again.
+    Fetched,
+    /// The keys are recent enough that no new fetch is due.
+    Recent,
+}
+
+/// The places of calls that wait for fetches, of all issuers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(in crate::caller) struct KeyWaiters {
+    /// The network of each waiting call; `None` for a proxy or this machine.
+    waiting: Arc<Mutex<Vec<Option<PeerNetwork>>>>,
+    metrics: KeyWaitMetrics,
+}
+
+/// The place of a call that waits. Dropping it frees the place.
+#[derive(Debug)]
+struct Waiting<'a> {
+    waiters: &'a KeyWaiters,
+    network: Option<PeerNetwork>,
+}
+
+/// Connects the calls that lack a key with the task that fetches keys.
+#[derive(Debug)]
+pub(super) struct Demand {
+    state: Mutex<State>,
+    wanted: Notify,
+    /// Number of fetches that have ended.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: bool,
+    wanted: bool,
+    last_started: Option<Instant>,
+    last_failed: bool,
+}
+
+/// What a call can expect of the next fetch.
+enum Prospect {
+    /// None is due.
+    Recent,
+    /// The last one failed.
+    Failed,
+    /// One is in progress.
+    InProgress(watch::Receiver<u64>),
+}
+
+impl KeyWaiters {
+    pub(in crate::caller) fn new(metrics: KeyWaitMetrics) -> Self {
+        Self { waiting: Arc::default(), metrics }
+    }
+
+    fn enter(&self, network: Option<PeerNetwork>) -> Result<Waiting<'_>, KeyWait> {
+        let share = if network.is_some() { MAX_WAITERS_PER_NETWORK } else { MAX_WAITERS_FROM_PROXIES };
+        let mut waiting = self.lock();
+        if waiting.len() >= MAX_WAITERS {
+            return Err(KeyWait::TotalLimit);
+        }
+        if waiting.iter().filter(|other| **other == network).count() >= share {
+            return Err(KeyWait::PeerLimit);
+        }
+        waiting.push(network);
+        Ok(Waiting { waiters: self, network })
+    }
+
+    /// At most [`MAX_WAITERS`] entries, and never taken for a token with a known key.
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<PeerNetwork>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.waiters.lock();
+        if let Some(index) = waiting.iter().position(|other| *other == self.network) {
+            waiting.swap_remove(index);
+        }
+    }
+}
+
+impl Demand {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), wanted: Notify::new(), ended: watch::Sender::new(0) }
+    }
+
+    /// Asks for a fetch if one is due, and waits for the one in progress.
+    pub(super) async fn refreshed(
+        &self,
+        waiters: &KeyWaiters,
+        network: Option<PeerNetwork>,
+    ) -> Result<Freshness, KeyFetchFault> {
+        let (wait, result) = match self.ask() {
+            Prospect::Recent => return Ok(Freshness::Recent),
+            Prospect::Failed => (KeyWait::IssuerFailing, Err(KeyFetchFault::Failed)),
+            Prospect::InProgress(ended) => match waiters.enter(network) {
+                Ok(place) => {
+                    let waited = self.outcome(ended).await;
+                    drop(place);
+                    waited
+                }
+                Err(limit) => (limit, Err(KeyFetchFault::Crowded)),
+            },
+        };
+        waiters.metrics.count(wait);
+        result
+    }
+
+    async fn outcome(&self, mut ended: watch::Receiver<u64>) -> (KeyWait, Result<Freshness, KeyFetchFault>) {
+        match timeout(MAX_WAIT, ended.changed()).await {
+            Ok(Ok(())) if !self.state().last_failed => (KeyWait::Fetched, Ok(Freshness::Fetched)),
+            Ok(_) => (KeyWait::Failed, Err(KeyFetchFault::Failed)),
+            Err(_elapsed) => (KeyWait::TimedOut, Err(KeyFetchFault::Slow)),
+        }
+    }
+
+    fn ask(&self) -> Prospect {
+        let mut state = self.state();
+        if !state.in_flight {
+            let is_due = state.last_started.is_none_or(|started| started.elapsed() >= UNKNOWN_KEY_FLOOR);
+            if is_due {
+                state.in_flight = true;
+                state.wanted = true;
+                state.last_started = Some(clock::now());
+                self.wanted.notify_one();
+            } else if !state.last_failed {
+                return Prospect::Recent;
+            }
+        }
+        if state.last_failed {
+            return Prospect::Failed;
+        }
+        // Under the lock, so that the fetch cannot end in between.
+        Prospect::InProgress(self.ended.subscribe())
+    }
+
+    pub(super) fn begin(&self) {
+        let mut state = self.state();
+        state.in_flight = true;
+        state.wanted = false;
+        state.last_started = Some(clock::now());
+    }
+
+    pub(super) fn end(&self, failed: bool) {
+        let mut state = self.state();
+        state.in_flight = false;
+        state.last_failed = failed;
+        self.ended.send_modify(|count| *count += 1);
+    }
+
+    /// Returns once a call wants a fetch that has not begun.
+    pub(super) async fn wanted(&self) {
+        while !self.state().wanted {
+            self.wanted.notified().await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn ends(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+//! The variables that every OpenTelemetry SDK reads (OpenTelemetry specification, "Environment
+//! Variable Specification" and "OTLP Exporter Configuration").
+//!
+//! The configuration file takes precedence. They are often set for a whole cluster, for programs
+//! of all kinds, so none of them keeps the gateway from starting: one that cannot be used is
+//! ignored with a warning, as the specification asks for. They are read only if there is a
+//! collector to send traces to.
+
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::{
+    environment::Environment,
+    fault::Place,
+    file::Value,
+    section::Section,
+    value,
+    variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
+};
+use crate::http_client::is_loopback;
+
+/// Maximum number of resource attributes, and of headers.
+const MAX_PAIRS: usize = 64;
+/// Maximum length of a resource attribute, in bytes.
+const MAX_ATTRIBUTE_BYTES: usize = 1024;
+
+/// How traces are sent, as the environment sets it. `None`: the default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TraceOptions {
+    /// Headers of each request to the collector. Their values are secrets.
+    pub headers: HeaderMap,
+    /// Maximum time of one attempt to send a batch.
+    pub attempt_timeout: Option<Duration>,
+    /// Maximum time for which a batch is sent again.
+    pub batch_timeout: Option<Duration>,
+    /// Time after which a batch is sent although it is not complete.
+    pub batch_delay: Option<Duration>,
+    /// Maximum number of spans that are not sent yet.
+    pub max_queued_spans: Option<usize>,
+    /// Maximum number of spans that are sent together.
+    pub max_batch_spans: Option<usize>,
+    /// `service.name` of the resource.
+    pub service_name: Option<String>,
+    /// Further attributes of the resource.
+    pub resource: Vec<(String, String)>,
+    /// Maximum number of attributes of a span.
+    pub max_attributes: Option<u32>,
+    /// Maximum length of attributes that contain text of others, in characters.
+    pub max_value_length: Option<usize>,
+    /// Whether the trace context of callers is ignored, and none is passed on.
+    pub without_propagation: bool,
+    /// Whether the sampling decision of callers is ignored.
+    pub without_callers_decision: bool,
+}
+
+/// The part of the configuration that the variables can supply.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    /// The collector.
+    pub(super) endpoint: Option<Url>,
+    /// The authorities of its certificate.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Share of the calls that are recorded.
+    pub(super) ratio: Option<f64>,
+    pub(super) options: TraceOptions,
+}
+
+/// Completes the configured part by the variables, and returns those that are in effect.
+pub(super) fn complete(
+    configured: Traces,
+    section: &Section<'_>,
+    environment: &dyn Environment,
+) -> (Traces, Vec<VariableInEffect>) {
+    let mut reader = Reader { section, environment, in_effect: Vec::new() };
+    let traces = reader.traces(configured);
+    (traces, reader.in_effect)
+}
+
+struct Reader<'a, 'b> {
+    section: &'a Section<'b>,
+    environment: &'a dyn Environment,
+    in_effect: Vec<VariableInEffect>,
+}
+
+/// Why a value is ignored: the rule that it breaks, without the value.
+type Rule = &'static str;
+
+impl Reader<'_, '_> {
+    fn traces(&mut self, configured: Traces) -> Traces {
+        let from_file = configured.endpoint.is_some();
+        let endpoint = configured.endpoint.clone().or_else(|| self.endpoint());
+        let Some(endpoint) = endpoint else { return configured };
+        if self.is_off() || !self.speaks_grpc(from_file) {
+            return Traces { endpoint: None, ..configured };
+        }
+        let ca_file = match configured.ca_file {
+            None if endpoint.scheme() == "https" => {
+                self.signal("CERTIFICATE", |text| Ok(PathBuf::from(text)))
+            }
+            configured => configured,
+        };
+        let mut options = TraceOptions {
+            headers: self.signal("HEADERS", headers).unwrap_or_default(),
+            attempt_timeout: self.signal("TIMEOUT", |text| milliseconds(text, 60_000)),
+            batch_timeout: self.read("OTEL_BSP_EXPORT_TIMEOUT", |text| milliseconds(text, 600_000)),
+            batch_delay: self.read("OTEL_BSP_SCHEDULE_DELAY", |text| milliseconds(text, 300_000)),
+            max_queued_spans: self
+                .read("OTEL_BSP_MAX_QUEUE_SIZE", |text| number(text, 1, 65_536, "must be from 1 to 65536")),
+            max_batch_spans: self.read("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", |text| {
+                number(text, 1, 8192, "must be from 1 to 8192")
+            }),
+            resource: self.read("OTEL_RESOURCE_ATTRIBUTES", attributes).unwrap_or_default(),
+            max_attributes: self
+                .of_spans("ATTRIBUTE_COUNT_LIMIT", |text| number(text, 0, 1024, "must be from 0 to 1024")),
+            max_value_length: self.of_spans("ATTRIBUTE_VALUE_LENGTH_LIMIT", |text| {
+                number(text, 0, 16_384, "must be from 0 to 16384")
+            }),
+            ..TraceOptions::default()
+        };
+        let named = options.resource.iter().position(|(name, _)| name == "service.name");
+        let by_attribute = named.map(|index| options.resource.remove(index).1);
+        options.service_name = self.read("OTEL_SERVICE_NAME", |text| Ok(text.to_owned())).or(by_attribute);
+        options.without_propagation = !self.propagates();
+        if !options.headers.is_empty() && endpoint.scheme() == "http" && !is_loopback(&endpoint) {
+            let name = if self.is_set("OTEL_EXPORTER_OTLP_TRACES_HEADERS") {
+                "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+            } else {
+                "OTEL_EXPORTER_OTLP_HEADERS"
+            };
+            self.warn(name, "the headers are sent to the collector without encryption; use https");
+        }
+        let ratio = configured.ratio.or_else(|| {
+            let (ratio, follows_callers) = self.sampler()?;
+            options.without_callers_decision = !follows_callers;
+            Some(ratio)
+        });
+        self.warn_of_others();
+        Traces { endpoint: Some(endpoint), ca_file, ratio, options }
+    }
+
+    /// The collector, if the variables name one.
+    fn endpoint(&mut self) -> Option<Url> {
+        let insecure =
+            self.signal_text("INSECURE").is_some_and(|(_, text)| text.eq_ignore_ascii_case("true"));
+        let (name, text) = self.signal_text("ENDPOINT")?;
+        let scheme = if insecure { "http" } else { "https" };
+        let has_scheme = text.contains("://");
+        let url = if has_scheme { text.clone() } else { format!("{scheme}://{text}") };
+        let Ok(url) = value::plain_url(&Value::Variable(url)) else {
+            self.warn(name, "is not the address of a collector, such as http://collector:4317; ignored");
+            return None;
+        };
+        if !has_scheme {
+            self.signal("INSECURE", boolean);
+        }
+        if url.port() == Some(4318) {
+            self.warn(
+                name,
+                "port 4318 is that of OTLP over HTTP; traces are sent by OTLP over gRPC, usually to 4317",
+            );
+        }
+        self.note(name, &text);
+        Some(url)
+    }
+
+    /// Whether traces are switched off. There is no such key in the file, so these apply to a
+    /// collector of the file too.
+    fn is_off(&mut self) -> bool {
+        if self.read("OTEL_SDK_DISABLED", boolean) == Some(true) {
+            return true;
+        }
+        let exporter = self.read("OTEL_TRACES_EXPORTER", |text| {
+            let mut names = text.split(',').map(str::trim);
+            match text.trim() {
+                "none" => Ok(false),
+                _ if names.any(|name| name == "otlp") => Ok(true),
+                _ => Err("only otlp and none are supported; ignored"),
+            }
+        });
+        exporter == Some(false)
+    }
+
+    /// Whether the collector is one for gRPC. The file's is by definition.
+    fn speaks_grpc(&mut self, from_file: bool) -> bool {
+        let Some((name, text)) = self.signal_text("PROTOCOL") else { return true };
+        if text == "grpc" {
+            self.note(name, &text);
+            return true;
+        }
+        if from_file {
+            self.warn(name, "ignored: otlp_endpoint is a collector for OTLP over gRPC");
+        } else {
+            self.warn(
+                name,
+                "traces are off: only grpc is supported; set it to grpc and the endpoint to the collector's \
+                 gRPC port, or name the collector by otlp_endpoint",
+            );
+        }
+        from_file
+    }
+
+    fn propagates(&mut self) -> bool {
+        let names = self.read("OTEL_PROPAGATORS", |text| {
+            let known = |name: &str| matches!(name, "tracecontext" | "baggage" | "none");
+            let names: Vec<&str> = text.split(',').map(str::trim).collect();
+            Ok((names.contains(&"tracecontext"), names.iter().all(|name| known(name))))
+        });
+        let Some((propagates, all_known)) = names else { return true };
+        if !all_known {
+            self.warn("OTEL_PROPAGATORS", "only tracecontext is supported, the others have no effect");
+        }
+        propagates
+    }
+
+    /// Share of the calls that are recorded, and whether callers may decide.
+    fn sampler(&mut self) -> Option<(f64, bool)> {
+        let (follows_callers, fixed) = self.read("OTEL_TRACES_SAMPLER", |text| match text {
+            "always_on" => Ok((false, Some(1.0))),
+            "always_off" => Ok((false, Some(0.0))),
+            "traceidratio" => Ok((false, None)),
+            "parentbased_always_on" => Ok((true, Some(1.0))),
+            "parentbased_always_off" => Ok((true, Some(0.0))),
+            "parentbased_traceidratio" => Ok((true, None)),
+            _ => Err("is not a supported sampler (always_on, always_off, traceidratio, each also with \
+                      parentbased_); ignored"),
+        })?;
+        let ratio = fixed.or_else(|| {
+            self.read("OTEL_TRACES_SAMPLER_ARG", |text| {
+                let ratio = text.parse().ok().filter(|ratio: &f64| (0.0..=1.0).contains(ratio));
+                ratio.ok_or("must be a number from 0 to 1; ignored")
+            })
+        });
+        Some((ratio.unwrap_or(1.0), follows_callers))
+    }
+
+    /// Warns of set variables of OpenTelemetry without an effect.
+    fn warn_of_others(&self) {
+        let mut names = self.environment.names();
+        names.sort();
+        for name in names.iter().filter(|name| name.starts_with("OTEL_")) {
+            let is_known = KNOWN_VARIABLES.iter().any(|(known, _)| known == name);
+            let Some(text) = self.text(name).filter(|_| !is_known) else { continue };
+            // There are no metrics and no logs for a collector, and nothing is compressed.
+            let is_so_anyway = text == "none"
+                && (name.ends_with("_COMPRESSION")
+                    || matches!(name.as_str(), "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER"));
+            if !is_so_anyway {
+                self.warn(name, "is not supported and has no effect");
+            }
+        }
+    }
+
+    /// A variable of the exporter: the one for traces, or else the general one.
+    fn signal<T>(&mut self, part: &str, parse: impl FnOnce(&str) -> Result<T, Rule>) -> Option<T> {
+        let (name, text) = self.signal_text(part)?;
+        self.parsed(name, &text, parse)
+    }
+
+    fn signal_text(&self, part: &str) -> Option<(&'static str, String)> {
+        self.first(&[format!("OTEL_EXPORTER_OTLP_TRACES_{part}"), format!("OTEL_EXPORTER_OTLP_{part}")])
+    }
+
+    /// A limit: the one for spans, or else the general one.
+    fn of_spans<T>(&mut self, part: &str, parse: impl FnOnce(&str) -> Result<T, Rule>) -> Option<T> {
+        let (name, text) = self.first(&[format!("OTEL_SPAN_{part}"), format!("OTEL_{part}")])?;
+        self.parsed(name, &text, parse)
+    }
+
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Rule>) -> Option<T> {
+        let (name, text) = self.first(&[name.to_owned()])?;
+        self.parsed(name, &text, parse)
+    }
+
+    /// The first of these known variables that is set.
+    fn first(&self, names: &[String]) -> Option<(&'static str, String)> {
+        let known = |name: &String| KNOWN_VARIABLES.iter().find(|(known, _)| known == name);
+        names.iter().filter_map(known).find_map(|(name, _)| Some((*name, self.text(name)?)))
+    }
+
+    fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, Rule>,
+    ) -> Option<T> {
+        match parse(text) {
+            Ok(value) => {
+                self.note(name, text);
+                Some(value)
+            }
+            Err(rule) => {
+                self.warn(name, rule);
+                None
+            }
+        }
+    }
+
+    /// The value of a variable; an empty one counts as not set (specification).
+    fn text(&self, name: &str) -> Option<String> {
+        let text = self.environment.value(name)?.to_string_lossy().trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.text(name).is_some()
+    }
+
+    fn note(&mut self, name: &'static str, text: &str) {
+        let kind = KNOWN_VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let kind = kind.unwrap_or(VariableKind::TracesSecret);
+        self.in_effect.push(VariableInEffect::new(name, kind, text));
+    }
+
+    fn warn(&self, name: &str, rule: Rule) {
+        self.section.warning_at(Place::Variable(Arc::from(name)), rule);
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, Rule> {
+    if text.eq_ignore_ascii_case("true") {
+        Ok(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Ok(false)
+    } else {
+        Err("must be true or false; ignored")
+    }
+}
+
+fn milliseconds(text: &str, max: u64) -> Result<Duration, Rule> {
+    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    number
+        .map(Duration::from_millis)
+        .ok_or("must be a number of milliseconds within the supported range; ignored")
+}
+
+fn number<T: Copy + FromStr + PartialOrd>(text: &str, min: T, max: T, rule: Rule) -> Result<T, Rule> {
+    text.parse().ok().filter(|number| *number >= min && *number <= max).ok_or(rule)
+}
+
+/// Pairs `name=value`, separated by commas, with percent-encoded values.
+fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        if name.trim().is_empty() || pairs.len() == MAX_PAIRS {
+            return None;
+        }
+        pairs.push((name.trim().to_owned(), value.into_owned()));
+    }
+    Some(pairs)
+}
+
+fn attributes(text: &str) -> Result<Vec<(String, String)>, Rule> {
+    let is_short = |pairs: &Vec<(String, String)>| {
+        pairs.iter().all(|(name, value)| name.len() + value.len() <= MAX_ATTRIBUTE_BYTES)
+    };
+    pairs(text).filter(is_short).ok_or("must be a list of NAME=VALUE, separated by commas; ignored")
+}
+
+/// The values are secrets: marked as such, and not part of the rule.
+fn headers(text: &str) -> Result<HeaderMap, Rule> {
+    const RULE: Rule = "must be a list of NAME=VALUE with names of headers, separated by commas; ignored";
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs(text).ok_or(RULE)? {
+        let name = HeaderName::try_from(name).map_err(|_| RULE)?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| RULE)?;
+        if value.to_str().is_err() || name.as_str().ends_with("-bin") {
+            return Err(RULE);
+        }
+        if is_of_protocol(&name) {
+            return Err("must not set a header of gRPC itself; ignored");
+        }
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Returns whether a header belongs to the protocol and cannot be chosen.
+fn is_of_protocol(name: &HeaderName) -> bool {
+    name.as_str().starts_with("grpc-")
+        || matches!(
+            name.as_str(),
+            "te" | "content-type"
+                | "content-length"
+                | "user-agent"
+                | "host"
+                | "connection"
+                | "transfer-encoding"
+                | "upgrade"
+                | "keep-alive"
+                | "proxy-connection"
+        )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The connection to the collector, and what its responses mean by the OTLP specification.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Uri};
+use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, trace_service_client::TraceServiceClient,
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    Code, Request, Status,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use super::super::{Settings, TracingError};
+
+/// Maximum size of a response, in bytes: the default of gRPC. It contains a count and a text; a
+/// larger one would fail like a batch that may be sent again.
+const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
+/// Maximum length of the collector's text in log lines, in characters.
+const MAX_TEXT: usize = 300;
+
+/// Where the collector is, checked.
+pub(super) struct Target {
+    endpoint: Endpoint,
+    tls: Option<TlsTarget>,
+    headers: HeaderMap,
+    timeout: Duration,
+}
+
+/// A collector that is reached with TLS.
+#[derive(Clone)]
+struct TlsTarget {
+    host: Box<str>,
+    port: u16,
+    name: ServerName<'static>,
+    tls: TlsConnector,
+}
+
+/// Sends batches to the collector.
+pub(super) struct Collector {
+    client: TraceServiceClient<Channel>,
+    headers: HeaderMap,
+    timeout: Duration,
+}
+
+/// The result of sending one batch.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The collector has the batch, except for the spans that it rejected.
+    Accepted {
+        /// Number of rejected spans.
+        rejected: u64,
+        /// The collector's text; empty if it sent none.
+        text: String,
+    },
+    /// The batch may be sent again.
+    Retry {
+        /// The delay that the collector asked for.
+        after: Option<Duration>,
+        /// What failed, for the log.
+        cause: String,
+    },
+    /// Sending the batch again would fail again.
+    Refused {
+        /// What failed, for the log.
+        cause: String,
+    },
+}
+
+impl Target {
+    /// Checks the settings.
+    pub(super) fn new(settings: &Settings) -> Result<Self, TracingError> {
+        let url = &settings.endpoint;
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return Err(TracingError::Endpoint);
+        };
+        let tls = match (url.scheme(), &settings.tls) {
+            ("http", _) => None,
+            ("https", Some(tls)) => Some(TlsTarget::new(host, port, tls)?),
+            ("https", None) => return Err(TracingError::Tls),
+            _ => return Err(TracingError::Endpoint),
+        };
+        // Without "https": TLS is set up by our own connector, which the library does not know.
+        let endpoint = Endpoint::from_shared(format!("http://{host}:{port}"))
+            .map_err(|_| TracingError::Endpoint)?
+            .connect_timeout(settings.attempt_timeout);
+        let endpoint = match tls {
+            Some(_) => endpoint.origin(url.as_str().parse().map_err(|_| TracingError::Endpoint)?),
+            None => endpoint,
+        };
+        Ok(Self { endpoint, tls, headers: settings.headers.clone(), timeout: settings.attempt_timeout })
+    }
+
+    /// Prepares the connection, which is opened when the first batch is sent. Must be called on
+    /// the runtime that carries it.
+    pub(super) fn connect_lazy(self) -> Collector {
+        let channel = match self.tls {
+            None => self.endpoint.connect_lazy(),
+            Some(tls) => self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let tls = tls.clone();
+                async move { tls.connect().await }
+            })),
+        };
+        let client = TraceServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        Collector { client, headers: self.headers, timeout: self.timeout }
+    }
+}
+
+impl TlsTarget {
+    fn new(host: &str, port: u16, tls: &Arc<ClientConfig>) -> Result<Self, TracingError> {
+        let host = host.trim_matches(['[', ']']);
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| TracingError::Endpoint)?;
+        let mut tls = ClientConfig::clone(tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { host: host.into(), port, name, tls: TlsConnector::from(Arc::new(tls)) })
+    }
+
+    async fn connect(self) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(TokioIo::new(self.tls.connect(self.name, stream).await?))
+    }
+}
+
+impl Collector {
+    /// Sends a batch once.
+    pub(super) async fn send(&mut self, batch: ExportTraceServiceRequest) -> Outcome {
+        let mut request = Request::new(batch);
+        *request.metadata_mut() = MetadataMap::from_headers(self.headers.clone());
+        match tokio::time::timeout(self.timeout, self.client.export(request)).await {
+            Err(_elapsed) => {
+                Outcome::Retry { after: None, cause: format!("no response within {:?}", self.timeout) }
+            }
+            Ok(Err(status)) => refused(&status),
+            Ok(Ok(response)) => {
+                let partial = response.into_inner().partial_success.unwrap_or_default();
+                Outcome::Accepted {
+                    rejected: u64::try_from(partial.rejected_spans).unwrap_or_default(),
+                    text: printable(&partial.error_message),
+                }
+            }
+        }
+    }
+}
+
+/// Classifies a failure (OTLP specification, "Failures": which gRPC codes are retryable).
+fn refused(status: &Status) -> Outcome {
+    let after = status
+        .check_error_details()
+        .ok()
+        .and_then(|details| details.retry_info().and_then(|retry| retry.retry_delay));
+    let retryable = match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => true,
+        // Without RetryInfo, the collector cannot recover from it.
+        Code::ResourceExhausted => after.is_some(),
+        _ => false,
+    };
+    let mut cause = format!("{:?}: {}", status.code(), printable(status.message()));
+    // The transport's own text is "transport error"; the cause is in its sources.
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let text = printable(&error.to_string());
+        if !cause.contains(&text) {
+            cause = format!("{cause}: {text}");
+        }
+        source = error.source();
+    }
+    if retryable { Outcome::Retry { after, cause } } else { Outcome::Refused { cause } }
+}
+
+/// Returns the beginning of a text, without characters that would change a line or a terminal.
+fn printable(text: &str) -> String {
+    let mut shown: String = text.trim().chars().take(MAX_TEXT).flat_map(char::escape_debug).collect();
+    if text.trim().chars().nth(MAX_TEXT).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_of_the_collector_is_escaped_and_cut() {
+        assert_eq!(printable(" one\ntwo\u{1b}[31m\u{202e} "), "one\\ntwo\\u{1b}[31m\\u{202e}");
+        assert_eq!(printable(&"x".repeat(300)), "x".repeat(300));
+        assert_eq!(printable(&"x".repeat(301)), format!("{}…", "x".repeat(300)));
+        assert_eq!(printable(""), "");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_of_the_collector_is_long_or_has_control_characters(text in "\\PC{0,400}|(?s).{0,400}") {
+            let shown = printable(&text);
+            prop_assert!(shown.chars().count() <= 301 * 10);
+            prop_assert!(!shown.chars().any(char::is_control));
+        }
+    }
+}
