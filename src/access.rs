@@ -34,7 +34,6 @@ mod pattern;
 mod quota;
 mod rules;
 
-use pattern::counted_as;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -281,7 +280,7 @@ impl Access {
         let decision = rule.per_caller.take(caller, memory, now, make_room);
         self.obey(decision, ExceededQuota::Caller, admission)?;
         if let Some(user) = user {
-            let decision = rule.per_user.take(caller, &counted_as(user), memory, now, make_room);
+            let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
             self.obey(decision, ExceededQuota::User, admission)?;
         }
         Ok(())

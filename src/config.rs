@@ -13,6 +13,7 @@ mod environment;
 mod fault;
 mod file;
 mod named_file;
+mod order;
 mod reloadable;
 mod section;
 mod server;
@@ -49,7 +50,7 @@ pub use self::{
     telemetry::{LogFormat, Telemetry},
     value::{ProxyUrl, Rate},
 };
-use crate::secret::client_secret::ClientSecret;
+use crate::{ott::Users, secret::client_secret::ClientSecret};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -141,6 +142,7 @@ impl Config {
         let access = Access::read(root.table("access"), &known);
         let audit = Audit::read(root.table("audit"));
         let telemetry = Telemetry::read(root.table("telemetry"), environment);
+        order::check(tree, findings);
         root.finish();
         Some(Self {
             file: file.map(Path::to_path_buf),
@@ -188,10 +190,9 @@ impl Config {
             breaker: false,
         };
         let rule = Rule {
-            callers: vec!["anonymous".to_owned()],
             rate: Rate::Unlimited,
             user_rate: Rate::Unlimited,
-            ..Rule::default()
+            ..Rule::new(vec!["anonymous".to_owned()], Users::All)
         };
         let config = Self {
             file: None,

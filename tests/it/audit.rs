@@ -114,8 +114,12 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
             callers = [\"token:limited\"]
             rate = \"1/h\"
             burst = 1
-            [[access.rules]]
-            logins = [\"*@example.com\"]",
+            users = \"all\"
+            [[access.rules]]",
+        )
+        .replacing(
+            "user_rate = \"unlimited\"\n            users = \"all\"",
+            "user_rate = \"unlimited\"\n            logins = [\"*@example.com\"]",
         )
         .replacing("[audit]", &format!("[callers.tokens]\nlimited = \"{token}\"\n[audit]"))
         .replacing("drain_lame_duck", "max_in_flight = 1\ndrain_lame_duck")

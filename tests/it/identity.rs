@@ -35,7 +35,7 @@ const XFCC: &str = "x-forwarded-client-cert";
 fn setup(platform: &Upstream, more: &str) -> Setup {
     Setup::for_platform(platform.address())
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["*"]"#)
-        .replacing("[audit]", &format!("{more}\n[audit]"))
+        .replacing("[[access.rules]]", &format!("{more}\n[[access.rules]]"))
 }
 
 /// The same, with TLS and that `client_auth`.

@@ -23,6 +23,7 @@ mod broken_requests;
 mod cli;
 mod connections;
 mod credentials;
+mod cut_files;
 mod deadlines;
 mod docs;
 mod draining;

@@ -208,9 +208,9 @@ async fn who_calls_and_who_may_not_is_counted() {
                 [[access.rules]]
                 callers = ["token:shop"]
                 methods = ["IssueOtt"]
-                logins = ["*@shop.example"]
                 rate = "1/min"
                 burst = 2
+                logins = ["*@shop.example"]
                 [[access.rules]]"#
             ),
         )

@@ -53,7 +53,7 @@ async fn issues(gateway: &Gateway, login: &str) -> String {
 async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"load@*\", \"old@*\"]")
+        .replacing("users = \"all\"", "logins = [\"load@*\", \"old@*\"]")
         .start();
     let stop = CancellationToken::new();
     let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
@@ -109,7 +109,7 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
 async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
+        .replacing("users = \"all\"", "logins = [\"old@*\"]")
         .replacing("[audit]", &format!("[callers.tokens]\nci = \"{}\"\n[audit]", hash("first")))
         .start();
     let admin = gateway.admin();
@@ -184,9 +184,10 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
     };
     let before = tokens(&[("ci", "first"), ("nightly", "second"), ("reports", "third")]);
     let rules = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"kept@*\"]\n\
-                 [[access.rules]]\ncallers = [\"dns:*\"]\n\
-                 [[access.rules]]\nlogins = [\"old@*\"]";
+                 [[access.rules]]\ncallers = [\"dns:*\"]\nusers = \"all\"\n\
+                 [[access.rules]]";
     let gateway = Setup::for_platform(platform.address())
+        .replacing("users = \"all\"", "logins = [\"old@*\"]")
         .replacing("[[access.rules]]", rules)
         .replacing("[audit]", &format!("{before}[audit]"))
         .start();
@@ -274,7 +275,7 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
 async fn fault_elsewhere_does_not_stop_a_revocation() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"kept@*\", \"revoked@*\"]")
+        .replacing("users = \"all\"", "logins = [\"kept@*\", \"revoked@*\"]")
         .start();
     assert_eq!(issues(&gateway, "revoked@x").await, "OK");
     // A key file that arrives later, a data center without an id, and an unknown section.
@@ -299,9 +300,8 @@ async fn fault_elsewhere_does_not_stop_a_revocation() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
     let platform = Upstream::http().await;
-    let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
-        .start();
+    let gateway =
+        Setup::for_platform(platform.address()).replacing("users = \"all\"", "logins = [\"old@*\"]").start();
     let changed = config(&gateway)
         .replace("old@*", "new@*")
         .replace("100ms", "200ms")

@@ -60,7 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "backoff",
         ],
     ),
-    ("config", &["http_client", "call", "secret", "regular_file", "validity", "clock"]),
+    ("config", &["http_client", "call", "ott", "secret", "regular_file", "validity", "clock"]),
     ("proto", &[]),
     (
         "server",
