@@ -75,4 +75,5 @@ reasons! {
     PlatformPreconditionFailed = "PLATFORM_PRECONDITION_FAILED", FailedPrecondition;
     InternalError = "INTERNAL_ERROR", Internal;
     AccountMismatch = "ACCOUNT_MISMATCH", Aborted;
+    AccountNotAllowed = "ACCOUNT_NOT_ALLOWED", PermissionDenied;
 }

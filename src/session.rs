@@ -51,6 +51,14 @@ impl Account {
         subject.is_named(&self.name(subject.kind())?)
     }
 
+    /// Returns the users that the account is, by its login, its id and its external id. Names
+    /// that no request could contain are left out.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<Subject> {
+        let kinds = [SubjectKind::Login, SubjectKind::UserId, SubjectKind::ExternalId];
+        kinds.into_iter().filter_map(|kind| Subject::new(kind, self.name(kind)?).ok()).collect()
+    }
+
     /// Returns the name of that kind, if the response contains one.
     fn name(&self, kind: SubjectKind) -> Option<String> {
         let member = match kind {

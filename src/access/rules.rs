@@ -133,7 +133,7 @@ pub(super) struct Question<'a> {
     pub(super) caller: &'a str,
     pub(super) operation: Operation,
     pub(super) api_client: Option<&'a str>,
-    /// Only for issuing: a login does not say whom its token is for.
+    /// Only for issuing: the user of a login is known once the platform has named the account.
     pub(super) user: Option<&'a Subject>,
 }
 
@@ -192,8 +192,14 @@ impl Rules {
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
+                    // Only a login asks without a user.
+                    let users = if user.is_none() && !rule.is_for_all_users() {
+                        " if the account in the platform's response is one of its users"
+                    } else {
+                        ""
+                    };
                     format!(
-                        "allows it; per caller {}; per caller and user {}",
+                        "allows it{users}; per caller {}; per caller and user {}",
                         rule.per_caller, rule.per_user
                     )
                 }
@@ -218,6 +224,11 @@ impl Rules {
             }
         }
         Err(closest)
+    }
+
+    /// Returns all rules that allow a call.
+    pub(super) fn allowing<'a>(&'a self, question: Question<'a>) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(move |rule| rule.mismatch(question).is_none())
     }
 
     /// Returns the first rule that names this caller.
@@ -319,7 +330,7 @@ impl Rule {
             Some(Mismatch::Method)
         } else if !question.api_client.is_none_or(|name| self.is_with(name)) {
             Some(Mismatch::ApiClient)
-        } else if !question.user.is_none_or(|user| self.settings.users.contain(user)) {
+        } else if !question.user.is_none_or(|user| self.is_for_user(user)) {
             Some(Mismatch::User)
         } else {
             None
@@ -328,6 +339,14 @@ impl Rule {
 
     pub(super) fn max_in_flight(&self) -> Option<usize> {
         self.settings.max_in_flight.map(|calls| usize::try_from(calls.get()).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn is_for_all_users(&self) -> bool {
+        self.settings.users == Users::All
+    }
+
+    pub(super) fn is_for_user(&self, user: &Subject) -> bool {
+        self.settings.users.contain(user)
     }
 
     fn is_for(&self, caller: &str) -> bool {

@@ -146,6 +146,13 @@ impl Rule {
             max_in_flight: section.optional("max_in_flight", value::count(1..=1_000_000)),
         };
         rule.check_order(&section);
+        if rule.cannot_compare_logins() {
+            section.warning(
+                "external_ids",
+                "does not fit accounts in responses, which have no external id: LoginWithOtt is allowed only for \
+                 tokens that the same replica issued; add logins or user_ids, or a rule for LoginWithOtt",
+            );
+        }
         section.finish();
         rule
     }
@@ -180,6 +187,15 @@ impl Rule {
             Some(()) => Users::All,
             None => Users::Listed(patterns.into_iter().flatten().flatten().collect()),
         }
+    }
+
+    /// Whether it allows logins, but names users only in a way that the platform's response to a
+    /// login does not.
+    fn cannot_compare_logins(&self) -> bool {
+        let Users::Listed(patterns) = &self.users else { return false };
+        self.methods.as_ref().is_none_or(|named| named.contains(&Operation::LoginWithOtt))
+            && !patterns.is_empty()
+            && patterns.iter().all(|pattern| pattern.kind() == SubjectKind::ExternalId)
     }
 
     /// Refuses keys after the users that make the rule narrower. If the file were cut off between
