@@ -10,8 +10,9 @@
 //! calls of clients that have proven nothing. Any other peer that shows a certificate is
 //! whom the certificate names, whatever headers it sends.
 //!
-//! A proof that is shown and looked at must be good: none is passed over for a weaker
-//! one, or for `anonymous`.
+//! A proof that is shown and read must be valid: none is passed over for a weaker one. A caller
+//! that shows anything that this configuration does not read is refused unless something else
+//! proves who it is, and never becomes `anonymous`: only callers that show nothing are.
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -167,9 +168,31 @@ pub enum CallerError {
     /// The JWT proves nobody.
     #[error("the JWT is not valid: {0}")]
     InvalidJwt(JwtFault),
+    /// The caller shows only what this configuration does not read.
+    #[error("{0}")]
+    Unread(Unread),
     /// What the proxy tells names nobody.
     #[error("the proxy's header names no caller: {0}")]
     InvalidForwarded(ForwardedFault),
+}
+
+/// A credential that this configuration does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// An `authorization` header.
+    #[error(
+        "the request has an authorization header, but no [callers.jwt] and no [callers.tokens] are configured"
+    )]
+    Authorization,
+    /// A client certificate.
+    #[error("the peer shows a client certificate, but client_auth of [server.tls] is \"off\"")]
+    Certificate,
+    /// An identity header that the peer may not send, or another one than the configured one.
+    #[error(
+        "the request has an identity header, which [callers.forwarded] does not accept from this peer; remove the \
+         header in front of the gateway, or name the proxy in `from`"
+    )]
+    Forwarded,
 }
 
 impl CallerError {
@@ -262,7 +285,7 @@ impl Identification {
         Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refreshes))
     }
 
-    /// Nobody is ever identified: every caller is anonymous.
+    /// Identifies nobody: a caller is anonymous if it shows nothing, and refused otherwise.
     #[must_use]
     pub fn none() -> Self {
         Self(Arc::new(Inner { certificate: false, jwt: None, forwarded: None, metrics: Metrics::default() }))
@@ -303,10 +326,12 @@ impl Inner {
         peer: &Peer,
         tokens: &BearerTokens,
     ) -> Result<Caller, CallerError> {
-        // Refused even where it is not looked at: something behind us may look.
+        // Duplicates are refused even if the header is not read: something behind us may read it.
         let authorization = the_only(headers, &AUTHORIZATION)?;
+        forwarded::refuse_duplicates(headers)?;
         let proxy = self.forwarded.as_ref().filter(|forwarded| forwarded.trusts(peer));
-        if forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header)) {
+        let claims_identity = forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header));
+        if claims_identity {
             self.metrics.spoofed_identity_header();
         }
         if proxy.is_none()
@@ -321,7 +346,16 @@ impl Inner {
         if let Some(name) = told {
             return Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded });
         }
-        Ok(Caller::anonymous())
+        // Nothing identified the caller, so what is left has not been read.
+        if authorization.is_some() {
+            Err(CallerError::Unread(Unread::Authorization))
+        } else if proxy.is_none() && !matches!(peer.certificate, Ok(None)) {
+            Err(CallerError::Unread(Unread::Certificate))
+        } else if claims_identity {
+            Err(CallerError::Unread(Unread::Forwarded))
+        } else {
+            Ok(Caller::anonymous())
+        }
     }
 
     fn by_certificate(&self, peer: &Peer) -> Result<Option<Caller>, CallerError> {
