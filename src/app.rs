@@ -114,7 +114,7 @@ impl App {
         metrics.set_callers(settings::named_callers(&config.access));
         metrics.loaded(RULES);
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
-        let callers = settings::callers(&config.callers, &config.server)?;
+        let callers = settings::callers(&config.callers)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
         for key_refresh in key_refreshes {
             tasks.spawn(stop.clone().run_until_cancelled_owned(key_refresh.run()));

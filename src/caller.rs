@@ -184,9 +184,6 @@ pub enum Unread {
         "the request has an authorization header, but no [callers.jwt] and no [callers.tokens] are configured"
     )]
     Authorization,
-    /// A client certificate.
-    #[error("the peer shows a client certificate, but client_auth of [server.tls] is \"off\"")]
-    Certificate,
     /// An identity header that the peer may not send, or another one than the configured one.
     #[error(
         "the request has an identity header, which [callers.forwarded] does not accept from this peer; remove the \
@@ -203,11 +200,10 @@ impl CallerError {
     }
 }
 
-/// Which kinds of proof are accepted, besides bearer tokens.
+/// Which kinds of proof are accepted, besides client certificates and bearer tokens. A certificate
+/// that the listener has verified always identifies its caller.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Whether a client certificate identifies its caller.
-    pub certificate: bool,
     /// Whose JWTs are accepted. Either one issuer without a name, or any number with names.
     pub jwt: Vec<JwtSettings>,
     /// Which proxies may tell who the caller is, and how.
@@ -265,7 +261,6 @@ pub struct Identification(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    certificate: bool,
     jwt: Option<JwtVerifiers>,
     forwarded: Option<ForwardedSettings>,
     metrics: Metrics,
@@ -275,20 +270,20 @@ impl Identification {
     /// Identifies callers by these kinds of proof. If JWTs are among them, the refreshes of the
     /// issuers' keys that are returned have to be run.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Vec<JwksRefresh>), InvalidSettings> {
-        let Settings { certificate, jwt, forwarded } = settings;
+        let Settings { jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
         {
             return Err(InvalidSettings::ForwardedFrom);
         }
         let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
-        Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refreshes))
+        Ok((Self(Arc::new(Inner { jwt, forwarded, metrics })), refreshes))
     }
 
-    /// Identifies nobody: a caller is anonymous if it shows nothing, and refused otherwise.
+    /// Reads certificates and bearer tokens only.
     #[must_use]
     pub fn none() -> Self {
-        Self(Arc::new(Inner { certificate: false, jwt: None, forwarded: None, metrics: Metrics::default() }))
+        Self(Arc::new(Inner { jwt: None, forwarded: None, metrics: Metrics::default() }))
     }
 
     /// Returns whether a peer is a proxy that may name callers.
@@ -335,7 +330,7 @@ impl Inner {
             self.metrics.spoofed_identity_header();
         }
         if proxy.is_none()
-            && let Some(caller) = self.by_certificate(peer)?
+            && let Some(caller) = peer.certificate.clone().map_err(CallerError::InvalidCertificate)?
         {
             return Ok(caller);
         }
@@ -349,20 +344,10 @@ impl Inner {
         // Nothing identified the caller, so what is left has not been read.
         if authorization.is_some() {
             Err(CallerError::Unread(Unread::Authorization))
-        } else if proxy.is_none() && !matches!(peer.certificate, Ok(None)) {
-            Err(CallerError::Unread(Unread::Certificate))
         } else if claims_identity {
             Err(CallerError::Unread(Unread::Forwarded))
         } else {
             Ok(Caller::anonymous())
-        }
-    }
-
-    fn by_certificate(&self, peer: &Peer) -> Result<Option<Caller>, CallerError> {
-        if self.certificate {
-            peer.certificate.clone().map_err(CallerError::InvalidCertificate)
-        } else {
-            Ok(None)
         }
     }
 

@@ -9,6 +9,7 @@ mod admin;
 mod api_clients;
 mod audit;
 mod callers;
+mod common_tokens;
 mod environment;
 mod fault;
 mod file;

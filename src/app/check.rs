@@ -19,7 +19,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     }
     settings::audit(&config.audit, &config.server)?;
     settings::policy(&config.access, &config.callers.tokens)?;
-    Identification::new(settings::callers(&config.callers, &config.server)?, Metrics::new())?;
+    Identification::new(settings::callers(&config.callers)?, Metrics::new())?;
     for (name, client) in &config.api_clients.by_name {
         let http = settings::http(client)?;
         settings::credential(name, client, &http)?;

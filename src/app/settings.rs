@@ -204,11 +204,7 @@ pub(super) fn tracer(config: &config::Telemetry, metrics: &Metrics) -> Result<Tr
 }
 
 /// The kinds of proof by which callers are identified.
-pub(super) fn callers(
-    config: &config::Callers,
-    server: &config::Server,
-) -> Result<caller::Settings, StartError> {
-    let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
+pub(super) fn callers(config: &config::Callers) -> Result<caller::Settings, StartError> {
     let jwt = config.jwt.iter().map(jwt).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
@@ -217,7 +213,7 @@ pub(super) fn callers(
         },
         from: forwarded.from.iter().map(forwarded_from).collect(),
     });
-    Ok(caller::Settings { certificate, jwt, forwarded })
+    Ok(caller::Settings { jwt, forwarded })
 }
 
 fn jwt(jwt: &config::Jwt) -> Result<JwtSettings, StartError> {

@@ -22,7 +22,6 @@ impl Everything {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, jwks(&[&key])).unwrap();
         let settings = Settings {
-            certificate: true,
             jwt: vec![JwtSettings {
                 name: None,
                 issuer: ISSUER.to_owned(),
@@ -259,18 +258,15 @@ async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
 #[tokio::test]
 async fn what_is_not_read_makes_nobody_anonymous() {
     let none = Identification::none();
-    let named = certified(&["spiffe://td/a"]);
     let unread = |what| Err(CallerError::Unread(what));
     for (peer, header, error) in [
-        (&plaintext(REMOTE), Some(("authorization", "Bearer x")), Unread::Authorization),
-        (&plaintext(REMOTE), Some(("authorization", "Basic x")), Unread::Authorization),
-        (&plaintext(REMOTE), Some(("authorization", "")), Unread::Authorization),
-        (&named, None, Unread::Certificate),
-        (&certified(&["spiffe://td/a", "spiffe://td/b"]), None, Unread::Certificate),
-        (&plaintext(LOOPBACK), Some(("x-forwarded-client-cert", "")), Unread::Forwarded),
-        (&plaintext(REMOTE), Some(("l5d-client-id", "a.b")), Unread::Forwarded),
+        (&plaintext(REMOTE), ("authorization", "Bearer x"), Unread::Authorization),
+        (&plaintext(REMOTE), ("authorization", "Basic x"), Unread::Authorization),
+        (&plaintext(REMOTE), ("authorization", ""), Unread::Authorization),
+        (&plaintext(LOOPBACK), ("x-forwarded-client-cert", ""), Unread::Forwarded),
+        (&plaintext(REMOTE), ("l5d-client-id", "a.b"), Unread::Forwarded),
     ] {
-        assert_eq!(sees(&none, peer, header.as_slice()).await, unread(error));
+        assert_eq!(sees(&none, peer, &[header]).await, unread(error));
     }
     // The holder of the last bearer token, after a reload has removed it.
     let holder = bearer(TOKEN);
@@ -291,7 +287,7 @@ async fn what_is_not_read_makes_nobody_anonymous() {
 #[tokio::test]
 async fn what_is_not_configured_is_not_read() {
     let only_tokens = identification(Settings::default());
-    let peer = certified(&["spiffe://td/a", "spiffe://td/b"]);
+    let peer = plaintext(REMOTE);
     assert_eq!(
         sees_with(&only_tokens, &tokens(), &peer, &[("authorization", &bearer(TOKEN))]).await,
         saw("token token:ci")
@@ -302,7 +298,7 @@ async fn what_is_not_configured_is_not_read() {
         Err(CallerError::InvalidCredential),
         "to one who knows only tokens, a JWT is a wrong token"
     );
-    let only_certificates = identification(Settings { certificate: true, ..Settings::default() });
+    let only_certificates = identification(Settings::default());
     let named = certified(&["spiffe://td/a"]);
     assert_eq!(
         sees(&only_certificates, &named, &[("authorization", "Basic x")]).await,
@@ -351,7 +347,7 @@ fn settings_that_would_identify_wrongly_are_refused() {
 
 #[tokio::test]
 async fn the_leaf_of_a_certificate_chain_names_the_caller_and_no_other_certificate_of_it() {
-    let identification = identification(Settings { certificate: true, ..Settings::default() });
+    let identification = identification(Settings::default());
     let peer = |chain: &[&str]| {
         let chain: Vec<_> = chain.iter().map(|uri| certificate_for(&[uri])).collect();
         Peer::tls(REMOTE.parse().unwrap(), &chain)

@@ -314,6 +314,12 @@ const BROKEN: &[Broken] = &[
         ],
     ),
     (
+        "[callers.tokens]\nbilling = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]",
+        &[
+            "gateway.toml:9: callers.tokens.billing: is the hash of a common word, which anybody can guess; make a token with \"head -c 32 /dev/urandom | base64\"",
+        ],
+    ),
+    (
         "[callers.forwarded]\nheader = \"l5d-client-id\"",
         &[
             "gateway.toml:8: callers.forwarded.from: is missing: who may tell, such as [\"loopback\"]; the header is believed from nobody else",

@@ -116,6 +116,7 @@ impl Place {
             } else if let Some((_, name)) = value("client_secret_env") {
                 self.environment.insert(name, "secret".to_owned());
             }
+            let line = &with_hashes(line);
             let moved = line.replace(" = \"/", &format!(" = \"{}/", self.folder.path().display()));
             writeln!(written, "{moved}").expect("a string");
         }
@@ -139,6 +140,25 @@ impl Place {
         fs::create_dir_all(path.parent().expect("a folder")).expect("can be made");
         fs::write(&path, content).expect("can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("can be set");
+    }
+}
+
+/// Puts the hash of a random token where an example shows a placeholder for one.
+fn with_hashes(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("sha256:OUTPUT-") else { return line.to_owned() };
+    let after = rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '-');
+    let hash = uuid::Uuid::new_v4().simple().to_string().repeat(2);
+    format!("{before}sha256:{hash}{after}")
+}
+
+#[test]
+fn no_hash_of_a_token_is_shown_in_the_documentation() {
+    for (page, text) in pages() {
+        let shown = text
+            .split("sha256:")
+            .skip(1)
+            .find(|rest| rest.chars().take(64).filter(char::is_ascii_hexdigit).count() == 64);
+        assert_eq!(shown, None, "{page}");
     }
 }
 
