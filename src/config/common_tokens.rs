@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 /// The commonest passwords and English words, what documentation shows as examples, and words
 /// of our own documentation; separated by blanks, in lower case.
-const WORDS: &str = include_str!("common_words.txt");
+const WORDS: &str = include_str!("common_tokens/words.txt");
 
 /// What people add to a word to make it a password. The line break is that of `echo`.
 const SUFFIXES: [&str; 5] = ["", "1", "123", "!", "\n"];

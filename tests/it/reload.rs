@@ -26,10 +26,13 @@ const OK: &str = r#"ott_gateway_reloads_total{result="ok",what="rules"}"#;
 
 fn hash(token: &str) -> String {
     use std::fmt::Write as _;
-    digest(&SHA256, token.as_bytes()).as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest(&SHA256, format!("canary-{token}").as_bytes()).as_ref().iter().fold(
+        "sha256:".to_owned(),
+        |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        },
+    )
 }
 
 /// The configuration as it is now.
@@ -93,13 +96,13 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
         admin.scrape().find(&format!("ott_gateway_caller_calls_total{{{labels}}}"))
     };
     let channel = gateway.channel().await;
-    assert_eq!(issued(&channel, &[("authorization", "Bearer one")]).await, "OK");
+    assert_eq!(issued(&channel, &[("authorization", "Bearer canary-one")]).await, "OK");
     assert_eq!((calls("token:one").await, calls("token:two").await), (Some(1.0), None));
 
     put(&gateway, "config.toml", &config(&gateway).replace("[\"token:one\"]", "[\"token:two\"]"));
     gateway.signal("HUP");
     until(IN_FORCE, "the new rules are in force", async || {
-        issued(&channel, &[("authorization", "Bearer two")]).await == "OK"
+        issued(&channel, &[("authorization", "Bearer canary-two")]).await == "OK"
     })
     .await;
     assert_eq!(calls("token:two").await, Some(1.0));
@@ -132,7 +135,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         assert_eq!(issues(&gateway, "old@x").await, "OK", "{what}");
         assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED, "{what}");
         let channel = gateway.channel().await;
-        let second = issued(&channel, &[("authorization", "Bearer second")]).await;
+        let second = issued(&channel, &[("authorization", "Bearer canary-second")]).await;
         assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: not half of it either");
     }
     gateway.stderr().wait_for("the fault with its line", |line| {
@@ -161,7 +164,7 @@ async fn bearer_tokens_are_replaced_while_calls_go_on() {
         .start();
     let channel = gateway.channel().await;
     let told = async |token: &str| {
-        let bearer = format!("Bearer {token}");
+        let bearer = format!("Bearer canary-{token}");
         issued(&channel, &[("authorization", bearer.as_str())]).await
     };
     let both = format!("[\"{}\", \"{}\"]", hash("first"), hash("second"));
