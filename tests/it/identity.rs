@@ -471,6 +471,9 @@ async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
     assert!((metric(gateway.admin(), SPOOFED).await - 2.0).abs() < 0.5);
 }
 
+/// A header, and the caller and the proof that it stands for.
+type Identifying<'a> = (&'static str, &'a str, (&'a str, &'a str));
+
 /// Every kind of credential at gateways that read it and at gateways that do not. All of them
 /// allow `anonymous` everything, so that a credential that is passed over would show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -486,7 +489,7 @@ async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
     let named = (XFCC, "URI=spiffe://mesh/portal");
     let behind = ("spiffe://mesh/portal", "forwarded");
     // What identifies a caller at a gateway with this configuration; anything else is refused.
-    let gateways: [(&str, &str, Vec<(&'static str, &str, (&str, &str))>); 5] = [
+    let gateways: [(&str, &str, Vec<Identifying<'_>>); 5] = [
         ("nothing", "", vec![]),
         ("tokens", &tokens, vec![("authorization", "Bearer canary-ci", token)]),
         ("JWTs", &keys, vec![("authorization", &jwt, jwt_name)]),
