@@ -34,7 +34,6 @@ mod pattern;
 mod quota;
 mod rules;
 
-use pattern::counted_as;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -99,12 +98,14 @@ pub struct IssuePermit {
     subject: Subject,
 }
 
-/// Proof that a caller may spend a token with this API client.
+/// Proof that a caller may spend a token with this API client. Which users it may log in is
+/// checked once the platform has named the account: [`Access::check_account`].
 #[must_use = "a permit has been paid for from the caller's quota"]
 #[derive(Debug)]
 pub struct LoginPermit {
     caller: Caller,
     api_client: Arc<str>,
+    policy: Arc<Policy>,
 }
 
 /// No rule allows a call; which part of it the closest rule did not fit. For logs and
@@ -230,12 +231,41 @@ impl Access {
         Ok(IssuePermit { caller: admission.caller, api_client, subject })
     }
 
-    /// Permits an admitted caller to spend a token, and counts it. Whose token it is,
-    /// only the platform can tell.
+    /// Permits an admitted caller to spend a token, and counts it. The token's user is not known
+    /// yet: check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
         let rule = self.rule(&admission, Operation::LoginWithOtt, &api_client, None)?;
         self.take(rule, &admission, None)?;
-        Ok(LoginPermit { caller: admission.caller, api_client })
+        Ok(LoginPermit { caller: admission.caller, api_client, policy: admission.policy })
+    }
+
+    /// Checks that a rule allows the caller to log in the account, which has any of these names.
+    /// The names are only needed if all rules that allow the call list their users.
+    ///
+    /// # Errors
+    ///
+    /// No rule allows it: the session must not be handed out.
+    pub fn check_account(
+        &self,
+        permit: &LoginPermit,
+        names: impl FnOnce() -> Vec<Subject>,
+    ) -> Result<(), Denied> {
+        let question = Question {
+            caller: permit.caller.name(),
+            operation: Operation::LoginWithOtt,
+            api_client: Some(&permit.api_client),
+            user: None,
+        };
+        let rules = || permit.policy.rules.allowing(question);
+        if rules().any(Rule::is_for_all_users) {
+            return Ok(());
+        }
+        let names = names();
+        if rules().any(|rule| names.iter().any(|name| rule.is_for_user(name))) {
+            Ok(())
+        } else {
+            Err(self.denied(Mismatch::User))
+        }
     }
 
     /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
@@ -281,7 +311,7 @@ impl Access {
         let decision = rule.per_caller.take(caller, memory, now, make_room);
         self.obey(decision, ExceededQuota::Caller, admission)?;
         if let Some(user) = user {
-            let decision = rule.per_user.take(caller, &counted_as(user), memory, now, make_room);
+            let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
             self.obey(decision, ExceededQuota::User, admission)?;
         }
         Ok(())
@@ -386,7 +416,8 @@ impl LoginPermit {
     /// A permit that nobody has checked, to test what comes after.
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str) -> Self {
-        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client) }
+        let policy = Arc::new(Policy::closed());
+        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), policy }
     }
 }
 

@@ -133,7 +133,7 @@ impl App {
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let resolver = Resolver::system(metrics.outgoing());
         let mut client_tls = ClientTlsSet::default();
-        let callers = settings::callers(&config.callers, &config.server, &mut client_tls, &resolver)?;
+        let callers = settings::callers(&config.callers, &mut client_tls, &resolver)?;
         let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
         let tracer = settings::tracer(&config.telemetry, &metrics, &mut client_tls)?;
 

@@ -10,8 +10,9 @@
 //! calls of clients that have proven nothing. Any other peer that shows a certificate is
 //! whom the certificate names, whatever headers it sends.
 //!
-//! A proof that is shown and looked at must be good: none is passed over for a weaker
-//! one, or for `anonymous`.
+//! A proof that is shown and read must be valid: none is passed over for a weaker one. A caller
+//! that shows anything that this configuration does not read is refused unless something else
+//! proves who it is, and never becomes `anonymous`: only callers that show nothing are.
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -167,9 +168,28 @@ pub enum CallerError {
     /// The JWT proves nobody.
     #[error("the JWT is not valid: {0}")]
     InvalidJwt(JwtFault),
+    /// The caller shows only what this configuration does not read.
+    #[error("{0}")]
+    Unread(Unread),
     /// What the proxy tells names nobody.
     #[error("the proxy's header names no caller: {0}")]
     InvalidForwarded(ForwardedFault),
+}
+
+/// A credential that this configuration does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// An `authorization` header.
+    #[error(
+        "the request has an authorization header, but no [callers.jwt] and no [callers.tokens] are configured"
+    )]
+    Authorization,
+    /// An identity header that the peer may not send, or another one than the configured one.
+    #[error(
+        "the request has an identity header, which [callers.forwarded] does not accept from this peer; remove the \
+         header in front of the gateway, or name the proxy in `from`"
+    )]
+    Forwarded,
 }
 
 impl CallerError {
@@ -183,11 +203,10 @@ impl CallerError {
     }
 }
 
-/// Which kinds of proof are accepted, besides bearer tokens.
+/// Which kinds of proof are accepted, besides client certificates and bearer tokens. A certificate
+/// that the listener has verified always identifies its caller.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Whether a client certificate identifies its caller.
-    pub certificate: bool,
     /// Whose JWTs are accepted. Either one issuer without a name, or any number with names.
     pub jwt: Vec<JwtSettings>,
     /// Which proxies may tell who the caller is, and how.
@@ -237,7 +256,6 @@ pub struct Identification(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    certificate: bool,
     jwt: Option<JwtVerifiers>,
     forwarded: Option<ForwardedSettings>,
     metrics: Metrics,
@@ -247,20 +265,20 @@ impl Identification {
     /// Identifies callers by these kinds of proof. If JWTs are among them, the refreshes of the
     /// issuers' keys that are returned have to be run.
     pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Vec<JwksRefresh>), InvalidSettings> {
-        let Settings { certificate, jwt, forwarded } = settings;
+        let Settings { jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
         {
             return Err(InvalidSettings::ForwardedFrom);
         }
         let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
-        Ok((Self(Arc::new(Inner { certificate, jwt, forwarded, metrics })), refreshes))
+        Ok((Self(Arc::new(Inner { jwt, forwarded, metrics })), refreshes))
     }
 
-    /// Nobody is ever identified: every caller is anonymous.
+    /// Reads certificates and bearer tokens only.
     #[must_use]
     pub fn none() -> Self {
-        Self(Arc::new(Inner { certificate: false, jwt: None, forwarded: None, metrics: Metrics::default() }))
+        Self(Arc::new(Inner { jwt: None, forwarded: None, metrics: Metrics::default() }))
     }
 
     /// Returns whether a peer is a proxy that may name callers.
@@ -298,14 +316,16 @@ impl Inner {
         peer: &Peer,
         tokens: &BearerTokens,
     ) -> Result<Caller, CallerError> {
-        // Refused even where it is not looked at: something behind us may look.
+        // Duplicates are refused even if the header is not read: something behind us may read it.
         let authorization = the_only(headers, &AUTHORIZATION)?;
+        forwarded::refuse_duplicates(headers)?;
         let proxy = self.forwarded.as_ref().filter(|forwarded| forwarded.trusts(peer));
-        if forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header)) {
+        let claims_identity = forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header));
+        if claims_identity {
             self.metrics.spoofed_identity_header();
         }
         if proxy.is_none()
-            && let Some(caller) = self.by_certificate(peer)?
+            && let Some(caller) = peer.certificate.clone().map_err(CallerError::InvalidCertificate)?
         {
             return Ok(caller);
         }
@@ -320,14 +340,13 @@ impl Inner {
         if let Some(name) = told {
             return Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded });
         }
-        Ok(Caller::anonymous())
-    }
-
-    fn by_certificate(&self, peer: &Peer) -> Result<Option<Caller>, CallerError> {
-        if self.certificate {
-            peer.certificate.clone().map_err(CallerError::InvalidCertificate)
+        // Nothing identified the caller, so what is left has not been read.
+        if authorization.is_some() {
+            Err(CallerError::Unread(Unread::Authorization))
+        } else if claims_identity {
+            Err(CallerError::Unread(Unread::Forwarded))
         } else {
-            Ok(None)
+            Ok(Caller::anonymous())
         }
     }
 

@@ -9,10 +9,12 @@ mod admin;
 mod api_clients;
 mod audit;
 mod callers;
+mod common_tokens;
 mod environment;
 mod fault;
 mod file;
 mod named_file;
+mod order;
 mod otel;
 mod reloadable;
 mod section;
@@ -54,7 +56,7 @@ pub use self::{
     value::{ProxyUrl, Rate},
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
-use crate::secret::client_secret::ClientSecret;
+use crate::{ott::Users, secret::client_secret::ClientSecret};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -151,6 +153,7 @@ impl Config {
         let access = Access::read(root.table("access"), &known);
         let audit = Audit::read(root.table("audit"));
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
+        order::check(tree, findings);
         root.finish();
         in_effect.extend(variables::set(environment, VariableKind::Service));
         let mut config = Self {
@@ -251,10 +254,9 @@ impl Config {
             breaker: false,
         };
         let rule = Rule {
-            callers: vec!["anonymous".to_owned()],
             rate: Rate::Unlimited,
             user_rate: Rate::Unlimited,
-            ..Rule::default()
+            ..Rule::new(vec!["anonymous".to_owned()], Users::All)
         };
         let config = Self {
             file: None,

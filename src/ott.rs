@@ -1,87 +1,21 @@
-//! The words around a one-time token: whom it is for, the token, and the URL that
+//! Domain types for one-time tokens: the user that a token is for, the token, and the URL that
 //! carries it to a browser.
 //!
-//! A value of one of these types has been checked; how it is sent or shown is
-//! decided elsewhere.
+//! A value of one of these types has been checked. How it is sent or shown is decided elsewhere.
 
 use std::{fmt, time::SystemTime};
 
+mod canonical;
+mod subject;
+mod users;
+
+pub use subject::{InvalidSubject, MAX_SUBJECT_BYTES, QuotaKey, Subject, SubjectKind};
+pub use users::{SubjectPattern, Users};
+
 use crate::secret::Secret;
 
-/// The most bytes of a login, an external id or a user id.
-pub const MAX_NAME_BYTES: usize = 254;
 /// The most bytes of a one-time token.
 pub const MAX_TOKEN_BYTES: usize = 4096;
-
-/// Whom a token is for, named in exactly one way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// By the account's login.
-    Login(Name),
-    /// By the id that an identity provider has for the account.
-    ExternalId(Name),
-    /// By the platform's own id of the account.
-    UserId(Name),
-}
-
-impl Subject {
-    /// The name of the field, in the contract and in the platform's API.
-    #[must_use]
-    pub const fn field(&self) -> &'static str {
-        match self {
-            Self::Login(_) => "login",
-            Self::ExternalId(_) => "external_id",
-            Self::UserId(_) => "user_id",
-        }
-    }
-
-    /// The user's name, in whichever way.
-    #[must_use]
-    pub const fn name(&self) -> &Name {
-        match self {
-            Self::Login(name) | Self::ExternalId(name) | Self::UserId(name) => name,
-        }
-    }
-}
-
-/// A login or an id: 1 to 254 bytes without control characters. Otherwise opaque.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Name(Box<str>);
-
-impl Name {
-    /// Takes the text over if it keeps the rule.
-    pub fn try_new(text: String) -> Result<Self, InvalidName> {
-        if text.is_empty() {
-            Err(InvalidName::Empty)
-        } else if text.len() > MAX_NAME_BYTES {
-            Err(InvalidName::TooLong)
-        } else if text.chars().any(char::is_control) {
-            Err(InvalidName::ControlCharacter)
-        } else {
-            Ok(Self(text.into_boxed_str()))
-        }
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Why a text is no login or id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidName {
-    /// It is empty.
-    #[error("must not be empty")]
-    Empty,
-    /// It is longer than [`MAX_NAME_BYTES`].
-    #[error("must be at most 254 bytes long")]
-    TooLong,
-    /// It has a control character.
-    #[error("must not contain control characters")]
-    ControlCharacter,
-}
 
 /// A one-time token. Spending it takes it by value, and it cannot be copied, so
 /// that our own code cannot spend it twice.

@@ -76,4 +76,5 @@ reasons! {
     InternalError = "INTERNAL_ERROR", Internal;
     AccountMismatch = "ACCOUNT_MISMATCH", Aborted;
     GatewayExhausted = "GATEWAY_EXHAUSTED", Unavailable;
+    AccountNotAllowed = "ACCOUNT_NOT_ALLOWED", PermissionDenied;
 }

@@ -6,13 +6,14 @@
 use std::{fmt, time::SystemTime};
 
 use http::HeaderValue;
-use icu_normalizer::ComposingNormalizerBorrowed;
 use secrecy::{ExposeSecret, SecretSlice};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{ott::Subject, secret::Secret};
+use crate::{
+    ott::{Subject, SubjectKind},
+    secret::Secret,
+};
 
 /// Result of a successful login.
 #[derive(Debug)]
@@ -47,17 +48,24 @@ impl Account {
     /// normalizes must not cost a login.
     #[must_use]
     pub fn is_of(&self, subject: &Subject) -> Option<bool> {
-        let name = subject.name().as_str();
-        let found = match subject {
-            Subject::Login(_) => self.text("login")?,
-            Subject::ExternalId(_) => self.text("external_id").filter(|id| !id.is_empty())?,
-            Subject::UserId(_) => {
-                let id = self.text("id")?;
-                let (id, name) = (Uuid::try_parse(id.trim()).ok()?, Uuid::try_parse(name.trim()).ok()?);
-                return Some(id == name);
-            }
+        subject.is_named(&self.name(subject.kind())?)
+    }
+
+    /// Returns the users that the account is, by its login, its id and its external id. Names
+    /// that no request could contain are left out.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<Subject> {
+        let kinds = [SubjectKind::Login, SubjectKind::UserId, SubjectKind::ExternalId];
+        kinds.into_iter().filter_map(|kind| Subject::new(kind, self.name(kind)?).ok()).collect()
+    }
+
+    /// Returns the name of that kind, if the response contains one.
+    fn name(&self, kind: SubjectKind) -> Option<String> {
+        let member = match kind {
+            SubjectKind::UserId => "id",
+            SubjectKind::Login | SubjectKind::ExternalId => kind.field(),
         };
-        Some(found == name || comparable(&found) == comparable(name))
+        self.text(member).filter(|name| !name.is_empty())
     }
 
     /// Returns the members in the platform's order.
@@ -65,19 +73,6 @@ impl Account {
     pub fn into_members(self) -> Vec<(String, Box<RawValue>)> {
         self.0
     }
-}
-
-/// Returns a text without regard to case, width, composition, blanks and characters that are
-/// not visible.
-fn comparable(text: &str) -> String {
-    let nfkc = ComposingNormalizerBorrowed::new_nfkc();
-    let visible: String =
-        nfkc.normalize(text).chars().filter(|&c| !c.is_whitespace() && !is_invisible(c)).collect();
-    nfkc.normalize(&visible.to_lowercase()).into_owned()
-}
-
-const fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl fmt::Debug for Account {

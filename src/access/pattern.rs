@@ -1,11 +1,9 @@
-//! What the lists of a rule match: callers, users, and names by globs.
+//! Matches callers and the names of API clients by globs.
 //!
-//! Globs know `*`, any run of characters, and `?`, one character; nothing escapes
-//! them. Which lists a rule has is said in `rules`.
+//! In a glob, `*` is any run of characters and `?` is one character; nothing escapes them. Users
+//! are matched by [`Users`](crate::ott::Users).
 
 use wildmatch::WildMatch;
-
-use crate::ott::Subject;
 
 /// The name of a caller that nothing is known of; no glob matches it.
 pub(super) const ANONYMOUS: &str = "anonymous";
@@ -17,13 +15,6 @@ const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
 pub(super) enum CallerPattern {
     Anonymous,
     Identified(WildMatch),
-}
-
-/// The three user lists of a rule.
-#[derive(Debug)]
-pub(super) enum Users {
-    All,
-    Only { logins: Vec<WildMatch>, external_ids: Vec<WildMatch>, user_ids: Vec<WildMatch> },
 }
 
 impl CallerPattern {
@@ -50,60 +41,7 @@ impl CallerPattern {
     }
 }
 
-impl Users {
-    /// All users if no list is there; else only those of the lists that are.
-    pub(super) fn new(
-        logins: Option<&[String]>,
-        external_ids: Option<&[String]>,
-        user_ids: Option<&[String]>,
-    ) -> Self {
-        if logins.is_none() && external_ids.is_none() && user_ids.is_none() {
-            return Self::All;
-        }
-        Self::Only {
-            logins: logins.unwrap_or_default().iter().map(|entry| WildMatch::new(&fold(entry))).collect(),
-            external_ids: globs(external_ids.unwrap_or_default()),
-            user_ids: globs(user_ids.unwrap_or_default()),
-        }
-    }
-
-    pub(super) fn contain(&self, user: &Subject) -> bool {
-        match (self, user) {
-            (Self::All, _) => true,
-            (Self::Only { logins, .. }, Subject::Login(name)) => {
-                let name = fold(name.as_str());
-                logins.iter().any(|glob| glob.matches(&name))
-            }
-            (Self::Only { external_ids: globs, .. }, Subject::ExternalId(name))
-            | (Self::Only { user_ids: globs, .. }, Subject::UserId(name)) => {
-                globs.iter().any(|glob| glob.matches(name.as_str()))
-            }
-        }
-    }
-}
-
 /// The globs of a list.
 pub(super) fn globs(entries: &[String]) -> Vec<WildMatch> {
     entries.iter().map(|entry| WildMatch::new(entry)).collect()
-}
-
-/// A user's name as quotas count it: two spellings of one login are one user.
-pub(super) fn counted_as(user: &Subject) -> (&'static str, String) {
-    let name = user.name().as_str();
-    (user.field(), if matches!(user, Subject::Login(_)) { fold(name) } else { name.to_owned() })
-}
-
-/// A login without regard to case, one character for one.
-///
-/// What is not ASCII never becomes ASCII (U+212A, the Kelvin sign, stays apart from
-/// `k`): a rule for `support@…` must not fit a login that only looks like it.
-fn fold(login: &str) -> String {
-    let fold_one = |c: char| {
-        let mut lower = c.to_lowercase();
-        match (lower.next(), lower.next()) {
-            (Some(one), None) if one.is_ascii() == c.is_ascii() => one,
-            _ => c,
-        }
-    };
-    login.chars().map(fold_one).collect()
 }

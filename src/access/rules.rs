@@ -8,10 +8,13 @@ use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
 use wildmatch::WildMatch;
 
 use super::{
-    pattern::{ANONYMOUS, CallerPattern, Users, globs},
+    pattern::{ANONYMOUS, CallerPattern, globs},
     quota::{CallerQuota, MAX_BURST, Nanos, Rate, UserQuota},
 };
-use crate::{call::Operation, ott::Subject};
+use crate::{
+    call::Operation,
+    ott::{Subject, Users},
+};
 
 /// The quotas of a rule that names none, as `docs/configuration.md` tells them.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
@@ -19,23 +22,18 @@ const DEFAULT_BURST: u32 = 100;
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
 const DEFAULT_USER_BURST: u32 = 10;
 
-/// One rule as configured (`[[access.rules]]`). An absent list means all, except that
-/// naming one of the three user lists closes the other two. Globs: `*` is any run of
-/// characters, `?` is one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One rule as configured (`[[access.rules]]`). Globs: `*` is any run of characters, `?` is
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
     /// Globs on callers' names. `anonymous` stands for itself and is matched by no glob.
     pub callers: Vec<String>,
-    /// The methods.
+    /// The methods; `None`: all.
     pub methods: Option<Vec<Operation>>,
-    /// Globs on the names of API clients.
+    /// Globs on the names of API clients; `None`: all.
     pub api_clients: Option<Vec<String>>,
-    /// Globs on logins, without regard to case.
-    pub logins: Option<Vec<String>>,
-    /// Globs on external ids.
-    pub external_ids: Option<Vec<String>>,
-    /// Globs on user ids.
-    pub user_ids: Option<Vec<String>>,
+    /// The users. There is no default, so that nobody gets all of them by leaving a key out.
+    pub users: Users,
     /// How often one caller may call; 50 a second if absent. All who are `anonymous` are
     /// one caller.
     pub rate: Option<Rate>,
@@ -50,14 +48,32 @@ pub struct RuleSettings {
     pub max_in_flight: Option<NonZeroU32>,
 }
 
+impl RuleSettings {
+    /// A rule for all methods and API clients, within the default quotas.
+    #[must_use]
+    pub const fn new(callers: Vec<String>, users: Users) -> Self {
+        Self {
+            callers,
+            methods: None,
+            api_clients: None,
+            users,
+            rate: None,
+            burst: None,
+            user_rate: None,
+            user_burst: None,
+            max_in_flight: None,
+        }
+    }
+}
+
 /// Why rules cannot be used. Rules are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRules {
     /// There are none.
     #[error("at least one access rule is needed: without one, every call would be denied")]
     NoRules,
-    /// A list is there and empty, so that the rule could never apply.
-    #[error("access rule {rule}: `{list}` must not be empty; leave it out to mean all")]
+    /// A list is empty, so that the rule could never apply.
+    #[error("access rule {rule}: `{list}` must not be empty")]
     EmptyList {
         /// Which rule.
         rule: usize,
@@ -106,7 +122,6 @@ pub(super) struct Rule {
     settings: RuleSettings,
     callers: Vec<CallerPattern>,
     api_clients: Option<Vec<WildMatch>>,
-    users: Users,
     pub(super) per_caller: Arc<CallerQuota>,
     pub(super) per_user: Arc<UserQuota>,
 }
@@ -118,7 +133,7 @@ pub(super) struct Question<'a> {
     pub(super) caller: &'a str,
     pub(super) operation: Operation,
     pub(super) api_client: Option<&'a str>,
-    /// Only for issuing: a login does not say whom its token is for.
+    /// Only for issuing: the user of a login is known once the platform has named the account.
     pub(super) user: Option<&'a Subject>,
 }
 
@@ -177,8 +192,14 @@ impl Rules {
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
+                    // Only a login asks without a user.
+                    let users = if user.is_none() && !rule.is_for_all_users() {
+                        " if the account in the platform's response is one of its users"
+                    } else {
+                        ""
+                    };
                     format!(
-                        "allows it; per caller {}; per caller and user {}",
+                        "allows it{users}; per caller {}; per caller and user {}",
                         rule.per_caller, rule.per_user
                     )
                 }
@@ -203,6 +224,11 @@ impl Rules {
             }
         }
         Err(closest)
+    }
+
+    /// Returns all rules that allow a call.
+    pub(super) fn allowing<'a>(&'a self, question: Question<'a>) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(move |rule| rule.mismatch(question).is_none())
     }
 
     /// Returns the first rule that names this caller.
@@ -265,14 +291,7 @@ impl Rule {
         if settings.methods.as_ref().is_some_and(Vec::is_empty) {
             return Err(InvalidRules::EmptyList { rule, list: "methods" });
         }
-        for (list, entries) in [
-            ("api_clients", &settings.api_clients),
-            ("logins", &settings.logins),
-            ("external_ids", &settings.external_ids),
-            ("user_ids", &settings.user_ids),
-        ] {
-            entries.as_deref().map_or(Ok(()), |entries| check(list, entries))?;
-        }
+        settings.api_clients.as_deref().map_or(Ok(()), |entries| check("api_clients", entries))?;
         let burst = |key, value: Option<u32>, default: u32| {
             NonZeroU32::new(value.unwrap_or(default))
                 .filter(|burst| burst.get() <= MAX_BURST)
@@ -294,15 +313,9 @@ impl Rule {
                     .ok_or_else(|| InvalidRules::ImpossibleCaller { rule, entry: entry.clone() })
             })
             .collect::<Result<_, _>>()?;
-        let users = Users::new(
-            settings.logins.as_deref(),
-            settings.external_ids.as_deref(),
-            settings.user_ids.as_deref(),
-        );
         Ok(Self {
             callers,
             api_clients: settings.api_clients.as_deref().map(globs),
-            users,
             per_caller: Arc::new(per_caller),
             per_user: Arc::new(per_user),
             settings,
@@ -317,7 +330,7 @@ impl Rule {
             Some(Mismatch::Method)
         } else if !question.api_client.is_none_or(|name| self.is_with(name)) {
             Some(Mismatch::ApiClient)
-        } else if !question.user.is_none_or(|user| self.users.contain(user)) {
+        } else if !question.user.is_none_or(|user| self.is_for_user(user)) {
             Some(Mismatch::User)
         } else {
             None
@@ -326,6 +339,14 @@ impl Rule {
 
     pub(super) fn max_in_flight(&self) -> Option<usize> {
         self.settings.max_in_flight.map(|calls| usize::try_from(calls.get()).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn is_for_all_users(&self) -> bool {
+        self.settings.users == Users::All
+    }
+
+    pub(super) fn is_for_user(&self, user: &Subject) -> bool {
+        self.settings.users.contain(user)
     }
 
     fn is_for(&self, caller: &str) -> bool {
@@ -341,9 +362,7 @@ impl Rule {
         ours.callers == theirs.callers
             && ours.methods == theirs.methods
             && ours.api_clients == theirs.api_clients
-            && ours.logins == theirs.logins
-            && ours.external_ids == theirs.external_ids
-            && ours.user_ids == theirs.user_ids
+            && ours.users == theirs.users
     }
 }
 

@@ -27,7 +27,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let metrics = Metrics::new();
     let resolver = Resolver::system(metrics.outgoing());
     let mut tls = ClientTlsSet::default();
-    let callers = settings::callers(&config.callers, &config.server, &mut tls, &resolver)?;
+    let callers = settings::callers(&config.callers, &mut tls, &resolver)?;
     Identification::new(callers, metrics)?;
     settings::traces(&config.telemetry, &mut tls)?;
     for (name, client) in &config.api_clients.by_name {

@@ -173,9 +173,7 @@ pub fn access_rules(config: &config::Access) -> Result<Rules, StartError> {
         callers: rule.callers.clone(),
         methods: rule.methods.clone(),
         api_clients: rule.api_clients.clone(),
-        logins: rule.logins.clone(),
-        external_ids: rule.external_ids.clone(),
-        user_ids: rule.user_ids.clone(),
+        users: rule.users.clone(),
         rate: Some(rate(rule.rate)),
         burst: Some(rule.burst.get()),
         user_rate: Some(rate(rule.user_rate)),
@@ -268,11 +266,9 @@ pub(super) fn traces(
 /// The kinds of proof by which callers are identified.
 pub(super) fn callers(
     config: &config::Callers,
-    server: &config::Server,
     tls: &mut ClientTlsSet,
     resolver: &Resolver,
 ) -> Result<caller::Settings, StartError> {
-    let certificate = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
     let jwt = config.jwt.iter().map(|issuer| jwt(issuer, tls, resolver)).collect::<Result<_, _>>()?;
     let forwarded = config.forwarded.as_ref().map(|forwarded| ForwardedSettings {
         header: match forwarded.header {
@@ -281,7 +277,7 @@ pub(super) fn callers(
         },
         from: forwarded.from.iter().map(forwarded_from).collect(),
     });
-    Ok(caller::Settings { certificate, jwt, forwarded })
+    Ok(caller::Settings { jwt, forwarded })
 }
 
 fn jwt(jwt: &config::Jwt, tls: &mut ClientTlsSet, resolver: &Resolver) -> Result<JwtSettings, StartError> {

@@ -131,7 +131,7 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
 /// Returns the user that a call is about, or that its request named.
 fn user_of(call: &Call) -> Option<User<'_>> {
     if let Some(subject) = call.subject() {
-        return Some(User { kind: subject.field(), value: subject.name().as_str(), unvalidated: false });
+        return Some(User { kind: subject.field(), value: subject.canonical(), unvalidated: false });
     }
     let (kind, text) = call.unvalidated()?.user.as_ref()?;
     Some(User { kind, value: text.as_str(), unvalidated: true })
@@ -247,7 +247,7 @@ mod tests {
     use crate::{
         call::{Deadline, UnvalidatedNames},
         clock::WallClock,
-        ott::{Name, Subject},
+        ott::{Subject, SubjectKind},
         reason::FailureCode,
         telemetry::metrics::CountedBy,
     };
@@ -268,7 +268,7 @@ mod tests {
         call.set_caller("spiffe://mesh/shop".into(), "certificate");
         call.set_operation(Operation::IssueOtt);
         call.set_api_client("eu2".into());
-        call.set_subject(Subject::ExternalId(Name::try_new("x-17".to_owned()).expect("a name")));
+        call.set_subject(Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).expect("a name"));
         call.set_fingerprint("2026-01:00ff".to_owned());
         call.attempt_begins();
         call.attempt_begins();

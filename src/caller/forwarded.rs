@@ -1,6 +1,6 @@
 //! What a proxy tells of the caller behind it, and which peers may tell.
 //!
-//! A header from any other peer tells nothing: it is ignored, and counted.
+//! A header from any other peer identifies nobody, and is counted.
 
 use std::net::IpAddr;
 
@@ -118,6 +118,14 @@ pub(super) fn claims_identity(headers: &HeaderMap, listened_to: Option<Forwarded
     [ForwardedHeader::Xfcc, ForwardedHeader::L5dClientId]
         .into_iter()
         .any(|header| Some(header) != listened_to && headers.contains_key(header.name()))
+}
+
+/// Refuses an identity header that a request has twice, regardless of who sends it.
+pub(super) fn refuse_duplicates(headers: &HeaderMap) -> Result<(), CallerError> {
+    for header in [ForwardedHeader::Xfcc, ForwardedHeader::L5dClientId] {
+        super::the_only(headers, &header.name())?;
+    }
+    Ok(())
 }
 
 fn from_l5d_client_id(value: &HeaderValue) -> Result<String, ForwardedFault> {

@@ -22,7 +22,6 @@ impl Everything {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, jwks(&[&key])).unwrap();
         let settings = Settings {
-            certificate: true,
             jwt: vec![JwtSettings {
                 name: None,
                 issuer: ISSUER.to_owned(),
@@ -103,9 +102,7 @@ fn saw(text: &str) -> Result<String, CallerError> {
 
 #[tokio::test]
 async fn without_any_proof_every_caller_is_anonymous() {
-    let none = Identification::none();
-    let headers = [("authorization", "Basic x"), ("x-forwarded-client-cert", "URI=spiffe://td/a")];
-    assert_eq!(sees(&none, &certified(&["spiffe://td/a"]), &headers).await, saw("none anonymous"));
+    assert_eq!(sees(&Identification::none(), &plaintext(REMOTE), &[]).await, saw("none anonymous"));
     let all = Everything::new(ForwardedHeader::Xfcc);
     assert_eq!(all.sees(&plaintext(REMOTE), &[]).await, saw("none anonymous"));
     assert_eq!(all.sees(&Peer::tls(REMOTE.parse().unwrap(), &[]), &[]).await, saw("none anonymous"));
@@ -154,16 +151,16 @@ async fn a_proxy_is_never_the_caller() {
 }
 
 #[tokio::test]
-async fn a_header_from_a_peer_that_may_not_tell_is_ignored() {
+async fn a_header_from_a_peer_that_may_not_send_it_identifies_nobody() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let told = ("x-forwarded-client-cert", "URI=spiffe://td/admin");
-    assert_eq!(all.sees(&plaintext(REMOTE), &[told]).await, saw("none anonymous"));
-    assert_eq!(all.sees(&plaintext(REMOTE), &[told, told]).await, saw("none anonymous"));
+    let unread = Err(CallerError::Unread(Unread::Forwarded));
+    assert_eq!(all.sees(&plaintext(REMOTE), &[told]).await, unread);
     for almost in ["spiffe://mesh/edge2", "spiffe://mesh2/edge", "spiffe://mesh/edge/x"] {
         assert_eq!(all.sees(&certified(&[almost]), &[told]).await, saw(&format!("certificate {almost}")));
     }
     let other_kind = ("l5d-client-id", "admin");
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &[other_kind]).await, saw("none anonymous"));
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[other_kind]).await, unread);
     assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, other_kind]).await, saw("forwarded spiffe://td/admin"));
 }
 
@@ -177,7 +174,8 @@ async fn an_address_that_may_tell_is_exactly_one() {
         assert_eq!(sees(&linkerd, &plaintext(own), &told).await, saw("forwarded dns:portal.example"));
     }
     for other in ["192.0.2.8:4321", LOOPBACK, "[2001:db8::c000:207]:1", "[::1]:1"] {
-        assert_eq!(sees(&linkerd, &plaintext(other), &told).await, saw("none anonymous"), "{other}");
+        let seen = sees(&linkerd, &plaintext(other), &told).await;
+        assert_eq!(seen, Err(CallerError::Unread(Unread::Forwarded)), "{other}");
     }
 }
 
@@ -213,7 +211,15 @@ async fn an_identity_told_twice_is_refused() {
         Err(CallerError::DuplicateIdentity)
     );
     let told = ("x-forwarded-client-cert", "URI=spiffe://td/a");
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, told]).await, Err(CallerError::DuplicateIdentity));
+    let linkerd = ("l5d-client-id", "td.a");
+    for peer in [plaintext(REMOTE), plaintext(LOOPBACK), certified(&["spiffe://td/a"])] {
+        for header in [told, linkerd] {
+            let twice = [header, header, ("authorization", &*jwt)];
+            assert_eq!(all.sees(&peer, &twice).await, Err(CallerError::DuplicateIdentity));
+            let seen = sees(&Identification::none(), &peer, &twice[..2]).await;
+            assert_eq!(seen, Err(CallerError::DuplicateIdentity));
+        }
+    }
     assert_eq!(all.sees(&plaintext(LOOPBACK), &[told]).await, saw("forwarded spiffe://td/a"));
 }
 
@@ -250,9 +256,38 @@ async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
 }
 
 #[tokio::test]
-async fn what_is_not_configured_is_not_looked_at() {
+async fn what_is_not_read_makes_nobody_anonymous() {
+    let none = Identification::none();
+    let unread = |what| Err(CallerError::Unread(what));
+    for (peer, header, error) in [
+        (&plaintext(REMOTE), ("authorization", "Bearer x"), Unread::Authorization),
+        (&plaintext(REMOTE), ("authorization", "Basic x"), Unread::Authorization),
+        (&plaintext(REMOTE), ("authorization", ""), Unread::Authorization),
+        (&plaintext(LOOPBACK), ("x-forwarded-client-cert", ""), Unread::Forwarded),
+        (&plaintext(REMOTE), ("l5d-client-id", "a.b"), Unread::Forwarded),
+    ] {
+        assert_eq!(sees(&none, peer, &[header]).await, unread(error));
+    }
+    // The holder of the last bearer token, after a reload has removed it.
+    let holder = bearer(TOKEN);
+    let shown = [("authorization", &*holder)];
+    assert_eq!(sees_with(&none, &tokens(), &plaintext(REMOTE), &shown).await, saw("token token:ci"));
+    assert_eq!(sees(&none, &plaintext(REMOTE), &shown).await, unread(Unread::Authorization));
+    // What a trusted proxy asserts is enough, regardless of what its client sends on.
+    let forwarded =
+        Some(ForwardedSettings { header: ForwardedHeader::Xfcc, from: vec![ForwardedFrom::Loopback] });
+    let behind_proxy = identification(Settings { forwarded, ..Settings::default() });
+    let told = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
+    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &[told, shown[0]]).await;
+    assert_eq!(seen, saw("forwarded spiffe://td/behind"));
+    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &shown).await;
+    assert_eq!(seen, unread(Unread::Authorization));
+}
+
+#[tokio::test]
+async fn what_is_not_configured_is_not_read() {
     let only_tokens = identification(Settings::default());
-    let peer = certified(&["spiffe://td/a", "spiffe://td/b"]);
+    let peer = plaintext(REMOTE);
     assert_eq!(
         sees_with(&only_tokens, &tokens(), &peer, &[("authorization", &bearer(TOKEN))]).await,
         saw("token token:ci")
@@ -263,7 +298,7 @@ async fn what_is_not_configured_is_not_looked_at() {
         Err(CallerError::InvalidCredential),
         "to one who knows only tokens, a JWT is a wrong token"
     );
-    let only_certificates = identification(Settings { certificate: true, ..Settings::default() });
+    let only_certificates = identification(Settings::default());
     let named = certified(&["spiffe://td/a"]);
     assert_eq!(
         sees(&only_certificates, &named, &[("authorization", "Basic x")]).await,
@@ -312,7 +347,7 @@ fn settings_that_would_identify_wrongly_are_refused() {
 
 #[tokio::test]
 async fn the_leaf_of_a_certificate_chain_names_the_caller_and_no_other_certificate_of_it() {
-    let identification = identification(Settings { certificate: true, ..Settings::default() });
+    let identification = identification(Settings::default());
     let peer = |chain: &[&str]| {
         let chain: Vec<_> = chain.iter().map(|uri| certificate_for(&[uri])).collect();
         Peer::tls(REMOTE.parse().unwrap(), &chain)

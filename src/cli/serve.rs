@@ -49,6 +49,7 @@ The least that is needed (gateway.toml):
 
   [[access.rules]]
   callers = [\"anonymous\"]    # nobody is asked who they are: good for a first try only
+  users = \"all\"
 
 Examples:
   ott-gateway serve --config gateway.toml

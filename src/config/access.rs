@@ -10,7 +10,10 @@ use super::{
     section::Section,
     value::{self, Rate},
 };
-use crate::call::Operation;
+use crate::{
+    call::Operation,
+    ott::{SubjectKind, SubjectPattern, Users},
+};
 
 /// The rules, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,23 +27,21 @@ pub struct Access {
     pub max_quota_users: NonZeroU32,
 }
 
-/// One rule. A list that is absent means all; but naming one of the three user lists
-/// closes the other two.
+/// One rule. It names its callers and its users; other keys may be absent.
+///
+/// A key that makes the rule narrower than its default must come before the users in the file.
+/// A file that was cut off anywhere is therefore refused, or allows less than the whole file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// `callers`: globs over callers' names, at least one; `["*"]`, which is every caller
-    /// that is identified. `anonymous` only if it is named.
+    /// `callers`: globs over callers' names, at least one. `["*"]` is every identified caller;
+    /// `anonymous` only if it is named.
     pub callers: Vec<String>,
-    /// `methods`: by the name in the contract.
+    /// `methods`: by the name in the contract; `None`: all.
     pub methods: Option<Vec<Operation>>,
-    /// `api_clients`: globs over the names in the configuration.
+    /// `api_clients`: globs over the names in the configuration; `None`: all.
     pub api_clients: Option<Vec<String>>,
-    /// `logins`: globs, without regard to case.
-    pub logins: Option<Vec<String>>,
-    /// `external_ids`: globs.
-    pub external_ids: Option<Vec<String>>,
-    /// `user_ids`: globs.
-    pub user_ids: Option<Vec<String>>,
+    /// `users`, or `logins`, `external_ids` and `user_ids`.
+    pub users: Users,
     /// `rate`: calls of one caller; 50 in a second.
     pub rate: Rate,
     /// `burst`: calls of one caller at once; 100, from 1 to 1,000,000.
@@ -53,6 +54,9 @@ pub struct Rule {
     /// of the server's.
     pub max_in_flight: Option<NonZeroU32>,
 }
+
+/// The keys that name the users of a rule.
+pub(super) const USER_KEYS: [&str; 4] = ["users", "logins", "external_ids", "user_ids"];
 
 const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 
@@ -68,16 +72,14 @@ const USER_RATE: Rate =
     Rate::Limited { times: const { NonZeroU32::new(30).unwrap() }, period: Duration::from_mins(1) };
 const USER_BURST: NonZeroU32 = const { NonZeroU32::new(10).unwrap() };
 
-impl Default for Rule {
-    /// Every identified caller may do everything, within the usual quotas.
-    fn default() -> Self {
+impl Rule {
+    /// A rule for all methods and API clients, within the default quotas.
+    pub(super) const fn new(callers: Vec<String>, users: Users) -> Self {
         Self {
-            callers: vec!["*".to_owned()],
+            callers,
             methods: None,
             api_clients: None,
-            logins: None,
-            external_ids: None,
-            user_ids: None,
+            users,
             rate: RATE,
             burst: BURST,
             user_rate: USER_RATE,
@@ -123,26 +125,111 @@ impl Access {
 
 impl Rule {
     fn read(mut section: Section<'_>, known: &KnownNames<'_>) -> Self {
-        let default = Self::default();
         if !section.has("callers") {
-            section.warning("callers", "is missing, so the rule is for every caller that is identified");
+            section.fault(
+                "callers",
+                Problem::Missing(
+                    "a rule must name its callers, such as [\"token:billing\"]; [\"*\"] is every identified caller",
+                ),
+            );
         }
         let bursts = || value::count(1..=1_000_000);
         let rule = Self {
-            callers: section.list("callers", |value| caller_glob(value, known)).unwrap_or(default.callers),
+            callers: section.list("callers", |value| caller_glob(value, known)).unwrap_or_default(),
             methods: section.list("methods", method),
             api_clients: section.list("api_clients", |value| api_client_glob(value, known)),
-            logins: section.list("logins", value::text),
-            external_ids: section.list("external_ids", value::text),
-            user_ids: section.list("user_ids", value::text),
-            rate: section.optional("rate", value::rate).unwrap_or(default.rate),
-            burst: section.optional("burst", bursts()).unwrap_or(default.burst),
-            user_rate: section.optional("user_rate", value::rate).unwrap_or(default.user_rate),
-            user_burst: section.optional("user_burst", bursts()).unwrap_or(default.user_burst),
+            users: Self::users(&mut section),
+            rate: section.optional("rate", value::rate).unwrap_or(RATE),
+            burst: section.optional("burst", bursts()).unwrap_or(BURST),
+            user_rate: section.optional("user_rate", value::rate).unwrap_or(USER_RATE),
+            user_burst: section.optional("user_burst", bursts()).unwrap_or(USER_BURST),
             max_in_flight: section.optional("max_in_flight", value::count(1..=1_000_000)),
         };
+        rule.check_order(&section);
+        if rule.cannot_compare_logins() {
+            section.warning(
+                "external_ids",
+                "does not fit accounts in responses, which have no external id: LoginWithOtt is allowed only for \
+                 tokens that the same replica issued; add logins or user_ids, or a rule for LoginWithOtt",
+            );
+        }
         section.finish();
         rule
+    }
+
+    fn users(section: &mut Section<'_>) -> Users {
+        let has_list = USER_KEYS[1..].iter().any(|list| section.has(list));
+        if section.has("users") && has_list {
+            section.fault(
+                "users",
+                Problem::rule(
+                    "cannot be combined with logins, external_ids or user_ids: remove users to allow the listed \
+                     users only, or remove the lists to allow all",
+                ),
+            );
+        }
+        if !section.has("users") && !has_list {
+            section.fault(
+                "users",
+                Problem::Missing(
+                    "a rule must name its users: list them in logins, external_ids or user_ids, or allow all \
+                     of them with users = \"all\"",
+                ),
+            );
+        }
+        let all = section.optional("users", value::word(&[("all", ())]));
+        let patterns = [
+            section.list("logins", user_pattern(SubjectKind::Login)),
+            section.list("external_ids", user_pattern(SubjectKind::ExternalId)),
+            section.list("user_ids", user_pattern(SubjectKind::UserId)),
+        ];
+        match all {
+            Some(()) => Users::All,
+            None => Users::Listed(patterns.into_iter().flatten().flatten().collect()),
+        }
+    }
+
+    /// Whether it allows logins, but names users only in a way that the platform's response to a
+    /// login does not.
+    fn cannot_compare_logins(&self) -> bool {
+        let Users::Listed(patterns) = &self.users else { return false };
+        self.methods.as_ref().is_none_or(|named| named.contains(&Operation::LoginWithOtt))
+            && !patterns.is_empty()
+            && patterns.iter().all(|pattern| pattern.kind() == SubjectKind::ExternalId)
+    }
+
+    /// Refuses keys after the users that make the rule narrower. If the file were cut off between
+    /// the two, it would be a valid file that allows more.
+    fn check_order(&self, section: &Section<'_>) {
+        let users = USER_KEYS.into_iter().filter_map(|key| Some((section.line_of(key)?, key)));
+        let Some((users_line, users_key)) = users.min() else { return };
+        let default = Self::new(Vec::new(), Users::All);
+        let narrowing = [
+            (
+                "methods",
+                self.methods.as_ref().is_some_and(|named| !METHODS.iter().all(|one| named.contains(one))),
+            ),
+            (
+                "api_clients",
+                self.api_clients.as_ref().is_some_and(|globs| !globs.iter().any(|glob| glob == "*")),
+            ),
+            ("rate", self.rate.is_below(default.rate)),
+            ("burst", self.burst < default.burst),
+            ("user_rate", self.user_rate.is_below(default.user_rate)),
+            ("user_burst", self.user_burst < default.user_burst),
+            ("max_in_flight", self.max_in_flight.is_some()),
+        ];
+        for (key, narrows) in narrowing {
+            if narrows && section.line_of(key).is_some_and(|line| line > users_line) {
+                section.fault(
+                    key,
+                    Problem::rule(format!(
+                        "must come before \"{users_key}\": this key narrows the rule, and a file that was cut off \
+                         between the two would allow more"
+                    )),
+                );
+            }
+        }
     }
 }
 
@@ -179,6 +266,13 @@ fn caller_glob(value: &Value, known: &KnownNames<'_>) -> Result<String, Problem>
         }
     }
     Ok(glob)
+}
+
+/// A pattern that could match some user.
+fn user_pattern(kind: SubjectKind) -> impl Fn(&Value) -> Result<SubjectPattern, Problem> {
+    move |value| {
+        SubjectPattern::new(kind, &value::text(value)?).map_err(|fault| Problem::rule(fault.to_string()))
+    }
 }
 
 fn method(value: &Value) -> Result<Operation, Problem> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, tim
 use url::Url;
 
 use super::{
-    api_clients,
+    api_clients, common_tokens,
     fault::Problem,
     file::Value,
     named_file,
@@ -239,6 +239,17 @@ pub(super) fn tokens(section: &Section<'_>) -> Tokens {
             section.fault(name, Problem::rule(format!("is the same token as that of \"{other}\"")));
         }
         tokens.insert(Arc::from(name), hashes);
+    }
+    let hashes = tokens.values().flatten().map(|hash| hash.0).collect();
+    let common = common_tokens::among(&hashes);
+    for (name, _) in tokens.iter().filter(|(_, hashes)| hashes.iter().any(|hash| common.contains(&hash.0))) {
+        section.fault(
+            name,
+            Problem::rule(
+                "is the hash of a common word, which anybody can guess; make a token with \
+                 \"head -c 32 /dev/urandom | base64\"",
+            ),
+        );
     }
     tokens
 }

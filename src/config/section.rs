@@ -207,6 +207,14 @@ impl<'a> Section<'a> {
         self.table.get(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
     }
 
+    /// The line of the file with a key; `None` if the key is absent or set by a variable.
+    pub(super) fn line_of(&self, key: &str) -> Option<usize> {
+        match &self.table.get(key)?.place {
+            Place::Line(_, line) => Some(*line),
+            _ => None,
+        }
+    }
+
     /// The dotted name of a key.
     pub(super) fn name_of(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }

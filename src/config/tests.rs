@@ -57,11 +57,12 @@ client_secret_file = \"secret\"
 ";
 const RULE: &str = "[[access.rules]]
 callers = [\"anonymous\"]
+users = \"all\"
 ";
 
 /// A working configuration, with one part more; it starts at line 8.
 fn working_and(part: &str) -> String {
-    format!("{CLIENT}\n{RULE}{part}")
+    format!("{CLIENT}{RULE}{part}")
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn least_configuration_has_the_documented_defaults() {
         Audit { sink: AuditSink::Stdout, hmac_key_file: None, hmac_key_id: None, fsync: false }
     );
     assert_eq!(config.telemetry, Telemetry::default());
-    assert_eq!(config.access.rules, [Rule { callers: vec!["anonymous".to_owned()], ..Rule::default() }]);
+    assert_eq!(config.access.rules, [Rule::new(vec!["anonymous".to_owned()], Users::All)]);
 }
 
 /// A configuration with every key.
@@ -139,13 +140,14 @@ max_quota_users = 5000
 callers = ["spiffe://mesh/*", "token:billing", "anonymous", "*", "j*"]
 methods = ["IssueOtt", "LoginWithOtt"]
 api_clients = ["eu2", "lo*"]
-logins = ["*@example.com"]
-external_ids = ["x*"]
-user_ids = ["1"]
 rate = "5/s"
 burst = 6
 user_rate = "unlimited"
 user_burst = 7
+max_in_flight = 8
+logins = ["*@example.com"]
+external_ids = ["x*"]
+user_ids = ["1"]
 [audit]
 sink = "./audit.jsonl"
 hmac_key_file = "hmac"
@@ -268,12 +270,12 @@ const BROKEN: &[Broken] = &[
         &["gateway.toml:11: callers.jwt.jwks_url: must be https (plain http is for loopback addresses only)"],
     ),
     (
-        "[callers.jwt]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\njwks_max_age = \"1h\"\ntyp = \"a;b\"\nmax_lifetime = \"2years\"",
+        "[callers.jwt]\nname = \"corp\"\nissuer = \"i\"\njwks_max_age = \"1h\"\ntyp = \"a;b\"\nmax_lifetime = \"2years\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
         &[
             "gateway.toml:9: callers.jwt.name: unknown key",
-            "gateway.toml:13: callers.jwt.jwks_max_age: is for jwks_url, which is not there",
-            "gateway.toml:14: callers.jwt.typ: must be a media type without parameters, such as \"at+jwt\"",
-            "gateway.toml:15: callers.jwt.max_lifetime: must be from 1s to 1year",
+            "gateway.toml:11: callers.jwt.jwks_max_age: is for jwks_url, which is not there",
+            "gateway.toml:12: callers.jwt.typ: must be a media type without parameters, such as \"at+jwt\"",
+            "gateway.toml:13: callers.jwt.max_lifetime: must be from 1s to 1year",
         ],
     ),
     (
@@ -298,7 +300,7 @@ const BROKEN: &[Broken] = &[
         ],
     ),
     (
-        "[[access.rules]]\ncallers = [\"jwt:cor*\", \"jwt:crop:*\", \"jwt:portal\", \"jwt:corp:*\", \"jwt:x*\", \"jwt:*\"]\n[[callers.jwt]]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
+        "[[access.rules]]\ncallers = [\"jwt:cor*\", \"jwt:crop:*\", \"jwt:portal\", \"jwt:corp:*\", \"jwt:x*\", \"jwt:*\"]\nusers = \"all\"\n[[callers.jwt]]\nname = \"corp\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
         &[
             "gateway.toml:9: access.rules[2].callers[2]: is not a caller of an issuer in [[callers.jwt]]; did you mean \"jwt:corp:\"?",
             "gateway.toml:9: access.rules[2].callers[3]: is not a caller of an issuer in [[callers.jwt]]",
@@ -309,6 +311,12 @@ const BROKEN: &[Broken] = &[
         "[callers.tokens]\nbilling = \"canary-5f0c\"",
         &[
             "gateway.toml:9: callers.tokens.billing: must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, never the token itself",
+        ],
+    ),
+    (
+        "[callers.tokens]\nbilling = [\"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"]",
+        &[
+            "gateway.toml:9: callers.tokens.billing: is the hash of a common word, which anybody can guess; make a token with \"head -c 32 /dev/urandom | base64\"",
         ],
     ),
     (
@@ -373,21 +381,64 @@ const BROKEN: &[Broken] = &[
         ],
     ),
     (
-        "[[access.rules]]\ncallers = [\"billing\"]",
+        "[[access.rules]]\ncallers = [\"billing\"]\nusers = \"all\"",
         &[
             "gateway.toml:9: access.rules[2].callers[1]: matches no caller: names begin with \"spiffe://\", \"dns:\", \"jwt:\" or \"token:\", or are \"anonymous\" in full",
         ],
     ),
     (
-        "[[access.rules]]\ncallers = [\"token:biling\"]\n[callers.tokens]\nbilling = \"sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef\"",
+        "[[access.rules]]\ncallers = [\"token:biling\"]\nusers = \"all\"\n[callers.tokens]\nbilling = \"sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef\"",
         &[
             "gateway.toml:9: access.rules[2].callers[1]: is not the name of a token in [callers.tokens]; did you mean \"token:billing\"?",
         ],
     ),
     (
-        "[[access.rules]]\ncallers = []",
+        "[[access.rules]]\ncallers = []\nusers = \"all\"",
         &[
             "gateway.toml:9: access.rules[2].callers: must not be empty; leave the key out if nothing is to be listed",
+        ],
+    ),
+    (
+        "[[access.rules]]",
+        &[
+            "gateway.toml:8: access.rules[2].callers: is missing: a rule must name its callers, such as [\"token:billing\"]; [\"*\"] is every identified caller",
+            "gateway.toml:8: access.rules[2].users: is missing: a rule must name its users: list them in logins, external_ids or user_ids, or allow all of them with users = \"all\"",
+        ],
+    ),
+    (
+        "external_ids = [\"x\"]",
+        &[
+            "gateway.toml:7: access.rules[1].users: cannot be combined with logins, external_ids or user_ids: remove users to allow the listed users only, or remove the lists to allow all",
+        ],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"*\"]\nusers = \"every\"",
+        &["gateway.toml:10: access.rules[2].users: must be \"all\""],
+    ),
+    (
+        "[[access.rules]]\ncallers = [\"*\"]\nlogins = [\" a@x\", \"a@x\u{200b}\"]",
+        &[
+            "gateway.toml:10: access.rules[2].logins[1]: must not begin or end with a blank",
+            "gateway.toml:10: access.rules[2].logins[2]: must not contain invisible characters",
+        ],
+    ),
+    (
+        "methods = [\"IssueOtt\"]\nuser_rate = \"unlimited\"\nburst = 99",
+        &[
+            "gateway.toml:8: access.rules[1].methods: must come before \"users\": this key narrows the rule, and a file that was cut off between the two would allow more",
+            "gateway.toml:10: access.rules[1].burst: must come before \"users\": this key narrows the rule, and a file that was cut off between the two would allow more",
+        ],
+    ),
+    (
+        "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\ntyp = \"at+jwt\"\njwks_file = \"jwks.json\"\nmax_lifetime = \"1h\"",
+        &[
+            "gateway.toml:13: callers.jwt.max_lifetime: must come before the first [[access.rules]]: without this key, a file that was cut off would accept more callers",
+        ],
+    ),
+    (
+        "[server.tls]\nclient_ca_file = \"tls.crt\"\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"",
+        &[
+            "gateway.toml:9: server.tls.client_ca_file: must come before the first [[access.rules]]: without this key, a file that was cut off would accept more callers",
         ],
     ),
     ("[access.rules]\nx = 1", &["gateway.toml:8: not valid TOML: duplicate key"]),
@@ -674,7 +725,8 @@ fn a_variable_sets_the_very_name_before_one_like_it() {
 fn a_rate_is_a_number_and_a_unit() {
     let folder = Folder::new();
     let read = |rate: &str| {
-        folder.load(&working_and(&format!("rate = \"{rate}\""))).map(|config| config.access.rules[0].rate)
+        let text = working_and("").replace("users", &format!("rate = \"{rate}\"\nusers"));
+        folder.load(&text).map(|config| config.access.rules[0].rate)
     };
     let limited = |times: u32, seconds| Rate::Limited {
         times: times.try_into().unwrap(),
@@ -829,7 +881,7 @@ fn faults_never_show_a_value() {
         ("audit", "sink hmac_key_file hmac_key_id fsync"),
         ("telemetry", "log_format log_level otlp_endpoint trace_ratio"),
     ];
-    let rule = "callers methods api_clients logins external_ids user_ids rate burst user_rate user_burst";
+    let rule = "callers methods api_clients rate burst user_rate user_burst max_in_flight logins external_ids user_ids users";
     let folder = Folder::new();
     fs::write(folder.folder.path().join(CANARY), CANARY).unwrap();
     for value in [format!("\"{CANARY}\""), format!("[\"{CANARY}\"]"), format!("\"https://{CANARY}:x\"")] {
@@ -886,10 +938,9 @@ fn doubtful_settings_are_warnings() {
     set("gateway.toml", 0o644);
     set("secret", 0o644);
     assert_eq!(
-        warnings(&working_and("[[access.rules]]")),
+        warnings(&working_and("")),
         [
-            "api_clients.eu2.client_secret_file: every user of this machine can read the file; chmod it to 0400",
-            "access.rules[2].callers: is missing, so the rule is for every caller that is identified",
+            "api_clients.eu2.client_secret_file: every user of this machine can read the file; chmod it to 0400"
         ]
     );
 }
@@ -912,7 +963,7 @@ fn certificates_that_are_not_valid_now_are_warnings() {
         fs::write(folder.folder.path().join("ca.crt"), authorities).unwrap();
         let tls = "[server.tls]\ncertificate_file = \"tls.crt\"\nprivate_key_file = \"tls.key\"\n\
                    client_ca_file = \"ca.crt\"";
-        let warnings = folder.load(&working_and(tls)).unwrap().warnings;
+        let warnings = folder.load(&format!("{tls}\n{}", working_and(""))).unwrap().warnings;
         let warnings = warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.problem));
         warnings.filter(|warning| warning.contains("certificate ")).collect()
     };
@@ -946,7 +997,9 @@ fn what_waits_for_a_restart_is_named() {
     let dry_run = format!("[access]\nquota_dry_run = true\n{RULE}");
     assert_eq!(waiting(&working_and("").replace(RULE, &dry_run)), Vec::<&str>::new());
     assert_eq!(waiting(&working_and("").replace("\"id\"", "\"other\"")), ["api_clients"]);
-    let taken_over = format!("[[access.rules]]\ncallers = [\"dns:a\"]\n[callers.tokens]\na = \"{TOKEN}\"");
+    let taken_over = format!(
+        "[[access.rules]]\ncallers = [\"dns:a\"]\nusers = \"all\"\n[callers.tokens]\na = \"{TOKEN}\""
+    );
     assert_eq!(waiting(&working_and(&taken_over)), Vec::<&str>::new());
 }
 

@@ -228,6 +228,19 @@ pub enum Rate {
     },
 }
 
+impl Rate {
+    /// Whether it allows less than another rate in the long run.
+    pub(super) fn is_below(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Unlimited, _) => false,
+            (Self::Limited { .. }, Self::Unlimited) => true,
+            (Self::Limited { times, period }, Self::Limited { times: others, period: other }) => {
+                u128::from(times.get()) * other.as_nanos() < u128::from(others.get()) * period.as_nanos()
+            }
+        }
+    }
+}
+
 /// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`, without blanks or a sign.
 pub(super) fn rate(value: &Value) -> Result<Rate, Problem> {
     const MAX_TIMES: u32 = 1_000_000;

@@ -22,8 +22,8 @@ impl PlatformClient {
             endpoint: &self.api_client.ott,
             connections: &self.ott_connections,
             body: messages::issue_request(permit.subject()),
-            echoes: &[permit.subject().name().as_str()],
-            subject: Some(permit.subject().name().as_str()),
+            echoes: &[permit.subject().as_sent()],
+            subject: Some(permit.subject().as_sent()),
             call,
             span,
         };

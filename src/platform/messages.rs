@@ -32,7 +32,7 @@ const MAX_ESCAPE: usize = 6;
 
 /// The body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
 pub(super) fn issue_request(subject: &Subject) -> Bytes {
-    object(&[("purpose", "user_login"), (subject.field(), subject.name().as_str())])
+    object(&[("purpose", "user_login"), (subject.field(), subject.as_sent())])
 }
 
 /// The body of `POST /idp/ott/login`: `{"ott":…}`.

@@ -49,6 +49,7 @@ use crate::{
     call::Call,
     caller::{self, BearerTokens, Identification},
     health::{Health, HealthService, Watches},
+    ott::Users,
     service::RefusedRequests,
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
@@ -206,11 +207,10 @@ fn access(max_in_flight: Option<u32>) -> Access {
 
 fn access_with(max_in_flight: Option<u32>, tokens: BearerTokens) -> Access {
     let rule = |caller: &str| RuleSettings {
-        callers: vec![caller.to_owned()],
         rate: Some(Rate::Unlimited),
         user_rate: Some(Rate::Unlimited),
         max_in_flight: max_in_flight.and_then(NonZeroU32::new),
-        ..RuleSettings::default()
+        ..RuleSettings::new(vec![caller.to_owned()], Users::All)
     };
     let rules = Rules::try_new(vec![rule("*"), rule("anonymous")]).unwrap();
     Access::new(Policy { rules, tokens, ..Policy::closed() }, Metrics::new())

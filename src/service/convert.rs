@@ -11,7 +11,7 @@ use prost_types::Timestamp;
 
 use crate::{
     clock::MAX_TIMESTAMP,
-    ott::{InvalidName, IssuedToken, LoginUrl, Name, OneTimeToken, Subject},
+    ott::{IssuedToken, LoginUrl, OneTimeToken, Subject, SubjectKind},
     proto::ott::v1::{self, issue_ott_request},
     session::{LoggedIn, Session, SessionCookie},
     status::{Failure, Reason},
@@ -50,17 +50,22 @@ impl TryFrom<v1::IssueOttRequest> for IssueOtt {
 }
 
 fn subject(subject: Option<issue_ott_request::Subject>) -> Result<Subject, (&'static str, String)> {
-    use issue_ott_request::Subject::{ExternalId, Login, UserId};
-    let (field, wrap, text): (_, fn(Name) -> Subject, _) = match subject {
-        Some(Login(text)) => ("login", Subject::Login, text),
-        Some(ExternalId(text)) => ("external_id", Subject::ExternalId, text),
-        Some(UserId(text)) => ("user_id", Subject::UserId, text),
-        None => {
-            let rule = "exactly one of login, external_id and user_id must be set";
-            return Err(("subject", rule.to_owned()));
-        }
+    let Some(subject) = subject else {
+        let rule = "exactly one of login, external_id and user_id must be set";
+        return Err(("subject", rule.to_owned()));
     };
-    Name::try_new(text).map(wrap).map_err(|rule: InvalidName| (field, rule.to_string()))
+    let (kind, text) = kind_and_text(subject);
+    Subject::new(kind, text).map_err(|rule| (kind.field(), rule.to_string()))
+}
+
+/// Returns how a request names its user, and the name.
+pub(super) fn kind_and_text(subject: issue_ott_request::Subject) -> (SubjectKind, String) {
+    use issue_ott_request::Subject::{ExternalId, Login, UserId};
+    match subject {
+        Login(text) => (SubjectKind::Login, text),
+        ExternalId(text) => (SubjectKind::ExternalId, text),
+        UserId(text) => (SubjectKind::UserId, text),
+    }
 }
 
 /// A valid request to spend a token.

@@ -102,14 +102,14 @@ impl Drop for TokenInUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ott::Name;
+    use crate::ott::SubjectKind;
 
     fn token(text: &str) -> OneTimeToken {
         OneTimeToken::try_new(text.to_owned()).expect("visible ASCII")
     }
 
     fn subject(login: &str) -> Subject {
-        Subject::Login(Name::try_new(login.to_owned()).expect("a login"))
+        Subject::new(SubjectKind::Login, login.to_owned()).expect("a login")
     }
 
     fn remembered(tokens: &KnownTokens, text: &str) -> Option<Subject> {

@@ -40,6 +40,7 @@ impl OttService {
 
         let task_call = call.clone();
         let metrics = self.metrics.clone();
+        let access = self.access.clone();
         let context = Context {
             client: client.clone(),
             call: call.clone(),
@@ -70,6 +71,12 @@ impl OttService {
                 let failure = Failure::new(Reason::AccountMismatch);
                 return Err(failure
                     .because(&"the account in the response is not the user that the token was issued for"));
+            }
+            let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
+            if let Err(denied) = access.check_account(&permit, names) {
+                drop(undelivered(session));
+                metrics.security_event("account_not_allowed");
+                return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
             }
             drop(in_use);
             if session.is_empty() {

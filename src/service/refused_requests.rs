@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
+use super::convert;
 use crate::{
     audit::Audit,
     call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
-    ott::{Name, OneTimeToken, Subject},
+    ott::{OneTimeToken, Subject},
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
     status::Reason,
 };
@@ -76,19 +77,14 @@ impl RefusedRequests {
 
 /// Records a valid user in the call, and returns any other one.
 fn user(call: &Call, user: issue_ott_request::Subject) -> Option<(&'static str, UnvalidatedText)> {
-    use issue_ott_request::Subject::{ExternalId, Login, UserId};
-    let (field, wrap, text): (_, fn(Name) -> Subject, _) = match user {
-        Login(text) => ("login", Subject::Login, text),
-        ExternalId(text) => ("external_id", Subject::ExternalId, text),
-        UserId(text) => ("user_id", Subject::UserId, text),
-    };
+    let (kind, text) = convert::kind_and_text(user);
     let bounded = UnvalidatedText::new(&text);
-    match Name::try_new(text) {
-        Ok(name) => {
-            call.set_subject(wrap(name));
+    match Subject::new(kind, text) {
+        Ok(subject) => {
+            call.set_subject(subject);
             None
         }
-        Err(_) => Some((field, bounded)),
+        Err(_) => Some((kind.field(), bounded)),
     }
 }
 
@@ -107,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{call::Deadline, clock, status::FailureCode};
+    use crate::{call::Deadline, clock, ott::SubjectKind, status::FailureCode};
 
     fn framed(message: &[u8]) -> Bytes {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
@@ -137,7 +133,7 @@ mod tests {
     async fn valid_names_are_those_of_the_call() {
         let subject = issue_ott_request::Subject::ExternalId("x-17".to_owned());
         let call = named(Operation::IssueOtt, issue(subject, "eu2"), STRANGER);
-        assert_eq!(call.subject(), Some(&Subject::ExternalId(Name::try_new("x-17".to_owned()).unwrap())));
+        assert_eq!(call.subject(), Some(&Subject::new(SubjectKind::ExternalId, "x-17".to_owned()).unwrap()));
         assert_eq!(call.api_client().as_deref(), Some("eu2"));
         assert_eq!(call.unvalidated(), None);
     }

@@ -286,6 +286,12 @@ impl Reason {
                 "Issue a new token and log in with that; contact the gateway's operator if it persists.",
                 never(&[Aborted]),
             ),
+            Self::AccountNotAllowed => Entry::login(
+                Caller,
+                "The access rules do not allow this account to this caller; its session was ended.",
+                "Log in users of this caller's rules only, or ask the gateway's operator for a rule.",
+                never(&[PermissionDenied]),
+            ),
             Self::PlatformConflict => Entry::both(
                 Caller,
                 "The platform reports a conflict with another object or change.",

@@ -20,6 +20,7 @@ use crate::support::{
 
 const NOT_ALLOWED: &str = "PermissionDenied CALLER_NOT_ALLOWED";
 const UNLIMITED: &str = "rate = \"unlimited\"\nuser_rate = \"unlimited\"\n";
+const EVERYBODY: &str = "rate = \"unlimited\"\nuser_rate = \"unlimited\"\nusers = \"all\"\n";
 
 /// Bearer tokens for the callers `token:a`, `token:b` and `token:c`: `token-a` and so on.
 fn tokens() -> String {
@@ -48,7 +49,7 @@ fn setup(platform: &Upstream, rules: &str) -> Setup {
     );
     Setup::for_platform(platform.address())
         .replacing("[[access.rules]]\n            callers = [\"anonymous\"]", rules)
-        .replacing("            rate = \"unlimited\"\n            user_rate = \"unlimited\"\n", "")
+        .replacing("            rate = \"unlimited\"\n            user_rate = \"unlimited\"\n            users = \"all\"\n", "")
         .replacing("client_id = \"test-client\"", "client_id = \"test-client\"\ndefault = true")
         .replacing("[audit]", &format!("{other}\n{}\n[audit]", tokens()))
 }
@@ -106,8 +107,8 @@ fn last(gateway: &Gateway) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_of_api_clients_cannot_be_guessed() {
     let platform = Upstream::http().await;
-    let rules = "[[access.rules]]\ncallers = [\"token:a\"]\napi_clients = [\"test\"]\n\
-                 [[access.rules]]\ncallers = [\"token:b\"]\n";
+    let rules = "[[access.rules]]\ncallers = [\"token:a\"]\napi_clients = [\"test\"]\nusers = \"all\"\n\
+                 [[access.rules]]\ncallers = [\"token:b\"]\nusers = \"all\"\n";
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
     let (a, b) = (As { channel: &channel, name: "a" }, As { channel: &channel, name: "b" });
@@ -130,11 +131,12 @@ async fn names_of_api_clients_cannot_be_guessed() {
 #[tokio::test]
 async fn without_rules_there_is_no_gateway_and_a_rule_for_nobody_is_a_mistake() {
     let platform = Upstream::http().await;
-    let faults: [(&str, &str); 5] = [
+    let faults: [(&str, &str); 6] = [
         ("", "access"),
         ("[access]\nrules = []", "access"),
         ("[[access.rules]]\ncallers = []", "callers"),
         ("[[access.rules]]\ncallers = [\"anon*\"]", "matches no caller"),
+        ("[[access.rules]]\ncallers = [\"*\"]", "must name its users"),
         ("[[access.rules]]\ncallers = [\"*\"]\nlogin = [\"x\"]", "did you mean \\\"logins\\\"?"),
     ];
     for (rules, fault) in faults {
@@ -164,7 +166,7 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
         callers = [\"token:?\"]
         methods = [\"LoginWithOtt\"]
         api_clients = [\"oth*\"]
-        {UNLIMITED}"
+        {EVERYBODY}"
     );
     let gateway = setup(&platform, &rules).start();
     let channel = gateway.channel().await;
@@ -226,7 +228,7 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
 async fn anonymous_must_be_named_in_full() {
     let platform = Upstream::http().await;
     for (callers, expected) in [("*", NOT_ALLOWED), ("?*", NOT_ALLOWED), ("anonymous", "OK")] {
-        let rule = format!("[[access.rules]]\ncallers = [\"{callers}\"]\n{UNLIMITED}");
+        let rule = format!("[[access.rules]]\ncallers = [\"{callers}\"]\n{EVERYBODY}");
         let gateway = setup(&platform, &rule).start();
         let channel = gateway.channel().await;
         assert_eq!(
@@ -280,7 +282,7 @@ async fn caller_comes_before_method_and_method_before_message() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_spelling_of_a_path_leads_around_the_rules() {
     let platform = Upstream::http().await;
-    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{UNLIMITED}");
+    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{EVERYBODY}");
     let gateway = setup(&platform, &rules).start();
     let spellings = [
         "/ott.v1.OttService//IssueOtt",
@@ -326,7 +328,7 @@ async fn no_spelling_of_a_path_leads_around_the_rules() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_needs_no_identity_and_reflection_follows_the_rules() {
     let platform = Upstream::http().await;
-    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{UNLIMITED}");
+    let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{EVERYBODY}");
     let reflecting = setup(&platform, &rules).replacing("[admin]", "reflection = true\n[admin]").start();
     let silent = setup(&platform, &rules).start();
     for gateway in [&reflecting, &silent] {
@@ -392,7 +394,8 @@ async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come
         rate = \"1/h\"
         burst = 7
         user_rate = \"1/min\"
-        user_burst = 3";
+        user_burst = 3
+        users = \"all\"";
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
     let exceeded = "ResourceExhausted CALLER_QUOTA_EXCEEDED";
@@ -445,7 +448,8 @@ async fn dry_run_counts_and_warns_but_lets_calls_pass() {
         callers = [\"token:a\"]
         rate = \"1/h\"
         burst = 2
-        user_rate = \"unlimited\"";
+        user_rate = \"unlimited\"
+        users = \"all\"";
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
     for _ in 0..6 {
@@ -480,8 +484,8 @@ async fn explain_tells_which_rule_decides() {
     let platform = Upstream::http().await;
     let rules = format!(
         "[[access.rules]]\ncallers = [\"token:a\"]\nlogins = [\"*@shop.example\"]\n\
-         [[access.rules]]\ncallers = [\"*\"]\nmethods = [\"LoginWithOtt\"]\napi_clients = [\"test\"]\n{UNLIMITED}\
-         [[access.rules]]\ncallers = [\"token:b\"]\napi_clients = [\"other\"]\n{UNLIMITED}"
+         [[access.rules]]\ncallers = [\"*\"]\nmethods = [\"LoginWithOtt\"]\napi_clients = [\"test\"]\n{EVERYBODY}\
+         [[access.rules]]\ncallers = [\"token:b\"]\napi_clients = [\"other\"]\n{EVERYBODY}"
     );
     let with_default = setup(&platform, &rules);
     with_default.write_config();

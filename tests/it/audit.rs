@@ -114,8 +114,12 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
             callers = [\"token:limited\"]
             rate = \"1/h\"
             burst = 1
-            [[access.rules]]
-            logins = [\"*@example.com\"]",
+            users = \"all\"
+            [[access.rules]]",
+        )
+        .replacing(
+            "user_rate = \"unlimited\"\n            users = \"all\"",
+            "user_rate = \"unlimited\"\n            logins = [\"*@example.com\"]",
         )
         .replacing("[audit]", &format!("[callers.tokens]\nlimited = \"{token}\"\n[audit]"))
         .replacing("drain_lame_duck", "max_in_flight = 1\ndrain_lame_duck")
@@ -266,9 +270,14 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     let gateway = Setup::for_platform(platform.address()).start();
     let channel = gateway.channel().await;
     let forged = r#"x"},"code":"OK"}{"event":"call","caller":"token:admin"}"#;
-    let written = [forged, "\\", "\\\"", "a\u{2028}b\u{2029}c", "\u{202e}txet", "\u{feff}\u{200b}", "ä😀"];
+    let written = [forged, "\\", "\\\"", "ä😀"];
     for name in written {
         client(&channel).issue_ott(issue(name)).await.unwrap();
+    }
+    let deceptive = ["a\u{2028}b\u{2029}c", "\u{202e}txet", "\u{feff}\u{200b}"];
+    for name in deceptive {
+        let answer = client(&channel).issue_ott(issue(name)).await;
+        assert_eq!(told(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
     }
     for name in ["a\nb", "a\r\nb", "\0", "\u{7f}", "\u{85}", "\u{1b}[31m", &"x".repeat(255)] {
         let answer = client(&channel).issue_ott(issue(name)).await;
@@ -284,9 +293,9 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     records.iter().for_each(check);
     assert!(records.iter().all(|record| record["caller"] == "anonymous" && record["peer"] == "127.0.0.1"));
     for (record, name) in records.iter().zip(written) {
-        assert_eq!(record["user"]["value"], name, "nothing of it is lost");
+        assert_eq!(record["user"]["value"], name.to_lowercase(), "the canonical form, and nothing is lost");
     }
-    assert_eq!(platform.requests_to(OTT).len(), 8, "what was refused was not sent");
+    assert_eq!(platform.requests_to(OTT).len(), 5, "what was refused was not sent");
 }
 
 /// Replaces what a symbolic link leads to, in one step.

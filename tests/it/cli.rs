@@ -60,7 +60,7 @@ fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
     }
     fs::write(folder.path().join("secret"), "s").unwrap();
     let good = "[api_clients.eu2]\ndata_center_url = \"https://eu2-cloud.acronis.com\"\nclient_id = \"id\"\n\
-                client_secret_file = \"secret\"\n[[access.rules]]\ncallers = [\"anonymous\"]\n";
+                client_secret_file = \"secret\"\n[[access.rules]]\ncallers = [\"anonymous\"]\nusers = \"all\"\n";
     fs::write(&file, good).unwrap();
     let done = run(&["check-config", "--config", path]);
     assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
@@ -76,7 +76,7 @@ fn check_config_and_serve_refuse_the_same_secrets_with_the_same_text() {
     let text_of = |source: &str| {
         format!(
             "[api_clients.eu2]\ndata_center_url = \"https://127.0.0.1:1\"\nclient_id = \"id\"\n{source}\n\
-             [[access.rules]]\ncallers = [\"anonymous\"]\n[server]\nlisten = \"127.0.0.1:0\"\n\
+             [[access.rules]]\ncallers = [\"anonymous\"]\nusers = \"all\"\n[server]\nlisten = \"127.0.0.1:0\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n"
         )
     };
@@ -136,7 +136,7 @@ fn check_config_and_serve_refuse_the_same_files() {
     let contents = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n\
                 [server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[api_clients.eu2]\n\
                 data_center_url = \"https://127.0.0.1:1\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\n\
-                [[access.rules]]\ncallers = [\"anonymous\"]\n";
+                [[access.rules]]\ncallers = [\"anonymous\"]\nusers = \"all\"\n";
     fs::write(&config, contents).unwrap();
     let path = config.to_str().unwrap();
     let [checked, served] = ["check-config", "serve"].map(|command| run(&[command, "--config", path]));

@@ -36,13 +36,13 @@ fn pages() -> Vec<(String, String)> {
 }
 
 /// A fenced block: where it begins, what stands after the fence, and the text.
-struct Block {
+pub(crate) struct Block {
     place: String,
-    info: String,
-    text: String,
+    pub(crate) info: String,
+    pub(crate) text: String,
 }
 
-fn blocks(wanted: &str) -> Vec<Block> {
+pub(crate) fn blocks(wanted: &str) -> Vec<Block> {
     let mut found = Vec::new();
     for (page, text) in pages() {
         let mut open: Option<Block> = None;
@@ -64,7 +64,7 @@ fn blocks(wanted: &str) -> Vec<Block> {
 }
 
 /// A folder in which whatever an example names is there.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
     environment: BTreeMap<String, String>,
     certificate: String,
@@ -72,7 +72,7 @@ struct Place {
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let folder = tempfile::tempdir().expect("a folder");
         let credentials = folder.path().join("credentials").display().to_string();
@@ -84,9 +84,20 @@ impl Place {
         }
     }
 
-    /// Reads a configuration after making the files that it names; paths from the root
-    /// start in this folder instead.
+    /// Reads a configuration after making the files that it names.
     fn load(&mut self, text: &str) -> Result<Config, Faults> {
+        let file = self.prepare(text);
+        Config::load(Some(&file), &self.environment)
+    }
+
+    /// The environment of the configuration.
+    pub(crate) const fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// Writes a configuration and the files that it names; paths from the root start in this
+    /// folder instead.
+    pub(crate) fn prepare(&mut self, text: &str) -> PathBuf {
         let mut written = String::new();
         for line in text.lines() {
             let value = |key: &str| {
@@ -105,12 +116,13 @@ impl Place {
             } else if let Some((_, name)) = value("client_secret_env") {
                 self.environment.insert(name, "secret".to_owned());
             }
+            let line = &with_hashes(line);
             let moved = line.replace(" = \"/", &format!(" = \"{}/", self.folder.path().display()));
             writeln!(written, "{moved}").expect("a string");
         }
         let file = self.folder.path().join("gateway.toml");
         fs::write(&file, written).expect("can be written");
-        Config::load(Some(&file), &self.environment)
+        file
     }
 
     fn content(&self, key: &str) -> String {
@@ -131,8 +143,27 @@ impl Place {
     }
 }
 
+/// Puts the hash of a random token where an example shows a placeholder for one.
+fn with_hashes(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("sha256:OUTPUT-") else { return line.to_owned() };
+    let after = rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '-');
+    let hash = uuid::Uuid::new_v4().simple().to_string().repeat(2);
+    format!("{before}sha256:{hash}{after}")
+}
+
+#[test]
+fn no_hash_of_a_token_is_shown_in_the_documentation() {
+    for (page, text) in pages() {
+        let shown = text
+            .split("sha256:")
+            .skip(1)
+            .find(|rest| rest.chars().take(64).filter(char::is_ascii_hexdigit).count() == 64);
+        assert_eq!(shown, None, "{page}");
+    }
+}
+
 /// What an example that shows a part leaves out.
-fn completed(part: &str) -> String {
+pub(crate) fn completed(part: &str) -> String {
     let mut whole = part.to_owned();
     if !part.contains("[api_clients.") {
         whole.push_str(
@@ -141,7 +172,7 @@ fn completed(part: &str) -> String {
         );
     }
     if !part.contains("[[access.rules]]") {
-        whole.push_str("[[access.rules]]\ncallers = [\"anonymous\"]\n");
+        whole.push_str("[[access.rules]]\ncallers = [\"anonymous\"]\nusers = \"all\"\n");
     }
     whole
 }
@@ -343,7 +374,7 @@ const BASE: &[(&str, &[(&str, &str)])] = &[
         &[("issuer", "\"i\""), ("audience", "\"a\""), ("jwks_url", "\"https://issuer.example/jwks\"")],
     ),
     ("access", &[]),
-    ("access.rules", &[("callers", "[\"dns:*\"]")]),
+    ("access.rules", &[("callers", "[\"dns:*\"]"), ("logins", "[\"*\"]")]),
     ("audit", &[("sink", "\"logs/audit.jsonl\""), ("hmac_key_file", "\"hmac-2026\"")]),
     ("telemetry", &[]),
 ];
@@ -357,15 +388,16 @@ fn base_with(row: &Row, value: Option<&str>) -> String {
             other => format!("[{}]", other.replace("NAME", "eu2")),
         };
         writeln!(text, "{header}").expect("a string");
-        for (key, value) in *keys {
-            if (*table, *key) != (row.table.as_str(), row.key.as_str()) {
-                writeln!(text, "{key} = {value}").expect("a string");
-            }
-        }
+        // First, because a key that narrows a rule comes before the users.
         if *table == row.table
             && let Some(value) = value
         {
             writeln!(text, "{} = {value}", row.key).expect("a string");
+        }
+        for (key, value) in *keys {
+            if (*table, *key) != (row.table.as_str(), row.key.as_str()) {
+                writeln!(text, "{key} = {value}").expect("a string");
+            }
         }
     }
     text

@@ -35,7 +35,7 @@ const XFCC: &str = "x-forwarded-client-cert";
 fn setup(platform: &Upstream, more: &str) -> Setup {
     Setup::for_platform(platform.address())
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["*"]"#)
-        .replacing("[audit]", &format!("{more}\n[audit]"))
+        .replacing("[[access.rules]]", &format!("{more}\n[[access.rules]]"))
 }
 
 /// The same, with TLS and that `client_auth`.
@@ -419,16 +419,17 @@ async fn only_the_configured_proxy_speaks_for_others() {
     assert_eq!(issued(&portal, &admin_header).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "certificate"));
     let nobody = authority.channel(gateway.address(), None).await.unwrap();
-    assert_eq!(issued(&nobody, &admin_header).await, "PermissionDenied CALLER_NOT_ALLOWED");
-    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "loopback is not configured");
+    assert_eq!(issued(&nobody, &admin_header).await, UNKNOWN, "loopback is not configured");
+    assert_eq!(last_caller(&gateway), (Value::Null, Value::Null));
+    // Twice is refused, although it would not be read.
+    assert_eq!(issued(&portal, &duplicate).await, UNKNOWN);
     // A name is compared as a whole.
     let nearly = connect(&["spiffe://mesh/ns/edge/sa/envoy2"]).await;
     assert_eq!(issued(&nearly, &admin_header).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy2", "certificate"));
     // Linkerd's header is not the configured one, not even from the proxy.
     let linkerd = [("l5d-client-id", "spiffe://mesh/ns/root/sa/admin")];
-    assert_eq!(issued(&envoy, &linkerd).await, "PermissionDenied CALLER_NOT_ALLOWED");
-    assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
+    assert_eq!(issued(&envoy, &linkerd).await, UNKNOWN);
     assert!((metric(admin, SPOOFED).await - 4.0).abs() < 0.5, "{}", metric(admin, SPOOFED).await);
 }
 
@@ -458,15 +459,116 @@ async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
 
     let gateway = setup(&platform, "").start();
     let channel = gateway.channel().await;
-    let forged = [
-        (XFCC, "URI=spiffe://mesh/ns/web/sa/portal"),
-        ("l5d-client-id", "spiffe://mesh/ns/web/sa/portal"),
-        ("x-forwarded-for", "127.0.0.1"),
-        ("caller", "spiffe://mesh/ns/web/sa/portal"),
-    ];
-    for header in forged {
+    for header in
+        [(XFCC, "URI=spiffe://mesh/ns/web/sa/portal"), ("l5d-client-id", "spiffe://mesh/ns/web/sa/portal")]
+    {
+        assert_eq!(issued(&channel, &[header]).await, UNKNOWN, "{header:?}");
+    }
+    for header in [("x-forwarded-for", "127.0.0.1"), ("caller", "spiffe://mesh/ns/web/sa/portal")] {
         assert_eq!(issued(&channel, &[header]).await, "PermissionDenied CALLER_NOT_ALLOWED", "{header:?}");
         assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
     }
     assert!((metric(gateway.admin(), SPOOFED).await - 2.0).abs() < 0.5);
+}
+
+/// A header, and the caller and the proof that it stands for.
+type Identifying<'a> = (&'static str, &'a str, (&'a str, &'a str));
+
+/// Every kind of credential at gateways that read it and at gateways that do not. All of them
+/// allow `anonymous` everything, so that a credential that is passed over would show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
+    let platform = Upstream::http().await;
+    let authority = Authority::new("mesh");
+    let issuer = Issuer::new("k1");
+    let (jwt, forged) = (issuer.bearer(json!({})), Issuer::new("k1").bearer(json!({})));
+    let tokens = format!("[callers.tokens]\nci = \"{}\"", hash("canary-ci"));
+    let keys = format!("{JWT}jwks_file = \"FOLDER/jwks.json\"");
+    let forwarded = format!("[callers.forwarded]\nheader = \"{XFCC}\"\nfrom = [\"loopback\"]");
+    let (token, jwt_name) = (("token:ci", "token"), ("jwt:portal", "jwt"));
+    let named = (XFCC, "URI=spiffe://mesh/portal");
+    let behind = ("spiffe://mesh/portal", "forwarded");
+    // What identifies a caller at a gateway with this configuration; anything else is refused.
+    let gateways: [(&str, &str, Vec<Identifying<'_>>); 5] = [
+        ("nothing", "", vec![]),
+        ("tokens", &tokens, vec![("authorization", "Bearer canary-ci", token)]),
+        ("JWTs", &keys, vec![("authorization", &jwt, jwt_name)]),
+        ("a proxy", &forwarded, vec![(named.0, named.1, behind)]),
+        ("certificates", "TLS", vec![]),
+    ];
+    let shown: Vec<Vec<(&'static str, &str)>> = vec![
+        vec![("authorization", "Bearer canary-ci")],
+        vec![("authorization", "Bearer wrong")],
+        vec![("authorization", "Bearer ")],
+        vec![("authorization", "")],
+        vec![("authorization", "Basic Y2k6Y2FuYXJ5LWNp")],
+        vec![("authorization", "Negotiate abc")],
+        vec![("authorization", "canary-ci")],
+        vec![("authorization", &jwt)],
+        vec![("authorization", &forged)],
+        vec![("authorization", "Bearer canary-ci"), ("authorization", "Bearer canary-ci")],
+        vec![named],
+        vec![(XFCC, "URI=\"")],
+        vec![(XFCC, "")],
+        vec![named, named],
+        vec![("l5d-client-id", "portal.web")],
+        vec![("l5d-client-id", "")],
+    ];
+    for (what, more, identifying) in gateways {
+        let (more, has_tls) = if more == "TLS" { ("", true) } else { (more, false) };
+        let mut setup =
+            setup(&platform, more).replacing(r#"callers = ["*"]"#, r#"callers = ["*", "anonymous"]"#);
+        setup.file("jwks.json", &issuer.jwks());
+        if has_tls {
+            setup = with_tls(setup, &authority, "optional");
+        }
+        let gateway = setup.start();
+        let channel = if has_tls {
+            authority.channel(gateway.address(), None).await.unwrap()
+        } else {
+            gateway.channel().await
+        };
+        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: nothing is shown");
+        assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
+        for headers in &shown {
+            let identified = identifying.iter().find(|(name, value, _)| headers[..] == [(*name, *value)]);
+            let expected = if identified.is_some() { "OK" } else { UNKNOWN };
+            assert_eq!(issued(&channel, headers).await, expected, "{what}: {headers:?}");
+            let caller =
+                identified.map_or((Value::Null, Value::Null), |(_, _, (name, proof))| proven(name, proof));
+            assert_eq!(last_caller(&gateway), caller, "{what}: {headers:?}");
+        }
+        if has_tls {
+            let nameless = authority.channel(gateway.address(), Some(&authority.issue(&[]))).await.unwrap();
+            assert_eq!(issued(&nameless, &[]).await, UNKNOWN);
+            let portal = authority.issue(&["spiffe://mesh/portal"]);
+            let named = authority.channel(gateway.address(), Some(&portal)).await.unwrap();
+            assert_eq!(issued(&named, &[]).await, "OK");
+            assert_eq!(last_caller(&gateway), proven("spiffe://mesh/portal", "certificate"));
+        }
+        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: and the process goes on");
+    }
+}
+
+/// A reload that removes the last bearer token leaves its holder refused, not anonymous.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_holder_of_the_last_token_is_refused_after_it_was_removed() {
+    let platform = Upstream::http().await;
+    let tokens = format!("[callers.tokens]\nci = \"{}\"\n", hash("canary-ci"));
+    let gateway =
+        setup(&platform, &tokens).replacing(r#"callers = ["*"]"#, r#"callers = ["*", "anonymous"]"#).start();
+    let channel = gateway.channel().await;
+    let holder = [("authorization", "Bearer canary-ci")];
+    assert_eq!(issued(&channel, &holder).await, "OK");
+    let config = gateway.folder().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap().replace(&tokens, "");
+    write(gateway.folder(), "config.toml", &text);
+    gateway.signal("HUP");
+    gateway.stderr().wait_for("the reload", |line| line.contains("access rules reloaded").then_some(()));
+    assert_eq!(issued(&channel, &holder).await, UNKNOWN);
+    gateway.stderr().wait_for("why", |line| {
+        (line.contains("call failed") && line.contains("no [callers.jwt] and no [callers.tokens]"))
+            .then_some(())
+    });
+    assert_eq!(issued(&channel, &[]).await, "OK", "who shows nothing is anonymous, as the rules allow");
 }

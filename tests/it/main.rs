@@ -25,6 +25,7 @@ mod broken_requests;
 mod cli;
 mod connections;
 mod credentials;
+mod cut_files;
 mod deadlines;
 mod descriptors;
 mod docs;

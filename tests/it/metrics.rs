@@ -208,9 +208,9 @@ async fn who_calls_and_who_may_not_is_counted() {
                 [[access.rules]]
                 callers = ["token:shop"]
                 methods = ["IssueOtt"]
-                logins = ["*@shop.example"]
                 rate = "1/min"
                 burst = 2
+                logins = ["*@shop.example"]
                 [[access.rules]]"#
             ),
         )
@@ -231,7 +231,8 @@ async fn who_calls_and_who_may_not_is_counted() {
     let twice = with(shop("a@shop.example"), "authorization", "Bearer shop-token");
     assert_eq!(refused(&mut client, twice).await, Code::Unauthenticated);
     let spoofed = with(issue(), "x-forwarded-client-cert", "URI=spiffe://mesh/admin");
-    client.issue_ott(spoofed).await.expect("a token, as anonymous");
+    assert_eq!(refused(&mut client, spoofed).await, Code::Unauthenticated);
+    client.issue_ott(issue()).await.expect("a token, as anonymous");
 
     admin.scrape().has(&[
         (r#"ott_gateway_caller_calls_total{caller="token:shop",method="IssueOtt",code="OK"}"#, 2.0),
@@ -246,10 +247,10 @@ async fn who_calls_and_who_may_not_is_counted() {
         (r#"ott_gateway_access_denied_total{reason="method"}"#, 1.0),
         (r#"ott_gateway_access_denied_total{reason="caller"}"#, 0.0),
         ("ott_gateway_spoofed_identity_headers_total", 1.0),
-        (r#"ott_gateway_security_events_total{kind="caller_unauthenticated"}"#, 2.0),
+        (r#"ott_gateway_security_events_total{kind="caller_unauthenticated"}"#, 3.0),
         (r#"ott_gateway_security_events_total{kind="duplicate_identity"}"#, 1.0),
-        (r#"ott_gateway_errors_total{method="IssueOtt",reason="CALLER_UNAUTHENTICATED"}"#, 2.0),
-        (r#"grpc_server_handled_total{grpc_method="IssueOtt",grpc_code="Unauthenticated"}"#, 2.0),
+        (r#"ott_gateway_errors_total{method="IssueOtt",reason="CALLER_UNAUTHENTICATED"}"#, 3.0),
+        (r#"grpc_server_handled_total{grpc_method="IssueOtt",grpc_code="Unauthenticated"}"#, 3.0),
     ]);
 }
 

@@ -26,10 +26,13 @@ const OK: &str = r#"ott_gateway_reloads_total{result="ok",what="rules"}"#;
 
 fn hash(token: &str) -> String {
     use std::fmt::Write as _;
-    digest(&SHA256, token.as_bytes()).as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest(&SHA256, format!("canary-{token}").as_bytes()).as_ref().iter().fold(
+        "sha256:".to_owned(),
+        |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        },
+    )
 }
 
 /// The configuration as it is now.
@@ -53,7 +56,7 @@ async fn issues(gateway: &Gateway, login: &str) -> String {
 async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"load@*\", \"old@*\"]")
+        .replacing("users = \"all\"", "logins = [\"load@*\", \"old@*\"]")
         .start();
     let stop = CancellationToken::new();
     let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
@@ -93,13 +96,13 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
         admin.scrape().find(&format!("ott_gateway_caller_calls_total{{{labels}}}"))
     };
     let channel = gateway.channel().await;
-    assert_eq!(issued(&channel, &[("authorization", "Bearer one")]).await, "OK");
+    assert_eq!(issued(&channel, &[("authorization", "Bearer canary-one")]).await, "OK");
     assert_eq!((calls("token:one").await, calls("token:two").await), (Some(1.0), None));
 
     put(&gateway, "config.toml", &config(&gateway).replace("[\"token:one\"]", "[\"token:two\"]"));
     gateway.signal("HUP");
     until(IN_FORCE, "the new rules are in force", async || {
-        issued(&channel, &[("authorization", "Bearer two")]).await == "OK"
+        issued(&channel, &[("authorization", "Bearer canary-two")]).await == "OK"
     })
     .await;
     assert_eq!(calls("token:two").await, Some(1.0));
@@ -109,7 +112,7 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
 async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
+        .replacing("users = \"all\"", "logins = [\"old@*\"]")
         .replacing("[audit]", &format!("[callers.tokens]\nci = \"{}\"\n[audit]", hash("first")))
         .start();
     let admin = gateway.admin();
@@ -132,7 +135,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         assert_eq!(issues(&gateway, "old@x").await, "OK", "{what}");
         assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED, "{what}");
         let channel = gateway.channel().await;
-        let second = issued(&channel, &[("authorization", "Bearer second")]).await;
+        let second = issued(&channel, &[("authorization", "Bearer canary-second")]).await;
         assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: not half of it either");
     }
     gateway.stderr().wait_for("the fault with its line", |line| {
@@ -161,7 +164,7 @@ async fn bearer_tokens_are_replaced_while_calls_go_on() {
         .start();
     let channel = gateway.channel().await;
     let told = async |token: &str| {
-        let bearer = format!("Bearer {token}");
+        let bearer = format!("Bearer canary-{token}");
         issued(&channel, &[("authorization", bearer.as_str())]).await
     };
     let both = format!("[\"{}\", \"{}\"]", hash("first"), hash("second"));
@@ -184,9 +187,10 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
     };
     let before = tokens(&[("ci", "first"), ("nightly", "second"), ("reports", "third")]);
     let rules = "[[access.rules]]\ncallers = [\"token:*\"]\nlogins = [\"kept@*\"]\n\
-                 [[access.rules]]\ncallers = [\"dns:*\"]\n\
-                 [[access.rules]]\nlogins = [\"old@*\"]";
+                 [[access.rules]]\ncallers = [\"dns:*\"]\nusers = \"all\"\n\
+                 [[access.rules]]";
     let gateway = Setup::for_platform(platform.address())
+        .replacing("users = \"all\"", "logins = [\"old@*\"]")
         .replacing("[[access.rules]]", rules)
         .replacing("[audit]", &format!("{before}[audit]"))
         .start();
@@ -274,7 +278,7 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
 async fn fault_elsewhere_does_not_stop_a_revocation() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"kept@*\", \"revoked@*\"]")
+        .replacing("users = \"all\"", "logins = [\"kept@*\", \"revoked@*\"]")
         .start();
     assert_eq!(issues(&gateway, "revoked@x").await, "OK");
     // A key file that arrives later, a data center without an id, and an unknown section.
@@ -299,9 +303,8 @@ async fn fault_elsewhere_does_not_stop_a_revocation() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
     let platform = Upstream::http().await;
-    let gateway = Setup::for_platform(platform.address())
-        .replacing("[[access.rules]]", "[[access.rules]]\nlogins = [\"old@*\"]")
-        .start();
+    let gateway =
+        Setup::for_platform(platform.address()).replacing("users = \"all\"", "logins = [\"old@*\"]").start();
     let changed = config(&gateway)
         .replace("old@*", "new@*")
         .replace("100ms", "200ms")

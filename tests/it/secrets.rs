@@ -213,7 +213,7 @@ async fn all_kinds_of_callers(gateway: &Gateway, issuer: &Issuer) -> (Vec<String
         (Code::Unauthenticated, vec![(XFCC, format!("{element}spiffe://MARK/mark-path"))]),
         (Code::Unauthenticated, vec![(XFCC, format!("{element}\"mark-open"))]),
         (Code::Unauthenticated, vec![(XFCC, "mark-nothing".to_owned()), (XFCC, element.to_owned())]),
-        (Code::Ok, vec![("l5d-client-id", "mark-other-proxy".to_owned())]),
+        (Code::Unauthenticated, vec![("l5d-client-id", "mark-other-proxy".to_owned())]),
     ];
     for (code, headers) in jwts.chain(others) {
         let mut request = Request::new(call::issue("someone"));

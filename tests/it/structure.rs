@@ -63,7 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "supervision",
         ],
     ),
-    ("config", &["caller", "http_client", "call", "secret", "files", "pki", "clock"]),
+    ("config", &["caller", "http_client", "call", "ott", "secret", "files", "pki", "clock"]),
     ("proto", &[]),
     (
         "server",

@@ -22,10 +22,16 @@ fn has(request: &Recorded, text: &str) -> bool {
     String::from_utf8_lossy(&request.raw).to_lowercase().contains(&text.to_lowercase())
 }
 
+/// The SHA-256 of the caller's token, `of-the-caller`.
+const CALLER_HASH: &str = "bd8f8f08856767c6c08200be7513153ac6fc21c386ac93f10dc7262c7cb38a41";
+
 #[tokio::test]
 async fn requests_are_exactly_as_the_platform_wants_them() {
     let upstream = Upstream::http().await;
-    let gateway = Setup::for_platform(upstream.address()).start();
+    let gateway = Setup::for_platform(upstream.address())
+        .replacing("callers = [\"anonymous\"]", "callers = [\"anonymous\", \"token:ci\"]")
+        .replacing("[audit]", &format!("[callers.tokens]\nci = \"sha256:{CALLER_HASH}\"\n[audit]"))
+        .start();
     let mut client = gateway.client().await;
     let mut request = tonic::Request::new(call::issue("john@example.com"));
     request.metadata_mut().insert("x-request-id", "the-first".parse().expect("visible ASCII"));

@@ -24,7 +24,7 @@ fn config_for(callers: &[&str]) -> String {
                     client_secret_file = \"secret\"\n"
         .to_owned();
     for caller in callers {
-        text.extend(["[[access.rules]]\ncallers = [\"", caller, "\"]\n"]);
+        text.extend(["[[access.rules]]\ncallers = [\"", caller, "\"]\nusers = \"all\"\n"]);
     }
     text
 }

@@ -162,7 +162,7 @@ mod tests {
     use crate::{
         call::{Deadline, UnvalidatedNames, UnvalidatedText},
         clock::{self, WallClock},
-        ott::{Name, Subject},
+        ott::{Subject, SubjectKind},
         reason::{FailureCode, Reason},
     };
 
@@ -186,7 +186,7 @@ mod tests {
         let mut calls = RefusedCalls::new(CountedBy::Others, clock.now());
         let named = call(1);
         named.set_caller("jwt:a".into(), "jwt");
-        named.set_subject(Subject::Login(Name::try_new("x".to_owned()).expect("a name")));
+        named.set_subject(Subject::new(SubjectKind::Login, "x".to_owned()).expect("a name"));
         calls.add(&named, UNAUTHENTICATED, clock.now());
         let unvalidated = call(1);
         let user = Some(("user_id", UnvalidatedText::new("7\u{202e}")));
@@ -224,7 +224,7 @@ mod tests {
         for number in 0..=255 {
             let call = call(number);
             call.set_caller(format!("jwt:{number}").into(), "jwt");
-            call.set_subject(Subject::Login(Name::try_new(number.to_string()).expect("a name")));
+            call.set_subject(Subject::new(SubjectKind::Login, number.to_string()).expect("a name"));
             assert_eq!(calls.wants_users(), number < 5);
             calls.add(&call, UNAUTHENTICATED, clock.now());
         }

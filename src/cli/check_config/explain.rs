@@ -8,7 +8,7 @@ use crate::{
     app::is_caller_name,
     call::Operation,
     config::{Config, nearest},
-    ott::{Name, Subject},
+    ott::{Subject, SubjectKind},
 };
 
 /// Such a call as `--explain` asks about.
@@ -104,13 +104,13 @@ impl Question {
 }
 
 fn subject(text: &str) -> Result<Subject, NoSuchCall> {
-    let (kind, name): (fn(Name) -> Subject, &str) = match text.split_once(':') {
-        Some(("login", name)) => (Subject::Login, name),
-        Some(("external_id", name)) => (Subject::ExternalId, name),
-        Some(("user_id", name)) => (Subject::UserId, name),
-        _ => (Subject::Login, text),
+    let (kind, name) = match text.split_once(':') {
+        Some(("login", name)) => (SubjectKind::Login, name),
+        Some(("external_id", name)) => (SubjectKind::ExternalId, name),
+        Some(("user_id", name)) => (SubjectKind::UserId, name),
+        _ => (SubjectKind::Login, text),
     };
-    Name::try_new(name.to_owned()).map(kind).map_err(|rule| NoSuchCall::User(rule.to_string()))
+    Subject::new(kind, name.to_owned()).map_err(|rule| NoSuchCall::User(rule.to_string()))
 }
 
 fn hint(nearest: Option<&str>) -> String {
@@ -129,7 +129,7 @@ mod tests {
     fn user_is_named_by_kind_and_a_bare_name_is_a_login() {
         let field = |text: &str| {
             let user = read("dns:a", "IssueOtt", text).unwrap().user.unwrap();
-            (user.field(), user.name().as_str().to_owned())
+            (user.field(), user.as_sent().to_owned())
         };
         assert_eq!(field("a@b"), ("login", "a@b".to_owned()));
         assert_eq!(field("login:a:b"), ("login", "a:b".to_owned()));

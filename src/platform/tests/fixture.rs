@@ -12,7 +12,7 @@ use crate::{
     clock,
     credential::Credential,
     memory::ResponseMemory,
-    ott::{IssuedToken, Name, OneTimeToken, Subject},
+    ott::{IssuedToken, OneTimeToken, Subject, SubjectKind},
     session::LoggedIn,
     telemetry::metrics::ApiClientMetrics,
 };
@@ -115,7 +115,7 @@ pub(super) fn call_with(left: Duration) -> Call {
 }
 
 pub(super) fn subject(login: &str) -> Subject {
-    Subject::Login(Name::try_new(login.to_owned()).expect("a login"))
+    Subject::new(SubjectKind::Login, login.to_owned()).expect("a login")
 }
 
 pub(super) fn issue_permit(subject: Subject) -> IssuePermit {

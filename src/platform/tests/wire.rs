@@ -6,13 +6,13 @@ use super::fixture::*;
 use crate::{
     credential::Credential,
     http_client::{ConnectionReuse, Proxy, Resolver, build},
-    ott::{Name, Subject},
+    ott::{Subject, SubjectKind},
     platform::LogoutOutcome,
     telemetry::{logging::captured::CapturedLog, tracing::CallSpan},
 };
 
-fn name(text: &str) -> Name {
-    Name::try_new(text.to_owned()).unwrap()
+fn named(kind: SubjectKind, text: &str) -> Subject {
+    Subject::new(kind, text.to_owned()).unwrap()
 }
 
 #[tokio::test]
@@ -42,9 +42,9 @@ async fn each_kind_of_subject_has_its_own_member() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for (subject, body) in [
-        (Subject::ExternalId(name("ext\"1")), r#"{"purpose":"user_login","external_id":"ext\"1"}"#),
-        (Subject::UserId(name("2955-43uc")), r#"{"purpose":"user_login","user_id":"2955-43uc"}"#),
-        (Subject::Login(name("jürgen\\")), r#"{"purpose":"user_login","login":"jürgen\\"}"#),
+        (named(SubjectKind::ExternalId, "ext\"1"), r#"{"purpose":"user_login","external_id":"ext\"1"}"#),
+        (named(SubjectKind::UserId, "2955-43uc"), r#"{"purpose":"user_login","user_id":"2955-43uc"}"#),
+        (named(SubjectKind::Login, "J\u{fc}rgen\\"), r#"{"purpose":"user_login","login":"Jürgen\\"}"#),
     ] {
         client.issue_ott(&issue_permit(subject), &call(), &CallSpan::default()).await.unwrap();
         assert_eq!(upstream.requests().last().unwrap().text(), body);

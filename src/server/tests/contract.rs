@@ -221,7 +221,7 @@ async fn caller_of_a_connection_is_whom_its_certificate_names() {
     let files = Folder::new(&authority.issue("localhost"));
     let ca_file = files.write_file("ca.crt", &authority.certificate());
     let tls = files.settings(ClientAuth::Require { ca_file });
-    let settings = caller::Settings { certificate: true, ..caller::Settings::default() };
+    let settings = caller::Settings::default();
     let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
     let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
     for name in ["portal", "reports"] {

@@ -26,7 +26,7 @@ fn each_subject_is_taken_for_what_it_is() {
         (UserId("a".into()), "user_id"),
     ] {
         let issue = IssueOtt::try_from(request(Some(given))).expect("it is valid");
-        assert_eq!((issue.subject.field(), issue.subject.name().as_str()), (field, "a"));
+        assert_eq!((issue.subject.field(), issue.subject.as_sent()), (field, "a"));
         assert_eq!((issue.api_client, issue.target_uri), (None, None));
     }
 }

@@ -41,10 +41,11 @@ use crate::{
 const OTHER: &str = "other";
 
 /// The kinds of security events.
-const SECURITY_EVENTS: [&str; 8] = [
+const SECURITY_EVENTS: [&str; 9] = [
     "ott_in_use",
     "ott_rejected",
     "account_mismatch",
+    "account_not_allowed",
     "caller_unauthenticated",
     "duplicate_identity",
     "slow_handshake",

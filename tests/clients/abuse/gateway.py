@@ -41,8 +41,10 @@ client_secret_file = "{folder}/client-secret"
 callers = ["{honest}"]
 rate = "unlimited"
 user_rate = "unlimited"
+users = "all"
 [[access.rules]]
 callers = ["token:attacker"]
+users = "all"
 [audit]
 sink = "{folder}/audit.jsonl"
 """

@@ -35,6 +35,7 @@ client_secret_file = "{folder}/secret"
 callers = ["anonymous"]
 rate = "unlimited"
 user_rate = "unlimited"
+users = "all"
 [audit]
 sink = "{audit}"
 [telemetry]

@@ -52,6 +52,7 @@ from = ["{envoy}"]
 callers = ["spiffe://mesh/ns/web/*"]
 rate = "unlimited"
 user_rate = "unlimited"
+users = "all"
 [audit]
 sink = "{folder}/audit.jsonl"
 """

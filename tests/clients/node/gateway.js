@@ -123,6 +123,7 @@ async function serving(platformUrl) {
     client_secret_file = "secret"
     [[access.rules]]
     callers = ["anonymous"]
+    users = "all"
   `);
   const running = new Gateway(address, 'serve', '--config', path.join(folder, 'gateway.toml'));
   running.exit.finally(() => fs.rmSync(folder, { recursive: true, force: true }));

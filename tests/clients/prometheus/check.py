@@ -30,6 +30,7 @@ client_id = "sandbox"
 client_secret_file = "{folder}/secret"
 [[access.rules]]
 callers = ["anonymous"]
+users = "all"
 [audit]
 sink = "{folder}/audit.jsonl"
 """

@@ -107,6 +107,7 @@ impl Setup {
             callers = ["anonymous"]
             rate = "unlimited"
             user_rate = "unlimited"
+            users = "all"
             [audit]
             sink = "FOLDER/audit.jsonl"
             [telemetry]

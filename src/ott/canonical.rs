@@ -1,0 +1,110 @@
+//! The canonical form of users' names: folding, and the characters that no name may contain.
+//!
+//! This is the only place where two spellings are compared. The platform does not document
+//! how it compares names, so spellings that it may treat as one user have one form here.
+
+use std::{borrow::Cow, iter::once};
+
+use icu_normalizer::ComposingNormalizerBorrowed;
+use uuid::Uuid;
+
+/// Ideographic full stop, a label separator in domain names (RFC 3490, section 3.1). The other
+/// variants of the dot are already one of the two in NFKC.
+pub(super) const IDEOGRAPHIC_FULL_STOP: char = '\u{3002}';
+
+/// Maximum number of passes until folding changes nothing any more. Two are enough for all of
+/// Unicode 16.
+const MAX_PASSES: usize = 4;
+
+/// Folds a text: Unicode NFKC, then simple case folding, then NFKC again. Does not allocate if
+/// the text is ASCII in lower case.
+///
+/// Case folding maps one character to one, and nothing outside ASCII to ASCII: `\u{df}` stays
+/// apart from `ss`, and the dotless `\u{131}` from `i`.
+pub(crate) fn fold(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(text.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(text)
+        };
+    }
+    let nfkc = ComposingNormalizerBorrowed::new_nfkc();
+    let mut folded = nfkc.normalize(text).into_owned();
+    for _ in 0..MAX_PASSES {
+        let lower: String = folded.chars().map(fold_case).collect();
+        let next = nfkc.normalize(&lower);
+        if *next == *folded {
+            break;
+        }
+        folded = next.into_owned();
+    }
+    Cow::Owned(folded)
+}
+
+/// Lower case of the upper case, if each is one character: `\u{3c2}` and `\u{3c3}` are one.
+fn fold_case(character: char) -> char {
+    fn only(mut mapped: impl Iterator<Item = char>) -> Option<char> {
+        mapped.next().filter(|_| mapped.next().is_none())
+    }
+    let upper = only(character.to_uppercase()).unwrap_or(character);
+    let lower = only(upper.to_lowercase()).unwrap_or(character);
+    if lower.is_ascii() == character.is_ascii() { lower } else { character }
+}
+
+/// Returns whether folding turns a character outside ASCII into ASCII, as in full-width letters.
+pub(super) fn folds_into_ascii(text: &str) -> bool {
+    if text.is_ascii() {
+        return false;
+    }
+    let nfkc = ComposingNormalizerBorrowed::new_nfkc();
+    text.chars()
+        .filter(|character| !character.is_ascii())
+        .any(|character| nfkc.normalize_iter(once(character)).any(|folded| folded.is_ascii()))
+}
+
+/// Folds a text without its blanks and invisible characters. For names in the platform's
+/// responses, where a difference must not come from spelling alone.
+pub(super) fn fold_visible(text: &str) -> String {
+    let visible = |text: &str| -> String {
+        text.chars().filter(|&character| !character.is_whitespace() && !is_invisible(character)).collect()
+    };
+    let folded = fold(text).into_owned();
+    fold(&visible(&folded)).into_owned()
+}
+
+/// Returns the canonical form (RFC 9562, section 4) of a folded text that is a UUID: with or
+/// without hyphens, brackets and `urn:uuid:`.
+pub(super) fn uuid(folded: &str) -> Option<String> {
+    let brackets = ['{', '}', '(', ')', '[', ']'];
+    let text = folded.trim_matches(brackets);
+    let text = text.strip_prefix("urn:").unwrap_or(text);
+    let text = text.strip_prefix("uuid:").unwrap_or(text).trim_matches(brackets);
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+        return None;
+    }
+    let digits: String = text.chars().filter(|character| *character != '-').collect();
+    Uuid::try_parse(&digits).ok().map(|uuid| uuid.hyphenated().to_string())
+}
+
+/// Returns whether a text is a UUID in canonical form.
+pub(super) fn is_canonical_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// Returns whether a character shows nothing, or changes the direction of what is shown:
+/// `Default_Ignorable_Code_Point` of Unicode 16, interlinear annotations and the Braille blank.
+pub(super) const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}

@@ -1,0 +1,262 @@
+//! The user that a token is for.
+//!
+//! A [`Subject`] has two forms: the one that the caller sent, which the platform gets unchanged,
+//! and the canonical one, which rules, quotas and the audit log see. It can only be made by
+//! [`Subject::new`], so that no subject is without its canonical form.
+
+use std::borrow::Cow;
+
+use super::canonical::{
+    IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, is_invisible, uuid,
+};
+
+/// Maximum size of a login, an external id or a user id, as sent and in canonical form, in bytes.
+pub const MAX_SUBJECT_BYTES: usize = 254;
+
+/// How a user is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SubjectKind {
+    /// By the account's login.
+    Login,
+    /// By the id that an identity provider has for the account.
+    ExternalId,
+    /// By the platform's own id of the account.
+    UserId,
+}
+
+impl SubjectKind {
+    /// Returns the name of the field, in the contract and in the platform's API.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::ExternalId => "external_id",
+            Self::UserId => "user_id",
+        }
+    }
+}
+
+/// A user, named in exactly one way.
+///
+/// The canonical form depends on the kind:
+///
+/// * Logins are folded: Unicode NFKC, simple case folding, NFKC. In the domain part, an
+///   ideographic full stop is a dot.
+/// * User ids that are UUIDs in any spelling have the form of RFC 9562. Others are opaque, and
+///   unchanged.
+/// * External ids are opaque, and unchanged: identity providers may distinguish case.
+///
+/// ```
+/// use ott_gateway::ott::{Subject, SubjectKind};
+///
+/// let user = Subject::new(SubjectKind::Login, "Anna@Customer.example".to_owned())?;
+/// assert_eq!(user.as_sent(), "Anna@Customer.example");
+/// assert_eq!(user.canonical(), "anna@customer.example");
+/// # Ok::<(), ott_gateway::ott::InvalidSubject>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    kind: SubjectKind,
+    canonical: Box<str>,
+    /// `None` if it is the canonical form.
+    sent: Option<Box<str>>,
+    is_uuid: bool,
+    /// Whether the canonical form has ASCII characters that were sent as others.
+    folds_into_ascii: bool,
+}
+
+impl Subject {
+    /// Checks the name of a user and brings it into canonical form. Does not allocate if the
+    /// name is ASCII in canonical form already.
+    ///
+    /// # Errors
+    ///
+    /// The name is empty, longer than [`MAX_SUBJECT_BYTES`], or contains characters that nobody
+    /// would see.
+    pub fn new(kind: SubjectKind, sent: String) -> Result<Self, InvalidSubject> {
+        check(kind, &sent)?;
+        let (canonical, is_uuid) = match kind {
+            SubjectKind::ExternalId => (None, false),
+            SubjectKind::Login => (changed(fold_login(&sent), &sent), false),
+            SubjectKind::UserId if is_canonical_uuid(&sent) => (None, true),
+            SubjectKind::UserId => match uuid(&fold(&sent)) {
+                Some(uuid) => (changed(Cow::Owned(uuid), &sent), true),
+                None => (None, false),
+            },
+        };
+        let Some(canonical) = canonical else {
+            let canonical = sent.into_boxed_str();
+            return Ok(Self { kind, canonical, sent: None, is_uuid, folds_into_ascii: false });
+        };
+        // Folding can turn one character into several, among them blanks.
+        check(kind, &canonical)?;
+        let folds_into_ascii =
+            folds_into_ascii(&sent) || (kind == SubjectKind::Login && has_other_dot(&sent));
+        Ok(Self { kind, canonical, sent: Some(sent.into_boxed_str()), is_uuid, folds_into_ascii })
+    }
+
+    /// Returns how the user is named.
+    #[must_use]
+    pub const fn kind(&self) -> SubjectKind {
+        self.kind
+    }
+
+    /// Returns the name of the field, in the contract and in the platform's API.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        self.kind.field()
+    }
+
+    /// Returns the name as the caller sent it, for the platform.
+    #[must_use]
+    pub fn as_sent(&self) -> &str {
+        self.sent.as_deref().unwrap_or(&self.canonical)
+    }
+
+    /// Returns the canonical form, for everything else.
+    #[must_use]
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    /// Returns the key of the user's quota.
+    ///
+    /// It is coarser than the canonical form: external ids and opaque user ids that differ only
+    /// in their folding share a quota. The platform does not document whether it distinguishes
+    /// them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
+    /// to reach another user.
+    #[must_use]
+    pub fn quota_key(&self) -> QuotaKey<'_> {
+        let name = match self.kind {
+            SubjectKind::Login => Cow::Borrowed(&*self.canonical),
+            SubjectKind::UserId if self.is_uuid => Cow::Borrowed(&*self.canonical),
+            SubjectKind::ExternalId | SubjectKind::UserId => fold(&self.canonical),
+        };
+        QuotaKey { kind: self.kind, name }
+    }
+
+    /// Returns whether a name of the same kind in a response of the platform is this user's.
+    /// `None` if the two cannot be compared.
+    ///
+    /// Only names of different users count as different: blanks, invisible characters and
+    /// folding make no difference.
+    #[must_use]
+    pub fn is_named(&self, found: &str) -> Option<bool> {
+        match self.kind {
+            SubjectKind::Login | SubjectKind::ExternalId => {
+                Some(found == self.as_sent() || fold_visible(found) == fold_visible(&self.canonical))
+            }
+            SubjectKind::UserId => {
+                let found = uuid(fold(found).trim())?;
+                self.is_uuid.then(|| *found == *self.canonical)
+            }
+        }
+    }
+
+    /// Whether it is a UUID.
+    pub(super) const fn is_uuid(&self) -> bool {
+        self.is_uuid
+    }
+
+    /// Whether the canonical form has ASCII characters that were sent as others.
+    pub(super) const fn folds_into_ascii(&self) -> bool {
+        self.folds_into_ascii
+    }
+}
+
+/// Identifies a user in quotas.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct QuotaKey<'a> {
+    kind: SubjectKind,
+    name: Cow<'a, str>,
+}
+
+/// Why a text cannot be the name of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSubject {
+    /// It is empty.
+    #[error("must not be empty")]
+    Empty,
+    /// It is longer than [`MAX_SUBJECT_BYTES`], as sent or in canonical form.
+    #[error("must be at most 254 bytes long")]
+    TooLong,
+    /// It contains a control character.
+    #[error("must not contain control characters")]
+    ControlCharacter,
+    /// It begins or ends with a blank.
+    #[error("must not begin or end with a blank")]
+    OuterBlank,
+    /// It contains a blank that is not a space.
+    #[error("must not contain blanks other than spaces")]
+    UnusualBlank,
+    /// It contains a character that shows nothing or changes the direction of the text.
+    #[error("must not contain invisible characters")]
+    InvisibleCharacter,
+    /// The domain part of a login ends with a dot.
+    #[error("must not end with a dot")]
+    TrailingDot,
+    /// A pattern contains characters such as full-width letters, and could never match.
+    #[error("must not contain characters that are a form of ASCII characters, such as full-width letters")]
+    FormOfAscii,
+}
+
+/// Checks the rules for all names of that kind, and for patterns of them.
+pub(super) fn check_characters(kind: SubjectKind, text: &str) -> Result<(), InvalidSubject> {
+    if text.is_empty() {
+        return Err(InvalidSubject::Empty);
+    }
+    if text.is_ascii() {
+        if text.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(InvalidSubject::ControlCharacter);
+        }
+    } else {
+        text.chars().try_for_each(check_character)?;
+    }
+    if text.starts_with(' ') || text.ends_with(' ') {
+        return Err(InvalidSubject::OuterBlank);
+    }
+    let ends_with_dot = text.ends_with(['.', IDEOGRAPHIC_FULL_STOP]);
+    if kind == SubjectKind::Login && ends_with_dot && text.contains('@') {
+        return Err(InvalidSubject::TrailingDot);
+    }
+    Ok(())
+}
+
+fn check_character(character: char) -> Result<(), InvalidSubject> {
+    if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+        Err(InvalidSubject::ControlCharacter)
+    } else if character.is_whitespace() && character != ' ' {
+        Err(InvalidSubject::UnusualBlank)
+    } else if is_invisible(character) {
+        Err(InvalidSubject::InvisibleCharacter)
+    } else {
+        Ok(())
+    }
+}
+
+fn check(kind: SubjectKind, text: &str) -> Result<(), InvalidSubject> {
+    if text.len() > MAX_SUBJECT_BYTES { Err(InvalidSubject::TooLong) } else { check_characters(kind, text) }
+}
+
+/// Folds a login. In the domain part, an ideographic full stop becomes a dot.
+pub(super) fn fold_login(login: &str) -> Cow<'_, str> {
+    let folded = fold(login);
+    match folded.rsplit_once('@') {
+        Some((local, domain)) if domain.contains(IDEOGRAPHIC_FULL_STOP) => {
+            Cow::Owned(format!("{local}@{}", domain.replace(IDEOGRAPHIC_FULL_STOP, ".")))
+        }
+        _ => folded,
+    }
+}
+
+fn has_other_dot(login: &str) -> bool {
+    !login.is_ascii()
+        && fold(login).rsplit_once('@').is_some_and(|(_, domain)| domain.contains(IDEOGRAPHIC_FULL_STOP))
+}
+
+fn changed(canonical: Cow<'_, str>, sent: &str) -> Option<Box<str>> {
+    if *canonical == *sent { None } else { Some(canonical.into_owned().into_boxed_str()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,349 @@
+//! A configuration file that was cut off is refused, or allows less than the whole file.
+//!
+//! Every example of the documentation, a file with every kind of key, and generated files are cut
+//! at every byte.
+
+use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Command};
+
+use ott_gateway::{
+    app::access_rules,
+    call::Operation,
+    config::{Access, Config, Rate, Reloadable, Rule, Tokens},
+    ott::{Subject, SubjectKind, Users},
+};
+use proptest::{prelude::*, sample::select};
+
+use crate::docs::{Place, blocks, completed};
+
+/// The number of the rule that decides on each question, if any allows it.
+fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
+    let rules = access_rules(access).expect("usable rules");
+    let decide = |probe: &Probe| {
+        rules.explain(&probe.caller, probe.operation, &probe.api_client, probe.user.as_ref()).deciding_rule()
+    };
+    probes.iter().map(decide).collect()
+}
+
+/// Whether the quotas of a rule are no wider than those of another.
+fn has_no_wider_quotas(rule: &Rule, than: &Rule) -> bool {
+    let per_hour = |rate: Rate| match rate {
+        Rate::Unlimited => f64::INFINITY,
+        Rate::Limited { times, period } => f64::from(times.get()) * 3600.0 / period.as_secs_f64(),
+    };
+    let in_flight = |rule: &Rule| rule.max_in_flight.map_or(u32::MAX, NonZeroU32::get);
+    per_hour(rule.rate) <= per_hour(than.rate)
+        && rule.burst <= than.burst
+        && per_hour(rule.user_rate) <= per_hour(than.user_rate)
+        && rule.user_burst <= than.user_burst
+        && in_flight(rule) <= in_flight(than)
+}
+
+struct Probe {
+    caller: String,
+    operation: Operation,
+    api_client: String,
+    user: Option<Subject>,
+}
+
+/// Questions about everything that the rules name, and about what they do not name.
+fn probes(access: &Access) -> Vec<Probe> {
+    let plain = |pattern: &String| pattern.replace(['*', '?'], "x");
+    let mut callers: Vec<String> = ["anonymous", "token:other", "dns:other"].map(str::to_owned).into();
+    let mut api_clients: Vec<String> = ["eu2", "other"].map(str::to_owned).into();
+    let mut names = vec!["other".to_owned(), "7".to_owned()];
+    for rule in &access.rules {
+        callers.extend(rule.callers.iter().map(plain));
+        api_clients.extend(rule.api_clients.iter().flatten().map(plain));
+        if let Users::Listed(patterns) = &rule.users {
+            names.extend(patterns.iter().map(|pattern| pattern.text().replace(['*', '?'], "x")));
+        }
+    }
+    let kinds = [SubjectKind::Login, SubjectKind::ExternalId, SubjectKind::UserId];
+    let mut users: Vec<Option<Subject>> = vec![None];
+    for name in names {
+        users.extend(kinds.map(|kind| Subject::new(kind, name.clone()).ok()));
+    }
+    let mut probes = Vec::new();
+    for caller in &callers {
+        for api_client in &api_clients {
+            for operation in [Operation::IssueOtt, Operation::LoginWithOtt] {
+                for user in &users {
+                    let (caller, api_client, user) = (caller.clone(), api_client.clone(), user.clone());
+                    probes.push(Probe { caller, operation, api_client, user });
+                }
+            }
+        }
+    }
+    probes
+}
+
+/// A whole file, and what is allowed by it.
+struct Whole {
+    access: Access,
+    tokens: Tokens,
+    probes: Vec<Probe>,
+    decisions: Vec<Option<usize>>,
+}
+
+impl Whole {
+    fn new(access: Access, tokens: Tokens) -> Self {
+        let probes = probes(&access);
+        let decisions = decisions(&access, &probes);
+        assert!(decisions.iter().any(Option::is_some), "something is allowed");
+        Self { access, tokens, probes, decisions }
+    }
+
+    /// Compares a part of the file with it.
+    fn assert_allows_no_less_than(&self, access: &Access, tokens: &Tokens, part: &str) {
+        for (name, hashes) in tokens {
+            assert_eq!(self.tokens.get(name), Some(hashes), "a token changed in:\n{part}");
+        }
+        let cut = decisions(access, &self.probes);
+        for ((cut, whole), probe) in cut.iter().zip(&self.decisions).zip(&self.probes) {
+            let question = format!(
+                "{} {} {} {:?}",
+                probe.caller,
+                probe.operation.name(),
+                probe.api_client,
+                probe.user.as_ref().map(Subject::canonical)
+            );
+            assert!(cut.is_none() || cut == whole, "{question}: {cut:?} instead of {whole:?} in:\n{part}");
+        }
+        for (cut, whole) in access.rules.iter().zip(&self.access.rules) {
+            assert!(has_no_wider_quotas(cut, whole), "{cut:?} instead of {whole:?} in:\n{part}");
+        }
+        assert!(!access.quota_dry_run || self.access.quota_dry_run, "in:\n{part}");
+    }
+}
+
+/// Cuts a file at every byte, and compares what is accepted as a reload and at the start.
+/// Returns the number of accepted parts.
+fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize {
+    let text = fs::read(file).expect("the whole file");
+    let config = Config::load(Some(file), environment).unwrap_or_else(|faults| panic!("{faults}"));
+    let whole = Whole::new(config.access.clone(), config.callers.tokens.clone());
+    let mut accepted = 0;
+    for end in 0..text.len() {
+        let part = &text[..end];
+        let Ok((reloadable, _)) = Reloadable::parse(file, part, environment) else {
+            // The start is stricter than a reload, so there is nothing to compare.
+            continue;
+        };
+        accepted += 1;
+        let shown = String::from_utf8_lossy(part);
+        whole.assert_allows_no_less_than(&reloadable.access, &reloadable.tokens, &shown);
+        fs::write(file, part).expect("can be written");
+        let Ok(cut) = Config::load(Some(file), environment) else { continue };
+        whole.assert_allows_no_less_than(&cut.access, &cut.callers.tokens, &shown);
+        for jwt in &cut.callers.jwt {
+            assert!(config.callers.jwt.contains(jwt), "an issuer changed in:\n{shown}");
+        }
+        if cut.callers.forwarded.is_some() {
+            assert_eq!(cut.callers.forwarded, config.callers.forwarded, "in:\n{shown}");
+        }
+        if config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()) {
+            assert_eq!(cut.server.tls, config.server.tls, "in:\n{shown}");
+        }
+    }
+    fs::write(file, text).expect("can be written");
+    accepted
+}
+
+#[test]
+fn every_example_of_the_documentation_is_refused_or_narrower_wherever_it_is_cut() {
+    for block in blocks("toml") {
+        let whole = if block.info == "toml part" { completed(&block.text) } else { block.text };
+        let mut place = Place::new();
+        let file = place.prepare(&whole);
+        cut_everywhere(&file, place.environment());
+    }
+}
+
+#[test]
+fn a_file_with_every_kind_of_key_is_refused_or_narrower_wherever_it_is_cut() {
+    let mut place = Place::new();
+    let file = place.prepare(EVERY_KIND_OF_KEY);
+    assert!(cut_everywhere(&file, place.environment()) > 10, "some parts are accepted");
+}
+
+/// The start, `check-config` and reloads use the same reader; this is the program itself.
+#[test]
+fn the_program_refuses_a_file_that_was_cut_before_the_users_of_a_rule() {
+    let mut place = Place::new();
+    let file = place.prepare(EVERY_KIND_OF_KEY);
+    let text = fs::read_to_string(&file).expect("the file");
+    // The key set is empty, and refused.
+    let (before, jwt) = text.split_once("[callers.jwt]").expect("an issuer");
+    let (_, after) = jwt.split_once("[callers.forwarded]").expect("a table after it");
+    let text = format!("{before}[callers.forwarded]{after}");
+    let run = |text: &str| {
+        fs::write(&file, text).expect("can be written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
+        command.args(["check-config", "--config"]).arg(&file).env_remove("RUST_LOG");
+        command.envs(place.environment()).output().expect("the program runs")
+    };
+    let whole = run(&text);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let cut = run(text.split("logins = ").next().expect("a part"));
+    let told = String::from_utf8_lossy(&cut.stderr).into_owned();
+    assert_eq!(cut.status.code(), Some(2), "{told}");
+    assert!(told.contains("list them in logins, external_ids or user_ids"), "{told}");
+    assert!(told.contains("users = \"all\""), "{told}");
+}
+
+const EVERY_KIND_OF_KEY: &str = r#"
+[server]
+listen = "127.0.0.1:50051"
+[server.tls]
+certificate_file = "tls.crt"
+private_key_file = "tls.key"
+client_ca_file = "ca.crt"
+client_auth = "optional"
+[api_clients.eu2]
+data_center_url = "https://eu2-cloud.acronis.com"
+client_id = "id"
+client_secret_file = "secret"
+default = true
+[access]
+max_quota_users = 262144
+quota_dry_run = false
+[[access.rules]]
+max_in_flight = 12
+callers = [
+  "token:ci", # the build
+  "jwt:*",
+]
+methods = ["IssueOtt"]
+api_clients = ["eu2"]
+rate = "5/s"
+burst = 60
+user_rate = "10/min"
+user_burst = 5
+logins = [
+  "*@customer.example",
+  "anna@other.example",
+]
+external_ids = ["x-*"]
+user_ids = ["3F2504E0-4F89-11D3-9A0C-0305E82C3301"]
+[[access.rules]]
+callers = ["*"]
+methods = ["LoginWithOtt"]
+users = "all"
+rate = "unlimited"
+[callers.tokens]
+ci = [
+  "sha256:7bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887",
+  "sha256:8bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887",
+]
+ops = "sha256:9bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887"
+[callers.jwt]
+issuer = "https://issuer.example"
+typ = "at+jwt"
+max_lifetime = "1h"
+audience = "ott-gateway"
+jwks_file = "jwks.json"
+[callers.forwarded]
+header = "x-forwarded-client-cert"
+from = ["dns:envoy.example"]
+[audit]
+sink = "off"
+"#;
+
+/// Lines of one table, in any order.
+fn shuffled(lines: Vec<Option<String>>) -> impl Strategy<Value = String> {
+    let lines: Vec<String> = lines.into_iter().flatten().collect();
+    Just(lines).prop_shuffle().prop_map(|lines| lines.concat())
+}
+
+fn any_rule() -> impl Strategy<Value = String> {
+    let optional = |key: &'static str, values: Vec<&'static str>| {
+        prop::option::of(select(values))
+            .prop_map(move |value| value.map(|value| format!("{key} = {value}\n")))
+    };
+    let keys = vec![
+        optional("methods", vec!["[\"IssueOtt\"]", "[\"LoginWithOtt\"]", "[\"IssueOtt\", \"LoginWithOtt\"]"])
+            .boxed(),
+        optional("api_clients", vec!["[\"eu2\"]", "[\"*\"]"]).boxed(),
+        optional("rate", vec!["\"1/h\"", "\"unlimited\"", "\"90/s\""]).boxed(),
+        optional("burst", vec!["10", "1000"]).boxed(),
+        optional("user_rate", vec!["\"1/h\"", "\"unlimited\""]).boxed(),
+        optional("user_burst", vec!["3", "300"]).boxed(),
+        optional("max_in_flight", vec!["10", "1_000"]).boxed(),
+    ];
+    let users = prop_oneof![
+        Just(vec!["users = \"all\"\n"]),
+        prop::sample::subsequence(
+            vec!["logins = [\"*@x\"]\n", "external_ids = [\n\"e\",\n\"*7\"]\n", "user_ids = [\"7\"]\n"],
+            1..=3
+        ),
+    ];
+    let callers = select(vec!["\"*\"", "\"anonymous\"", "\"token:ci\"", "\"anonymous\", \"token:ci\""]);
+    (keys, users, callers, any::<bool>()).prop_flat_map(|(mut keys, users, callers, users_last)| {
+        keys.push(Some(format!("callers = [{callers}]\n")));
+        let users = users.into_iter().map(|line| Some(line.to_owned()));
+        let (first, last) = if users_last {
+            (keys, users.collect())
+        } else {
+            (keys.into_iter().chain(users).collect(), vec![])
+        };
+        (shuffled(first), shuffled(last)).prop_map(|(first, last)| format!("[[access.rules]]\n{first}{last}"))
+    })
+}
+
+fn any_file() -> impl Strategy<Value = String> {
+    const CLIENT: &str = "[api_clients.eu2]\ndata_center_url = \"https://eu2.example\"\nclient_id = \"id\"\n\
+                          client_secret_file = \"secret\"\n";
+    const TOKENS: &str = "[callers.tokens]\n\
+        ci = \"sha256:7bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887\"\n";
+    let line = |line: &str| Some(line.to_owned());
+    let jwt = shuffled(vec![
+        line("issuer = \"https://issuer.example\"\n"),
+        line("audience = \"a\"\n"),
+        line("jwks_file = \"jwks.json\"\n"),
+        line("typ = \"at+jwt\"\n"),
+        line("max_lifetime = \"1h\"\n"),
+    ]);
+    let tls = shuffled(vec![
+        line("certificate_file = \"tls.crt\"\n"),
+        line("private_key_file = \"tls.key\"\n"),
+        line("client_ca_file = \"ca.crt\"\n"),
+    ]);
+    let rules = prop::collection::vec(any_rule(), 1..3);
+    (rules, jwt, tls).prop_flat_map(|(rules, jwt, tls)| {
+        // The rules are one part: between them, other tables are possible, but change nothing.
+        let parts = vec![
+            CLIENT.to_owned(),
+            TOKENS.to_owned(),
+            rules.concat(),
+            format!("[callers.jwt]\n{jwt}"),
+            format!("[server.tls]\n{tls}"),
+        ];
+        (prop::sample::subsequence(parts, 3..=5), any::<prop::sample::Index>())
+            .prop_flat_map(|(parts, _)| Just(parts).prop_shuffle())
+            .prop_map(|parts| parts.concat())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_global_rejects: 20_000, ..ProptestConfig::with_cases(48) })]
+
+    /// Files that are not valid as a whole are of no interest here.
+    #[test]
+    fn no_valid_file_allows_more_after_it_was_cut(text in any_file()) {
+        let folder = PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let file = folder.0.join("gateway.toml");
+        fs::write(&file, &text).expect("can be written");
+        prop_assume!(Config::load(Some(&file), &BTreeMap::new()).is_ok());
+        cut_everywhere(&file, &BTreeMap::new());
+    }
+}
+
+/// A folder with the files that generated configurations name.
+struct Shared(std::path::PathBuf, #[expect(dead_code, reason = "removes the folder")] Place);
+
+static PLACE: std::sync::LazyLock<std::sync::Mutex<Shared>> = std::sync::LazyLock::new(|| {
+    let mut place = Place::new();
+    let file = place.prepare(EVERY_KIND_OF_KEY);
+    let folder = file.parent().expect("a folder").to_owned();
+    std::sync::Mutex::new(Shared(folder, place))
+});
