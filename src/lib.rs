@@ -16,8 +16,8 @@
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
 //! [`telemetry`] report to the outside; [`http_client`] is shared by all senders of HTTP requests;
-//! [`secret`], [`regular_file`], [`validity`], [`clock`] and [`backoff`] are the ground that all
-//! stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
+//! [`secret`], [`text`], [`regular_file`], [`validity`], [`clock`] and [`backoff`] are used by
+//! all of them. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
 //! a copy of the platform that shares nothing with the rest but the clock.
 //!
@@ -60,6 +60,7 @@ pub mod memory;
 pub mod reason;
 pub mod regular_file;
 pub mod secret;
+pub mod text;
 pub mod validity;
 
 #[cfg(feature = "sandbox")]
