@@ -23,6 +23,7 @@ impl PlatformClient {
             connections: &self.ott_connections,
             body: messages::issue_request(permit.subject()),
             echoes: &[permit.subject().name().as_str()],
+            secrets: &[],
             subject: Some(permit.subject().name().as_str()),
             call,
             span,
