@@ -12,6 +12,7 @@ mod callers;
 mod environment;
 mod fault;
 mod file;
+mod log_level;
 mod named_file;
 mod reloadable;
 mod section;
@@ -87,7 +88,10 @@ impl Config {
         let findings = Findings::default();
         let tree = file.map_or_else(|| Some(Table::new()), |path| file::read(path, &findings));
         let config = tree.map(|mut tree| {
-            let variables = environment::overlay(&mut tree, environment, &findings);
+            let mut variables = environment::overlay(&mut tree, environment, &findings);
+            if log_level::has_rust_log(environment) {
+                variables.push(log_level::RUST_LOG.to_owned());
+            }
             let config = Self::read(&tree, file, environment, &findings)?;
             Some(Self { variables, ..config })
         });
@@ -158,11 +162,11 @@ impl Config {
 
     /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
     /// API client `sandbox` with that secret, everybody may call, reflection on; admin,
-    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is heeded.
+    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
     ///
     /// # Errors
     ///
-    /// `RUST_LOG` is no list of log levels.
+    /// None at present: `RUST_LOG` can only cause a warning.
     pub fn sandbox(
         platform_url: Url,
         listen: SocketAddr,
@@ -172,7 +176,7 @@ impl Config {
         let (nothing, findings) = (Table::new(), Findings::default());
         let section = Section::root(&nothing, Place::File(None), &findings);
         // The story that the sandbox tells is not to drown in the log.
-        let log_level = telemetry::rust_log(environment, &section).unwrap_or_else(|| "warn".to_owned());
+        let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
         drop(section);
         let name: Arc<str> = Arc::from("sandbox");
         let client = ApiClient {
@@ -221,7 +225,7 @@ impl Config {
             variables: Vec::new(),
             warnings: Vec::new(),
         };
-        findings.conclude(Some(config)).map(|(config, _)| config)
+        findings.conclude(Some(config)).map(|(config, warnings)| Self { warnings, ..config })
     }
 }
 

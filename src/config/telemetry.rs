@@ -2,13 +2,7 @@
 
 use url::Url;
 
-use super::{
-    environment::Environment,
-    fault::{self, Problem},
-    file::Value,
-    section::Section,
-    value,
-};
+use super::{environment::Environment, log_level, section::Section, value};
 
 /// How the gateway tells what it does. Logs go to stderr.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,8 +10,8 @@ pub struct Telemetry {
     /// `log_format`: "json" or "text"; "json".
     pub log_format: LogFormat,
     /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
-    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". The variable
-    /// `RUST_LOG` goes over it.
+    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". With what the
+    /// variable `RUST_LOG` changes of it.
     pub log_level: String,
     /// `otlp_endpoint`: the collector that traces are sent to by OTLP/gRPC, such as
     /// `http://collector:4317`; none: no traces.
@@ -38,11 +32,6 @@ pub enum LogFormat {
 
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-/// Sets the log level by the name that Rust programs commonly use.
-const RUST_LOG: &str = "RUST_LOG";
-
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
@@ -57,43 +46,14 @@ impl Default for Telemetry {
 impl Telemetry {
     pub(super) fn read(mut section: Section<'_>, environment: &dyn Environment) -> Self {
         let default = Self::default();
-        let level = section.optional("log_level", log_level);
+        let level = section.optional("log_level", log_level::key).unwrap_or(default.log_level);
         let telemetry = Self {
             log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
-            log_level: rust_log(environment, &section).or(level).unwrap_or(default.log_level),
+            log_level: log_level::with_rust_log(level, environment, &section),
             otlp_endpoint: section.optional("otlp_endpoint", value::plain_url),
             trace_ratio: section.optional("trace_ratio", value::share).unwrap_or(default.trace_ratio),
         };
         section.finish();
         telemetry
     }
-}
-
-/// What `RUST_LOG` says, if it is set and not empty.
-pub(super) fn rust_log(environment: &dyn Environment, section: &Section<'_>) -> Option<String> {
-    let text = environment.value(RUST_LOG)?.into_string().unwrap_or_default();
-    if text.is_empty() {
-        return None;
-    }
-    log_level(&Value::Variable(text)).map_err(|problem| section.variable_fault(RUST_LOG, problem)).ok()
-}
-
-/// Levels, separated by commas: `LEVEL` or `TARGET=LEVEL`.
-fn log_level(value: &Value) -> Result<String, Problem> {
-    let text = value::text(value)?;
-    for directive in text.split(',') {
-        let (target, level) = directive
-            .split_once('=')
-            .map_or((None, directive), |(target, level)| (Some(target.trim()), level));
-        let level = level.trim().to_ascii_lowercase();
-        // A word that is no level would be taken for a target by the filter, silently.
-        if target == Some("") || !LEVELS.contains(&level.as_str()) {
-            let nearest = fault::nearest(&level, LEVELS.into_iter());
-            return Err(Problem::UnknownName {
-                what: "a log level (off, error, warn, info, debug, trace) or a list of TARGET=LEVEL",
-                nearest,
-            });
-        }
-    }
-    Ok(text)
 }
