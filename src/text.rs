@@ -64,8 +64,8 @@ impl Notation {
         }
     }
 
-    /// Writes a character that [is escaped](Self::escapes).
-    fn write_escape(self, character: char, to: &mut impl Write) -> fmt::Result {
+    /// Writes the escape of a character.
+    pub fn write_escape(self, character: char, to: &mut impl Write) -> fmt::Result {
         match character {
             '\n' => to.write_str("\\n"),
             '\r' => to.write_str("\\r"),
@@ -88,6 +88,18 @@ pub struct Printable<T>(pub T);
 impl<T: fmt::Display> fmt::Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping::new(f, Notation::Plain), "{}", self.0)
+    }
+}
+
+/// The same, and only as many bytes of it as the limit allows, with a marker that it was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Excerpt<T>(pub T, pub usize);
+
+impl<T: fmt::Display> fmt::Display for Excerpt<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bounded = Bounded::new(f, Notation::Plain, self.1);
+        write!(bounded, "{}", self.0)?;
+        bounded.finish().map(drop)
     }
 }
 

@@ -67,6 +67,7 @@ fn bounded_text_is_cut_between_characters_and_carries_its_length() {
     assert_eq!(bounded("abcdefg", 6), ("abcdef… [cut, 7 bytes in all]".to_owned(), 6));
     assert_eq!(bounded("abcdeé", 6), ("abcde… [cut, 7 bytes in all]".to_owned(), 5));
     assert_eq!(bounded("abcde\n", 6), ("abcde… [cut, 6 bytes in all]".to_owned(), 5));
+    assert_eq!(Excerpt("a\nbcdef", 5).to_string(), "a\\nbc… [cut, 7 bytes in all]");
     assert_eq!(bounded("", 0), (String::new(), 0));
     assert_eq!(bounded("\u{1b}a", 5), ("… [cut, 2 bytes in all]".to_owned(), 0), "nothing follows a gap");
 }
