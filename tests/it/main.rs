@@ -33,6 +33,7 @@ mod logs;
 mod memory;
 mod metrics;
 mod operations;
+mod output;
 mod probes;
 mod refused_calls;
 mod reload;
