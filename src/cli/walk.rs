@@ -109,7 +109,7 @@ impl Story<'_> {
         let lasts = answer.expire_time.map_or(0, |at| at.seconds.saturating_sub(unix_seconds_now()));
         self.came("expire_time", format_args!("in {lasts} s, or once it is spent"));
         let url = answer.login_url.split_once("#ott=").map_or("", |(before, _)| before);
-        self.came("login_url", format_args!("{}#ott=…  (logs a browser in)", url));
+        self.came("login_url", format_args!("{url}#ott=…  (logs a browser in)"));
         Ok(answer)
     }
 
@@ -156,7 +156,7 @@ impl Story<'_> {
             parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
         });
         let login = user.login.as_deref().unwrap_or_default();
-        self.came("user", format_args!("{} <{}>", name, login));
+        self.came("user", format_args!("{name} <{login}>"));
         for (field, value) in [("id", &user.id), ("tenant_id", &user.tenant_id)] {
             if let Some(value) = value {
                 self.came(field, value);
@@ -245,7 +245,7 @@ fn request<T>(message: T) -> tonic::Request<T> {
 fn shortened(ott: &str) -> String {
     // At most half of it, however short it is.
     let shown: String = ott.chars().take(SHOWN.min(ott.len() / 2)).collect();
-    format!("{}…", shown)
+    format!("{shown}…")
 }
 
 fn attributes(cookie: &Cookie) -> String {

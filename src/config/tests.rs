@@ -787,7 +787,7 @@ fn rust_log_changes_only_what_is_meant_for_the_gateway() {
 
 #[test]
 fn many_faults_are_shown_as_ten_and_their_number() {
-    let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<String>();
+    let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<Vec<_>>().concat();
     let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("faults").to_string();
     assert_eq!(shown(10).lines().count(), 10);
     let many = shown(400);

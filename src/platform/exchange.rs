@@ -186,6 +186,8 @@ impl PlatformClient {
                 secrets: exchange.secrets,
                 bearer,
                 proxy_password: self.proxy_password.as_deref(),
+                call,
+                metrics: &self.api_client.metrics,
             },
         };
         let started = clock::now();

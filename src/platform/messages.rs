@@ -18,6 +18,7 @@ use super::{
     leaks::Secrets,
 };
 use crate::{
+    call::Call,
     credential::Bearer,
     http_client::{
         json::{NotAnObject, Object},
@@ -27,6 +28,7 @@ use crate::{
     ott::{OneTimeToken, Subject},
     secret::Secret,
     session::Account,
+    telemetry::metrics::ApiClientMetrics,
     text::is_unprintable,
 };
 
@@ -99,6 +101,9 @@ pub(super) struct Confidential<'a> {
     pub(super) bearer: Option<&'a Bearer>,
     /// The password that the proxy was shown.
     pub(super) proxy_password: Option<&'a Secret>,
+    /// The call, for the log.
+    pub(super) call: &'a Call,
+    pub(super) metrics: &'a ApiClientMetrics,
 }
 
 impl Confidential<'_> {
@@ -120,7 +125,23 @@ impl Confidential<'_> {
         response.get_all(SET_COOKIE).iter().for_each(|cookie| secrets.add_cookie(cookie));
         secrets
     }
+
+    /// Reports that texts of a response contain a part of a secret, which somebody else may have
+    /// logged.
+    fn report_withheld(&self, status: u16) {
+        self.metrics.text_withheld();
+        tracing::warn!(
+            request.id = %self.call.request_id(),
+            api_client.name = self.metrics.name(),
+            http.status = status,
+            "platform error contains part of a secret, withholding its text"
+        );
+    }
 }
+
+/// The text contains a part of a secret.
+#[derive(Debug)]
+struct ContainsSecret;
 
 /// Reads a response other than 2xx.
 pub(super) fn error(answer: &Answer, confidential: &Confidential<'_>, now: SystemTime) -> ErrorAnswer {
@@ -140,12 +161,19 @@ fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> 
     let code = code.filter(|code| *code != i64::from(status));
     let (domain, message) = (text("domain"), text("message"));
     let secrets = confidential.all_secrets(&answer.headers);
+    let code = match code {
+        Some(code) if secrets.have_part_in(&code.to_string()) => Err(ContainsSecret),
+        code => Ok(code),
+    };
+    let domain = domain.map_or(Ok(None), |domain| presentable_domain(&domain, confidential, &secrets));
+    let message = message.map_or(Ok(None), |message| presentable_message(&message, confidential, &secrets));
+    if code.is_err() || domain.is_err() || message.is_err() {
+        confidential.report_withheld(status);
+    }
     Some(ErrorBody {
-        code: code
-            .filter(|code| !secrets.have_part_in(&code.to_string()))
-            .map(PlatformErrorCode::from_number),
-        domain: domain.and_then(|domain| presentable_domain(&domain, confidential, &secrets)),
-        message: message.and_then(|message| presentable_message(&message, confidential, &secrets)),
+        code: code.unwrap_or_default().map(PlatformErrorCode::from_number),
+        domain: domain.unwrap_or_default(),
+        message: message.unwrap_or_default(),
     })
 }
 
@@ -163,25 +191,34 @@ fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
     )
 }
 
-fn presentable_domain(domain: &str, confidential: &Confidential<'_>, secrets: &Secrets) -> Option<String> {
+fn presentable_domain(
+    domain: &str,
+    confidential: &Confidential<'_>,
+    secrets: &Secrets,
+) -> Result<Option<String>, ContainsSecret> {
     let mut domain: String =
         domain.chars().filter(char::is_ascii_graphic).take(MAX_EXAMINED_CHARACTERS).collect();
-    let is_presentable = !domain.is_empty()
-        && !secrets.have_part_in(&domain)
-        && without_values(domain.clone(), confidential) == domain;
+    if secrets.have_part_in(&domain) {
+        return Err(ContainsSecret);
+    }
+    let is_presentable = !domain.is_empty() && without_values(domain.clone(), confidential) == domain;
     domain.truncate(MAX_DOMAIN_BYTES);
-    is_presentable.then_some(domain)
+    Ok(is_presentable.then_some(domain))
 }
 
-fn presentable_message(message: &str, confidential: &Confidential<'_>, secrets: &Secrets) -> Option<String> {
+fn presentable_message(
+    message: &str,
+    confidential: &Confidential<'_>,
+    secrets: &Secrets,
+) -> Result<Option<String>, ContainsSecret> {
     // Unprintable characters come first, because one in the middle of a value would hide it.
     let printable = message.chars().filter(|&character| !is_unprintable(character));
     let mut message = without_values(printable.take(MAX_EXAMINED_CHARACTERS).collect(), confidential);
     if secrets.have_part_in(&message) {
-        return None;
+        return Err(ContainsSecret);
     }
     message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-    (!message.trim().is_empty()).then_some(message)
+    Ok((!message.trim().is_empty()).then_some(message))
 }
 
 /// Replaces each occurrence of the values, ignoring ASCII case, with an ellipsis. Removing

@@ -88,7 +88,8 @@ async fn a_refused_reload_is_a_short_line_however_much_is_wrong() {
     let gateway = Setup::for_platform(upstream.address()).start();
     let config = gateway.folder().join("config.toml");
     let good = fs::read_to_string(&config).expect("the configuration");
-    let rules: String = (0..400).map(|number| format!("[[access.rules]]\nunknown_{number} = 1\n")).collect();
+    let rules = (0..400).map(|number| format!("[[access.rules]]\nunknown_{number} = 1\n"));
+    let rules = rules.collect::<Vec<_>>().concat();
     fs::write(&config, format!("{good}\n{rules}")).expect("it is written");
     gateway.signal("HUP");
     let refused = |line: &str| {
@@ -195,5 +196,10 @@ async fn no_part_of_the_client_secret_is_passed_on() {
         assert_eq!(passed[0], is_passed_on, "{leak}: {metadata:?}");
         assert!(is_passed_on || !metadata.values().any(|value| value.contains(leak)), "{leak}: {metadata:?}");
     }
+    let metrics = gateway.admin_get("/metrics").await;
+    let withheld = r#"ott_gateway_platform_texts_withheld_total{api_client="test"} 5"#;
+    assert!(metrics.lines().any(|line| line == withheld), "{metrics}");
+    let log = gateway.stderr().text();
+    assert_eq!(log.matches("platform error contains part of a secret").count(), 5, "{log}");
     client.issue_ott(call::issue("someone")).await.expect("a token");
 }

@@ -1,7 +1,5 @@
 //! No part of a secret passes, however it is spelled; other texts do.
 
-use std::fmt::Write as _;
-
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
@@ -16,18 +14,17 @@ fn secrets(secret: &str) -> Secrets {
     secrets
 }
 
+/// The bytes of a text, each in a notation.
+fn bytes(text: &str, notation: impl Fn(u8) -> String) -> String {
+    text.bytes().map(notation).collect::<Vec<_>>().concat()
+}
+
 fn hex(text: &str, separator: &str) -> String {
-    text.bytes().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}{separator}");
-        hex
-    })
+    bytes(text, |byte| format!("{byte:02x}{separator}"))
 }
 
 fn percent_encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        let _ = write!(encoded, "%{byte:02X}");
-        encoded
-    })
+    bytes(text, |byte| format!("%{byte:02X}"))
 }
 
 fn interleaved(text: &str, between: &str) -> String {
@@ -72,12 +69,12 @@ const SPELLINGS: &[fn(&str) -> String] = &[
     |part| hex(part, " "),
     |part| format!("0x{}", hex(part, "")),
     |part| hex(&BASE64.encode(part), ""),
-    |part| part.bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
-    |part| part.bytes().map(|byte| format!("\\u{byte:04X}")).collect(),
-    |part| part.bytes().map(|byte| format!("0x{byte:02x}, ")).collect(),
-    |part| part.bytes().map(|byte| format!("&#{byte};")).collect(),
-    |part| part.bytes().map(|byte| format!("&#x{byte:x};")).collect(),
-    |part| part.bytes().map(|byte| format!("\\{byte:03o}")).collect(),
+    |part| bytes(part, |byte| format!("\\x{byte:02x}")),
+    |part| bytes(part, |byte| format!("\\u{byte:04X}")),
+    |part| bytes(part, |byte| format!("0x{byte:02x}, ")),
+    |part| bytes(part, |byte| format!("&#{byte};")),
+    |part| bytes(part, |byte| format!("&#x{byte:x};")),
+    |part| bytes(part, |byte| format!("\\{byte:03o}")),
     |part| format!("{:?}", part.as_bytes()),
 ];
 

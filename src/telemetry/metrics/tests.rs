@@ -44,6 +44,7 @@ fn busy() -> Metrics {
     client.breaker(Operation::IssueOtt, BreakerState::Open);
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
+    client.text_withheld();
     metrics.threads().register("worker-0").pulse().beat();
     // Shows what is read only then.
     let _ = metrics.render();
