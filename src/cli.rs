@@ -15,6 +15,7 @@ mod output;
 mod sandbox;
 mod serve;
 mod status_report;
+mod terminal;
 mod timeout;
 #[cfg(feature = "sandbox")]
 mod walk;

@@ -13,6 +13,7 @@ mod common_tokens;
 mod environment;
 mod fault;
 mod file;
+mod log_level;
 mod named_file;
 mod order;
 mod otel;
@@ -155,7 +156,10 @@ impl Config {
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         order::check(tree, findings);
         root.finish();
-        in_effect.extend(variables::set(environment, VariableKind::Service));
+        let mut of_service = variables::set(environment, VariableKind::Service);
+        of_service
+            .retain(|variable| variable.name != log_level::RUST_LOG || log_level::has_rust_log(environment));
+        in_effect.extend(of_service);
         let mut config = Self {
             file: file.map(Path::to_path_buf),
             server,
@@ -224,11 +228,11 @@ impl Config {
 
     /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
     /// API client `sandbox` with that secret, everybody may call, reflection on; admin,
-    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is heeded.
+    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
     ///
     /// # Errors
     ///
-    /// `RUST_LOG` is no list of log levels.
+    /// None at present: `RUST_LOG` can only cause a warning.
     pub fn sandbox(
         platform_url: Url,
         listen: SocketAddr,
@@ -238,7 +242,7 @@ impl Config {
         let (nothing, findings) = (Table::new(), Findings::default());
         let section = Section::root(&nothing, Place::File(None), &findings);
         // The story that the sandbox tells is not to drown in the log.
-        let log_level = telemetry::rust_log(environment, &section).unwrap_or_else(|| "warn".to_owned());
+        let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
         drop(section);
         let name: Arc<str> = Arc::from("sandbox");
         let client = ApiClient {
@@ -288,7 +292,7 @@ impl Config {
             warnings: Vec::new(),
             document: Document::default(),
         };
-        findings.conclude(Some(config)).map(|(config, _)| config)
+        findings.conclude(Some(config)).map(|(config, warnings)| Self { warnings, ..config })
     }
 }
 

@@ -16,8 +16,8 @@
 //!
 //! Aside: [`call`] is what is known of one call so far; [`audit`], [`health`] and
 //! [`telemetry`] report to the outside; [`http_client`] is shared by all senders of HTTP requests;
-//! [`supervision`] runs background tasks; [`secret`], [`files`], [`pki`], [`validity`], [`clock`] and
-//! [`backoff`] are the ground that all stand on. Around them: [`cli`] has the commands, [`config`] reads the configuration,
+//! [`supervision`] runs background tasks; [`secret`], [`text`], [`files`], [`pki`], [`validity`],
+//! [`clock`] and [`backoff`] are used by all of them. Around them: [`cli`] has the commands, [`config`] reads the configuration,
 //! [`app`] builds everything, [`proto`] is the generated contract. Apart stands `sandbox`,
 //! a copy of the platform that shares nothing with the rest but the clock.
 //!
@@ -62,6 +62,7 @@ pub mod pki;
 pub mod reason;
 pub mod secret;
 pub mod supervision;
+pub mod text;
 pub mod validity;
 
 #[cfg(feature = "sandbox")]

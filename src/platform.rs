@@ -13,6 +13,7 @@ pub mod error;
 mod error_code;
 mod exchange;
 mod issue;
+mod leaks;
 mod login;
 mod messages;
 mod outgoing;
@@ -42,6 +43,7 @@ use crate::{
     http_client::{HttpClientError, HttpSettings},
     memory::{MAX_RESPONSE_BYTES, ResponseMemory},
     ott::{LoginUrl, OneTimeToken},
+    secret::Secret,
     telemetry::metrics::ApiClientMetrics,
 };
 
@@ -194,15 +196,19 @@ pub struct PlatformClient {
     api_client: Arc<ApiClient>,
     ott_connections: Arc<Connections>,
     login_connections: Arc<Connections>,
+    /// The password in the proxy's URL, which the proxy or the server could repeat.
+    proxy_password: Option<Arc<Secret>>,
 }
 
 impl PlatformClient {
     /// The API client, with connections of its own that are made when they are needed.
     pub fn new(api_client: Arc<ApiClient>, http: HttpSettings) -> Result<Self, HttpClientError> {
         let generation = &api_client.generation;
+        let proxy_password = http.proxy.as_ref().and_then(|proxy| proxy.url().password());
+        let proxy_password = proxy_password.map(|password| Arc::new(Secret::new(password.to_owned())));
         let ott_connections = Connections::new(http.clone(), MINTING, generation.clone())?;
         let login_connections = Connections::new(http, LOGIN, generation.clone())?;
-        Ok(Self { api_client, ott_connections, login_connections })
+        Ok(Self { api_client, ott_connections, login_connections, proxy_password })
     }
 
     /// What it shares with the other workers.

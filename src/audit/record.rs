@@ -1,20 +1,17 @@
 //! The lines themselves, as JSON.
 //!
-//! Nothing that a caller sends can end a line or look like another one: control
-//! characters, line separators and marks that turn the direction of text are escaped.
+//! Nothing that a caller sends can end a line or look like another one: unprintable
+//! characters are escaped.
 
 mod refused_calls;
 
 pub use self::refused_calls::RefusedCalls;
 pub(super) use self::refused_calls::of_refused_calls;
 
-use std::{
-    io::{self, Write},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::ser::Serializer;
 
 use crate::{
     call::{Call, Certainty, Ending, Operation, UnvalidatedText},
@@ -24,6 +21,7 @@ use crate::{
         metrics::{AuditClass, Logout},
         names,
     },
+    text::PrintableJson,
 };
 
 /// One call.
@@ -205,36 +203,9 @@ fn rfc_3339(time: SystemTime) -> String {
 fn open_object(record: &impl Serialize) -> String {
     let mut line = Vec::with_capacity(512);
     // Strings, numbers and nothing else, written to memory: this cannot fail.
-    let _ = record.serialize(&mut Serializer::with_formatter(&mut line, OneLine));
+    let _ = record.serialize(&mut Serializer::with_formatter(&mut line, PrintableJson));
     line.pop();
     String::from_utf8(line).unwrap_or_default()
-}
-
-/// Compact JSON in which every character is harmless in a terminal and in a viewer.
-struct OneLine;
-
-impl Formatter for OneLine {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        // serde_json has escaped what JSON itself forbids.
-        let mut rest = fragment;
-        while let Some(at) = rest.find(is_deceptive) {
-            let (harmless, from) = rest.split_at(at);
-            writer.write_all(harmless.as_bytes())?;
-            let Some(character) = from.chars().next() else { break };
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            rest = &from[character.len_utf8()..];
-        }
-        writer.write_all(rest.as_bytes())
-    }
-}
-
-/// Whether a character can end a line, or change how the rest of it is shown.
-fn is_deceptive(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
 #[cfg(test)]
@@ -250,6 +221,7 @@ mod tests {
         ott::{Subject, SubjectKind},
         reason::FailureCode,
         telemetry::metrics::CountedBy,
+        text::is_unprintable,
     };
 
     fn parsed(text: &str) -> Value {
@@ -320,7 +292,7 @@ mod tests {
                 api_client: api_client.map(UnvalidatedText::new),
             });
             let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
-            assert!(!record.chars().any(is_deceptive), "{record:?}");
+            assert!(!record.chars().any(is_unprintable), "{record:?}");
             let record = parsed(&record);
             ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
         };
@@ -337,7 +309,7 @@ mod tests {
         let call = call();
         call.set_caller(hostile.into(), "jwt");
         let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
-        assert!(!record.chars().any(is_deceptive), "{record:?}");
+        assert!(!record.chars().any(is_unprintable), "{record:?}");
         assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
         assert_eq!(parsed(&record)["caller"], hostile, "and nothing of it is lost");
     }

@@ -1,8 +1,13 @@
 //! The id of one call: the caller's own if it is well formed, else one of ours.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
-use uuid::Uuid;
+use uuid::Builder;
+
+use crate::clock::WallClock;
 
 /// The id of one call, for logs, records and the caller's `RequestInfo`.
 ///
@@ -18,11 +23,21 @@ impl RequestId {
     /// The longest id that is taken over from a caller, in bytes.
     pub const MAX_LENGTH: usize = 64;
 
-    /// A new id, ordered by time of arrival.
+    /// Returns a new id, a UUID of version 7: those of different milliseconds are ordered by time.
     #[must_use]
     pub fn new() -> Self {
+        Self::at(WallClock::system().now())
+    }
+
+    /// Returns a new id of that time. No id depends on an earlier one: a clock that was wrong
+    /// for a moment is forgotten, and workers share no state. (`Uuid::now_v7` keeps the latest
+    /// time that it has seen, behind a lock.)
+    fn at(now: SystemTime) -> Self {
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let milliseconds = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let id = Builder::from_unix_timestamp_millis(milliseconds, &rand::random()).into_uuid();
         let mut text = [0; Self::MAX_LENGTH];
-        let length = Uuid::now_v7().hyphenated().encode_lower(&mut text).len();
+        let length = id.hyphenated().encode_lower(&mut text).len();
         Self { text, length: u8::try_from(length).unwrap_or_default() }
     }
 
@@ -79,5 +94,27 @@ mod tests {
         }
         assert_eq!(RequestId::new().to_string().len(), 36);
         assert_ne!(RequestId::new(), RequestId::new());
+    }
+
+    #[test]
+    fn a_new_id_has_the_time_of_the_clock_even_after_the_clock_was_wrong() {
+        let ids = [4_000_000_000_u64, 1_800_000_000, 1_800_000_001].map(|seconds| {
+            let id = RequestId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let uuid = uuid::Uuid::parse_str(id.as_str()).expect("a UUID");
+            let (at, _) = uuid.get_timestamp().expect("a time").to_unix();
+            assert_eq!((at, uuid.get_version_num()), (seconds, 7), "{id}");
+            id
+        });
+        assert!(ids[1].as_str() < ids[2].as_str(), "ordered by time");
+        RequestId::at(SystemTime::UNIX_EPOCH - Duration::from_secs(1));
+        RequestId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40));
+    }
+
+    #[test]
+    fn the_time_of_new_ids_is_now() {
+        let now = crate::clock::unix_seconds(WallClock::system().now());
+        let uuid = uuid::Uuid::parse_str(RequestId::new().as_str()).expect("a UUID");
+        let (at, _) = uuid.get_timestamp().expect("a time").to_unix();
+        assert!(at.abs_diff(now) <= 60, "{at} {now}");
     }
 }

@@ -11,11 +11,11 @@ use super::{
     failure::{Failure, chain},
     output::{Output, Style},
     serve::{ConfigArgument, not_started, on_control_runtime},
-    status_report::printable,
 };
 use crate::{
     app::{self, access_rules},
     config::{AuditSink, ClientAuth, Config, SecretSource},
+    text::Printable,
 };
 
 /// Tell everything that is wrong with a configuration.
@@ -74,13 +74,13 @@ fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> R
     match question.put_to(&rules, config)? {
         Answer::Decided { api_client, is_default, explanation } => {
             let why = if is_default { " (the default; --api-client names another)" } else { "" };
-            output.line(format_args!("with API client {api_client}{why}"));
+            output.line(format_args!("with API client {}{why}", Printable(api_client)));
             output.line(explanation);
         }
         Answer::NoApiClient => {
             let names: Vec<&str> = config.api_clients.by_name.keys().map(|name| &**name).collect();
             output.line("no API client is the default, so a call must name one");
-            output.line(format_args!("name it with --api-client: {}", names.join(", ")));
+            output.line(format_args!("name it with --api-client: {}", Printable(names.join(", "))));
             output.line("DENIED: the call names no API client (API_CLIENT_UNKNOWN)");
         }
     }
@@ -99,7 +99,7 @@ fn fetch_access_tokens(config: &Config, output: &mut Output) -> Result<(), Failu
             };
             refused += usize::from(fetched.is_err());
             let result = output.paint(style, result);
-            row(output, "API client", format!("{name}: {result}"));
+            styled_row(output, "API client", format_args!("{}: {result}", Printable(name)));
         }
         match refused {
             0 => Ok(()),
@@ -147,7 +147,7 @@ fn summary(config: &Config, output: &mut Output) {
             SecretSource::Environment(_) => "the environment",
             SecretSource::Credential(_) => "a systemd credential",
         };
-        let url = printable(client.data_center_url.as_str());
+        let url = &client.data_center_url;
         row(output, "API client", format!("{name} at {url} (secret from {source}{default})"));
     }
     let callers = &config.callers;
@@ -182,12 +182,17 @@ fn summary(config: &Config, output: &mut Output) {
         row(output, "variables", config.variables.join(" "));
     }
     for variable in &config.environment {
-        row(output, "environment", printable(&variable.to_string()));
+        row(output, "environment", variable);
     }
-    row(output, "traces", traces.map_or_else(|| "off".to_owned(), |url| printable(url.as_str())));
+    row(output, "traces", traces.map_or_else(|| "off".to_owned(), ToString::to_string));
 }
 
 fn row(output: &mut Output, name: &str, value: impl std::fmt::Display) {
+    styled_row(output, name, Printable(value));
+}
+
+/// Prints a row whose value may have styles.
+fn styled_row(output: &mut Output, name: &str, value: impl std::fmt::Display) {
     let name = output.paint(Style::Name, format_args!("{name:<11}"));
     output.line(format_args!("  {name} {value}"));
 }

@@ -20,7 +20,11 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::failure::{self, Failure};
-use crate::{http_client::is_loopback, proto};
+use crate::{
+    http_client::is_loopback,
+    proto,
+    text::{Notation, is_unprintable},
+};
 
 /// Establishing a connection takes no longer than this, however long the call may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -198,7 +202,24 @@ pub(super) fn json(name: &str, message: &impl prost::Message) -> Result<String, 
     })?;
     let mut dynamic = DynamicMessage::new(descriptor);
     dynamic.transcode_from(message).map_err(|error| failed(&error))?;
-    serde_json::to_string_pretty(&dynamic).map_err(|error| failed(&error))
+    let json = serde_json::to_string_pretty(&dynamic).map_err(|error| failed(&error))?;
+    Ok(printable_json(&json))
+}
+
+/// The same JSON without an unprintable character. Those that are left by now are part of a
+/// string, except for the line breaks between members.
+fn printable_json(json: &str) -> String {
+    let is_raw = |character| character != '\n' && is_unprintable(character);
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_raw(character) {
+            // Memory takes any text.
+            let _ = Notation::Json.write_escape(character, &mut printable);
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 /// Runs a command that talks to a gateway.

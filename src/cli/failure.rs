@@ -13,7 +13,7 @@ pub enum Failure {
     #[error("{0}")]
     Usage(String),
     /// The configuration is wrong.
-    #[error("the configuration is not usable:\n{0}")]
+    #[error("the configuration is not usable:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Configuration(#[from] Faults),
     /// A file that an argument names cannot be read.
     #[error("{argument}: {} cannot be read ({kind})", .path.display())]

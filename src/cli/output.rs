@@ -1,7 +1,8 @@
 //! Everything that a command prints goes through here.
 //!
-//! Results go to standard output, errors to standard error. Colour is for terminals
-//! only, and not if `NO_COLOR` is set (no-color.org).
+//! Results go to standard output, errors to standard error. Whether an output has colors is
+//! decided in [`terminal`](super::terminal). A text that others chose and that belongs on one
+//! line is printed as [`Printable`]; what remains is escaped here.
 
 use std::{
     fmt::Display,
@@ -9,8 +10,11 @@ use std::{
     process::ExitCode,
 };
 
-use super::{failure::Failure, status_report};
-use crate::config::{Environment, Process};
+use super::{failure::Failure, status_report, terminal};
+use crate::{
+    config::Process,
+    text::{Notation, Printable, is_unprintable},
+};
 
 /// Where a command prints to.
 pub struct Output {
@@ -49,13 +53,11 @@ impl Output {
     /// The process's own standard output and error.
     #[must_use]
     pub fn terminal() -> Self {
-        let says = |name: &str| Process.value(name).filter(|value| !value.is_empty());
-        let wanted = says("NO_COLOR").is_none() && says("TERM").is_none_or(|terminal| terminal != "dumb");
         Self {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
-            out_colour: wanted && io::stdout().is_terminal(),
-            err_colour: wanted && io::stderr().is_terminal(),
+            out_colour: terminal::has_colors(&Process, io::stdout().is_terminal()),
+            err_colour: terminal::has_colors(&Process, io::stderr().is_terminal()),
         }
     }
 
@@ -69,45 +71,45 @@ impl Output {
         Self { out: Box::new(out), err: Box::new(err), out_colour: colour, err_colour: colour }
     }
 
-    /// A line of the result.
-    pub(super) fn line(&mut self, line: impl Display) {
-        // Whoever reads has closed the pipe: nobody is left to tell.
-        let _ = writeln!(self.out, "{line}");
+    /// Prints lines of the result.
+    pub(super) fn line(&mut self, lines: impl Display) {
+        print(&mut self.out, self.out_colour, lines, "\n");
         let _ = self.out.flush();
     }
 
-    /// A line about the result, not part of it.
-    pub(super) fn note(&mut self, line: impl Display) {
-        let _ = writeln!(self.err, "{line}");
+    /// Prints lines about the result, not part of it.
+    pub(super) fn note(&mut self, lines: impl Display) {
+        print(&mut self.err, self.err_colour, lines, "\n");
     }
 
-    /// A question whose answer is typed on the same line.
+    /// Prints a question whose answer is typed on the same line.
     pub(super) fn ask(&mut self, question: &str) {
-        let _ = write!(self.err, "{question}");
+        print(&mut self.err, self.err_colour, question, "");
         let _ = self.err.flush();
     }
 
-    /// What went wrong.
+    /// Prints why a command failed.
     pub(super) fn failure(&mut self, failure: &Failure) {
         let mark = paint(self.err_colour, Style::Bad, "error:");
         match failure {
-            Failure::Status(status) => {
-                let report = status_report::report(status);
-                let _ = writeln!(self.err, "{mark} {report}");
-            }
-            other => {
-                let _ = writeln!(self.err, "{mark} {other}");
-            }
+            Failure::Status(status) => self.note(format_args!("{mark} {}", status_report::report(status))),
+            // One line for each fault, each of which is printable.
+            Failure::Configuration(_) => self.note(format_args!("{mark} {failure}")),
+            other => self.note(format_args!("{mark} {}", Printable(other))),
         }
     }
 
-    /// What the parser of the command line has to say: help, the version or a fault.
+    /// Prints what the parser of the command line returned: help, the version or an error.
     pub(super) fn usage(&mut self, message: &clap::Error) -> ExitCode {
         let wrong = message.use_stderr();
         let (writer, colour) =
             if wrong { (&mut self.err, self.err_colour) } else { (&mut self.out, self.out_colour) };
         let text = message.render();
-        let _ = if colour { write!(writer, "{}", text.ansi()) } else { write!(writer, "{text}") };
+        if colour {
+            print(writer, true, text.ansi(), "");
+        } else {
+            print(writer, false, text, "");
+        }
         if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
     }
 
@@ -117,8 +119,44 @@ impl Output {
     }
 }
 
+/// Text in a style. It is on one line and has no style of its own.
 fn paint(colour: bool, style: Style, text: impl Display) -> String {
+    let text = Printable(text);
     if colour { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_string() }
+}
+
+/// Prints lines: everything that a command prints passes here. Escapes what steers a terminal,
+/// except for line breaks and, if there are colors, for colors.
+fn print(to: &mut dyn Write, colour: bool, lines: impl Display, end: &str) {
+    let lines = lines.to_string();
+    let mut printed = String::with_capacity(lines.len() + end.len());
+    let mut rest = lines.as_str();
+    while let Some(next) = rest.chars().next() {
+        let kept = match next {
+            '\n' => 1,
+            '\u{1b}' if colour => length_of_style(rest),
+            _ => 0,
+        };
+        let end = if kept > 0 { kept } else { next.len_utf8() };
+        let (part, after) = rest.split_at(end);
+        if kept > 0 || !is_unprintable(next) {
+            printed.push_str(part);
+        } else {
+            // Memory takes any text.
+            let _ = Notation::Plain.write_escape(next, &mut printed);
+        }
+        rest = after;
+    }
+    printed.push_str(end);
+    // If the reader has closed the pipe, there is nobody to report it to.
+    let _ = to.write_all(printed.as_bytes());
+}
+
+/// The length of the sequence "select graphic rendition" with which a text begins, or 0.
+fn length_of_style(text: &str) -> usize {
+    let parameters = text.strip_prefix("\u{1b}[").unwrap_or_default();
+    let end = parameters.find(|character: char| !character.is_ascii_digit() && character != ';');
+    end.filter(|&end| parameters[end..].starts_with('m')).map_or(0, |end| end + 3)
 }
 
 impl std::fmt::Debug for Output {

@@ -1,11 +1,19 @@
 //! `ott-gateway serve`: the gateway itself.
 
-use std::{io, panic::AssertUnwindSafe, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use futures_util::FutureExt;
 
-use super::failure::{Failure, chain};
+use super::{
+    failure::{Failure, chain},
+    terminal,
+};
 use crate::{
     app::{App, Ended, Signals, StartError, descriptors, set_signal_mask},
     config::{Config, LogFormat, Process},
@@ -150,7 +158,13 @@ pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
         LogFormat::Text => logging::Format::Text,
     };
     let directives = config.telemetry.log_level.parse().map_err(|error| Failure::Failed(chain(&error)))?;
-    logging::init(&logging::Settings { format, directives }).map_err(|error| Failure::Failed(chain(&error)))
+    let settings = logging::Settings {
+        format,
+        directives,
+        has_colors: terminal::has_colors(&Process, io::stderr().is_terminal()),
+        has_priorities: terminal::is_journal(&Process, io::stderr()).unwrap_or(false),
+    };
+    logging::init(&settings).map_err(|error| Failure::Failed(chain(&error)))
 }
 
 /// Runs what belongs to no worker: one thread, besides those of the workers.

@@ -8,26 +8,25 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::failure;
-use crate::telemetry::names::status_name;
+use crate::{telemetry::names::status_name, text::Printable};
 
 /// The report: a first line for the error, then one line per detail.
 pub(super) fn report(status: &Status) -> String {
     let details = status.get_error_details();
     let mut report = status_name(status.code()).to_owned();
     if let Some(info) = details.error_info() {
-        let _ = write!(report, " ({})", info.reason);
+        let _ = write!(report, " ({})", Printable(&info.reason));
     }
-    let message = printable(status.message());
-    let message = if message.is_empty() { "no message" } else { &message };
-    let _ = write!(report, "\n  {message}");
+    let message = if status.message().is_empty() { "no message" } else { status.message() };
+    let _ = write!(report, "\n  {}", Printable(message));
     if let Some(cause) = std::error::Error::source(status) {
         line(&mut report, "cause", &failure::chain(cause));
     }
     for violation in details.bad_request().iter().flat_map(|request| &request.field_violations) {
-        line(&mut report, &printable(&violation.field), &violation.description);
+        line(&mut report, &violation.field, &violation.description);
     }
     for violation in details.quota_failure().iter().flat_map(|failure| &failure.violations) {
-        line(&mut report, &printable(&violation.subject), &violation.description);
+        line(&mut report, &violation.subject, &violation.description);
     }
     if let Some(info) = details.error_info() {
         let mut metadata: Vec<_> = info.metadata.iter().collect();
@@ -72,7 +71,8 @@ fn retry(status: &Status) -> String {
 }
 
 fn line(report: &mut String, name: &str, value: &str) {
-    let _ = write!(report, "\n  {name:<13} {}", printable(value));
+    let name = Printable(name).to_string();
+    let _ = write!(report, "\n  {name:<13} {}", Printable(value));
 }
 
 /// `httpStatus` as "http status".
@@ -84,12 +84,7 @@ fn words(key: &str) -> String {
         }
         words.push(letter.to_ascii_lowercase());
     }
-    printable(&words)
-}
-
-/// Text from elsewhere, without anything that would steer the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+    words
 }
 
 #[cfg(test)]
@@ -117,7 +112,7 @@ mod tests {
             report(&status),
             "RESOURCE_EXHAUSTED (PLATFORM_RATE_LIMITED)\
              \n  The platform is busy.\
-             \n  login         must not\u{fffd}[2J be empty\
+             \n  login         must not\\u{1b}[2J be empty\
              \n  http status   429\
              \n  request id    0199 (quote it to whoever runs the gateway)\
              \n  retry         after 7s 1ms"

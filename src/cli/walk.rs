@@ -11,7 +11,6 @@ use tonic_types::StatusExt;
 use super::{
     failure::Failure,
     output::{Output, Style},
-    status_report::printable,
 };
 use crate::{
     clock,
@@ -20,6 +19,7 @@ use crate::{
         issue_ott_request::Subject, ott_service_client::OttServiceClient,
     },
     telemetry::names::status_name,
+    text::Printable,
 };
 
 /// The platform's management console.
@@ -95,7 +95,7 @@ impl Story<'_> {
 
     async fn issue(&mut self) -> Result<IssueOttResponse, Failure> {
         self.step(1, "IssueOtt", "a one-time token for a user");
-        self.sent("login", printable(self.login));
+        self.sent("login", self.login);
         self.sent("target_uri", TARGET);
         let message = IssueOttRequest {
             subject: Some(Subject::Login(self.login.to_owned())),
@@ -109,7 +109,7 @@ impl Story<'_> {
         let lasts = answer.expire_time.map_or(0, |at| at.seconds.saturating_sub(unix_seconds_now()));
         self.came("expire_time", format_args!("in {lasts} s, or once it is spent"));
         let url = answer.login_url.split_once("#ott=").map_or("", |(before, _)| before);
-        self.came("login_url", format_args!("{}#ott=…  (logs a browser in)", printable(url)));
+        self.came("login_url", format_args!("{url}#ott=…  (logs a browser in)"));
         Ok(answer)
     }
 
@@ -142,9 +142,9 @@ impl Story<'_> {
         self.output
             .line(format_args!("     {code} after {} ms, as it should be", started.elapsed().as_millis()));
         self.came("reason", info.reason);
-        self.came("message", printable(status.message()));
+        self.came("message", status.message());
         if let Some(info) = status.get_details_request_info() {
-            self.came("request_id", printable(&info.request_id));
+            self.came("request_id", &info.request_id);
         }
         Ok(())
     }
@@ -156,10 +156,10 @@ impl Story<'_> {
             parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
         });
         let login = user.login.as_deref().unwrap_or_default();
-        self.came("user", format_args!("{} <{}>", printable(&name), printable(login)));
+        self.came("user", format_args!("{name} <{login}>"));
         for (field, value) in [("id", &user.id), ("tenant_id", &user.tenant_id)] {
             if let Some(value) = value {
-                self.came(field, printable(value));
+                self.came(field, value);
             }
         }
     }
@@ -225,13 +225,13 @@ impl Story<'_> {
 
     fn detail(&mut self, name: &str, value: impl std::fmt::Display) {
         let name = self.output.paint(Style::Name, format_args!("{name:<9}"));
-        self.output.line(format_args!("  {name} {value}"));
+        self.output.line(format_args!("  {name} {}", Printable(value)));
     }
 
     fn field(&mut self, arrow: &str, field: &str, value: impl std::fmt::Display) {
         let arrow = self.output.paint(Style::Quiet, arrow);
         let field = self.output.paint(Style::Name, format_args!("{field:<12}"));
-        self.output.line(format_args!("     {arrow} {field} {value}"));
+        self.output.line(format_args!("     {arrow} {field} {}", Printable(value)));
     }
 }
 
@@ -245,13 +245,13 @@ fn request<T>(message: T) -> tonic::Request<T> {
 fn shortened(ott: &str) -> String {
     // At most half of it, however short it is.
     let shown: String = ott.chars().take(SHOWN.min(ott.len() / 2)).collect();
-    format!("{}…", printable(&shown))
+    format!("{shown}…")
 }
 
 fn attributes(cookie: &Cookie) -> String {
-    let mut parts = vec![format!("cookie {}", printable(&cookie.name))];
+    let mut parts = vec![format!("cookie {}", cookie.name)];
     if !cookie.path.is_empty() {
-        parts.push(format!("Path={}", printable(&cookie.path)));
+        parts.push(format!("Path={}", cookie.path));
     }
     if cookie.http_only {
         parts.push("HttpOnly".to_owned());
@@ -260,7 +260,7 @@ fn attributes(cookie: &Cookie) -> String {
         parts.push("Secure".to_owned());
     }
     if !cookie.same_site.is_empty() {
-        parts.push(format!("SameSite={}", printable(&cookie.same_site)));
+        parts.push(format!("SameSite={}", cookie.same_site));
     }
     parts.join("; ")
 }

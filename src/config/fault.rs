@@ -1,9 +1,17 @@
 //! What is wrong with a configuration, and where.
 //!
-//! A finding tells the place, the key and the rule, and never a value: any value may
-//! be a secret that somebody put in the wrong line. Nothing here looks for findings.
+//! A finding contains the place, the key and the rule, and never a value: any value may
+//! be a secret that somebody put in the wrong line. Keys and file names can contain any
+//! character; a finding is printed on one line regardless. Nothing here looks for findings.
 
 use std::{borrow::Cow, cell::RefCell, fmt, io, path::Path, sync::Arc};
+
+use crate::text::Excerpt;
+
+/// Maximum size of a key, of a place and of a problem where they are shown, in bytes.
+const MAX_SHOWN_BYTES: usize = 1024;
+/// Maximum number of findings that [`Faults`] shows; `check-config` prints all.
+const MAX_SHOWN_FAULTS: usize = 10;
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,11 +49,12 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.is_empty() {
-            write!(f, "{}: {}", self.place, self.problem)
-        } else {
-            write!(f, "{}: {}: {}", self.place, self.key, self.problem)
+        let Self { place, key, problem } = self;
+        write!(f, "{}: ", Excerpt(place, MAX_SHOWN_BYTES))?;
+        if !key.is_empty() {
+            write!(f, "{}: ", Excerpt(key, MAX_SHOWN_BYTES))?;
         }
+        write!(f, "{}", Excerpt(problem, MAX_SHOWN_BYTES))
     }
 }
 
@@ -120,14 +129,28 @@ pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> 
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-/// Everything that is wrong with a configuration, in the order of the file; shown one
-/// per line.
+/// Everything that is wrong with a configuration, in the order of the file.
+///
+/// Shown one per line. Of many, only the number and the first ten are shown, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Faults(Vec<Finding>);
 
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.0.len();
+        if all > MAX_SHOWN_FAULTS {
+            writeln!(f, "{all} problems, of which the first {MAX_SHOWN_FAULTS} are:")?;
+        }
+        for (index, finding) in self.0.iter().take(MAX_SHOWN_FAULTS).enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{finding}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Faults {
-    /// The faults one by one.
+    /// Returns all of them, one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
         self.0.iter()
     }

@@ -230,9 +230,9 @@ impl<'a> Section<'a> {
         self.findings.fault(self.place.clone(), self.name.clone(), problem);
     }
 
-    /// Notes a fault of a variable that is no key.
-    pub(super) fn variable_fault(&self, name: &str, problem: Problem) {
-        self.findings.fault(Place::Variable(Arc::from(name)), "", problem);
+    /// Notes a warning about a variable that is not a key.
+    pub(super) fn variable_warning(&self, name: &str, rule: impl Into<Cow<'static, str>>) {
+        self.findings.warning(Place::Variable(Arc::from(name)), "", rule);
     }
 
     /// Notes a warning at a key.

@@ -5,14 +5,8 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::{
-    environment::Environment,
-    fault::{self, Problem},
-    file::Value,
-    named_file, otel,
-    otel::TraceOptions,
-    section::Section,
-    value,
-    variables::VariableInEffect,
+    environment::Environment, fault::Problem, log_level, named_file, otel, otel::TraceOptions,
+    section::Section, value, variables::VariableInEffect,
 };
 
 /// How the gateway tells what it does. Logs go to stderr.
@@ -21,8 +15,8 @@ pub struct Telemetry {
     /// `log_format`: "json" or "text"; "json".
     pub log_format: LogFormat,
     /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
-    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". The variable
-    /// `RUST_LOG` goes over it.
+    /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". With what the
+    /// variable `RUST_LOG` changes of it.
     pub log_level: String,
     /// `otlp_endpoint`: the collector that traces are sent to by OTLP/gRPC, such as
     /// `http://collector:4317`, or that of the environment; none: no traces.
@@ -48,11 +42,6 @@ pub enum LogFormat {
 
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-/// Sets the log level by the name that Rust programs commonly use.
-const RUST_LOG: &str = "RUST_LOG";
-
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
@@ -73,7 +62,7 @@ impl Telemetry {
         environment: &dyn Environment,
     ) -> (Self, Vec<VariableInEffect>) {
         let default = Self::default();
-        let level = section.optional("log_level", log_level);
+        let level = section.optional("log_level", log_level::key).unwrap_or(default.log_level);
         let configured = otel::Traces {
             endpoint: section.optional("otlp_endpoint", value::plain_url),
             ca_file: named_file::authorities(&mut section, "otlp_ca_file"),
@@ -88,7 +77,7 @@ impl Telemetry {
         let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {
             log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
-            log_level: rust_log(environment, &section).or(level).unwrap_or(default.log_level),
+            log_level: log_level::with_rust_log(level, environment, &section),
             otlp_endpoint: traces.endpoint,
             otlp_ca_file: traces.ca_file,
             trace_ratio: traces.ratio.unwrap_or(default.trace_ratio),
@@ -97,33 +86,4 @@ impl Telemetry {
         section.finish();
         (telemetry, in_effect)
     }
-}
-
-/// What `RUST_LOG` says, if it is set and not empty.
-pub(super) fn rust_log(environment: &dyn Environment, section: &Section<'_>) -> Option<String> {
-    let text = environment.value(RUST_LOG)?.into_string().unwrap_or_default();
-    if text.is_empty() {
-        return None;
-    }
-    log_level(&Value::Variable(text)).map_err(|problem| section.variable_fault(RUST_LOG, problem)).ok()
-}
-
-/// Levels, separated by commas: `LEVEL` or `TARGET=LEVEL`.
-fn log_level(value: &Value) -> Result<String, Problem> {
-    let text = value::text(value)?;
-    for directive in text.split(',') {
-        let (target, level) = directive
-            .split_once('=')
-            .map_or((None, directive), |(target, level)| (Some(target.trim()), level));
-        let level = level.trim().to_ascii_lowercase();
-        // A word that is no level would be taken for a target by the filter, silently.
-        if target == Some("") || !LEVELS.contains(&level.as_str()) {
-            let nearest = fault::nearest(&level, LEVELS.into_iter());
-            return Err(Problem::UnknownName {
-                what: "a log level (off, error, warn, info, debug, trace) or a list of TARGET=LEVEL",
-                nearest,
-            });
-        }
-    }
-    Ok(text)
 }

@@ -46,7 +46,7 @@ impl Folder {
     fn faults(&self, text: &str) -> Vec<String> {
         let faults = self.load(text).expect_err("the configuration is broken");
         let folder = format!("{}/", self.folder.path().display());
-        faults.to_string().lines().map(|line| line.replace(&folder, "")).collect()
+        faults.iter().map(|fault| fault.to_string().replace(&folder, "")).collect()
     }
 }
 
@@ -796,9 +796,72 @@ fn log_level_comes_from_the_file_or_rust_log() {
     );
     let folder = folder.with("RUST_LOG", "warn,ott_gateway=trace");
     assert_eq!(level(&folder, "[telemetry]\nlog_level = \"debug\"").unwrap(), "warn,ott_gateway=trace");
-    let folder = folder.with("RUST_LOG", CANARY);
-    let faults = folder.faults(&working_and(""));
-    assert!(faults[0].starts_with("RUST_LOG: is not a log level"), "{faults:?}");
+}
+
+#[test]
+fn rust_log_changes_only_what_is_meant_for_the_gateway() {
+    let file = "[telemetry]\nlog_level = \"debug,ott_gateway::audit=warn\"";
+    let configured = "debug,ott_gateway::audit=warn";
+    for (value, level, unreadable) in [
+        ("", configured, None),
+        (" , ,", configured, None),
+        ("off", "off", None),
+        ("WARN", "warn", None),
+        ("error,warn", "warn", None),
+        ("warn,hyper", "warn", Some("1 of 2 parts")),
+        ("1", configured, Some("1 of 1 parts")),
+        ("my_app=debug", configured, None),
+        ("my_app=debug,h2=off,ott=off,o=off,ott_gateway2=off", configured, None),
+        ("ott_gateway=trace", "debug,ott_gateway::audit=warn,ott_gateway=trace", None),
+        ("info, ott_gateway::app = trace", "info,ott_gateway::app=trace", None),
+        ("ott_gateway", "debug,ott_gateway::audit=warn,ott_gateway=trace", None),
+        ("ott_gateway[span{a=1}]=debug", configured, Some("1 of 1 parts")),
+        ("ott_gateway=loud,=info,x=,info/pattern", configured, Some("4 of 4 parts")),
+        (CANARY, configured, Some("1 of 1 parts")),
+        ("\u{1b}[2J\n", configured, Some("1 of 1 parts")),
+    ] {
+        let folder = Folder::new().with("RUST_LOG", value);
+        let config = folder.load(&working_and(file)).unwrap();
+        assert_eq!(config.telemetry.log_level, level, "{value:?}");
+        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let of_it: Vec<&String> = warnings.iter().filter(|warning| warning.contains("RUST_LOG")).collect();
+        assert_eq!(of_it.len(), usize::from(unreadable.is_some()), "{value:?}: {warnings:?}");
+        let begins = unreadable.map(|unreadable| format!("RUST_LOG: {unreadable} cannot be read"));
+        assert!(
+            of_it.iter().all(|it| begins.as_ref().is_some_and(|begins| it.starts_with(begins))),
+            "{of_it:?}"
+        );
+        assert!(!warnings.join("").contains(CANARY), "{warnings:?}");
+        let is_named = config.environment.iter().any(|variable| variable.name == "RUST_LOG");
+        assert_eq!(is_named, level != configured, "{value:?}");
+    }
+}
+
+#[test]
+fn many_faults_are_shown_as_ten_and_their_number() {
+    let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<Vec<_>>().concat();
+    let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("faults").to_string();
+    assert_eq!(shown(10).lines().count(), 10);
+    let many = shown(400);
+    assert_eq!(many.lines().next(), Some("400 problems, of which the first 10 are:"));
+    assert_eq!(many.lines().count(), 11);
+    assert_eq!(Folder::new().faults(&working_and(&keys(400))).len(), 400, "each can be had");
+}
+
+#[test]
+fn a_finding_is_one_printable_line_of_bounded_size() {
+    let long = "k".repeat(100_000);
+    for (text, expected) in [
+        ("\"a\\u001b[2J\\nforged\" = 1".to_owned(), "a\\u{1b}[2J\\nforged: unknown key"),
+        ("[api_clients.\"x\\u202e\\u0007\"]".to_owned(), "api_clients.x\\u{202e}\\u{7}.data_center_url"),
+        (format!("{long} = 1"), "… [cut, 100000 bytes in all]: unknown key"),
+    ] {
+        let faults = Folder::new().faults(&format!("{text}\n"));
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:?}");
+        for fault in faults {
+            assert!(!fault.chars().any(crate::text::is_unprintable) && fault.len() < 4000, "{fault:?}");
+        }
+    }
 }
 
 #[test]

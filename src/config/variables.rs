@@ -33,6 +33,7 @@ pub enum VariableKind {
 pub const KNOWN_VARIABLES: &[(&str, VariableKind)] = &[
     ("OTT_GATEWAY_CONFIG", VariableKind::Service),
     ("RUST_LOG", VariableKind::Service),
+    ("JOURNAL_STREAM", VariableKind::Service),
     ("CREDENTIALS_DIRECTORY", VariableKind::Service),
     ("SSL_CERT_FILE", VariableKind::Authorities),
     ("SSL_CERT_DIR", VariableKind::Authorities),

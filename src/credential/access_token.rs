@@ -52,6 +52,8 @@ impl Generation {
 /// The result of a successful token request.
 pub(super) struct Fetched {
     header: HeaderValue,
+    /// The `Authorization` header of the token request, if it is known.
+    requested_with: Option<HeaderValue>,
     lifetime: Duration,
 }
 
@@ -63,7 +65,13 @@ impl Fetched {
             return None;
         }
         let header = sensitive_header(&["Bearer ", token])?;
-        Some(Self { header, lifetime: lifetime.min(MAX_LIFETIME) })
+        Some(Self { header, requested_with: None, lifetime: lifetime.min(MAX_LIFETIME) })
+    }
+
+    /// Adds the `Authorization` header of the token request, which contains the client secret.
+    #[must_use]
+    pub(super) fn requested_with(self, authorization: HeaderValue) -> Self {
+        Self { requested_with: Some(authorization), ..self }
     }
 
     #[cfg(test)]
@@ -98,6 +106,7 @@ pub(super) fn sensitive_header(parts: &[&str]) -> Option<HeaderValue> {
 /// A token in service.
 pub(super) struct AccessToken {
     header: HeaderValue,
+    requested_with: Option<HeaderValue>,
     generation: Generation,
     sent: Instant,
     sent_wall: SystemTime,
@@ -133,10 +142,11 @@ impl AccessToken {
         (sent, sent_wall): (Instant, SystemTime),
         received: Instant,
     ) -> Self {
-        let Fetched { header, lifetime } = fetched;
+        let Fetched { header, requested_with, lifetime } = fetched;
         let usable = lifetime.saturating_sub(MARGIN.min(lifetime / 4));
         Self {
             header,
+            requested_with,
             generation,
             sent,
             sent_wall,
@@ -294,6 +304,14 @@ impl Bearer {
     #[must_use]
     pub fn header_value(&self) -> &HeaderValue {
         &self.token.header
+    }
+
+    /// Returns every `Authorization` header that has to do with the call: of this token, of the
+    /// one that the platform has refused before, and of the requests for both, which contain
+    /// the client secret.
+    pub fn authorizations(&self) -> impl Iterator<Item = &HeaderValue> {
+        let tokens = [Some(&self.token), self.refused.as_ref()].into_iter().flatten();
+        tokens.flat_map(|token| [Some(&token.header), token.requested_with.as_ref()]).flatten()
     }
 
     pub(super) const fn token(&self) -> &Arc<AccessToken> {

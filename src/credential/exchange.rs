@@ -93,10 +93,7 @@ impl HttpExchange {
         }
     }
 
-    async fn send(&self, secret: &ClientSecret) -> Result<reqwest::Response, CredentialError> {
-        let unusable =
-            || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
-        let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
+    async fn send(&self, authorization: HeaderValue) -> Result<reqwest::Response, CredentialError> {
         let request = self
             .http
             .client()
@@ -159,7 +156,10 @@ impl HttpExchange {
 
 impl TokenExchange for HttpExchange {
     async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, CredentialError> {
-        let response = self.send(secret).await?;
+        let unusable =
+            || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
+        let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
+        let response = self.send(authorization.clone()).await?;
         let status = response.status();
         let headers = response.headers().clone();
         let (date, ours) = self.times(&headers);
@@ -170,7 +170,7 @@ impl TokenExchange for HttpExchange {
         };
         let granted = Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.judge()?;
         self.note_lifetime(&granted);
-        Ok(granted.token)
+        Ok(granted.token.requested_with(authorization))
     }
 }
 

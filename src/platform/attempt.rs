@@ -19,7 +19,7 @@ use super::{
     connections::{ConnectFailure, Connections},
     endpoint::Endpoint,
     error::Malformation,
-    messages,
+    messages::{self, Confidential},
     outgoing::{BodyGate, OutgoingBody},
 };
 use crate::{
@@ -57,8 +57,8 @@ pub(super) struct Request<'a> {
     pub(super) trace: HeaderMap,
     /// JSON.
     pub(super) body: Bytes,
-    /// The request's own values, none of which may be passed on from an error message.
-    pub(super) echoes: &'a [&'a str],
+    /// What must not be passed on from an error message.
+    pub(super) confidential: Confidential<'a>,
 }
 
 /// Sends a request once and follows the exchange to its end, even past the call's deadline:
@@ -329,7 +329,7 @@ async fn read(
     if status.is_success() {
         AttemptOutcome::Succeeded(answer)
     } else {
-        let error = messages::error(&answer, request.echoes, gate.now());
+        let error = messages::error(&answer, &request.confidential, gate.now());
         AttemptOutcome::Failed(error, answer.headers)
     }
 }

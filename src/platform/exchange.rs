@@ -16,6 +16,7 @@ use super::{
     connections::Connections,
     endpoint::Endpoint,
     error::{Malformation, PlatformError},
+    messages::Confidential,
     retry::Retries,
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) struct Exchange<'a> {
     pub(super) body: Bytes,
     /// Values of the request that must not be passed on if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
+    /// Secrets in the request, no part of which must be passed on.
+    pub(super) secrets: &'a [&'a str],
     /// The user that it is for, if the endpoint needs an access token.
     pub(super) subject: Option<&'a str>,
     pub(super) call: &'a Call,
@@ -173,15 +176,19 @@ impl PlatformClient {
         if self.api_client.settings.propagate_trace {
             span.inject(&mut trace);
         }
-        let token = bearer.and_then(|bearer| bearer.header_value().to_str().ok()?.split_once(' '));
-        let echoes: Vec<&str> =
-            exchange.echoes.iter().copied().chain(token.map(|(_, token)| token)).collect();
         let request = Request {
             endpoint,
             authorization: bearer.map(|bearer| bearer.header_value().clone()),
             trace,
             body: exchange.body.clone(),
-            echoes: &echoes,
+            confidential: Confidential {
+                echoes: exchange.echoes,
+                secrets: exchange.secrets,
+                bearer,
+                proxy_password: self.proxy_password.as_deref(),
+                call,
+                metrics: &self.api_client.metrics,
+            },
         };
         let started = clock::now();
         let outcome = attempt::send(connections, &request, call, &self.api_client.wall).await;

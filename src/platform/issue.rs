@@ -23,6 +23,7 @@ impl PlatformClient {
             connections: &self.ott_connections,
             body: messages::issue_request(permit.subject()),
             echoes: &[permit.subject().as_sent()],
+            secrets: &[],
             subject: Some(permit.subject().as_sent()),
             call,
             span,

@@ -6,27 +6,39 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::CONTENT_ENCODING;
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, SET_COOKIE},
+};
 use zeroize::Zeroizing;
 
 use super::{
     attempt::{Answer, ResponseBody},
     error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
+    leaks::Secrets,
 };
 use crate::{
+    call::Call,
+    credential::Bearer,
     http_client::{
         json::{NotAnObject, Object},
         media_type::is_json,
         retry_after::retry_after,
     },
     ott::{OneTimeToken, Subject},
+    secret::Secret,
     session::Account,
+    telemetry::metrics::ApiClientMetrics,
+    text::is_unprintable,
 };
 
 /// Maximum size of a message that is passed on, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256;
 /// Maximum size of the name of a part of the platform, in bytes.
 const MAX_DOMAIN_BYTES: usize = 64;
+/// Maximum number of characters of a text of the platform that are looked at. What is passed on
+/// is shorter, and is judged together with what follows it.
+const MAX_EXAMINED_CHARACTERS: usize = 512;
 /// Maximum number of bytes of JSON that one byte of text becomes (`\u001f`).
 const MAX_ESCAPE: usize = 6;
 
@@ -78,26 +90,90 @@ pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
     Ok(Account::new(account.to_members()))
 }
 
-/// Reads a response other than 2xx. `echoes` are the request's own values, none of which
-/// is passed on.
-pub(super) fn error(answer: &Answer, echoes: &[&str], now: SystemTime) -> ErrorAnswer {
+/// What of an exchange must not be passed on if an error message repeats it.
+#[derive(Clone, Copy)]
+pub(super) struct Confidential<'a> {
+    /// Values of the request that the caller knows, but that have no place in its log.
+    pub(super) echoes: &'a [&'a str],
+    /// Secrets in the request's body.
+    pub(super) secrets: &'a [&'a str],
+    /// What the request was authorized with.
+    pub(super) bearer: Option<&'a Bearer>,
+    /// The password that the proxy was shown.
+    pub(super) proxy_password: Option<&'a Secret>,
+    /// The call, for the log.
+    pub(super) call: &'a Call,
+    pub(super) metrics: &'a ApiClientMetrics,
+}
+
+impl Confidential<'_> {
+    /// Returns every value that is replaced where it is repeated as it is.
+    fn values(&self) -> impl Iterator<Item = &str> {
+        let token = self.bearer.and_then(|bearer| bearer.header_value().to_str().ok()?.split_once(' '));
+        self.echoes.iter().chain(self.secrets).copied().chain(token.map(|(_, token)| token))
+    }
+
+    /// Returns every secret of the exchange, those in the response included.
+    fn all_secrets(&self, response: &HeaderMap) -> Secrets {
+        let mut secrets = Secrets::default();
+        self.secrets.iter().for_each(|secret| secrets.add(secret.as_bytes()));
+        let authorizations = self.bearer.map(Bearer::authorizations);
+        authorizations.into_iter().flatten().for_each(|header| secrets.add_authorization(header));
+        if let Some(password) = self.proxy_password {
+            secrets.add(password.expose().as_bytes());
+        }
+        response.get_all(SET_COOKIE).iter().for_each(|cookie| secrets.add_cookie(cookie));
+        secrets
+    }
+
+    /// Reports that texts of a response contain a part of a secret, which somebody else may have
+    /// logged.
+    fn report_withheld(&self, status: u16) {
+        self.metrics.text_withheld();
+        tracing::warn!(
+            request.id = %self.call.request_id(),
+            api_client.name = self.metrics.name(),
+            http.status = status,
+            "platform error contains part of a secret, withholding its text"
+        );
+    }
+}
+
+/// The text contains a part of a secret.
+#[derive(Debug)]
+struct ContainsSecret;
+
+/// Reads a response other than 2xx.
+pub(super) fn error(answer: &Answer, confidential: &Confidential<'_>, now: SystemTime) -> ErrorAnswer {
     let status = answer.status.as_u16();
     ErrorAnswer {
         status,
-        body: error_body(answer, status, echoes),
+        body: error_body(answer, status, confidential),
         retry_after: retry_after(&answer.headers, now),
     }
 }
 
-fn error_body(answer: &Answer, status: u16, echoes: &[&str]) -> Option<ErrorBody> {
+fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> Option<ErrorBody> {
     let error = json(answer).ok()?.object("error")?;
     let text = |name| error.get::<String>(name);
     // A number, or a text that contains one.
-    let code = error.get("code").or_else(|| text("code")?.trim().parse().ok());
+    let code: Option<i64> = error.get("code").or_else(|| text("code")?.trim().parse().ok());
+    let code = code.filter(|code| *code != i64::from(status));
+    let (domain, message) = (text("domain"), text("message"));
+    let secrets = confidential.all_secrets(&answer.headers);
+    let code = match code {
+        Some(code) if secrets.have_part_in(&code.to_string()) => Err(ContainsSecret),
+        code => Ok(code),
+    };
+    let domain = domain.map_or(Ok(None), |domain| presentable_domain(&domain, confidential, &secrets));
+    let message = message.map_or(Ok(None), |message| presentable_message(&message, confidential, &secrets));
+    if code.is_err() || domain.is_err() || message.is_err() {
+        confidential.report_withheld(status);
+    }
     Some(ErrorBody {
-        code: code.filter(|code| *code != i64::from(status)).map(PlatformErrorCode::from_number),
-        domain: text("domain").and_then(|domain| presentable_domain(&domain, echoes)),
-        message: text("message").and_then(|message| presentable_message(&message, echoes)),
+        code: code.unwrap_or_default().map(PlatformErrorCode::from_number),
+        domain: domain.unwrap_or_default(),
+        message: message.unwrap_or_default(),
     })
 }
 
@@ -115,37 +191,46 @@ fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
     )
 }
 
-fn presentable_domain(domain: &str, echoes: &[&str]) -> Option<String> {
-    let mut domain: String = domain.chars().filter(char::is_ascii_graphic).collect();
+fn presentable_domain(
+    domain: &str,
+    confidential: &Confidential<'_>,
+    secrets: &Secrets,
+) -> Result<Option<String>, ContainsSecret> {
+    let mut domain: String =
+        domain.chars().filter(char::is_ascii_graphic).take(MAX_EXAMINED_CHARACTERS).collect();
+    if secrets.have_part_in(&domain) {
+        return Err(ContainsSecret);
+    }
+    let is_presentable = !domain.is_empty() && without_values(domain.clone(), confidential) == domain;
     domain.truncate(MAX_DOMAIN_BYTES);
-    (!domain.is_empty() && without_echoes(&domain, echoes) == domain).then_some(domain)
+    Ok(is_presentable.then_some(domain))
 }
 
-fn presentable_message(message: &str, echoes: &[&str]) -> Option<String> {
-    // Removed first, because a control character in the middle of an echo would hide it.
-    // Characters that break a line or change its direction are removed as well.
-    let visible: String = message.chars().filter(|&character| !is_hidden(character)).collect();
-    let mut message = without_echoes(&visible, echoes);
+fn presentable_message(
+    message: &str,
+    confidential: &Confidential<'_>,
+    secrets: &Secrets,
+) -> Result<Option<String>, ContainsSecret> {
+    // Unprintable characters come first, because one in the middle of a value would hide it.
+    let printable = message.chars().filter(|&character| !is_unprintable(character));
+    let mut message = without_values(printable.take(MAX_EXAMINED_CHARACTERS).collect(), confidential);
+    if secrets.have_part_in(&message) {
+        return Err(ContainsSecret);
+    }
     message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-    (!message.trim().is_empty()).then_some(message)
-}
-
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    Ok((!message.trim().is_empty()).then_some(message))
 }
 
 /// Replaces each occurrence of the values, ignoring ASCII case, with an ellipsis. Removing
 /// them could join two halves of another occurrence.
-fn without_echoes(text: &str, echoes: &[&str]) -> String {
-    let mut text = text.to_owned();
-    for echo in echoes.iter().filter(|echo| !echo.is_empty()) {
+fn without_values(mut text: String, confidential: &Confidential<'_>) -> String {
+    for value in confidential.values().filter(|value| !value.is_empty()) {
         let mut kept = String::with_capacity(text.len());
         let mut rest = text.as_str();
-        while let Some(start) = find_ignoring_case(rest, echo) {
+        while let Some(start) = find_ignoring_case(rest, value) {
             kept.push_str(&rest[..start]);
             kept.push('…');
-            rest = &rest[start + echo.len()..];
+            rest = &rest[start + value.len()..];
         }
         kept.push_str(rest);
         text = kept;

@@ -17,6 +17,7 @@ use super::{Failure, FailureCode, Reason, Violation, may_be_spent};
 use crate::{
     backoff,
     call::{Call, Operation},
+    text::is_unprintable,
 };
 
 /// The most that a status may take up in the peer's header list (RFC 9113, 6.5.2):
@@ -258,10 +259,10 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
     })
 }
 
-/// The text without control characters, and only so much of it as fits.
+/// The text without unprintable characters, and only as much of it as fits.
 fn bounded(text: &str) -> String {
     let mut bounded = String::new();
-    for letter in text.chars().filter(|letter| !letter.is_control()) {
+    for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {
         if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {
             break;
         }

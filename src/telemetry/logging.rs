@@ -1,15 +1,16 @@
 //! Log lines: one for each event, JSON or text, on standard error.
 //!
-//! Writing never waits for whoever reads: lines are dropped, and counted, instead. The
-//! HTTP and TLS crates are never heard below `info`, whatever is asked: they would
-//! print what they carry.
+//! Writing never waits for the reader: lines are dropped, and counted, instead. The HTTP and
+//! TLS crates are never logged below `info`, regardless of the directives, because they would
+//! print what they carry. What a line looks like is in `line`.
 
 #[cfg(test)]
 pub(crate) mod captured;
 mod limiter;
+mod line;
 mod writer;
 
-use std::{convert::Infallible, io, io::IsTerminal, panic::PanicHookInfo, str::FromStr, time::Duration};
+use std::{convert::Infallible, io, panic::PanicHookInfo, str::FromStr, time::Duration};
 
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -22,6 +23,7 @@ use tracing_subscriber::{
 
 use self::{
     limiter::{Limited, Limiter},
+    line::LineFormat,
     writer::LogWriter,
 };
 use super::metrics::Metrics;
@@ -42,6 +44,11 @@ pub struct Settings {
     pub format: Format,
     /// What is logged.
     pub directives: Directives,
+    /// Whether lines in text format have colors.
+    pub has_colors: bool,
+    /// Whether each line begins with its syslog priority (`<3>` for an error), by which the
+    /// journal of systemd tells levels apart.
+    pub has_priorities: bool,
 }
 
 /// How a line looks.
@@ -100,23 +107,16 @@ impl Default for Directives {
 
 /// Starts the log of this process; once.
 pub fn init(settings: &Settings) -> Result<Logging, LoggingError> {
-    let stderr = io::stderr();
-    let colours = stderr.is_terminal();
-    let writer = LogWriter::start(stderr)?;
+    let writer = LogWriter::start(io::stderr())?;
     let limiter = Limiter::default();
-    subscriber(settings, colours, writer.clone(), limiter.clone())
+    subscriber(settings, writer.clone(), limiter.clone())
         .try_init()
         .map_err(|_| LoggingError::AlreadyStarted)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(Logging { writer, limiter })
 }
 
-fn subscriber<W>(
-    settings: &Settings,
-    colours: bool,
-    writer: W,
-    limiter: Limiter,
-) -> impl Subscriber + Send + Sync
+fn subscriber<W>(settings: &Settings, writer: W, limiter: Limiter) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -126,17 +126,15 @@ where
         .with_target("h2", LevelFilter::ERROR)
         .with_target(OURS, LevelFilter::TRACE);
     let filter = settings.directives.0.clone().and(cap);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
-    let lines = match settings.format {
-        Format::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
-        Format::Text => lines.with_ansi(colours).boxed(),
-    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(settings.has_colors && settings.format == Format::Text)
+        .event_format(LineFormat { format: settings.format, has_priority: settings.has_priorities })
+        .with_writer(writer)
+        .log_internal_errors(false);
     Registry::default().with(Limited::new(lines, limiter).with_filter(filter))
 }
 
-/// Says where a panic was. What it says may hold anything, unless it is a constant.
+/// Logs where a panic was. Its message can contain anything, unless it is a constant.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     let message = panic.payload().downcast_ref::<&'static str>().copied();

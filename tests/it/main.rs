@@ -40,6 +40,7 @@ mod memory;
 mod metrics;
 mod name_lookups;
 mod operations;
+mod output;
 mod pki;
 mod probes;
 mod refused_calls;

@@ -268,6 +268,36 @@ async fn a_domain_is_short_visible_ascii_without_the_requests_values() {
 }
 
 #[tokio::test]
+async fn a_text_with_a_part_of_a_secret_is_not_passed_on() {
+    // The token is `access-token-1`.
+    let long = format!("{}access-token-1", "x".repeat(60));
+    for (leak, domain) in [
+        ("access-t oken-1", None),
+        ("ACCESS%2DTOKEN", None),
+        ("YWNjZXNzLXRva2VuLTE=", None),
+        ("access-token-2", None),
+        ("cookie-0123", None),
+        (long.as_str(), None),
+        ("access is denied", Some("accessisdenied")),
+    ] {
+        let body = format!(r#"{{"error":{{"code":1002,"domain":"{leak}","message":"saw {leak}"}}}}"#);
+        let answer_with_cookie =
+            Answer::json(400, body).header("set-cookie", "sid=cookie-0123456789; Path=/");
+        let (error, ..) = under(answer_with_cookie).await;
+        let body = answer(&error).body.as_ref().unwrap();
+        assert_eq!(body.domain.as_deref(), domain, "{leak}");
+        // A verbatim repetition is replaced.
+        let passed = domain.map(|_| format!("saw {leak}"));
+        let passed = if leak == long { Some(format!("saw {}…", "x".repeat(60))) } else { passed };
+        assert_eq!(body.message, passed, "{leak}");
+        assert!(body.code.is_some(), "{leak}");
+    }
+    let body = r#"{"error":{"code":7777777700,"domain":"d","message":"m"}}"#;
+    let (error, ..) = under(Answer::json(400, body).header("set-cookie", "sid=117777777700; Path=/")).await;
+    assert_eq!(answer(&error).body.as_ref().unwrap().code, None, "a number can be a part of a secret too");
+}
+
+#[tokio::test]
 async fn a_refused_access_token_is_renewed_and_the_call_replayed_once() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());

@@ -21,7 +21,9 @@ yet: decide by the gRPC code.
 - `google.rpc.ErrorInfo`: `domain` is `ott-gateway`, `reason` one of the table below (the values of
   `ott.v1.ErrorReason`), and `metadata` what is known, each key only where it applies:
   `operation` (`IssueOtt`, `LoginWithOtt`), `outcome` (below), `attempts` (how many times the platform was asked),
-  `apiClient`, and of the platform's last answer `httpStatus`, `apiCode`, `apiDomain`, `apiMessage`.
+  `apiClient`, and of the platform's last answer `httpStatus`, `apiCode`, `apiDomain`, `apiMessage`. A text of the
+  platform that contains a part of a secret of the call (eight or more characters of a token, the client secret or a
+  cookie, in any usual encoding) is left out.
   `OTT_REJECTED` has none of `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`: tokens that are
   unknown, used or expired get the same answer.
 - `google.rpc.RequestInfo`: the id to quote to whoever runs the gateway.

@@ -203,7 +203,7 @@ proptest! {
         let answer = Answer::read(&status);
         if let Some(message) = answer.told("apiMessage") {
             prop_assert!(message.len() <= 256);
-            prop_assert!(!message.chars().any(char::is_control));
+            prop_assert!(!message.chars().any(crate::text::is_unprintable));
         }
         prop_assert!(answer.reason != "OTT_REJECTED" || answer.told("apiMessage").is_none());
     }

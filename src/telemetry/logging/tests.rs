@@ -1,5 +1,8 @@
 //! What reaches the log, and what must not.
 
+mod dropped;
+mod lines;
+
 use std::{
     fs::{File, OpenOptions},
     io::Read,
@@ -47,14 +50,14 @@ impl Memory {
 }
 
 fn settings(format: Format, directives: &str) -> Settings {
-    Settings { format, directives: directives.parse().expect("directives") }
+    let directives = directives.parse().expect("directives");
+    Settings { format, directives, has_colors: false, has_priorities: false }
 }
 
 fn logged(format: Format, directives: &str, work: impl FnOnce(&Limiter)) -> Memory {
     let (memory, limiter) = (Memory::default(), Limiter::default());
     let written = memory.clone();
-    let subscriber =
-        subscriber(&settings(format, directives), false, move || written.clone(), limiter.clone());
+    let subscriber = subscriber(&settings(format, directives), move || written.clone(), limiter.clone());
     let _second = second_dispatcher();
     with_default(subscriber, || work(&limiter));
     memory
@@ -163,8 +166,7 @@ fn for_every_foreign_target() {
 async fn repeated_warnings_are_limited_and_reported() {
     let (memory, limiter) = (Memory::default(), Limiter::default());
     let written = memory.clone();
-    let subscriber =
-        subscriber(&settings(Format::Json, "info"), false, move || written.clone(), limiter.clone());
+    let subscriber = subscriber(&settings(Format::Json, "info"), move || written.clone(), limiter.clone());
     let _second = second_dispatcher();
     let _guard = tracing::subscriber::set_default(subscriber);
     let count = |message: &str| memory.lines().iter().filter(|line| line["message"] == message).count();
@@ -201,8 +203,7 @@ async fn repeated_warnings_are_limited_and_reported() {
 async fn lines_about_peers_are_limited_for_each_peer_and_in_all() {
     let (memory, limiter) = (Memory::default(), Limiter::default());
     let written = memory.clone();
-    let subscriber =
-        subscriber(&settings(Format::Json, "info"), false, move || written.clone(), limiter.clone());
+    let subscriber = subscriber(&settings(Format::Json, "info"), move || written.clone(), limiter.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
     let event = |peer: &str| tracing::info!(peer.address = %peer, "handshake failed");
     let lines_of = |peer: &str| memory.lines().iter().filter(|line| line["peer.address"] == peer).count();
@@ -256,7 +257,7 @@ fn nothing_waits_for_a_reader_of_the_log() {
         LogWriter::start(OpenOptions::new().write(true).open(&path).expect("it opens")).expect("a thread");
 
     let started = clock::now();
-    let subscriber = subscriber(&settings(Format::Json, "info"), false, writer.clone(), Limiter::default());
+    let subscriber = subscriber(&settings(Format::Json, "info"), writer.clone(), Limiter::default());
     let _second = second_dispatcher();
     with_default(subscriber, || (0..20_000).for_each(|number| tracing::info!(number, "a line")));
     writer.flush(Duration::from_millis(100));

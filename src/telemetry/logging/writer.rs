@@ -1,9 +1,11 @@
 //! Hands lines to a thread, or drops them.
 //!
-//! Only the thread waits for whoever reads standard error.
+//! Only the thread waits for the reader of standard error. Every line that does not arrive is
+//! counted, whether it did not fit into the queue or could not be written.
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,9 +15,13 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{OFlags, fcntl_getfl, fstat, major, minor},
+};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The most lines that wait for the thread (some 4 MiB).
+/// Maximum number of lines that wait for the thread (some 4 MiB).
 const QUEUE: usize = 8192;
 
 /// A writer that takes whole lines and never waits. Cheap to clone.
@@ -32,18 +38,21 @@ enum Message {
 
 impl LogWriter {
     /// Starts the thread that writes to `output`. It ends with the last clone.
-    pub(super) fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(output: impl AsFd + Send + 'static) -> io::Result<Self> {
         let (inbox, messages) = sync_channel(QUEUE);
-        thread::Builder::new().name("log".to_owned()).spawn(move || run(&messages, output))?;
-        Ok(Self { inbox, dropped: Arc::default() })
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut sink = Sink { output, is_line_open: false };
+        let count = Arc::clone(&dropped);
+        thread::Builder::new().name("log".to_owned()).spawn(move || run(&messages, &mut sink, &count))?;
+        Ok(Self { inbox, dropped })
     }
 
-    /// How many lines were dropped so far.
+    /// Returns how many lines were dropped so far.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until the lines so far are written, at most that long.
+    /// Waits until the lines so far are written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let (done, flushed) = sync_channel(1);
         if self.inbox.try_send(Message::Flush(done)).is_ok() {
@@ -53,12 +62,70 @@ impl LogWriter {
     }
 }
 
-fn run(messages: &Receiver<Message>, mut output: impl Write) {
+fn run<O: AsFd>(messages: &Receiver<Message>, sink: &mut Sink<O>, dropped: &AtomicU64) {
+    let is_discarded = is_closed(&sink.output);
     while let Ok(message) = messages.recv() {
         match message {
-            // Nowhere is left to complain about a log that cannot be written.
-            Message::Line(line) => drop(output.write_all(&line)),
+            Message::Line(line) => {
+                if is_discarded || sink.write_line(&line).is_err() {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             Message::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+/// Returns whether the descriptor was closed when the process started. The standard library
+/// then opens `/dev/null` for reading and writing in its place; a redirection by a shell or a
+/// supervisor opens it for writing only.
+fn is_closed(output: impl AsFd) -> bool {
+    let is_null = fstat(&output).is_ok_and(|file| (major(file.st_rdev), minor(file.st_rdev)) == (1, 3));
+    is_null && fcntl_getfl(&output).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+}
+
+/// What lines are written to. Bypasses [`io::Stderr`], which reports success if the descriptor
+/// is closed.
+struct Sink<O> {
+    output: O,
+    /// Whether the last line was written in part.
+    is_line_open: bool,
+}
+
+impl<O: AsFd> Sink<O> {
+    /// Writes a whole line, which ends with a newline. Waits while the reader does not read.
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_line_open {
+            // The rest of that line is lost. This one must not become its continuation.
+            self.write_all(b"\n")?;
+            self.is_line_open = false;
+        }
+        self.write_all(line)
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(&self.output, bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = bytes.get(written..).unwrap_or_default();
+                    self.is_line_open = !bytes.is_empty();
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // Another process that shares the descriptor has made it non-blocking.
+                Err(rustix::io::Errno::AGAIN) => self.wait()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something can be written.
+    fn wait(&self) -> io::Result<()> {
+        let mut descriptors = [PollFd::new(&self.output, PollFlags::OUT)];
+        match poll(&mut descriptors, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

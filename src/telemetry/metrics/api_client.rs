@@ -89,6 +89,7 @@ pub(super) struct ApiClientFamilies {
     token_remaining: GaugeVec,
     token_refreshes: IntCounterVec,
     clock_skew: GaugeVec,
+    texts_withheld: IntCounterVec,
 }
 
 /// The metrics of one API client. Cheap to clone.
@@ -107,6 +108,7 @@ struct Resolved {
     token_refreshes: [IntCounter; TokenRefresh::ALL.len()],
     reloads: Reloads,
     clock_skew: Gauge,
+    texts_withheld: IntCounter,
 }
 
 impl ApiClientFamilies {
@@ -147,6 +149,11 @@ impl ApiClientFamilies {
                 "How far the platform's clock is ahead of ours.",
                 &["api_client"],
             ),
+            texts_withheld: families.counters(
+                "ott_gateway_platform_texts_withheld_total",
+                "Error responses of the platform of which a text contained a part of a secret and was not passed on.",
+                &["api_client"],
+            ),
         }
     }
 
@@ -164,6 +171,7 @@ impl ApiClientFamilies {
                 .map(|result| self.token_refreshes.with_label_values(&[name, result.word()])),
             reloads,
             clock_skew: self.clock_skew.with_label_values(&[name]),
+            texts_withheld: self.texts_withheld.with_label_values(&[name]),
         }))
     }
 }
@@ -226,6 +234,12 @@ impl ApiClientMetrics {
     /// The platform's clock is ahead of ours by so many seconds.
     pub fn clock_skew(&self, seconds: f64) {
         self.0.clock_skew.set(seconds);
+    }
+
+    /// Counts an error response of which a text was not passed on, because it contains a part of
+    /// a secret.
+    pub fn text_withheld(&self) {
+        self.0.texts_withheld.inc();
     }
 
     /// The name of the API client.

@@ -322,7 +322,7 @@ impl Registered {
             health_calls: HealthFamilies::register(&families),
             log_lines_dropped: families.counter(
                 "ott_gateway_log_lines_dropped_total",
-                "Log lines that were dropped because standard error was not read fast enough.",
+                "Log lines that could not be written, or were dropped because standard error was not read fast enough.",
             ),
             log_lines_suppressed: families.counter(
                 "ott_gateway_log_lines_suppressed_total",

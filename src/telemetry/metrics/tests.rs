@@ -49,6 +49,7 @@ fn busy() -> Metrics {
     client.token_refresh(TokenRefresh::Fetched);
     client.clock_skew(-1.5);
     metrics.outgoing().addresses_confirmed("eu2.example");
+    client.text_withheld();
     metrics.threads().register("worker-0").pulse().beat();
     let duty = metrics.duties().register(Duty::AccessToken, Some("eu2"));
     duty.started();

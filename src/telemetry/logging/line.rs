@@ -1,0 +1,310 @@
+//! One event as one line, in JSON or as text.
+//!
+//! Every value is escaped and bounded here, so that no call of a `tracing` macro has to do it:
+//! a line has no unprintable character, is shorter than [`MAX_LINE_BYTES`], and is whole and
+//! valid JSON even if values were cut.
+
+use std::fmt::{self, Write};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+use super::Format;
+use crate::text::{Bounded, Notation};
+
+/// Every line is shorter than this, in bytes. Container runtimes split longer ones.
+#[cfg(test)]
+pub(super) const MAX_LINE_BYTES: usize = 16 * 1024;
+/// Maximum size of one value, in bytes.
+const MAX_VALUE_BYTES: usize = 2 * 1024;
+/// Maximum size of all values of a line, in bytes. The rest of [`MAX_LINE_BYTES`] is for the
+/// names and the markers of the at most 32 fields of an event.
+const MAX_VALUES_BYTES: usize = 11 * 1024;
+/// Maximum size of a target, in bytes.
+const MAX_TARGET_BYTES: usize = 256;
+
+/// The target of events that come from the `log` crate. Their own is a field.
+const LOG_CRATE: &str = "log";
+const LOG_CRATE_FIELDS: [&str; 4] = ["log.target", "log.module_path", "log.file", "log.line"];
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LineFormat {
+    pub(super) format: Format,
+    /// Whether a line begins with its syslog priority, as the journal expects it.
+    pub(super) has_priority: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for LineFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        let level = *metadata.level();
+        let mut origin = LogCrateTarget(None);
+        if metadata.target() == LOG_CRATE {
+            event.record(&mut origin);
+        }
+        let target = origin.0.as_deref().unwrap_or(metadata.target());
+        if self.has_priority {
+            write!(writer, "<{}>", priority(level))?;
+        }
+        let to = Line { writer, room: MAX_VALUES_BYTES, is_of_log_crate: origin.0.is_some() };
+        match self.format {
+            Format::Json => json(to, level, target, event),
+            Format::Text => text(to, level, target, event),
+        }
+    }
+}
+
+fn json(mut line: Line<'_>, level: Level, target: &str, event: &Event<'_>) -> fmt::Result {
+    line.writer.write_str(r#"{"timestamp":""#)?;
+    SystemTime.format_time(&mut line.writer)?;
+    write!(line.writer, r#"","level":"{level}","severity":"{}""#, severity(level))?;
+    let mut fields = JsonFields { line, result: Ok(()) };
+    event.record(&mut fields);
+    let JsonFields { mut line, result } = fields;
+    result?;
+    line.writer.write_str(r#","target":""#)?;
+    line.target(target, Notation::Json)?;
+    line.writer.write_str("\"}\n")
+}
+
+fn text(mut line: Line<'_>, level: Level, target: &str, event: &Event<'_>) -> fmt::Result {
+    line.styled(Style::Dimmed, |line| SystemTime.format_time(&mut line.writer))?;
+    line.writer.write_char(' ')?;
+    line.styled(Style::of(level), |line| write!(line.writer, "{:>5}", level.as_str()))?;
+    line.writer.write_char(' ')?;
+    line.styled(Style::Dimmed, |line| {
+        line.target(target, Notation::Plain)?;
+        line.writer.write_char(':')
+    })?;
+    let mut fields = TextFields { line, result: Ok(()) };
+    event.record(&mut fields);
+    fields.result?;
+    fields.line.writer.write_char('\n')
+}
+
+/// The priority of syslog (RFC 5424 section 6.2.1).
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// The severity by the names of Google Cloud's `LogSeverity`, which other systems know too.
+const fn severity(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        _ => "DEBUG",
+    }
+}
+
+/// A line that is being written.
+struct Line<'a> {
+    writer: Writer<'a>,
+    /// Bytes that further values may take up.
+    room: usize,
+    is_of_log_crate: bool,
+}
+
+impl Line<'_> {
+    fn target(&mut self, target: &str, notation: Notation) -> fmt::Result {
+        let mut bounded = Bounded::new(&mut self.writer, notation, MAX_TARGET_BYTES);
+        bounded.write_str(target)?;
+        bounded.finish().map(drop)
+    }
+
+    /// Writes a text, or as much of it as there is room for.
+    fn value(&mut self, notation: Notation, value: fmt::Arguments<'_>) -> fmt::Result {
+        let mut bounded = Bounded::new(&mut self.writer, notation, self.room.min(MAX_VALUE_BYTES));
+        // A `Display` that fails costs the rest of its own text only.
+        let _ = bounded.write_fmt(value);
+        self.room -= bounded.finish()?;
+        Ok(())
+    }
+
+    /// Returns whether a field is part of the line. What is known of the origin of an event of
+    /// the `log` crate is in its target.
+    fn has(&self, field: &Field) -> bool {
+        !(self.is_of_log_crate && LOG_CRATE_FIELDS.contains(&field.name()))
+    }
+
+    fn styled(&mut self, style: Style, write: impl FnOnce(&mut Self) -> fmt::Result) -> fmt::Result {
+        if !self.writer.has_ansi_escapes() {
+            return write(self);
+        }
+        write!(self.writer, "\u{1b}[{}m", style.code())?;
+        write(self)?;
+        self.writer.write_str("\u{1b}[0m")
+    }
+}
+
+/// The name of a field without the `r#` of a keyword.
+fn name(field: &Field) -> &'static str {
+    field.name().strip_prefix("r#").unwrap_or(field.name())
+}
+
+struct JsonFields<'a> {
+    line: Line<'a>,
+    result: fmt::Result,
+}
+
+impl JsonFields<'_> {
+    fn string(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        if self.result.is_ok() && self.line.has(field) {
+            self.result = write!(self.line.writer, r#","{}":""#, name(field))
+                .and_then(|()| self.line.value(Notation::Json, value))
+                .and_then(|()| self.line.writer.write_char('"'));
+        }
+    }
+
+    /// Writes a value that is the same in JSON as in Rust, and short.
+    fn literal(&mut self, field: &Field, value: impl fmt::Display) {
+        if self.result.is_ok() && self.line.has(field) {
+            self.result = write!(self.line.writer, r#","{}":{value}"#, name(field));
+        }
+    }
+}
+
+impl Visit for JsonFields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.string(field, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.string(field, format_args!("{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.literal(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.literal(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.literal(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinity. The exponent keeps 1e300 short.
+        if value.is_finite() {
+            self.literal(field, format_args!("{value:?}"));
+        } else {
+            self.literal(field, "null");
+        }
+    }
+}
+
+struct TextFields<'a> {
+    line: Line<'a>,
+    result: fmt::Result,
+}
+
+impl TextFields<'_> {
+    fn value(&mut self, field: &Field, is_quoted: bool, value: fmt::Arguments<'_>) {
+        if self.result.is_ok() && self.line.has(field) {
+            self.result = self.write(field, is_quoted, value);
+        }
+    }
+
+    fn write(&mut self, field: &Field, is_quoted: bool, value: fmt::Arguments<'_>) -> fmt::Result {
+        let line = &mut self.line;
+        line.writer.write_char(' ')?;
+        if field.name() == "message" {
+            return line.value(Notation::Plain, value);
+        }
+        line.styled(Style::Italic, |line| line.writer.write_str(name(field)))?;
+        line.styled(Style::Dimmed, |line| line.writer.write_char('='))?;
+        if !is_quoted {
+            return line.value(Notation::Plain, value);
+        }
+        line.writer.write_char('"')?;
+        line.value(Notation::Quoted, value)?;
+        line.writer.write_char('"')
+    }
+}
+
+impl Visit for TextFields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.value(field, false, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.value(field, true, format_args!("{value}"));
+    }
+}
+
+/// The target that an event of the `log` crate has in a field.
+struct LogCrateTarget(Option<String>);
+
+impl Visit for LogCrateTarget {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == LOG_CRATE_FIELDS[0] {
+            self.0 = Some(value.to_owned());
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+/// How a part of a line looks on a terminal.
+#[derive(Clone, Copy)]
+enum Style {
+    Dimmed,
+    Italic,
+    Red,
+    Yellow,
+    Green,
+    Blue,
+    Purple,
+}
+
+impl Style {
+    const fn of(level: Level) -> Self {
+        match level {
+            Level::ERROR => Self::Red,
+            Level::WARN => Self::Yellow,
+            Level::INFO => Self::Green,
+            Level::DEBUG => Self::Blue,
+            Level::TRACE => Self::Purple,
+        }
+    }
+
+    /// The parameter of "select graphic rendition" (ECMA-48, 8.3.117).
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Dimmed => "2",
+            Self::Italic => "3",
+            Self::Red => "31",
+            Self::Yellow => "33",
+            Self::Green => "32",
+            Self::Blue => "34",
+            Self::Purple => "35",
+        }
+    }
+}

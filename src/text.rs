@@ -1,0 +1,259 @@
+//! Text that others chose, made safe to print.
+//!
+//! One list of characters ([`is_unprintable`]) and one way to escape them, for log lines,
+//! audit records, terminals and statuses. A peer, a certificate, a configuration file or the
+//! error text of a library can contain any character, and some of them end a line, steer a
+//! terminal, or make a text look like another one.
+//!
+//! Nothing here decides what is valid: names and values are checked where they are parsed.
+//!
+//! ```
+//! use ott_gateway::text::Printable;
+//!
+//! assert_eq!(Printable("a\nb\u{202e}").to_string(), r"a\nb\u{202e}");
+//! ```
+
+use std::{
+    fmt::{self, Write},
+    io,
+};
+
+use serde_json::ser::Formatter;
+
+/// Returns whether a character must not be printed as it is.
+///
+/// These are control characters (C0, DEL, C1), line and paragraph separators, everything that
+/// is invisible or changes how its neighbours are shown (Unicode's `Default_Ignorable_Code_Point`,
+/// which includes bidirectional marks, zero-width characters, the byte order mark, variation
+/// selectors and tags), interlinear annotations, and noncharacters. A character outside of the
+/// list stays as it is, in any script.
+#[must_use]
+pub const fn is_unprintable(character: char) -> bool {
+    matches!(character,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
+        | '\u{ad}' | '\u{34f}' | '\u{61c}'
+        | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{2800}' | '\u{3164}'
+        | '\u{fdd0}'..='\u{fdef}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+        || (character as u32) & 0xfffe == 0xfffe
+}
+
+/// How a text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notation {
+    /// As it is, with Rust's escapes (`\n`, `\u{1b}`).
+    Plain,
+    /// Between double quotes, which are escaped, as the backslash is; Rust's escapes.
+    Quoted,
+    /// Inside a JSON string: every parser gets the original text back.
+    Json,
+}
+
+impl Notation {
+    /// Returns whether a character is escaped.
+    #[must_use]
+    pub const fn escapes(self, character: char) -> bool {
+        match character {
+            ' ' | '!' | '#'..='[' | ']'..='~' => false,
+            '"' | '\\' => !matches!(self, Self::Plain),
+            _ => is_unprintable(character),
+        }
+    }
+
+    /// Writes the escape of a character.
+    pub fn write_escape(self, character: char, to: &mut impl Write) -> fmt::Result {
+        match character {
+            '\n' => to.write_str("\\n"),
+            '\r' => to.write_str("\\r"),
+            '\t' => to.write_str("\\t"),
+            '"' => to.write_str("\\\""),
+            '\\' => to.write_str("\\\\"),
+            _ if self == Self::Json => {
+                let mut units = [0; 2];
+                character.encode_utf16(&mut units).iter().try_for_each(|unit| write!(to, "\\u{unit:04x}"))
+            }
+            _ => write!(to, "\\u{{{:x}}}", u32::from(character)),
+        }
+    }
+}
+
+/// A value whose text is printed with unprintable characters escaped, on one line.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Printable<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping::new(f, Notation::Plain), "{}", self.0)
+    }
+}
+
+/// The same, and only as many bytes of it as the limit allows, with a marker that it was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Excerpt<T>(pub T, pub usize);
+
+impl<T: fmt::Display> fmt::Display for Excerpt<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bounded = Bounded::new(f, Notation::Plain, self.1);
+        write!(bounded, "{}", self.0)?;
+        bounded.finish().map(drop)
+    }
+}
+
+/// Escapes what is written through it.
+#[derive(Debug)]
+pub struct Escaping<W> {
+    to: W,
+    notation: Notation,
+}
+
+impl<W: Write> Escaping<W> {
+    /// Creates a writer in front of another one.
+    pub const fn new(to: W, notation: Notation) -> Self {
+        Self { to, notation }
+    }
+}
+
+impl<W: Write> Write for Escaping<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(|character| self.notation.escapes(character)) {
+            let (printable, from) = rest.split_at(at);
+            self.to.write_str(printable)?;
+            let Some(character) = from.chars().next() else { break };
+            self.notation.write_escape(character, &mut self.to)?;
+            rest = &from[character.len_utf8()..];
+        }
+        self.to.write_str(rest)
+    }
+}
+
+/// Escapes what is written through it and stops at a limit, so that a text of any length
+/// takes up a bounded part of a line.
+#[derive(Debug)]
+pub struct Bounded<W> {
+    to: W,
+    notation: Notation,
+    /// Bytes that may still be written.
+    room: usize,
+    /// Bytes that were written.
+    written: usize,
+    /// Bytes of the text, escapes not counted.
+    length: usize,
+    is_cut: bool,
+}
+
+impl<W: Write> Bounded<W> {
+    /// Creates a writer that passes on at most `limit` bytes. [`Bounded::finish`] adds the
+    /// marker of a text that was cut, which is not counted.
+    pub const fn new(to: W, notation: Notation, limit: usize) -> Self {
+        Self { to, notation, room: limit, written: 0, length: 0, is_cut: false }
+    }
+
+    /// Ends the text. One that was cut gets a marker with its whole length, in bytes.
+    /// Returns how many bytes of the text were written.
+    pub fn finish(mut self) -> Result<usize, fmt::Error> {
+        if self.is_cut {
+            write!(self.to, "… [cut, {} bytes in all]", self.length)?;
+        }
+        Ok(self.written)
+    }
+
+    fn pass(&mut self, text: &str) -> fmt::Result {
+        // Nothing follows a gap.
+        if text.len() > self.room {
+            self.is_cut = true;
+            self.room = 0;
+            return Ok(());
+        }
+        self.room -= text.len();
+        self.written += text.len();
+        self.to.write_str(text)
+    }
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.length = self.length.saturating_add(text.len());
+        if self.is_cut {
+            return Ok(());
+        }
+        let mut rest = text;
+        while !rest.is_empty() && !self.is_cut {
+            let end = rest.find(|character| self.notation.escapes(character)).unwrap_or(rest.len());
+            let (printable, from) = rest.split_at(end);
+            if printable.len() > self.room {
+                self.pass(&printable[..printable.floor_char_boundary(self.room)])?;
+                self.is_cut = true;
+                return Ok(());
+            }
+            self.pass(printable)?;
+            let Some(character) = from.chars().next() else { break };
+            let mut escape = Escape::default();
+            self.notation.write_escape(character, &mut escape)?;
+            self.pass(escape.as_str())?;
+            rest = &from[character.len_utf8()..];
+        }
+        Ok(())
+    }
+}
+
+/// The escape of one character. The longest is a pair of surrogates, 12 bytes.
+#[derive(Default)]
+struct Escape {
+    bytes: [u8; 12],
+    length: usize,
+}
+
+impl Escape {
+    fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl Write for Escape {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// Returns the text without unprintable characters, for texts that are shown by programs
+/// which know no escapes.
+#[must_use]
+pub fn without_unprintable(text: &str) -> String {
+    text.chars().filter(|&character| !is_unprintable(character)).collect()
+}
+
+/// Compact JSON whose strings contain no unprintable character.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrintableJson;
+
+impl Formatter for PrintableJson {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        // serde_json has escaped what JSON itself forbids.
+        let mut rest = fragment;
+        while let Some(at) = rest.find(is_unprintable) {
+            let (printable, from) = rest.split_at(at);
+            writer.write_all(printable.as_bytes())?;
+            let Some(character) = from.chars().next() else { break };
+            let mut escape = Escape::default();
+            Notation::Json.write_escape(character, &mut escape).map_err(io::Error::other)?;
+            writer.write_all(escape.as_str().as_bytes())?;
+            rest = &from[character.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;
