@@ -277,7 +277,7 @@ fn variables_that_replace_the_systems_authorities_are_warned_about() {
     let load = |client: &str, variables: &[(&str, &str)]| {
         let text = format!(
             "[api_clients.eu2]\n{client}\nclient_id = \"a\"\nclient_secret_env = \"SECRET\"\n\
-             [[access.rules]]\ncallers = [\"anonymous\"]\n[audit]\nsink = \"stdout\"\n"
+             [[access.rules]]\ncallers = [\"anonymous\"]\nusers = \"all\"\n[audit]\nsink = \"stdout\"\n"
         );
         let path = write("gateway.toml", &text);
         let variables = environment(&[variables, &[("SECRET", "canary-of-this-test")]].concat());
