@@ -19,6 +19,6 @@ mod timed;
 
 pub use self::{
     follow::{FollowedFile, Follower, Outcomes, POLL_INTERVAL, Parser, PollError, Trigger, load},
-    read::{Contents, MAX_BYTES, ReadError, Reader, read},
+    read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, read},
     timed::{MAX_PENDING_READS, READ_TIMEOUT, Unanswered, run, wait},
 };

@@ -14,7 +14,7 @@ use super::{
     fault::{Findings, Place, Problem},
     named_file,
 };
-use crate::files::Contents;
+use crate::files::{Contents, Exposure};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -134,11 +134,44 @@ pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
 
 /// Parses the contents of a file, as [`parse_bytes`], and warns about its permissions.
 pub(super) fn parse_contents(path: &Path, contents: &Contents, findings: &Findings) -> Option<Table> {
-    if contents.writable_by_others() {
-        let rule = "every user of this machine can change the file, and so who may do what; chmod it to 0640";
-        findings.warning(Place::File(Some(Arc::from(path))), "", rule);
+    let Exposure { readable, writable, replaceable } = contents.exposure;
+    let warn = |rule| findings.warning(Place::File(Some(Arc::from(path))), "", rule);
+    if writable {
+        warn("every user of this machine can change the file, and so who may do what; chmod it to 0640");
     }
-    parse_bytes(path, &contents.bytes, findings)
+    if replaceable {
+        warn(
+            "every user of this machine can replace the file, and so who may do what, because its folder is \
+             writable by all; chmod the folder to 0755",
+        );
+    }
+    let table = parse_bytes(path, &contents.bytes, findings);
+    if let (true, Some(table)) = (readable, &table) {
+        warn_of_passwords(table, "", findings);
+    }
+    table
+}
+
+/// Warns about passwords in URLs, in a file that everybody can read.
+fn warn_of_passwords(table: &Table, within: &str, findings: &Findings) {
+    for (key, node) in table {
+        let key = if within.is_empty() { key.clone() } else { format!("{within}.{key}") };
+        match &node.value {
+            Value::Table(table) => warn_of_passwords(table, &key, findings),
+            Value::Text(text) if has_password(text) => {
+                let rule =
+                    "contains a password, and every user of this machine can read the file; chmod it to 0640";
+                findings.warning(node.place.clone(), &key, rule);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a text is a URL with a password, even one that cannot be parsed.
+fn has_password(text: &str) -> bool {
+    let credentials = text.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    credentials.is_some_and(|(credentials, _)| credentials.contains(':'))
 }
 
 /// Parses the contents of a file. Adds faults and returns nothing if they are not TOML.

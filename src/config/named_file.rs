@@ -10,7 +10,7 @@ use super::{fault::Problem, section::Section};
 use crate::{
     caller::check_jwks,
     clock::WallClock,
-    files::{self, Contents, ReadError},
+    files::{self, Contents, Exposure, ReadError},
     pki::{Authorities, CertificateChain, InvalidFile, PrivateKey, ServerIdentity, Warning},
     secret::{
         client_secret::{ClientSecret, InvalidSecret, StoredSecret},
@@ -80,9 +80,7 @@ pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: Path
     match StoredSecret::read(&path) {
         Ok(file) => {
             warn_of_doubts(section, key, &file.secret);
-            if file.readable_by_others {
-                section.warning(key, READABLE_BY_OTHERS);
-            }
+            warn_of_exposure(section, key, file.exposure, Contains::Secret);
             Some(path)
         }
         Err(why) => {
@@ -135,8 +133,7 @@ fn checked<T>(
     key: &'static str,
     parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
 ) -> Option<(PathBuf, T)> {
-    let (path, parsed, _) = read_and_parse(section, key, parse)?;
-    Some((path, parsed))
+    read_and_parse(section, key, parse, Contains::NoSecret)
 }
 
 /// Like [`checked`], for a file that others should not read.
@@ -145,32 +142,55 @@ fn checked_secret<T>(
     key: &'static str,
     parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
 ) -> Option<(PathBuf, T)> {
-    let (path, parsed, contents) = read_and_parse(section, key, parse)?;
-    if contents.readable_by_others() {
-        section.warning(key, READABLE_BY_OTHERS);
-    }
-    Some((path, parsed))
+    read_and_parse(section, key, parse, Contains::Secret)
 }
 
 fn read_and_parse<T>(
     section: &mut Section<'_>,
     key: &'static str,
     parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
-) -> Option<(PathBuf, T, Contents)> {
+    contains: Contains,
+) -> Option<(PathBuf, T)> {
     let path = section.path(key)?;
-    let (parsed, contents) = read(&path)
-        .and_then(|contents| Ok((parse(&contents.bytes)?, contents)))
+    let (parsed, exposure) = read(&path)
+        .and_then(|contents| Ok((parse(&contents.bytes)?, contents.exposure)))
         .map_err(|problem| section.fault(key, problem))
         .ok()?;
-    if contents.writable_by_others() {
-        section.warning(key, "every user of this machine can change the file; chmod it to 0644");
+    warn_of_exposure(section, key, exposure, contains);
+    Some((path, parsed))
+}
+
+/// Whether a file must not be read by others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contains {
+    Secret,
+    NoSecret,
+}
+
+fn warn_of_exposure(section: &Section<'_>, key: &'static str, exposure: Exposure, contains: Contains) {
+    let Exposure { readable, writable, replaceable } = exposure;
+    match contains {
+        Contains::Secret if writable => {
+            section.warning(key, "every user of this machine can change the file; chmod it to 0400");
+        }
+        Contains::Secret if readable => {
+            section.warning(key, "every user of this machine can read the file; chmod it to 0400");
+        }
+        Contains::NoSecret if writable => {
+            section.warning(key, "every user of this machine can change the file; chmod it to 0644");
+        }
+        Contains::Secret | Contains::NoSecret => {}
     }
-    Some((path, parsed, contents))
+    if replaceable {
+        section.warning(
+            key,
+            "every user of this machine can replace the file, because its folder is writable by all; chmod the \
+             folder to 0755",
+        );
+    }
 }
 
 /// Reads a file of the configuration, or the configuration itself.
 pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
     Ok(files::read(path, files::MAX_BYTES)?)
 }
-
-const READABLE_BY_OTHERS: &str = "every user of this machine can read the file; chmod it to 0400";

@@ -998,6 +998,28 @@ fn doubtful_settings_are_warnings() {
             "callers.jwt.jwks_file: every user of this machine can change the file; chmod it to 0644",
         ]
     );
+    let proxy = "proxy_url = \"http://user:canary@proxy.example:3128\"";
+    let with_proxy = working_and("").replace("client_id", &format!("{proxy}\nclient_id"));
+    for (mode, is_warned) in [(0o640, false), (0o644, true)] {
+        set("gateway.toml", mode);
+        let of_password = "api_clients.eu2.proxy_url: contains a password, and every user of this machine can read the file; \
+             chmod it to 0640";
+        assert_eq!(warnings(&with_proxy).iter().any(|warning| warning == of_password), is_warned, "{mode:o}");
+    }
+    set("secret", 0o602);
+    assert_eq!(
+        warnings(&working_and("")),
+        [
+            "api_clients.eu2.client_secret_file: every user of this machine can change the file; chmod it to 0400"
+        ]
+    );
+    set("secret", 0o600);
+    for (mode, is_warned) in [(0o777, true), (0o1777, false), (0o755, false)] {
+        set("", mode);
+        let warnings = warnings(&working_and(""));
+        let of_folder = warnings.iter().filter(|warning| warning.contains("can replace the file"));
+        assert_eq!(of_folder.count(), if is_warned { 2 } else { 0 }, "{mode:o}: {warnings:?}");
+    }
     set("gateway.toml", 0o644);
     set("secret", 0o644);
     assert_eq!(

@@ -121,13 +121,13 @@ impl FollowedFile for SecretFile {
 
     fn polled(&mut self, seen: Option<&StoredSecret>) {
         let Some(seen) = seen else { return };
-        if seen.readable_by_others && !self.warned_readable_by_others {
+        if seen.exposure.readable && !self.warned_readable_by_others {
             tracing::warn!(
                 api_client.name = &*self.api_client,
                 file.path = %self.path.display(),
                 "client secret file is readable by every user"
             );
         }
-        self.warned_readable_by_others = seen.readable_by_others;
+        self.warned_readable_by_others = seen.exposure.readable;
     }
 }

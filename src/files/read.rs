@@ -61,19 +61,44 @@ pub struct Contents {
     pub bytes: Zeroizing<Vec<u8>>,
     /// The metadata of the file that was read, even if another one has replaced it since.
     pub metadata: Metadata,
+    /// What other users of the machine may do with the file.
+    pub exposure: Exposure,
 }
 
-impl Contents {
-    /// Whether every user of this machine can read the file.
-    #[must_use]
-    pub fn readable_by_others(&self) -> bool {
-        self.metadata.mode() & 0o004 != 0
-    }
+/// What every user of this machine may do with a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exposure {
+    /// They may read it.
+    pub readable: bool,
+    /// They may change it.
+    pub writable: bool,
+    /// They may put another file in its place: they may write to its folder, or to that of the
+    /// symbolic link by which it was opened.
+    pub replaceable: bool,
+}
 
-    /// Whether every user of this machine can change the file.
-    #[must_use]
-    pub fn writable_by_others(&self) -> bool {
-        self.metadata.mode() & 0o002 != 0
+/// Bits of a mode (inode(7)).
+const OTHERS_MAY_READ: u32 = 0o004;
+const OTHERS_MAY_WRITE: u32 = 0o002;
+/// In a folder with this bit, users may rename and remove their own files only.
+const STICKY: u32 = 0o1000;
+
+impl Exposure {
+    fn of(path: &Path, file: &Metadata) -> Self {
+        let is_open = |folder: &Path| {
+            fs::metadata(folder)
+                .is_ok_and(|folder| folder.mode() & OTHERS_MAY_WRITE != 0 && folder.mode() & STICKY == 0)
+        };
+        // The folder of a relative path without one is the current one.
+        let folder =
+            path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder });
+        let target = fs::canonicalize(path).ok();
+        let of_target = target.as_deref().and_then(Path::parent);
+        Self {
+            readable: file.mode() & OTHERS_MAY_READ != 0,
+            writable: file.mode() & OTHERS_MAY_WRITE != 0,
+            replaceable: folder.into_iter().chain(of_target).any(is_open),
+        }
     }
 }
 
@@ -119,7 +144,7 @@ impl Reader {
     pub fn read(&mut self, path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
         let result = read_untimed(path, max_bytes);
         match &result {
-            Ok(Contents { bytes, metadata }) => {
+            Ok(Contents { bytes, metadata, .. }) => {
                 let modified = metadata.modified().ok();
                 self.last_write = self.last_write.max(modified);
                 let stamps = [metadata.dev(), metadata.ino(), metadata.len(), bytes.len() as u64];
@@ -179,7 +204,8 @@ fn read_untimed(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     if bytes.len() > max_bytes {
         return Err(ReadError::TooLarge(max_bytes));
     }
-    Ok(Contents { bytes, metadata })
+    let exposure = Exposure::of(path, &metadata);
+    Ok(Contents { bytes, metadata, exposure })
 }
 
 fn check(metadata: &Metadata) -> Result<(), ReadError> {

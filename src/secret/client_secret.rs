@@ -10,7 +10,7 @@ mod tests;
 use std::{fmt, io, path::Path};
 
 use super::Secret;
-use crate::files::{self, Contents, ReadError};
+use crate::files::{self, Contents, Exposure, ReadError, Unanswered};
 
 /// Maximum size of a client secret in bytes, its newline included.
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -79,6 +79,9 @@ pub enum InvalidSecret {
     /// The file system did not respond.
     #[error("the file could not be read within 5 seconds; check the file system that it is on")]
     Unanswered,
+    /// The operating system did not start a thread to read it.
+    #[error("cannot start a thread to read the file; check the limits on threads and processes")]
+    NoThread,
     /// A FIFO, a pipe, a socket or a device.
     #[error("is not a regular file, so it cannot be read again after a change; write the secret to a file")]
     NotRegular,
@@ -108,6 +111,7 @@ impl From<ReadError> for InvalidSecret {
             ReadError::NotRegular => Self::NotRegular,
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(Unanswered::NoThread(_)) => Self::NoThread,
             ReadError::Unanswered(_) => Self::Unanswered,
         }
     }
@@ -138,8 +142,8 @@ impl Doubt {
 pub struct StoredSecret {
     /// The secret.
     pub secret: ClientSecret,
-    /// Whether every user of this machine can read the file.
-    pub readable_by_others: bool,
+    /// What every user of this machine may do with the file.
+    pub exposure: Exposure,
 }
 
 impl StoredSecret {
@@ -149,10 +153,7 @@ impl StoredSecret {
     ///
     /// The contents are not a secret.
     pub fn parse(contents: &Contents) -> Result<Self, InvalidSecret> {
-        Ok(Self {
-            secret: ClientSecret::parse(&contents.bytes)?,
-            readable_by_others: contents.readable_by_others(),
-        })
+        Ok(Self { secret: ClientSecret::parse(&contents.bytes)?, exposure: contents.exposure })
     }
 
     /// Reads a secret from a regular file once. Blocks for at most

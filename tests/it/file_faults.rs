@@ -152,10 +152,8 @@ impl Running {
                 jwks_file = \"FOLDER/jwks.json\"
                 [admin]",
             )
-            .replacing(
-                r#"callers = ["anonymous"]"#,
-                "callers = [\"anonymous\", \"*\"]\nlogins = [\"*@v0.example\", \"someone@example.com\"]",
-            );
+            .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["anonymous", "*"]"#)
+            .replacing(r#"users = "all""#, r#"logins = ["*@v0.example", "someone@example.com"]"#);
         for (name, content) in [
             ("client-secret", version.secret()),
             ("jwks.json", version.issuer.jwks()),

@@ -59,7 +59,8 @@ fn warned_about(file: &str, mode: u32) -> Vec<String> {
     let set = |name: &str, mode| {
         fs::set_permissions(folder.folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
     };
-    for name in ["secret", "hmac", "tls.crt", "tls.key", "jwks.json"] {
+    fs::write(folder.folder.path().join("gateway.toml"), "").unwrap();
+    for name in ["secret", "hmac", "tls.crt", "tls.key", "jwks.json", "gateway.toml"] {
         set(name, 0o600);
     }
     set(file, mode);

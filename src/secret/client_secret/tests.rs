@@ -79,7 +79,7 @@ fn file_is_read_with_its_state_and_its_faults_are_named() {
     for (mode, readable_by_others) in [(0o600, false), (0o640, false), (0o644, true)] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
         let file = StoredSecret::read(&path).expect("a secret");
-        assert_eq!((file.secret.expose(), file.readable_by_others), ("s3cret", readable_by_others));
+        assert_eq!((file.secret.expose(), file.exposure.readable), ("s3cret", readable_by_others));
         assert!(!format!("{file:?}").contains("s3cret"));
     }
     let why = |path: &Path| StoredSecret::read(path).expect_err("no secret");

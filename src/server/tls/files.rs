@@ -88,7 +88,7 @@ impl PartialEq for Pair {
 impl Pair {
     pub(super) fn read(reader: &mut Reader, chain_file: &Path, key_file: &Path) -> Result<Self, TlsError> {
         let (chain, key) = (contents(reader, chain_file)?, contents(reader, key_file)?);
-        let key_is_open = key.readable_by_others();
+        let key_is_open = key.exposure.readable;
         let chain = CertificateChain::parse(&chain.bytes).map_err(invalid(chain_file))?;
         let key = PrivateKey::parse(&key.bytes).map_err(invalid(key_file))?;
         let identity = ServerIdentity::new(chain, &key)
