@@ -50,14 +50,23 @@ struct Shared {
 
 impl NameServer {
     /// Starts a name server that is honest and has this one name. `None` if this user may not
-    /// bind port 53.
+    /// bind port 53, or if the machine has a name server of its own on all addresses.
     pub(crate) fn start(name: &str, address: IpAddr) -> Option<Self> {
         // Each has an address of its own, because the port cannot be chosen.
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let own = Ipv4Addr::new(127, 53, NEXT.fetch_add(1, Ordering::Relaxed), 1);
         let socket = match UdpSocket::bind((own, 53)) {
             Ok(socket) => socket,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::AddrInUse
+                        | io::ErrorKind::AddrNotAvailable
+                ) =>
+            {
+                return None;
+            }
             Err(error) => panic!("{own}:53: {error}"),
         };
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
