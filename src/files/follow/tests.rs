@@ -177,10 +177,10 @@ async fn other_bytes_with_the_same_value_are_no_change() {
 async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_same() {
     let followed = Followed::start("1", Some(1));
     sleep(IN_USE).await;
-    for second in 0..14 {
+    for second in 0..10 {
         followed.put(&format!("2 # written at {second}"));
         sleep(Duration::from_secs(1)).await;
-        if second < 8 {
+        if second < 7 {
             assert_eq!(followed.in_use(), Some(1), "after {second} s");
         }
     }
@@ -191,6 +191,19 @@ async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_sam
         sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(followed.in_use(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_that_begins_to_change_at_every_poll_is_in_use_in_time() {
+    for after_poll in [1, 1000, 1999, 2001, 2999].map(Duration::from_millis) {
+        let followed = Followed::start("1", Some(1));
+        sleep(POLL_INTERVAL * 2 + after_poll).await;
+        for second in 0..IN_USE.as_secs() {
+            followed.put(&format!("2 # written at {second}"));
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(followed.in_use(), Some(2), "{after_poll:?} after a poll");
+    }
 }
 
 #[tokio::test(start_paused = true)]
