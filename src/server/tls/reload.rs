@@ -107,7 +107,10 @@ impl fmt::Debug for Reload {
 fn read_once<T: Send + 'static>(name: &str, parser: Parser<T, TlsError>) -> Result<T, TlsError> {
     load(name, parser).map_err(|error| match error {
         PollError::Refused(error) => error,
-        error => TlsError::Unreadable { file: name.into(), source: io::Error::other(error.to_string()) },
+        PollError::Unanswered(error) => TlsError::Unreadable { file: name.into(), error: error.into() },
+        PollError::KeepsChanging => {
+            TlsError::Unreadable { file: name.into(), error: io::Error::other(error.to_string()).into() }
+        }
     })
 }
 
