@@ -41,8 +41,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
 /// After files have changed at every poll for this long, two polls that parse to the same value
 /// are enough: a template may write the time into a comment. With the time until the first poll,
-/// such a change is in use within 10 s too.
-const MAX_CHANGING: Duration = Duration::from_secs(6);
+/// such a change is in use after 8 s, and connections have time to close before 10 s have passed.
+const MAX_CHANGING: Duration = Duration::from_secs(5);
 
 /// Files without a version that could be taken over for this long are reported. Longer than
 /// [`MAX_CHANGING`], which begins one poll later.
@@ -153,7 +153,7 @@ pub struct Follower<F: FollowedFile> {
     parser: Parser<F::Value, F::Error>,
     in_use: Option<F::Value>,
     last: Option<Seen<F::Value>>,
-    /// Since when every poll has seen another version.
+    /// Since when no version has settled.
     changing_since: Option<Instant>,
     /// Since when no poll has seen the value in use, or a settled version.
     unsettled_since: Option<Instant>,
@@ -281,7 +281,7 @@ impl<F: FollowedFile> Follower<F> {
                     self.refuse(&PollError::Refused(error));
                     return self.interval;
                 }
-                return self.settling_time();
+                return self.time_to_settle();
             }
         };
         if !is_settled {
@@ -289,7 +289,7 @@ impl<F: FollowedFile> Follower<F> {
             if self.is_unsettled_too_long() {
                 self.refuse(&PollError::KeepsChanging);
             }
-            return self.settling_time();
+            return self.time_to_settle();
         }
         match self.file.take_over(&value, self.in_use.as_ref()) {
             Ok(()) => self.taken_over(value),
@@ -319,13 +319,14 @@ impl<F: FollowedFile> Follower<F> {
         let since = same.map_or(now, |same| same.since);
         let is_unchanged = same.is_some();
 
-        if is_unchanged || is_first {
+        let has_settled = is_unchanged && now - since >= self.settling_time();
+        if has_settled || is_first {
             self.changing_since = None;
-        } else {
+        } else if !is_unchanged {
             self.changing_since.get_or_insert(now);
         }
         let keeps_changing = self.keeps_changing();
-        let is_settled = (is_unchanged && now - since >= self.settling_time())
+        let is_settled = has_settled
             || (keeps_changing && is_equivalent)
             || (self.in_use.is_none() && is_first && self.was_written_long_ago(reading.last_write));
         self.last = Some(Seen { version: reading.version, since, value: SeenValue::Unusable });
@@ -335,7 +336,7 @@ impl<F: FollowedFile> Follower<F> {
         is_settled
     }
 
-    /// Whether every poll for [`MAX_CHANGING`] has seen another version.
+    /// Whether no version has settled for [`MAX_CHANGING`].
     fn keeps_changing(&self) -> bool {
         self.changing_since.is_some_and(|since| clock::now() - since >= MAX_CHANGING)
     }
@@ -368,6 +369,16 @@ impl<F: FollowedFile> Follower<F> {
         } else {
             self.interval
         }
+    }
+
+    /// Time until the version that was seen last could be taken over: if it stays as it is, or if
+    /// the files keep changing.
+    fn time_to_settle(&self) -> Duration {
+        let now = clock::now();
+        let unchanged = self.last.as_ref().map(|last| last.since + self.settling_time());
+        let changing = self.changing_since.map(|since| since + MAX_CHANGING);
+        let left = [unchanged, changing].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero()).min().unwrap_or_else(|| self.settling_time())
     }
 
     fn was_written_long_ago(&self, last_write: Option<SystemTime>) -> bool {
