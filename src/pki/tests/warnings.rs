@@ -114,7 +114,7 @@ fn chain_through(root_length: Option<u8>, change: impl FnOnce(&mut CertificatePa
     let named = |name: &str, is_ca| {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = is_ca;
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.distinguished_name.push(DnType::CommonName, name);
         params
     };
     let constraints = root_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained);
