@@ -102,9 +102,14 @@ impl FollowedFile for ConfigFile {
         Arc::new(move |reader| {
             let contents = reader
                 .read(&path, files::MAX_BYTES)
-                .map_err(|error| format!("{}: cannot read the file: {error}", path.display()))?;
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             parse(&path, &contents)
         })
+    }
+
+    /// A file can have another time in another section at every poll.
+    fn are_equivalent(contents: &Contents, other: &Contents) -> bool {
+        contents.reloadable == other.reloadable
     }
 
     fn outcomes(&self) -> &dyn Outcomes {

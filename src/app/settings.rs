@@ -29,7 +29,7 @@ use crate::{
     server::{self, BucketSettings, DrainTimes, Limits, Transport, tls},
     telemetry::{
         metrics::Metrics,
-        tracing::{self, SamplingSettings, Tracer},
+        tracing::{self, CollectorTls, SamplingSettings, Tracer},
     },
 };
 
@@ -243,7 +243,8 @@ pub(super) fn traces(
     if endpoint.scheme() == "https" {
         // The authorities in it are replaced when they change.
         let tls = tls.get(config.otlp_ca_file.as_deref(), endpoint, None)?;
-        settings.tls = Some(Arc::clone(tls.config()));
+        let config = Arc::clone(tls.config());
+        settings.tls = Some(CollectorTls { config, generation: Arc::new(move || tls.generation()) });
     }
     let options = &config.traces;
     settings.headers = options.headers.clone();

@@ -177,12 +177,14 @@ fn has_password(text: &str) -> bool {
 /// Parses the contents of a file. Adds faults and returns nothing if they are not TOML.
 pub(super) fn parse_bytes(path: &Path, contents: &[u8], findings: &Findings) -> Option<Table> {
     let path: Arc<Path> = Arc::from(path);
-    if let Ok(text) = std::str::from_utf8(contents) {
-        parse(&path, text, findings)
-    } else {
-        let problem = Problem::rule("is not UTF-8 text; save it as UTF-8");
-        findings.fault(Place::File(Some(path)), "", problem);
-        None
+    match std::str::from_utf8(contents) {
+        // Characters of UTF-16 without a mark, or a file whose contents were lost in a crash.
+        Ok(text) if !text.contains('\0') => parse(&path, text, findings),
+        _ => {
+            let problem = Problem::rule("is not UTF-8 text; save it as UTF-8");
+            findings.fault(Place::File(Some(path)), "", problem);
+            None
+        }
     }
 }
 

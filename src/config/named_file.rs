@@ -116,13 +116,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(error.kind()),
-            ReadError::Unanswered(error) => Self::rule(error.to_string()),
-            ReadError::NotRegular => Self::rule(
-                "is not a regular file, so it cannot be read again after a change; write the contents to a file",
-            ),
-            ReadError::TooLarge(max_bytes) => {
-                Self::rule(format!("is larger than {max_bytes} bytes; check that this is the right file"))
-            }
+            other => Self::rule(other.to_string()),
         }
     }
 }

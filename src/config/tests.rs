@@ -641,9 +641,12 @@ fn named_file_that_is_not_a_regular_one_is_refused_without_opening_it() {
 fn configuration_that_is_not_text_is_refused() {
     let folder = Folder::new();
     let path = folder.folder.path().join("latin-1.toml");
-    fs::write(&path, b"[server]\n# caf\xe9\n").unwrap();
-    let faults = Config::load(Some(&path), &BTreeMap::new()).unwrap_err();
-    assert!(faults.to_string().ends_with("is not UTF-8 text; save it as UTF-8"), "{faults}");
+    let utf16: Vec<u8> = "[server]\n[admin]\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for contents in [&b"[server]\n# caf\xe9\n"[..], &utf16, &[0; 512]] {
+        fs::write(&path, contents).unwrap();
+        let faults = Config::load(Some(&path), &BTreeMap::new()).unwrap_err().to_string();
+        assert_eq!(faults, format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
+    }
 }
 
 #[test]

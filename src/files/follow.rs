@@ -40,8 +40,13 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(4);
 const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
 /// After files have changed at every poll for this long, two polls that parse to the same value
-/// are enough: a template may write the time into a comment.
-const MAX_CHANGING: Duration = Duration::from_secs(9);
+/// are enough: a template may write the time into a comment. With the time until the first poll,
+/// such a change is in use after 8 s, and connections have time to close before 10 s have passed.
+const MAX_CHANGING: Duration = Duration::from_secs(5);
+
+/// Files without a version that could be taken over for this long are reported. Longer than
+/// [`MAX_CHANGING`], which begins one poll later.
+const MAX_UNSETTLED: Duration = Duration::from_secs(9);
 
 /// Reads files and parses them. Runs on a thread of its own for at most
 /// [`READ_TIMEOUT`](super::READ_TIMEOUT).
@@ -59,6 +64,13 @@ pub trait FollowedFile: Send {
 
     /// Returns the function that reads and parses the files.
     fn parser(&self) -> Parser<Self::Value, Self::Error>;
+
+    /// Returns whether two values have the same effect when they are taken over. Values that
+    /// differ in other ways are different versions, but a difference that changes at every poll
+    /// does not keep the rest from being taken over.
+    fn are_equivalent(value: &Self::Value, other: &Self::Value) -> bool {
+        value == other
+    }
 
     /// Returns the metrics of these files.
     fn outcomes(&self) -> &dyn Outcomes;
@@ -100,7 +112,7 @@ pub enum PollError<E> {
     #[error("{0}")]
     Refused(E),
     /// No two polls have seen the same value.
-    #[error("it has had different contents at every poll for {} seconds", MAX_CHANGING.as_secs())]
+    #[error("it has had different contents at every poll for {} seconds", MAX_UNSETTLED.as_secs())]
     KeepsChanging,
 }
 
@@ -141,7 +153,7 @@ pub struct Follower<F: FollowedFile> {
     parser: Parser<F::Value, F::Error>,
     in_use: Option<F::Value>,
     last: Option<Seen<F::Value>>,
-    /// Since when every poll has seen another version.
+    /// Since when no version has settled.
     changing_since: Option<Instant>,
     /// Since when no poll has seen the value in use, or a settled version.
     unsettled_since: Option<Instant>,
@@ -251,8 +263,9 @@ impl<F: FollowedFile> Follower<F> {
         self.file.polled(reading.result.as_ref().ok());
         let is_settled = self.settle(&reading);
         let value = match reading.result {
-            Ok(value) if self.in_use.as_ref() == Some(&value) && !self.asked => {
-                self.see(SeenValue::InUse);
+            Ok(value) if self.is_no_change(&value) && !self.asked => {
+                let is_in_use = self.in_use.as_ref() == Some(&value);
+                self.see(if is_in_use { SeenValue::InUse } else { SeenValue::Other(value) });
                 self.unsettled_since = None;
                 if !self.reasons.is_empty() {
                     self.reasons.clear();
@@ -268,7 +281,7 @@ impl<F: FollowedFile> Follower<F> {
                     self.refuse(&PollError::Refused(error));
                     return self.interval;
                 }
-                return self.settling_time();
+                return self.time_to_settle();
             }
         };
         if !is_settled {
@@ -276,7 +289,7 @@ impl<F: FollowedFile> Follower<F> {
             if self.is_unsettled_too_long() {
                 self.refuse(&PollError::KeepsChanging);
             }
-            return self.settling_time();
+            return self.time_to_settle();
         }
         match self.file.take_over(&value, self.in_use.as_ref()) {
             Ok(()) => self.taken_over(value),
@@ -301,19 +314,20 @@ impl<F: FollowedFile> Follower<F> {
         // The value can depend on the time, and on files that the reader has not read.
         let differs = value.is_some() && last_value.is_some() && value != last_value;
         let same = last.filter(|last| last.version == reading.version && !differs);
-        let is_same_value = value.is_some() && value == last_value;
+        let is_equivalent = value.zip(last_value).is_some_and(|(value, last)| F::are_equivalent(value, last));
         let is_first = last.is_none();
         let since = same.map_or(now, |same| same.since);
         let is_unchanged = same.is_some();
 
-        if is_unchanged || is_first {
+        let has_settled = is_unchanged && now - since >= self.settling_time();
+        if has_settled || is_first {
             self.changing_since = None;
-        } else {
+        } else if !is_unchanged {
             self.changing_since.get_or_insert(now);
         }
-        let keeps_changing = self.changing_since.is_some_and(|since| now - since >= MAX_CHANGING);
-        let is_settled = (is_unchanged && now - since >= self.settling_time())
-            || (keeps_changing && is_same_value)
+        let keeps_changing = self.keeps_changing();
+        let is_settled = has_settled
+            || (keeps_changing && is_equivalent)
             || (self.in_use.is_none() && is_first && self.was_written_long_ago(reading.last_write));
         self.last = Some(Seen { version: reading.version, since, value: SeenValue::Unusable });
         if is_settled {
@@ -322,9 +336,22 @@ impl<F: FollowedFile> Follower<F> {
         is_settled
     }
 
+    /// Whether no version has settled for [`MAX_CHANGING`].
+    fn keeps_changing(&self) -> bool {
+        self.changing_since.is_some_and(|since| clock::now() - since >= MAX_CHANGING)
+    }
+
+    /// Whether a value needs not be taken over: it is in use, or it keeps changing in ways that
+    /// have no effect.
+    fn is_no_change(&self, value: &F::Value) -> bool {
+        let in_use = self.in_use.as_ref();
+        in_use == Some(value)
+            || self.keeps_changing() && in_use.is_some_and(|in_use| F::are_equivalent(in_use, value))
+    }
+
     fn is_unsettled_too_long(&mut self) -> bool {
         let now = clock::now();
-        now - *self.unsettled_since.get_or_insert(now) >= MAX_CHANGING
+        now - *self.unsettled_since.get_or_insert(now) >= MAX_UNSETTLED
     }
 
     fn see(&mut self, value: SeenValue<F::Value>) {
@@ -342,6 +369,16 @@ impl<F: FollowedFile> Follower<F> {
         } else {
             self.interval
         }
+    }
+
+    /// Time until the version that was seen last could be taken over: if it stays as it is, or if
+    /// the files keep changing.
+    fn time_to_settle(&self) -> Duration {
+        let now = clock::now();
+        let unchanged = self.last.as_ref().map(|last| last.since + self.settling_time());
+        let changing = self.changing_since.map(|since| since + MAX_CHANGING);
+        let left = [unchanged, changing].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero()).min().unwrap_or_else(|| self.settling_time())
     }
 
     fn was_written_long_ago(&self, last_write: Option<SystemTime>) -> bool {

@@ -25,18 +25,19 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 /// contents.
 const MIN_BUFFER: usize = 64 * 1024;
 
-/// Why a file cannot be read.
+/// Why a file cannot be read. `Display` is the sentence that `check-config`, the start and reloads
+/// report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// A FIFO, a pipe, a socket or a device.
-    #[error("it is not a regular file")]
+    #[error("is not a regular file, so it cannot be read again after a change; write the contents to a file")]
     NotRegular,
     /// The file has more bytes than allowed.
-    #[error("it is larger than {0} bytes")]
+    #[error("is larger than {0} bytes; check that this is the right file")]
     TooLarge(usize),
     /// The operating system refuses to read it. A directory is
     /// [`IsADirectory`](io::ErrorKind::IsADirectory).
-    #[error(transparent)]
+    #[error("the file cannot be read ({})", .0.kind())]
     Io(#[from] io::Error),
     /// It was not read in time.
     #[error(transparent)]

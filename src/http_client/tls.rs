@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     /// The file of trusted certificates cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
+    #[error("{}: {error}", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum TlsConfigError {
         error: ReadError,
     },
     /// The authorities were not read in time.
-    #[error("cannot read {name}: {reason}")]
+    #[error("{name}: {reason}")]
     Unanswered {
         /// What was to be read.
         name: String,

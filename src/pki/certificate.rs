@@ -45,6 +45,11 @@ pub(super) struct Facts {
     pub(super) may_serve: bool,
     /// Whether its key usage, if it has one, includes digital signatures.
     pub(super) may_sign: bool,
+    /// Whether its key usage, if it has one, includes certificates' signatures.
+    pub(super) may_issue: bool,
+    /// Maximum number of CA certificates between it and a server's certificate (basicConstraints,
+    /// pathLenConstraint).
+    pub(super) max_issuers_below: Option<u32>,
     /// Whether it names the place of its issuer's certificate (authorityInfoAccess).
     pub(super) names_issuer_location: bool,
     /// Whether it is signed with MD5 or SHA-1.
@@ -181,10 +186,12 @@ impl Facts {
             .any(|access| access.access_method == OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS);
         Self {
             key: KeyKind::of(parsed),
-            is_ca: constraints.is_some_and(|it| it.value.ca),
+            is_ca: constraints.as_ref().is_some_and(|it| it.value.ca),
             has_names: names.is_some_and(|it| it.value.general_names.iter().any(is_name)),
             may_serve: purposes.is_none_or(|it| it.value.server_auth || it.value.any),
-            may_sign: usage.is_none_or(|it| it.value.digital_signature()),
+            may_sign: usage.as_ref().is_none_or(|it| it.value.digital_signature()),
+            may_issue: usage.is_none_or(|it| it.value.key_cert_sign()),
+            max_issuers_below: constraints.and_then(|it| it.value.path_len_constraint),
             names_issuer_location,
             has_weak_signature: has_weak_signature(parsed),
         }

@@ -90,9 +90,13 @@ impl CertificateChain {
         }
         let all: Vec<&Certificate> = self.iter().collect();
         for (number, pair) in (2..).zip(all.windows(2)) {
-            if let [certificate, next] = pair
-                && !next.has_issued(certificate)
-            {
+            let [certificate, next] = pair else { continue };
+            if next.has_issued(certificate) {
+                // The server's own certificate and this one do not count.
+                for doubt in warning::of_issuer(next, number - 2) {
+                    warn(number, doubt);
+                }
+            } else {
                 warn(number, if next.facts.is_ca { Doubt::NotIssuer } else { Doubt::NotAuthority });
             }
         }

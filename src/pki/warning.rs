@@ -41,6 +41,14 @@ pub enum Doubt {
     NotIssuer,
     /// It has not issued the certificate before it, and is not an authority.
     NotAuthority,
+    /// It has issued the certificate before it, and is not an authority.
+    IssuerNotAuthority,
+    /// It has issued the certificate before it, and its key may not sign certificates.
+    IssuerMayNotSign,
+    /// It has issued the certificate before it, and is limited to other purposes than servers.
+    IssuerNotForServers,
+    /// It allows fewer CA certificates below it than the chain has.
+    ChainTooLong(u32),
     /// The server's certificate comes without the certificate of its issuer.
     NoIntermediate,
     /// The server's key is of a kind that `BoringSSL` does not use.
@@ -70,6 +78,26 @@ pub(super) fn of_any(certificate: &Certificate, now: SystemTime) -> Vec<Doubt> {
     // Nobody checks the signature of a root.
     if certificate.facts.has_weak_signature && !certificate.is_self_issued() {
         doubts.push(Doubt::WeakSignature);
+    }
+    doubts
+}
+
+/// Doubts about an issuer in a server's chain, with this number of issuers between the two.
+pub(super) fn of_issuer(issuer: &Certificate, below: usize) -> Vec<Doubt> {
+    let facts = &issuer.facts;
+    let mut doubts = Vec::new();
+    // Clients use their own copy of a root, and do not check what it may be used for.
+    if !issuer.is_self_issued() {
+        let constraints = [
+            (!facts.is_ca, Doubt::IssuerNotAuthority),
+            (facts.is_ca && !facts.may_issue, Doubt::IssuerMayNotSign),
+            (facts.is_ca && !facts.may_serve, Doubt::IssuerNotForServers),
+        ];
+        doubts.extend(constraints.into_iter().filter(|(applies, _)| *applies).map(|(_, doubt)| doubt));
+    }
+    match facts.max_issuers_below {
+        Some(allowed) if (allowed as usize) < below => doubts.push(Doubt::ChainTooLong(allowed)),
+        _ => {}
     }
     doubts
 }
@@ -125,6 +153,23 @@ impl fmt::Display for Doubt {
             Self::NotAuthority => f.write_str(
                 "is neither a CA certificate nor the issuer of the certificate before it; replace it by \
                  the certificate of the issuer",
+            ),
+            Self::IssuerNotAuthority => f.write_str(
+                "has issued the certificate before it and is not a CA certificate: clients refuse the chain; \
+                 use a certificate that an authority has issued",
+            ),
+            Self::IssuerMayNotSign => f.write_str(
+                "has issued the certificate before it and has a key usage without keyCertSign: clients \
+                 refuse the chain; issue it with that usage",
+            ),
+            Self::IssuerNotForServers => f.write_str(
+                "has issued the certificate before it and has an extended key usage without serverAuth: \
+                 clients refuse the chain; use an authority for servers",
+            ),
+            Self::ChainTooLong(allowed) => write!(
+                f,
+                "allows {allowed} CA certificates below it (pathlen), and the chain has more: clients refuse \
+                 it; use an authority directly below this one, or issue this one for longer chains"
             ),
             Self::NoIntermediate => f.write_str(
                 "comes without the certificate of its issuer: clients that do not have that refuse it; \

@@ -17,6 +17,9 @@ pub enum InvalidHmacKey {
     /// Nothing but blanks, or nothing at all.
     #[error("the key is blank")]
     Blank,
+    /// Has NUL characters, as a file whose contents were lost in a crash. Such a key is no secret.
+    #[error("the key contains a NUL character; write a new key to the file, as text")]
+    Nul,
     /// Fewer bytes than [`MIN_BYTES`].
     #[error("the key is too short: it needs at least {MIN_BYTES} bytes")]
     TooShort,
@@ -33,9 +36,24 @@ pub fn check(contents: &[u8]) -> Result<(), InvalidHmacKey> {
         Err(InvalidHmacKey::NotText)
     } else if key.iter().all(u8::is_ascii_whitespace) {
         Err(InvalidHmacKey::Blank)
+    } else if key.contains(&0) {
+        Err(InvalidHmacKey::Nul)
     } else if key.len() < MIN_BYTES {
         Err(InvalidHmacKey::TooShort)
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_that_was_lost_is_refused() {
+        assert_eq!(check(&[0; 64]), Err(InvalidHmacKey::Nul));
+        assert_eq!(check(&[&[b'k'; 40][..], &[0]].concat()), Err(InvalidHmacKey::Nul));
+        // As "openssl rand -base64 64" writes it.
+        assert_eq!(check(&[&[b'k'; 64][..], b"\n", &[b'k'; 24], b"\n"].concat()), Ok(()));
     }
 }

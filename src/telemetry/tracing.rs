@@ -30,7 +30,7 @@ pub struct Settings {
     pub endpoint: Url,
     /// The authorities that the certificate of an `https` collector may come from. Required for
     /// `https`.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub tls: Option<CollectorTls>,
     /// Headers of each request to the collector. Their values are secrets.
     pub headers: HeaderMap,
     /// Maximum time of one attempt to send a batch. 5 s.
@@ -51,6 +51,22 @@ pub struct Settings {
     pub max_value_length: usize,
     /// Whether W3C Trace Context is read from callers and passed on.
     pub propagate: bool,
+}
+
+/// How the collector is authenticated.
+#[derive(Clone)]
+pub struct CollectorTls {
+    /// The configuration of new connections. Follows changes of the trusted authorities.
+    pub config: Arc<ClientConfig>,
+    /// Returns how often the authorities have changed. Connections of an earlier generation are
+    /// not used.
+    pub generation: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for CollectorTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CollectorTls").finish_non_exhaustive()
+    }
 }
 
 /// Which calls are recorded.

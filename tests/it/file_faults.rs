@@ -319,6 +319,54 @@ async fn every_file_is_taken_over_after_one_that_hangs() {
     recovers_from(Fault::Hanging).await;
 }
 
+/// `check-config` reports this fault of each file in the words that a reload logs.
+async fn has_one_verdict(fault: Fault) {
+    let server = Authority::new("server");
+    let version = Version::new(0, &server);
+    let running = Running::start(fault, &version, server).await;
+    let files = [
+        ("certificate_file", "tls.crt", "certificate"),
+        ("client_ca_file", "ca.crt", "client_ca"),
+        ("client_secret_file", "client-secret", "client_secret"),
+        ("jwks_file", "jwks.json", "jwks"),
+    ];
+    for (_, name, _) in files {
+        fault.put(&running.path(name));
+    }
+    for (_, _, what) in files {
+        until(SHOWN, &format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
+    }
+    let check = |config: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
+        command.args(["check-config", "--config"]).arg(config).env_remove("RUST_LOG");
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{fault:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let config = running.path("config.toml");
+    let checked = check(&config);
+    let log = || running.gateway.stderr().text();
+    for (key, name, _) in files {
+        let sentence = checked.lines().find_map(|line| line.split_once(&format!(".{key}: ")));
+        let (_, sentence) = sentence.unwrap_or_else(|| panic!("{fault:?} of {key}: {checked}"));
+        let logged = log();
+        let found = logged.lines().any(|line| line.contains(name) && line.contains(sentence));
+        assert!(found, "{fault:?} of {key}: {sentence}\n{logged}");
+    }
+
+    fault.put(&config);
+    until(SHOWN, &format!("{fault:?} is shown for the rules"), async || running.failing("rules")).await;
+    let checked = check(&config);
+    let (_, sentence) = checked.trim().split_once("config.toml: ").unwrap();
+    assert!(log().contains(&format!("config.toml: {sentence}")), "{fault:?}: {sentence}\n{}", log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_config_and_a_reload_agree_on_files_that_cannot_be_read() {
+    let faults = [Fault::Missing, Fault::Fifo, Fault::Device, Fault::Huge, Fault::Directory, Fault::Refused];
+    futures_util::future::join_all(faults.map(has_one_verdict)).await;
+}
+
 /// `check-config` and the start end after 5 seconds, and name the file.
 #[cfg(target_env = "gnu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tonic::{Code, Request};
 
 use crate::support::{
-    calling::metric,
+    calling::{metric, until},
     collector::{collector, collector_with_tls},
     gateway::{Gateway, PATIENCE, Setup},
     port::Reserved,
@@ -324,6 +324,45 @@ async fn the_collectors_certificate_must_come_from_the_configured_authority() {
     assert!(received.spans().is_empty());
     with(&good.ca_file, "gateway").await;
     assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
+}
+
+/// The open connection to a collector is not used after its authority was withdrawn.
+#[tokio::test(flavor = "multi_thread")]
+async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
+    let upstream = Upstream::http().await;
+    let (first, other) = (Tls::new("localhost", false, &["h2"]), Tls::new("localhost", false, &["h2"]));
+    let (address, received) = collector_with_tls(&first).await;
+    let setup = traced(&upstream, address, "otlp_ca_file = \"FOLDER/collector.crt\"")
+        .replacing(&format!("http://{address}"), &format!("https://localhost:{}", address.port()))
+        .environment("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let authorities = [&first, &other].map(|tls| std::fs::read_to_string(&tls.ca_file).expect("a file"));
+    setup.file("collector.crt", &authorities[0]);
+    let gateway = setup.start();
+    let mut client = gateway.client().await;
+    client.issue_ott(issue(TRACE, "01")).await.expect("a token");
+    until(PATIENCE, "spans arrive", async || received.of_kind(SpanKind::Server).len() == 1).await;
+
+    let replace = |authority: &str| {
+        let folder = gateway.folder();
+        std::fs::write(folder.join("collector.new"), authority).expect("a file");
+        std::fs::rename(folder.join("collector.new"), folder.join("collector.crt")).expect("renamed");
+    };
+    let reloads = "ott_gateway_reloads_total{result=\"ok\",what=\"authorities\"}";
+    let reloaded = async |times: f64| {
+        until(PATIENCE, "the authorities are reloaded", async || {
+            (metric(gateway.admin(), reloads).await - times).abs() < 0.5
+        })
+        .await;
+    };
+    replace(&authorities[1]);
+    reloaded(1.0).await;
+    client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
+    let retries = "ott_gateway_trace_export_retries_total";
+    until(PATIENCE, "the collector is refused", async || metric(gateway.admin(), retries).await >= 1.0).await;
+    assert_eq!(received.of_kind(SpanKind::Server).len(), 1, "nothing more arrives");
+    replace(&authorities[0]);
+    reloaded(2.0).await;
+    until(PATIENCE, "the spans arrive", async || received.of_kind(SpanKind::Server).len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,6 +139,26 @@ async fn file_with_a_comment_that_always_changes_is_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_section_that_always_changes_does_not_stop_a_revocation() {
+    let followed = Followed::start(&["dns:a", "dns:b"], None);
+    let write_every_second = async |callers: &[&str], seconds: u64| {
+        for second in 0..seconds {
+            followed.put(&format!("{}[telemetry]\nservice_instance = \"{second}\"\n", config_for(callers)));
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    write_every_second(&["dns:a", "dns:b"], 30).await;
+    assert_eq!(followed.counts(), [0, 0, 0], "nothing that is reloaded has changed");
+    write_every_second(&["dns:b"], IN_FORCE.as_secs()).await;
+    assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
+    assert_eq!(followed.counts(), [1, 0, 0]);
+    write_every_second(&["dns:b"], 30).await;
+    assert_eq!(followed.counts(), [1, 0, 0], "once for one change of the rules");
+    sleep(IN_FORCE).await;
+    assert_eq!(followed.counts(), [2, 0, 0], "the other section is checked when it has settled");
+}
+
+#[tokio::test(start_paused = true)]
 async fn change_that_takes_a_restart_is_logged_although_no_rule_has_changed() {
     let log = CapturedLog::start();
     let followed = Followed::start(&["dns:a"], None);

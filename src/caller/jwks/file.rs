@@ -6,7 +6,7 @@ use super::KeyRing;
 use crate::{
     caller::{
         InvalidSettings,
-        key_set::{JwksFault, KeySet, MAX_JWKS_BYTES},
+        key_set::{JwksFault, KeySet},
     },
     clock::WallClock,
     files::{self, FollowedFile, Follower, Outcomes, Parser, PollError, ReadError},
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum JwksFileFault {
     /// It cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error(transparent)]
     Unreadable(#[from] ReadError),
     /// It has no usable keys.
     #[error(transparent)]
@@ -56,11 +56,8 @@ impl FollowedFile for KeyFile {
 
     fn parser(&self) -> Parser<KeySet, JwksFileFault> {
         let path = self.path.clone();
-        Arc::new(move |reader| match reader.read(&path, MAX_JWKS_BYTES) {
-            Ok(contents) => Ok(KeySet::parse(&contents.bytes)?),
-            Err(ReadError::TooLarge(_)) => Err(JwksFault::TooLarge.into()),
-            Err(error) => Err(error.into()),
-        })
+        // With the limit of `check-config`; that of a key set is one of its contents.
+        Arc::new(move |reader| Ok(KeySet::parse(&reader.read(&path, files::MAX_BYTES)?.bytes)?))
     }
 
     fn outcomes(&self) -> &dyn Outcomes {

@@ -177,10 +177,10 @@ async fn other_bytes_with_the_same_value_are_no_change() {
 async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_same() {
     let followed = Followed::start("1", Some(1));
     sleep(IN_USE).await;
-    for second in 0..14 {
+    for second in 0..10 {
         followed.put(&format!("2 # written at {second}"));
         sleep(Duration::from_secs(1)).await;
-        if second < 8 {
+        if second < 6 {
             assert_eq!(followed.in_use(), Some(1), "after {second} s");
         }
     }
@@ -191,6 +191,28 @@ async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_sam
         sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(followed.in_use(), Some(3));
+}
+
+/// Regardless of how often, and of when between two polls.
+#[tokio::test(start_paused = true)]
+async fn file_that_begins_to_change_again_and_again_is_in_use_in_time() {
+    for every in [500, 1000, 2500, 2900, 3000, 3100, 3500, 4000, 4500] {
+        for after_poll in [1, 1000, 1999, 2001, 2999] {
+            let followed = Followed::start("1", Some(1));
+            sleep(POLL_INTERVAL * 2 + Duration::from_millis(after_poll)).await;
+            let mut in_use = followed.in_use.clone();
+            let change = async {
+                for number in 0.. {
+                    followed.put(&format!("2 # written at {number}"));
+                    sleep(Duration::from_millis(every)).await;
+                }
+            };
+            let within = Duration::from_millis(8500);
+            let is_in_use = timeout(within, in_use.wait_for(|value| *value == Some(2)));
+            let is_in_use = tokio::select! { result = is_in_use => result.is_ok(), () = change => false };
+            assert!(is_in_use, "every {every} ms, first {after_poll} ms after a poll");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

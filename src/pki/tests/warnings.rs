@@ -109,6 +109,50 @@ fn chain_whose_certificates_do_not_follow_each_other_is_warned_about() {
     assert_eq!(warnings(&public.chain.replace(&public.authority.pem(), "")), [(1, Doubt::NoIntermediate)]);
 }
 
+/// A server's certificate, an intermediate authority and its root.
+fn chain_through(root_length: Option<u8>, change: impl FnOnce(&mut CertificateParams)) -> String {
+    let named = |name: &str, is_ca| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = is_ca;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let constraints = root_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained);
+    let root =
+        CertifiedIssuer::self_signed(named("root", IsCa::Ca(constraints)), KeyPair::generate().unwrap())
+            .unwrap();
+    let mut params = named("intermediate", IsCa::Ca(BasicConstraints::Unconstrained));
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &root).unwrap();
+    let intermediate = rcgen::Issuer::new(params, key);
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &intermediate).unwrap();
+    leaf.pem() + &certificate.pem() + &root.pem()
+}
+
+#[test]
+fn issuers_that_clients_refuse_are_warned_about() {
+    let usual = [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    assert_eq!(warnings(&chain_through(Some(1), |params| params.key_usages = usual.to_vec())), []);
+    let of = |change: fn(&mut CertificateParams)| warnings(&chain_through(None, change));
+    assert_eq!(of(|params| params.is_ca = IsCa::ExplicitNoCa), [(2, Doubt::IssuerNotAuthority)]);
+    assert_eq!(of(|params| params.is_ca = IsCa::NoCa), [(2, Doubt::IssuerNotAuthority)]);
+    assert_eq!(
+        of(|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+        [(2, Doubt::IssuerMayNotSign)]
+    );
+    assert_eq!(
+        of(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
+        [(2, Doubt::IssuerNotForServers)]
+    );
+    assert_eq!(warnings(&chain_through(Some(0), |_| {})), [(3, Doubt::ChainTooLong(0))]);
+    for doubt in [Doubt::IssuerNotAuthority, Doubt::IssuerMayNotSign, Doubt::IssuerNotForServers] {
+        let text = Warning { number: 2, doubt }.to_string();
+        assert!(text.starts_with("certificate 2 of the file has issued the certificate before it"), "{text}");
+    }
+}
+
 #[test]
 fn private_key_among_authorities_is_warned_about() {
     let pair = pair();

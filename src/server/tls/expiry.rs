@@ -1,8 +1,9 @@
 //! Whether the certificates in use, or those that are about to be, are valid now.
 //!
 //! A server certificate that is not valid makes every client fail. A TLS library still trusts
-//! an authority that has expired, but its operator has most likely replaced it. Of several
-//! authorities in one file, each may expire on its own while callers move to the next.
+//! an authority that has expired, but its operator has most likely replaced it: it is reported.
+//! It is no reason to refuse a file, because that would keep the authorities that the file does
+//! not have any more. Each of several may expire on its own while callers move to the next.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,24 +32,19 @@ impl Expiry {
         Self { kind, path: path.to_owned(), validities, states }
     }
 
-    /// Returns whether it may replace what is in use: the server's own certificate must be valid
-    /// now, and so must be one of the client CAs.
+    /// Returns whether a server's certificate may replace the one in use: the first of the chain
+    /// must be valid now.
     pub(super) fn check(&self) -> Result<(), TlsError> {
-        let of_consequence = match self.kind {
-            Certificate::Server => self.states.get(..1).unwrap_or_default(),
-            Certificate::ClientCa => &self.states,
-        };
-        if of_consequence.is_empty() || of_consequence.contains(&State::Valid) {
-            return Ok(());
-        }
-        let relevant = || self.validities.iter().zip(of_consequence);
-        let not_yet = relevant().filter(|(_, state)| **state == State::NotYetValid);
         let file = self.path.clone();
-        if let Some(not_before) = not_yet.map(|(validity, _)| validity.not_before).min() {
-            return Err(TlsError::NotYetValid { file, not_before });
+        match self.validities.iter().zip(&self.states).next() {
+            Some((Validity { not_before, .. }, State::NotYetValid)) => {
+                Err(TlsError::NotYetValid { file, not_before: *not_before })
+            }
+            Some((Validity { not_after, .. }, State::Expired)) => {
+                Err(TlsError::Expired { file, not_after: *not_after })
+            }
+            Some((_, State::Valid)) | None => Ok(()),
         }
-        let not_after = relevant().map(|(validity, _)| validity.not_after).max();
-        Err(TlsError::Expired { file, not_after: not_after.unwrap_or(SystemTime::UNIX_EPOCH) })
     }
 
     /// Logs every certificate that is not valid.

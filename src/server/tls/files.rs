@@ -1,7 +1,6 @@
 //! Certificate, key and client CAs, read from their files.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -18,12 +17,12 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{} cannot be read", file.display())]
+    #[error("{}: {error}", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: io::Error,
+        error: ReadError,
     },
     /// A file does not contain what it must.
     #[error("{}: {why}", file.display())]
@@ -33,7 +32,7 @@ pub enum TlsError {
         /// Why, and what fixes it.
         why: InvalidFile,
     },
-    /// The server's own certificate, or every client CA, has expired.
+    /// The server's own certificate has expired.
     #[error("{} has expired: it was valid until {}", file.display(), validity::shown(*not_after))]
     Expired {
         /// The file.
@@ -41,7 +40,7 @@ pub enum TlsError {
         /// Until when it was valid.
         not_after: SystemTime,
     },
-    /// The server's own certificate, or every client CA that has not expired, is not valid yet.
+    /// The server's own certificate is not valid yet.
     #[error("{} is not valid before {}", file.display(), validity::shown(*not_before))]
     NotYetValid {
         /// The file.
@@ -67,7 +66,7 @@ pub enum TlsError {
 
 impl TlsError {
     pub(super) fn unreadable(file: &Path, error: ReadError) -> Self {
-        Self::Unreadable { file: file.to_owned(), source: error.into() }
+        Self::Unreadable { file: file.to_owned(), error }
     }
 }
 

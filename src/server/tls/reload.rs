@@ -2,9 +2,9 @@
 //!
 //! Certificate and private key are followed as a pair, and the client CAs by themselves: an
 //! authority that is withdrawn must be withdrawn although the certificate cannot be renewed at
-//! the moment. A new version that cannot be used, or is not valid now, is refused, and the last
-//! good one stays in use. It is tried again at every poll, because a certificate that is not valid
-//! yet will be.
+//! the moment. A new version that cannot be used is refused, and the last good one stays in use.
+//! So is a pair whose certificate is not valid now. It is tried again at every poll, because a
+//! certificate that is not valid yet will be.
 
 use std::{
     convert::Infallible,
@@ -107,7 +107,10 @@ impl fmt::Debug for Reload {
 fn read_once<T: Send + 'static>(name: &str, parser: Parser<T, TlsError>) -> Result<T, TlsError> {
     load(name, parser).map_err(|error| match error {
         PollError::Refused(error) => error,
-        error => TlsError::Unreadable { file: name.into(), source: io::Error::other(error.to_string()) },
+        PollError::Unanswered(error) => TlsError::Unreadable { file: name.into(), error: error.into() },
+        PollError::KeepsChanging => {
+            TlsError::Unreadable { file: name.into(), error: io::Error::other(error.to_string()).into() }
+        }
     })
 }
 
@@ -245,8 +248,8 @@ impl FollowedFile for ClientCaFile {
 
     fn take_over(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsError> {
         let now = self.clock.now();
+        // Even if none of them is valid now: those that are missing are not trusted any more.
         let expiry = Expiry::new(Certificate::ClientCa, &self.path, new.validities(), now);
-        expiry.check()?;
         self.current.replace_client_cas(&self.client_auth, new)?;
         tracing::info!(
             file.path = %self.path.display(),

@@ -17,7 +17,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::super::{Settings, TracingError};
+use super::super::{CollectorTls, Settings, TracingError};
 
 /// Maximum size of a response, in bytes: the default of gRPC. It contains a count and a text; a
 /// larger one would fail like a batch that may be sent again.
@@ -26,6 +26,7 @@ const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
 const MAX_TEXT: usize = 300;
 
 /// Where the collector is, checked.
+#[derive(Clone)]
 pub(super) struct Target {
     endpoint: Endpoint,
     tls: Option<TlsTarget>,
@@ -40,13 +41,16 @@ struct TlsTarget {
     port: u16,
     name: ServerName<'static>,
     tls: TlsConnector,
+    generation: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// Sends batches to the collector.
 pub(super) struct Collector {
+    target: Target,
     client: TraceServiceClient<Channel>,
-    headers: HeaderMap,
-    timeout: Duration,
+    /// Generation of the trusted authorities that the connection was verified by, or a later one
+    /// would be.
+    generation: u64,
 }
 
 /// The result of sending one batch.
@@ -100,25 +104,35 @@ impl Target {
     /// Prepares the connection, which is opened when the first batch is sent. Must be called on
     /// the runtime that carries it.
     pub(super) fn connect_lazy(self) -> Collector {
-        let channel = match self.tls {
+        // Before the client exists, so that it is never taken for one of a later generation.
+        let generation = self.generation();
+        Collector { client: self.client(), generation, target: self }
+    }
+
+    fn client(&self) -> TraceServiceClient<Channel> {
+        let channel = match self.tls.clone() {
             None => self.endpoint.connect_lazy(),
             Some(tls) => self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let tls = tls.clone();
                 async move { tls.connect().await }
             })),
         };
-        let client = TraceServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        Collector { client, headers: self.headers, timeout: self.timeout }
+        TraceServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES)
+    }
+
+    fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| (tls.generation)())
     }
 }
 
 impl TlsTarget {
-    fn new(host: &str, port: u16, tls: &Arc<ClientConfig>) -> Result<Self, TracingError> {
+    fn new(host: &str, port: u16, tls: &CollectorTls) -> Result<Self, TracingError> {
         let host = host.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| TracingError::Endpoint)?;
-        let mut tls = ClientConfig::clone(tls);
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { host: host.into(), port, name, tls: TlsConnector::from(Arc::new(tls)) })
+        let mut config = ClientConfig::clone(&tls.config);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let generation = Arc::clone(&tls.generation);
+        Ok(Self { host: host.into(), port, name, tls: TlsConnector::from(Arc::new(config)), generation })
     }
 
     async fn connect(self) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
@@ -131,12 +145,16 @@ impl TlsTarget {
 impl Collector {
     /// Sends a batch once.
     pub(super) async fn send(&mut self, batch: ExportTraceServiceRequest) -> Outcome {
+        let generation = self.target.generation();
+        if generation != self.generation {
+            // The connection may be to a server whose authority is not trusted any more.
+            (self.client, self.generation) = (self.target.client(), generation);
+        }
+        let Target { headers, timeout, .. } = &self.target;
         let mut request = Request::new(batch);
-        *request.metadata_mut() = MetadataMap::from_headers(self.headers.clone());
-        match tokio::time::timeout(self.timeout, self.client.export(request)).await {
-            Err(_elapsed) => {
-                Outcome::Retry { after: None, cause: format!("no response within {:?}", self.timeout) }
-            }
+        *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+        match tokio::time::timeout(*timeout, self.client.export(request)).await {
+            Err(_elapsed) => Outcome::Retry { after: None, cause: format!("no response within {timeout:?}") },
             Ok(Err(status)) => refused(&status),
             Ok(Ok(response)) => {
                 let partial = response.into_inner().partial_success.unwrap_or_default();
