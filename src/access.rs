@@ -27,7 +27,7 @@ use crate::{
     caller::{BearerTokens, Caller},
     clock::{self, Instant},
     ott::Subject,
-    telemetry::metrics::{Metrics, QuotaBucket},
+    telemetry::metrics::{AccessDenial, Metrics, QuotaBucket},
 };
 
 mod pattern;
@@ -37,7 +37,7 @@ mod rules;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
-use rules::{Mismatch, Question, Rule};
+use rules::{Question, Rule};
 
 /// Time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -111,8 +111,8 @@ pub struct LoginPermit {
 /// No rule allows a call; which part of it the closest rule did not fit. For logs and
 /// records: the caller itself is told only that it is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no access rule allows this call: {}", self.reason())]
-pub struct Denied(Mismatch);
+#[error("no access rule allows this call: {}", self.0.as_str())]
+pub struct Denied(AccessDenial);
 
 /// Why a call gets no permit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -264,14 +264,14 @@ impl Access {
         if rules().any(|rule| names.iter().any(|name| rule.is_for_user(name))) {
             Ok(())
         } else {
-            Err(self.denied(Mismatch::User))
+            Err(self.denied(AccessDenial::User))
         }
     }
 
     /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
     /// the contract by reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
-        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(Mismatch::Caller)) }
+        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
     }
 
     /// An admission for one method opens no door for the other.
@@ -283,17 +283,16 @@ impl Access {
         user: Option<&Subject>,
     ) -> Result<&'a Rule, Denied> {
         if admission.operation != operation {
-            return Err(self.denied(Mismatch::Method));
+            return Err(self.denied(AccessDenial::Method));
         }
         let caller = admission.caller.name();
         let question = Question { caller, operation, api_client: Some(api_client), user };
         admission.policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
     }
 
-    fn denied(&self, mismatch: Mismatch) -> Denied {
-        let denied = Denied(mismatch);
-        self.0.metrics.access_denied(denied.reason());
-        denied
+    fn denied(&self, reason: AccessDenial) -> Denied {
+        self.0.metrics.access_denied(reason);
+        Denied(reason)
     }
 
     fn take(&self, rule: &Rule, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
@@ -425,18 +424,13 @@ impl Denied {
     /// Whether a rule names the caller, although none allows the call.
     #[must_use]
     pub const fn names_caller(&self) -> bool {
-        !matches!(self.0, Mismatch::Caller)
+        !matches!(self.0, AccessDenial::Caller)
     }
 
-    /// The word for logs, records and metrics.
+    /// Returns the first part of the call that no rule allows.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self.0 {
-            Mismatch::Caller => "caller",
-            Mismatch::Method => "method",
-            Mismatch::ApiClient => "api_client",
-            Mismatch::User => "user",
-        }
+    pub const fn reason(self) -> AccessDenial {
+        self.0
     }
 }
 

@@ -19,7 +19,11 @@ use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
-use crate::{call::PeerNetwork, files::PollError, telemetry::metrics::Metrics};
+use crate::{
+    call::PeerNetwork,
+    files::PollError,
+    telemetry::metrics::{Metrics, SecurityEvent},
+};
 use jwt::JwtVerifiers;
 
 mod bearer;
@@ -297,7 +301,7 @@ impl Identification {
     ) -> Result<Caller, CallerError> {
         let identified = self.0.identify(headers, peer, tokens).await;
         if identified == Err(CallerError::DuplicateIdentity) {
-            self.0.metrics.security_event("duplicate_identity");
+            self.0.metrics.security_event(SecurityEvent::DuplicateIdentity);
         }
         identified
     }

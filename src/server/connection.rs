@@ -27,7 +27,7 @@ use super::{
 use crate::{
     caller::Peer,
     clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics},
+    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent},
 };
 
 /// Time for calls in progress after the peer's certificate is no longer trusted.
@@ -97,7 +97,7 @@ where
             return ConnectionEnd::Handshake;
         }
         Some(Err(_elapsed)) => {
-            shared.metrics.security_event("slow_preface");
+            shared.metrics.security_event(SecurityEvent::SlowPreface);
             tracing::debug!(peer.address = %peer.address(), "a peer did not send its preface in time");
             return ConnectionEnd::Handshake;
         }

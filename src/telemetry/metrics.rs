@@ -14,6 +14,7 @@ mod outgoing;
 mod peers;
 mod registered;
 mod reloads;
+mod security;
 mod traces;
 mod watches;
 
@@ -30,12 +31,13 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
-    audit::{AuditClass, AuditFault, AuditPending},
+    audit::{AuditClass, AuditFault, AuditPending, AuditSink, RecordResult},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     key_waits::{KeyWait, KeyWaitMetrics},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::{JwksMetrics, ReloadMetrics, Reloaded},
+    security::{AccessDenial, SecurityEvent},
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -481,10 +483,9 @@ impl Metrics {
         self.0.spoofed_identity_headers.inc();
     }
 
-    /// Something that a security team wants to see: `ott_in_use`, `ott_rejected`,
-    /// `duplicate_identity`, `slow_handshake` …
-    pub fn security_event(&self, kind: &'static str) {
-        self.0.security_events.increment([kind]);
+    /// Counts an event that may be an attack.
+    pub fn security_event(&self, event: SecurityEvent) {
+        self.0.security_events.increment([event.as_str()]);
     }
 
     /// Counts a session of an API client that no caller received.
@@ -492,9 +493,9 @@ impl Metrics {
         self.0.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]).inc();
     }
 
-    /// The rules refused a call.
-    pub fn access_denied(&self, reason: &'static str) {
-        self.0.access_denied.increment([reason]);
+    /// Counts a call that the access rules refused.
+    pub fn access_denied(&self, reason: AccessDenial) {
+        self.0.access_denied.increment([reason.as_str()]);
     }
 
     /// A caller used up its quota; in a dry run its call passes all the same.
@@ -512,18 +513,16 @@ impl Metrics {
         self.0.quota_shared[bucket as usize].inc();
     }
 
-    /// An audit log is kept in that sink: what can become of its records is shown from now
-    /// on.
-    pub fn audit_sink(&self, sink: &'static str) {
-        for result in ["ok", "failed", "late"] {
-            self.0.audit_records.show([sink, result]);
+    /// Shows the counters of an audit log before its first record.
+    pub fn audit_sink(&self, sink: AuditSink) {
+        for result in RecordResult::ALL {
+            self.0.audit_records.show([sink.as_str(), result.as_str()]);
         }
     }
 
-    /// An audit record was written, or could not be: `ok`, `failed`; `late` once it is
-    /// written after all.
-    pub fn audit_record(&self, sink: &'static str, result: &'static str) {
-        self.0.audit_records.increment([sink, result]);
+    /// Counts an audit record.
+    pub fn audit_record(&self, sink: AuditSink, result: RecordResult) {
+        self.0.audit_records.increment([sink.as_str(), result.as_str()]);
     }
 
     /// Counts audit records that were dropped because too many were waiting to be written.

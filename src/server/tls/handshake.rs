@@ -17,7 +17,7 @@ use super::{
 use crate::{
     caller::Peer,
     clock, pki,
-    telemetry::metrics::{Metrics, TlsFailure},
+    telemetry::metrics::{Metrics, SecurityEvent, TlsFailure},
 };
 
 /// Completes the handshakes of one worker.
@@ -71,7 +71,7 @@ impl Handshakes {
                 let failure = error.kind();
                 self.metrics.tls_handshake_failed(failure);
                 if failure == TlsFailure::Timeout {
-                    self.metrics.security_event("slow_handshake");
+                    self.metrics.security_event(SecurityEvent::SlowHandshake);
                 }
                 tracing::info!(
                     peer.address = %address,
