@@ -2,8 +2,8 @@
 //!
 //! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
 //! caller and the rules that decide on it are of one version. It then comes here twice:
-//! [`Access::admits`] knows caller and method, before the message is looked at;
-//! [`Access::permit_issue`] and [`Access::permit_login`] know the API client and the user, and
+//! [`Access::admits`] decides by caller and method, before the message is read;
+//! [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the user, and
 //! take from the quotas. Callers are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
@@ -109,7 +109,7 @@ pub struct LoginPermit {
 }
 
 /// No rule allows a call; which part of it the closest rule did not fit. For logs and
-/// records: the caller itself is told only that it is not allowed.
+/// records: the caller itself only gets that it is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no access rule allows this call: {}", self.0.as_str())]
 pub struct Denied(AccessDenial);
@@ -350,7 +350,7 @@ impl Access {
                         caller.name = %name,
                         quota = quota.as_str(),
                         log.unsaid = unsaid,
-                        "a quota is exceeded; the call passes because quotas are in dry run"
+                        "quota exceeded, accepting the call in dry run"
                     );
                 }
                 Ok(())

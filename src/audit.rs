@@ -142,7 +142,7 @@ impl Audit {
     }
 
     /// Returns whether the sink is unavailable, so that no call should be accepted. It
-    /// recovers by itself: pending records, or probes, are written.
+    /// recovers without a call: pending records, or probes, are written.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.0.as_ref().is_some_and(|started| started.availability().is_unavailable())
@@ -172,7 +172,7 @@ impl Audit {
 
     /// Resolves when the sink is unavailable for good, so that the process has to end: the
     /// reader of standard output is gone. A named pipe may get another reader, and a file
-    /// becomes available again by itself.
+    /// may become available again.
     pub async fn closed(&self) {
         match &self.0 {
             Some(started) => closing::closed(started.availability(), started.sink).await,

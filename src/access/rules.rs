@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics::AccessDenial,
 };
 
-/// The quotas of a rule that names none, as `docs/configuration.md` tells them.
+/// The quotas of a rule without its own, as documented in `docs/configuration.md`.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
 const DEFAULT_BURST: u32 = 100;
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
@@ -27,7 +27,7 @@ const DEFAULT_USER_BURST: u32 = 10;
 /// one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
-    /// Globs on callers' names. `anonymous` stands for itself and is matched by no glob.
+    /// Globs on callers' names. `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
     /// The methods; `None`: all.
     pub methods: Option<Vec<Operation>>,

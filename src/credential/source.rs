@@ -92,7 +92,7 @@ impl FollowedFile for SecretFile {
                     api_client.name = &*self.api_client,
                     file.path = %self.path.display(),
                     warning = doubt.text(),
-                    "new client secret is doubtful"
+                    "new client secret looks wrong"
                 );
             }
         }

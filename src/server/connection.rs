@@ -154,7 +154,7 @@ where
             let connection_grace =
                 if end == ConnectionEnd::Untrusted { UNTRUSTED_GRACE } else { connection_grace };
             let last = clock::now() + connection_grace;
-            // Calls of callers that nobody knows are not waited for.
+            // Calls of unidentified callers are not waited for.
             let has_grace = || end != ConnectionEnd::Unidentified || entry.recognition().is_set();
             let closing = async {
                 if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut()))

@@ -57,7 +57,7 @@ impl OttService {
                     drop(undelivered(session));
                     let failure = Failure::from_platform(Operation::LoginWithOtt, &error);
                     if failure.reason() == Reason::OttRejected {
-                        // Unknown, used or expired: a replay looks like this.
+                        // Unknown, used or expired: it may be a replay.
                         metrics.security_event(SecurityEvent::OttRejected);
                     }
                     return Err(failure);

@@ -1,7 +1,7 @@
 //! Every metric, with its handle resolved once.
 //!
-//! A call takes no lock and makes no allocation here. Labels have few values: a word
-//! that the code chooses, an API client or a caller that the configuration names;
+//! A call takes no lock and makes no allocation here. Labels have few values: a name from
+//! the code, an API client or a caller that the configuration names;
 //! never a user, never a token. `docs/metrics.md` describes each.
 
 mod admin;
@@ -54,7 +54,7 @@ use crate::{
     validity::Validity,
 };
 
-/// The most callers with metrics of their own; the others are counted as one.
+/// Maximum number of callers with metrics of their own; the others are counted as one.
 const MAX_CALLERS: usize = 1000;
 
 /// All metrics of one gateway. Cheap to clone.
@@ -68,7 +68,7 @@ pub enum Method {
     IssueOtt,
     /// `LoginWithOtt`.
     LoginWithOtt,
-    /// Whatever else was asked for.
+    /// Any other method.
     Unknown,
 }
 
@@ -124,7 +124,7 @@ pub enum ConnectionState {
     Handshake,
     /// Open for calls.
     Open,
-    /// Told to go away; calls in flight still end.
+    /// Sent a GOAWAY; calls in flight go on.
     Draining,
 }
 
@@ -410,7 +410,7 @@ impl Metrics {
         self.0.started[method as usize].inc();
     }
 
-    /// A call was answered, or given up by its caller, so long after it arrived.
+    /// Counts a call that was answered or cancelled, and the time since it arrived.
     pub fn call_handled(&self, method: Method, code: Code, took: Duration) {
         self.0.handled.counter(method, code).inc();
         self.0.handling_seconds[method as usize].observe(took.as_secs_f64());
@@ -478,7 +478,7 @@ impl Metrics {
         self.0.connections_ended.increment([end.as_str()]);
     }
 
-    /// A header that claims an identity came from a peer that may not tell it.
+    /// Counts an identity header from a peer that may not send it.
     pub fn spoofed_identity_header(&self) {
         self.0.spoofed_identity_headers.inc();
     }
@@ -586,7 +586,7 @@ impl Metrics {
         }
     }
 
-    /// A worker got to something so much later than it was due.
+    /// Records how late a timer of a worker was.
     pub fn event_loop_lag(&self, lag: Duration) {
         self.0.event_loop_lag.observe(lag.as_secs_f64());
     }

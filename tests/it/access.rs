@@ -548,7 +548,7 @@ async fn explain_tells_which_rule_decides() {
         ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
         ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
         ("", "token:d IssueOtt x", "no token in [callers.tokens] is called \"d\""),
-        ("", "token:a IssueOtt -", "USER must be told"),
+        ("", "token:a IssueOtt -", "USER is required"),
         ("", "token:a LoginWithOtt x", "USER must be `-`"),
     ] {
         let (code, told, stderr) = explained(&with_default, api_client, call);

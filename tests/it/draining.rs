@@ -67,7 +67,7 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
     upstream.asked(LOGIN, 1).await;
 
     gateway.signal("TERM");
-    logged(&gateway, "peers are told to go away");
+    logged(&gateway, "sending GOAWAY to all connections");
     permits.add_permits(2);
     issued.await.expect("no panic").expect("a token");
     let session = spent.await.expect("no panic").expect("a session").into_inner().session;
@@ -157,7 +157,7 @@ async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is()
     upstream.asked(LOGOUT, 1).await;
     drop(client);
     gateway.signal("TERM");
-    logged(&gateway, "peers are told to go away");
+    logged(&gateway, "sending GOAWAY to all connections");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(gateway.is_running(), "the platform has not answered yet");
     permits.add_permits(1);

@@ -107,7 +107,7 @@ impl Handshakes {
 /// Waits for a `ClientHello`. An HTTP client that was not configured for TLS gets a response.
 async fn client_hello(mut stream: TcpStream) -> Result<StartHandshake<TcpStream>, HandshakeError> {
     let mut first = [0; 1];
-    // Looked at before TLS reads it, because TLS answers other bytes with an alert at once.
+    // Checked before TLS reads it, because TLS answers other bytes with an alert at once.
     let length = stream.peek(&mut first).await?;
     if http1_refusal::looks_like(&first[..length]) {
         http1_refusal::refuse(&mut stream, Unserved::NotTls).await;

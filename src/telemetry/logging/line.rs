@@ -37,7 +37,7 @@ const MAX_TARGET_BYTES: usize = 256;
 const LOG_CRATE: &str = "log";
 const LOG_CRATE_FIELDS: [&str; 4] = ["log.target", "log.module_path", "log.file", "log.line"];
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LineFormat {
     pub(super) format: Format,
@@ -112,7 +112,7 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// The severity by the names of Google Cloud's `LogSeverity`, which other systems know too.
+/// The severity by the names of Google Cloud's `LogSeverity`, which other systems use too.
 const fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -272,7 +272,7 @@ impl Visit for LogCrateTarget {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// How a part of a line looks on a terminal.
+/// The style of a part of a line on a terminal.
 #[derive(Clone, Copy)]
 enum Style {
     Dimmed,

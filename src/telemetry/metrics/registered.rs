@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// The caller that stands for all who are not named in the rules.
+/// The label of all callers that the rules do not name.
 const OTHER: &str = "other";
 
 /// One gateway's metrics.
@@ -154,7 +154,7 @@ impl Registered {
         }
         let handled = ByCode::of_server(families.counters(
             "grpc_server_handled_total",
-            "Calls that ended, whatever the outcome.",
+            "Calls that ended, with any outcome.",
             &handled_labels,
         ));
         for method in Method::ALL {
