@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// of our own documentation; separated by blanks, in lower case.
 const WORDS: &str = include_str!("common_tokens/words.txt");
 
-/// Common endings that make a word a password. The line break is that of `echo`.
+/// What people add to a word to make it a password. The line break is that of `echo`.
 const SUFFIXES: [&str; 5] = ["", "1", "123", "!", "\n"];
 
 /// Returns those of the hashes that are of the empty text, or of a common word in lower case,

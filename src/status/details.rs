@@ -25,9 +25,9 @@ use crate::{
 const MAX_STATUS_BYTES: usize = 4096;
 /// What RFC 9113 counts for each header besides name and value.
 const HEADER_OVERHEAD: usize = 32;
-/// Maximum wait in a RetryInfo.
+/// Maximum wait in a `RetryInfo`.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
-/// Wait in a RetryInfo, plus jitter, where the platform gave none.
+/// Wait in a `RetryInfo`, plus jitter, where the platform gave none.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a one-time token lives; a longer wait outlives it.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
