@@ -1,7 +1,7 @@
 //! Everything that a command prints goes through here.
 //!
 //! Results go to standard output, errors to standard error. Whether an output has colors is
-//! decided in [`terminal`](super::terminal). A text that others chose and that belongs on one
+//! decided in [`terminal`]. A text that others chose and that belongs on one
 //! line is printed as [`Printable`]; what remains is escaped here.
 
 use std::{

@@ -1,6 +1,6 @@
 //! Reads an API client's secret, and follows a file that is rotated.
 //!
-//! [`client_secret`](crate::secret::client_secret) decides which secrets are valid.
+//! [`client_secret`] decides which secrets are valid.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -44,7 +44,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(4);
 const MAX_CHANGING: Duration = Duration::from_secs(9);
 
 /// Reads files and parses them. Runs on a thread of its own for at most
-/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
+/// [`READ_TIMEOUT`].
 pub type Parser<T, E> = Arc<dyn Fn(&mut Reader) -> Result<T, E> + Send + Sync>;
 
 /// Files that are followed together because they make one value.
@@ -105,7 +105,7 @@ pub enum PollError<E> {
 }
 
 /// Reads and parses files once, as a [`Follower`] does. Blocks for at most
-/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
+/// [`READ_TIMEOUT`].
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! One event as one line, in JSON or as text.
 //!
 //! Every value is escaped and bounded here, so that no call of a `tracing` macro has to do it:
-//! a line has no unprintable character, is shorter than [`MAX_LINE_BYTES`], and is whole and
+//! a line has no unprintable character, is shorter than 16 KiB, and is whole and
 //! valid JSON even if values were cut.
 
 use std::fmt::{self, Write};
@@ -27,7 +27,7 @@ use crate::text::{Bounded, Notation};
 pub(super) const MAX_LINE_BYTES: usize = 16 * 1024;
 /// Maximum size of one value, in bytes.
 const MAX_VALUE_BYTES: usize = 2 * 1024;
-/// Maximum size of all values of a line, in bytes. The rest of [`MAX_LINE_BYTES`] is for the
+/// Maximum size of all values of a line, in bytes. The rest of 16 KiB is for the
 /// names and the markers of the at most 32 fields of an event.
 const MAX_VALUES_BYTES: usize = 11 * 1024;
 /// Maximum size of a target, in bytes.
