@@ -2,8 +2,8 @@
 //!
 //! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
 //! caller and the rules that decide on it are of one version. It then comes here twice:
-//! [`Access::admits`] knows caller and method, before the message is looked at;
-//! [`Access::permit_issue`] and [`Access::permit_login`] know the API client and the user, and
+//! [`Access::admits`] decides by caller and method, before the message is read;
+//! [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the user, and
 //! take from the quotas. Callers are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
@@ -27,7 +27,7 @@ use crate::{
     caller::{BearerTokens, Caller},
     clock::{self, Instant},
     ott::Subject,
-    telemetry::metrics::{Metrics, QuotaBucket},
+    telemetry::metrics::{AccessDenial, Metrics, QuotaBucket},
 };
 
 mod pattern;
@@ -37,7 +37,7 @@ mod rules;
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
-use rules::{Mismatch, Question, Rule};
+use rules::{Question, Rule};
 
 /// Time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -109,10 +109,10 @@ pub struct LoginPermit {
 }
 
 /// No rule allows a call; which part of it the closest rule did not fit. For logs and
-/// records: the caller itself is told only that it is not allowed.
+/// records: the caller itself only gets that it is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no access rule allows this call: {}", self.reason())]
-pub struct Denied(Mismatch);
+#[error("no access rule allows this call: {}", self.0.as_str())]
+pub struct Denied(AccessDenial);
 
 /// Why a call gets no permit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -264,14 +264,14 @@ impl Access {
         if rules().any(|rule| names.iter().any(|name| rule.is_for_user(name))) {
             Ok(())
         } else {
-            Err(self.denied(Mismatch::User))
+            Err(self.denied(AccessDenial::User))
         }
     }
 
     /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
     /// the contract by reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
-        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(Mismatch::Caller)) }
+        if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
     }
 
     /// An admission for one method opens no door for the other.
@@ -283,17 +283,16 @@ impl Access {
         user: Option<&Subject>,
     ) -> Result<&'a Rule, Denied> {
         if admission.operation != operation {
-            return Err(self.denied(Mismatch::Method));
+            return Err(self.denied(AccessDenial::Method));
         }
         let caller = admission.caller.name();
         let question = Question { caller, operation, api_client: Some(api_client), user };
         admission.policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
     }
 
-    fn denied(&self, mismatch: Mismatch) -> Denied {
-        let denied = Denied(mismatch);
-        self.0.metrics.access_denied(denied.reason());
-        denied
+    fn denied(&self, reason: AccessDenial) -> Denied {
+        self.0.metrics.access_denied(reason);
+        Denied(reason)
     }
 
     fn take(&self, rule: &Rule, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
@@ -351,7 +350,7 @@ impl Access {
                         caller.name = %name,
                         quota = quota.as_str(),
                         log.unsaid = unsaid,
-                        "a quota is exceeded; the call passes because quotas are in dry run"
+                        "quota exceeded, accepting the call in dry run"
                     );
                 }
                 Ok(())
@@ -425,18 +424,13 @@ impl Denied {
     /// Whether a rule names the caller, although none allows the call.
     #[must_use]
     pub const fn names_caller(&self) -> bool {
-        !matches!(self.0, Mismatch::Caller)
+        !matches!(self.0, AccessDenial::Caller)
     }
 
-    /// The word for logs, records and metrics.
+    /// Returns the first part of the call that no rule allows.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self.0 {
-            Mismatch::Caller => "caller",
-            Mismatch::Method => "method",
-            Mismatch::ApiClient => "api_client",
-            Mismatch::User => "user",
-        }
+    pub const fn reason(self) -> AccessDenial {
+        self.0
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
         for path in ["/metrics", "/livez", "/livez", "/readyz", "/", "/favicon.ico"] {
             page(&admin, path).await;
         }
-        admin.health.set_audit_broken(true);
+        admin.health.set_audit_unavailable(true);
         page(&admin, "/readyz").await;
         asked(&admin, Method::POST, "/metrics").await;
         let (_, text) = page(&admin, "/metrics").await;
@@ -171,7 +171,7 @@ mod tests {
     async fn readiness_names_each_reason_and_liveness_does_not_depend_on_it() {
         let admin = admin();
         let _starting = admin.health.credential("eu2");
-        admin.health.set_audit_broken(true);
+        admin.health.set_audit_unavailable(true);
         let reasons = "not ready: the first token request of API client \"eu2\" has not ended\n\
                        not ready: audit records cannot be written\n";
         assert_eq!(page(&admin, "/readyz").await, (503, reasons.to_owned()));

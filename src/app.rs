@@ -1,8 +1,7 @@
-//! Builds everything from the configuration; the only file that knows every part.
+//! Builds everything from the configuration; the only file that uses every part.
 //!
 //! What belongs to one worker is made on its thread; everything else lives on the
 //! runtime that [`App::start`] is called in: token refresh, reload.
-//! What the parts do is theirs.
 
 mod authorities;
 mod check;
@@ -53,9 +52,9 @@ use crate::{
     telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
-/// The most bytes of an answer: an account of 256 KiB and its session, both encoded.
+/// Maximum size of a response, in bytes: an account of 256 KiB and its session, both encoded.
 const MAX_ANSWER_BYTES: usize = 512 * 1024;
-/// How long the last audit records, and the last spans, may take to be written in any case.
+/// Minimum time that the last audit records, and the last spans, get to be written.
 const MIN_FLUSH: Duration = Duration::from_secs(1);
 /// Time by which the last audit records are written if the drain leaves more than
 /// [`MIN_FLUSH`] for them: half a second before the process has to be gone.
@@ -207,19 +206,19 @@ impl App {
         Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, supervisor, heartbeat })
     }
 
-    /// Where gRPC is served.
+    /// Returns the address of the gRPC listener.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.server.local_addr()
     }
 
-    /// Where the admin listener is, if there is one.
+    /// Returns the address of the admin listener, if there is one.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Http1Server::local_addr)
     }
 
-    /// What it counts.
+    /// Returns the metrics of this gateway.
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -251,14 +250,14 @@ impl App {
         self.audit.closed().await;
     }
 
-    /// Opens the audit log anew and looks for new rules at once (SIGHUP).
+    /// Reopens the audit log and reads the rules again at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
         self.reload.fire();
     }
 
-    /// Ends the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, whatever
-    /// peers do.
+    /// Stops the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, regardless
+    /// of its peers.
     pub async fn stop(self) {
         let health_server = async {
             if let Some(server) = self.health_server {
@@ -271,7 +270,7 @@ impl App {
         let flush_limit = flush_limit.clamp(MIN_FLUSH, audit::FLUSH_LIMIT);
         let (records, ()) = tokio::join!(self.audit.flush(flush_limit), self.tracer.stop(MIN_FLUSH));
         if records.is_err() {
-            tracing::error!("the last audit records could not be written");
+            tracing::error!("cannot write last audit records");
         }
         self.stop.cancel();
         self.supervisor.stopped().await;

@@ -1,11 +1,12 @@
 //! Writes one line for every call: who got which token, and how it ended.
 //!
 //! The kernel has the record of an allowed call before the answer is sent; otherwise the
-//! caller gets no token. Nothing is sent to the platform while records cannot be written. If the answer could not be delivered, a second record corrects the
-//! first. A session that no caller received has a line of its own. Refused calls do not wait
-//! for their record, and have a queue of their own: they cannot delay or displace records of
-//! allowed calls. Lines do not depend on log levels, and contain a fingerprint instead of a
-//! token. `docs/audit.md` describes them.
+//! caller gets no token. Nothing is sent to the platform while records cannot be written. If
+//! the answer could not be delivered, a second record corrects the first. A session that no
+//! caller received has a line of its own. Refused calls do not wait for their record, and have
+//! a queue of their own: they cannot delay or displace records of allowed calls. Lines do not
+//! depend on log levels, and contain a fingerprint instead of a token. `docs/audit.md`
+//! describes them.
 
 mod availability;
 mod backlog;
@@ -37,7 +38,7 @@ use crate::{
     clock::WallClock,
     ott::OneTimeToken,
     reason::Reason,
-    telemetry::metrics::{AuditClass, AuditFault, Logout, Metrics},
+    telemetry::metrics::{AuditClass, AuditFault, AuditSink, Logout, Metrics, RecordResult},
 };
 
 /// Maximum time that a call waits for its record: for the write in progress and for its own,
@@ -56,7 +57,7 @@ pub struct Audit(Option<Arc<Started>>);
 struct Started {
     writer: Writer,
     fingerprinter: Fingerprinter,
-    sink: &'static str,
+    sink: AuditSink,
     metrics: Metrics,
     clock: WallClock,
 }
@@ -122,7 +123,7 @@ impl Audit {
     /// Opens the sink and starts the thread that writes to it. The thread ends with
     /// the last clone.
     pub fn start(settings: Settings, metrics: &Metrics, clock: WallClock) -> Result<Self, AuditError> {
-        let sink = settings.sink.kind();
+        let Some(sink) = settings.sink.label() else { return Ok(Self::off()) };
         let Some(output) = settings
             .sink
             .open(settings.fsync, metrics)
@@ -141,7 +142,7 @@ impl Audit {
     }
 
     /// Returns whether the sink is unavailable, so that no call should be accepted. It
-    /// recovers by itself: pending records, or probes, are written.
+    /// recovers without a call: pending records, or probes, are written.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.0.as_ref().is_some_and(|started| started.availability().is_unavailable())
@@ -171,7 +172,7 @@ impl Audit {
 
     /// Resolves when the sink is unavailable for good, so that the process has to end: the
     /// reader of standard output is gone. A named pipe may get another reader, and a file
-    /// becomes available again by itself.
+    /// may become available again.
     pub async fn closed(&self) {
         match &self.0 {
             Some(started) => closing::closed(started.availability(), started.sink).await,
@@ -202,7 +203,8 @@ impl Audit {
                 Err(AuditUnavailable)
             }
         };
-        started.metrics.audit_record(started.sink, if result.is_ok() { "ok" } else { "failed" });
+        let label = if result.is_ok() { RecordResult::Ok } else { RecordResult::Failed };
+        started.metrics.audit_record(started.sink, label);
         result
     }
 

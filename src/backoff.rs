@@ -22,14 +22,14 @@ impl Backoff {
         Self { base, ceiling }
     }
 
-    /// The longest wait after so many failures in a row (1 is the first).
+    /// Maximum wait after this many failures in a row (1 is the first).
     #[must_use]
     pub fn longest(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.base.saturating_mul(1_u32 << doublings).min(self.ceiling)
     }
 
-    /// A wait after so many failures in a row, drawn evenly from nothing up to
+    /// A wait after this many failures in a row, drawn evenly from zero up to
     /// [`longest`](Self::longest).
     #[must_use]
     pub fn full_jitter(&self, failures: u32) -> Duration {

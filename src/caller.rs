@@ -1,7 +1,7 @@
 //! Who is calling, proven by the transport or by a credential, never by the message.
 //!
-//! The kinds of proof, in the order in which they are looked at, each off unless
-//! configured: the client certificate; a JWT; a bearer token; what a proxy tells. What
+//! The kinds of proof, in the order in which they are checked, each off unless
+//! configured: the client certificate; a JWT; a bearer token; the header of a proxy. What
 //! the caller may do is decided in `access`.
 //!
 //! A peer that is configured to speak for others (a mesh proxy) is never the caller: what
@@ -19,7 +19,11 @@ use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use rustls::pki_types::CertificateDer;
 
-use crate::{call::PeerNetwork, files::PollError, telemetry::metrics::Metrics};
+use crate::{
+    call::PeerNetwork,
+    files::PollError,
+    telemetry::metrics::{Metrics, SecurityEvent},
+};
 use jwt::JwtVerifiers;
 
 mod bearer;
@@ -153,7 +157,7 @@ impl Peer {
     }
 }
 
-/// Why a caller was not identified. Says nothing of the credential itself.
+/// Why a caller was not identified. Contains nothing of the credential itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallerError {
     /// A header that identifies the caller is there more than once.
@@ -171,7 +175,7 @@ pub enum CallerError {
     /// The caller shows only what this configuration does not read.
     #[error("{0}")]
     Unread(Unread),
-    /// What the proxy tells names nobody.
+    /// The header of the proxy has no usable name.
     #[error("the proxy's header names no caller: {0}")]
     InvalidForwarded(ForwardedFault),
 }
@@ -209,7 +213,7 @@ impl CallerError {
 pub struct Settings {
     /// Whose JWTs are accepted. Either one issuer without a name, or any number with names.
     pub jwt: Vec<JwtSettings>,
-    /// Which proxies may tell who the caller is, and how.
+    /// Which proxies may name the caller, and in which header.
     pub forwarded: Option<ForwardedSettings>,
 }
 
@@ -297,7 +301,7 @@ impl Identification {
     ) -> Result<Caller, CallerError> {
         let identified = self.0.identify(headers, peer, tokens).await;
         if identified == Err(CallerError::DuplicateIdentity) {
-            self.0.metrics.security_event("duplicate_identity");
+            self.0.metrics.security_event(SecurityEvent::DuplicateIdentity);
         }
         identified
     }

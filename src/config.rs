@@ -190,7 +190,7 @@ impl Config {
             let value = environment.value(variable.name).unwrap_or_default();
             if !variables::names_system_authorities(&value.to_string_lossy()) {
                 let rule = format!(
-                    "replaces the system's trusted authorities for {}: whoever controls them can impersonate \
+                    "replaces the system's trusted authorities for {}: anyone who controls them can impersonate \
                      these servers and gets what is sent to them; unset it, or set a ca_file for each",
                     connections.join(", ")
                 );
@@ -227,7 +227,7 @@ impl Config {
     }
 
     /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
-    /// API client `sandbox` with that secret, everybody may call, reflection on; admin,
+    /// API client `sandbox` with that secret, all callers may call, reflection on; admin,
     /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
     ///
     /// # Errors
@@ -241,7 +241,7 @@ impl Config {
     ) -> Result<Self, Faults> {
         let (nothing, findings) = (Table::new(), Findings::default());
         let section = Section::root(&nothing, Place::File(None), &findings);
-        // The story that the sandbox tells is not to drown in the log.
+        // The output of the sandbox must stay readable beside the log.
         let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
         drop(section);
         let name: Arc<str> = Arc::from("sandbox");
@@ -264,13 +264,13 @@ impl Config {
         };
         let config = Self {
             file: None,
-            // Whoever gives another address than a loopback one has asked for it, and
+            // An address other than loopback was asked for explicitly, and
             // there is nothing in a sandbox to protect.
             server: Server {
                 listen,
                 plaintext: true,
                 reflection: true,
-                // No load balancer has to learn of the end before Ctrl-C may have it.
+                // There is no load balancer that has to notice the end before Ctrl-C stops it.
                 drain_lame_duck: Duration::ZERO,
                 ..Server::default()
             },

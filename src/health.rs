@@ -48,7 +48,7 @@ struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
     /// Whether every credential has worked, all at the same time.
     credentials_have_worked: bool,
-    audit_broken: bool,
+    audit_unavailable: bool,
     draining: bool,
 }
 
@@ -106,7 +106,7 @@ pub enum WhyNot {
     /// The credential of every API client has been refused for a minute.
     CredentialsRefused,
     /// Audit records cannot be written.
-    AuditBroken,
+    AuditUnavailable,
     /// The process is shutting down.
     Draining,
 }
@@ -123,7 +123,7 @@ impl fmt::Display for WhyNot {
             Self::CredentialsRefused => {
                 f.write_str("the platform has been refusing the credential of every API client for a minute")
             }
-            Self::AuditBroken => f.write_str("audit records cannot be written"),
+            Self::AuditUnavailable => f.write_str("audit records cannot be written"),
             Self::Draining => f.write_str("draining"),
         }
     }
@@ -148,8 +148,8 @@ impl Health {
     }
 
     /// Sets whether audit records cannot be written.
-    pub fn set_audit_broken(&self, broken: bool) {
-        self.change(|conditions| conditions.audit_broken = broken);
+    pub fn set_audit_unavailable(&self, unavailable: bool) {
+        self.change(|conditions| conditions.audit_unavailable = unavailable);
     }
 
     /// Marks the replica as draining, permanently.
@@ -221,8 +221,8 @@ impl Conditions {
         if refused_at.is_some_and(|at| at <= now) {
             why_not.push(WhyNot::CredentialsRefused);
         }
-        if self.audit_broken {
-            why_not.push(WhyNot::AuditBroken);
+        if self.audit_unavailable {
+            why_not.push(WhyNot::AuditUnavailable);
         }
         if self.draining {
             why_not.push(WhyNot::Draining);
@@ -356,9 +356,9 @@ mod tests {
     async fn audit_and_drain_take_the_replica_out() {
         let health = Health::new();
         assert!(health.is_serving());
-        health.set_audit_broken(true);
-        assert_eq!(health.why_not(), [WhyNot::AuditBroken]);
-        health.set_audit_broken(false);
+        health.set_audit_unavailable(true);
+        assert_eq!(health.why_not(), [WhyNot::AuditUnavailable]);
+        health.set_audit_unavailable(false);
         assert!(health.is_serving());
         health.set_draining();
         assert_eq!(health.why_not(), [WhyNot::Draining]);

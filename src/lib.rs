@@ -3,7 +3,7 @@
 //! gRPC, so that the services that call it never hold the platform's credentials.
 //!
 //! This page is the way of a call: each stage in the order in which a call meets it.
-//! What a stage is for, and what it leaves to others, stands on its own page.
+//! Each stage documents what it does and what it leaves to others.
 //!
 //! 1. [`server`]: connections in, calls through the middleware, drain.
 //! 2. [`caller`]: who is calling, proven by the transport or by a credential.

@@ -2,7 +2,7 @@
 //!
 //! A container or a service often has far less memory than the machine, and a process that uses
 //! more is killed with all its calls. So the number of calls in flight and the memory for large
-//! responses follow from the limit. What needs the memory is not known here.
+//! responses follow from the limit. The code that uses the memory is elsewhere.
 
 mod limit;
 mod responses;

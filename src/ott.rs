@@ -14,7 +14,7 @@ pub use users::{SubjectPattern, Users};
 
 use crate::secret::Secret;
 
-/// The most bytes of a one-time token.
+/// Maximum length of a one-time token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
 /// A one-time token. Spending it takes it by value, and it cannot be copied, so

@@ -401,7 +401,7 @@ impl Server {
         };
         let workers = tokio::time::timeout(WORKER_END, workers);
         if let Some(Err(_)) = self.drain.hurry.run_until_cancelled(workers).await {
-            tracing::warn!("a worker did not stop in time; the drain does not wait for it");
+            tracing::warn!("worker did not stop in time, not waiting for it");
         }
         // After the last call, and before the audit writes its last records.
         if let Some(calls) = &self.drain.calls {
@@ -410,7 +410,7 @@ impl Server {
         tracing::info!(
             calls.cut_off = drained.cut_off,
             connections.closed = drained.closed,
-            "the drain is over"
+            "drain finished"
         );
         drained
     }

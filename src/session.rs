@@ -162,7 +162,7 @@ pub struct SessionCookie {
     /// `Domain` attribute without a leading dot; empty if there was none.
     pub domain: String,
     /// `Path` attribute; empty if there was none, or one that does not start with `/` and
-    /// therefore stands for the default path (RFC 6265, section 5.2.4).
+    /// therefore means the default path (RFC 6265, section 5.2.4).
     pub path: String,
     /// Expiry time from `Max-Age`, or else from `Expires`; `None` for a session cookie.
     pub expires_at: Option<SystemTime>,

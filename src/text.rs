@@ -3,7 +3,7 @@
 //! One list of characters ([`is_unprintable`]) and one way to escape them, for log lines,
 //! audit records, terminals and statuses. A peer, a certificate, a configuration file or the
 //! error text of a library can contain any character, and some of them end a line, steer a
-//! terminal, or make a text look like another one.
+//! terminal, or make two texts appear the same.
 //!
 //! Nothing here decides what is valid: names and values are checked where they are parsed.
 //!
@@ -223,8 +223,7 @@ impl Write for Escape {
     }
 }
 
-/// Returns the text without unprintable characters, for texts that are shown by programs
-/// which know no escapes.
+/// Returns the text without unprintable characters, for programs that show escapes literally.
 #[must_use]
 pub fn without_unprintable(text: &str) -> String {
     text.chars().filter(|&character| !is_unprintable(character)).collect()

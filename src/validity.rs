@@ -2,7 +2,7 @@
 //!
 //! TLS libraries check this when a peer shows its certificate. They check neither our own
 //! certificate, nor those of authorities that are trusted without one above them (RFC 5280
-//! section 6.1.1 (d)): these have to be looked at before clients notice.
+//! section 6.1.1 (d)): these have to be checked before clients notice.
 
 use std::time::{Duration, SystemTime};
 

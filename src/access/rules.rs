@@ -14,9 +14,10 @@ use super::{
 use crate::{
     call::Operation,
     ott::{Subject, Users},
+    telemetry::metrics::AccessDenial,
 };
 
-/// The quotas of a rule that names none, as `docs/configuration.md` tells them.
+/// The quotas of a rule without its own, as documented in `docs/configuration.md`.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
 const DEFAULT_BURST: u32 = 100;
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
@@ -26,7 +27,7 @@ const DEFAULT_USER_BURST: u32 = 10;
 /// one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
-    /// Globs on callers' names. `anonymous` stands for itself and is matched by no glob.
+    /// Globs on callers' names. `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
     /// The methods; `None`: all.
     pub methods: Option<Vec<Operation>>,
@@ -137,19 +138,6 @@ pub(super) struct Question<'a> {
     pub(super) user: Option<&'a Subject>,
 }
 
-/// Why a rule does not allow a call: the first of its lists that does not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Mismatch {
-    /// It is for other callers.
-    Caller,
-    /// It is for another method.
-    Method,
-    /// It is for other API clients.
-    ApiClient,
-    /// It is for other users.
-    User,
-}
-
 /// Which rule decides on a call, and why; its `Display` is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -188,7 +176,7 @@ impl Rules {
         let mut lines = Vec::with_capacity(self.rules.len() + 1);
         for (number, rule) in (1..).zip(&self.rules) {
             let verdict = match rule.mismatch(question) {
-                Some(mismatch) => mismatch.sentence(question),
+                Some(denial) => sentence(denial, question),
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
@@ -215,8 +203,8 @@ impl Rules {
 
     /// The first rule that allows a call; else the mismatch of the rule that came
     /// closest.
-    pub(super) fn decide(&self, question: Question<'_>) -> Result<&Rule, Mismatch> {
-        let mut closest = Mismatch::Caller;
+    pub(super) fn decide(&self, question: Question<'_>) -> Result<&Rule, AccessDenial> {
+        let mut closest = AccessDenial::Caller;
         for rule in &self.rules {
             match rule.mismatch(question) {
                 None => return Ok(rule),
@@ -323,15 +311,15 @@ impl Rule {
     }
 
     /// The one place that decides: none if the rule allows what is asked.
-    fn mismatch(&self, question: Question<'_>) -> Option<Mismatch> {
+    fn mismatch(&self, question: Question<'_>) -> Option<AccessDenial> {
         if !self.is_for(question.caller) {
-            Some(Mismatch::Caller)
+            Some(AccessDenial::Caller)
         } else if self.settings.methods.as_ref().is_some_and(|named| !named.contains(&question.operation)) {
-            Some(Mismatch::Method)
+            Some(AccessDenial::Method)
         } else if !question.api_client.is_none_or(|name| self.is_with(name)) {
-            Some(Mismatch::ApiClient)
+            Some(AccessDenial::ApiClient)
         } else if !question.user.is_none_or(|user| self.is_for_user(user)) {
-            Some(Mismatch::User)
+            Some(AccessDenial::User)
         } else {
             None
         }
@@ -366,24 +354,22 @@ impl Rule {
     }
 }
 
-impl Mismatch {
-    fn sentence(self, question: Question<'_>) -> String {
-        match self {
-            Self::Caller if question.caller == ANONYMOUS => {
-                "is not for anonymous callers: it does not name `anonymous`, and no glob matches it"
-                    .to_owned()
-            }
-            Self::Caller => format!("is for other callers than {:?}", question.caller),
-            Self::Method => format!("is not for {}", question.operation.name()),
-            Self::ApiClient => match question.api_client {
-                Some(name) => format!("is for other API clients than {name:?}"),
-                None => "is for other API clients".to_owned(),
-            },
-            Self::User => match question.user {
-                Some(user) => format!("is for other users, none of them with this {}", user.field()),
-                None => "is for other users".to_owned(),
-            },
+/// Why a rule does not allow a call, for people.
+fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
+    match denial {
+        AccessDenial::Caller if question.caller == ANONYMOUS => {
+            "is not for anonymous callers: it does not name `anonymous`, and no glob matches it".to_owned()
         }
+        AccessDenial::Caller => format!("is for other callers than {:?}", question.caller),
+        AccessDenial::Method => format!("is not for {}", question.operation.name()),
+        AccessDenial::ApiClient => match question.api_client {
+            Some(name) => format!("is for other API clients than {name:?}"),
+            None => "is for other API clients".to_owned(),
+        },
+        AccessDenial::User => match question.user {
+            Some(user) => format!("is for other users, none of them with this {}", user.field()),
+            None => "is for other users".to_owned(),
+        },
     }
 }
 

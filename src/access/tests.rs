@@ -79,7 +79,7 @@ async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
     let admission = access.admits(access.policy(), &caller("dns:portal"), Operation::LoginWithOtt).unwrap();
     let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
-    assert_eq!(refused, Refused::NotAllowed(Denied(Mismatch::Method)));
+    assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,10 +120,10 @@ async fn a_denied_call_uses_no_quota() {
     let access = access(&[RuleSettings { users: logins(&["*@x"]), ..rule(&["dns:a"]) }]);
     for _ in 0..1000 {
         let denied = issue(&access, "dns:a", "john@elsewhere").unwrap_err();
-        assert_eq!(denied, Refused::NotAllowed(Denied(Mismatch::User)));
+        assert_eq!(denied, Refused::NotAllowed(Denied(AccessDenial::User)));
         assert_eq!(
             issue(&access, "dns:b", "john@x").unwrap_err(),
-            Refused::NotAllowed(Denied(Mismatch::Caller))
+            Refused::NotAllowed(Denied(AccessDenial::Caller))
         );
     }
     assert_eq!(count(20, || issue(&access, "dns:a", "john@x")), 10);
@@ -288,8 +288,8 @@ async fn reflection_is_for_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
     assert!(mentions(&some, &caller("dns:a")).is_ok());
     assert!(mentions(&some, &caller("jwt:x")).is_ok());
-    assert_eq!(mentions(&some, &caller("dns:b")).unwrap_err().reason(), "caller");
-    assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), "caller");
+    assert_eq!(mentions(&some, &caller("dns:b")).unwrap_err().reason(), AccessDenial::Caller);
+    assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), AccessDenial::Caller);
     assert!(mentions(&access(&[rule(&["anonymous"])]), &Caller::anonymous()).is_ok());
 }
 

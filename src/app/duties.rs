@@ -93,7 +93,7 @@ pub(super) async fn follow_credential(credential: &Credential, condition: &Crede
 
 async fn follow_audit(readiness: &mut Readiness, health: &Health) {
     while let Some(unavailable) = readiness.next().await {
-        health.set_audit_broken(unavailable);
+        health.set_audit_unavailable(unavailable);
     }
 }
 

@@ -5,8 +5,8 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 /// Keeps secrets out of core dumps, and out of reach of a debugger that another process
 /// of the same user attaches.
 ///
-/// For the very start of a program, before there is a log: whoever starts one should
-/// warn of an error.
+/// For the very start of a program, before there is a log. The caller logs the error once
+/// there is one.
 pub fn forbid_core_dumps() -> std::io::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none);

@@ -1,4 +1,4 @@
-//! From the configuration to what each part wants to be told.
+//! Converts the configuration to the settings of each part.
 
 use std::{
     io,
@@ -33,10 +33,6 @@ use crate::{
     },
 };
 
-/// How often certificate files are looked at; twice this is less than the 10 s within
-/// which a new one must be in use.
-const TLS_POLL_INTERVAL: Duration = Duration::from_secs(3);
-
 /// The configuration with the limits that the share of open files allows.
 pub(super) fn within(config: &config::Server, share: Share) -> config::Server {
     let lower = |configured: NonZeroU32, limit: u32| {
@@ -55,7 +51,7 @@ pub(super) fn server(config: &config::Server) -> server::Settings {
             certificate_file: tls.certificate_file.clone(),
             private_key_file: tls.private_key_file.clone(),
             client_auth: client_auth(tls),
-            poll_interval: TLS_POLL_INTERVAL,
+            poll_interval: files::POLL_INTERVAL,
         }),
         None if config.plaintext => Transport::Plaintext,
         None => Transport::LoopbackPlaintext,
@@ -194,7 +190,7 @@ pub(super) fn policy(access: &config::Access, tokens: &config::Tokens) -> Result
     })
 }
 
-/// The callers that the rules name in full: the ones that metrics may tell apart.
+/// The callers that the rules name in full, which have metrics of their own.
 pub(super) fn named_callers(config: &config::Access) -> impl Iterator<Item = &str> {
     let names = config.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
     names.filter(|name| !name.contains(['*', '?']))

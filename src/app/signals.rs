@@ -130,10 +130,7 @@ impl Signals {
         };
         match &cause {
             Cause::Signal(name) => {
-                tracing::info!(
-                    signal.name = name,
-                    "the gateway is draining; a second signal ends it at once"
-                );
+                tracing::info!(signal.name = name, "draining, a second signal cuts off calls in flight");
             }
             Cause::ThreadLost(thread) => {
                 tracing::error!(thread.name = %thread, "thread died, stopping the gateway");

@@ -5,12 +5,13 @@ use std::{io, os::fd::AsFd};
 use rustix::fs::{FileType, fstat};
 use tokio::{io::Interest, net::unix::pipe};
 
-use super::{availability::Availability, sink};
+use super::availability::Availability;
+use crate::telemetry::metrics::AuditSink;
 
 /// Resolves when nothing can ever be written to the sink again: a write has failed because
 /// of that, or the reader of a pipe has closed it. The latter is noticed without a write, so
 /// that no call has to fail first.
-pub(super) async fn closed(availability: &Availability, kind: &'static str) {
+pub(super) async fn closed(availability: &Availability, sink: AuditSink) {
     let mut reported = availability.subscribe_closed();
     let by_write = async {
         // An error is impossible: the sender is borrowed.
@@ -18,13 +19,13 @@ pub(super) async fn closed(availability: &Availability, kind: &'static str) {
     };
     tokio::select! {
         () = by_write => {}
-        () = reader_gone(kind) => availability.set_closed(&"the reader of standard output is gone"),
+        () = reader_gone(sink) => availability.set_closed(&"the reader of standard output is gone"),
     }
 }
 
-/// Resolves when standard output is the sink and a pipe that nobody reads any more.
-async fn reader_gone(kind: &'static str) {
-    if kind == sink::STDOUT
+/// Resolves when standard output is the sink and a pipe whose reader has closed it.
+async fn reader_gone(sink: AuditSink) {
+    if sink == AuditSink::Stdout
         && let Ok(pipe) = stdout_pipe()
         && pipe.ready(Interest::ERROR).await.is_ok()
     {

@@ -104,7 +104,7 @@ impl Line {
         }
     }
 
-    /// Begins the line anew, on a line of its own.
+    /// Restarts the line, on a line of its own.
     pub(super) fn restart(&mut self) {
         self.written = 0;
         if !matches!(self.receiver, Receiver::Call(_)) {

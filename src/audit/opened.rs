@@ -199,7 +199,7 @@ impl Opened {
     }
 
     fn byte_at(&self, offset: u64, path: &Path) -> io::Result<u8> {
-        // Somebody may have put a named pipe in its place: opening that must not wait.
+        // A named pipe may have replaced it: opening that must not wait.
         let reader = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?;
         if Identity::of(&reader.metadata()?) != self.identity {
             return Err(io::Error::other("the file was replaced"));

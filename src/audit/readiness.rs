@@ -59,7 +59,7 @@ mod tests {
         sink.send_replace(true);
         assert_eq!(readiness.next().await, Some(true));
         assert_eq!(began.elapsed(), OUTAGE);
-        // Good for a moment only.
+        // Available for a moment only.
         sink.send_replace(false);
         assert!(timeout(RECOVERY.saturating_sub(MS), readiness.next()).await.is_err());
         sink.send_replace(true);

@@ -1,6 +1,6 @@
 //! The lines themselves, as JSON.
 //!
-//! Nothing that a caller sends can end a line or look like another one: unprintable
+//! Nothing that a caller sends can end a line or resemble another one: unprintable
 //! characters are escaped.
 
 mod refused_calls;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::{self, Instant},
-    telemetry::metrics::{AuditFault, Metrics},
+    telemetry::metrics::{AuditFault, AuditSink, Metrics},
 };
 
 /// How long a sink that was made non-blocking may have no room, before the write counts as
@@ -25,9 +25,6 @@ use crate::{
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// Interval between attempts to open the file at the path, while the previous one is in use.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Name of the sink that is standard output.
-pub(super) const STDOUT: &str = "stdout";
 
 /// Where audit records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,20 +38,21 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// The name in metrics.
-    pub(super) fn kind(&self) -> &'static str {
+    /// Returns the label in metrics. `None` if it is off.
+    pub(super) const fn label(&self) -> Option<AuditSink> {
         match self {
-            Self::Off => "off",
-            Self::Stdout => STDOUT,
-            Self::File(_) => "file",
+            Self::Off => None,
+            Self::Stdout => Some(AuditSink::Stdout),
+            Self::File(_) => Some(AuditSink::File),
         }
     }
 
     /// The name in messages.
     pub(super) fn path(&self) -> PathBuf {
         match self {
+            Self::Off => PathBuf::from("off"),
+            Self::Stdout => PathBuf::from("stdout"),
             Self::File(path) => path.clone(),
-            other => PathBuf::from(other.kind()),
         }
     }
 
@@ -191,7 +189,7 @@ impl Output {
                 .any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
     }
 
-    /// Whether what is written next would continue a line of somebody else: the file ended in
+    /// Whether what is written next would continue a line of another process: the file ended in
     /// half a line when it was opened, and nothing was written since.
     pub(super) const fn is_unfinished(&self) -> bool {
         self.opened.unfinished

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock::{self, Instant, WallClock},
     telemetry::{
-        metrics::{AuditClass, AuditFault, Metrics},
+        metrics::{AuditClass, AuditFault, AuditSink, Metrics, RecordResult},
         threads::{Heartbeat, Pulse},
     },
 };
@@ -64,7 +64,7 @@ pub(super) struct Thread {
     report_at: Option<Instant>,
     is_last_turn: bool,
     shared: Arc<Shared>,
-    sink: &'static str,
+    sink: AuditSink,
     metrics: Metrics,
     clock: WallClock,
     heartbeat: Heartbeat,
@@ -86,7 +86,7 @@ impl Thread {
     pub(super) fn new(
         output: Output,
         shared: Arc<Shared>,
-        sink: &'static str,
+        sink: AuditSink,
         metrics: Metrics,
         clock: WallClock,
     ) -> Self {
@@ -275,8 +275,8 @@ impl Thread {
         }
     }
 
-    /// Writes one batch, and returns its length. If that fails while the sink is available, repeats it as long as
-    /// calls wait anyway.
+    /// Writes one batch, and returns its length. If that fails while the sink is available,
+    /// repeats it for [`REPEAT_LIMIT`], which calls wait in any case.
     fn write_patiently(&mut self, started: Instant) -> io::Result<usize> {
         let mut result = self.write_batch(self.retry_at.is_some(), false);
         let mut pause = MIN_PAUSE;
@@ -319,7 +319,7 @@ impl Thread {
         let synced = if must_sync && has_name.is_ok() { self.output.sync() } else { Ok(()) };
         let written = if has_name.is_ok() { written } else { 0 };
         let Self { backlog, output, shared, metrics, sink, .. } = self;
-        backlog.credit(written, synced.is_ok(), output, |line| end(line, shared, metrics, sink));
+        backlog.credit(written, synced.is_ok(), output, |line| end(line, shared, metrics, *sink));
         result.and(has_name).and(synced).map(|()| bytes.len())
     }
 
@@ -356,12 +356,12 @@ impl Thread {
 
 /// Ends a line that is where it has to be. Returns the line that has to be written because
 /// this one is not valid.
-fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: &'static str) -> Option<Line> {
+fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: AuditSink) -> Option<Line> {
     let (class, has_place) = (line.class(), line.has_place());
     let result = match line.finish() {
         Fate::Awaited => None,
-        Fate::Unawaited => Some("ok"),
-        Fate::Late => Some("late"),
+        Fate::Unawaited => Some(RecordResult::Ok),
+        Fate::Late => Some(RecordResult::Late),
         Fate::Repeat(line) => return Some(line),
     };
     if has_place {

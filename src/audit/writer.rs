@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{availability::Availability, line::Line, places::Places, sink::Output, thread::Thread};
 use crate::{
     clock::WallClock,
-    telemetry::metrics::{AuditClass, Metrics},
+    telemetry::metrics::{AuditClass, AuditSink, Metrics},
 };
 
 /// The way to the thread. The thread ends when this is dropped.
@@ -68,7 +68,7 @@ impl Writer {
     /// Starts the thread. It keeps all lines of `max_in_flight` allowed calls.
     pub(super) fn start(
         output: Output,
-        sink: &'static str,
+        sink: AuditSink,
         max_in_flight: usize,
         metrics: Metrics,
         clock: WallClock,

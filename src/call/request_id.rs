@@ -12,7 +12,7 @@ use crate::clock::WallClock;
 /// The id of one call, for logs, records and the caller's `RequestInfo`.
 ///
 /// 1 to 64 characters out of `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
-/// header or a path wherever it is written.
+/// header or a path in any context.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId {
     text: [u8; Self::MAX_LENGTH],
@@ -20,7 +20,7 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// The longest id that is taken over from a caller, in bytes.
+    /// Maximum length of an id that is taken over from a caller, in bytes.
     pub const MAX_LENGTH: usize = 64;
 
     /// Returns a new id, a UUID of version 7: those of different milliseconds are ordered by time.

@@ -1,6 +1,6 @@
 //! Bearer credentials: reading the header, and the tokens known by their SHA-256.
 //!
-//! What looks like a JWT is not judged here.
+//! Credentials in the form of a JWT are not checked here.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +12,7 @@ use http::HeaderValue;
 
 use super::{Caller, CallerError, InvalidSettings, Proof, name};
 
-/// The most bytes of a bearer credential; a JWT is the longest kind.
+/// Maximum size of a bearer credential, in bytes; a JWT is the longest kind.
 const MAX_BEARER_BYTES: usize = 8 * 1024;
 
 /// The bearer tokens that prove a caller, each known only by its SHA-256.
@@ -80,7 +80,7 @@ pub(super) fn credential(header: &HeaderValue) -> Result<&str, CallerError> {
     let credential = credential.trim_matches(' ');
     let is_sound = scheme.eq_ignore_ascii_case("bearer")
         && (1..=MAX_BEARER_BYTES).contains(&credential.len())
-        // A comma would be two headers that someone on the way has joined.
+        // A comma would be two headers that a proxy has joined.
         && credential.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
     if is_sound { Ok(credential) } else { Err(CallerError::InvalidCredential) }
 }

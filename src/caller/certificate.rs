@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::name::{self, NameFault};
 
-/// The caller's name in the leaf certificate. The common name is never looked at.
+/// The caller's name in the leaf certificate. The common name is ignored.
 pub(super) fn caller_name(leaf: &CertificateDer<'_>) -> Result<String, NameFault> {
     let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| NameFault::Unreadable)?;
     if !rest.is_empty() {

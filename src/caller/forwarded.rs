@@ -1,6 +1,6 @@
-//! What a proxy tells of the caller behind it, and which peers may tell.
+//! The header in which a proxy names the caller behind it, and the peers that may send it.
 //!
-//! A header from any other peer identifies nobody, and is counted.
+//! A header from any other peer is ignored, and counted.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Linkerd's header.
 const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 
-/// Which header tells, and who may send it.
+/// The header, and the peers that may send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedSettings {
     /// The header that the proxy sets.
@@ -25,7 +25,7 @@ pub struct ForwardedSettings {
     pub from: Vec<ForwardedFrom>,
 }
 
-/// A header in which a proxy tells who the caller is.
+/// A header in which a proxy names the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedHeader {
     /// `x-forwarded-client-cert`, as Envoy writes it.
@@ -41,7 +41,7 @@ pub enum ForwardedHeader {
 /// A peer that speaks for others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardedFrom {
-    /// Whoever connects over the loopback interface: a sidecar, but so is every other
+    /// Every peer on the loopback interface: a sidecar, but also every other
     /// process of the machine or pod.
     Loopback,
     /// Whoever connects from exactly this address, such as the pod's own: a sidecar, but
@@ -53,13 +53,13 @@ pub enum ForwardedFrom {
     Dns(String),
 }
 
-/// Why a header tells nobody.
+/// Why a header has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardedFault {
     /// It breaks its own syntax.
     #[error("it is malformed")]
     Malformed,
-    /// What it tells is no usable name.
+    /// Its name is not usable.
     #[error(transparent)]
     Name(NameFault),
 }
@@ -101,7 +101,7 @@ impl ForwardedSettings {
         self.from.iter().any(|from| from.is(peer))
     }
 
-    /// The name that a trusted peer tells; none if it sends no header.
+    /// Returns the name in the header of a trusted peer; `None` if it sends no header.
     pub(super) fn told(&self, headers: &HeaderMap) -> Result<Option<String>, CallerError> {
         let Some(value) = super::the_only(headers, &self.header.name())? else { return Ok(None) };
         let told = match self.header {

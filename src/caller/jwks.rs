@@ -1,9 +1,9 @@
 //! An issuer's public keys, kept fresh.
 //!
-//! [`KeyRing`] is what verification looks at; [`JwksRefresh`] is the one task that changes
+//! [`KeyRing`] is what verification uses; [`JwksRefresh`] is the one task that changes
 //! it. Keys are only ever replaced by a set that has some: a failed fetch or a broken file
 //! leaves the last good ones. Those from a URL prove nothing any more once they are older than
-//! a maximum: a key that the issuer has withdrawn must not be accepted for ever because the
+//! a maximum: a key that the issuer has withdrawn must not be accepted indefinitely because the
 //! issuer cannot be reached.
 
 use std::{
@@ -117,7 +117,7 @@ pub struct JwksRefresh {
     metrics: JwksMetrics,
 }
 
-/// What the source has had so far.
+/// The last contents of the source.
 #[derive(Debug, Default)]
 struct Seen {
     /// The text of the keys in use.

@@ -27,7 +27,7 @@ const ONLY_ISSUER: &str = "default";
 
 /// How far the issuer's clock may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
-/// The most bytes of a key's id.
+/// Maximum length of a key's id, in bytes.
 const MAX_KEY_ID_BYTES: usize = 256;
 
 /// One issuer whose tokens are accepted.

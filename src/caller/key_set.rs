@@ -21,9 +21,9 @@ pub(super) const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::EdDSA,
 ];
 
-/// The most bytes of a key set; real ones have a few KiB.
+/// Maximum size of a key set, in bytes; real ones have a few KiB.
 pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;
-/// The most keys of a set, so that looking one up stays cheap.
+/// Maximum number of keys in a set, so that looking one up stays cheap.
 const MAX_KEYS: usize = 100;
 /// Why a text is no usable key set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +82,7 @@ pub(super) enum Lookup {
 
 impl KeySet {
     /// Reads a set. Keys that we cannot use (of other types, for encryption) are passed
-    /// over, as RFC 7517 section 5 says.
+    /// over, as RFC 7517 section 5 requires.
     pub(super) fn parse(json: &[u8]) -> Result<Self, JwksFault> {
         #[derive(Deserialize)]
         struct Document {

@@ -1,22 +1,22 @@
-//! Names that were proven: what a SPIFFE id, a DNS name or a JWT subject may look like.
+//! Names that were proven: the valid forms of a SPIFFE id, a DNS name or a JWT subject.
 //!
-//! A name ends up in rules, logs and records, so each is bounded visible ASCII whatever
-//! proved it. How it was proven is none of this module's business.
+//! A name ends up in rules, logs and records, so each is bounded visible ASCII,
+//! regardless of its proof. Proofs are checked elsewhere.
 
-/// The most bytes of a SPIFFE id (SPIFFE-ID section 2.3).
+/// Maximum length of a SPIFFE id in bytes (SPIFFE-ID section 2.3).
 const MAX_SPIFFE_ID_BYTES: usize = 2048;
-/// The most bytes of its trust domain (SPIFFE-ID section 2.1).
+/// Maximum length of its trust domain in bytes (SPIFFE-ID section 2.1).
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
-/// The most bytes of a DNS name (RFC 1035 section 2.3.4), as text.
+/// Maximum length of a DNS name in bytes (RFC 1035 section 2.3.4), as text.
 const MAX_DNS_NAME_BYTES: usize = 253;
-/// The most bytes of one of its labels.
+/// Maximum length of one of its labels in bytes.
 const MAX_DNS_LABEL_BYTES: usize = 63;
-/// The most bytes of a JWT's subject, or of a bearer token's name.
+/// Maximum length of a JWT's subject, or of a bearer token's name, in bytes.
 const MAX_PLAIN_NAME_BYTES: usize = 255;
 /// Maximum length of the name of a JWT issuer, in bytes.
 const MAX_ISSUER_NAME_BYTES: usize = 63;
 
-/// Why a certificate, or what a proxy tells of one, names nobody.
+/// Why a certificate, or the header of a proxy about one, has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// The certificate cannot be read.
@@ -39,7 +39,7 @@ pub enum NameFault {
     MalformedDnsName,
 }
 
-/// The one name that alternative names tell: the SPIFFE id if the only URI is one, else
+/// The one name in the alternative names: the SPIFFE id if the only URI is one, else
 /// the only DNS name.
 ///
 /// Several are refused, not chosen from: which of them is meant is not for us to guess,
@@ -112,7 +112,7 @@ pub(super) fn is_issuer_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// Whether some caller can have that name, which says how it was proven; `anonymous` is
+/// Whether a caller can have that name, whose prefix shows how it was proven; `anonymous` is
 /// one too.
 #[must_use]
 pub fn is_caller_name(text: &str) -> bool {

@@ -1,6 +1,6 @@
 //! `ott-gateway check-config`: what is wrong with a configuration, or what it means.
 //!
-//! Which access rule decides on a call is told in `explain`.
+//! `explain` reports which access rule decides a call.
 
 mod explain;
 
@@ -18,10 +18,10 @@ use crate::{
     text::Printable,
 };
 
-/// Tell everything that is wrong with a configuration.
+/// Check a configuration file and report every problem.
 ///
-/// Every fault is told with file, line and key; if there is none, what the configuration
-/// means is told in short. Nothing is started.
+/// Every problem is reported with file, line and key; without problems, a summary of the
+/// configuration is printed. Nothing is started.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// Also fetch an access token with every API client
     #[arg(long)]
     online: bool,
-    /// Tell which access rule decides on such a call, and why
+    /// Report which access rule decides such a call, and why
     ///
     /// CALLER is a name with its proof (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`,
     /// `token:NAME`) or `anonymous`; METHOD is `IssueOtt` or `LoginWithOtt`; USER is

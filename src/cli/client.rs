@@ -1,6 +1,6 @@
 //! The gRPC client of the commands that talk to a running gateway.
 //!
-//! It knows how to connect and how to show a message as JSON; what is asked is in the
+//! It connects, and shows a message as JSON; what is asked is in the
 //! commands.
 
 use std::{
@@ -165,9 +165,9 @@ impl Client {
         }
     }
 
-    /// In TLS 1.3 a client learns only after its own handshake, from a closed connection,
+    /// In TLS 1.3 a client notices only after its own handshake, from a closed connection,
     /// that it should have shown a certificate (RFC 8446, section 4.4.2.4). A status that
-    /// was sent has no source; one that tells of the connection has.
+    /// was sent has no source; one about the connection has.
     fn failure(&self, status: Status) -> Failure {
         match std::error::Error::source(&status) {
             Some(cause)

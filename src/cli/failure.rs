@@ -66,7 +66,7 @@ pub enum Failure {
          which --certificate-file and --private-key-file show"
     )]
     Closed {
-        /// What the transport says.
+        /// The error of the transport.
         cause: String,
     },
     /// The gateway answered with an error.

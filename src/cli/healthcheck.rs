@@ -16,8 +16,8 @@ use super::{
 
 /// Ask a running gateway whether it is serving.
 ///
-/// Meant for probes in images without a shell. Exits with 0 if it says SERVING, with 1 if
-/// it says anything else or nothing. The health service needs no access rule.
+/// Meant for probes in images without a shell. Exits with 0 if it reports SERVING, with 1 if
+/// it reports anything else or does not answer. The health service needs no access rule.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -51,6 +51,6 @@ async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure>
             output.line("SERVING");
             Ok(())
         }
-        other => Err(Failure::Failed(format!("the gateway says {}", other.as_str_name()))),
+        other => Err(Failure::Failed(format!("the gateway reports {}", other.as_str_name()))),
     }
 }

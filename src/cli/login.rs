@@ -22,7 +22,7 @@ use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceC
 /// arguments can be seen by every user of a machine: either the token alone, or the JSON
 /// that `ott-gateway issue` prints.
 ///
-/// Whoever holds the session acts as that user, so mind where the output goes.
+/// Anyone who holds the session can act as that user, so mind where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

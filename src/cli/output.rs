@@ -1,7 +1,7 @@
 //! Everything that a command prints goes through here.
 //!
 //! Results go to standard output, errors to standard error. Whether an output has colors is
-//! decided in [`terminal`](super::terminal). A text that others chose and that belongs on one
+//! decided in [`terminal`]. A text that others chose and that belongs on one
 //! line is printed as [`Printable`]; what remains is escaped here.
 
 use std::{
@@ -25,7 +25,7 @@ pub struct Output {
     err_colour: bool,
 }
 
-/// How a piece of text looks on a terminal.
+/// The style of a text on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "sandbox"), expect(dead_code, reason = "the sandbox's walk has most of them"))]
 pub(super) enum Style {
@@ -148,7 +148,7 @@ fn print(to: &mut dyn Write, colour: bool, lines: impl Display, end: &str) {
         rest = after;
     }
     printed.push_str(end);
-    // If the reader has closed the pipe, there is nobody to report it to.
+    // If the reader has closed the pipe, it cannot be reported.
     let _ = to.write_all(printed.as_bytes());
 }
 

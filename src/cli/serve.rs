@@ -25,14 +25,14 @@ pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end.
 ///
-/// Everything is set in one TOML file. A variable of the environment goes over the file:
-/// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. Wrong configuration is
-/// refused before anything is opened, all faults at once.
+/// Everything is set in one TOML file. Environment variables override the file:
+/// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. An invalid configuration
+/// is refused before anything is opened, with all problems at once.
 ///
 /// SIGTERM, SIGINT and SIGQUIT end it within 30 seconds, unless the configuration gives calls
-/// in flight more time; a second one ends it within 3 seconds. SIGHUP and SIGUSR1 read access
-/// rules again and open the audit file anew; changed rules,
-/// secrets and certificates are also picked up by themselves, within 10 seconds.
+/// in flight more time; a second one ends it within 3 seconds. SIGHUP and SIGUSR1 read the
+/// access rules again and reopen the audit file; changed rules, secrets and certificates are
+/// also picked up within 10 seconds without a signal.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -49,14 +49,14 @@ pub(super) struct ConfigArgument {
 }
 
 const EXAMPLES: &str = "\
-The least that is needed (gateway.toml):
+Minimal configuration (gateway.toml):
   [api_clients.eu2]
   data_center_url = \"https://eu2-cloud.acronis.com\"
   client_id = \"…\"
   client_secret_file = \"/run/secrets/eu2\"
 
   [[access.rules]]
-  callers = [\"anonymous\"]    # nobody is asked who they are: good for a first try only
+  callers = [\"anonymous\"]    # callers need no credential: for a first try only
   users = \"all\"
 
 Examples:
@@ -64,24 +64,24 @@ Examples:
   OTT_GATEWAY__TELEMETRY__LOG_LEVEL=debug ott-gateway serve --config gateway.toml";
 
 impl ConfigArgument {
-    /// Reads the file and the environment over it.
+    /// Reads the file, and the environment variables that override it.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(Some(&self.config), &Process)?)
     }
 }
 
-/// `core_dumps`: whether they could be switched off, which is told once there is a log.
+/// `core_dumps` is whether they could be disabled, which is logged once there is a log.
 pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(), Failure> {
     protect_from_signals()?;
     let config = arguments.config.load()?;
     let logging = start_log(&config)?;
     if let Err(error) = core_dumps {
-        tracing::warn!(%error, "core dumps could not be switched off: one would contain secrets");
+        tracing::warn!(%error, "cannot disable core dumps, which would contain secrets");
     }
     if !config.variables.is_empty() {
         tracing::info!(
             config.variables = config.variables.join(" "),
-            "these variables of the environment go over the configuration file"
+            "environment variables override the configuration file"
         );
     }
     for variable in &config.environment {
@@ -103,7 +103,7 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
         app.report_log(logging.clone());
         Ok(signals.serve(app).await)
     });
-    tracing::info!("the gateway has ended");
+    tracing::info!("gateway stopped");
     logging.flush(LOG_FLUSH_LIMIT);
     match served? {
         Ended::InGoodOrder => Ok(()),
@@ -127,8 +127,8 @@ pub(super) fn lost(thread: &str) -> Failure {
     Failure::Failed(format!("thread {thread} died; see the log, and restart the gateway"))
 }
 
-/// Sets the signal mask of this thread, and thereby of all threads. For the start of a command
-/// that serves.
+/// Sets the signal mask of this thread, which all later ones inherit. For the start of a
+/// command that serves.
 pub(super) fn protect_from_signals() -> Result<(), Failure> {
     set_signal_mask().map_err(|error| Failure::Failed(format!("cannot set the signal mask: {error}")))
 }

@@ -40,7 +40,7 @@ pub(super) fn report(status: &Status) -> String {
         .map(|info| info.request_id.clone())
         .or_else(|| status.metadata().get("x-request-id")?.to_str().ok().map(str::to_owned));
     if let Some(id) = request_id {
-        line(&mut report, "request id", &format!("{id} (quote it to whoever runs the gateway)"));
+        line(&mut report, "request id", &format!("{id} (quote it to the gateway's operator)"));
     }
     line(&mut report, "retry", &retry(status));
     report
@@ -114,7 +114,7 @@ mod tests {
              \n  The platform is busy.\
              \n  login         must not\\u{1b}[2J be empty\
              \n  http status   429\
-             \n  request id    0199 (quote it to whoever runs the gateway)\
+             \n  request id    0199 (quote it to the gateway's operator)\
              \n  retry         after 7s 1ms"
         );
     }

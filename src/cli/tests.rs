@@ -273,7 +273,7 @@ async fn healthcheck_tells_by_its_result_whether_the_gateway_serves() {
     };
     let (out, _, done) = run_on_thread(format!("ott-gateway healthcheck --endpoint http://{address}")).await;
     assert_eq!((out.as_str(), done), ("SERVING\n", Ok(())));
-    assert_eq!(check("down").await.2, Err("the gateway says NOT_SERVING".to_owned()));
+    assert_eq!(check("down").await.2, Err("the gateway reports NOT_SERVING".to_owned()));
     let (_, err, done) = check("unknown").await;
     assert!(done.is_err());
     assert!(err.starts_with("error: NOT_FOUND\n"), "{err}");

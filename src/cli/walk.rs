@@ -28,7 +28,7 @@ const TARGET: &str = "/mc/";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a token is shown.
 const SHOWN: usize = 20;
-/// Where the commands look for a gateway if they are not told.
+/// The default address of the gateway for the commands.
 const DEFAULT_GATEWAY: &str = "127.0.0.1:50051";
 
 const PYTHON: &str = "\

@@ -60,7 +60,7 @@ pub(super) const USER_KEYS: [&str; 4] = ["users", "logins", "external_ids", "use
 
 const METHODS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 
-/// How callers' names begin, which says how they were proven.
+/// Prefixes of callers' names, which show how they were proven.
 const PROOFS: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
 
 pub(super) const DEFAULT_MAX_QUOTA_USERS: NonZeroU32 = const { NonZeroU32::new(262_144).unwrap() };

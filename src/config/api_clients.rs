@@ -188,7 +188,7 @@ fn client_id(value: &super::file::Value) -> Result<String, Problem> {
 impl SecretSource {
     fn read(section: &mut Section<'_>, environment: &dyn Environment) -> Option<Self> {
         if section.has("client_secret") {
-            let rule = "a secret does not stand in the configuration: put it into a file and name that \
+            let rule = "a secret must not be in the configuration: put it into a file and name that \
                         with client_secret_file";
             // Asked for, so that it is not an unknown key on top.
             let _ = section.optional("client_secret", |_| Err::<(), _>(Problem::rule(rule)));

@@ -34,7 +34,7 @@ pub enum AuditSink {
     Stdout,
     /// "off": no record at all.
     Off,
-    /// A path: appended to, and opened anew on SIGHUP.
+    /// A path: appended to, and reopened on SIGHUP.
     File(PathBuf),
 }
 
@@ -46,7 +46,7 @@ impl Audit {
             Some(path) => file_sink(&section, path),
         };
         if sink == AuditSink::Off {
-            section.warning("sink", "is \"off\": nobody can tell later who got which token");
+            section.warning("sink", "is \"off\": there will be no record of who got which token");
         }
         let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
         if fsync && !matches!(sink, AuditSink::File(_)) {

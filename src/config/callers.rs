@@ -80,9 +80,9 @@ impl fmt::Debug for TokenHash {
 /// A proxy that identifies callers for us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarded {
-    /// `header`: in which header it tells.
+    /// `header`: the header that names the caller.
     pub header: ForwardedHeader,
-    /// `from`: who may tell; at least one.
+    /// `from`: the peers that may send it; at least one.
     pub from: Vec<ForwardedFrom>,
 }
 
@@ -98,13 +98,13 @@ pub enum ForwardedHeader {
 /// A proxy that is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardedFrom {
-    /// "loopback": whoever connects from this machine.
+    /// "loopback": every peer on this machine.
     Loopback,
-    /// An IP address: whoever connects from it.
+    /// An IP address: every peer with it.
     Address(IpAddr),
-    /// `"spiffe://…"`: whoever shows a certificate with that SPIFFE id, here in full.
+    /// `"spiffe://…"`: every peer whose certificate has that SPIFFE id, here in full.
     Spiffe(String),
-    /// `"dns:NAME"`: whoever shows a certificate with that DNS name, here without "dns:".
+    /// `"dns:NAME"`: every peer whose certificate has that DNS name, here without "dns:".
     Dns(String),
 }
 
@@ -285,7 +285,7 @@ impl Forwarded {
             section.fault(
                 "from",
                 Problem::Missing(
-                    "who may tell, such as [\"loopback\"]; the header is believed from nobody else",
+                    "who may send it, such as [\"loopback\"]; the header of any other peer is ignored",
                 ),
             );
         }

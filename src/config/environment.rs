@@ -131,7 +131,7 @@ fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
         return match table.get(&key).map(|old| &old.value) {
             Some(Value::Table(_)) => Err(Problem::rule("is a table; a variable sets one of its keys")),
             Some(Value::List(items)) if items.iter().any(|item| matches!(item.value, Value::Table(_))) => {
-                Err(Problem::rule("is a list of tables, which stands in the file only"))
+                Err(Problem::rule("is a list of tables, which can only be set in the file"))
             }
             _ => {
                 table.insert(key, node);
@@ -143,7 +143,7 @@ fn set(table: &mut Table, path: &[String], node: Node) -> Result<(), Problem> {
     let entry = table.entry(key).or_insert_with(|| Node { value: Value::Table(Table::new()), place });
     match &mut entry.value {
         Value::Table(inner) => set(inner, rest, node),
-        Value::List(_) => Err(Problem::rule("is part of a list, which stands in the file only")),
+        Value::List(_) => Err(Problem::rule("is part of a list, which can only be set in the file")),
         _ => Err(Problem::UnknownKey { nearest: None }),
     }
 }

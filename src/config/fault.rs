@@ -1,8 +1,8 @@
 //! What is wrong with a configuration, and where.
 //!
-//! A finding contains the place, the key and the rule, and never a value: any value may
-//! be a secret that somebody put in the wrong line. Keys and file names can contain any
-//! character; a finding is printed on one line regardless. Nothing here looks for findings.
+//! A finding contains the place, the key and the rule, and never a value: any value may be a
+//! secret that was written on the wrong line. Keys and file names can contain any character; a
+//! finding is printed on one line regardless. Nothing is checked here.
 
 use std::{borrow::Cow, cell::RefCell, fmt, io, path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ const MAX_SHOWN_BYTES: usize = 1024;
 /// Maximum number of findings that [`Faults`] shows; `check-config` prints all.
 const MAX_SHOWN_FAULTS: usize = 10;
 
-/// Where a value stands.
+/// Where a value is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In no line of the file: what is meant is missing from it as a whole.
@@ -70,7 +70,7 @@ pub enum Problem {
     /// There is no such key.
     #[error("unknown key{}", DidYouMean(.nearest.as_deref()))]
     UnknownKey {
-        /// The known key that it looks most like.
+        /// The most similar known key.
         nearest: Option<String>,
     },
     /// The value names something that is not there.
@@ -78,7 +78,7 @@ pub enum Problem {
     UnknownName {
         /// What it should be the name of.
         what: &'static str,
-        /// The known name that it looks most like.
+        /// The most similar known name.
         nearest: Option<String>,
     },
     /// The value is of another type.
@@ -92,7 +92,7 @@ pub enum Problem {
     /// A key that must be there is not.
     #[error("is missing: {0}")]
     Missing(&'static str),
-    /// The value breaks a rule, which this sentence tells.
+    /// The value breaks the rule in this sentence.
     #[error("{0}")]
     Rule(Cow<'static, str>),
 }
@@ -115,7 +115,7 @@ impl fmt::Display for DidYouMean<'_> {
     }
 }
 
-/// The known name that a name looks most like, if it looks like one at all.
+/// Returns the most similar known name, if one is similar enough.
 pub(crate) fn nearest<'a, I: Iterator<Item = &'a str>>(name: &str, known: I) -> Option<String> {
     // One letter of three may differ: "eu3" is "eu2", "colour" is nothing of ours.
     const ALIKE: f64 = 0.6;

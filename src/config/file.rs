@@ -1,4 +1,4 @@
-//! The configuration file as a tree whose values know their lines.
+//! The configuration file as a tree whose values have line numbers.
 //!
 //! Nothing here knows a key.
 
@@ -36,7 +36,7 @@ pub(super) enum Value {
     Datetime,
     List(Vec<Node>),
     Table(Table),
-    /// From the environment: becomes whatever its key wants.
+    /// From the environment: converted to the type of its key.
     Variable(String),
 }
 

@@ -1,7 +1,7 @@
 //! Reading one table of the configuration, key by key.
 //!
 //! A key that is asked for is a known key; at the end, every other one is a fault.
-//! What a value must look like is told by the parsers in [`value`](super::value).
+//! The form of each value is defined by the parsers in [`value`](super::value).
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
@@ -62,7 +62,7 @@ impl<'a> Section<'a> {
                 .map(|(number, item)| self.of_node(format!("{name}[{number}]"), item))
                 .collect(),
             Value::Variable(_) => {
-                let problem = Problem::rule("is a list of tables, which stands in the file only");
+                let problem = Problem::rule("is a list of tables, which can only be set in the file");
                 self.findings.fault(node.place.clone(), name, problem);
                 Vec::new()
             }
@@ -202,7 +202,7 @@ impl<'a> Section<'a> {
         self.table.get(key).map(|node| &node.value)
     }
 
-    /// Where a key stands; where its table stands if it is absent.
+    /// The place of a key, or of its table if it is absent.
     pub(super) fn place_of(&self, key: &str) -> Place {
         self.table.get(key).map_or_else(|| self.place.clone(), |node| node.place.clone())
     }

@@ -28,7 +28,7 @@ pub struct Server {
     pub plaintext: bool,
     /// `[server.tls]`; none: HTTP/2 without TLS.
     pub tls: Option<ServerTls>,
-    /// `max_deadline`: the longest that a call may take, whatever deadline it asks for;
+    /// `max_deadline`: maximum duration of a call, even if it asks for a later deadline;
     /// 10 s, from 100 ms to 60 s.
     pub max_deadline: Duration,
     /// `worker_threads`: 1 to 1,024; none: one per core, at most 16.
@@ -131,7 +131,7 @@ impl Server {
     pub(super) fn read(mut section: Section<'_>) -> Self {
         let default = Self::default();
         let seconds = Duration::from_secs;
-        // A faulty address stands in nobody's way: port 0 is the same as no other.
+        // An invalid address conflicts with no other: port 0 is equal to none.
         let usual =
             if section.has("listen") { SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) } else { default.listen };
         let server = Self {

@@ -9,7 +9,7 @@ use super::{
     section::Section, value, variables::VariableInEffect,
 };
 
-/// How the gateway tells what it does. Logs go to stderr.
+/// Logs and traces. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
     /// `log_format`: "json" or "text"; "json".

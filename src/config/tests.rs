@@ -322,7 +322,7 @@ const BROKEN: &[Broken] = &[
     (
         "[callers.forwarded]\nheader = \"l5d-client-id\"",
         &[
-            "gateway.toml:8: callers.forwarded.from: is missing: who may tell, such as [\"loopback\"]; the header is believed from nobody else",
+            "gateway.toml:8: callers.forwarded.from: is missing: who may send it, such as [\"loopback\"]; the header of any other peer is ignored",
         ],
     ),
     (
@@ -495,7 +495,7 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2/api/2\"\nclient_id = \"id\"\nclient_secret = \"canary-5f0c\"",
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must end after the host and the port, without a path",
-                "gateway.toml:4: api_clients.eu2.client_secret: a secret does not stand in the configuration: put it into a file and name that with client_secret_file",
+                "gateway.toml:4: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
             ],
         ),
         (
@@ -915,9 +915,9 @@ fn fault_of_the_environment_names_the_variable() {
         faults,
         [
             "OTT_GATEWAY_SERVER__REFLECTION: unknown key; did you mean \"OTT_GATEWAY__SERVER__REFLECTION\"?",
-            "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which stands in the file only",
-            "OTT_GATEWAY__ACCESS__RULES__0__CALLERS: access.rules.0.callers: is part of a list, which stands in the file only",
-            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret does not stand in the configuration: put it into a file and name that with client_secret_file",
+            "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which can only be set in the file",
+            "OTT_GATEWAY__ACCESS__RULES__0__CALLERS: access.rules.0.callers: is part of a list, which can only be set in the file",
+            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
             "OTT_GATEWAY__SERVER: server: is a table; a variable sets one of its keys",
             "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"listen\"?",
             "OTT_GATEWAY__SERVER__MAX_DEADLINE: server.max_deadline: must be a duration with its unit, such as \"10s\" or \"500ms\"",
@@ -988,7 +988,7 @@ fn doubtful_settings_are_warnings() {
         [
             "api_clients.eu2.client_secret_env: a secret in the environment cannot be rotated without a restart, \
              and other programs may see it; prefer client_secret_file",
-            "audit.sink: is \"off\": nobody can tell later who got which token",
+            "audit.sink: is \"off\": there will be no record of who got which token",
         ]
     );
     set("jwks.json", 0o666);

@@ -1,7 +1,7 @@
-//! What a value must look like: one parser per kind of value.
+//! One parser for each kind of value.
 //!
-//! Each tells the rule that a value breaks, never the value. Text of a variable is
-//! taken as whatever its key wants.
+//! Each returns the rule that a value breaks, never the value. Text of a variable is converted
+//! to the type of its key.
 
 use std::{
     fmt,

@@ -149,7 +149,7 @@ impl Shared {
 }
 
 /// Whether a young token that has worked does not work for anybody any more, and neither does
-/// the older one. Nodes that learn of a token late do not look like this: others accept it
+/// the older one. Nodes that get a token late do not cause this: others accept it
 /// all the while.
 fn is_revoked(tokens: &Tokens, now: Now) -> bool {
     let newest = tokens.newest();

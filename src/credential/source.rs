@@ -1,6 +1,6 @@
 //! Reads an API client's secret, and follows a file that is rotated.
 //!
-//! [`client_secret`](crate::secret::client_secret) decides which secrets are valid.
+//! [`client_secret`] decides which secrets are valid.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -92,7 +92,7 @@ impl FollowedFile for SecretFile {
                     api_client.name = &*self.api_client,
                     file.path = %self.path.display(),
                     warning = doubt.text(),
-                    "new client secret is doubtful"
+                    "new client secret looks wrong"
                 );
             }
         }

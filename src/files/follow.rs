@@ -29,13 +29,13 @@ use crate::clock::{self, Instant, WallClock};
 /// over by the one after that.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Minimum time between the two polls when somebody has asked for the new version.
+/// Minimum time between the two polls after a reload was requested.
 const ASKED_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Minimum time between the two polls at start, when there is no value yet.
 const FIRST_INTERVAL: Duration = Duration::from_millis(4);
 
-/// At start, files that nobody has written to for this long are used after one poll. Twice the
+/// At start, files that have not been written to for this long are used after one poll. Twice the
 /// coarsest time stamp of a common file system.
 const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
@@ -49,7 +49,7 @@ const MAX_CHANGING: Duration = Duration::from_secs(5);
 const MAX_UNSETTLED: Duration = Duration::from_secs(9);
 
 /// Reads files and parses them. Runs on a thread of its own for at most
-/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
+/// [`READ_TIMEOUT`].
 pub type Parser<T, E> = Arc<dyn Fn(&mut Reader) -> Result<T, E> + Send + Sync>;
 
 /// Files that are followed together because they make one value.
@@ -76,7 +76,7 @@ pub trait FollowedFile: Send {
     fn outcomes(&self) -> &dyn Outcomes;
 
     /// Puts a value into use. `old` is the value in use, if there is one, and can be equal to
-    /// `new` if somebody asked for a reload.
+    /// `new` if a reload was requested.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ pub enum PollError<E> {
 }
 
 /// Reads and parses files once, as a [`Follower`] does. Blocks for at most
-/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
+/// [`READ_TIMEOUT`].
 ///
 /// # Errors
 ///

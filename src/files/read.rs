@@ -1,6 +1,6 @@
 //! One bounded read of a regular file.
 //!
-//! Opening a FIFO blocks until somebody writes to it, and a pipe or a device cannot be read a
+//! Opening a FIFO blocks until another process writes to it, and a pipe or a device cannot be read a
 //! second time, which following a file for changes needs.
 
 use std::{

@@ -1,8 +1,7 @@
 //! Name lookups for outgoing connections.
 //!
 //! A name has at most one lookup in progress in the process, for all workers, endpoints and
-//! clients. A lookup belongs to no request: its result is kept when nobody waits for it any
-//! more. Addresses are used for 30 s, then for up to 10 minutes while a lookup is in progress
+//! clients. A lookup belongs to no request: its result is kept even if no request waits for it. Addresses are used for 30 s, then for up to 10 minutes while a lookup is in progress
 //! or fails, and names in use are looked up in the background, so that a resolver that is slow
 //! or down does not delay or fail connections.
 //!
@@ -58,7 +57,7 @@ impl Resolver {
         Self::new(Box::new(SystemNames::default()), metrics)
     }
 
-    /// A resolver whose metrics nobody reads.
+    /// A resolver whose metrics are not exported.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
         Self::system(OutgoingMetrics::default())
@@ -88,7 +87,7 @@ impl Resolver {
         }
     }
 
-    /// Returns a name's entry. It exists for as long as someone holds it.
+    /// Returns a name's entry, which exists while it is referenced.
     pub(super) fn host(&self, name: &str) -> Arc<Host> {
         let name = name.to_ascii_lowercase();
         let mut hosts = self.0.hosts();
@@ -120,7 +119,7 @@ impl Resolve for Resolver {
 }
 
 impl Shared {
-    /// Removes a host that nobody holds any more.
+    /// Removes a host that is no longer referenced.
     fn forget(&self, name: &str) {
         let mut hosts = self.hosts();
         // Its successor may have been added already.

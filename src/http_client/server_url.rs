@@ -240,8 +240,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is accepted has the host that stands in the text, at the place where every
-        /// parser looks for it.
+        /// An accepted URL has the host that is in the text, at the place where every parser
+        /// expects it.
         #[test]
         fn accepted_host_stands_in_the_text(text in "https?:[/\\\\]{0,3}[a-z0-9.:@*%\\[\\]\\\\/?#_-]{0,30}") {
             if let Ok(url) = parse(&text) {

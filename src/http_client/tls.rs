@@ -166,12 +166,12 @@ impl ClientTls {
         &self.config
     }
 
-    /// Trusts only these authorities from now on. Returns whether they are others than before.
+    /// Trusts only these authorities from now on. Returns whether they have changed.
     pub fn replace(&self, authorities: &Authorities) -> bool {
         self.trust.replace(authorities)
     }
 
-    /// Returns the authorities that are trusted; `None` if nobody is.
+    /// Returns the trusted authorities; `None` if there are none.
     #[must_use]
     pub fn authorities(&self) -> Option<Authorities> {
         self.trust.authorities()
@@ -255,7 +255,7 @@ impl ClientTlsSet {
     }
 }
 
-/// Returns a configuration of its own for a test.
+/// Returns a configuration that is not shared, for a test.
 #[cfg(test)]
 pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientTls>, TlsConfigError> {
     ClientTls::new(Some(&AuthoritySource::new(ca_file).load()?))

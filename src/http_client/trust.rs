@@ -30,7 +30,7 @@ pub(super) struct Trust {
 #[derive(Debug)]
 struct Trusted {
     authorities: Option<Authorities>,
-    /// `None` without authorities: nobody is trusted.
+    /// `None` without authorities: every server is refused.
     verifier: Option<Arc<WebPkiServerVerifier>>,
 }
 
@@ -40,7 +40,7 @@ impl Trust {
         Self { current, generation: AtomicU64::new(0), provider }
     }
 
-    /// Returns whether the authorities are others than before.
+    /// Returns whether the authorities have changed.
     pub(super) fn replace(&self, authorities: &Authorities) -> bool {
         if self.current.load().authorities.as_ref() == Some(authorities) {
             return false;

@@ -40,7 +40,7 @@ fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
 fn smallest(root: &Path, group: &Path, file: &str) -> Option<u64> {
     group
         .ancestors()
-        // "max" is no number; the first version writes a number larger than any memory.
+        // "max" is not a number; the first version writes a number larger than any memory.
         .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok()?.trim().parse().ok())
         .min()
 }

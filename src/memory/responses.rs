@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Maximum size of a response that needs no reservation, in bytes.
 pub const USUAL_BYTES: usize = 16 * 1024;
-/// How often the contents of a response are in memory at the same time: as received, as its
+/// Number of copies of a response in memory at the same time: as received, as its
 /// parsed members, as the message for the caller, and encoded.
 const COPIES: usize = 4;
 /// The largest response that can be reserved for, in bytes.
@@ -42,8 +42,8 @@ impl ResponseMemory {
         self.0.available_permits() >= units(MAX_RESPONSE_BYTES) as usize
     }
 
-    /// Waits until a response of the largest size could be read at once. Those who wait are
-    /// served in order, together with those who wait for a reservation.
+    /// Waits until a response of the largest size could be read at once. Served in order,
+    /// together with the waits for reservations.
     pub async fn room(&self) {
         // The semaphore is never closed.
         drop(self.0.acquire_many(units(MAX_RESPONSE_BYTES)).await);
@@ -51,7 +51,7 @@ impl ResponseMemory {
 
     /// Waits until a response of `bytes` may be read; `None` for one of the usual size.
     ///
-    /// Who has a reservation waits for nothing but its own response, which has a time limit, so
+    /// The holder of a reservation waits only for its own response, which has a time limit, so
     /// reservations cannot block each other.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
         if bytes <= USUAL_BYTES {

@@ -1,7 +1,7 @@
 //! Reads the session from the `Set-Cookie` headers of a login response.
 //!
 //! Cookies are read as browsers read them (RFC 6265, sections 5.2 and 5.3), because a
-//! login whose cookies are refused has spent its token for nothing:
+//! login whose cookies are refused has wasted its token:
 //!
 //! - A string without `=` or without a name is not a cookie. It is ignored with a warning.
 //! - An attribute that cannot be read is ignored; the cookie is kept.

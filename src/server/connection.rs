@@ -27,7 +27,7 @@ use super::{
 use crate::{
     caller::Peer,
     clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics},
+    telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent},
 };
 
 /// Time for calls in progress after the peer's certificate is no longer trusted.
@@ -97,7 +97,7 @@ where
             return ConnectionEnd::Handshake;
         }
         Some(Err(_elapsed)) => {
-            shared.metrics.security_event("slow_preface");
+            shared.metrics.security_event(SecurityEvent::SlowPreface);
             tracing::debug!(peer.address = %peer.address(), "a peer did not send its preface in time");
             return ConnectionEnd::Handshake;
         }
@@ -154,7 +154,7 @@ where
             let connection_grace =
                 if end == ConnectionEnd::Untrusted { UNTRUSTED_GRACE } else { connection_grace };
             let last = clock::now() + connection_grace;
-            // Calls of callers that nobody knows are not waited for.
+            // Calls of unidentified callers are not waited for.
             let has_grace = || end != ConnectionEnd::Unidentified || entry.recognition().is_set();
             let closing = async {
                 if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut()))

@@ -1,4 +1,4 @@
-//! The end of the server: in steps, each of which is bounded, whatever peers do.
+//! The shutdown of the server: in steps, each with a time limit that no peer can extend.
 
 use std::time::Duration;
 
@@ -11,23 +11,22 @@ use crate::{
     clock::{self, Instant},
 };
 
-/// How long the records of calls that are given up may take to be written.
+/// Maximum time for writing the records of calls that are cut off.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// How long the steps of a drain take at most (ARCHITECTURE.md, "The drain"); together
-/// with what the process then still does, less than 30 s.
+/// Maximum durations of the steps of a drain (ARCHITECTURE.md, "The drain"); together with
+/// the remaining work of the process, less than 30 s.
 #[derive(Clone, Debug)]
 pub struct DrainTimes {
-    /// Load balancers see `NOT_SERVING` for so long before anything else changes.
+    /// Time for which load balancers see `NOT_SERVING` before anything else changes.
     pub lame_duck: Duration,
-    /// Calls that were under way when the peer was told to go away are still let in
-    /// for so long.
+    /// Time after the GOAWAY for which calls that crossed it are accepted.
     pub stragglers: Duration,
     /// From the beginning of the drain until calls in flight are cut off.
     pub cut_off: Duration,
-    /// How long work at the platform that was cut off may take to come to rest.
+    /// Maximum time for platform requests that were cut off to end.
     pub settle: Duration,
-    /// How long answers may take to reach a peer before its connection is closed.
+    /// Maximum time for responses to reach a peer before its connection is closed.
     pub linger: Duration,
 }
 
@@ -55,7 +54,7 @@ pub struct Drained {
 /// The steps of a drain, as connections and calls see them.
 #[derive(Clone, Debug)]
 pub(super) struct Phases {
-    /// No more connections; those there are get a GOAWAY.
+    /// No more connections; existing ones get a GOAWAY.
     pub(super) go_away: CancellationToken,
     /// Calls in flight are answered now.
     pub(super) cut_off: CancellationToken,
@@ -106,14 +105,14 @@ impl Drain {
     /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
-        tracing::info!("the drain has begun; health is NOT_SERVING");
+        tracing::info!("drain started, health is NOT_SERVING");
         self.draining.cancel();
         self.unless_hurried(sleep(self.times.lame_duck)).await;
 
         tracing::info!(
             calls.in_flight = self.calls.as_ref().map_or(0, |calls| calls.in_flight.count()),
             connections = self.connections.open(),
-            "peers are told to go away"
+            "sending GOAWAY to all connections"
         );
         self.phases.go_away.cancel();
         // A peer that has not seen the GOAWAY yet may have sent calls: they are served.

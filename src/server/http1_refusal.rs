@@ -1,7 +1,7 @@
 //! The response to clients that speak HTTP/1.1.
 //!
-//! gRPC needs HTTP/2. A connection that is closed without a word leaves its owner guessing, so
-//! an HTTP/1.1 client gets a response that it can show.
+//! gRPC needs HTTP/2. A connection that is closed without a response does not show its owner
+//! why, so an HTTP/1.1 client gets a response with the reason.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What the port speaks, for people who read it in a response.
+/// The protocol of the port, for people who read it in a response.
 pub(super) const SPOKEN: &str = "This port speaks gRPC over HTTP/2 only: POST with content-type application/grpc or \
      application/grpc+proto. HTTP/1.1, gRPC-Web, Connect and JSON are not served.";
 
@@ -35,7 +35,7 @@ pub(super) const fn looks_like(first_bytes: &[u8]) -> bool {
     matches!(first_bytes, [b'A'..=b'Z', ..])
 }
 
-/// Answers an HTTP/1.1 request, whatever it is, and closes the connection.
+/// Answers any HTTP/1.1 request, and closes the connection.
 pub(super) async fn refuse<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, unserved: Unserved) {
     let response = response(unserved);
     let answer = async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Maximum number of connections, over all workers. One more takes the place of one that
-    /// has carried no identified call, and is closed if there is none.
+    /// has carried no identified call, and is closed if all have.
     pub max_connections: usize,
     /// Maximum number of connections of one peer: an IPv4 address or a /64 network of IPv6.
     /// Loopback addresses and trusted proxies have no such limit. One more takes the place of
@@ -30,8 +30,8 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// A ping is answered within this time, or the connection is closed.
     pub keepalive_timeout: Duration,
-    /// A connection is told to go away at this age ± 10 %, so that a load balancer
-    /// gets to spread the callers anew.
+    /// A connection gets a GOAWAY at this age ± 10 %, so that a load balancer can redistribute
+    /// the callers.
     pub connection_age: Duration,
     /// A connection that was sent a GOAWAY because of a time limit and still has calls in
     /// progress is closed after this time; longer than any call may take.

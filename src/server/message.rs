@@ -29,7 +29,7 @@ pub(super) struct ArrivingMessage<B> {
 /// Why a body cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnusableBody {
-    /// It broke off; the call knows why.
+    /// It broke off; the call contains the reason.
     Broken(BrokenBody),
     /// The message is longer than allowed, or too much follows it.
     TooLarge,
@@ -55,7 +55,7 @@ where
     /// message that is too large.
     ///
     /// The body of a unary call is exactly one message. Something after it must not be ignored:
-    /// a proxy that looks at the last message would see another user than the one served.
+    /// a proxy that reads the last message would see another user than the one served.
     pub(super) async fn complete(&mut self) -> Result<Bytes, UnusableBody> {
         let body = self.read().await?;
         let announced = announced(&body).map(|length| length.saturating_add(PREFIX));

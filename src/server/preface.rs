@@ -2,7 +2,7 @@
 //!
 //! hyper waits without a limit for a peer that sends nothing, and cannot end such a connection
 //! gracefully. So the preface is read here, within a time, and hyper gets a connection on which
-//! it has already arrived. A client that speaks HTTP/1.1 gets a response that says so.
+//! it has already arrived. A client that speaks HTTP/1.1 gets a response with the reason.
 
 use std::{
     io,

@@ -87,7 +87,7 @@ impl RefusedCalls {
         self.0.metrics.refused_call_summarized(counted_by);
     }
 
-    /// Writes what has been counted once a second, for ever.
+    /// Writes what has been counted once a second. Never returns.
     pub(super) async fn flush_regularly(self) {
         loop {
             tokio::time::sleep(FLUSH_INTERVAL).await;

@@ -22,7 +22,7 @@ pub struct Settings {
     pub transport: Transport,
     /// Worker threads; unless given, one for each core, at most 16.
     pub worker_threads: Option<NonZeroUsize>,
-    /// The longest time that a call may take; also that of a call without a deadline.
+    /// Maximum duration of a call; also that of a call without a deadline.
     pub max_deadline: Duration,
     /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
     pub max_in_flight: usize,
@@ -45,7 +45,7 @@ pub struct Settings {
 pub enum Transport {
     /// Not at all, which is allowed only on a loopback address.
     LoopbackPlaintext,
-    /// Not at all, on whatever address: something in front takes care of it.
+    /// No encryption on any address: a proxy in front provides it.
     Plaintext,
     /// By TLS.
     Tls(tls::Settings),

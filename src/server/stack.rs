@@ -35,7 +35,7 @@ use crate::{
     clock::Instant,
     status::{Failure, Reason},
     telemetry::{
-        metrics::Metrics,
+        metrics::{Metrics, SecurityEvent},
         panics,
         tracing::{CallSpan, Tracer},
     },
@@ -186,7 +186,7 @@ impl CallStack {
         match tokio::time::timeout(body_timeout, message.complete()).await {
             Ok(arrived) => Ok(arrived?),
             Err(_elapsed) => {
-                self.metrics.security_event("slow_body");
+                self.metrics.security_event(SecurityEvent::SlowBody);
                 Err(Failure::slow_body(body_timeout))
             }
         }
@@ -268,7 +268,7 @@ impl CallStack {
         tokens: &BearerTokens,
     ) -> Result<Caller, Failure> {
         let caller = self.identification.identify(headers, peer, tokens).await.inspect_err(|_| {
-            self.metrics.security_event("caller_unauthenticated");
+            self.metrics.security_event(SecurityEvent::CallerUnauthenticated);
             tracing::debug!(
                 request.id = %call.request_id(),
                 peer.address = %peer.address(),

@@ -135,7 +135,7 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
             Err(refused) => accepted = refused,
         }
     }
-    tracing::error!(peer.address = %accepted.place.entry().address(), "no worker is left to serve a connection");
+    tracing::error!(peer.address = %accepted.place.entry().address(), "no worker can serve a connection");
 }
 
 /// Builds the runtime of a worker, which counts in `wakes` how often its thread wakes up.

@@ -13,6 +13,7 @@ use crate::{
     proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
     session::LoggedIn,
     status::{Failure, Reason},
+    telemetry::metrics::SecurityEvent,
 };
 
 impl OttService {
@@ -34,7 +35,7 @@ impl OttService {
         let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
 
         let Some(in_use) = self.known_tokens.claim(&ott) else {
-            self.metrics.security_event("ott_in_use");
+            self.metrics.security_event(SecurityEvent::OttInUse);
             return Err(Failure::new(Reason::OttInUse));
         };
 
@@ -56,8 +57,8 @@ impl OttService {
                     drop(undelivered(session));
                     let failure = Failure::from_platform(Operation::LoginWithOtt, &error);
                     if failure.reason() == Reason::OttRejected {
-                        // Unknown, used or expired: a replay looks like this.
-                        metrics.security_event("ott_rejected");
+                        // Unknown, used or expired: it may be a replay.
+                        metrics.security_event(SecurityEvent::OttRejected);
                     }
                     return Err(failure);
                 }
@@ -67,7 +68,7 @@ impl OttService {
             {
                 drop(undelivered(session));
                 client.retire_connections();
-                metrics.security_event("account_mismatch");
+                metrics.security_event(SecurityEvent::AccountMismatch);
                 let failure = Failure::new(Reason::AccountMismatch);
                 return Err(failure
                     .because(&"the account in the response is not the user that the token was issued for"));
@@ -75,7 +76,7 @@ impl OttService {
             let names = || in_use.subject().cloned().into_iter().chain(account.subjects()).collect();
             if let Err(denied) = access.check_account(&permit, names) {
                 drop(undelivered(session));
-                metrics.security_event("account_not_allowed");
+                metrics.security_event(SecurityEvent::AccountNotAllowed);
                 return Err(Failure::new(Reason::AccountNotAllowed).because(&denied));
             }
             drop(in_use);

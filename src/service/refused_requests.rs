@@ -38,7 +38,7 @@ impl RefusedRequests {
     /// and API client of the call if they are valid, else as unvalidated.
     ///
     /// Names that are not valid are recorded only of calls that failed because of their caller.
-    /// An allowed caller gets to know which of its fields is wrong, and the text of that field
+    /// An allowed caller gets which of its fields is not valid, and the text of that field
     /// may be a token that belongs into another one.
     ///
     /// Call this once the answer exists, because answers may contain the API client.

@@ -20,21 +20,21 @@ use crate::{
     text::is_unprintable,
 };
 
-/// The most that a status may take up in the peer's header list (RFC 9113, 6.5.2):
+/// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2):
 /// clients that limit theirs to 8 KiB hang or reset on more.
 const MAX_STATUS_BYTES: usize = 4096;
 /// What RFC 9113 counts for each header besides name and value.
 const HEADER_OVERHEAD: usize = 32;
-/// The longest wait that a caller is told.
+/// Maximum wait in a `RetryInfo`.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
-/// What a caller is told to wait, plus jitter, where nobody knows better.
+/// Wait in a `RetryInfo`, plus jitter, where the platform gave none.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long a one-time token lives; a longer wait outlives it.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
-/// The most bytes of the platform's message, and of any other text of its or of ours
+/// Maximum size in bytes of the platform's message, and of any other text of its or of ours
 /// that is passed on.
 const MAX_TEXT_BYTES: usize = 256;
-/// The most violations that are named.
+/// Maximum number of violations that are named.
 const MAX_VIOLATIONS: usize = 16;
 
 const DOMAIN: &str = "ott-gateway";
@@ -181,7 +181,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     if let Some(api_client) = call.api_client().filter(|_| failure.reason != Reason::CallerNotAllowed) {
         tell("apiClient", bounded(&api_client));
     }
-    // A token that is unknown, used or expired: nothing may tell which.
+    // A token that is unknown, used or expired: the caller must not see which.
     if failure.reason == Reason::OttRejected {
         return metadata;
     }
@@ -231,11 +231,11 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
 fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> MetadataMap {
     let mut trailers = MetadataMap::new();
     if !retry {
-        // gRPC clients with a retry policy give up at once (gRFC A6).
+        // gRPC clients with a retry policy stop at once (gRFC A6).
         trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from_static("-1"));
     }
     if may_be_spent {
-        // So does Envoy, which knows nothing of the other.
+        // So does Envoy, which ignores the other one.
         trailers.insert("x-envoy-ratelimited", AsciiMetadataValue::from_static("true"));
     }
     if failure.code == FailureCode::Unimplemented && failure.reason == Reason::InvalidRequest {

@@ -75,7 +75,7 @@ fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
     let code = answer.body.as_ref().and_then(|body| body.code);
     let (reason, grpc) = decide(operation, answer.status, answer.body.is_some(), code);
     if reason == Reason::OttRejected {
-        // Bare, so that unknown, used and expired tokens cannot be told apart.
+        // Bare, so that unknown, used and expired tokens cannot be distinguished.
         return Failure::new(reason);
     }
     let failure = Failure::new(reason).with_code(grpc).with_answer(answer);

@@ -31,7 +31,7 @@ pub struct Entry {
 /// Who has to act on a failed call (`docs/logging.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// The caller, who gets to know what to do. Logged at `info`.
+    /// The caller, whose response contains what to do. Logged at `info`.
     Caller,
     /// No one, unless it lasts: the platform or this replica is in trouble. Logged at
     /// `warn`.
@@ -146,7 +146,7 @@ impl Reason {
             Self::InvalidRequest => Entry::both(
                 Caller,
                 "The request breaks a rule of the contract, cannot be decoded, or is compressed.",
-                "Correct the request. If fields are at fault, BadRequest names them.",
+                "Correct the request. BadRequest names the fields that are not valid.",
                 useless(&[InvalidArgument, Unimplemented]),
             ),
             Self::RequestTooLarge => Entry::both(
@@ -169,7 +169,7 @@ impl Reason {
             ),
             Self::CallerUnauthenticated => Entry::both(
                 Caller,
-                "The gateway cannot tell who is calling; UNAVAILABLE: not before it has the JWT issuer's keys.",
+                "The caller's credential is missing or not valid; UNAVAILABLE: the JWT issuer's keys are missing.",
                 "Show a valid credential, once, of a kind that the gateway is configured for.",
                 if_unavailable(&[Unauthenticated, Unavailable]),
             ),
@@ -182,7 +182,7 @@ impl Reason {
             Self::CallerQuotaExceeded => Entry::both(
                 Caller,
                 "The caller has used up its quota.",
-                "Wait as long as RetryInfo says, then retry.",
+                "Wait for the time in RetryInfo, then retry.",
                 with_backoff(&[ResourceExhausted]),
             ),
             Self::Overloaded => Entry::both(
@@ -269,7 +269,7 @@ impl Reason {
             ),
             Self::UserNotFound => Entry::issue(
                 Caller,
-                "The platform knows no such user.",
+                "The platform has no such user.",
                 "Check the user's login or id.",
                 useless(&[NotFound]),
             ),
@@ -295,13 +295,13 @@ impl Reason {
             Self::PlatformConflict => Entry::both(
                 Caller,
                 "The platform reports a conflict with another object or change.",
-                "Look at the user and the tenant before trying again.",
+                "Check the user and the tenant before trying again.",
                 useless(&[Aborted, AlreadyExists]),
             ),
             Self::PlatformRateLimited => Entry::both(
                 Trouble,
                 "The platform limits the rate of requests, and did nothing.",
-                "Wait as long as RetryInfo says, then retry; a token lives only 30 seconds.",
+                "Wait for the time in RetryInfo, then retry; a token is valid for 30 seconds only.",
                 with_backoff(&[ResourceExhausted]),
             ),
             Self::UserDisabled => Entry::both(
@@ -324,7 +324,7 @@ impl Reason {
             ),
             Self::TenantNotFound => Entry::both(
                 Caller,
-                "The platform knows no such tenant.",
+                "The platform has no such tenant.",
                 "Check which tenant the user belongs to.",
                 useless(&[NotFound]),
             ),

@@ -2,7 +2,7 @@
 //!
 //! Writing never waits for the reader: lines are dropped, and counted, instead. The HTTP and
 //! TLS crates are never logged below `info`, regardless of the directives, because they would
-//! print what they carry. What a line looks like is in `line`.
+//! print what they carry. The format of a line is in `line`.
 
 #[cfg(test)]
 pub(crate) mod captured;

@@ -1,7 +1,7 @@
 //! Every metric, with its handle resolved once.
 //!
-//! A call takes no lock and makes no allocation here. Labels have few values: a word
-//! that the code chooses, an API client or a caller that the configuration names;
+//! A call takes no lock and makes no allocation here. Labels have few values: a name from
+//! the code, an API client or a caller that the configuration names;
 //! never a user, never a token. `docs/metrics.md` describes each.
 
 mod admin;
@@ -14,6 +14,7 @@ mod outgoing;
 mod peers;
 mod registered;
 mod reloads;
+mod security;
 mod traces;
 mod watches;
 
@@ -30,12 +31,13 @@ use self::registered::{CallerCounters, Registered};
 pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
-    audit::{AuditClass, AuditFault, AuditPending},
+    audit::{AuditClass, AuditFault, AuditPending, AuditSink, RecordResult},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     key_waits::{KeyWait, KeyWaitMetrics},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
     peers::{Http2Error, TlsFailure},
     reloads::{JwksMetrics, ReloadMetrics, Reloaded},
+    security::{AccessDenial, SecurityEvent},
     traces::{SpanLoss, TraceMetrics},
     watches::{WatchLimit, WatchMetrics},
 };
@@ -52,7 +54,7 @@ use crate::{
     validity::Validity,
 };
 
-/// The most callers with metrics of their own; the others are counted as one.
+/// Maximum number of callers with metrics of their own; the others are counted as one.
 const MAX_CALLERS: usize = 1000;
 
 /// All metrics of one gateway. Cheap to clone.
@@ -66,7 +68,7 @@ pub enum Method {
     IssueOtt,
     /// `LoginWithOtt`.
     LoginWithOtt,
-    /// Whatever else was asked for.
+    /// Any other method.
     Unknown,
 }
 
@@ -122,7 +124,7 @@ pub enum ConnectionState {
     Handshake,
     /// Open for calls.
     Open,
-    /// Told to go away; calls in flight still end.
+    /// Sent a GOAWAY; calls in flight go on.
     Draining,
 }
 
@@ -408,7 +410,7 @@ impl Metrics {
         self.0.started[method as usize].inc();
     }
 
-    /// A call was answered, or given up by its caller, so long after it arrived.
+    /// Counts a call that was answered or cancelled, and the time since it arrived.
     pub fn call_handled(&self, method: Method, code: Code, took: Duration) {
         self.0.handled.counter(method, code).inc();
         self.0.handling_seconds[method as usize].observe(took.as_secs_f64());
@@ -476,15 +478,14 @@ impl Metrics {
         self.0.connections_ended.increment([end.as_str()]);
     }
 
-    /// A header that claims an identity came from a peer that may not tell it.
+    /// Counts an identity header from a peer that may not send it.
     pub fn spoofed_identity_header(&self) {
         self.0.spoofed_identity_headers.inc();
     }
 
-    /// Something that a security team wants to see: `ott_in_use`, `ott_rejected`,
-    /// `duplicate_identity`, `slow_handshake` …
-    pub fn security_event(&self, kind: &'static str) {
-        self.0.security_events.increment([kind]);
+    /// Counts an event that may be an attack.
+    pub fn security_event(&self, event: SecurityEvent) {
+        self.0.security_events.increment([event.as_str()]);
     }
 
     /// Counts a session of an API client that no caller received.
@@ -492,9 +493,9 @@ impl Metrics {
         self.0.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]).inc();
     }
 
-    /// The rules refused a call.
-    pub fn access_denied(&self, reason: &'static str) {
-        self.0.access_denied.increment([reason]);
+    /// Counts a call that the access rules refused.
+    pub fn access_denied(&self, reason: AccessDenial) {
+        self.0.access_denied.increment([reason.as_str()]);
     }
 
     /// A caller used up its quota; in a dry run its call passes all the same.
@@ -512,18 +513,16 @@ impl Metrics {
         self.0.quota_shared[bucket as usize].inc();
     }
 
-    /// An audit log is kept in that sink: what can become of its records is shown from now
-    /// on.
-    pub fn audit_sink(&self, sink: &'static str) {
-        for result in ["ok", "failed", "late"] {
-            self.0.audit_records.show([sink, result]);
+    /// Shows the counters of an audit log before its first record.
+    pub fn audit_sink(&self, sink: AuditSink) {
+        for result in RecordResult::ALL {
+            self.0.audit_records.show([sink.as_str(), result.as_str()]);
         }
     }
 
-    /// An audit record was written, or could not be: `ok`, `failed`; `late` once it is
-    /// written after all.
-    pub fn audit_record(&self, sink: &'static str, result: &'static str) {
-        self.0.audit_records.increment([sink, result]);
+    /// Counts an audit record.
+    pub fn audit_record(&self, sink: AuditSink, result: RecordResult) {
+        self.0.audit_records.increment([sink.as_str(), result.as_str()]);
     }
 
     /// Counts audit records that were dropped because too many were waiting to be written.
@@ -587,7 +586,7 @@ impl Metrics {
         }
     }
 
-    /// A worker got to something so much later than it was due.
+    /// Records how late a timer of a worker was.
     pub fn event_loop_lag(&self, lag: Duration) {
         self.0.event_loop_lag.observe(lag.as_secs_f64());
     }

@@ -10,7 +10,7 @@ pub const SERVICE: &str = "ott.v1.OttService";
 /// How many gRPC codes there are.
 pub const CODES: usize = 17;
 
-/// All gRPC codes; each is as far along as its number says.
+/// All gRPC codes, each at the index of its number.
 pub const ALL_CODES: [Code; CODES] = [
     Code::Ok,
     Code::Cancelled,

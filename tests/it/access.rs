@@ -460,7 +460,9 @@ async fn dry_run_counts_and_warns_but_lets_calls_pass() {
     assert_eq!(asked(&platform), 6);
     let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"token:a\"}").await;
     assert_eq!(counted.to_string(), "4");
-    gateway.stderr().wait_for("the warning", |line| line.contains("quotas are in dry run").then_some(()));
+    gateway
+        .stderr()
+        .wait_for("the warning", |line| line.contains("accepting the call in dry run").then_some(()));
 
     // A reload ends the dry run; what takes a restart is named.
     let file = gateway.folder().join("config.toml");
@@ -548,7 +550,7 @@ async fn explain_tells_which_rule_decides() {
         ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
         ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
         ("", "token:d IssueOtt x", "no token in [callers.tokens] is called \"d\""),
-        ("", "token:a IssueOtt -", "USER must be told"),
+        ("", "token:a IssueOtt -", "USER is required"),
         ("", "token:a LoginWithOtt x", "USER must be `-`"),
     ] {
         let (code, told, stderr) = explained(&with_default, api_client, call);

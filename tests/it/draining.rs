@@ -67,7 +67,7 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
     upstream.asked(LOGIN, 1).await;
 
     gateway.signal("TERM");
-    logged(&gateway, "peers are told to go away");
+    logged(&gateway, "sending GOAWAY to all connections");
     permits.add_permits(2);
     issued.await.expect("no panic").expect("a token");
     let session = spent.await.expect("no panic").expect("a session").into_inner().session;
@@ -84,7 +84,7 @@ async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
     let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"3s\"").await;
     until_health(&gateway, ServingStatus::Serving).await;
     gateway.signal("TERM");
-    logged(&gateway, "the drain has begun");
+    logged(&gateway, "drain started");
     until_health(&gateway, ServingStatus::NotServing).await;
     assert!(gateway.admin_get("/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(gateway.admin_get("/livez").await.starts_with("HTTP/1.1 200"));
@@ -157,7 +157,7 @@ async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is()
     upstream.asked(LOGOUT, 1).await;
     drop(client);
     gateway.signal("TERM");
-    logged(&gateway, "peers are told to go away");
+    logged(&gateway, "sending GOAWAY to all connections");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(gateway.is_running(), "the platform has not answered yet");
     permits.add_permits(1);
@@ -209,7 +209,7 @@ async fn a_second_signal_ends_it_at_once() {
     let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
     upstream.asked(OTT, 1).await;
     gateway.signal("TERM");
-    logged(&gateway, "the drain has begun");
+    logged(&gateway, "drain started");
     let began = clock::now();
     gateway.signal("TERM");
     let status = gateway.ended(Duration::from_secs(5)).await;

@@ -123,5 +123,8 @@ async fn a_name_that_cannot_be_looked_up_is_reported_as_such_and_never_opens_the
     platform.names.replies_to_all(Reply::Honest);
     let admin = Admin(gateway.admin());
     admin.comes_to(r#"ott_gateway_name_lookups_total{query="ipv4",result="ok"}"#, 1.0).await;
+    // The next request for an access token follows after a pause.
+    let admin = Admin(gateway.admin());
+    admin.comes_to(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 1.0).await;
     platform.serves(&gateway, 5).await;
 }

@@ -187,7 +187,7 @@ fn each_alert_has_its_paragraph_in_the_runbook_and_its_tests() {
         assert!(tests.contains(&format!("alertname: {name}\n        exp_alerts:\n          - ")), "{name}");
         let paragraph = runbook.split(&format!("## {name}\n")).nth(1).expect("its paragraph");
         let paragraph = paragraph.split("\n## ").next().expect("its paragraph");
-        for part in ["**Means:**", "**Look at:**", "**Do:**"] {
+        for part in ["**Means:**", "**Check:**", "**Do:**"] {
             assert!(paragraph.contains(part), "{name} has no {part}");
         }
     }

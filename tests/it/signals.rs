@@ -110,7 +110,7 @@ async fn second_signal_writes_the_records_of_calls_in_flight() {
     }
     upstream.asked(LOGIN, LOGINS).await;
     gateway.signal("TERM");
-    logged(&gateway, "peers are told to go away");
+    logged(&gateway, "sending GOAWAY to all connections");
     gateway.signal("INT");
     assert_eq!(gateway.ended(SOON).await.code(), Some(1), "{}", gateway.stderr().text());
     let records = gateway.audit();

@@ -105,6 +105,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "session",
             "clock",
             "secret",
+            "text",
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),

@@ -22,7 +22,7 @@ fn login(text: &str) -> Subject {
     subject(Login, text)
 }
 
-fn decide(rules: &Rules, caller: &str, api_client: &str, user: &Subject) -> Result<(), Mismatch> {
+fn decide(rules: &Rules, caller: &str, api_client: &str, user: &Subject) -> Result<(), AccessDenial> {
     let question =
         Question { caller, operation: Operation::IssueOtt, api_client: Some(api_client), user: Some(user) };
     rules.decide(question).map(|_| ())
@@ -141,10 +141,10 @@ fn a_denial_tells_how_close_the_closest_rule_came() {
     .unwrap();
     let user = login("john@mysite.com");
     assert_eq!(decide(&rules, "dns:b", "eu2", &user), Ok(()));
-    assert_eq!(decide(&rules, "dns:c", "eu2", &user), Err(Mismatch::Caller));
-    assert_eq!(decide(&rules, "dns:a", "eu2", &user), Err(Mismatch::Method));
-    assert_eq!(decide(&rules, "dns:b", "us1", &user), Err(Mismatch::ApiClient));
-    assert_eq!(decide(&rules, "dns:b", "eu2", &login("x@y")), Err(Mismatch::User));
+    assert_eq!(decide(&rules, "dns:c", "eu2", &user), Err(AccessDenial::Caller));
+    assert_eq!(decide(&rules, "dns:a", "eu2", &user), Err(AccessDenial::Method));
+    assert_eq!(decide(&rules, "dns:b", "us1", &user), Err(AccessDenial::ApiClient));
+    assert_eq!(decide(&rules, "dns:b", "eu2", &login("x@y")), Err(AccessDenial::User));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `check-config --explain`: which access rule would decide on a call, and why.
 //!
-//! A question that no call could ask is refused: what is told must hold for the call that
+//! A question that no call could ask is refused: the answer must hold for the call that
 //! is made. The rules themselves are held against it in `access`.
 
 use crate::{
@@ -33,7 +33,7 @@ pub(super) enum NoSuchCall {
     Caller(String),
     #[error("no token in [callers.tokens] is called {name:?}{}", hint(.nearest.as_deref()))]
     Token { name: String, nearest: Option<String> },
-    #[error("USER must be told for IssueOtt: which rule decides depends on it")]
+    #[error("USER is required for IssueOtt: which rule decides depends on it")]
     NoUser,
     #[error("USER must be `-` for LoginWithOtt: a login does not say whom its token is for")]
     UserOfLogin,

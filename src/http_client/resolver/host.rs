@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// Returns the addresses, or waits for the lookup in progress, at most for [`MAX_WAIT`].
-    /// Whoever stops waiting does not end the lookup.
+    /// Dropping the future does not end the lookup.
     pub(in super::super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
         let started = clock::now();
         let give_up_at = started + MAX_WAIT;

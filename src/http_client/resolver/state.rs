@@ -17,7 +17,7 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A query without a result for this long is no longer waited for. It exceeds what the system
 /// needs for three silent name servers.
-const QUERY_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const QUERY_LIMIT: Duration = Duration::from_mins(1);
 
 /// What can be done for a request that needs the addresses.
 #[derive(Debug)]

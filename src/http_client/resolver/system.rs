@@ -2,7 +2,7 @@
 //!
 //! `getaddrinfo` blocks its thread, for half a minute or more if the name servers are silent.
 //! So each query has a thread while it is in progress, up to a limit; more of them wait for
-//! their turn.
+//! their turn, until their lookup no longer waits for them.
 
 mod hosts_file;
 
@@ -18,7 +18,10 @@ use std::{
 
 use dns_lookup::{AddrFamily, AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
-use super::query::{Answer, NameService, QueryError, Reply};
+use super::{
+    query::{Answer, NameService, QueryError, Reply},
+    state::QUERY_LIMIT,
+};
 use crate::{
     http_client::local_resource::missing_resource,
     telemetry::metrics::{LocalResource, LookupQuery},
@@ -80,28 +83,51 @@ impl SystemNames {
 impl NameService for SystemNames {
     fn ask(&self, reply: Reply) {
         let mut queue = self.threads.queue();
+        let overdue = queue.take_overdue();
         queue.waiting.push_back(reply);
-        if queue.running >= self.threads.max {
-            return;
+        let not_started = if queue.running < self.threads.max { self.start_thread(&mut queue) } else { None };
+        drop(queue);
+        // Only now: the host can ask its next query at once.
+        for reply in overdue {
+            let elapsed = reply.elapsed();
+            reply.send(Err(QueryError::NoAnswer(elapsed)));
         }
+        if let Some((reply, error)) = not_started {
+            let cause = format!("cannot start a thread: {error}");
+            reply.send(Err(QueryError::Exhausted { resource: LocalResource::Threads, cause }));
+        }
+    }
+}
+
+impl SystemNames {
+    /// Starts a thread for the last query in the queue. Returns the query if that fails.
+    fn start_thread(&self, queue: &mut Queue) -> Option<(Reply, io::Error)> {
         let mut builder = thread::Builder::new().name("name-lookup".to_owned());
         if let Some(size) = self.stack_size {
             builder = builder.stack_size(size);
         }
         let threads = Arc::clone(&self.threads);
-        // The thread takes the query from the queue, which is locked until here: a thread that
+        // The thread takes the query from the queue, which is locked meanwhile: a thread that
         // cannot be created takes nothing with it.
         match builder.spawn(move || threads.work()) {
-            Ok(_) => queue.running += 1,
-            Err(error) => {
-                let unanswered = queue.waiting.pop_back();
-                drop(queue);
-                if let Some(reply) = unanswered {
-                    let cause = format!("cannot start a thread: {error}");
-                    reply.send(Err(QueryError::Exhausted { resource: LocalResource::Threads, cause }));
-                }
+            Ok(_) => {
+                queue.running += 1;
+                None
             }
+            Err(error) => queue.waiting.pop_back().map(|reply| (reply, error)),
         }
+    }
+}
+
+impl Queue {
+    /// Takes the queries that are too old for their lookup, which has asked again. Otherwise
+    /// threads that hang would make the queue grow without a limit.
+    fn take_overdue(&mut self) -> Vec<Reply> {
+        let mut overdue = Vec::new();
+        while let Some(reply) = self.waiting.pop_front_if(|reply| reply.elapsed() >= QUERY_LIMIT) {
+            overdue.push(reply);
+        }
+        overdue
     }
 }
 
@@ -147,7 +173,7 @@ fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<Answer, 
     let absolute = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
     let (name, family) = match query {
         LookupQuery::AsConfigured => (name, 0),
-        // The hosts file knows no absolute names, and its entry overrides the name servers.
+        // The hosts file has no absolute names, and its entry overrides the name servers.
         _ if hosts_file::lists(&threads.hosts_file, name) => return Err(QueryError::InHostsFile),
         LookupQuery::Ipv4 => (&*absolute, AddrFamily::Inet.into()),
         LookupQuery::Ipv6 => (&*absolute, AddrFamily::Inet6.into()),
@@ -199,6 +225,7 @@ fn is_routable(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{http_client::resolver::Resolver, telemetry::metrics::OutgoingMetrics};
 
     #[test]
     fn names_of_the_hosts_file_are_left_to_the_system() {
@@ -210,6 +237,19 @@ mod tests {
         }
         let found = look_up(&threads, "localhost", LookupQuery::AsConfigured).unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty(), "{found:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queries_that_no_thread_has_taken_leave_the_queue_when_their_lookup_asks_again() {
+        let names = SystemNames::new(PathBuf::from("/etc/hosts"), 0);
+        let threads = Arc::clone(&names.threads);
+        let resolver = Resolver::new(Box::new(names), OutgoingMetrics::default());
+        let host = resolver.host("eu2.example");
+        for _ in 0..100 {
+            host.refresh_if_due();
+            assert_eq!(threads.queue().waiting.len(), 2, "one query for each family");
+            tokio::time::advance(QUERY_LIMIT).await;
+        }
     }
 
     #[test]

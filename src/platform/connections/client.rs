@@ -59,7 +59,7 @@ pub(super) enum Connection {
     Connected(Instant),
     /// The peer has responded.
     Settled,
-    /// There is none.
+    /// There is no connection.
     Failed(ConnectFailure),
 }
 

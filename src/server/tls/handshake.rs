@@ -17,7 +17,7 @@ use super::{
 use crate::{
     caller::Peer,
     clock, pki,
-    telemetry::metrics::{Metrics, TlsFailure},
+    telemetry::metrics::{Metrics, SecurityEvent, TlsFailure},
 };
 
 /// Completes the handshakes of one worker.
@@ -71,7 +71,7 @@ impl Handshakes {
                 let failure = error.kind();
                 self.metrics.tls_handshake_failed(failure);
                 if failure == TlsFailure::Timeout {
-                    self.metrics.security_event("slow_handshake");
+                    self.metrics.security_event(SecurityEvent::SlowHandshake);
                 }
                 tracing::info!(
                     peer.address = %address,
@@ -107,7 +107,7 @@ impl Handshakes {
 /// Waits for a `ClientHello`. An HTTP client that was not configured for TLS gets a response.
 async fn client_hello(mut stream: TcpStream) -> Result<StartHandshake<TcpStream>, HandshakeError> {
     let mut first = [0; 1];
-    // Looked at before TLS reads it, because TLS answers other bytes with an alert at once.
+    // Checked before TLS reads it, because TLS answers other bytes with an alert at once.
     let length = stream.peek(&mut first).await?;
     if http1_refusal::looks_like(&first[..length]) {
         http1_refusal::refuse(&mut stream, Unserved::NotTls).await;

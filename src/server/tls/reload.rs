@@ -181,7 +181,7 @@ impl FollowedFile for PairFiles {
         if new.key_is_open {
             tracing::warn!(
                 file.path = %self.settings.private_key_file.display(),
-                "every user of this machine can read the new private key's file"
+                "new private key file is readable by every user"
             );
         }
         follow(&mut self.expiry, expiry, now, &self.metrics);

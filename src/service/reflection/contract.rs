@@ -3,6 +3,8 @@
 use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor};
 use tonic::Code;
 
+use crate::text::Printable;
+
 /// The descriptors of all services that are offered.
 #[derive(Debug)]
 pub(super) struct Contract(DescriptorPool);
@@ -21,7 +23,7 @@ impl Unknown {
     }
 
     fn name(kind: &str, name: &str) -> Self {
-        Self { code: Code::NotFound, message: format!("{kind} not found: {}", name.escape_default()) }
+        Self { code: Code::NotFound, message: format!("{kind} not found: {}", Printable(name)) }
     }
 }
 

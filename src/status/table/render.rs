@@ -26,7 +26,7 @@ yet: decide by the gRPC code.
   cookie, in any usual encoding) is left out.
   `OTT_REJECTED` has none of `attempts`, `httpStatus`, `apiCode`, `apiDomain` and `apiMessage`: tokens that are
   unknown, used or expired get the same answer.
-- `google.rpc.RequestInfo`: the id to quote to whoever runs the gateway.
+- `google.rpc.RequestInfo`: the id to quote to the gateway's operator.
 - `google.rpc.RetryInfo`: how long to wait before a retry, where a retry is worth it and the wait is known.
 - `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`, `google.rpc.BadRequest` with `INVALID_REQUEST`.
 
@@ -41,8 +41,8 @@ yet: decide by the gRPC code.
 
 UNAVAILABLE is only answered while a retry is safe, for logins too. What must not be retried carries
 `grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
-also carries `x-envoy-ratelimited: true`, which Envoy obeys. A wait of 30 seconds or more is not told to a login:
-its token would be dead by then.
+also carries `x-envoy-ratelimited: true`, which Envoy obeys. RetryInfo is omitted for
+logins when the wait is 30 seconds or more: the token would have expired.
 
 While the platform's login endpoint is failing, one login a second is sent to find out whether it works again; all
 others are answered with UNAVAILABLE and keep their tokens. A login with less than 400 ms left of its deadline is
@@ -65,7 +65,7 @@ const CODES: &str = "
 ## The platform's codes
 
 `apiCode`, where the platform gave one, decides for its 4xx answers as follows. At login, an answer with the HTTP
-status 400, 401, 404 or 410 is `OTT_REJECTED`, unless the code tells of the account. A code that is not listed
+status 400, 401, 404 or 410 is `OTT_REJECTED`, unless the code is about the account. A code that is not listed
 decides nothing: the HTTP status does.
 
 | apiCode | meaning | IssueOtt | LoginWithOtt (400, 401, 404, 410) | LoginWithOtt (any other 4xx) |

@@ -1,7 +1,7 @@
 //! One event as one line, in JSON or as text.
 //!
 //! Every value is escaped and bounded here, so that no call of a `tracing` macro has to do it:
-//! a line has no unprintable character, is shorter than [`MAX_LINE_BYTES`], and is whole and
+//! a line has no unprintable character, is shorter than 16 KiB, and is whole and
 //! valid JSON even if values were cut.
 
 use std::fmt::{self, Write};
@@ -27,7 +27,7 @@ use crate::text::{Bounded, Notation};
 pub(super) const MAX_LINE_BYTES: usize = 16 * 1024;
 /// Maximum size of one value, in bytes.
 const MAX_VALUE_BYTES: usize = 2 * 1024;
-/// Maximum size of all values of a line, in bytes. The rest of [`MAX_LINE_BYTES`] is for the
+/// Maximum size of all values of a line, in bytes. The rest of 16 KiB is for the
 /// names and the markers of the at most 32 fields of an event.
 const MAX_VALUES_BYTES: usize = 11 * 1024;
 /// Maximum size of a target, in bytes.
@@ -37,7 +37,7 @@ const MAX_TARGET_BYTES: usize = 256;
 const LOG_CRATE: &str = "log";
 const LOG_CRATE_FIELDS: [&str; 4] = ["log.target", "log.module_path", "log.file", "log.line"];
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LineFormat {
     pub(super) format: Format,
@@ -112,7 +112,7 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// The severity by the names of Google Cloud's `LogSeverity`, which other systems know too.
+/// The severity by the names of Google Cloud's `LogSeverity`, which other systems use too.
 const fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -272,7 +272,7 @@ impl Visit for LogCrateTarget {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// How a part of a line looks on a terminal.
+/// The style of a part of a line on a terminal.
 #[derive(Clone, Copy)]
 enum Style {
     Dimmed,

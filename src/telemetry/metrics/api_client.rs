@@ -21,8 +21,8 @@ use crate::{
 const OPERATIONS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
 const CERTAINTIES: [Certainty; 4] =
     [Certainty::NotSent, Certainty::Refused, Certainty::Unknown, Certainty::Done];
-/// The HTTP statuses that are told apart: those that the platform documents, and those
-/// of the proxies on the way. The rest is told by its class.
+/// The HTTP statuses with a label of their own: those that the platform documents, and those
+/// of proxies. The others have the label of their class.
 const STATUSES: [(u16, &str); 28] = [
     (0, "none"),
     (200, "200"),
@@ -226,12 +226,12 @@ impl ApiClientMetrics {
         ReloadMetrics::new(&self.0.reloads, Reloaded::ClientSecret, &self.0.name)
     }
 
-    /// The access token in use is valid until then; none if there is none.
+    /// The access token in use is valid until then; `None` if there is no token.
     pub fn token_valid_until(&self, until: Option<Instant>) {
         *self.0.token_valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
-    /// The platform's clock is ahead of ours by so many seconds.
+    /// Records by how many seconds the platform's clock is ahead of ours.
     pub fn clock_skew(&self, seconds: f64) {
         self.0.clock_skew.set(seconds);
     }

@@ -36,6 +36,52 @@ impl AuditClass {
     }
 }
 
+/// Where audit records are written, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Standard output.
+    Stdout,
+    /// A file, a named pipe or a device.
+    File,
+}
+
+impl AuditSink {
+    /// The name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::File => "file",
+        }
+    }
+}
+
+/// Whether an audit record was written, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordResult {
+    /// It was written in time.
+    Ok,
+    /// It was not, and its call was refused.
+    Failed,
+    /// It was written after its call had been answered.
+    Late,
+}
+
+impl RecordResult {
+    /// All results, in order.
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Failed, Self::Late];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Late => "late",
+        }
+    }
+}
+
 /// Something that went wrong with the sink, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditFault {

@@ -1,7 +1,7 @@
 //! Families of metrics whose members are resolved at most once.
 //!
-//! After the first time, counting takes no lock and makes no allocation. Which metrics
-//! there are is not said here.
+//! After the first time, counting takes no lock and makes no allocation. The metrics
+//! themselves are defined elsewhere.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -60,7 +60,7 @@ impl Families<'_> {
     }
 }
 
-/// Counters by words that the code itself chooses, and that are few for that reason.
+/// Counters keyed by a fixed set of labels.
 #[derive(Debug)]
 pub(super) struct ByWord<const N: usize> {
     family: IntCounterVec,

@@ -202,7 +202,7 @@ impl OutgoingMetrics {
 
 #[cfg(test)]
 impl Default for OutgoingMetrics {
-    /// Metrics that nobody reads.
+    /// Metrics that are not exported.
     fn default() -> Self {
         super::Metrics::new().outgoing()
     }

@@ -1,6 +1,6 @@
 //! All metrics, as they are registered.
 //!
-//! What is counted when is said where it is counted.
+//! When each is counted is documented where it is counted.
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use prometheus::{
 use tonic::Code;
 
 use super::{
-    AdminMetrics, ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy, Method,
-    OutgoingMetrics, QuotaBucket, TraceMetrics, WatchMetrics,
+    AccessDenial, AdminMetrics, ApiClientMetrics, CallLimit, ConnectionEnd, ConnectionRefusal, CountedBy,
+    Method, OutgoingMetrics, QuotaBucket, SecurityEvent, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
@@ -37,24 +37,8 @@ use crate::{
     },
 };
 
-/// The caller that stands for all who are not named in the rules.
+/// The label of all callers that the rules do not name.
 const OTHER: &str = "other";
-
-/// The kinds of security events.
-const SECURITY_EVENTS: [&str; 9] = [
-    "ott_in_use",
-    "ott_rejected",
-    "account_mismatch",
-    "account_not_allowed",
-    "caller_unauthenticated",
-    "duplicate_identity",
-    "slow_handshake",
-    "slow_preface",
-    "slow_body",
-];
-
-/// What the access rules can refuse a call for.
-const ACCESS_DENIED: [&str; 4] = ["caller", "method", "api_client", "user"];
 
 /// One gateway's metrics.
 pub(super) struct Registered {
@@ -170,7 +154,7 @@ impl Registered {
         }
         let handled = ByCode::of_server(families.counters(
             "grpc_server_handled_total",
-            "Calls that ended, whatever the outcome.",
+            "Calls that ended, with any outcome.",
             &handled_labels,
         ));
         for method in Method::ALL {
@@ -331,8 +315,8 @@ impl Registered {
             registry,
         };
         // An alert on the increase of what has never been shown would miss its first event.
-        for kind in SECURITY_EVENTS {
-            registered.security_events.show([kind]);
+        for event in SecurityEvent::ALL {
+            registered.security_events.show([event.as_str()]);
         }
         for refusal in ConnectionRefusal::ALL {
             registered.connections_refused.show([refusal.as_str()]);
@@ -346,8 +330,8 @@ impl Registered {
         for limit in CallLimit::ALL {
             registered.calls_shed.show([limit.as_str()]);
         }
-        for reason in ACCESS_DENIED {
-            registered.access_denied.show([reason]);
+        for reason in AccessDenial::ALL {
+            registered.access_denied.show([reason.as_str()]);
         }
         // Registered by nobody else in this registry, so this cannot fail.
         let _ = registered.registry.register(Box::new(ProcessCollector::for_self()));
