@@ -195,6 +195,11 @@ impl Connections {
         }
     }
 
+    /// Returns whether a request may be sent over HTTP/1.1.
+    pub(super) fn may_be_http1(&self) -> bool {
+        self.settings.protocol() != Some(HttpProtocol::Http2)
+    }
+
     /// Records the head of a response.
     pub(super) fn answered(&self, lease: &Lease, version: Version) {
         self.settings.record_protocol(version);
