@@ -61,7 +61,7 @@ async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
     }
     // As many logins as fit have been sent before the first response arrives. The others wait.
     upstream.asked(LOGIN, 88).await;
-    admin.comes_to(r#"ott_gateway_calls_in_flight"#, 600.0).await;
+    admin.comes_to("ott_gateway_calls_in_flight", 600.0).await;
     assert_eq!(upstream.count(LOGIN), 88);
     held.add_permits(600);
     let (mut delivered, mut others) = (0, Vec::new());

@@ -60,10 +60,10 @@ impl LogWriter {
     pub(super) fn watch(&self, threads: &Threads) {
         let heartbeat = threads.register("log");
         heartbeat.pulse().wait();
-        match self.inbox.try_send(Message::Watch(heartbeat)) {
-            Err(TrySendError::Full(Message::Watch(heartbeat))) => heartbeat.retire(),
-            // If the thread is gone, the heartbeat has been dropped: the thread counts as dead.
-            _ => {}
+        let sent = self.inbox.try_send(Message::Watch(heartbeat));
+        // If the thread is gone, the heartbeat has been dropped: the thread counts as dead.
+        if let Err(TrySendError::Full(Message::Watch(heartbeat))) = sent {
+            heartbeat.retire();
         }
     }
 
@@ -92,7 +92,9 @@ fn run<O: AsFd>(messages: &Receiver<Message>, sink: &mut Sink<O>, dropped: &Atom
         }
     }
     // No panic: the log ends as intended.
-    heartbeat.map(Heartbeat::retire);
+    if let Some(heartbeat) = heartbeat {
+        heartbeat.retire();
+    }
 }
 
 /// Returns whether the descriptor was closed when the process started. The standard library

@@ -78,7 +78,7 @@ fn tracer(address: SocketAddr, sample_ratio: f64) -> Tracer {
 
 fn tracer_with(address: SocketAddr, sample_ratio: f64, metrics: &Metrics) -> Tracer {
     let sampling = SamplingSettings { ratio: sample_ratio, ..SamplingSettings::default() };
-    Tracer::start(&Settings { sampling, ..settings(address) }, &metrics).expect("it starts")
+    Tracer::start(&Settings { sampling, ..settings(address) }, metrics).expect("it starts")
 }
 
 fn settings(address: SocketAddr) -> Settings {
