@@ -104,7 +104,7 @@ impl App {
         let on_failure = stop.clone().drop_guard();
 
         let budget = memory::fit(&config.server);
-        let responses = ResponseMemory::new(budget.response_bytes);
+        let responses = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
         metrics.follow_response_memory(budget.response_bytes, responses.clone());
         let share = descriptors::share(&config, budget.calls, &metrics)?;
         let server_config = settings::within(&config.server, share);
@@ -224,8 +224,10 @@ impl App {
         &self.metrics
     }
 
-    /// Reports dropped and suppressed log lines in the metrics.
+    /// Reports dropped and suppressed log lines in the metrics, and the death of the thread that
+    /// writes lines like that of any other thread.
     pub fn report_log(&self, logging: Logging) {
+        logging.watch(self.metrics.threads());
         let reported = (logging, self.metrics.clone());
         self.supervisor.start(Duty::LogReport, None, reported, |(logging, metrics)| {
             logging.clone().report(metrics.clone()).boxed()

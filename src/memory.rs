@@ -9,7 +9,7 @@ mod responses;
 
 pub use self::{
     limit::system_limit,
-    responses::{MAX_RESPONSE_BYTES, Reservation, ResponseMemory, USUAL_BYTES},
+    responses::{Http1Place, MAX_RESPONSE_BYTES, Reservation, ResponseMemory, USUAL_BYTES},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -21,6 +21,11 @@ const BASE_BYTES: u64 = 40 * MIB;
 const CALL_BYTES: u64 = 80 * 1024;
 /// Maximum memory for large responses, in bytes: for a thousand at one time.
 const MAX_RESPONSES_BYTES: u64 = 1024 * MIB;
+/// Memory of an exchange over HTTP/1.1 beside that of its call, in bytes: the head of the largest
+/// response and the buffer that it arrived in.
+const HTTP1_BYTES: u64 = 128 * 1024;
+/// A process with less memory than it needs for this many of them makes them nevertheless.
+const MIN_HTTP1_EXCHANGES: u64 = 8;
 /// A process with less memory than it needs for this many calls serves them nevertheless.
 const MIN_CALLS: u64 = 16;
 
@@ -31,11 +36,13 @@ pub struct Budget {
     pub calls: usize,
     /// Memory for large responses, in bytes.
     pub response_bytes: usize,
+    /// Maximum number of exchanges with the platform over HTTP/1.1 at one time.
+    pub http1_exchanges: usize,
 }
 
 impl Budget {
     /// Divides a limit in bytes: five eighths of what the process does not need at rest are for
-    /// calls, a quarter is for large responses. The rest is lost between allocations.
+    /// calls, a quarter is for large responses, an eighth for the heads of responses over HTTP/1.1.
     #[must_use]
     pub fn of(limit: u64) -> Self {
         let free = limit.saturating_sub(BASE_BYTES);
@@ -43,6 +50,7 @@ impl Budget {
         Self {
             calls: size((free / 8 * 5 / CALL_BYTES).max(MIN_CALLS)),
             response_bytes: size((free / 4).min(MAX_RESPONSES_BYTES)).max(responses::MIN_BYTES),
+            http1_exchanges: size((free / 8 / HTTP1_BYTES).max(MIN_HTTP1_EXCHANGES)),
         }
     }
 }
@@ -55,11 +63,14 @@ mod tests {
     fn parts_fit_into_the_limit() {
         for limit in [48, 64, 128, 256, 512, 4096, 1 << 20] {
             let bytes = limit * MIB;
-            let Budget { calls, response_bytes } = Budget::of(bytes);
-            let used = BASE_BYTES + calls as u64 * CALL_BYTES + response_bytes as u64;
+            let Budget { calls, response_bytes, http1_exchanges } = Budget::of(bytes);
+            let heads = http1_exchanges as u64 * HTTP1_BYTES;
+            let used = BASE_BYTES + calls as u64 * CALL_BYTES + response_bytes as u64 + heads;
             assert!(used <= bytes, "{limit} MiB: {calls} calls, {response_bytes} bytes");
         }
         assert_eq!(Budget::of(256 * MIB).calls, 1728);
-        assert_eq!(Budget::of(0), Budget { calls: 16, response_bytes: responses::MIN_BYTES });
+        assert_eq!(Budget::of(256 * MIB).http1_exchanges, 216);
+        let least = Budget { calls: 16, response_bytes: responses::MIN_BYTES, http1_exchanges: 8 };
+        assert_eq!(Budget::of(0), least);
     }
 }

@@ -224,7 +224,7 @@ pub(super) fn tracer(
     tls: &mut ClientTlsSet,
 ) -> Result<Tracer, StartError> {
     match traces(config, tls)? {
-        Some(settings) => Ok(Tracer::start(&settings, metrics.traces())?),
+        Some(settings) => Ok(Tracer::start(&settings, metrics)?),
         None => Ok(Tracer::off()),
     }
 }

@@ -4,7 +4,7 @@
 //! memory is reserved, and nothing is requested whose large response would have to wait: a
 //! login that waits costs its token if it waits too long.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -22,31 +22,54 @@ const UNIT: usize = 1024;
 
 /// The memory for large responses of the whole process. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ResponseMemory(Arc<Semaphore>);
+pub struct ResponseMemory {
+    large: Arc<Semaphore>,
+    http1: Arc<Semaphore>,
+}
 
 /// Memory that is reserved until this is dropped.
 #[derive(Debug)]
-pub struct Reservation(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Reservation(Mutex<OwnedSemaphorePermit>);
+
+/// The place of one exchange over HTTP/1.1 until this is dropped.
+#[derive(Debug)]
+pub struct Http1Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl ResponseMemory {
-    /// Memory of `bytes`, at least enough for one response.
+    /// Memory of `bytes`, at least enough for one response, and for the heads of as many
+    /// responses over HTTP/1.1 as `http1_exchanges`, at least one.
     #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        let units = (bytes.max(MIN_BYTES) / UNIT).min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(units)))
+    pub fn new(bytes: usize, http1_exchanges: usize) -> Self {
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        Self { large: semaphore(bytes.max(MIN_BYTES) / UNIT), http1: semaphore(http1_exchanges.max(1)) }
+    }
+
+    /// Waits for the place of an exchange over HTTP/1.1, until its response has been processed.
+    ///
+    /// The HTTP library reads the head of a response as soon as it arrives, at any size below
+    /// 400 KiB, so its memory has to be there before the request is sent. Over HTTP/2 the
+    /// sizes of heads and of unread bodies are limited for the whole connection.
+    pub async fn http1_place(&self) -> Option<Http1Place> {
+        Arc::clone(&self.http1).acquire_owned().await.ok().map(Http1Place)
+    }
+
+    /// Returns such a place if one is free.
+    #[must_use]
+    pub fn try_http1_place(&self) -> Option<Http1Place> {
+        Arc::clone(&self.http1).try_acquire_owned().ok().map(Http1Place)
     }
 
     /// Returns whether a response of the largest size could be read at once.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.available_permits() >= units(MAX_RESPONSE_BYTES) as usize
+        self.large.available_permits() >= units(MAX_RESPONSE_BYTES) as usize
     }
 
     /// Waits until a response of the largest size could be read at once. Served in order,
     /// together with the waits for reservations.
     pub async fn room(&self) {
         // The semaphore is never closed.
-        drop(self.0.acquire_many(units(MAX_RESPONSE_BYTES)).await);
+        drop(self.large.acquire_many(units(MAX_RESPONSE_BYTES)).await);
     }
 
     /// Waits until a response of `bytes` may be read; `None` for one of the usual size.
@@ -57,24 +80,33 @@ impl ResponseMemory {
         if bytes <= USUAL_BYTES {
             return None;
         }
-        Arc::clone(&self.0)
+        Arc::clone(&self.large)
             .acquire_many_owned(units(bytes.min(MAX_RESPONSE_BYTES)))
             .await
             .ok()
-            .map(Reservation)
+            .map(|permit| Reservation(Mutex::new(permit)))
     }
 
     /// What is not reserved, in bytes.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
-        self.0.available_permits().saturating_mul(UNIT)
+        self.large.available_permits().saturating_mul(UNIT)
     }
 }
 
 impl Default for ResponseMemory {
-    /// Memory for 256 responses of the largest size.
+    /// Memory for 256 responses of the largest size, and for any number of usual ones.
     fn default() -> Self {
-        Self::new(256 * MIN_BYTES)
+        Self::new(256 * MIN_BYTES, Semaphore::MAX_PERMITS)
+    }
+}
+
+impl Reservation {
+    /// Releases all but `bytes`: what is left of the response's copies.
+    pub fn shrink(&self, bytes: usize) {
+        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let excess = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+        drop(permit.split(excess));
     }
 }
 
@@ -93,7 +125,7 @@ mod tests {
 
     #[test]
     fn large_responses_wait_for_each_other_and_usual_ones_do_not() {
-        let memory = ResponseMemory::new(0);
+        let memory = ResponseMemory::new(0, 1);
         assert_eq!(memory.available_bytes(), MIN_BYTES);
         let first = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
         let mut second = Box::pin(memory.reserve(USUAL_BYTES + 1));
@@ -106,7 +138,7 @@ mod tests {
 
     #[test]
     fn nothing_is_requested_while_a_large_response_would_wait() {
-        let memory = ResponseMemory::new(2 * MIN_BYTES);
+        let memory = ResponseMemory::new(2 * MIN_BYTES, 1);
         let first = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free");
         assert!(
             memory.has_room() && memory.room().now_or_never().is_some(),
@@ -122,7 +154,32 @@ mod tests {
 
     #[test]
     fn reservation_is_never_larger_than_the_total() {
-        let memory = ResponseMemory::new(1);
+        let memory = ResponseMemory::new(1, 1);
         assert!(memory.reserve(usize::MAX).now_or_never().expect("free").is_some());
+    }
+
+    #[test]
+    fn reservation_that_shrinks_releases_the_rest_and_never_grows() {
+        let memory = ResponseMemory::new(MIN_BYTES, 1);
+        let reserved = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
+        reserved.shrink(2 * MIN_BYTES);
+        assert_eq!(memory.available_bytes(), 0);
+        reserved.shrink(3 * UNIT - 1);
+        assert_eq!(memory.available_bytes(), MIN_BYTES - 3 * UNIT);
+        reserved.shrink(MIN_BYTES);
+        assert_eq!(memory.available_bytes(), MIN_BYTES - 3 * UNIT);
+        drop(reserved);
+        assert_eq!(memory.available_bytes(), MIN_BYTES);
+    }
+
+    #[test]
+    fn exchanges_over_http1_wait_for_each_other() {
+        let memory = ResponseMemory::new(0, 2);
+        let place = || memory.http1_place().now_or_never();
+        let (first, second) = (place().expect("free"), place().expect("free"));
+        assert!(place().is_none(), "all are taken");
+        drop(first);
+        assert!(place().is_some());
+        drop(second);
     }
 }

@@ -195,6 +195,11 @@ impl Connections {
         }
     }
 
+    /// Returns whether a request may be sent over HTTP/1.1.
+    pub(super) fn may_be_http1(&self) -> bool {
+        self.settings.protocol() != Some(HttpProtocol::Http2)
+    }
+
     /// Records the head of a response.
     pub(super) fn answered(&self, lease: &Lease, version: Version) {
         self.settings.record_protocol(version);
@@ -253,15 +258,14 @@ impl Connections {
             return;
         }
         state.is_renewing = true;
-        let connections = Arc::clone(self);
-        tokio::spawn(async move { connections.renew().await });
+        let renewal = Renewal(Arc::clone(self));
+        tokio::spawn(async move { renewal.0.renew().await });
     }
 
     /// Replaces the clients by a new one that has a connection already, outside any call.
     async fn renew(&self) {
         let client = self.connected_client().await;
         let mut state = self.state();
-        state.is_renewing = false;
         match client {
             Ok(client) => {
                 state.first = client;
@@ -269,7 +273,7 @@ impl Connections {
                 state.renew_at = next_renewal(&self.settings);
             }
             Err(cause) => {
-                state.renew_at = clock::now() + jittered(RENEWAL_PAUSE, 0.8, 1.2);
+                state.renew_at = next_try();
                 drop(state);
                 tracing::warn!(cause, "cannot renew platform connections, keeping the current ones");
             }
@@ -299,6 +303,21 @@ impl Connections {
     }
 }
 
+/// A renewal in progress. Dropping it allows the next one, however this one has ended: a panic
+/// must not keep the clients, and the addresses that they are connected to, for good.
+struct Renewal(Arc<Connections>);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_renewing = false;
+        if state.renew_at <= clock::now() {
+            // It ended without a result.
+            state.renew_at = next_try();
+        }
+    }
+}
+
 impl Reuse {
     const fn of(self, server: KnownServer) -> ConnectionReuse {
         if server.is_http1() && !self.over_http1 {
@@ -323,6 +342,11 @@ impl State {
 /// together.
 fn next_renewal(settings: &HttpSettings) -> Instant {
     clock::now() + jittered(settings.max_connection_age, 0.8, 1.2)
+}
+
+/// When to renew again after a renewal without a new connection.
+fn next_try() -> Instant {
+    clock::now() + jittered(RENEWAL_PAUSE, 0.8, 1.2)
 }
 
 impl fmt::Debug for Connections {

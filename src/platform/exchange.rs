@@ -23,6 +23,7 @@ use crate::{
     call::Call,
     clock,
     credential::{Bearer, Replay},
+    memory::Http1Place,
     telemetry::tracing::{Attempt, CallSpan},
 };
 
@@ -74,7 +75,7 @@ impl PlatformClient {
         let mut renewed = None;
         let mut last: Option<FailedExchange> = None;
         loop {
-            let (permit, bearer) = match self.ready(&exchange, renewed.take()).await {
+            let (place, permit, bearer) = match self.ready(&exchange, renewed.take()).await {
                 Ok(ready) => ready,
                 // The platform's last response explains more than why it is not asked again.
                 Err(error) => return Err(last.unwrap_or_else(|| error.into())),
@@ -100,6 +101,8 @@ impl PlatformClient {
                 }
                 AttemptOutcome::NotSent(cause) => PlatformError::from(cause).into(),
             };
+            // The response has been processed.
+            drop(place);
             match (&bearer, exchange.subject) {
                 (Some(bearer), Some(subject)) if is_unauthorized(&failed.error) => {
                     // Not a retry: the credential bounds the number of replays.
@@ -134,13 +137,21 @@ impl PlatformClient {
         &self,
         exchange: &Exchange<'_>,
         renewed: Option<Bearer>,
-    ) -> Result<(BreakerPermit, Option<Bearer>), PlatformError> {
-        let Exchange { endpoint, call, .. } = exchange;
+    ) -> Result<(Option<Http1Place>, BreakerPermit, Option<Bearer>), PlatformError> {
+        let Exchange { endpoint, call, connections, .. } = exchange;
         is_in_time(endpoint, Duration::ZERO, call)?;
+        let longest = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
+        let mut place = None;
+        if connections.may_be_http1() {
+            place = endpoint.memory.try_http1_place();
+            if place.is_none() {
+                // Boxed here and below: it is rare, and the future of every call would grow by it.
+                let free = Box::pin(timeout(longest(), endpoint.memory.http1_place()));
+                place = free.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
+            }
+        }
         if endpoint.has_large_responses() && !endpoint.memory.has_room() {
-            let longest = call.deadline().remaining().saturating_sub(endpoint.min_time_left);
-            // Boxed: it is rare, and the future of every call would grow by it.
-            let room = Box::pin(timeout(longest, endpoint.memory.room()));
+            let room = Box::pin(timeout(longest(), endpoint.memory.room()));
             room.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
         }
         let permit = endpoint
@@ -155,7 +166,7 @@ impl PlatformClient {
             }
             renewed => renewed,
         };
-        Ok((permit, bearer))
+        Ok((place, permit, bearer))
     }
 
     /// Makes one admitted attempt and reports it to the breaker, the metrics and the trace.

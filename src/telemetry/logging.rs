@@ -26,7 +26,7 @@ use self::{
     line::LineFormat,
     writer::LogWriter,
 };
-use super::metrics::Metrics;
+use super::{metrics::Metrics, threads::Threads};
 
 /// The target of the one line that each failed call leaves: never limited, because
 /// each is about another call.
@@ -146,6 +146,11 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 impl Logging {
+    /// Registers the thread that writes.
+    pub fn watch(&self, threads: &Threads) {
+        self.writer.watch(threads);
+    }
+
     /// Reports lines that were left out, every 10 seconds, in the log and as metrics.
     /// Runs until the future is dropped.
     pub async fn report(self, metrics: Metrics) -> Infallible {

@@ -79,7 +79,7 @@ pub enum Condition {
 /// A thread that is blocked or dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresponsive {
-    /// Name of the thread: `worker-0`, `health-0`, `control`, `audit`.
+    /// Name of the thread: `worker-0`, `health-0`, `control`, `audit`, `traces`, `log`.
     pub thread: Box<str>,
     /// Whether it is blocked or dead.
     pub condition: Condition,
@@ -195,6 +195,14 @@ impl Pulse {
         let since = clock::now().saturating_duration_since(self.0.started);
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(DEAD - 1);
         self.0.beat.store(since, Ordering::Release);
+    }
+
+    /// Beats by a timer, for a thread with a runtime.
+    pub async fn keep_beating(&self) -> Infallible {
+        loop {
+            self.beat();
+            sleep(self.interval()).await;
+        }
     }
 
     /// Records that the thread waits for work. No heartbeat is due until it has some.

@@ -560,6 +560,7 @@ async fn the_process_and_its_workers_show() {
         (r#"ott_gateway_thread_up{thread="worker-0"}"#, 1.0),
         (r#"ott_gateway_thread_up{thread="control"}"#, 1.0),
         (r#"ott_gateway_thread_up{thread="audit"}"#, 1.0),
+        (r#"ott_gateway_thread_up{thread="log"}"#, 1.0),
     ]);
     let measured = || admin.scrape().value("ott_gateway_event_loop_lag_seconds_count") >= 1.0;
     tokio::time::timeout(Duration::from_secs(20), async {

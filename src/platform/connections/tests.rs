@@ -37,6 +37,30 @@ async fn renewals_that_fail_are_repeated_after_24_to_36_seconds() {
     assert_eq!(warnings.filter(|line| line.contains("refused")).count(), 100);
 }
 
+#[tokio::test(start_paused = true)]
+async fn renewal_that_panics_does_not_prevent_the_next_one() {
+    let reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
+    let connections = Connections::new(unreachable(), reuse, Generation::default()).unwrap();
+    {
+        let mut state = connections.state();
+        state.is_renewing = true;
+        state.renew_at = clock::now();
+    }
+    let renewal = Renewal(Arc::clone(&connections));
+    let task = tokio::spawn(async move {
+        let _renewal = renewal;
+        panic!("as a defect would");
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    let wait = connections.state().renew_at - clock::now();
+    assert!(!connections.is_renewing());
+    assert!((Duration::from_secs(24)..=Duration::from_secs(36)).contains(&wait), "{wait:?}");
+
+    tokio::time::advance(wait).await;
+    drop(connections.lease());
+    assert!(connections.is_renewing(), "the next lease renews");
+}
+
 #[tokio::test]
 async fn connections_of_authorities_that_were_replaced_take_no_more_requests() {
     let authority = || {

@@ -248,7 +248,6 @@ impl Drop for OpenCall {
 pub(in crate::server) struct OpenResponse {
     body: Body,
     call: OpenCall,
-    #[expect(dead_code, reason = "held until the response has been sent")]
     memory: Option<Arc<Reservation>>,
 }
 
@@ -263,7 +262,12 @@ impl http_body::Body for OpenResponse {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         // hyper asks for more only after the peer's windows have had room for the last frame.
         self.call.set_undelivered(frame.is_ready());
-        frame
+        match (&self.memory, frame) {
+            (Some(memory), Poll::Ready(Some(Ok(frame)))) => {
+                Poll::Ready(Some(Ok(frame.map_data(|data| held(data, memory)))))
+            }
+            (_, frame) => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -272,5 +276,51 @@ impl http_body::Body for OpenResponse {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Part of a large response. Its memory stays reserved until the last byte of it has been written
+/// to the socket, which may be long after the body has ended.
+struct Held {
+    data: Bytes,
+    _memory: Arc<Reservation>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+fn held(data: Bytes, memory: &Arc<Reservation>) -> Bytes {
+    // What the message was made from is gone. The encoder's buffer is up to twice as large as
+    // its contents.
+    memory.shrink(data.len().saturating_mul(2));
+    Bytes::from_owner(Held { data, _memory: Arc::clone(memory) })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::memory::{MAX_RESPONSE_BYTES, ResponseMemory};
+
+    #[test]
+    fn memory_of_a_large_response_is_reserved_until_its_last_byte_is_gone() {
+        let memory = ResponseMemory::new(0, 1);
+        let all = memory.available_bytes();
+        let reserved = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
+        let reserved = Arc::new(reserved);
+        assert_eq!(memory.available_bytes(), 0);
+        let mut data = held(Bytes::from(vec![7; 100 * 1024]), &reserved);
+        // The response's body has ended; its last byte waits for the peer's window.
+        drop(reserved);
+        let rest = data.split_off(100 * 1024 - 1);
+        drop(data);
+        assert_eq!(memory.available_bytes(), all - 2 * 100 * 1024, "the copies it was made from are gone");
+        assert_eq!(&rest[..], [7]);
+        drop(rest);
+        assert_eq!(memory.available_bytes(), all);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::Duration,
@@ -20,6 +20,8 @@ use rustix::{
     fs::{OFlags, fcntl_getfl, fstat, major, minor},
 };
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::telemetry::threads::{Heartbeat, Threads};
 
 /// Maximum number of lines that wait for the thread (some 4 MiB).
 const QUEUE: usize = 8192;
@@ -33,6 +35,7 @@ pub(super) struct LogWriter {
 
 enum Message {
     Line(Vec<u8>),
+    Watch(Heartbeat),
     Flush(SyncSender<()>),
 }
 
@@ -52,6 +55,18 @@ impl LogWriter {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Registers the thread. It owes no heartbeat, because it waits for the reader of the log for
+    /// as long as that takes, but its death is noticed.
+    pub(super) fn watch(&self, threads: &Threads) {
+        let heartbeat = threads.register("log");
+        heartbeat.pulse().wait();
+        let sent = self.inbox.try_send(Message::Watch(heartbeat));
+        // If the thread is gone, the heartbeat has been dropped: the thread counts as dead.
+        if let Err(TrySendError::Full(Message::Watch(heartbeat))) = sent {
+            heartbeat.retire();
+        }
+    }
+
     /// Waits until the lines so far are written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let (done, flushed) = sync_channel(1);
@@ -64,6 +79,7 @@ impl LogWriter {
 
 fn run<O: AsFd>(messages: &Receiver<Message>, sink: &mut Sink<O>, dropped: &AtomicU64) {
     let is_discarded = is_closed(&sink.output);
+    let mut heartbeat = None;
     while let Ok(message) = messages.recv() {
         match message {
             Message::Line(line) => {
@@ -71,8 +87,13 @@ fn run<O: AsFd>(messages: &Receiver<Message>, sink: &mut Sink<O>, dropped: &Atom
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            Message::Watch(own) => heartbeat = Some(own),
             Message::Flush(done) => drop(done.try_send(())),
         }
+    }
+    // No panic: the log ends as intended.
+    if let Some(heartbeat) = heartbeat {
+        heartbeat.retire();
     }
 }
 

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::{Attempt, CallEnd, Settings, TracingError};
 use crate::{
     call::RequestId,
-    telemetry::metrics::{Method, TraceMetrics},
+    telemetry::metrics::{Method, Metrics},
 };
 
 /// Makes no spans.
@@ -30,7 +30,7 @@ impl Tracer {
     }
 
     /// Refuses.
-    pub fn start(_: &Settings, _: TraceMetrics) -> Result<Self, TracingError> {
+    pub fn start(_: &Settings, _: &Metrics) -> Result<Self, TracingError> {
         Err(TracingError::Unsupported)
     }
 

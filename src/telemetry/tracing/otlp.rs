@@ -37,7 +37,7 @@ use crate::{
     call::RequestId,
     clock::WallClock,
     telemetry::{
-        metrics::{Method, SpanLoss, TraceMetrics},
+        metrics::{Method, Metrics, SpanLoss, TraceMetrics},
         names,
     },
 };
@@ -89,7 +89,8 @@ impl Tracer {
 
     /// Starts a thread that sends spans to the collector. The collector need not be reachable
     /// yet.
-    pub fn start(settings: &Settings, metrics: TraceMetrics) -> Result<Self, TracingError> {
+    pub fn start(settings: &Settings, metrics: &Metrics) -> Result<Self, TracingError> {
+        let (threads, metrics) = (metrics.threads(), metrics.traces());
         let mut resource = Resource::builder_empty()
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", RequestId::new().to_string()));
@@ -100,7 +101,7 @@ impl Tracer {
         let (queue, batches) = queue(settings.queue, metrics.clone());
         let queued = queue.length();
         let of_spans = ResourceAttributesWithSchema::from(&resource);
-        let export = ExportThread::start(settings, batches, of_spans, metrics.clone())?;
+        let export = ExportThread::start(settings, batches, of_spans, metrics.clone(), threads)?;
         let limits = SpanLimits { max_attributes_per_span: settings.max_attributes, ..SpanLimits::default() };
         let provider = SdkTracerProvider::builder()
             .with_span_processor(queue)

@@ -78,7 +78,7 @@ fn tracer(address: SocketAddr, sample_ratio: f64) -> Tracer {
 
 fn tracer_with(address: SocketAddr, sample_ratio: f64, metrics: &Metrics) -> Tracer {
     let sampling = SamplingSettings { ratio: sample_ratio, ..SamplingSettings::default() };
-    Tracer::start(&Settings { sampling, ..settings(address) }, metrics.traces()).expect("it starts")
+    Tracer::start(&Settings { sampling, ..settings(address) }, metrics).expect("it starts")
 }
 
 fn settings(address: SocketAddr) -> Settings {
@@ -320,6 +320,6 @@ async fn an_endpoint_that_is_not_a_collector_is_refused() {
         ("https://collector:4317", TracingError::Tls),
     ] {
         let settings = Settings::new(endpoint.parse().expect("a URL"));
-        assert_eq!(Tracer::start(&settings, Metrics::new().traces()).err(), Some(error), "{endpoint:?}");
+        assert_eq!(Tracer::start(&settings, &Metrics::new()).err(), Some(error), "{endpoint:?}");
     }
 }

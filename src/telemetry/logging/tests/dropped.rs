@@ -1,6 +1,10 @@
 //! Lines that do not arrive are counted, and a line that does is whole.
 
-use std::{io::Write as _, os::fd::AsFd};
+use std::{
+    io::Write as _,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rustix::pipe::{PipeFlags, pipe, pipe_with};
 
@@ -121,4 +125,47 @@ async fn metrics_have_the_lines_that_were_dropped_and_suppressed() {
     }
     assert_eq!(values(), [Some(11), Some(15)]);
     report.abort();
+}
+
+#[test]
+fn thread_that_waits_for_a_reader_is_not_blocked() {
+    let metrics = Metrics::new();
+    let conditions = || metrics.threads().unresponsive();
+    let (_reader, full) = pipe().expect("a pipe");
+    let mut log = LogWriter::start(full).expect("a thread");
+    log.watch(metrics.threads());
+    for number in 0..100_000 {
+        write_line(&mut log, &number.to_string());
+    }
+    assert!(log.dropped() > 0, "nobody reads");
+    assert!(metrics.render().contains("ott_gateway_thread_up{thread=\"log\"} 1"));
+    assert_eq!(conditions(), []);
+}
+
+/// An output that panics when a line is written to it.
+struct Panics(File, Arc<AtomicBool>);
+
+impl AsFd for Panics {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        assert!(!self.1.load(Ordering::Relaxed), "as a defect would");
+        self.0.as_fd()
+    }
+}
+
+#[tokio::test]
+async fn death_of_the_thread_is_noticed() {
+    let file = open("/dev/null", OpenOptions::new().write(true));
+    let panics = Arc::new(AtomicBool::new(false));
+    let mut log = LogWriter::start(Panics(file, Arc::clone(&panics))).expect("a thread");
+    let metrics = Metrics::new();
+    log.watch(metrics.threads());
+    log.flush(FLUSH);
+    panics.store(true, Ordering::Relaxed);
+    write_line(&mut log, "the last one");
+    assert_eq!(&*metrics.threads().lost().await, "log");
+    assert!(metrics.render().contains("ott_gateway_thread_up{thread=\"log\"} 0"));
+
+    let later = Metrics::new();
+    log.watch(later.threads());
+    assert_eq!(&*later.threads().lost().await, "log", "also if it died before it was watched");
 }

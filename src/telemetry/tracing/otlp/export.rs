@@ -23,7 +23,10 @@ use super::{
 use crate::{
     backoff::Backoff,
     clock::{self, Instant},
-    telemetry::metrics::{SpanLoss, TraceMetrics},
+    telemetry::{
+        metrics::{SpanLoss, TraceMetrics},
+        threads::Threads,
+    },
 };
 
 /// Pauses between attempts to send a batch.
@@ -56,23 +59,34 @@ impl ExportThread {
         batches: Batches,
         resource: ResourceAttributesWithSchema,
         metrics: TraceMetrics,
+        threads: &Threads,
     ) -> Result<Self, TracingError> {
         let target = Target::new(settings)?;
         let (ending, ended) = watch::channel(());
         let stop = CancellationToken::new();
         let (stopping, batch_timeout) = (stop.clone(), settings.batch_timeout);
         let (starting, started) = std::sync::mpsc::sync_channel(1);
+        let heartbeat = threads.register("traces");
         let run = move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
-                Err(error) => return drop(starting.send(Err(error))),
+                Err(error) => {
+                    heartbeat.retire();
+                    return drop(starting.send(Err(error)));
+                }
             };
             drop(starting.send(Ok(())));
             runtime.block_on(async {
                 let collector = target.connect_lazy();
                 let resource = Arc::new(resource);
-                Export { batches, collector, resource, batch_timeout, stop: stopping, metrics }.run().await;
+                let export = Export { batches, collector, resource, batch_timeout, stop: stopping, metrics };
+                let pulse = heartbeat.pulse();
+                tokio::select! {
+                    () = export.run() => {}
+                    never = pulse.keep_beating() => match never {},
+                }
             });
+            heartbeat.retire();
             // A name lookup that hangs must not keep the thread.
             runtime.shutdown_background();
             drop(ending);
