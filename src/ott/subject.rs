@@ -7,8 +7,9 @@
 use std::borrow::Cow;
 
 use super::canonical::{
-    IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, is_invisible, uuid,
+    IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, uuid,
 };
+use crate::text::is_unprintable;
 
 /// Maximum size of a login, an external id or a user id, as sent and in canonical form, in bytes.
 pub const MAX_SUBJECT_BYTES: usize = 254;
@@ -227,7 +228,7 @@ fn check_character(character: char) -> Result<(), InvalidSubject> {
         Err(InvalidSubject::ControlCharacter)
     } else if character.is_whitespace() && character != ' ' {
         Err(InvalidSubject::UnusualBlank)
-    } else if is_invisible(character) {
+    } else if is_unprintable(character) {
         Err(InvalidSubject::InvisibleCharacter)
     } else {
         Ok(())
