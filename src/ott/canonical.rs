@@ -89,6 +89,27 @@ pub(super) fn uuid(folded: &str) -> Option<String> {
     Uuid::try_parse(&digits).ok().map(|uuid| uuid.hyphenated().to_string())
 }
 
+/// Returns the UUID that common parsers read from a folded text which is not one: Java's
+/// `UUID.fromString` accepts groups with fewer or more leading zeros, and Go's
+/// `github.com/google/uuid` ignores the first and the last of 38 bytes.
+pub(super) fn uuid_of_lenient_parsers(folded: &str) -> Option<String> {
+    let inner = folded.get(1..37).filter(|inner| folded.len() == 38 && is_canonical_uuid(inner));
+    if let Some(inner) = inner {
+        return Some(inner.to_owned());
+    }
+    let groups: Vec<&str> = folded.split('-').collect();
+    let sizes = [8, 4, 4, 4, 12];
+    if groups.len() != sizes.len() || groups.iter().any(|group| group.is_empty()) {
+        return None;
+    }
+    let padded: Vec<String> = groups
+        .iter()
+        .zip(sizes)
+        .map(|(group, size)| format!("{:0>size$}", group.trim_start_matches('0')))
+        .collect();
+    Some(padded.join("-")).filter(|text| is_canonical_uuid(text))
+}
+
 /// Returns whether a text is a UUID in canonical form.
 pub(super) fn is_canonical_uuid(text: &str) -> bool {
     text.len() == 36

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::canonical::{
     IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, uuid,
+    uuid_of_lenient_parsers,
 };
 use crate::text::is_unprintable;
 
@@ -123,15 +124,19 @@ impl Subject {
     /// Returns the key of the user's quota.
     ///
     /// It is coarser than the canonical form: external ids and opaque user ids that differ only
-    /// in their folding share a quota. The platform does not document whether it distinguishes
-    /// them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
+    /// in their folding share a quota, and user ids that a lenient parser could read as one UUID.
+    /// The platform does not document whether it distinguishes them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
     /// to reach another user.
     #[must_use]
     pub fn quota_key(&self) -> QuotaKey<'_> {
         let name = match self.kind {
             SubjectKind::Login => Cow::Borrowed(&*self.canonical),
             SubjectKind::UserId if self.is_uuid => Cow::Borrowed(&*self.canonical),
-            SubjectKind::ExternalId | SubjectKind::UserId => fold(&self.canonical),
+            SubjectKind::ExternalId => fold(&self.canonical),
+            SubjectKind::UserId => {
+                let folded = fold(&self.canonical);
+                uuid_of_lenient_parsers(&folded).map_or(folded, Cow::Owned)
+            }
         };
         QuotaKey { kind: self.kind, name }
     }

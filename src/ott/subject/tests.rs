@@ -46,6 +46,34 @@ fn every_spelling_of_a_uuid_is_one_user() {
 }
 
 #[test]
+fn what_a_lenient_parser_reads_as_a_uuid_shares_its_quota_and_matches_no_rule_for_it() {
+    let uuid = "002504e0-0f89-00d3-000c-0305e82c3301";
+    for spelling in [
+        "2504e0-f89-d3-c-305e82c3301",
+        "2504E0-0f89-0d3-0c-0305e82c3301",
+        "00002504e0-00f89-00d3-000c-000305e82c3301",
+        "x002504e0-0f89-00d3-000c-0305e82c3301y",
+        "\"002504e0-0f89-00d3-000c-0305e82c3301\"",
+    ] {
+        let user = subject(UserId, spelling);
+        assert_eq!(user.quota_key(), subject(UserId, uuid).quota_key(), "{spelling}");
+        assert!(!Users::listed(UserId, &[uuid]).contain(&user), "{spelling}");
+        assert_eq!((user.canonical(), user.as_sent()), (spelling, spelling));
+    }
+    for other in [
+        "12504e0-f89-d3-c-305e82c3301",
+        "2504e0-f89-d3-c-305e82c3301-0",
+        "2504e0-f89-d3--305e82c3301",
+        "2504e0-f89-d3-g-305e82c3301",
+        "xx002504e0-0f89-00d3-000c-0305e82c3301y",
+        "\u{e4}02504e0-0f89-00d3-000c-0305e82c3301y",
+        "-----",
+    ] {
+        assert_ne!(subject(UserId, other).quota_key(), subject(UserId, uuid).quota_key(), "{other}");
+    }
+}
+
+#[test]
 fn logins_are_folded_and_external_ids_are_not() {
     for (spelling, canonical) in [
         ("anna@x", "anna@x"),
