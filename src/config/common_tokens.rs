@@ -1,8 +1,8 @@
 //! Refuses hashes of tokens that anybody can guess.
 //!
 //! A bearer token is known by its SHA-256 only, so a weak one cannot be seen. The hashes of the
-//! commonest passwords, words and example tokens are therefore computed and compared. That takes a
-//! few milliseconds, and only if tokens are configured. It replaces no password meter: a token
+//! commonest passwords, words and example tokens are therefore computed and compared. That takes
+//! some ten milliseconds, and only if tokens are configured. It replaces no password meter: a token
 //! that is not refused may still be weak.
 
 use std::collections::HashSet;
@@ -13,45 +13,83 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// of our own documentation; separated by blanks, in lower case.
 const WORDS: &str = include_str!("common_tokens/words.txt");
 
-/// What people add to a word to make it a password. The line break is that of `echo`.
-const SUFFIXES: [&str; 5] = ["", "1", "123", "!", "\n"];
+/// What people add to a word to make it a password. The line breaks and the blank are what a
+/// shell or an editor adds to it.
+const SUFFIXES: [&str; 24] = [
+    "", "\n", "\r\n", " ", "0", "1", "2", "3", "7", "01", "12", "123", "1234", "12345", "!", "!!", "?", "1!",
+    "123!", "2023", "2024", "2025", "2026", "2027",
+];
+/// Number of suffixes, from the first, that are tried after less usual spellings.
+const FEW_SUFFIXES: usize = 2;
 
-/// Returns those of the hashes that are of the empty text, or of a common word in lower case,
-/// capitalized or in upper case, with a suffix.
+/// Digits and marks that people write in place of letters.
+const SUBSTITUTES: [(char, &[char]); 5] =
+    [('a', &['4', '@']), ('e', &['3']), ('i', &['1', '!']), ('o', &['0']), ('s', &['5', '$'])];
+
+/// Minimum size of a word that is tried with substitutes, in bytes. There are more shorter ones
+/// in the list already.
+const MIN_SUBSTITUTED: usize = 5;
+
+/// Returns those of the hashes that are of the empty text, or of a common word: in lower case,
+/// capitalized or in upper case, with a suffix, with digits for letters, backwards, or twice.
 pub(super) fn among(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     let mut found = HashSet::new();
     if hashes.is_empty() {
         return found;
     }
     let mut text = String::new();
-    let mut compare = |word: &str, suffix: &str| {
-        text.clear();
-        text.push_str(word);
-        text.push_str(suffix);
-        if let Ok(hash) = <[u8; 32]>::try_from(digest(&SHA256, text.as_bytes()).as_ref())
-            && hashes.contains(&hash)
-        {
-            found.insert(hash);
+    let mut compare = |word: &str, suffixes: &[&str]| {
+        for suffix in suffixes {
+            text.clear();
+            text.push_str(word);
+            text.push_str(suffix);
+            if let Ok(hash) = <[u8; 32]>::try_from(digest(&SHA256, text.as_bytes()).as_ref())
+                && hashes.contains(&hash)
+            {
+                found.insert(hash);
+            }
         }
     };
-    let mut spelled = String::new();
-    for word in std::iter::once("").chain(WORDS.split_whitespace()) {
-        for suffix in SUFFIXES {
-            compare(word, suffix);
+    compare("", &SUFFIXES);
+    for word in WORDS.split_whitespace() {
+        compare(word, &SUFFIXES);
+        let capitalized = capitalized(word);
+        if capitalized != word {
+            compare(&capitalized, &SUFFIXES);
+            compare(&word.to_ascii_uppercase(), &SUFFIXES);
         }
-        let starts_with_letter = word.starts_with(|first: char| first.is_ascii_lowercase());
-        if !starts_with_letter {
-            continue;
+        for spelled in unusual_spellings(word) {
+            compare(&spelled, &SUFFIXES[..FEW_SUFFIXES]);
         }
-        word.clone_into(&mut spelled);
-        spelled[..1].make_ascii_uppercase();
-        for suffix in SUFFIXES {
-            compare(&spelled, suffix);
-        }
-        spelled.make_ascii_uppercase();
-        compare(&spelled, "");
     }
     found
+}
+
+fn capitalized(word: &str) -> String {
+    let mut word = word.to_owned();
+    word[..1].make_ascii_uppercase();
+    word
+}
+
+fn unusual_spellings(word: &str) -> Vec<String> {
+    let mut spellings = vec![word.to_owned()];
+    // Each letter is replaced throughout the word or not at all.
+    for (letter, substitutes) in SUBSTITUTES.iter().filter(|_| word.len() >= MIN_SUBSTITUTED) {
+        if word.contains(*letter) {
+            let replaced = spellings.iter().flat_map(|spelled| {
+                substitutes.iter().map(|substitute| spelled.replace(*letter, &substitute.to_string()))
+            });
+            let replaced: Vec<String> = replaced.collect();
+            spellings.extend(replaced);
+        }
+    }
+    // The first one is the word itself.
+    let substituted = spellings.split_off(1);
+    let mut spellings: Vec<String> = substituted.iter().map(|spelled| capitalized(spelled)).collect();
+    spellings.extend(substituted);
+    spellings.push(word.chars().rev().collect());
+    spellings.extend(["", "-"].map(|between| [word, word].join(between)));
+    spellings
 }
 
 #[cfg(test)]
@@ -91,6 +129,21 @@ mod tests {
             "billing-token",
             "welcome!",
             "Summer",
+            "Summer2024",
+            "token2026",
+            "umbrella",
+            "Coffee1!",
+            "p4ssw0rd",
+            "P@ssw0rd\n",
+            "S3cr3t",
+            "k1tch3n",
+            "$uper$ecret",
+            "drowssap",
+            "tokentoken",
+            "secret-secret",
+            "secret\r\n",
+            "TOKEN\n",
+            "my-secret-token",
         ] {
             assert!(is_common(text), "{text:?}");
         }
@@ -102,11 +155,14 @@ mod tests {
         let words: Vec<&str> = WORDS.split_whitespace().collect();
         let different: HashSet<&&str> = words.iter().collect();
         assert_eq!(different.len(), words.len());
-        assert!(words.len() > 1_000 && words.len() < 3_000, "{}", words.len());
+        assert!(words.len() > 2_000 && words.len() < 4_000, "{}", words.len());
         assert!(words.iter().all(|word| word.is_ascii() && *word == word.to_ascii_lowercase()));
     }
 
     proptest! {
+        // Each case computes some hundred thousand hashes.
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
         #[test]
         fn only_the_common_ones_of_several_are_found(tokens in prop::collection::hash_set("[A-Za-z0-9+/]{32,44}", 0..4)) {
             let mut hashes: HashSet<[u8; 32]> = tokens.iter().map(|token| sha256(token)).collect();

@@ -8,6 +8,8 @@ use std::{borrow::Cow, iter::once};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use uuid::Uuid;
 
+use crate::text::is_unprintable;
+
 /// Ideographic full stop, a label separator in domain names (RFC 3490, section 3.1). The other
 /// variants of the dot are already one of the two in NFKC.
 pub(super) const IDEOGRAPHIC_FULL_STOP: char = '\u{3002}';
@@ -67,7 +69,7 @@ pub(super) fn folds_into_ascii(text: &str) -> bool {
 /// responses, where a difference must not come from spelling alone.
 pub(super) fn fold_visible(text: &str) -> String {
     let visible = |text: &str| -> String {
-        text.chars().filter(|&character| !character.is_whitespace() && !is_invisible(character)).collect()
+        text.chars().filter(|&character| !character.is_whitespace() && !is_unprintable(character)).collect()
     };
     let folded = fold(text).into_owned();
     fold(&visible(&folded)).into_owned()
@@ -87,6 +89,27 @@ pub(super) fn uuid(folded: &str) -> Option<String> {
     Uuid::try_parse(&digits).ok().map(|uuid| uuid.hyphenated().to_string())
 }
 
+/// Returns the UUID that common parsers read from a folded text which is not one: Java's
+/// `UUID.fromString` accepts groups with fewer or more leading zeros, and Go's
+/// `github.com/google/uuid` ignores the first and the last of 38 bytes.
+pub(super) fn uuid_of_lenient_parsers(folded: &str) -> Option<String> {
+    let inner = folded.get(1..37).filter(|inner| folded.len() == 38 && is_canonical_uuid(inner));
+    if let Some(inner) = inner {
+        return Some(inner.to_owned());
+    }
+    let groups: Vec<&str> = folded.split('-').collect();
+    let sizes = [8, 4, 4, 4, 12];
+    if groups.len() != sizes.len() || groups.iter().any(|group| group.is_empty()) {
+        return None;
+    }
+    let padded: Vec<String> = groups
+        .iter()
+        .zip(sizes)
+        .map(|(group, size)| format!("{:0>size$}", group.trim_start_matches('0')))
+        .collect();
+    Some(padded.join("-")).filter(|text| is_canonical_uuid(text))
+}
+
 /// Returns whether a text is a UUID in canonical form.
 pub(super) fn is_canonical_uuid(text: &str) -> bool {
     text.len() == 36
@@ -94,17 +117,4 @@ pub(super) fn is_canonical_uuid(text: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
-}
-
-/// Returns whether a character shows nothing, or changes the direction of what is shown:
-/// `Default_Ignorable_Code_Point` of Unicode 16, interlinear annotations and the Braille blank.
-pub(super) const fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
-        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
-        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
-    )
 }

@@ -7,8 +7,10 @@
 use std::borrow::Cow;
 
 use super::canonical::{
-    IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, is_invisible, uuid,
+    IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, uuid,
+    uuid_of_lenient_parsers,
 };
+use crate::text::is_unprintable;
 
 /// Maximum size of a login, an external id or a user id, as sent and in canonical form, in bytes.
 pub const MAX_SUBJECT_BYTES: usize = 254;
@@ -122,15 +124,19 @@ impl Subject {
     /// Returns the key of the user's quota.
     ///
     /// It is coarser than the canonical form: external ids and opaque user ids that differ only
-    /// in their folding share a quota. The platform does not document whether it distinguishes
-    /// them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
+    /// in their folding share a quota, and user ids that a lenient parser could read as one UUID.
+    /// The platform does not document whether it distinguishes them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
     /// to reach another user.
     #[must_use]
     pub fn quota_key(&self) -> QuotaKey<'_> {
         let name = match self.kind {
             SubjectKind::Login => Cow::Borrowed(&*self.canonical),
             SubjectKind::UserId if self.is_uuid => Cow::Borrowed(&*self.canonical),
-            SubjectKind::ExternalId | SubjectKind::UserId => fold(&self.canonical),
+            SubjectKind::ExternalId => fold(&self.canonical),
+            SubjectKind::UserId => {
+                let folded = fold(&self.canonical);
+                uuid_of_lenient_parsers(&folded).map_or(folded, Cow::Owned)
+            }
         };
         QuotaKey { kind: self.kind, name }
     }
@@ -227,7 +233,7 @@ fn check_character(character: char) -> Result<(), InvalidSubject> {
         Err(InvalidSubject::ControlCharacter)
     } else if character.is_whitespace() && character != ' ' {
         Err(InvalidSubject::UnusualBlank)
-    } else if is_invisible(character) {
+    } else if is_unprintable(character) {
         Err(InvalidSubject::InvisibleCharacter)
     } else {
         Ok(())

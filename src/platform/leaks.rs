@@ -1,38 +1,32 @@
 //! Finds parts of secrets in a text of the platform, in any usual encoding.
 //!
 //! The platform, or a firewall in front of it, may repeat a part of the request in its error
-//! message: cut, quoted, percent-encoded, as base64 or as a list of bytes. A text that shares
+//! message: cut, quoted, escaped, as base64 or as a list of bytes. A text that shares
 //! [`RUN`] characters in a row with a secret is not passed on at all, because no replacement
 //! can be complete.
 //!
 //! Used only when a request has failed, for a text of bounded size.
 
-use base64::{
-    Engine,
-    alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD_NO_PAD},
-};
+mod encodings;
+mod escapes;
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::HeaderValue;
-use icu_normalizer::ComposingNormalizerBorrowed;
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
+use encodings::{LENIENT, compatible, decodings, has_base64_run, utf16_bytes};
+use escapes::unescaped;
+
 /// Number of equal characters in a row that count as a part of a secret.
-const RUN: usize = 8;
-/// Number of encodings inside each other that are undone, percent-encoding not counted.
+pub(super) const RUN: usize = 8;
+/// Number of encodings inside each other that are undone, escapes not counted.
 const MAX_DEPTH: usize = 2;
-/// Minimum number of characters of base64 that encode [`RUN`] bytes.
-const BASE64_RUN: usize = 10;
+/// Number of layers of escapes below which encodings are looked for. Below more of them, only
+/// the text itself is examined.
+const MAX_DECODED_STAGES: usize = 4;
 /// Bits of the filter in front of the sorted runs: the hash of a run is 14 bits long.
 const FILTER_WORDS: usize = (1 << 14) / 64;
-
-/// Decodes base64 that was cut anywhere.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// The secrets of one exchange with the platform.
 #[derive(Default)]
@@ -73,8 +67,9 @@ impl Secrets {
     }
 
     /// Returns whether the text contains a part of one of the secrets: [`RUN`] characters in a
-    /// row, in any case, with any characters between them that are not alphanumeric, and also
-    /// if the text or parts of it are percent-encoded, base64, hexadecimal or numbers of bytes.
+    /// row, in any case and direction, with any characters between them that are not
+    /// alphanumeric, and also if the text or parts of it are escaped, base64, base32,
+    /// hexadecimal, numbers of bytes, or UTF-16 that was read as something else.
     pub(super) fn have_part_in(&self, text: &str) -> bool {
         if self.0.is_empty() {
             return false;
@@ -83,6 +78,7 @@ impl Secrets {
         self.0.iter().any(|secret| {
             runs.have_one_of(secret.iter().map(u8::to_ascii_lowercase))
                 || runs.have_one_of(folded(secret))
+                || runs.have_one_of(folded(secret).rev())
                 || base64_forms(secret).any(|form| runs.have_one_of(folded(&form)))
         })
     }
@@ -106,18 +102,27 @@ impl Runs {
     /// Adds a text and what it is an encoding of.
     fn add(&mut self, text: &[u8], depth: usize) {
         self.add_reading(text);
-        let text = percent_decoded(text);
-        let text = compatible(&text);
-        self.add_reading(&text);
-        if depth == MAX_DEPTH {
-            return;
+        let original = compatible(text);
+        self.add_reading(&original);
+        self.add_decodings(&original, depth);
+        utf16_bytes(text).for_each(|bytes| self.add_reading(&bytes));
+        // Bytes that only look like an escape are gone after a stage, so that each is examined.
+        for (number, stage) in unescaped(text).enumerate() {
+            utf16_bytes(&stage).for_each(|bytes| self.add_reading(&bytes));
+            let stage = compatible(&stage);
+            self.add_reading(&stage);
+            if number < MAX_DECODED_STAGES {
+                self.add_decodings(&stage, depth);
+            }
         }
+    }
+
+    fn add_decodings(&mut self, text: &[u8], depth: usize) {
         // A text can contain words before and after its base64, but bytes that were decoded by
         // mistake are noise, in which nothing has to be looked for.
-        if depth > 0 && !has_base64_run(&text) {
-            return;
+        if depth < MAX_DEPTH && (depth == 0 || has_base64_run(text)) {
+            decodings(text).for_each(|decoded| self.add(&decoded, depth + 1));
         }
-        decodings(&text).for_each(|decoded| self.add(&decoded, depth + 1));
     }
 
     fn add_reading(&mut self, text: &[u8]) {
@@ -153,94 +158,8 @@ fn runs_of(text: impl Iterator<Item = u8>) -> impl Iterator<Item = u64> {
 }
 
 /// The alphanumeric characters, in lower case.
-fn folded(text: &[u8]) -> impl Iterator<Item = u8> {
+fn folded(text: &[u8]) -> impl DoubleEndedIterator<Item = u8> {
     text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase)
-}
-
-/// Undoes percent-encoding as often as it was applied.
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let mut text = text.to_vec();
-    loop {
-        // Each turn makes the text shorter.
-        let decoded: Vec<u8> = percent_decode(&text).collect();
-        if decoded.len() == text.len() {
-            return text;
-        }
-        text = decoded;
-    }
-}
-
-/// Replaces letters and digits in other forms, such as full-width ones, with the usual ones.
-fn compatible(text: &[u8]) -> Vec<u8> {
-    match str::from_utf8(text) {
-        Ok(text) if !text.is_ascii() => {
-            ComposingNormalizerBorrowed::new_nfkc().normalize(text).into_owned().into_bytes()
-        }
-        _ => text.to_vec(),
-    }
-}
-
-fn has_base64_run(text: &[u8]) -> bool {
-    let mut length = 0;
-    text.iter().filter(|byte| !byte.is_ascii_whitespace()).any(|&byte| {
-        length = if base64_symbol(byte).is_some() { length + 1 } else { 0 };
-        length >= BASE64_RUN
-    })
-}
-
-/// A character of either alphabet, in that of RFC 4648 section 4.
-const fn base64_symbol(byte: u8) -> Option<u8> {
-    match byte {
-        b'-' => Some(b'+'),
-        b'_' => Some(b'/'),
-        b'+' | b'/' => Some(byte),
-        _ if byte.is_ascii_alphanumeric() => Some(byte),
-        _ => None,
-    }
-}
-
-/// What the text can be an encoding of. Characters that are not part of the encoding are
-/// ignored, and every beginning is tried.
-fn decodings(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    let symbols: Vec<u8> = text.iter().filter_map(|&byte| base64_symbol(byte)).collect();
-    let base64 = (0..4).filter_map(move |start| {
-        let symbols = symbols.get(start..)?;
-        // A single symbol at the end is not a byte.
-        let end = symbols.len() - usize::from(symbols.len() % 4 == 1);
-        LENIENT.decode(&symbols[..end]).ok()
-    });
-    let digits = hex_digits(text);
-    let hex = (0..2).filter_map(move |start| {
-        let pairs = digits.get(start..)?.chunks_exact(2);
-        Some(pairs.map(|pair| pair[0] << 4 | pair[1]).collect())
-    });
-    base64.chain(hex).chain([8, 10, 16].map(|radix| numbers(text, radix)))
-}
-
-/// The values of the hexadecimal digits, without those of the prefixes `0x` and `\x`.
-fn hex_digits(text: &[u8]) -> Vec<u8> {
-    let mut digits = Vec::new();
-    for &byte in text {
-        if byte.eq_ignore_ascii_case(&b'x') {
-            if digits.last() == Some(&0) {
-                digits.pop();
-            }
-        } else if let Some(digit) = char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()) {
-            digits.push(digit);
-        }
-    }
-    digits
-}
-
-/// The bytes of a list of numbers such as `[104, 105]`, `\x68\x69`, `\u0068` or `&#104;`.
-fn numbers(text: &[u8], radix: u32) -> Vec<u8> {
-    let words = text.split(|byte| !byte.is_ascii_alphanumeric());
-    let bytes = words.filter_map(|word| {
-        let word = word.strip_prefix(b"0").filter(|rest| rest.starts_with(b"x")).unwrap_or(word);
-        let word = word.strip_prefix(b"x").or_else(|| word.strip_prefix(b"u")).unwrap_or(word);
-        u8::from_str_radix(str::from_utf8(word).ok()?, radix).ok()
-    });
-    bytes.collect()
 }
 
 /// The secret in base64, as a part of a longer text: once for each place within the three

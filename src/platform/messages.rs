@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{
     attempt::{Answer, ResponseBody},
     error::{ErrorAnswer, ErrorBody, Malformation, PlatformErrorCode},
-    leaks::Secrets,
+    leaks::{RUN, Secrets},
 };
 use crate::{
     call::Call,
@@ -166,15 +166,32 @@ fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> 
         code => Ok(code),
     };
     let domain = domain.map_or(Ok(None), |domain| presentable_domain(&domain, confidential, &secrets));
-    let message = message.map_or(Ok(None), |message| presentable_message(&message, confidential, &secrets));
-    if code.is_err() || domain.is_err() || message.is_err() {
+    let message = message.map_or(Ok(None), |message| examined_message(&message, confidential, &secrets));
+    let mut is_withheld = code.is_err() || domain.is_err() || message.is_err();
+    let code = code.unwrap_or_default();
+    let mut texts = (domain.unwrap_or_default(), message.unwrap_or_default());
+    let code_text = code.map(|code| code.to_string()).unwrap_or_default();
+    let parts = [&code_text, texts.0.as_deref().unwrap_or_default(), texts.1.as_deref().unwrap_or_default()];
+    if secrets.have_part_in(&in_every_order(parts)) {
+        is_withheld = true;
+        texts = (None, None);
+    }
+    if is_withheld {
         confidential.report_withheld(status);
     }
+    let (domain, message) = texts;
     Some(ErrorBody {
-        code: code.unwrap_or_default().map(PlatformErrorCode::from_number),
-        domain: domain.unwrap_or_default(),
-        message: message.unwrap_or_default(),
+        code: code.map(PlatformErrorCode::from_number),
+        domain,
+        message: message.and_then(|message| presentable_message(message, confidential)),
     })
+}
+
+/// Joins the texts of one error so that each order of the three is in the result: a secret can
+/// be split over them.
+fn in_every_order([first, second, third]: [&str; 3]) -> String {
+    // The shortest sequence that contains all permutations.
+    [first, second, third, first, second, first, third, second, first].concat()
 }
 
 fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
@@ -201,30 +218,40 @@ fn presentable_domain(
     if secrets.have_part_in(&domain) {
         return Err(ContainsSecret);
     }
-    let is_presentable = !domain.is_empty() && without_values(domain.clone(), confidential) == domain;
+    let is_presentable = !domain.is_empty() && without_values(domain.clone(), confidential, 1) == domain;
     domain.truncate(MAX_DOMAIN_BYTES);
     Ok(is_presentable.then_some(domain))
 }
 
-fn presentable_message(
+/// Returns the part of a message that can be passed on, not yet without the short ones of the
+/// values.
+fn examined_message(
     message: &str,
     confidential: &Confidential<'_>,
     secrets: &Secrets,
 ) -> Result<Option<String>, ContainsSecret> {
     // Unprintable characters come first, because one in the middle of a value would hide it.
     let printable = message.chars().filter(|&character| !is_unprintable(character));
-    let mut message = without_values(printable.take(MAX_EXAMINED_CHARACTERS).collect(), confidential);
+    // The caller chooses some of the values. If short ones, such as a single letter, were
+    // replaced before, they would take a secret apart, and nothing of it would be found.
+    let mut message = without_values(printable.take(MAX_EXAMINED_CHARACTERS).collect(), confidential, RUN);
     if secrets.have_part_in(&message) {
         return Err(ContainsSecret);
     }
     message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
-    Ok((!message.trim().is_empty()).then_some(message))
+    Ok(Some(message))
 }
 
-/// Replaces each occurrence of the values, ignoring ASCII case, with an ellipsis. Removing
-/// them could join two halves of another occurrence.
-fn without_values(mut text: String, confidential: &Confidential<'_>) -> String {
-    for value in confidential.values().filter(|value| !value.is_empty()) {
+fn presentable_message(message: String, confidential: &Confidential<'_>) -> Option<String> {
+    let mut message = without_values(message, confidential, 1);
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    (!message.trim().is_empty()).then_some(message)
+}
+
+/// Replaces each occurrence of the values of at least that size, which is not 0, with an
+/// ellipsis, ignoring ASCII case. Removing them could join two halves of another occurrence.
+fn without_values(mut text: String, confidential: &Confidential<'_>, min_bytes: usize) -> String {
+    for value in confidential.values().filter(|value| value.len() >= min_bytes) {
         let mut kept = String::with_capacity(text.len());
         let mut rest = text.as_str();
         while let Some(start) = find_ignoring_case(rest, value) {

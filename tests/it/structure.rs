@@ -138,7 +138,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["call", "reason", "text", "files", "memory", "validity", "clock", "backoff"]),
     ("call", &["clock", "memory", "ott", "reason"]),
     ("reason", &[]),
-    ("ott", &["secret"]),
+    ("ott", &["secret", "text"]),
     ("session", &["ott", "secret"]),
     ("secret", &["files"]),
     ("memory", &[]),

@@ -39,6 +39,33 @@ fn full_width(text: &str) -> String {
     text.chars().map(wide).collect()
 }
 
+/// Every second character in a notation, the others as they are.
+fn every_second(text: &str, notation: impl Fn(u8) -> String) -> String {
+    let spelled =
+        |(at, byte): (usize, u8)| if at % 2 == 0 { notation(byte) } else { char::from(byte).into() };
+    text.bytes().enumerate().map(spelled).collect()
+}
+
+fn base32(text: &str) -> String {
+    let bits = bytes(text, |byte| format!("{byte:08b}"));
+    let symbol = |bits: &[u8]| {
+        let bits = format!("{:0<5}", str::from_utf8(bits).expect("digits"));
+        char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from_str_radix(&bits, 2).expect("bits")])
+    };
+    bits.as_bytes().chunks(5).map(symbol).collect()
+}
+
+/// UTF-8 that was read as UTF-16.
+fn read_as_utf16(text: &str, unit: fn([u8; 2]) -> u16) -> String {
+    let units: Vec<u16> =
+        text.as_bytes().chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&b' ')])).collect();
+    String::from_utf16_lossy(&units)
+}
+
+fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    text.encode_utf16().flat_map(bytes).collect()
+}
+
 /// Every way in which a part of a secret can be spelled.
 const SPELLINGS: &[fn(&str) -> String] = &[
     str::to_owned,
@@ -76,6 +103,37 @@ const SPELLINGS: &[fn(&str) -> String] = &[
     |part| bytes(part, |byte| format!("&#x{byte:x};")),
     |part| bytes(part, |byte| format!("\\{byte:03o}")),
     |part| format!("{:?}", part.as_bytes()),
+    |part| every_second(part, |byte| format!("%{byte:02x}")),
+    |part| every_second(part, |byte| format!("%u{byte:04x}")),
+    |part| every_second(part, |byte| format!("&#{byte};")),
+    |part| every_second(part, |byte| format!("&#x{byte:04X};")),
+    |part| every_second(part, |byte| format!("&amp;#{byte};")),
+    |part| every_second(part, |byte| format!("\\u{byte:04x}")),
+    |part| every_second(part, |byte| format!("\\\\u{byte:04x}")),
+    |part| every_second(part, |byte| format!("\\u{{{byte:x}}}")),
+    |part| every_second(part, |byte| format!("\\x{byte:02X}")),
+    |part| every_second(part, |byte| format!("\\{byte:03o}")),
+    |part| every_second(part, |byte| format!("={byte:02X}")),
+    |part| interleaved(part, "\\n"),
+    |part| interleaved(part, "&nbsp;"),
+    |part| interleaved(part, "&#8203;"),
+    |part| interleaved(part, "\u{301}"),
+    |part| interleaved(&BASE64.encode(part), "\\r\\n"),
+    |part| BASE64.encode(part).replace('=', "&equals;"),
+    |part| bytes(part, |byte| format!("={byte:02X}")),
+    |part| bytes(part, |byte| format!("U+{byte:04X} ")),
+    |part| part.chars().rev().collect(),
+    base32,
+    |part| base32(part).to_lowercase(),
+    |part| base32(&format!("id: {part}")),
+    |part| read_as_utf16(&format!("{part}  "), u16::from_be_bytes),
+    |part| read_as_utf16(&format!("{part}  "), u16::from_le_bytes),
+    |part| part.encode_utf16().filter_map(|unit| char::from_u32(u32::from(unit.swap_bytes()))).collect(),
+    |part| BASE64.encode(utf16(part, u16::to_le_bytes)),
+    |part| BASE64.encode(utf16(part, u16::to_be_bytes)),
+    |part| {
+        utf16(part, u16::to_le_bytes).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+    },
 ];
 
 proptest! {

@@ -298,6 +298,47 @@ async fn a_text_with_a_part_of_a_secret_is_not_passed_on() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_split_over_the_texts_of_an_error_is_not_passed_on() {
+    // The token is `access-token-1`.
+    for (error, is_withheld) in [
+        (r#""domain":"access-","message":"token-1""#, true),
+        (r#""message":"token-1","domain":"access-""#, true),
+        (r#""message":"got access","domain":"tok""#, true),
+        (r#""message":"no","domain":"oken","code":"1002""#, false),
+        (r#""message":"no access","domain":"Platform""#, false),
+    ] {
+        let (failed, ..) = under(Answer::json(400, format!(r#"{{"error":{{{error}}}}}"#))).await;
+        let body = answer(&failed).body.as_ref().unwrap();
+        assert_eq!((body.domain.is_none(), body.message.is_none()), (is_withheld, is_withheld), "{error}");
+    }
+    let error = r#"{"error":{"code":7654321,"domain":"cookie","message":"0a1b2c3"}}"#;
+    for cookie in ["cookie7654321", "76543210a1b2c3", "0a1b2c3cookie", "0a1b2c37654321", "cooki1234567"] {
+        let failed = Answer::json(400, error).header("set-cookie", format!("sid={cookie}; Path=/"));
+        let (failed, ..) = under(failed).await;
+        let body = answer(&failed).body.as_ref().unwrap();
+        let is_split = cookie != "cooki1234567";
+        assert_eq!((body.domain.is_none(), body.message.is_none()), (is_split, is_split), "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_value_of_the_caller_does_not_take_a_secret_apart() {
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for (login, message, expected) in [
+        ("s", "token access-token-", None),
+        ("e", "saw access-tok", None),
+        ("t", "not at all", Some("no… a… all")),
+    ] {
+        upstream.next(OTT, platform_error(400, "1002", message));
+        let permit = issue_permit(subject(login));
+        let kind = client.issue_ott(&permit, &call(), &CallSpan::default()).await.unwrap_err();
+        let PlatformError::Answer(answer) = &kind else { panic!("{kind:?}") };
+        assert_eq!(answer.body.as_ref().unwrap().message.as_deref(), expected, "{login}");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_access_token_is_renewed_and_the_call_replayed_once() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());

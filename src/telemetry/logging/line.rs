@@ -235,12 +235,17 @@ impl TextFields<'_> {
     fn write(&mut self, field: &Field, is_quoted: bool, value: fmt::Arguments<'_>) -> fmt::Result {
         let line = &mut self.line;
         line.writer.write_char(' ')?;
-        if field.name() == "message" {
-            return line.value(Notation::Plain, value);
+        let is_message = field.name() == "message";
+        if !is_message {
+            line.styled(Style::Italic, |line| line.writer.write_str(name(field)))?;
+            line.styled(Style::Dimmed, |line| line.writer.write_char('='))?;
         }
-        line.styled(Style::Italic, |line| line.writer.write_str(name(field)))?;
-        line.styled(Style::Dimmed, |line| line.writer.write_char('='))?;
-        if !is_quoted {
+        // A message is several words, and our own have no marks.
+        let needs_quotes = || {
+            let shape = Shape::of(value);
+            if is_message { shape.has_mark } else { shape.needs_quotes() }
+        };
+        if !is_quoted && !needs_quotes() {
             return line.value(Notation::Plain, value);
         }
         line.writer.write_char('"')?;
@@ -256,6 +261,61 @@ impl Visit for TextFields<'_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.value(field, true, format_args!("{value}"));
+    }
+}
+
+/// What a value looks like. Without quotes, a value with blanks or an equals sign could pass as
+/// several fields, and what it contains is often chosen by others.
+#[derive(Default)]
+struct Shape {
+    has_blank: bool,
+    /// An equals sign or a quote.
+    has_mark: bool,
+    quotes: Quotes,
+}
+
+/// Whether a value is between quotes already, as the `Debug` of a text is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Quotes {
+    #[default]
+    Empty,
+    Open,
+    Escape,
+    Closed,
+    None,
+}
+
+impl Shape {
+    fn of(value: fmt::Arguments<'_>) -> Self {
+        let mut shape = Self::default();
+        // A `Display` that fails costs the rest of its own text only.
+        let _ = shape.write_fmt(value);
+        shape
+    }
+
+    /// Returns whether the value has to be quoted to be recognized as one.
+    fn needs_quotes(&self) -> bool {
+        match self.quotes {
+            Quotes::Empty => true,
+            Quotes::Closed => false,
+            Quotes::Open | Quotes::Escape | Quotes::None => self.has_blank || self.has_mark,
+        }
+    }
+}
+
+impl Write for Shape {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            self.has_blank |= character.is_whitespace();
+            self.has_mark |= matches!(character, '=' | '"');
+            self.quotes = match (self.quotes, character) {
+                (Quotes::Open, '\\') => Quotes::Escape,
+                (Quotes::Open, '"') => Quotes::Closed,
+                (Quotes::Open | Quotes::Escape, _) | (Quotes::Empty, '"') => Quotes::Open,
+                (Quotes::Empty | Quotes::Closed | Quotes::None, _) => Quotes::None,
+            };
+        }
+        Ok(())
     }
 }
 

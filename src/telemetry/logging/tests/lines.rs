@@ -102,7 +102,55 @@ fn a_text_line_is_the_time_the_level_the_target_and_the_fields() {
     });
     let (time, rest) = line.split_once(' ').expect("a time");
     assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && time.ends_with('Z'), "{time}");
-    assert_eq!(rest, " WARN ott_gateway::x: it happened name=\"a \\\"b\\\"\" cause=c d count=3\n");
+    assert_eq!(rest, " WARN ott_gateway::x: it happened name=\"a \\\"b\\\"\" cause=\"c d\" count=3\n");
+}
+
+/// The names of the fields of a line in text format.
+fn field_names(line: &str) -> Vec<String> {
+    let (mut names, mut word, mut is_inside, mut is_escaped) = (Vec::new(), String::new(), false, false);
+    for character in line.chars() {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = is_inside,
+            '"' => is_inside = !is_inside,
+            '=' if !is_inside => names.push(std::mem::take(&mut word)),
+            _ if is_inside => {}
+            _ if character.is_whitespace() => word.clear(),
+            _ => word.push(character),
+        }
+    }
+    names
+}
+
+proptest! {
+    #[test]
+    fn no_value_looks_like_another_field(text in "([a-z=\" \\\\\u{a0}\u{3000}\n]{0,20}|x level=\"y\" z=1|\"a\" b=\"c\")") {
+        #[derive(Debug)]
+        struct Shown<'a> {
+            #[expect(dead_code, reason = "read by Debug")]
+            text: &'a str,
+        }
+        let line = logged_with(&settings(Format::Text, "info"), || {
+            tracing::warn!(
+                a = text, b = %text, c = ?text, d = ?Shown { text: &text }, e = ?[&text], f = 7, "{text}"
+            );
+        });
+        prop_assert_eq!(field_names(&line), ["a", "b", "c", "d", "e", "f"], "{}", line);
+    }
+}
+
+#[test]
+fn a_text_value_is_quoted_only_where_it_has_to_be() {
+    let line = logged_with(&settings(Format::Text, "info"), || {
+        tracing::warn!(a = %"one", b = %"", c = ?"d e", d = %"a=b", e = ?["f"], f = %"127.0.0.1:80", "it happened");
+    });
+    assert!(
+        line.ends_with(
+            r#": it happened a=one b="" c="d e" d="a=b" e="[\"f\"]" f=127.0.0.1:80
+"#
+        ),
+        "{line}"
+    );
 }
 
 #[test]
