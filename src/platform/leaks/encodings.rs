@@ -105,9 +105,9 @@ fn base32(values: &[u8]) -> Vec<u8> {
 /// The values of the hexadecimal digits, without those of the prefixes `0x` and `\x`.
 fn hex_digits(text: &[u8]) -> Vec<u8> {
     let mut digits = Vec::new();
-    for &byte in text {
+    for (&byte, before) in text.iter().zip([0].iter().chain(text)) {
         if byte.eq_ignore_ascii_case(&b'x') {
-            if digits.last() == Some(&0) {
+            if *before == b'0' {
                 digits.pop();
             }
         } else if let Some(digit) = char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()) {
