@@ -42,6 +42,14 @@ pub const fn is_unprintable(character: char) -> bool {
         || (character as u32) & 0xfffe == 0xfffe
 }
 
+/// Returns where the first unprintable character is. Most texts are ASCII, and are compared by
+/// bytes: every call has a record of many strings.
+fn find_unprintable(text: &str) -> Option<usize> {
+    let first = text.bytes().position(|byte| !matches!(byte, b' '..=b'~'))?;
+    // All bytes before it are characters.
+    text.get(first..)?.find(is_unprintable).map(|at| first + at)
+}
+
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
@@ -241,7 +249,7 @@ impl Formatter for PrintableJson {
     ) -> io::Result<()> {
         // serde_json has escaped what JSON itself forbids.
         let mut rest = fragment;
-        while let Some(at) = rest.find(is_unprintable) {
+        while let Some(at) = find_unprintable(rest) {
             let (printable, from) = rest.split_at(at);
             writer.write_all(printable.as_bytes())?;
             let Some(character) = from.chars().next() else { break };

@@ -73,6 +73,12 @@ fn bounded_text_is_cut_between_characters_and_carries_its_length() {
 }
 
 proptest! {
+    /// The comparison by bytes finds what the one by characters finds.
+    #[test]
+    fn first_unprintable_character_is_found_in_any_text(text in hostile_text()) {
+        prop_assert_eq!(find_unprintable(&text), text.find(is_unprintable));
+    }
+
     #[test]
     fn no_text_puts_an_unprintable_character_on_a_line(text in hostile_text(), limit in 0_usize..80) {
         for notation in [Notation::Plain, Notation::Quoted, Notation::Json] {
