@@ -52,39 +52,51 @@ pub enum Unanswered {
 static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());
 
 struct Pending {
-    reads: usize,
+    /// When each of them was started. Any number of parts may read one file at the same time;
+    /// only reads that have not returned within [`READ_TIMEOUT`] count as hanging.
+    starts: Vec<Instant>,
     last_start: Instant,
 }
 
 /// A place among the reads of one file. Given back by its thread, even after a panic.
-struct Place(Arc<str>);
+struct Place {
+    name: Arc<str>,
+    started: Instant,
+}
 
 impl Place {
     fn take(name: &str) -> Result<Self, Unanswered> {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         let now = clock::now();
-        let file = pending.entry(Arc::clone(&name)).or_insert(Pending { reads: 0, last_start: now });
-        let interval = match file.reads {
+        let file = pending
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Pending { starts: Vec::new(), last_start: now });
+        let hanging =
+            file.starts.iter().filter(|&&start| now.saturating_duration_since(start) >= READ_TIMEOUT);
+        let interval = match hanging.count() {
             0..FREE_PENDING_READS => Duration::ZERO,
             FREE_PENDING_READS..MAX_PENDING_READS => PENDING_INTERVAL,
             _ => Duration::MAX,
         };
-        if now - file.last_start < interval {
+        if now.saturating_duration_since(file.last_start) < interval {
             return Err(Unanswered::TooManyPending);
         }
-        *file = Pending { reads: file.reads + 1, last_start: now };
-        Ok(Self(name))
+        file.starts.push(now);
+        file.last_start = now;
+        Ok(Self { name, started: now })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = pending.get_mut(&self.0) {
-            file.reads -= 1;
-            if file.reads == 0 {
-                pending.remove(&self.0);
+        if let Some(file) = pending.get_mut(&self.name) {
+            if let Some(index) = file.starts.iter().position(|start| *start == self.started) {
+                file.starts.swap_remove(index);
+            }
+            if file.starts.is_empty() {
+                pending.remove(&self.name);
             }
         }
     }
@@ -181,6 +193,21 @@ mod tests {
         assert!(run("another", READ_TIMEOUT, || ()).await.is_ok(), "other files are not affected");
         drop(ends);
         while run("limited", READ_TIMEOUT, || ()).await.is_err() {}
+    }
+
+    /// Many API clients may have one file of authorities, or one secret.
+    #[tokio::test(start_paused = true)]
+    async fn any_number_of_reads_that_do_not_hang_may_be_in_progress() {
+        let mut reads = Vec::new();
+        for _ in 0..3 * MAX_PENDING_READS {
+            let (end, work) = hanging();
+            reads.push((end, tokio::spawn(run("shared", READ_TIMEOUT, work))));
+        }
+        tokio::task::yield_now().await;
+        for (end, read) in reads {
+            drop(end);
+            assert!(read.await.expect("no panic").is_ok());
+        }
     }
 
     #[tokio::test]
