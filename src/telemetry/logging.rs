@@ -47,7 +47,7 @@ pub struct Settings {
     /// Whether lines in text format have colors.
     pub has_colors: bool,
     /// Whether each line begins with its syslog priority (`<3>` for an error), by which the
-    /// journal of systemd tells levels apart.
+    /// journal of systemd can filter by level.
     pub has_priorities: bool,
 }
 

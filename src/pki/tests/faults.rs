@@ -24,7 +24,7 @@ fn utf16(text: &str) -> Vec<u8> {
     b"\xff\xfe".iter().copied().chain(bytes).collect()
 }
 
-/// Files that are spoilt whatever they are meant to be: what is found, and the remedy.
+/// Faults that a file of any kind can have: the file, what is found, and the remedy.
 fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let end = text.find("-----END").unwrap();

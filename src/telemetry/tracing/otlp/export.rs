@@ -171,19 +171,24 @@ mod tests {
     use super::{super::queue::queue, *};
     use crate::telemetry::{logging::captured::CapturedLog, metrics::Metrics, tracing::QueueSettings};
 
-    #[tokio::test]
-    async fn what_the_collector_answers_is_logged() {
+    /// An export to a collector that is not there, and that is not connected to.
+    fn idle_export() -> Export {
         let metrics = Metrics::new();
         let settings = Settings::new("http://127.0.0.1:1".parse().expect("a URL"));
         let (_queue, batches) = queue(QueueSettings::default(), metrics.traces());
-        let export = Export {
+        Export {
             batches,
             collector: Target::new(&settings).expect("a target").connect_lazy(),
             resource: Arc::default(),
             batch_timeout: settings.batch_timeout,
             stop: CancellationToken::new(),
             metrics: metrics.traces(),
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_collector_answers_is_logged() {
+        let export = idle_export();
         let log = CapturedLog::start();
         export.accepted(5, 0, "");
         assert!(log.text().is_empty());
@@ -204,17 +209,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_are_jittered_and_end_with_the_time_of_the_batch_or_the_process() {
-        let metrics = Metrics::new();
-        let settings = Settings::new("http://127.0.0.1:1".parse().expect("a URL"));
-        let (_queue, batches) = queue(QueueSettings::default(), metrics.traces());
-        let export = Export {
-            batches,
-            collector: Target::new(&settings).expect("a target").connect_lazy(),
-            resource: Arc::default(),
-            batch_timeout: settings.batch_timeout,
-            stop: CancellationToken::new(),
-            metrics: metrics.traces(),
-        };
+        let export = idle_export();
         let far = clock::now() + Duration::from_hours(10);
         for (failures, maximum) in [(1, 1), (3, 4), (9, 10)] {
             let mut pauses = Vec::new();
