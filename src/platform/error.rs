@@ -97,18 +97,15 @@ impl ErrorAnswer {
     ///
     /// 408, 425 and 499 are sent by proxies while the server may have the request, and a
     /// redirect can follow an action. With `spends`, a wrong answer would cost the caller
-    /// something, so the refusal has to come from the platform itself. Three statuses need
-    /// no error object as proof: 429 is a refusal by definition, and after a 401 or 410 the
-    /// token is worthless in either case.
+    /// something, so the refusal has to come from the platform itself, with its error object:
+    /// what a proxy answers with may have come after the request had reached the platform.
     #[must_use]
     pub fn is_definite(&self, spends: bool) -> bool {
         match self.status {
             408 | 425 | 499 => false,
-            401 | 410 => true,
             // These refuse the token. The code is ignored, because it could distinguish an
             // unknown token from a used one.
-            400 | 404 if spends => self.body.is_some(),
-            429 => !(spends && self.is_internal_fault()),
+            400 | 401 | 404 | 410 if spends => self.body.is_some(),
             400..=499 => !spends || (self.body.is_some() && !self.is_internal_fault()),
             _ => false,
         }

@@ -174,11 +174,13 @@ fn decided_by_status(operation: Operation, status: u16, json: bool) -> Reason {
     use Operation::{IssueOtt, LoginWithOtt};
     match (status, json, operation) {
         (408 | 425 | 499 | 500.., _, IssueOtt) => Reason::PlatformUnavailable,
-        (300..=399 | 408 | 425 | 499 | 500.., _, LoginWithOtt) => Reason::LoginOutcomeUnknown,
+        (300..=399 | 408 | 425 | 499 | 500.., _, LoginWithOtt) | (401 | 410 | 429, false, LoginWithOtt) => {
+            Reason::LoginOutcomeUnknown
+        }
         (400, true, IssueOtt) => Reason::PlatformRejectedRequest,
         (401, _, IssueOtt) => Reason::PlatformCredentialRejected,
         (404, true, IssueOtt) => Reason::UserNotFound,
-        (400 | 404, true, LoginWithOtt) | (401 | 410, _, LoginWithOtt) => Reason::OttRejected,
+        (400 | 401 | 404 | 410, true, LoginWithOtt) => Reason::OttRejected,
         (403, true, _) => Reason::PlatformAccessDenied,
         (403, false, _) => Reason::PlatformBlocked,
         (409, _, _) => Reason::PlatformConflict,

@@ -431,7 +431,6 @@ async fn a_refusal_is_told_once_and_by_its_status() {
     }
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, status.into()))));
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, 4711))));
-    rows.extend([401, 410].map(|status| Row::rejected_token(Answer::html(status))));
     one_after_the_other(rows).await;
 }
 
@@ -449,8 +448,10 @@ async fn a_response_that_proves_nothing_is_never_called_a_refusal() {
         rows.push(Row::new(LoginWithOtt, elsewhere(), login).tells("httpStatus", status).logs_out());
     }
     let login = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
-    for status in [408, 425, 499] {
+    for status in [401, 408, 410, 425, 429, 499] {
         rows.push(Row::new(LoginWithOtt, Answer::html(status), login).tells("httpStatus", status));
+    }
+    for status in [408, 425, 499] {
         rows.push(
             Row::new(LoginWithOtt, error(status, status.into()), login).tells_error(status, status.into()),
         );
@@ -754,7 +755,6 @@ async fn an_unknown_a_used_and_an_expired_token_get_the_same_answer_to_the_byte(
         error(404, 404).into(),
         error(410, 1005).into(),
         error(400, 1020).into(),
-        Answer::html(401).into(),
         Answer::json(400, r#"{"error":{"code":"400","message":"OTT was used","details":{"info":"x"}}}"#)
             .into(),
     ] {

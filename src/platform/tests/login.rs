@@ -163,7 +163,7 @@ async fn a_status_that_proves_nothing_leaves_the_outcome_open_and_its_session_is
 /// What a proxy refuses may have reached the platform before.
 #[tokio::test]
 async fn a_refusal_without_the_platform_s_error_object_leaves_the_outcome_open() {
-    for status in [400, 403, 404, 405, 409, 413, 415, 431, 451] {
+    for status in [400, 401, 403, 404, 405, 409, 410, 413, 415, 429, 431, 451] {
         for answer in [Answer::html(status), Answer::empty(status), Answer::json(status, "{}")] {
             let (error, _) = under(answer).await;
             assert!(matches!(&error.kind, PlatformError::Answer(answer) if answer.status == status));
@@ -204,10 +204,9 @@ async fn a_refusal_is_passed_on_and_never_repeated() {
         let json = format!(r#"{{"error":{{"code":{status},"message":"no OTT-1 here"}}}}"#);
         for behaviour in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
             let is_json = format!("{behaviour:?}").contains("application/json");
-            let is_definite = is_json || matches!(status, 401 | 410 | 429);
             let (error, _) = under(behaviour.header("retry-after", "1")).await;
             let PlatformError::Answer(answer) = &error.kind else { panic!("{error:?}") };
-            let certainty = if is_definite { Certainty::Refused } else { Certainty::Unknown };
+            let certainty = if is_json { Certainty::Refused } else { Certainty::Unknown };
             assert_eq!((answer.status, error.certainty), (status, certainty));
             assert_eq!(answer.retry_after, Some(Duration::from_secs(1)));
             let message = answer.body.as_ref().and_then(|body| body.message.as_deref());

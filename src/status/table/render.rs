@@ -35,7 +35,7 @@ yet: decide by the gRPC code.
 | outcome | meaning |
 |---|---|
 | `not_sent` | The request never left the gateway: nothing happened. |
-| `refused` | The platform definitely did nothing: it answered with a 4xx other than 408, 425 and 499. At a login, the answer also has to contain the platform's own error object (or be a 401, 410 or 429): what a proxy refuses may have reached the platform. |
+| `refused` | The platform definitely did nothing: it answered with a 4xx other than 408, 425 and 499. At a login, the answer also has to contain the platform's own error object: what a proxy refuses may have reached the platform. |
 | `unknown` | The request may have been sent, and no usable response came: a timeout, a reset, a 5xx, 3xx, 408, 425 or 499. |
 | `done` | The platform did it, and the response could not be delivered. |
 

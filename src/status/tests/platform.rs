@@ -100,20 +100,20 @@ fn http_statuses_without_a_known_code_are_decided_by_status() {
         (307, redirect, redirect),
         (308, redirect, redirect),
         (400, (REFUSED, REJECTED), (PROTOCOL, PROTOCOL_UNKNOWN)),
-        (401, (CREDENTIAL, REJECTED), (CREDENTIAL, REJECTED)),
+        (401, (CREDENTIAL, REJECTED), (CREDENTIAL, AMBIGUOUS)),
         (403, (DENIED, DENIED), (BLOCKED, BLOCKED_UNKNOWN)),
         (404, (NO_USER, REJECTED), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (405, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (406, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (408, failing, failing),
         (409, (CONFLICT, CONFLICT), (CONFLICT, CONFLICT_UNKNOWN)),
-        (410, (PROTOCOL, REJECTED), (PROTOCOL, REJECTED)),
+        (410, (PROTOCOL, REJECTED), (PROTOCOL, AMBIGUOUS)),
         (411, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (413, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (415, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (418, (PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL_UNKNOWN)),
         (425, failing, failing),
-        (429, (LIMITED, LIMITED), (LIMITED, LIMITED)),
+        (429, (LIMITED, LIMITED), (LIMITED, AMBIGUOUS)),
         (499, failing, failing),
         (500, failing, failing),
         (502, failing, failing),
@@ -306,7 +306,11 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
 
 fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
     let retry_after = retry_after.map(Duration::from_secs);
-    answer(operation, PlatformError::Answer(ErrorAnswer { status: 429, body: None, retry_after }), Refused)
+    answer(
+        operation,
+        PlatformError::Answer(ErrorAnswer { status: 429, body: Some(json(None)), retry_after }),
+        Refused,
+    )
 }
 
 #[test]
