@@ -54,8 +54,10 @@ use crate::{
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
-/// Long enough for anything that happens at all.
-const SOON: Duration = Duration::from_secs(5);
+/// How long a test waits for something that must happen. Only a test that fails waits this long.
+const SOON: Duration = Duration::from_mins(2);
+/// A limit that is not reached in a test.
+const NEVER: Duration = Duration::from_hours(1);
 const ISSUE: &str = "/ott.v1.OttService/IssueOtt";
 const LOGIN: &str = "/ott.v1.OttService/LoginWithOtt";
 

@@ -5,14 +5,13 @@ use crate::{call::Certainty, clock};
 
 #[tokio::test]
 async fn call_past_its_deadline_gets_deadline_exceeded_and_the_connection_lives() {
-    let mut running = start(|_| {}).await;
+    let mut running = start(|settings| settings.max_deadline = NEVER).await;
     let mut client = running.client().await;
     let sent = clock::now();
-    let answer = client.call(ISSUE, &[("x-do", "hold"), ("grpc-timeout", "300m")]).await;
+    let answer = client.call(ISSUE, &[("x-do", "hold"), ("grpc-timeout", "2S")]).await;
     let took = sent.elapsed();
     assert_eq!(answer.reason(), "DEADLINE_EXCEEDED");
-    assert!(took >= Duration::from_millis(280), "not before the margin: {took:?}");
-    assert!(took < Duration::from_secs(1), "nor much later: {took:?}");
+    assert!(took >= Duration::from_millis(1980), "not before the margin: {took:?}");
     let call = running.next().await;
     assert!(call.is_abandoned(), "the handler's own task learns of it");
     assert!(!call.claim_record(), "the record is written");

@@ -70,7 +70,7 @@ async fn open_watch_without_an_identified_call_makes_room_as_well() {
 
 #[tokio::test]
 async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
-    let running = start(|settings| settings.limits.unidentified_timeout = Some(Duration::from_secs(1))).await;
+    let running = start(|settings| settings.limits.unidentified_timeout = Some(Duration::from_secs(3))).await;
     let mut known = identified(&running).await;
     let (mut idle, mut pinging, mut stranger) =
         (Peer::connect(&running).await, Peer::connect(&running).await, running.client().await);
@@ -94,7 +94,7 @@ async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
 
 #[tokio::test]
 async fn idle_connection_is_told_to_leave_and_a_call_in_progress_keeps_another() {
-    let mut running = start(|settings| settings.limits.idle_timeout = Duration::from_secs(1)).await;
+    let mut running = start(|settings| settings.limits.idle_timeout = Duration::from_secs(3)).await;
     let mut busy = identified(&running).await;
     let held = busy.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
@@ -110,9 +110,9 @@ async fn idle_connection_is_told_to_leave_and_a_call_in_progress_keeps_another()
 #[tokio::test]
 async fn idle_peer_that_ignores_its_goaway_is_closed() {
     let running = start(|settings| {
-        settings.limits.unidentified_timeout = Some(Duration::from_millis(100));
+        settings.limits.unidentified_timeout = Some(Duration::from_secs(2));
         settings.limits.goaway_timeout = Duration::from_millis(100);
-        settings.limits.connection_grace = Duration::from_mins(1);
+        settings.limits.connection_grace = NEVER;
     })
     .await;
     let mut stubborn = Peer::connect(&running).await;

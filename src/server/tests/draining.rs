@@ -6,15 +6,13 @@ use crate::clock;
 #[tokio::test]
 async fn idle_server_ends_at_once_and_accepts_no_more() {
     let running = start(|settings| {
-        settings.drain.stragglers = Duration::from_mins(1);
-        settings.drain.linger = Duration::from_mins(1);
+        settings.drain.stragglers = NEVER;
+        settings.drain.linger = NEVER;
     })
     .await;
     running.still_serves().await;
-    let began = clock::now();
-    let drained = running.server.drain().await;
+    let drained = timeout(SOON, running.server.drain()).await.expect("it waits for nobody");
     assert_eq!((drained.cut_off, drained.closed), (0, 0));
-    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     assert!(running.draining.is_cancelled());
     assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens");
 }
@@ -33,11 +31,8 @@ async fn peers_that_never_leave_are_closed() {
     assert_eq!(head.status, StatusCode::OK);
     assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
 
-    let began = clock::now();
-    let drained = running.server.drain().await;
-    let took = began.elapsed();
+    let drained = timeout(SOON, running.server.drain()).await.expect("the peers do not delay it");
     assert_eq!((drained.cut_off, drained.closed), (0, 4));
-    assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(silent.expect(GOAWAY).await.error(), NO_ERROR);
     for peer in [&mut no_preface, &mut half_preface, &mut silent] {
         assert!(peer.closed(SOON).await);
@@ -46,7 +41,9 @@ async fn peers_that_never_leave_are_closed() {
 
 #[tokio::test]
 async fn lame_duck_still_serves_and_then_says_go_away() {
-    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(800)).await;
+    const LAME_DUCK: Duration = Duration::from_secs(5);
+    let running = start(|settings| settings.drain.lame_duck = LAME_DUCK).await;
+    let going_away = running.server.drain.phases.go_away.clone();
     let mut old = running.client().await;
     let (address, draining) = (running.address, running.draining.clone());
     let began = clock::now();
@@ -56,11 +53,11 @@ async fn lame_duck_still_serves_and_then_says_go_away() {
     for client in [&mut old, &mut new] {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
-    assert!(began.elapsed() < Duration::from_millis(800), "all that was in the lame duck");
+    assert!(!going_away.is_cancelled(), "both connections were served during the lame duck");
     for client in [old, new] {
         timeout(SOON, client.connection).await.expect("a GOAWAY ends it").unwrap().unwrap();
     }
-    assert!(began.elapsed() >= Duration::from_millis(800));
+    assert!(began.elapsed() >= LAME_DUCK);
     assert_eq!(drain.await.unwrap().closed, 0);
 }
 
@@ -108,7 +105,7 @@ async fn what_does_not_end_is_answered_truthfully() {
 #[tokio::test]
 async fn peer_that_ignores_the_goaway_gets_draining() {
     let mut running = start(|settings| {
-        settings.drain.stragglers = Duration::from_millis(500);
+        settings.drain.stragglers = Duration::from_secs(4);
         settings.drain.cut_off = SOON;
     })
     .await;
@@ -164,7 +161,7 @@ async fn work_that_goes_on_without_its_caller_is_waited_for() {
 
 #[tokio::test]
 async fn drain_tells_health_first_that_it_drains_and_then_to_end_its_streams() {
-    let running = start(|settings| settings.drain.lame_duck = Duration::from_millis(200)).await;
+    let running = start(|settings| settings.drain.lame_duck = Duration::from_secs(3)).await;
     let going_away = running.server.drain.phases.go_away.clone();
     let drain = tokio::spawn(running.server.drain());
     timeout(SOON, running.draining.cancelled()).await.unwrap();

@@ -84,7 +84,7 @@ async fn calls_in_flight_of_one_caller_leave_places_to_others() {
 
 #[tokio::test]
 async fn body_that_does_not_arrive_in_time_is_answered_before_the_deadline() {
-    let running = start(|settings| settings.body_timeout = Duration::from_millis(100)).await;
+    let running = start(|settings| settings.body_timeout = Duration::from_secs(2)).await;
     let mut client = running.client().await;
     let (answer, mut body) = client.half_open(&[]).await;
     body.send_data(Bytes::from_static(&[0, 0, 0]), false).unwrap();

@@ -33,20 +33,29 @@ async fn limits_that_peers_must_know_are_announced() {
 
 #[tokio::test]
 async fn peer_that_sends_no_preface_is_closed_in_time() {
-    let running = start(|settings| settings.limits.preface_timeout = Duration::from_millis(400)).await;
+    let running = start(|settings| {
+        settings.limits.preface_timeout = Duration::from_secs(2);
+        settings.limits.unidentified_timeout = None;
+        settings.limits.idle_timeout = NEVER;
+    })
+    .await;
     let opened = clock::now();
     let mut silent = Peer::silent(&running).await;
     let mut halting = Peer::silent(&running).await;
     halting.write(b"PRI * HTTP/2.0\r\n").await;
     assert!(silent.closed(SOON).await && halting.closed(SOON).await);
-    let took = opened.elapsed();
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(2), "{took:?}");
+    assert!(opened.elapsed() >= Duration::from_secs(2), "{:?}", opened.elapsed());
     running.still_serves().await;
 }
 
 #[tokio::test]
 async fn peer_that_speaks_something_else_is_closed_at_once() {
-    let running = start(|settings| settings.limits.preface_timeout = Duration::from_mins(1)).await;
+    let running = start(|settings| {
+        settings.limits.preface_timeout = NEVER;
+        settings.limits.unidentified_timeout = None;
+        settings.limits.idle_timeout = NEVER;
+    })
+    .await;
     let mut http1 = Peer::silent(&running).await;
     http1.write(b"POST /ott.v1.OttService/IssueOtt HTTP/1.1\r\nContent-Length: 5\r\n\r\n").await;
     let response = http1.rest(SOON).await;
@@ -54,7 +63,7 @@ async fn peer_that_speaks_something_else_is_closed_at_once() {
     for other in [&b"\x16\x03\x01"[..], b"get / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"] {
         let mut peer = Peer::silent(&running).await;
         peer.write(other).await;
-        assert!(peer.closed(Duration::from_secs(1)).await, "{other:?}");
+        assert!(peer.closed(SOON).await, "{other:?}");
     }
     running.still_serves().await;
 }
@@ -304,20 +313,23 @@ async fn streams_that_http2_itself_rejects_are_counted() {
 async fn peer_that_answers_no_ping_is_closed() {
     let running = start(|settings| {
         settings.limits.keepalive_interval = Duration::from_millis(300);
-        settings.limits.keepalive_timeout = Duration::from_millis(300);
+        // Enough for the honest client below to answer.
+        settings.limits.keepalive_timeout = Duration::from_secs(3);
+        settings.limits.unidentified_timeout = None;
+        settings.limits.idle_timeout = NEVER;
     })
     .await;
     let opened = clock::now();
     let mut dead = Peer::connect(&running).await;
     dead.expect(PING).await;
     assert!(dead.closed(SOON).await);
-    assert!(opened.elapsed() >= Duration::from_millis(600));
+    assert!(opened.elapsed() >= Duration::from_millis(3300));
     running.still_serves().await;
 }
 
 #[tokio::test]
 async fn old_connection_is_told_to_go_away_and_its_calls_end() {
-    let mut running = start(|settings| settings.limits.connection_age = Duration::from_millis(500)).await;
+    let mut running = start(|settings| settings.limits.connection_age = Duration::from_secs(3)).await;
     let mut client = running.client().await;
     let opened = clock::now();
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
@@ -330,7 +342,7 @@ async fn old_connection_is_told_to_go_away_and_its_calls_end() {
         }
     };
     timeout(SOON, gone).await.expect("a GOAWAY comes");
-    assert!(opened.elapsed() >= Duration::from_millis(450));
+    assert!(opened.elapsed() >= Duration::from_millis(2700));
     running.release.add_permits(1);
     assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "what is in flight ends well");
     drop(client.send);
@@ -341,8 +353,8 @@ async fn old_connection_is_told_to_go_away_and_its_calls_end() {
 #[tokio::test]
 async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
     let running = start(|settings| {
-        settings.limits.connection_age = Duration::from_millis(100);
-        settings.limits.connection_grace = Duration::from_millis(200);
+        settings.limits.connection_age = Duration::from_secs(2);
+        settings.limits.connection_grace = Duration::from_millis(500);
     })
     .await;
     let opened = clock::now();
@@ -350,8 +362,7 @@ async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
     stubborn.write(&call(1, "hold")).await;
     assert_eq!(stubborn.expect(GOAWAY).await.error(), NO_ERROR);
     assert!(stubborn.closed(SOON).await);
-    let took = opened.elapsed();
-    assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(2), "{took:?}");
+    assert!(opened.elapsed() >= Duration::from_millis(2300), "{:?}", opened.elapsed());
     running.still_serves().await;
 }
 

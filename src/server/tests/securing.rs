@@ -264,7 +264,7 @@ async fn stalled_handshake_is_closed_at_the_timeout() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |settings| {
-        settings.limits.handshake_timeout = Duration::from_millis(500);
+        settings.limits.handshake_timeout = Duration::from_secs(3);
     })
     .await;
     let client = || authority.client(None, H2, &TLS13);
@@ -285,8 +285,6 @@ async fn peer_behind_tls_that_sends_no_preface_is_closed_also_by_a_drain() {
     let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
     let _handshaking = TcpStream::connect(running.address).await.unwrap();
     let _silent = secured(running.address, authority.client(None, H2, &TLS13)).await.unwrap();
-    let began = clock::now();
-    let drained = running.server.drain().await;
+    let drained = timeout(SOON, running.server.drain()).await.expect("the peers do not delay it");
     assert_eq!((drained.cut_off, drained.closed), (0, 2));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

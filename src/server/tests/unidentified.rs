@@ -6,7 +6,6 @@ use super::{frames::*, *};
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const PAUSES: &str = "ott_gateway_connections_paused_total";
-const NEVER: Duration = Duration::from_mins(10);
 
 fn health_call(stream: u32, path: &str) -> Vec<u8> {
     [headers(stream, &with_path(path)), frame(DATA, END_STREAM, stream, &[0; 5])].concat()
@@ -25,8 +24,8 @@ fn few_streams(settings: &mut Settings) {
 }
 
 fn short_times(settings: &mut Settings) {
-    settings.limits.unidentified_timeout = Some(Duration::from_millis(300));
-    settings.limits.delivery_timeout = Duration::from_millis(100);
+    settings.limits.unidentified_timeout = Some(Duration::from_secs(3));
+    settings.limits.delivery_timeout = Duration::from_secs(1);
     // A stalled peer is not waited for.
     settings.limits.goaway_timeout = NEVER;
     settings.limits.connection_grace = NEVER;
@@ -110,7 +109,7 @@ async fn peer_of_the_health_port_that_accepts_no_response_is_closed() {
     let running = start(|settings| {
         short_times(settings);
         settings.limits.unidentified_timeout = None;
-        settings.limits.idle_timeout = Duration::from_millis(200);
+        settings.limits.idle_timeout = Duration::from_secs(1);
     })
     .await;
     let mut stalled = without_window(&running).await;
@@ -123,8 +122,8 @@ async fn peer_of_the_health_port_that_accepts_no_response_is_closed() {
 #[tokio::test]
 async fn calls_of_unidentified_peers_are_not_waited_for_after_the_goaway() {
     let running = start(|settings| {
-        settings.limits.unidentified_timeout = Some(Duration::from_millis(100));
-        settings.limits.idle_timeout = Duration::from_millis(300);
+        settings.limits.unidentified_timeout = Some(Duration::from_secs(2));
+        settings.limits.idle_timeout = Duration::from_secs(3);
         settings.limits.goaway_timeout = Duration::from_millis(100);
         settings.limits.connection_grace = NEVER;
     })

@@ -4,11 +4,11 @@ use super::*;
 use crate::clock;
 
 /// Long enough that a worker that is not blocked has a heartbeat within it.
-const BLOCKED_AFTER: Duration = Duration::from_secs(3);
+const BLOCKED_AFTER: Duration = Duration::from_secs(8);
 
 /// Waits until this many threads are blocked, and returns their names.
 async fn blocked(metrics: &Metrics, count: usize) -> Vec<String> {
-    let until = clock::now() + Duration::from_secs(30);
+    let until = clock::now() + SOON;
     loop {
         let names: Vec<String> =
             metrics.threads().unresponsive().into_iter().map(|thread| thread.thread.into()).collect();
@@ -36,8 +36,11 @@ async fn thread_of_new_connection(running: &Running) -> String {
 #[tokio::test]
 async fn blocked_worker_gets_no_connections_until_it_responds_again() {
     let metrics = Metrics::with_blocked_after(BLOCKED_AFTER);
-    let mut running =
-        start_with(metrics.clone(), |settings| settings.worker_threads = NonZeroUsize::new(2)).await;
+    let mut running = start_with(metrics.clone(), |settings| {
+        settings.worker_threads = NonZeroUsize::new(2);
+        settings.max_deadline = NEVER;
+    })
+    .await;
     assert!(is_up(&metrics, "worker-0") && is_up(&metrics, "worker-1"));
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "block")]).await;
@@ -65,7 +68,7 @@ async fn blocked_worker_gets_no_connections_until_it_responds_again() {
 #[tokio::test]
 async fn connection_is_closed_while_no_worker_responds() {
     let metrics = Metrics::with_blocked_after(BLOCKED_AFTER);
-    let mut running = start_with(metrics.clone(), |_| {}).await;
+    let mut running = start_with(metrics.clone(), |settings| settings.max_deadline = NEVER).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "block")]).await;
     running.next().await;
