@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat},
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -32,8 +33,8 @@ use crate::{
 
 const OK: Ending = Ending::Succeeded;
 const MAX_IN_FLIGHT: usize = 3000;
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a test waits for something that must happen. Only a test that fails waits this long.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn started(path: &Path) -> Audit {
     started_with(&Metrics::new(), path)
@@ -156,9 +157,8 @@ async fn full_disk_refuses_and_the_record_follows_late() {
     let (first, second, third) = (call(), call(), call());
     assert_eq!(audit.record(&first, OK).await, Err(AuditUnavailable));
     assert!(audit.is_unavailable());
-    let asked = clock::now();
-    assert_eq!(audit.record(&second, OK).await, Err(AuditUnavailable));
-    assert!(asked.elapsed() < Duration::from_millis(200), "known to be broken: nobody waits");
+    let refused = audit.record(&second, OK).now_or_never();
+    assert_eq!(refused, Some(Err(AuditUnavailable)), "known to be unavailable: no call waits");
     assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable));
 
     fs::remove_file(&path).expect("it goes");
@@ -294,8 +294,7 @@ async fn blocked_pipe_withholds_the_answer_in_time_and_recovers_by_itself() {
         audit.record(&hung, OK),
     );
     assert_eq!(hung_result, Err(AuditUnavailable));
-    let took = asked.elapsed();
-    assert!((RECORD_LIMIT..RECORD_LIMIT * 2).contains(&took), "{took:?}");
+    assert!(asked.elapsed() >= RECORD_LIMIT, "{:?}", asked.elapsed());
     assert!(audit.is_unavailable());
     assert_eq!(audit.record(&queued, OK).await, Err(AuditUnavailable));
     assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable), "bounded as well");
