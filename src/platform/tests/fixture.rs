@@ -27,14 +27,24 @@ pub(super) use crate::{
     telemetry::tracing::CallSpan,
 };
 
-/// Limits with hardly any waits.
+/// How long a test waits for something that must happen. Only a test that fails waits this long.
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Limits with hardly any waits between attempts, and with timeouts that only a test that fails
+/// reaches, even if the machine is busy.
 pub(super) fn quick() -> Limits {
-    Limits { retry_wait: (Duration::from_millis(1), Duration::from_millis(2)), ..Limits::default() }
+    Limits {
+        attempt_timeout: PATIENCE,
+        login_timeout: PATIENCE,
+        logout_timeout: PATIENCE,
+        retry_wait: (Duration::from_millis(1), Duration::from_millis(2)),
+        ..Limits::default()
+    }
 }
 
-/// Limits for exchanges that would never end.
+/// Limits for exchanges that would never end. Long enough for a request to arrive.
 pub(super) fn impatient() -> Limits {
-    let soon = Duration::from_millis(400);
+    let soon = Duration::from_secs(2);
     Limits { attempt_timeout: soon, login_timeout: soon, logout_timeout: soon, ..quick() }
 }
 
@@ -80,7 +90,9 @@ pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: C
 }
 
 pub(super) fn http_settings(settings: &Settings, tls: Arc<ClientTls>) -> HttpSettings {
-    HttpSettings::new(settings.data_center.base_url().clone(), tls, Resolver::for_test())
+    let mut http = HttpSettings::new(settings.data_center.base_url().clone(), tls, Resolver::for_test());
+    http.connect_timeout = PATIENCE;
+    http
 }
 
 /// A client with other settings of its HTTP client than usual.
@@ -105,9 +117,9 @@ pub(super) fn shared_tls() -> Arc<ClientTls> {
     Arc::clone(TLS.get_or_init(|| tls_config(None).expect("TLS")))
 }
 
-/// A call with ten seconds left.
+/// A call whose deadline only a test that fails reaches.
 pub(super) fn call() -> Call {
-    call_with(Duration::from_secs(10))
+    call_with(3 * PATIENCE)
 }
 
 pub(super) fn call_with(left: Duration) -> Call {

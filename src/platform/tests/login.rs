@@ -101,7 +101,7 @@ async fn a_session_whose_account_was_cut_off_is_ended() {
     for behaviour in [
         Behaviour::CutAfter(9, account_with_cookie()),
         Behaviour::ShortAfter(9, account_with_cookie()),
-        Behaviour::Drip(Duration::from_millis(100), account_with_cookie()),
+        Behaviour::Drip(Duration::from_secs(1), account_with_cookie()),
     ] {
         let (error, upstream) = under(behaviour.clone()).await;
         assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
@@ -301,10 +301,10 @@ async fn a_login_with_set_cookie_headers_but_no_cookie_is_an_error() {
 
 #[tokio::test]
 async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good() {
-    let address = {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    // Bound and not listening: nothing else is given its port.
+    let closed = tokio::net::TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = closed.local_addr().unwrap();
     let client = client_of(&format!("http://{address}"), None, quick(), Credential::for_test());
     let call = call();
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
@@ -419,12 +419,12 @@ async fn a_login_under_way_outlives_its_caller() {
     let client = client(&upstream, quick());
     let held = Arc::new(Semaphore::new(0));
     upstream.next(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
-    let call = call_with(Duration::from_millis(500));
+    let call = call_with(Duration::from_secs(4));
     let token = upstream.token();
     let (result, ()) = tokio::join!(log_in(&client, &token, &call), async {
         upstream.asked(LOGIN, 1).await;
         call.abandon();
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);
         held.add_permits(1);
         call.at_rest().await;

@@ -10,16 +10,17 @@ fn client_by_name(upstream: &Upstream, limits: Limits, lookup: Duration) -> Plat
     let address = upstream.address();
     let settings = settings(&format!("http://localhost:{}", address.port()), limits);
     let resolver = Resolver::answering_after(lookup, address.ip());
-    let http = HttpSettings::new(settings.data_center.base_url().clone(), shared_tls(), resolver);
+    let mut http = HttpSettings::new(settings.data_center.base_url().clone(), shared_tls(), resolver);
+    http.connect_timeout = PATIENCE;
     client_over(settings, http, Credential::for_test())
 }
 
 #[tokio::test]
 async fn a_lookup_that_takes_longer_than_an_attempt_uses_none_up() {
     let upstream = Upstream::http().await;
-    let attempt_timeout = Duration::from_secs(1);
+    let attempt_timeout = Duration::from_secs(4);
     let limits = Limits { attempt_timeout, login_timeout: attempt_timeout, ..quick() };
-    let client = client_by_name(&upstream, limits, Duration::from_millis(1500));
+    let client = client_by_name(&upstream, limits, Duration::from_millis(4500));
     // More calls than there are retries in a second.
     let calls: Vec<_> = (0..30)
         .map(|_| {
@@ -39,7 +40,7 @@ async fn a_lookup_that_takes_longer_than_an_attempt_uses_none_up() {
 #[tokio::test]
 async fn a_call_that_waits_for_a_lookup_in_vain_was_not_sent_and_the_next_one_succeeds() {
     let upstream = Upstream::http().await;
-    let client = client_by_name(&upstream, quick(), Duration::from_secs(2));
+    let client = client_by_name(&upstream, quick(), Duration::from_millis(5500));
     let (minting, spending) = (call_with(Duration::from_millis(500)), call_with(Duration::from_millis(900)));
     let failed =
         [issue(&client, &minting).await.unwrap_err(), log_in(&client, "OTT-1", &spending).await.unwrap_err()];
