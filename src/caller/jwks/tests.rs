@@ -101,7 +101,7 @@ async fn later(by: Duration) {
 
 /// Waits for the fetch under way, or the next one, to end.
 async fn next_end(mut ended: watch::Receiver<u64>) {
-    timeout(Duration::from_secs(10), ended.changed()).await.expect("a fetch ends").unwrap();
+    timeout(Duration::from_mins(2), ended.changed()).await.expect("a fetch ends").unwrap();
 }
 
 /// Waits for the end of a fetch that begins after the longest wait between fetches.

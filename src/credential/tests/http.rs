@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use super::*;
@@ -291,7 +291,7 @@ async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
     let server = Server::start().await;
     let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 500\r\n\r\n".to_owned();
     let exchange = server.exchange();
-    let judged = timeout(seconds(5), server.judged(&exchange, Answer::Open(head))).await;
+    let judged = timeout(seconds(120), server.judged(&exchange, Answer::Open(head))).await;
     let failure = judged.expect("its head is enough").expect_err("a refusal");
     assert_eq!(failure.kind(), CredentialErrorKind::Rejected);
 }
@@ -330,9 +330,10 @@ async fn redirect_to_another_host_is_not_followed() {
 
 #[tokio::test]
 async fn endpoint_that_is_not_there_is_unreachable() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
-    drop(listener);
+    // Bound and not listening: nothing else is given its port.
+    let closed = TcpSocket::new_v4().expect("a socket");
+    closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    let address = closed.local_addr().expect("it is bound");
     let secret = secret(SECRET);
     let failure = exchange(&format!("http://{address}/")).fetch(&secret).await.expect_err("a failure");
     assert_eq!(failure.kind(), CredentialErrorKind::Unreachable);

@@ -41,7 +41,7 @@ async fn a_stopped_sandbox_answers_what_is_in_flight_and_frees_its_address() {
         busy.read_to_end(&mut read).await.unwrap();
         Answer::parse(&read)
     };
-    let stop = tokio::time::timeout(Duration::from_secs(5), sandbox.stop());
+    let stop = tokio::time::timeout(Duration::from_mins(2), sandbox.stop());
     let (answer, stopped) = tokio::join!(finish, stop);
     stopped.unwrap();
     assert_eq!(answer.error(), (400, 400));
@@ -59,7 +59,7 @@ async fn a_client_that_never_ends_its_body_is_timed_out() {
     stream.read_exact(&mut continued).await.unwrap();
     pass(Duration::from_secs(10)).await;
     let mut read = Vec::new();
-    let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut read)).await;
+    let end = tokio::time::timeout(Duration::from_mins(2), stream.read_to_end(&mut read)).await;
     end.expect("the body is given up").unwrap();
     assert_eq!(Answer::parse(&read).error(), (408, 408));
 }
@@ -80,7 +80,7 @@ async fn a_connection_may_idle_for_75_seconds_and_no_longer() {
     pass(Duration::from_secs(74)).await;
     assert_eq!(get(&mut stream).await.unwrap(), 204);
     pass(Duration::from_secs(76)).await;
-    let end = tokio::time::timeout(Duration::from_secs(5), stream.read_u8()).await;
+    let end = tokio::time::timeout(Duration::from_mins(2), stream.read_u8()).await;
     assert!(end.expect("the connection has ended").is_err());
 }
 
