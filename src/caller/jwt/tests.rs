@@ -148,12 +148,12 @@ async fn every_claim_is_held_against_what_is_configured() {
     for (changes, outcome) in [
         (json!({}), Ok("jwt:portal")),
         (json!({ "aud": ["other", AUDIENCE] }), Ok("jwt:portal")),
-        (json!({ "exp": in_seconds(-20) }), Ok("jwt:portal")),
+        (json!({ "exp": in_seconds(-5) }), Ok("jwt:portal")),
         (json!({ "nbf": in_seconds(20) }), Ok("jwt:portal")),
         (json!({ "sub": "spiffe://td/a" }), Ok("jwt:spiffe://td/a")),
         (json!({ "exp": in_seconds(-60) }), Err(JwtFault::Expired)),
         (json!({ "exp": 0 }), Err(JwtFault::Expired)),
-        (json!({ "nbf": in_seconds(60) }), Err(JwtFault::NotYetValid)),
+        (json!({ "nbf": in_seconds(120) }), Err(JwtFault::NotYetValid)),
         (json!({ "iss": "https://issuer.example/" }), Err(JwtFault::Issuer)),
         (json!({ "aud": "other" }), Err(JwtFault::Audience)),
         (json!({ "aud": [] }), Err(JwtFault::Audience)),
@@ -278,11 +278,14 @@ async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
     let verifier = JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[&key])));
+    // Read once: the next second may begin between two readings.
+    let now = in_seconds(0);
     for (changes, outcome) in [
-        (json!({ "iat": in_seconds(0) }), Ok("jwt:portal")),
-        (json!({ "iat": in_seconds(-300) }), Ok("jwt:portal")),
-        (json!({ "iat": in_seconds(-299), "exp": in_seconds(301) }), Ok("jwt:portal")),
-        (json!({ "iat": in_seconds(20), "exp": in_seconds(620) }), Ok("jwt:portal")),
+        (json!({ "iat": now }), Ok("jwt:portal")),
+        (json!({ "iat": now - 300, "exp": now + 300 }), Ok("jwt:portal")),
+        (json!({ "iat": now - 299, "exp": now + 301 }), Ok("jwt:portal")),
+        (json!({ "iat": now + 20, "exp": now + 620 }), Ok("jwt:portal")),
+        (json!({ "iat": now - 300, "exp": now + 301 }), Err(JwtFault::Lifetime)),
         (json!({ "iat": in_seconds(-310) }), Err(JwtFault::Lifetime)),
         (json!({}), Err(JwtFault::Lifetime)),
         (json!({ "iat": null }), Err(JwtFault::Lifetime)),
