@@ -13,14 +13,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ott_gateway::proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject};
+use ott_gateway::{
+    clock,
+    proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject},
+};
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
 
 use self::{Again::*, Operation::*};
 use crate::support::{
     call::{self, Client, Refused, refused},
-    gateway::Setup,
+    gateway::{PATIENCE, Setup},
     port::Reserved,
     raw,
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Tls, Upstream},
@@ -555,7 +558,7 @@ async fn a_rate_limit_is_waited_for_or_passed_on() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     upstream.next(OTT, after("1"));
-    let asked = ott_gateway::clock::now();
+    let asked = clock::now();
     call::issue_and_log_in(&mut gateway.client().await).await;
     assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
     assert_eq!(upstream.count(OTT), 2);
@@ -663,22 +666,38 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_is_back_and_the_o
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
-    for _ in 0..20 {
-        upstream.next(LOGIN, Answer::empty(503));
-        ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
-    }
+    upstream.always(LOGIN, Answer::empty(503));
     let open = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent", Welcome);
-    let ott = upstream.token();
-    for _ in 0..20 {
-        let status = ask(&mut client, LoginWithOtt, "test", &ott).await.expect_err("the breaker is open");
-        let row = Row::new(LoginWithOtt, Behaviour::Close, open).waits(0.001..=1.0);
-        Row { attempts: Some(0), ..row }.compare(&refused(&status), "test");
-        ask(&mut client, IssueOtt, "test", "").await.expect("minting is not affected");
+    let (mut sent, mut not_sent, mut minted, mut opened_at) = (0, 0, 0, None);
+    while not_sent < 20 {
+        let status = ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
+        let failure = refused(&status);
+        if failure.metadata["outcome"] == "not_sent" {
+            let row = Row::new(LoginWithOtt, Behaviour::Close, open).waits(0.001..=1.0);
+            Row { attempts: Some(0), ..row }.compare(&failure, "test");
+            not_sent += 1;
+            opened_at.get_or_insert((clock::now(), sent));
+            ask(&mut client, IssueOtt, "test", "").await.expect("minting is not affected");
+            minted += 1;
+        } else {
+            sent += 1;
+            assert!(sent < 1000, "the breaker stays closed");
+        }
     }
-    assert_eq!((upstream.count(LOGIN), upstream.count(OTT)), (20, 20), "no login was sent");
+    assert_eq!((upstream.count(LOGIN), upstream.count(OTT)), (sent, minted));
+    let (opened_at, sent_before) = opened_at.expect("it is open");
+    let probes = usize::try_from(opened_at.elapsed().as_secs()).expect("few") + 1;
+    assert!(sent_before >= 20 && sent - sent_before <= probes, "one probe a second: {sent_before} {sent}");
 
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    ask(&mut client, LoginWithOtt, "test", &ott).await.expect("a login is its own probe");
+    upstream.always(LOGIN, Behaviour::Healthy);
+    let ott = upstream.token();
+    let until = clock::now() + PATIENCE;
+    while let Err(status) = ask(&mut client, LoginWithOtt, "test", &ott).await {
+        assert_eq!(refused(&status).metadata["outcome"], "not_sent", "a login is its own probe");
+        assert!(clock::now() < until, "the endpoint is never tried again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(upstream.count(LOGIN), sent + 1);
     call::issue_and_log_in(&mut client).await;
 }
 
@@ -715,10 +734,11 @@ async fn a_full_replica_sends_calls_away_at_once() {
         .start();
     let client = gateway.client().await;
     let permits = Arc::new(Semaphore::new(0));
-    upstream.next(OTT, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
-    let mut first = client.clone();
-    let first = tokio::spawn(async move { ask(&mut first, IssueOtt, "test", "").await });
-    upstream.asked(OTT, 1).await;
+    // A login, because its attempt may take the longest.
+    upstream.next(LOGIN, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
+    let (mut first, ott) = (client.clone(), upstream.token());
+    let first = tokio::spawn(async move { ask(&mut first, LoginWithOtt, "test", &ott).await });
+    upstream.asked(LOGIN, 1).await;
     for operation in [IssueOtt, LoginWithOtt] {
         let status = ask(&mut client.clone(), operation, "test", "OTT").await.expect_err("it is full");
         let refused = refused(&status);
@@ -728,18 +748,18 @@ async fn a_full_replica_sends_calls_away_at_once() {
         assert_eq!((refused.pushback, refused.ratelimited), (None, None));
     }
     // Calls that were refused together must not come back together.
-    let mut delays = Vec::new();
-    for _ in 0..100 {
+    let refused_together = join_all((0..100).map(async |_| {
         let status = ask(&mut client.clone(), IssueOtt, "test", "").await.expect_err("it is full");
-        delays.push(refused(&status).retry_delay.expect("RetryInfo").as_millis());
-    }
+        refused(&status).retry_delay.expect("RetryInfo").as_millis()
+    }));
+    let delays = refused_together.await;
     let (min, max) = (delays.iter().min().copied(), delays.iter().max().copied());
     assert!(
         (Some(500)..Some(750)).contains(&min) && (Some(1251)..=Some(1500)).contains(&max),
         "{min:?} {max:?}"
     );
     permits.add_permits(1);
-    first.await.expect("no panic").expect("the first one has its token");
+    first.await.expect("no panic").expect("the first one logs in");
     call::issue_and_log_in(&mut client.clone()).await;
 }
 
