@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
 
 use crate::support::{
+    admin::Admin,
     calling::{asked, by_hand, issue, load, login, metric, reason, told, until, with},
     gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, Upstream},
 };
 
-const SOON: Duration = Duration::from_secs(10);
 const UNAVAILABLE: &str = "Unavailable AUDIT_UNAVAILABLE";
 
 /// The fields of a call's record in `docs/audit.md`, and their types.
@@ -76,7 +76,7 @@ fn essence(record: &Value) -> String {
 /// The record of the call with that id; waits for it.
 async fn record_of(gateway: &Gateway, id: &str) -> Value {
     let mut found = None;
-    until(SOON, id, async || {
+    until(id, async || {
         found = gateway.audit().into_iter().find(|record| record["request_id"] == id);
         found.is_some()
     })
@@ -190,7 +190,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     let go_on = Arc::new(Semaphore::new(0));
     platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
     let mut short = identified("deadline", login(&platform.token()));
-    short.set_timeout(Duration::from_millis(600));
+    short.set_timeout(Duration::from_secs(4));
     let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
     let call = tokio::spawn(async move { waiting.login_with_ott(short).await });
     platform.asked(LOGIN, asking + 1).await;
@@ -204,25 +204,27 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     let record = record_of(&gateway, "deadline").await;
     assert_eq!(essence(&record), "anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
     expect("anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
-    until(SOON, "the session that nobody got is ended", async || platform.count(LOGOUT) == 1).await;
+    until("the session that nobody got is ended", async || platform.count(LOGOUT) == 1).await;
 
     // A caller that goes away.
     platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
+    let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
+    let before = Admin(gateway.admin()).scrape().find(cancelled).unwrap_or(0.0);
     let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
     let gone = identified("gone", login(&platform.token()));
     let call = tokio::spawn(async move { waiting.login_with_ott(gone).await });
     platform.asked(LOGIN, asking + 1).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    Admin(gateway.admin()).comes_to(cancelled, before + 1.0).await;
     go_on.add_permits(1);
     let record = record_of(&gateway, "gone").await;
     assert_eq!(essence(&record), "anonymous LoginWithOtt CANCELLED cancelled done 1");
     expect("anonymous LoginWithOtt CANCELLED cancelled done 1");
-    until(SOON, "the session that nobody got is ended", async || platform.count(LOGOUT) == 2).await;
+    until("the session that nobody got is ended", async || platform.count(LOGOUT) == 2).await;
 
     // And a good one at the end.
-    until(SOON, "room for a call", async || {
+    until("room for a call", async || {
         let answer = refused(client(&channel).issue_ott(issue("x@example.com")).await);
         if answer != "OK" {
             expect("null IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
@@ -316,7 +318,7 @@ fn behind_link(platform: &Upstream) -> Gateway {
 /// Calls on, with the sink broken: the platform is asked for nothing more.
 async fn nothing_leaves(gateway: &Gateway, channel: &Channel, platform: &Upstream) {
     let admin = gateway.admin();
-    until(SOON, "not ready", async || asked(admin, "/readyz").await.0 == 503).await;
+    until("not ready", async || asked(admin, "/readyz").await.0 == 503).await;
     assert_eq!(asked(admin, "/livez").await.0, 200, "a restart would not help");
     let before = platform.requests().len();
     for _ in 0..20 {
@@ -335,7 +337,7 @@ async fn nothing_leaves(gateway: &Gateway, channel: &Channel, platform: &Upstrea
 /// Waits until the gateway is ready again, and makes a call.
 async fn recovers(gateway: &Gateway, channel: &Channel) {
     let admin = gateway.admin();
-    until(SOON, "ready again", async || asked(admin, "/readyz").await.0 == 200).await;
+    until("ready again", async || asked(admin, "/readyz").await.0 == 200).await;
     let answer = client(channel).issue_ott(identified("after", issue("x@example.com"))).await;
     assert_eq!(told(&answer), "OK");
 }
@@ -381,7 +383,7 @@ async fn session_of_a_login_that_cannot_be_recorded_is_ended_at_the_platform() {
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
     assert_eq!(status.metadata().get("x-envoy-ratelimited").unwrap(), "true");
     assert!(!format!("{status:?}").contains("SESSION"), "{status:?}");
-    until(SOON, "the session is ended", async || platform.count(LOGOUT) == 1).await;
+    until("the session is ended", async || platform.count(LOGOUT) == 1).await;
     let logout = platform.requests_to(LOGOUT).remove(0);
     assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
     nothing_leaves(&gateway, &channel, &platform).await;
@@ -454,11 +456,11 @@ async fn rotation_by_rename_and_signal_loses_no_record() {
     let file = gateway.folder().join("audit.jsonl");
     let mut rotated = Vec::new();
     for number in 1..=5 {
-        until(SOON, "some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
+        until("some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
         let old = gateway.folder().join(format!("audit.{number}"));
         fs::rename(&file, &old).unwrap();
         gateway.signal("HUP");
-        until(SOON, "the file is opened anew", async || file.exists()).await;
+        until("the file is opened anew", async || file.exists()).await;
         rotated.push(old);
     }
     stop.cancel();

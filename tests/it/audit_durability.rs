@@ -4,7 +4,6 @@ use std::{
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use ott_gateway::proto::ott::v1::IssueOttRequest;
@@ -16,8 +15,6 @@ use crate::support::{
     gateway::{Gateway, Setup},
     upstream::Upstream,
 };
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// A gateway whose disk is observed, and can be made slow or broken.
 pub(crate) struct Observed {
@@ -112,7 +109,7 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
     rename("audit.1");
     gateway.signal("HUP");
     expected.push("fsync FOLDER 0".to_owned());
-    until(SOON, "the name of the next file is synced", async || observed.calls() == expected).await;
+    until("the name of the next file is synced", async || observed.calls() == expected).await;
     assert_eq!(issue_one(&gateway).await, "OK");
     expected.push(observed.all_of("audit.jsonl"));
     rename("audit.2");
@@ -135,7 +132,7 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
     let lost = client.login_with_ott(with(login(&asked), "x-request-id", "lost")).await;
     assert_eq!(told(&lost), "Aborted AUDIT_UNAVAILABLE");
     observed.set_failing(false);
-    until(SOON, "it recovers", async || told(&client.issue_ott(issue("x@example.com")).await) == "OK").await;
+    until("it recovers", async || told(&client.issue_ott(issue("x@example.com")).await) == "OK").await;
     assert_eq!(observed.calls().last(), Some(&observed.all_of("audit.jsonl")));
     let records: Vec<Value> =
         gateway.audit().into_iter().filter(|record| record["request_id"] == "lost").collect();
@@ -159,10 +156,10 @@ async fn folder_that_cannot_be_synced_refuses_to_start_or_refuses_calls() {
     fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join("audit.1")).unwrap();
     assert_eq!(issue_one(&gateway).await, "Unavailable AUDIT_UNAVAILABLE");
     observed.set_failing(false);
-    until(SOON, "it recovers", async || issue_one(&gateway).await == "OK").await;
+    until("it recovers", async || issue_one(&gateway).await == "OK").await;
     // The previous file is in use until the name of the new one is on the disk.
     let synced_names = || observed.calls().iter().filter(|call| **call == "fsync FOLDER 0").count();
-    until(SOON, "the new file is in use", async || synced_names() == 2).await;
+    until("the new file is in use", async || synced_names() == 2).await;
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!(observed.calls().last(), Some(&observed.all_of("audit.jsonl")));
 }

@@ -21,8 +21,6 @@ use crate::support::{
     upstream::{OTT, Upstream},
 };
 
-const SOON: Duration = Duration::from_secs(20);
-
 async fn issue_one(gateway: &Gateway) -> String {
     issued(&gateway.channel().await, &[]).await
 }
@@ -43,7 +41,7 @@ async fn reader_of_standard_output_that_is_gone_ends_the_process() {
     assert_eq!(issue_one(&gateway).await, "OK");
     drop(reader);
     // Without another call.
-    let status = gateway.ended(SOON).await;
+    let status = gateway.ended().await;
     assert_eq!(status.code(), Some(1));
     gateway.stderr().wait_for("the reason", |line| {
         (line.contains("audit sink closed by its reader, stopping") && line.contains("ERROR")).then_some(())
@@ -83,7 +81,7 @@ async fn lines_are_whole_in_a_non_blocking_pipe_with_a_slow_reader() {
         assert_eq!(answer.unwrap(), "OK");
     }
     gateway.signal("TERM");
-    assert!(gateway.ended(SOON).await.success());
+    assert!(gateway.ended().await.success());
     let text = reading.join().unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), CALLS);
@@ -146,7 +144,7 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     assert_eq!(issue_one(&gateway).await, "OK");
     assert!(metric(admin.0, failed).await >= 1.0);
     fs::remove_dir(log.join("audit.jsonl")).unwrap();
-    until(SOON, "it is opened without a call", async || log.join("audit.jsonl").exists()).await;
+    until("it is opened without a call", async || log.join("audit.jsonl").exists()).await;
     gateway.stderr().wait_for("its end", |line| line.contains("new audit file opened").then_some(()));
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!((lines(&log.join("audit.1")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
@@ -155,7 +153,7 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     fs::rename(&log, &moved).unwrap();
     assert_eq!(issue_one(&gateway).await, "OK");
     fs::create_dir(&log).unwrap();
-    until(SOON, "it is opened again", async || log.join("audit.jsonl").exists()).await;
+    until("it is opened again", async || log.join("audit.jsonl").exists()).await;
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!((lines(&moved.join("audit.jsonl")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
     assert_eq!(asked(admin.0, "/readyz").await.0, 200);
@@ -167,7 +165,7 @@ async fn rotation_by_copy_and_truncate_and_by_removal_tears_no_line_and_refuses_
     let gateway = Setup::for_platform(platform.address()).start();
     let file = gateway.folder().join("audit.jsonl");
     let grown = async || {
-        until(SOON, "some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
+        until("some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
     };
     // `load` fails with the first call that does.
     let stop = CancellationToken::new();

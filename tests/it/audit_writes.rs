@@ -13,12 +13,12 @@ use super::audit_durability::Observed;
 use crate::support::{
     admin::Admin,
     calling::{asked, issued, login, metric, told, until},
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PATIENCE, Setup},
     upstream::{LOGIN, Upstream},
 };
 
-const SOON: Duration = Duration::from_secs(30);
 const UNAVAILABLE: &str = "Unavailable AUDIT_UNAVAILABLE";
+const WRITE_SLOW: &str = r#"ott_gateway_audit_faults_total{kind="write_slow"}"#;
 const CALLERS: usize = 8;
 
 /// What callers and the orchestrator saw of a gateway.
@@ -100,6 +100,26 @@ async fn observe(gateway: &Gateway, platform: &Upstream, work: impl Future<Outpu
     seen
 }
 
+/// The same, repeated until the gateway has measured no slow write: a busy machine can delay a
+/// write beyond the limit, and calls are rightly refused then.
+async fn observe_in_time(gateway: &Gateway, platform: &Upstream, work: impl AsyncFn()) -> Seen {
+    let until = clock::now() + PATIENCE;
+    loop {
+        let before = metric(gateway.admin(), WRITE_SLOW).await;
+        let seen = observe(gateway, platform, work()).await;
+        if metric(gateway.admin(), WRITE_SLOW).await <= before {
+            return seen;
+        }
+        assert!(clock::now() < until, "a write is always slow: {seen:?}");
+        until_available(gateway).await;
+    }
+}
+
+async fn until_available(gateway: &Gateway) {
+    until("ready again", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+    Admin(gateway.admin()).comes_to("ott_gateway_audit_sink_up", 1.0).await;
+}
+
 fn slow(platform: &Upstream) -> (Observed, Gateway) {
     let (disk, setup) = Observed::setup(Setup::for_platform(platform.address()));
     (disk, setup.start())
@@ -119,7 +139,8 @@ async fn writes_of_less_than_a_second_serve_everybody() {
     let (disk, gateway) = slow(&platform);
     for delay in [550, 900] {
         disk.set_delay(delay);
-        let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(6))).await;
+        let work = async || tokio::time::sleep(Duration::from_secs(6)).await;
+        let seen = observe_in_time(&gateway, &platform, work).await;
         assert!(seen.good >= 2 * CALLERS, "{delay}: {seen:?}");
         assert_eq!((seen.refused, seen.wasted, seen.health_changes), (0, 0, 0), "{delay}: {seen:?}");
         assert!(seen.others.is_empty(), "{delay}: {seen:?}");
@@ -136,7 +157,7 @@ async fn slower_writes_refuse_steadily_and_waste_no_login() {
     let admin = Admin(gateway.admin());
     disk.set_delay(1500);
     let outage = async {
-        until(SOON, "not ready", async || asked(gateway.admin(), "/readyz").await.0 == 503).await;
+        until("not ready", async || asked(gateway.admin(), "/readyz").await.0 == 503).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
     };
     let seen = observe(&gateway, &platform, outage).await;
@@ -144,12 +165,12 @@ async fn slower_writes_refuse_steadily_and_waste_no_login() {
     assert!(seen.good <= CALLERS && seen.refused > CALLERS, "{seen:?}");
     assert_eq!((seen.wasted, seen.health_changes), (0, 1), "{seen:?}");
     assert!(seen.others.is_empty(), "{seen:?}");
-    assert!(metric(admin.0, r#"ott_gateway_audit_faults_total{kind="write_slow"}"#).await >= 2.0);
+    assert!(metric(admin.0, WRITE_SLOW).await >= 2.0);
     admin.comes_to("ott_gateway_audit_sink_up", 0.0).await;
 
     // Nobody calls, and a probe finds out that writes are fast again.
     disk.set_delay(0);
-    until(SOON, "ready again", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+    until("ready again", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
     assert_eq!(issued(&gateway.channel().await, &[]).await, "OK");
     admin.comes_to("ott_gateway_audit_sink_up", 1.0).await;
     gateway.stderr().wait_for("its recovery", |line| {
@@ -162,25 +183,24 @@ async fn slower_writes_refuse_steadily_and_waste_no_login() {
 async fn write_that_stalls_wastes_no_login_that_begins_after_it() {
     let platform = Upstream::http().await;
     let (disk, gateway) = slow(&platform);
-    disk.set_delay(6000);
+    disk.set_delay(15_000);
     let channel = gateway.channel().await;
     let stalled = tokio::spawn(async move { issued(&channel, &[]).await });
-    until(SOON, "the write is in doubt", async || {
+    until("the write is in doubt", async || {
         metric(gateway.admin(), "ott_gateway_audit_records_pending{class=\"allowed\"}").await > 0.0
     })
     .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let began = clock::now();
     let mut client = gateway.client().await;
     assert_eq!(told(&client.login_with_ott(login(&platform.token())).await), UNAVAILABLE);
-    assert!(began.elapsed() < Duration::from_secs(3), "decided by the time that a write may take");
+    let pending = metric(gateway.admin(), "ott_gateway_audit_records_pending{class=\"allowed\"}").await;
+    assert!(pending > 0.0, "decided by the time that a write may take, not by its end");
     assert_eq!(platform.count(LOGIN), 0, "nothing was sent");
     disk.set_delay(0);
     assert_eq!(stalled.await.unwrap(), UNAVAILABLE, "the one call that was at the platform");
     let withheld = r#"ott_gateway_audit_faults_total{kind="answer_withheld"}"#;
     assert_eq!(metric(gateway.admin(), withheld).await.to_string(), "1");
-    until(SOON, "it recovers", async || told(&client.login_with_ott(login(&platform.token())).await) == "OK")
-        .await;
+    until("it recovers", async || told(&client.login_with_ott(login(&platform.token())).await) == "OK").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,14 +209,18 @@ async fn one_failed_write_in_ten_refuses_nobody_and_tears_no_line() {
     let (disk, gateway) = slow(&platform);
     for error in [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::AGAIN] {
         disk.set_write_error(error);
-        let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(2))).await;
+        let work = async || platform.asked(LOGIN, platform.count(LOGIN) + 200).await;
+        let seen = observe_in_time(&gateway, &platform, work).await;
         assert!(seen.good > 100, "{error}: {seen:?}");
         assert_eq!((seen.refused, seen.wasted, seen.health_changes), (0, 0, 0), "{error}: {seen:?}");
         assert!(seen.others.is_empty(), "{error}: {seen:?}");
     }
-    let records: Vec<Value> = gateway.audit();
-    assert_eq!(records.len(), platform.count(LOGIN), "each whole, and once");
-    assert!(records.iter().all(|record| record.get("late").is_none()));
+    records(&gateway, platform.count(LOGIN));
+    if metric(gateway.admin(), WRITE_SLOW).await < 0.5 {
+        let records: Vec<Value> = gateway.audit();
+        assert_eq!(records.len(), platform.count(LOGIN), "each whole, and once");
+        assert!(records.iter().all(|record| record.get("late").is_none()));
+    }
     assert!(metric(gateway.admin(), r#"ott_gateway_audit_faults_total{kind="write_repeated"}"#).await > 0.0);
     let failed = r#"ott_gateway_audit_faults_total{kind="write_failed"}"#;
     assert_eq!(metric(gateway.admin(), failed).await.to_string(), "0");

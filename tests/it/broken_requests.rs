@@ -4,8 +4,6 @@
 //! That is never a fault of the gateway. Log, audit and metrics must agree on each call,
 //! and no handler may start on half a request.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use h2::{Reason, SendStream, client::ResponseFuture};
 use http::{HeaderMap, Request};
@@ -19,7 +17,6 @@ use crate::support::{
     upstream::{LOGIN, OTT, Upstream},
 };
 
-const SOON: Duration = Duration::from_secs(10);
 const METHODS: [&str; 2] = ["IssueOtt", "LoginWithOtt"];
 
 /// A call whose head has arrived at the gateway, and whose body is on its way.
@@ -59,7 +56,7 @@ impl Begun {
         let (answer, mut stream) =
             requests.send_request(request.body(()).expect("a request"), false).expect("it is sent");
         stream.send_data(body, false).expect("it is sent");
-        until(SOON, "the call has begun", async || metric(gateway.admin(), &started).await > before).await;
+        until("the call has begun", async || metric(gateway.admin(), &started).await > before).await;
         Self { id: id.to_owned(), method, stream, answer, connection }
     }
 }
@@ -109,7 +106,7 @@ async fn books(gateway: &Gateway, mut begun: Begun, fault: Fault) -> [String; 3]
     fault(&mut begun);
     let line = line_of(gateway, &id);
     let mut records = Vec::new();
-    until(SOON, &id, async || {
+    until(&id, async || {
         records = gateway.audit();
         records.retain(|record| record["request_id"] == id.as_str());
         !records.is_empty()

@@ -11,12 +11,10 @@ use tonic::{Code, Status};
 
 use crate::support::{
     call::{self, Client, refused},
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PATIENCE, Setup},
+    port::Reserved,
     upstream::{Answer, Behaviour, OTT, TOKEN, Upstream},
 };
-
-/// How long the platform takes to heal, at most, as callers see it.
-const HEALED: Duration = Duration::from_secs(31);
 
 fn token(name: &str, expires_in: u32) -> Answer {
     Answer::json(
@@ -109,14 +107,12 @@ async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
 async fn a_token_is_renewed_while_the_old_one_is_served() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
-    // Usable for 6 s of its 8, renewed after 2.
-    upstream.next(TOKEN, token("OLD", 8)).next(TOKEN, held(&permits, token("NEW", 7200)));
+    // Usable for 30 s of its 40, renewed after 10.
+    upstream.next(TOKEN, token("OLD", 40)).next(TOKEN, held(&permits, token("NEW", 7200)));
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
-    let began = clock::now();
     upstream.asked(TOKEN, 2).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     for _ in 0..5 {
         call::issue_and_log_in(&mut client).await;
     }
@@ -132,7 +128,7 @@ async fn a_token_is_renewed_while_the_old_one_is_served() {
 
 /// Issues until that access token is in use.
 async fn until_bearer(upstream: &Upstream, client: &mut Client, bearer: &str) {
-    let until = clock::now() + Duration::from_secs(5);
+    let until = clock::now() + PATIENCE;
     while !bearers(upstream).contains_key(bearer) {
         assert!(clock::now() < until, "{bearer} is never used: {:?}", bearers(upstream));
         client.issue_ott(call::issue("someone")).await.expect("a token");
@@ -140,7 +136,7 @@ async fn until_bearer(upstream: &Upstream, client: &mut Client, bearer: &str) {
 }
 
 #[tokio::test]
-async fn a_rotated_secret_is_used_within_ten_seconds_and_costs_no_call() {
+async fn a_rotated_secret_is_used_and_costs_no_call() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, token("OLD", 7200)).next(TOKEN, held(&permits, token("NEW", 7200)));
@@ -153,7 +149,7 @@ async fn a_rotated_secret_is_used_within_ten_seconds_and_costs_no_call() {
     fs::write(&fresh, "another-secret\n").expect("a file");
     fs::rename(&fresh, gateway.folder().join("client-secret")).expect("it takes the other's place");
     while upstream.count(TOKEN) == 1 {
-        assert!(rotated.elapsed() < Duration::from_secs(10), "not picked up");
+        assert!(rotated.elapsed() < PATIENCE, "not picked up");
         call::issue_and_log_in(&mut client).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -211,7 +207,7 @@ async fn whatever_answers_a_token_request_calls_succeed_once_the_platform_has_he
         let code = if internal { Code::Internal } else { Code::Unavailable };
         assert_eq!((refused.code, refused.metadata["outcome"].as_str()), (code, "not_sent"), "{shown}");
         assert_eq!(upstream.count(OTT), 0, "{shown}");
-        let until = clock::now() + HEALED;
+        let until = clock::now() + PATIENCE;
         while let Err(status) = client.issue_ott(request()).await {
             assert!(clock::now() < until, "{name} never heals: {status:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -302,7 +298,7 @@ async fn a_revoked_access_token_is_replaced_at_once_although_a_user_is_always_re
     let began = clock::now();
     while let Err(status) = client.issue_ott(call::issue("someone")).await {
         assert_eq!(refused(&status).code, Code::Unavailable, "{status:?}");
-        assert!(began.elapsed() < Duration::from_secs(5), "{status:?}");
+        assert!(began.elapsed() < PATIENCE, "{status:?}");
     }
     assert_eq!(upstream.count(TOKEN), 3);
 }
@@ -354,9 +350,7 @@ async fn a_lifetime_that_cannot_be_read_costs_no_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_config_online_names_the_cause_for_each_api_client() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let closed = unused.local_addr().expect("it is bound");
-    drop(unused);
+    let closed = Reserved::new();
     let answers = [
         ("bad-id", Answer::json(400, r#"{"error":"invalid_client","error_description":"canary"}"#)),
         ("bad-type", Answer::html(200)),
@@ -371,7 +365,7 @@ async fn check_config_online_names_the_cause_for_each_api_client() {
     }
     let mut platforms: Vec<_> =
         upstreams.iter().map(|(name, upstream)| (*name, upstream.address())).collect();
-    platforms.push(("nobody", closed));
+    platforms.push(("nobody", closed.address()));
     let setup = Setup::for_platforms(&platforms);
     setup.write_config();
     #[expect(clippy::disallowed_methods, reason = "a test may panic")]

@@ -9,7 +9,9 @@ use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::support::{
+    admin::Admin,
     call::{self, Client, Refused, refused},
+    calling::until,
     gateway::{Gateway, Setup},
     raw,
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Upstream},
@@ -38,17 +40,12 @@ fn held(permits: &Arc<Semaphore>) -> Behaviour {
     Behaviour::Held(Arc::clone(permits), Box::new(Behaviour::Healthy))
 }
 
-/// Waits until there are so many records, and gives the last one.
+/// Waits until there are this many records, and returns the last one.
 async fn record(gateway: &Gateway, count: usize) -> Value {
-    for _ in 0..500 {
-        let records = gateway.audit();
-        if records.len() >= count {
-            assert_eq!(records.len(), count, "{records:?}");
-            return records.last().cloned().expect("at least one");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never {count} records: {:?}", gateway.audit());
+    until("the records", async || gateway.audit().len() >= count).await;
+    let records = gateway.audit();
+    assert_eq!(records.len(), count, "{records:?}");
+    records.last().cloned().expect("at least one")
 }
 
 #[tokio::test]
@@ -58,8 +55,8 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 
     upstream.next(OTT, held(&permits));
     let asked = clock::now();
-    let issue = within("600m", &gateway, ISSUE, call::issue("someone")).await;
-    assert!((500..3000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    let issue = within("3S", &gateway, ISSUE, call::issue("someone")).await;
+    assert!(asked.elapsed() >= Duration::from_millis(2900), "{:?}", asked.elapsed());
     assert_eq!((issue.code, issue.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!((issue.metadata["outcome"].as_str(), issue.metadata["attempts"].as_str()), ("unknown", "1"));
     assert_eq!((issue.pushback, issue.ratelimited), (None, None), "another token may be minted");
@@ -70,7 +67,7 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 
     upstream.next(LOGIN, held(&permits));
     let ott = upstream.token();
-    let login = within("600m", &gateway, SPEND, call::login(&ott)).await;
+    let login = within("3S", &gateway, SPEND, call::login(&ott)).await;
     assert_eq!((login.code, login.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!(login.metadata["outcome"], "unknown");
     let trailers = (login.pushback.as_deref(), login.ratelimited.as_deref());
@@ -93,7 +90,7 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address())
-        .replacing("[server]", "[server]\nmax_deadline = \"1s\"")
+        .replacing("[server]", "[server]\nmax_deadline = \"4s\"")
         .start();
     upstream.asked(TOKEN, 1).await;
     let client = gateway.client().await;
@@ -102,7 +99,7 @@ async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
     let asked = clock::now();
     let (first, second) =
         tokio::join!(first.login_with_ott(call::login("A")), within("1H", &gateway, SPEND, call::login("B")));
-    assert!((900..4000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() >= Duration::from_millis(3900), "{:?}", asked.elapsed());
     for refused in [refused(&first.expect_err("it stalls")), second] {
         assert_eq!((refused.code, refused.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     }
@@ -241,7 +238,8 @@ async fn connections_that_break_off_leave_nothing_behind() {
     upstream.asked(LOGIN, 10).await;
     // The connections go with their clients.
     calls.shutdown().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
+    Admin(gateway.admin()).comes_to(cancelled, 10.0).await;
     permits.add_permits(10);
     upstream.asked(LOGOUT, 10).await;
     record(&gateway, 10).await;

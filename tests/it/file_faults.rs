@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -22,11 +21,6 @@ use crate::support::{
     issuer::Issuer,
     upstream::{self, Upstream},
 };
-
-/// A change is in force within this time (`docs/configuration.md`).
-const IN_FORCE: Duration = Duration::from_secs(10);
-/// A fault is shown within this time: a poll, and another one or the timeout of the read.
-const SHOWN: Duration = Duration::from_secs(20);
 
 /// What is in the place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,7 +240,7 @@ async fn recovers_from(fault: Fault) {
     let broken = FILES.iter().filter(|name| **name != "tls.key");
     broken.for_each(|name| fault.put(&running.path(name)));
     for what in ["rules", "client_secret", "jwks", "certificate", "client_ca"] {
-        until(SHOWN, &format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
+        until(&format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
     }
     assert_eq!(running.allowed(first).await, "OK", "the last version stays in use");
     assert!(running.serves(first).await && running.jwt(first).await == "OK" && running.shows(first).await);
@@ -256,7 +250,7 @@ async fn recovers_from(fault: Fault) {
             _ => fault.replace(&running.path(name), &content),
         }
     }
-    until(IN_FORCE, &format!("all is in force after {fault:?}"), async || {
+    until(&format!("all is in force after {fault:?}"), async || {
         running.allowed(second).await == "OK"
             && running.serves(second).await
             && running.jwt(second).await == "OK"
@@ -273,13 +267,13 @@ async fn recovers_from(fault: Fault) {
 
     // The key alone: the authorities are taken over meanwhile.
     fault.put(&running.path("tls.key"));
-    until(SHOWN, &format!("{fault:?} is shown for the key"), async || running.failing("certificate")).await;
+    until(&format!("{fault:?} is shown for the key"), async || running.failing("certificate")).await;
     put(&running.path("ca.crt"), &third.clients.certificate());
-    until(IN_FORCE, "the authority is withdrawn", async || !running.serves(second).await).await;
+    until("the authority is withdrawn", async || !running.serves(second).await).await;
     assert!(running.serves(third).await && running.failing("certificate"));
     put(&running.path("tls.crt"), &third.pair.certificate);
     fault.replace(&running.path("tls.key"), &third.pair.private_key);
-    until(IN_FORCE, "the pair is in use", async || running.shows(third).await).await;
+    until("the pair is in use", async || running.shows(third).await).await;
     assert!(!running.failing("certificate"));
 }
 
@@ -334,7 +328,7 @@ async fn has_one_verdict(fault: Fault) {
         fault.put(&running.path(name));
     }
     for (_, _, what) in files {
-        until(SHOWN, &format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
+        until(&format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
     }
     let check = |config: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
@@ -355,7 +349,7 @@ async fn has_one_verdict(fault: Fault) {
     }
 
     fault.put(&config);
-    until(SHOWN, &format!("{fault:?} is shown for the rules"), async || running.failing("rules")).await;
+    until(&format!("{fault:?} is shown for the rules"), async || running.failing("rules")).await;
     let checked = check(&config);
     let (_, sentence) = checked.trim().split_once("config.toml: ").unwrap();
     assert!(log().contains(&format!("config.toml: {sentence}")), "{fault:?}: {sentence}\n{}", log());

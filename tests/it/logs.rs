@@ -10,7 +10,7 @@ use tonic::{Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    gateway::{Gateway, PATIENCE, Setup},
+    gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, OTT, TOKEN, Upstream},
 };
 
@@ -127,13 +127,13 @@ async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
     has(&line_of(&gateway, "gave-up"), &gave_up);
 
     let mut hurried = issue("late");
-    hurried.set_timeout(Duration::from_millis(200));
+    hurried.set_timeout(Duration::from_secs(2));
     upstream.next(OTT, Behaviour::Stall);
     fails(&mut client, hurried).await;
     let late = line_of(&gateway, "late");
     has(&late, &[("level", "WARN".into()), ("reason", "DEADLINE_EXCEEDED".into())]);
     let took = late["duration_ms"].as_u64().expect("a number");
-    assert!((150..1000).contains(&took), "{late}");
+    assert!((1900..60_000).contains(&took), "{late}");
 
     // Failures that repeat are each another call's: none is left out.
     for number in 0..30 {
@@ -204,7 +204,7 @@ async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
     }
     assert!(upstream.count(TOKEN) > 0);
     gateway.signal("TERM");
-    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
     let printed = format!("{}{}", gateway.stderr().text(), gateway.stdout().text());
     for secret in ["canary", "OTT-", "ACCESS", "SESSION-OF", "dGVzdC1jbGllbnQ6"] {
         let found = printed.lines().find(|line| line.contains(secret));

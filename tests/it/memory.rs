@@ -117,7 +117,7 @@ async fn no_login_is_sent_while_its_response_would_have_to_wait() {
     admin.comes_to("ott_gateway_response_memory_reserved_bytes", 1600.0 * 1024.0).await;
     let mut waiting = client.clone();
     let mut request = crate::support::calling::login("waits");
-    request.set_timeout(Duration::from_secs(1));
+    request.set_timeout(Duration::from_secs(3));
     let status = waiting.login_with_ott(request).await.expect_err("no room");
     assert_eq!(reason(&status), "OVERLOADED");
     assert_eq!(upstream.count(LOGIN), 2, "its token was not sent");

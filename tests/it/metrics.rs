@@ -21,7 +21,8 @@ use crate::support::{
     admin::Admin,
     authority::{Authority, secured, write},
     call::until_access_token_is_old,
-    gateway::{self, Gateway, Setup},
+    calling::until,
+    gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, OTT, TOKEN, Upstream},
 };
 
@@ -112,7 +113,7 @@ async fn every_way_a_call_can_end_is_counted() {
     // Callers that give up: by their deadline, and by going away.
     upstream.next(OTT, Behaviour::Stall);
     let mut hurried = issue();
-    hurried.set_timeout(Duration::from_millis(300));
+    hurried.set_timeout(Duration::from_secs(3));
     assert_eq!(refused(&mut client, hurried).await, Code::DeadlineExceeded);
     upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
     let asked = upstream.count(OTT);
@@ -537,7 +538,7 @@ async fn a_connection_that_drains_shows() {
     admin.scrape().has(&[(r#"ott_gateway_connections{state="open"}"#, 0.0)]);
     held.add_permits(1);
     call.await.expect("no panic").expect("a token");
-    assert_eq!(gateway.ended(gateway::PATIENCE).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -563,11 +564,5 @@ async fn the_process_and_its_workers_show() {
         (r#"ott_gateway_thread_up{thread="log"}"#, 1.0),
     ]);
     let measured = || admin.scrape().value("ott_gateway_event_loop_lag_seconds_count") >= 1.0;
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while !measured() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .expect("the lag is measured");
+    until("the lag is measured", async || measured()).await;
 }

@@ -10,11 +10,7 @@ use ott_gateway::proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject};
 use serde_json::Value;
 
 use crate::support::{
-    admin::Admin,
-    authority::Authority,
-    calling::until,
-    gateway::{PATIENCE, Setup},
-    upstream::Upstream,
+    admin::Admin, authority::Authority, calling::until, gateway::Setup, upstream::Upstream,
 };
 
 fn file(path: &str) -> String {
@@ -42,7 +38,7 @@ async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
             .iter()
             .all(|metric| text.contains(metric))
     };
-    until(PATIENCE, "certificates and addresses are shown", of_files_and_names).await;
+    until("certificates and addresses are shown", of_files_and_names).await;
     let mut shown: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let pages = [gateway.admin(), with_tls.admin()].map(|admin| Admin(admin).scrape().text().to_owned());
     for line in pages.iter().flat_map(|page| page.lines()).filter(|line| !line.starts_with('#')) {

@@ -109,7 +109,7 @@ async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
     assert_eq!(failed.code(), Code::Unavailable);
     // Only after the outage has lasted.
     assert_eq!(admin.page("/readyz").0, 200);
-    until(PATIENCE, "not ready", async || admin.page("/readyz").0 == 503).await;
+    until("not ready", async || admin.page("/readyz").0 == 503).await;
     assert_eq!(admin.page("/readyz"), (503, "not ready: audit records cannot be written\n".to_owned()));
     assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
 }
@@ -162,7 +162,7 @@ async fn a_gateway_that_ends_says_so_before_it_closes() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing(
         "drain_lame_duck = \"100ms\"",
-        "drain_lame_duck = \"3s\"\nhealth_listen = \"127.0.0.1:0\"",
+        "drain_lame_duck = \"15s\"\nhealth_listen = \"127.0.0.1:0\"",
     );
     let mut gateway = setup.start();
     let admin = Admin(gateway.admin());
@@ -182,7 +182,7 @@ async fn a_gateway_that_ends_says_so_before_it_closes() {
     client.issue_ott(issue()).await.expect("calls still get through while the word goes round");
     let end = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the watch ends with the drain");
     assert!(end.expect("an orderly end").is_none());
-    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,7 +277,7 @@ async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_trace
         ("ott_gateway_caller_calls_total", 1.0),
     ]);
     gateway.signal("TERM");
-    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
     assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
     let log = gateway.stderr().text();
     assert!(log.contains("\"honest\""), "the honest call is logged at debug");
@@ -352,11 +352,13 @@ async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
     gateway.client().await.issue_ott(issue()).await.expect("a token");
     // The end of what the call has left behind, such as its connection.
     tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = clock::now();
     let before = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
     tokio::time::sleep(Duration::from_secs(8)).await;
     let after = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
     assert!(before[0] > 0 && before[1] > 0, "{before:?}");
-    assert!(after[0] - before[0] <= 2 * 8, "at most one a second and worker: {before:?} {after:?}");
+    let heartbeats = 2 * (began.elapsed().as_secs() + 1);
+    assert!(after[0] - before[0] <= heartbeats, "at most one a second and worker: {before:?} {after:?}");
     assert_eq!(after[1], before[1], "the audit thread waits for records only");
 }
 

@@ -1,8 +1,6 @@
 //! Refused calls in audit and log: whom they wanted to be, and that a flood of them is counted
 //! instead of written.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use ott_gateway::proto::ott::v1::{
     IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
@@ -13,12 +11,11 @@ use tonic::Request;
 
 use crate::support::{
     calling::{issue, metric, told, until, with},
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PATIENCE, Setup},
     raw::framed,
     upstream::Upstream,
 };
 
-const SOON: Duration = Duration::from_secs(10);
 const UNAUTHENTICATED: &str = "Unauthenticated CALLER_UNAUTHENTICATED";
 const SUMMARIZED: &str = r#"ott_gateway_refused_calls_summarized_total{counted_by="peer"}"#;
 
@@ -71,7 +68,7 @@ async fn a_refused_call_is_recorded_with_whom_it_wanted_to_be() {
     for (subject, api_client, kind, unvalidated) in cases {
         let (Subject::Login(value) | Subject::ExternalId(value) | Subject::UserId(value)) = subject.clone();
         assert_eq!(told(&client.issue_ott(issue_with(subject, api_client)).await), UNAUTHENTICATED);
-        until(SOON, "its record", async || named(&gateway)[0]["value"] == *value).await;
+        until("its record", async || named(&gateway)[0]["value"] == *value).await;
         let api_client = if api_client.is_empty() { Value::Null } else { json!(api_client) };
         assert_eq!(named(&gateway), [json!({ "kind": kind, "value": value }), api_client, unvalidated]);
     }
@@ -82,7 +79,7 @@ async fn a_refused_call_is_recorded_with_whom_it_wanted_to_be() {
     let login = LoginWithOttRequest { ott: issued.ott.clone(), api_client: "test".to_owned() };
     let login = with(Request::new(login), "authorization", "Bearer wrong");
     assert_eq!(told(&client.login_with_ott(login).await), UNAUTHENTICATED);
-    until(SOON, "its record", async || records(&gateway, "call").len() == 6).await;
+    until("its record", async || records(&gateway, "call").len() == 6).await;
     assert_eq!(records(&gateway, "call")[5]["ott_fingerprint"], fingerprint);
     let text = std::fs::read_to_string(gateway.folder().join("audit.jsonl")).expect("the audit log");
     assert!(!text.contains(&issued.ott), "{text}");
@@ -108,13 +105,13 @@ async fn a_refused_call_waits_a_little_for_its_message_and_not_for_ever() {
             // In frames of their own, after the headers were read.
             let refused = r#"ott_gateway_security_events_total{kind="caller_unauthenticated"}"#;
             let is_refused = async || metric(gateway.admin(), refused).await > 0.0;
-            until(SOON, "the call is refused and waits", is_refused).await;
+            until("the call is refused and waits", is_refused).await;
             body.send_data(Bytes::from(framed(false, &message)), true).expect("it is sent");
         }
-        let answer = tokio::time::timeout(SOON, answer).await.expect("in time").expect("an answer");
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
         assert_eq!(answer.headers()["grpc-status"], "16", "UNAUTHENTICATED");
     }
-    until(SOON, "both records", async || records(&gateway, "call").len() == 2).await;
+    until("both records", async || records(&gateway, "call").len() == 2).await;
     let users: Vec<Value> = records(&gateway, "call").iter().map(|record| record["user"].clone()).collect();
     assert_eq!(users, [json!({ "kind": "login", "value": "boss@example.com" }), Value::Null]);
 }
@@ -139,14 +136,14 @@ async fn a_caller_that_breaks_off_its_message_does_not_hide_why_it_was_refused()
         let request = request.body(()).expect("a request");
         let (_answer, mut body) = requests.send_request(request, false).expect("it is sent");
         let is_refused = async || metric(gateway.admin(), refused).await > f64::from(number) - 0.5;
-        until(SOON, "the call is refused and waits", is_refused).await;
+        until("the call is refused and waits", is_refused).await;
         if is_malformed {
             body.send_data(Bytes::from(framed(false, b"more than announced")), true).expect("it is sent");
         } else {
             body.send_reset(h2::Reason::CANCEL);
         }
     }
-    until(SOON, "both records", async || records(&gateway, "call").len() == 2).await;
+    until("both records", async || records(&gateway, "call").len() == 2).await;
     for record in records(&gateway, "call") {
         assert_eq!(
             (&record["code"], &record["reason"]),
@@ -169,7 +166,7 @@ async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second()
     let handled = r#"grpc_server_handled_total{grpc_code="Unauthenticated",grpc_method="IssueOtt",grpc_service="ott.v1.OttService",grpc_type="unary"}"#;
     assert!((metric(gateway.admin(), handled).await - 50.0).abs() < 0.5, "the metric counts every call");
     assert!((metric(gateway.admin(), SUMMARIZED).await - 45.0).abs() < 0.5);
-    until(SOON, "the calls without a record are counted", async || summarized(&gateway) == 45).await;
+    until("the calls without a record are counted", async || summarized(&gateway) == 45).await;
     assert_eq!(records(&gateway, "call").len(), 5);
     for record in records(&gateway, "refused_calls") {
         assert_eq!(record["counted_by"], "peer");
@@ -187,7 +184,7 @@ async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second()
     assert_eq!(told(&allowed), "OK");
     let limited = with(Request::new(IssueOttRequest::default()), "authorization", "Bearer canary-limited");
     assert_ne!(told(&client.issue_ott(limited).await), "OK");
-    until(SOON, "both records", async || records(&gateway, "call").len() == 7).await;
+    until("both records", async || records(&gateway, "call").len() == 7).await;
     assert_eq!(records(&gateway, "call")[6]["caller"], "token:limited");
 
     // What is counted when the gateway stops is written before it does.
@@ -196,7 +193,7 @@ async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second()
         assert_eq!(told(&client.issue_ott(issue_with(subject, "test")).await), UNAUTHENTICATED);
     }
     gateway.signal("TERM");
-    assert_eq!(gateway.ended(SOON).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
     assert_eq!(summarized(&gateway), 65);
     assert_eq!(records(&gateway, "call").len(), 7);
 }

@@ -4,7 +4,6 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    time::Duration,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -19,7 +18,6 @@ use crate::support::{
     upstream::{self, Answer, Upstream},
 };
 
-const IN_FORCE: Duration = Duration::from_secs(10);
 const NOT_ALLOWED: &str = "PermissionDenied CALLER_NOT_ALLOWED";
 const FAILED: &str = r#"ott_gateway_reloads_total{result="failed",what="rules"}"#;
 const OK: &str = r#"ott_gateway_reloads_total{result="ok",what="rules"}"#;
@@ -64,7 +62,7 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED);
 
     put(&gateway, "config.toml", &config(&gateway).replace("old@*", "new@*"));
-    until(IN_FORCE, "the new rules are in force", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the new rules are in force", async || issues(&gateway, "new@x").await == "OK").await;
     assert_eq!(issues(&gateway, "old@x").await, NOT_ALLOWED, "both at once");
     gateway.stderr().wait_for("what changed", |line| {
         (line.contains("access rules reloaded") && line.contains("\"access.rules_changed\":true"))
@@ -75,8 +73,11 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     put(&gateway, "config.toml", &config(&gateway).replace("new@*", "newest@*"));
     gateway.signal("HUP");
     let is_in_force = async || issues(&gateway, "newest@x").await == "OK";
-    let took = until(IN_FORCE, "the newest rules are in force", is_in_force).await;
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    until("the newest rules are in force", is_in_force).await;
+    // Only a signal loads a file that has not changed.
+    let loaded = metric(gateway.admin(), OK).await;
+    gateway.signal("HUP");
+    until("the signal is obeyed", async || metric(gateway.admin(), OK).await > loaded).await;
     stop.cancel();
     assert!(calls.await.expect("no call is lost") > 50);
     assert_eq!(metric(gateway.admin(), FAILED).await.to_string(), "0");
@@ -101,7 +102,7 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
 
     put(&gateway, "config.toml", &config(&gateway).replace("[\"token:one\"]", "[\"token:two\"]"));
     gateway.signal("HUP");
-    until(IN_FORCE, "the new rules are in force", async || {
+    until("the new rules are in force", async || {
         issued(&channel, &[("authorization", "Bearer canary-two")]).await == "OK"
     })
     .await;
@@ -131,7 +132,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         put(&gateway, "config.toml", &content);
         gateway.signal("HUP");
         let refused = async || metric(admin, FAILED).await >= f64::from(number);
-        until(IN_FORCE, what, refused).await;
+        until(what, refused).await;
         assert_eq!(issues(&gateway, "old@x").await, "OK", "{what}");
         assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED, "{what}");
         let channel = gateway.channel().await;
@@ -143,11 +144,11 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
     });
     fs::remove_file(gateway.folder().join("config.toml")).unwrap();
     gateway.signal("HUP");
-    until(IN_FORCE, "a missing file", async || metric(admin, FAILED).await >= 7.0).await;
+    until("a missing file", async || metric(admin, FAILED).await >= 7.0).await;
     assert_eq!(issues(&gateway, "old@x").await, "OK");
 
     put(&gateway, "config.toml", &widened);
-    until(IN_FORCE, "the good one", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the good one", async || issues(&gateway, "new@x").await == "OK").await;
     assert!(metric(admin, OK).await >= 1.0);
     let log = gateway.stderr().text();
     for secret in [hash("first"), hash("second")] {
@@ -170,11 +171,11 @@ async fn bearer_tokens_are_replaced_while_calls_go_on() {
     let both = format!("[\"{}\", \"{}\"]", hash("first"), hash("second"));
     let with_first = config(&gateway);
     put(&gateway, "config.toml", &with_first.replace(&format!("\"{}\"", hash("first")), &both));
-    until(IN_FORCE, "the second token is believed", async || told("second").await == "OK").await;
+    until("the second token is believed", async || told("second").await == "OK").await;
     assert_eq!(told("first").await, "OK", "both, while one replaces the other");
     put(&gateway, "config.toml", &with_first.replace(&hash("first"), &hash("second")));
     let gone = async || told("first").await == "Unauthenticated CALLER_UNAUTHENTICATED";
-    until(IN_FORCE, "the first token is believed no more", gone).await;
+    until("the first token is believed no more", gone).await;
     assert_eq!(told("second").await, "OK");
 }
 
@@ -203,7 +204,7 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
     let changed = format!("{}{added}{}", &changed[..first], &changed[first..]);
     put(&gateway, "config.toml", &changed);
     gateway.signal("HUP");
-    until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the new rules", async || issues(&gateway, "new@x").await == "OK").await;
     let line = gateway.stderr().wait_for("what changed", |line| {
         (line.contains("access rules reloaded") && line.contains("rules_changed\":true"))
             .then(|| line.to_owned())
@@ -263,10 +264,10 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
     let tried = async || {
         platform.requests_to(upstream::TOKEN).iter().any(|request| shown(request) == basic("second"))
     };
-    until(IN_FORCE, "the new secret is tried", tried).await;
+    until("the new secret is tried", tried).await;
     assert_eq!(issues(&gateway, "x").await, "OK", "with the old token");
     let worked = async || platform.count(upstream::TOKEN) >= 3;
-    until(Duration::from_secs(15), "the new secret works", worked).await;
+    until("the new secret works", worked).await;
     assert_eq!(issues(&gateway, "x").await, "OK");
     stop.cancel();
     assert!(calls.await.expect("no call is lost") > 50);
@@ -288,7 +289,7 @@ async fn fault_elsewhere_does_not_stop_a_revocation() {
         .replace("client_id = \"test-client\"", "client_id = \"\"");
     put(&gateway, "config.toml", &(changed + "\n[next.version]\nkey = 1\n"));
     let revoked = async || issues(&gateway, "revoked@x").await == NOT_ALLOWED;
-    until(IN_FORCE, "the revocation is in force", revoked).await;
+    until("the revocation is in force", revoked).await;
     assert_eq!(issues(&gateway, "kept@x").await, "OK");
     let line = gateway.stderr().wait_for("the other faults", |line| {
         line.contains("the gateway cannot restart with this configuration").then(|| line.to_owned())
@@ -311,7 +312,7 @@ async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
         .replace("audit.jsonl", "other.jsonl");
     put(&gateway, "config.toml", &changed);
     gateway.signal("HUP");
-    until(IN_FORCE, "the new rules", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the new rules", async || issues(&gateway, "new@x").await == "OK").await;
     gateway.stderr().wait_for("the sections that wait", |line| {
         (line.contains("take effect after a restart") && line.contains("\"server, audit\"")).then_some(())
     });

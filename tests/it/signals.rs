@@ -1,6 +1,6 @@
 //! Signals, also with masks and dispositions that a parent process has left.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use tonic::Code;
 
@@ -10,8 +10,6 @@ use crate::support::{
     gateway::{Gateway, Setup},
     upstream::{Behaviour, LOGIN, TOKEN, Upstream},
 };
-
-const SOON: Duration = Duration::from_secs(15);
 
 async fn start(change: impl FnOnce(Setup) -> Setup) -> (Upstream, Gateway, Client) {
     let upstream = Upstream::http().await;
@@ -28,7 +26,7 @@ fn logged(gateway: &Gateway, words: &str) {
 
 async fn drains(gateway: &mut Gateway, signal: &str) {
     gateway.signal(signal);
-    assert_eq!(gateway.ended(SOON).await.code(), Some(0), "{signal}\n{}", gateway.stderr().text());
+    assert_eq!(gateway.ended().await.code(), Some(0), "{signal}\n{}", gateway.stderr().text());
 }
 
 #[tokio::test]
@@ -112,7 +110,7 @@ async fn second_signal_writes_the_records_of_calls_in_flight() {
     gateway.signal("TERM");
     logged(&gateway, "sending GOAWAY to all connections");
     gateway.signal("INT");
-    assert_eq!(gateway.ended(SOON).await.code(), Some(1), "{}", gateway.stderr().text());
+    assert_eq!(gateway.ended().await.code(), Some(1), "{}", gateway.stderr().text());
     let records = gateway.audit();
     assert_eq!(records.len(), LOGINS, "{}", gateway.stderr().text());
     for record in &records {

@@ -8,7 +8,6 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use ott_gateway::proto::ott::v1::ott_service_client::OttServiceClient;
@@ -26,12 +25,9 @@ use crate::support::{
     admin::Admin,
     authority::{Authority, Identity, secured, write},
     calling::{issued, load, metric, until},
-    gateway::{Gateway, Setup},
+    gateway::{Gateway, PATIENCE, Setup},
     upstream::{self, Upstream},
 };
-
-/// A change is in force within that time, as the README says ("Limits").
-const IN_FORCE: Duration = Duration::from_secs(10);
 
 /// A gateway whose TLS files are in a folder of its own, `tls`.
 fn setup(platform: &Upstream, pair: &Identity, client_auth: &str) -> Setup {
@@ -66,7 +62,7 @@ async fn gets_in(address: SocketAddr, config: Arc<ClientConfig>) -> bool {
         return false;
     }
     let mut head = [0; 9];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head)).await;
+    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await;
     read.expect("an answer, or an end").is_ok() && head[3] == 4
 }
 
@@ -244,18 +240,18 @@ async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one
     under_load(&gateway, &[&authority], None, async {
         // The new certificate with the old key.
         write(&folder, "tls.crt", &second.certificate);
-        until(IN_FORCE, "the wrong pair is refused", async || metric(admin, refused).await >= 1.0).await;
+        until("the wrong pair is refused", async || metric(admin, refused).await >= 1.0).await;
         gateway.stderr().wait_for("that the pair was refused", |line| {
             line.contains("new TLS files refused, keeping the current ones").then_some(())
         });
         assert_eq!(authority.shown(address, None).await, first.der());
         // Half a file, written in place.
         fs::write(folder.join("tls.key"), &second.private_key[..second.private_key.len() / 2]).unwrap();
-        until(IN_FORCE, "half a key is refused", async || metric(admin, refused).await >= 2.0).await;
+        until("half a key is refused", async || metric(admin, refused).await >= 2.0).await;
         assert_eq!(authority.shown(address, None).await, first.der());
         second.write(&folder);
         let shows = async || authority.shown(address, None).await == second.der();
-        until(IN_FORCE, "the new pair is shown", shows).await;
+        until("the new pair is shown", shows).await;
     })
     .await;
     assert!((metric(admin, taken).await - 1.0).abs() < 0.5, "once");
@@ -285,11 +281,11 @@ async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
         let client = authority.client(None, &["h2"], &TLS13);
         secured(address, client).await.is_ok()
     };
-    until(IN_FORCE, "the new certificate is shown", shows).await;
+    until("the new certificate is shown", shows).await;
     assert!(metric(admin, ends).await > 60_000_000_000.0);
     expired.write(&folder);
     let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
-    until(IN_FORCE, "the expired one is refused", async || metric(admin, failing).await >= 1.0).await;
+    until("the expired one is refused", async || metric(admin, failing).await >= 1.0).await;
     gateway.stderr().wait_for("why", |line| {
         (line.contains("new TLS files refused") && line.contains("valid until 2020-01-01T00:00:00Z"))
             .then_some(())
@@ -349,14 +345,14 @@ async fn everything_is_rotated_by_a_symlink_swap_without_losing_a_call() {
     under_load(&gateway, &[&old_ca, &new_ca], Some(&old_client), async {
         // As operators rotate an authority: first both, and the new pair with them.
         swap("2", &new, &both);
-        until(IN_FORCE, "the new client CA is believed", new_gets_in).await;
+        until("the new client CA is believed", new_gets_in).await;
         assert_eq!(new_ca.shown(address, Some(&old_client)).await, new.der());
     })
     .await;
     under_load(&gateway, &[&new_ca], Some(&new_client), async {
         swap("3", &new, &new_ca.certificate());
         let old_is_out = async || !gets_in(address, new_ca.client(Some(&old_client), &["h2"], &TLS13)).await;
-        until(IN_FORCE, "the old client CA is believed no more", old_is_out).await;
+        until("the old client CA is believed no more", old_is_out).await;
     })
     .await;
 }

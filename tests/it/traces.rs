@@ -7,10 +7,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use ott_gateway::{
-    clock,
-    proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject},
-};
+use ott_gateway::proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject};
 use tokio::net::TcpListener;
 use tonic::{Code, Request};
 
@@ -40,7 +37,7 @@ fn traced(upstream: &Upstream, collector: SocketAddr, more: &str) -> Setup {
 /// Ends the gateway in good order, so that everything has been sent.
 async fn ends(gateway: &mut Gateway) {
     gateway.signal("TERM");
-    assert_eq!(gateway.ended(PATIENCE).await.code(), Some(0));
+    assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 /// A request of an identified caller.
@@ -257,17 +254,14 @@ async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
     let gone = Reserved::new();
     for collector in [silent.local_addr().expect("an address"), gone.address()] {
         let upstream = Upstream::http().await;
-        let mut gateway = traced(&upstream, collector, "").start();
+        // A call that waited for an export would exceed its deadline of 10 s.
+        let setup = traced(&upstream, collector, "").environment("OTEL_EXPORTER_OTLP_TIMEOUT", "60000");
+        let mut gateway = setup.start();
         let mut client = gateway.client().await;
-        client.issue_ott(issue(TRACE, "01")).await.expect("a token");
         for _ in 0..200 {
-            let began = clock::now();
             client.issue_ott(issue(TRACE, "01")).await.expect("a token");
-            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         }
-        let began = clock::now();
         ends(&mut gateway).await;
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         let lost = ["trace export failed, dropped spans", "trace collector did not accept the last spans"];
         let told = |line: &str| lost.iter().any(|message| line.contains(message)).then_some(());
         gateway.stderr().wait_for("that spans were lost", told);
@@ -340,7 +334,7 @@ async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
     let gateway = setup.start();
     let mut client = gateway.client().await;
     client.issue_ott(issue(TRACE, "01")).await.expect("a token");
-    until(PATIENCE, "spans arrive", async || received.of_kind(SpanKind::Server).len() == 1).await;
+    until("spans arrive", async || received.of_kind(SpanKind::Server).len() == 1).await;
 
     let replace = |authority: &str| {
         let folder = gateway.folder();
@@ -349,7 +343,7 @@ async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
     };
     let reloads = "ott_gateway_reloads_total{result=\"ok\",what=\"authorities\"}";
     let reloaded = async |times: f64| {
-        until(PATIENCE, "the authorities are reloaded", async || {
+        until("the authorities are reloaded", async || {
             (metric(gateway.admin(), reloads).await - times).abs() < 0.5
         })
         .await;
@@ -358,11 +352,11 @@ async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
     reloaded(1.0).await;
     client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
     let retries = "ott_gateway_trace_export_retries_total";
-    until(PATIENCE, "the collector is refused", async || metric(gateway.admin(), retries).await >= 1.0).await;
+    until("the collector is refused", async || metric(gateway.admin(), retries).await >= 1.0).await;
     assert_eq!(received.of_kind(SpanKind::Server).len(), 1, "nothing more arrives");
     replace(&authorities[0]);
     reloaded(2.0).await;
-    until(PATIENCE, "the spans arrive", async || received.of_kind(SpanKind::Server).len() == 2).await;
+    until("the spans arrive", async || received.of_kind(SpanKind::Server).len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

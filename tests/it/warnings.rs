@@ -6,7 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use crate::support::{
     authority::Authority,
     calling::{issued, until},
-    gateway::{PATIENCE, Setup},
+    gateway::Setup,
     upstream::{Tls, Upstream},
 };
 
@@ -163,6 +163,6 @@ async fn authorities_that_replace_the_systems_are_reported_and_never_stop_a_conn
     let gateway = with_own.start();
     let channel = gateway.channel().await;
     let issued_now = async || issued(&channel, &[]).await == "OK";
-    until(PATIENCE, "a token is issued", issued_now).await;
+    until("a token is issued", issued_now).await;
     assert!(!gateway.stderr().text().contains("SSL_CERT_FILE"));
 }

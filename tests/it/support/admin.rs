@@ -8,6 +8,8 @@ use std::{
 
 use ott_gateway::clock;
 
+use super::gateway::PATIENCE;
+
 /// The admin listener of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admin(pub(crate) SocketAddr);
@@ -36,7 +38,7 @@ impl Admin {
 
     /// Waits until the series have that value in sum.
     pub(crate) async fn comes_to(self, series: &str, value: f64) {
-        let until = clock::now() + Duration::from_secs(20);
+        let until = clock::now() + PATIENCE;
         loop {
             let scrape = self.scrape();
             if scrape.find(series) == Some(value) {

@@ -16,6 +16,8 @@ use tokio::{
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 use tonic_types::StatusExt;
 
+use super::gateway::PATIENCE;
+
 /// A request for a token for that login.
 pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
     let subject = Some(Subject::Login(login.to_owned()));
@@ -96,14 +98,13 @@ pub(crate) async fn load(
     calls
 }
 
-/// Waits until the closure says so, at most that long; how long it took.
-pub(crate) async fn until(within: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) -> Duration {
+/// Waits until the closure returns true.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let began = clock::now();
     while !is_so().await {
-        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    began.elapsed()
 }
 
 /// A gRPC request by hand, on a connection of its own: a path and a body that no
@@ -132,8 +133,7 @@ pub(crate) async fn by_hand(
     framed.extend_from_slice(body);
     // The answer may be complete before the body is: then nobody reads it.
     let _ = stream.send_data(framed.into(), true);
-    let answer =
-        tokio::time::timeout(Duration::from_secs(10), answer).await.expect("in time").expect("an answer");
+    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
     let mut headers = answer.headers().clone();
     if !headers.contains_key("grpc-status") {
         let mut body = answer.into_body();
