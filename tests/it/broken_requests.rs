@@ -140,6 +140,12 @@ const INVALID: [&str; 3] = [
     "InvalidArgument INVALID_REQUEST",
 ];
 
+/// A gateway that waits for the rest of a request for longer than any test takes.
+fn patient(platform: &Upstream) -> Gateway {
+    let waits = "[server]\nbody_timeout = \"60s\"\nmax_deadline = \"60s\"";
+    Setup::for_platform(platform.address()).replacing("[server]", waits).start()
+}
+
 /// The process that was treated like this works, and has asked the platform for nothing.
 async fn still_serves(gateway: &Gateway, platform: &Upstream) {
     gateway.in_flight(0).await;
@@ -155,7 +161,7 @@ async fn still_serves(gateway: &Gateway, platform: &Upstream) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stream_that_its_caller_resets_is_cancelled_in_log_audit_and_metrics() {
     let platform = Upstream::http().await;
-    let gateway = Setup::for_platform(platform.address()).start();
+    let gateway = patient(&platform);
     let resets: [(&str, Fault); 7] = [
         ("cancel", |begun| begun.stream.send_reset(Reason::CANCEL)),
         ("no-error", |begun| begun.stream.send_reset(Reason::NO_ERROR)),
@@ -181,7 +187,7 @@ async fn stream_that_its_caller_resets_is_cancelled_in_log_audit_and_metrics() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_that_is_lost_while_a_request_arrives_is_a_cancelled_call() {
     let platform = Upstream::http().await;
-    let gateway = Setup::for_platform(platform.address()).start();
+    let gateway = patient(&platform);
     for method in METHODS {
         for (part, body) in [("none", Bytes::new()), ("half", half_a_message()), ("whole", message())] {
             let id = format!("{method}-{part}-closed");
@@ -195,7 +201,7 @@ async fn connection_that_is_lost_while_a_request_arrives_is_a_cancelled_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn body_that_does_not_match_its_content_length_is_an_invalid_request() {
     let platform = Upstream::http().await;
-    let gateway = Setup::for_platform(platform.address()).start();
+    let gateway = patient(&platform);
     let (short, long) = (message().len() - 1, message().len() + 1);
     let faults: [(&str, usize, Bytes, Fault); 5] = [
         ("ends-early", long, message(), |begun| begun.stream.send_data(Bytes::new(), true).expect("sent")),

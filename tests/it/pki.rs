@@ -15,8 +15,6 @@ use ott_gateway::proto::ott::v1::{IssueOttRequest, ott_service_client::OttServic
 use serde_json::Value;
 use tonic::Request;
 
-/// A change is in force within that time, as the README says ("Limits").
-
 macro_rules! fixture {
     ($name:literal) => {
         include_bytes!(concat!("../fixtures/pki/", $name)).to_vec()

@@ -22,7 +22,7 @@ use super::gateway::PATIENCE;
 pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
     let subject = Some(Subject::Login(login.to_owned()));
     let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
-    request.set_timeout(Duration::from_secs(10));
+    request.set_timeout(PATIENCE);
     request
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
 pub(crate) fn login(ott: &str) -> Request<LoginWithOttRequest> {
     let mut request =
         Request::new(LoginWithOttRequest { ott: ott.to_owned(), ..LoginWithOttRequest::default() });
-    request.set_timeout(Duration::from_secs(10));
+    request.set_timeout(PATIENCE);
     request
 }
 
