@@ -125,8 +125,12 @@ impl Followed {
         self.folder.path().join("file")
     }
 
+    /// Replaces the file as a whole: a poll that is reading it on another thread sees the old
+    /// contents or the new ones.
     fn put(&self, text: &str) {
-        fs::write(self.path(), text).unwrap();
+        let new = self.folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.path()).unwrap();
     }
 
     fn in_use(&self) -> Option<u32> {
