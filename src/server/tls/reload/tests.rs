@@ -227,25 +227,74 @@ const YEAR: Duration = Duration::from_hours(366 * 24);
 async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
-    let followed = Followed::start(folder.settings(ClientAuth::Off)).await;
-    let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
-    let failed = r#"ott_gateway_reloads_total{result="failed",what="certificate"}"#;
+    let followed = start(&folder).await;
+    let log = CapturedLog::start();
 
     folder.write(&authority.issue_valid("localhost", (2020, 2026)));
     assert!(followed.takes_over().await, "on the last second it is still valid");
-    followed.set_clock_forward(Duration::from_secs(1));
+    folder.write(&authority.issue_valid("localhost", (2020, 2028)));
+    assert!(followed.takes_over().await);
     folder.write(&authority.issue_valid("localhost", (2020, 2025)));
     assert!(!followed.takes_over().await);
     folder.write(&authority.issue_valid("localhost", (2027, 2030)));
     for _ in 0..5 {
         assert!(!followed.takes_over().await);
     }
-    assert_eq!((followed.shows(failing), followed.shows(failed)), (Some(1), Some(2)), "each counted once");
-    assert_eq!(followed.ends("server"), 2026, "that of the one in use");
+    assert_eq!(followed.counts()[0], [2, 2, 1], "each counted once");
+    assert_eq!(followed.ends("server"), 2028, "that of the one in use");
+    for words in [
+        "certificate 1 of the file expired at 2025-01-01T00:00:00Z",
+        "certificate 1 of the file is not valid before 2027-01-01T00:00:00Z",
+    ] {
+        assert_eq!(log.text().matches(words).count(), 1, "{}", log.text());
+    }
 
     followed.set_clock_forward(YEAR);
     assert!(followed.takes_over().await, "the file is the same, and the time has come");
-    assert_eq!((followed.shows(failing), followed.ends("server")), (Some(0), 2030));
+    assert_eq!((followed.counts()[0], followed.ends("server")), ([3, 2, 0], 2030));
+}
+
+/// As a restart would, which has none to keep.
+#[tokio::test(start_paused = true)]
+async fn certificate_that_is_not_valid_now_replaces_one_that_is_not_either() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue_valid("localhost", (2020, 2025)));
+    let followed = start(&folder).await;
+    for years in [(2020, 2024), (2020, 2025), (2027, 2030)] {
+        folder.write(&authority.issue_valid("localhost", years));
+        assert!(followed.takes_over().await, "{years:?}");
+    }
+    assert_eq!(followed.counts()[0], [3, 0, 0]);
+    folder.write(&authority.issue_valid("localhost", (2020, 2028)));
+    assert!(followed.takes_over().await);
+    // The one in use expires while an expired one waits.
+    folder.write(&authority.issue_valid("localhost", (2020, 2025)));
+    assert!(!followed.takes_over().await);
+    followed.set_clock_forward(YEAR * 3);
+    assert!(followed.takes_over().await);
+    assert_eq!(followed.counts()[0], [5, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_certificate_and_key_are_reported_together() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let followed = start(&folder).await;
+    let log = CapturedLog::start();
+    for name in ["tls.crt", "tls.key"] {
+        folder.write_file(name, "nothing");
+    }
+    assert!(!followed.takes_over().await);
+    assert_eq!(followed.counts()[0], [0, 1, 1]);
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains("new TLS files refused")).unwrap();
+    for name in ["tls.crt", "tls.key"] {
+        assert!(line.contains(&format!("{}: ", folder.path().join(name).display())), "{line}");
+    }
+    let error = Reload::start(folder.settings(ClientAuth::Off)).unwrap_err();
+    assert!(matches!(error, TlsError::Both { .. }), "{error:?}");
+    folder.write(&authority.issue("localhost"));
+    assert!(followed.takes_over().await);
 }
 
 #[tokio::test(start_paused = true)]
