@@ -7,18 +7,20 @@
 //! * Only a regular file is opened, without blocking.
 //! * At most [`MAX_BYTES`] are read, or less where the contents have a smaller limit.
 //! * It takes at most [`READ_TIMEOUT`]. It runs on a thread of its own, which is left behind
-//!   after that time; at most [`MAX_PENDING_READS`] of these threads exist for one file.
+//!   after that time; at most [`MAX_PENDING_READS`] of these threads exist for one file. Once many
+//!   do, a read stops before the place at which they hang.
 //!
 //! [`read()`] reads a file once, [`load`] reads and parses files once, and a [`Follower`] does so
 //! again and again. Parsing is left to the callers: one function for each kind of file, used by
 //! start and reload alike.
 
 mod follow;
+mod progress;
 mod read;
 mod timed;
 
 pub use self::{
     follow::{FollowedFile, Follower, Outcomes, POLL_INTERVAL, Parser, PollError, Trigger, load},
     read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, read},
-    timed::{MAX_PENDING_READS, READ_TIMEOUT, Unanswered, run, wait},
+    timed::{MAX_PENDING_READS, READ_TIMEOUT, Unanswered, run},
 };

@@ -49,7 +49,8 @@ Examples:
   ott-gateway check-config --config gateway.toml --online
   ott-gateway check-config --config gateway.toml --explain token:billing IssueOtt login:a@b.example
 
-Exits with 2 if anything is wrong, and with 1 if --online finds a credential that does not work.";
+Exits with 2 if anything is wrong, and with 1 if --online finds a credential that does not work or
+if this machine cannot read the files now.";
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let question = arguments.question()?;

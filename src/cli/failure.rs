@@ -14,7 +14,10 @@ pub enum Failure {
     Usage(String),
     /// The configuration is wrong.
     #[error("the configuration is not usable:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Configuration(#[from] Faults),
+    Configuration(Faults),
+    /// Files of the configuration could not be read on this machine now.
+    #[error("the configuration cannot be read now:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    UnreadConfiguration(Faults),
     /// A file that an argument names cannot be read.
     #[error("{argument}: {} cannot be read ({kind})", .path.display())]
     File {
@@ -91,7 +94,8 @@ impl Failure {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) | Self::Configuration(_) | Self::File { .. } => ExitCode::from(2),
-            Self::PortInUse { .. }
+            Self::UnreadConfiguration(_)
+            | Self::PortInUse { .. }
             | Self::Listen { .. }
             | Self::Connect { .. }
             | Self::NoAnswer { .. }
@@ -99,6 +103,12 @@ impl Failure {
             | Self::Status(_)
             | Self::Failed(_) => ExitCode::FAILURE,
         }
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        if faults.are_of_machine() { Self::UnreadConfiguration(faults) } else { Self::Configuration(faults) }
     }
 }
 

@@ -94,7 +94,9 @@ impl Output {
         match failure {
             Failure::Status(status) => self.note(format_args!("{mark} {}", status_report::report(status))),
             // One line for each fault, each of which is printable.
-            Failure::Configuration(_) => self.note(format_args!("{mark} {failure}")),
+            Failure::Configuration(_) | Failure::UnreadConfiguration(_) => {
+                self.note(format_args!("{mark} {failure}"))
+            }
             other => self.note(format_args!("{mark} {}", Printable(other))),
         }
     }

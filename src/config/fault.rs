@@ -67,6 +67,10 @@ pub enum Problem {
     /// A file cannot be read.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
+    /// A file could not be read for a reason that is not the file: the file system did not respond,
+    /// or no thread could be started.
+    #[error("{0}")]
+    Unanswered(Cow<'static, str>),
     /// There is no such key.
     #[error("unknown key{}", DidYouMean(.nearest.as_deref()))]
     UnknownKey {
@@ -150,6 +154,13 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
+    /// Returns whether nothing is wrong with what was read: files could not be read for a reason that
+    /// a change of the configuration does not fix.
+    #[must_use]
+    pub fn are_of_machine(&self) -> bool {
+        self.0.iter().all(|finding| matches!(finding.problem, Problem::Unanswered(_)))
+    }
+
     /// Returns all of them, one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
         self.0.iter()

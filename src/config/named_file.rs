@@ -101,6 +101,7 @@ impl From<InvalidSecret> for Problem {
     fn from(why: InvalidSecret) -> Self {
         match why {
             InvalidSecret::Unreadable(kind) => Self::Unreadable(kind),
+            InvalidSecret::Unanswered | InvalidSecret::NoThread => Self::Unanswered(why.to_string().into()),
             other => Self::rule(other.to_string()),
         }
     }
@@ -116,6 +117,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Unanswered(why) => Self::Unanswered(why.to_string().into()),
             other => Self::rule(other.to_string()),
         }
     }

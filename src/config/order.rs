@@ -1,9 +1,9 @@
 //! The order in which parts of the file must appear, so that a file that was cut off never allows
-//! more than the whole file.
+//! more than the whole file, and trusts no other authorities.
 //!
 //! The start of a file without an access rule is refused. Keys outside `[access]` that restrict
-//! who counts as identified must therefore come before the first rule, or before a required key
-//! of their own table. Keys of a rule are checked in [`access`](super::access).
+//! who counts as identified, or which servers are trusted, must therefore come before the first
+//! rule, or before a key that their own table needs. Keys of a rule are checked in [`access`](super::access).
 
 use super::{
     access::USER_KEYS,
@@ -11,33 +11,79 @@ use super::{
     file::{Node, Table, Value},
 };
 
-/// Tables with the keys that restrict callers, and required keys of the same table: a file that
-/// was cut off before one of those is refused in any case.
-const RESTRICTING: [(&[&str], &[&str], &[&str]); 2] = [
-    // Without the whole table, a loopback listener would not ask for certificates either.
-    (&["server", "tls"], &["client_ca_file"], &[]),
-    (
-        &["callers", "jwt"],
-        &["typ", "max_lifetime", "jwks_ca_file", "jwks_max_age"],
-        &["issuer", "audience", "jwks_file", "jwks_url"],
-    ),
+/// Keys of a table, or of several tables, that restrict callers or trust.
+struct Restricting {
+    /// Path of the table; `*` is any name.
+    table: &'static [&'static str],
+    keys: &'static [&'static str],
+    /// Keys without which the table has no effect or is refused: a file that was cut off before one
+    /// of those may lack the restricting keys too.
+    needed: &'static [&'static str],
+    /// What a file without one of the keys would do.
+    otherwise: &'static str,
+    /// Whether another order is refused. It is a warning for the collector, which gets no secret of
+    /// the platform or of a caller: naming the endpoint first is the order that people expect.
+    is_refused: bool,
+}
+
+const RESTRICTING: [Restricting; 4] = [
+    Restricting {
+        table: &["server", "tls"],
+        keys: &["client_ca_file"],
+        // Without the whole table, a loopback listener would not ask for certificates either.
+        needed: &[],
+        otherwise: "would accept more callers",
+        is_refused: true,
+    },
+    Restricting {
+        table: &["callers", "jwt"],
+        keys: &["typ", "max_lifetime", "jwks_ca_file", "jwks_max_age"],
+        needed: &["issuer", "audience", "jwks_file", "jwks_url"],
+        otherwise: "would accept more callers",
+        is_refused: true,
+    },
+    Restricting {
+        table: &["api_clients", "*"],
+        keys: &["ca_file"],
+        needed: &[
+            "data_center_url",
+            "client_id",
+            "client_secret_file",
+            "client_secret_env",
+            "client_secret_credential",
+        ],
+        otherwise: "would trust the system's authorities",
+        is_refused: true,
+    },
+    Restricting {
+        table: &["telemetry"],
+        keys: &["otlp_ca_file"],
+        needed: &["otlp_endpoint"],
+        otherwise: "would trust the system's authorities",
+        is_refused: false,
+    },
 ];
 
 /// Reports the restricting keys that are lost first if the file is cut off.
 pub(super) fn check(tree: &Table, findings: &Findings) {
     let Some(first_rule) = end_of_first_rule(tree) else { return };
-    for (path, keys, required) in RESTRICTING {
-        let Some(node) = node_at(tree, path) else { continue };
-        for (name, table) in tables(node, &path.join(".")) {
-            let complete = required.iter().filter_map(|key| line_of(table.get(*key)?)).max();
-            for (key, node) in keys.iter().filter_map(|key| Some((key, table.get(*key)?))) {
+    for Restricting { table, keys, needed, otherwise, is_refused } in RESTRICTING {
+        for (name, table) in tables_at(tree, table, "") {
+            let complete = needed.iter().filter_map(|key| Some((line_of(table.get(*key)?)?, *key))).max();
+            for (key, node) in keys.iter().filter_map(|key| Some((*key, table.get(*key)?))) {
                 let Some(line) = line_of(node) else { continue };
-                if line > first_rule && complete.is_none_or(|complete| line > complete) {
-                    let problem = Problem::rule(
-                        "must come before the first [[access.rules]]: without this key, a file that was cut off \
-                         would accept more callers",
+                if line > first_rule && complete.is_none_or(|(complete, _)| line > complete) {
+                    let or_before = complete.map_or_else(String::new, |(_, key)| format!(" or before {key}"));
+                    let (place, name) = (node.place.clone(), format!("{name}.{key}"));
+                    let order = format!(
+                        "come before the first [[access.rules]]{or_before}: without this key, a file that was \
+                         cut off {otherwise}"
                     );
-                    findings.fault(node.place.clone(), format!("{name}.{key}"), problem);
+                    if is_refused {
+                        findings.fault(place, name, Problem::rule(format!("must {order}")));
+                    } else {
+                        findings.warning(place, name, format!("should {order}"));
+                    }
                 }
             }
         }
@@ -59,6 +105,17 @@ fn node_at<'a>(tree: &'a Table, path: &[&str]) -> Option<&'a Node> {
         table = inner;
     }
     table.get(*last)
+}
+
+/// The tables at a path, with their names.
+fn tables_at<'a>(tree: &'a Table, path: &[&str], name: &str) -> Vec<(String, &'a Table)> {
+    let Some((first, rest)) = path.split_first() else { return vec![(name.to_owned(), tree)] };
+    let named = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+    let nodes = tree.iter().filter(|(key, _)| *first == "*" || *first == key.as_str());
+    nodes
+        .flat_map(|(key, node)| tables(node, &named(key)))
+        .flat_map(|(name, table)| tables_at(table, rest, &name))
+        .collect()
 }
 
 /// The table of a node, or the tables of its list, with their names.

@@ -21,7 +21,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     read::{Reader, Version},
-    timed::{self, READ_TIMEOUT, Unanswered},
+    timed::{self, Unanswered},
 };
 use crate::clock::{self, Instant, WallClock};
 
@@ -49,7 +49,7 @@ const MAX_CHANGING: Duration = Duration::from_secs(5);
 const MAX_UNSETTLED: Duration = Duration::from_secs(9);
 
 /// Reads files and parses them. Runs on a thread of its own for at most
-/// [`READ_TIMEOUT`].
+/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
 pub type Parser<T, E> = Arc<dyn Fn(&mut Reader) -> Result<T, E> + Send + Sync>;
 
 /// Files that are followed together because they make one value.
@@ -117,7 +117,7 @@ pub enum PollError<E> {
 }
 
 /// Reads and parses files once, as a [`Follower`] does. Blocks for at most
-/// [`READ_TIMEOUT`].
+/// [`READ_TIMEOUT`](super::READ_TIMEOUT).
 ///
 /// # Errors
 ///
@@ -127,7 +127,8 @@ where
     T: Send + 'static,
     E: Display + Send + 'static,
 {
-    let result = timed::wait(name, move || parser(&mut Reader::new())).map_err(PollError::Unanswered)?;
+    let result = timed::wait(name, move |progress| parser(&mut Reader::new(progress)))
+        .map_err(PollError::Unanswered)?;
     result.map_err(PollError::Refused)
 }
 
@@ -241,12 +242,12 @@ impl<F: FollowedFile> Follower<F> {
         // This poll serves every request up to now.
         self.asked |= self.trigger.0.notified().now_or_never().is_some();
         let parser = Arc::clone(&self.parser);
-        let read = move || {
-            let mut reader = Reader::new();
+        let read = move |progress| {
+            let mut reader = Reader::new(progress);
             let result = parser(&mut reader);
             Reading { version: reader.version(), last_write: reader.last_write(), result }
         };
-        match timed::run(&self.name, READ_TIMEOUT, read).await {
+        match timed::read(&self.name, read).await {
             Ok(reading) => self.consider(reading),
             Err(error) => {
                 // A change must be in use within 10 s, and half of them have passed.

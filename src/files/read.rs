@@ -15,7 +15,10 @@ use aws_lc_rs::digest::{self, SHA256};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::timed::{self, Unanswered};
+use super::{
+    progress::Progress,
+    timed::{self, Unanswered},
+};
 
 /// Maximum size of a file without a smaller limit of its own, in bytes. Several times the size of
 /// the bundle of all public authorities.
@@ -117,11 +120,12 @@ impl std::fmt::Debug for Contents {
 /// The file is not a regular one, is larger than `max_bytes`, or cannot be read in time.
 pub fn read(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     let file = path.to_owned();
-    timed::wait(&path.display().to_string(), move || read_untimed(&file, max_bytes))?
+    timed::wait(&path.display().to_string(), move |progress| Reader::new(progress).read(&file, max_bytes))?
 }
 
 /// Reads the files of one poll, and notes their versions.
 pub struct Reader {
+    progress: Progress,
     version: digest::Context,
     last_write: Option<SystemTime>,
 }
@@ -132,8 +136,8 @@ pub struct Reader {
 pub(super) struct Version([u8; 32]);
 
 impl Reader {
-    pub(super) fn new() -> Self {
-        Self { version: digest::Context::new(&SHA256), last_write: None }
+    pub(super) fn new(progress: Progress) -> Self {
+        Self { progress, version: digest::Context::new(&SHA256), last_write: None }
     }
 
     /// Reads a regular file of at most `max_bytes`. Follows symbolic links. Has no timeout of
@@ -143,7 +147,8 @@ impl Reader {
     ///
     /// The file is not a regular one, is larger than `max_bytes`, or cannot be read.
     pub fn read(&mut self, path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
-        let result = read_untimed(path, max_bytes);
+        let approached = self.progress.approach(path).map_err(ReadError::from);
+        let result = approached.and_then(|()| read_untimed(path, max_bytes));
         match &result {
             Ok(Contents { bytes, metadata, .. }) => {
                 let modified = metadata.modified().ok();
@@ -165,6 +170,15 @@ impl Reader {
             }
         }
         result
+    }
+
+    /// Begins a read of files that this reader does not see.
+    ///
+    /// # Errors
+    ///
+    /// Earlier reads hang, so that this one may hang too.
+    pub const fn begin_unseen(&self) -> Result<(), Unanswered> {
+        self.progress.unseen()
     }
 
     pub(super) fn version(&self) -> Version {
@@ -269,7 +283,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("file");
         let version = || {
-            let mut reader = Reader::new();
+            let mut reader = Reader::new(Progress::default());
             let _ = reader.read(&path, MAX_BYTES);
             reader.version()
         };

@@ -15,21 +15,29 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use super::progress::{Progress, Reached};
 use crate::clock::{self, Instant};
 
 /// Maximum duration of one read, parsing included.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Number of reads of one file that may hang before further ones are started only every
-/// [`PENDING_INTERVAL`]. Until then, a file that replaces one that hangs is read at once.
-const FREE_PENDING_READS: usize = 16;
+/// Number of reads of one file that may hang at the same place before further ones stop before
+/// it. A file that responds again, although reads of it never return, is read at once until then.
+const FREE_READS: usize = 16;
 
-/// Minimum time between two reads of a file of which many hang.
-const PENDING_INTERVAL: Duration = Duration::from_mins(1);
+/// Minimum time between two reads that may hang at a place at which [`FREE_READS`] others hang.
+const RETRY_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Maximum number of reads of one file that hang although they may not hang where others do:
+/// each of them has found another place, which hangs too.
+const MAX_CAREFUL_READS: usize = 16;
 
 /// Maximum number of reads of one file that have not returned. Threads that hang use memory; with
 /// this many of them, the file is read again once one of them returns.
 pub const MAX_PENDING_READS: usize = 64;
+
+/// Maximum number of reads of one file that may hang where others do.
+const MAX_FREE_READS: usize = MAX_PENDING_READS - MAX_CAREFUL_READS;
 
 /// Why work on a file has no result.
 #[derive(Debug, thiserror::Error)]
@@ -51,51 +59,80 @@ pub enum Unanswered {
 /// Reads in progress by the name of their file.
 static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());
 
+#[derive(Default)]
 struct Pending {
-    /// When each of them was started. Any number of parts may read one file at the same time;
-    /// only reads that have not returned within [`READ_TIMEOUT`] count as hanging.
-    starts: Vec<Instant>,
-    last_start: Instant,
+    /// Any number of parts may read one file at the same time; only reads that have not returned
+    /// within [`READ_TIMEOUT`] count as hanging.
+    reads: Vec<ReadInProgress>,
+    /// When a read was started that may hang where others do.
+    last_free_start: Option<Instant>,
+}
+
+/// A read in progress.
+struct ReadInProgress {
+    started: Instant,
+    is_careful: bool,
+    reached: Reached,
 }
 
 /// A place among the reads of one file. Given back by its thread, even after a panic.
-struct Place {
+struct Slot {
     name: Arc<str>,
-    started: Instant,
+    reached: Reached,
 }
 
-impl Place {
-    fn take(name: &str) -> Result<Self, Unanswered> {
+impl Slot {
+    fn take(name: &str) -> Result<(Self, Progress), Unanswered> {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         let now = clock::now();
-        let file = pending
-            .entry(Arc::clone(&name))
-            .or_insert_with(|| Pending { starts: Vec::new(), last_start: now });
-        let hanging =
-            file.starts.iter().filter(|&&start| now.saturating_duration_since(start) >= READ_TIMEOUT);
-        let interval = match hanging.count() {
-            0..FREE_PENDING_READS => Duration::ZERO,
-            FREE_PENDING_READS..MAX_PENDING_READS => PENDING_INTERVAL,
-            _ => Duration::MAX,
-        };
-        if now.saturating_duration_since(file.last_start) < interval {
-            return Err(Unanswered::TooManyPending);
-        }
-        file.starts.push(now);
-        file.last_start = now;
-        Ok(Self { name, started: now })
+        let file = pending.entry(Arc::clone(&name)).or_default();
+        let progress = file.admit(now)?;
+        let reached = progress.reached();
+        file.reads.push(ReadInProgress {
+            started: now,
+            is_careful: progress.is_careful(),
+            reached: Arc::clone(&reached),
+        });
+        Ok((Self { name, reached }, progress))
     }
 }
 
-impl Drop for Place {
+impl Pending {
+    fn admit(&mut self, now: Instant) -> Result<Progress, Unanswered> {
+        let hanging: Vec<&ReadInProgress> = self
+            .reads
+            .iter()
+            .filter(|read| now.saturating_duration_since(read.started) >= READ_TIMEOUT)
+            .collect();
+        let careful = hanging.iter().filter(|read| read.is_careful).count();
+        let is_due =
+            self.last_free_start.is_none_or(|last| now.saturating_duration_since(last) >= RETRY_INTERVAL);
+        let may_hang = match hanging.len() - careful {
+            0..FREE_READS => true,
+            FREE_READS..MAX_FREE_READS => is_due,
+            _ => false,
+        };
+        if may_hang {
+            let progress = Progress::free(!hanging.is_empty());
+            self.last_free_start = Some(now);
+            return Ok(progress);
+        }
+        if careful >= MAX_CAREFUL_READS {
+            return Err(Unanswered::TooManyPending);
+        }
+        let place =
+            |read: &&ReadInProgress| read.reached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Progress::careful(hanging.iter().filter_map(place).collect()))
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = pending.get_mut(&self.name) {
-            if let Some(index) = file.starts.iter().position(|start| *start == self.started) {
-                file.starts.swap_remove(index);
-            }
-            if file.starts.is_empty() {
+            file.reads.retain(|read| !Arc::ptr_eq(&read.reached, &self.reached));
+            if file.reads.is_empty() {
                 pending.remove(&self.name);
             }
         }
@@ -108,9 +145,9 @@ impl Drop for Place {
 /// # Errors
 ///
 /// There is no result in time.
-pub fn wait<T: Send + 'static>(
+pub(super) fn wait<T: Send + 'static>(
     name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce(Progress) -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
     let (send, receive) = mpsc::sync_channel(1);
     start(name, work, move |result| drop(send.send(result)))?;
@@ -120,7 +157,19 @@ pub fn wait<T: Send + 'static>(
     })
 }
 
-/// Like [`wait`], with another limit and without blocking the thread of the caller.
+/// Like [`wait`], without blocking the thread of the caller.
+///
+/// # Errors
+///
+/// There is no result in time.
+pub(super) async fn read<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(Progress) -> T + Send + 'static,
+) -> Result<T, Unanswered> {
+    run_within(name, READ_TIMEOUT, work).await
+}
+
+/// Does work that reads files on a thread of its own, and waits for it up to `limit`.
 ///
 /// # Errors
 ///
@@ -129,6 +178,14 @@ pub async fn run<T: Send + 'static>(
     name: &str,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unanswered> {
+    run_within(name, limit, move |progress| progress.unseen().map(|()| work())).await?
+}
+
+async fn run_within<T: Send + 'static>(
+    name: &str,
+    limit: Duration,
+    work: impl FnOnce(Progress) -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
     // A paused clock would pass the timeout at once, because the runtime is idle meanwhile.
     #[cfg(test)]
@@ -144,14 +201,14 @@ pub async fn run<T: Send + 'static>(
 
 fn start<T>(
     name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce(Progress) -> T + Send + 'static,
     send: impl FnOnce(T) + Send + 'static,
 ) -> Result<(), Unanswered> {
-    let place = Place::take(name)?;
+    let (slot, progress) = Slot::take(name)?;
     let work = move || {
-        let result = work();
+        let result = work(progress);
         // Before the result is received, so that the next read has the place.
-        drop(place);
+        drop(slot);
         send(result);
     };
     thread::Builder::new().name("file-read".to_owned()).spawn(work).map(drop).map_err(Unanswered::NoThread)
@@ -159,7 +216,12 @@ fn start<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::{
+        fs,
+        path::Path,
+        sync::mpsc::{Receiver, Sender, channel},
+        time::UNIX_EPOCH,
+    };
 
     use super::*;
 
@@ -171,28 +233,85 @@ mod tests {
         })
     }
 
+    /// A read of that file which times out and hangs until the sender is dropped.
+    async fn hangs(path: &Path) -> Sender<()> {
+        let (end, work) = hanging();
+        let (begin, begun) = channel();
+        let file = path.to_owned();
+        let read = move |progress: Progress| {
+            let approached = progress.approach(&file);
+            begin.send(()).expect("the test waits");
+            approached.map(|()| work())
+        };
+        let name = path.display().to_string();
+        let read = tokio::spawn(async move { super::read(&name, read).await });
+        while begun.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
+        assert!(!read.is_finished());
+        tokio::time::advance(READ_TIMEOUT / 50).await;
+        assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
+        end
+    }
+
+    /// A read of that file which does not hang.
+    async fn reads(path: &Path) -> Result<(), Unanswered> {
+        let file = path.to_owned();
+        read(&path.display().to_string(), move |progress: Progress| progress.approach(&file)).await?
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn hanging_reads_time_out_and_are_limited_per_file() {
-        let mut ends = Vec::new();
-        for number in 0..MAX_PENDING_READS {
-            if number >= FREE_PENDING_READS {
-                assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
-                tokio::time::advance(PENDING_INTERVAL).await;
+    async fn reads_that_hang_are_limited_and_a_file_that_replaces_the_one_that_hangs_is_read_at_once() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("file");
+        fs::write(&path, "").expect("a file");
+        let (mut ends, mut replaced) = (Vec::new(), 0);
+        let mut replace = || {
+            replaced += 1;
+            let new = folder.path().join("new");
+            fs::write(&new, replaced.to_string()).expect("a file");
+            let file = fs::File::options().append(true).open(&new).expect("it can be opened");
+            // The inode of a file that was replaced may be used again, within a tick of the clock.
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(replaced)).expect("it can be touched");
+            fs::rename(new, &path).expect("renamed");
+        };
+        for number in 0..MAX_FREE_READS {
+            if number >= FREE_READS {
+                assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+                tokio::time::advance(RETRY_INTERVAL).await;
             }
+            ends.push(hangs(&path).await);
+        }
+        tokio::time::advance(RETRY_INTERVAL * 60).await;
+        for _ in 0..MAX_CAREFUL_READS {
+            assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+            replace();
+            reads(&path).await.expect("another file");
+            ends.push(hangs(&path).await);
+        }
+        assert_eq!(ends.len(), MAX_PENDING_READS);
+        replace();
+        assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)));
+        assert!(reads(folder.path()).await.is_ok(), "other files are not affected");
+        drop(ends);
+        while reads(&path).await.is_err() {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_does_not_show_its_progress_is_not_repeated_while_it_hangs() {
+        let mut ends = Vec::new();
+        for _ in 0..FREE_READS {
             let (end, work) = hanging();
             ends.push(end);
-            let read = tokio::spawn(run("limited", READ_TIMEOUT, work));
+            let work = tokio::spawn(run("unseen", READ_TIMEOUT, work));
             tokio::task::yield_now().await;
-            tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
-            assert!(!read.is_finished());
-            tokio::time::advance(READ_TIMEOUT / 50).await;
-            assert!(matches!(read.await.expect("no panic"), Err(Unanswered::TimedOut)));
+            tokio::time::advance(READ_TIMEOUT).await;
+            assert!(matches!(work.await.expect("no panic"), Err(Unanswered::TimedOut)));
         }
-        tokio::time::advance(PENDING_INTERVAL * 60).await;
-        assert!(matches!(run("limited", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
-        assert!(run("another", READ_TIMEOUT, || ()).await.is_ok(), "other files are not affected");
-        drop(ends);
-        while run("limited", READ_TIMEOUT, || ()).await.is_err() {}
+        assert!(matches!(run("unseen", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
+        tokio::time::advance(RETRY_INTERVAL).await;
+        assert!(run("unseen", READ_TIMEOUT, || ()).await.is_ok());
     }
 
     /// Many API clients may have one file of authorities, or one secret.
@@ -212,19 +331,19 @@ mod tests {
 
     #[tokio::test]
     async fn panic_is_an_error_and_gives_its_place_back() {
-        for _ in 0..=FREE_PENDING_READS {
+        for _ in 0..=FREE_READS {
             let result = run("panics", READ_TIMEOUT, || panic!("a test")).await;
             assert!(matches!(result, Err::<(), _>(Unanswered::Panicked)));
         }
-        assert!(matches!(wait("panics", || panic!("a test")), Err::<(), _>(Unanswered::Panicked)));
-        assert_eq!(wait("panics", || 7).expect("a result"), 7);
+        assert!(matches!(wait("panics", |_| panic!("a test")), Err::<(), _>(Unanswered::Panicked)));
+        assert_eq!(wait("panics", |_| 7).expect("a result"), 7);
     }
 
     #[test]
     fn blocking_wait_ends_although_the_read_hangs() {
         let (_end, work) = hanging();
         let began = clock::now();
-        assert!(matches!(wait("blocking", work), Err(Unanswered::TimedOut)));
+        assert!(matches!(wait("blocking", |_| work()), Err(Unanswered::TimedOut)));
         assert!(began.elapsed() >= READ_TIMEOUT);
     }
 }

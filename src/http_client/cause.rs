@@ -59,8 +59,29 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
             "the server closed the connection during the TLS handshake".to_owned()
         }
         text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
+        text if is_another_protocol(error) => {
+            format!(
+                "the server answered with another protocol than the expected version of HTTP; check the scheme \
+                 and the port of the URL ({text})"
+            )
+        }
         text => text,
     }
+}
+
+/// Whether the response is not of the expected protocol at all, such as TLS in response to HTTP,
+/// or HTTP/1.1 in response to HTTP/2.
+fn is_another_protocol(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).any(|cause| {
+        // The library has no other way to ask for this reason.
+        let no_version = |error: &hyper::Error| {
+            error.is_parse() && error.to_string().starts_with("invalid HTTP version parsed")
+        };
+        // The first bytes of HTTP/1.1 are the length of a frame that is larger than allowed.
+        let invalid_size =
+            |error: &h2::Error| error.is_library() && error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR);
+        cause.downcast_ref().is_some_and(no_version) || cause.downcast_ref().is_some_and(invalid_size)
+    })
 }
 
 /// Returns the root cause of a failed exchange with a server. `certificate_requested`: whether

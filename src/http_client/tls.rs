@@ -112,8 +112,14 @@ impl AuthoritySource {
             }
             // Not through the reader: these are many files, found in a way that depends on the
             // system.
-            Self::System => Authorities::from_system(rustls_native_certs::load_native_certs().certs)
-                .ok_or(TlsConfigError::NoSystemAuthorities),
+            Self::System => {
+                reader.begin_unseen().map_err(|why| TlsConfigError::Unanswered {
+                    name: self.to_string(),
+                    reason: why.to_string(),
+                })?;
+                Authorities::from_system(rustls_native_certs::load_native_certs().certs)
+                    .ok_or(TlsConfigError::NoSystemAuthorities)
+            }
         }
     }
 }

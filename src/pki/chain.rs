@@ -70,6 +70,13 @@ impl CertificateChain {
         (1..).zip(self.iter()).find(|(_, certificate)| key.is_of(certificate)).map(|(number, _)| number)
     }
 
+    /// Returns the warning about the server's own certificate if that is not valid now.
+    #[must_use]
+    pub fn not_valid_now(&self, now: SystemTime) -> Option<Warning> {
+        let doubts = warning::of_any(&self.leaf, now);
+        doubts.into_iter().map(|doubt| Warning { number: 1, doubt }).find(Warning::is_about_time)
+    }
+
     /// Returns what makes clients refuse the certificates, now or in general.
     #[must_use]
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {

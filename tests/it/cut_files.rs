@@ -135,6 +135,14 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
         fs::write(file, part).expect("can be written");
         let Ok(cut) = Config::load(Some(file), environment) else { continue };
         whole.assert_allows_no_less_than(&cut.access, &cut.callers.tokens, &shown);
+        for (name, client) in &cut.api_clients.by_name {
+            let whole = &config.api_clients.by_name[name];
+            assert_eq!(client.ca_file, whole.ca_file, "other authorities are trusted in:\n{shown}");
+        }
+        let is_warned_about = config.warnings.iter().any(|warning| warning.key == "telemetry.otlp_ca_file");
+        if cut.telemetry.otlp_endpoint.is_some() && !is_warned_about {
+            assert_eq!(cut.telemetry.otlp_ca_file, config.telemetry.otlp_ca_file, "in:\n{shown}");
+        }
         for jwt in &cut.callers.jwt {
             assert!(config.callers.jwt.contains(jwt), "an issuer changed in:\n{shown}");
         }
@@ -245,6 +253,14 @@ jwks_file = "jwks.json"
 [callers.forwarded]
 header = "x-forwarded-client-cert"
 from = ["dns:envoy.example"]
+[api_clients.us5]
+data_center_url = "https://us5-cloud.acronis.com"
+ca_file = "ca.crt"
+client_id = "id"
+client_secret_file = "secret"
+[telemetry]
+otlp_ca_file = "ca.crt"
+otlp_endpoint = "https://collector.example:4317"
 [audit]
 sink = "off"
 "#;
@@ -291,8 +307,6 @@ fn any_rule() -> impl Strategy<Value = String> {
 }
 
 fn any_file() -> impl Strategy<Value = String> {
-    const CLIENT: &str = "[api_clients.eu2]\ndata_center_url = \"https://eu2.example\"\nclient_id = \"id\"\n\
-                          client_secret_file = \"secret\"\n";
     const TOKENS: &str = "[callers.tokens]\n\
         ci = \"sha256:7bb5d9c1d6ab2d1ae4f1a5b4b2f35a2cb9ab1f3d6f1d1e3d8f3d1c2b5a697887\"\n";
     let line = |line: &str| Some(line.to_owned());
@@ -308,17 +322,28 @@ fn any_file() -> impl Strategy<Value = String> {
         line("private_key_file = \"tls.key\"\n"),
         line("client_ca_file = \"ca.crt\"\n"),
     ]);
+    let client = shuffled(vec![
+        line("data_center_url = \"https://eu2.example\"\n"),
+        line("client_id = \"id\"\n"),
+        line("client_secret_file = \"secret\"\n"),
+        line("ca_file = \"ca.crt\"\n"),
+    ]);
+    let telemetry = shuffled(vec![
+        line("otlp_endpoint = \"https://collector.example:4317\"\n"),
+        line("otlp_ca_file = \"ca.crt\"\n"),
+    ]);
     let rules = prop::collection::vec(any_rule(), 1..3);
-    (rules, jwt, tls).prop_flat_map(|(rules, jwt, tls)| {
+    (rules, jwt, tls, client, telemetry).prop_flat_map(|(rules, jwt, tls, client, telemetry)| {
         // The rules are one part: between them, other tables are possible, but change nothing.
         let parts = vec![
-            CLIENT.to_owned(),
+            format!("[api_clients.eu2]\n{client}"),
             TOKENS.to_owned(),
             rules.concat(),
             format!("[callers.jwt]\n{jwt}"),
             format!("[server.tls]\n{tls}"),
+            format!("[telemetry]\n{telemetry}"),
         ];
-        (prop::sample::subsequence(parts, 3..=5), any::<prop::sample::Index>())
+        (prop::sample::subsequence(parts, 3..=6), any::<prop::sample::Index>())
             .prop_flat_map(|(parts, _)| Just(parts).prop_shuffle())
             .prop_map(|parts| parts.concat())
     })

@@ -229,6 +229,34 @@ async fn certificate_that_clients_refuse_is_warned_about_at_check_start_and_relo
     logged(&gateway, expected);
 }
 
+/// The same sentence, with what can be done about it at that moment.
+#[test]
+fn certificate_that_has_expired_is_a_warning_or_a_refusal_in_the_same_words() {
+    let authority = Authority::new("ours");
+    let (valid, expired) =
+        (authority.issue(&["localhost"]), authority.issue_valid(&["localhost"], (2000, 2020)));
+    let words = "certificate 1 of the file expired at 2020-01-01T00:00:00Z: peers refuse it; renew it";
+    let failing = |gateway: &Gateway| {
+        Admin(gateway.admin()).scrape().find("ott_gateway_reload_failing{what=\"certificate\"}")
+    };
+    let first = setup(&authority, &expired);
+    let checked = first.run(&["check-config"]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let text = String::from_utf8(checked.stderr).unwrap();
+    assert!(text.contains("warning: ") && text.contains(words), "{text}");
+    let gateway = first.start();
+    logged(&gateway, words);
+    // There is no valid one to keep.
+    authority.issue_valid(&["localhost"], (2000, 2019)).write(gateway.folder());
+    logged(&gateway, "TLS certificate reloaded for new connections");
+    assert_eq!(failing(&gateway), Some(0.0));
+
+    let gateway = setup(&authority, &valid).start();
+    expired.write(gateway.folder());
+    logged(&gateway, words);
+    assert_eq!(failing(&gateway), Some(1.0));
+}
+
 /// A request for a token by that API client.
 fn by(api_client: &str) -> Request<IssueOttRequest> {
     let mut request = issue("someone@example.com");

@@ -53,8 +53,12 @@ impl Followed {
         self.folder.path().join("gateway.toml")
     }
 
+    /// Replaces the file as a whole: a poll that is reading it on another thread sees the old
+    /// contents or the new ones.
     fn put(&self, text: &str) {
-        fs::write(self.file(), text).unwrap();
+        let new = self.folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.file()).unwrap();
     }
 
     fn allows(&self, caller: &str) -> bool {

@@ -70,12 +70,14 @@ impl FollowedFile for Number {
     fn parser(&self) -> Parser<u32, String> {
         let (path, record) = (self.path.clone(), Arc::clone(&self.record));
         Arc::new(move |reader| {
+            // Hangs as if the file were being read.
+            let contents = reader.read(&path, MAX_BYTES).map_err(|error| error.to_string())?;
             let hangs = record.hangs.lock().unwrap().clone();
             if let Some(mut hangs) = hangs {
                 record.hanging.fetch_add(1, Ordering::SeqCst);
                 let _ended = block_on(hangs.changed());
             }
-            parse(&reader.read(&path, MAX_BYTES).map_err(|error| error.to_string())?.bytes)
+            parse(&contents.bytes)
         })
     }
 
@@ -125,8 +127,12 @@ impl Followed {
         self.folder.path().join("file")
     }
 
+    /// Replaces the file as a whole: a poll that is reading it on another thread sees the old
+    /// contents or the new ones.
     fn put(&self, text: &str) {
-        fs::write(self.path(), text).unwrap();
+        let new = self.folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.path()).unwrap();
     }
 
     fn in_use(&self) -> Option<u32> {
@@ -361,5 +367,31 @@ async fn poll_that_hangs_is_reported_and_the_next_one_happens() {
     let changed = followed.in_use.clone().wait_for(|value| *value == Some(2)).await.map(|value| *value);
     assert_eq!(changed.unwrap(), Some(2));
     assert_eq!(followed.counts(), [1, 1, 0]);
+    drop(end);
+}
+
+/// Regardless of how many reads of the file hang, and of how long they have done so.
+#[tokio::test(start_paused = true)]
+async fn file_that_replaces_one_that_hangs_is_in_use_in_time() {
+    let followed = Followed::start("1", Some(1));
+    let (end, ended) = watch::channel(());
+    *followed.record.hangs.lock().unwrap() = Some(ended);
+    let until_hanging = async |reads: usize| {
+        while followed.record.hanging.load(Ordering::SeqCst) < reads {
+            yield_now().await;
+        }
+    };
+    for hanging in 1..=16 {
+        until_hanging(hanging).await;
+        advance(READ_TIMEOUT + Duration::from_millis(1)).await;
+    }
+    // Less than the minute after which a read may hang at the same place.
+    sleep(Duration::from_secs(40)).await;
+    assert_eq!(followed.record.hanging.load(Ordering::SeqCst), 16, "reads stop before the file");
+    *followed.record.hangs.lock().unwrap() = None;
+    followed.put("2");
+    let mut in_use = followed.in_use.clone();
+    timeout(IN_USE, in_use.wait_for(|value| *value == Some(2))).await.unwrap().unwrap();
+    assert_eq!(followed.counts(), [1, 2, 0], "{:?}", followed.reasons());
     drop(end);
 }

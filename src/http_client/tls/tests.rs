@@ -121,7 +121,11 @@ async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind
 
 /// The cause of a failed request, for the operator.
 async fn cause(tls: &Arc<ClientTls>, address: SocketAddr) -> String {
-    let url: Url = format!("https://localhost:{}/", address.port()).parse().unwrap();
+    cause_at(tls, &format!("https://localhost:{}/", address.port())).await
+}
+
+async fn cause_at(tls: &Arc<ClientTls>, url: &str) -> String {
+    let url: Url = url.parse().unwrap();
     let client =
         UnpooledClient::new(HttpSettings::new(url.clone(), Arc::clone(tls), Resolver::for_test())).unwrap();
     let error = client.send(client.client().get(url)).await.expect_err("it fails");
@@ -240,6 +244,56 @@ async fn connection_that_ends_after_a_request_for_a_certificate_is_explained() {
     });
     let text = cause(&tls, address).await;
     assert!(text.contains("does not speak TLS on this port"), "{text}");
+}
+
+/// Sends these bytes on each connection once it has received something, with TLS if there is a
+/// configuration.
+async fn start_answering(config: Option<ServerConfig>, answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = config.map(|config| TlsAcceptor::from(Arc::new(config)));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = async {
+                let mut request = [0; 1024];
+                if let Some(acceptor) = &acceptor {
+                    let mut stream = acceptor.accept(stream).await?;
+                    let _ = stream.read(&mut request).await?;
+                    stream.write_all(answer).await?;
+                    while stream.read(&mut request).await? > 0 {}
+                } else {
+                    let _ = stream.read(&mut request).await?;
+                    stream.write_all(answer).await?;
+                    while stream.read(&mut request).await? > 0 {}
+                }
+                std::io::Result::Ok(())
+            };
+            let _ = answer.await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn answer_in_another_protocol_is_explained() {
+    const ALERT: &[u8] = b"\x15\x03\x01\x00\x02\x02\x46";
+    const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    const HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let authority = authority();
+    let tls = ClientTls::new(Some(&trusting(&[&authority]))).unwrap();
+    let with_tls = || Some(serving(issued(&authority, |_| {}), None));
+    let mut with_http2 = serving(issued(&authority, |_| {}), None);
+    with_http2.alpn_protocols = vec![b"h2".to_vec()];
+    for (what, scheme, config, answer) in [
+        ("TLS to HTTP", "http", None, ALERT),
+        ("HTTP/2 to HTTP/1.1", "http", None, SETTINGS),
+        ("HTTP/2 to HTTP/1.1 in TLS", "https", with_tls(), SETTINGS),
+        ("HTTP/1.1 to HTTP/2", "https", Some(with_http2), HTTP1),
+    ] {
+        let address = start_answering(config, answer).await;
+        let cause = cause_at(&tls, &format!("{scheme}://localhost:{}/", address.port())).await;
+        assert!(cause.contains("answered with another protocol than"), "{what}: {cause}");
+    }
 }
 
 #[test]

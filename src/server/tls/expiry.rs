@@ -1,6 +1,7 @@
 //! Whether the certificates in use, or those that are about to be, are valid now.
 //!
-//! A server certificate that is not valid makes every client fail. A TLS library still trusts
+//! A server certificate that is not valid makes every client fail: it does not replace one that
+//! is valid. A TLS library still trusts
 //! an authority that has expired, but its operator has most likely replaced it: it is reported.
 //! It is no reason to refuse a file, because that would keep the authorities that the file does
 //! not have any more. Each of several may expire on its own while callers move to the next.
@@ -10,7 +11,6 @@ use std::{
     time::SystemTime,
 };
 
-use super::TlsError;
 use crate::{
     telemetry::metrics::{Certificate, Metrics},
     validity::{self, State, Validity},
@@ -30,21 +30,6 @@ impl Expiry {
     pub(super) fn new(kind: Certificate, path: &Path, validities: Vec<Validity>, now: SystemTime) -> Self {
         let states = validities.iter().map(|validity| validity.state(now)).collect();
         Self { kind, path: path.to_owned(), validities, states }
-    }
-
-    /// Returns whether a server's certificate may replace the one in use: the first of the chain
-    /// must be valid now.
-    pub(super) fn check(&self) -> Result<(), TlsError> {
-        let file = self.path.clone();
-        match self.validities.iter().zip(&self.states).next() {
-            Some((Validity { not_before, .. }, State::NotYetValid)) => {
-                Err(TlsError::NotYetValid { file, not_before: *not_before })
-            }
-            Some((Validity { not_after, .. }, State::Expired)) => {
-                Err(TlsError::Expired { file, not_after: *not_after })
-            }
-            Some((_, State::Valid)) | None => Ok(()),
-        }
     }
 
     /// Logs every certificate that is not valid.

@@ -1,16 +1,12 @@
 //! Certificate, key and client CAs, read from their files.
 
-use std::{
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::path::{Path, PathBuf};
 
 use rustls::server::VerifierBuilderError;
 
 use crate::{
     files::{self, Contents, ReadError, Reader},
     pki::{Authorities, CertificateChain, InvalidFile, InvalidPair, PrivateKey, ServerIdentity, Warning},
-    validity,
 };
 
 /// Why the TLS files cannot be used.
@@ -32,21 +28,21 @@ pub enum TlsError {
         /// Why, and what fixes it.
         why: InvalidFile,
     },
-    /// The server's own certificate has expired.
-    #[error("{} has expired: it was valid until {}", file.display(), validity::shown(*not_after))]
-    Expired {
+    /// The server's own certificate is not valid now, while that in use is.
+    #[error("{}: {warning}", file.display())]
+    NotValidNow {
         /// The file.
         file: PathBuf,
-        /// Until when it was valid.
-        not_after: SystemTime,
+        /// Why.
+        warning: Warning,
     },
-    /// The server's own certificate is not valid yet.
-    #[error("{} is not valid before {}", file.display(), validity::shown(*not_before))]
-    NotYetValid {
-        /// The file.
-        file: PathBuf,
-        /// From when it is valid.
-        not_before: SystemTime,
+    /// Both the certificate and the private key have errors.
+    #[error("{certificate}; {private_key}")]
+    Both {
+        /// That of the certificate.
+        certificate: Box<TlsError>,
+        /// That of the private key.
+        private_key: Box<TlsError>,
     },
     /// Certificate and key do not belong together.
     #[error("{}: {why}", file.display())]
@@ -86,10 +82,20 @@ impl PartialEq for Pair {
 
 impl Pair {
     pub(super) fn read(reader: &mut Reader, chain_file: &Path, key_file: &Path) -> Result<Self, TlsError> {
-        let (chain, key) = (contents(reader, chain_file)?, contents(reader, key_file)?);
-        let key_is_open = key.exposure.readable;
-        let chain = CertificateChain::parse(&chain.bytes).map_err(invalid(chain_file))?;
-        let key = PrivateKey::parse(&key.bytes).map_err(invalid(key_file))?;
+        let chain = contents(reader, chain_file)
+            .and_then(|file| CertificateChain::parse(&file.bytes).map_err(invalid(chain_file)));
+        let key = contents(reader, key_file).and_then(|file| {
+            let key = PrivateKey::parse(&file.bytes).map_err(invalid(key_file))?;
+            Ok((key, file.exposure.readable))
+        });
+        let (chain, (key, key_is_open)) = match (chain, key) {
+            (Ok(chain), Ok(key)) => (chain, key),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
+            (Err(certificate), Err(private_key)) => {
+                let (certificate, private_key) = (Box::new(certificate), Box::new(private_key));
+                return Err(TlsError::Both { certificate, private_key });
+            }
+        };
         let identity = ServerIdentity::new(chain, &key)
             .map_err(|why| TlsError::Pair { file: key_file.to_owned(), why })?;
         Ok(Self { identity, key_is_open })

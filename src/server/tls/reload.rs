@@ -3,8 +3,11 @@
 //! Certificate and private key are followed as a pair, and the client CAs by themselves: an
 //! authority that is withdrawn must be withdrawn although the certificate cannot be renewed at
 //! the moment. A new version that cannot be used is refused, and the last good one stays in use.
-//! So is a pair whose certificate is not valid now. It is tried again at every poll, because a
-//! certificate that is not valid yet will be.
+//!
+//! A certificate that is not valid now is a warning at start and in `check-config`, because there
+//! is none that could be used instead. For the same reason it replaces one that is not valid now
+//! either. It is refused, in the words of that warning, while the one in use is valid, and tried
+//! again at every poll.
 
 use std::{
     convert::Infallible,
@@ -139,8 +142,7 @@ struct PairFiles {
 }
 
 impl PairFiles {
-    /// `pair` is in use already. A certificate that is not valid is better than no gateway at the
-    /// start; the configuration warns about it.
+    /// `pair` is in use already, valid or not.
     fn new(settings: Settings, current: Current, pair: &Pair, metrics: &Metrics, clock: &WallClock) -> Self {
         let (file, chain) = (&settings.certificate_file, pair.identity.chain());
         Self {
@@ -170,11 +172,15 @@ impl FollowedFile for PairFiles {
         &self.reloads
     }
 
-    fn take_over(&mut self, new: &Pair, _: Option<&Pair>) -> Result<(), TlsError> {
+    fn take_over(&mut self, new: &Pair, old: Option<&Pair>) -> Result<(), TlsError> {
         let now = self.clock.now();
         let (file, chain) = (&self.settings.certificate_file, new.identity.chain());
+        if let Some(warning) = chain.not_valid_now(now)
+            && old.is_some_and(|old| old.identity.chain().not_valid_now(now).is_none())
+        {
+            return Err(TlsError::NotValidNow { file: file.clone(), warning });
+        }
         let expiry = Expiry::new(Certificate::Server, file, chain.validities(), now);
-        expiry.check()?;
         self.current.replace_identity(new.identity.clone())?;
         tracing::info!(file.path = %file.display(), "TLS certificate reloaded for new connections");
         files::warn(file, &chain.warnings(now));

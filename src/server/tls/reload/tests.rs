@@ -21,24 +21,31 @@ use crate::{
 };
 
 /// TLS files that are followed by a clock that starts in 2026.
+///
+/// Its tests act halfway between two polls: the files must not change while a poll, on a thread of
+/// its own, reads them. For the same reason, they set the wall clock instead of advancing time.
 struct Followed {
     current: Current,
     metrics: Metrics,
+    clock: WallClock,
     interval: Duration,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Followed {
-    fn start(settings: Settings) -> Self {
+    /// Returns after the first poll.
+    async fn start(settings: Settings) -> Self {
         let (metrics, interval) = (Metrics::new(), settings.poll_interval);
+        let clock = WallClock::following_monotonic();
         let mut reload = Reload::start(settings).unwrap();
-        reload.clock = WallClock::following_monotonic();
+        reload.clock = clock.clone();
         let current = reload.current();
         let task = {
             let metrics = metrics.clone();
             AbortOnDropHandle::new(tokio::spawn(async move { match reload.run(&metrics).await {} }))
         };
-        Self { current, metrics, interval, _task: task }
+        sleep(interval / 2).await;
+        Self { current, metrics, clock, interval, _task: task }
     }
 
     fn in_use(&self) -> Arc<ServerConfig> {
@@ -50,6 +57,10 @@ impl Followed {
         let before = self.in_use();
         sleep(self.interval * 3).await;
         !Arc::ptr_eq(&before, &self.in_use())
+    }
+
+    fn set_clock_forward(&self, by: Duration) {
+        self.clock.shift_by_ms(by.as_millis().try_into().unwrap());
     }
 
     fn shows(&self, series: &str) -> Option<i64> {
@@ -78,17 +89,16 @@ impl Followed {
     }
 }
 
-fn start(folder: &Folder) -> Followed {
-    Followed::start(folder.settings(ClientAuth::Off))
+async fn start(folder: &Folder) -> Followed {
+    Followed::start(folder.settings(ClientAuth::Off)).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn new_pair_is_in_use_after_two_polls_that_see_the_same() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
-    let followed = start(&folder);
+    let followed = start(&folder).await;
     let first = followed.in_use();
-    sleep(followed.interval / 2).await;
     folder.write(&authority.issue("localhost"));
     sleep(followed.interval).await;
     assert!(Arc::ptr_eq(&first, &followed.in_use()), "it may still be changing");
@@ -102,7 +112,7 @@ async fn what_cannot_be_used_is_refused_as_a_whole_and_the_last_good_stays() {
     let authority = Authority::new();
     let old = authority.issue("localhost");
     let folder = Folder::new(&old);
-    let followed = start(&folder);
+    let followed = start(&folder).await;
 
     let new = authority.issue("localhost");
     let half = |pem: &str| pem[..pem.len() / 2].to_owned();
@@ -142,7 +152,7 @@ async fn swap_of_a_link_above_the_files_is_seen() {
         fs::remove_file(folder.path().join(file)).unwrap();
         symlink(format!("..data/{file}"), folder.path().join(file)).unwrap();
     }
-    let followed = start(&folder);
+    let followed = start(&folder).await;
     symlink("..two", folder.path().join("..new")).unwrap();
     fs::rename(folder.path().join("..new"), folder.path().join("..data")).unwrap();
     assert!(followed.takes_over().await);
@@ -154,7 +164,7 @@ async fn new_client_cas_are_taken_over_and_unusable_ones_are_refused() {
     let folder = Folder::new(&authority.issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
     let settings = folder.settings(ClientAuth::Require { ca_file });
-    let followed = Followed::start(settings);
+    let followed = Followed::start(settings).await;
     for bad in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         folder.write_file("ca.crt", bad);
         assert!(!followed.takes_over().await, "{bad:?}");
@@ -169,7 +179,7 @@ async fn certificate_and_client_ca_are_counted_each_by_itself() {
     let good = authority.issue("localhost");
     let folder = Folder::new(&good);
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
-    let followed = Followed::start(folder.settings(ClientAuth::Optional { ca_file }));
+    let followed = Followed::start(folder.settings(ClientAuth::Optional { ca_file })).await;
     let counts = async || {
         followed.takes_over().await;
         followed.counts()
@@ -196,7 +206,7 @@ async fn each_file_is_taken_over_although_the_other_cannot_be_used() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
-    let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file }));
+    let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
     // A renewal that has replaced the certificate and not the key, and stays like that.
     folder.write_file("tls.crt", &authority.issue("localhost").certificate);
     assert!(!followed.takes_over().await);
@@ -217,32 +227,81 @@ const YEAR: Duration = Duration::from_hours(366 * 24);
 async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
-    let followed = Followed::start(folder.settings(ClientAuth::Off));
-    let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
-    let failed = r#"ott_gateway_reloads_total{result="failed",what="certificate"}"#;
+    let followed = start(&folder).await;
+    let log = CapturedLog::start();
 
     folder.write(&authority.issue_valid("localhost", (2020, 2026)));
     assert!(followed.takes_over().await, "on the last second it is still valid");
-    tokio::time::advance(Duration::from_secs(1)).await;
+    folder.write(&authority.issue_valid("localhost", (2020, 2028)));
+    assert!(followed.takes_over().await);
     folder.write(&authority.issue_valid("localhost", (2020, 2025)));
     assert!(!followed.takes_over().await);
     folder.write(&authority.issue_valid("localhost", (2027, 2030)));
     for _ in 0..5 {
         assert!(!followed.takes_over().await);
     }
-    assert_eq!((followed.shows(failing), followed.shows(failed)), (Some(1), Some(2)), "each counted once");
-    assert_eq!(followed.ends("server"), 2026, "that of the one in use");
+    assert_eq!(followed.counts()[0], [2, 2, 1], "each counted once");
+    assert_eq!(followed.ends("server"), 2028, "that of the one in use");
+    for words in [
+        "certificate 1 of the file expired at 2025-01-01T00:00:00Z",
+        "certificate 1 of the file is not valid before 2027-01-01T00:00:00Z",
+    ] {
+        assert_eq!(log.text().matches(words).count(), 1, "{}", log.text());
+    }
 
-    tokio::time::advance(YEAR).await;
+    followed.set_clock_forward(YEAR);
     assert!(followed.takes_over().await, "the file is the same, and the time has come");
-    assert_eq!((followed.shows(failing), followed.ends("server")), (Some(0), 2030));
+    assert_eq!((followed.counts()[0], followed.ends("server")), ([3, 2, 0], 2030));
+}
+
+/// As a restart would, which has none to keep.
+#[tokio::test(start_paused = true)]
+async fn certificate_that_is_not_valid_now_replaces_one_that_is_not_either() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue_valid("localhost", (2020, 2025)));
+    let followed = start(&folder).await;
+    for years in [(2020, 2024), (2020, 2025), (2027, 2030)] {
+        folder.write(&authority.issue_valid("localhost", years));
+        assert!(followed.takes_over().await, "{years:?}");
+    }
+    assert_eq!(followed.counts()[0], [3, 0, 0]);
+    folder.write(&authority.issue_valid("localhost", (2020, 2028)));
+    assert!(followed.takes_over().await);
+    // The one in use expires while an expired one waits.
+    folder.write(&authority.issue_valid("localhost", (2020, 2025)));
+    assert!(!followed.takes_over().await);
+    followed.set_clock_forward(YEAR * 3);
+    assert!(followed.takes_over().await);
+    assert_eq!(followed.counts()[0], [5, 1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_of_certificate_and_key_are_reported_together() {
+    let authority = Authority::new();
+    let folder = Folder::new(&authority.issue("localhost"));
+    let followed = start(&folder).await;
+    let log = CapturedLog::start();
+    for name in ["tls.crt", "tls.key"] {
+        folder.write_file(name, "nothing");
+    }
+    assert!(!followed.takes_over().await);
+    assert_eq!(followed.counts()[0], [0, 1, 1]);
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains("new TLS files refused")).unwrap();
+    for name in ["tls.crt", "tls.key"] {
+        assert!(line.contains(&format!("{}: ", folder.path().join(name).display())), "{line}");
+    }
+    let error = Reload::start(folder.settings(ClientAuth::Off)).unwrap_err();
+    assert!(matches!(error, TlsError::Both { .. }), "{error:?}");
+    folder.write(&authority.issue("localhost"));
+    assert!(followed.takes_over().await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn chain_is_refused_for_its_first_certificate_only() {
     let old = Authority::valid((2000, 2025));
     let folder = Folder::new(&Authority::new().issue("localhost"));
-    let followed = Followed::start(folder.settings(ClientAuth::Off));
+    let followed = Followed::start(folder.settings(ClientAuth::Off)).await;
     let leaf = old.issue_valid("localhost", (2020, 2030));
     let chain = |last: &Authority| format!("{}{}", leaf.certificate, last.certificate());
     folder.write(&Identity { certificate: chain(&old), private_key: leaf.private_key.clone() });
@@ -260,7 +319,7 @@ async fn one_client_ca_of_several_may_expire() {
     let [expired, ends_first, valid, not_yet] = authorities.each_ref().map(Authority::certificate);
     let folder = Folder::new(&Authority::new().issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &valid);
-    let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file }));
+    let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
     let take_over = async |bundle: &str| {
         folder.write_file("ca.crt", bundle);
         followed.takes_over().await
@@ -268,10 +327,10 @@ async fn one_client_ca_of_several_may_expire() {
     assert!(take_over(&format!("{expired}{ends_first}{valid}{not_yet}")).await);
     assert_eq!(followed.ends("client_ca"), 2027);
     // While it is in use, the next one ends.
-    tokio::time::advance(YEAR * 2).await;
+    followed.set_clock_forward(YEAR * 2);
     assert!(!followed.takes_over().await);
     assert_eq!(followed.ends("client_ca"), 2040);
-    tokio::time::advance(YEAR * 40).await;
+    followed.set_clock_forward(YEAR * 40);
     assert!(!followed.takes_over().await);
     assert_eq!(followed.ends("client_ca"), 2050, "all have ended: the last one");
 }
@@ -284,7 +343,7 @@ async fn client_ca_is_withdrawn_although_no_other_one_is_valid() {
     for rest in [&expired, &not_yet, &format!("{expired}{not_yet}")] {
         let folder = Folder::new(&Authority::new().issue("localhost"));
         let ca_file = folder.write_file("ca.crt", &format!("{valid}{rest}"));
-        let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file }));
+        let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
         let log = CapturedLog::start();
         folder.write_file("ca.crt", rest);
         assert!(followed.takes_over().await);
@@ -301,7 +360,7 @@ async fn a_new_key_that_everyone_can_read_is_warned_about_in_the_log() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let key_file = folder.path().join("tls.key");
-    let followed = start(&folder);
+    let followed = start(&folder).await;
     for (mode, warnings) in [(0o600, 0), (0o644, 1), (0o640, 0), (0o604, 1)] {
         let log = CapturedLog::start();
         folder.write(&authority.issue("localhost"));

@@ -1,6 +1,8 @@
 //! The connection to the collector, and what its responses mean by the OTLP specification.
 
-use std::{sync::Arc, time::Duration};
+mod protocol;
+
+use std::{io, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Uri};
 use hyper_util::rt::TokioIo;
@@ -8,8 +10,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, trace_service_client::TraceServiceClient,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Code, Request, Status,
     metadata::MetadataMap,
@@ -17,6 +22,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
+use self::protocol::ExpectHttp2;
 use super::super::{CollectorTls, Settings, TracingError};
 use crate::text::Excerpt;
 
@@ -30,20 +36,30 @@ const MAX_TEXT_BYTES: usize = 300;
 #[derive(Clone)]
 pub(super) struct Target {
     endpoint: Endpoint,
-    tls: Option<TlsTarget>,
+    address: Address,
     headers: HeaderMap,
     timeout: Duration,
 }
 
-/// A collector that is reached with TLS.
+/// How the collector is connected to.
 #[derive(Clone)]
-struct TlsTarget {
+struct Address {
     host: Box<str>,
     port: u16,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+struct Tls {
     name: ServerName<'static>,
-    tls: TlsConnector,
+    connector: TlsConnector,
     generation: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
+
+/// A connection to the collector.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Sends batches to the collector.
 pub(super) struct Collector {
@@ -87,11 +103,11 @@ impl Target {
         };
         let tls = match (url.scheme(), &settings.tls) {
             ("http", _) => None,
-            ("https", Some(tls)) => Some(TlsTarget::new(host, port, tls)?),
+            ("https", Some(tls)) => Some(Tls::new(host, tls)?),
             ("https", None) => return Err(TracingError::Tls),
             _ => return Err(TracingError::Endpoint),
         };
-        // Without "https": TLS is set up by our own connector, which the library does not use.
+        // Without "https": TLS is set up by our own connector, not by that of the library.
         let endpoint = Endpoint::from_shared(format!("http://{host}:{port}"))
             .map_err(|_| TracingError::Endpoint)?
             .connect_timeout(settings.attempt_timeout);
@@ -99,7 +115,8 @@ impl Target {
             Some(_) => endpoint.origin(url.as_str().parse().map_err(|_| TracingError::Endpoint)?),
             None => endpoint,
         };
-        Ok(Self { endpoint, tls, headers: settings.headers.clone(), timeout: settings.attempt_timeout })
+        let address = Address { host: host.trim_matches(['[', ']']).into(), port, tls };
+        Ok(Self { endpoint, address, headers: settings.headers.clone(), timeout: settings.attempt_timeout })
     }
 
     /// Prepares the connection, which is opened when the first batch is sent. Must be called on
@@ -111,35 +128,39 @@ impl Target {
     }
 
     fn client(&self) -> TraceServiceClient<Channel> {
-        let channel = match self.tls.clone() {
-            None => self.endpoint.connect_lazy(),
-            Some(tls) => self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let tls = tls.clone();
-                async move { tls.connect().await }
-            })),
-        };
+        let address = self.address.clone();
+        let channel = self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let address = address.clone();
+            async move { address.connect().await }
+        }));
         TraceServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
 
     fn generation(&self) -> u64 {
-        self.tls.as_ref().map_or(0, |tls| (tls.generation)())
+        self.address.tls.as_ref().map_or(0, |tls| (tls.generation)())
     }
 }
 
-impl TlsTarget {
-    fn new(host: &str, port: u16, tls: &CollectorTls) -> Result<Self, TracingError> {
+impl Tls {
+    fn new(host: &str, tls: &CollectorTls) -> Result<Self, TracingError> {
         let host = host.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| TracingError::Endpoint)?;
         let mut config = ClientConfig::clone(&tls.config);
         config.alpn_protocols = vec![b"h2".to_vec()];
         let generation = Arc::clone(&tls.generation);
-        Ok(Self { host: host.into(), port, name, tls: TlsConnector::from(Arc::new(config)), generation })
+        Ok(Self { name, connector: TlsConnector::from(Arc::new(config)), generation })
     }
+}
 
-    async fn connect(self) -> std::io::Result<TokioIo<TlsStream<TcpStream>>> {
+impl Address {
+    async fn connect(self) -> io::Result<TokioIo<ExpectHttp2<Box<dyn Stream>>>> {
         let stream = TcpStream::connect((&*self.host, self.port)).await?;
         stream.set_nodelay(true)?;
-        Ok(TokioIo::new(self.tls.connect(self.name, stream).await?))
+        let stream: Box<dyn Stream> = match self.tls {
+            None => Box::new(stream),
+            Some(tls) => Box::new(tls.connector.connect(tls.name, stream).await?),
+        };
+        Ok(TokioIo::new(ExpectHttp2::new(stream)))
     }
 }
 
@@ -205,7 +226,41 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn collector_that_speaks_another_protocol_is_reported_by_its_name() {
+        for (answer, expected) in [
+            (
+                &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+                "the server answered with HTTP/1.1; OTLP over gRPC needs HTTP/2, usually on port 4317",
+            ),
+            (b"\x15\x03\x01\x00\x02\x02\x46", "the server answered with TLS; use https"),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            let answering = tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.read(&mut [0; 1024]).await;
+                }
+            });
+            let settings = Settings::new(url.parse().expect("a URL"));
+            let mut collector = Target::new(&settings).expect("a target").connect_lazy();
+            let (Outcome::Retry { cause, .. } | Outcome::Refused { cause }) =
+                collector.send(ExportTraceServiceRequest::default()).await
+            else {
+                panic!("it is not a collector");
+            };
+            assert!(cause.contains(expected), "{cause}");
+            answering.abort();
+        }
+    }
 
     #[test]
     fn text_of_the_collector_is_escaped_once_and_cut() {

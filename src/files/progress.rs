@@ -1,0 +1,209 @@
+//! Where a read is, so that another read does not hang at the same place.
+//!
+//! A read that hangs keeps its thread. Once many do, further reads stop before the place at which
+//! an earlier one hangs, and hang only if the path leads to another place now.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs::{self, Metadata},
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::timed::Unanswered;
+
+/// Maximum number of symbolic links in a path, as of the kernel (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// A place at which a read can hang: the next component of a path, or the file itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    path: PathBuf,
+    /// Devices and inodes on the way to it, symbolic links included.
+    way: Vec<(u64, u64)>,
+    /// Last changes of the file, or of the directory in which its next component is looked up.
+    times: Option<[i64; 4]>,
+    /// All mounts, because another file system at the same path is another place.
+    mounts: Option<u64>,
+}
+
+/// The place that a read has reached, which is where it hangs if it does.
+pub(super) type Reached = Arc<Mutex<Option<Place>>>;
+
+/// The progress of one read.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    reached: Reached,
+    /// Where earlier reads hang. Empty if this one may hang at the same places.
+    avoided: Vec<Place>,
+    is_careful: bool,
+    /// Whether there are earlier reads that hang. Without any, the mounts are not looked at.
+    compares_mounts: bool,
+}
+
+impl Progress {
+    /// A read that may hang anywhere. `compares_mounts`: whether earlier reads hang.
+    pub(super) fn free(compares_mounts: bool) -> Self {
+        Self { compares_mounts, ..Self::default() }
+    }
+
+    /// A read that stops before these places.
+    pub(super) fn careful(avoided: Vec<Place>) -> Self {
+        Self { avoided, is_careful: true, compares_mounts: true, ..Self::default() }
+    }
+
+    pub(super) const fn is_careful(&self) -> bool {
+        self.is_careful
+    }
+
+    pub(super) fn reached(&self) -> Reached {
+        Arc::clone(&self.reached)
+    }
+
+    /// Goes along a path up to its file, which is to be read next. An error of the file system is
+    /// left to that read.
+    ///
+    /// # Errors
+    ///
+    /// An earlier read hangs at one of the places.
+    pub(super) fn approach(&self, path: &Path) -> Result<(), Unanswered> {
+        let mut rest: VecDeque<OsString> = components(path).collect();
+        let mounts = self.compares_mounts.then(mounts);
+        let mut place = Place { path: PathBuf::new(), way: Vec::new(), times: None, mounts };
+        let (mut folder, mut links) = (PathBuf::new(), 0);
+        while let Some(name) = rest.pop_front() {
+            place.path = folder.join(name);
+            self.reach(&place)?;
+            let Ok(metadata) = fs::symlink_metadata(&place.path) else { return Ok(()) };
+            place.way.push((metadata.dev(), metadata.ino()));
+            if metadata.is_symlink() {
+                links += 1;
+                let Ok(target) = fs::read_link(&place.path) else { return Ok(()) };
+                if links > MAX_LINKS {
+                    return Ok(());
+                }
+                for name in components(&target).rev() {
+                    rest.push_front(name);
+                }
+            } else {
+                place.times = Some(times(&metadata));
+                folder.clone_from(&place.path);
+            }
+        }
+        self.reach(&place)
+    }
+
+    /// Begins work that does not show its progress.
+    ///
+    /// # Errors
+    ///
+    /// Earlier reads hang, so that this one may hang too.
+    pub(super) const fn unseen(&self) -> Result<(), Unanswered> {
+        if self.is_careful { Err(Unanswered::TooManyPending) } else { Ok(()) }
+    }
+
+    fn reach(&self, place: &Place) -> Result<(), Unanswered> {
+        if self.avoided.contains(place) {
+            return Err(Unanswered::TooManyPending);
+        }
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
+        Ok(())
+    }
+}
+
+fn components(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().map(|component| component.as_os_str().to_owned())
+}
+
+fn times(metadata: &Metadata) -> [i64; 4] {
+    [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()]
+}
+
+/// Identifies the mounts of this process. Reading them does not access the file systems.
+fn mounts() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fs::read("/proc/self/mountinfo").unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Where a read of that path would hang if the file did not respond.
+    fn reached(path: &Path) -> Place {
+        let progress = Progress::free(true);
+        progress.approach(path).expect("nothing is avoided");
+        let reached = progress.reached.lock().expect("no panic").clone();
+        reached.expect("a place")
+    }
+
+    #[test]
+    fn read_stops_before_the_file_that_hangs_until_the_path_leads_elsewhere() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| folder.path().join(name);
+        for version in ["one", "two"] {
+            fs::create_dir(at(version)).expect("a directory");
+            fs::write(at(version).join("file"), version).expect("a file");
+        }
+        symlink("one", at("data")).expect("a link");
+        symlink("data/file", at("file")).expect("a link");
+        let path = at("file");
+        let replace = |new: &str, old: &str| fs::rename(at(new), at(old)).expect("renamed");
+        let mut hanging = Vec::new();
+        let mut leads_elsewhere = |what: &str| {
+            assert!(Progress::careful(hanging.clone()).approach(&path).is_ok(), "{what}");
+            hanging.push(reached(&path));
+            assert!(Progress::careful(hanging.clone()).approach(&path).is_err(), "{what}, and hangs");
+        };
+        leads_elsewhere("nothing hangs yet");
+        fs::write(at("one/new"), "one").expect("a file");
+        replace("one/new", "one/file");
+        leads_elsewhere("another file with the same contents");
+        let file = fs::File::options().append(true).open(at("one/file")).expect("it can be opened");
+        file.set_modified(std::time::UNIX_EPOCH).expect("it can be touched");
+        leads_elsewhere("the file was written to");
+        symlink("two", at("new")).expect("a link");
+        replace("new", "data");
+        leads_elsewhere("a link on the way was replaced");
+        fs::remove_file(&path).expect("removed");
+        leads_elsewhere("nothing");
+        fs::write(&path, "three").expect("a file");
+        leads_elsewhere("a file instead of the link");
+    }
+
+    /// The directory itself does not respond, so its contents cannot be compared.
+    #[test]
+    fn read_stops_before_a_directory_that_hangs_until_it_is_replaced() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (mount, other) = (folder.path().join("mount"), folder.path().join("other"));
+        for directory in [&mount, &other] {
+            fs::create_dir(directory).expect("a directory");
+            fs::write(directory.join("file"), "").expect("a file");
+        }
+        let hanging = Place { path: mount.clone(), ..reached(folder.path()) };
+        let path = mount.join("file");
+        assert!(Progress::careful(vec![hanging.clone()]).approach(&path).is_err());
+        assert!(Progress::careful(vec![hanging.clone()]).approach(&other.join("file")).is_ok());
+        let mounted = Place { mounts: Some(0), ..hanging.clone() };
+        assert!(Progress::careful(vec![mounted]).approach(&path).is_ok(), "something else is mounted");
+        fs::rename(&mount, folder.path().join("old")).expect("renamed");
+        fs::rename(&other, &mount).expect("renamed");
+        assert!(Progress::careful(vec![hanging]).approach(&path).is_ok());
+    }
+
+    #[test]
+    fn errors_of_the_file_system_are_left_to_the_read() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let circle = folder.path().join("circle");
+        symlink("circle", &circle).expect("a link");
+        for path in [&circle, &folder.path().join("missing/file"), Path::new(""), Path::new("../..")] {
+            assert!(Progress::free(true).approach(path).is_ok(), "{}", path.display());
+        }
+    }
+}
