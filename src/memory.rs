@@ -6,11 +6,13 @@
 
 mod ledger;
 mod limit;
+mod reader;
 mod responses;
 
 pub use self::{
     ledger::Consumer,
     limit::system_limit,
+    reader::Reader,
     responses::{Http1Place, MAX_RESPONSE_BYTES, Reservation, ResponseMemory, USUAL_BYTES},
 };
 

@@ -5,21 +5,25 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
 };
 
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-use super::responses::Reservation;
+use super::{reader::Reader, responses::Reservation};
 
 /// From this number of responses on, memory for some is kept for other callers.
 const MIN_SHARED: usize = 4;
 /// One part of this many is kept.
 const SPARE: usize = 8;
-/// Number of checks before which the peer has to accept something of a response.
+/// Number of checks, ten a second, before which the peer has to accept something after a response
+/// is ready.
 const FIRST_CHECKS: u64 = 20;
-/// What it has to accept for each further check, in bytes: 32 KiB per second.
+/// What it has to accept on the connection for each further check, in bytes: 32 KiB per second.
 const BYTES_PER_CHECK: u64 = 3277;
+/// Number of checks before which it has to accept the whole response. Most callers have cancelled
+/// the call by then, because its deadline has passed.
+const MAX_CHECKS: u64 = 100;
 
 /// A caller, as far as the memory for responses is concerned. The members of a group have together
 /// the rights of one caller.
@@ -62,16 +66,22 @@ struct Unread {
     units: usize,
     /// The check before which it was ready.
     since: u64,
-    /// What the peer has accepted of it, in bytes.
-    accepted: u64,
-    /// Closes its connection.
-    close: CancellationToken,
+    /// What the peer had accepted on the connection before, in bytes.
+    accepted_before: u64,
+    reader: Arc<Reader>,
 }
 
 impl Unread {
-    /// Whether the peer has had enough time for what is left.
-    const fn is_overdue(&self, checks: u64) -> bool {
-        checks - self.since >= FIRST_CHECKS + self.accepted / BYTES_PER_CHECK
+    /// Whether the peer has had enough time for what it has accepted since. Counted for the whole
+    /// connection, because responses on it can wait for each other.
+    fn is_overdue(&self, checks: u64) -> bool {
+        let age = checks - self.since;
+        let accepted = self.reader.accepted() - self.accepted_before;
+        age >= MAX_CHECKS || age >= FIRST_CHECKS + accepted / BYTES_PER_CHECK
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.reader.closing().is_cancelled()
     }
 }
 
@@ -193,21 +203,9 @@ impl Ledger {
     }
 
     /// Notes that a reservation is for a response that its caller has to accept from now on.
-    pub(super) fn deliver(
-        &mut self,
-        number: u64,
-        consumer: Consumer,
-        units: usize,
-        close: CancellationToken,
-    ) {
-        self.unread.insert(number, Unread { consumer, units, since: self.checks, accepted: 0, close });
-    }
-
-    /// Notes that the peer has accepted part of a response.
-    pub(super) fn accepted(&mut self, number: u64, bytes: u64) {
-        if let Some(unread) = self.unread.get_mut(&number) {
-            unread.accepted += bytes;
-        }
+    pub(super) fn deliver(&mut self, number: u64, consumer: Consumer, units: usize, reader: Arc<Reader>) {
+        let (since, accepted_before) = (self.checks, reader.accepted());
+        self.unread.insert(number, Unread { consumer, units, since, accepted_before, reader });
     }
 
     /// Forgets a response: it has been delivered, or its connection has ended.
@@ -230,7 +228,7 @@ impl Ledger {
     fn close_unread(&self) {
         let Some(least) = self.waiting.keys().map(|waiter| self.used_by(*waiter).0).min() else { return };
         let wanted = self.queue.len().saturating_mul(self.largest).min(self.total);
-        let leaving = self.unread.values().filter(|unread| unread.close.is_cancelled());
+        let leaving = self.unread.values().filter(|unread| unread.is_leaving());
         let mut expected = self.free + leaving.map(|unread| unread.units).sum::<usize>();
         if expected >= wanted {
             return;
@@ -238,7 +236,7 @@ impl Ledger {
         let mut overdue: Vec<_> = self
             .unread
             .iter()
-            .filter(|(_, unread)| unread.is_overdue(self.checks) && !unread.close.is_cancelled())
+            .filter(|(_, unread)| unread.is_overdue(self.checks) && !unread.is_leaving())
             .map(|(number, unread)| (Reverse(self.used_by(unread.consumer)), *number, unread))
             .filter(|(Reverse((group, _)), ..)| *group >= least)
             .collect();
@@ -248,7 +246,7 @@ impl Ledger {
                 return;
             }
             // Others of the same connection leave together with this one.
-            unread.close.cancel();
+            unread.reader.closing().cancel();
             expected += unread.units;
         }
     }
@@ -259,6 +257,7 @@ mod tests {
     use super::*;
 
     const LARGEST: usize = 10;
+    const PER_CHECK: usize = 3277;
     const ALICE: Consumer = Consumer { group: 1, member: 1 };
     const BOB: Consumer = Consumer { group: 2, member: 2 };
     /// Two members of one group.
@@ -339,14 +338,14 @@ mod tests {
         let mut connections = Vec::new();
         for (number, consumer) in [ALICE, EVE, EVA, EVE, EVE, EVE, BOB].into_iter().enumerate() {
             assert!(ledger.take(consumer, LARGEST));
-            let close = CancellationToken::new();
-            ledger.deliver(number as u64, consumer, LARGEST, close.clone());
-            connections.push(close);
+            let reader = Arc::<Reader>::default();
+            ledger.deliver(number as u64, consumer, LARGEST, Arc::clone(&reader));
+            connections.push(reader);
         }
-        // One that its peer reads.
-        ledger.accepted(1, BYTES_PER_CHECK);
-        let closed = |connections: &[CancellationToken]| -> Vec<usize> {
-            (0..7).filter(|number| connections[*number].is_cancelled()).collect()
+        // One whose peer reads.
+        connections[1].accept(PER_CHECK);
+        let closed = |connections: &[Arc<Reader>]| -> Vec<usize> {
+            (0..7).filter(|number| connections[*number].closing().is_cancelled()).collect()
         };
         // One is free, so two of three need room.
         let _waiting = [BOB, BOB, BOB].map(|consumer| waits(&mut ledger, consumer));
@@ -364,21 +363,22 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_reads_fast_enough_is_never_overdue_and_one_that_reads_a_little_is() {
+    fn peer_that_reads_fast_enough_is_not_overdue_and_one_that_reads_a_little_is() {
         let mut ledger = Ledger::new(LARGEST, LARGEST);
-        let [fast, slow] = [(); 2].map(|()| CancellationToken::new());
+        let [fast, slow] = [(); 2].map(|()| Arc::<Reader>::default());
         assert!(ledger.take(EVE, LARGEST));
-        ledger.deliver(1, EVE, 1, fast.clone());
-        ledger.deliver(2, EVE, 1, slow.clone());
+        ledger.deliver(1, EVE, 1, Arc::clone(&fast));
+        ledger.deliver(2, EVE, 1, Arc::clone(&slow));
         let _waiting = waits(&mut ledger, BOB);
-        for _ in 0..FIRST_CHECKS + 1 {
-            ledger.accepted(1, BYTES_PER_CHECK);
-            ledger.accepted(2, 1);
+        for _ in 0..MAX_CHECKS - 1 {
+            fast.accept(PER_CHECK);
+            slow.accept(1);
             check(&mut ledger, 1);
         }
-        assert!(slow.is_cancelled() && !fast.is_cancelled());
-        check(&mut ledger, FIRST_CHECKS);
-        assert!(fast.is_cancelled(), "it has stopped");
+        assert!(slow.closing().is_cancelled() && !fast.closing().is_cancelled());
+        // Others are read meanwhile, but not this one.
+        check(&mut ledger, 1);
+        assert!(fast.closing().is_cancelled());
     }
 
     #[test]
@@ -399,15 +399,15 @@ mod tests {
     #[test]
     fn modest_slow_reader_makes_no_room_for_a_caller_that_has_more() {
         let mut ledger = Ledger::new(8 * LARGEST, LARGEST);
-        let close = CancellationToken::new();
+        let reader = Arc::<Reader>::default();
         assert!(ledger.take(BOB, LARGEST));
-        ledger.deliver(1, BOB, LARGEST, close.clone());
+        ledger.deliver(1, BOB, LARGEST, Arc::clone(&reader));
         assert_eq!(take_all(&mut ledger, EVE), 7);
         let _waiting = waits(&mut ledger, EVE);
         check(&mut ledger, 2 * FIRST_CHECKS);
-        assert!(!close.is_cancelled());
+        assert!(!reader.closing().is_cancelled());
         let _waits_too = waits(&mut ledger, ALICE);
         check(&mut ledger, 1);
-        assert!(close.is_cancelled());
+        assert!(reader.closing().is_cancelled());
     }
 }

@@ -7,7 +7,7 @@
 //! others wait.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -15,9 +15,11 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::sleep,
 };
-use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Consumer, Ledger};
+use super::{
+    ledger::{Consumer, Ledger},
+    reader::Reader,
+};
 
 /// Maximum size of a response that needs no reservation, in bytes.
 pub const USUAL_BYTES: usize = 16 * 1024;
@@ -52,6 +54,8 @@ pub struct Reservation {
     consumer: Consumer,
     number: u64,
     units: Mutex<usize>,
+    /// Set once the response is ready.
+    reader: OnceLock<Arc<Reader>>,
 }
 
 /// The place of one exchange over HTTP/1.1 until this is dropped.
@@ -102,8 +106,8 @@ impl ResponseMemory {
     ///
     /// The memory that others hold is released by what the platform and this process do, each
     /// within its time limit, or by a caller that accepts its response. While somebody waits, a
-    /// connection is closed if its peer has accepted nothing of a response for two seconds, or less
-    /// than 32 KiB per second from then on.
+    /// connection is closed if its peer has accepted nothing for two seconds after a response was
+    /// ready, less than 32 KiB per second from then on, or not the whole response within ten seconds.
     pub async fn reserve(&self, consumer: Consumer) -> Reservation {
         loop {
             if let Some(reserved) = self.try_reserve(consumer) {
@@ -174,7 +178,13 @@ impl Drop for Waiter<'_> {
 impl Reservation {
     /// Of what has been taken for a response of the largest size.
     fn new(shared: &Arc<Shared>, consumer: Consumer, number: u64) -> Self {
-        Self { shared: Arc::clone(shared), consumer, number, units: Mutex::new(units(MAX_RESPONSE_BYTES)) }
+        Self {
+            shared: Arc::clone(shared),
+            consumer,
+            number,
+            units: Mutex::new(units(MAX_RESPONSE_BYTES)),
+            reader: OnceLock::new(),
+        }
     }
 
     /// Releases what a response of this size does not need.
@@ -194,16 +204,21 @@ impl Reservation {
         }
     }
 
-    /// Notes that the response is ready. If its caller does not accept it in time and others wait,
-    /// `close` is cancelled, which has to end the caller's connection.
-    pub fn deliver(&self, close: CancellationToken) {
-        let units = self.units();
-        self.shared.ledger().deliver(self.number, self.consumer, *units, close);
+    /// Notes that the response is ready to be read by that caller. If the caller does not accept it
+    /// in time and others wait, the caller's connection has to end. Only the first write takes
+    /// effect.
+    pub fn deliver(&self, reader: &Arc<Reader>) {
+        if self.reader.set(Arc::clone(reader)).is_ok() {
+            let units = self.units();
+            self.shared.ledger().deliver(self.number, self.consumer, *units, Arc::clone(reader));
+        }
     }
 
     /// Notes that the caller has accepted this much of the response.
     pub fn accepted(&self, bytes: usize) {
-        self.shared.ledger().accepted(self.number, u64::try_from(bytes).unwrap_or(u64::MAX));
+        if let Some(reader) = self.reader.get() {
+            reader.accept(bytes);
+        }
     }
 
     fn units(&self) -> MutexGuard<'_, usize> {
@@ -292,18 +307,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connection_of_a_caller_that_does_not_read_is_closed_for_those_who_wait() {
         let memory = ResponseMemory::new(0, 1);
-        let close = CancellationToken::new();
+        let reader = Arc::<Reader>::default();
         let mut unread = reserve_all(&memory, ALICE);
-        unread[0].deliver(close.clone());
+        unread[0].deliver(&reader);
         let bob = reserve_all(&memory, BOB);
         let waiting = tokio::spawn({
             let memory = memory.clone();
             async move { memory.reserve(BOB).await }
         });
         sleep(Duration::from_millis(1950)).await;
-        assert!(!close.is_cancelled(), "it still has time");
+        assert!(!reader.closing().is_cancelled(), "it still has time");
         sleep(Duration::from_millis(100)).await;
-        assert!(close.is_cancelled() && !waiting.is_finished());
+        assert!(reader.closing().is_cancelled() && !waiting.is_finished());
         // The connection ends.
         drop(unread.remove(0));
         drop(waiting.await.expect("no panic"));
@@ -314,12 +329,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slow_reader_keeps_its_connection_while_nobody_waits() {
         let memory = ResponseMemory::new(0, 1);
-        let close = CancellationToken::new();
+        let reader = Arc::<Reader>::default();
         let unread = memory.try_reserve(ALICE).expect("free");
-        unread.deliver(close.clone());
+        unread.deliver(&reader);
         sleep(Duration::from_mins(1)).await;
         drop(memory.reserve(BOB).await);
-        assert!(!close.is_cancelled());
+        assert!(!reader.closing().is_cancelled());
     }
 
     #[test]

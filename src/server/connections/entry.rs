@@ -26,7 +26,7 @@ use crate::{
     backoff::jittered,
     caller::Recognition,
     clock::{self, Instant},
-    memory::Reservation,
+    memory::{Reader, Reservation},
     server::limits::Limits,
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
@@ -49,8 +49,8 @@ pub(in crate::server) struct Entry {
     evicted: CancellationToken,
     /// For which limit; set before the token is cancelled.
     evicted_for: OnceLock<ConnectionRefusal>,
-    /// Cancelled when the peer has not accepted a response in time and others wait for its memory.
-    unread: CancellationToken,
+    /// The peer, as far as it accepts responses.
+    reader: Arc<Reader>,
     /// Calls from their headers to the end of their response.
     calls: AtomicU32,
     /// Those of them whose response has begun and not ended.
@@ -76,7 +76,7 @@ impl Entry {
             recognition: Recognition::default(),
             evicted: CancellationToken::new(),
             evicted_for: OnceLock::new(),
-            unread: CancellationToken::new(),
+            reader: Arc::default(),
             calls: AtomicU32::new(0),
             responses: AtomicU32::new(0),
             undelivered: AtomicU32::new(0),
@@ -102,8 +102,8 @@ impl Entry {
 
     /// Cancelled when the peer has not accepted a response in time, and others wait for the memory
     /// that it takes.
-    pub(in crate::server) const fn unread(&self) -> &CancellationToken {
-        &self.unread
+    pub(in crate::server) fn unread(&self) -> &CancellationToken {
+        self.reader.closing()
     }
 
     /// Has the connection closed, because its place has been given to another one.
@@ -223,7 +223,7 @@ impl OpenCall {
         self.set_undelivered(true);
         let memory: Option<Arc<Reservation>> = response.extensions_mut().remove();
         if let Some(memory) = &memory {
-            memory.deliver(self.entry.unread.clone());
+            memory.deliver(&self.entry.reader);
         }
         response.map(|body| OpenResponse { body, call: self, memory })
     }
@@ -316,9 +316,7 @@ impl Buf for ResponseData {
 
     fn advance(&mut self, count: usize) {
         self.data.advance(count);
-        if let Some(memory) = &self.memory
-            && self.data.has_remaining()
-        {
+        if let Some(memory) = &self.memory {
             memory.accepted(count);
         }
     }
