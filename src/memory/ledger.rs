@@ -111,6 +111,18 @@ impl Ledger {
         self.next_number
     }
 
+    /// Number of those who wait.
+    pub(super) fn waiters(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nobody has, wants or delivers anything.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let is_empty = self.used.is_empty() && self.waiting.is_empty() && self.queue.is_empty();
+        is_empty && self.unread.is_empty() && self.free == self.total
+    }
+
     /// Takes units if they are free and the rest for others is kept.
     pub(super) fn take(&mut self, consumer: Consumer, units: usize) -> bool {
         let may_take = self.may_take(consumer, units);
@@ -227,7 +239,7 @@ impl Ledger {
     /// that waits.
     fn close_unread(&self) {
         let Some(least) = self.waiting.keys().map(|waiter| self.used_by(*waiter).0).min() else { return };
-        let wanted = self.queue.len().saturating_mul(self.largest).min(self.total);
+        let wanted = self.waiters().saturating_mul(self.largest).min(self.total);
         let leaving = self.unread.values().filter(|unread| unread.is_leaving());
         let mut expected = self.free + leaving.map(|unread| unread.units).sum::<usize>();
         if expected >= wanted {
