@@ -1,6 +1,6 @@
 //! The memory of the process stays within its limit, whatever the platform sends.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, ops::Range, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -158,8 +158,8 @@ struct NonReader {
 }
 
 impl NonReader {
-    /// Sends that many logins with tokens of their own.
-    async fn send(gateway: &Gateway, stall: Stall, logins: usize) -> Self {
+    /// Sends logins with these tokens.
+    async fn send(gateway: &Gateway, stall: Stall, tokens: Range<usize>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // What fits into its buffers is accepted.
         socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -180,7 +180,7 @@ impl NonReader {
             }
         });
         let mut calls = Vec::new();
-        for login in 0..logins {
+        for token in tokens {
             let mut requests = requests.clone().ready().await.expect("room for a stream");
             let request = http::Request::post("http://gateway/ott.v1.OttService/LoginWithOtt")
                 .header("content-type", "application/grpc")
@@ -189,8 +189,8 @@ impl NonReader {
                 .body(())
                 .expect("a request");
             let (answer, mut body) = requests.send_request(request, false).expect("sent");
-            let token = LoginWithOttRequest { ott: format!("unread-{login}"), ..Default::default() };
-            body.send_data(framed(false, &token.encode_to_vec()).into(), true).expect("sent");
+            let message = LoginWithOttRequest { ott: format!("unread-{token}"), ..Default::default() };
+            body.send_data(framed(false, &message.encode_to_vec()).into(), true).expect("sent");
             calls.push((answer, body));
         }
         Self { driver, stop, _calls: calls }
@@ -220,8 +220,9 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
 
     // Of four responses that fit into the memory, one caller gets three.
     let mut non_readers = Vec::new();
-    for _ in 0..connections {
-        non_readers.push(NonReader::send(&gateway, stall, logins).await);
+    for connection in 0..connections {
+        let tokens = connection * logins..(connection + 1) * logins;
+        non_readers.push(NonReader::send(&gateway, stall, tokens).await);
     }
     upstream.asked(LOGIN, 3).await;
     let in_flight = u32::try_from(connections * logins).expect("a few");
