@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::{self, Instant},
-    memory::Reservation,
+    memory::{Consumer, Reservation},
     ott::Subject,
     reason::{FailureCode, Reason},
 };
@@ -113,6 +113,7 @@ struct Record {
     progress: AtomicU8,
     http_status: AtomicU16,
     memory: OnceLock<Arc<Reservation>>,
+    consumer: OnceLock<Consumer>,
 }
 
 impl Call {
@@ -148,6 +149,7 @@ impl Call {
             progress: AtomicU8::new(Certainty::NotSent.weight()),
             http_status: AtomicU16::new(0),
             memory: OnceLock::new(),
+            consumer: OnceLock::new(),
         }))
     }
 
@@ -294,14 +296,25 @@ impl Call {
         self.0.message.lock().unwrap_or_else(PoisonError::into_inner).take().map(|message| message.0)
     }
 
-    /// Keeps the memory of a large response reserved for as long as the call or its response
-    /// exists.
+    /// Sets whose share of the memory for responses the call uses. Only the first write takes
+    /// effect.
+    pub fn set_consumer(&self, consumer: Consumer) {
+        let _ = self.0.consumer.set(consumer);
+    }
+
+    /// Whose share of the memory for responses the call uses.
+    #[must_use]
+    pub fn consumer(&self) -> Consumer {
+        self.0.consumer.get().copied().unwrap_or_default()
+    }
+
+    /// Keeps the memory of the response reserved for as long as the call or its response exists.
     pub fn keep_memory(&self, reserved: Reservation) {
         // Only the last attempt of a call has a response that is kept.
         let _ = self.0.memory.set(Arc::new(reserved));
     }
 
-    /// The memory that is reserved for the call; `None` if its response has the usual size.
+    /// The memory that is reserved for the call; `None` if its response cannot be large.
     #[must_use]
     pub fn memory(&self) -> Option<Arc<Reservation>> {
         self.0.memory.get().cloned()

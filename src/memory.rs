@@ -1,14 +1,18 @@
 //! How much memory the gateway may use, and its division among the calls.
 //!
 //! A container or a service often has far less memory than the machine, and a process that uses
-//! more is killed with all its calls. So the number of calls in flight and the memory for large
+//! more is killed with all its calls. So the number of calls in flight and the memory for
 //! responses follow from the limit. The code that uses the memory is elsewhere.
 
+mod ledger;
 mod limit;
+mod reader;
 mod responses;
 
 pub use self::{
+    ledger::Consumer,
     limit::system_limit,
+    reader::Reader,
     responses::{Http1Place, MAX_RESPONSE_BYTES, Reservation, ResponseMemory, USUAL_BYTES},
 };
 
@@ -16,10 +20,11 @@ const MIB: u64 = 1024 * 1024;
 
 /// Memory of the process at rest and of connections without calls, in bytes.
 const BASE_BYTES: u64 = 40 * MIB;
-/// Memory of a call in flight apart from a large response, in bytes: its task, buffers of HTTP/2
-/// and TLS on both sides, an unread part of its response, the lines of its records.
+/// Memory of a call in flight apart from what is reserved for its response, in bytes: its task,
+/// buffers of HTTP/2 and TLS on both sides, an unread part of its response, the lines of its
+/// records.
 const CALL_BYTES: u64 = 80 * 1024;
-/// Maximum memory for large responses, in bytes: for a thousand at one time.
+/// Maximum memory for responses to logins, in bytes: for two thousand at one time.
 const MAX_RESPONSES_BYTES: u64 = 1024 * MIB;
 /// Memory of an exchange over HTTP/1.1 beside that of its call, in bytes: the head of the largest
 /// response and the buffer that it arrived in.
@@ -34,7 +39,7 @@ const MIN_CALLS: u64 = 16;
 pub struct Budget {
     /// Maximum number of calls in flight.
     pub calls: usize,
-    /// Memory for large responses, in bytes.
+    /// Memory for responses to logins, in bytes.
     pub response_bytes: usize,
     /// Maximum number of exchanges with the platform over HTTP/1.1 at one time.
     pub http1_exchanges: usize,
@@ -42,7 +47,7 @@ pub struct Budget {
 
 impl Budget {
     /// Divides a limit in bytes: five eighths of what the process does not need at rest are for
-    /// calls, a quarter is for large responses, an eighth for the heads of responses over HTTP/1.1.
+    /// calls, a quarter is for responses to logins, an eighth for the heads of responses over HTTP/1.1.
     #[must_use]
     pub fn of(limit: u64) -> Self {
         let free = limit.saturating_sub(BASE_BYTES);

@@ -68,7 +68,7 @@ pub struct Settings {
     pub propagate_trace: bool,
     /// Times and limits.
     pub limits: Limits,
-    /// Memory for large responses, shared by all API clients.
+    /// Memory for responses, shared by all API clients.
     pub memory: ResponseMemory,
 }
 

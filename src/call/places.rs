@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::{self, Instant};
+use crate::{
+    clock::{self, Instant},
+    memory::Consumer,
+};
 
 /// Time for which others count as wanting places after they last took or wanted one.
 const CONTENDED_FOR: Duration = Duration::from_secs(10);
@@ -53,11 +56,26 @@ pub struct Holder(Arc<Counts>);
 #[derive(Clone, Debug)]
 pub struct WeakHolder(std::sync::Weak<Counts>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    /// Unlike its address, never that of another holder.
+    number: u64,
     bodies: AtomicUsize,
     flights: AtomicUsize,
     group: Option<Holder>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        /// 0 is nobody.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            bodies: AtomicUsize::new(0),
+            flights: AtomicUsize::new(0),
+            group: None,
+        }
+    }
 }
 
 /// How many places one holder may take.
@@ -91,6 +109,13 @@ impl Holder {
     #[must_use]
     pub fn in_group(group: &Self) -> Self {
         Self(Arc::new(Counts { group: Some(group.clone()), ..Counts::default() }))
+    }
+
+    /// The holder as one of those that use the memory for responses.
+    #[must_use]
+    pub fn consumer(&self) -> Consumer {
+        let member = self.0.number;
+        Consumer { group: self.0.group.as_ref().map_or(member, |group| group.0.number), member }
     }
 
     /// Returns a reference that does not keep the counts alive.

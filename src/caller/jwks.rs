@@ -332,7 +332,7 @@ async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> 
         }
         let mut json = body::read(response, MAX_JWKS_BYTES).await.map_err(|error| match error {
             BodyError::TooLarge { .. } => FetchFault::Jwks(JwksFault::TooLarge),
-            cut_off @ BodyError::CutOff(_) => FetchFault::Transport(cut_off.to_string()),
+            cut_off @ BodyError::CutOff { .. } => FetchFault::Transport(cut_off.to_string()),
         })?;
         // Public keys: nothing in it is worth wiping.
         Ok(std::mem::take(&mut *json))

@@ -18,7 +18,10 @@ use http::{
 };
 use url::{Host, Url};
 
-use super::{ClientTls, LookupError, Proxy, Resolver, cause, connect::ConnectLayer, is_loopback, resolver};
+use super::{
+    ClientTls, LookupError, Proxy, Resolver, cause, connect::ConnectLayer, is_loopback,
+    local_resource::LocalResource, resolver,
+};
 
 const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -31,11 +34,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// itself; over HTTP/1.1 senders check it ([`header_bytes`]).
 pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// What an HTTP/2 server may send of one response before it is read, in bytes: responses of the
-/// usual size at once. Large ones wait for memory
-/// ([`ResponseMemory`](crate::memory::ResponseMemory)).
+/// usual size at once. Part of the memory of a call
+/// ([`CALL_BYTES`](crate::memory)).
 const STREAM_WINDOW: u32 = 32 * 1024;
-/// The same for all responses on a connection, in bytes. Never used up: otherwise responses that
-/// wait for memory would hold up those that have it.
+/// The same for all responses on a connection, in bytes. Never used up: otherwise responses would
+/// hold each other up.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// What HTTP/2 counts for each header beside its name and value, in bytes.
 const HEADER_OVERHEAD: usize = 32;
@@ -132,6 +135,12 @@ impl HttpSettings {
     #[must_use]
     pub fn unanswered_lookup(&self) -> Option<LookupError> {
         self.peer()?.unanswered()
+    }
+
+    /// Counts an exchange that failed because this machine or process lacked a resource, after its
+    /// connection had been opened.
+    pub fn count_exhaustion(&self, resource: LocalResource) {
+        self.resolver.metrics().exhausted(resource);
     }
 
     /// Returns the host that connections are opened to; `None` if its URL contains its

@@ -46,6 +46,15 @@ impl ConnectFault {
             None => Self::Unreachable,
         }
     }
+
+    /// Returns the resource that this machine or process lacked, if that was why.
+    #[must_use]
+    pub const fn missing_resource(self) -> Option<LocalResource> {
+        match self {
+            Self::Exhausted(resource) => Some(resource),
+            Self::Unreachable | Self::CertificateInvalid | Self::NameLookup => None,
+        }
+    }
 }
 
 /// No connection in time.

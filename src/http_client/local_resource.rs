@@ -1,6 +1,9 @@
 //! Failures whose cause is this machine or process, not the server.
 
-use std::{error::Error, io};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+};
 
 use rustix::io::Errno;
 
@@ -8,10 +11,12 @@ use super::cause::Causes;
 pub(super) use crate::telemetry::metrics::LocalResource;
 
 /// Returns the resource that was missing when the system refused to open a connection
-/// (`socket(2)`, `connect(2)`); `None` if the error is about the network or the server.
+/// (`socket(2)`, `connect(2)`) or to use it (`sendmsg(2)`); `None` if the error is about the network
+/// or the server.
 #[must_use]
 pub(super) fn missing_resource(error: &io::Error) -> Option<LocalResource> {
-    Some(match Errno::from_io_error(error)? {
+    let Some(errno) = Errno::from_io_error(error) else { return missing_resource_of_kind(error.kind()) };
+    Some(match errno {
         Errno::MFILE | Errno::NFILE => LocalResource::Descriptors,
         Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => LocalResource::Ports,
         // connect(2): EAGAIN if the kernel has no entry left in its routing cache.
@@ -19,6 +24,17 @@ pub(super) fn missing_resource(error: &io::Error) -> Option<LocalResource> {
         Errno::PERM | Errno::ACCESS => LocalResource::Permission,
         _ => return None,
     })
+}
+
+/// The same for an error without a number: the HTTP/2 library passes on only the kind of an error of
+/// a connection to its streams.
+const fn missing_resource_of_kind(kind: ErrorKind) -> Option<LocalResource> {
+    match kind {
+        ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => Some(LocalResource::Ports),
+        ErrorKind::OutOfMemory => Some(LocalResource::Memory),
+        ErrorKind::PermissionDenied => Some(LocalResource::Permission),
+        _ => None,
+    }
 }
 
 /// The same for an error whose cause may be an [`io::Error`].
@@ -56,5 +72,15 @@ mod tests {
             assert_eq!(missing_resource_in(&wrapped), expected, "{errno:?}");
         }
         assert_eq!(missing_resource(&io::Error::other("no errno")), None);
+        for (kind, expected) in [
+            (ErrorKind::PermissionDenied, Some(Permission)),
+            (ErrorKind::OutOfMemory, Some(Memory)),
+            (ErrorKind::AddrNotAvailable, Some(Ports)),
+            (ErrorKind::ConnectionReset, None),
+            (ErrorKind::BrokenPipe, None),
+            (ErrorKind::TimedOut, None),
+        ] {
+            assert_eq!(missing_resource(&io::Error::new(kind, "of a stream")), expected, "{kind:?}");
+        }
     }
 }

@@ -1,47 +1,78 @@
-//! Memory for large responses of the platform.
+//! Memory for responses of the platform that may be large.
 //!
-//! A response of the usual size is part of what a call needs. A large one is read only once its
-//! memory is reserved, and nothing is requested whose large response would have to wait: a
-//! login that waits costs its token if it waits too long.
+//! It is reserved before the request is sent, for the largest response that may come: a login that
+//! has to wait keeps its token, and one that was sent never waits. What the response turns out not
+//! to need is released, and the rest once the last byte has been written to the caller's
+//! connection. A caller that does not accept its responses may lose the connection, but only while
+//! others wait.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::sleep,
+};
+
+use super::{
+    ledger::{Consumer, Ledger},
+    reader::Reader,
+};
 
 /// Maximum size of a response that needs no reservation, in bytes.
 pub const USUAL_BYTES: usize = 16 * 1024;
-/// Number of copies of a response in memory at the same time: as received, as its
-/// parsed members, as the message for the caller, and encoded.
-const COPIES: usize = 4;
+/// Number of copies of a response in memory for longer than a moment: as received or as its parsed
+/// members, and encoded. Others exist only while a worker converts one into the next.
+const COPIES: usize = 2;
 /// The largest response that can be reserved for, in bytes.
 pub const MAX_RESPONSE_BYTES: usize = 256 * 1024;
-/// The smallest useful total: one response of the largest size.
-pub(super) const MIN_BYTES: usize = COPIES * MAX_RESPONSE_BYTES;
+/// The smallest useful total: four responses of the largest size.
+pub(super) const MIN_BYTES: usize = 4 * COPIES * MAX_RESPONSE_BYTES;
 /// What is counted, in bytes.
 const UNIT: usize = 1024;
+/// Interval at which those who wait check for responses that are not accepted.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The memory for large responses of the whole process. Cheap to clone.
+/// The memory for responses of the whole process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ResponseMemory {
-    large: Arc<Semaphore>,
+    shared: Arc<Shared>,
     http1: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ledger: Mutex<Ledger>,
 }
 
 /// Memory that is reserved until this is dropped.
 #[derive(Debug)]
-pub struct Reservation(Mutex<OwnedSemaphorePermit>);
+pub struct Reservation {
+    shared: Arc<Shared>,
+    consumer: Consumer,
+    number: u64,
+    units: Mutex<usize>,
+    /// Set once the response is ready.
+    reader: OnceLock<Arc<Reader>>,
+}
 
 /// The place of one exchange over HTTP/1.1 until this is dropped.
 #[derive(Debug)]
 pub struct Http1Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl ResponseMemory {
-    /// Memory of `bytes`, at least enough for one response, and for the heads of as many
+    /// Memory of `bytes`, at least enough for four responses, and for the heads of as many
     /// responses over HTTP/1.1 as `http1_exchanges`, at least one.
     #[must_use]
     pub fn new(bytes: usize, http1_exchanges: usize) -> Self {
-        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
-        Self { large: semaphore(bytes.max(MIN_BYTES) / UNIT), http1: semaphore(http1_exchanges.max(1)) }
+        let ledger = Ledger::new(bytes.max(MIN_BYTES) / UNIT, units(MAX_RESPONSE_BYTES));
+        let http1_exchanges = http1_exchanges.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            shared: Arc::new(Shared { ledger: Mutex::new(ledger) }),
+            http1: Arc::new(Semaphore::new(http1_exchanges)),
+        }
     }
 
     /// Waits for the place of an exchange over HTTP/1.1, until its response has been processed.
@@ -59,62 +90,154 @@ impl ResponseMemory {
         Arc::clone(&self.http1).try_acquire_owned().ok().map(Http1Place)
     }
 
-    /// Returns whether a response of the largest size could be read at once.
+    /// Reserves memory for a response of the largest size if the caller can have it at once.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.large.available_permits() >= units(MAX_RESPONSE_BYTES) as usize
+    pub fn try_reserve(&self, consumer: Consumer) -> Option<Reservation> {
+        let mut ledger = self.shared.ledger();
+        // Those who wait could not have had it: they are served whenever something is released.
+        ledger.take(consumer, units(MAX_RESPONSE_BYTES)).then(|| {
+            let number = ledger.number();
+            Reservation::new(&self.shared, consumer, number)
+        })
     }
 
-    /// Waits until a response of the largest size could be read at once. Served in order,
-    /// together with the waits for reservations.
-    pub async fn room(&self) {
-        // The semaphore is never closed.
-        drop(self.large.acquire_many(units(MAX_RESPONSE_BYTES)).await);
-    }
-
-    /// Waits until a response of `bytes` may be read; `None` for one of the usual size.
+    /// Waits for memory for a response of the largest size. The caller that has the least is
+    /// served first.
     ///
-    /// The holder of a reservation waits only for its own response, which has a time limit, so
-    /// reservations cannot block each other.
-    pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
-        if bytes <= USUAL_BYTES {
-            return None;
+    /// The memory that others hold is released by what the platform and this process do, each
+    /// within its time limit, or by a caller that accepts its response. While somebody waits, a
+    /// connection is closed if its peer has accepted nothing for two seconds after a response was
+    /// ready, less than 32 KiB per second from then on, or not the whole response within ten seconds.
+    pub async fn reserve(&self, consumer: Consumer) -> Reservation {
+        loop {
+            if let Some(reserved) = self.try_reserve(consumer) {
+                return reserved;
+            }
+            let (granted, mut reserved) = oneshot::channel();
+            let number = self.shared.ledger().wait(consumer, granted);
+            let _waiter = Waiter { shared: &self.shared, consumer, number };
+            loop {
+                tokio::select! {
+                    biased;
+                    reserved = &mut reserved => match reserved {
+                        Ok(reserved) => return reserved,
+                        Err(_) => break,
+                    },
+                    () = sleep(CHECK_INTERVAL) => self.shared.ledger().check(number),
+                }
+            }
         }
-        Arc::clone(&self.large)
-            .acquire_many_owned(units(bytes.min(MAX_RESPONSE_BYTES)))
-            .await
-            .ok()
-            .map(|permit| Reservation(Mutex::new(permit)))
     }
 
     /// What is not reserved, in bytes.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
-        self.large.available_permits().saturating_mul(UNIT)
+        self.shared.ledger().free().saturating_mul(UNIT)
     }
 }
 
 impl Default for ResponseMemory {
-    /// Memory for 256 responses of the largest size, and for any number of usual ones.
+    /// Memory for 512 responses of the largest size, and for any number of usual ones.
     fn default() -> Self {
-        Self::new(256 * MIN_BYTES, Semaphore::MAX_PERMITS)
+        Self::new(128 * MIN_BYTES, Semaphore::MAX_PERMITS)
+    }
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves those who wait, after something was released.
+    fn serve_waiters(self: &Arc<Self>, mut ledger: MutexGuard<'_, Ledger>) {
+        let mut served = Vec::new();
+        while let Some((consumer, granted)) = ledger.grant() {
+            served.push((granted, Reservation::new(self, consumer, ledger.number())));
+        }
+        drop(ledger);
+        for (granted, reserved) in served {
+            // If the receiver is gone, this is released to the next one.
+            let _ = granted.send(reserved);
+        }
+    }
+}
+
+/// A place in the queue, until this is dropped.
+struct Waiter<'a> {
+    shared: &'a Shared,
+    consumer: Consumer,
+    number: u64,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.shared.ledger().leave(self.consumer, self.number);
     }
 }
 
 impl Reservation {
+    /// Of what has been taken for a response of the largest size.
+    fn new(shared: &Arc<Shared>, consumer: Consumer, number: u64) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            consumer,
+            number,
+            units: Mutex::new(units(MAX_RESPONSE_BYTES)),
+            reader: OnceLock::new(),
+        }
+    }
+
+    /// Releases what a response of this size does not need.
+    pub fn shrink_to_response(&self, bytes: usize) {
+        self.shrink(bytes.saturating_mul(COPIES));
+    }
+
     /// Releases all but `bytes`: what is left of the response's copies.
     pub fn shrink(&self, bytes: usize) {
-        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let excess = permit.num_permits().saturating_sub(bytes.div_ceil(UNIT));
-        drop(permit.split(excess));
+        let mut units = self.units();
+        let excess = units.saturating_sub(bytes.div_ceil(UNIT));
+        if excess > 0 {
+            *units -= excess;
+            let mut ledger = self.shared.ledger();
+            ledger.give_back(self.number, self.consumer, excess);
+            self.shared.serve_waiters(ledger);
+        }
+    }
+
+    /// Notes that the response is ready to be read by that caller. If the caller does not accept it
+    /// in time and others wait, the caller's connection has to end. Only the first write takes
+    /// effect.
+    pub fn deliver(&self, reader: &Arc<Reader>) {
+        if self.reader.set(Arc::clone(reader)).is_ok() {
+            let units = self.units();
+            self.shared.ledger().deliver(self.number, self.consumer, *units, Arc::clone(reader));
+        }
+    }
+
+    /// Notes that the caller has accepted this much of the response.
+    pub fn accepted(&self, bytes: usize) {
+        if let Some(reader) = self.reader.get() {
+            reader.accept(bytes);
+        }
+    }
+
+    fn units(&self) -> MutexGuard<'_, usize> {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-const fn units(bytes: usize) -> u32 {
-    // At most 1,024.
-    #[expect(clippy::cast_possible_truncation, reason = "at most COPIES * MAX_RESPONSE_BYTES / UNIT")]
-    let units = (bytes * COPIES).div_ceil(UNIT) as u32;
-    units
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let units = *self.units();
+        let mut ledger = self.shared.ledger();
+        ledger.give_back(self.number, self.consumer, units);
+        ledger.delivered(self.number);
+        self.shared.serve_waiters(ledger);
+    }
+}
+
+const fn units(bytes: usize) -> usize {
+    (bytes * COPIES).div_ceil(UNIT)
 }
 
 #[cfg(test)]
@@ -123,53 +246,98 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn large_responses_wait_for_each_other_and_usual_ones_do_not() {
+    const ONE: usize = COPIES * MAX_RESPONSE_BYTES;
+    const ALICE: Consumer = Consumer { group: 1, member: 1 };
+    const BOB: Consumer = Consumer { group: 2, member: 2 };
+
+    /// Reserves all that the caller gets at once.
+    fn reserve_all(memory: &ResponseMemory, consumer: Consumer) -> Vec<Reservation> {
+        std::iter::from_fn(|| memory.try_reserve(consumer)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_wait_for_each_other_and_are_served_in_order() {
         let memory = ResponseMemory::new(0, 1);
-        assert_eq!(memory.available_bytes(), MIN_BYTES);
-        let first = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
-        let mut second = Box::pin(memory.reserve(USUAL_BYTES + 1));
-        assert!(second.as_mut().now_or_never().is_none(), "all is reserved");
-        assert!(memory.reserve(USUAL_BYTES).now_or_never().expect("at once").is_none());
+        assert_eq!(memory.available_bytes(), 4 * ONE);
+        let mut all = reserve_all(&memory, ALICE);
+        all.extend(reserve_all(&memory, BOB));
+        assert_eq!((all.len(), memory.available_bytes()), (4, 0));
+        let mut first = Box::pin(memory.reserve(ALICE));
+        let mut second = Box::pin(memory.reserve(ALICE));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(all.remove(0));
+        let first = first.now_or_never().expect("released");
+        assert!(second.as_mut().now_or_never().is_none(), "it was granted to the first");
         drop(first);
-        assert!(second.now_or_never().expect("free again").is_some());
-        assert_eq!(memory.available_bytes(), MIN_BYTES);
+        drop(second.now_or_never().expect("released again"));
+        drop(all);
+        assert_eq!(memory.available_bytes(), 4 * ONE);
     }
 
-    #[test]
-    fn nothing_is_requested_while_a_large_response_would_wait() {
-        let memory = ResponseMemory::new(2 * MIN_BYTES, 1);
-        let first = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free");
-        assert!(
-            memory.has_room() && memory.room().now_or_never().is_some(),
-            "there is room for a second one"
-        );
-        let second = memory.reserve(USUAL_BYTES + 1).now_or_never().expect("free");
-        assert!(!memory.has_room());
-        let mut request = Box::pin(memory.room());
-        assert!(request.as_mut().now_or_never().is_none());
-        drop((first, second));
-        assert!(request.now_or_never().is_some());
+    #[tokio::test(start_paused = true)]
+    async fn waiter_that_is_gone_keeps_nothing() {
+        let memory = ResponseMemory::new(0, 1);
+        let all = (reserve_all(&memory, ALICE), reserve_all(&memory, BOB));
+        let mut granted = Box::pin(memory.reserve(BOB));
+        assert!(granted.as_mut().now_or_never().is_none());
+        assert!(memory.reserve(BOB).now_or_never().is_none(), "dropped while it waits");
+        assert_eq!(memory.shared.ledger().waiters(), 1);
+        drop(all);
+        // Dropped before it looks.
+        drop(granted);
+        assert!(memory.shared.ledger().is_idle());
     }
 
-    #[test]
-    fn reservation_is_never_larger_than_the_total() {
-        let memory = ResponseMemory::new(1, 1);
-        assert!(memory.reserve(usize::MAX).now_or_never().expect("free").is_some());
-    }
-
-    #[test]
-    fn reservation_that_shrinks_releases_the_rest_and_never_grows() {
-        let memory = ResponseMemory::new(MIN_BYTES, 1);
-        let reserved = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
-        reserved.shrink(2 * MIN_BYTES);
-        assert_eq!(memory.available_bytes(), 0);
+    #[tokio::test(start_paused = true)]
+    async fn reservation_that_shrinks_releases_the_rest_and_never_grows() {
+        let memory = ResponseMemory::new(0, 1);
+        let reserved = memory.try_reserve(ALICE).expect("free");
+        let taken = |memory: &ResponseMemory| 4 * ONE - memory.available_bytes();
+        reserved.shrink(2 * ONE);
+        assert_eq!(taken(&memory), ONE);
+        reserved.shrink_to_response(100 * UNIT);
+        assert_eq!(taken(&memory), 200 * UNIT);
         reserved.shrink(3 * UNIT - 1);
-        assert_eq!(memory.available_bytes(), MIN_BYTES - 3 * UNIT);
-        reserved.shrink(MIN_BYTES);
-        assert_eq!(memory.available_bytes(), MIN_BYTES - 3 * UNIT);
+        assert_eq!(taken(&memory), 3 * UNIT);
+        reserved.shrink(ONE);
+        assert_eq!(taken(&memory), 3 * UNIT);
         drop(reserved);
-        assert_eq!(memory.available_bytes(), MIN_BYTES);
+        assert_eq!(taken(&memory), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_of_a_caller_that_does_not_read_is_closed_for_those_who_wait() {
+        let memory = ResponseMemory::new(0, 1);
+        let reader = Arc::<Reader>::default();
+        let mut unread = reserve_all(&memory, ALICE);
+        unread[0].deliver(&reader);
+        let bob = reserve_all(&memory, BOB);
+        let waiting = tokio::spawn({
+            let memory = memory.clone();
+            async move { memory.reserve(BOB).await }
+        });
+        sleep(Duration::from_millis(1950)).await;
+        assert!(!reader.closing().is_cancelled(), "it still has time");
+        sleep(Duration::from_millis(100)).await;
+        assert!(reader.closing().is_cancelled() && !waiting.is_finished());
+        // The connection ends.
+        drop(unread.remove(0));
+        drop(waiting.await.expect("no panic"));
+        // Delivered after all.
+        unread[0].deliver(&reader);
+        drop((unread, bob));
+        assert!(memory.shared.ledger().is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_reader_keeps_its_connection_while_nobody_waits() {
+        let memory = ResponseMemory::new(0, 1);
+        let reader = Arc::<Reader>::default();
+        let unread = memory.try_reserve(ALICE).expect("free");
+        unread.deliver(&reader);
+        sleep(Duration::from_mins(1)).await;
+        drop(memory.reserve(BOB).await);
+        assert!(!reader.closing().is_cancelled());
     }
 
     #[test]
@@ -177,9 +345,10 @@ mod tests {
         let memory = ResponseMemory::new(0, 2);
         let place = || memory.http1_place().now_or_never();
         let (first, second) = (place().expect("free"), place().expect("free"));
-        assert!(place().is_none(), "all are taken");
+        assert!(place().is_none() && memory.try_http1_place().is_none());
         drop(first);
-        assert!(place().is_some());
+        assert!(place().expect("free again").is_some());
         drop(second);
+        assert!(memory.try_http1_place().is_some());
     }
 }

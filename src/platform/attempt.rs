@@ -27,10 +27,12 @@ use crate::{
     clock::{self, WallClock},
     http_client::{
         ConnectFault, MAX_HEADER_LIST_BYTES,
-        body::{self, BodyError},
+        body::{self, BodyError, announced_length},
         cause::{is_not_processed, is_refused_stream},
         header_bytes,
     },
+    memory::{Reservation, USUAL_BYTES},
+    telemetry::metrics::LocalResource,
 };
 
 /// Maximum size of a response other than 2xx, in bytes. A longer one is not the
@@ -63,9 +65,12 @@ pub(super) struct Request<'a> {
 
 /// Sends a request once and follows the exchange to its end, even past the call's deadline:
 /// once a request was sent, its outcome belongs in the audit log.
+///
+/// `memory` is for the response. It is part of the call once there is one.
 pub(super) async fn send(
     connections: &Arc<Connections>,
     request: &Request<'_>,
+    mut memory: Option<Reservation>,
     call: &Call,
     wall: &WallClock,
 ) -> AttemptOutcome {
@@ -83,7 +88,7 @@ pub(super) async fn send(
     loop {
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
-        match exchange(connections, request, call, &gate, until).await {
+        match exchange(connections, request, &mut memory, call, &gate, until).await {
             Ok(outcome) => {
                 guard.end(outcome.certainty(request.endpoint));
                 return outcome;
@@ -132,6 +137,7 @@ enum NoStream {
 async fn exchange(
     connections: &Arc<Connections>,
     request: &Request<'_>,
+    memory: &mut Option<Reservation>,
     call: &Call,
     gate: &Arc<BodyGate>,
     until: Instant,
@@ -182,7 +188,7 @@ async fn exchange(
     match response {
         Ok(response) => {
             connections.answered(lease, response.version());
-            let outcome = read(request, response, call, gate, until).await;
+            let outcome = read(connections, request, response, memory.take(), call, gate, until).await;
             if !outcome.is_of_the_platform() {
                 lease.distrust();
             }
@@ -193,7 +199,7 @@ async fn exchange(
         Err(error) => {
             let was_withdrawn = gate.is_withdrawn();
             let cause = connections.cause_of(&error).await;
-            Ok(broken(&error, cause, was_withdrawn, gate, call))
+            Ok(broken(connections, &error, cause, was_withdrawn, gate, call))
         }
     }
 }
@@ -248,7 +254,8 @@ fn look_elsewhere(
 fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> AttemptOutcome {
     let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
-        return AttemptOutcome::Interrupted { cause: "no response in time".to_owned(), headers: None };
+        let cause = "no response in time".to_owned();
+        return AttemptOutcome::Interrupted { cause, headers: None, missing: None };
     }
     AttemptOutcome::NotSent(if is_queued {
         NotSent::Queued
@@ -263,6 +270,7 @@ fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> Attem
 
 /// The outcome of an attempt without a response head.
 fn broken(
+    connections: &Connections,
     error: &reqwest::Error,
     cause: String,
     was_withdrawn: bool,
@@ -273,10 +281,10 @@ fn broken(
         gate.close();
         return AttemptOutcome::NotSent(NotSent::Unreachable(cause));
     }
-    if gate.close().is_some() {
-        return AttemptOutcome::Interrupted { cause, headers: None };
-    }
     let fault = ConnectFault::of(error);
+    if gate.close().is_some() {
+        return interrupted(connections, cause, None, fault.missing_resource());
+    }
     if fault == ConnectFault::Unreachable && (was_withdrawn || is_withdrawn(call)) {
         return AttemptOutcome::NotSent(NotSent::Withdrawn);
     }
@@ -289,38 +297,67 @@ fn is_withdrawn(call: &Call) -> bool {
     call.is_abandoned() || call.deadline().remaining().is_zero()
 }
 
-/// Reads the rest of a response.
+/// The outcome of an exchange that broke off after the request was sent.
+fn interrupted(
+    connections: &Connections,
+    cause: String,
+    headers: Option<HeaderMap>,
+    missing: Option<LocalResource>,
+) -> AttemptOutcome {
+    if let Some(resource) = missing {
+        connections.count_exhaustion(resource);
+    }
+    AttemptOutcome::Interrupted { cause, headers, missing }
+}
+
+/// Reads the rest of a response. Waits for nothing but the platform: what a large response needs
+/// was reserved before the request was sent.
 async fn read(
+    connections: &Connections,
     request: &Request<'_>,
-    response: reqwest::Response,
+    mut response: reqwest::Response,
+    mut memory: Option<Reservation>,
     call: &Call,
     gate: &BodyGate,
     until: Instant,
 ) -> AttemptOutcome {
     let status = response.status();
     call.set_http_status(status.as_u16());
-    let mut response = response;
     let headers = std::mem::take(response.headers_mut());
-    let limit = if status.is_success() { request.endpoint.max_response_bytes } else { MAX_ERROR_BYTES };
+    let announced = announced_length(&response);
+    let mut limit = if status.is_success() { request.endpoint.max_response_bytes } else { MAX_ERROR_BYTES };
+    if memory.is_none() && limit > USUAL_BYTES && announced.is_none_or(|length| length > USUAL_BYTES) {
+        memory = request.endpoint.memory.try_reserve(call.consumer());
+        if memory.is_none() {
+            // Only an error of an endpoint without large responses. The platform's error objects
+            // are small.
+            limit = USUAL_BYTES;
+        }
+    }
+    if let Some(memory) = &memory {
+        memory.shrink_to_response(announced.unwrap_or(limit).min(limit));
+    }
     let body = if header_bytes(&headers) > MAX_HEADER_LIST_BYTES as usize {
         Err(Malformation::Headers)
     } else {
-        match timeout_at(until, body::read_reserved(response, limit, Some(&request.endpoint.memory))).await {
-            Ok(Ok((body, reserved))) => {
-                if let Some(reserved) = reserved {
-                    call.keep_memory(reserved);
+        match timeout_at(until, body::read(response, limit)).await {
+            Ok(Ok(body)) => {
+                if let Some(memory) = memory {
+                    memory.shrink_to_response(body.len());
+                    call.keep_memory(memory);
                 }
                 Ok(ResponseBody(body))
             }
             Ok(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
             // The status of a 5xx is enough to act on.
             Ok(Err(_)) | Err(_) if status.is_server_error() => Err(Malformation::Json),
-            Ok(Err(error @ BodyError::CutOff(_))) => {
-                return AttemptOutcome::Interrupted { cause: error.to_string(), headers: Some(headers) };
+            Ok(Err(BodyError::CutOff { cause, missing })) => {
+                let cause = format!("the response body was cut off: {cause}");
+                return interrupted(connections, cause, Some(headers), missing);
             }
             Err(_) => {
                 let cause = "the response body was not complete in time".to_owned();
-                return AttemptOutcome::Interrupted { cause, headers: Some(headers) };
+                return AttemptOutcome::Interrupted { cause, headers: Some(headers), missing: None };
             }
         }
     };

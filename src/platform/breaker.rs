@@ -3,7 +3,7 @@
 //!
 //! Each endpoint has its own, and is probed by its own requests: that minting works does not
 //! mean that logins do. A login as a probe may cost its token, but nothing else shows that
-//! logins work again. What counts as a failure is decided in `attempt`.
+//! logins work again. What an attempt shows is decided in `attempt`.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -41,6 +41,17 @@ pub(super) enum BreakerPermit {
     Closed,
     /// The one attempt that finds out whether the endpoint is back.
     Probe,
+}
+
+/// What an attempt shows about the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It answers.
+    Up,
+    /// It does not answer, or only with errors of its own.
+    Down,
+    /// Nothing: the attempt ended for reasons of this machine or process.
+    Nothing,
 }
 
 /// The breaker is open; another attempt makes sense after this time.
@@ -97,9 +108,14 @@ impl Breaker {
         Err(Open { retry_after: if wait.is_zero() { settings.probe_interval } else { wait } })
     }
 
-    /// Reports how an admitted attempt ended.
-    pub(super) fn report(&self, permit: BreakerPermit, failed: bool) {
+    /// Reports what an admitted attempt has shown.
+    pub(super) fn report(&self, permit: BreakerPermit, evidence: Evidence) {
         let Some(settings) = self.settings else { return };
+        let failed = match evidence {
+            Evidence::Up => false,
+            Evidence::Down => true,
+            Evidence::Nothing => return,
+        };
         match permit {
             BreakerPermit::Probe if failed => {
                 // Unless it was closed meanwhile.
@@ -169,13 +185,13 @@ mod tests {
 
     fn fail(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, true);
+            breaker.report(BreakerPermit::Closed, Evidence::Down);
         }
     }
 
     fn succeed(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, false);
+            breaker.report(BreakerPermit::Closed, Evidence::Up);
         }
     }
 
@@ -215,7 +231,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert!(breaker.admit().is_err(), "a second probe");
-            breaker.report(BreakerPermit::Probe, true);
+            breaker.report(BreakerPermit::Probe, Evidence::Down);
         }
     }
 
@@ -225,7 +241,7 @@ mod tests {
         fail(&breaker, 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, false);
+        breaker.report(BreakerPermit::Probe, Evidence::Up);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 1);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed), "the old failures are forgotten");
@@ -251,12 +267,12 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert_eq!(state(), "1", "half-open");
-            breaker.report(BreakerPermit::Probe, true);
+            breaker.report(BreakerPermit::Probe, Evidence::Down);
             assert_eq!(state(), "2", "open again");
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, false);
+        breaker.report(BreakerPermit::Probe, Evidence::Up);
         assert_eq!(state(), "0", "closed again");
         let text = log.text();
         let [opened, closed] = text.lines().collect::<Vec<_>>()[..] else { panic!("two lines: {text}") };
@@ -283,6 +299,20 @@ mod tests {
         let breaker = breaker();
         fail(&breaker, 20);
         succeed(&breaker, 1);
+        assert!(breaker.admit().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_that_show_nothing_neither_open_nor_close_it() {
+        let breaker = breaker();
+        for _ in 0..100 {
+            breaker.report(BreakerPermit::Closed, Evidence::Nothing);
+        }
+        assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
+        fail(&breaker, 20);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
+        breaker.report(BreakerPermit::Probe, Evidence::Nothing);
         assert!(breaker.admit().is_err());
     }
 

@@ -28,6 +28,7 @@ use crate::{
     backoff::jittered,
     clock::{self, Instant},
     http_client::{ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, LookupError},
+    telemetry::metrics::LocalResource,
 };
 
 /// Maximum number of clients that take requests at the same time, so of HTTP/2
@@ -209,6 +210,12 @@ impl Connections {
     /// Returns the root cause of a failed request, for the operator.
     pub(super) async fn cause_of(&self, error: &reqwest::Error) -> String {
         self.settings.cause_of(error).await
+    }
+
+    /// Counts a request that failed because this machine or process lacked a resource, after its
+    /// connection had been opened.
+    pub(super) fn count_exhaustion(&self, resource: LocalResource) {
+        self.settings.count_exhaustion(resource);
     }
 
     /// Waits until the addresses of the platform are known.

@@ -31,7 +31,7 @@ pub(super) struct Endpoint {
     pub(super) repeat: Repeat,
     /// Whether the endpoint is asked at all.
     pub(super) breaker: Breaker,
-    /// Memory for its large responses, shared by the whole process.
+    /// Memory for its responses, shared by the whole process.
     pub(super) memory: ResponseMemory,
 }
 

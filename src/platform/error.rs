@@ -28,8 +28,8 @@ pub enum PlatformError {
     /// All HTTP/2 streams that the platform accepts were in use by this gateway.
     #[error("no free HTTP/2 stream: all that the platform accepts are in use by this gateway")]
     Queued,
-    /// The memory for large responses stayed in use by other calls.
-    #[error("no memory for a large response: all that this process may use for them is in use")]
+    /// The memory for the response stayed in use by other calls.
+    #[error("no memory for the response: all that this process may use for responses is in use")]
     MemoryInUse,
     /// The breaker is open: the endpoint has been failing.
     #[error("the circuit breaker is open, next probe in {retry_after:?}")]

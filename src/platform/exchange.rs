@@ -23,7 +23,7 @@ use crate::{
     call::Call,
     clock,
     credential::{Bearer, Replay},
-    memory::Http1Place,
+    memory::{Http1Place, Reservation},
     telemetry::tracing::{Attempt, CallSpan},
 };
 
@@ -41,6 +41,17 @@ pub(super) struct Exchange<'a> {
     pub(super) subject: Option<&'a str>,
     pub(super) call: &'a Call,
     pub(super) span: &'a CallSpan,
+}
+
+/// What an attempt needs beside time.
+struct Ready {
+    /// For its response, if that may be large.
+    memory: Option<Reservation>,
+    /// Among the exchanges over HTTP/1.1, if it may be one.
+    place: Option<Http1Place>,
+    permit: BreakerPermit,
+    /// If the endpoint needs an access token.
+    bearer: Option<Bearer>,
 }
 
 /// An exchange without a usable response. Not `Debug`, because headers may contain cookies.
@@ -75,12 +86,12 @@ impl PlatformClient {
         let mut renewed = None;
         let mut last: Option<FailedExchange> = None;
         loop {
-            let (place, permit, bearer) = match self.ready(&exchange, renewed.take()).await {
+            let Ready { memory, place, permit, bearer } = match self.ready(&exchange, renewed.take()).await {
                 Ok(ready) => ready,
                 // The platform's last response explains more than why it is not asked again.
                 Err(error) => return Err(last.unwrap_or_else(|| error.into())),
             };
-            let failed = match self.attempt(&exchange, permit, bearer.as_ref()).await {
+            let failed = match self.attempt(&exchange, memory, permit, bearer.as_ref()).await {
                 AttemptOutcome::Succeeded(answer) => match read(&answer) {
                     Ok(value) => {
                         if let Some(bearer) = &bearer {
@@ -96,7 +107,7 @@ impl PlatformClient {
                 AttemptOutcome::Failed(answer, headers) => {
                     FailedExchange { error: PlatformError::Answer(answer), headers: Some(headers) }
                 }
-                AttemptOutcome::Interrupted { cause, headers } => {
+                AttemptOutcome::Interrupted { cause, headers, .. } => {
                     FailedExchange { error: PlatformError::Interrupted(cause), headers }
                 }
                 AttemptOutcome::NotSent(cause) => PlatformError::from(cause).into(),
@@ -132,27 +143,30 @@ impl PlatformClient {
         }
     }
 
-    /// Everything that an attempt needs: time, permission, and an access token.
-    async fn ready(
-        &self,
-        exchange: &Exchange<'_>,
-        renewed: Option<Bearer>,
-    ) -> Result<(Option<Http1Place>, BreakerPermit, Option<Bearer>), PlatformError> {
+    /// Gets everything that an attempt needs.
+    ///
+    /// What waits here has sent nothing: a login keeps its token. The memory is first, because
+    /// calls with small responses wait for the other places too.
+    async fn ready(&self, exchange: &Exchange<'_>, renewed: Option<Bearer>) -> Result<Ready, PlatformError> {
         let Exchange { endpoint, call, connections, .. } = exchange;
         is_in_time(endpoint, Duration::ZERO, call)?;
         let longest = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
+        let mut memory = None;
+        if endpoint.has_large_responses() {
+            memory = endpoint.memory.try_reserve(call.consumer());
+            if memory.is_none() {
+                // Boxed here and below: it is rare, and the future of every call would grow by it.
+                let reserved = Box::pin(timeout(longest(), endpoint.memory.reserve(call.consumer())));
+                memory = Some(reserved.await.map_err(|_elapsed| PlatformError::MemoryInUse)?);
+            }
+        }
         let mut place = None;
         if connections.may_be_http1() {
             place = endpoint.memory.try_http1_place();
             if place.is_none() {
-                // Boxed here and below: it is rare, and the future of every call would grow by it.
                 let free = Box::pin(timeout(longest(), endpoint.memory.http1_place()));
                 place = free.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
             }
-        }
-        if endpoint.has_large_responses() && !endpoint.memory.has_room() {
-            let room = Box::pin(timeout(longest(), endpoint.memory.room()));
-            room.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
         }
         let permit = endpoint
             .breaker
@@ -166,13 +180,14 @@ impl PlatformClient {
             }
             renewed => renewed,
         };
-        Ok((place, permit, bearer))
+        Ok(Ready { memory, place, permit, bearer })
     }
 
     /// Makes one admitted attempt and reports it to the breaker, the metrics and the trace.
     async fn attempt(
         &self,
         exchange: &Exchange<'_>,
+        memory: Option<Reservation>,
         permit: BreakerPermit,
         bearer: Option<&Bearer>,
     ) -> AttemptOutcome {
@@ -202,16 +217,14 @@ impl PlatformClient {
             },
         };
         let started = clock::now();
-        let outcome = attempt::send(connections, &request, call, &self.api_client.wall).await;
+        let outcome = attempt::send(connections, &request, memory, call, &self.api_client.wall).await;
         let took = started.elapsed();
         let (certainty, status) = (outcome.certainty(endpoint), outcome.http_status());
         match (outcome.error_type(), status) {
             (Some(error_type), _) => span.failed(error_type, &outcome.cause()),
             (None, status) => span.answered(status.unwrap_or_default()),
         }
-        if let Some(failed) = outcome.is_failure() {
-            endpoint.breaker.report(permit, failed);
-        }
+        endpoint.breaker.report(permit, outcome.evidence());
         self.api_client.metrics.request(endpoint.operation, certainty, status, took);
         tracing::debug!(
             request.id = %call.request_id(),

@@ -131,6 +131,7 @@ where
         () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
         () = withdrawn(&mut trust) => ConnectionEnd::Untrusted,
         () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
+        () = entry.unread().cancelled() => ConnectionEnd::Unread,
         end = entry.is_over(&shared.limits) => end,
     };
 
@@ -143,9 +144,11 @@ where
             let ended = pass.drive(connection).await;
             ended_by_itself(peer, &ended, &shared.metrics);
         }
-        // Its place has been given away, or its peer accepts nothing: the GOAWAY is written, and
-        // not waited for.
-        _ if end == ConnectionEnd::Evicted || entry.is_stalled(clock::now(), &shared.limits) => {
+        // Its place or its memory has been given away, or its peer accepts nothing: the GOAWAY is
+        // written, and not waited for.
+        _ if matches!(end, ConnectionEnd::Evicted | ConnectionEnd::Unread)
+            || entry.is_stalled(clock::now(), &shared.limits) =>
+        {
             let _ = pass.drive(connection).now_or_never();
         }
         _ => {

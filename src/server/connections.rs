@@ -185,7 +185,7 @@ impl Connections {
     fn report_end(&self, address: SocketAddr, end: ConnectionEnd) {
         self.0.metrics.connection_ended(end);
         let made_room = match end {
-            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit => true,
+            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit | ConnectionEnd::Unread => true,
             ConnectionEnd::Idle
             | ConnectionEnd::Unidentified
             | ConnectionEnd::Age

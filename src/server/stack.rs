@@ -159,6 +159,7 @@ impl CallStack {
             }
             let share = admission?.max_in_flight();
             let holder = self.holder(&caller, peer);
+            call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
             call.keep_message(message.clone());
             let in_flight = self.gate.admit(&holder, share)?;

@@ -171,6 +171,9 @@ pub enum ConnectionEnd {
     /// It made room for another connection of the same peer, which had
     /// `max_connections_per_peer`.
     PeerLimit,
+    /// Its peer did not accept a response within two seconds, and other calls waited for the memory
+    /// that the response took.
+    Unread,
     /// It reached its maximum age.
     Age,
     /// The authority of the peer's certificate was withdrawn.
@@ -181,7 +184,7 @@ pub enum ConnectionEnd {
 
 impl ConnectionEnd {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Peer,
         Self::Answered,
         Self::Broken,
@@ -190,6 +193,7 @@ impl ConnectionEnd {
         Self::Unidentified,
         Self::Evicted,
         Self::PeerLimit,
+        Self::Unread,
         Self::Age,
         Self::Untrusted,
         Self::Drain,
@@ -207,6 +211,7 @@ impl ConnectionEnd {
             Self::Unidentified => "unidentified",
             Self::Evicted => "evicted",
             Self::PeerLimit => "peer_limit",
+            Self::Unread => "unread",
             Self::Age => "age",
             Self::Untrusted => "untrusted",
             Self::Drain => "drain",
@@ -431,7 +436,7 @@ impl Metrics {
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner).push(calls);
     }
 
-    /// Shows how much of the memory for large responses, of `total` bytes, is reserved, from now
+    /// Shows how much of the memory for responses, of `total` bytes, is reserved, from now
     /// on.
     pub fn follow_response_memory(&self, total: usize, memory: ResponseMemory) {
         *self.0.response_memory.lock().unwrap_or_else(PoisonError::into_inner) = Some((total, memory));

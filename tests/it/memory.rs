@@ -1,14 +1,24 @@
 //! The memory of the process stays within its limit, whatever the platform sends.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, ops::Range, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, task::JoinSet};
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use h2::{SendStream, client::ResponseFuture};
+use ott_gateway::proto::ott::v1::LoginWithOttRequest;
+use prost::Message as _;
+use tokio::{
+    net::TcpSocket,
+    sync::{Notify, Semaphore},
+    task::{JoinHandle, JoinSet},
+};
 use tonic::Request;
 
 use crate::support::{
     admin::Admin,
-    calling::reason,
+    calling::{reason, with},
     gateway::{Gateway, Setup},
+    raw::framed,
     upstream::{Answer, Behaviour, LOGIN, Upstream},
 };
 
@@ -31,7 +41,7 @@ fn large_login() -> Answer {
     .header("set-cookie", "session=1; Path=/")
 }
 
-fn login(token: usize) -> Request<ott_gateway::proto::ott::v1::LoginWithOttRequest> {
+fn login(token: usize) -> Request<LoginWithOttRequest> {
     let mut request = crate::support::calling::login(&format!("token-{token}"));
     request.set_timeout(Duration::from_mins(1));
     request
@@ -59,10 +69,11 @@ async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
             calls.spawn(async move { client.login_with_ott(login(connection * 100 + call)).await });
         }
     }
-    // As many logins as fit have been sent before the first response arrives. The others wait.
-    upstream.asked(LOGIN, 88).await;
+    // As many logins as fit have been sent before the first response arrives, apart from memory
+    // for six of other callers. The others wait.
+    upstream.asked(LOGIN, 38).await;
     admin.comes_to("ott_gateway_calls_in_flight", 600.0).await;
-    assert_eq!(upstream.count(LOGIN), 88);
+    assert_eq!(upstream.count(LOGIN), 38);
     held.add_permits(600);
     let (mut delivered, mut others) = (0, Vec::new());
     while let Some(result) = calls.join_next().await {
@@ -97,12 +108,13 @@ async fn any_number_of_the_largest_response_heads_fits_into_the_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_login_is_sent_while_its_response_would_have_to_wait() {
+async fn no_login_is_sent_without_memory_for_its_response() {
     let upstream = Upstream::http().await;
-    // Their bodies do not come: the memory stays reserved until the calls give up. Two of them
-    // leave no room for a third.
+    // Their bodies do not come: the memory stays reserved until the calls give up. The three leave
+    // no memory for a fourth of the same caller.
     let stalled = Answer::json(200, "{").header("content-length", (200 * 1024).to_string());
-    upstream.next(LOGIN, stalled.clone()).next(LOGIN, stalled).always(LOGIN, large_login());
+    upstream.next(LOGIN, stalled.clone()).next(LOGIN, stalled.clone()).next(LOGIN, stalled);
+    upstream.always(LOGIN, large_login());
     let gateway = Setup::for_platform(upstream.address())
         .replacing("[server]", "[server]\nmemory_limit = \"48MiB\"")
         .start();
@@ -110,19 +122,154 @@ async fn no_login_is_sent_while_its_response_would_have_to_wait() {
     admin.scrape().has(&[("ott_gateway_response_memory_bytes", 2.0 * 1024.0 * 1024.0)]);
     let client = gateway.client().await;
     let mut calls = JoinSet::new();
-    for call in 0..2 {
+    for call in 0..3 {
         let mut client = client.clone();
         calls.spawn(async move { client.login_with_ott(login(call)).await });
     }
-    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 1600.0 * 1024.0).await;
+    // Two copies of what the three announce.
+    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 1200.0 * 1024.0).await;
     let mut waiting = client.clone();
     let mut request = crate::support::calling::login("waits");
     request.set_timeout(Duration::from_secs(3));
-    let status = waiting.login_with_ott(request).await.expect_err("no room");
+    let status = waiting.login_with_ott(request).await.expect_err("no memory");
     assert_eq!(reason(&status), "OVERLOADED");
-    assert_eq!(upstream.count(LOGIN), 2, "its token was not sent");
+    assert_eq!(upstream.count(LOGIN), 3, "its token was not sent");
 
     calls.shutdown().await;
-    let response = waiting.login_with_ott(login(1000)).await.expect("there is room again");
+    let response = waiting.login_with_ott(login(1000)).await.expect("there is memory again");
     assert!(response.into_inner().user.is_some());
+}
+
+/// How a caller that does not read its responses stops the gateway from sending them.
+#[derive(Clone, Copy, Debug)]
+enum Stall {
+    /// By an HTTP/2 window of this size for each response.
+    Window(u32),
+    /// By not reading from the socket.
+    Socket,
+}
+
+/// The connection of a caller that sends logins and does not read the responses.
+struct NonReader {
+    driver: JoinHandle<()>,
+    stop: Arc<Notify>,
+    /// Dropping one would cancel its call.
+    _calls: Vec<(ResponseFuture, SendStream<Bytes>)>,
+}
+
+impl NonReader {
+    /// Sends logins with these tokens.
+    async fn send(gateway: &Gateway, stall: Stall, tokens: Range<usize>) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // What fits into its buffers is accepted.
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let stream = socket.connect(gateway.address()).await.expect("the gateway accepts");
+        let mut builder = h2::client::Builder::new();
+        match stall {
+            Stall::Window(size) => builder.initial_window_size(size),
+            Stall::Socket => builder.initial_window_size(1 << 24).initial_connection_window_size(1 << 24),
+        };
+        let (requests, mut connection) = builder.handshake(stream).await.expect("HTTP/2");
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let driver = tokio::spawn(async move {
+            tokio::select! {
+                _ = &mut connection => {}
+                // Kept open, and never read again.
+                () = stopped.notified() => std::future::pending().await,
+            }
+        });
+        let mut calls = Vec::new();
+        for token in tokens {
+            let mut requests = requests.clone().ready().await.expect("room for a stream");
+            let request = http::Request::post("http://gateway/ott.v1.OttService/LoginWithOtt")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .header("grpc-timeout", "50S")
+                .body(())
+                .expect("a request");
+            let (answer, mut body) = requests.send_request(request, false).expect("sent");
+            let message = LoginWithOttRequest { ott: format!("unread-{token}"), ..Default::default() };
+            body.send_data(framed(false, &message.encode_to_vec()).into(), true).expect("sent");
+            calls.push((answer, body));
+        }
+        Self { driver, stop, _calls: calls }
+    }
+}
+
+impl Drop for NonReader {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Callers that do not read cost other callers nothing: neither tokens nor, while they wait for
+/// memory, a place. Their connections are closed once somebody needs the memory.
+async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections: usize, logins: usize) {
+    let upstream = Upstream::http().await;
+    let held = Arc::new(Semaphore::new(0));
+    upstream.always(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(large_login().into())));
+    let digest = digest(&SHA256, b"reader-token");
+    let token: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let gateway = Setup::for_platform(upstream.address())
+        .replacing("[server]", "[server]\nmemory_limit = \"48MiB\"\nmax_deadline = \"60s\"")
+        .replacing("[\"anonymous\"]", "[\"anonymous\", \"token:reader\"]")
+        .replacing("[audit]", &format!("[callers.tokens]\nreader = \"sha256:{token}\"\n[audit]"))
+        .start();
+    let admin = Admin(gateway.admin());
+
+    // Of four responses that fit into the memory, one caller gets three.
+    let mut non_readers = Vec::new();
+    for connection in 0..connections {
+        let tokens = connection * logins..(connection + 1) * logins;
+        non_readers.push(NonReader::send(&gateway, stall, tokens).await);
+    }
+    upstream.asked(LOGIN, 3).await;
+    let in_flight = u32::try_from(connections * logins).expect("a few");
+    admin.comes_to("ott_gateway_calls_in_flight", f64::from(in_flight)).await;
+    non_readers.iter().for_each(|connection| connection.stop.notify_one());
+    held.add_permits(1000);
+    // The other caller has its part of the memory at once.
+    let client = gateway.client().await;
+    let mut calls = JoinSet::new();
+    for call in 0..20 {
+        let mut client = client.clone();
+        let request = with(login(call), "authorization", "Bearer reader-token");
+        calls.spawn(async move { client.login_with_ott(request).await });
+    }
+    while let Some(result) = calls.join_next().await {
+        assert!(result.expect("no panic").expect("it has memory").into_inner().user.is_some());
+    }
+    // A caller that shares the memory with those that do not read gets some of theirs.
+    let mut client = client;
+    let response = client.login_with_ott(login(1000)).await.expect("room was made");
+    assert!(response.into_inner().user.is_some());
+    assert!(admin.scrape().value(r#"ott_gateway_connections_ended_total{reason="unread"}"#) >= 1.0);
+    assert!(gateway.stderr().text().contains("connection closed to make room"));
+
+    drop(non_readers);
+    admin.comes_to("ott_gateway_calls_in_flight", 0.0).await;
+    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 0.0).await;
+    let uncertain = gateway
+        .audit()
+        .into_iter()
+        .filter(|record| record["outcome"] == "unknown" || record["code"] == "ABORTED");
+    assert_eq!(uncertain.count(), 0, "no token is lost");
+    let opened = r#"ott_gateway_breaker_state{api_client="test",operation="LoginWithOtt"}"#;
+    admin.scrape().has(&[(opened, 0.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_open_no_window_cost_others_nothing() {
+    callers_that_do_not_read_cost_others_nothing(Stall::Window(0), 3, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_open_a_small_window_cost_others_nothing() {
+    callers_that_do_not_read_cost_others_nothing(Stall::Window(1000), 3, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_do_not_read_their_sockets_cost_others_nothing() {
+    callers_that_do_not_read_cost_others_nothing(Stall::Socket, 1, 28).await;
 }

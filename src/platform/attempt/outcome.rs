@@ -9,10 +9,12 @@ use crate::{
     call::Certainty,
     http_client::{ConnectFault, media_type::is_json},
     platform::{
+        breaker::Evidence,
         connections::ConnectFailure,
         endpoint::Endpoint,
         error::{ErrorAnswer, Malformation},
     },
+    telemetry::metrics::LocalResource,
 };
 
 /// How an attempt ended. Not `Debug`, because headers may contain cookies.
@@ -25,6 +27,8 @@ pub(in super::super) enum AttemptOutcome {
         cause: String,
         /// The head of the response, if there was one.
         headers: Option<HeaderMap>,
+        /// What this machine or process lacked, if that was why.
+        missing: Option<LocalResource>,
     },
     /// A response other than 2xx.
     Failed(ErrorAnswer, HeaderMap),
@@ -125,18 +129,20 @@ impl AttemptOutcome {
         }
     }
 
-    /// Returns whether it indicates that the endpoint is down. `None` if it shows nothing
-    /// about the endpoint: a request that waited for a stream of ours, was withdrawn, or got
-    /// no address or no socket, must neither open nor close the breaker.
-    pub(in super::super) const fn is_failure(&self) -> Option<bool> {
+    /// Returns what it shows about the endpoint. The only place that decides what counts for the
+    /// breaker: nothing that this machine or process lacks or limits does.
+    pub(in super::super) const fn evidence(&self) -> Evidence {
         match self {
             Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
-            | Self::Interrupted { .. } => Some(true),
+            | Self::Interrupted { missing: None, .. } => Evidence::Down,
+            // A request that waited for a stream of ours, was withdrawn, or got no address or no
+            // socket must neither open nor close the breaker.
             Self::NotSent(
                 NotSent::NameLookup(_) | NotSent::Exhausted(_) | NotSent::Queued | NotSent::Withdrawn,
-            ) => None,
-            Self::Failed(answer, _) => Some(answer.status >= 500),
-            Self::Succeeded(_) => Some(false),
+            )
+            | Self::Interrupted { missing: Some(_), .. } => Evidence::Nothing,
+            Self::Failed(answer, _) if answer.status >= 500 => Evidence::Down,
+            Self::Failed(..) | Self::Succeeded(_) => Evidence::Up,
         }
     }
 }
@@ -158,7 +164,7 @@ mod tests {
 
     /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
     #[test]
-    fn what_was_not_sent_for_reasons_of_ours_shows_nothing_about_the_platform() {
+    fn what_this_process_lacks_or_limits_shows_nothing_about_the_platform() {
         let causes = [
             NotSent::Queued,
             NotSent::Withdrawn,
@@ -166,7 +172,21 @@ mod tests {
             NotSent::Exhausted(String::new()),
         ];
         for cause in causes {
-            assert_eq!(AttemptOutcome::NotSent(cause.clone()).is_failure(), None, "{cause:?}");
+            assert_eq!(AttemptOutcome::NotSent(cause.clone()).evidence(), Evidence::Nothing, "{cause:?}");
+        }
+        let interrupted =
+            |missing| AttemptOutcome::Interrupted { cause: String::new(), headers: None, missing };
+        for resource in LocalResource::ALL {
+            assert_eq!(interrupted(Some(resource)).evidence(), Evidence::Nothing, "{resource:?}");
+        }
+        assert_eq!(interrupted(None).evidence(), Evidence::Down);
+    }
+
+    #[test]
+    fn only_errors_of_the_server_count_as_failures_of_the_endpoint() {
+        for (status, evidence) in [(400, Evidence::Up), (429, Evidence::Up), (500, Evidence::Down)] {
+            let answer = ErrorAnswer { status, body: None, retry_after: None };
+            assert_eq!(AttemptOutcome::Failed(answer, HeaderMap::new()).evidence(), evidence, "{status}");
         }
     }
 }

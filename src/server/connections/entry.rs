@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Frame, SizeHint};
 use tokio::time::sleep_until;
@@ -26,7 +26,7 @@ use crate::{
     backoff::jittered,
     caller::Recognition,
     clock::{self, Instant},
-    memory::Reservation,
+    memory::{Reader, Reservation},
     server::limits::Limits,
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
@@ -49,6 +49,8 @@ pub(in crate::server) struct Entry {
     evicted: CancellationToken,
     /// For which limit; set before the token is cancelled.
     evicted_for: OnceLock<ConnectionRefusal>,
+    /// The peer, as far as it accepts responses.
+    reader: Arc<Reader>,
     /// Calls from their headers to the end of their response.
     calls: AtomicU32,
     /// Those of them whose response has begun and not ended.
@@ -74,6 +76,7 @@ impl Entry {
             recognition: Recognition::default(),
             evicted: CancellationToken::new(),
             evicted_for: OnceLock::new(),
+            reader: Arc::default(),
             calls: AtomicU32::new(0),
             responses: AtomicU32::new(0),
             undelivered: AtomicU32::new(0),
@@ -95,6 +98,12 @@ impl Entry {
     /// Cancelled when the connection has to make room for another.
     pub(in crate::server) const fn evicted(&self) -> &CancellationToken {
         &self.evicted
+    }
+
+    /// Cancelled when the peer has not accepted a response in time, and others wait for the memory
+    /// that it takes.
+    pub(in crate::server) fn unread(&self) -> &CancellationToken {
+        self.reader.closing()
     }
 
     /// Has the connection closed, because its place has been given to another one.
@@ -212,7 +221,10 @@ impl OpenCall {
         self.entry.responses.fetch_add(1, Ordering::Relaxed);
         self.responds = true;
         self.set_undelivered(true);
-        let memory = response.extensions_mut().remove();
+        let memory: Option<Arc<Reservation>> = response.extensions_mut().remove();
+        if let Some(memory) = &memory {
+            memory.deliver(&self.entry.reader);
+        }
         response.map(|body| OpenResponse { body, call: self, memory })
     }
 
@@ -252,22 +264,17 @@ pub(in crate::server) struct OpenResponse {
 }
 
 impl http_body::Body for OpenResponse {
-    type Data = Bytes;
+    type Data = ResponseData;
     type Error = <Body as http_body::Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    ) -> Poll<Option<Result<Frame<ResponseData>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         // hyper asks for more only after the peer's windows have had room for the last frame.
         self.call.set_undelivered(frame.is_ready());
-        match (&self.memory, frame) {
-            (Some(memory), Poll::Ready(Some(Ok(frame)))) => {
-                Poll::Ready(Some(Ok(frame.map_data(|data| held(data, memory)))))
-            }
-            (_, frame) => frame,
-        }
+        frame.map_ok(|frame| frame.map_data(|data| ResponseData::new(data, self.memory.as_ref())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -279,48 +286,60 @@ impl http_body::Body for OpenResponse {
     }
 }
 
-/// Part of a large response. Its memory stays reserved until the last byte of it has been written
-/// to the socket, which may be long after the body has ended.
-struct Held {
+/// Part of a response. Its memory stays reserved until the last byte of it has been written to the
+/// socket, which may be long after the body has ended.
+#[derive(Debug)]
+pub(in crate::server) struct ResponseData {
     data: Bytes,
-    _memory: Arc<Reservation>,
+    memory: Option<Arc<Reservation>>,
 }
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
+impl ResponseData {
+    fn new(data: Bytes, memory: Option<&Arc<Reservation>>) -> Self {
+        if let Some(memory) = memory {
+            // What the message was made from is gone. The encoder's buffer is up to twice as large
+            // as its contents.
+            memory.shrink(data.len().saturating_mul(2));
+        }
+        Self { data, memory: memory.cloned() }
     }
 }
 
-fn held(data: Bytes, memory: &Arc<Reservation>) -> Bytes {
-    // What the message was made from is gone. The encoder's buffer is up to twice as large as
-    // its contents.
-    memory.shrink(data.len().saturating_mul(2));
-    Bytes::from_owner(Held { data, _memory: Arc::clone(memory) })
+impl Buf for ResponseData {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.data.advance(count);
+        if let Some(memory) = &self.memory {
+            memory.accepted(count);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-
     use super::*;
-    use crate::memory::{MAX_RESPONSE_BYTES, ResponseMemory};
+    use crate::memory::{Consumer, MAX_RESPONSE_BYTES, ResponseMemory};
 
     #[test]
-    fn memory_of_a_large_response_is_reserved_until_its_last_byte_is_gone() {
+    fn memory_of_a_response_is_reserved_until_its_last_byte_is_gone() {
         let memory = ResponseMemory::new(0, 1);
         let all = memory.available_bytes();
-        let reserved = memory.reserve(MAX_RESPONSE_BYTES).now_or_never().expect("free").expect("reserved");
-        let reserved = Arc::new(reserved);
-        assert_eq!(memory.available_bytes(), 0);
-        let mut data = held(Bytes::from(vec![7; 100 * 1024]), &reserved);
+        let reserved = Arc::new(memory.try_reserve(Consumer::default()).expect("free"));
+        assert_eq!(memory.available_bytes(), all - 2 * MAX_RESPONSE_BYTES);
+        let mut data = ResponseData::new(Bytes::from(vec![7; 100 * 1024]), Some(&reserved));
         // The response's body has ended; its last byte waits for the peer's window.
         drop(reserved);
-        let rest = data.split_off(100 * 1024 - 1);
-        drop(data);
+        data.advance(100 * 1024 - 1);
         assert_eq!(memory.available_bytes(), all - 2 * 100 * 1024, "the copies it was made from are gone");
-        assert_eq!(&rest[..], [7]);
-        drop(rest);
+        assert_eq!(data.chunk(), [7]);
+        drop(data);
         assert_eq!(memory.available_bytes(), all);
     }
 }

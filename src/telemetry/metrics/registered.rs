@@ -187,7 +187,7 @@ impl Registered {
             in_flight: Mutex::default(),
             response_memory_bytes: families.gauge(
                 "ott_gateway_response_memory_bytes",
-                "Memory for large responses of the platform, in bytes.",
+                "Memory for responses to logins, in bytes.",
             ),
             response_memory_reserved_bytes: families.gauge(
                 "ott_gateway_response_memory_reserved_bytes",
