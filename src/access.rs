@@ -1,10 +1,10 @@
 //! Whether this caller may do this: the rules, the quotas, and the proof.
 //!
 //! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
-//! caller and the rules that decide on it are of one version. It then comes here twice:
-//! [`Access::admits`] decides by caller and method, before the message is read;
-//! [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the user, and
-//! take from the quotas. Callers are identified in `caller`.
+//! caller and the rules that decide on it are of one version. [`Access::check_method`] and
+//! [`Access::admits`] decide by caller and method, before the message is read and before it is
+//! decoded; [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the
+//! user, and take from the quotas. Callers are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
 //! as much as logging them in. What costs nothing: a call that the rules deny or whose
@@ -13,6 +13,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     call::Operation,
@@ -30,14 +31,18 @@ use crate::{
     telemetry::metrics::{AccessDenial, Metrics, QuotaBucket},
 };
 
+mod glob_index;
 mod pattern;
 mod quota;
+mod rule_index;
+mod rule_set;
 mod rules;
 
 use quota::{CallerKey, Decision, Memory};
 pub use quota::{MAX_BURST, Rate};
+use rule_set::RuleSet;
+use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
-use rules::{Question, Rule};
 
 /// Time between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -78,6 +83,11 @@ pub struct Policy {
     pub tokens: BearerTokens,
 }
 
+/// The version of the policy that was in force when it was read. Reading it writes nothing that
+/// another thread reads.
+#[derive(Debug)]
+pub struct PolicyInForce(Guard<Arc<Policy>>);
+
 /// A caller that may use a method, for some user and some API client. It keeps the version of
 /// the rules that allowed it.
 #[must_use = "an admission is of no use unless a permit is asked for with it"]
@@ -86,7 +96,8 @@ pub struct Admission {
     policy: Arc<Policy>,
     caller: Caller,
     operation: Operation,
-    max_in_flight: Option<usize>,
+    /// The rules that allow the caller the method.
+    rules: RuleSet,
 }
 
 /// Proof that a caller may have a token for this user from this API client.
@@ -106,6 +117,8 @@ pub struct LoginPermit {
     caller: Caller,
     api_client: Arc<str>,
     policy: Arc<Policy>,
+    /// The rules that allow it, for some user.
+    rules: RuleSet,
 }
 
 /// No rule allows a call; which part of it the closest rule did not fit. For logs and
@@ -158,6 +171,22 @@ impl Policy {
     }
 }
 
+impl PolicyInForce {
+    /// Returns the policy in a form that can be kept and cloned.
+    #[must_use]
+    pub fn into_shared(self) -> Arc<Policy> {
+        Guard::into_inner(self.0)
+    }
+}
+
+impl Deref for PolicyInForce {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.0
+    }
+}
+
 impl Access {
     /// Puts a policy into force.
     #[must_use]
@@ -180,8 +209,8 @@ impl Access {
     /// The policy in force at this moment. A call reads it once and uses it to its end, so that
     /// no call is decided by two versions.
     #[must_use]
-    pub fn policy(&self) -> Arc<Policy> {
-        self.0.policy.load_full()
+    pub fn policy(&self) -> PolicyInForce {
+        PolicyInForce(self.0.policy.load())
     }
 
     /// Replaces the policy as a whole. A rule that stays the same keeps what has been used of
@@ -192,18 +221,29 @@ impl Access {
         self.0.policy.store(Arc::new(policy));
     }
 
-    /// Returns whether the caller may use the method at all. Asked before the message is
-    /// looked at; takes nothing from any quota.
+    /// Checks that the caller may use the method at all, before the message is read. Returns how
+    /// many of its calls may be in flight, if the first rule that allows this one sets it. Takes
+    /// nothing from any quota.
+    pub fn check_method(
+        &self,
+        policy: &Policy,
+        caller: &Caller,
+        operation: Operation,
+    ) -> Result<Option<usize>, Denied> {
+        let rules = self.admitting(policy, caller, operation)?;
+        Ok(policy.rules.first(&rules).and_then(Rule::max_in_flight))
+    }
+
+    /// Admits a caller to a method. Asked before the message is decoded; takes nothing from any
+    /// quota.
     pub fn admits(
         &self,
         policy: Arc<Policy>,
         caller: &Caller,
         operation: Operation,
     ) -> Result<Admission, Denied> {
-        let question = Question { caller: caller.name(), operation, api_client: None, user: None };
-        let max_in_flight =
-            policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))?.max_in_flight();
-        Ok(Admission { policy, caller: caller.clone(), operation, max_in_flight })
+        let rules = self.admitting(&policy, caller, operation)?;
+        Ok(Admission { policy, caller: caller.clone(), operation, rules })
     }
 
     /// Returns how many calls of a caller may be in flight, from the first rule that names it:
@@ -216,7 +256,7 @@ impl Access {
     /// Returns whether any rule allows an admitted caller an API client of this name,
     /// regardless of the user. Takes nothing from any quota.
     pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
-        self.rule(admission, admission.operation, api_client, None).map(|_| ())
+        self.allowing(admission, admission.operation, api_client, None).map(|_| ())
     }
 
     /// Permits an admitted caller to have a token issued, and counts it.
@@ -226,17 +266,17 @@ impl Access {
         api_client: Arc<str>,
         subject: Subject,
     ) -> Result<IssuePermit, Refused> {
-        let rule = self.rule(&admission, Operation::IssueOtt, &api_client, Some(&subject))?;
-        self.take(rule, &admission, Some(&subject))?;
+        let rules = self.allowing(&admission, Operation::IssueOtt, &api_client, Some(&subject))?;
+        self.take(&rules, &admission, Some(&subject))?;
         Ok(IssuePermit { caller: admission.caller, api_client, subject })
     }
 
     /// Permits an admitted caller to spend a token, and counts it. The token's user is not known
     /// yet: check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
-        let rule = self.rule(&admission, Operation::LoginWithOtt, &api_client, None)?;
-        self.take(rule, &admission, None)?;
-        Ok(LoginPermit { caller: admission.caller, api_client, policy: admission.policy })
+        let rules = self.allowing(&admission, Operation::LoginWithOtt, &api_client, None)?;
+        self.take(&rules, &admission, None)?;
+        Ok(LoginPermit { caller: admission.caller, api_client, policy: admission.policy, rules })
     }
 
     /// Checks that a rule allows the caller to log in the account, which has any of these names.
@@ -250,22 +290,10 @@ impl Access {
         permit: &LoginPermit,
         names: impl FnOnce() -> Vec<Subject>,
     ) -> Result<(), Denied> {
-        let question = Question {
-            caller: permit.caller.name(),
-            operation: Operation::LoginWithOtt,
-            api_client: Some(&permit.api_client),
-            user: None,
-        };
-        let rules = || permit.policy.rules.allowing(question);
-        if rules().any(Rule::is_for_all_users) {
-            return Ok(());
-        }
-        let names = names();
-        if rules().any(|rule| names.iter().any(|name| rule.is_for_user(name))) {
-            Ok(())
-        } else {
-            Err(self.denied(AccessDenial::User))
-        }
+        let rules = &permit.policy.rules;
+        let is_allowed = rules.any_for_all_users(&permit.rules)
+            || names().iter().any(|name| rules.any_for_user(&permit.rules, name));
+        if is_allowed { Ok(()) } else { Err(self.denied(AccessDenial::User)) }
     }
 
     /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
@@ -274,20 +302,23 @@ impl Access {
         if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
     }
 
+    fn admitting(&self, policy: &Policy, caller: &Caller, operation: Operation) -> Result<RuleSet, Denied> {
+        policy.rules.admitting(caller.name(), operation).map_err(|mismatch| self.denied(mismatch))
+    }
+
     /// An admission for one method opens no door for the other.
-    fn rule<'a>(
+    fn allowing(
         &self,
-        admission: &'a Admission,
+        admission: &Admission,
         operation: Operation,
         api_client: &str,
         user: Option<&Subject>,
-    ) -> Result<&'a Rule, Denied> {
+    ) -> Result<RuleSet, Denied> {
         if admission.operation != operation {
             return Err(self.denied(AccessDenial::Method));
         }
-        let caller = admission.caller.name();
-        let question = Question { caller, operation, api_client: Some(api_client), user };
-        admission.policy.rules.decide(question).map_err(|mismatch| self.denied(mismatch))
+        let allowing = admission.policy.rules.allowing(&admission.rules, api_client, user);
+        allowing.map_err(|mismatch| self.denied(mismatch))
     }
 
     fn denied(&self, reason: AccessDenial) -> Denied {
@@ -295,8 +326,10 @@ impl Access {
         Denied(reason)
     }
 
-    fn take(&self, rule: &Rule, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
+    /// Takes from the quotas of the first of the rules, which decides.
+    fn take(&self, allowing: &RuleSet, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
         let (memory, rules) = (&self.0.memory, &admission.policy.rules);
+        let Some(rule) = rules.first(allowing) else { return Err(self.denied(AccessDenial::Caller).into()) };
         let now = memory.now();
         let make_room = || {
             if memory.should_forget(now, true) {
@@ -360,12 +393,6 @@ impl Access {
 }
 
 impl Admission {
-    /// Maximum number of calls of the caller in flight, if the rule that allows this one sets it.
-    #[must_use]
-    pub const fn max_in_flight(&self) -> Option<usize> {
-        self.max_in_flight
-    }
-
     /// Who was admitted.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
@@ -416,7 +443,8 @@ impl LoginPermit {
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str) -> Self {
         let policy = Arc::new(Policy::closed());
-        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), policy }
+        let rules = RuleSet::none(0);
+        Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), policy, rules }
     }
 }
 

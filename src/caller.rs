@@ -24,6 +24,7 @@ use crate::{
     files::PollError,
     telemetry::metrics::{Metrics, SecurityEvent},
 };
+use forwarded::AssertedCallers;
 use jwt::JwtVerifiers;
 
 mod bearer;
@@ -117,13 +118,15 @@ pub struct Peer {
     address: SocketAddr,
     certificate: Result<Option<Caller>, NameFault>,
     recognition: Recognition,
+    /// Empty unless it is a proxy.
+    asserted: AssertedCallers,
 }
 
 impl Peer {
     /// A peer on a connection without TLS.
     #[must_use]
     pub fn plaintext(address: SocketAddr) -> Self {
-        Self { address, certificate: Ok(None), recognition: Recognition::default() }
+        Self::new(address, Ok(None))
     }
 
     /// A peer on a TLS connection; `chain` is its verified certificate chain, empty if
@@ -134,7 +137,16 @@ impl Peer {
             let name = certificate::caller_name(leaf)?;
             Ok(Caller { name: Arc::from(name), proof: Proof::Certificate })
         });
-        Self { address, certificate: certificate.transpose(), recognition: Recognition::default() }
+        Self::new(address, certificate.transpose())
+    }
+
+    fn new(address: SocketAddr, certificate: Result<Option<Caller>, NameFault>) -> Self {
+        Self {
+            address,
+            certificate,
+            recognition: Recognition::default(),
+            asserted: AssertedCallers::default(),
+        }
     }
 
     /// Shares the flag that the first identified call on the connection sets.
@@ -333,7 +345,7 @@ impl Inner {
         {
             return Ok(caller);
         }
-        let told = proxy.map_or(Ok(None), |proxy| proxy.told(headers))?;
+        let asserted = proxy.map_or(Ok(None), |proxy| proxy.caller(headers, peer))?;
         let address = peer.address().ip().to_canonical();
         // All clients of a proxy, or of a sidecar on this machine, have one address.
         let identifies_client = proxy.is_none() && !address.is_loopback();
@@ -341,8 +353,8 @@ impl Inner {
         if let Some(caller) = self.by_authorization(authorization, tokens, network).await? {
             return Ok(caller);
         }
-        if let Some(name) = told {
-            return Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded });
+        if let Some(caller) = asserted {
+            return Ok(caller);
         }
         // Nothing identified the caller, so what is left has not been read.
         if authorization.is_some() {

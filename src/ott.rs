@@ -10,7 +10,7 @@ mod subject;
 mod users;
 
 pub use subject::{InvalidSubject, MAX_SUBJECT_BYTES, QuotaKey, Subject, SubjectKind};
-pub use users::{SubjectPattern, Users};
+pub use users::{SubjectForm, SubjectPattern, Users};
 
 use crate::secret::Secret;
 

@@ -1,15 +1,16 @@
 //! The rules: who may do what, for whom, with which API client, and how often.
 //!
 //! A set of rules is made whole and never changes; replacing it, and taking from its
-//! quotas, is done in `access`.
+//! quotas, is done in `access`. Which rules are for a part of a call is looked up in an index, so
+//! that a call costs about the same with any number of rules.
 
 use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
 
-use wildmatch::WildMatch;
-
 use super::{
-    pattern::{ANONYMOUS, CallerPattern, globs},
+    pattern::{ANONYMOUS, is_possible_caller},
     quota::{CallerQuota, MAX_BURST, Nanos, Rate, UserQuota},
+    rule_index::RuleIndex,
+    rule_set::RuleSet,
 };
 use crate::{
     call::Operation,
@@ -114,6 +115,7 @@ pub enum InvalidRules {
 #[derive(Debug)]
 pub struct Rules {
     rules: Vec<Rule>,
+    index: RuleIndex,
     /// The callers that any of them names in full.
     literal_callers: HashSet<Box<str>>,
 }
@@ -121,21 +123,18 @@ pub struct Rules {
 #[derive(Debug)]
 pub(super) struct Rule {
     settings: RuleSettings,
-    callers: Vec<CallerPattern>,
-    api_clients: Option<Vec<WildMatch>>,
     pub(super) per_caller: Arc<CallerQuota>,
     pub(super) per_user: Arc<UserQuota>,
 }
 
-/// What a rule's lists are held against. What is not known yet, or not asked, is none,
-/// and does not stand in a rule's way.
+/// A call as rules see it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question<'a> {
-    pub(super) caller: &'a str,
-    pub(super) operation: Operation,
-    pub(super) api_client: Option<&'a str>,
+struct Question<'a> {
+    caller: &'a str,
+    operation: Operation,
+    api_client: &'a str,
     /// Only for issuing: the user of a login is known once the platform has named the account.
-    pub(super) user: Option<&'a Subject>,
+    user: Option<&'a Subject>,
 }
 
 /// Which rule decides on a call, and why; its `Display` is for people.
@@ -154,11 +153,12 @@ impl Rules {
         let callers = settings.iter().flat_map(|rule| &rule.callers);
         let literal_callers =
             callers.filter(|name| !name.contains(['*', '?'])).map(|name| name.as_str().into()).collect();
+        let index = RuleIndex::new(&settings);
         let rules = (1..)
             .zip(settings)
             .map(|(number, settings)| Rule::try_new(number, settings))
             .collect::<Result<_, _>>()?;
-        Ok(Self { rules, literal_callers })
+        Ok(Self { rules, index, literal_callers })
     }
 
     /// Which rule would decide on such a call, and why, without taking from any quota.
@@ -171,17 +171,35 @@ impl Rules {
         api_client: &str,
         user: Option<&Subject>,
     ) -> Explanation {
-        let question = Question { caller, operation, api_client: Some(api_client), user };
+        let question = Question { caller, operation, api_client, user };
+        let (of_caller, of_method) = (self.index.of_caller(caller), self.index.of_method(operation));
+        let of_api_client = self.index.of_api_client(api_client);
+        let of_user = user.map(|user| self.index.of_user(user));
+        // The first part of the call that a rule is not for.
+        let mismatch = |rule| {
+            if !of_caller.contains(rule) {
+                Some(AccessDenial::Caller)
+            } else if !of_method.contains(rule) {
+                Some(AccessDenial::Method)
+            } else if !of_api_client.contains(rule) {
+                Some(AccessDenial::ApiClient)
+            } else if of_user.as_ref().is_some_and(|of_user| !of_user.contains(rule)) {
+                Some(AccessDenial::User)
+            } else {
+                None
+            }
+        };
         let mut deciding = None;
         let mut lines = Vec::with_capacity(self.rules.len() + 1);
-        for (number, rule) in (1..).zip(&self.rules) {
-            let verdict = match rule.mismatch(question) {
+        for (position, rule) in self.rules.iter().enumerate() {
+            let number = position + 1;
+            let verdict = match mismatch(position) {
                 Some(denial) => sentence(denial, question),
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
                     // Only a login asks without a user.
-                    let users = if user.is_none() && !rule.is_for_all_users() {
+                    let users = if user.is_none() && rule.settings.users != Users::All {
                         " if the account in the platform's response is one of its users"
                     } else {
                         ""
@@ -201,32 +219,52 @@ impl Rules {
         Explanation { deciding, lines }
     }
 
-    /// The first rule that allows a call; else the mismatch of the rule that came
-    /// closest.
-    pub(super) fn decide(&self, question: Question<'_>) -> Result<&Rule, AccessDenial> {
-        let mut closest = AccessDenial::Caller;
-        for rule in &self.rules {
-            match rule.mismatch(question) {
-                None => return Ok(rule),
-                Some(mismatch) => closest = closest.max(mismatch),
-            }
-        }
-        Err(closest)
+    /// Returns the rules that allow a caller a method, for some user and some API client; else
+    /// the first part that no rule is for.
+    pub(super) fn admitting(&self, caller: &str, operation: Operation) -> Result<RuleSet, AccessDenial> {
+        let of_caller = narrowed(self.index.of_caller(caller), None, AccessDenial::Caller)?;
+        narrowed(of_caller, Some(self.index.of_method(operation)), AccessDenial::Method)
     }
 
-    /// Returns all rules that allow a call.
-    pub(super) fn allowing<'a>(&'a self, question: Question<'a>) -> impl Iterator<Item = &'a Rule> {
-        self.rules.iter().filter(move |rule| rule.mismatch(question).is_none())
+    /// Returns those of the rules that are also for an API client of that name, and for the user.
+    /// The user of a login is not known yet (`None`), and stands in no rule's way.
+    pub(super) fn allowing(
+        &self,
+        admitting: &RuleSet,
+        api_client: &str,
+        user: Option<&Subject>,
+    ) -> Result<RuleSet, AccessDenial> {
+        let of_api_client = self.index.of_api_client(api_client);
+        let allowing = narrowed(of_api_client, Some(admitting), AccessDenial::ApiClient)?;
+        match user {
+            Some(user) => narrowed(self.index.of_user(user), Some(&allowing), AccessDenial::User),
+            None => Ok(allowing),
+        }
+    }
+
+    /// Returns whether one of the rules is for all users.
+    pub(super) fn any_for_all_users(&self, rules: &RuleSet) -> bool {
+        rules.intersects(self.index.of_all_users())
+    }
+
+    /// Returns whether one of the rules is for the user.
+    pub(super) fn any_for_user(&self, rules: &RuleSet, user: &Subject) -> bool {
+        rules.intersects(&self.index.of_user(user))
+    }
+
+    /// Returns the rule that decides: the first one.
+    pub(super) fn first(&self, rules: &RuleSet) -> Option<&Rule> {
+        self.rules.get(rules.first()?)
     }
 
     /// Returns the first rule that names this caller.
     pub(super) fn first_for(&self, caller: &str) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.is_for(caller))
+        self.first(&self.index.of_caller(caller))
     }
 
     /// No rules: nothing is allowed.
     pub(super) fn none() -> Self {
-        Self { rules: Vec::new(), literal_callers: HashSet::new() }
+        Self { rules: Vec::new(), index: RuleIndex::new(&[]), literal_callers: HashSet::new() }
     }
 
     /// The callers that any rule names in full.
@@ -244,7 +282,7 @@ impl Rules {
 
     /// Returns whether any rule is for this caller.
     pub(super) fn mention(&self, caller: &str) -> bool {
-        self.rules.iter().any(|rule| rule.is_for(caller))
+        self.index.of_caller(caller).first().is_some()
     }
 
     /// Takes over what has been used of the quotas of those earlier rules that are
@@ -293,56 +331,14 @@ impl Rule {
             settings.user_rate.unwrap_or(DEFAULT_USER_RATE),
             burst("user_burst", settings.user_burst, DEFAULT_USER_BURST)?,
         );
-        let callers = settings
-            .callers
-            .iter()
-            .map(|entry| {
-                CallerPattern::read(entry)
-                    .ok_or_else(|| InvalidRules::ImpossibleCaller { rule, entry: entry.clone() })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            callers,
-            api_clients: settings.api_clients.as_deref().map(globs),
-            per_caller: Arc::new(per_caller),
-            per_user: Arc::new(per_user),
-            settings,
-        })
-    }
-
-    /// The one place that decides: none if the rule allows what is asked.
-    fn mismatch(&self, question: Question<'_>) -> Option<AccessDenial> {
-        if !self.is_for(question.caller) {
-            Some(AccessDenial::Caller)
-        } else if self.settings.methods.as_ref().is_some_and(|named| !named.contains(&question.operation)) {
-            Some(AccessDenial::Method)
-        } else if !question.api_client.is_none_or(|name| self.is_with(name)) {
-            Some(AccessDenial::ApiClient)
-        } else if !question.user.is_none_or(|user| self.is_for_user(user)) {
-            Some(AccessDenial::User)
-        } else {
-            None
+        if let Some(entry) = settings.callers.iter().find(|entry| !is_possible_caller(entry)) {
+            return Err(InvalidRules::ImpossibleCaller { rule, entry: entry.clone() });
         }
+        Ok(Self { per_caller: Arc::new(per_caller), per_user: Arc::new(per_user), settings })
     }
 
     pub(super) fn max_in_flight(&self) -> Option<usize> {
         self.settings.max_in_flight.map(|calls| usize::try_from(calls.get()).unwrap_or(usize::MAX))
-    }
-
-    pub(super) fn is_for_all_users(&self) -> bool {
-        self.settings.users == Users::All
-    }
-
-    pub(super) fn is_for_user(&self, user: &Subject) -> bool {
-        self.settings.users.contain(user)
-    }
-
-    fn is_for(&self, caller: &str) -> bool {
-        self.callers.iter().any(|pattern| pattern.matches(caller))
-    }
-
-    fn is_with(&self, api_client: &str) -> bool {
-        self.api_clients.as_ref().is_none_or(|globs| globs.iter().any(|glob| glob.matches(api_client)))
     }
 
     fn covers_the_same_as(&self, other: &Self) -> bool {
@@ -354,6 +350,18 @@ impl Rule {
     }
 }
 
+/// Returns the rules that are in both sets, or a denial if there are none.
+fn narrowed(
+    mut rules: RuleSet,
+    others: Option<&RuleSet>,
+    denial: AccessDenial,
+) -> Result<RuleSet, AccessDenial> {
+    if let Some(others) = others {
+        rules.retain(others);
+    }
+    if rules.first().is_some() { Ok(rules) } else { Err(denial) }
+}
+
 /// Why a rule does not allow a call, for people.
 fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
     match denial {
@@ -362,10 +370,7 @@ fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
         }
         AccessDenial::Caller => format!("is for other callers than {:?}", question.caller),
         AccessDenial::Method => format!("is not for {}", question.operation.name()),
-        AccessDenial::ApiClient => match question.api_client {
-            Some(name) => format!("is for other API clients than {name:?}"),
-            None => "is for other API clients".to_owned(),
-        },
+        AccessDenial::ApiClient => format!("is for other API clients than {:?}", question.api_client),
         AccessDenial::User => match question.user {
             Some(user) => format!("is for other users, none of them with this {}", user.field()),
             None => "is for other users".to_owned(),

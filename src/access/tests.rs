@@ -40,12 +40,12 @@ fn access(settings: &[RuleSettings]) -> Access {
 }
 
 fn issue(access: &Access, name: &str, user: &str) -> Result<IssuePermit, Refused> {
-    let admission = access.admits(access.policy(), &caller(name), Operation::IssueOtt)?;
+    let admission = access.admits(access.policy().into_shared(), &caller(name), Operation::IssueOtt)?;
     access.permit_issue(admission, Arc::from("eu2"), login(user))
 }
 
 fn log_in(access: &Access, name: &str) -> Result<LoginPermit, Refused> {
-    let admission = access.admits(access.policy(), &caller(name), Operation::LoginWithOtt)?;
+    let admission = access.admits(access.policy().into_shared(), &caller(name), Operation::LoginWithOtt)?;
     access.permit_login(admission, Arc::from("eu2"))
 }
 
@@ -77,7 +77,8 @@ fn a_permit_made_for_a_test_is_for_nobody_in_particular() {
 #[tokio::test(start_paused = true)]
 async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
-    let admission = access.admits(access.policy(), &caller("dns:portal"), Operation::LoginWithOtt).unwrap();
+    let admission =
+        access.admits(access.policy().into_shared(), &caller("dns:portal"), Operation::LoginWithOtt).unwrap();
     let refused = access.permit_issue(admission, Arc::from("eu2"), login("john")).unwrap_err();
     assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
@@ -181,7 +182,7 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
 async fn one_call_is_decided_by_one_version_of_the_rules() {
     let before = RuleSettings { users: logins(&["john"]), ..rule(&["dns:a"]) };
     let access = access(&[before]);
-    let early = access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
+    let early = access.admits(access.policy().into_shared(), &caller("dns:a"), Operation::IssueOtt).unwrap();
     access.replace(policy(&[RuleSettings { users: logins(&["jane"]), ..rule(&["dns:a"]) }]));
     assert!(access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(), "as when it was admitted");
     assert!(issue(&access, "dns:a", "john").is_err());
@@ -208,13 +209,15 @@ fn no_decision_mixes_two_versions_of_the_rules() {
         });
         while !reloads.is_finished() {
             for (api_client, user) in [("one", "jane"), ("two", "john")] {
-                let admission =
-                    access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
+                let admission = access
+                    .admits(access.policy().into_shared(), &caller("dns:a"), Operation::IssueOtt)
+                    .unwrap();
                 assert!(access.permit_issue(admission, Arc::from(api_client), login(user)).is_err());
             }
         }
     });
-    let admission = access.admits(access.policy(), &caller("dns:a"), Operation::IssueOtt).unwrap();
+    let admission =
+        access.admits(access.policy().into_shared(), &caller("dns:a"), Operation::IssueOtt).unwrap();
     assert!(access.permit_issue(admission, Arc::from("one"), login("john")).is_ok());
 }
 
@@ -245,7 +248,8 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
         let policy = access.policy();
         let caller = identification.identify(&headers, &peer, policy.tokens()).await.unwrap();
         access.mentions(&policy, &caller).unwrap();
-        let admission = access.admits(policy, &caller, Operation::IssueOtt).unwrap();
+        access.check_method(&policy, &caller, Operation::IssueOtt).unwrap();
+        let admission = access.admits(policy.into_shared(), &caller, Operation::IssueOtt).unwrap();
         seen.insert(admission.caller().name().to_string());
     }
     reloads.join().unwrap();

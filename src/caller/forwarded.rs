@@ -2,14 +2,18 @@
 //!
 //! A header from any other peer is ignored, and counted.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    CallerError, Peer,
+    Caller, CallerError, Peer, Proof,
     name::{self, NameFault},
 };
+
+mod asserted;
+
+pub(super) use asserted::AssertedCallers;
 
 /// Envoy's and Istio's header.
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -101,14 +105,18 @@ impl ForwardedSettings {
         self.from.iter().any(|from| from.is(peer))
     }
 
-    /// Returns the name in the header of a trusted peer; `None` if it sends no header.
-    pub(super) fn told(&self, headers: &HeaderMap) -> Result<Option<String>, CallerError> {
+    /// Returns the caller that the header of a trusted peer names; `None` if it sends no header.
+    pub(super) fn caller(&self, headers: &HeaderMap, peer: &Peer) -> Result<Option<Caller>, CallerError> {
         let Some(value) = super::the_only(headers, &self.header.name())? else { return Ok(None) };
-        let told = match self.header {
-            ForwardedHeader::Xfcc => from_xfcc(value),
-            ForwardedHeader::L5dClientId => from_l5d_client_id(value),
+        let parse = || {
+            let name = match self.header {
+                ForwardedHeader::Xfcc => from_xfcc(value),
+                ForwardedHeader::L5dClientId => from_l5d_client_id(value),
+            }?;
+            Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded })
         };
-        told.map(Some).map_err(CallerError::InvalidForwarded)
+        let caller = peer.asserted.caller(value.as_bytes(), parse);
+        caller.map(Some).map_err(CallerError::InvalidForwarded)
     }
 }
 

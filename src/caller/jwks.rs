@@ -102,8 +102,13 @@ pub(super) struct KeyRing {
 #[derive(Debug)]
 struct Kept {
     keys: KeySet,
+    generation: KeyGeneration,
     fetched: (Instant, SystemTime),
 }
+
+/// Identifies a version of an issuer's keys. Fetching the same keys again does not change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyGeneration(u64);
 
 /// The task that keeps an issuer's keys fresh.
 pub struct JwksRefresh {
@@ -133,8 +138,15 @@ impl KeyRing {
         Self { keys: ArcSwapOption::empty(), max_age, clock: WallClock::system(), demand }
     }
 
+    /// Replaces the keys. Only one task does.
     fn keep(&self, keys: KeySet) {
-        self.keys.store(Some(Arc::new(Kept { keys, fetched: (clock::now(), self.clock.now()) })));
+        let generation = match self.keys.load().as_ref() {
+            None => KeyGeneration(0),
+            Some(kept) if kept.keys == keys => kept.generation,
+            Some(kept) => KeyGeneration(kept.generation.0 + 1),
+        };
+        let fetched = (clock::now(), self.clock.now());
+        self.keys.store(Some(Arc::new(Kept { keys, generation, fetched })));
     }
 
     /// Whether there are keys that were fetched too long ago.
@@ -149,21 +161,32 @@ impl KeyRing {
         monotonic.elapsed().max(by_wall) > max_age
     }
 
-    /// Keys that never change.
+    /// Keys that only a test changes.
     #[cfg(test)]
-    pub(super) fn fixed(json: &[u8]) -> Arc<Self> {
-        let ring = Self::new(None, None);
-        ring.keep(KeySet::parse(json).unwrap());
+    pub(super) fn fixed(json: &[u8], max_age: Option<Duration>) -> Arc<Self> {
+        let ring = Self::new(max_age, None);
+        ring.replace(json);
         Arc::new(ring)
     }
 
-    /// What there is for a token with this algorithm and key id.
-    pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Lookup {
+    #[cfg(test)]
+    pub(super) fn replace(&self, json: &[u8]) {
+        self.keep(KeySet::parse(json).unwrap());
+    }
+
+    /// What there is for a token with this algorithm and key id, and of which generation it is.
+    pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> (Lookup, Option<KeyGeneration>) {
         match self.keys.load().as_ref() {
-            None => Lookup::NoKeysYet,
-            Some(kept) if self.are_too_old(kept) => Lookup::TooOld,
-            Some(kept) => kept.keys.find(algorithm, id),
+            None => (Lookup::NoKeysYet, None),
+            Some(kept) if self.are_too_old(kept) => (Lookup::TooOld, None),
+            Some(kept) => (kept.keys.find(algorithm, id), Some(kept.generation)),
         }
+    }
+
+    /// Returns the generation of the keys; `None` if there are no keys, or they are too old to
+    /// prove anything.
+    pub(super) fn generation(&self) -> Option<KeyGeneration> {
+        self.keys.load().as_ref().filter(|kept| !self.are_too_old(kept)).map(|kept| kept.generation)
     }
 
     /// Waits for newer keys, for a token whose key is unknown: at most a second, and only if

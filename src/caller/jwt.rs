@@ -3,6 +3,10 @@
 //! Where the keys come from is in `jwks`. A key verifies only the algorithms of its own
 //! type, and only signatures with a public key are known here: neither `none` nor a
 //! shared secret has a name in this module.
+//!
+//! A token that has passed every check is remembered, and not verified again while its times are
+//! valid and its issuer's keys are the same. Anything else is verified in full: a token that is
+//! not valid leaves no trace. The settings of an issuer never change, and its memory is its own.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -21,6 +25,10 @@ use crate::{
     clock::{self, WallClock},
     telemetry::metrics::Metrics,
 };
+
+mod verified;
+
+use self::verified::{Conditions, TokenDigest, Validity, VerifiedToken, VerifiedTokens};
 
 /// The label in metrics of an issuer without a name.
 const ONLY_ISSUER: &str = "default";
@@ -116,6 +124,8 @@ pub(super) struct JwtVerifier {
     keys: Arc<KeyRing>,
     /// One for each of [`ALGORITHMS`], in their order.
     validations: Vec<Validation>,
+    verified: VerifiedTokens,
+    clock: WallClock,
 }
 
 /// What a token claims before anything of it has been verified.
@@ -132,6 +142,8 @@ struct Claims {
     _issuer: String,
     #[serde(default)]
     exp: Value,
+    #[serde(default)]
+    nbf: Value,
     #[serde(default)]
     iat: Value,
 }
@@ -155,10 +167,11 @@ impl JwtVerifiers {
             return Err(InvalidSettings::Issuers);
         }
         let (mut verifiers, mut refreshes) = (Vec::new(), Vec::new());
+        let number = issuers.len();
         for settings in issuers {
             let metrics = metrics.jwt_issuer(settings.name.as_deref().unwrap_or(ONLY_ISSUER));
             let (keys, refresh) = JwksRefresh::start(settings.jwks.clone(), metrics)?;
-            verifiers.push(JwtVerifier::new(settings, keys));
+            verifiers.push(JwtVerifier::new(settings, keys, VerifiedTokens::new(number)));
             refreshes.push(refresh);
         }
         let waiters = KeyWaiters::new(metrics.jwt_key_waits());
@@ -171,6 +184,10 @@ impl JwtVerifiers {
     ///
     /// The unverified `iss` only selects the keys; it is compared again after verification.
     pub(super) async fn verify(&self, token: &str, network: Option<PeerNetwork>) -> Result<Caller, JwtFault> {
+        let digest = TokenDigest::of(token);
+        if let Some(caller) = self.issuers.iter().find_map(|verifier| verifier.remembered(digest)) {
+            return Ok(caller);
+        }
         let verifier = match self.issuers.as_slice() {
             [only] => only,
             several => {
@@ -179,12 +196,12 @@ impl JwtVerifiers {
                 several.iter().find(|verifier| verifier.issuer == iss).ok_or(JwtFault::Issuer)?
             }
         };
-        verifier.verify(token, &self.waiters, network).await
+        verifier.verify(token, digest, &self.waiters, network).await
     }
 }
 
 impl JwtVerifier {
-    fn new(settings: JwtSettings, keys: Arc<KeyRing>) -> Self {
+    fn new(settings: JwtSettings, keys: Arc<KeyRing>, verified: VerifiedTokens) -> Self {
         let JwtSettings { name, issuer, audience, typ, max_lifetime, jwks: _ } = settings;
         let validation = |algorithm| {
             let mut validation = Validation::new(algorithm);
@@ -203,12 +220,26 @@ impl JwtVerifier {
             typ,
             max_lifetime,
             keys,
+            verified,
+            clock: WallClock::system(),
         }
     }
 
+    /// Returns the caller of a token that was verified with the keys in use, and is valid now.
+    fn remembered(&self, digest: TokenDigest) -> Option<Caller> {
+        self.verified.caller(digest, Conditions { keys: self.keys.generation()?, now: self.now() })
+    }
+
+    /// Seconds since 1970.
+    fn now(&self) -> u64 {
+        clock::unix_seconds(self.clock.now())
+    }
+
+    /// Verifies a token that is not remembered.
     async fn verify(
         &self,
         token: &str,
+        digest: TokenDigest,
         waiters: &KeyWaiters,
         network: Option<PeerNetwork>,
     ) -> Result<Caller, JwtFault> {
@@ -225,12 +256,12 @@ impl JwtVerifier {
         let position = ALGORITHMS.iter().position(|algorithm| *algorithm == header.alg);
         let validation = position.and_then(|index| self.validations.get(index)).ok_or(JwtFault::Algorithm)?;
 
-        let mut found = self.keys.find(header.alg, header.kid.as_deref());
+        let (mut found, mut generation) = self.keys.find(header.alg, header.kid.as_deref());
         let may_be_fetched = matches!(found, Lookup::Unknown | Lookup::NoKeysYet | Lookup::TooOld);
         if may_be_fetched {
             let refreshed = self.keys.refreshed(waiters, network).await;
             if refreshed == Ok(Freshness::Fetched) {
-                found = self.keys.find(header.alg, header.kid.as_deref());
+                (found, generation) = self.keys.find(header.alg, header.kid.as_deref());
             } else if let (Lookup::Unknown, Err(fault)) = (&found, refreshed) {
                 return Err(JwtFault::KeyNotFetched(fault));
             }
@@ -242,29 +273,56 @@ impl JwtVerifier {
             Lookup::NoKeysYet => return Err(JwtFault::NoKeysYet),
             Lookup::TooOld => return Err(JwtFault::KeysTooOld),
         };
+        #[cfg(test)]
+        tests::VERIFIED.set(tests::VERIFIED.get() + 1);
         let claims = decode::<Claims>(token, &key, validation).map_err(|error| fault(error.kind()))?.claims;
+        let now = self.now();
         if let Some(max_lifetime) = self.max_lifetime {
-            check_lifetime(&claims, max_lifetime)?;
+            check_lifetime(&claims, max_lifetime, now)?;
         }
         if !name::is_plain_name(&claims.sub) {
             return Err(JwtFault::Subject);
         }
         let name = Arc::from(format!("{}{}", self.prefix, claims.sub));
-        Ok(Caller { name, proof: self.proof.clone() })
+        let caller = Caller { name, proof: self.proof.clone() };
+        if let Some(keys) = generation {
+            let validity = claims.validity(self.max_lifetime.is_some());
+            let token = VerifiedToken { digest, caller: caller.clone(), keys, validity };
+            self.verified.remember(token, Conditions { keys, now });
+        }
+        Ok(caller)
+    }
+}
+
+impl Claims {
+    /// When the token is valid, or shorter by fractions of a second.
+    fn validity(&self, is_iat_checked: bool) -> Validity {
+        let time = |claim: &Value| claim.as_f64().unwrap_or_default();
+        let nbf = time(&self.nbf);
+        let earliest = if is_iat_checked { nbf.max(time(&self.iat)) } else { nbf };
+        Validity {
+            from: whole_seconds(earliest.ceil()).saturating_sub(LEEWAY_SECONDS),
+            until: whole_seconds(time(&self.exp).floor()).saturating_add(LEEWAY_SECONDS),
+        }
     }
 }
 
 /// Times of RFC 7519 are numbers of seconds, with or without a fraction.
-fn check_lifetime(claims: &Claims, max: Duration) -> Result<(), JwtFault> {
+fn check_lifetime(claims: &Claims, max: Duration, now: u64) -> Result<(), JwtFault> {
     let (Some(iat), Some(exp)) = (claims.iat.as_f64(), claims.exp.as_f64()) else {
         return Err(JwtFault::Lifetime);
     };
-    let since_1970 = clock::unix_seconds(WallClock::system().now()).saturating_add(LEEWAY_SECONDS);
     // Issued in the future, it would be valid for longer than it appears to be.
-    if iat > Duration::from_secs(since_1970).as_secs_f64() {
+    if iat > Duration::from_secs(now.saturating_add(LEEWAY_SECONDS)).as_secs_f64() {
         return Err(JwtFault::NotYetValid);
     }
     if exp - iat <= max.as_secs_f64() { Ok(()) } else { Err(JwtFault::Lifetime) }
+}
+
+/// Seconds since 1970, within the years that a timestamp can represent.
+fn whole_seconds(seconds: f64) -> u64 {
+    let within = seconds.clamp(0.0, clock::MAX_TIMESTAMP.as_secs_f64());
+    Duration::try_from_secs_f64(within).unwrap_or_default().as_secs()
 }
 
 /// Compares media types without regard to case; `application/` may be left out of those

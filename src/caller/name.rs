@@ -12,9 +12,9 @@ const MAX_DNS_NAME_BYTES: usize = 253;
 /// Maximum length of one of its labels in bytes.
 const MAX_DNS_LABEL_BYTES: usize = 63;
 /// Maximum length of a JWT's subject, or of a bearer token's name, in bytes.
-const MAX_PLAIN_NAME_BYTES: usize = 255;
+pub(super) const MAX_PLAIN_NAME_BYTES: usize = 255;
 /// Maximum length of the name of a JWT issuer, in bytes.
-const MAX_ISSUER_NAME_BYTES: usize = 63;
+pub(super) const MAX_ISSUER_NAME_BYTES: usize = 63;
 
 /// Why a certificate, or the header of a proxy about one, has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -165,6 +165,25 @@ async fn a_header_from_a_peer_that_may_not_send_it_identifies_nobody() {
 }
 
 #[tokio::test]
+async fn proxy_can_name_many_callers_on_one_connection_and_each_call_has_its_own() {
+    let all = Everything::new(ForwardedHeader::Xfcc);
+    let connection = plaintext(LOOPBACK);
+    for _ in 0..3 {
+        for number in 0..20 {
+            let told = [("x-forwarded-client-cert", &*format!("URI=spiffe://td/{number}"))];
+            let expected = saw(&format!("forwarded spiffe://td/{number}"));
+            assert_eq!(all.sees(&connection, &told).await, expected);
+            assert_eq!(all.sees(&connection, &told).await, expected);
+        }
+        // What was asserted before is of no use to a call that asserts nothing, or nothing valid.
+        assert_eq!(all.sees(&connection, &[]).await, saw("none anonymous"));
+        let malformed = [("x-forwarded-client-cert", "URI=spiffe://td/19;")];
+        let fault = CallerError::InvalidForwarded(ForwardedFault::Malformed);
+        assert_eq!(all.sees(&connection, &malformed).await, Err(fault));
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_may_tell_is_exactly_one() {
     let from = vec![ForwardedFrom::Address("192.0.2.7".parse().unwrap())];
     let forwarded = Some(ForwardedSettings { header: ForwardedHeader::L5dClientId, from });

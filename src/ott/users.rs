@@ -1,5 +1,8 @@
 //! Sets of users, as access rules name them.
+//!
+//! How users are matched against the patterns of many rules at once is decided in `access`.
 
+#[cfg(test)]
 use wildmatch::WildMatch;
 
 use super::{
@@ -16,19 +19,16 @@ pub enum Users {
     Listed(Vec<SubjectPattern>),
 }
 
+#[cfg(test)]
 impl Users {
-    /// Returns whether the user is one of them.
-    #[must_use]
-    pub fn contain(&self, user: &Subject) -> bool {
+    /// Returns whether the user is one of them: one pattern after the other, as documented.
+    pub(crate) fn contain(&self, user: &Subject) -> bool {
         match self {
             Self::All => true,
             Self::Listed(patterns) => patterns.iter().any(|pattern| pattern.matches(user)),
         }
     }
-}
 
-#[cfg(test)]
-impl Users {
     /// Those users of one kind.
     pub(crate) fn listed(kind: SubjectKind, patterns: &[&str]) -> Self {
         let pattern = |text: &&str| SubjectPattern::new(kind, text).expect("a pattern");
@@ -45,9 +45,22 @@ impl Users {
 pub struct SubjectPattern {
     kind: SubjectKind,
     text: Box<str>,
-    glob: WildMatch,
+    glob: Box<str>,
     /// For user ids with wildcards: UUIDs are compared without regard to case.
-    uuid_glob: Option<WildMatch>,
+    uuid_glob: Option<Box<str>>,
+}
+
+/// What the canonical form of a user is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectForm {
+    /// A folded login.
+    Login,
+    /// An external id.
+    ExternalId,
+    /// A user id that is a UUID.
+    Uuid,
+    /// Any other user id.
+    OpaqueUserId,
 }
 
 impl SubjectPattern {
@@ -60,15 +73,17 @@ impl SubjectPattern {
         check_characters(kind, text)?;
         let has_wildcard = text.contains(['*', '?']);
         let (glob, uuid_glob) = match kind {
-            SubjectKind::ExternalId => (WildMatch::new(text), None),
+            SubjectKind::ExternalId => (text.into(), None),
             SubjectKind::Login => {
                 if folds_into_ascii(text) || text.contains(super::canonical::IDEOGRAPHIC_FULL_STOP) {
                     return Err(InvalidSubject::FormOfAscii);
                 }
-                (WildMatch::new(&fold_login(text)), None)
+                (fold_login(text).into(), None)
             }
-            SubjectKind::UserId if has_wildcard => (WildMatch::new(text), Some(WildMatch::new(&fold(text)))),
-            SubjectKind::UserId => (WildMatch::new(uuid(&fold(text)).as_deref().unwrap_or(text)), None),
+            SubjectKind::UserId if has_wildcard => (text.into(), Some(fold(text).into())),
+            SubjectKind::UserId => {
+                (uuid(&fold(text)).map_or_else(|| text.into(), String::into_boxed_str), None)
+            }
         };
         Ok(Self { kind, text: text.into(), glob, uuid_glob })
     }
@@ -85,12 +100,47 @@ impl SubjectPattern {
         &self.text
     }
 
+    /// Returns the globs that decide, each with the form of users that it is for. In a glob, `*`
+    /// is any run of characters and `?` is one character; nothing escapes them.
+    pub fn globs(&self) -> impl Iterator<Item = (SubjectForm, &str)> {
+        let glob = &*self.glob;
+        let (form, uuid_glob) = match self.kind {
+            SubjectKind::Login => (SubjectForm::Login, None),
+            SubjectKind::ExternalId => (SubjectForm::ExternalId, None),
+            SubjectKind::UserId => {
+                (SubjectForm::OpaqueUserId, Some(self.uuid_glob.as_deref().unwrap_or(glob)))
+            }
+        };
+        [(form, glob)].into_iter().chain(uuid_glob.map(|glob| (SubjectForm::Uuid, glob)))
+    }
+
+    #[cfg(test)]
     fn matches(&self, user: &Subject) -> bool {
-        if self.kind != user.kind() || user.folds_into_ascii() {
-            return false;
+        let is_for =
+            |(form, glob)| user.form() == Some(form) && WildMatch::new(glob).matches(user.canonical());
+        self.globs().any(is_for)
+    }
+}
+
+impl SubjectForm {
+    /// All forms.
+    pub const ALL: [Self; 4] = [Self::Login, Self::ExternalId, Self::Uuid, Self::OpaqueUserId];
+}
+
+impl Subject {
+    /// Returns the form of the user that patterns are compared with; `None` if no pattern matches
+    /// the user.
+    #[must_use]
+    pub const fn form(&self) -> Option<SubjectForm> {
+        if self.folds_into_ascii() {
+            return None;
         }
-        let uuid_glob = self.uuid_glob.as_ref().filter(|_| user.is_uuid());
-        uuid_glob.unwrap_or(&self.glob).matches(user.canonical())
+        Some(match self.kind() {
+            SubjectKind::Login => SubjectForm::Login,
+            SubjectKind::ExternalId => SubjectForm::ExternalId,
+            SubjectKind::UserId if self.is_uuid() => SubjectForm::Uuid,
+            SubjectKind::UserId => SubjectForm::OpaqueUserId,
+        })
     }
 }
 

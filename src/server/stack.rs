@@ -153,11 +153,11 @@ impl CallStack {
                 }
                 return Err(Failure::new(Reason::MethodUnknown));
             };
-            let admission = self.access.admits(Arc::clone(&policy), &caller, operation);
-            if admission.as_ref().err().is_none_or(Denied::names_caller) {
+            let share = self.access.check_method(&policy, &caller, operation);
+            if share.as_ref().err().is_none_or(Denied::names_caller) {
                 peer.recognition().set();
             }
-            let share = admission?.max_in_flight();
+            let (share, policy) = (share?, policy.into_shared());
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
@@ -216,6 +216,7 @@ impl CallStack {
                 // A stream: it has no complete body to wait for.
                 let share = self.access.max_in_flight(&policy, &caller);
                 let in_flight = self.gate.admit(&self.holder(&caller, peer), share)?;
+                let policy = policy.into_shared();
                 let (call, span) = (call.clone(), CallSpan::default());
                 Ok(self.handle(request, peer, Admitted { call, caller, policy, span, in_flight }).await)
             })

@@ -218,13 +218,21 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
         (line.contains("call failed") && line.contains("the JWT is not valid: it has expired")).then_some(())
     });
 
-    // A new key in the file is believed within 10 s, the old one no more.
+    // A new key in the file is believed within 10 s, the old one no more, not even for a token
+    // that has been used all the time.
     let new = Issuer::new("k2");
+    let (used, old) = (issuer.bearer(json!({})), issuer.bearer(json!({ "sub": "other" })));
+    for _ in 0..3 {
+        assert_eq!(issued(&channel, &[("authorization", &used)]).await, "OK");
+        assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
+    }
     write(gateway.folder(), "jwks.json", &new.jwks());
-    let (new, old) = (new.bearer(json!({})), issuer.bearer(json!({})));
+    let new = new.bearer(json!({}));
     let is_believed = async || issued(&channel, &[("authorization", &new)]).await == "OK";
     until("the new key is believed", is_believed).await;
-    assert_eq!(issued(&channel, &[("authorization", &old)]).await, UNKNOWN);
+    for withdrawn in [used, old] {
+        assert_eq!(issued(&channel, &[("authorization", &withdrawn)]).await, UNKNOWN);
+    }
 }
 
 /// What an issuer's HTTP server answers, and how often it was asked.

@@ -22,14 +22,30 @@ fn login(text: &str) -> Subject {
     subject(Login, text)
 }
 
-fn decide(rules: &Rules, caller: &str, api_client: &str, user: &Subject) -> Result<(), AccessDenial> {
-    let question =
-        Question { caller, operation: Operation::IssueOtt, api_client: Some(api_client), user: Some(user) };
-    rules.decide(question).map(|_| ())
+/// The position of the rule that decides on a call.
+fn decide(
+    rules: &Rules,
+    caller: &str,
+    operation: Operation,
+    api_client: &str,
+    user: Option<&Subject>,
+) -> Result<usize, AccessDenial> {
+    let admitting = rules.admitting(caller, operation)?;
+    let allowing = rules.allowing(&admitting, api_client, user)?;
+    Ok(allowing.first().expect("at least one rule"))
+}
+
+fn decide_issue(
+    rules: &Rules,
+    caller: &str,
+    api_client: &str,
+    user: &Subject,
+) -> Result<usize, AccessDenial> {
+    decide(rules, caller, Operation::IssueOtt, api_client, Some(user))
 }
 
 fn allows(settings: &[RuleSettings], caller: &str, user: &Subject) -> bool {
-    decide(&Rules::try_new(settings.to_vec()).unwrap(), caller, "eu2", user).is_ok()
+    decide_issue(&Rules::try_new(settings.to_vec()).unwrap(), caller, "eu2", user).is_ok()
 }
 
 #[test]
@@ -140,7 +156,8 @@ fn a_denial_tells_how_close_the_closest_rule_came() {
     ])
     .unwrap();
     let user = login("john@mysite.com");
-    assert_eq!(decide(&rules, "dns:b", "eu2", &user), Ok(()));
+    let decide = decide_issue;
+    assert_eq!(decide(&rules, "dns:b", "eu2", &user), Ok(1));
     assert_eq!(decide(&rules, "dns:c", "eu2", &user), Err(AccessDenial::Caller));
     assert_eq!(decide(&rules, "dns:a", "eu2", &user), Err(AccessDenial::Method));
     assert_eq!(decide(&rules, "dns:b", "us1", &user), Err(AccessDenial::ApiClient));
@@ -178,46 +195,96 @@ fn an_explanation_names_the_rule_that_decides() {
     assert_eq!(explain("spiffe://td/x", "john@elsewhere").deciding_rule(), Some(3));
 }
 
-/// What `docs/configuration.md` says of rules, written as plainly as possible.
-fn plainly_allows(rule: &RuleSettings, question: Question<'_>) -> bool {
-    fn glob(pattern: &[char], text: &[char]) -> bool {
-        match (pattern, text) {
+/// A call, with the names of the user that are known.
+struct PlainCall<'a> {
+    caller: &'a str,
+    operation: Operation,
+    api_client: &'a str,
+    user: Option<&'a Subject>,
+}
+
+/// What `docs/configuration.md` says of globs, written as plainly as possible.
+fn plainly_matches(glob: &str, text: &str) -> bool {
+    fn matches(glob: &[char], text: &[char]) -> bool {
+        match (glob, text) {
             ([], []) => true,
-            (['*', rest @ ..], _) => glob(rest, text) || (!text.is_empty() && glob(pattern, &text[1..])),
-            (['?', rest @ ..], [_, text @ ..]) => glob(rest, text),
-            ([one, rest @ ..], [c, text @ ..]) => one == c && glob(rest, text),
+            (['*', rest @ ..], _) => matches(rest, text) || (!text.is_empty() && matches(glob, &text[1..])),
+            (['?', rest @ ..], [_, text @ ..]) => matches(rest, text),
+            ([one, rest @ ..], [c, text @ ..]) => one == c && matches(rest, text),
             _ => false,
         }
     }
-    let any = |globs: &Option<Vec<String>>, text: &str| {
-        let text: Vec<char> = text.chars().collect();
-        globs.iter().flatten().any(|one| glob(&one.chars().collect::<Vec<_>>(), &text))
-    };
-    let caller = if question.caller == "anonymous" {
+    matches(&glob.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
+}
+
+/// What it says of rules: the first part of a call that a rule is not for.
+fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDenial> {
+    let any = |globs: &[String], text: &str| globs.iter().any(|glob| plainly_matches(glob, text));
+    if !plainly_names(rule, call.caller) {
+        Some(AccessDenial::Caller)
+    } else if rule.methods.as_ref().is_some_and(|named| !named.contains(&call.operation)) {
+        Some(AccessDenial::Method)
+    } else if rule.api_clients.as_ref().is_some_and(|globs| !any(globs, call.api_client)) {
+        Some(AccessDenial::ApiClient)
+    } else if call.user.is_some_and(|user| !rule.users.contain(user)) {
+        Some(AccessDenial::User)
+    } else {
+        None
+    }
+}
+
+fn plainly_names(rule: &RuleSettings, caller: &str) -> bool {
+    if caller == "anonymous" {
         rule.callers.iter().any(|entry| entry == "anonymous")
     } else {
-        any(&Some(rule.callers.clone()), question.caller)
-    };
-    let method =
-        rule.methods.is_none() || rule.methods.iter().flatten().any(|one| *one == question.operation);
-    let api_client = rule.api_clients.is_none() || any(&rule.api_clients, question.api_client.unwrap());
-    let user = question.user.is_none_or(|user| rule.users.contain(user));
-    caller && method && api_client && user
+        rule.callers.iter().any(|glob| plainly_matches(glob, caller))
+    }
+}
+
+/// The first rule that allows a call; else the furthest that any rule came.
+fn plain_decision(rules: &[RuleSettings], call: &PlainCall<'_>) -> Result<usize, AccessDenial> {
+    let mismatches: Vec<_> = rules.iter().map(|rule| plain_mismatch(rule, call)).collect();
+    let first = mismatches.iter().position(Option::is_none);
+    first.ok_or_else(|| mismatches.into_iter().flatten().max().unwrap_or(AccessDenial::Caller))
 }
 
 fn any_list() -> impl Strategy<Value = Option<Vec<String>>> {
     prop::option::of(prop::collection::vec("[aAb*?]{1,4}", 1..3))
 }
 
+const KINDS: [SubjectKind; 3] = [Login, ExternalId, UserId];
+/// A user id that has several spellings.
+const UUID: &str = "a0b1c2d3-e4f5-4a6b-8c7d-9e0f1a2b3c4d";
+
 fn any_users() -> impl Strategy<Value = Users> {
-    let pattern = (prop::sample::select(vec![Login, ExternalId, UserId]), "[aAb*?]{1,4}")
+    let text = prop_oneof![
+        8 => "[aAb*?]{1,4}",
+        1 => prop::sample::select(vec![UUID, "A0B1*", "a0b1*", "A0B1C2D3-E4F5-4A6B-8C7D-9E0F1A2B3C4D", "*4d"])
+            .prop_map(str::to_owned),
+    ];
+    let pattern = (prop::sample::select(KINDS.to_vec()), text)
         .prop_map(|(kind, text)| SubjectPattern::new(kind, &text).unwrap());
     prop_oneof![Just(Users::All), prop::collection::vec(pattern, 0..4).prop_map(Users::Listed)]
 }
 
+fn any_user() -> impl Strategy<Value = Subject> {
+    let text = prop_oneof![
+        8 => "[aAb]{1,3}",
+        // Letters that are a form of ASCII letters: no pattern matches.
+        1 => "[a\u{ff41}]{1,2}",
+        1 => prop::sample::select(vec![UUID, "{A0B1C2D3-E4F5-4A6B-8C7D-9E0F1A2B3C4D}"]).prop_map(str::to_owned),
+    ];
+    (prop::sample::select(KINDS.to_vec()), text).prop_map(|(kind, text)| subject(kind, &text))
+}
+
 fn any_rule() -> impl Strategy<Value = RuleSettings> {
     let callers = prop::collection::vec(
-        prop_oneof![Just("anonymous".to_owned()), "(dns:|jwt:)[ab*?]{1,3}", Just("*".to_owned())],
+        prop_oneof![
+            Just("anonymous".to_owned()),
+            "(dns:|jwt:)[ab*?]{1,3}",
+            Just("*".to_owned()),
+            "\\*[ab]{1,2}"
+        ],
         1..3,
     );
     let methods = prop::option::of(prop::sample::subsequence(
@@ -229,28 +296,65 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
     })
 }
 
+/// Few rules, or more than a word of a set has room for.
+fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
+    prop_oneof![7 => prop::collection::vec(any_rule(), 1..5), 1 => prop::collection::vec(any_rule(), 60..80)]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
+    /// The index and a scan of all rules decide the same, with the same rule or the same denial.
     #[test]
-    fn a_call_is_allowed_exactly_if_some_rule_allows_it(
-        settings in prop::collection::vec(any_rule(), 1..4),
-        caller in prop_oneof![Just("anonymous".to_owned()), "(dns:|jwt:)[ab]{1,3}"],
+    fn index_decides_as_a_scan_of_all_rules_does(
+        settings in any_rules(),
+        caller in prop_oneof![1 => Just("anonymous".to_owned()), 6 => "(dns:|jwt:)[ab]{1,3}"],
         api_client in "[aAb]{1,3}",
-        user in (0..4_usize, "[aAb]{1,3}"),
+        user in prop::option::of(any_user()),
     ) {
-        let kind = [Login, ExternalId, UserId].get(user.0);
-        let user = kind.map(|&kind| subject(kind, &user.1));
         let operation = if user.is_some() { Operation::IssueOtt } else { Operation::LoginWithOtt };
-        let question =
-            Question { caller: &caller, operation, api_client: Some(&api_client), user: user.as_ref() };
-        let first = settings.iter().position(|rule| plainly_allows(rule, question));
-        let rules = Rules::try_new(settings).unwrap();
+        let call = PlainCall { caller: &caller, operation, api_client: &api_client, user: user.as_ref() };
+        let expected = plain_decision(&settings, &call);
+        let rules = Rules::try_new(settings.clone()).unwrap();
 
-        prop_assert_eq!(rules.decide(question).is_ok(), first.is_some());
+        prop_assert_eq!(decide(&rules, &caller, operation, &api_client, user.as_ref()), expected);
         let explanation = rules.explain(&caller, operation, &api_client, user.as_ref());
-        prop_assert_eq!(explanation.deciding_rule(), first.map(|index| index + 1));
-        let admission = Question { api_client: None, user: None, ..question };
-        prop_assert!(first.is_none() || rules.decide(admission).is_ok(), "what is allowed is admitted first");
+        prop_assert_eq!(explanation.deciding_rule(), expected.ok().map(|position| position + 1));
+        for (line, rule) in explanation.to_string().lines().zip(&settings) {
+            let denies = plain_mismatch(rule, &call).is_some();
+            prop_assert_eq!(line.contains(" is for other") || line.contains(" is not for"), denies, "{}", line);
+        }
+        let named = settings.iter().position(|rule| plainly_names(rule, &caller));
+        prop_assert_eq!(rules.index.of_caller(&caller).first(), named);
+        prop_assert_eq!(rules.mention(&caller), named.is_some());
+        prop_assert!(expected.is_err() || rules.admitting(&caller, operation).is_ok(), "what is allowed is admitted first");
+    }
+
+    /// The users of a login are compared once the account is known, with any of the rules that
+    /// allow the login.
+    #[test]
+    fn account_of_a_login_is_allowed_exactly_if_some_rule_allows_it(
+        settings in any_rules(),
+        caller in "(dns:|jwt:)[ab]{1,3}",
+        api_client in "[aAb]{1,3}",
+        names in prop::collection::vec(any_user(), 0..3),
+    ) {
+        let operation = Operation::LoginWithOtt;
+        let rules = Rules::try_new(settings.clone()).unwrap();
+        let allows = |user: Option<&Subject>| {
+            let call = PlainCall { caller: &caller, operation, api_client: &api_client, user };
+            settings.iter().filter(|rule| plain_mismatch(rule, &call).is_none()).cloned().collect::<Vec<_>>()
+        };
+        let Ok(allowing) = rules.admitting(&caller, operation)
+            .and_then(|admitting| rules.allowing(&admitting, &api_client, None))
+        else {
+            prop_assert!(allows(None).is_empty());
+            return Ok(());
+        };
+        let is_for_all = allows(None).iter().any(|rule| rule.users == Users::All);
+        prop_assert_eq!(rules.any_for_all_users(&allowing), is_for_all);
+        for name in &names {
+            prop_assert_eq!(rules.any_for_user(&allowing, name), !allows(Some(name)).is_empty());
+        }
     }
 }

@@ -115,7 +115,7 @@ async fn next_fetch_after_failures(ring: &KeyRing) {
 }
 
 fn has(ring: &KeyRing, id: &str) -> bool {
-    matches!(ring.find(Algorithm::ES256, Some(id)), Lookup::Found(_))
+    matches!(ring.find(Algorithm::ES256, Some(id)).0, Lookup::Found(_))
 }
 
 fn key(id: &str) -> SigningKey {
@@ -136,7 +136,7 @@ async fn the_first_callers_wait_for_the_first_fetch_and_share_it() {
     while issuer.fetches() == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")), Lookup::NoKeysYet));
+    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")).0, Lookup::NoKeysYet));
     drop(held);
     for waiter in waiters {
         assert!(waiter.await.unwrap());
@@ -276,7 +276,7 @@ async fn an_issuer_that_never_answers_is_given_up_on_and_tried_again() {
     let ended = ring.demand.as_ref().unwrap().ends();
     later(FETCH_TIMEOUT).await;
     next_end(ended.clone()).await;
-    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")), Lookup::NoKeysYet));
+    assert!(matches!(ring.find(Algorithm::ES256, Some("k1")).0, Lookup::NoKeysYet));
     drop(held);
     let ended = ring.demand.as_ref().unwrap().ends();
     later(Duration::from_secs(1)).await;
@@ -421,7 +421,7 @@ async fn keys_that_cannot_be_fetched_again_prove_nothing_after_their_maximum_age
     let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
     let (ring, mut refresh) = JwksRefresh::start(source, of(&metrics)).unwrap();
     let good = || Ok(jwks(&[&key("k1")]));
-    let find = || ring.find(Algorithm::ES256, Some("k1"));
+    let find = || ring.find(Algorithm::ES256, Some("k1")).0;
     refresh.take(good());
     tokio::time::advance(MAX_AGE).await;
     refresh.take(Err(FetchFault::Status(503)));
@@ -461,8 +461,30 @@ async fn age_is_that_of_the_clock_that_shows_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn generation_of_keys_changes_with_the_keys_and_ends_with_their_age() {
+    let (one, other) = (jwks(&[&key("k1")]), jwks(&[&key("k1")]));
+    let ring = KeyRing::fixed(&one, Some(MAX_AGE));
+    let first = ring.generation();
+    assert!(first.is_some());
+    assert_eq!(ring.find(Algorithm::ES256, Some("k1")).1, first);
+    ring.replace(&one);
+    assert_eq!(ring.generation(), first, "the same keys, fetched again");
+    ring.replace(&other);
+    let second = ring.generation();
+    assert!(second.is_some() && second != first, "another key of the same name");
+    ring.replace(&one);
+    let third = ring.generation();
+    assert!(third.is_some() && third != second && third != first, "keys that come back are new");
+    tokio::time::advance(MAX_AGE + Duration::from_secs(1)).await;
+    assert_eq!(ring.generation(), None, "too old");
+    ring.replace(&one);
+    assert_eq!(ring.generation(), third);
+    assert_eq!(KeyRing::new(None, None).generation(), None, "no keys yet");
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_in_a_file_have_no_maximum_age() {
-    let ring = KeyRing::fixed(&jwks(&[&key("k1")]));
+    let ring = KeyRing::fixed(&jwks(&[&key("k1")]), None);
     tokio::time::advance(Duration::from_hours(24 * 365)).await;
     assert!(has(&ring, "k1"));
 }

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::{WallClock, unix_seconds};
 
+mod remembered;
+pub(super) use remembered::VERIFIED;
+
 pub(in crate::caller) const ISSUER: &str = "https://issuer.example";
 pub(in crate::caller) const AUDIENCE: &str = "ott-gateway";
 
@@ -96,7 +99,11 @@ fn in_seconds(seconds: i64) -> i64 {
 }
 
 fn verifier(jwks: &[u8]) -> JwtVerifier {
-    JwtVerifier::new(settings(), KeyRing::fixed(jwks))
+    verifier_of(settings(), jwks)
+}
+
+fn verifier_of(settings: JwtSettings, jwks: &[u8]) -> JwtVerifier {
+    JwtVerifier::new(settings, KeyRing::fixed(jwks, None), VerifiedTokens::new(1))
 }
 
 /// The issuer of these tests, whose keys are given to the verifier as they are.
@@ -116,7 +123,8 @@ fn waiters() -> KeyWaiters {
 }
 
 async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFault> {
-    verifier.verify(token, &waiters(), None).await.map(|caller| caller.name().to_string())
+    let verified = verifier.verify(token, TokenDigest::of(token), &waiters(), None).await;
+    verified.map(|caller| caller.name().to_string())
 }
 
 /// A token with that header, signed by nobody.
@@ -255,7 +263,7 @@ async fn a_configured_type_is_compared_as_a_media_type() {
     };
     for configured in ["at+jwt", "application/at+jwt", "AT+JWT"] {
         let settings = JwtSettings { typ: Some(configured.to_owned()), ..settings() };
-        let verifier = JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[&key])));
+        let verifier = verifier_of(settings, &jwks(&[&key]));
         for typ in ["at+jwt", "AT+jwt", "application/at+jwt", "Application/AT+JWT"] {
             let name = verified(&verifier, &signed(Some(typ))).await;
             assert_eq!(name.as_deref(), Ok("jwt:portal"), "{configured} {typ}");
@@ -277,7 +285,7 @@ async fn a_configured_type_is_compared_as_a_media_type() {
 async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
-    let verifier = JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[&key])));
+    let verifier = verifier_of(settings, &jwks(&[&key]));
     // Read once: the next second may begin between two readings.
     let now = in_seconds(0);
     for (changes, outcome) in [
@@ -316,7 +324,7 @@ impl Two {
         let named = |name: &str, issuer: &str, key| {
             let settings =
                 JwtSettings { name: Some(Arc::from(name)), issuer: issuer.to_owned(), ..settings() };
-            JwtVerifier::new(settings, KeyRing::fixed(&jwks(&[key])))
+            verifier_of(settings, &jwks(&[key]))
         };
         let [one, other] = &keys;
         let verifiers = JwtVerifiers {

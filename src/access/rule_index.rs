@@ -1,0 +1,106 @@
+//! Which rules are for a part of a call, without asking each rule.
+//!
+//! For each part of a call there is the set of the rules that are for it; the rules that allow
+//! the call are what these sets have in common. What follows from that is decided in `rules`.
+
+use super::{RuleSettings, glob_index::GlobIndex, pattern::ANONYMOUS, rule_set::RuleSet};
+use crate::{
+    call::Operation,
+    ott::{Subject, SubjectForm, Users},
+};
+
+/// The index of a set of rules, by each part of a call.
+#[derive(Debug)]
+pub(super) struct RuleIndex {
+    /// The number of rules.
+    rules: usize,
+    callers: GlobIndex,
+    issue: RuleSet,
+    login: RuleSet,
+    api_clients: GlobIndex,
+    any_api_client: RuleSet,
+    users: Vec<(SubjectForm, GlobIndex)>,
+    all_users: RuleSet,
+}
+
+impl RuleIndex {
+    pub(super) fn new(rules: &[RuleSettings]) -> Self {
+        let globs_of = |of: &dyn Fn(&RuleSettings) -> &[String]| {
+            let globs = (0..)
+                .zip(rules)
+                .flat_map(|(rule, settings)| of(settings).iter().map(move |glob| (&**glob, rule)));
+            GlobIndex::new(&globs.collect::<Vec<_>>())
+        };
+        let is_for = |operation| {
+            let is_for = move |rule: &RuleSettings| {
+                rule.methods.as_ref().is_none_or(|named| named.contains(&operation))
+            };
+            RuleSet::of(rules.iter().map(is_for))
+        };
+        let patterns = (0..).zip(rules).flat_map(|(rule, settings)| {
+            let listed = match &settings.users {
+                Users::All => &[][..],
+                Users::Listed(patterns) => patterns,
+            };
+            listed.iter().map(move |pattern| (pattern, rule))
+        });
+        let patterns: Vec<_> = patterns.collect();
+        let users = |form| {
+            let globs = patterns.iter().flat_map(|(pattern, rule)| {
+                pattern.globs().filter(move |(other, _)| *other == form).map(move |(_, glob)| (glob, *rule))
+            });
+            (form, GlobIndex::new(&globs.collect::<Vec<_>>()))
+        };
+        Self {
+            rules: rules.len(),
+            callers: globs_of(&|rule| &rule.callers),
+            issue: is_for(Operation::IssueOtt),
+            login: is_for(Operation::LoginWithOtt),
+            api_clients: globs_of(&|rule| rule.api_clients.as_deref().unwrap_or_default()),
+            any_api_client: RuleSet::of(rules.iter().map(|rule| rule.api_clients.is_none())),
+            users: SubjectForm::ALL.into_iter().map(users).collect(),
+            all_users: RuleSet::of(rules.iter().map(|rule| rule.users == Users::All)),
+        }
+    }
+
+    /// The rules that name a caller. `anonymous` must be named in full; no glob matches it.
+    pub(super) fn of_caller(&self, caller: &str) -> RuleSet {
+        let mut found = RuleSet::none(self.rules);
+        if caller == ANONYMOUS {
+            self.callers.find_literal(caller, &mut found);
+        } else {
+            self.callers.find(caller, &mut found);
+        }
+        found
+    }
+
+    /// The rules for a method.
+    pub(super) const fn of_method(&self, operation: Operation) -> &RuleSet {
+        match operation {
+            Operation::IssueOtt => &self.issue,
+            Operation::LoginWithOtt => &self.login,
+        }
+    }
+
+    /// The rules for an API client of that name.
+    pub(super) fn of_api_client(&self, name: &str) -> RuleSet {
+        let mut found = self.any_api_client.clone();
+        self.api_clients.find(name, &mut found);
+        found
+    }
+
+    /// The rules for a user.
+    pub(super) fn of_user(&self, user: &Subject) -> RuleSet {
+        let mut found = self.all_users.clone();
+        let form = user.form();
+        if let Some((_, patterns)) = self.users.iter().find(|(other, _)| form == Some(*other)) {
+            patterns.find(user.canonical(), &mut found);
+        }
+        found
+    }
+
+    /// The rules for all users.
+    pub(super) const fn of_all_users(&self) -> &RuleSet {
+        &self.all_users
+    }
+}

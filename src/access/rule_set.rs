@@ -1,0 +1,118 @@
+//! Sets of rules, by the position of each rule.
+
+use smallvec::{SmallVec, smallvec};
+
+const WORD_BITS: usize = u64::BITS as usize;
+/// Words that need no allocation: 256 rules.
+const INLINE_WORDS: usize = 4;
+
+/// A set of rules: a bit for each. Sets that are combined belong to the same rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RuleSet(SmallVec<[u64; INLINE_WORDS]>);
+
+/// A set of rules that is small if it contains few: its words that are not empty, with their
+/// positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RuleList(Vec<(usize, u64)>);
+
+impl RuleSet {
+    /// The empty set, for that number of rules.
+    pub(super) fn none(rules: usize) -> Self {
+        Self(smallvec![0; rules.div_ceil(WORD_BITS)])
+    }
+
+    /// Those of the rules that are true.
+    pub(super) fn of(rules: impl ExactSizeIterator<Item = bool>) -> Self {
+        let mut set = Self::none(rules.len());
+        for (rule, is_in) in rules.enumerate() {
+            if let Some(word) = set.0.get_mut(rule / WORD_BITS) {
+                *word |= u64::from(is_in) << (rule % WORD_BITS);
+            }
+        }
+        set
+    }
+
+    /// Adds rules.
+    pub(super) fn add(&mut self, rules: &RuleList) {
+        for &(position, bits) in &rules.0 {
+            if let Some(word) = self.0.get_mut(position) {
+                *word |= bits;
+            }
+        }
+    }
+
+    /// Removes the rules that are not in the other set.
+    pub(super) fn retain(&mut self, others: &Self) {
+        for (word, others) in self.0.iter_mut().zip(&others.0) {
+            *word &= others;
+        }
+    }
+
+    pub(super) fn intersects(&self, others: &Self) -> bool {
+        self.0.iter().zip(&others.0).any(|(word, others)| word & others != 0)
+    }
+
+    pub(super) fn contains(&self, rule: usize) -> bool {
+        self.0.get(rule / WORD_BITS).is_some_and(|word| word >> (rule % WORD_BITS) & 1 == 1)
+    }
+
+    /// The position of the first rule.
+    pub(super) fn first(&self) -> Option<usize> {
+        let (position, word) = self.0.iter().enumerate().find(|(_, word)| **word != 0)?;
+        Some(position * WORD_BITS + usize::try_from(word.trailing_zeros()).unwrap_or_default())
+    }
+}
+
+impl RuleList {
+    /// Adds a rule, which is none of those before the last one.
+    pub(super) fn push(&mut self, rule: usize) {
+        let (position, bit) = (rule / WORD_BITS, 1 << (rule % WORD_BITS));
+        match self.0.last_mut() {
+            Some((last, bits)) if *last == position => *bits |= bit,
+            _ => self.0.push((position, bit)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(rules: usize, members: &BTreeSet<usize>) -> RuleSet {
+        let mut list = RuleList::default();
+        members.iter().for_each(|&rule| list.push(rule));
+        let mut set = RuleSet::none(rules);
+        set.add(&list);
+        set
+    }
+
+    proptest! {
+        #[test]
+        fn sets_of_rules_are_sets(
+            rules in 1..600_usize,
+            one in prop::collection::btree_set(0..600_usize, 0..40),
+            other in prop::collection::btree_set(0..600_usize, 0..40),
+        ) {
+            let within = |members: BTreeSet<usize>| -> BTreeSet<usize> {
+                members.into_iter().filter(|rule| *rule < rules).collect()
+            };
+            let (one, other) = (within(one), within(other));
+            let (left, right) = (set(rules, &one), set(rules, &other));
+            let both: BTreeSet<usize> = one.intersection(&other).copied().collect();
+            prop_assert_eq!(left.first(), one.first().copied());
+            prop_assert_eq!(left.intersects(&right), !both.is_empty());
+            let mut retained = left.clone();
+            retained.retain(&right);
+            prop_assert_eq!(&retained, &set(rules, &both));
+            for rule in 0..rules {
+                prop_assert_eq!(left.contains(rule), one.contains(&rule));
+            }
+            let flags: Vec<bool> = (0..rules).map(|rule| one.contains(&rule)).collect();
+            prop_assert_eq!(&RuleSet::of(flags.into_iter()), &left);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The tokens of one issuer that were verified recently, so that a caller that repeats its token
+//! pays for one signature check.
+//!
+//! Only tokens that have passed every check get here, and only what a later call needs is kept:
+//! the SHA-256 of the token, its caller, and what has to be checked again each time. Whether a
+//! token may be remembered, and what withdraws it, is decided in `jwt`.
+//!
+//! The memory is a table of fixed size, split into small sets, each for the digests that hash to
+//! it. Reading takes no lock and writes nothing that another worker reads. In a full set, the
+//! caller with the most tokens gives way, so that a caller with any number of tokens displaces
+//! mostly its own. A displaced token is verified in full again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::super::{Caller, jwks::KeyGeneration, name};
+
+/// Maximum number of tokens that are remembered, of all issuers together, unless there are more
+/// than [`MAX_TOKENS`] / [`WAYS`] issuers.
+pub(super) const MAX_TOKENS: usize = 4096;
+/// Places of a set. With fewer, tokens of several callers would more often share too small a set.
+const WAYS: usize = 8;
+/// Maximum memory of one remembered token, in bytes, without the allocator's overhead.
+const MAX_TOKEN_BYTES: usize = 512;
+
+/// `jwt:`, the issuer's name, `:` and the subject.
+const MAX_NAME_BYTES: usize = 4 + name::MAX_ISSUER_NAME_BYTES + 1 + name::MAX_PLAIN_NAME_BYTES;
+/// The counts of a reference-counted allocation.
+const COUNTS: usize = 2 * size_of::<usize>();
+const _: () = assert!(size_of::<VerifiedToken>() + MAX_NAME_BYTES + 2 * COUNTS <= MAX_TOKEN_BYTES);
+
+/// The SHA-256 of a token.
+///
+/// Digests are compared in variable time: what the time reveals about one does not help to find
+/// a token that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TokenDigest([u8; 32]);
+
+/// A token that has passed every check.
+#[derive(Clone, Debug)]
+pub(super) struct VerifiedToken {
+    pub(super) digest: TokenDigest,
+    pub(super) caller: Caller,
+    /// The keys that verified it.
+    pub(super) keys: KeyGeneration,
+    pub(super) validity: Validity,
+}
+
+/// When a token is valid, in whole seconds since 1970, both inclusive, with the leeway applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) from: u64,
+    pub(super) until: u64,
+}
+
+/// What is checked each time a token is seen again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conditions {
+    /// The keys in use.
+    pub(super) keys: KeyGeneration,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+}
+
+/// The remembered tokens of one issuer.
+pub(super) struct VerifiedTokens {
+    sets: Box<[Set]>,
+    /// Number of tokens that were ever stored.
+    stored: AtomicU64,
+}
+
+#[derive(Default)]
+struct Set {
+    /// A part of the digest in each place, so that most places need not be read. A tag that does
+    /// not belong to its token, because another thread is writing, only hides the token.
+    tags: [AtomicU32; WAYS],
+    places: [ArcSwapOption<Stored>; WAYS],
+}
+
+/// A remembered token, and how many were stored before it.
+struct Stored {
+    token: VerifiedToken,
+    number: u64,
+}
+
+impl TokenDigest {
+    pub(super) fn of(token: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Self(bytes)
+    }
+
+    /// Two numbers that are independent of each other.
+    fn hashes(self) -> (usize, u32) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        let set = u32::from_le_bytes([a, b, c, d]);
+        (usize::try_from(set).unwrap_or_default(), u32::from_le_bytes([e, f, g, h]))
+    }
+}
+
+impl VerifiedToken {
+    fn meets(&self, conditions: Conditions) -> bool {
+        self.keys == conditions.keys && (self.validity.from..=self.validity.until).contains(&conditions.now)
+    }
+}
+
+impl VerifiedTokens {
+    /// The memory of one of that many issuers, which have equal parts of it.
+    pub(super) fn new(issuers: usize) -> Self {
+        let sets = (MAX_TOKENS / WAYS / issuers.max(1)).max(1);
+        Self { sets: (0..sets).map(|_| Set::default()).collect(), stored: AtomicU64::default() }
+    }
+
+    /// Returns the caller that a token proves, if it is remembered and still valid.
+    pub(super) fn caller(&self, digest: TokenDigest, conditions: Conditions) -> Option<Caller> {
+        let (set, tag) = self.set(digest);
+        for (known, place) in set.tags.iter().zip(&set.places) {
+            if known.load(Ordering::Relaxed) == tag
+                && let Some(stored) = &*place.load()
+                && stored.token.digest == digest
+                && stored.token.meets(conditions)
+            {
+                return Some(stored.token.caller.clone());
+            }
+        }
+        None
+    }
+
+    /// Remembers a token, which must have passed every check.
+    pub(super) fn remember(&self, token: VerifiedToken, conditions: Conditions) {
+        let (set, tag) = self.set(token.digest);
+        let places: [Option<Arc<Stored>>; WAYS] = std::array::from_fn(|index| set.places[index].load_full());
+        let index = place_for(&places, &token, conditions);
+        let number = self.stored.fetch_add(1, Ordering::Relaxed);
+        set.places[index].store(Some(Arc::new(Stored { token, number })));
+        set.tags[index].store(tag, Ordering::Relaxed);
+    }
+
+    fn set(&self, digest: TokenDigest) -> (&Set, u32) {
+        let (hash, tag) = digest.hashes();
+        (&self.sets[hash % self.sets.len()], tag)
+    }
+
+    /// Number of tokens that are remembered now, valid or not.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sets.iter().flat_map(|set| &set.places).filter(|place| place.load().is_some()).count()
+    }
+}
+
+/// Where to remember a token: in the place of its predecessor with the same digest, in one that
+/// is empty or whose token is of no use, or in that of the oldest token of the caller that has
+/// the most.
+fn place_for(places: &[Option<Arc<Stored>>; WAYS], new: &VerifiedToken, conditions: Conditions) -> usize {
+    let is_free = |place: &Option<Arc<Stored>>| {
+        place
+            .as_ref()
+            .is_none_or(|stored| stored.token.digest == new.digest || !stored.token.meets(conditions))
+    };
+    if let Some(free) = places.iter().position(is_free) {
+        return free;
+    }
+    let tokens = || places.iter().flatten();
+    let of_caller = |caller: &Caller| tokens().filter(|stored| stored.token.caller == *caller).count();
+    let gives_way = |stored: &Stored| (of_caller(&stored.token.caller), u64::MAX - stored.number);
+    let fullest = (0..).zip(tokens()).max_by_key(|(_, stored)| gives_way(stored));
+    fullest.map_or(0, |(index, _)| index)
+}
+
+/// The contents are nobody's business.
+impl std::fmt::Debug for VerifiedTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifiedTokens").field("sets", &self.sets.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

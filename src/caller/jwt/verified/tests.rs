@@ -1,0 +1,179 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::caller::{
+    Proof,
+    jwks::KeyRing,
+    jwt::tests::{SigningKey, jwks},
+};
+
+const NOW: u64 = 1_000_000;
+
+/// The generations of keys before and after a change.
+fn generations() -> [KeyGeneration; 2] {
+    let key = || SigningKey::new("k1", jsonwebtoken::Algorithm::EdDSA);
+    let ring = KeyRing::fixed(&jwks(&[&key()]), None);
+    let first = ring.generation().unwrap();
+    ring.replace(&jwks(&[&key()]));
+    [first, ring.generation().unwrap()]
+}
+
+fn caller(number: usize) -> Caller {
+    Caller::for_test(&format!("jwt:{number}"), Proof::Jwt { issuer: None })
+}
+
+fn token(number: usize, owner: usize, keys: KeyGeneration) -> VerifiedToken {
+    VerifiedToken {
+        digest: TokenDigest::of(&number.to_string()),
+        caller: caller(owner),
+        keys,
+        validity: Validity { from: NOW - 100, until: NOW + 100 },
+    }
+}
+
+#[test]
+fn token_is_found_exactly_while_its_keys_are_in_use_and_its_times_are_valid() {
+    let [keys, other_keys] = generations();
+    let tokens = VerifiedTokens::new(1);
+    let now = Conditions { keys, now: NOW };
+    let shown = token(1, 7, keys);
+    assert_eq!(tokens.caller(shown.digest, now), None);
+    tokens.remember(shown.clone(), now);
+    assert_eq!(tokens.caller(shown.digest, now), Some(caller(7)));
+    assert_eq!(tokens.caller(TokenDigest::of("2"), now), None);
+    assert_eq!(tokens.caller(shown.digest, Conditions { keys: other_keys, ..now }), None);
+    for (now, is_valid) in [(NOW - 101, false), (NOW - 100, true), (NOW + 100, true), (NOW + 101, false)] {
+        let found = tokens.caller(shown.digest, Conditions { keys, now });
+        assert_eq!(found.is_some(), is_valid, "{now}");
+    }
+    // Nothing is removed: a clock that was set and set back costs no check.
+    assert_eq!(tokens.caller(shown.digest, now), Some(caller(7)));
+    tokens.remember(shown.clone(), now);
+    assert_eq!(tokens.len(), 1, "it takes one place, however often it is stored");
+}
+
+#[test]
+fn number_of_tokens_is_bounded_for_each_issuer_and_in_total() {
+    let [keys, _] = generations();
+    let now = Conditions { keys, now: NOW };
+    for issuers in [1, 2, 3, 7, 100, 512, 513, 10_000] {
+        let places = VerifiedTokens::new(issuers).sets.len() * WAYS;
+        assert!(places * issuers <= MAX_TOKENS.max(WAYS * issuers), "{issuers}");
+        assert!(places >= WAYS, "{issuers}");
+    }
+    let tokens = VerifiedTokens::new(16);
+    for number in 0..20_000 {
+        tokens.remember(token(number, number, keys), now);
+    }
+    assert_eq!(tokens.len(), MAX_TOKENS / 16, "all places are in use");
+}
+
+#[test]
+fn caller_with_any_number_of_tokens_displaces_only_its_own() {
+    const OTHERS: usize = 64;
+    const FLOODER: usize = usize::MAX;
+    let [keys, _] = generations();
+    let now = Conditions { keys, now: NOW };
+    let tokens = VerifiedTokens::new(1);
+    let number_of_others = || {
+        let is_known = |number: &usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
+        (0..OTHERS).filter(is_known).count()
+    };
+    for number in OTHERS..50_000 {
+        tokens.remember(token(number, FLOODER, keys), now);
+    }
+    for number in 0..OTHERS {
+        tokens.remember(token(number, number, keys), now);
+    }
+    assert_eq!(number_of_others(), OTHERS, "there is room for them in a full memory");
+    for number in 50_000..100_000 {
+        tokens.remember(token(number, FLOODER, keys), now);
+    }
+    assert_eq!(number_of_others(), OTHERS, "and they keep it");
+    assert_eq!(tokens.len(), MAX_TOKENS);
+}
+
+#[test]
+fn tokens_that_are_of_no_use_give_way_first() {
+    let [keys, other_keys] = generations();
+    let now = Conditions { keys, now: NOW };
+    let expired = |number| VerifiedToken {
+        validity: Validity { from: NOW - 100, until: NOW - 1 },
+        ..token(number, 1, keys)
+    };
+    for useless in [expired(99), token(99, 1, other_keys)] {
+        // One set: everything competes.
+        let tokens = VerifiedTokens::new(MAX_TOKENS);
+        for number in 0..WAYS - 1 {
+            tokens.remember(token(number, 0, keys), now);
+        }
+        tokens.remember(useless, now);
+        tokens.remember(token(50, 1, keys), now);
+        for number in (0..WAYS - 1).chain([50]) {
+            assert!(tokens.caller(TokenDigest::of(&number.to_string()), now).is_some(), "{number}");
+        }
+    }
+}
+
+#[test]
+fn threads_that_read_and_write_at_once_never_see_another_caller() {
+    let [keys, _] = generations();
+    let now = Conditions { keys, now: NOW };
+    let tokens = VerifiedTokens::new(64);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let tokens = &tokens;
+            scope.spawn(move || {
+                for number in (0..5000).map(|step| (step * 7 + thread * 13) % 500) {
+                    if let Some(found) = tokens.caller(TokenDigest::of(&number.to_string()), now) {
+                        assert_eq!(found, caller(number));
+                    } else {
+                        tokens.remember(token(number, number, keys), now);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(tokens.len(), MAX_TOKENS / 64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// In a set that is full, only a caller with the most tokens loses one: its oldest.
+    #[test]
+    fn only_the_caller_with_the_most_tokens_gives_way(
+        stored in prop::collection::vec((0..30_usize, 0..4_usize), 1..60),
+    ) {
+        let [keys, _] = generations();
+        let now = Conditions { keys, now: NOW };
+        let tokens = VerifiedTokens::new(MAX_TOKENS);
+        // The owner of a token never changes.
+        let mut known: Vec<(usize, usize)> = Vec::new();
+        for (number, owner) in stored {
+            let number = 4 * number + owner;
+            tokens.remember(token(number, owner, keys), now);
+            let is_known = |number: usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
+            prop_assert!(is_known(number), "what was stored last is there");
+            if let Some(at) = known.iter().position(|(other, _)| *other == number) {
+                let again = known.remove(at);
+                known.push(again);
+            } else {
+                if known.len() == WAYS {
+                    let mut counts: HashMap<usize, usize> = HashMap::new();
+                    known.iter().for_each(|(_, owner)| *counts.entry(*owner).or_default() += 1);
+                    let most = counts.values().max().copied();
+                    let at = known.iter().position(|(_, owner)| counts.get(owner).copied() == most).unwrap();
+                    known.remove(at);
+                }
+                known.push((number, owner));
+            }
+            for (number, _) in &known {
+                prop_assert!(is_known(*number), "{number}");
+            }
+            prop_assert_eq!(tokens.len(), known.len());
+        }
+    }
+}
