@@ -95,7 +95,7 @@ impl Output {
             Failure::Status(status) => self.note(format_args!("{mark} {}", status_report::report(status))),
             // One line for each fault, each of which is printable.
             Failure::Configuration(_) | Failure::UnreadConfiguration(_) => {
-                self.note(format_args!("{mark} {failure}"))
+                self.note(format_args!("{mark} {failure}"));
             }
             other => self.note(format_args!("{mark} {}", Printable(other))),
         }

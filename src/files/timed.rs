@@ -236,7 +236,7 @@ mod tests {
     /// A read of that file which times out and hangs until the sender is dropped.
     async fn hangs(path: &Path) -> Sender<()> {
         let (end, work) = hanging();
-        let (begin, begun) = channel();
+        let (begin, started) = channel();
         let file = path.to_owned();
         let read = move |progress: Progress| {
             let approached = progress.approach(&file);
@@ -245,7 +245,7 @@ mod tests {
         };
         let name = path.display().to_string();
         let read = tokio::spawn(async move { super::read(&name, read).await });
-        while begun.try_recv().is_err() {
+        while started.try_recv().is_err() {
             tokio::task::yield_now().await;
         }
         tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
