@@ -309,9 +309,9 @@ impl Call {
     }
 
     /// Keeps the memory of the response reserved for as long as the call or its response exists.
-    pub fn keep_memory(&self, reserved: Reservation) {
+    pub fn keep_memory(&self, reserved: Arc<Reservation>) {
         // Only the last attempt of a call has a response that is kept.
-        let _ = self.0.memory.set(Arc::new(reserved));
+        let _ = self.0.memory.set(reserved);
     }
 
     /// The memory that is reserved for the call; `None` if its response cannot be large.

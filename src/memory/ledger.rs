@@ -43,7 +43,7 @@ pub(super) struct Ledger {
     largest: usize,
     free: usize,
     used: HashMap<u64, Group>,
-    waiting: HashMap<Consumer, BTreeMap<u64, oneshot::Sender<Reservation>>>,
+    waiting: HashMap<Consumer, BTreeMap<u64, oneshot::Sender<Arc<Reservation>>>>,
     /// The numbers of all who wait.
     queue: BTreeSet<u64>,
     unread: BTreeMap<u64, Unread>,
@@ -175,7 +175,7 @@ impl Ledger {
     }
 
     /// Queues a waiter, and returns its number.
-    pub(super) fn wait(&mut self, consumer: Consumer, granted: oneshot::Sender<Reservation>) -> u64 {
+    pub(super) fn wait(&mut self, consumer: Consumer, granted: oneshot::Sender<Arc<Reservation>>) -> u64 {
         let number = self.number();
         self.waiting.entry(consumer).or_default().insert(number, granted);
         self.queue.insert(number);
@@ -189,7 +189,7 @@ impl Ledger {
 
     /// Takes memory for the next waiter, if there is enough: the first one of the caller that has
     /// the least.
-    pub(super) fn grant(&mut self) -> Option<(Consumer, oneshot::Sender<Reservation>)> {
+    pub(super) fn grant(&mut self) -> Option<(Consumer, oneshot::Sender<Arc<Reservation>>)> {
         if self.free < self.largest {
             return None;
         }
@@ -204,7 +204,7 @@ impl Ledger {
         Some((consumer, granted))
     }
 
-    fn take_waiter(&mut self, consumer: Consumer, number: u64) -> Option<oneshot::Sender<Reservation>> {
+    fn take_waiter(&mut self, consumer: Consumer, number: u64) -> Option<oneshot::Sender<Arc<Reservation>>> {
         let waiters = self.waiting.get_mut(&consumer)?;
         let granted = waiters.remove(&number);
         self.queue.remove(&number);
@@ -288,7 +288,7 @@ mod tests {
         }
     }
 
-    fn waits(ledger: &mut Ledger, consumer: Consumer) -> oneshot::Receiver<Reservation> {
+    fn waits(ledger: &mut Ledger, consumer: Consumer) -> oneshot::Receiver<Arc<Reservation>> {
         let (granted, waiting) = oneshot::channel();
         ledger.wait(consumer, granted);
         waiting

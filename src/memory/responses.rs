@@ -47,7 +47,7 @@ struct Shared {
     ledger: Mutex<Ledger>,
 }
 
-/// Memory that is reserved until this is dropped.
+/// Memory that is reserved until this is dropped. Shared by a call and its response.
 #[derive(Debug)]
 pub struct Reservation {
     shared: Arc<Shared>,
@@ -92,7 +92,7 @@ impl ResponseMemory {
 
     /// Reserves memory for a response of the largest size if the caller can have it at once.
     #[must_use]
-    pub fn try_reserve(&self, consumer: Consumer) -> Option<Reservation> {
+    pub fn try_reserve(&self, consumer: Consumer) -> Option<Arc<Reservation>> {
         let mut ledger = self.shared.ledger();
         // Those who wait could not have had it: they are served whenever something is released.
         ledger.take(consumer, units(MAX_RESPONSE_BYTES)).then(|| {
@@ -108,7 +108,7 @@ impl ResponseMemory {
     /// within its time limit, or by a caller that accepts its response. While somebody waits, a
     /// connection is closed if its peer has accepted nothing for two seconds after a response was
     /// ready, less than 32 KiB per second from then on, or not the whole response within ten seconds.
-    pub async fn reserve(&self, consumer: Consumer) -> Reservation {
+    pub async fn reserve(&self, consumer: Consumer) -> Arc<Reservation> {
         loop {
             if let Some(reserved) = self.try_reserve(consumer) {
                 return reserved;
@@ -177,14 +177,14 @@ impl Drop for Waiter<'_> {
 
 impl Reservation {
     /// Of what has been taken for a response of the largest size.
-    fn new(shared: &Arc<Shared>, consumer: Consumer, number: u64) -> Self {
-        Self {
+    fn new(shared: &Arc<Shared>, consumer: Consumer, number: u64) -> Arc<Self> {
+        Arc::new(Self {
             shared: Arc::clone(shared),
             consumer,
             number,
             units: Mutex::new(units(MAX_RESPONSE_BYTES)),
             reader: OnceLock::new(),
-        }
+        })
     }
 
     /// Releases what a response of this size does not need.
@@ -251,7 +251,7 @@ mod tests {
     const BOB: Consumer = Consumer { group: 2, member: 2 };
 
     /// Reserves all that the caller gets at once.
-    fn reserve_all(memory: &ResponseMemory, consumer: Consumer) -> Vec<Reservation> {
+    fn reserve_all(memory: &ResponseMemory, consumer: Consumer) -> Vec<Arc<Reservation>> {
         std::iter::from_fn(|| memory.try_reserve(consumer)).collect()
     }
 

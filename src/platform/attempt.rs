@@ -70,7 +70,7 @@ pub(super) struct Request<'a> {
 pub(super) async fn send(
     connections: &Arc<Connections>,
     request: &Request<'_>,
-    mut memory: Option<Reservation>,
+    mut memory: Option<Arc<Reservation>>,
     call: &Call,
     wall: &WallClock,
 ) -> AttemptOutcome {
@@ -137,7 +137,7 @@ enum NoStream {
 async fn exchange(
     connections: &Arc<Connections>,
     request: &Request<'_>,
-    memory: &mut Option<Reservation>,
+    memory: &mut Option<Arc<Reservation>>,
     call: &Call,
     gate: &Arc<BodyGate>,
     until: Instant,
@@ -316,7 +316,7 @@ async fn read(
     connections: &Connections,
     request: &Request<'_>,
     mut response: reqwest::Response,
-    mut memory: Option<Reservation>,
+    mut memory: Option<Arc<Reservation>>,
     call: &Call,
     gate: &BodyGate,
     until: Instant,

@@ -46,7 +46,7 @@ pub(super) struct Exchange<'a> {
 /// What an attempt needs beside time.
 struct Ready {
     /// For its response, if that may be large.
-    memory: Option<Reservation>,
+    memory: Option<Arc<Reservation>>,
     /// Among the exchanges over HTTP/1.1, if it may be one.
     place: Option<Http1Place>,
     permit: BreakerPermit,
@@ -187,7 +187,7 @@ impl PlatformClient {
     async fn attempt(
         &self,
         exchange: &Exchange<'_>,
-        memory: Option<Reservation>,
+        memory: Option<Arc<Reservation>>,
         permit: BreakerPermit,
         bearer: Option<&Bearer>,
     ) -> AttemptOutcome {

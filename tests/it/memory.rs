@@ -210,7 +210,7 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
     let held = Arc::new(Semaphore::new(0));
     upstream.always(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(large_login().into())));
     let digest = digest(&SHA256, b"reader-token");
-    let token: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let gateway = Setup::for_platform(upstream.address())
         .replacing("[server]", "[server]\nmemory_limit = \"48MiB\"\nmax_deadline = \"60s\"")
         .replacing("[\"anonymous\"]", "[\"anonymous\", \"token:reader\"]")
@@ -227,7 +227,9 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
     upstream.asked(LOGIN, 3).await;
     let in_flight = u32::try_from(connections * logins).expect("a few");
     admin.comes_to("ott_gateway_calls_in_flight", f64::from(in_flight)).await;
-    non_readers.iter().for_each(|connection| connection.stop.notify_one());
+    for connection in &non_readers {
+        connection.stop.notify_one();
+    }
     held.add_permits(1000);
     // The other caller has its part of the memory at once.
     let client = gateway.client().await;

@@ -331,7 +331,7 @@ mod tests {
     fn memory_of_a_response_is_reserved_until_its_last_byte_is_gone() {
         let memory = ResponseMemory::new(0, 1);
         let all = memory.available_bytes();
-        let reserved = Arc::new(memory.try_reserve(Consumer::default()).expect("free"));
+        let reserved = memory.try_reserve(Consumer::default()).expect("free");
         assert_eq!(memory.available_bytes(), all - 2 * MAX_RESPONSE_BYTES);
         let mut data = ResponseData::new(Bytes::from(vec![7; 100 * 1024]), Some(&reserved));
         // The response's body has ended; its last byte waits for the peer's window.
