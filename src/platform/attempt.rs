@@ -191,6 +191,7 @@ async fn exchange(
         // Before a server's limit is known, more streams may be opened than it accepts.
         Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),
         Err(error) => {
+            connections.failed(&error);
             let was_withdrawn = gate.is_withdrawn();
             let cause = connections.cause_of(&error).await;
             Ok(broken(&error, cause, was_withdrawn, gate, call))
