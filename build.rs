@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_file(CONTRACT)?;
 
-    tonic_prost_build::configure().skip_debug(["."]).compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .skip_debug(["."])
+        .codec_path("crate::proto::codec::Codec")
+        .compile_fds(compiler.file_descriptor_set())?;
 
     // `file_descriptor_set()` above is made of types that do not know `debug_redact`
     // and drop it; these two still have it.

@@ -46,7 +46,7 @@ use crate::{
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     proto::ott::v1::ott_service_server::OttServiceServer,
-    server::{self, Http1Server, MAX_MESSAGE_BYTES, Server},
+    server::{self, Handlers, Http1Server, MAX_MESSAGE_BYTES, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
     telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
@@ -171,7 +171,7 @@ impl App {
             metrics: metrics.clone(),
             reflection: config.server.reflection,
         };
-        let server = bound.serve(parts, move || shared.routes()).await?;
+        let server = bound.serve(parts, move || shared.handlers()).await?;
         let health_server = match bound_health {
             Some(bound) => Some(bound.serve_health(metrics.clone(), health_service).await?),
             None => None,
@@ -288,7 +288,7 @@ fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
     RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
 }
 
-/// What every worker makes its routes from.
+/// What every worker makes its handlers from.
 struct Shared {
     upstreams: Vec<Upstream>,
     default: Option<Arc<str>>,
@@ -301,7 +301,7 @@ struct Shared {
 
 impl Shared {
     /// The services of one worker; the connections to the platform are its own.
-    fn routes(&self) -> Result<Routes, StartError> {
+    fn handlers(&self) -> Result<Handlers, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
             clients.push(PlatformClient::new(Arc::clone(&upstream.api_client), upstream.http.clone())?);
@@ -316,14 +316,14 @@ impl Shared {
         let service = OttServiceServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_ANSWER_BYTES);
-        let routes = Routes::new(service);
-        if !self.reflection {
-            return Ok(routes);
+        let mut routes = Routes::default();
+        if self.reflection {
+            let reflection = Reflection::new(self.access.clone());
+            routes = routes
+                .add_service(reflection.v1().map_err(StartError::Reflection)?)
+                .add_service(reflection.v1alpha().map_err(StartError::Reflection)?);
         }
-        let reflection = Reflection::new(self.access.clone());
-        Ok(routes
-            .add_service(reflection.v1().map_err(StartError::Reflection)?)
-            .add_service(reflection.v1alpha().map_err(StartError::Reflection)?))
+        Ok(Handlers::new(service, routes))
     }
 }
 

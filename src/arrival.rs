@@ -39,22 +39,24 @@ impl Arrival {
     /// A server without the middleware (a test of the bare service) gets an anonymous call
     /// whose deadline has passed and that no rule allows.
     pub fn split<T>(request: Request<T>) -> (Self, T) {
-        let arrival = Self::peek(&request);
-        (arrival, request.into_inner())
+        let (_, mut extensions, message) = request.into_parts();
+        (extensions.remove().unwrap_or_else(Self::nobody), message)
     }
 
     /// Returns a copy of what the middleware attached to a request.
     pub fn peek<T>(request: &Request<T>) -> Self {
-        request.extensions().get().cloned().unwrap_or_else(|| {
-            let now = clock::now();
-            Self {
-                call: Call::new(now, Deadline::at(now)),
-                caller: Caller::anonymous(),
-                policy: Arc::new(Policy::closed()),
-                span: CallSpan::default(),
-                in_flight: None,
-                recognition: Recognition::default(),
-            }
-        })
+        request.extensions().get().cloned().unwrap_or_else(Self::nobody)
+    }
+
+    fn nobody() -> Self {
+        let now = clock::now();
+        Self {
+            call: Call::new(now, Deadline::at(now)),
+            caller: Caller::anonymous(),
+            policy: Arc::new(Policy::closed()),
+            span: CallSpan::default(),
+            in_flight: None,
+            recognition: Recognition::default(),
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::sync::Notify;
 
 use crate::{
@@ -89,6 +90,8 @@ pub struct Call(Arc<Record>);
 #[derive(Debug)]
 struct Record {
     request_id: RequestId,
+    /// Made once, because it is cheap to clone.
+    request_id_header: OnceLock<HeaderValue>,
     arrived: Instant,
     deadline: Deadline,
     operation: OnceLock<Operation>,
@@ -128,6 +131,7 @@ impl Call {
     pub fn with_request_id(request_id: RequestId, arrived: Instant, deadline: Deadline) -> Self {
         Self(Arc::new(Record {
             request_id,
+            request_id_header: OnceLock::new(),
             arrived,
             deadline,
             operation: OnceLock::new(),
@@ -157,6 +161,12 @@ impl Call {
     #[must_use]
     pub fn request_id(&self) -> RequestId {
         self.0.request_id
+    }
+
+    /// Id of the call, as the value of [`RequestId::HEADER`].
+    #[must_use]
+    pub fn request_id_header(&self) -> HeaderValue {
+        self.0.request_id_header.get_or_init(|| self.0.request_id.to_header()).clone()
     }
 
     /// When the call arrived.

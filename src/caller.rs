@@ -89,7 +89,10 @@ impl Caller {
     /// The caller that nothing is known of.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { name: Arc::from("anonymous"), proof: Proof::None }
+        // One for each thread, so that workers do not count references to the same name.
+        thread_local!(static NAME: Arc<str> = Arc::from("anonymous"));
+        let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from("anonymous"));
+        Self { name, proof: Proof::None }
     }
 
     /// A caller that nobody has identified, to test what comes after.

@@ -25,8 +25,8 @@ mod trust;
 pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
-        ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES, UnpooledClient,
-        build, header_bytes,
+        ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES,
+        UnpooledClient, build, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,

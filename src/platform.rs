@@ -206,7 +206,9 @@ impl PlatformClient {
         let generation = &api_client.generation;
         let proxy_password = http.proxy.as_ref().and_then(|proxy| proxy.url().password());
         let proxy_password = proxy_password.map(|password| Arc::new(Secret::new(password.to_owned())));
-        let ott_connections = Connections::new(http.clone(), MINTING, generation.clone())?;
+        // Only minting can be repeated after a response that could not be read.
+        let minting = http.clone().expecting_few_headers();
+        let ott_connections = Connections::new(minting, MINTING, generation.clone())?;
         let login_connections = Connections::new(http, LOGIN, generation.clone())?;
         Ok(Self { api_client, ott_connections, login_connections, proxy_password })
     }

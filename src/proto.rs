@@ -4,6 +4,7 @@
 //! `service`. The `Debug` of a message never shows a field that the contract marks
 //! `debug_redact`.
 
+pub mod codec;
 mod redaction;
 
 /// The contract and everything that it imports, as an encoded

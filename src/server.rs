@@ -12,6 +12,7 @@ mod deadline;
 mod drain;
 mod frame_scanner;
 mod gate;
+mod handlers;
 mod health_stack;
 mod holders;
 mod http1;
@@ -42,7 +43,6 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::service::Routes;
 
 use self::{
     connection::Shared,
@@ -61,6 +61,7 @@ use self::{
 pub(crate) use self::{connections::MAX_LEAVING, stack::MAX_MESSAGE_BYTES};
 pub use self::{
     drain::{DrainTimes, Drained},
+    handlers::Handlers,
     http1::Http1Server,
     limits::Limits,
     refused_calls::BucketSettings,
@@ -201,17 +202,17 @@ impl Bound {
 
     /// Starts the workers and serves calls: the main port.
     ///
-    /// `routes` is called once on each worker's thread, inside its runtime, so that each worker
+    /// `handlers` is called once on each worker's thread, inside its runtime, so that each worker
     /// has its own connections to the platform. Connections are accepted and TLS files reloaded
     /// on the runtime of the caller.
     ///
     /// # Errors
     ///
-    /// A worker cannot be started, or `routes` fails.
+    /// A worker cannot be started, or `handlers` fails.
     pub async fn serve<E: Send + 'static>(
         self,
         parts: Parts,
-        routes: impl Fn() -> Result<Routes, E> + Send + Sync + 'static,
+        handlers: impl Fn() -> Result<Handlers, E> + Send + Sync + 'static,
     ) -> Result<Server, ServeError<E>> {
         let in_flight = InFlightLimit::new(self.settings.max_in_flight);
         parts.metrics.follow_in_flight(in_flight.clone());
@@ -241,7 +242,7 @@ impl Bound {
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
         let port = move |phases: &Phases| {
             let calls = CallStack {
-                routes: routes()?.prepare(),
+                handlers: handlers()?,
                 identification: parts.identification.clone(),
                 access: parts.access.clone(),
                 audit: parts.audit.clone(),

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::{HeaderName, HeaderValue};
 use uuid::Builder;
 
 use crate::clock::WallClock;
@@ -22,6 +23,9 @@ pub struct RequestId {
 impl RequestId {
     /// Maximum length of an id that is taken over from a caller, in bytes.
     pub const MAX_LENGTH: usize = 64;
+
+    /// The header that carries the id, from callers, to callers and to the platform.
+    pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
     /// Returns a new id, a UUID of version 7: those of different milliseconds are ordered by time.
     #[must_use]
@@ -51,6 +55,13 @@ impl RequestId {
         let mut text = [0; Self::MAX_LENGTH];
         text[..id.len()].copy_from_slice(id);
         Some(Self { text, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// The id as the value of a header.
+    #[must_use]
+    pub fn to_header(self) -> HeaderValue {
+        // Never fails: the characters of an id are allowed in headers.
+        HeaderValue::from_str(self.as_str()).unwrap_or(HeaderValue::from_static(""))
     }
 
     /// The id as text.

@@ -140,6 +140,14 @@ pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
             .any(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
+/// Returns whether the head of the response, over HTTP/1.1, is larger than the parser has room
+/// for.
+#[must_use]
+pub fn is_too_large_head(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = Causes::of(error).filter_map(<dyn Error>::downcast_ref::<hyper::Error>);
+    causes.any(hyper::Error::is_parse_too_large)
+}
+
 fn remote_http2_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a h2::Error> {
     Causes::of(error).filter_map(<dyn Error>::downcast_ref::<h2::Error>).filter(|error| error.is_remote())
 }

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -42,8 +42,7 @@ const STREAM_WINDOW: u32 = 32 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// What HTTP/2 counts for each header beside its name and value, in bytes.
 const HEADER_OVERHEAD: usize = 32;
-/// Maximum number of header lines over HTTP/1.1, which the parser allocates for. The limit
-/// in bytes is always reached first.
+/// Maximum number of header lines over HTTP/1.1. The limit in bytes is always reached first.
 const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
 
 /// Settings of an HTTP client.
@@ -67,6 +66,11 @@ pub struct HttpSettings {
     resolver: Resolver,
     /// The server's protocol, shared by all clients made from these settings.
     protocol: Arc<LastProtocol>,
+    /// Whether a response may fail because it has more header lines than the parser has room
+    /// for by default.
+    expects_few_headers: bool,
+    /// Set after such a response, for all clients made from these settings.
+    needs_header_room: Arc<AtomicBool>,
 }
 
 impl HttpSettings {
@@ -82,6 +86,40 @@ impl HttpSettings {
             max_idle_connections: 256,
             resolver,
             protocol: Arc::default(),
+            expects_few_headers: false,
+            needs_header_room: Arc::default(),
+        }
+    }
+
+    /// Settings for requests that can be repeated. Over HTTP/1.1 the parser has room for 100
+    /// header lines, which costs nothing; more would be allocated anew for each response, 64
+    /// bytes a line. The first response with more lines fails its request, and clients that are
+    /// built later have room for it.
+    #[must_use]
+    pub fn expecting_few_headers(self) -> Self {
+        Self { expects_few_headers: true, ..self }
+    }
+
+    /// Returns how many header lines a client built now has room for.
+    #[must_use]
+    pub fn header_room(&self) -> HeaderRoom {
+        if self.expects_few_headers && !self.needs_header_room.load(Ordering::Relaxed) {
+            HeaderRoom::Default
+        } else {
+            HeaderRoom::Full
+        }
+    }
+
+    /// Records what the failure of a request shows about the server's responses.
+    pub fn record_failure(&self, error: &reqwest::Error) {
+        if self.expects_few_headers
+            && cause::is_too_large_head(error)
+            && !self.needs_header_room.swap(true, Ordering::Relaxed)
+        {
+            tracing::info!(
+                server.url = %self.server,
+                "more response headers than expected, making room for them"
+            );
         }
     }
 }
@@ -165,6 +203,15 @@ impl fmt::Debug for HttpSettings {
             .field("max_idle_connections", &self.max_idle_connections)
             .finish_non_exhaustive()
     }
+}
+
+/// How many header lines of a response over HTTP/1.1 the parser has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderRoom {
+    /// 100, without an allocation.
+    Default,
+    /// As many as [`MAX_HEADER_LIST_BYTES`] can contain.
+    Full,
 }
 
 /// The protocol that a server speaks.
@@ -277,13 +324,15 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
-        .http1_max_headers(MAX_HEADER_LINES)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .http2_keep_alive_while_idle(false)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES);
+    if settings.header_room() == HeaderRoom::Full {
+        builder = builder.http1_max_headers(MAX_HEADER_LINES);
+    }
     if let Some(proxy) = &settings.proxy {
         builder =
             builder.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(|_| HttpClientError::Proxy)?);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::time::timeout;
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Layer, Service, ServiceExt as _};
 
 use super::{
     cause::{Causes, is_invalid_certificate},
@@ -76,20 +76,30 @@ impl<S> Layer<S> for ConnectLayer {
     type Service = Connect<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Connect { inner, layer: self.clone() }
+        Connect(Arc::new(Connector { inner, layer: self.clone() }))
     }
 }
 
-/// The connector that [`ConnectLayer`] makes.
-#[derive(Clone, Debug)]
-pub(super) struct Connect<S> {
+/// The connector that [`ConnectLayer`] makes. Shared, because the HTTP client copies it several
+/// times for each request, and seldom connects.
+#[derive(Debug)]
+pub(super) struct Connect<S>(Arc<Connector<S>>);
+
+#[derive(Debug)]
+struct Connector<S> {
     inner: S,
     layer: ConnectLayer,
 }
 
+impl<S> Clone for Connect<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 impl<S, T> Service<T> for Connect<S>
 where
-    S: Service<T, Error = BoxError> + Clone + Send + 'static,
+    S: Service<T, Error = BoxError> + Clone + Send + Sync + 'static,
     S::Future: Send,
     T: Send + 'static,
 {
@@ -97,22 +107,21 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The connector that a request uses is copied, and polled, when it connects.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, target: T) -> Self::Future {
-        let next = self.inner.clone();
-        // The one that was polled is the one that is ready.
-        let mut ready = std::mem::replace(&mut self.inner, next);
-        let ConnectLayer { host, limit, metrics } = self.layer.clone();
+        let Self(connector) = self.clone();
         Box::pin(async move {
+            let Connector { inner, layer: ConnectLayer { host, limit, metrics } } = &*connector;
             if let Some(host) = host {
                 host.addresses().await?;
             }
-            let connected = timeout(limit, ready.call(target))
+            let connected = timeout(*limit, inner.clone().oneshot(target))
                 .await
-                .unwrap_or_else(|_| Err(ConnectTimeout(limit).into()));
+                .unwrap_or_else(|_| Err(ConnectTimeout(*limit).into()));
             if let Err(error) = &connected
                 && let Some(resource) = missing_resource_in(&**error)
             {

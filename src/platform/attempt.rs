@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -23,7 +23,7 @@ use super::{
     outgoing::{BodyGate, OutgoingBody},
 };
 use crate::{
-    call::{Call, Certainty},
+    call::{Call, Certainty, RequestId},
     clock::{self, WallClock},
     http_client::{
         ConnectFault, MAX_HEADER_LIST_BYTES,
@@ -158,17 +158,7 @@ async fn exchange(
         return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
-    let mut outgoing = lease
-        .http()
-        .post(request.endpoint.url.clone())
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-        .header("x-request-id", call.request_id().as_str())
-        .headers(request.trace.clone())
-        .body(reqwest::Body::wrap(body));
-    if let Some(authorization) = &request.authorization {
-        outgoing = outgoing.header(AUTHORIZATION, authorization.clone());
-    }
-    let mut sending = std::pin::pin!(outgoing.send());
+    let mut sending = std::pin::pin!(lease.http().execute(outgoing(request, call, body)));
     let response = loop {
         let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
         tokio::select! {
@@ -197,11 +187,27 @@ async fn exchange(
         // Before a server's limit is known, more streams may be opened than it accepts.
         Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),
         Err(error) => {
+            connections.failed(&error);
             let was_withdrawn = gate.is_withdrawn();
             let cause = connections.cause_of(&error).await;
             Ok(broken(connections, &error, cause, was_withdrawn, gate, call))
         }
     }
+}
+
+/// Returns the request as the HTTP client sends it. A function of its own, so that the future of
+/// the attempt has no room for it.
+fn outgoing(request: &Request<'_>, call: &Call, body: OutgoingBody) -> reqwest::Request {
+    let mut outgoing = reqwest::Request::new(Method::POST, request.endpoint.url.clone());
+    let headers = outgoing.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(RequestId::HEADER, call.request_id_header());
+    headers.extend(request.trace.clone());
+    if let Some(authorization) = &request.authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
+    outgoing
 }
 
 /// Waits until the request may be sent. Fails if it would find a stream on another connection.

@@ -152,6 +152,9 @@ impl Connections {
         if client.trust_generation != self.settings.tls.generation() {
             return false;
         }
+        if client.header_room != self.settings.header_room() {
+            return false;
+        }
         let protocol = client.protocol().or_else(|| self.settings.protocol());
         if protocol != Some(HttpProtocol::Http1) {
             return client.reuse != ConnectionReuse::Never;
@@ -205,6 +208,11 @@ impl Connections {
     pub(super) fn answered(&self, lease: &Lease, version: Version) {
         self.settings.record_protocol(version);
         lease.answered(version.into());
+    }
+
+    /// Records that there was no response.
+    pub(super) fn failed(&self, error: &reqwest::Error) {
+        self.settings.record_failure(error);
     }
 
     /// Returns the root cause of a failed request, for the operator.

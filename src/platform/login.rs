@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     access::LoginPermit,
-    call::{Call, Certainty},
+    call::{Call, Certainty, RequestId},
     ott::OneTimeToken,
     session::{LoggedIn, Session},
     telemetry::tracing::CallSpan,
@@ -76,7 +76,7 @@ impl PlatformClient {
             .http()
             .get(url)
             .header(COOKIE, cookies)
-            .header("x-request-id", call.request_id().as_str());
+            .header(RequestId::HEADER, call.request_id_header());
         match timeout(self.limits().logout_timeout, request.send()).await {
             Ok(Ok(response)) if response.status().as_u16() < 400 => LogoutOutcome::Ended,
             Ok(Ok(response)) => LogoutOutcome::Refused { http_status: response.status().as_u16() },

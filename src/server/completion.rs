@@ -5,13 +5,13 @@
 //! here.
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Response, StatusCode, header::HeaderName};
+use http::{HeaderValue, Response, StatusCode};
 use tonic::{Code, Status, body::Body};
 
 use super::{call_log, refused_calls::RefusedCalls};
 use crate::{
     audit::{Audit, AuditUnavailable},
-    call::{BrokenBody, Call, Ending},
+    call::{BrokenBody, Call, Ending, RequestId},
     clock,
     status::{Failure, Reason},
     telemetry::{
@@ -19,9 +19,6 @@ use crate::{
         tracing::{CallEnd, CallSpan},
     },
 };
-
-/// Header with the id of the call, in every response.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Which calls have an audit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,9 +224,7 @@ pub(super) fn answer(failure: Failure, call: &Call) -> Response<Body> {
 }
 
 fn add_request_id(response: &mut Response<Body>, call: &Call) {
-    if let Ok(id) = HeaderValue::from_str(call.request_id().as_str()) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
+    response.headers_mut().insert(RequestId::HEADER, call.request_id_header());
 }
 
 /// Returns how a call ended that a handler has answered: the call holds its failure.

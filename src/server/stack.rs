@@ -3,7 +3,7 @@
 //! Each step has its own file. What a caller may do is decided in the typed handlers; paths
 //! are used only for metrics, audit and the choice of the stack.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -12,13 +12,13 @@ use http::{
 };
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, service::Routes};
-use tower::Service;
+use tonic::body::Body;
 
 use super::{
-    completion::{self, Audited, Completion, REQUEST_ID},
+    completion::{self, Audited, Completion},
     deadline::{self, MalformedTimeout},
     gate::Gate,
+    handlers::Handlers,
     holders::WorkerHolders,
     http1_refusal::SPOKEN,
     message::ArrivingMessage,
@@ -27,10 +27,10 @@ use super::{
     request_body::RequestBody,
 };
 use crate::{
-    access::{Access, Denied, Policy},
+    access::{Access, Denied},
     arrival::Arrival,
     audit::Audit,
-    call::{Call, Deadline, Holder, InFlight, Operation, RequestId},
+    call::{Call, Deadline, Holder, Operation, RequestId},
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
     clock::Instant,
     status::{Failure, Reason},
@@ -50,10 +50,10 @@ const OTT_SERVICE: &str = "/ott.v1.OttService/";
 const REFLECTION_SERVICES: [&str; 2] =
     ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-/// The middleware of the main port and the routes behind it; one for each worker.
+/// The middleware of the main port and the handlers behind it; one for each worker.
 #[derive(Debug)]
 pub(super) struct CallStack {
-    pub(super) routes: Routes,
+    pub(super) handlers: Handlers,
     pub(super) identification: Identification,
     pub(super) access: Access,
     pub(super) audit: Audit,
@@ -76,15 +76,6 @@ pub(super) struct CallTimes {
     pub(super) body_timeout: Duration,
 }
 
-/// A call that reaches its handler.
-struct Admitted {
-    call: Call,
-    caller: Caller,
-    policy: Arc<Policy>,
-    span: CallSpan,
-    in_flight: InFlight,
-}
-
 impl CallStack {
     /// Answers one call that arrived then from that peer.
     pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
@@ -97,7 +88,8 @@ impl CallStack {
             return refuse_protocol(status, expects_grpc(request.headers()), &call);
         }
         if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
-            return self.answer_reflection(request, &call, timeout, peer).await;
+            // Boxed: it is rare and large, and the future of every call would grow by it.
+            return Box::pin(self.answer_reflection(request, &call, timeout, peer)).await;
         }
         let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
@@ -106,8 +98,11 @@ impl CallStack {
             Completion::of(call.clone(), span.clone(), audited(&request), audit, refused_calls, metrics);
         let (head, body) = request.into_parts();
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
-        let work = self.admit_and_answer(head, &mut message, &call, span, timeout, peer);
-        let outcome = self.without_panic(&call, work).await;
+        let outcome = {
+            // Pinned here and below, because passing a future by value makes room for it twice.
+            let work = pin!(self.admit_and_answer(head, &mut message, &call, span, timeout, peer));
+            self.without_panic(&call, work).await
+        };
         if let Err(failure) = &outcome
             && !message.is_begun()
             && completion.has_own_record()
@@ -139,7 +134,7 @@ impl CallStack {
         B::Error: Into<tonic::codegen::StdError>,
     {
         self.check(timeout)?;
-        deadline::within(call, &self.cut_off, async {
+        let work = pin!(async {
             // Read once: tokens and rules of one version decide on the whole call.
             let policy = self.access.policy();
             let caller = self.identify(&head.headers, call, peer, policy.tokens()).await?;
@@ -164,12 +159,18 @@ impl CallStack {
             call.keep_message(message.clone());
             let in_flight = self.gate.admit(&holder, share)?;
             self.gate.expect_record().await?;
-            let request = Request::from_parts(head, Full::new(message));
-            Ok(self
-                .handle(request, peer, Admitted { call: call.clone(), caller, policy, span, in_flight })
-                .await)
-        })
-        .await
+            let mut request = Request::from_parts(head, Full::new(message));
+            request.extensions_mut().insert(Arrival {
+                call: call.clone(),
+                caller,
+                policy,
+                span,
+                in_flight: Some(in_flight),
+                recognition: peer.recognition().clone(),
+            });
+            Ok(self.handlers.call(request).await)
+        });
+        deadline::within(call, &self.cut_off, work).await
     }
 
     /// Returns the complete body of a call.
@@ -209,16 +210,22 @@ impl CallStack {
     {
         let work = async {
             self.check(timeout)?;
-            let request = request.map(|body| RequestBody::new(body, call.clone()));
+            let mut request = request.map(|body| RequestBody::new(body, call.clone()));
             deadline::within(call, &self.cut_off, async {
                 let policy = self.access.policy();
                 let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
                 // A stream: it has no complete body to wait for.
                 let share = self.access.max_in_flight(&policy, &caller);
                 let in_flight = self.gate.admit(&self.holder(&caller, peer), share)?;
-                let policy = policy.into_shared();
-                let (call, span) = (call.clone(), CallSpan::default());
-                Ok(self.handle(request, peer, Admitted { call, caller, policy, span, in_flight }).await)
+                request.extensions_mut().insert(Arrival {
+                    call: call.clone(),
+                    caller,
+                    policy: policy.into_shared(),
+                    span: CallSpan::default(),
+                    in_flight: Some(in_flight),
+                    recognition: peer.recognition().clone(),
+                });
+                Ok(self.handlers.route(request).await)
             })
             .await
         };
@@ -284,29 +291,6 @@ impl CallStack {
         Ok(caller)
     }
 
-    async fn handle<B>(&self, mut request: Request<B>, peer: &Peer, admitted: Admitted) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<tonic::codegen::StdError>,
-    {
-        let Admitted { call, caller, policy, span, in_flight } = admitted;
-        let (in_flight, recognition) = (Some(in_flight), peer.recognition().clone());
-        request.extensions_mut().insert(Arrival { call, caller, policy, span, in_flight, recognition });
-        self.route(request).await
-    }
-
-    async fn route<B>(&self, request: Request<B>) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<tonic::codegen::StdError>,
-    {
-        // The router is always ready and never fails.
-        match self.routes.clone().call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    }
-
     /// Turns a panic into an answer; the connection and its other calls go on.
     async fn without_panic<T>(
         &self,
@@ -325,7 +309,7 @@ impl CallStack {
 
 /// The caller's own id for the call, if it gave exactly one that is well formed.
 fn request_id(headers: &HeaderMap) -> RequestId {
-    let mut given = headers.get_all(REQUEST_ID).iter();
+    let mut given = headers.get_all(RequestId::HEADER).iter();
     match (given.next(), given.next()) {
         (Some(id), None) => RequestId::given(id.as_bytes()).unwrap_or_default(),
         _ => RequestId::new(),

@@ -169,7 +169,7 @@ async fn start_changed(change: impl FnOnce(&mut Settings), change_parts: impl Fn
             .into_axum_router()
             .route(ISSUE, axum::routing::post(answer.clone()))
             .route(LOGIN, axum::routing::post(answer));
-        Ok::<_, Infallible>(Routes::from(router))
+        Ok::<_, Infallible>(Routes::from(router).into())
     };
     let server = bound.serve(parts, routes).await.unwrap();
     Running { address: server.local_addr(), server, entered: calls, release, draining, metrics }
@@ -231,7 +231,7 @@ impl Running {
     /// A stack whose calls the server drains, without routes.
     fn call_stack(&self, identification: Identification) -> CallStack {
         CallStack {
-            routes: Routes::default(),
+            handlers: Routes::default().into(),
             identification,
             access: access(None),
             audit: Audit::off(),

@@ -1,18 +1,18 @@
 //! Work that outlives its caller.
 //!
 //! Dropping a request that may have reached the platform would leave a token or a session
-//! without a record. So the work of a call runs in a task of its own. When the caller is
-//! gone, the work stops as soon as no platform request is in progress. Its audit record is
-//! written in any case.
+//! without a record. So the work of a call moves to a task of its own when its caller
+//! disconnects, and stops there as soon as no platform request is in progress. Its audit record
+//! is written in any case. Until then it is part of the call's own task, which costs less.
 
 use std::{
     future::{Future, pending, poll_fn},
     panic::AssertUnwindSafe,
-    task::Poll,
+    pin::Pin,
+    task::{Context, Poll},
 };
 
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
 
 use crate::{
     audit::Audit,
@@ -21,65 +21,111 @@ use crate::{
     telemetry::{metrics::Metrics, panics},
 };
 
-/// Runs the work of a call in a task of its own, and writes its audit record before the
-/// answer is handed over.
+/// Does the work of a call, and writes its audit record before the answer is handed over. If
+/// the returned future is dropped, the work ends in a task of its own.
 ///
 /// Without a record there is no answer: `T` is dropped, and its `Drop` has to clean up. If
 /// the answer is not taken, its record is corrected.
-pub(super) async fn run<T, W>(
+pub(super) fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
     audit: Audit,
     metrics: Metrics,
     work: W,
-) -> Result<T, Failure>
+) -> impl Future<Output = Result<T, Failure>>
 where
     T: Send + 'static,
     W: Future<Output = Result<T, Failure>> + Send + 'static,
 {
-    let _abandoned_when_dropped = AbandonWhenDropped(call);
-    let (answer, answered) = oneshot::channel();
     call.work_begins();
     let is_ours = call.claim_record();
-    let task_call = call.clone();
-    tokio::spawn(async move {
-        let result = tokio::select! {
-            biased;
-            // Before the work, which may send something each time that it is polled.
-            () = unrecordable(&task_call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
-            // A panic fails one call only, and that call still gets its record.
-            result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
-                panics::call_panicked(&task_call, &metrics);
-                Err(Failure::new(Reason::InternalError))
-            }),
-            // This answer is not read.
-            () = is_obsolete(&task_call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
-        };
-        let ending = ending(&task_call, result.as_ref().err());
-        let recorded = if is_ours { audit.record(&task_call, ending).await } else { Ok(()) };
-        let handover = match recorded {
-            Ok(()) => {
-                let recorded = Recorded { audit, call: task_call, ending, delivered: false };
-                Handover { result, recorded: is_ours.then_some(recorded) }
-            }
-            // The audit writes the record once it can, marked as late.
-            Err(_) if result.is_ok() => {
-                Handover { result: Err(Failure::new(Reason::AuditUnavailable)), recorded: None }
-            }
-            Err(_) => Handover { result, recorded: None },
-        };
-        // Fails if the receiver is gone. The answer is then dropped, and `T` with it.
-        let _ = answer.send(handover);
-        drop(in_flight);
-    });
-    // Only a task that panicked sends no answer.
-    answered.await.map_or_else(|_| Err(Failure::new(Reason::InternalError)), Handover::take)
+    // Boxed before anything else is done with it, because it is large.
+    let recorded = record(call.clone(), in_flight, audit, metrics, is_ours, Box::pin(work));
+    Detachable { call, work: Some(Box::pin(recorded)) }
 }
 
-/// An answer on its way from the task to the handler that waits for it.
+/// Does the work and writes its record.
+async fn record<T, W>(
+    call: Call,
+    in_flight: Option<InFlight>,
+    audit: Audit,
+    metrics: Metrics,
+    is_ours: bool,
+    work: Pin<Box<W>>,
+) -> Handover<T>
+where
+    W: Future<Output = Result<T, Failure>>,
+{
+    let result = tokio::select! {
+        biased;
+        // Before the work, which may send something each time that it is polled.
+        () = unrecordable(&call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
+        // A panic fails one call only, and that call still gets its record.
+        result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
+            panics::call_panicked(&call, &metrics);
+            Err(Failure::new(Reason::InternalError))
+        }),
+        // This answer is not read.
+        () = is_obsolete(&call, in_flight.as_ref()) => Err(Failure::new(Reason::InternalError)),
+    };
+    let ending = ending(&call, result.as_ref().err());
+    let recorded = if is_ours { audit.record(&call, ending).await } else { Ok(()) };
+    match recorded {
+        Ok(()) => {
+            let recorded = Recorded { audit, call, ending, delivered: false };
+            Handover { recorded: is_ours.then_some(recorded), result, in_flight }
+        }
+        // The audit writes the record once it can, marked as late.
+        Err(_) if result.is_ok() => {
+            Handover { recorded: None, result: Err(Failure::new(Reason::AuditUnavailable)), in_flight }
+        }
+        Err(_) => Handover { recorded: None, result, in_flight },
+    }
+}
+
+/// Work in the task of its call. When dropped unfinished, the call is abandoned, and the work
+/// moves to a task of its own.
+struct Detachable<'a, T: Send + 'static> {
+    call: &'a Call,
+    /// `None` once it has ended.
+    work: Option<Pin<Box<dyn Future<Output = Handover<T>> + Send>>>,
+}
+
+impl<T: Send + 'static> Future for Detachable<'_, T> {
+    type Output = Result<T, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Put back only if it goes on: work that has panicked outside of the call's own part
+        // must not be polled again.
+        let Some(mut work) = self.work.take() else { return Poll::Pending };
+        match work.as_mut().poll(context) {
+            Poll::Ready(handover) => Poll::Ready(handover.take()),
+            Poll::Pending => {
+                self.work = Some(work);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Detachable<'_, T> {
+    fn drop(&mut self) {
+        self.call.abandon();
+        let Some(work) = self.work.take() else { return };
+        // Without a runtime the process is ending, and nothing can be sent or awaited.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Nobody takes the answer: it is dropped, and `T` with it.
+            runtime.spawn(async move { drop(work.await) });
+        }
+    }
+}
+
+/// The answer to a call whose record is written. Dropped in this order: a drain that waits for
+/// the call's place also waits for the correction of its record.
 struct Handover<T> {
     recorded: Option<Recorded>,
     result: Result<T, Failure>,
+    in_flight: Option<InFlight>,
 }
 
 impl<T> Handover<T> {
@@ -87,6 +133,7 @@ impl<T> Handover<T> {
         if let Some(mut recorded) = self.recorded {
             recorded.delivered = true;
         }
+        drop(self.in_flight);
         self.result
     }
 }
@@ -119,7 +166,9 @@ impl Drop for Recorded {
 /// Resolves when the caller is gone and no platform request is in progress, or when the
 /// process is shutting down.
 async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
-    call.abandoned().await;
+    // Wakes nothing by itself: a call is abandoned where its work is dropped, and the task that
+    // the work moves to polls it.
+    poll_fn(|_| if call.is_abandoned() { Poll::Ready(()) } else { Poll::Pending }).await;
     let given_up = async {
         match in_flight {
             Some(in_flight) => in_flight.given_up().await,
@@ -153,20 +202,15 @@ fn ending(call: &Call, failure: Option<&Failure>) -> Ending {
     }
 }
 
-struct AbandonWhenDropped<'a>(&'a Call);
-
-impl Drop for AbandonWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{path::Path, time::Duration};
 
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::{
+        audit::for_test::{full_pipe, read_available},
         call::{Deadline, Holder, InFlightLimit, Operation},
         clock::{self, WallClock},
     };
@@ -186,7 +230,18 @@ mod tests {
 
         /// The path is relative to the folder, or absolute.
         fn with_sink(path: &Path) -> Self {
+            Self::in_folder(tempfile::tempdir().expect("a folder of the test's own"), path)
+        }
+
+        /// With a pipe as the sink, which accepts nothing before it is read. Returns the pipe.
+        fn with_full_pipe() -> (Self, std::fs::File) {
             let folder = tempfile::tempdir().expect("a folder of the test's own");
+            let path = Path::new("audit.pipe");
+            let (pipe, _) = full_pipe(&folder.path().join(path));
+            (Self::in_folder(folder, path), pipe)
+        }
+
+        fn in_folder(folder: tempfile::TempDir, path: &Path) -> Self {
             let metrics = Metrics::new();
             let settings = crate::audit::Settings {
                 sink: crate::audit::Sink::File(folder.path().join(path)),
@@ -203,15 +258,26 @@ mod tests {
         /// Code, reason and whether it is late, of each record.
         async fn records(&self) -> Vec<String> {
             self.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
-            let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("a file");
-            let essence = |line: &str| {
-                let record: serde_json::Value = serde_json::from_str(line).expect("one JSON object");
-                let [code, reason, late] =
-                    ["code", "reason", "late"].map(|name| record.get(name).map(ToString::to_string));
-                format!("{code:?} {reason:?} {late:?}").replace(['"', '\\'], "")
-            };
-            text.lines().map(essence).collect()
+            essences(&std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("a file"))
         }
+
+        /// The same of the records in a pipe.
+        async fn records_in(&self, pipe: &mut std::fs::File) -> Vec<String> {
+            let mut text = read_available(pipe);
+            self.audit.flush(Duration::from_secs(10)).await.expect("the sink works");
+            text.push_str(&read_available(pipe));
+            essences(text.trim_start())
+        }
+    }
+
+    fn essences(text: &str) -> Vec<String> {
+        let essence = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).expect("one JSON object");
+            let [code, reason, late] =
+                ["code", "reason", "late"].map(|name| record.get(name).map(ToString::to_string));
+            format!("{code:?} {reason:?} {late:?}").replace(['"', '\\'], "")
+        };
+        text.lines().map(essence).collect()
     }
 
     /// What a login leaves behind: notices that it is dropped.
@@ -223,9 +289,10 @@ mod tests {
         }
     }
 
-    /// The moment between the record and the taking of the answer: the task has done all
-    /// that it does, and the handler has not been polled again.
-    async fn drop_before_the_answer_is_taken(fixture: &Fixture, settle: impl FnOnce(&Call)) {
+    /// The moment between the record and the taking of the answer: the record is written, and
+    /// the handler has not been polled again.
+    async fn drop_before_the_answer_is_taken(settle: impl FnOnce(&Call)) -> Vec<String> {
+        let (fixture, mut pipe) = Fixture::with_full_pipe();
         let limit = InFlightLimit::new(1);
         let in_flight = limit.admit(&Holder::default(), None).ok();
         let dropped = std::sync::Arc::default();
@@ -240,28 +307,25 @@ mod tests {
         };
         let audit = fixture.audit.clone();
         let mut handler = Box::pin(run(&call, in_flight, audit, fixture.metrics.clone(), work));
-        assert!(handler.as_mut().now_or_never().is_none(), "the task has not begun");
-        limit.idle().await;
+        assert!(handler.as_mut().now_or_never().is_none(), "the record cannot be written yet");
+        let mut records = fixture.records_in(&mut pipe).await;
         settle(&call);
         drop(handler);
+        limit.idle().await;
         assert!(dropped.load(std::sync::atomic::Ordering::Acquire), "nobody holds the session");
         assert!(call.is_abandoned());
+        records.extend(fixture.records_in(&mut pipe).await);
+        records
     }
 
     #[tokio::test]
     async fn an_answer_that_is_not_taken_is_corrected_by_a_late_record() {
-        let fixture = Fixture::new();
-        drop_before_the_answer_is_taken(&fixture, |_| {}).await;
         assert_eq!(
-            fixture.records().await,
+            drop_before_the_answer_is_taken(|_| {}).await,
             ["Some(OK) Some(null) None", "Some(CANCELLED) Some(cancelled) Some(true)"]
         );
-
-        let fixture = Fixture::new();
-        drop_before_the_answer_is_taken(&fixture, |call| Failure::new(Reason::DeadlineExceeded).settle(call))
-            .await;
         assert_eq!(
-            fixture.records().await,
+            drop_before_the_answer_is_taken(|call| Failure::new(Reason::DeadlineExceeded).settle(call)).await,
             ["Some(OK) Some(null) None", "Some(DEADLINE_EXCEEDED) Some(DEADLINE_EXCEEDED) Some(true)"]
         );
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use super::lease::ConnectFailure;
 use crate::{
     clock::{self, Instant},
-    http_client::{self, ConnectionReuse, HttpClientError, HttpProtocol, HttpSettings},
+    http_client::{self, ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings},
 };
 
 /// Time without any response after which an HTTP/2 connection with unanswered requests
@@ -34,6 +34,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     /// Which of its connections it uses again.
     pub(super) reuse: ConnectionReuse,
+    /// How many header lines its responses may have.
+    pub(super) header_room: HeaderRoom,
     pub(super) created_at: Instant,
     /// Its generation ([`Generation`](super::Generation)).
     pub(super) generation: u64,
@@ -114,10 +116,12 @@ impl Client {
     ) -> Result<Self, HttpClientError> {
         // Before the client exists, so that it is never taken for one of a later generation.
         let trust_generation = settings.tls.generation();
+        let header_room = settings.header_room();
         Ok(Self {
             http: http_client::build(settings, reuse)?,
             trust_generation,
             reuse,
+            header_room,
             created_at: clock::now(),
             generation,
             distrusted: AtomicBool::new(false),

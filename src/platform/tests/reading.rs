@@ -53,6 +53,27 @@ async fn the_number_of_header_lines_is_bounded_by_their_bytes() {
     assert_eq!(error.certainty, Certainty::Done);
 }
 
+/// Room for many header lines is allocated only for a platform that sends them.
+#[tokio::test]
+async fn more_header_lines_than_usual_cost_a_minting_one_attempt_and_only_once() {
+    let lines = (0..1100).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
+    let body = r#"{"ott":"OTT"}"#;
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    let response = Behaviour::Raw(format!("{head}{lines}\r\n{body}").into_bytes());
+    let upstream = Upstream::http().await;
+    let client = client(&upstream, quick());
+    for attempts in [2, 1, 1] {
+        for _ in 0..attempts {
+            upstream.next(OTT, response.clone());
+        }
+        let call = call();
+        issue(&client, &call).await.unwrap();
+        assert_eq!(call.attempts(), attempts);
+    }
+    issues(&client).await;
+}
+
 #[tokio::test]
 async fn a_byte_order_mark_before_the_account_is_skipped() {
     let session = log_in_with("Set-Cookie: sid=1\r\n", &format!("\u{feff}{ACCOUNT}")).await;

@@ -94,7 +94,7 @@ impl Audited {
         };
         let routes = || {
             let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
-            Ok::<_, Infallible>(Routes::new(service))
+            Ok::<_, Infallible>(Routes::new(service).into())
         };
         let server = bind(settings).unwrap().serve(parts, routes).await.unwrap();
         let (_, entered) = mpsc::unbounded_channel();
