@@ -23,6 +23,8 @@ def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(prog="benches/compare/run", description=__doc__)
     parser.add_argument("--full", action="store_true", help="seven rounds of two seconds, and how the cost grows")
+    parser.add_argument("--rounds", type=int, help=f"instead of {SHORT.rounds} or {FULL.rounds}")
+    parser.add_argument("--seconds", type=float, help=f"of each load, instead of {SHORT.seconds} or {FULL.seconds}")
     parser.add_argument("--only", metavar="NAME", help="one scenario: " + ", ".join(one.name for one in SCENARIOS))
     parser.add_argument("--pgo", type=pathlib.Path, metavar="FILE", help="a binary of release/build to compare as well")
     parser.add_argument("--write-docs", action="store_true", help="put tables and plot into docs/performance.md")
@@ -51,7 +53,8 @@ def machine():
 def main():
     """Measures, prints the tables, and writes them where they were asked for."""
     options = arguments()
-    length = FULL if options.full else SHORT
+    usual = FULL if options.full else SHORT
+    length = measure.Length(options.rounds or usual.rounds, options.seconds or usual.seconds)
     binaries = measure.Binaries(
         options.gateway, options.pgo, options.servers / "bench-upstream", options.servers / "bench-bare"
     )

@@ -1,4 +1,4 @@
-"""How the cost of a call of the gateway grows with one thing at a time."""
+"""How the cost of a call of the gateway changes with one thing at a time."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ class Point:
     """One load: `value` of `series` is what was varied."""
 
     series: str
-    value: int
+    value: str
     round: int
     cpu_us: float
     rate: float
@@ -36,7 +36,7 @@ class Variant:
     """A load of one gateway."""
 
     series: str
-    value: int
+    value: str
     process: object
     callers: object
     shape: Shape
@@ -64,17 +64,22 @@ def variants(binaries, folder, upstream, stack):
     usual, own = gateways[RULES]
     anonymous = Caller(own, usual.url)
     for count in CONNECTIONS:
-        yield Variant("connections, one call at a time on each", count, usual.process, anonymous, Shape(count, 1))
+        yield Variant("connections, one call at a time on each", f"{count:,}", usual.process, anonymous, Shape(count, 1))
     for count in STREAMS:
-        yield Variant("calls at a time on one connection", count, usual.process, anonymous, Shape(1, count))
+        yield Variant("calls at a time on one connection", f"{count:,}", usual.process, anonymous, Shape(1, count))
     for count, (gateway, own) in gateways.items():
-        yield Variant("rules (8×8)", count, gateway.process, Caller(own, gateway.url), REFERENCE)
+        yield Variant("rules (8×8)", f"{count:,}", gateway.process, Caller(own, gateway.url), REFERENCE)
+    switched_off = {"nothing": {}, "audit": {"has_audit": False}, "log": {"log_level": "off"},
+                    "audit and log": {"has_audit": False, "log_level": "off"}}  # fmt: skip
+    for name, settings in switched_off.items():
+        gateway, own = start(f"without-{name}".replace(" ", "-"), **settings)
+        yield Variant("switched off (8×8)", name, gateway.process, Caller(own, gateway.url), REFERENCE)
     tokens = {f"caller-{number}": f"token-of-caller-{number}-{number * 7919:064d}" for number in range(CALLERS[-1])}
     gateway, own = start("callers", tokens=tokens)
     callers = [Caller(own, gateway.url, token=token) for token in tokens.values()]
     for count in CALLERS:
         shape = Shape(1, IN_FLIGHT // count)
-        yield Variant("callers, 64 calls in flight in all", count, gateway.process, Callers(callers[:count]), shape)
+        yield Variant("callers, 64 calls in flight in all", f"{count:,}", gateway.process, Callers(callers[:count]), shape)
 
 
 def grow(binaries, length, progress):

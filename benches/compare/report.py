@@ -82,7 +82,7 @@ def growth(points):
             same = [point for point in mine if point.value == value]
             rows.append([
                 series if value == mine[0].value else "",
-                f"{value:,}",
+                value,
                 f"{median(same, 'cpu_us'):.0f} µs",
                 f"{ratio(same, first, 'cpu_us'):.2f}",
                 f"{median(same, 'rate'):,.0f}",

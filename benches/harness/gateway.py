@@ -23,7 +23,9 @@ client_secret_file = "{folder}/client-secret"
 {authority}
 {callers}
 [audit]
-sink = "{folder}/audit.jsonl"
+sink = "{sink}"
+[telemetry]
+log_level = "{log_level}"
 {rules}
 """
 TLS = """
@@ -65,10 +67,9 @@ class Gateway:
     """
 
     def __init__(self, binary, folder, upstream, certificates=None, issuer=None, tokens=None, rules=RULES,
-                 workers=1, wrapper=(), environment=None):  # fmt: skip
+                 workers=1, has_audit=True, log_level="info", wrapper=(), environment=None):  # fmt: skip
         folder = pathlib.Path(folder)
         self.port, self.admin = free_ports(2)
-        self.audit = folder / "audit.jsonl"
         (folder / "client-secret").write_text("bench-secret\n")
         (folder / "client-secret").chmod(0o600)
         callers, names = "", ["anonymous"]
@@ -87,6 +88,8 @@ class Gateway:
             admin=self.admin,
             workers=workers,
             folder=folder,
+            sink=folder / "audit.jsonl" if has_audit else "off",
+            log_level=log_level,
             upstream=upstream.url,
             authority=f'ca_file = "{upstream.authority}"' if upstream.authority else "",
             tls=TLS.format(certificates) if certificates else "",
