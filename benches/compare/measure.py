@@ -1,0 +1,169 @@
+"""Loads all subjects in turn, and compares every load with what the platform has answered."""
+
+import contextlib
+import dataclasses
+import pathlib
+import statistics
+import tempfile
+
+from benches.compare.bare import Bare
+from benches.compare.envoy_proxy import Envoy
+from benches.compare.scenarios import BARE, ENVOY, GATEWAY, PGO
+from benches.harness.credentials import Certificates, Issuer
+from benches.harness.gateway import Gateway
+from benches.harness.load import Caller, Callers, CallsFailed, seconds_to_first_answer, verify_issue
+from benches.harness.upstream import TOKEN, Upstream
+
+# Calls before the first measured load: connections are open, and memory has been allocated.
+WARM_UP_CALLS = 2_000
+# The count of the platform that goes up with each call of a kind.
+COUNTED = {"issue": "otts", "login": "logins"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Binaries:
+    """The programs that are measured. The one that was built with a profile is optional."""
+
+    gateway: pathlib.Path
+    pgo: pathlib.Path | None
+    upstream: pathlib.Path
+    bare: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How often, and for how long, each subject is loaded."""
+
+    rounds: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One load of one subject."""
+
+    scenario: str
+    shape: str
+    subject: str
+    round: int
+    calls: int
+    cpu_us: float
+    rate: float
+    p50_us: float
+    p99_us: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """What one subject needs: memory after all loads of a scenario, and time to start."""
+
+    scenario: str
+    subject: str
+    rss_mib: float
+    start_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A subject that could not carry a load."""
+
+    scenario: str
+    shape: str
+    subject: str
+    cause: str
+
+
+def calls_for(rate, seconds, in_flight):
+    """How many calls take that long; at least a few for each that is in flight at one time."""
+    return max(int(rate * seconds), 5 * in_flight)
+
+
+class Deployment:
+    """The platform and all subjects of one scenario."""
+
+    def __init__(self, scenario, binaries, folder, stack):
+        folder = pathlib.Path(folder)
+        certificates = Certificates(folder) if scenario.tls else None
+        issuer = Issuer(folder) if scenario.jwt else None
+        token = issuer and issuer.token(scenario.jwt, "portal")
+        self._scenario = scenario
+        self._upstream = Upstream(binaries.upstream, folder, certificates, scenario.delay_ms)
+        stack.callback(self._upstream.stop)
+        own = lambda name: pathlib.Path(tempfile.mkdtemp(prefix=name.replace(" ", "-"), dir=folder))
+        start = {
+            ENVOY: lambda: Envoy(own(ENVOY), self._upstream, certificates, issuer),
+            BARE: lambda: Bare(binaries.bare, own(BARE), self._upstream, certificates),
+            GATEWAY: lambda: Gateway(binaries.gateway, own(GATEWAY), self._upstream, certificates, issuer),
+            PGO: lambda: Gateway(binaries.pgo, own(PGO), self._upstream, certificates, issuer),
+        }
+        absent = scenario.without | (frozenset() if binaries.pgo else {PGO})
+        self.processes, self._callers, self.start_ms = {}, {}, {}
+        for name in [name for name in start if name not in absent]:
+            subject = start[name]()
+            stack.callback(subject.stop)
+            caller = lambda number: Caller(folder, subject.url, scenario.method, ott=f"{TOKEN}{number}", token=token)
+            self.start_ms[name] = seconds_to_first_answer(subject.process, caller(0)) * 1000
+            self.processes[name] = subject.process
+            self._callers[name] = Callers([caller(number) for number in range(scenario.callers)])
+            if scenario.method == "issue":
+                file = folder / "token"
+                file.write_text(token or "")
+                authority = certificates and certificates.authority
+                verify_issue(binaries.gateway, subject.url, authority, token and file)
+
+    def load(self, name, shape, calls):
+        """One load of one subject, and the processor time per call. Fails unless the platform has
+        answered every call once."""
+        counted, process = COUNTED[self._scenario.method], self.processes[name]
+        answered, spent = self._upstream.counts()[counted], process.cpu_seconds()
+        load = self._callers[name].load(shape, calls)
+        spent, answered = process.cpu_seconds() - spent, self._upstream.counts()[counted] - answered
+        if answered != len(load.times_us):
+            raise CallsFailed(f"{len(load.times_us)} calls were made, and the platform has answered {answered}")
+        return load, spent / answered * 1e6
+
+
+def compare(scenario, binaries, length, progress):
+    """All samples, failures and footprints of one scenario."""
+    samples, failures = [], []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        deployment = Deployment(scenario, binaries, folder, stack)
+        for shape in scenario.shapes:
+            found, failed = rounds(deployment, scenario, shape, length)
+            samples += found
+            failures += failed
+            medians = {name: [one.cpu_us for one in found if one.subject == name] for name in deployment.processes}
+            figures = [f"{name} {statistics.median(values):.0f} µs" for name, values in medians.items() if values]
+            progress(f"{scenario.name} {shape}: " + ", ".join(figures + [f"{one.subject} failed" for one in failed]))
+        footprints = [
+            Footprint(scenario.name, name, process.rss_mib(), deployment.start_ms[name])
+            for name, process in deployment.processes.items()
+        ]
+    return samples, failures, footprints
+
+
+def rounds(deployment, scenario, shape, length):
+    """The samples of one load. A subject that fails is not loaded again."""
+    samples, failures, rates = {}, [], {}
+    in_flight = scenario.callers * shape.connections * shape.streams
+    names = list(deployment.processes)
+    for number in range(-1, length.rounds):
+        # Each round begins with another subject. The round before the first one is to warm up.
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            if name in {failure.subject for failure in failures}:
+                continue
+            calls = max(WARM_UP_CALLS, 5 * in_flight) if number < 0 else calls_for(rates[name], length.seconds, in_flight)
+            try:
+                load, cpu_us = deployment.load(name, shape, calls)
+            except CallsFailed as failure:
+                failures.append(Failure(scenario.name, str(shape), name, str(failure)))
+                samples.pop(name, None)
+                continue
+            rates.setdefault(name, load.rate)
+            if number >= 0:
+                samples.setdefault(name, []).append(Sample(
+                    scenario.name, str(shape), name, number, len(load.times_us), cpu_us, load.rate,
+                    load.quantile_us(0.5), load.quantile_us(0.99),
+                ))  # fmt: skip
+    return [sample for found in samples.values() for sample in found], failures

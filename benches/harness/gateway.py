@@ -1,0 +1,104 @@
+"""The gateway with everything on: rules, quotas, audit to a file, metrics, log at `info`."""
+
+import hashlib
+import pathlib
+
+from benches.harness.credentials import AUDIENCE, ISSUER
+from benches.harness.process import Process, free_ports
+
+CONFIG = """
+[server]
+listen = "127.0.0.1:{port}"
+worker_threads = {workers}
+drain_lame_duck = "10ms"
+refused_call_rate = "1000000/s"
+refused_call_burst = 1000000
+{tls}
+[admin]
+listen = "127.0.0.1:{admin}"
+[api_clients.bench]
+data_center_url = "{upstream}"
+client_id = "bench"
+client_secret_file = "{folder}/client-secret"
+{authority}
+{callers}
+[audit]
+sink = "{sink}"
+[telemetry]
+log_level = "{log_level}"
+{rules}
+"""
+TLS = """
+[server.tls]
+certificate_file = "{0.certificate}"
+private_key_file = "{0.key}"
+"""
+JWT = """
+[callers.jwt]
+issuer = "{issuer}"
+audience = "{audience}"
+jwks_file = "{jwks}"
+"""
+# A rule of another team, which is compared with every call and decides none.
+OTHER_RULE = """
+[[access.rules]]
+callers = ["spiffe://bench.example/ns/team-{number}/sa/*", "jwt:team-{number}-*"]
+logins = ["*@customer-{number}.example"]
+"""
+# The last rule allows the calls of the benchmark. Its quotas are counted, and never used up.
+RULE = """
+[[access.rules]]
+callers = {callers}
+rate = "1000000/s"
+burst = 1000000
+user_rate = "1000000/s"
+user_burst = 1000000
+logins = ["*@mysite.com", "*@customer.example"]
+"""
+# Rules of a benchmark that is not about rules.
+RULES = 10
+
+
+class Gateway:
+    """One process of the release binary, with the documented defaults wherever possible.
+
+    `certificates` switch TLS on, `issuer` accepts its JWTs, and `tokens` are bearer tokens by
+    the names of their callers. `wrapper` is a command that runs the binary, such as valgrind.
+    """
+
+    def __init__(self, binary, folder, upstream, certificates=None, issuer=None, tokens=None, rules=RULES,
+                 workers=1, has_audit=True, log_level="info", wrapper=(), environment=None):  # fmt: skip
+        folder = pathlib.Path(folder)
+        self.port, self.admin = free_ports(2)
+        (folder / "client-secret").write_text("bench-secret\n")
+        (folder / "client-secret").chmod(0o600)
+        callers, names = "", ["anonymous"]
+        if issuer:
+            names.append("jwt:*")
+            callers += JWT.format(issuer=ISSUER, audience=AUDIENCE, jwks=issuer.jwks)
+        if tokens:
+            names.append("token:*")
+            hashes = {name: hashlib.sha256(token.encode()).hexdigest() for name, token in tokens.items()}
+            callers += "[callers.tokens]\n" + "".join(f'{name} = "sha256:{digest}"\n' for name, digest in hashes.items())
+        written = [OTHER_RULE.format(number=number) for number in range(1, rules)]
+        written.append(RULE.format(callers=str(names).replace("'", '"')))
+        config = folder / "gateway.toml"
+        config.write_text(CONFIG.format(
+            port=self.port,
+            admin=self.admin,
+            workers=workers,
+            folder=folder,
+            sink=folder / "audit.jsonl" if has_audit else "off",
+            log_level=log_level,
+            upstream=upstream.url,
+            authority=f'ca_file = "{upstream.authority}"' if upstream.authority else "",
+            tls=TLS.format(certificates) if certificates else "",
+            callers=callers,
+            rules="".join(written),
+        ))  # fmt: skip
+        self.url = f"https://localhost:{self.port}" if certificates else f"http://127.0.0.1:{self.port}"
+        self.process = Process("gateway", [*wrapper, binary, "serve", "--config", config], folder, environment)
+
+    def stop(self):
+        """Ends the process."""
+        self.process.stop()

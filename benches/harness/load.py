@@ -1,0 +1,140 @@
+"""Calls by h2load, and proof that their answers are real.
+
+h2load sees the status of HTTP, which is 200 for a failed gRPC call as well. So each load is
+compared with what the upstream has answered, and with the bytes of the messages.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import struct
+import subprocess
+import tempfile
+import time
+
+from benches.harness.upstream import LOGIN, TOKEN
+
+PATHS = {"issue": "IssueOtt", "login": "LoginWithOtt"}
+FIELD_ONE = b"\x0a"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Connections, and calls in flight on each of them."""
+
+    connections: int
+    streams: int
+
+    def __str__(self):
+        return f"{self.connections}×{self.streams}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What h2load measured: calls per second, and the time of each call in ascending order."""
+
+    rate: float
+    times_us: list[int]
+
+    def quantile_us(self, share):
+        """The time that this share of the calls did not exceed."""
+        return self.times_us[max(0, math.ceil(share * len(self.times_us)) - 1)]
+
+
+class CallsFailed(Exception):
+    """Calls that had to be answered were not."""
+
+
+def message(text):
+    """A gRPC message whose first field is `text` (shorter than 128 bytes)."""
+    payload = FIELD_ONE + bytes([len(text)]) + text.encode()
+    return b"\0" + struct.pack(">I", len(payload)) + payload
+
+
+class Caller:
+    """Makes calls of one kind: `issue` for a `login`, or `login` with an `ott`; with a bearer
+    `token`, or without."""
+
+    def __init__(self, folder, url, method="issue", login=LOGIN, ott=TOKEN, token=None):
+        self._folder = pathlib.Path(tempfile.mkdtemp(dir=folder))
+        self.body = self._folder / "message"
+        self.body.write_bytes(message(login if method == "issue" else ott))
+        self._method, self._url = method, url
+        self._headers = ["content-type: application/grpc", "te: trailers", "grpc-timeout: 10S"]
+        if token:
+            self._headers.append(f"authorization: Bearer {token}")
+
+    def command(self, shape, calls, log):
+        """The command line of h2load."""
+        headers = [part for header in self._headers for part in ("-H", header)]
+        return ["h2load", "-t", "1", "-c", str(shape.connections), "-m", str(shape.streams), "-n", str(calls),
+                "-d", str(self.body), "--log-file", str(log), *headers,
+                f"{self._url}/ott.v1.OttService/{PATHS[self._method]}"]  # fmt: skip
+
+    def load(self, shape, calls):
+        """Makes that many calls; an error unless each has an answer with a message."""
+        result, message_bytes = self.attempt(shape, calls)
+        if message_bytes < calls * len(message(TOKEN)):
+            raise CallsFailed(f"{message_bytes} bytes of messages in the answers to {calls} calls")
+        return result
+
+    def refused(self, shape, calls):
+        """Makes that many calls; an error unless none of them has a message in its answer."""
+        result, message_bytes = self.attempt(shape, calls)
+        if message_bytes:
+            raise SystemExit(f"{self._url}: calls that had to be refused were answered")
+        return result
+
+    def attempt(self, shape, calls):
+        """Makes that many calls. Returns the measurement and the bytes of all messages."""
+        log = self._folder / "h2load.log"
+        log.unlink(missing_ok=True)
+        command = self.command(shape, calls, log)
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
+        if not done or [int(number) for number in done.groups()] != [calls, 0, 0, 0]:
+            raise CallsFailed(f"h2load reports failures\n{text}")
+        times = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
+        load = Load(float(re.search(r"([\d.]+) req/s", text)[1]), times)
+        return load, int(re.search(r"\((\d+)\) data", text)[1])
+
+    def is_answered(self):
+        """Whether one call is answered with a message."""
+        log = self._folder / "h2load.log"
+        output = subprocess.run(self.command(Shape(1, 1), 1, log), capture_output=True, text=True).stdout
+        data = re.search(r"\((\d+)\) data", output)
+        return bool(data) and int(data[1]) >= len(message(TOKEN))
+
+
+class Callers:
+    """Several callers that make their calls at the same time, each with the same shape."""
+
+    def __init__(self, callers):
+        self._callers = callers
+
+    def load(self, shape, calls):
+        """Makes that many calls in all, or fewer if they cannot be divided."""
+        with concurrent.futures.ThreadPoolExecutor(len(self._callers)) as pool:
+            share = calls // len(self._callers)
+            loads = list(pool.map(lambda caller: caller.load(shape, share), self._callers))
+        times = sorted(time for load in loads for time in load.times_us)
+        return Load(sum(load.rate for load in loads), times)
+
+
+def seconds_to_first_answer(process, caller):
+    """Time from the start of a process to its first successful call, new connection included."""
+    process.wait_until(caller.is_answered, "no call is answered")
+    return time.monotonic() - process.started
+
+
+def verify_issue(client, url, authority=None, token_file=None):
+    """One `IssueOtt` call by the gateway's own command line, which fails unless the status is OK."""
+    command = [client, "issue", "--endpoint", url, "--login", LOGIN]
+    command += ["--ca-file", authority] if authority else []
+    command += ["--bearer-token-file", token_file] if token_file else []
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode or json.loads(done.stdout).get("ott") != TOKEN:
+        raise SystemExit(f"{url}: not a real answer: {done.stdout}{done.stderr}")

@@ -1,0 +1,79 @@
+"""A process of a benchmark: its start, its processor time and memory, and its end."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+
+# Long enough under valgrind on a busy machine.
+START_S = 300
+# The gateway is gone 30 s after the signal.
+STOP_S = 40
+
+
+def free_ports(number):
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Process:
+    """A child process whose output goes to `NAME.log` in `folder`."""
+
+    def __init__(self, name, command, folder, environment=None):
+        self.log = pathlib.Path(folder) / f"{name}.log"
+        inherited = {key: value for key, value in os.environ.items() if key != "RUST_LOG"}
+        self.started = time.monotonic()
+        with open(self.log, "wb") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdout=log,
+                stderr=log,
+                env={**inherited, **(environment or {})},
+            )
+        self.pid = self._process.pid
+
+    def wait_until(self, is_ready, what):
+        """Polls until `is_ready()` returns something true, and returns that."""
+        deadline = time.monotonic() + START_S
+        while not (result := is_ready()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{what}: {self._process.args}\n{self.log.read_text()}")
+            time.sleep(0.002)
+        return result
+
+    def wait_for_port(self, port):
+        """Waits until the port accepts connections."""
+
+        def is_open():
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        self.wait_until(is_open, f"port {port} is not open")
+
+    def cpu_seconds(self):
+        """Processor time of the process since its start, of all its threads."""
+        stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
+        fields = stat.rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mib(self):
+        """Resident memory of the process, in MiB."""
+        status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+    def stop(self):
+        """Ends the process with SIGTERM; an error if it does not end."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise SystemExit(f"{self._process.args} did not end") from None
