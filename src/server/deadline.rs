@@ -4,7 +4,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
     clock::Instant,
     status::{Failure, Reason},
 };
+
+/// Header with the time that a caller waits for its call.
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Subtracted from the caller's deadline, so that our response arrives in time.
 const MARGIN: Duration = Duration::from_millis(20);
@@ -26,7 +29,7 @@ pub(super) struct MalformedTimeout;
 /// Returns the deadline of a call that arrived at `arrived`: the caller's timeout, at most
 /// `max`, less the margin.
 pub(super) fn of(headers: &HeaderMap, arrived: Instant, max: Duration) -> Result<Deadline, MalformedTimeout> {
-    let mut values = headers.get_all("grpc-timeout").iter();
+    let mut values = headers.get_all(TIMEOUT).iter();
     let timeout = match (values.next(), values.next()) {
         (None, _) => max,
         (Some(value), None) => parse(value).ok_or(MalformedTimeout)?.min(max),

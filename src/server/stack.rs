@@ -285,7 +285,7 @@ impl CallStack {
             );
         })?;
         call.set_caller(Arc::clone(caller.name()), caller.proof().label());
-        if call.operation().is_some() && !headers.contains_key("grpc-timeout") {
+        if call.operation().is_some() && !headers.contains_key(deadline::TIMEOUT) {
             self.metrics.without_deadline(caller.name());
         }
         Ok(caller)
