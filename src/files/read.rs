@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, Metadata, OpenOptions},
-    io::{self, Read},
+    io::{self, Read, Seek},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     time::SystemTime,
@@ -24,9 +24,9 @@ use super::{
 /// the bundle of all public authorities.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// Smallest buffer for a file: some file systems report a size of 0 for files that have
+/// Buffer for a file of unknown size: some file systems report a size of 0 for files that have
 /// contents.
-const MIN_BUFFER: usize = 64 * 1024;
+const UNKNOWN_SIZE_BUFFER: usize = 64 * 1024;
 
 /// Why a file cannot be read. `Display` is the sentence that `check-config`, the start and reloads
 /// report.
@@ -212,15 +212,36 @@ fn read_untimed(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     if reported > max_bytes {
         return Err(ReadError::TooLarge(max_bytes));
     }
-    // Allocated in full: a buffer that grows leaves copies of a secret behind. The file can grow
-    // while it is read, so the limit is checked again.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(reported.max(MIN_BUFFER).min(max_bytes) + 1));
-    file.take(max_bytes as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > max_bytes {
-        return Err(ReadError::TooLarge(max_bytes));
-    }
+    let bytes = read_contents(file, reported, max_bytes)?;
     let exposure = Exposure::of(path, &metadata);
     Ok(Contents { bytes, metadata, exposure })
+}
+
+/// Reads a file whose metadata report this size.
+///
+/// The buffer is allocated in full, because one that grows leaves copies of a secret behind. It is
+/// not larger than needed either: it is overwritten when it is dropped, at every poll. A file that
+/// has more contents than it reported, because it grows, is read again with a larger buffer.
+fn read_contents(
+    mut file: impl Read + Seek,
+    reported: usize,
+    max_bytes: usize,
+) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let mut expected = if reported == 0 { UNKNOWN_SIZE_BUFFER } else { reported }.min(max_bytes);
+    loop {
+        // One more byte than expected, which shows that there is more.
+        let capacity = expected.saturating_add(1);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+        (&mut file).take(capacity as u64).read_to_end(&mut bytes)?;
+        if bytes.len() <= expected {
+            return Ok(bytes);
+        }
+        if expected == max_bytes {
+            return Err(ReadError::TooLarge(max_bytes));
+        }
+        expected = max_bytes;
+        file.rewind()?;
+    }
 }
 
 fn check(metadata: &Metadata) -> Result<(), ReadError> {
@@ -310,6 +331,22 @@ mod tests {
         fs::rename(folder.path().join("new"), &path).expect("renamed");
         set_time(2);
         is_new("another file");
+    }
+
+    #[test]
+    fn file_that_grows_is_read_in_full_into_a_buffer_that_does_not() {
+        let contents = |bytes: usize, reported: usize| {
+            let read = read_contents(io::Cursor::new(vec![7; bytes]), reported, 100);
+            read.map(|read| (read.len(), read.capacity()))
+        };
+        assert_eq!(contents(10, 10).expect("it fits"), (10, 11));
+        assert_eq!(contents(9, 10).expect("it has shrunk"), (9, 11));
+        for (bytes, reported) in [(11, 10), (99, 10), (100, 10), (100, 99), (100, 100), (10, 0)] {
+            assert_eq!(contents(bytes, reported).expect("it fits"), (bytes, 101), "{reported}");
+        }
+        for reported in [0, 10, 100] {
+            assert!(matches!(contents(101, reported), Err(ReadError::TooLarge(100))), "{reported}");
+        }
     }
 
     /// Some file systems report a size of 0.
