@@ -56,7 +56,7 @@ async fn the_number_of_header_lines_is_bounded_by_their_bytes() {
 /// Room for many header lines is allocated only for a platform that sends them.
 #[tokio::test]
 async fn more_header_lines_than_usual_cost_a_minting_one_attempt_and_only_once() {
-    let lines = (0..1100).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
+    let lines = (0..1100).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>().concat();
     let body = r#"{"ott":"OTT"}"#;
     let head =
         format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
