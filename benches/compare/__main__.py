@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 
@@ -44,7 +45,7 @@ def machine():
         "cores": os.cpu_count(),
         "cpu": cpu.strip(),
         "kernel": platform.release(),
-        "envoy": version.split("/")[1] if "/" in version else "unknown",
+        "envoy": re.search(r"version: \w+/([\d.]+)/", version)[1],
         # Above the number of cores, other programs had a part in the figures.
         "load_before": round(os.getloadavg()[0], 1),
     }
@@ -78,7 +79,11 @@ def main():
     (folder / "result.json").write_text(json.dumps({"machine": conditions, **stored}, indent=1))
     (folder / "performance.svg").write_text(plot.svg(samples))
 
-    parts = {"comparison": report.comparison(samples, failures), "memory": report.footprint(footprints)}
+    parts = {
+        "comparison": report.comparison(samples, failures),
+        "capacity": report.capacity(samples),
+        "memory": report.footprint(footprints),
+    }
     if points:
         parts["growth"] = report.growth(points)
     for text in parts.values():

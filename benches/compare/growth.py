@@ -16,7 +16,7 @@ STREAMS = (1, 10, 100)
 RULE_COUNTS = (1, 10, 100, 1000)
 CALLERS = (1, 4, 16, 64)
 MAX_IN_FLIGHT = CONNECTIONS[-1]
-# All callers together have this many calls in flight.
+# All callers together have this many connections, with one call at a time on each.
 IN_FLIGHT = 64
 
 
@@ -78,8 +78,9 @@ def variants(binaries, folder, upstream, stack):
     gateway, own = start("callers", tokens=tokens)
     callers = [Caller(own, gateway.url, token=token) for token in tokens.values()]
     for count in CALLERS:
-        shape = Shape(1, IN_FLIGHT // count)
-        yield Variant("callers, 64 calls in flight in all", f"{count:,}", gateway.process, Callers(callers[:count]), shape)
+        # The same number of connections each time: more of them cost more by themselves.
+        shape = Shape(IN_FLIGHT // count, 1)
+        yield Variant("callers, 64 connections in all", f"{count:,}", gateway.process, Callers(callers[:count]), shape)
 
 
 def grow(binaries, length, progress):

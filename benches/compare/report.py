@@ -59,6 +59,18 @@ def comparison(samples, failures):
     return text
 
 
+def capacity(samples):
+    """What one core carries by the processor time of a call, at 8×8."""
+    names = [name for name in ORDER if any(row.subject == name for row in samples)]
+    rows = []
+    for scenario in SCENARIOS:
+        grouped = by_subject(samples, scenario.name, "8×8")
+        if grouped:
+            cells = [f"{1e6 / median(grouped[name], 'cpu_us'):,.0f}" if name in grouped else "" for name in names]
+            rows.append([scenario.title, *cells])
+    return table(["calls/s of one core", *names], rows)
+
+
 def footprint(footprints):
     """Memory after each scenario, and the time to the first answer."""
     names = [name for name in ORDER if any(row.subject == name for row in footprints)]
@@ -103,7 +115,9 @@ def replace_part(page, part, text):
 def conditions(machine, length):
     """Under which conditions the figures of a page were measured."""
     load = f"load average {machine['load_before']} before and {machine['load_after']} after"
+    busy = "The machine was busy with other work: trust the ratios more than the figures.\n"
     return (
         f"Measured on {machine['date']} at commit {machine['commit']}: {machine['cores']} cores of {machine['cpu']}, "
         f"Linux {machine['kernel']}, Envoy {machine['envoy']}; {length.rounds} rounds of {length.seconds:g} s; {load}.\n"
+        + (busy if machine["load_before"] >= 1 else "")
     )
