@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, Hash, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -49,6 +49,9 @@ pub(super) struct PerCaller<T> {
     bucket: QuotaBucket,
     hasher: RandomState,
     shards: Box<[Shard<T>]>,
+    /// Whether anything was ever remembered. Most of many rules are never used, and forgetting
+    /// locks every shard.
+    is_used: AtomicBool,
     /// The buckets of the callers for which there is no room.
     shared: Box<[AtomicU64]>,
 }
@@ -59,6 +62,7 @@ impl<T: Remembered> PerCaller<T> {
             bucket,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            is_used: AtomicBool::default(),
             shared: (0..SHARDS).map(|_| AtomicU64::default()).collect(),
         }
     }
@@ -78,6 +82,7 @@ impl<T: Remembered> PerCaller<T> {
         let is_literal = caller.literal_names.contains(caller.name);
         let new = Arc::new(T::new(memory.pool(is_literal).place(self.bucket)?));
         shard.insert(key, Arc::clone(&new));
+        self.is_used.store(true, Ordering::Relaxed);
         Some(new)
     }
 
@@ -87,7 +92,7 @@ impl<T: Remembered> PerCaller<T> {
     }
 
     pub(super) fn each(&self, mut then: impl FnMut(&T)) {
-        for shard in &self.shards {
+        for shard in self.used_shards() {
             let all: Vec<Arc<T>> = {
                 let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
                 shard.values().map(Arc::clone).collect()
@@ -98,9 +103,14 @@ impl<T: Remembered> PerCaller<T> {
         }
     }
 
+    /// The shards in which something may be remembered.
+    fn used_shards(&self) -> &[Shard<T>] {
+        if self.is_used.load(Ordering::Relaxed) { &self.shards } else { &[] }
+    }
+
     /// Forgets the callers of which nothing needs to be remembered.
     pub(super) fn forget_idle(&self, now: Nanos) {
-        for shard in &self.shards {
+        for shard in self.used_shards() {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             // A call that is about to take from it holds on to it; no other can, under the lock.
             shard.retain(|_, known| Arc::strong_count(known) > 1 || !known.is_unused(now));
