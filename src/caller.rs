@@ -25,7 +25,7 @@ use crate::{
     telemetry::metrics::{Metrics, SecurityEvent},
 };
 use forwarded::AssertedCallers;
-use jwt::JwtVerifiers;
+use jwt::{JwtVerifiers, TokenDigest};
 
 mod bearer;
 mod certificate;
@@ -378,12 +378,18 @@ impl Inner {
         let is_looked_at = self.jwt.is_some() || !tokens.is_empty();
         let Some(header) = header.filter(|_| is_looked_at) else { return Ok(None) };
         let credential = bearer::credential(header)?;
-        match &self.jwt {
-            Some(jwt) if bearer::looks_like_jwt(credential) => {
-                jwt.verify(credential, network).await.map_err(CallerError::InvalidJwt).map(Some)
+        // Every JWT has dots; what is remembered was found to be one.
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| credential.contains('.')) {
+            let digest = TokenDigest::of(credential);
+            if let Some(caller) = jwt.remembered(digest) {
+                return Ok(Some(caller));
             }
-            _ => tokens.caller(credential).ok_or(CallerError::InvalidCredential).map(Some),
+            if bearer::looks_like_jwt(credential) {
+                let verified = jwt.verify(credential, digest, network).await;
+                return verified.map_err(CallerError::InvalidJwt).map(Some);
+            }
         }
+        tokens.caller(credential).ok_or(CallerError::InvalidCredential).map(Some)
     }
 }
 

@@ -28,7 +28,8 @@ use crate::{
 
 mod verified;
 
-use self::verified::{Conditions, TokenDigest, Validity, VerifiedToken, VerifiedTokens};
+pub(super) use self::verified::TokenDigest;
+use self::verified::{Conditions, Validity, VerifiedToken, VerifiedTokens};
 
 /// The label in metrics of an issuer without a name.
 const ONLY_ISSUER: &str = "default";
@@ -178,16 +179,22 @@ impl JwtVerifiers {
         Ok(((!verifiers.is_empty()).then_some(Self { issuers: verifiers, waiters }), refreshes))
     }
 
-    /// Returns the caller that a token proves. If its key is unknown, this waits up to a second
+    /// Returns the caller of a token that was verified before, if it is still valid.
+    pub(super) fn remembered(&self, digest: TokenDigest) -> Option<Caller> {
+        self.issuers.iter().find_map(|verifier| verifier.remembered(digest))
+    }
+
+    /// Verifies a token in full, and returns its caller. If its key is unknown, this waits up to a second
     /// for newer keys, in a place of the peer's network (`None`: the address of the peer does not
     /// identify a client).
     ///
     /// The unverified `iss` only selects the keys; it is compared again after verification.
-    pub(super) async fn verify(&self, token: &str, network: Option<PeerNetwork>) -> Result<Caller, JwtFault> {
-        let digest = TokenDigest::of(token);
-        if let Some(caller) = self.issuers.iter().find_map(|verifier| verifier.remembered(digest)) {
-            return Ok(caller);
-        }
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        digest: TokenDigest,
+        network: Option<PeerNetwork>,
+    ) -> Result<Caller, JwtFault> {
         let verifier = match self.issuers.as_slice() {
             [only] => only,
             several => {

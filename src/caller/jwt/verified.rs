@@ -39,7 +39,7 @@ const _: () = assert!(size_of::<VerifiedToken>() + MAX_NAME_BYTES + 2 * COUNTS <
 /// Digests are compared in variable time: what the time reveals about one does not help to find
 /// a token that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TokenDigest([u8; 32]);
+pub(in crate::caller) struct TokenDigest([u8; 32]);
 
 /// A token that has passed every check.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ struct Stored {
 }
 
 impl TokenDigest {
-    pub(super) fn of(token: &str) -> Self {
+    pub(in crate::caller) fn of(token: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         Self(bytes)
@@ -97,9 +97,9 @@ impl TokenDigest {
 
     /// Two numbers that are independent of each other.
     fn hashes(self) -> (usize, u32) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        let set = u32::from_le_bytes([a, b, c, d]);
-        (usize::try_from(set).unwrap_or_default(), u32::from_le_bytes([e, f, g, h]))
+        let number = |bytes: Option<&[u8; 4]>| bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let (set, tag) = (number(self.0.first_chunk()), number(self.0.last_chunk()));
+        (usize::try_from(set).unwrap_or_default(), tag)
     }
 }
 

@@ -163,7 +163,9 @@ proptest! {
             } else {
                 if known.len() == WAYS {
                     let mut counts: HashMap<usize, usize> = HashMap::new();
-                    known.iter().for_each(|(_, owner)| *counts.entry(*owner).or_default() += 1);
+                    for (_, owner) in &known {
+                        *counts.entry(*owner).or_default() += 1;
+                    }
                     let most = counts.values().max().copied();
                     let at = known.iter().position(|(_, owner)| counts.get(owner).copied() == most).unwrap();
                     known.remove(at);
