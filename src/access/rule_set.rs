@@ -84,7 +84,9 @@ mod tests {
 
     fn set(rules: usize, members: &BTreeSet<usize>) -> RuleSet {
         let mut list = RuleList::default();
-        members.iter().for_each(|&rule| list.push(rule));
+        for &rule in members {
+            list.push(rule);
+        }
         let mut set = RuleSet::none(rules);
         set.add(&list);
         set

@@ -114,7 +114,7 @@ pub enum InvalidRules {
 /// A usable set of rules, with what has been used of their quotas.
 #[derive(Debug)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    in_order: Vec<Rule>,
     index: RuleIndex,
     /// The callers that any of them names in full.
     literal_callers: HashSet<Box<str>>,
@@ -154,11 +154,11 @@ impl Rules {
         let literal_callers =
             callers.filter(|name| !name.contains(['*', '?'])).map(|name| name.as_str().into()).collect();
         let index = RuleIndex::new(&settings);
-        let rules = (1..)
+        let in_order = (1..)
             .zip(settings)
             .map(|(number, settings)| Rule::try_new(number, settings))
             .collect::<Result<_, _>>()?;
-        Ok(Self { rules, index, literal_callers })
+        Ok(Self { in_order, index, literal_callers })
     }
 
     /// Which rule would decide on such a call, and why, without taking from any quota.
@@ -190,8 +190,8 @@ impl Rules {
             }
         };
         let mut deciding = None;
-        let mut lines = Vec::with_capacity(self.rules.len() + 1);
-        for (position, rule) in self.rules.iter().enumerate() {
+        let mut lines = Vec::with_capacity(self.in_order.len() + 1);
+        for (position, rule) in self.in_order.iter().enumerate() {
             let number = position + 1;
             let verdict = match mismatch(position) {
                 Some(denial) => sentence(denial, question),
@@ -254,7 +254,7 @@ impl Rules {
 
     /// Returns the rule that decides: the first one.
     pub(super) fn first(&self, rules: &RuleSet) -> Option<&Rule> {
-        self.rules.get(rules.first()?)
+        self.in_order.get(rules.first()?)
     }
 
     /// Returns the first rule that names this caller.
@@ -264,7 +264,7 @@ impl Rules {
 
     /// No rules: nothing is allowed.
     pub(super) fn none() -> Self {
-        Self { rules: Vec::new(), index: RuleIndex::new(&[]), literal_callers: HashSet::new() }
+        Self { in_order: Vec::new(), index: RuleIndex::new(&[]), literal_callers: HashSet::new() }
     }
 
     /// The callers that any rule names in full.
@@ -274,7 +274,7 @@ impl Rules {
 
     /// Forgets what is as good as unused of all quotas.
     pub(super) fn forget_full(&self, now: Nanos) {
-        for rule in &self.rules {
+        for rule in &self.in_order {
             rule.per_caller.forget_full(now);
             rule.per_user.forget_full(now);
         }
@@ -288,8 +288,8 @@ impl Rules {
     /// Takes over what has been used of the quotas of those earlier rules that are
     /// also here, so that a reload gives nobody a full bucket.
     pub(super) fn inherit(&mut self, earlier: &Self) {
-        let mut left: Vec<&Rule> = earlier.rules.iter().collect();
-        for rule in &mut self.rules {
+        let mut left: Vec<&Rule> = earlier.in_order.iter().collect();
+        for rule in &mut self.in_order {
             let Some(at) = left.iter().position(|old| old.covers_the_same_as(rule)) else { continue };
             let old = left.swap_remove(at);
             if rule.per_caller.is_like(&old.per_caller) {
