@@ -99,7 +99,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::telemetry::duties::Duty;
+    use crate::{health::AuditState, telemetry::duties::Duty};
 
     fn admin() -> Admin {
         // A thread is blocked at once, unless it waits.
@@ -145,7 +145,7 @@ mod tests {
         for path in ["/metrics", "/livez", "/livez", "/readyz", "/", "/favicon.ico"] {
             page(&admin, path).await;
         }
-        admin.health.set_audit_unavailable(true);
+        admin.health.set_audit(AuditState::Unavailable);
         page(&admin, "/readyz").await;
         asked(&admin, Method::POST, "/metrics").await;
         let (_, text) = page(&admin, "/metrics").await;
@@ -171,7 +171,7 @@ mod tests {
     async fn readiness_names_each_reason_and_liveness_does_not_depend_on_it() {
         let admin = admin();
         let _starting = admin.health.credential("eu2");
-        admin.health.set_audit_unavailable(true);
+        admin.health.set_audit(AuditState::Unavailable);
         let reasons = "not ready: the first token request of API client \"eu2\" has not ended\n\
                        not ready: audit records cannot be written\n";
         assert_eq!(page(&admin, "/readyz").await, (503, reasons.to_owned()));

@@ -19,9 +19,11 @@ mod judge;
 mod line;
 mod opened;
 mod places;
+mod probe;
 mod readiness;
 mod record;
 mod sink;
+mod started;
 mod thread;
 mod writer;
 
@@ -29,22 +31,16 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
-use self::{
-    availability::Availability, fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, writer::Writer,
-};
+use self::{fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, started::Started, writer::Writer};
 pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
     ott::OneTimeToken,
     reason::Reason,
-    telemetry::metrics::{AuditClass, AuditFault, AuditSink, Logout, Metrics, RecordResult},
+    telemetry::metrics::{AuditClass, Logout, Metrics, RecordResult},
 };
 
-/// Maximum time that a call waits for its record: for the write in progress and for its own,
-/// even if the sink has just become slow. What the platform did for the call would be lost
-/// otherwise.
-const RECORD_LIMIT: Duration = Duration::from_secs(4);
 /// Time that the last records need at shutdown at most, unless the sink is unavailable: the
 /// write in progress, and their own.
 pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
@@ -52,15 +48,6 @@ pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
 /// Where audit records go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Audit(Option<Arc<Started>>);
-
-#[derive(Debug)]
-struct Started {
-    writer: Writer,
-    fingerprinter: Fingerprinter,
-    sink: AuditSink,
-    metrics: Metrics,
-    clock: WallClock,
-}
 
 /// Settings of the audit.
 #[derive(Debug)]
@@ -149,25 +136,26 @@ impl Audit {
     }
 
     /// Waits until the record of a call that begins now can be expected to be written in
-    /// time. Nothing of a call may be sent to the platform before. Returns at once unless a
-    /// write is being repeated or has been in progress for 250 ms, and within 1.25 s even
-    /// then.
+    /// time. Nothing of a call may be sent to the platform before. Returns at once unless the
+    /// write in progress is in doubt (it is the first one to its file, is being repeated, or has
+    /// been in progress for 50 ms) or the last one was 10 s ago, and within 1.25 s of the
+    /// beginning of a write even then.
     ///
     /// # Errors
     ///
     /// The sink is unavailable.
     pub async fn expect_record(&self) -> Result<(), AuditUnavailable> {
         match &self.0 {
-            Some(started) => started.availability().expected().await,
+            Some(started) => started.writer.expect_record().await,
             None => Ok(()),
         }
     }
 
-    /// Returns whether the sink counts as unavailable for the health of the replica. `None` if
-    /// the audit is off.
+    /// Returns whether the sink counts as unavailable for the health of the replica, from its
+    /// first write on. `None` if the audit is off.
     #[must_use]
     pub fn readiness(&self) -> Option<Readiness> {
-        self.0.as_ref().map(|started| Readiness::new(started.availability().subscribe()))
+        self.0.as_ref().map(|started| Readiness::new(started.writer.availability()))
     }
 
     /// Resolves when the sink is unavailable for good, so that the process has to end: the
@@ -264,54 +252,6 @@ impl Audit {
             Ok(Ok(())) => Ok(()),
             _ => Err(AuditUnavailable),
         }
-    }
-}
-
-impl Started {
-    fn availability(&self) -> &Availability {
-        self.writer.availability()
-    }
-
-    /// Hands over a line of an allowed call. Returns whether it was accepted; if not, the
-    /// sink is marked as unavailable.
-    fn submit(&self, line: Line) -> bool {
-        let accepted = self.writer.submit(line);
-        if let Err(error) = accepted {
-            self.availability().distrust(&error);
-            // The thread may be done with all lines by now, and has to see whether the sink
-            // is available.
-            self.writer.wake();
-        }
-        accepted.is_ok()
-    }
-
-    async fn write(&self, text: String) -> Result<(), AuditUnavailable> {
-        let (ack, mut written) = oneshot::channel();
-        let result = if self.submit(Line::awaited(text, ack)) {
-            match timeout(MAX_WRITE, &mut written).await {
-                Ok(written) => written.map_err(|_| AuditUnavailable),
-                Err(_) => self.write_late(written).await,
-            }
-        } else {
-            Err(AuditUnavailable)
-        };
-        if result.is_err() {
-            self.metrics.audit_fault(AuditFault::AnswerWithheld);
-        }
-        result
-    }
-
-    /// Goes on waiting for a record that has not been written in the time of one write.
-    async fn write_late(&self, written: oneshot::Receiver<()>) -> Result<(), AuditUnavailable> {
-        // Reading this makes the sink unavailable if the write in progress takes too long. The
-        // call itself was sent, and waits on.
-        let _ = self.availability().is_unavailable();
-        if let Ok(written) = timeout(RECORD_LIMIT.saturating_sub(MAX_WRITE), written).await {
-            return written.map_err(|_| AuditUnavailable);
-        }
-        self.availability().distrust(&"an audit record was not written in time");
-        self.writer.wake();
-        Err(AuditUnavailable)
     }
 }
 

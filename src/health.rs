@@ -48,7 +48,7 @@ struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
     /// Whether every credential has worked, all at the same time.
     credentials_have_worked: bool,
-    audit_unavailable: bool,
+    audit: AuditState,
     draining: bool,
 }
 
@@ -82,6 +82,18 @@ impl CredentialState {
     }
 }
 
+/// State of the audit log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditState {
+    /// The first write to it has not ended.
+    Starting,
+    /// Records can be written, or there is no audit log.
+    #[default]
+    Available,
+    /// Records cannot be written in time.
+    Unavailable,
+}
+
 /// Reports the state of one API client's credential.
 #[derive(Clone, Debug)]
 pub struct CredentialCondition {
@@ -105,6 +117,8 @@ pub enum WhyNot {
     },
     /// The credential of every API client has been refused for a minute.
     CredentialsRefused,
+    /// It is not known yet whether audit records can be written in time.
+    AuditStarting,
     /// Audit records cannot be written.
     AuditUnavailable,
     /// The process is shutting down.
@@ -123,6 +137,7 @@ impl fmt::Display for WhyNot {
             Self::CredentialsRefused => {
                 f.write_str("the platform has been refusing the credential of every API client for a minute")
             }
+            Self::AuditStarting => f.write_str("the first write to the audit log has not ended"),
             Self::AuditUnavailable => f.write_str("audit records cannot be written"),
             Self::Draining => f.write_str("draining"),
         }
@@ -147,9 +162,9 @@ impl Health {
         CredentialCondition { health: self.clone(), index }
     }
 
-    /// Sets whether audit records cannot be written.
-    pub fn set_audit_unavailable(&self, unavailable: bool) {
-        self.change(|conditions| conditions.audit_unavailable = unavailable);
+    /// Records the state of the audit log.
+    pub fn set_audit(&self, state: AuditState) {
+        self.change(|conditions| conditions.audit = state);
     }
 
     /// Marks the replica as draining, permanently.
@@ -221,8 +236,10 @@ impl Conditions {
         if refused_at.is_some_and(|at| at <= now) {
             why_not.push(WhyNot::CredentialsRefused);
         }
-        if self.audit_unavailable {
-            why_not.push(WhyNot::AuditUnavailable);
+        match self.audit {
+            AuditState::Starting => why_not.push(WhyNot::AuditStarting),
+            AuditState::Available => {}
+            AuditState::Unavailable => why_not.push(WhyNot::AuditUnavailable),
         }
         if self.draining {
             why_not.push(WhyNot::Draining);
@@ -356,9 +373,14 @@ mod tests {
     async fn audit_and_drain_take_the_replica_out() {
         let health = Health::new();
         assert!(health.is_serving());
-        health.set_audit_unavailable(true);
-        assert_eq!(health.why_not(), [WhyNot::AuditUnavailable]);
-        health.set_audit_unavailable(false);
+        for (state, why) in [
+            (AuditState::Starting, WhyNot::AuditStarting),
+            (AuditState::Unavailable, WhyNot::AuditUnavailable),
+        ] {
+            health.set_audit(state);
+            assert_eq!(health.why_not(), [why]);
+        }
+        health.set_audit(AuditState::Available);
         assert!(health.is_serving());
         health.set_draining();
         assert_eq!(health.why_not(), [WhyNot::Draining]);

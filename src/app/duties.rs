@@ -9,7 +9,7 @@ use crate::{
     caller::JwksRefresh,
     credential::{Credential, CredentialHealth, Refresh},
     files::Follower,
-    health::{CredentialCondition, CredentialState, Health},
+    health::{AuditState, CredentialCondition, CredentialState, Health},
     http_client::Resolver,
     supervision::{Exit, Supervisor},
     telemetry::duties::Duty,
@@ -50,9 +50,11 @@ pub(super) fn start_credential_health(
     });
 }
 
-/// Publishes the state of the audit sink to health, if there is a sink.
+/// Publishes the state of the audit sink to health, if there is a sink: the replica serves once
+/// the first write was in time.
 pub(super) fn start_audit_health(supervisor: &Supervisor, audit: &Audit, health: &Health) {
     let Some(readiness) = audit.readiness() else { return };
+    health.set_audit(AuditState::Starting);
     supervisor.start(Duty::AuditHealth, None, (readiness, health.clone()), |(readiness, health)| {
         follow_audit(readiness, health).boxed()
     });
@@ -93,7 +95,7 @@ pub(super) async fn follow_credential(credential: &Credential, condition: &Crede
 
 async fn follow_audit(readiness: &mut Readiness, health: &Health) {
     while let Some(unavailable) = readiness.next().await {
-        health.set_audit_unavailable(unavailable);
+        health.set_audit(if unavailable { AuditState::Unavailable } else { AuditState::Available });
     }
 }
 

@@ -18,11 +18,16 @@ use crate::{
 };
 
 /// A write that takes longer than this may turn out to hang: calls that have sent nothing
-/// wait for its end.
-const DOUBTFUL_AFTER: Duration = Duration::from_millis(250);
+/// wait for its end. If it hangs, the calls that were sent before cannot be recorded in time.
+const DOUBTFUL_AFTER: Duration = Duration::from_millis(50);
+/// Microseconds for which a write in time shows that the sink is available. Afterwards, the
+/// next call waits for another write before it sends anything.
+const PROOF_MICROS: u64 = 10_000_000;
 
 /// Value of [`Availability::busy_since`] while nothing is being written.
 const IDLE: u64 = u64::MAX;
+/// Value of [`Availability::proven_at`] before the first write in time.
+const NEVER: u64 = u64::MAX;
 
 /// Whether the sink is available.
 #[derive(Debug)]
@@ -30,37 +35,57 @@ pub(super) struct Availability {
     created: Instant,
     /// Microseconds from `created` to the beginning of the write in progress, or [`IDLE`].
     busy_since: AtomicU64,
-    /// The write in progress has failed and is being repeated.
-    retrying: AtomicBool,
+    /// Microseconds from `created` to the beginning of the last write that showed that the
+    /// sink is available, or [`NEVER`].
+    proven_at: AtomicU64,
+    /// The write in progress is in doubt from its beginning: it is the first one to its file, or
+    /// has failed and is being repeated.
+    in_doubt: AtomicBool,
+    /// A call waits for the end of the write in progress.
+    awaited: AtomicBool,
     unavailable: AtomicBool,
     /// A call has marked the sink as unavailable, and the thread has not taken note yet.
     distrusted: AtomicBool,
-    changes: watch::Sender<bool>,
+    changes: watch::Sender<Standing>,
     /// Wakes calls that wait for the end of a write.
     writes: watch::Sender<()>,
     closed: watch::Sender<bool>,
     metrics: Metrics,
 }
 
+/// What the writes so far have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The first write has not ended.
+    Unproven,
+    Available,
+    Unavailable,
+}
+
 /// The state of the sink at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Available,
+    /// Nothing is being written, and the last write was too long ago to show anything.
+    Stale,
     /// The write in progress may fail or hang. It is decided within this time.
     Doubtful(Duration),
     Unavailable,
 }
 
 impl Availability {
+    /// The state of a sink whose first write begins now.
     pub(super) fn new(metrics: Metrics) -> Self {
-        metrics.audit_sink_up(true);
+        metrics.audit_sink_up(false);
         Self {
             created: clock::now(),
-            busy_since: AtomicU64::new(IDLE),
-            retrying: AtomicBool::new(false),
+            busy_since: AtomicU64::new(0),
+            proven_at: AtomicU64::new(NEVER),
+            in_doubt: AtomicBool::new(true),
+            awaited: AtomicBool::new(false),
             unavailable: AtomicBool::new(false),
             distrusted: AtomicBool::new(false),
-            changes: watch::Sender::new(false),
+            changes: watch::Sender::new(Standing::Unproven),
             writes: watch::Sender::new(()),
             closed: watch::Sender::new(false),
             metrics,
@@ -74,35 +99,50 @@ impl Availability {
     }
 
     /// Waits until the record of a call that begins now can be expected to be written in
-    /// time. Does not wait unless a write takes long or is being repeated, and no longer than
-    /// such a write may take.
-    pub(super) async fn expected(&self) -> Result<(), AuditUnavailable> {
-        // Most calls end here, with one or two atomic loads.
+    /// time. Does not wait unless a write is in doubt or the last one was long ago, and no longer
+    /// than a write may take. `request_write` makes the thread write something.
+    pub(super) async fn expected(&self, request_write: impl Fn()) -> Result<(), AuditUnavailable> {
+        // Most calls end here, with a few atomic loads.
         match self.state() {
             State::Available => Ok(()),
             State::Unavailable => Err(AuditUnavailable),
             // On the heap: the future of every call would have room for it otherwise.
-            State::Doubtful(_) => Box::pin(self.settled()).await,
+            State::Stale | State::Doubtful(_) => Box::pin(self.settled(request_write)).await,
         }
     }
 
     /// Waits for the end of a write that is in doubt.
-    async fn settled(&self) -> Result<(), AuditUnavailable> {
+    async fn settled(&self, request_write: impl Fn()) -> Result<(), AuditUnavailable> {
         let mut writes = self.writes.subscribe();
         loop {
-            // Before the state is read: a write that ends afterwards is noticed.
+            // Both before the state is read: a write that ends afterwards is noticed.
             writes.mark_unchanged();
+            self.awaited.store(true, Ordering::SeqCst);
             match self.state() {
                 State::Available => return Ok(()),
                 State::Unavailable => return Err(AuditUnavailable),
+                State::Stale => {
+                    if self.begin_requested() {
+                        request_write();
+                    }
+                }
                 // An error is the end of the time, or of the audit: the state shows which.
                 State::Doubtful(left) => drop(timeout(left, writes.changed()).await),
             }
         }
     }
 
-    /// Returns a watch on [`is_unavailable`](Self::is_unavailable).
-    pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
+    /// Records that a write begins which a call requests. Returns false if another one is in
+    /// progress already.
+    fn begin_requested(&self) -> bool {
+        // Before the beginning: no other call may be sent until the write has ended.
+        self.doubt();
+        let now = self.micros(clock::now());
+        self.busy_since.compare_exchange(IDLE, now, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Returns a watch on what the writes show.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Standing> {
         self.changes.subscribe()
     }
 
@@ -113,19 +153,20 @@ impl Availability {
 
     /// Records that a write begins.
     pub(super) fn begin(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.created).as_micros();
-        self.busy_since.store(u64::try_from(since).unwrap_or(IDLE - 1).min(IDLE - 1), Ordering::Release);
+        self.busy_since.store(self.micros(now), Ordering::SeqCst);
     }
 
-    /// Records that the write in progress has failed and is repeated.
-    pub(super) fn retry(&self) {
-        self.retrying.store(true, Ordering::Release);
+    /// Makes calls wait for the end of the write in progress, or of the next one, regardless of
+    /// how long it takes.
+    pub(super) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::SeqCst);
     }
 
-    /// Records that the write that took this long has ended.
-    pub(super) fn end(&self, took: Duration) {
-        self.busy_since.store(IDLE, Ordering::Release);
-        if self.retrying.swap(false, Ordering::AcqRel) || took >= DOUBTFUL_AFTER {
+    /// Records that the write in progress has ended.
+    pub(super) fn end(&self) {
+        self.in_doubt.store(false, Ordering::SeqCst);
+        self.busy_since.store(IDLE, Ordering::SeqCst);
+        if self.awaited.swap(false, Ordering::SeqCst) {
             self.writes.send_replace(());
         }
     }
@@ -146,17 +187,28 @@ impl Availability {
         if !self.unavailable.swap(true, Ordering::AcqRel) {
             tracing::error!(error = %why, "audit sink unavailable, refusing calls");
             self.metrics.audit_sink_up(false);
-            self.changes.send_replace(true);
+            self.changes.send_replace(Standing::Unavailable);
             self.writes.send_replace(());
         }
     }
 
-    pub(super) fn set_available(&self) {
-        if self.unavailable.swap(false, Ordering::AcqRel) {
+    /// Records that the sink is available, as a write shows that began at this time.
+    pub(super) fn set_available(&self, began: Instant) {
+        let is_first = self.proven_at.swap(self.micros(began), Ordering::AcqRel) == NEVER;
+        let was_unavailable = self.unavailable.swap(false, Ordering::AcqRel);
+        if was_unavailable {
             tracing::warn!("audit sink available again, accepting calls");
-            self.metrics.audit_sink_up(true);
-            self.changes.send_replace(false);
         }
+        if is_first || was_unavailable {
+            self.metrics.audit_sink_up(true);
+            self.changes.send_replace(Standing::Available);
+        }
+    }
+
+    /// Lets the next call find that the last write was too long ago.
+    #[cfg(test)]
+    pub(super) fn forget_proof(&self) {
+        self.proven_at.store(NEVER, Ordering::Release);
     }
 
     /// Records that the sink is unavailable for good, so that the process has to end.
@@ -171,26 +223,38 @@ impl Availability {
         if self.unavailable.load(Ordering::Acquire) {
             return State::Unavailable;
         }
-        let since = self.busy_since.load(Ordering::Acquire);
+        let since = self.busy_since.load(Ordering::SeqCst);
+        let now = self.micros(clock::now());
+        let proven_at = self.proven_at.load(Ordering::Acquire);
+        let is_proven = proven_at != NEVER && now.saturating_sub(proven_at) < PROOF_MICROS;
         if since == IDLE {
-            return State::Available;
+            return if is_proven { State::Available } else { State::Stale };
         }
-        let busy =
-            clock::now().saturating_duration_since(self.created).saturating_sub(Duration::from_micros(since));
+        let busy = Duration::from_micros(now.saturating_sub(since));
         let Some(left) = MAX_WRITE.checked_sub(busy).filter(|left| !left.is_zero()) else {
             self.distrust(&"writing audit records takes too long");
             return State::Unavailable;
         };
-        if busy >= DOUBTFUL_AFTER || self.retrying.load(Ordering::Acquire) {
+        // A write that shows nothing, because it is not synced, may be in progress while the
+        // last that did is too long ago.
+        if busy >= DOUBTFUL_AFTER || !is_proven || self.in_doubt.load(Ordering::SeqCst) {
             State::Doubtful(left)
         } else {
             State::Available
         }
     }
+
+    /// Microseconds from the creation, less than [`IDLE`] and [`NEVER`].
+    fn micros(&self, at: Instant) -> u64 {
+        let micros = at.saturating_duration_since(self.created).as_micros();
+        u64::try_from(micros).unwrap_or(IDLE - 1).min(IDLE - 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use futures_util::FutureExt;
     use tokio::time::advance;
 
@@ -198,22 +262,88 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// A sink whose first write was in time.
     fn availability() -> Availability {
-        Availability::new(Metrics::new())
+        let sink = Availability::new(Metrics::new());
+        sink.set_available(clock::now());
+        sink.end();
+        sink
+    }
+
+    /// What a call gets whose write nobody has to request.
+    async fn expected(sink: &Availability) -> Result<(), AuditUnavailable> {
+        sink.expected(|| panic!("a write is requested")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_for_the_first_write_and_go_on_when_it_ends_in_time() {
+        let sink = Availability::new(Metrics::new());
+        let mut changes = sink.subscribe();
+        assert_eq!(*changes.borrow_and_update(), Standing::Unproven);
+        let mut waiting = Box::pin(expected(&sink));
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        sink.begin(clock::now());
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        sink.set_available(clock::now());
+        sink.end();
+        assert_eq!(waiting.await, Ok(()));
+        assert_eq!(*changes.borrow_and_update(), Standing::Available);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_write_that_takes_too_long_makes_the_sink_unavailable() {
+        let sink = Availability::new(Metrics::new());
+        let started = clock::now();
+        assert_eq!(expected(&sink).await, Err(AuditUnavailable), "even if its thread never begins");
+        assert_eq!(started.elapsed(), MAX_WRITE);
+        assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_call_after_a_pause_waits_for_one_write_that_it_requests() {
+        let sink = availability();
+        advance(Duration::from_micros(PROOF_MICROS - 1)).await;
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "the last write was a moment ago");
+        advance(MS).await;
+        let requests = Cell::new(0);
+        let call = || Box::pin(sink.expected(|| requests.set(requests.get() + 1)));
+        let (mut first, mut second) = (call(), call());
+        assert_eq!((first.as_mut().now_or_never(), second.as_mut().now_or_never()), (None, None));
+        assert_eq!(requests.get(), 1, "one is enough for both");
+
+        // The line of a refused call is written first. It is not synced, and shows nothing.
+        sink.begin(clock::now());
+        sink.end();
+        assert_eq!((first.as_mut().now_or_never(), second.as_mut().now_or_never()), (None, None));
+        assert_eq!(requests.get(), 2);
+        sink.begin(clock::now());
+        sink.set_available(clock::now());
+        sink.end();
+        assert_eq!((first.await, second.await), (Ok(()), Ok(())));
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn write_that_was_requested_and_never_begins_makes_the_sink_unavailable() {
+        let sink = availability();
+        advance(Duration::from_micros(PROOF_MICROS)).await;
+        let started = clock::now();
+        assert_eq!(sink.expected(|| {}).await, Err(AuditUnavailable));
+        assert_eq!(started.elapsed(), MAX_WRITE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_wait_for_a_long_write_and_go_on_when_it_ends_in_time() {
         let sink = availability();
-        assert_eq!(sink.expected().now_or_never(), Some(Ok(())), "nothing is being written");
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "nothing is being written");
         sink.begin(clock::now());
-        assert_eq!(sink.expected().now_or_never(), Some(Ok(())), "it has just begun");
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())), "it has just begun");
         advance(DOUBTFUL_AFTER).await;
-        let mut waiting = Box::pin(sink.expected());
+        let mut waiting = Box::pin(expected(&sink));
         assert_eq!(waiting.as_mut().now_or_never(), None);
         advance(900 * MS).await;
         assert_eq!(waiting.as_mut().now_or_never(), None);
-        sink.end(DOUBTFUL_AFTER + 900 * MS);
+        sink.end();
         assert_eq!(waiting.await, Ok(()));
         assert!(!sink.is_unavailable());
     }
@@ -225,27 +355,27 @@ mod tests {
         sink.begin(clock::now());
         advance(DOUBTFUL_AFTER).await;
         let started = clock::now();
-        assert_eq!(sink.expected().await, Err(AuditUnavailable), "decided by time alone");
+        assert_eq!(expected(&sink).await, Err(AuditUnavailable), "decided by time alone");
         assert_eq!(started.elapsed() + DOUBTFUL_AFTER, MAX_WRITE);
-        assert!(*changes.borrow_and_update());
-        sink.end(MAX_WRITE);
-        assert_eq!(sink.expected().now_or_never(), Some(Err(AuditUnavailable)), "until a write is good");
-        sink.set_available();
-        assert_eq!(sink.expected().now_or_never(), Some(Ok(())));
+        assert_eq!(*changes.borrow_and_update(), Standing::Unavailable);
+        sink.end();
+        assert_eq!(expected(&sink).now_or_never(), Some(Err(AuditUnavailable)), "until a write is good");
+        sink.set_available(clock::now());
+        assert_eq!(expected(&sink).now_or_never(), Some(Ok(())));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_wait_while_a_failed_write_is_repeated() {
+    async fn calls_wait_while_a_write_is_in_doubt() {
         for outcome in [Ok(()), Err(AuditUnavailable)] {
             let sink = availability();
             sink.begin(clock::now());
-            sink.retry();
-            let mut waiting = Box::pin(sink.expected());
+            sink.doubt();
+            let mut waiting = Box::pin(expected(&sink));
             assert_eq!(waiting.as_mut().now_or_never(), None);
             if outcome.is_err() {
                 sink.set_unavailable(&"a broken disk");
             }
-            sink.end(10 * MS);
+            sink.end();
             assert_eq!(waiting.await, outcome);
         }
     }

@@ -8,12 +8,16 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
-/// Makes a named pipe that is open at its reading end, and full. Returns the number of
-/// bytes in it.
-pub(crate) fn full_pipe(path: &Path) -> (File, usize) {
+/// Makes a named pipe that is open at its reading end.
+pub(crate) fn pipe(path: &Path) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let mut pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
+    let pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
     fcntl_setfl(&pipe, OFlags::NONBLOCK).expect("a flag");
+    pipe
+}
+
+/// Fills an empty pipe. Returns the number of bytes in it.
+pub(crate) fn fill(pipe: &mut File) -> usize {
     let mut filled = 0;
     // Byte by byte at the end, so that nothing at all fits any more.
     for step in [4096, 1] {
@@ -21,7 +25,7 @@ pub(crate) fn full_pipe(path: &Path) -> (File, usize) {
             filled += bytes;
         }
     }
-    (pipe, filled)
+    filled
 }
 
 /// Reads what is in the pipe now.

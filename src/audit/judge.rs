@@ -15,27 +15,38 @@ const RELAPSE_WINDOW: Duration = Duration::from_mins(1);
 const MIN_TRIAL: Duration = Duration::from_secs(1);
 const MAX_TRIAL: Duration = Duration::from_secs(30);
 
-/// Judges the sink. An available sink becomes unavailable with one failed or slow write. An
-/// unavailable one becomes available with its first good write; after a relapse, only when
-/// all writes have been good for the time of its trial, so that a sink that keeps failing
-/// does not cost tokens again and again.
+/// Judges the sink. It is available after its first good write, and not before. One failed or
+/// slow write makes it unavailable, and the next good one available again; after a relapse,
+/// only when all writes have been good for the time of its trial, so that a sink that keeps
+/// failing does not cost tokens again and again.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
-    outage: Option<Outage>,
+    state: State,
     recovered: Option<Instant>,
     /// The trial after the current outage, or after the last one.
     trial: Duration,
 }
 
-#[derive(Debug)]
-struct Outage {
-    /// Beginning of the first of the good writes in a row.
-    good_since: Option<Instant>,
+#[derive(Debug, Default)]
+enum State {
+    /// No write has been judged.
+    #[default]
+    Unproven,
+    Available,
+    Outage {
+        /// Beginning of the first of the good writes in a row.
+        good_since: Option<Instant>,
+    },
 }
 
 impl Judge {
     pub(super) const fn is_available(&self) -> bool {
-        self.outage.is_none()
+        matches!(self.state, State::Available)
+    }
+
+    /// Whether the sink has failed, and no good write has ended that.
+    pub(super) const fn is_in_outage(&self) -> bool {
+        matches!(self.state, State::Outage { .. })
     }
 
     /// Judges a write that succeeded. Returns whether it was fast enough.
@@ -43,25 +54,31 @@ impl Judge {
         let is_fast = now.saturating_duration_since(started) < MAX_WRITE;
         if !is_fast {
             self.failed(now);
-        } else if let Some(outage) = &mut self.outage {
-            let good_since = *outage.good_since.get_or_insert(started);
-            if now.saturating_duration_since(good_since) >= self.trial {
-                self.outage = None;
-                self.recovered = Some(now);
+            return false;
+        }
+        match &mut self.state {
+            State::Unproven => self.state = State::Available,
+            State::Available => {}
+            State::Outage { good_since } => {
+                let good_since = *good_since.get_or_insert(started);
+                if now.saturating_duration_since(good_since) >= self.trial {
+                    self.state = State::Available;
+                    self.recovered = Some(now);
+                }
             }
         }
-        is_fast
+        true
     }
 
     /// Judges a write that failed, or a call whose record was not written in time.
     pub(super) fn failed(&mut self, now: Instant) {
-        if let Some(outage) = &mut self.outage {
-            outage.good_since = None;
+        if let State::Outage { good_since } = &mut self.state {
+            *good_since = None;
             return;
         }
         let is_relapse = self.recovered.is_some_and(|at| now.saturating_duration_since(at) < RELAPSE_WINDOW);
         self.trial = if is_relapse { (self.trial * 2).clamp(MIN_TRIAL, MAX_TRIAL) } else { Duration::ZERO };
-        self.outage = Some(Outage { good_since: None });
+        self.state = State::Outage { good_since: None };
     }
 }
 
@@ -81,8 +98,11 @@ mod tests {
     }
 
     impl Case {
+        /// A sink whose first write was in time.
         fn new() -> Self {
-            Self { judge: Judge::default(), now: clock::now() }
+            let mut case = Self { judge: Judge::default(), now: clock::now() };
+            assert!(case.write(MS));
+            case
         }
 
         fn write(&mut self, took: Duration) -> bool {
@@ -114,6 +134,21 @@ mod tests {
             assert!(!case.write(1500 * MS), "steady, without a call that is sent in between");
         }
         assert!(case.write(900 * MS));
+    }
+
+    #[test]
+    fn sink_is_available_with_its_first_good_write_and_that_is_no_recovery() {
+        for faults in 0..3 {
+            let mut case = Case { judge: Judge::default(), now: clock::now() };
+            assert!(!case.judge.is_available() && !case.judge.is_in_outage());
+            for _ in 0..faults {
+                assert!(!case.write(MAX_WRITE) && case.judge.is_in_outage());
+            }
+            assert!(case.write(MS) && !case.judge.is_in_outage());
+            case.fail();
+            let relapses = faults > 0;
+            assert_eq!(case.writes_to_recover(), if relapses { 10 } else { 1 }, "{faults}");
+        }
     }
 
     #[test]

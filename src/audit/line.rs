@@ -63,8 +63,8 @@ impl Line {
     }
 
     /// A line that the writer itself adds. It takes no place.
-    pub(super) fn notice(text: String, class: AuditClass) -> Self {
-        Self { has_place: false, ..Self::late(text, class) }
+    pub(super) fn notice(text: String, class: AuditClass, late: bool) -> Self {
+        Self { has_place: false, late, ..Self::unawaited(text, class) }
     }
 
     pub(super) const fn class(&self) -> AuditClass {

@@ -1,8 +1,16 @@
 //! When an unavailable sink takes the replica out of service.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::timeout};
+
+use super::{
+    availability::{Availability, Standing},
+    judge::MAX_WRITE,
+};
 
 /// Time for which the sink must have been unavailable before the replica is `NOT_SERVING`:
 /// a hiccup must not move all traffic elsewhere, and calls are refused in any case.
@@ -13,32 +21,60 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// Follows the sink with hysteresis, for the health of the replica.
 #[derive(Debug)]
 pub struct Readiness {
-    unavailable: watch::Receiver<bool>,
-    reported: bool,
+    standing: watch::Receiver<Standing>,
+    availability: Weak<Availability>,
+    /// `None` before the first write has been judged.
+    reported: Option<bool>,
 }
 
 impl Readiness {
-    pub(super) const fn new(unavailable: watch::Receiver<bool>) -> Self {
-        Self { unavailable, reported: false }
+    pub(super) fn new(availability: &Arc<Availability>) -> Self {
+        let standing = availability.subscribe();
+        Self { standing, availability: Arc::downgrade(availability), reported: None }
     }
 
-    /// Returns whether the sink counts as unavailable, the next time that this changes: after
-    /// it has been unavailable for 3 s, or available for 5 s, without a break. `None` when
-    /// the audit has ended.
+    /// Returns whether the sink counts as unavailable. Returns the first time as soon as the first
+    /// write has been judged, and then each time that this changes: after the sink has
+    /// been unavailable for 3 s, or available for 5 s, without a break. `None` when the audit
+    /// has ended.
     pub async fn next(&mut self) -> Option<bool> {
         loop {
-            let unavailable = *self.unavailable.borrow_and_update();
-            if unavailable == self.reported {
-                self.unavailable.changed().await.ok()?;
-                continue;
-            }
-            let patience = if unavailable { OUTAGE } else { RECOVERY };
-            match timeout(patience, self.unavailable.changed()).await {
+            let unavailable = match *self.standing.borrow_and_update() {
+                Standing::Unproven => None,
+                Standing::Available => Some(false),
+                Standing::Unavailable => Some(true),
+            };
+            let patience = match (unavailable, self.reported) {
+                (None, _) => {
+                    self.first_write().await?;
+                    continue;
+                }
+                (Some(_), None) => Duration::ZERO,
+                (now, reported) if now == reported => {
+                    self.standing.changed().await.ok()?;
+                    continue;
+                }
+                (Some(true), _) => OUTAGE,
+                (Some(false), _) => RECOVERY,
+            };
+            match timeout(patience, self.standing.changed()).await {
                 Err(_elapsed) => {
                     self.reported = unavailable;
-                    return Some(unavailable);
+                    return unavailable;
                 }
                 Ok(changed) => changed.ok()?,
+            }
+        }
+    }
+
+    /// Waits until the first write has been judged: by its time if it does not end, because no
+    /// call may come that would notice.
+    async fn first_write(&mut self) -> Option<()> {
+        match timeout(MAX_WRITE, self.standing.changed()).await {
+            Ok(changed) => changed.ok(),
+            Err(_elapsed) => {
+                self.availability.upgrade()?.is_unavailable();
+                Some(())
             }
         }
     }
@@ -47,25 +83,69 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
+    use crate::{clock, telemetry::metrics::Metrics};
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn set(sink: &Availability, unavailable: bool) {
+        if unavailable {
+            sink.set_unavailable(&"a broken disk");
+        } else {
+            sink.set_available(clock::now());
+        }
+    }
+
+    /// A sink whose first write was in time, as was reported.
+    async fn started() -> (Arc<Availability>, Readiness) {
+        let sink = Arc::new(Availability::new(Metrics::new()));
+        let mut readiness = Readiness::new(&sink);
+        sink.set_available(clock::now());
+        sink.end();
+        assert_eq!(readiness.next().await, Some(false));
+        (sink, readiness)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_write_decides_at_once_and_an_outage_at_the_start_ends_with_a_recovery_that_lasts() {
+        for unavailable in [false, true] {
+            let sink = Arc::new(Availability::new(Metrics::new()));
+            let mut readiness = Readiness::new(&sink);
+            assert!(timeout(MAX_WRITE.saturating_sub(MS), readiness.next()).await.is_err(), "not judged yet");
+            let began = clock::now();
+            set(&sink, unavailable);
+            sink.end();
+            assert_eq!(readiness.next().await, Some(unavailable));
+            assert!(began.elapsed() <= MS, "{:?}", began.elapsed());
+            let began = clock::now();
+            set(&sink, !unavailable);
+            assert_eq!(readiness.next().await, Some(!unavailable));
+            assert!(began.elapsed() >= if unavailable { RECOVERY } else { OUTAGE });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_write_that_hangs_is_reported_without_a_call() {
+        let sink = Arc::new(Availability::new(Metrics::new()));
+        let began = clock::now();
+        assert_eq!(Readiness::new(&sink).next().await, Some(true));
+        assert!((MAX_WRITE..MAX_WRITE + 10 * MS).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn replica_leaves_after_an_outage_that_lasts_and_returns_after_a_recovery_that_lasts() {
-        let sink = watch::Sender::new(false);
-        let mut readiness = Readiness::new(sink.subscribe());
+        let (sink, mut readiness) = started().await;
         let began = clock::now();
-        sink.send_replace(true);
+        set(&sink, true);
         assert_eq!(readiness.next().await, Some(true));
         assert_eq!(began.elapsed(), OUTAGE);
         // Available for a moment only.
-        sink.send_replace(false);
+        set(&sink, false);
         assert!(timeout(RECOVERY.saturating_sub(MS), readiness.next()).await.is_err());
-        sink.send_replace(true);
+        set(&sink, true);
         assert!(timeout(Duration::from_mins(10), readiness.next()).await.is_err());
         let began = clock::now();
-        sink.send_replace(false);
+        set(&sink, false);
         assert_eq!(readiness.next().await, Some(false));
         assert_eq!(began.elapsed(), RECOVERY);
         drop(sink);
@@ -74,12 +154,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sink_that_flaps_does_not_change_the_health() {
-        let sink = watch::Sender::new(false);
-        let mut readiness = Readiness::new(sink.subscribe());
+        let (sink, mut readiness) = started().await;
         let flapping = async {
             for _ in 0..100 {
                 for unavailable in [true, false] {
-                    sink.send_replace(unavailable);
+                    set(&sink, unavailable);
                     tokio::time::sleep(OUTAGE.saturating_sub(MS)).await;
                 }
             }

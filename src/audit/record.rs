@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::ser::Serializer;
 
+use super::probe::ProbeCause;
 use crate::{
     call::{Call, Certainty, Ending, Operation, UnvalidatedText},
     clock,
@@ -76,6 +77,7 @@ struct UndeliveredSession<'a> {
 struct ProbeRecord {
     event: &'static str,
     time: String,
+    cause: &'static str,
     gateway_version: &'static str,
 }
 
@@ -186,11 +188,13 @@ pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String 
     })
 }
 
-/// The line that is written to see whether an unavailable sink is available again.
-pub(super) fn of_probe(now: SystemTime) -> String {
+/// Returns the line that is written to see whether the sink is available, without the closing
+/// brace.
+pub(super) fn of_probe(cause: ProbeCause, now: SystemTime) -> String {
     open_object(&ProbeRecord {
         event: "sink_probe",
         time: rfc_3339(now),
+        cause: cause.as_str(),
         gateway_version: env!("CARGO_PKG_VERSION"),
     })
 }
@@ -377,7 +381,7 @@ mod tests {
             ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),
             ("## Undelivered sessions", of_undelivered_session(&call(), Logout::Succeeded, Some(204), now)),
             ("## Lost records", of_lost(AuditClass::Refused, 12, now)),
-            ("## Probes", of_probe(now)),
+            ("## Probes", of_probe(ProbeCause::Start, now)),
             ("## Refused calls", of_refused_calls(&RefusedCalls::new(CountedBy::Peer, now), now)),
         ];
         for (section, line) in lines {

@@ -111,28 +111,38 @@ pub(super) enum Resume {
     NewLine,
 }
 
+/// Where the next write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// To the same file as the last one.
+    SameFile,
+    /// To a file that was just opened, and about whose device nothing is known.
+    NewFile,
+}
+
 impl Output {
     /// Makes sure that the next write goes to the file at the path.
     ///
     /// If that file cannot be opened, the previous one is used until it can, provided that
     /// the previous one still has a name: records in a file that was removed would be lost.
-    pub(super) fn ready(&mut self) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+    pub(super) fn ready(&mut self) -> io::Result<Ready> {
+        let Some(path) = &self.path else { return Ok(Ready::SameFile) };
         if !self.must_reopen && self.opened.is_at(path).unwrap_or(false) {
             self.reopened();
-            return Ok(());
+            return Ok(Ready::SameFile);
         }
         let has_name = self.opened.has_name();
         if has_name && self.reopen_at.is_some_and(|at| clock::now() < at) {
-            return Ok(());
+            return Ok(Ready::SameFile);
         }
         match Opened::file(path, self.fsync) {
             Ok(opened) => {
                 opened.warn_if_exposed(path);
+                let is_new = opened.identity != self.opened.identity;
                 self.opened = opened;
                 self.must_reopen = false;
                 self.reopened();
-                Ok(())
+                Ok(if is_new { Ready::NewFile } else { Ready::SameFile })
             }
             Err(error) if has_name => {
                 self.metrics.audit_fault(AuditFault::ReopenFailed);
@@ -144,7 +154,7 @@ impl Output {
                     );
                 }
                 self.reopen_at = Some(clock::now() + REOPEN_INTERVAL);
-                Ok(())
+                Ok(Ready::SameFile)
             }
             Err(error) => Err(removed(path, &error)),
         }

@@ -1,6 +1,7 @@
 //! Against real files, pipes and devices. Times are real: the thread knows no other.
 
 mod backlog;
+mod probes;
 mod queue;
 mod unfinished;
 
@@ -22,7 +23,9 @@ use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    for_test::{full_pipe, read_available},
+    availability::Standing,
+    for_test::{fill, pipe, read_available},
+    started::RECORD_LIMIT,
     *,
 };
 use crate::{
@@ -49,6 +52,17 @@ fn started_with(metrics: &Metrics, path: &Path) -> Audit {
     Audit::start(settings, metrics, WallClock::system()).expect("the sink opens")
 }
 
+/// An audit log in a pipe that is full once the first write was judged. Returns the number of
+/// bytes in it as well.
+async fn started_then_full(metrics: &Metrics, path: &Path) -> (Audit, fs::File, usize) {
+    let mut pipe = pipe(path);
+    let audit = started_with(metrics, path);
+    recovery(&audit).await;
+    assert_eq!(probes(&read_available(&mut pipe)), [("start".to_owned(), false)]);
+    let filled = fill(&mut pipe);
+    (audit, pipe, filled)
+}
+
 fn call() -> Call {
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
     call.set_operation(Operation::IssueOtt);
@@ -56,9 +70,25 @@ fn call() -> Call {
     call
 }
 
-fn parsed(text: &str) -> Vec<Value> {
+/// All lines.
+fn parsed_with_probes(text: &str) -> Vec<Value> {
     assert!(text.is_empty() || text.ends_with('\n'), "a torn line: {text:?}");
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// All lines but probes.
+fn parsed(text: &str) -> Vec<Value> {
+    let mut lines = parsed_with_probes(text);
+    lines.retain(|line| line["event"] != "sink_probe");
+    lines
+}
+
+/// Cause of each probe, and whether it is marked as late.
+fn probes(text: &str) -> Vec<(String, bool)> {
+    let mut lines = parsed_with_probes(text);
+    lines.retain(|line| line["event"] == "sink_probe");
+    let probe = |line: &Value| (line["cause"].as_str().expect("a cause").to_owned(), line["late"] == true);
+    lines.iter().map(probe).collect()
 }
 
 fn lines_of(path: &Path) -> Vec<Value> {
@@ -81,19 +111,19 @@ fn lost(lines: &[Value]) -> Vec<(&str, u64)> {
         .collect()
 }
 
-fn unavailable(audit: &Audit) -> watch::Receiver<bool> {
+fn standing(audit: &Audit) -> watch::Receiver<Standing> {
     audit.0.as_ref().expect("it is on").availability().subscribe()
 }
 
 async fn outage(audit: &Audit) {
-    let mut unavailable = unavailable(audit);
-    let failed = timeout(PATIENCE, unavailable.wait_for(|unavailable| *unavailable)).await;
+    let mut standing = standing(audit);
+    let failed = timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Unavailable)).await;
     failed.expect("it fails").expect("it lives");
 }
 
 async fn recovery(audit: &Audit) {
-    let mut unavailable = unavailable(audit);
-    let recovered = timeout(PATIENCE, unavailable.wait_for(|unavailable| !unavailable)).await;
+    let mut standing = standing(audit);
+    let recovered = timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Available)).await;
     recovered.expect("it recovers").expect("it lives");
     assert!(!audit.is_unavailable());
 }
@@ -282,8 +312,7 @@ async fn file_is_rotated_by_renaming_with_and_without_a_signal() {
 async fn blocked_pipe_withholds_the_answer_in_time_and_recovers_by_itself() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
-    let (mut pipe, filled) = full_pipe(&path);
-    let audit = started(&path);
+    let (audit, mut pipe, filled) = started_then_full(&Metrics::new(), &path).await;
     let (hung, dropped, queued) = (call(), call(), call());
     let asked = clock::now();
     let ((), hung_result) = tokio::join!(
@@ -316,9 +345,9 @@ async fn blocked_pipe_withholds_the_answer_in_time_and_recovers_by_itself() {
 async fn pipe_without_a_reader_refuses_and_a_new_reader_mends_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
-    let (mut pipe, _) = full_pipe(&path);
-    read_available(&mut pipe);
+    let pipe = pipe(&path);
     let audit = started(&path);
+    recovery(&audit).await;
     drop(pipe);
     assert_eq!(audit.record(&call(), OK).await, Err(AuditUnavailable));
     assert!(audit.is_unavailable());

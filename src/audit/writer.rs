@@ -15,7 +15,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{availability::Availability, line::Line, places::Places, sink::Output, thread::Thread};
+use super::{
+    AuditUnavailable, availability::Availability, line::Line, places::Places, sink::Output, thread::Thread,
+};
 use crate::{
     clock::WallClock,
     telemetry::metrics::{AuditClass, AuditSink, Metrics},
@@ -32,10 +34,12 @@ pub(super) struct Writer {
 /// What calls and the thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) availability: Availability,
+    pub(super) availability: Arc<Availability>,
     pub(super) places: Places,
     /// The file is to be opened again.
     pub(super) reopen: AtomicBool,
+    /// A call waits for a write.
+    pub(super) probe: AtomicBool,
     /// A [`Message::Wake`] is on its way, so that no other is needed.
     pub(super) wakes: AtomicBool,
 }
@@ -46,7 +50,7 @@ pub(super) enum Message {
     Line(Line),
     /// Report when all lines so far are written.
     Flush(oneshot::Sender<()>),
-    /// Check whether the sink is available, or open the file again.
+    /// Check whether the sink is available, open the file again, or write a probe.
     Wake,
     /// Fail as a defect would.
     #[cfg(test)]
@@ -75,17 +79,29 @@ impl Writer {
     ) -> io::Result<Self> {
         let (inbox, messages) = channel();
         let shared = Arc::new(Shared {
-            availability: Availability::new(metrics.clone()),
+            availability: Arc::new(Availability::new(metrics.clone())),
             places: Places::new(max_in_flight, metrics.clone()),
             reopen: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
             wakes: AtomicBool::new(false),
         });
         Thread::new(output, Arc::clone(&shared), sink, metrics, clock).start(messages)?;
         Ok(Self { inbox, shared })
     }
 
-    pub(super) fn availability(&self) -> &Availability {
+    pub(super) fn availability(&self) -> &Arc<Availability> {
         &self.shared.availability
+    }
+
+    /// Waits until the record of a call that begins now can be expected to be written in time.
+    pub(super) async fn expect_record(&self) -> Result<(), AuditUnavailable> {
+        self.availability().expected(|| self.probe()).await
+    }
+
+    /// Makes the thread write something.
+    fn probe(&self) {
+        self.shared.probe.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Hands over a line. A line that is not accepted is lost, and counted.

@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{CredentialState, MAX_WATCHES_PER_CONNECTION},
+        health::{AuditState, CredentialState, MAX_WATCHES_PER_CONNECTION},
         telemetry::metrics::Metrics,
     };
 
@@ -232,8 +232,8 @@ mod tests {
         let service = service(health.clone());
         let mut stream = watch(&service, SERVICE_NAME).await;
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
-        health.set_audit_unavailable(true);
-        health.set_audit_unavailable(false);
+        health.set_audit(AuditState::Unavailable);
+        health.set_audit(AuditState::Available);
         assert!(says_nothing_for(&mut stream, Duration::from_hours(1)).await);
         credential.set(CredentialState::Accepted);
         assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Read,
+    io::{Read, Write},
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Stdio},
@@ -16,18 +16,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     admin::Admin,
-    calling::{asked, issued, load, metric, until},
+    calling::{asked, issued, load, login, metric, told, until},
     gateway::{Gateway, Setup},
-    upstream::{OTT, Upstream},
+    upstream::{LOGIN, OTT, Upstream},
 };
 
 async fn issue_one(gateway: &Gateway) -> String {
     issued(&gateway.channel().await, &[]).await
 }
 
-fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).expect("the file is there");
-    text.lines().map(|line| serde_json::from_str(line).expect("a whole record")).collect()
+/// The records of calls in a text of whole lines.
+fn records(text: &str) -> Vec<Value> {
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a whole record"));
+    lines.filter(|line: &Value| line["event"] == "call").collect()
+}
+
+fn records_in(path: &Path) -> Vec<Value> {
+    records(&fs::read_to_string(path).expect("the file is there"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,6 +55,38 @@ async fn reader_of_standard_output_that_is_gone_ends_the_process() {
         .stderr()
         .wait_for("what to do", |line| line.contains("restart the gateway with a reader").then_some(()));
     assert_eq!(platform.count(OTT), 1, "no token was lost for it");
+}
+
+/// The pipe is full from the start, and read later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_output_that_is_not_read_from_the_start_costs_no_login() {
+    const CALLS: usize = 10;
+    let platform = Upstream::http().await;
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    for step in [4096, 1] {
+        while writer.write(&vec![b'\n'; step]).is_ok() {}
+    }
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    let gateway = Setup::for_platform(platform.address())
+        .replacing("FOLDER/audit.jsonl", "stdout")
+        .stdout(writer)
+        .start();
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let (mut client, token) = (gateway.client().await, platform.token());
+        calls.spawn(async move { told(&client.login_with_ott(login(&token)).await) });
+    }
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap(), "Unavailable AUDIT_UNAVAILABLE");
+    }
+    assert_eq!(platform.count(LOGIN), 0);
+    let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    until("it serves", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+    let mut client = gateway.client().await;
+    assert_eq!(told(&client.login_with_ott(login(&platform.token())).await), "OK");
+    drop(gateway);
+    reading.join().unwrap().unwrap();
 }
 
 /// Another program that shares standard output may have made it non-blocking.
@@ -83,8 +120,7 @@ async fn lines_are_whole_in_a_non_blocking_pipe_with_a_slow_reader() {
     gateway.signal("TERM");
     assert!(gateway.ended().await.success());
     let text = reading.join().unwrap();
-    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(records.len(), CALLS);
+    assert_eq!(records(&text).len(), CALLS);
 }
 
 #[test]
@@ -147,7 +183,7 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     until("it is opened without a call", async || log.join("audit.jsonl").exists()).await;
     gateway.stderr().wait_for("its end", |line| line.contains("new audit file opened").then_some(()));
     assert_eq!(issue_one(&gateway).await, "OK");
-    assert_eq!((lines(&log.join("audit.1")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
+    assert_eq!((records_in(&log.join("audit.1")).len(), records_in(&log.join("audit.jsonl")).len()), (2, 1));
 
     // The folder is gone, with the file in it.
     fs::rename(&log, &moved).unwrap();
@@ -155,7 +191,10 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     fs::create_dir(&log).unwrap();
     until("it is opened again", async || log.join("audit.jsonl").exists()).await;
     assert_eq!(issue_one(&gateway).await, "OK");
-    assert_eq!((lines(&moved.join("audit.jsonl")).len(), lines(&log.join("audit.jsonl")).len()), (2, 1));
+    assert_eq!(
+        (records_in(&moved.join("audit.jsonl")).len(), records_in(&log.join("audit.jsonl")).len()),
+        (2, 1)
+    );
     assert_eq!(asked(admin.0, "/readyz").await.0, 200);
 }
 
@@ -179,7 +218,7 @@ async fn rotation_by_copy_and_truncate_and_by_removal_tears_no_line_and_refuses_
     grown().await;
     stop.cancel();
     assert!(calls.await.unwrap() > 10);
-    assert!(lines(&file).iter().all(|record| record.get("late").is_none()));
+    assert!(records_in(&file).iter().all(|record| record.get("late").is_none()));
     assert_eq!(issue_one(&gateway).await, "OK");
 }
 

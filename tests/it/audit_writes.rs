@@ -1,7 +1,7 @@
 //! Calls while writes to the audit file are slow, or fail now and then.
 #![cfg(target_env = "gnu")]
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use ott_gateway::clock;
 use rustix::io::Errno;
@@ -20,6 +20,10 @@ use crate::support::{
 const UNAVAILABLE: &str = "Unavailable AUDIT_UNAVAILABLE";
 const WRITE_SLOW: &str = r#"ott_gateway_audit_faults_total{kind="write_slow"}"#;
 const CALLERS: usize = 8;
+/// Milliseconds that a write takes which is too slow.
+const SLOW: u32 = 3000;
+/// Time after which a write shows nothing about the sink any more.
+const PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// What callers and the orchestrator saw of a gateway.
 #[derive(Debug, Default)]
@@ -34,16 +38,6 @@ struct Seen {
     wasted: usize,
     /// Changes of `/readyz`.
     health_changes: usize,
-}
-
-impl Seen {
-    fn summary(&self) -> String {
-        let Self { good, refused, others, wasted, health_changes } = self;
-        let others = others.len();
-        format!(
-            "{good} good, {refused} refused, {others} others, {wasted} wasted, {health_changes} health changes"
-        )
-    }
 }
 
 /// Lets 8 callers log in one after another until the work is done.
@@ -120,9 +114,47 @@ async fn until_available(gateway: &Gateway) {
     Admin(gateway.admin()).comes_to("ott_gateway_audit_sink_up", 1.0).await;
 }
 
-fn slow(platform: &Upstream) -> (Observed, Gateway) {
+/// A gateway that serves, with a disk that can become slow.
+async fn serving(platform: &Upstream) -> (Observed, Gateway) {
     let (disk, setup) = Observed::setup(Setup::for_platform(platform.address()));
-    (disk, setup.start())
+    let gateway = setup.start();
+    serves(&gateway).await;
+    (disk, gateway)
+}
+
+async fn serves(gateway: &Gateway) {
+    until("it serves", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+}
+
+/// Lets callers log in, all at the same time. Returns their answers.
+async fn log_in_at_once(gateway: &Gateway, platform: &Upstream) -> Vec<String> {
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLERS {
+        let (mut client, token) = (gateway.client().await, platform.token());
+        calls.spawn(async move { told(&client.login_with_ott(login(&token)).await) });
+    }
+    calls.join_all().await
+}
+
+/// Logins of a sink that is slow by now are refused, and nothing of them is sent. Once writes
+/// are fast again, logins succeed.
+async fn refuses_unsent_and_recovers(disk: &Observed, gateway: &Gateway, platform: &Upstream) {
+    let sent = platform.count(LOGIN);
+    assert_eq!(log_in_at_once(gateway, platform).await, [UNAVAILABLE; CALLERS]);
+    assert_eq!(platform.count(LOGIN), sent, "no token is spent");
+    disk.set_delay(0);
+    let mut client = gateway.client().await;
+    until("it recovers", async || told(&client.login_with_ott(login(&platform.token())).await) == "OK").await;
+    assert_eq!(log_in_at_once(gateway, platform).await, ["OK"; CALLERS]);
+    assert_eq!(platform.count(LOGIN), sent + 1 + CALLERS);
+    let withheld = r#"ott_gateway_audit_faults_total{kind="answer_withheld"}"#;
+    assert_eq!(metric(gateway.admin(), withheld).await.to_string(), "0");
+}
+
+/// Causes of the probes so far.
+fn probes(gateway: &Gateway) -> Vec<String> {
+    let cause = |line: &Value| line["cause"].as_str().expect("a cause").to_owned();
+    gateway.audit_lines("sink_probe").iter().map(cause).collect()
 }
 
 /// All records of the gateway are whole lines, and each login that was sent has one.
@@ -136,7 +168,7 @@ fn records(gateway: &Gateway, logins: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_of_less_than_a_second_serve_everybody() {
     let platform = Upstream::http().await;
-    let (disk, gateway) = slow(&platform);
+    let (disk, gateway) = serving(&platform).await;
     for delay in [550, 900] {
         disk.set_delay(delay);
         let work = async || tokio::time::sleep(Duration::from_secs(6)).await;
@@ -153,7 +185,7 @@ async fn writes_of_less_than_a_second_serve_everybody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slower_writes_refuse_steadily_and_waste_no_login() {
     let platform = Upstream::http().await;
-    let (disk, gateway) = slow(&platform);
+    let (disk, gateway) = serving(&platform).await;
     let admin = Admin(gateway.admin());
     disk.set_delay(1500);
     let outage = async {
@@ -182,7 +214,7 @@ async fn slower_writes_refuse_steadily_and_waste_no_login() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_that_stalls_wastes_no_login_that_begins_after_it() {
     let platform = Upstream::http().await;
-    let (disk, gateway) = slow(&platform);
+    let (disk, gateway) = serving(&platform).await;
     disk.set_delay(15_000);
     let channel = gateway.channel().await;
     let stalled = tokio::spawn(async move { issued(&channel, &[]).await });
@@ -204,9 +236,65 @@ async fn write_that_stalls_wastes_no_login_that_begins_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sink_that_is_slow_from_the_first_write_on_costs_no_login() {
+    let platform = Upstream::http().await;
+    let (disk, setup) = Observed::setup(Setup::for_platform(platform.address()));
+    disk.set_delay(SLOW);
+    let gateway = setup.start();
+    let (status, why) = asked(gateway.admin(), "/readyz").await;
+    assert_eq!(status, 503);
+    let unjudged = "the first write to the audit log has not ended";
+    assert!([unjudged, "audit records cannot be written"].iter().any(|it| why.contains(it)), "{why}");
+    refuses_unsent_and_recovers(&disk, &gateway, &platform).await;
+    gateway.stderr().wait_for("the reason", |line| {
+        (line.contains("audit sink unavailable, refusing calls") && line.contains("takes too long"))
+            .then_some(())
+    });
+    assert_eq!(probes(&gateway)[0], "start");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_wait_for_the_first_write_and_are_not_refused_if_it_is_in_time() {
+    let platform = Upstream::http().await;
+    let (disk, setup) = Observed::setup(Setup::for_platform(platform.address()));
+    disk.set_delay(500);
+    let gateway = setup.start();
+    assert_eq!(log_in_at_once(&gateway, &platform).await, ["OK"; CALLERS]);
+    serves(&gateway).await;
+    assert_eq!(probes(&gateway), ["start"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_file_that_is_slow_costs_no_login() {
+    let platform = Upstream::http().await;
+    let (disk, gateway) = serving(&platform).await;
+    assert_eq!(log_in_at_once(&gateway, &platform).await, ["OK"; CALLERS]);
+    let file = gateway.folder().join("audit.jsonl");
+    fs::rename(&file, gateway.folder().join("audit.1")).unwrap();
+    disk.set_delay(SLOW);
+    gateway.signal("HUP");
+    until("it is opened", async || file.exists()).await;
+    refuses_unsent_and_recovers(&disk, &gateway, &platform).await;
+    assert_eq!(probes(&gateway)[0], "new_file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sink_that_becomes_slow_in_a_pause_costs_no_login() {
+    let platform = Upstream::http().await;
+    let (disk, gateway) = serving(&platform).await;
+    assert_eq!(log_in_at_once(&gateway, &platform).await, ["OK"; CALLERS]);
+    tokio::time::sleep(PROOF_LIFETIME).await;
+    assert_eq!(log_in_at_once(&gateway, &platform).await, ["OK"; CALLERS]);
+    assert_eq!(probes(&gateway), ["start", "pause"], "one for all of them");
+    tokio::time::sleep(PROOF_LIFETIME).await;
+    disk.set_delay(SLOW);
+    refuses_unsent_and_recovers(&disk, &gateway, &platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failed_write_in_ten_refuses_nobody_and_tears_no_line() {
     let platform = Upstream::http().await;
-    let (disk, gateway) = slow(&platform);
+    let (disk, gateway) = serving(&platform).await;
     for error in [Errno::IO, Errno::NOSPC, Errno::INTR, Errno::AGAIN] {
         disk.set_write_error(error);
         let work = async || platform.asked(LOGIN, platform.count(LOGIN) + 200).await;
@@ -224,23 +312,4 @@ async fn one_failed_write_in_ten_refuses_nobody_and_tears_no_line() {
     assert!(metric(gateway.admin(), r#"ott_gateway_audit_faults_total{kind="write_repeated"}"#).await > 0.0);
     let failed = r#"ott_gateway_audit_faults_total{kind="write_failed"}"#;
     assert_eq!(metric(gateway.admin(), failed).await.to_string(), "0");
-}
-
-/// Prints what callers see at each latency, for comparisons.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-#[expect(clippy::print_stdout, reason = "the figures are its result")]
-async fn figures() {
-    for delay in [450, 550, 900, 1500] {
-        let platform = Upstream::http().await;
-        let (disk, gateway) = slow(&platform);
-        disk.set_delay(delay);
-        let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(10))).await;
-        println!("writes of {delay} ms: {}", seen.summary());
-    }
-    let platform = Upstream::http().await;
-    let (disk, gateway) = slow(&platform);
-    disk.set_write_error(Errno::IO);
-    let seen = observe(&gateway, &platform, tokio::time::sleep(Duration::from_secs(6))).await;
-    println!("one write in ten fails: {}", seen.summary());
 }

@@ -104,13 +104,13 @@ async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
     let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "/dev/full");
     let gateway = setup.start();
     let admin = Admin(gateway.admin());
-    becomes_ready(admin).await;
+    // It has never been ready.
+    assert_eq!(admin.page("/readyz").0, 503);
+    let why = (503, "not ready: audit records cannot be written\n".to_owned());
+    until("the reason", async || admin.page("/readyz") == why).await;
     let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
     assert_eq!(failed.code(), Code::Unavailable);
-    // Only after the outage has lasted.
-    assert_eq!(admin.page("/readyz").0, 200);
-    until("not ready", async || admin.page("/readyz").0 == 503).await;
-    assert_eq!(admin.page("/readyz"), (503, "not ready: audit records cannot be written\n".to_owned()));
+    assert_eq!(upstream.count(upstream::OTT), 0);
     assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
 }
 
@@ -288,15 +288,17 @@ async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_trace
 async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
     let upstream = Upstream::http().await;
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
-    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
-    while writer.write(&[b'\n'; 1024]).is_ok() {}
-    fcntl_setfl(&writer, OFlags::empty()).expect("a flag");
     let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "stdout");
-    let gateway = setup.stdout(writer).start();
+    let gateway = setup.stdout(writer.try_clone().expect("a descriptor")).start();
     let admin = Admin(gateway.admin());
     becomes_ready(admin).await;
     assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
 
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
+    while writer.write(&[b'\n'; 1024]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("a flag");
+    // Not the gateway's own: the reader reads to the end of the pipe.
+    drop(writer);
     let began = clock::now();
     let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
     assert_eq!(failed.code(), Code::Unavailable);

@@ -3,7 +3,7 @@
  *
  * Appends a line "call path size" to the file OTT_TEST_SYNC_LOG for each fsync(2) and
  * fdatasync(2). While the file OTT_TEST_SYNC_FAILS exists, both calls fail as those of a broken
- * disk do. They take as many milliseconds as the file OTT_TEST_SYNC_DELAY contains.
+ * disk do. fdatasync(2) takes as many milliseconds as the file OTT_TEST_SYNC_DELAY contains.
  *
  * While the file OTT_TEST_WRITE_FAILS exists and contains "EVERY ERRNO", each EVERYth write(2) to
  * a file called audit.jsonl fails with that error, and the one before it writes half of its
@@ -42,7 +42,8 @@ static int read_numbers(const char *variable, unsigned *one, unsigned *other) {
 
 static int observe(const char *call, long number, int fd) {
     unsigned delay = 0, unused;
-    if (read_numbers("OTT_TEST_SYNC_DELAY", &delay, &unused) >= 1) usleep(delay * 1000);
+    if (number == SYS_fdatasync && read_numbers("OTT_TEST_SYNC_DELAY", &delay, &unused) >= 1)
+        usleep(delay * 1000);
     const char *fails = getenv("OTT_TEST_SYNC_FAILS");
     if (fails && access(fails, F_OK) == 0) {
         errno = EIO;
