@@ -486,11 +486,29 @@ async fn rotation_by_rename_and_signal_loses_no_record() {
     assert_eq!((ids.len(), lines), (calls as usize, calls as usize), "each call once");
 }
 
-/// Needs a small file system of its own, at `OTT_GATEWAY_TEST_SMALL_DISK`: the gate
-/// mounts one.
+/// Runs the next test where a small file system is mounted, in a mount namespace of its own.
+#[test]
+fn small_disk_fills_up_and_is_emptied() {
+    let disk = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=64k none \"$OTT_GATEWAY_TEST_SMALL_DISK\" && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "audit::child_on_a_small_disk", "--ignored", "--nocapture"])
+        .env("OTT_GATEWAY_TEST_SMALL_DISK", disk.path())
+        .output()
+        .expect("unshare");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a small file system: .ci/run mounts one"]
-async fn small_disk_fills_up_and_is_emptied() {
+#[ignore = "run by another test, where a small file system is mounted"]
+async fn child_on_a_small_disk() {
     #[expect(clippy::disallowed_methods, reason = "a test's own parameter, not a setting of the gateway")]
     let disk = std::env::var("OTT_GATEWAY_TEST_SMALL_DISK").expect("a small file system");
     let disk = Path::new(&disk);
