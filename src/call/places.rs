@@ -58,7 +58,7 @@ pub struct WeakHolder(std::sync::Weak<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    /// Unlike its address, never that of another holder.
+    /// Identifies the holder also after it was forgotten, unlike its address.
     number: u64,
     bodies: AtomicUsize,
     flights: AtomicUsize,
@@ -109,6 +109,13 @@ impl Holder {
     #[must_use]
     pub fn in_group(group: &Self) -> Self {
         Self(Arc::new(Counts { group: Some(group.clone()), ..Counts::default() }))
+    }
+
+    /// Creates a holder, in a group or on its own, with a given number: the number is still in use
+    /// by the holder's responses when the holder itself was forgotten and is created anew.
+    #[must_use]
+    pub fn with_number(number: u64, group: Option<&Self>) -> Self {
+        Self(Arc::new(Counts { number, group: group.cloned(), ..Counts::default() }))
     }
 
     /// The holder as one of those that use the memory for responses.

@@ -27,7 +27,7 @@ pub(super) struct Place {
     /// Last changes of the file, or of the directory in which its next component is looked up.
     times: Option<[i64; 4]>,
     /// All mounts, because another file system at the same path is another place.
-    mounts: Option<u64>,
+    mounts: u64,
 }
 
 /// The place that a read has reached, which is where it hangs if it does.
@@ -40,19 +40,17 @@ pub(super) struct Progress {
     /// Where earlier reads hang. Empty if this one may hang at the same places.
     avoided: Vec<Place>,
     is_careful: bool,
-    /// Whether there are earlier reads that hang. Without any, the mounts are not looked at.
-    compares_mounts: bool,
 }
 
 impl Progress {
-    /// A read that may hang anywhere. `compares_mounts`: whether earlier reads hang.
-    pub(super) fn free(compares_mounts: bool) -> Self {
-        Self { compares_mounts, ..Self::default() }
+    /// A read that may hang anywhere.
+    pub(super) fn free() -> Self {
+        Self::default()
     }
 
     /// A read that stops before these places.
     pub(super) fn careful(avoided: Vec<Place>) -> Self {
-        Self { avoided, is_careful: true, compares_mounts: true, ..Self::default() }
+        Self { avoided, is_careful: true, ..Self::default() }
     }
 
     pub(super) const fn is_careful(&self) -> bool {
@@ -71,8 +69,7 @@ impl Progress {
     /// An earlier read hangs at one of the places.
     pub(super) fn approach(&self, path: &Path) -> Result<(), Unanswered> {
         let mut rest: VecDeque<OsString> = components(path).collect();
-        let mounts = self.compares_mounts.then(mounts);
-        let mut place = Place { path: PathBuf::new(), way: Vec::new(), times: None, mounts };
+        let mut place = Place { path: PathBuf::new(), way: Vec::new(), times: None, mounts: mounts() };
         let (mut folder, mut links) = (PathBuf::new(), 0);
         while let Some(name) = rest.pop_front() {
             place.path = folder.join(name);
@@ -137,7 +134,7 @@ mod tests {
 
     /// Where a read of that path would hang if the file did not respond.
     fn reached(path: &Path) -> Place {
-        let progress = Progress::free(true);
+        let progress = Progress::free();
         progress.approach(path).expect("nothing is avoided");
         let reached = progress.reached.lock().expect("no panic").clone();
         reached.expect("a place")
@@ -190,7 +187,7 @@ mod tests {
         let path = mount.join("file");
         assert!(Progress::careful(vec![hanging.clone()]).approach(&path).is_err());
         assert!(Progress::careful(vec![hanging.clone()]).approach(&other.join("file")).is_ok());
-        let mounted = Place { mounts: Some(0), ..hanging.clone() };
+        let mounted = Place { mounts: 0, ..hanging.clone() };
         assert!(Progress::careful(vec![mounted]).approach(&path).is_ok(), "something else is mounted");
         fs::rename(&mount, folder.path().join("old")).expect("renamed");
         fs::rename(&other, &mount).expect("renamed");
@@ -203,7 +200,7 @@ mod tests {
         let circle = folder.path().join("circle");
         symlink("circle", &circle).expect("a link");
         for path in [&circle, &folder.path().join("missing/file"), Path::new(""), Path::new("../..")] {
-            assert!(Progress::free(true).approach(path).is_ok(), "{}", path.display());
+            assert!(Progress::free().approach(path).is_ok(), "{}", path.display());
         }
     }
 }

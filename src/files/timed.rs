@@ -114,9 +114,8 @@ impl Pending {
             _ => false,
         };
         if may_hang {
-            let progress = Progress::free(!hanging.is_empty());
             self.last_free_start = Some(now);
-            return Ok(progress);
+            return Ok(Progress::free());
         }
         if careful >= MAX_CAREFUL_READS {
             return Err(Unanswered::TooManyPending);
@@ -223,6 +222,8 @@ mod tests {
         time::UNIX_EPOCH,
     };
 
+    use tokio::task::JoinHandle;
+
     use super::*;
 
     /// Work that hangs until the sender is dropped.
@@ -233,8 +234,8 @@ mod tests {
         })
     }
 
-    /// A read of that file which times out and hangs until the sender is dropped.
-    async fn hangs(path: &Path) -> Sender<()> {
+    /// Begins a read of that file which hangs until the sender is dropped.
+    async fn begin(path: &Path) -> (Sender<()>, JoinHandle<Result<(), Unanswered>>) {
         let (end, work) = hanging();
         let (begin, started) = channel();
         let file = path.to_owned();
@@ -244,10 +245,16 @@ mod tests {
             approached.map(|()| work())
         };
         let name = path.display().to_string();
-        let read = tokio::spawn(async move { super::read(&name, read).await });
+        let read = tokio::spawn(async move { super::read(&name, read).await? });
         while started.try_recv().is_err() {
             tokio::task::yield_now().await;
         }
+        (end, read)
+    }
+
+    /// A read of that file which times out and hangs until the sender is dropped.
+    async fn hangs(path: &Path) -> Sender<()> {
+        let (end, read) = begin(path).await;
         tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
         assert!(!read.is_finished());
         tokio::time::advance(READ_TIMEOUT / 50).await;
@@ -296,6 +303,30 @@ mod tests {
         assert!(reads(folder.path()).await.is_ok(), "other files are not affected");
         drop(ends);
         while reads(&path).await.is_err() {}
+    }
+
+    /// Many API clients may have one file of authorities, and read it at the same time.
+    #[tokio::test(start_paused = true)]
+    async fn place_at_which_many_reads_begin_to_hang_together_is_avoided_at_once() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("file");
+        fs::write(&path, "").expect("a file");
+        let mut hanging = Vec::new();
+        for _ in 0..FREE_READS {
+            hanging.push(begin(&path).await);
+        }
+        tokio::time::advance(READ_TIMEOUT).await;
+        for _ in 0..=MAX_CAREFUL_READS {
+            assert!(matches!(reads(&path).await, Err(Unanswered::TooManyPending)), "the same file");
+        }
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "other").expect("a file");
+        reads(&path).await.expect("another file");
+        for (end, read) in hanging {
+            drop(end);
+            // It ended as its time was over, or as it returned.
+            let _ = read.await.expect("no panic");
+        }
     }
 
     #[tokio::test(start_paused = true)]

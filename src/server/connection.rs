@@ -141,8 +141,9 @@ where
     match end {
         // A drain has time limits of its own.
         ConnectionEnd::Drain => {
-            let ended = pass.drive(connection).await;
-            ended_by_itself(peer, &ended, &shared.metrics);
+            if let Some(ended) = entry.unread().run_until_cancelled(pass.drive(connection)).await {
+                ended_by_itself(peer, &ended, &shared.metrics);
+            }
         }
         // Its place or its memory has been given away, or its peer accepts nothing: the GOAWAY is
         // written, and not waited for.
@@ -168,7 +169,8 @@ where
                 }
                 entry.calls() > 0 && has_grace() && timeout_at(last, pass.drive(connection)).await.is_ok()
             };
-            if entry.evicted().run_until_cancelled(closing).await == Some(false) {
+            let closing = entry.unread().run_until_cancelled(closing);
+            if entry.evicted().run_until_cancelled(closing).await.flatten() == Some(false) {
                 tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
             }
         }

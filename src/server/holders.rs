@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -32,6 +32,10 @@ pub(super) struct WorkerHolders {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Makes the numbers of holders from what identifies them. A number is the same whenever its
+    /// holder is created, because responses that are not read outlive it. Its key is random, so
+    /// that nobody can choose a name with the number of another caller.
+    numbers: RandomState,
     anonymous: Holder,
     callers: Mutex<InUse<Arc<str>>>,
     peers: Mutex<InUse<PeerNetwork>>,
@@ -65,7 +69,9 @@ impl WorkerHolders {
         let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         if *caller.proof() != Proof::None {
             return remembered(&mut met.callers, caller.name(), || {
-                in_use(&shared.callers, caller.name(), Holder::default)
+                in_use(&shared.callers, caller.name(), || {
+                    Holder::with_number(shared.numbers.hash_one(caller.name()), None)
+                })
             });
         }
         let address = peer.address().ip().to_canonical();
@@ -74,7 +80,9 @@ impl WorkerHolders {
         }
         let network = PeerNetwork::of(address);
         remembered(&mut met.peers, &network, || {
-            in_use(&shared.peers, &network, || Holder::in_group(&shared.anonymous))
+            in_use(&shared.peers, &network, || {
+                Holder::with_number(shared.numbers.hash_one(network), Some(&shared.anonymous))
+            })
         })
     }
 }
@@ -182,5 +190,29 @@ mod tests {
         assert!(holders.0.callers.lock().unwrap().holders.len() <= 2 * (REMEMBERED + 1));
         assert_eq!(held.len(), 8);
         assert_eq!(places(&limit, &worker.of(&busy, &peer("192.0.2.1"), false)).len(), 0);
+    }
+    /// Its responses may still be unread then.
+    #[test]
+    fn holder_that_was_forgotten_is_the_same_consumer_of_memory_when_it_is_back() {
+        let holders = Holders::default();
+        let [here, there] = [holders.for_worker(), holders.for_worker()];
+        let named = |name: &str| Caller::for_test(name, Proof::Jwt { issuer: None });
+        let consumers = |worker: &WorkerHolders| {
+            let caller = |name| worker.of(&named(name), &peer("192.0.2.1"), false).consumer();
+            let stranger = |address| worker.of(&Caller::anonymous(), &peer(address), false).consumer();
+            [caller("jwt:one"), caller("jwt:other"), stranger("192.0.2.1"), stranger("198.51.100.1")]
+        };
+        let before = consumers(&here);
+        for number in 0..=REMEMBERED {
+            here.of(&named(&format!("jwt:{number}")), &peer("192.0.2.1"), false);
+            let address = format!("10.{}.{}.1", number / 256, number % 256);
+            here.of(&Caller::anonymous(), &peer(&address), false);
+        }
+        assert!(!here.met.lock().unwrap().callers.contains_key("jwt:one"), "it was forgotten");
+        assert_eq!(consumers(&here), before);
+        assert_eq!(consumers(&there), before, "on another worker");
+        let [one, other, stranger, another] = before;
+        assert!(one.group != other.group && one.group != stranger.group);
+        assert!(stranger.group == another.group && stranger.member != another.member);
     }
 }

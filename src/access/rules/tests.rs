@@ -203,7 +203,7 @@ struct PlainCall<'a> {
     user: Option<&'a Subject>,
 }
 
-/// What `docs/configuration.md` says of globs, written as plainly as possible.
+/// What `docs/configuration.md` states about globs, written as plainly as possible.
 fn plainly_matches(glob: &str, text: &str) -> bool {
     fn matches(glob: &[char], text: &[char]) -> bool {
         match (glob, text) {
@@ -217,7 +217,7 @@ fn plainly_matches(glob: &str, text: &str) -> bool {
     matches(&glob.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
 }
 
-/// What it says of rules: the first part of a call that a rule is not for.
+/// What it states about rules: the first part of a call that a rule is not for.
 fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDenial> {
     let any = |globs: &[String], text: &str| globs.iter().any(|glob| plainly_matches(glob, text));
     if !plainly_names(rule, call.caller) {

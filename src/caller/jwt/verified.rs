@@ -172,7 +172,7 @@ fn place_for(places: &[Option<Arc<Stored>>; WAYS], new: &VerifiedToken, conditio
     fullest.map_or(0, |(index, _)| index)
 }
 
-/// The contents are nobody's business.
+/// Without the contents: they name callers.
 impl std::fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VerifiedTokens").field("sets", &self.sets.len()).finish_non_exhaustive()

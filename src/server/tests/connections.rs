@@ -1,6 +1,7 @@
 //! Connections that hold a place and do not use it, on real sockets.
 
 use super::{frames::*, *};
+use crate::memory::{Consumer, ResponseMemory};
 
 /// A client that has made an identified call.
 async fn identified(running: &Running) -> Client {
@@ -118,6 +119,39 @@ async fn idle_peer_that_ignores_its_goaway_is_closed() {
     let mut stubborn = Peer::connect(&running).await;
     stubborn.expect(GOAWAY).await;
     assert!(stubborn.closed(SOON).await);
+    running.still_serves().await;
+}
+
+/// Otherwise others would wait for the whole time that a connection has to end.
+#[tokio::test]
+async fn peer_that_is_leaving_and_does_not_read_is_closed_for_those_who_wait_for_memory() {
+    let mut running = start(|settings| {
+        settings.max_deadline = NEVER;
+        settings.limits.connection_age = Duration::from_secs(5);
+        settings.limits.connection_grace = NEVER;
+    })
+    .await;
+    let mut client = running.client().await;
+    let first = client.send(ISSUE, &[("x-do", "hold")]).await;
+    let call = running.next().await;
+    let second = client.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+    running.counts(r#"ott_gateway_connections{state="draining"}"#, 1).await;
+
+    let memory = ResponseMemory::new(0, 1);
+    let [one, other, waiter] = [1, 2, 3].map(|member| Consumer { group: member, member });
+    // The call, which the test keeps, stands for a response that is not read.
+    call.keep_memory(memory.try_reserve(one).expect("free"));
+    let others: Vec<_> = std::iter::from_fn(|| memory.try_reserve(other)).collect();
+    running.release.add_permits(1);
+    received(first).await.expect("a response");
+    let waiting = tokio::spawn(async move { memory.reserve(waiter).await });
+    let Client { send, connection } = client;
+    // How the connection itself ends depends on what its peer has read.
+    assert!(received(second).await.is_err(), "its connection has ended");
+    drop((send, connection, call, others));
+    drop(waiting.await.expect("no panic"));
+    running.release.add_permits(1);
     running.still_serves().await;
 }
 
