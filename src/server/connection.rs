@@ -141,16 +141,21 @@ where
     match end {
         // A drain has time limits of its own.
         ConnectionEnd::Drain => {
-            if let Some(ended) = entry.unread().run_until_cancelled(pass.drive(connection)).await {
-                ended_by_itself(peer, &ended, &shared.metrics);
+            match entry.unread().run_until_cancelled(pass.drive(connection.as_mut())).await {
+                Some(ended) => drop(ended_by_itself(peer, &ended, &shared.metrics)),
+                None => drop(timeout(shared.limits.unread_grace, pass.drive(connection)).await),
             }
         }
-        // Its place or its memory has been given away, or its peer accepts nothing: the GOAWAY is
-        // written, and not waited for.
-        _ if matches!(end, ConnectionEnd::Evicted | ConnectionEnd::Unread)
-            || entry.is_stalled(clock::now(), &shared.limits) =>
-        {
+        // Its place has been given away, or its peer accepts nothing: the GOAWAY is written, and
+        // not waited for.
+        _ if end == ConnectionEnd::Evicted || entry.is_stalled(clock::now(), &shared.limits) => {
             let _ = pass.drive(connection).now_or_never();
+        }
+        // Behind a proxy, the calls of others can share the connection with the response that
+        // nobody reads.
+        ConnectionEnd::Unread => {
+            let closing = timeout(shared.limits.unread_grace, pass.drive(connection));
+            drop(entry.evicted().run_until_cancelled(closing).await);
         }
         _ => {
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
@@ -167,11 +172,16 @@ where
                 {
                     return true;
                 }
-                entry.calls() > 0 && has_grace() && timeout_at(last, pass.drive(connection)).await.is_ok()
+                let rest = pass.drive(connection.as_mut());
+                entry.calls() > 0 && has_grace() && timeout_at(last, rest).await.is_ok()
             };
             let closing = entry.unread().run_until_cancelled(closing);
-            if entry.evicted().run_until_cancelled(closing).await.flatten() == Some(false) {
-                tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
+            match entry.evicted().run_until_cancelled(closing).await {
+                Some(Some(false)) => {
+                    tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
+                }
+                Some(None) => drop(timeout(shared.limits.unread_grace, pass.drive(connection)).await),
+                Some(Some(true)) | None => {}
             }
         }
     }

@@ -38,6 +38,9 @@ pub struct Limits {
     pub connection_grace: Duration,
     /// The same without calls in progress. The peer answers the GOAWAY within one round trip.
     pub goaway_timeout: Duration,
+    /// Time for the other calls of a connection that is closed because a response on it is not
+    /// read and others wait for its memory.
+    pub unread_grace: Duration,
     /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
     pub max_streams: u32,
     /// Streams at once on one connection that has carried no call of a caller that the access
@@ -93,6 +96,7 @@ impl Default for Limits {
             connection_age: Duration::from_mins(30),
             connection_grace: Duration::from_secs(30),
             goaway_timeout: Duration::from_secs(5),
+            unread_grace: Duration::from_secs(1),
             max_streams: 100,
             unidentified_streams: 2,
             shared_unidentified_streams: 512,

@@ -122,6 +122,37 @@ async fn idle_peer_that_ignores_its_goaway_is_closed() {
     running.still_serves().await;
 }
 
+/// A proxy sends the calls of many callers over one connection.
+#[tokio::test]
+async fn other_calls_of_a_connection_with_an_unread_response_are_finished_before_it_is_closed() {
+    let mut running = start(|settings| {
+        settings.max_deadline = NEVER;
+        settings.limits.unread_grace = NEVER;
+    })
+    .await;
+    let mut client = running.client().await;
+    let first = client.send(ISSUE, &[("x-do", "hold")]).await;
+    let call = running.next().await;
+    let second = client.send(ISSUE, &[("x-do", "hold")]).await;
+    running.next().await;
+
+    let memory = ResponseMemory::new(0, 1);
+    let [one, other, waiter] = [1, 2, 3].map(|member| Consumer { group: member, member });
+    // The call, which the test keeps, stands for a response that is not read.
+    call.keep_memory(memory.try_reserve(one).expect("free"));
+    let others: Vec<_> = std::iter::from_fn(|| memory.try_reserve(other)).collect();
+    running.release.add_permits(1);
+    received(first).await.expect("a response");
+    let waiting = tokio::spawn(async move { memory.reserve(waiter).await });
+    running.counts(r#"ott_gateway_connections{state="draining"}"#, 1).await;
+
+    running.release.add_permits(1);
+    assert_eq!(received(second).await.expect("a response").code(), Some(tonic::Code::Ok));
+    drop((call, others));
+    drop(waiting.await.expect("no panic"));
+    running.still_serves().await;
+}
+
 /// Otherwise others would wait for the whole time that a connection has to end.
 #[tokio::test]
 async fn peer_that_is_leaving_and_does_not_read_is_closed_for_those_who_wait_for_memory() {
