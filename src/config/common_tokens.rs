@@ -2,10 +2,13 @@
 //!
 //! A bearer token is known by its SHA-256 only, so a weak one cannot be seen. The hashes of the
 //! commonest passwords, words and example tokens are therefore computed and compared. That takes
-//! some ten milliseconds, and only if tokens are configured. It replaces no password meter: a token
-//! that is not refused may still be weak.
+//! some ten milliseconds, and only if tokens are configured that have not been compared before. It
+//! replaces no password meter: a token that is not refused may still be weak.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -30,9 +33,26 @@ const SUBSTITUTES: [(char, &[char]); 5] =
 /// in the list already.
 const MIN_SUBSTITUTED: usize = 5;
 
+/// Hashes that have been compared and are of no common token, so that a reload compares only those
+/// of new tokens.
+static UNCOMMON: Mutex<BTreeSet<[u8; 32]>> = Mutex::new(BTreeSet::new());
+/// Maximum number of these.
+const MAX_UNCOMMON: usize = 4096;
+
 /// Returns those of the hashes that are of the empty text, or of a common word: in lower case,
 /// capitalized or in upper case, with a suffix, with digits for letters, backwards, or twice.
 pub(super) fn among(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
+    let mut uncommon = UNCOMMON.lock().unwrap_or_else(PoisonError::into_inner);
+    let new: HashSet<[u8; 32]> = hashes.iter().filter(|hash| !uncommon.contains(*hash)).copied().collect();
+    let found = compared(&new);
+    if uncommon.len() + new.len() > MAX_UNCOMMON {
+        uncommon.clear();
+    }
+    uncommon.extend(new.difference(&found).take(MAX_UNCOMMON));
+    found
+}
+
+fn compared(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     let mut found = HashSet::new();
     if hashes.is_empty() {
         return found;
@@ -104,6 +124,17 @@ mod tests {
 
     fn is_common(text: &str) -> bool {
         !among(&HashSet::from([sha256(text)])).is_empty()
+    }
+
+    #[test]
+    fn hashes_that_were_compared_are_known_and_common_ones_are_found_again() {
+        let uncommon = sha256("Zk3uVVtZ2n1o0yTn4lq1uYg7b0l3c2Qe4m5s6t7u8v9x=");
+        let hashes = HashSet::from([sha256("hunter2"), uncommon]);
+        for _ in 0..2 {
+            assert_eq!(among(&hashes), HashSet::from([sha256("hunter2")]));
+        }
+        let known = UNCOMMON.lock().unwrap();
+        assert!(known.contains(&uncommon) && !known.contains(&sha256("hunter2")));
     }
 
     #[test]
