@@ -287,8 +287,9 @@ async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
     let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
     until("the expired one is refused", async || metric(admin, failing).await >= 1.0).await;
     gateway.stderr().wait_for("why", |line| {
-        (line.contains("new TLS files refused") && line.contains("valid until 2020-01-01T00:00:00Z"))
-            .then_some(())
+        (line.contains("new TLS files refused")
+            && line.contains("certificate 1 of the file expired at 2020-01-01T00:00:00Z"))
+        .then_some(())
     });
     assert_eq!(authority.shown(address, None).await, good.der());
     let channel = authority.channel(address, None).await.unwrap();
