@@ -35,7 +35,7 @@ pub use crate::caller::is_caller_name;
 use crate::{
     access::Access,
     admin::Admin,
-    audit::{self, Audit},
+    audit::{self, Audit, AuditUnavailable},
     caller::Identification,
     clock::{self, WallClock},
     config::{ApiClients as ApiClientsConfig, Config},
@@ -259,8 +259,8 @@ impl App {
     }
 
     /// Stops the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, regardless
-    /// of its peers.
-    pub async fn stop(self) {
+    /// of its peers. Fails if audit records could not be written by then; they are lost.
+    pub async fn stop(self) -> Result<(), AuditUnavailable> {
         let health_server = async {
             if let Some(server) = self.health_server {
                 server.drain().await;
@@ -280,6 +280,7 @@ impl App {
         if let Some(admin) = self.admin {
             admin.stop().await;
         }
+        records
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Ended {
     ThreadLost(Arc<str>),
     /// After a drain, because the reader of the audit records on standard output is gone.
     AuditClosed,
+    /// After a drain that a signal asked for, but the last audit records could not be written.
+    RecordsLost,
 }
 
 /// Why a gateway stops.
@@ -141,8 +143,9 @@ impl Signals {
         let hurry = app.hurry();
         let mut draining = pin!(app.stop());
         tokio::select! {
-            () = &mut draining => {
+            records = &mut draining => {
                 return match cause {
+                    Cause::Signal(_) if records.is_err() => Ended::RecordsLost,
                     Cause::Signal(_) => Ended::InGoodOrder,
                     Cause::ThreadLost(thread) => Ended::ThreadLost(thread),
                     Cause::AuditClosed => Ended::AuditClosed,

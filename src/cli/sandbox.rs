@@ -10,7 +10,7 @@ use super::{
     output::Output,
     serve::{
         LOG_FLUSH_LIMIT, audit_closed, listen_to_signals, lost, not_started, on_control_runtime,
-        protect_from_signals, raise_limit_of_open_files, start_log,
+        protect_from_signals, raise_limit_of_open_files, records_lost, start_log,
     },
     walk::{Addresses, walk},
 };
@@ -97,8 +97,8 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             .map_err(|error| Failure::Failed(chain(&error)))?;
         let walked = walk(endpoint.connect_lazy(), addresses, &login, output).await;
         let done = if arguments.once {
-            app.stop().await;
-            walked
+            let records = app.stop().await;
+            walked.and_then(|()| records.map_err(|_| records_lost()))
         } else {
             // Who asks for faults, or brings accounts that cannot log in, wants to go on
             // from there.
@@ -113,6 +113,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
                 Ended::InGoodOrder | Ended::AtOnce => Ok(()),
                 Ended::ThreadLost(thread) => Err(lost(&thread)),
                 Ended::AuditClosed => Err(audit_closed()),
+                Ended::RecordsLost => Err(records_lost()),
             }
         };
         platform.stop().await;

@@ -108,6 +108,7 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     match served? {
         Ended::InGoodOrder => Ok(()),
         Ended::AuditClosed => Err(audit_closed()),
+        Ended::RecordsLost => Err(records_lost()),
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
         Ended::ThreadLost(thread) => Err(lost(&thread)),
     }
@@ -120,6 +121,11 @@ pub(super) fn audit_closed() -> Failure {
          them; restart the gateway with a reader"
             .to_owned(),
     )
+}
+
+/// The failure of a gateway that could not write its last audit records.
+pub(super) fn records_lost() -> Failure {
+    Failure::Failed("the last audit records could not be written; see the log".to_owned())
 }
 
 /// The failure of a gateway that stopped because one of its threads has died.

@@ -279,3 +279,30 @@ async fn deadline_that_passes_while_the_record_is_written_is_corrected_in_the_au
     });
     assert_eq!(served, "OK");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateway_that_stops_without_its_last_records_ends_sessions_and_reports_the_loss() {
+    let platform = Upstream::http().await;
+    for is_read in [false, true] {
+        let setup = Setup::for_platform(platform.address()).replacing("audit.jsonl", "audit.pipe");
+        let mut pipe = StuffedPipe::new(&setup.folder().join("audit.pipe"));
+        let mut gateway = setup.start();
+        ready(&gateway).await;
+        pipe.fill();
+        let mut client = gateway.client().await;
+        let request = identified("last", login(&platform.token()));
+        let call = tokio::spawn(async move { client.login_with_ott(request).await });
+        let done = r#"ott_gateway_platform_requests_total{operation="LoginWithOtt",outcome="done"}"#;
+        Admin(gateway.admin()).comes_to(done, 1.0).await;
+        gateway.signal("TERM");
+        let refused = call.await.expect("no panic").expect_err("the record hangs");
+        assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
+        if is_read {
+            pipe.lines_of("last", 2).await;
+        }
+        let log = "cannot write last audit records";
+        assert_eq!(gateway.ended().await.code(), Some(i32::from(!is_read)), "{}", gateway.stderr().text());
+        assert_eq!(gateway.stderr().text().contains(log), !is_read);
+        assert_eq!(platform.count(LOGOUT), if is_read { 2 } else { 1 });
+    }
+}
