@@ -90,6 +90,13 @@ impl Breaker {
         }
     }
 
+    /// Returns whether [`admit`](Self::admit) would refuse an attempt now. Uses up no probe.
+    pub(super) fn check(&self) -> Result<(), Open> {
+        let due = self.next_probe_ms.load(Ordering::Acquire);
+        let wait = Duration::from_millis(due.saturating_sub(self.now_ms()));
+        if self.settings.is_none() || wait.is_zero() { Ok(()) } else { Err(Open { retry_after: wait }) }
+    }
+
     /// Asks to make an attempt. While the breaker is open, one attempt per probe interval
     /// goes through. A probe that is never reported (its caller disconnected before
     /// anything was sent) proves nothing, and the next one follows.

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     PlatformClient,
     attempt::{self, Answer, AttemptOutcome, NotSent, Request},
-    breaker::BreakerPermit,
+    breaker::{BreakerPermit, Open},
     connections::Connections,
     endpoint::Endpoint,
     error::{Malformation, PlatformError},
@@ -150,11 +150,14 @@ impl PlatformClient {
     async fn ready(&self, exchange: &Exchange<'_>, renewed: Option<Bearer>) -> Result<Ready, PlatformError> {
         let Exchange { endpoint, call, connections, .. } = exchange;
         is_in_time(endpoint, Duration::ZERO, call)?;
+        let open = |open: Open| PlatformError::BreakerOpen { retry_after: open.retry_after };
         let longest = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
         let mut memory = None;
         if endpoint.has_large_responses() {
             memory = endpoint.memory.try_reserve(call.consumer());
             if memory.is_none() {
+                // A call that would be refused does not wait.
+                endpoint.breaker.check().map_err(open)?;
                 // Boxed here and below: it is rare, and the future of every call would grow by it.
                 let reserved = Box::pin(timeout(longest(), endpoint.memory.reserve(call.consumer())));
                 memory = Some(reserved.await.map_err(|_elapsed| PlatformError::MemoryInUse)?);
@@ -164,14 +167,12 @@ impl PlatformClient {
         if connections.may_be_http1() {
             place = endpoint.memory.try_http1_place();
             if place.is_none() {
+                endpoint.breaker.check().map_err(open)?;
                 let free = Box::pin(timeout(longest(), endpoint.memory.http1_place()));
                 place = free.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
             }
         }
-        let permit = endpoint
-            .breaker
-            .admit()
-            .map_err(|open| PlatformError::BreakerOpen { retry_after: open.retry_after })?;
+        let permit = endpoint.breaker.admit().map_err(open)?;
         let bearer = match renewed {
             None if exchange.subject.is_some() => {
                 let bearer = self.api_client.credential.bearer(call.deadline()).await?;

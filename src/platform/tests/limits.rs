@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use super::fixture::*;
-use crate::{call::Operation, clock::HeldClock, credential::Credential, telemetry::metrics::Metrics};
+use crate::{
+    call::Operation,
+    clock::HeldClock,
+    credential::Credential,
+    memory::{Consumer, ResponseMemory},
+    telemetry::metrics::Metrics,
+};
 
 /// A port to which nobody can connect.
 const CLOSED: &str = "http://127.0.0.1:9";
@@ -163,6 +171,28 @@ async fn answers_of_a_platform_that_works_never_open_the_breaker() {
         upstream.always(LOGIN, answer.clone());
         assert_eq!(attempts_until_open(&client(&upstream, quick())).await, None, "{answer:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_breaker_refuses_at_once_although_there_is_no_memory_for_the_response() {
+    let _clock = HeldClock::new();
+    let upstream = Upstream::http().await;
+    upstream.always(LOGIN, Answer::empty(503));
+    let memory = ResponseMemory::new(0, 1);
+    let settings = Settings { memory: memory.clone(), ..settings(&upstream.url(), quick()) };
+    let client = client_with(settings, shared_tls(), Credential::for_test());
+    assert_eq!(attempts_until_open(&client).await, Some(20));
+
+    let held: Vec<_> = std::iter::from_fn(|| memory.try_reserve(Consumer::default())).collect();
+    assert!(!held.is_empty());
+    let call = call();
+    let error = log_in(&client, "OTT", &call).now_or_never().expect("it does not wait").unwrap_err();
+    assert!(matches!(error.kind, PlatformError::BreakerOpen { .. }), "{error:?}");
+
+    drop(held);
+    upstream.always(LOGIN, Behaviour::Healthy);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    logs_in(&client, &upstream).await;
 }
 
 /// Starts a login whose caller disconnects before anything is sent.
