@@ -64,7 +64,7 @@ impl RuleSet {
 }
 
 impl RuleList {
-    /// Adds a rule, which is none of those before the last one.
+    /// Adds a rule. Rules have to be added in ascending order; the last one may be repeated.
     pub(super) fn push(&mut self, rule: usize) {
         let (position, bit) = (rule / WORD_BITS, 1 << (rule % WORD_BITS));
         match self.0.last_mut() {

@@ -177,7 +177,7 @@ impl ClientTls {
         self.trust.replace(authorities)
     }
 
-    /// Returns the trusted authorities; `None` if there are none.
+    /// Returns the trusted authorities; `None` without any.
     #[must_use]
     pub fn authorities(&self) -> Option<Authorities> {
         self.trust.authorities()

@@ -1,7 +1,7 @@
 //! Connections that hold a place and do not use it, on real sockets.
 
 use super::{frames::*, *};
-use crate::memory::{Consumer, ResponseMemory};
+use crate::memory::{Consumer, Reservation, ResponseMemory};
 
 /// A client that has made an identified call.
 async fn identified(running: &Running) -> Client {
@@ -17,6 +17,23 @@ async fn is_told_to_leave(client: Client) {
     timeout(SOON, connection).await.expect("the connection ends").unwrap().unwrap();
     // A client without a handle would have closed the connection itself.
     drop(send);
+}
+
+/// Finishes a held call whose response has a part of the memory, while another caller has the rest.
+/// The call, which the test keeps, stands for a response that is not read. Returns the rest, and
+/// what a third caller waits for.
+async fn is_not_read(
+    running: &Running,
+    call: &Call,
+    response: h2::client::ResponseFuture,
+) -> (Vec<Arc<Reservation>>, JoinHandle<Arc<Reservation>>) {
+    let memory = ResponseMemory::new(0, 1);
+    let [one, other, waiter] = [1, 2, 3].map(|member| Consumer { group: member, member });
+    call.keep_memory(memory.try_reserve(one).expect("free"));
+    let rest = std::iter::from_fn(|| memory.try_reserve(other)).collect();
+    running.release.add_permits(1);
+    received(response).await.expect("a response");
+    (rest, tokio::spawn(async move { memory.reserve(waiter).await }))
 }
 
 fn limits_of_health_port(settings: &mut Settings) {
@@ -136,14 +153,7 @@ async fn other_calls_of_a_connection_with_an_unread_response_are_finished_before
     let second = client.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
 
-    let memory = ResponseMemory::new(0, 1);
-    let [one, other, waiter] = [1, 2, 3].map(|member| Consumer { group: member, member });
-    // The call, which the test keeps, stands for a response that is not read.
-    call.keep_memory(memory.try_reserve(one).expect("free"));
-    let others: Vec<_> = std::iter::from_fn(|| memory.try_reserve(other)).collect();
-    running.release.add_permits(1);
-    received(first).await.expect("a response");
-    let waiting = tokio::spawn(async move { memory.reserve(waiter).await });
+    let (others, waiting) = is_not_read(&running, &call, first).await;
     running.counts(r#"ott_gateway_connections{state="draining"}"#, 1).await;
 
     running.release.add_permits(1);
@@ -169,14 +179,7 @@ async fn peer_that_is_leaving_and_does_not_read_is_closed_for_those_who_wait_for
     running.next().await;
     running.counts(r#"ott_gateway_connections{state="draining"}"#, 1).await;
 
-    let memory = ResponseMemory::new(0, 1);
-    let [one, other, waiter] = [1, 2, 3].map(|member| Consumer { group: member, member });
-    // The call, which the test keeps, stands for a response that is not read.
-    call.keep_memory(memory.try_reserve(one).expect("free"));
-    let others: Vec<_> = std::iter::from_fn(|| memory.try_reserve(other)).collect();
-    running.release.add_permits(1);
-    received(first).await.expect("a response");
-    let waiting = tokio::spawn(async move { memory.reserve(waiter).await });
+    let (others, waiting) = is_not_read(&running, &call, first).await;
     let Client { send, connection } = client;
     // How the connection itself ends depends on what its peer has read.
     assert!(received(second).await.is_err(), "its connection has ended");

@@ -4,10 +4,10 @@
 //! authority that is withdrawn must be withdrawn although the certificate cannot be renewed at
 //! the moment. A new version that cannot be used is refused, and the last good one stays in use.
 //!
-//! A certificate that is not valid now is a warning at start and in `check-config`, because there
-//! is none that could be used instead. For the same reason it replaces one that is not valid now
-//! either. It is refused, in the words of that warning, while the one in use is valid, and tried
-//! again at every poll.
+//! A certificate that is not valid now is a warning at start and in `check-config`, where no other
+//! one could be used instead. For the same reason it replaces one that is not valid now either. It
+//! is refused, in the words of that warning, while the one in use is valid, and tried again at
+//! every poll.
 
 use std::{
     convert::Infallible,
