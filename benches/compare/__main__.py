@@ -17,7 +17,7 @@ from benches.compare.scenarios import SCENARIOS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHORT = measure.Length(rounds=2, seconds=0.4)
-FULL = measure.Length(rounds=7, seconds=2.0)
+FULL = measure.Length(rounds=7, seconds=2.0, idle_seconds=10)
 
 
 def arguments():
@@ -55,7 +55,7 @@ def main():
     """Measures, prints the tables, and writes them where they were asked for."""
     options = arguments()
     usual = FULL if options.full else SHORT
-    length = measure.Length(options.rounds or usual.rounds, options.seconds or usual.seconds)
+    length = measure.Length(options.rounds or usual.rounds, options.seconds or usual.seconds, usual.idle_seconds)
     binaries = measure.Binaries(
         options.gateway, options.pgo, options.servers / "bench-upstream", options.servers / "bench-bare"
     )

@@ -12,9 +12,9 @@ import envoy
 
 from benches.harness.credentials import AUDIENCE, ISSUER
 from benches.harness.process import Process, free_ports
+from benches.harness.upstream import ACCESS_TOKEN
 
 HERE = pathlib.Path(__file__).parent
-ACCESS_TOKEN = "bench-access-token"
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 # More than any benchmark has in flight: Envoy's default is 1,024.

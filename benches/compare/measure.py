@@ -5,15 +5,18 @@ import dataclasses
 import pathlib
 import statistics
 import tempfile
+import time
 
 from benches.compare.bare import Bare
 from benches.compare.envoy_proxy import Envoy
-from benches.compare.scenarios import BARE, ENVOY, GATEWAY, PGO
+from benches.compare.scenarios import ALONE, BARE, ENVOY, GATEWAY, PGO, PLATFORM
 from benches.harness.credentials import Certificates, Issuer
 from benches.harness.gateway import Gateway
-from benches.harness.load import Caller, Callers, CallsFailed, seconds_to_first_answer, verify_issue
+from benches.harness.load import Caller, Callers, CallsFailed, PlatformCaller, seconds_to_first_answer, verify_issue
 from benches.harness.upstream import TOKEN, Upstream
 
+# Time after the last load until connections are closed and nothing is left to do.
+SETTLE_S = 5
 # Calls before the first measured load: connections are open, and memory has been allocated.
 WARM_UP_CALLS = 2_000
 # The count of the platform that goes up with each call of a kind.
@@ -32,10 +35,12 @@ class Binaries:
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How often, and for how long, each subject is loaded."""
+    """How often, and for how long, each subject is loaded; and how long all of them are idle
+    afterwards, or not at all."""
 
     rounds: int
     seconds: float
+    idle_seconds: float = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +60,14 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """What one subject needs: memory after all loads of a scenario, and time to start."""
+    """What one subject needs: memory after all loads of a scenario, time to start, and how
+    often per second it wakes up when it is idle."""
 
     scenario: str
     subject: str
     rss_mib: float
     start_ms: float
+    wake_ups: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +117,10 @@ class Deployment:
                 file.write_text(token or "")
                 authority = certificates and certificates.authority
                 verify_issue(binaries.gateway, subject.url, authority, token and file)
+        self.subjects = dict(self.processes)
+        if scenario.method == "issue":
+            self.processes[PLATFORM] = self._upstream.process
+            self._callers[PLATFORM] = Callers([PlatformCaller(folder, self._upstream)])
 
     def load(self, name, shape, calls):
         """One load of one subject, and the processor time per call. Fails unless the platform has
@@ -135,18 +146,30 @@ def compare(scenario, binaries, length, progress):
             medians = {name: [one.cpu_us for one in found if one.subject == name] for name in deployment.processes}
             figures = [f"{name} {statistics.median(values):.0f} µs" for name, values in medians.items() if values]
             progress(f"{scenario.name} {shape}: " + ", ".join(figures + [f"{one.subject} failed" for one in failed]))
+        memory = {name: process.rss_mib() for name, process in deployment.subjects.items()}
+        wake_ups = idle_wake_ups(deployment.subjects, length.idle_seconds)
         footprints = [
-            Footprint(scenario.name, name, process.rss_mib(), deployment.start_ms[name])
-            for name, process in deployment.processes.items()
+            Footprint(scenario.name, name, memory[name], deployment.start_ms[name], wake_ups.get(name))
+            for name in deployment.subjects
         ]
     return samples, failures, footprints
+
+
+def idle_wake_ups(subjects, seconds):
+    """How often per second each subject wakes up when nobody calls."""
+    if not seconds:
+        return {}
+    time.sleep(SETTLE_S)
+    before = {name: process.wake_ups() for name, process in subjects.items()}
+    time.sleep(seconds)
+    return {name: (process.wake_ups() - before[name]) / seconds for name, process in subjects.items()}
 
 
 def rounds(deployment, scenario, shape, length):
     """The samples of one load. A subject that fails is not loaded again."""
     samples, failures, rates = {}, [], {}
     in_flight = scenario.callers * shape.connections * shape.streams
-    names = list(deployment.processes)
+    names = list(deployment.processes if shape == ALONE else deployment.subjects)
     for number in range(-1, length.rounds):
         # Each round begins with another subject. The round before the first one is to warm up.
         first = number % len(names)

@@ -3,7 +3,7 @@
 import re
 import statistics
 
-from benches.compare.scenarios import BARE, ENVOY, GATEWAY, PGO, SCENARIOS
+from benches.compare.scenarios import BARE, ENVOY, GATEWAY, PGO, PLATFORM, SCENARIOS
 
 ORDER = (ENVOY, BARE, GATEWAY, PGO)
 
@@ -33,6 +33,21 @@ def by_subject(samples, scenario, shape):
     return {name: rows for name, rows in grouped.items() if rows}
 
 
+def added(rows, alone):
+    """What a subject adds to the median latency of the platform alone, by round."""
+    own = {row.round: row.p50_us for row in alone}
+    return {row.round: row.p50_us - own[row.round] for row in rows if row.round in own}
+
+
+def added_latency(rows, others, alone):
+    """The added latency, and its ratio to that of another subject. Empty if it was not measured."""
+    mine, base = added(rows, alone), added(others, alone)
+    if not mine:
+        return ""
+    ratios = [mine[number] / base[number] for number in mine if base.get(number, 0) > 0]
+    return f"{statistics.median(mine.values()):.0f} µs" + (f" ({statistics.median(ratios):.2f})" if ratios else "")
+
+
 def comparison(samples, failures):
     """One row for each load and subject, and the loads that a subject could not carry."""
     rows = []
@@ -40,6 +55,7 @@ def comparison(samples, failures):
         for shape in map(str, scenario.shapes):
             grouped = by_subject(samples, scenario.name, shape)
             base = next(iter(grouped.values()), [])
+            alone = [row for row in samples if (row.scenario, row.shape, row.subject) == (scenario.name, shape, PLATFORM)]
             for number, (name, mine) in enumerate(grouped.items()):
                 rows.append([
                     f"{scenario.title}, {shape}" if number == 0 else "",
@@ -49,9 +65,10 @@ def comparison(samples, failures):
                     f"{median(mine, 'rate'):,.0f}",
                     f"{ratio(mine, base, 'rate'):.2f}",
                     f"{median(mine, 'p50_us') / 1000:.2f} ms",
+                    added_latency(mine, base, alone),
                     f"{median(mine, 'p99_us') / 1000:.2f} ms",
                 ])  # fmt: skip
-    text = table(["load", "", "CPU per call", "ratio", "calls/s", "ratio", "p50", "p99"], rows)
+    text = table(["load", "", "CPU per call", "ratio", "calls/s", "ratio", "p50", "added p50", "p99"], rows)
     titles = {scenario.name: scenario.title for scenario in SCENARIOS}
     for failure in failures:
         cause = failure.cause.splitlines()[0]
@@ -72,7 +89,7 @@ def capacity(samples):
 
 
 def footprint(footprints):
-    """Memory after each scenario, and the time to the first answer."""
+    """Memory after each scenario, the time to the first answer, and wake-ups of an idle process."""
     names = [name for name in ORDER if any(row.subject == name for row in footprints)]
     cells = {(row.scenario, row.subject): row for row in footprints}
     rows = []
@@ -81,6 +98,9 @@ def footprint(footprints):
         rows.append([scenario.title, *(f"{row.rss_mib:.0f} MiB" if row else "" for row in mine)])
     started = [median([row for row in footprints if row.subject == name], "start_ms") for name in names]
     rows.append(["start to the first answer", *(f"{ms:.0f} ms" for ms in started)])
+    idle = [[row.wake_ups for row in footprints if row.subject == name and row.wake_ups is not None] for name in names]
+    if any(idle):
+        rows.append(["wake-ups per second, idle", *(f"{statistics.median(values):.1f}" if values else "" for values in idle)])
     return table(["resident memory after", *names], rows)
 
 

@@ -5,6 +5,10 @@ import dataclasses
 from benches.harness.load import Shape
 
 GATEWAY, PGO, ENVOY, BARE = "gateway", "gateway, PGO", "Envoy", "bare"
+# The platform without anything in front of it: what it takes itself is not what a subject adds.
+PLATFORM = "platform"
+# The load whose latency is compared with that of the platform alone.
+ALONE = Shape(1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-from benches.harness.upstream import LOGIN, TOKEN
+from benches.harness.upstream import ACCESS_TOKEN, LOGIN, TOKEN
 
 PATHS = {"issue": "IssueOtt", "login": "LoginWithOtt"}
 FIELD_ONE = b"\x0a"
@@ -107,6 +107,21 @@ class Caller:
         output = subprocess.run(self.command(Shape(1, 1), 1, log), capture_output=True, text=True).stdout
         data = re.search(r"\((\d+)\) data", output)
         return bool(data) and int(data[1]) >= len(message(TOKEN))
+
+
+class PlatformCaller(Caller):
+    """Makes the request behind `issue` itself, at the platform and with its access token."""
+
+    def __init__(self, folder, upstream, login=LOGIN):
+        super().__init__(folder, upstream.url)
+        self.body.write_text(json.dumps({"login": login}))
+        self._protocol = [] if upstream.authority else ["--h1"]
+        self._headers = [f"authorization: Bearer {ACCESS_TOKEN}", "content-type: application/json"]
+
+    def command(self, shape, calls, log):
+        """The command line of h2load."""
+        *command, _ = super().command(shape, calls, log)
+        return [*command, *self._protocol, f"{self._url}/api/2/idp/ott"]
 
 
 class Callers:

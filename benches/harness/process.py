@@ -68,6 +68,11 @@ class Process:
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
+    def wake_ups(self):
+        """How often its threads have waited for something, since they were started."""
+        status = [task.read_text() for task in pathlib.Path(f"/proc/{self.pid}/task").glob("*/status")]
+        return sum(int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[1]) for text in status)
+
     def stop(self):
         """Ends the process with SIGTERM; an error if it does not end."""
         self._process.send_signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ import urllib.request
 from benches.harness.process import Process
 
 TOKEN = "T1RUAQAAAG8-AAAAAAAATxLwKLZ0RMaVZ3GEk4JUMw=="
+ACCESS_TOKEN = "bench-access-token"
 LOGIN = "johncustomer@mysite.com"
 
 

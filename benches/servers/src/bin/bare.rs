@@ -59,7 +59,7 @@ struct Person {
     lastname: String,
 }
 
-#[tokio::main(worker_threads = 1)]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let listen: SocketAddr = required("--listen")?.parse()?;
     let upstream = required("--upstream")?;
