@@ -13,10 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{
-    HeaderMap, HeaderValue, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
+use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 pub(super) use self::outcome::{Answer, AttemptOutcome, NotSent, ResponseBody};
@@ -28,10 +25,10 @@ use super::{
     outgoing::{BodyGate, OutgoingBody},
 };
 use crate::{
-    call::{Call, Certainty, RequestId},
+    call::{Call, Certainty},
     clock::{self, WallClock},
     http_client::{
-        ConnectFault, MAX_HEADER_LIST_BYTES,
+        ConnectFault, HttpProtocol, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError, announced_length},
         cause::{is_not_processed, is_refused_stream},
         header_bytes,
@@ -165,7 +162,7 @@ async fn exchange(
         return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
-    let mut sending = pin!(lease.http().execute(outgoing(request, call, body)));
+    let mut sending = pin!(lease.http().execute(outgoing(request, call, lease.protocol(), body)));
     let response = loop {
         let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
         tokio::select! {
@@ -218,14 +215,21 @@ async fn stream_check() {
 
 /// Returns the request as the HTTP client sends it. A function of its own, so that the future of
 /// the attempt has no room for it.
-fn outgoing(request: &Request<'_>, call: &Call, body: OutgoingBody) -> reqwest::Request {
+fn outgoing(
+    request: &Request<'_>,
+    call: &Call,
+    protocol: Option<HttpProtocol>,
+    body: OutgoingBody,
+) -> reqwest::Request {
     let mut outgoing = reqwest::Request::new(Method::POST, request.endpoint.url.clone());
     let headers = outgoing.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(RequestId::HEADER, call.request_id_header());
-    headers.extend(request.trace.clone());
-    if let Some(authorization) = &request.authorization {
-        headers.insert(AUTHORIZATION, authorization.clone());
+    *headers = request.endpoint.headers.for_request(
+        protocol,
+        call.request_id_header(),
+        request.authorization.clone(),
+    );
+    if !request.trace.is_empty() {
+        headers.extend(request.trace.clone());
     }
     *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
     outgoing

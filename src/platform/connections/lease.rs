@@ -140,6 +140,11 @@ impl Lease {
         self.client.has_answered()
     }
 
+    /// Returns the protocol of the server, if its client has had a response.
+    pub(in super::super) fn protocol(&self) -> Option<HttpProtocol> {
+        self.client.protocol()
+    }
+
     /// Returns whether the request may have to wait for a stream.
     pub(in super::super) fn may_wait_for_stream(&self) -> bool {
         self.client.progress().may_wait_for_stream()
