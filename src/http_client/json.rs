@@ -57,6 +57,11 @@ impl<'json> Object<'json> {
         self.0.iter().find(|(member, _)| member.0 == name).map(|(_, value)| *value)
     }
 
+    /// Returns the members.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &'json RawValue)> {
+        self.0.iter().map(|(name, value)| (&*name.0, *value))
+    }
+
     /// Copies the members.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Box<RawValue>)> {

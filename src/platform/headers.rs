@@ -25,7 +25,9 @@ impl RequestHeaders {
     /// Creates the headers of requests to this URL. With `authorizes`, requests usually carry an
     /// access token.
     pub(super) fn new(url: &Url, authorizes: bool) -> Self {
-        let mut common = default_headers();
+        // Room for what the HTTP client adds, Content-Length for example.
+        let mut common = HeaderMap::with_capacity(8);
+        common.extend(default_headers());
         common.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Replaced in each request. A header that is added to a copy makes it allocate again.
         common.insert(RequestId::HEADER, HeaderValue::from_static(""));
