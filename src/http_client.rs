@@ -26,7 +26,7 @@ pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
         ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES,
-        UnpooledClient, build, header_bytes,
+        UnpooledClient, build, default_headers, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,

@@ -12,6 +12,7 @@ mod endpoint;
 pub mod error;
 mod error_code;
 mod exchange;
+mod headers;
 mod issue;
 mod leaks;
 mod login;

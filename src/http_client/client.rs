@@ -14,7 +14,7 @@ use std::{
 
 use http::{
     HeaderMap, HeaderValue, Version,
-    header::{ACCEPT, ACCEPT_ENCODING},
+    header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT},
 };
 use url::{Host, Url};
 
@@ -23,7 +23,7 @@ use super::{
     local_resource::LocalResource, resolver,
 };
 
-const USER_AGENT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
+const PRODUCT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// Keep-alive of HTTP/2 connections while requests wait on them: a peer that disappeared
 /// without closing the connection is noticed within 8 s.
@@ -284,6 +284,18 @@ pub enum HttpClientError {
     Build,
 }
 
+/// Returns the headers that every client adds to a request that does not have them. A request
+/// that has them already is cheaper.
+#[must_use]
+pub fn default_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    // Without it the server may use any coding (RFC 9110, 12.5.3), and we decode none.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
+    headers
+}
+
 /// Builds a client with an empty pool of connections. It follows no redirects, keeps no
 /// cookies, decompresses nothing and never repeats a request that may have been sent.
 #[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
@@ -294,10 +306,6 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
     if !https_only && (leaves(server) || settings.proxy.as_ref().is_some_and(|proxy| leaves(proxy.url()))) {
         return Err(HttpClientError::Plaintext);
     }
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    // Without it the server may use any coding (RFC 9110, 12.5.3), and we decode none.
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let (idle_timeout, max_idle) = match reuse {
         ConnectionReuse::Never => (None, 0),
         ConnectionReuse::IdleFor(timeout) => (Some(timeout), settings.max_idle_connections),
@@ -309,8 +317,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .referer(false)
         .retry(reqwest::retry::never())
         .no_proxy()
-        .user_agent(USER_AGENT)
-        .default_headers(headers)
+        .default_headers(default_headers())
         .dns_resolver(settings.resolver.clone())
         .connector_layer(ConnectLayer {
             host: settings.peer(),

@@ -4,7 +4,7 @@
 //! with the same name the last one counts, as in nearly every JSON parser. Values are kept as
 //! they were sent until they are read as a type.
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+/// Up to this number of members, comparing each with all others is cheaper than hashing.
+const FEW_MEMBERS: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The text is not a JSON object.
@@ -22,7 +24,11 @@ pub struct NotAnObject;
 /// The members of a JSON object, in order and without duplicates, borrowed from the text
 /// that they were read from.
 #[derive(Debug)]
-pub struct Object<'json>(Vec<(String, &'json RawValue)>);
+pub struct Object<'json>(Vec<(Name<'json>, &'json RawValue)>);
+
+/// The name of a member, borrowed unless it has escapes.
+#[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
+struct Name<'json>(#[serde(borrow)] Cow<'json, str>);
 
 impl<'json> Object<'json> {
     /// Reads the object that `json` consists of.
@@ -48,13 +54,18 @@ impl<'json> Object<'json> {
     /// Returns a member's value as it was sent.
     #[must_use]
     pub fn raw(&self, name: &str) -> Option<&'json RawValue> {
-        self.0.iter().find(|(member, _)| member == name).map(|(_, value)| *value)
+        self.0.iter().find(|(member, _)| member.0 == name).map(|(_, value)| *value)
+    }
+
+    /// Returns the members.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &'json RawValue)> {
+        self.0.iter().map(|(name, value)| (&*name.0, *value))
     }
 
     /// Copies the members.
     #[must_use]
     pub fn to_members(&self) -> Vec<(String, Box<RawValue>)> {
-        self.0.iter().map(|(name, value)| (name.clone(), (*value).to_owned())).collect()
+        self.0.iter().map(|(name, value)| (name.0.clone().into_owned(), (*value).to_owned())).collect()
     }
 }
 
@@ -63,7 +74,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
-            type Value = Vec<(String, &'de RawValue)>;
+            type Value = Vec<(Name<'de>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
@@ -79,13 +90,29 @@ impl<'de> Deserialize<'de> for Object<'de> {
         }
 
         let mut members = deserializer.deserialize_map(Members)?;
-        let mut seen = HashSet::with_capacity(members.len());
-        let last: Vec<bool> = members.iter().rev().map(|(name, _)| seen.insert(name.as_str())).collect();
-        drop(seen);
-        let mut last = last.into_iter().rev();
-        members.retain(|_| last.next().unwrap_or(true));
+        keep_last(&mut members);
         Ok(Self(members))
     }
+}
+
+/// Removes each member that is followed by another of the same name.
+fn keep_last(members: &mut Vec<(Name<'_>, &RawValue)>) {
+    if members.len() <= FEW_MEMBERS {
+        let is_repeated = |members: &[(Name<'_>, &RawValue)], at: usize| {
+            members[at + 1..].iter().any(|(name, _)| *name == members[at].0)
+        };
+        for at in (0..members.len()).rev() {
+            if is_repeated(members, at) {
+                members.remove(at);
+            }
+        }
+        return;
+    }
+    let mut seen = HashSet::with_capacity(members.len());
+    let last: Vec<bool> = members.iter().rev().map(|(name, _)| seen.insert(name)).collect();
+    drop(seen);
+    let mut last = last.into_iter().rev();
+    members.retain(|_| last.next().unwrap_or(true));
 }
 
 #[cfg(test)]
@@ -99,6 +126,27 @@ mod tests {
         assert_eq!(object.get::<String>("a").as_deref(), Some("3"));
         let names: Vec<String> = object.to_members().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["b", "a"]);
+    }
+
+    #[test]
+    fn the_last_member_counts_among_few_and_among_many() {
+        for count in [1, 2, FEW_MEMBERS / 2, FEW_MEMBERS / 2 + 1, 100] {
+            let members = |value: usize| (0..count).map(move |name| format!(r#""{name}":{value}"#));
+            let text = members(1).chain(members(2)).collect::<Vec<_>>().join(",");
+            let text = format!("{{{text}}}");
+            let object = Object::parse(text.as_bytes()).unwrap();
+            let kept: Vec<String> =
+                object.to_members().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let expected: Vec<String> = (0..count).map(|name| format!("{name}=2")).collect();
+            assert_eq!(kept, expected);
+        }
+    }
+
+    #[test]
+    fn name_with_escapes_is_the_same_name() {
+        let object = Object::parse(br#"{"id":1,"\u0069d":2}"#).unwrap();
+        assert_eq!(object.get::<i64>("id"), Some(2));
+        assert_eq!(object.to_members().len(), 1);
     }
 
     #[test]

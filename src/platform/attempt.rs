@@ -5,14 +5,16 @@
 
 mod outcome;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 pub(super) use self::outcome::{Answer, AttemptOutcome, NotSent, ResponseBody};
 use super::{
@@ -23,10 +25,10 @@ use super::{
     outgoing::{BodyGate, OutgoingBody},
 };
 use crate::{
-    call::{Call, Certainty, RequestId},
+    call::{Call, Certainty},
     clock::{self, WallClock},
     http_client::{
-        ConnectFault, MAX_HEADER_LIST_BYTES,
+        ConnectFault, HttpProtocol, MAX_HEADER_LIST_BYTES,
         body::{self, BodyError, announced_length},
         cause::{is_not_processed, is_refused_stream},
         header_bytes,
@@ -143,34 +145,36 @@ async fn exchange(
     until: Instant,
 ) -> Result<AttemptOutcome, NoStream> {
     let lease = gate.lease();
-    match timeout_at(until, lease.connection()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        Err(_) => return Ok(not_in_time(connections, gate, call)),
+    // One timer for all steps.
+    let mut late = pin!(sleep_until(until));
+    match before(late.as_mut(), pin!(lease.connection())).await {
+        Some(Ok(())) => {}
+        Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
+        None => return Ok(not_in_time(connections, gate, call)),
     }
     let mut patience = Patience::default();
     // A future of its own, whose memory the later steps use again.
-    match timeout_at(until, await_turn(connections, gate, &mut patience)).await {
-        Ok(turn) => turn?,
-        Err(_) => return Ok(not_in_time(connections, gate, call)),
+    match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
+        Some(turn) => turn?,
+        None => return Ok(not_in_time(connections, gate, call)),
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
         return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
-    let mut sending = std::pin::pin!(lease.http().execute(outgoing(request, call, body)));
+    let mut sending = pin!(lease.http().execute(outgoing(request, call, lease.protocol(), body)));
     let response = loop {
         let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
         tokio::select! {
             biased;
             response = &mut sending => break response,
-            () = sleep_until(until) => {
+            () = late.as_mut() => {
                 if gate.has_passed() {
                     connections.replace_after_timeout(lease);
                 }
                 return Ok(not_in_time(connections, gate, call));
             }
-            () = sleep(STREAM_CHECK), if may_wait_for_stream => {
+            () = stream_check(), if may_wait_for_stream => {
                 look_elsewhere(connections, gate, &mut patience)?;
             }
         }
@@ -178,7 +182,7 @@ async fn exchange(
     match response {
         Ok(response) => {
             connections.answered(lease, response.version());
-            let outcome = read(connections, request, response, memory.take(), call, gate, until).await;
+            let outcome = read(connections, request, response, memory.take(), call, gate, late).await;
             if !outcome.is_of_the_platform() {
                 lease.distrust();
             }
@@ -195,16 +199,37 @@ async fn exchange(
     }
 }
 
+/// Waits for a result, which is `None` if the timer ends first.
+async fn before<T>(late: Pin<&mut Sleep>, result: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = result => Some(result),
+        () = late => None,
+    }
+}
+
+/// Waits until the next check. Creates no timer unless it is polled.
+async fn stream_check() {
+    sleep(STREAM_CHECK).await;
+}
+
 /// Returns the request as the HTTP client sends it. A function of its own, so that the future of
 /// the attempt has no room for it.
-fn outgoing(request: &Request<'_>, call: &Call, body: OutgoingBody) -> reqwest::Request {
+fn outgoing(
+    request: &Request<'_>,
+    call: &Call,
+    protocol: Option<HttpProtocol>,
+    body: OutgoingBody,
+) -> reqwest::Request {
     let mut outgoing = reqwest::Request::new(Method::POST, request.endpoint.url.clone());
     let headers = outgoing.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(RequestId::HEADER, call.request_id_header());
-    headers.extend(request.trace.clone());
-    if let Some(authorization) = &request.authorization {
-        headers.insert(AUTHORIZATION, authorization.clone());
+    *headers = request.endpoint.headers.for_request(
+        protocol,
+        call.request_id_header(),
+        request.authorization.clone(),
+    );
+    if !request.trace.is_empty() {
+        headers.extend(request.trace.clone());
     }
     *outgoing.body_mut() = Some(reqwest::Body::wrap(body));
     outgoing
@@ -216,7 +241,11 @@ async fn await_turn(
     gate: &BodyGate,
     patience: &mut Patience,
 ) -> Result<(), NoStream> {
-    let mut turn = std::pin::pin!(gate.lease().turn());
+    let mut turn = pin!(gate.lease().turn());
+    // Usually it is free, and a timer would be for nothing.
+    if turn.as_mut().now_or_never().is_some() {
+        return Ok(());
+    }
     while timeout(STREAM_CHECK, turn.as_mut()).await.is_err() {
         look_elsewhere(connections, gate, patience)?;
     }
@@ -325,7 +354,7 @@ async fn read(
     mut memory: Option<Arc<Reservation>>,
     call: &Call,
     gate: &BodyGate,
-    until: Instant,
+    late: Pin<&mut Sleep>,
 ) -> AttemptOutcome {
     let status = response.status();
     call.set_http_status(status.as_u16());
@@ -346,22 +375,22 @@ async fn read(
     let body = if header_bytes(&headers) > MAX_HEADER_LIST_BYTES as usize {
         Err(Malformation::Headers)
     } else {
-        match timeout_at(until, body::read(response, limit)).await {
-            Ok(Ok(body)) => {
+        match before(late, pin!(body::read(response, limit))).await {
+            Some(Ok(body)) => {
                 if let Some(memory) = memory {
                     memory.shrink_to_response(body.len());
                     call.keep_memory(memory);
                 }
                 Ok(ResponseBody(body))
             }
-            Ok(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
+            Some(Err(BodyError::TooLarge { .. })) => Err(Malformation::TooLarge),
             // The status of a 5xx is enough to act on.
-            Ok(Err(_)) | Err(_) if status.is_server_error() => Err(Malformation::Json),
-            Ok(Err(BodyError::CutOff { cause, missing })) => {
+            Some(Err(_)) | None if status.is_server_error() => Err(Malformation::Json),
+            Some(Err(BodyError::CutOff { cause, missing })) => {
                 let cause = format!("the response body was cut off: {cause}");
                 return interrupted(connections, cause, Some(headers), missing);
             }
-            Err(_) => {
+            None => {
                 let cause = "the response body was not complete in time".to_owned();
                 return AttemptOutcome::Interrupted { cause, headers: Some(headers), missing: None };
             }

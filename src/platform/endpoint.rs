@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Settings, breaker::Breaker, retry::Repeat};
+use super::{Settings, breaker::Breaker, headers::RequestHeaders, retry::Repeat};
 use crate::{
     call::Operation,
     memory::{ResponseMemory, USUAL_BYTES},
@@ -21,6 +21,8 @@ pub(super) struct Endpoint {
     pub(super) operation: Operation,
     /// Where requests go.
     pub(super) url: Url,
+    /// What every request to it carries.
+    pub(super) headers: RequestHeaders,
     /// Limit for one attempt, from connecting to the end of the response body.
     pub(super) timeout: Duration,
     /// Maximum size of a 2xx response, in bytes.
@@ -43,6 +45,7 @@ impl Endpoint {
         Self {
             operation: Operation::IssueOtt,
             url: data_center.ott_url().clone(),
+            headers: RequestHeaders::new(data_center.ott_url(), true),
             timeout: limits.attempt_timeout,
             max_response_bytes: limits.max_ott_bytes,
             min_time_left: limits.min_time_left,
@@ -59,6 +62,7 @@ impl Endpoint {
         Self {
             operation: Operation::LoginWithOtt,
             url: data_center.ott_login_url().clone(),
+            headers: RequestHeaders::new(data_center.ott_login_url(), false),
             timeout: limits.login_timeout,
             max_response_bytes: limits.max_login_bytes,
             min_time_left: limits.min_login_time_left,

@@ -202,10 +202,12 @@ impl Client {
 impl Progress {
     /// Returns whether a request has to wait for another one that connects, or has to be
     /// that one. Over HTTP/1.1 each request has a connection of its own.
-    pub(super) fn needs_connection(&self, now: Instant) -> bool {
-        self.server.protocol != Some(HttpProtocol::Http1)
-            && (self.is_settling(now)
-                || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR))
+    pub(super) fn needs_connection(&self) -> bool {
+        if self.server.protocol == Some(HttpProtocol::Http1) {
+            return false;
+        }
+        let now = clock::now();
+        self.is_settling(now) || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR)
     }
 
     fn is_settling(&self, now: Instant) -> bool {
@@ -246,7 +248,8 @@ impl Progress {
         others > 0
     }
 
-    pub(super) fn request_sent(&mut self) {
+    /// Records that a request is being sent. Returns the time.
+    pub(super) fn request_sent(&mut self) -> Instant {
         self.waiting = self.waiting.saturating_sub(1);
         self.sent += 1;
         // The limit was too low, or the peer has raised it.
@@ -256,6 +259,7 @@ impl Progress {
         self.sent_at = Some(now);
         self.opened += 1;
         self.silent_since.get_or_insert(now);
+        now
     }
 
     pub(super) fn response(&mut self, protocol: HttpProtocol) {

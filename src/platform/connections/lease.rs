@@ -92,10 +92,9 @@ impl Lease {
     /// HTTP/2 needs only one.
     pub(in super::super) async fn connection(&self) -> Result<(), ConnectFailure> {
         loop {
-            let now = clock::now();
             let mut connecting = {
                 let mut progress = self.client.progress();
-                if !progress.needs_connection(now) {
+                if !progress.needs_connection() {
                     return Ok(());
                 }
                 match &progress.connecting {
@@ -120,7 +119,7 @@ impl Lease {
                     Connection::Settled => return Ok(()),
                     Connection::Failed(failure) => return Err(failure),
                 };
-                if ended || !self.client.progress().needs_connection(clock::now()) {
+                if ended || !self.client.progress().needs_connection() {
                     break;
                 }
             }
@@ -139,6 +138,11 @@ impl Lease {
     /// Returns whether its client has ever received a response, so may have a connection.
     pub(in super::super) fn has_answered(&self) -> bool {
         self.client.has_answered()
+    }
+
+    /// Returns the protocol of the server, if its client has had a response.
+    pub(in super::super) fn protocol(&self) -> Option<HttpProtocol> {
+        self.client.protocol()
     }
 
     /// Returns whether the request may have to wait for a stream.
@@ -183,9 +187,9 @@ impl Lease {
         let mut stage = self.stage();
         if *stage == Stage::Waiting {
             *stage = Stage::Sent;
-            self.client.progress().request_sent();
+            let sent_at = self.client.progress().request_sent();
             self.own_turn().take();
-            self.report(Connection::Connected(clock::now()));
+            self.report(Connection::Connected(sent_at));
         }
     }
 

@@ -22,6 +22,9 @@ pub(super) struct Unfolded<'h> {
 
 /// Splits a header line into its cookie strings.
 pub(super) fn unfold(line: &[u8]) -> Unfolded<'_> {
+    if !line.contains(&b',') {
+        return Unfolded { cookies: vec![line], looks_folded: false };
+    }
     let mut unfolded = Unfolded { cookies: Vec::new(), looks_folded: false };
     let mut rest = line;
     loop {

@@ -48,23 +48,25 @@ impl<'h> ReceivedCookie<'h> {
     /// Takes an attribute over; the last readable one of each name counts. `None` if the
     /// attribute is known, but its value cannot be read.
     fn set_attribute(&mut self, name: &[u8], value: &'h [u8]) -> Option<()> {
-        match name.to_ascii_lowercase().as_slice() {
-            b"expires" => self.expires = Some(parse_date(value)?),
-            b"max-age" => self.max_age = Some(max_age(value)?),
-            b"domain" => {
-                let domain = visible_text(value)?;
-                if !domain.is_empty() {
-                    self.domain = domain.strip_prefix('.').unwrap_or(domain);
-                }
+        let is = |attribute: &[u8]| name.eq_ignore_ascii_case(attribute);
+        if is(b"expires") {
+            self.expires = Some(parse_date(value)?);
+        } else if is(b"max-age") {
+            self.max_age = Some(max_age(value)?);
+        } else if is(b"domain") {
+            let domain = visible_text(value)?;
+            if !domain.is_empty() {
+                self.domain = domain.strip_prefix('.').unwrap_or(domain);
             }
-            b"path" => {
-                let path = visible_text(value)?;
-                self.path = if path.starts_with('/') { path } else { "" };
-            }
-            b"samesite" => self.same_site = visible_text(value)?,
-            b"secure" => self.secure = true,
-            b"httponly" => self.http_only = true,
-            _ => {}
+        } else if is(b"path") {
+            let path = visible_text(value)?;
+            self.path = if path.starts_with('/') { path } else { "" };
+        } else if is(b"samesite") {
+            self.same_site = visible_text(value)?;
+        } else if is(b"secure") {
+            self.secure = true;
+        } else if is(b"httponly") {
+            self.http_only = true;
         }
         Some(())
     }
@@ -73,7 +75,11 @@ impl<'h> ReceivedCookie<'h> {
     pub(super) fn as_text(&self) -> Option<(&'h str, &'h str)> {
         let text = |bytes| {
             let text = str::from_utf8(bytes).ok()?;
-            let is_clean = text.chars().all(|character| character == '\t' || !character.is_control());
+            let is_clean = if text.is_ascii() {
+                text.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
+            } else {
+                text.chars().all(|character| character == '\t' || !character.is_control())
+            };
             is_clean.then_some(text)
         };
         Some((text(self.name)?, text(self.value)?))

@@ -77,6 +77,31 @@ async fn client_of_resetting_server(resets: usize, reason: h2::Reason) -> (Platf
     (client, asked)
 }
 
+/// It has `:authority` instead, which a server could compare with it.
+#[tokio::test]
+async fn no_request_has_a_host() {
+    let hosts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&hosts);
+    let client = client_of_server(move |_, stream| {
+        let hosts = Arc::clone(&counted);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                hosts.fetch_add(request.headers().get_all("host").iter().count(), Ordering::SeqCst);
+                assert!(request.uri().authority().is_some());
+                let head = ::http::Response::builder().header("content-type", "application/json");
+                let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                stream.send_data(Bytes::from_static(ISSUED.as_bytes()), true).unwrap();
+            }
+        }
+    })
+    .await;
+    for _ in 0..3 {
+        issue(&client, &call()).await.unwrap();
+    }
+    assert_eq!(hosts.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test]
 async fn a_refused_stream_is_opened_again() {
     let (client, asked) = client_of_refusing_server(1).await;

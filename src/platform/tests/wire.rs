@@ -37,6 +37,25 @@ async fn issuing_sends_exactly_the_documented_request() {
     }
 }
 
+/// The first request of a client is sent before the server's protocol is known.
+#[tokio::test]
+async fn each_request_over_http1_has_the_host_of_its_url_once() {
+    let tls = Tls::new("localhost", false, &["http/1.1"]);
+    for upstream in [Upstream::http().await, Upstream::https(tls).await] {
+        let client = client(&upstream, quick());
+        for _ in 0..3 {
+            issues(&client).await;
+            logs_in(&client, &upstream).await;
+        }
+        let url = upstream.url();
+        let requests = upstream.requests();
+        assert_eq!(requests.len(), 6);
+        for request in requests {
+            assert_eq!(request.header("host"), url.split_once("://").map(|(_, host)| host), "{url}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn each_kind_of_subject_has_its_own_member() {
     let upstream = Upstream::http().await;

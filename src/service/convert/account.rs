@@ -17,7 +17,8 @@ const TIMESTAMP_SECONDS: RangeInclusive<i64> = -62_135_596_800..=MAX_TIMESTAMP.a
 
 impl From<Account> for v1::UserAccount {
     fn from(account: Account) -> Self {
-        let (user, additional) = typed::<Self>(account.into_members());
+        let (user, additional) =
+            typed::<Self>(account.into_members().iter().map(|(name, value)| (name.as_str(), &**value)));
         Self { additional_fields_json: additional, ..user }
     }
 }
@@ -105,12 +106,12 @@ typed_fields!(Contact {
 
 /// Returns the message that these members make up, and a JSON object of the members without a
 /// field in it; an empty text if there are none.
-fn typed<M: TypedFields>(members: Vec<(String, Box<RawValue>)>) -> (M, String) {
+fn typed<'a, M: TypedFields>(members: impl Iterator<Item = (&'a str, &'a RawValue)>) -> (M, String) {
     let mut message = M::default();
     let mut others = Vec::new();
     for (name, value) in members {
-        if !message.take(&name, &value) {
-            others.push(format!("{}:{}", serde_json::Value::from(name.as_str()), value.get()));
+        if !message.take(name, value) {
+            others.push(format!("{}:{}", serde_json::Value::from(name), value.get()));
         }
     }
     let additional = if others.is_empty() { String::new() } else { format!("{{{}}}", others.join(",")) };
@@ -146,7 +147,7 @@ fn contact(value: &RawValue) -> Result<Option<v1::Contact>, WrongType> {
     else {
         return Ok(None);
     };
-    let (contact, additional) = typed::<v1::Contact>(contact.to_members());
+    let (contact, additional) = typed::<v1::Contact>(contact.members());
     Ok(Some(v1::Contact { additional_fields_json: additional, ..contact }))
 }
 
