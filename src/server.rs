@@ -26,6 +26,7 @@ mod preface;
 mod refused_bodies;
 mod refused_calls;
 mod request_body;
+mod response_body;
 mod settings;
 mod stack;
 mod stream_guard;
@@ -44,6 +45,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use self::connections::MAX_LEAVING;
 use self::{
     connection::Shared,
     connections::Connections,
@@ -58,7 +60,6 @@ use self::{
     tls::Handshakes,
     worker::{Ended, Worker},
 };
-pub(crate) use self::{connections::MAX_LEAVING, stack::MAX_MESSAGE_BYTES};
 pub use self::{
     drain::{DrainTimes, Drained},
     handlers::Handlers,

@@ -6,9 +6,9 @@
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
-use super::{call_log, refused_calls::RefusedCalls};
+use super::{call_log, refused_calls::RefusedCalls, response_body::ResponseBody};
 use crate::{
     audit::{Audit, AuditUnavailable},
     call::{BrokenBody, Call, Ending, RequestId},
@@ -76,7 +76,7 @@ impl Completion {
     }
 
     /// Returns the response as it is sent, once the call's record is written.
-    pub(super) async fn finish(mut self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
+    pub(super) async fn finish(mut self, outcome: Result<Response<ResponseBody>, Failure>) -> Response<ResponseBody> {
         if self.ending.is_none()
             && let Some(why) = self.call.broken_body()
         {
@@ -115,12 +115,12 @@ impl Completion {
 
     /// Ends a call whose request never arrived in full. Nobody receives the response,
     /// because the stream is closed.
-    fn finish_broken(mut self, why: BrokenBody) -> Response<Body> {
+    fn finish_broken(mut self, why: BrokenBody) -> Response<ResponseBody> {
         match why {
             BrokenBody::Cancelled => {
                 // Dropped unfinished, as when the caller disconnects later.
                 drop(self);
-                let mut response = Response::new(Body::empty());
+                let mut response = Response::new(ResponseBody::default());
                 response
                     .headers_mut()
                     .insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(Code::Cancelled)));
@@ -217,13 +217,13 @@ impl Drop for Completion {
 }
 
 /// Returns a failure as a gRPC response without a message.
-pub(super) fn answer(failure: Failure, call: &Call) -> Response<Body> {
+pub(super) fn answer(failure: Failure, call: &Call) -> Response<ResponseBody> {
     let mut response = failure.into_status(call).into_http();
     add_request_id(&mut response, call);
     response
 }
 
-fn add_request_id(response: &mut Response<Body>, call: &Call) {
+fn add_request_id(response: &mut Response<ResponseBody>, call: &Call) {
     response.headers_mut().insert(RequestId::HEADER, call.request_id_header());
 }
 
@@ -234,7 +234,7 @@ fn ending_of_handler(call: &Call) -> Ending {
 
 /// Returns the documented failure for a status that the gRPC library created. Statuses of
 /// our own are documented, and the call holds their code and reason.
-fn undocumented(response: &Response<Body>, call: &Call) -> Option<Failure> {
+fn undocumented(response: &Response<ResponseBody>, call: &Call) -> Option<Failure> {
     if call.failure().is_some() {
         return None;
     }
@@ -250,7 +250,7 @@ fn undocumented(response: &Response<Body>, call: &Call) -> Option<Failure> {
 
 /// Replaces the response of a router that has no such method by the documented one, and
 /// leaves any other response as it is.
-pub(super) fn with_documented_unknown_method(response: Response<Body>, call: &Call) -> Response<Body> {
+pub(super) fn with_documented_unknown_method(response: Response<ResponseBody>, call: &Call) -> Response<ResponseBody> {
     let unknown = |failure: &Failure| failure.reason() == Reason::MethodUnknown;
     match undocumented(&response, call).filter(unknown) {
         Some(failure) => answer(failure, call),

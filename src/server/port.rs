@@ -1,9 +1,8 @@
 //! What a port serves: health, and on the main port the gateway's calls.
 
 use http::{Request, Response};
-use tonic::body::Body;
 
-use super::{health_stack::HealthStack, stack::CallStack};
+use super::{health_stack::HealthStack, response_body::ResponseBody, stack::CallStack};
 use crate::{
     caller::Peer,
     clock::Instant,
@@ -44,7 +43,7 @@ impl Port {
         request: Request<B>,
         connection: &Connection,
         arrived: Instant,
-    ) -> Response<Body>
+    ) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -58,7 +57,9 @@ impl Port {
             }
             // The health port, or a health call, which must get an answer even when other
             // calls do not.
-            Some(_) | None => connection.health.answer(request, &self.health_calls).await,
+            Some(_) | None => {
+                connection.health.answer(request, &self.health_calls).await.map(ResponseBody::from)
+            }
         }
     }
 }
