@@ -76,7 +76,10 @@ impl Completion {
     }
 
     /// Returns the response as it is sent, once the call's record is written.
-    pub(super) async fn finish(mut self, outcome: Result<Response<ResponseBody>, Failure>) -> Response<ResponseBody> {
+    pub(super) async fn finish(
+        mut self,
+        outcome: Result<Response<ResponseBody>, Failure>,
+    ) -> Response<ResponseBody> {
         if self.ending.is_none()
             && let Some(why) = self.call.broken_body()
         {
@@ -87,7 +90,10 @@ impl Completion {
             None => Ok(response),
         });
         let (mut response, mut ending) = match outcome {
-            Ok(response) => (response, ending_of_handler(&self.call)),
+            Ok(mut response) => {
+                add_request_id(&mut response, &self.call);
+                (response, ending_of_handler(&self.call))
+            }
             Err(failure) => {
                 let ending = failure.ending(&self.call);
                 (answer(failure, &self.call), ending)
@@ -99,7 +105,6 @@ impl Completion {
             ending = failure.ending(&self.call);
             response = answer(failure, &self.call);
         }
-        add_request_id(&mut response, &self.call);
         if let Some(memory) = self.call.memory() {
             response.extensions_mut().insert(memory);
         }
@@ -218,13 +223,18 @@ impl Drop for Completion {
 
 /// Returns a failure as a gRPC response without a message.
 pub(super) fn answer(failure: Failure, call: &Call) -> Response<ResponseBody> {
-    let mut response = failure.into_status(call).into_http();
+    let mut response = Response::new(ResponseBody::default());
+    *response.headers_mut() = failure.into_headers(call);
     add_request_id(&mut response, call);
     response
 }
 
 fn add_request_id(response: &mut Response<ResponseBody>, call: &Call) {
-    response.headers_mut().insert(RequestId::HEADER, call.request_id_header());
+    let mut id = call.request_id_header();
+    // HPACK then does not index it. No other response has the same id, and each one would push
+    // headers out of the table that are the same in all responses.
+    id.set_sensitive(true);
+    response.headers_mut().insert(RequestId::HEADER, id);
 }
 
 /// Returns how a call ended that a handler has answered: the call holds its failure.
@@ -250,7 +260,10 @@ fn undocumented(response: &Response<ResponseBody>, call: &Call) -> Option<Failur
 
 /// Replaces the response of a router that has no such method by the documented one, and
 /// leaves any other response as it is.
-pub(super) fn with_documented_unknown_method(response: Response<ResponseBody>, call: &Call) -> Response<ResponseBody> {
+pub(super) fn with_documented_unknown_method(
+    response: Response<ResponseBody>,
+    call: &Call,
+) -> Response<ResponseBody> {
     let unknown = |failure: &Failure| failure.reason() == Reason::MethodUnknown;
     match undocumented(&response, call).filter(unknown) {
         Some(failure) => answer(failure, call),
