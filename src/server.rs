@@ -21,6 +21,7 @@ mod limits;
 mod listener;
 mod log_throttle;
 mod message;
+mod on_wake;
 mod port;
 mod preface;
 mod refused_bodies;
