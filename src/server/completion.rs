@@ -343,6 +343,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_id_of_a_response_takes_no_place_in_the_table_of_hpack() {
+        let metrics = Metrics::new();
+        for succeeds in [true, false] {
+            let call = call();
+            let refused = refused_calls(&Audit::off(), &metrics);
+            let (span, audit) = (CallSpan::default(), Audit::off());
+            let completion =
+                Completion::of(call.clone(), span, Audited::Yes, audit, refused, metrics.clone());
+            let outcome = if succeeds {
+                Ok(Response::new(ResponseBody::default()))
+            } else {
+                Err(Failure::new(Reason::CallerNotAllowed))
+            };
+            let response = completion.finish(outcome).await;
+            let id = &response.headers()[RequestId::HEADER];
+            assert_eq!((id, id.is_sensitive()), (&call.request_id_header(), true));
+        }
+    }
+
+    #[tokio::test]
     async fn failure_of_a_handler_is_read_from_its_call() {
         let metrics = Metrics::new();
         let call = call();
