@@ -45,15 +45,12 @@ use crate::{
     http_client::{ClientTlsSet, HttpSettings, Resolver},
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
-    proto::ott::v1::ott_service_server::OttServiceServer,
-    server::{self, Handlers, Http1Server, MAX_MESSAGE_BYTES, Server},
+    server::{self, Handlers, Http1Server, Server},
     service::{ApiClients, KnownTokens, OttService, Reflection, RefusedRequests},
     supervision::Supervisor,
     telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
-/// Maximum size of a response, in bytes: an account of 256 KiB and its session, both encoded.
-const MAX_ANSWER_BYTES: usize = 512 * 1024;
 /// Minimum time that the last audit records, and the last spans, get to be written.
 const MIN_FLUSH: Duration = Duration::from_secs(1);
 /// Time by which the last audit records are written if the drain leaves more than
@@ -314,9 +311,6 @@ impl Shared {
             known_tokens: self.known_tokens.clone(),
             metrics: self.metrics.clone(),
         };
-        let service = OttServiceServer::new(service)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_ANSWER_BYTES);
         let mut routes = Routes::default();
         if self.reflection {
             let reflection = Reflection::new(self.access.clone());

@@ -21,11 +21,13 @@ mod limits;
 mod listener;
 mod log_throttle;
 mod message;
+mod on_wake;
 mod port;
 mod preface;
 mod refused_bodies;
 mod refused_calls;
 mod request_body;
+mod response_body;
 mod settings;
 mod stack;
 mod stream_guard;
@@ -44,6 +46,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use self::connections::MAX_LEAVING;
 use self::{
     connection::Shared,
     connections::Connections,
@@ -58,7 +61,6 @@ use self::{
     tls::Handshakes,
     worker::{Ended, Worker},
 };
-pub(crate) use self::{connections::MAX_LEAVING, stack::MAX_MESSAGE_BYTES};
 pub use self::{
     drain::{DrainTimes, Drained},
     handlers::Handlers,

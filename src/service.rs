@@ -2,7 +2,7 @@
 //!
 //! Calls that no rule allows this caller have been refused before. A handler checks the caller and the
 //! method, then the message, then the user, and then calls the platform. `convert` checks
-//! messages, `detached` runs work that must outlive its caller, and `platform` sends the
+//! messages, `wire` decodes and encodes them, `detached` runs work that must outlive its caller, and `platform` sends the
 //! requests.
 
 mod api_clients;
@@ -15,10 +15,12 @@ mod named_callers;
 mod reflection;
 mod refused_requests;
 mod undelivered;
+mod wire;
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use bytes::Bytes;
+use http::HeaderMap;
 
 pub use self::{
     api_clients::ApiClients,
@@ -31,11 +33,8 @@ use crate::{
     access::{Access, Admission},
     arrival::Arrival,
     audit::Audit,
-    call::Call,
+    call::{Call, Operation},
     platform::PlatformClient,
-    proto::ott::v1::{
-        IssueOttRequest, IssueOttResponse, LoginWithOttRequest, LoginWithOttResponse, ott_service_server,
-    },
     status::{Failure, Reason},
     telemetry::metrics::Metrics,
 };
@@ -79,25 +78,26 @@ impl OttService {
     }
 }
 
-#[tonic::async_trait]
-impl ott_service_server::OttService for OttService {
-    async fn issue_ott(
-        &self,
-        request: Request<IssueOttRequest>,
-    ) -> Result<Response<IssueOttResponse>, Status> {
-        let (arrival, message) = Arrival::split(request);
-        let call = arrival.call.clone();
-        let answer = self.issue(arrival, message).await;
-        answer.map(Response::new).map_err(|failure| failure.into_status(&call))
-    }
-
-    async fn login_with_ott(
-        &self,
-        request: Request<LoginWithOttRequest>,
-    ) -> Result<Response<LoginWithOttResponse>, Status> {
-        let (arrival, message) = Arrival::split(request);
-        let call = arrival.call.clone();
-        let answer = self.log_in(arrival, message).await;
-        answer.map(Response::new).map_err(|failure| failure.into_status(&call))
+impl OttService {
+    /// Answers a call that the middleware has admitted. `body` is its complete body: one message
+    /// with its prefix. Returns the response in the same form.
+    ///
+    /// # Errors
+    ///
+    /// The failure that the call is answered with.
+    pub async fn answer(&self, arrival: Arrival, headers: HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
+        match arrival.call.operation() {
+            Some(Operation::IssueOtt) => {
+                let message = wire::decode(&headers, &body)?;
+                drop((headers, body));
+                wire::encode(&self.issue(arrival, message).await?)
+            }
+            Some(Operation::LoginWithOtt) => {
+                let message = wire::decode(&headers, &body)?;
+                drop((headers, body));
+                wire::encode(&self.log_in(arrival, message).await?)
+            }
+            None => Err(Failure::new(Reason::MethodUnknown)),
+        }
     }
 }

@@ -11,6 +11,8 @@ mod undocumented;
 
 use std::{fmt, time::Duration};
 
+use http::HeaderMap;
+
 pub use crate::reason::{FailureCode, Reason};
 use crate::{
     call::{Call, Certainty, Ending, Operation},
@@ -132,6 +134,13 @@ impl Failure {
     pub fn into_status(self, call: &Call) -> tonic::Status {
         self.settle(call);
         details::status(self, call)
+    }
+
+    /// The headers of the response, which has no body: the same status.
+    #[must_use]
+    pub fn into_headers(self, call: &Call) -> HeaderMap {
+        self.settle(call);
+        details::headers(self, call)
     }
 
     /// Records in the call that it fails with this failure: log, metrics, trace and audit

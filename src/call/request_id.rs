@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use uuid::Builder;
 
@@ -57,17 +58,26 @@ impl RequestId {
         Some(Self { text, length: u8::try_from(id.len()).ok()? })
     }
 
-    /// The id as the value of a header.
+    /// The id as the value of a header. Clones of it share its memory.
     #[must_use]
     pub fn to_header(self) -> HeaderValue {
         // Never fails: the characters of an id are allowed in headers.
-        HeaderValue::from_str(self.as_str()).unwrap_or(HeaderValue::from_static(""))
+        HeaderValue::from_maybe_shared(Bytes::from_owner(Text(self))).unwrap_or(HeaderValue::from_static(""))
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+/// The text of an id, as memory that headers share.
+struct Text(RequestId);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_str().as_bytes()
     }
 }
 
@@ -105,6 +115,13 @@ mod tests {
         }
         assert_eq!(RequestId::new().to_string().len(), 36);
         assert_ne!(RequestId::new(), RequestId::new());
+    }
+
+    #[test]
+    fn the_header_of_an_id_has_its_text() {
+        for id in [RequestId::given(b"order-7.a_B").expect("well formed"), RequestId::new()] {
+            assert_eq!(id.to_header(), id.as_str());
+        }
     }
 
     #[test]

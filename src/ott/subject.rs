@@ -4,7 +4,7 @@
 //! and the canonical one, which rules, quotas and the audit log see. It can only be made by
 //! [`Subject::new`], so that no subject is without its canonical form.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use super::canonical::{
     IDEOGRAPHIC_FULL_STOP, fold, fold_visible, folds_into_ascii, is_canonical_uuid, uuid,
@@ -59,17 +59,18 @@ impl SubjectKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     kind: SubjectKind,
-    canonical: Box<str>,
+    // Shared by all clones: the call, its permit and the remembered token have one each.
+    canonical: Arc<str>,
     /// `None` if it is the canonical form.
-    sent: Option<Box<str>>,
+    sent: Option<Arc<str>>,
     is_uuid: bool,
     /// Whether the canonical form has ASCII characters that were sent as others.
     folds_into_ascii: bool,
 }
 
 impl Subject {
-    /// Checks the name of a user and brings it into canonical form. Does not allocate if the
-    /// name is ASCII in canonical form already.
+    /// Checks the name of a user and brings it into canonical form. Allocates nothing else
+    /// if the name is ASCII in canonical form already.
     ///
     /// # Errors
     ///
@@ -87,14 +88,13 @@ impl Subject {
             },
         };
         let Some(canonical) = canonical else {
-            let canonical = sent.into_boxed_str();
-            return Ok(Self { kind, canonical, sent: None, is_uuid, folds_into_ascii: false });
+            return Ok(Self { kind, canonical: sent.into(), sent: None, is_uuid, folds_into_ascii: false });
         };
         // Folding can turn one character into several, among them blanks.
         check(kind, &canonical)?;
         let folds_into_ascii =
             folds_into_ascii(&sent) || (kind == SubjectKind::Login && has_other_dot(&sent));
-        Ok(Self { kind, canonical, sent: Some(sent.into_boxed_str()), is_uuid, folds_into_ascii })
+        Ok(Self { kind, canonical, sent: Some(sent.into()), is_uuid, folds_into_ascii })
     }
 
     /// Returns how the user is named.
@@ -260,8 +260,8 @@ fn has_other_dot(login: &str) -> bool {
         && fold(login).rsplit_once('@').is_some_and(|(_, domain)| domain.contains(IDEOGRAPHIC_FULL_STOP))
 }
 
-fn changed(canonical: Cow<'_, str>, sent: &str) -> Option<Box<str>> {
-    if *canonical == *sent { None } else { Some(canonical.into_owned().into_boxed_str()) }
+fn changed(canonical: Cow<'_, str>, sent: &str) -> Option<Arc<str>> {
+    if *canonical == *sent { None } else { Some(canonical.into()) }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode};
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
-use super::{call_log, refused_calls::RefusedCalls};
+use super::{call_log, refused_calls::RefusedCalls, response_body::ResponseBody};
 use crate::{
     audit::{Audit, AuditUnavailable},
     call::{BrokenBody, Call, Ending, RequestId},
@@ -76,7 +76,10 @@ impl Completion {
     }
 
     /// Returns the response as it is sent, once the call's record is written.
-    pub(super) async fn finish(mut self, outcome: Result<Response<Body>, Failure>) -> Response<Body> {
+    pub(super) async fn finish(
+        mut self,
+        outcome: Result<Response<ResponseBody>, Failure>,
+    ) -> Response<ResponseBody> {
         if self.ending.is_none()
             && let Some(why) = self.call.broken_body()
         {
@@ -87,7 +90,10 @@ impl Completion {
             None => Ok(response),
         });
         let (mut response, mut ending) = match outcome {
-            Ok(response) => (response, ending_of_handler(&self.call)),
+            Ok(mut response) => {
+                add_request_id(&mut response, &self.call);
+                (response, ending_of_handler(&self.call))
+            }
             Err(failure) => {
                 let ending = failure.ending(&self.call);
                 (answer(failure, &self.call), ending)
@@ -99,7 +105,6 @@ impl Completion {
             ending = failure.ending(&self.call);
             response = answer(failure, &self.call);
         }
-        add_request_id(&mut response, &self.call);
         if let Some(memory) = self.call.memory() {
             response.extensions_mut().insert(memory);
         }
@@ -115,12 +120,12 @@ impl Completion {
 
     /// Ends a call whose request never arrived in full. Nobody receives the response,
     /// because the stream is closed.
-    fn finish_broken(mut self, why: BrokenBody) -> Response<Body> {
+    fn finish_broken(mut self, why: BrokenBody) -> Response<ResponseBody> {
         match why {
             BrokenBody::Cancelled => {
                 // Dropped unfinished, as when the caller disconnects later.
                 drop(self);
-                let mut response = Response::new(Body::empty());
+                let mut response = Response::new(ResponseBody::default());
                 response
                     .headers_mut()
                     .insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(Code::Cancelled)));
@@ -217,14 +222,19 @@ impl Drop for Completion {
 }
 
 /// Returns a failure as a gRPC response without a message.
-pub(super) fn answer(failure: Failure, call: &Call) -> Response<Body> {
-    let mut response = failure.into_status(call).into_http();
+pub(super) fn answer(failure: Failure, call: &Call) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::default());
+    *response.headers_mut() = failure.into_headers(call);
     add_request_id(&mut response, call);
     response
 }
 
-fn add_request_id(response: &mut Response<Body>, call: &Call) {
-    response.headers_mut().insert(RequestId::HEADER, call.request_id_header());
+fn add_request_id(response: &mut Response<ResponseBody>, call: &Call) {
+    let mut id = call.request_id_header();
+    // HPACK then does not index it. No other response has the same id, and each one would push
+    // headers out of the table that are the same in all responses.
+    id.set_sensitive(true);
+    response.headers_mut().insert(RequestId::HEADER, id);
 }
 
 /// Returns how a call ended that a handler has answered: the call holds its failure.
@@ -234,7 +244,7 @@ fn ending_of_handler(call: &Call) -> Ending {
 
 /// Returns the documented failure for a status that the gRPC library created. Statuses of
 /// our own are documented, and the call holds their code and reason.
-fn undocumented(response: &Response<Body>, call: &Call) -> Option<Failure> {
+fn undocumented(response: &Response<ResponseBody>, call: &Call) -> Option<Failure> {
     if call.failure().is_some() {
         return None;
     }
@@ -250,7 +260,10 @@ fn undocumented(response: &Response<Body>, call: &Call) -> Option<Failure> {
 
 /// Replaces the response of a router that has no such method by the documented one, and
 /// leaves any other response as it is.
-pub(super) fn with_documented_unknown_method(response: Response<Body>, call: &Call) -> Response<Body> {
+pub(super) fn with_documented_unknown_method(
+    response: Response<ResponseBody>,
+    call: &Call,
+) -> Response<ResponseBody> {
     let unknown = |failure: &Failure| failure.reason() == Reason::MethodUnknown;
     match undocumented(&response, call).filter(unknown) {
         Some(failure) => answer(failure, call),
@@ -327,6 +340,26 @@ mod tests {
         records.retain(|record| record["event"] == "call");
         assert!(records.iter().all(|record| record["reason"] == "CALLER_NOT_ALLOWED"), "{text}");
         assert_eq!(records.last().unwrap()["late"], true, "the answer was not delivered");
+    }
+
+    #[tokio::test]
+    async fn the_id_of_a_response_takes_no_place_in_the_table_of_hpack() {
+        let metrics = Metrics::new();
+        for succeeds in [true, false] {
+            let call = call();
+            let refused = refused_calls(&Audit::off(), &metrics);
+            let (span, audit) = (CallSpan::default(), Audit::off());
+            let completion =
+                Completion::of(call.clone(), span, Audited::Yes, audit, refused, metrics.clone());
+            let outcome = if succeeds {
+                Ok(Response::new(ResponseBody::default()))
+            } else {
+                Err(Failure::new(Reason::CallerNotAllowed))
+            };
+            let response = completion.finish(outcome).await;
+            let id = &response.headers()[RequestId::HEADER];
+            assert_eq!((id, id.is_sensitive()), (&call.request_id_header(), true));
+        }
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use super::{
     connections::{Entry, Place},
     drain::Phases,
     limits::Limits,
+    on_wake::OnWake,
     port::Port,
     preface,
     stream_guard::{Guarded, Pass, StreamBudget},
@@ -46,9 +47,10 @@ pub(super) struct Shared {
 
 /// Serves a connection until it ends, has to make room for another, or a drain closes it.
 pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, place: Place) {
+    let closed = OnWake::new(shared.phases.close.cancelled());
     let end = tokio::select! {
         biased;
-        () = shared.phases.close.cancelled() => ConnectionEnd::Drain,
+        () = closed => ConnectionEnd::Drain,
         end = secure_and_serve(&shared, stream, &place) => end,
     };
     place.give_back(end);
@@ -126,13 +128,18 @@ where
         }
     });
     let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
+    let over = OnWake::new(async {
+        tokio::select! {
+            () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
+            () = withdrawn(&mut trust) => ConnectionEnd::Untrusted,
+            () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
+            () = entry.unread().cancelled() => ConnectionEnd::Unread,
+            end = entry.is_over(&shared.limits) => end,
+        }
+    });
     let end = tokio::select! {
         ended = pass.drive(connection.as_mut()) => return ended_by_itself(peer, &ended, &shared.metrics),
-        () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
-        () = withdrawn(&mut trust) => ConnectionEnd::Untrusted,
-        () = entry.evicted().cancelled() => ConnectionEnd::Evicted,
-        () = entry.unread().cancelled() => ConnectionEnd::Unread,
-        end = entry.is_over(&shared.limits) => end,
+        end = over => end,
     };
 
     drop(open);

@@ -1,64 +1,88 @@
 //! What answers the calls of one worker, behind the middleware.
 //!
-//! The middleware has already found the service of a call by its path, so it calls that service
-//! directly. A router would look for it a second time, at the cost of ten allocations.
+//! The middleware has already found the method of a call and read its message, so the service is
+//! called directly. A router and the library's unary handler would do both a second time.
 
-use std::{convert::Infallible, fmt};
+use std::fmt;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http::{Request, Response};
-use http_body_util::Full;
-use tonic::{body::Body, codegen::BoxFuture, service::Routes};
+use http::{HeaderMap, Request, Response, header::CONTENT_TYPE, request::Parts};
+use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
 
-type Answering = BoxFuture<Response<Body>, Infallible>;
+use super::response_body::ResponseBody;
+use crate::{arrival::Arrival, service::OttService, status::Failure};
+
+/// Headers of a response that are added by the gateway: its type and the id of its call.
+const RESPONSE_HEADERS: usize = 2;
 
 /// The gateway's own service, and the routes of everything else.
 pub struct Handlers {
-    calls: Box<dyn Fn(Request<Full<Bytes>>) -> Answering + Send + Sync>,
+    calls: Calls,
     routes: Routes,
 }
 
+/// What answers the calls of the gateway's own service.
+enum Calls {
+    Service(OttService),
+    /// The routes, to test the middleware with handlers that do something else.
+    #[cfg(test)]
+    Routed,
+}
+
 impl Handlers {
-    /// `service` answers the calls of the gateway's own service, and `routes` all others. Like
-    /// all services of tonic, it is always ready and cheap to clone.
-    pub fn new<S>(service: S, routes: Routes) -> Self
-    where
-        S: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = Infallible, Future = Answering>,
-        S: Clone + Send + Sync + 'static,
-    {
-        Self { calls: Box::new(move |request| service.clone().call(request)), routes: routes.prepare() }
+    /// `service` answers the calls of the gateway's own service, and `routes` all others.
+    #[must_use]
+    pub fn new(service: OttService, routes: Routes) -> Self {
+        Self { calls: Calls::Service(service), routes: routes.prepare() }
     }
 
-    /// Answers a call of the gateway's own service.
-    pub(super) async fn call(&self, request: Request<Full<Bytes>>) -> Response<Body> {
-        match (self.calls)(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+    /// Answers a call of the gateway's own service. `message` is its complete body.
+    pub(super) async fn call(
+        &self,
+        head: Parts,
+        message: Bytes,
+        arrival: Arrival,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        match &self.calls {
+            Calls::Service(service) => service.answer(arrival, head.headers, message).await.map(succeeded),
+            #[cfg(test)]
+            Calls::Routed => {
+                let mut request = Request::from_parts(head, http_body_util::Full::new(message));
+                request.extensions_mut().insert(arrival);
+                Ok(self.route(request).await)
+            }
         }
     }
 
     /// Answers any other request.
-    pub(super) async fn route<B>(&self, request: Request<B>) -> Response<Body>
+    pub(super) async fn route<B>(&self, request: Request<B>) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         // The router is always ready and never fails.
         match self.routes.clone().call(request).await {
-            Ok(response) => response,
+            Ok(response) => response.map(ResponseBody::from),
             Err(never) => match never {},
         }
     }
 }
 
+/// Returns the response of a call that succeeded.
+fn succeeded(message: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::succeeded(message));
+    let mut headers = HeaderMap::with_capacity(RESPONSE_HEADERS);
+    headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
 impl From<Routes> for Handlers {
     /// Routes to all services, of which one is the gateway's own.
     fn from(routes: Routes) -> Self {
-        let routes = routes.prepare();
-        let calls = routes.clone();
-        Self { calls: Box::new(move |request| calls.clone().call(request).boxed()), routes }
+        Self { calls: Calls::Routed, routes: routes.prepare() }
     }
 }
 

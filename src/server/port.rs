@@ -1,9 +1,8 @@
 //! What a port serves: health, and on the main port the gateway's calls.
 
 use http::{Request, Response};
-use tonic::body::Body;
 
-use super::{health_stack::HealthStack, stack::CallStack};
+use super::{health_stack::HealthStack, response_body::ResponseBody, stack::CallStack};
 use crate::{
     caller::Peer,
     clock::Instant,
@@ -44,21 +43,23 @@ impl Port {
         request: Request<B>,
         connection: &Connection,
         arrived: Instant,
-    ) -> Response<Body>
+    ) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         match &self.calls {
+            // Both are boxed. The library moves a future several times when it makes a task of it,
+            // and a task has room for the largest of its states even while a peer accepts its
+            // response. A health call, which needs no credential, has no room for another call.
             Some(calls) if !HealthStack::serves(&request) => {
-                // Its future is large. Apart from that of health calls, it takes up memory only
-                // while it is in use: not while a peer accepts its response, and not for
-                // health calls, which need no credential.
                 Box::pin(calls.answer(request, &connection.peer, arrived)).await
             }
             // The health port, or a health call, which must get an answer even when other
             // calls do not.
-            Some(_) | None => connection.health.answer(request, &self.health_calls).await,
+            Some(_) | None => {
+                Box::pin(connection.health.answer(request, &self.health_calls)).await.map(ResponseBody::from)
+            }
         }
     }
 }

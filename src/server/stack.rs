@@ -25,6 +25,7 @@ use super::{
     refused_bodies::WorkerRefusedBodies,
     refused_calls::RefusedCalls,
     request_body::RequestBody,
+    response_body::ResponseBody,
 };
 use crate::{
     access::{Access, Denied},
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// Maximum size of a request message, in bytes, as the contract states.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// The paths of the gateway's own service.
 const OTT_SERVICE: &str = "/ott.v1.OttService/";
@@ -78,7 +79,12 @@ pub(super) struct CallTimes {
 
 impl CallStack {
     /// Answers one call that arrived then from that peer.
-    pub(super) async fn answer<B>(&self, request: Request<B>, peer: &Peer, arrived: Instant) -> Response<Body>
+    pub(super) async fn answer<B>(
+        &self,
+        request: Request<B>,
+        peer: &Peer,
+        arrived: Instant,
+    ) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -128,7 +134,7 @@ impl CallStack {
         span: CallSpan,
         timeout: Result<(), MalformedTimeout>,
         peer: &Peer,
-    ) -> Result<Response<Body>, Failure>
+    ) -> Result<Response<ResponseBody>, Failure>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -159,16 +165,15 @@ impl CallStack {
             call.keep_message(message.clone());
             let in_flight = self.gate.admit(&holder, share)?;
             self.gate.expect_record().await?;
-            let mut request = Request::from_parts(head, Full::new(message));
-            request.extensions_mut().insert(Arrival {
+            let arrival = Arrival {
                 call: call.clone(),
                 caller,
                 policy,
                 span,
                 in_flight: Some(in_flight),
                 recognition: peer.recognition().clone(),
-            });
-            Ok(self.handlers.call(request).await)
+            };
+            self.handlers.call(head, message, arrival).await
         });
         deadline::within(call, &self.cut_off, work).await
     }
@@ -203,7 +208,7 @@ impl CallStack {
         call: &Call,
         timeout: Result<(), MalformedTimeout>,
         peer: &Peer,
-    ) -> Response<Body>
+    ) -> Response<ResponseBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
@@ -336,14 +341,14 @@ pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
 
 /// Answers a request that is not gRPC: with an HTTP status and a text that a person can read,
 /// and with a gRPC status in case the client does understand it.
-fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<Body> {
+fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<ResponseBody> {
     let rule = "POST, with content-type application/grpc or application/grpc+proto";
     let failure = Failure::not_grpc(SPOKEN).violation("content-type", rule);
     let mut response = completion::answer(failure, call);
     *response.status_mut() = status;
     if !is_grpc {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        *response.body_mut() = Body::new(Full::from(SPOKEN));
+        *response.body_mut() = Body::new(Full::from(SPOKEN)).into();
     }
     response
 }

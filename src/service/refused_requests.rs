@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::convert;
+use super::{convert, wire};
 use crate::{
     audit::Audit,
     call::{Call, Ending, Operation, UnvalidatedNames, UnvalidatedText},
@@ -15,9 +15,6 @@ use crate::{
     proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request},
     status::Reason,
 };
-
-/// Length of the prefix of a gRPC message: a flag and four bytes of length.
-const PREFIX: usize = 5;
 
 /// Reads user and API client from the requests of refused calls. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +41,7 @@ impl RefusedRequests {
     /// Call this once the answer exists, because answers may contain the API client.
     pub fn name(&self, call: &Call, ending: Ending) {
         let Some(body) = call.take_message() else { return };
-        let Some(message) = uncompressed(&body) else { return };
+        let Some(message) = wire::uncompressed(&body) else { return };
         let mut unvalidated = UnvalidatedNames::default();
         let api_client = match call.operation() {
             Some(Operation::IssueOtt) => {
@@ -86,13 +83,6 @@ fn user(call: &Call, user: issue_ott_request::Subject) -> Option<(&'static str, 
         }
         Err(_) => Some((kind.field(), bounded)),
     }
-}
-
-/// Returns the first message of a body, unless it is compressed or incomplete.
-fn uncompressed(body: &[u8]) -> Option<&[u8]> {
-    let (prefix, content) = body.split_first_chunk::<PREFIX>()?;
-    let [0, length @ ..] = prefix else { return None };
-    content.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
 #[cfg(test)]

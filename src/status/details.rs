@@ -2,14 +2,16 @@
 //!
 //! Which reason and which code a failure has is decided before.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use http::HeaderMap;
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use prost::Message;
 use prost_types::Any;
 use tonic::{
     Status,
-    metadata::{AsciiMetadataValue, MetadataMap},
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
 };
 use tonic_types::pb;
 
@@ -37,6 +39,15 @@ const MAX_TEXT_BYTES: usize = 256;
 /// Maximum number of violations that are named.
 const MAX_VIOLATIONS: usize = 16;
 
+/// Number of headers that most responses have, with the request id that is added later.
+const USUAL_HEADERS: usize = 6;
+/// When a client may retry, for clients with a retry policy.
+const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// Makes Envoy not retry.
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+/// Accepted compressions.
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
 const DOMAIN: &str = "ott-gateway";
 const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent: issue a new one and log in with that.";
 
@@ -61,20 +72,55 @@ struct Parts {
     retry_delay: Option<Duration>,
     quota: Option<pb::quota_failure::Violation>,
     violations: Vec<Violation>,
-    trailers: MetadataMap,
+    trailers: HeaderMap,
 }
 
+/// Returns a failure as a status of the gRPC library.
+#[expect(clippy::disallowed_methods, reason = "the one place that builds a status")]
 pub(super) fn status(failure: Failure, call: &Call) -> Status {
-    let mut parts = Parts::of(failure, call);
-    loop {
-        let status = parts.status();
-        if size(&status) <= MAX_STATUS_BYTES || !parts.shorten() {
-            return status;
-        }
+    let (parts, details) = Parts::within_limit(failure, call);
+    let trailers = MetadataMap::from_headers(parts.trailers);
+    Status::with_details_and_metadata(parts.code.into(), parts.message, details.into(), trailers)
+}
+
+/// Returns a failure as the headers of a response without a body.
+pub(super) fn headers(failure: Failure, call: &Call) -> HeaderMap {
+    let (parts, details) = Parts::within_limit(failure, call);
+    let mut headers = parts.trailers;
+    headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    headers.insert(Status::GRPC_STATUS, i32::from(tonic::Code::from(parts.code)).into());
+    if let Ok(message) = HeaderValue::try_from(encoded(parts.message)) {
+        headers.insert(Status::GRPC_MESSAGE, message);
+    }
+    if let Ok(mut details) = HeaderValue::try_from(STANDARD_NO_PAD.encode(details)) {
+        // HPACK then does not index it: it contains the id of the call.
+        details.set_sensitive(true);
+        headers.insert(Status::GRPC_STATUS_DETAILS, details);
+    }
+    headers
+}
+
+/// Encodes a message as gRPC over HTTP/2 requires: visible ASCII and spaces remain, except `%`.
+fn encoded(message: String) -> String {
+    const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+    match Cow::from(percent_encode(message.as_bytes(), ENCODED)) {
+        Cow::Borrowed(_) => message,
+        Cow::Owned(encoded) => encoded,
     }
 }
 
 impl Parts {
+    /// Returns as much of a failure as fits into [`MAX_STATUS_BYTES`], and its encoded details.
+    fn within_limit(failure: Failure, call: &Call) -> (Self, Vec<u8>) {
+        let mut parts = Self::of(failure, call);
+        loop {
+            let details = parts.encode();
+            if parts.size(&details) <= MAX_STATUS_BYTES || !parts.shorten() {
+                return (parts, details);
+            }
+        }
+    }
+
     fn of(failure: Failure, call: &Call) -> Self {
         let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
@@ -105,17 +151,23 @@ impl Parts {
             || metadata.remove("apiClient").is_some()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that builds a status")]
-    fn status(&self) -> Status {
-        let code = tonic::Code::from(self.code);
-        let status =
-            pb::Status { code: i32::from(code), message: self.message.clone(), details: self.details() };
-        Status::with_details_and_metadata(
-            code,
-            &self.message,
-            status.encode_to_vec().into(),
-            self.trailers.clone(),
-        )
+    /// Encodes `google.rpc.Status`.
+    fn encode(&self) -> Vec<u8> {
+        let code = i32::from(tonic::Code::from(self.code));
+        pb::Status { code, message: self.message.clone(), details: self.details() }.encode_to_vec()
+    }
+
+    /// What the status takes up in a header list, with these details.
+    fn size(&self, details: &[u8]) -> usize {
+        let code = i32::from(tonic::Code::from(self.code));
+        let of_status = [
+            (Status::GRPC_STATUS, if code < 10 { 1 } else { 2 }),
+            (Status::GRPC_MESSAGE, longest_encoding(&self.message)),
+            (Status::GRPC_STATUS_DETAILS, (details.len() * 4).div_ceil(3)),
+        ];
+        let of_status = of_status.map(|(name, length)| name.as_str().len() + length);
+        let trailers = self.trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        trailers.chain(of_status).map(|length| length + HEADER_OVERHEAD).sum()
     }
 
     fn details(&self) -> Vec<Any> {
@@ -228,18 +280,18 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
         && !may_be_spent(call)
 }
 
-fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> MetadataMap {
-    let mut trailers = MetadataMap::new();
+fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(USUAL_HEADERS);
     if !retry {
         // gRPC clients with a retry policy stop at once (gRFC A6).
-        trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from_static("-1"));
+        trailers.insert(RETRY_PUSHBACK, HeaderValue::from_static("-1"));
     }
     if may_be_spent {
         // So does Envoy, which ignores the other one.
-        trailers.insert("x-envoy-ratelimited", AsciiMetadataValue::from_static("true"));
+        trailers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
     }
     if failure.code == FailureCode::Unimplemented && failure.reason == Reason::InvalidRequest {
-        trailers.insert("grpc-accept-encoding", AsciiMetadataValue::from_static("identity"));
+        trailers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     trailers
 }
@@ -271,12 +323,20 @@ fn bounded(text: &str) -> String {
     bounded
 }
 
-/// What the status takes up in a header list.
-fn size(status: &Status) -> usize {
-    let mut headers = HeaderMap::new();
-    // What cannot be sent at all is as good as too large.
-    if status.add_header(&mut headers).is_err() {
-        return usize::MAX;
-    }
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
+/// Length of a message as the gRPC library encodes it, which encodes more than it has to.
+fn longest_encoding(message: &str) -> usize {
+    message.bytes().map(|byte| usize::from(LONGEST[usize::from(byte)])).sum()
 }
+
+/// Number of bytes that each byte of a message takes up in the encoding of the gRPC library.
+const LONGEST: [u8; 256] = {
+    let mut lengths = [3; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        if !matches!(byte, b'"' | b'#' | b'%' | b'<' | b'>' | b'`' | b'?' | b'{' | b'}') {
+            lengths[byte as usize] = 1;
+        }
+        byte += 1;
+    }
+    lengths
+};

@@ -29,6 +29,13 @@ impl Failure {
             .with_meaning("The body of the call is not exactly one complete gRPC message.")
     }
 
+    /// Creates the failure of a request whose message is compressed, with the code that gRPC
+    /// requires.
+    #[must_use]
+    pub fn unsupported_compression() -> Self {
+        Self::new(Reason::InvalidRequest).with_code(FailureCode::Unimplemented)
+    }
+
     /// Creates the failure of a request that is not gRPC over HTTP/2. `spoken` is what the port
     /// speaks instead.
     #[must_use]

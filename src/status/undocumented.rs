@@ -6,7 +6,7 @@
 
 use tonic::Code;
 
-use super::{Failure, FailureCode, Reason};
+use super::{Failure, Reason};
 #[cfg(doc)]
 use crate::call::Call;
 
@@ -35,9 +35,8 @@ impl Failure {
             Code::OutOfRange if message.starts_with("Error, decoded message length too large") => {
                 Self::new(Reason::RequestTooLarge)
             }
-            // The code that gRPC requires for unsupported compression.
             Code::Unimplemented if message.starts_with("Content is compressed with") => {
-                Self::new(Reason::InvalidRequest).with_code(FailureCode::Unimplemented)
+                Self::unsupported_compression()
             }
             Code::Unimplemented => Self::new(Reason::MethodUnknown),
             _ => Self::new(Reason::InternalError),

@@ -15,8 +15,9 @@ use std::{
 use futures_util::future::join_all;
 use ott_gateway::{
     clock,
-    proto::ott::v1::{IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject},
+    proto::ott::v1::{IssueOttRequest, IssueOttResponse, LoginWithOttRequest, issue_ott_request::Subject},
 };
+use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
 
@@ -908,6 +909,42 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     let unknown_field = [b"\x0a\x04user\xfa\x01\xf0\x7f".as_slice(), &vec![b'x'; 16 * 1024 - 16]].concat();
     let answered = connection.post(issue, none, &raw::framed(false, &unknown_field)).await;
     assert_eq!(answered.status.code(), Code::Ok, "{:?}", answered.status);
+    call::issue_and_log_in(&mut gateway.client().await).await;
+}
+
+#[tokio::test]
+async fn a_response_is_one_message_followed_by_its_status() {
+    let upstream = Upstream::http().await;
+    let gateway = Setup::for_platform(upstream.address()).start();
+    let mut connection = raw::Connection::to(gateway.address()).await;
+    let message = IssueOttRequest { subject: Some(Subject::Login("x".to_owned())), ..Default::default() };
+    let one = raw::framed(false, &message.encode_to_vec());
+    let path = "/ott.v1.OttService/IssueOtt";
+    // A client that accepts compressed responses gets one that is not compressed.
+    let accepts = &[("grpc-accept-encoding", "gzip"), ("grpc-encoding", "identity"), ("x-request-id", "a-1")];
+    for headers in [&[][..], accepts] {
+        let answered = connection.post(path, headers, &one).await;
+        assert_eq!((answered.http, answered.status.code()), (http::StatusCode::OK, Code::Ok));
+        let mut names: Vec<&str> = answered.head.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "x-request-id"], "the status is a trailer");
+        assert_eq!(answered.head["content-type"], "application/grpc");
+        let (prefix, content) = answered.body.split_first_chunk::<5>().expect("a prefix");
+        let length = u32::try_from(content.len()).expect("a short message").to_be_bytes();
+        assert_eq!(prefix, &[0, length[0], length[1], length[2], length[3]]);
+        let response = IssueOttResponse::decode(content).expect("one message");
+        assert!(!response.ott.is_empty() && response.expire_time.is_some());
+    }
+    let minted = upstream.count(OTT);
+
+    // Several messages, in one frame: none of them is served.
+    let two = [&one[..], &one[..]].concat();
+    let compressed = raw::framed(true, &message.encode_to_vec());
+    for body in [two, compressed] {
+        let refused = refused(&connection.post(path, accepts, &body).await.status);
+        assert_eq!((refused.code, refused.reason.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
+    }
+    assert_eq!(upstream.count(OTT), minted);
     call::issue_and_log_in(&mut gateway.client().await).await;
 }
 

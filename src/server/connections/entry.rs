@@ -19,7 +19,6 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 
 use super::PeerKey;
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
     caller::Recognition,
     clock::{self, Instant},
     memory::{Reader, Reservation},
-    server::limits::Limits,
+    server::{limits::Limits, response_body::ResponseBody},
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
 
@@ -217,7 +216,10 @@ pub(in crate::server) struct OpenCall {
 
 impl OpenCall {
     /// Lets the call count until its response has been sent.
-    pub(in crate::server) fn responding(mut self, mut response: Response<Body>) -> Response<OpenResponse> {
+    pub(in crate::server) fn responding(
+        mut self,
+        mut response: Response<impl Into<ResponseBody>>,
+    ) -> Response<OpenResponse> {
         self.entry.responses.fetch_add(1, Ordering::Relaxed);
         self.responds = true;
         self.set_undelivered(true);
@@ -225,7 +227,7 @@ impl OpenCall {
         if let Some(memory) = &memory {
             memory.deliver(&self.entry.reader);
         }
-        response.map(|body| OpenResponse { body, call: self, memory })
+        response.map(|body| OpenResponse { body: body.into(), call: self, memory })
     }
 
     /// Notes whether there is something of the response that the peer has not accepted.
@@ -258,14 +260,14 @@ impl Drop for OpenCall {
 /// The body of a response whose call is in progress.
 #[derive(Debug)]
 pub(in crate::server) struct OpenResponse {
-    body: Body,
+    body: ResponseBody,
     call: OpenCall,
     memory: Option<Arc<Reservation>>,
 }
 
 impl http_body::Body for OpenResponse {
     type Data = ResponseData;
-    type Error = <Body as http_body::Body>::Error;
+    type Error = <ResponseBody as http_body::Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

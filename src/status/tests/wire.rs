@@ -159,7 +159,42 @@ fn wire_size(status: &tonic::Status) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
+/// Checks that a response without the gRPC library carries the same status.
+fn check_headers(failure: impl Fn() -> Failure, call: &Call) -> Result<(), TestCaseError> {
+    let (headers, status) = (failure().into_headers(call), failure().into_status(call));
+    let read = tonic::Status::from_header_map(&headers).expect("a status");
+    prop_assert_eq!((read.code(), read.message()), (status.code(), status.message()));
+    prop_assert_eq!(read.details(), status.details());
+    let mut expected = status.metadata().clone().into_headers();
+    expected.insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    prop_assert_eq!(read.metadata().clone().into_headers(), expected);
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    prop_assert!(size <= 4096 + "content-type".len() + "application/grpc".len() + 32);
+    // Otherwise each response would push what all responses share out of the table of HPACK.
+    prop_assert!(headers["grpc-status-details-bin"].is_sensitive());
+    Ok(())
+}
+
 proptest! {
+    #[test]
+    fn headers_carry_the_same_status(
+        reason in proptest::sample::select(Reason::ALL),
+        operation in proptest::sample::select(OPERATIONS.as_slice()),
+        certainty in proptest::sample::select(CERTAINTIES.as_slice()),
+        descriptions in proptest::collection::vec(".{0,300}", 0..20),
+        api_client in ".{0,300}",
+    ) {
+        let call = call(operation);
+        call.set_api_client(api_client.as_str().into());
+        call.attempt_ended(certainty);
+        let failure = || {
+            let failure = Failure::new(reason).retry_after(Duration::from_secs(1));
+            descriptions.iter().fold(failure, |failure, text| failure.violation("login", text.as_str()))
+        };
+        check_headers(failure, &call)?;
+        check_headers(Failure::unsupported_compression, &call)?;
+    }
+
     #[test]
     fn a_status_stays_within_4_kib_whatever_is_in_it(
         reason in proptest::sample::select(Reason::ALL),
