@@ -307,7 +307,7 @@ impl Shared {
         let service = OttService {
             access: self.access.clone(),
             api_clients: ApiClients::new(clients, self.default.clone()),
-            audit: self.audit.clone(),
+            audit: self.audit.on_this_runtime(),
             known_tokens: self.known_tokens.clone(),
             metrics: self.metrics.clone(),
         };

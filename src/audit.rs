@@ -8,6 +8,7 @@
 //! depend on log levels, and contain a fingerprint instead of a token. `docs/audit.md`
 //! describes them.
 
+mod acknowledgement;
 mod availability;
 mod backlog;
 mod closing;
@@ -15,6 +16,7 @@ mod device;
 mod fingerprint;
 #[cfg(test)]
 pub(crate) mod for_test;
+mod handover;
 mod judge;
 mod line;
 mod opened;
@@ -22,6 +24,7 @@ mod places;
 mod probe;
 mod readiness;
 mod record;
+mod signal;
 mod sink;
 mod started;
 mod thread;
@@ -31,7 +34,10 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
-use self::{fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, started::Started, writer::Writer};
+use self::{
+    fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, sink::CHECK_INTERVAL, started::Started,
+    writer::Writer,
+};
 pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
@@ -110,6 +116,16 @@ impl Audit {
     /// Opens the sink and starts the thread that writes to it. The thread ends with
     /// the last clone.
     pub fn start(settings: Settings, metrics: &Metrics, clock: WallClock) -> Result<Self, AuditError> {
+        Self::start_checking(CHECK_INTERVAL, settings, metrics, clock)
+    }
+
+    /// Starts it, with an interval between the checks whether the path leads to the open file.
+    fn start_checking(
+        interval: Duration,
+        settings: Settings,
+        metrics: &Metrics,
+        clock: WallClock,
+    ) -> Result<Self, AuditError> {
         let Some(sink) = settings.sink.label() else { return Ok(Self::off()) };
         let Some(output) = settings
             .sink
@@ -118,6 +134,7 @@ impl Audit {
         else {
             return Ok(Self::off());
         };
+        let output = output.checked_every(interval);
         let fingerprinter = match settings.hmac_key {
             Some(key) => Fingerprinter::new(&key),
             None => Fingerprinter::of_this_process().ok_or(AuditError::Randomness)?,
@@ -125,7 +142,22 @@ impl Audit {
         let writer = Writer::start(output, sink, settings.max_in_flight, metrics.clone(), clock.clone())
             .map_err(AuditError::Thread)?;
         metrics.audit_sink(sink);
-        Ok(Self(Some(Arc::new(Started { writer, fingerprinter, sink, metrics: metrics.clone(), clock }))))
+        Ok(Self(Some(Arc::new(Started {
+            writer,
+            handover: None,
+            handovers: Arc::default(),
+            fingerprinter: Arc::new(fingerprinter),
+            sink,
+            metrics: metrics.clone(),
+            clock,
+        }))))
+    }
+
+    /// Returns the same audit log for a worker: all lines of a turn of its event loop are handed
+    /// over together. Call it inside the worker's runtime; others cost more, and do the same.
+    #[must_use]
+    pub fn on_this_runtime(&self) -> Self {
+        Self(self.0.as_ref().map(|started| Arc::new(started.on_this_runtime())))
     }
 
     /// Returns whether the sink is unavailable, so that no call should be accepted. It
@@ -183,7 +215,7 @@ impl Audit {
         let result = match class_of(call) {
             AuditClass::Allowed => started.write(text()).await,
             AuditClass::Refused => {
-                started.writer.submit_refused(1, text);
+                started.submit_refused(1, text);
                 if ending.reason() != Some(Reason::AuditUnavailable) {
                     // Counted once it is written.
                     return Ok(());
@@ -200,7 +232,7 @@ impl Audit {
     pub fn refused_calls(&self, calls: &RefusedCalls) {
         if let Some(started) = &self.0 {
             let text = || record::of_refused_calls(calls, started.clock.now());
-            started.writer.submit_refused(calls.count(), text);
+            started.submit_refused(calls.count(), text);
         }
     }
 
@@ -210,7 +242,8 @@ impl Audit {
     pub fn correct_record(&self, call: &Call, ending: Ending) {
         if let Some(started) = &self.0 {
             let text = record::of_call(call, ending, started.clock.now());
-            started.submit(Line::late(text, class_of(call)));
+            // One that is not accepted is reported by the sink.
+            let _ = started.submit(Line::late(text, class_of(call)));
         }
     }
 
@@ -220,7 +253,7 @@ impl Audit {
     pub fn undelivered_session(&self, call: &Call, logout: Logout, status: Option<u16>) {
         if let Some(started) = &self.0 {
             let text = record::of_undelivered_session(call, logout, status, started.clock.now());
-            started.submit(Line::unawaited(text, AuditClass::Allowed));
+            let _ = started.submit(Line::unawaited(text, AuditClass::Allowed));
         }
     }
 
@@ -244,6 +277,8 @@ impl Audit {
     /// are lost with it.
     pub async fn flush(&self, limit: Duration) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
+        // Before the request: the thread takes messages in order.
+        started.handovers.send();
         let (done, finished) = oneshot::channel();
         if !started.writer.flush(done) {
             return Err(AuditUnavailable);

@@ -247,7 +247,7 @@ impl Bound {
                 handlers: handlers()?,
                 identification: parts.identification.clone(),
                 access: parts.access.clone(),
-                audit: parts.audit.clone(),
+                audit: parts.audit.on_this_runtime(),
                 metrics: parts.metrics.clone(),
                 tracer: parts.tracer.clone(),
                 gate: gate.clone(),

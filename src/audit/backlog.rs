@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     line::Line,
+    signal::Wakes,
     sink::{Output, Resume, Torn},
 };
 use crate::telemetry::metrics::AuditClass;
@@ -67,9 +68,11 @@ impl Backlog {
     }
 
     /// Lets the calls that wait for a line go on without it.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self, wakes: &mut Wakes) {
         for lines in [&mut self.batch, &mut self.allowed, &mut self.refused] {
-            lines.iter_mut().for_each(Line::give_up);
+            for line in lines.iter_mut() {
+                line.give_up(wakes);
+            }
         }
     }
 
@@ -83,7 +86,7 @@ impl Backlog {
             while let Some(mut line) =
                 lines.pop_front_if(|line| bytes == start || bytes - start + line.unwritten() <= limit)
             {
-                line.give_up_if_abandoned();
+                line.heed_call();
                 bytes += line.unwritten();
                 batch.push_back(line);
             }
@@ -104,11 +107,10 @@ impl Backlog {
         }
     }
 
-    /// Returns what is to be written of the batch.
-    pub(super) fn unwritten(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.batch.iter().map(Line::unwritten).sum());
-        self.batch.iter().for_each(|line| line.append_unwritten(&mut bytes));
-        bytes
+    /// Appends what is to be written of the batch.
+    pub(super) fn append_unwritten(&self, bytes: &mut Vec<u8>) {
+        bytes.reserve(self.batch.iter().map(Line::unwritten).sum());
+        self.batch.iter().for_each(|line| line.append_unwritten(bytes));
     }
 
     /// Whether the batch begins by ending half a line that is in the sink.

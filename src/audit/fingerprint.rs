@@ -57,13 +57,19 @@ impl Fingerprinter {
         let mut key = [0; 32];
         rand::fill(&mut id).ok()?;
         rand::fill(&mut key).ok()?;
-        Some(Self { id: format!("process-{}", hex(&id)), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+        let mut name = "process-".to_owned();
+        push_hex(&mut name, &id);
+        Some(Self { id: name, key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
     }
 
     /// `KEY-ID:HEX`.
     pub(super) fn of(&self, ott: &OneTimeToken) -> String {
         let tag = hmac::sign(&self.key, ott.expose().as_bytes());
-        format!("{}:{}", self.id, hex(&tag.as_ref()[..BYTES]))
+        let mut fingerprint = String::with_capacity(self.id.len() + 1 + 2 * BYTES);
+        fingerprint.push_str(&self.id);
+        fingerprint.push(':');
+        push_hex(&mut fingerprint, &tag.as_ref()[..BYTES]);
+        fingerprint
     }
 }
 
@@ -73,13 +79,12 @@ impl fmt::Debug for Fingerprinter {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
 }
 
 #[cfg(test)]

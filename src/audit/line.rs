@@ -1,13 +1,15 @@
 //! One line on its way to the sink.
 
-use tokio::sync::oneshot;
-
+use super::{acknowledgement::Acknowledger, signal::Wakes};
 use crate::telemetry::metrics::AuditClass;
 
 /// A line to be written: a JSON object without its closing brace.
+#[derive(Debug)]
 pub(super) struct Line {
     text: String,
     class: AuditClass,
+    /// Number of calls that it is the record of.
+    records: u64,
     receiver: Receiver,
     /// Counted in the places of its class until it is written.
     has_place: bool,
@@ -17,11 +19,12 @@ pub(super) struct Line {
 }
 
 /// Who waits until the line is written.
+#[derive(Debug)]
 enum Receiver {
     /// Nobody, from the beginning: the line is valid even if it is written later.
     Nobody,
     /// A call that is answered afterwards.
-    Call(oneshot::Sender<()>),
+    Call(Acknowledger),
     /// The call does not wait any more: what the line reports was not delivered.
     Gone,
 }
@@ -39,9 +42,9 @@ pub(super) enum Fate {
 }
 
 impl Line {
-    /// A line that a call waits for. `written` is dropped if the line is not written in time.
-    pub(super) fn awaited(text: String, written: oneshot::Sender<()>) -> Self {
-        Self { receiver: Receiver::Call(written), ..Self::unawaited(text, AuditClass::Allowed) }
+    /// A line that a call waits for.
+    pub(super) fn awaited(text: String, acknowledger: Acknowledger) -> Self {
+        Self { receiver: Receiver::Call(acknowledger), ..Self::unawaited(text, AuditClass::Allowed) }
     }
 
     /// A line that nobody waits for.
@@ -49,6 +52,7 @@ impl Line {
         Self {
             text,
             class,
+            records: 1,
             receiver: Receiver::Nobody,
             has_place: true,
             late: false,
@@ -67,8 +71,17 @@ impl Line {
         Self { has_place: false, late, ..Self::unawaited(text, class) }
     }
 
+    /// The same line as the record of this many calls.
+    pub(super) fn of_calls(self, records: u64) -> Self {
+        Self { records, ..self }
+    }
+
     pub(super) const fn class(&self) -> AuditClass {
         self.class
+    }
+
+    pub(super) const fn records(&self) -> u64 {
+        self.records
     }
 
     pub(super) const fn has_place(&self) -> bool {
@@ -86,21 +99,37 @@ impl Line {
 
     /// Lets the call that waits go on without the line, and marks the line as late. A line
     /// that is half written has to be finished as it was begun.
-    pub(super) fn give_up(&mut self) {
-        if !matches!(self.receiver, Receiver::Nobody) {
-            self.receiver = Receiver::Gone;
+    pub(super) fn give_up(&mut self, wakes: &mut Wakes) {
+        if let Some(acknowledger) = self.take_call() {
+            acknowledger.failed(wakes);
         }
+        self.mark_late();
+    }
+
+    /// Takes the call that waits, if one does.
+    fn take_call(&mut self) -> Option<Acknowledger> {
+        if !matches!(self.receiver, Receiver::Call(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.receiver, Receiver::Gone) {
+            Receiver::Call(acknowledger) => Some(acknowledger),
+            Receiver::Nobody | Receiver::Gone => None,
+        }
+    }
+
+    const fn mark_late(&mut self) {
         if self.written == 0 {
             self.late = true;
         }
     }
 
-    /// Gives up if the call has stopped waiting by itself.
-    pub(super) fn give_up_if_abandoned(&mut self) {
-        if let Receiver::Call(written) = &self.receiver
-            && written.is_closed()
+    /// Marks the line as late if the call has given up by itself.
+    pub(super) fn heed_call(&mut self) {
+        if let Receiver::Call(acknowledger) = &self.receiver
+            && acknowledger.is_given_up()
         {
-            self.give_up();
+            self.receiver = Receiver::Gone;
+            self.mark_late();
         }
     }
 
@@ -142,9 +171,9 @@ impl Line {
     }
 
     /// Ends the line, all of which is where it has to be (with `fsync`, on the disk).
-    pub(super) fn finish(self) -> Fate {
+    pub(super) fn finish(self, wakes: &mut Wakes) -> Fate {
         let fate = match self.receiver {
-            Receiver::Call(written) => written.send(()).is_ok().then_some(Fate::Awaited),
+            Receiver::Call(acknowledger) => acknowledger.written(wakes).then_some(Fate::Awaited),
             Receiver::Nobody => Some(Fate::Unawaited),
             Receiver::Gone => None,
         };

@@ -3,16 +3,18 @@
 //! Nothing that a caller sends can end a line or resemble another one: unprintable
 //! characters are escaped.
 
+mod object;
 mod refused_calls;
 
 pub use self::refused_calls::RefusedCalls;
 pub(super) use self::refused_calls::of_refused_calls;
 
-use std::time::SystemTime;
+use std::{net::IpAddr, time::SystemTime};
 
 use serde::Serialize;
 use serde_json::ser::Serializer;
 
+use self::object::{Object, name};
 use super::probe::ProbeCause;
 use crate::{
     call::{Call, Certainty, Ending, Operation, UnvalidatedText},
@@ -25,28 +27,9 @@ use crate::{
     text::PrintableJson,
 };
 
-/// One call.
-#[derive(Serialize)]
-struct CallRecord<'a> {
-    event: &'static str,
-    time: String,
-    request_id: String,
-    peer: Option<String>,
-    caller: Option<&'a str>,
-    caller_proof: Option<&'a str>,
-    method: Option<&'static str>,
-    user: Option<User<'a>>,
-    api_client: Option<&'a str>,
-    unvalidated: Option<&'static str>,
-    code: &'static str,
-    reason: Option<&'static str>,
-    outcome: &'static str,
-    attempts: u32,
-    platform_status: Option<u16>,
-    duration_ms: f64,
-    ott_fingerprint: Option<&'a str>,
-    gateway_version: &'static str,
-}
+/// Length of the record of a call, less that of the names in it, in bytes. A longer one costs
+/// another allocation.
+const CALL_BYTES: usize = 480;
 
 #[derive(Serialize)]
 struct User<'a> {
@@ -62,7 +45,7 @@ struct UndeliveredSession<'a> {
     event: &'static str,
     time: String,
     request_id: String,
-    peer: Option<String>,
+    peer: Option<IpAddr>,
     caller: Option<&'a str>,
     caller_proof: Option<&'a str>,
     method: Option<&'static str>,
@@ -106,26 +89,37 @@ pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
             (true, true) => Some("user,api_client"),
         };
     let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
-    open_object(&CallRecord {
-        event: "call",
-        time: rfc_3339(now),
-        request_id: call.request_id().to_string(),
-        peer: peer(call),
-        caller: caller.map(AsRef::as_ref),
+    let named = [
+        caller.map(AsRef::as_ref),
         caller_proof,
-        method: call.operation().map(Operation::name),
-        user: user.map(|user| User { unvalidated: false, ..user }),
-        api_client: api_client.as_deref().or(unvalidated_api_client.map(UnvalidatedText::as_str)),
-        unvalidated,
-        code: names::status_name(ending.code()),
-        reason: reason(call, ending),
-        outcome: call.certainty().as_str(),
-        attempts: call.attempts(),
-        platform_status: call.http_status(),
-        duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
-        ott_fingerprint: call.fingerprint(),
-        gateway_version: env!("CARGO_PKG_VERSION"),
-    })
+        user.as_ref().map(|user| user.value),
+        api_client.as_deref(),
+        call.fingerprint(),
+    ];
+    let length = named.iter().flatten().map(|name| name.len()).sum::<usize>();
+    let mut line = Object::of_event("call", CALL_BYTES + length);
+    line.time(name!("time"), now);
+    line.string(name!("request_id"), call.request_id().as_str());
+    line.address(name!("peer"), peer(call));
+    line.optional(name!("caller"), caller.map(AsRef::as_ref));
+    line.optional(name!("caller_proof"), caller_proof);
+    line.optional(name!("method"), call.operation().map(Operation::name));
+    match &user {
+        Some(user) => line.object(name!("user"), ("kind", user.kind), ("value", user.value)),
+        None => line.null(name!("user")),
+    }
+    let named_api_client = unvalidated_api_client.map(UnvalidatedText::as_str);
+    line.optional(name!("api_client"), api_client.as_deref().or(named_api_client));
+    line.optional(name!("unvalidated"), unvalidated);
+    line.string(name!("code"), names::status_name(ending.code()));
+    line.optional(name!("reason"), reason(call, ending));
+    line.string(name!("outcome"), call.certainty().as_str());
+    line.number(name!("attempts"), Some(call.attempts()));
+    line.number(name!("platform_status"), call.http_status().map(u32::from));
+    line.milliseconds(name!("duration_ms"), u32::try_from(microseconds).unwrap_or(u32::MAX));
+    line.optional(name!("ott_fingerprint"), call.fingerprint());
+    line.string(name!("gateway_version"), env!("CARGO_PKG_VERSION"));
+    line.finish()
 }
 
 /// Returns the user that a call is about, or that its request named.
@@ -172,8 +166,8 @@ pub(super) fn of_undelivered_session(
     })
 }
 
-fn peer(call: &Call) -> Option<String> {
-    call.peer().map(|address| address.ip().to_canonical().to_string())
+fn peer(call: &Call) -> Option<IpAddr> {
+    call.peer().map(|address| address.ip().to_canonical())
 }
 
 /// Returns the line about `count` records of this class that were lost, without the closing
@@ -200,8 +194,12 @@ pub(super) fn of_probe(cause: ProbeCause, now: SystemTime) -> String {
 }
 
 fn rfc_3339(time: SystemTime) -> String {
+    timestamp(time).to_string()
+}
+
+fn timestamp(time: SystemTime) -> humantime::Rfc3339Timestamp {
     // A clock before 1970 is wrong anyway, and must not cost the record.
-    humantime::format_rfc3339_micros(time.max(SystemTime::UNIX_EPOCH)).to_string()
+    humantime::format_rfc3339_micros(time.max(SystemTime::UNIX_EPOCH))
 }
 
 fn open_object(record: &impl Serialize) -> String {
@@ -214,8 +212,9 @@ fn open_object(record: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{net::SocketAddr, time::Duration};
 
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -234,6 +233,120 @@ mod tests {
 
     fn call() -> Call {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
+    }
+
+    /// One call, for `serde_json`.
+    #[derive(Serialize)]
+    struct CallRecord<'a> {
+        event: &'static str,
+        time: String,
+        request_id: String,
+        peer: Option<IpAddr>,
+        caller: Option<&'a str>,
+        caller_proof: Option<&'a str>,
+        method: Option<&'static str>,
+        user: Option<User<'a>>,
+        api_client: Option<&'a str>,
+        unvalidated: Option<&'static str>,
+        code: &'static str,
+        reason: Option<&'static str>,
+        outcome: &'static str,
+        attempts: u32,
+        platform_status: Option<u16>,
+        duration_ms: f64,
+        ott_fingerprint: Option<&'a str>,
+        gateway_version: &'static str,
+    }
+
+    /// What `serde_json` makes of the same call.
+    fn reference(call: &Call, ending: Ending, now: SystemTime) -> String {
+        let (caller, caller_proof) = call.caller().unzip();
+        let api_client = call.api_client();
+        let user = user_of(call);
+        let named_api_client = call.unvalidated().and_then(|names| names.api_client.as_ref());
+        let unvalidated = match (user.as_ref().is_some_and(|user| user.unvalidated), named_api_client) {
+            (false, None) => None,
+            (true, None) => Some("user"),
+            (false, Some(_)) => Some("api_client"),
+            (true, Some(_)) => Some("user,api_client"),
+        };
+        let microseconds = clock::now().saturating_duration_since(call.arrived()).as_micros();
+        open_object(&CallRecord {
+            event: "call",
+            time: rfc_3339(now),
+            request_id: call.request_id().to_string(),
+            peer: peer(call),
+            caller: caller.map(AsRef::as_ref),
+            caller_proof,
+            method: call.operation().map(Operation::name),
+            user: user.map(|user| User { unvalidated: false, ..user }),
+            api_client: api_client.as_deref().or(named_api_client.map(UnvalidatedText::as_str)),
+            unvalidated,
+            code: names::status_name(ending.code()),
+            reason: reason(call, ending),
+            outcome: call.certainty().as_str(),
+            attempts: call.attempts(),
+            platform_status: call.http_status(),
+            duration_ms: f64::from(u32::try_from(microseconds).unwrap_or(u32::MAX)) / 1000.0,
+            ott_fingerprint: call.fingerprint(),
+            gateway_version: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn record_is_what_serde_json_makes_of_it(
+            peer in any::<Option<SocketAddr>>(),
+            caller in any::<Option<(String, String)>>(),
+            api_client in any::<Option<String>>(),
+            subject in proptest::option::of("[a-z@.]{1,30}"),
+            unvalidated in any::<Option<(String, Option<String>)>>(),
+            fingerprint in any::<Option<String>>(),
+            ending in prop_oneof![
+                Just(Ending::Succeeded),
+                Just(Ending::Cancelled),
+                Just(Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated)),
+            ],
+            status in any::<Option<u16>>(),
+            microseconds in 0..5_000_000_000_u64,
+        ) {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.start_paused(true).enable_time().build().expect("a runtime").block_on(async {
+                let call = call();
+                if let Some(peer) = peer {
+                    call.set_peer(peer);
+                }
+                if let Some((caller, proof)) = caller {
+                    call.set_caller(caller.into(), proof);
+                }
+                if let Some(name) = api_client {
+                    call.set_api_client(name.into());
+                }
+                let subject = subject.and_then(|name| Subject::new(SubjectKind::Login, name).ok());
+                if let Some(subject) = subject {
+                    call.set_subject(subject);
+                }
+                if let Some((user, api_client)) = unvalidated {
+                    call.set_unvalidated(UnvalidatedNames {
+                        user: Some(("login", UnvalidatedText::new(&user))),
+                        api_client: api_client.as_deref().map(UnvalidatedText::new),
+                    });
+                }
+                if let Some(fingerprint) = fingerprint {
+                    call.set_fingerprint(fingerprint);
+                }
+                if let Some(status) = status {
+                    call.set_operation(Operation::IssueOtt);
+                    call.attempt_begins();
+                    call.set_http_status(status);
+                    call.attempt_ended(Certainty::Done);
+                }
+                tokio::time::advance(Duration::from_micros(microseconds)).await;
+                let now = WallClock::following_monotonic().now();
+                prop_assert_eq!(of_call(&call, ending, now), reference(&call, ending, now));
+                Ok(())
+            })?;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,6 +25,9 @@ use crate::{
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// Interval between attempts to open the file at the path, while the previous one is in use.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between checks, while writes go on, whether the path leads to the open file and the
+/// file has a name. Each check is two system calls, as many as a write has otherwise.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where audit records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +80,17 @@ impl Sink {
             Self::File(path) => (Some(path.clone()), Opened::file(path, fsync)?),
         };
         let metrics = metrics.clone();
-        Ok(Some(Output { path, opened, fsync, must_reopen: false, reopen_at: None, metrics }))
+        Ok(Some(Output {
+            path,
+            opened,
+            fsync,
+            must_reopen: false,
+            reopen_at: None,
+            check_interval: CHECK_INTERVAL,
+            check_at: None,
+            is_checking: true,
+            metrics,
+        }))
     }
 }
 
@@ -90,6 +103,11 @@ pub(super) struct Output {
     must_reopen: bool,
     /// When to try to open the file at the path again, while the previous one is in use.
     reopen_at: Option<Instant>,
+    check_interval: Duration,
+    /// When the file is to be checked again; at the next write if `None`.
+    check_at: Option<Instant>,
+    /// The file is checked with this write: before, and afterwards.
+    is_checking: bool,
     metrics: Metrics,
 }
 
@@ -121,18 +139,31 @@ pub(super) enum Ready {
 }
 
 impl Output {
-    /// Makes sure that the next write goes to the file at the path.
+    /// Sets the interval between the checks.
+    pub(super) fn checked_every(self, check_interval: Duration) -> Self {
+        Self { check_interval, ..self }
+    }
+
+    /// Makes sure that the next write goes to the file at the path. That is checked unless it was
+    /// within the last [`CHECK_INTERVAL`], so that only a file that is written to all the time may
+    /// be the previous one for that long.
     ///
     /// If that file cannot be opened, the previous one is used until it can, provided that
     /// the previous one still has a name: records in a file that was removed would be lost.
     pub(super) fn ready(&mut self) -> io::Result<Ready> {
         let Some(path) = &self.path else { return Ok(Ready::SameFile) };
+        let now = clock::now();
+        self.is_checking = self.must_reopen || self.is_outdated() || self.check_at.is_none_or(|at| at <= now);
+        if !self.is_checking {
+            return Ok(Ready::SameFile);
+        }
+        self.check_at = Some(now + self.check_interval);
         if !self.must_reopen && self.opened.is_at(path).unwrap_or(false) {
             self.reopened();
             return Ok(Ready::SameFile);
         }
         let has_name = self.opened.has_name();
-        if has_name && self.reopen_at.is_some_and(|at| clock::now() < at) {
+        if has_name && self.reopen_at.is_some_and(|at| now < at) {
             return Ok(Ready::SameFile);
         }
         match Opened::file(path, self.fsync) {
@@ -182,10 +213,18 @@ impl Output {
         self.reopen_at.is_some()
     }
 
-    /// Fails if what was just written is in a file that has no name any more.
+    /// Makes [`ready`](Self::ready) check the file, because a write has failed.
+    pub(super) const fn check_again(&mut self) {
+        self.check_at = None;
+    }
+
+    /// Fails if what was just written is in a file that has no name any more, and the file is
+    /// checked with this write.
     pub(super) fn check_written(&self) -> io::Result<()> {
         match &self.path {
-            Some(path) if !self.opened.has_name() => Err(removed(path, &"it is being opened again")),
+            Some(path) if self.is_checking && !self.opened.has_name() => {
+                Err(removed(path, &"it is being opened again"))
+            }
             _ => Ok(()),
         }
     }
@@ -301,6 +340,85 @@ mod tests {
         std::fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
         output.ready().expect("it opens anew");
         assert_eq!(output.resume(torn, true), Resume::Whole);
+    }
+
+    /// A write, as the thread does it. Returns whether the file was checked.
+    fn write(output: &mut Output) -> bool {
+        output.ready().expect("it is there");
+        output.write(b"{}\n").expect("it writes");
+        output.check_written().expect("it has a name");
+        output.is_checking
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn file_is_checked_with_one_write_in_an_interval_and_with_each_write_after_a_pause() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut output = opened(&folder.path().join("audit.jsonl"));
+        let mut checks = 0;
+        for _ in 0..1000 {
+            checks += usize::from(write(&mut output));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(checks, 10, "in a second");
+        for _ in 0..10 {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            assert!(write(&mut output), "even if it is the only one");
+        }
+        assert!(!write(&mut output));
+        output.check_again();
+        assert!(write(&mut output), "a write has failed");
+        output.reopen();
+        assert!(write(&mut output), "a signal has come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn file_that_is_moved_or_removed_between_checks_is_replaced_at_the_next_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.jsonl");
+        let mut output = opened(&path);
+        assert!(write(&mut output));
+        for is_removed in [false, true] {
+            if is_removed {
+                std::fs::remove_file(&path).expect("it goes");
+            } else {
+                std::fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
+            }
+            tokio::time::advance(CHECK_INTERVAL.saturating_sub(Duration::from_millis(1))).await;
+            assert!(!write(&mut output) && !path.exists());
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(output.ready().expect("it opens"), Ready::NewFile);
+            assert_eq!(std::fs::read(&path).expect("a file").len(), 0);
+            output.write(b"{}\n").expect("it writes");
+            output.check_written().expect("it has a name");
+            assert_eq!(std::fs::read(&path).expect("a file").len(), 3);
+        }
+
+        // Removed between the check before a write and the one after it.
+        tokio::time::advance(CHECK_INTERVAL).await;
+        output.ready().expect("it is there");
+        std::fs::remove_file(&path).expect("it goes");
+        output.write(b"{}\n").expect("it writes");
+        output.check_written().expect_err("the line is lost with the file");
+        output.check_again();
+        assert_eq!(output.ready().expect("it opens"), Ready::NewFile);
+    }
+
+    /// As on a pipe whose folder is gone: the previous file is in use meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn previous_file_is_checked_with_each_write_until_there_is_a_new_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.jsonl");
+        let mut output = opened(&path);
+        assert!(write(&mut output));
+        std::fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
+        std::fs::create_dir(&path).expect("a folder");
+        output.reopen();
+        assert!(write(&mut output) && output.is_outdated());
+        assert!(write(&mut output));
+        std::fs::remove_dir(&path).expect("it goes");
+        tokio::time::advance(REOPEN_INTERVAL).await;
+        assert_eq!(output.ready().expect("it opens"), Ready::NewFile);
+        assert!(!output.is_outdated());
     }
 
     #[test]

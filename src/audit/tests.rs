@@ -1,6 +1,7 @@
 //! Against real files, pipes and devices. Times are real: the thread knows no other.
 
 mod backlog;
+mod handover;
 mod probes;
 mod queue;
 mod unfinished;
@@ -43,13 +44,18 @@ fn started(path: &Path) -> Audit {
 }
 
 fn started_with(metrics: &Metrics, path: &Path) -> Audit {
+    started_on_no_worker(metrics, path).on_this_runtime()
+}
+
+fn started_on_no_worker(metrics: &Metrics, path: &Path) -> Audit {
     let settings = Settings {
         sink: Sink::File(path.to_owned()),
         hmac_key: None,
         fsync: false,
         max_in_flight: MAX_IN_FLIGHT,
     };
-    Audit::start(settings, metrics, WallClock::system()).expect("the sink opens")
+    // Each write finds a file that was moved just before.
+    Audit::start_checking(Duration::ZERO, settings, metrics, WallClock::system()).expect("the sink opens")
 }
 
 /// An audit log in a pipe that is full once the first write was judged. Returns the number of
@@ -57,10 +63,15 @@ fn started_with(metrics: &Metrics, path: &Path) -> Audit {
 async fn started_then_full(metrics: &Metrics, path: &Path) -> (Audit, fs::File, usize) {
     let mut pipe = pipe(path);
     let audit = started_with(metrics, path);
-    recovery(&audit).await;
-    assert_eq!(probes(&read_available(&mut pipe)), [("start".to_owned(), false)]);
-    let filled = fill(&mut pipe);
+    let filled = fill_once_proven(&audit, &mut pipe).await;
     (audit, pipe, filled)
+}
+
+/// Fills the pipe once the first write was judged. Returns the number of bytes in it.
+async fn fill_once_proven(audit: &Audit, pipe: &mut fs::File) -> usize {
+    recovery(audit).await;
+    assert_eq!(probes(&read_available(pipe)), [("start".to_owned(), false)]);
+    fill(pipe)
 }
 
 fn call() -> Call {
@@ -212,7 +223,8 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
         fsync: true,
         max_in_flight: MAX_IN_FLIGHT,
     };
-    let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+    let audit = Audit::start_checking(Duration::ZERO, settings, &metrics, WallClock::system());
+    let audit = audit.expect("the sink opens");
     let (delivered, stranded) = (call(), call());
     audit.undelivered_session(&delivered, Logout::Succeeded, None);
     audit.correct_record(&delivered, Ending::Cancelled);

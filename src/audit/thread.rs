@@ -24,6 +24,7 @@ use super::{
     judge::Judge,
     line::Line,
     probe::{Probe, ProbeCause},
+    signal::Wakes,
     sink::Output,
     writer::{Message, NotAccepted, Shared},
 };
@@ -44,6 +45,10 @@ pub(super) struct Thread {
     backlog: Backlog,
     judge: Judge,
     flushes: Vec<oneshot::Sender<()>>,
+    /// What is written in one batch. Kept from one to the next.
+    bytes: Vec<u8>,
+    /// Whom to wake once the lines of a batch are decided.
+    wakes: Wakes,
     /// When to try again, after a write has failed.
     retry_at: Option<Instant>,
     /// The probe to write next.
@@ -86,6 +91,8 @@ impl Thread {
             backlog: Backlog::default(),
             judge: Judge::default(),
             flushes: Vec::new(),
+            bytes: Vec::new(),
+            wakes: Wakes::default(),
             retry_at: None,
             probe: Some(Probe::due(ProbeCause::Start, clock::now())),
             report_at: None,
@@ -153,7 +160,7 @@ impl Thread {
         // Ends, because all places are taken at some time.
         for message in first.into_iter().chain(inbox.try_iter()) {
             match message {
-                Message::Line(line) => self.keep(line),
+                Message::Lines(lines) => lines.into_iter().for_each(|line| self.keep(line)),
                 Message::Flush(done) => self.flushes.push(done),
                 // Reset first: what happens from now on sends a message of its own. What has
                 // happened before is visible afterwards.
@@ -162,6 +169,7 @@ impl Thread {
                 Message::Panic => panic!("a defect"),
             }
         }
+        self.wakes.send();
         has_message
     }
 
@@ -186,7 +194,7 @@ impl Thread {
 
     fn keep(&mut self, mut line: Line) {
         if self.retry_at.is_some() {
-            line.give_up();
+            line.give_up(&mut self.wakes);
         }
         self.backlog.push(line);
     }

@@ -1,30 +1,31 @@
 //! The way to the thread that writes, so that a disk or a pipe that hangs stops nothing
 //! else.
 //!
-//! Handing over a line never waits, takes no lock and wakes the thread only if it sleeps.
-//! What lines contain is decided elsewhere.
+//! Sending lines never waits, and wakes the thread only if it sleeps. What lines contain, and
+//! which are sent together, is decided elsewhere.
 
 use std::{
     io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
 };
 
 use tokio::sync::oneshot;
 
 use super::{
-    AuditUnavailable, availability::Availability, line::Line, places::Places, sink::Output, thread::Thread,
+    AuditUnavailable, availability::Availability, handover::Lines, places::Places, sink::Output,
+    thread::Thread,
 };
 use crate::{
     clock::WallClock,
     telemetry::metrics::{AuditClass, AuditSink, Metrics},
 };
 
-/// The way to the thread. The thread ends when this is dropped.
-#[derive(Debug)]
+/// The way to the thread. The thread ends when all clones are dropped.
+#[derive(Clone, Debug)]
 pub(super) struct Writer {
     /// Not bounded by itself: lines take a place first.
     inbox: Sender<Message>,
@@ -46,8 +47,8 @@ pub(super) struct Shared {
 
 /// What the thread is asked to do.
 pub(super) enum Message {
-    /// Write this line.
-    Line(Line),
+    /// Write these lines.
+    Lines(Lines),
     /// Report when all lines so far are written.
     Flush(oneshot::Sender<()>),
     /// Check whether the sink is available, open the file again, or write a probe.
@@ -77,6 +78,13 @@ impl Writer {
         metrics: Metrics,
         clock: WallClock,
     ) -> io::Result<Self> {
+        let (writer, messages) = Self::new(max_in_flight, &metrics);
+        Thread::new(output, Arc::clone(&writer.shared), sink, metrics, clock).start(messages)?;
+        Ok(writer)
+    }
+
+    /// Creates the way to a thread that receives these messages.
+    pub(super) fn new(max_in_flight: usize, metrics: &Metrics) -> (Self, Receiver<Message>) {
         let (inbox, messages) = channel();
         let shared = Arc::new(Shared {
             availability: Arc::new(Availability::new(metrics.clone())),
@@ -85,8 +93,7 @@ impl Writer {
             probe: AtomicBool::new(false),
             wakes: AtomicBool::new(false),
         });
-        Thread::new(output, Arc::clone(&shared), sink, metrics, clock).start(messages)?;
-        Ok(Self { inbox, shared })
+        (Self { inbox, shared }, messages)
     }
 
     pub(super) fn availability(&self) -> &Arc<Availability> {
@@ -104,33 +111,31 @@ impl Writer {
         self.wake();
     }
 
-    /// Hands over a line. A line that is not accepted is lost, and counted.
-    pub(super) fn submit(&self, line: Line) -> Result<(), NotAccepted> {
-        if !self.shared.places.take(line.class(), 1) {
-            return Err(NotAccepted::Full);
-        }
-        self.send(line, 1)
+    /// Takes a place for a line that is the record of this many calls. Without one the line is lost,
+    /// and counted.
+    pub(super) fn take_place(&self, class: AuditClass, records: u64) -> Result<(), NotAccepted> {
+        if self.shared.places.take(class, records) { Ok(()) } else { Err(NotAccepted::Full) }
     }
 
-    /// Hands over the record of this many refused calls, which is made only if there is a
-    /// place for it. Otherwise that many records count as lost.
-    pub(super) fn submit_refused(&self, calls: u64, text: impl FnOnce() -> String) {
-        let class = AuditClass::Refused;
-        if !self.shared.places.take(class, calls) {
-            return;
-        }
-        let line = if self.availability().is_unavailable() { Line::late } else { Line::unawaited };
-        // Counted as lost if the thread has stopped; nothing was handed out for it.
-        let _ = self.send(line(text(), class), calls);
-    }
-
-    fn send(&self, line: Line, records: u64) -> Result<(), NotAccepted> {
-        let class = line.class();
-        self.inbox.send(Message::Line(line)).map_err(|_| {
-            self.shared.places.release(class);
-            self.shared.places.count_lost(class, records);
+    /// Sends lines that have places. If the thread has stopped, they are lost, and counted; the
+    /// sink is marked as unavailable if one of them is of an allowed call.
+    pub(super) fn send(&self, lines: Lines) -> Result<(), NotAccepted> {
+        self.inbox.send(Message::Lines(lines)).map_err(|refused| {
+            self.count_lost(&refused.0);
             NotAccepted::Stopped
         })
+    }
+
+    fn count_lost(&self, message: &Message) {
+        let Message::Lines(lines) = message else { return };
+        for line in lines {
+            self.shared.places.release(line.class());
+            self.shared.places.count_lost(line.class(), line.records());
+        }
+        // Nothing was handed out for the others.
+        if lines.iter().any(|line| line.class() == AuditClass::Allowed) {
+            self.availability().distrust(&NotAccepted::Stopped);
+        }
     }
 
     /// Asks the thread to report when all lines so far are written. It tries until the receiver

@@ -21,7 +21,9 @@ use tonic::{Code, Request, transport::Channel};
 
 use crate::support::{
     admin::Admin,
-    calling::{asked, by_hand, issue, load, login, metric, reason, told, until, with},
+    calling::{
+        asked, audit_file_check_is_due, by_hand, issue, load, login, metric, reason, told, until, with,
+    },
     gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, Upstream},
 };
@@ -302,11 +304,13 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     assert_eq!(platform.requests_to(OTT).len(), 5, "what was refused was not sent");
 }
 
-/// Replaces what a symbolic link leads to, in one step.
-fn lead(link: &Path, to: &Path) {
+/// Replaces what the symbolic link of a sink leads to, in one step, and waits until the next record
+/// goes there.
+async fn lead(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).unwrap();
     fs::rename(new, link).unwrap();
+    audit_file_check_is_due().await;
 }
 
 /// A gateway whose sink is a link to a good file, with its admin address; the sink
@@ -350,14 +354,14 @@ async fn full_disk_lets_no_token_out_and_recovers_by_itself() {
     let gateway = behind_link(&platform);
     let channel = gateway.channel().await;
     client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
-    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full"));
+    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
     let status = client(&channel).issue_ott(identified("lost", issue("x@example.com"))).await.unwrap_err();
     assert_eq!(told::<()>(&Err(status.clone())), UNAVAILABLE);
     assert!(!format!("{status:?}").contains("OTT-"), "{status:?}");
     assert_eq!(platform.count(OTT), 2, "the one that found out had been sent");
     nothing_leaves(&gateway, &channel, &platform).await;
 
-    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl"));
+    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
     recovers(&gateway, &channel).await;
     // What happened meanwhile is written late, and marked.
     let records = gateway.audit();
@@ -379,7 +383,7 @@ async fn session_of_a_login_that_cannot_be_recorded_is_ended_at_the_platform() {
     let gateway = behind_link(&platform);
     let channel = gateway.channel().await;
     let token = client(&channel).issue_ott(issue("x@example.com")).await.unwrap().into_inner().ott;
-    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full"));
+    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
     let status = client(&channel).login_with_ott(login(&token)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
@@ -389,7 +393,7 @@ async fn session_of_a_login_that_cannot_be_recorded_is_ended_at_the_platform() {
     let logout = platform.requests_to(LOGOUT).remove(0);
     assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
     nothing_leaves(&gateway, &channel, &platform).await;
-    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl"));
+    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
     recovers(&gateway, &channel).await;
     let records = gateway.audit();
     assert_eq!(records.iter().filter(|record| record["method"] == "LoginWithOtt").count(), 21);
@@ -405,6 +409,7 @@ async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
     let channel = gateway.channel().await;
     client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
     fs::remove_dir_all(&log).unwrap();
+    audit_file_check_is_due().await;
     let answer = client(&channel).issue_ott(issue("x@example.com")).await;
     assert_eq!(told(&answer), UNAVAILABLE);
     nothing_leaves(&gateway, &channel, &platform).await;

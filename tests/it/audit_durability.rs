@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::support::{
-    calling::{issue, issued, login, told, until, with},
+    calling::{audit_file_check_is_due, issue, issued, login, told, until, with},
     gateway::{Gateway, Setup},
     upstream::Upstream,
 };
@@ -117,6 +117,7 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
     assert_eq!(issue_one(&gateway).await, "OK");
     expected.push(observed.all_of("audit.jsonl"));
     rename("audit.2");
+    audit_file_check_is_due().await;
     assert_eq!(issue_one(&gateway).await, "OK");
     expected.extend(["fsync FOLDER 0".to_owned(), observed.all_of("audit.jsonl")]);
     assert_eq!(observed.calls(), expected);
@@ -158,6 +159,7 @@ async fn folder_that_cannot_be_synced_refuses_to_start_or_refuses_calls() {
     let gateway = setup.start();
     observed.set_failing(true);
     fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join("audit.1")).unwrap();
+    audit_file_check_is_due().await;
     assert_eq!(issue_one(&gateway).await, "Unavailable AUDIT_UNAVAILABLE");
     observed.set_failing(false);
     until("it recovers", async || issue_one(&gateway).await == "OK").await;
@@ -198,6 +200,8 @@ async fn file_that_a_crash_has_cut_goes_on_with_a_line_of_its_own_and_a_warning(
         fs::rename(&other, &path).unwrap();
         if signal {
             gateway.signal("HUP");
+        } else {
+            audit_file_check_is_due().await;
         }
         assert_eq!(issue_one(&gateway).await, "OK");
         assert_eq!(after_torn(&path, torn).len(), 1);

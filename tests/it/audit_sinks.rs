@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     admin::Admin,
-    calling::{asked, issued, load, login, metric, told, until},
+    calling::{asked, audit_file_check_is_due, issued, load, login, metric, told, until},
     gateway::{Gateway, Setup},
     upstream::{LOGIN, OTT, Upstream},
 };
@@ -187,6 +187,7 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
 
     // The folder is gone, with the file in it.
     fs::rename(&log, &moved).unwrap();
+    audit_file_check_is_due().await;
     assert_eq!(issue_one(&gateway).await, "OK");
     fs::create_dir(&log).unwrap();
     until("it is opened again", async || log.join("audit.jsonl").exists()).await;

@@ -157,6 +157,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/supervision.rs", 1, "runs the duties"),
     ("src/audit/thread.rs", 1, "the audit thread, which has a heartbeat"),
+    ("src/audit/handover.rs", 1, "the hand-over of a worker: without it, each line is sent by itself"),
     ("src/server/http1.rs", 2, "the admin thread, which has a heartbeat, and the connections on it"),
     ("src/server/worker.rs", 2, "a worker, which has a heartbeat, and the connections on it"),
     ("src/telemetry/logging/writer.rs", 1, "the log thread, which reports lines that it cannot write"),

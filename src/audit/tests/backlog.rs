@@ -1,9 +1,13 @@
 //! Lines in a file whose writes are short, fail, or are lost again.
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{audit::backlog::Backlog, telemetry::metrics::AuditClass};
+use crate::{
+    audit::{acknowledgement::acknowledgement, backlog::Backlog, signal::Wakes},
+    telemetry::metrics::AuditClass,
+};
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -40,12 +44,13 @@ fn write(backlog: &mut Backlog, output: &mut sink::Output, part: usize, synced: 
     output.ready().expect("it opens");
     backlog.resume(output, false);
     backlog.fill(output, true);
-    let bytes = backlog.unwritten();
+    let mut bytes = Vec::new();
+    backlog.append_unwritten(&mut bytes);
     let mut written = 0;
     while written < bytes.len() * part / 100 {
         written += output.write(&bytes[written..bytes.len() * part / 100]).expect("it writes");
     }
-    backlog.credit(written, synced, output, |line| match line.finish() {
+    backlog.credit(written, synced, output, |line| match line.finish(&mut Wakes::default()) {
         line::Fate::Repeat(line) => Some(line),
         line::Fate::Awaited | line::Fate::Unawaited | line::Fate::Late => None,
     });
@@ -58,12 +63,12 @@ fn line_that_the_disk_may_have_lost_is_written_again_before_it_is_confirmed() {
     let output = Sink::File(path.clone()).open(true, &Metrics::new());
     let mut output = output.expect("it opens").expect("it is on");
     let mut backlog = Backlog::default();
-    let (ack, mut written) = oneshot::channel();
+    let (ack, mut written, _waiter) = acknowledgement(&Arc::default());
     backlog.push(Line::awaited("{\"event\":\"call\"".to_owned(), ack));
     write(&mut backlog, &mut output, 100, false);
-    assert_eq!(written.try_recv(), Err(oneshot::error::TryRecvError::Empty), "its call waits on");
+    assert_eq!((&mut written).now_or_never(), None, "its call waits on");
     write(&mut backlog, &mut output, 100, true);
-    assert_eq!(written.try_recv(), Ok(()));
+    assert_eq!(written.now_or_never(), Some(Ok(())));
     assert!(backlog.is_empty());
     assert_eq!(fs::read_to_string(&path).expect("text"), "{\"event\":\"call\"}\n".repeat(2));
 }
@@ -76,14 +81,15 @@ proptest! {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let sink = Sink::File(path.clone());
-        let mut output = sink.open(false, &Metrics::new()).expect("it opens").expect("it is on");
+        let output = sink.open(false, &Metrics::new()).expect("it opens").expect("it is on");
+        let mut output = output.checked_every(Duration::ZERO);
         let mut backlog = Backlog::default();
         let (mut waiting, mut files) = (Vec::new(), 0);
         for step in steps {
             match step {
                 Step::Line(class) => {
                     let text = format!("{{\"event\":\"call\",\"request_id\":\"{}\"", waiting.len());
-                    let (ack, written) = oneshot::channel();
+                    let (ack, written, _waiter) = acknowledgement(&Arc::default());
                     backlog.push(match class {
                         AuditClass::Allowed => Line::awaited(text, ack),
                         AuditClass::Refused => Line::unawaited(text, class),
@@ -91,7 +97,7 @@ proptest! {
                     waiting.push((class, written));
                 }
                 Step::Write { part, synced } => write(&mut backlog, &mut output, part, synced),
-                Step::GiveUp => backlog.give_up(),
+                Step::GiveUp => backlog.give_up(&mut Wakes::default()),
                 Step::Foreign => {
                     let mut other = OpenOptions::new().append(true).open(&path).expect("it opens");
                     let line = b"\"of another process\"\n";
@@ -128,12 +134,12 @@ proptest! {
                 }
             }
         }
-        for (id, (class, mut written)) in waiting.into_iter().enumerate() {
+        for (id, (class, written)) in waiting.into_iter().enumerate() {
             let copies: Vec<bool> =
                 whole.iter().filter(|(other, _)| *other == id.to_string()).map(|(_, late)| *late).collect();
             prop_assert!(!copies.is_empty(), "{} is lost", id);
             // The call went on without its line: it is late, or was taken back.
-            if class == AuditClass::Allowed && written.try_recv().is_err() {
+            if class == AuditClass::Allowed && written.now_or_never() != Some(Ok(())) {
                 prop_assert!(copies.contains(&true), "{} was not delivered", id);
             }
         }

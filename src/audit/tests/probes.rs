@@ -23,7 +23,8 @@ async fn call_is_sent_after_the_first_write_and_only_a_new_file_takes_another() 
         let settings =
             Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync, max_in_flight: MAX_IN_FLIGHT };
         let metrics = Metrics::new();
-        let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+        let audit = Audit::start_checking(Duration::ZERO, settings, &metrics, WallClock::system());
+        let audit = audit.expect("the sink opens");
         expect_record(&audit).await;
         assert_eq!(probes_in(&path), [probe("start", false)]);
         // The same file.

@@ -35,7 +35,7 @@ fn value(metrics: &Metrics, name: &str) -> u64 {
 }
 
 /// Whether a thread of this process is inside a system call on that file.
-fn is_blocked_on(path: &Path) -> bool {
+pub(super) fn is_blocked_on(path: &Path) -> bool {
     let threads = fs::read_dir("/proc/self/task").expect("the threads of this process");
     threads.flatten().any(|thread| {
         let Ok(call) = fs::read_to_string(thread.path().join("syscall")) else { return false };
@@ -45,7 +45,7 @@ fn is_blocked_on(path: &Path) -> bool {
     })
 }
 
-async fn until(what: &str, reached: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, reached: impl Fn() -> bool) {
     let reaching = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -89,14 +89,14 @@ async fn flood_during_a_blocked_write() -> bool {
     let standing = standing(&audit);
     let now = SystemTime::UNIX_EPOCH;
     let mut flood: Vec<String> = (0..FLOOD).map(|_| record::of_call(&refused_call(), DENIED, now)).collect();
-    let writer = &audit.0.as_ref().expect("it is on").writer;
+    let started = audit.0.as_ref().expect("it is on");
     // No call waits for this line, so it blocks the thread for as long as nobody reads.
     let first = call();
     let began = clock::now();
     audit.correct_record(&first, OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
 
-    flood.drain(..).for_each(|text| writer.submit_refused(1, || text));
+    flood.drain(..).for_each(|text| started.submit_refused(1, || text));
     assert_eq!(value(&metrics, r#"ott_gateway_audit_records_pending{class="refused"}"#), REFUSED as u64);
     let allowed: Vec<Call> = (0..ALLOWED).map(|_| call()).collect();
     let mut records: Vec<_> = allowed.iter().map(|call| Box::pin(audit.record(call, OK))).collect();
@@ -234,15 +234,17 @@ async fn lost_records_are_reported_without_another_call() {
 async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
-    let (audit, mut pipe, filled) = started_then_full(&Metrics::new(), &path).await;
+    let mut pipe = pipe(&path);
+    let audit = started_on_no_worker(&Metrics::new(), &path);
+    let filled = fill_once_proven(&audit, &mut pipe).await;
     let mut standing = standing(&audit);
-    let writer = &audit.0.as_ref().expect("it is on").writer;
+    let started = audit.0.as_ref().expect("it is on");
     audit.correct_record(&call(), OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
     let waiting = call();
     let mut record = Box::pin(audit.record(&waiting, OK));
     assert!(record.as_mut().now_or_never().is_none());
-    writer.panic();
+    started.writer.panic();
     assert!(read_available(&mut pipe).len() >= filled);
     timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Unavailable))
         .await
@@ -251,13 +253,13 @@ async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
     assert_eq!(record.await, Err(AuditUnavailable));
 
     // The sink is unavailable before the thread has dropped all lines.
-    let submit = || writer.submit(Line::unawaited("{".to_owned(), AuditClass::Allowed));
+    let submit = || started.submit(Line::unawaited("{".to_owned(), AuditClass::Allowed));
     until("it is known that the thread has stopped", || submit() == Err(NotAccepted::Stopped)).await;
     assert_eq!(audit.record(&call(), OK).await, Err(AuditUnavailable));
     assert_eq!(audit.record(&refused_call(), DENIED).now_or_never(), Some(Ok(())));
     assert_eq!(audit.flush(PATIENCE).await, Err(AuditUnavailable));
     assert!(audit.is_unavailable());
-    let threads = audit.0.as_ref().expect("it is on").metrics.threads();
+    let threads = started.metrics.threads();
     until("the thread counts as dead", || {
         threads.unresponsive().iter().any(|it| it.condition == Condition::Dead)
     })

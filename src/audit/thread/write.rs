@@ -8,6 +8,7 @@ use crate::{
         line::{Fate, Line},
         probe::{Probe, ProbeCause},
         record,
+        signal::Wakes,
         sink::Ready,
         writer::Shared,
     },
@@ -26,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Maximum bytes per system call, so that the heartbeat shows a slow sink as slow and not as
 /// blocked.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Maximum size of the buffer that is kept for the next write.
+const KEPT_BYTES: usize = 64 * 1024;
 /// Time over which lost records are counted before a line reports them.
 const LOST_PERIOD: Duration = Duration::from_secs(1);
 
@@ -87,7 +90,8 @@ impl Thread {
         } else {
             self.shared.availability.set_unavailable(error);
         }
-        self.backlog.give_up();
+        self.backlog.give_up(&mut self.wakes);
+        self.wakes.send();
     }
 
     /// Adds a probe if it is time for one.
@@ -129,6 +133,9 @@ impl Thread {
     }
 
     fn write_batch(&mut self, has_failed: bool, continues: bool) -> io::Result<Written> {
+        if has_failed {
+            self.output.check_again();
+        }
         // Done even if there is nothing to write, so that a file is opened again at once.
         if self.output.ready()? == Ready::NewFile {
             self.shared.availability.doubt();
@@ -140,8 +147,13 @@ impl Thread {
         }
         self.backlog.resume(&mut self.output, continues);
         self.backlog.fill(&self.output, self.hurries());
-        let bytes = self.backlog.unwritten();
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.backlog.append_unwritten(&mut bytes);
+        let is_empty = bytes.is_empty();
         let (written, result) = self.write(&bytes);
+        bytes.clear();
+        bytes.shrink_to(KEPT_BYTES);
+        self.bytes = bytes;
         if written > 0 && self.backlog.ends_half_a_line() {
             self.metrics.audit_fault(AuditFault::HalfLine);
             tracing::warn!("audit sink ended in half a line, started a new line");
@@ -153,10 +165,12 @@ impl Thread {
         let must_sync = self.backlog.has_allowed_in_batch() || self.hurries() || !self.judge.is_available();
         let synced = if must_sync && has_name.is_ok() { self.output.sync() } else { Ok(()) };
         let written = if has_name.is_ok() { written } else { 0 };
-        let Self { backlog, output, shared, metrics, sink, .. } = self;
-        backlog.credit(written, synced.is_ok(), output, |line| end(line, shared, metrics, *sink));
+        let Self { backlog, output, shared, metrics, sink, wakes, .. } = self;
+        backlog.credit(written, synced.is_ok(), output, |line| end(line, shared, metrics, *sink, wakes));
+        // Once for all lines of the batch.
+        self.wakes.send();
         result.and(has_name).and(synced)?;
-        Ok(if bytes.is_empty() {
+        Ok(if is_empty {
             Written::Nothing
         } else if must_sync {
             Written::Synced
@@ -198,9 +212,9 @@ impl Thread {
 
 /// Ends a line that is where it has to be. Returns the line that has to be written because
 /// this one is not valid.
-fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: AuditSink) -> Option<Line> {
+fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: AuditSink, wakes: &mut Wakes) -> Option<Line> {
     let (class, has_place) = (line.class(), line.has_place());
-    let result = match line.finish() {
+    let result = match line.finish(wakes) {
         Fate::Awaited => None,
         Fate::Unawaited => Some(RecordResult::Ok),
         Fate::Late => Some(RecordResult::Late),

@@ -98,6 +98,12 @@ pub(crate) async fn load(
     calls
 }
 
+/// Waits until the next audit record goes to the file that the path leads to now. That is checked
+/// with a write unless it was within the last 100 ms, so it is checked however long this takes.
+pub(crate) async fn audit_file_check_is_due() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
 /// Waits until the closure returns true.
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let began = clock::now();

@@ -1,0 +1,51 @@
+//! One wake-up for many lines.
+//!
+//! Waking the task of a worker from another thread costs a lock and a system call. The thread
+//! that writes therefore first decides the lines of a whole batch, and then wakes each task that
+//! is concerned once.
+
+use std::{sync::Arc, task::Waker};
+
+use futures_util::task::AtomicWaker;
+
+/// Wakes the task of one hand-over. The hand-over and its lines share it.
+#[derive(Debug, Default)]
+pub(super) struct Signal(AtomicWaker);
+
+impl Signal {
+    /// Records whom to wake. The task calls this before it reads what it is woken for: what
+    /// changes afterwards wakes it again ([`AtomicWaker::register`]).
+    pub(super) fn register(&self, task: &Waker) {
+        self.0.register(task);
+    }
+
+    /// Wakes the task. What it is woken for must have been published before.
+    pub(super) fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// The tasks whose lines were decided in this batch. Dropping this wakes them, so that a panic
+/// of the thread leaves nobody waiting for a line that was decided already.
+#[derive(Debug, Default)]
+pub(super) struct Wakes(Vec<Arc<Signal>>);
+
+impl Wakes {
+    /// Adds a task, once. There are at most as many as workers.
+    pub(super) fn add(&mut self, signal: &Arc<Signal>) {
+        if !self.0.iter().any(|known| Arc::ptr_eq(known, signal)) {
+            self.0.push(Arc::clone(signal));
+        }
+    }
+
+    /// Wakes each task once.
+    pub(super) fn send(&mut self) {
+        self.0.drain(..).for_each(|signal| signal.wake());
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.send();
+    }
+}
