@@ -6,7 +6,10 @@
 //! followed at the same time. Globs that differ from the text in their first character after a
 //! shared path cost nothing, wherever their wildcards are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use smallvec::SmallVec;
 
@@ -46,6 +49,9 @@ struct Node {
     token: Token,
     /// Positions of the first child and after the last one.
     children: (u32, u32),
+    /// Whether there are the children that are a wildcard, which come first.
+    has_run: bool,
+    has_any_char: bool,
     /// Position of the rules of the glob that ends here.
     rules: Option<u32>,
 }
@@ -123,7 +129,7 @@ impl GlobTree {
         if globs.is_empty() {
             return Self::default();
         }
-        let mut nodes = vec![Node { token: Token::AnyRun, children: (0, 0), rules: None }];
+        let mut nodes = vec![Node::new(Token::AnyRun)];
         // The nodes of one depth, each with the positions of the globs that begin with its tokens.
         let mut level = vec![(0, 0..globs.len())];
         for depth in 0.. {
@@ -140,11 +146,13 @@ impl GlobTree {
                 for alike in globs[within].chunk_by(|one, other| one[depth] == other[depth]) {
                     below.push((nodes.len(), start..start + alike.len()));
                     start += alike.len();
-                    nodes.push(Node { token: alike[0][depth], children: (0, 0), rules: None });
+                    nodes.push(Node::new(alike[0][depth]));
                 }
+                let is_child = |token| nodes[first..].iter().take(2).any(|child| child.token == token);
+                let (has_run, has_any_char) = (is_child(Token::AnyRun), is_child(Token::AnyChar));
                 let children = (short(first), short(nodes.len()));
-                nodes[node].children = children;
-                nodes[node].rules = ending;
+                nodes[node] =
+                    Node { token: nodes[node].token, children, has_run, has_any_char, rules: ending };
             }
             if below.is_empty() {
                 break;
@@ -170,7 +178,7 @@ impl GlobTree {
                 self.follow(reached.runs[index], char, &mut reached, found);
             }
             for &node in &before {
-                if let Some(next) = self.child(node, Token::AnyChar) {
+                if let Some(next) = self.nodes[long(node)].any_char() {
                     self.reach(next, &mut reached, found);
                 }
                 self.follow(node, char, &mut reached, found);
@@ -186,8 +194,11 @@ impl GlobTree {
     fn follow(&self, node: u32, char: char, reached: &mut Reached, found: &mut RuleSet) {
         #[cfg(test)]
         tests::READ.set(tests::READ.get() + 1);
-        if let Some(next) = self.child(node, Token::Char(char)) {
-            self.reach(next, reached, found);
+        let chars = self.nodes[long(node)].chars();
+        let next = self.nodes[long(chars.start)..long(chars.end)]
+            .binary_search_by(|child| child.token.cmp(&Token::Char(char)));
+        if let Ok(index) = next {
+            self.reach(chars.start + short(index), reached, found);
         }
     }
 
@@ -195,8 +206,8 @@ impl GlobTree {
     /// empty.
     fn reach(&self, node: u32, reached: &mut Reached, found: &mut RuleSet) {
         reached.now.push(node);
-        let Some(run) = self.child(node, Token::AnyRun) else { return };
-        if self.children(run).is_empty() {
+        let Some(run) = self.nodes[long(node)].run() else { return };
+        if self.nodes[long(run)].chars().is_empty() {
             // The rest of the text is part of the run.
             self.add_rules(run, found);
         } else if !reached.runs.contains(&run) {
@@ -205,21 +216,33 @@ impl GlobTree {
         }
     }
 
-    fn children(&self, node: u32) -> &[Node] {
-        let (first, end) = self.nodes[long(node)].children;
-        &self.nodes[long(first)..long(end)]
-    }
-
-    fn child(&self, node: u32, token: Token) -> Option<u32> {
-        let index = self.children(node).binary_search_by(|child| child.token.cmp(&token)).ok()?;
-        Some(self.nodes[long(node)].children.0 + short(index))
-    }
-
     /// Adds the rules of the glob that ends at a node.
     fn add_rules(&self, node: u32, found: &mut RuleSet) {
         if let Some(rules) = self.nodes[long(node)].rules {
             found.add(&self.rules[long(rules)]);
         }
+    }
+}
+
+impl Node {
+    const fn new(token: Token) -> Self {
+        Self { token, children: (0, 0), has_run: false, has_any_char: false, rules: None }
+    }
+
+    /// Position of the child that is any run.
+    fn run(&self) -> Option<u32> {
+        self.has_run.then_some(self.children.0)
+    }
+
+    /// Position of the child that is any character.
+    fn any_char(&self) -> Option<u32> {
+        self.has_any_char.then(|| self.children.0 + u32::from(self.has_run))
+    }
+
+    /// Positions of the children that are a certain character.
+    fn chars(&self) -> Range<u32> {
+        let (first, end) = self.children;
+        first + u32::from(self.has_run) + u32::from(self.has_any_char)..end
     }
 }
 
