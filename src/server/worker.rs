@@ -24,9 +24,7 @@ use super::{
     connection::{self, Shared},
     listener::Accepted,
 };
-use crate::{
-    telemetry::threads::{Activity, Condition, Heartbeat, Pulse},
-};
+use crate::telemetry::threads::{Activity, Condition, Heartbeat, Pulse};
 
 /// Time between measurements of the lag of a worker that has something to do.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);

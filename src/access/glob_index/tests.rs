@@ -95,7 +95,11 @@ fn time_grows_with_the_length_of_a_text_and_not_faster() {
         for part in ["a", "-", "/", "99", "-9", "/ns-9", "staging", "j", "@customer9"] {
             let read = |times| found(&index, 1000, &format!("spiffe://{}", part.repeat(times))).1;
             let (short, long) = (read(100), read(200));
-            assert!(long <= 2 * short + 16, "{} and {part}: {short} for a text, {long} for a longer one", globs[0]);
+            assert!(
+                long <= 2 * short + 16,
+                "{} and {part}: {short} for a text, {long} for a longer one",
+                globs[0]
+            );
             assert!(short <= 8 * (9 + 100 * part.len()), "{} and {part}: {short}", globs[0]);
         }
     }

@@ -160,7 +160,9 @@ mod tests {
             let shown = metrics.render();
             for line in [
                 format!(r#"ott_gateway_caller_memory_entries{{memory="forwarded"}} {entries}"#),
-                format!(r#"ott_gateway_caller_memory_lookups_total{{memory="forwarded",result="hit"}} {hits}"#),
+                format!(
+                    r#"ott_gateway_caller_memory_lookups_total{{memory="forwarded",result="hit"}} {hits}"#
+                ),
                 format!(
                     r#"ott_gateway_caller_memory_lookups_total{{memory="forwarded",result="miss"}} {misses}"#
                 ),

@@ -137,7 +137,8 @@ mod tests {
         let pulse = heartbeat.pulse();
         runtime.block_on(async {
             let count = Arc::clone(&timers);
-            let beating = activity.start_beating(BUSY, move |_late| _ = count.fetch_add(1, Ordering::Relaxed));
+            let beating =
+                activity.start_beating(BUSY, move |_late| _ = count.fetch_add(1, Ordering::Relaxed));
             tokio::select! {
                 biased;
                 result = test(pulse, threads, timers) => result,
