@@ -367,13 +367,11 @@ async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_threads_sleep_for_longer_than_a_heartbeat_may_be_missing_and_count_as_alive() {
     let upstream = Upstream::http().await;
-    let setup = Setup::for_platform(upstream.address())
-        .replacing("[admin]", "worker_threads = 4\n[admin]")
-        .replacing("[telemetry]", "[telemetry]\notlp_endpoint = \"http://127.0.0.1:1\"");
+    let setup = Setup::for_platform(upstream.address()).replacing("[admin]", "worker_threads = 4\n[admin]");
     let gateway = setup.start();
     let admin = Admin(gateway.admin());
     becomes_ready(admin).await;
-    let asleep = || ["worker-", "traces", "audit"].map(|name| sleeps(gateway.id(), name));
+    let asleep = || ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
     let until = clock::now() + 4 * PATIENCE;
     loop {
         let before = asleep();
