@@ -52,8 +52,10 @@ fn globs_are_found_wherever_their_wildcards_are() {
     assert_eq!(matching(""), [2, 11, 12]);
 }
 
-/// A thousand globs of each kind, and a text that one of them matches.
-const KINDS: [(fn(usize) -> String, &str); 14] = [
+/// Globs by a number, and a text that one of a thousand matches.
+type Kind = (fn(usize) -> String, &'static str);
+
+const KINDS: [Kind; 14] = [
     (|n| format!("jwt:{n}"), "jwt:999"),
     (|n| format!("spiffe://td/ns/{n}/*"), "spiffe://td/ns/999/sa/portal"),
     (|n| format!("spiffe://td/ns/{n}/sa/?"), "spiffe://td/ns/999/sa/p"),
