@@ -14,6 +14,7 @@ RUN if [ "$PGO" = 1 ]; then \
     fi
 WORKDIR /build
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY .cargo .cargo
 COPY proto proto
 COPY src src
 COPY release release

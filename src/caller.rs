@@ -22,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     call::PeerNetwork,
     files::PollError,
-    telemetry::metrics::{Metrics, SecurityEvent},
+    telemetry::metrics::{CallerMemory, CallerMemoryMetrics, Metrics, SecurityEvent},
 };
 use forwarded::AssertedCallers;
 use jwt::{JwtVerifiers, TokenDigest};
@@ -277,6 +277,8 @@ pub struct Identification(Arc<Inner>);
 struct Inner {
     jwt: Option<JwtVerifiers>,
     forwarded: Option<ForwardedSettings>,
+    /// Of the headers of proxies.
+    memory: CallerMemoryMetrics,
     metrics: Metrics,
 }
 
@@ -291,13 +293,13 @@ impl Identification {
             return Err(InvalidSettings::ForwardedFrom);
         }
         let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
-        Ok((Self(Arc::new(Inner { jwt, forwarded, metrics })), refreshes))
+        Ok((Self(Arc::new(Inner::new(jwt, forwarded, metrics))), refreshes))
     }
 
     /// Reads certificates and bearer tokens only.
     #[must_use]
     pub fn none() -> Self {
-        Self(Arc::new(Inner { jwt: None, forwarded: None, metrics: Metrics::default() }))
+        Self(Arc::new(Inner::new(None, None, Metrics::default())))
     }
 
     /// Returns whether a peer is a proxy that may name callers.
@@ -329,6 +331,10 @@ impl Default for Identification {
 }
 
 impl Inner {
+    fn new(jwt: Option<JwtVerifiers>, forwarded: Option<ForwardedSettings>, metrics: Metrics) -> Self {
+        Self { jwt, forwarded, memory: metrics.caller_memory(CallerMemory::Forwarded), metrics }
+    }
+
     async fn identify(
         &self,
         headers: &HeaderMap,
@@ -348,7 +354,7 @@ impl Inner {
         {
             return Ok(caller);
         }
-        let asserted = proxy.map_or(Ok(None), |proxy| proxy.caller(headers, peer))?;
+        let asserted = proxy.map_or(Ok(None), |proxy| proxy.caller(headers, peer, &self.memory))?;
         let address = peer.address().ip().to_canonical();
         // All clients of a proxy, or of a sidecar on this machine, have one address.
         let identifies_client = proxy.is_none() && !address.is_loopback();

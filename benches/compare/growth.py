@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 
 from benches.compare.measure import WARM_UP_CALLS, calls_for
-from benches.harness.gateway import RULES, Gateway
+from benches.harness.gateway import OTHER_INNER_RULE, RULES, Gateway
 from benches.harness.load import Caller, Callers, Shape
 from benches.harness.upstream import Upstream
 
@@ -69,6 +69,9 @@ def variants(binaries, folder, upstream, stack):
         yield Variant("calls at a time on one connection", f"{count:,}", usual.process, anonymous, Shape(1, count))
     for count, (gateway, own) in gateways.items():
         yield Variant("rules (8×8)", f"{count:,}", gateway.process, Caller(own, gateway.url), REFERENCE)
+    inner, own = start("rules-inner", rules=RULE_COUNTS[-1], other_rule=OTHER_INNER_RULE)
+    value = f"{RULE_COUNTS[-1]:,} with wildcards at both ends"
+    yield Variant("rules (8×8)", value, inner.process, Caller(own, inner.url), REFERENCE)
     switched_off = {"nothing": {}, "audit": {"has_audit": False}, "log": {"log_level": "off"},
                     "audit and log": {"has_audit": False, "log_level": "off"}}  # fmt: skip
     for name, settings in switched_off.items():

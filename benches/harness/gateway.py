@@ -45,6 +45,12 @@ OTHER_RULE = """
 callers = ["spiffe://bench.example/ns/team-{number}/sa/*", "jwt:team-{number}-*"]
 logins = ["*@customer-{number}.example"]
 """
+# The same with globs that have wildcards at both ends.
+OTHER_INNER_RULE = """
+[[access.rules]]
+callers = ["*/team-{number}/*", "jwt:*-team-{number}-*"]
+logins = ["*@customer-{number}.*"]
+"""
 # The last rule allows the calls of the benchmark. Its quotas are counted, and never used up.
 RULE = """
 [[access.rules]]
@@ -66,7 +72,7 @@ class Gateway:
     the names of their callers. `wrapper` is a command that runs the binary, such as valgrind.
     """
 
-    def __init__(self, binary, folder, upstream, certificates=None, issuer=None, tokens=None, rules=RULES,
+    def __init__(self, binary, folder, upstream, certificates=None, issuer=None, tokens=None, rules=RULES, other_rule=OTHER_RULE,
                  workers=1, has_audit=True, log_level="info", wrapper=(), environment=None):  # fmt: skip
         folder = pathlib.Path(folder)
         self.port, self.admin = free_ports(2)
@@ -80,7 +86,7 @@ class Gateway:
             names.append("token:*")
             hashes = {name: hashlib.sha256(token.encode()).hexdigest() for name, token in tokens.items()}
             callers += "[callers.tokens]\n" + "".join(f'{name} = "sha256:{digest}"\n' for name, digest in hashes.items())
-        written = [OTHER_RULE.format(number=number) for number in range(1, rules)]
+        written = [other_rule.format(number=number) for number in range(1, rules)]
         written.append(RULE.format(callers=str(names).replace("'", '"')))
         config = folder / "gateway.toml"
         config.write_text(CONFIG.format(

@@ -11,10 +11,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::difference::Difference;
@@ -63,6 +64,28 @@ impl PartialEq for Contents {
     }
 }
 
+impl Eq for Contents {}
+
+/// The version that was parsed last, by the SHA-256 of the file: hardly any poll sees another
+/// one, and parsing takes far longer than reading.
+#[derive(Default)]
+struct LastParsed(Mutex<Option<(Digest, Arc<Contents>)>>);
+
+impl LastParsed {
+    fn parse(&self, path: &Path, contents: &files::Contents) -> Result<Arc<Contents>, String> {
+        let hash = digest(&SHA256, &contents.bytes);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, parsed)) = &*last
+            && known.as_ref() == hash.as_ref()
+        {
+            return Ok(Arc::clone(parsed));
+        }
+        let parsed = Arc::new(parse(path, contents)?);
+        *last = Some((hash, Arc::clone(&parsed)));
+        Ok(parsed)
+    }
+}
+
 impl Reload {
     /// Also returns what makes it read the file at once.
     pub(super) fn new(config: Config, access: Access, metrics: Metrics) -> (Self, Trigger) {
@@ -72,7 +95,7 @@ impl Reload {
             return (Self(None), Trigger::default());
         };
         let reloadable = config.reloadable();
-        let in_force = Contents { reloadable, document: config.document, warnings: Vec::new() };
+        let in_force = Arc::new(Contents { reloadable, document: config.document, warnings: Vec::new() });
         let started_with = Arc::new(config);
         let file = ConfigFile { path, started_with, access, metrics, reloads, check: None };
         let follower = Follower::new(file, Some(in_force), WallClock::system());
@@ -90,25 +113,26 @@ impl Reload {
 }
 
 impl FollowedFile for ConfigFile {
-    type Value = Contents;
+    type Value = Arc<Contents>;
     type Error = String;
 
     fn name(&self) -> Arc<str> {
         self.path.display().to_string().into()
     }
 
-    fn parser(&self) -> Parser<Contents, String> {
+    fn parser(&self) -> Parser<Arc<Contents>, String> {
         let path = self.path.clone();
+        let last = LastParsed::default();
         Arc::new(move |reader| {
             let contents = reader
                 .read(&path, files::MAX_BYTES)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
-            parse(&path, &contents)
+            last.parse(&path, &contents)
         })
     }
 
     /// A file can have another time in another section at every poll.
-    fn are_equivalent(contents: &Contents, other: &Contents) -> bool {
+    fn are_equivalent(contents: &Arc<Contents>, other: &Arc<Contents>) -> bool {
         contents.reloadable == other.reloadable
     }
 
@@ -117,8 +141,8 @@ impl FollowedFile for ConfigFile {
     }
 
     /// Replaces rules and tokens at one moment. Everything that can fail comes before.
-    fn take_over(&mut self, new: &Contents, old: Option<&Contents>) -> Result<(), String> {
-        let Contents { reloadable: new, warnings, .. } = new;
+    fn take_over(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
+        let Contents { reloadable: new, warnings, .. } = &**new;
         let policy = settings::policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
         self.metrics.set_callers(settings::named_callers(&new.access));
         self.access.replace(policy);
@@ -141,7 +165,7 @@ impl FollowedFile for ConfigFile {
         Ok(())
     }
 
-    fn refused(&mut self, error: &PollError<String>, _: Option<&Contents>) {
+    fn refused(&mut self, error: &PollError<String>, _: Option<&Arc<Contents>>) {
         tracing::error!(
             file.path = %self.path.display(),
             config.faults = %error,

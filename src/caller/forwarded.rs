@@ -10,6 +10,7 @@ use super::{
     Caller, CallerError, Peer, Proof,
     name::{self, NameFault},
 };
+use crate::telemetry::metrics::CallerMemoryMetrics;
 
 mod asserted;
 
@@ -106,7 +107,12 @@ impl ForwardedSettings {
     }
 
     /// Returns the caller that the header of a trusted peer names; `None` if it sends no header.
-    pub(super) fn caller(&self, headers: &HeaderMap, peer: &Peer) -> Result<Option<Caller>, CallerError> {
+    pub(super) fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        memory: &CallerMemoryMetrics,
+    ) -> Result<Option<Caller>, CallerError> {
         let Some(value) = super::the_only(headers, &self.header.name())? else { return Ok(None) };
         let parse = || {
             let name = match self.header {
@@ -115,7 +121,7 @@ impl ForwardedSettings {
             }?;
             Ok(Caller { name: Arc::from(name), proof: Proof::Forwarded })
         };
-        let caller = peer.asserted.caller(value.as_bytes(), parse);
+        let caller = peer.asserted.caller(value.as_bytes(), memory, parse);
         caller.map(Some).map_err(CallerError::InvalidForwarded)
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     call::PeerNetwork,
     clock::{self, WallClock},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{CallerMemory, Metrics},
 };
 
 mod verified;
@@ -169,10 +169,11 @@ impl JwtVerifiers {
         }
         let (mut verifiers, mut refreshes) = (Vec::new(), Vec::new());
         let number = issuers.len();
+        let memory = metrics.caller_memory(CallerMemory::Jwt);
         for settings in issuers {
             let metrics = metrics.jwt_issuer(settings.name.as_deref().unwrap_or(ONLY_ISSUER));
             let (keys, refresh) = JwksRefresh::start(settings.jwks.clone(), metrics)?;
-            verifiers.push(JwtVerifier::new(settings, keys, VerifiedTokens::new(number)));
+            verifiers.push(JwtVerifier::new(settings, keys, VerifiedTokens::new(number, memory.clone())));
             refreshes.push(refresh);
         }
         let waiters = KeyWaiters::new(metrics.jwt_key_waits());

@@ -2,12 +2,14 @@
 //!
 //! A bearer token is known by its SHA-256 only, so a weak one cannot be seen. The hashes of the
 //! commonest passwords, words and example tokens are therefore computed and compared. That takes
-//! some ten milliseconds, and only if tokens are configured that have not been compared before. It
-//! replaces no password meter: a token that is not refused may still be weak.
+//! some ten milliseconds of two threads, and only if tokens are configured that have not been
+//! compared before. It replaces no password meter: a token that is not refused may still be weak.
 
 use std::{
     collections::{BTreeSet, HashSet},
+    num::NonZero,
     sync::{Mutex, PoisonError},
+    thread,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -33,6 +35,9 @@ const SUBSTITUTES: [(char, &[char]); 5] =
 /// in the list already.
 const MIN_SUBSTITUTED: usize = 5;
 
+/// Maximum number of threads that compare.
+const MAX_THREADS: usize = 4;
+
 /// Hashes that have been compared and are of no common token, so that a reload compares only those
 /// of new tokens.
 static UNCOMMON: Mutex<BTreeSet<[u8; 32]>> = Mutex::new(BTreeSet::new());
@@ -52,37 +57,81 @@ pub(super) fn among(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
     found
 }
 
+/// The words are divided among threads: nothing else happens until they have been compared.
 fn compared(hashes: &HashSet<[u8; 32]>) -> HashSet<[u8; 32]> {
-    let mut found = HashSet::new();
     if hashes.is_empty() {
-        return found;
+        return HashSet::new();
     }
-    let mut text = String::new();
-    let mut compare = |word: &str, suffixes: &[&str]| {
-        for suffix in suffixes {
-            text.clear();
-            text.push_str(word);
-            text.push_str(suffix);
-            if let Ok(hash) = <[u8; 32]>::try_from(digest(&SHA256, text.as_bytes()).as_ref())
-                && hashes.contains(&hash)
-            {
-                found.insert(hash);
+    let hashes = &Hashes::new(hashes);
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let mut parts = words.chunks(words.len().div_ceil(threads));
+    let first = parts.next().unwrap_or_default();
+    thread::scope(|scope| {
+        let start = |part| (part, thread::Builder::new().spawn_scoped(scope, move || hashes.common(part)));
+        let others: Vec<_> = parts.map(start).collect();
+        let mut found = hashes.common(first);
+        for (part, thread) in others {
+            let of_part = thread.ok().and_then(|thread| thread.join().ok());
+            // There is no such thread if none could be started.
+            found.extend(of_part.unwrap_or_else(|| hashes.common(part)));
+        }
+        found
+    })
+}
+
+/// Hashes of tokens that are compared with those of words.
+struct Hashes<'a> {
+    all: &'a HashSet<[u8; 32]>,
+    /// Whether there is one that begins with these two bytes: few of the words' hashes do.
+    beginnings: Vec<bool>,
+}
+
+impl<'a> Hashes<'a> {
+    fn new(all: &'a HashSet<[u8; 32]>) -> Self {
+        let mut beginnings = vec![false; 1 << u16::BITS];
+        for hash in all {
+            beginnings[beginning(hash)] = true;
+        }
+        Self { all, beginnings }
+    }
+
+    /// Those that are of the empty text or of one of the words.
+    fn common(&self, words: &[&str]) -> HashSet<[u8; 32]> {
+        let mut found = HashSet::new();
+        let mut text = String::new();
+        let mut compare = |word: &str, suffixes: &[&str]| {
+            for suffix in suffixes {
+                text.clear();
+                text.push_str(word);
+                text.push_str(suffix);
+                let hash = digest(&SHA256, text.as_bytes());
+                let hash = hash.as_ref();
+                if self.beginnings[beginning(hash)]
+                    && let Some(hash) = self.all.get(hash)
+                {
+                    found.insert(*hash);
+                }
+            }
+        };
+        compare("", &SUFFIXES);
+        for word in words {
+            compare(word, &SUFFIXES);
+            let capitalized = capitalized(word);
+            if capitalized != *word {
+                compare(&capitalized, &SUFFIXES);
+                compare(&word.to_ascii_uppercase(), &SUFFIXES);
+            }
+            for spelled in unusual_spellings(word) {
+                compare(&spelled, &SUFFIXES[..FEW_SUFFIXES]);
             }
         }
-    };
-    compare("", &SUFFIXES);
-    for word in WORDS.split_whitespace() {
-        compare(word, &SUFFIXES);
-        let capitalized = capitalized(word);
-        if capitalized != word {
-            compare(&capitalized, &SUFFIXES);
-            compare(&word.to_ascii_uppercase(), &SUFFIXES);
-        }
-        for spelled in unusual_spellings(word) {
-            compare(&spelled, &SUFFIXES[..FEW_SUFFIXES]);
-        }
+        found
     }
-    found
+}
+
+fn beginning(hash: &[u8]) -> usize {
+    hash.first_chunk().map_or(0, |first| u16::from_le_bytes(*first).into())
 }
 
 fn capitalized(word: &str) -> String {

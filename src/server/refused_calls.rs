@@ -10,6 +10,8 @@ mod table;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
+
 pub use self::bucket::BucketSettings;
 use self::table::{Recording, Table};
 use crate::{
@@ -35,6 +37,8 @@ pub(super) struct RefusedCalls(Arc<Inner>);
 struct Inner {
     peers: Table<PeerNetwork>,
     callers: Table<Arc<str>>,
+    /// Notified of every call that is counted.
+    counted: Notify,
     requests: RefusedRequests,
     audit: Audit,
     metrics: Metrics,
@@ -51,7 +55,7 @@ impl RefusedCalls {
     ) -> Self {
         let (peers, callers) =
             (Table::new(settings, CountedBy::Peer), Table::new(settings, CountedBy::Caller));
-        Self(Arc::new(Inner { peers, callers, requests, audit, metrics, clock }))
+        Self(Arc::new(Inner { peers, callers, counted: Notify::new(), requests, audit, metrics, clock }))
     }
 
     /// Decides whether a refused call gets a record and a log line of its own. Ask once for
@@ -84,14 +88,17 @@ impl RefusedCalls {
             Key::Caller(name) => self.0.callers.summarize(name, now, add),
             Key::Peer(network) => self.0.peers.summarize(&network, now, add),
         };
+        self.0.counted.notify_one();
         self.0.metrics.refused_call_summarized(counted_by);
     }
 
-    /// Writes what has been counted once a second. Never returns.
+    /// Writes what has been counted, once a second if there is something. Never returns.
     pub(super) async fn flush_regularly(self) {
         loop {
-            tokio::time::sleep(FLUSH_INTERVAL).await;
+            // Also what an earlier run has left behind.
             self.flush();
+            self.0.counted.notified().await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
         }
     }
 

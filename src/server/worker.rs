@@ -4,11 +4,10 @@
 //! pool.
 
 use std::{
-    convert::Infallible,
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -16,9 +15,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    runtime,
     sync::{mpsc, oneshot},
-    time::sleep_until,
 };
 use tokio_util::task::TaskTracker;
 
@@ -27,19 +24,10 @@ use super::{
     connection::{self, Shared},
     listener::Accepted,
 };
-use crate::{
-    clock,
-    telemetry::{
-        metrics::Metrics,
-        threads::{Condition, Heartbeat, Pulse},
-    },
-};
+use crate::telemetry::threads::{Activity, Condition, Heartbeat, Pulse};
 
 /// Time between measurements of the lag of a worker that has something to do.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
-/// Number of times that an idle thread wakes up between two heartbeats at most: tokio's timer
-/// wheel approaches a timer in steps, and wakes the thread once more when it fires.
-const WAKES_OF_A_TIMER: u64 = 8;
 
 /// A running worker, as the acceptor sees it.
 #[derive(Debug)]
@@ -72,10 +60,10 @@ impl Worker {
         thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
             // Dropped with the thread, also if it panics.
             let _end = end;
-            let wakes = Arc::new(AtomicU64::new(0));
+            let activity = Activity::new(pulse);
             // Built on this thread: if the thread cannot be started, nothing drops a runtime
             // in the asynchronous context of the caller, which would panic.
-            let runtime = match runtime(Arc::clone(&wakes)) {
+            let runtime = match activity.runtime().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     let _ = started.send(Err(ServeError::Runtime(error)));
@@ -86,7 +74,10 @@ impl Worker {
                 match make() {
                     Ok(shared) => {
                         let _ = started.send(Ok(()));
-                        let beating = beat(pulse, wakes, shared.metrics.clone());
+                        // All its calls wait as long.
+                        let metrics = shared.metrics.clone();
+                        let beating =
+                            activity.start_beating(LAG_INTERVAL, move |lag| metrics.event_loop_lag(lag));
                         tokio::select! {
                             biased;
                             () = serve_all(Arc::new(shared), accepted, load) => {}
@@ -136,33 +127,6 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
         }
     }
     tracing::error!(peer.address = %accepted.place.entry().address(), "no worker can serve a connection");
-}
-
-/// Builds the runtime of a worker, which counts in `wakes` how often its thread wakes up.
-fn runtime(wakes: Arc<AtomicU64>) -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_unpark(move || {
-            wakes.fetch_add(1, Ordering::Relaxed);
-        })
-        .build()
-}
-
-/// Beats for this worker, and measures how late it gets to things.
-///
-/// All its calls wait as long: it is starved of CPU, or something blocks it. `wakes` counts
-/// how often the thread has woken up: an idle worker is left to sleep until its next heartbeat.
-async fn beat(pulse: Pulse, wakes: Arc<AtomicU64>, metrics: Metrics) -> Infallible {
-    let mut seen = 0;
-    loop {
-        pulse.beat();
-        let now = wakes.load(Ordering::Relaxed);
-        let is_idle = now - seen <= WAKES_OF_A_TIMER;
-        seen = now;
-        let due = clock::now() + if is_idle { pulse.interval() } else { LAG_INTERVAL };
-        sleep_until(due).await;
-        metrics.event_loop_lag(clock::now().saturating_duration_since(due));
-    }
 }
 
 /// Serves connections until the drain closes them.

@@ -7,6 +7,7 @@
 mod admin;
 mod api_client;
 mod audit;
+mod caller_memory;
 mod family;
 mod health_calls;
 mod key_waits;
@@ -32,6 +33,7 @@ pub use self::{
     admin::{AdminMetrics, AdminPath, AdminResult},
     api_client::{ApiClientMetrics, TokenRefresh},
     audit::{AuditClass, AuditFault, AuditPending, AuditSink, RecordResult},
+    caller_memory::{CallerMemory, CallerMemoryMetrics},
     health_calls::{HealthCallMetrics, HealthPort, HealthRefusal},
     key_waits::{KeyWait, KeyWaitMetrics},
     outgoing::{LocalResource, LookupQuery, LookupResult, OutgoingMetrics},
@@ -578,6 +580,12 @@ impl Metrics {
     #[must_use]
     pub fn jwt_key_waits(&self) -> KeyWaitMetrics {
         self.0.jwt_key_waits.clone()
+    }
+
+    /// Returns the metrics of a memory of callers.
+    #[must_use]
+    pub fn caller_memory(&self, memory: CallerMemory) -> CallerMemoryMetrics {
+        self.0.caller_memories[memory as usize].clone()
     }
 
     /// Shows the certificate in use that ends next.

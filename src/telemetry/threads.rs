@@ -1,8 +1,8 @@
 //! Heartbeats of the gateway's threads.
 //!
-//! A thread with a runtime beats by a timer, every 4 s, so that an idle process hardly wakes
-//! up. A thread that waits for work marks its waits instead, and never wakes up only for its
-//! heartbeat. What follows from a missing heartbeat is decided by `admin` and `server`, and
+//! A thread with a runtime beats by a timer while it has something to do ([`Activity`]). A thread
+//! that waits for work marks its waits. An idle thread never wakes up only for its heartbeat,
+//! except for the one that watches all others. What follows from a missing heartbeat is decided by `admin` and `server`, and
 //! what follows from the death of a thread by `app`.
 
 use std::{
@@ -17,7 +17,10 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 
+pub use self::activity::Activity;
 use crate::clock::{self, Instant};
+
+mod activity;
 
 /// A thread without a heartbeat for this long is blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(10);
@@ -195,14 +198,6 @@ impl Pulse {
         let since = clock::now().saturating_duration_since(self.0.started);
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(DEAD - 1);
         self.0.beat.store(since, Ordering::Release);
-    }
-
-    /// Beats by a timer, for a thread with a runtime.
-    pub async fn keep_beating(&self) -> Infallible {
-        loop {
-            self.beat();
-            sleep(self.interval()).await;
-        }
     }
 
     /// Records that the thread waits for work. No heartbeat is due until it has some.

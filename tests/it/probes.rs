@@ -365,6 +365,31 @@ async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_threads_sleep_for_longer_than_a_heartbeat_may_be_missing_and_count_as_alive() {
+    let upstream = Upstream::http().await;
+    let setup = Setup::for_platform(upstream.address()).replacing("[admin]", "worker_threads = 4\n[admin]");
+    let gateway = setup.start();
+    let admin = Admin(gateway.admin());
+    becomes_ready(admin).await;
+    let asleep = || ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
+    let until = clock::now() + 4 * PATIENCE;
+    loop {
+        let before = asleep();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let after = asleep();
+        assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+        if before == after {
+            break;
+        }
+        assert!(clock::now() < until, "threads keep waking up: {before:?} {after:?}");
+    }
+    for _ in 0..8 {
+        gateway.client().await.issue_ott(issue()).await.expect("a token");
+    }
+    assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_of_a_request_on_the_admin_port_keeps_no_probe_out() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();

@@ -1,12 +1,13 @@
 use std::cell::Cell;
 
 use proptest::prelude::*;
+use wildmatch::WildMatch;
 
 use super::*;
 
 thread_local! {
-    /// Globs that were compared with a whole text on this thread.
-    pub(super) static TRIED: Cell<usize> = const { Cell::new(0) };
+    /// Number of times that a character was read at a node on this thread.
+    pub(super) static READ: Cell<usize> = const { Cell::new(0) };
 }
 
 fn index(globs: &[impl AsRef<str>]) -> GlobIndex {
@@ -14,16 +15,17 @@ fn index(globs: &[impl AsRef<str>]) -> GlobIndex {
     GlobIndex::new(&globs)
 }
 
-/// The rules whose globs match, where each rule has one, and how many globs were tried for that.
+/// The rules whose globs match, where each rule has one, and how often a character was read at a
+/// node for that.
 fn found(index: &GlobIndex, rules: usize, text: &str) -> (Vec<usize>, usize) {
-    TRIED.set(0);
+    READ.set(0);
     let mut found = RuleSet::none(rules);
     index.find(text, &mut found);
-    ((0..rules).filter(|rule| found.contains(*rule)).collect(), TRIED.get())
+    ((0..rules).filter(|rule| found.contains(*rule)).collect(), READ.get())
 }
 
 #[test]
-fn globs_are_found_by_what_they_begin_or_end_with() {
+fn globs_are_found_wherever_their_wildcards_are() {
     let globs = [
         "jwt:portal",
         "jwt:*",
@@ -50,26 +52,71 @@ fn globs_are_found_by_what_they_begin_or_end_with() {
     assert_eq!(matching(""), [2, 11, 12]);
 }
 
+/// Globs by a number, and a text that one of a thousand matches.
+type Kind = (fn(usize) -> String, &'static str);
+
+const KINDS: [Kind; 14] = [
+    (|n| format!("jwt:{n}"), "jwt:999"),
+    (|n| format!("spiffe://td/ns/{n}/*"), "spiffe://td/ns/999/sa/portal"),
+    (|n| format!("spiffe://td/ns/{n}/sa/?"), "spiffe://td/ns/999/sa/p"),
+    (|n| format!("*@customer{n}.example"), "john@customer999.example"),
+    (|n| format!("jwt:*-{n}"), "jwt:portal-999"),
+    (|n| format!("j*n@customer{n}.example"), "john@customer999.example"),
+    (|n| format!("*/ns-{n}/*"), "spiffe://td/ns-999/sa/portal"),
+    (|n| format!("*-{n}-staging-*"), "jwt:portal-999-staging-eu2"),
+    (|n| format!("*staging*/ns-{n}/*"), "spiffe://staging.example/ns-999/sa/portal"),
+    (|n| format!("spiffe://*/ns-{n}/*/portal"), "spiffe://staging.example/ns-999/sa/portal"),
+    (|n| format!("*/ns-{n}?/*"), "spiffe://td/ns-999x/sa/portal"),
+    (|n| format!("??????://*/n?-{n}/**"), "spiffe://td/ns-999/sa/portal"),
+    (|n| format!("*{n}*staging*staging*"), "999-staging-staging"),
+    (|n| format!("*{n}/*/*"), "spiffe://999/sa/portal"),
+];
+
 #[test]
-fn few_of_a_thousand_globs_are_tried_on_a_text() {
+fn globs_that_a_text_does_not_follow_cost_nothing() {
     const RULES: usize = 1000;
-    let with = |form: &dyn Fn(usize) -> String| index(&(0..RULES).map(form).collect::<Vec<_>>());
-    for (glob, text, tried) in [
-        (&(|n| format!("jwt:{n}")) as &dyn Fn(usize) -> String, "jwt:999", 0),
-        (&|n| format!("spiffe://td/ns/{n}/*"), "spiffe://td/ns/999/sa/portal", 0),
-        (&|n| format!("spiffe://td/ns/{n}/sa/?"), "spiffe://td/ns/999/sa/p", 1),
-        (&|n| format!("*@customer{n}.example"), "john@customer999.example", 0),
-        (&|n| format!("jwt:*-{n}"), "jwt:portal-999", 1),
-        (&|n| format!("j*n@customer{n}.example"), "john@customer999.example", 1),
-    ] {
-        let index = with(glob);
-        assert_eq!(found(&index, RULES, text), (vec![999], tried), "{text}");
-        assert_eq!(found(&index, RULES, "dns:other"), (vec![], 0));
+    for (glob, text) in KINDS {
+        let one = found(&index(&[glob(999)]), 1, text);
+        let index = index(&(0..RULES).map(glob).collect::<Vec<_>>());
+        let all = found(&index, RULES, text);
+        assert_eq!((one.0, all.0.last()), (vec![0], Some(&999)), "{text}");
+        // Numbers that begin or end the same are followed for as long as they do.
+        assert!(all.1 <= 3 * one.1, "{}: {} for one glob, {} for all", glob(999), one.1, all.1);
+        assert_eq!(found(&index, RULES, "dns:other").0, [0; 0]);
     }
     // A thousand rules with the same glob have one.
-    let same = with(&|_| "jwt:p?rtal".to_owned());
-    assert_eq!(found(&same, RULES, "jwt:portal"), ((0..RULES).collect(), 1));
+    let same = index(&vec!["jwt:p?rtal"; RULES]);
+    assert_eq!(found(&same, RULES, "jwt:portal"), ((0..RULES).collect(), 10));
 }
+
+#[test]
+fn time_grows_with_the_length_of_a_text_and_not_faster() {
+    for (glob, _) in KINDS {
+        let globs: Vec<_> = (0..1000).map(glob).collect();
+        let index = index(&globs);
+        for part in ["a", "-", "/", "99", "-9", "/ns-9", "staging", "j", "@customer9"] {
+            let read = |times| found(&index, 1000, &format!("spiffe://{}", part.repeat(times))).1;
+            let (short, long) = (read(100), read(200));
+            assert!(
+                long <= 2 * short + 16,
+                "{} and {part}: {short} for a text, {long} for a longer one",
+                globs[0]
+            );
+            assert!(short <= 8 * (9 + 100 * part.len()), "{} and {part}: {short}", globs[0]);
+        }
+    }
+}
+
+#[test]
+fn wildcards_side_by_side_are_the_same_in_any_order() {
+    for (one, other) in [("*?*?", "??*"), ("a**?b", "a?*b"), ("?**a***", "*?a*")] {
+        assert_eq!(tokens(one), tokens(other));
+    }
+    assert_ne!(tokens("??"), tokens("?*"));
+}
+
+/// What names and globs are made of; the first ones are in globs only.
+const PARTS: [&str; 11] = ["*", "?", "**", "?*", "a", "aa", "ab", "ba", "/staging/", "sta", "\u{e4}"];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
@@ -79,6 +126,18 @@ proptest! {
         globs in prop::collection::vec("[ab\u{e4}*?]{0,6}", 1..80),
         text in "[ab\u{e4}]{0,8}",
     ) {
+        let rules = globs.len();
+        let expected: Vec<usize> = (0..rules).filter(|&rule| WildMatch::new(&globs[rule]).matches(&text)).collect();
+        prop_assert_eq!(found(&index(&globs), rules, &text).0, expected);
+    }
+
+    #[test]
+    fn index_finds_exactly_the_globs_that_match_among_long_ones(
+        globs in prop::collection::vec(prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..9), 1..60),
+        text in prop::collection::vec(prop::sample::select(PARTS[4..].to_vec()), 0..14),
+    ) {
+        let globs: Vec<String> = globs.iter().map(|parts| parts.concat()).collect();
+        let text = text.concat();
         let rules = globs.len();
         let expected: Vec<usize> = (0..rules).filter(|&rule| WildMatch::new(&globs[rule]).matches(&text)).collect();
         prop_assert_eq!(found(&index(&globs), rules, &text).0, expected);

@@ -205,3 +205,23 @@ async fn faults_elsewhere_do_not_stop_a_revocation() {
     assert!(!followed.allows("dns:a") && followed.allows("dns:b"));
     assert_eq!(followed.counts(), [1, 0, 0]);
 }
+
+#[test]
+fn file_that_has_not_changed_is_parsed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let last = LastParsed::default();
+    let parsed = |text: &str| {
+        fs::write(&path, text).unwrap();
+        last.parse(&path, &files::read(&path, files::MAX_BYTES).unwrap())
+    };
+    let (one, other) = (config_for(&["dns:one"]), config_for(&["dns:other"]));
+    let first = parsed(&one).unwrap();
+    assert!(Arc::ptr_eq(&first, &parsed(&one).unwrap()));
+    assert!(parsed("[[access.rules]]").is_err());
+    assert!(Arc::ptr_eq(&first, &parsed(&one).unwrap()), "after an error");
+    let second = parsed(&other).unwrap();
+    assert_eq!(second.reloadable.access.rules[0].callers, ["dns:other"]);
+    let again = parsed(&one).unwrap();
+    assert!(again == first && again != second);
+}

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::super::Caller;
+use crate::telemetry::metrics::CallerMemoryMetrics;
 
 /// Maximum number of values that are remembered for a connection: a proxy may serve several
 /// clients on one.
@@ -27,6 +28,8 @@ struct Values {
     /// The oldest first.
     callers: VecDeque<(Box<[u8]>, Caller)>,
     bytes: usize,
+    /// Set with the first entry.
+    metrics: Option<CallerMemoryMetrics>,
 }
 
 impl AssertedCallers {
@@ -35,14 +38,17 @@ impl AssertedCallers {
     pub(super) fn caller<E>(
         &self,
         value: &[u8],
+        metrics: &CallerMemoryMetrics,
         parse: impl FnOnce() -> Result<Caller, E>,
     ) -> Result<Caller, E> {
         let mut values = self.lock();
         if let Some((_, caller)) = values.callers.iter().find(|(known, _)| **known == *value) {
+            metrics.hit();
             return Ok(caller.clone());
         }
         let caller = parse()?;
-        values.remember(value, &caller);
+        metrics.miss();
+        values.remember(value, &caller, metrics);
         Ok(caller)
     }
 
@@ -56,16 +62,28 @@ impl AssertedCallers {
 impl Values {
     /// The oldest values give way. The value is copied: a part of the buffer of all headers
     /// would keep the whole buffer.
-    fn remember(&mut self, value: &[u8], caller: &Caller) {
+    fn remember(&mut self, value: &[u8], caller: &Caller, metrics: &CallerMemoryMetrics) {
         if value.len() > MAX_BYTES {
             return;
         }
         while self.callers.len() >= MAX_VALUES || self.bytes + value.len() > MAX_BYTES {
             let Some((oldest, _)) = self.callers.pop_front() else { break };
             self.bytes -= oldest.len();
+            metrics.displaced();
+            metrics.removed(1);
         }
         self.bytes += value.len();
         self.callers.push_back((value.into(), caller.clone()));
+        metrics.added();
+        self.metrics.get_or_insert_with(|| metrics.clone());
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.metrics {
+            metrics.removed(self.callers.len());
+        }
     }
 }
 
@@ -82,7 +100,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::caller::Proof;
+    use crate::{
+        caller::Proof,
+        telemetry::metrics::{CallerMemory, Metrics},
+    };
+
+    fn metrics() -> CallerMemoryMetrics {
+        Metrics::new().caller_memory(CallerMemory::Forwarded)
+    }
 
     fn caller(name: &str) -> Caller {
         Caller::for_test(name, Proof::Forwarded)
@@ -90,8 +115,16 @@ mod tests {
 
     /// Returns what a value names, and whether it was parsed for that.
     fn asked(asserted: &AssertedCallers, value: &[u8]) -> (String, bool) {
+        asked_counted(asserted, &metrics(), value)
+    }
+
+    fn asked_counted(
+        asserted: &AssertedCallers,
+        metrics: &CallerMemoryMetrics,
+        value: &[u8],
+    ) -> (String, bool) {
         let parsed = Cell::new(false);
-        let found = asserted.caller(value, || {
+        let found = asserted.caller(value, metrics, || {
             parsed.set(true);
             Ok::<_, ()>(caller(&String::from_utf8_lossy(value)))
         });
@@ -114,9 +147,46 @@ mod tests {
     fn error_is_not_remembered() {
         let connection = AssertedCallers::default();
         for _ in 0..3 {
-            assert_eq!(connection.caller(b"x", || Err("malformed")), Err("malformed"));
+            assert_eq!(connection.caller(b"x", &metrics(), || Err("malformed")), Err("malformed"));
         }
         assert_eq!(asked(&connection, b"x"), ("x".to_owned(), true));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_and_connections_that_end_show_in_the_metrics() {
+        let metrics = Metrics::new();
+        let memory = metrics.caller_memory(CallerMemory::Forwarded);
+        let shows = |entries: usize, hits: usize, misses: usize, displaced: usize| {
+            let shown = metrics.render();
+            for line in [
+                format!(r#"ott_gateway_caller_memory_entries{{memory="forwarded"}} {entries}"#),
+                format!(
+                    r#"ott_gateway_caller_memory_lookups_total{{memory="forwarded",result="hit"}} {hits}"#
+                ),
+                format!(
+                    r#"ott_gateway_caller_memory_lookups_total{{memory="forwarded",result="miss"}} {misses}"#
+                ),
+                format!(r#"ott_gateway_caller_memory_displaced_total{{memory="forwarded"}} {displaced}"#),
+            ] {
+                assert!(shown.lines().any(|other| other == line), "{line}\n{shown}");
+            }
+        };
+        let (first, second) = (AssertedCallers::default(), AssertedCallers::default());
+        for _ in 0..3 {
+            asked_counted(&first, &memory, b"spiffe://td/a");
+        }
+        asked_counted(&second, &memory, b"spiffe://td/a");
+        shows(2, 2, 2, 0);
+        for number in 0..20 {
+            asked_counted(&first, &memory, format!("spiffe://td/{number}").as_bytes());
+        }
+        shows(1 + MAX_VALUES, 2, 22, 21 - MAX_VALUES);
+        asked_counted(&first, &memory, &[b'a'; MAX_BYTES + 1]);
+        shows(1 + MAX_VALUES, 2, 23, 21 - MAX_VALUES);
+        drop(first);
+        shows(1, 2, 23, 21 - MAX_VALUES);
+        drop(second);
+        shows(0, 2, 23, 21 - MAX_VALUES);
     }
 
     proptest! {

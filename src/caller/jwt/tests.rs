@@ -103,7 +103,11 @@ fn verifier(jwks: &[u8]) -> JwtVerifier {
 }
 
 fn verifier_of(settings: JwtSettings, jwks: &[u8]) -> JwtVerifier {
-    JwtVerifier::new(settings, KeyRing::fixed(jwks, None), VerifiedTokens::new(1))
+    JwtVerifier::new(
+        settings,
+        KeyRing::fixed(jwks, None),
+        VerifiedTokens::new(1, Metrics::new().caller_memory(CallerMemory::Jwt)),
+    )
 }
 
 /// The issuer of these tests, whose keys are given to the verifier as they are.

@@ -19,6 +19,7 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::super::{Caller, jwks::KeyGeneration, name};
+use crate::telemetry::metrics::CallerMemoryMetrics;
 
 /// Maximum number of tokens that are remembered, of all issuers together, unless there are more
 /// than [`MAX_TOKENS`] / [`WAYS`] issuers.
@@ -72,6 +73,7 @@ pub(super) struct VerifiedTokens {
     sets: Box<[Set]>,
     /// Number of tokens that were ever stored.
     stored: AtomicU64,
+    metrics: CallerMemoryMetrics,
 }
 
 #[derive(Default)]
@@ -111,9 +113,9 @@ impl VerifiedToken {
 
 impl VerifiedTokens {
     /// The memory of one of that many issuers, which have equal parts of it.
-    pub(super) fn new(issuers: usize) -> Self {
+    pub(super) fn new(issuers: usize, metrics: CallerMemoryMetrics) -> Self {
         let sets = (MAX_TOKENS / WAYS / issuers.max(1)).max(1);
-        Self { sets: (0..sets).map(|_| Set::default()).collect(), stored: AtomicU64::default() }
+        Self { sets: (0..sets).map(|_| Set::default()).collect(), stored: AtomicU64::default(), metrics }
     }
 
     /// Returns the caller that a token proves, if it is remembered and still valid.
@@ -125,6 +127,7 @@ impl VerifiedTokens {
                 && stored.token.digest == digest
                 && stored.token.meets(conditions)
             {
+                self.metrics.hit();
                 return Some(stored.token.caller.clone());
             }
         }
@@ -133,12 +136,21 @@ impl VerifiedTokens {
 
     /// Remembers a token, which must have passed every check.
     pub(super) fn remember(&self, token: VerifiedToken, conditions: Conditions) {
+        self.metrics.miss();
         let (set, tag) = self.set(token.digest);
         let places: [Option<Arc<Stored>>; WAYS] = std::array::from_fn(|index| set.places[index].load_full());
         let index = place_for(&places, &token, conditions);
         let number = self.stored.fetch_add(1, Ordering::Relaxed);
-        set.places[index].store(Some(Arc::new(Stored { token, number })));
+        let digest = token.digest;
+        let before = set.places[index].swap(Some(Arc::new(Stored { token, number })));
         set.tags[index].store(tag, Ordering::Relaxed);
+        match before {
+            None => self.metrics.added(),
+            Some(before) if before.token.digest != digest && before.token.meets(conditions) => {
+                self.metrics.displaced();
+            }
+            Some(_) => {}
+        }
     }
 
     fn set(&self, digest: TokenDigest) -> (&Set, u32) {

@@ -117,3 +117,23 @@ async fn no_call_is_lost_between_threads() {
     let counted: u64 = summarized(&refused).values().flatten().sum();
     assert_eq!(own as u64 + counted, 40_000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn counts_are_written_within_a_second_and_nothing_wakes_up_without_them() {
+    let refused = refused_calls();
+    let mut polls = 0;
+    let mut flushing = std::pin::pin!(refused.clone().flush_regularly());
+    let mut counted = std::future::poll_fn(|cx| {
+        polls += 1;
+        flushing.as_mut().poll(cx)
+    });
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(Duration::from_hours(1), &mut counted).await.is_err());
+        refuse(&refused, 100, |_| call("192.0.2.1", None));
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut counted).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut counted).await.is_err());
+        assert_eq!(summarized(&refused), BTreeMap::new(), "it is written");
+    }
+    // At the ends of the nine waits, for each notification and for each second.
+    assert!(polls <= 30, "{polls} polls in three hours");
+}

@@ -20,6 +20,7 @@ use super::{
     Method, OutgoingMetrics, QuotaBucket, SecurityEvent, TraceMetrics, WatchMetrics,
     api_client::ApiClientFamilies,
     audit::AuditQueue,
+    caller_memory::{CallerMemory, CallerMemoryMetrics},
     family::{ByCode, ByWord, Durations, Families, PerMethod, per_method},
     health_calls::HealthFamilies,
     key_waits::KeyWaitMetrics,
@@ -78,6 +79,7 @@ pub(super) struct Registered {
     pub(super) reloads: Reloads,
     pub(super) jwt_keys_expired: IntGaugeVec,
     pub(super) jwt_key_waits: KeyWaitMetrics,
+    pub(super) caller_memories: [CallerMemoryMetrics; CallerMemory::ALL.len()],
     pub(super) certificate_not_before: IntGaugeVec,
     pub(super) certificate_not_after: IntGaugeVec,
     pub(super) event_loop_lag: Histogram,
@@ -258,6 +260,7 @@ impl Registered {
             ),
             reloads: Reloads::register(&families),
             jwt_key_waits: KeyWaitMetrics::register(&families),
+            caller_memories: CallerMemoryMetrics::register(&families),
             jwt_keys_expired: families.int_gauges(
                 "ott_gateway_jwt_keys_expired",
                 "Whether the keys of a JWT issuer were fetched too long ago to be accepted.",

@@ -21,7 +21,11 @@ impl Issuer {
         let clock = WallClock::following_monotonic();
         let behind = WallClock::system().now().duration_since(clock.now()).unwrap();
         clock.shift_by_ms(i64::try_from(behind.as_millis()).unwrap());
-        let verifier = JwtVerifier::new(settings, Arc::clone(&keys), VerifiedTokens::new(1));
+        let verifier = JwtVerifier::new(
+            settings,
+            Arc::clone(&keys),
+            VerifiedTokens::new(1, Metrics::new().caller_memory(CallerMemory::Jwt)),
+        );
         let verifier = JwtVerifier { clock: clock.clone(), ..verifier };
         Self { verifiers: JwtVerifiers { issuers: vec![verifier], waiters: waiters() }, keys, clock }
     }

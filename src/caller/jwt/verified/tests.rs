@@ -3,10 +3,13 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::caller::{
-    Proof,
-    jwks::KeyRing,
-    jwt::tests::{SigningKey, jwks},
+use crate::{
+    caller::{
+        Proof,
+        jwks::KeyRing,
+        jwt::tests::{SigningKey, jwks},
+    },
+    telemetry::metrics::{CallerMemory, Metrics},
 };
 
 const NOW: u64 = 1_000_000;
@@ -18,6 +21,10 @@ fn generations() -> [KeyGeneration; 2] {
     let first = ring.generation().unwrap();
     ring.replace(&jwks(&[&key()]));
     [first, ring.generation().unwrap()]
+}
+
+fn memory(issuers: usize) -> VerifiedTokens {
+    VerifiedTokens::new(issuers, Metrics::new().caller_memory(CallerMemory::Jwt))
 }
 
 fn caller(number: usize) -> Caller {
@@ -36,7 +43,7 @@ fn token(number: usize, owner: usize, keys: KeyGeneration) -> VerifiedToken {
 #[test]
 fn token_is_found_exactly_while_its_keys_are_in_use_and_its_times_are_valid() {
     let [keys, other_keys] = generations();
-    let tokens = VerifiedTokens::new(1);
+    let tokens = memory(1);
     let now = Conditions { keys, now: NOW };
     let shown = token(1, 7, keys);
     assert_eq!(tokens.caller(shown.digest, now), None);
@@ -55,15 +62,52 @@ fn token_is_found_exactly_while_its_keys_are_in_use_and_its_times_are_valid() {
 }
 
 #[test]
+fn memory_that_is_too_small_shows_in_the_metrics() {
+    const ROOM: usize = 16;
+    let [keys, other_keys] = generations();
+    let metrics = Metrics::new();
+    let tokens = VerifiedTokens::new(MAX_TOKENS / ROOM, metrics.caller_memory(CallerMemory::Jwt));
+    let now = Conditions { keys, now: NOW };
+    let shows = |entries: usize, hits: usize, misses: usize, displaced: usize| {
+        let shown = metrics.render();
+        for line in [
+            format!(r#"ott_gateway_caller_memory_entries{{memory="jwt"}} {entries}"#),
+            format!(r#"ott_gateway_caller_memory_lookups_total{{memory="jwt",result="hit"}} {hits}"#),
+            format!(r#"ott_gateway_caller_memory_lookups_total{{memory="jwt",result="miss"}} {misses}"#),
+            format!(r#"ott_gateway_caller_memory_displaced_total{{memory="jwt"}} {displaced}"#),
+        ] {
+            assert!(shown.lines().any(|other| other == line), "{line}\n{shown}");
+        }
+    };
+    shows(0, 0, 0, 0);
+    let first = token(0, 0, keys);
+    assert_eq!(tokens.caller(first.digest, now), None);
+    tokens.remember(first.clone(), now);
+    assert!(tokens.caller(first.digest, now).is_some());
+    shows(1, 1, 1, 0);
+    for number in 0..1000 {
+        tokens.remember(token(number, number, keys), now);
+    }
+    assert_eq!(tokens.len(), ROOM);
+    shows(ROOM, 1, 1001, 1000 - ROOM);
+    // Tokens of keys that are not in use any more give way, and are no loss.
+    let later = Conditions { keys: other_keys, ..now };
+    for number in 0..WAYS {
+        tokens.remember(token(number, number, other_keys), later);
+    }
+    shows(ROOM, 1, 1001 + WAYS, 1000 - ROOM);
+}
+
+#[test]
 fn number_of_tokens_is_bounded_for_each_issuer_and_in_total() {
     let [keys, _] = generations();
     let now = Conditions { keys, now: NOW };
     for issuers in [1, 2, 3, 7, 100, 512, 513, 10_000] {
-        let places = VerifiedTokens::new(issuers).sets.len() * WAYS;
+        let places = memory(issuers).sets.len() * WAYS;
         assert!(places * issuers <= MAX_TOKENS.max(WAYS * issuers), "{issuers}");
         assert!(places >= WAYS, "{issuers}");
     }
-    let tokens = VerifiedTokens::new(16);
+    let tokens = memory(16);
     for number in 0..20_000 {
         tokens.remember(token(number, number, keys), now);
     }
@@ -76,7 +120,7 @@ fn caller_with_any_number_of_tokens_displaces_only_its_own() {
     const FLOODER: usize = usize::MAX;
     let [keys, _] = generations();
     let now = Conditions { keys, now: NOW };
-    let tokens = VerifiedTokens::new(1);
+    let tokens = memory(1);
     let number_of_others = || {
         let is_known = |number: &usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
         (0..OTHERS).filter(is_known).count()
@@ -105,7 +149,7 @@ fn tokens_that_are_of_no_use_give_way_first() {
     };
     for useless in [expired(99), token(99, 1, other_keys)] {
         // One set: everything competes.
-        let tokens = VerifiedTokens::new(MAX_TOKENS);
+        let tokens = memory(MAX_TOKENS);
         for number in 0..WAYS - 1 {
             tokens.remember(token(number, 0, keys), now);
         }
@@ -121,7 +165,7 @@ fn tokens_that_are_of_no_use_give_way_first() {
 fn threads_that_read_and_write_at_once_never_see_another_caller() {
     let [keys, _] = generations();
     let now = Conditions { keys, now: NOW };
-    let tokens = VerifiedTokens::new(64);
+    let tokens = memory(64);
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let tokens = &tokens;
@@ -149,7 +193,7 @@ proptest! {
     ) {
         let [keys, _] = generations();
         let now = Conditions { keys, now: NOW };
-        let tokens = VerifiedTokens::new(MAX_TOKENS);
+        let tokens = memory(MAX_TOKENS);
         // The owner of a token never changes.
         let mut known: Vec<(usize, usize)> = Vec::new();
         for (number, owner) in stored {

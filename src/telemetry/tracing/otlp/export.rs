@@ -25,7 +25,7 @@ use crate::{
     clock::{self, Instant},
     telemetry::{
         metrics::{SpanLoss, TraceMetrics},
-        threads::Threads,
+        threads::{Activity, Threads},
     },
 };
 
@@ -68,7 +68,8 @@ impl ExportThread {
         let (starting, started) = std::sync::mpsc::sync_channel(1);
         let heartbeat = threads.register("traces");
         let run = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let activity = Activity::new(heartbeat.pulse());
+            let runtime = match activity.runtime().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     heartbeat.retire();
@@ -80,10 +81,10 @@ impl ExportThread {
                 let collector = target.connect_lazy();
                 let resource = Arc::new(resource);
                 let export = Export { batches, collector, resource, batch_timeout, stop: stopping, metrics };
-                let pulse = heartbeat.pulse();
+                let beating = activity.start_beating(heartbeat.pulse().interval(), |_late| ());
                 tokio::select! {
                     () = export.run() => {}
-                    never = pulse.keep_beating() => match never {},
+                    never = beating => match never {},
                 }
             });
             heartbeat.retire();
