@@ -20,17 +20,19 @@ pub mod retry_after;
 pub mod server_url;
 mod tls;
 mod trust;
+mod unpooled;
 
 #[cfg(test)]
 pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
         ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES,
-        UnpooledClient, build, default_headers, header_bytes,
+        build, default_headers, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,
     proxy::Proxy,
     resolver::{LookupError, Resolver},
     tls::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
+    unpooled::UnpooledClient,
 };

@@ -346,7 +346,7 @@ fn next_fetch(failures: u32) -> Duration {
 
 async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
-        let response = match http.client().get(url.clone()).send().await {
+        let response = match http.get(url.clone()).await {
             Ok(response) => response,
             Err(error) => return Err(FetchFault::Transport(http.cause_of(&error).await)),
         };

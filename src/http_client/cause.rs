@@ -7,6 +7,9 @@ use std::{error::Error, io};
 
 use crate::pki::{self, Peer};
 
+/// The text of the HTTP library for a connection that was not opened within its limit.
+const TIMED_OUT: &str = "operation timed out";
+
 /// Iterates over an error and everything that caused it, outermost first.
 ///
 /// `io::Error` reports the source of the error that it wraps, not that error; this
@@ -59,6 +62,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
             "the server closed the connection during the TLS handshake".to_owned()
         }
         text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
+        text if text == TIMED_OUT && is_connect(error) => "no connection in time".to_owned(),
         text if is_another_protocol(error) => {
             format!(
                 "the server answered with another protocol than the expected version of HTTP; check the scheme \
@@ -67,6 +71,11 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
         }
         text => text,
     }
+}
+
+/// Whether there was no connection.
+fn is_connect(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).any(|cause| cause.downcast_ref().is_some_and(reqwest::Error::is_connect))
 }
 
 /// Whether the response is not of the expected protocol at all, such as TLS in response to HTTP,

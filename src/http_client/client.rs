@@ -19,8 +19,11 @@ use http::{
 use url::{Host, Url};
 
 use super::{
-    ClientTls, LookupError, Proxy, Resolver, cause, connect::ConnectLayer, is_loopback,
-    local_resource::LocalResource, resolver,
+    ClientTls, LookupError, Proxy, Resolver, cause,
+    connect::{KnownAddresses, failed_lookup},
+    is_loopback,
+    local_resource::{LocalResource, missing_resource_in},
+    resolver,
 };
 
 const PRODUCT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
@@ -110,8 +113,13 @@ impl HttpSettings {
         }
     }
 
-    /// Records what the failure of a request shows about the server's responses.
+    /// Records what the failure of a request shows: about the server's responses, and about this
+    /// machine or process, which may have lacked a resource for the connection.
     pub fn record_failure(&self, error: &reqwest::Error) {
+        // What a name lookup lacked was counted by the lookup.
+        if let Some(resource) = missing_resource_in(error) {
+            self.count_exhaustion(resource);
+        }
         if self.expects_few_headers
             && cause::is_too_large_head(error)
             && !self.needs_header_room.swap(true, Ordering::Relaxed)
@@ -168,6 +176,24 @@ impl HttpSettings {
         }
     }
 
+    /// Sends a request. If the addresses of its host are not known, waits for them first, at most
+    /// for 6 s, which is not part of the limit for connecting.
+    ///
+    /// # Errors
+    ///
+    /// There was no response.
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+        let once_more = request.try_clone();
+        let mut sent = request.send().await;
+        let lookup = sent.as_ref().err().and_then(|error| failed_lookup(error));
+        if let (Some(lookup), Some(once_more)) = (lookup, once_more) {
+            // If the lookup fails, so does the request, for the same reason.
+            let _ = self.resolver.host(lookup.name()).addresses().await;
+            sent = once_more.send().await;
+        }
+        sent.inspect_err(|error| self.record_failure(error))
+    }
+
     /// Returns the error of a request that could not wait longer for the name lookup in
     /// progress; `None` if the addresses are known.
     #[must_use]
@@ -175,8 +201,7 @@ impl HttpSettings {
         self.peer()?.unanswered()
     }
 
-    /// Counts an exchange that failed because this machine or process lacked a resource, after its
-    /// connection had been opened.
+    /// Counts an exchange that failed because this machine or process lacked a resource.
     pub fn count_exhaustion(&self, resource: LocalResource) {
         self.resolver.metrics().exhausted(resource);
     }
@@ -318,12 +343,8 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .retry(reqwest::retry::never())
         .no_proxy()
         .default_headers(default_headers())
-        .dns_resolver(settings.resolver.clone())
-        .connector_layer(ConnectLayer {
-            host: settings.peer(),
-            limit: settings.connect_timeout,
-            metrics: settings.resolver.metrics().clone(),
-        })
+        .dns_resolver(KnownAddresses { resolver: settings.resolver.clone(), peer: settings.peer() })
+        .connect_timeout(settings.connect_timeout)
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
@@ -345,58 +366,6 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
             builder.proxy(reqwest::Proxy::all(proxy.url().clone()).map_err(|_| HttpClientError::Proxy)?);
     }
     builder.build().map_err(|_| HttpClientError::Build)
-}
-
-/// A client for rare requests, each of which gets a connection of its own.
-#[derive(Clone, Debug)]
-pub struct UnpooledClient {
-    client: reqwest::Client,
-    settings: Arc<HttpSettings>,
-}
-
-impl UnpooledClient {
-    /// A client with these settings.
-    pub fn new(settings: HttpSettings) -> Result<Self, HttpClientError> {
-        Ok(Self { client: build(&settings, ConnectionReuse::Never)?, settings: Arc::new(settings) })
-    }
-
-    /// A client of a server on this machine.
-    #[cfg(test)]
-    pub(crate) fn for_test() -> Self {
-        let server = Url::parse("http://127.0.0.1").expect("a URL");
-        let tls = super::tls_config(None).expect("the system has authorities");
-        Self::new(HttpSettings::new(server, tls, Resolver::for_test())).expect("a client")
-    }
-
-    /// The client itself.
-    #[must_use]
-    pub const fn client(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    /// Sends a request that was built with [`client`](Self::client).
-    ///
-    /// # Errors
-    ///
-    /// There was no response.
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
-        let response = request.send().await?;
-        self.settings.record_protocol(response.version());
-        Ok(response)
-    }
-
-    /// Returns the error of a request that timed out because of the name lookup in progress,
-    /// as [`HttpSettings::unanswered_lookup`] does.
-    #[must_use]
-    pub fn unanswered_lookup(&self) -> Option<LookupError> {
-        self.settings.unanswered_lookup()
-    }
-
-    /// Returns the root cause of a failed request as text for the operator, as
-    /// [`HttpSettings::cause_of`] does.
-    pub async fn cause_of(&self, error: &reqwest::Error) -> String {
-        self.settings.cause_of(error).await
-    }
 }
 
 /// Returns the size of a header list as HTTP/2 counts it (RFC 9113, 6.5.2), in bytes.

@@ -1,23 +1,14 @@
-//! Opening a connection: the name first, then everything else within a limit of its own.
+//! Opening a connection: with addresses that are known already, within a limit of its own.
 
-use std::{
-    error::Error,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error, net::SocketAddr, sync::Arc};
 
-use tokio::time::timeout;
-use tower::{BoxError, Layer, Service, ServiceExt as _};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::{
     cause::{Causes, is_invalid_certificate},
     local_resource::{LocalResource, missing_resource_in},
-    resolver::{Host, LookupError},
+    resolver::{Host, LookupError, Resolver},
 };
-use crate::telemetry::metrics::OutgoingMetrics;
 
 /// Why no connection could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +27,7 @@ impl ConnectFault {
     /// Returns the fault of a request that was not sent.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Self {
-        let lookup = Causes::of(error).find_map(<dyn Error>::downcast_ref::<LookupError>);
-        if let Some(lookup) = lookup {
+        if let Some(lookup) = failed_lookup(error) {
             return lookup.missing_resource().map_or(Self::NameLookup, Self::Exhausted);
         }
         match missing_resource_in(error) {
@@ -57,77 +47,33 @@ impl ConnectFault {
     }
 }
 
-/// No connection in time.
-#[derive(Debug, thiserror::Error)]
-#[error("no connection within {0:?}")]
-struct ConnectTimeout(Duration);
-
-/// Makes a connector wait for the addresses of a name before it starts, and limits the time
-/// that it takes from then on.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectLayer {
-    /// The host that is connected to; `None` if the URL contains its address.
-    pub(super) host: Option<Arc<Host>>,
-    pub(super) limit: Duration,
-    pub(super) metrics: OutgoingMetrics,
+/// Returns the name lookup for which a request was not sent, if that was why.
+pub(super) fn failed_lookup<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a LookupError> {
+    Causes::of(error).find_map(<dyn Error>::downcast_ref)
 }
 
-impl<S> Layer<S> for ConnectLayer {
-    type Service = Connect<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Connect(Arc::new(Connector { inner, layer: self.clone() }))
-    }
+/// The name lookups of an HTTP client that opens a connection. They are part of its limit for
+/// connecting, which a slow one would use up. So a name without addresses fails at once, and the
+/// sender of the request waits for them and sends it once more. A layer around the connector
+/// could wait for them, but every request would copy it, with 18 allocations
+/// (`benches/reqwest/README.md`).
+pub(super) struct KnownAddresses {
+    pub(super) resolver: Resolver,
+    /// The host that the client connects to, whose name is looked up while the client exists;
+    /// `None` if the URL contains its address.
+    pub(super) peer: Option<Arc<Host>>,
 }
 
-/// The connector that [`ConnectLayer`] makes. Shared, because the HTTP client copies it several
-/// times for each request, and seldom connects.
-#[derive(Debug)]
-pub(super) struct Connect<S>(Arc<Connector<S>>);
-
-#[derive(Debug)]
-struct Connector<S> {
-    inner: S,
-    layer: ConnectLayer,
-}
-
-impl<S> Clone for Connect<S> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<S, T> Service<T> for Connect<S>
-where
-    S: Service<T, Error = BoxError> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-    T: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The connector that a request uses is copied, and polled, when it connects.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, target: T) -> Self::Future {
-        let Self(connector) = self.clone();
+impl Resolve for KnownAddresses {
+    fn resolve(&self, name: Name) -> Resolving {
+        let is_of = |host: &&Arc<Host>| host.name().eq_ignore_ascii_case(name.as_str());
+        let peer = self.peer.as_ref().filter(is_of).map(Arc::clone);
+        let host = peer.unwrap_or_else(|| self.resolver.host(name.as_str()));
         Box::pin(async move {
-            let Connector { inner, layer: ConnectLayer { host, limit, metrics } } = &*connector;
-            if let Some(host) = host {
-                host.addresses().await?;
-            }
-            let connected = timeout(*limit, inner.clone().oneshot(target))
-                .await
-                .unwrap_or_else(|_| Err(ConnectTimeout(*limit).into()));
-            if let Err(error) = &connected
-                && let Some(resource) = missing_resource_in(&**error)
-            {
-                metrics.exhausted(resource);
-            }
-            connected
+            let addresses = host.known_addresses().await?;
+            // Port 0 is replaced by the port of the URL.
+            let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }

@@ -20,12 +20,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::{sync::Notify, time::timeout};
 
 pub(super) use self::host::Host;
@@ -69,6 +67,15 @@ impl Resolver {
         Self::new(Box::new(tests::Slow { delay, address }), OutgoingMetrics::default())
     }
 
+    /// Takes the addresses from all names.
+    #[cfg(test)]
+    pub(crate) fn forget_addresses(&self) {
+        let hosts: Vec<_> = self.0.hosts().values().filter_map(Weak::upgrade).collect();
+        for host in hosts {
+            host.forget_addresses();
+        }
+    }
+
     fn new(service: Box<dyn NameService>, metrics: OutgoingMetrics) -> Self {
         Self(Arc::new(Shared { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
     }
@@ -106,18 +113,6 @@ impl Resolver {
     }
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let host = self.host(name.as_str());
-        Box::pin(async move {
-            let addresses = host.addresses().await?;
-            // Port 0 is replaced by the port of the URL.
-            let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
 impl Shared {
     /// Removes a host that is no longer referenced.
     fn forget(&self, name: &str) {
@@ -150,6 +145,11 @@ pub struct LookupError {
 }
 
 impl LookupError {
+    /// Returns the name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Returns the resource of this machine that the lookup lacked, if that is the cause.
     #[must_use]
     pub const fn missing_resource(&self) -> Option<LocalResource> {

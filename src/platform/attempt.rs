@@ -34,7 +34,6 @@ use crate::{
         header_bytes,
     },
     memory::{Reservation, USUAL_BYTES},
-    telemetry::metrics::LocalResource,
 };
 
 /// Maximum size of a response other than 2xx, in bytes. A longer one is not the
@@ -79,18 +78,27 @@ pub(super) async fn send(
     call.attempt_begins();
     let mut refused = 0;
     let mut lease = connections.lease();
+    // A client that has had a connection may still have it, and then needs no address.
+    let mut may_need_address = lease.has_answered();
     // Boxed: it is rare, and the future of every call would grow by it.
-    if !lease.has_answered()
-        && let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await
-    {
+    if !may_need_address && let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
         call.attempt_ended(Certainty::NotSent);
         return AttemptOutcome::NotSent(not_sent);
     }
-    let until = clock::now() + request.endpoint.timeout;
+    let mut until = clock::now() + request.endpoint.timeout;
     loop {
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
         match exchange(connections, request, &mut memory, call, &gate, until).await {
+            Ok(AttemptOutcome::NotSent(NotSent::NameLookup(_))) if may_need_address => {
+                guard.end(Certainty::NotSent);
+                may_need_address = false;
+                if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
+                    return AttemptOutcome::NotSent(not_sent);
+                }
+                until = clock::now() + request.endpoint.timeout;
+                lease = connections.lease();
+            }
             Ok(outcome) => {
                 guard.end(outcome.certainty(request.endpoint));
                 return outcome;
@@ -107,10 +115,9 @@ pub(super) async fn send(
     }
 }
 
-/// Waits for the name lookup before the first connection of a client; a client that has had one
-/// may still have it, and then needs no address. The wait does not count against the
-/// timeout of the attempt: a slow lookup would use up all attempts of all calls, and each of
-/// them would find the addresses a moment later.
+/// Waits for the name lookup: before the first connection of a client, and when a later one found
+/// no address. The wait does not count against the timeout of the attempt: a slow lookup would use
+/// up all attempts of all calls, and each of them would find the addresses a moment later.
 async fn await_addresses(
     connections: &Connections,
     request: &Request<'_>,
@@ -150,13 +157,13 @@ async fn exchange(
     match before(late.as_mut(), pin!(lease.connection())).await {
         Some(Ok(())) => {}
         Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        None => return Ok(not_in_time(connections, gate, call)),
+        None => return Ok(not_in_time(gate, call)),
     }
     let mut patience = Patience::default();
     // A future of its own, whose memory the later steps use again.
     match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
         Some(turn) => turn?,
-        None => return Ok(not_in_time(connections, gate, call)),
+        None => return Ok(not_in_time(gate, call)),
     }
     if !connections.is_usable(lease) && gate.close().is_none() {
         return Err(NoStream::Superseded);
@@ -172,7 +179,7 @@ async fn exchange(
                 if gate.has_passed() {
                     connections.replace_after_timeout(lease);
                 }
-                return Ok(not_in_time(connections, gate, call));
+                return Ok(not_in_time(gate, call));
             }
             () = stream_check(), if may_wait_for_stream => {
                 look_elsewhere(connections, gate, &mut patience)?;
@@ -194,7 +201,7 @@ async fn exchange(
             connections.failed(&error);
             let was_withdrawn = gate.is_withdrawn();
             let cause = connections.cause_of(&error).await;
-            Ok(broken(connections, &error, cause, was_withdrawn, gate, call))
+            Ok(broken(&error, cause, was_withdrawn, gate, call))
         }
     }
 }
@@ -286,7 +293,7 @@ fn look_elsewhere(
 }
 
 /// The outcome of an attempt without a response head in time.
-fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> AttemptOutcome {
+fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
     let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
         let cause = "no response in time".to_owned();
@@ -296,8 +303,6 @@ fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> Attem
         NotSent::Queued
     } else if is_withdrawn(call) {
         NotSent::Withdrawn
-    } else if let Some(error) = connections.unanswered_lookup() {
-        NotSent::NameLookup(error.to_string())
     } else {
         NotSent::Unreachable("no connection in time".to_owned())
     })
@@ -305,7 +310,6 @@ fn not_in_time(connections: &Connections, gate: &BodyGate, call: &Call) -> Attem
 
 /// The outcome of an attempt without a response head.
 fn broken(
-    connections: &Connections,
     error: &reqwest::Error,
     cause: String,
     was_withdrawn: bool,
@@ -318,7 +322,7 @@ fn broken(
     }
     let fault = ConnectFault::of(error);
     if gate.close().is_some() {
-        return interrupted(connections, cause, None, fault.missing_resource());
+        return AttemptOutcome::Interrupted { cause, headers: None, missing: fault.missing_resource() };
     }
     if fault == ConnectFault::Unreachable && (was_withdrawn || is_withdrawn(call)) {
         return AttemptOutcome::NotSent(NotSent::Withdrawn);
@@ -330,19 +334,6 @@ fn broken(
 
 fn is_withdrawn(call: &Call) -> bool {
     call.is_abandoned() || call.deadline().remaining().is_zero()
-}
-
-/// The outcome of an exchange that broke off after the request was sent.
-fn interrupted(
-    connections: &Connections,
-    cause: String,
-    headers: Option<HeaderMap>,
-    missing: Option<LocalResource>,
-) -> AttemptOutcome {
-    if let Some(resource) = missing {
-        connections.count_exhaustion(resource);
-    }
-    AttemptOutcome::Interrupted { cause, headers, missing }
 }
 
 /// Reads the rest of a response. Waits for nothing but the platform: what a large response needs
@@ -387,8 +378,11 @@ async fn read(
             // The status of a 5xx is enough to act on.
             Some(Err(_)) | None if status.is_server_error() => Err(Malformation::Json),
             Some(Err(BodyError::CutOff { cause, missing })) => {
+                if let Some(resource) = missing {
+                    connections.count_exhaustion(resource);
+                }
                 let cause = format!("the response body was cut off: {cause}");
-                return interrupted(connections, cause, Some(headers), missing);
+                return AttemptOutcome::Interrupted { cause, headers: Some(headers), missing };
             }
             None => {
                 let cause = "the response body was not complete in time".to_owned();

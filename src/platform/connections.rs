@@ -210,7 +210,7 @@ impl Connections {
         lease.answered(version.into());
     }
 
-    /// Records that there was no response.
+    /// Records that an attempt had no response.
     pub(super) fn failed(&self, error: &reqwest::Error) {
         self.settings.record_failure(error);
     }
@@ -220,8 +220,8 @@ impl Connections {
         self.settings.cause_of(error).await
     }
 
-    /// Counts a request that failed because this machine or process lacked a resource, after its
-    /// connection had been opened.
+    /// Counts a request whose response was cut off because this machine or process lacked a
+    /// resource.
     pub(super) fn count_exhaustion(&self, resource: LocalResource) {
         self.settings.count_exhaustion(resource);
     }
@@ -239,6 +239,11 @@ impl Connections {
     /// Returns a client for a request that is not an attempt, such as a logout.
     pub(super) fn http(self: &Arc<Self>) -> reqwest::Client {
         self.lease().http().clone()
+    }
+
+    /// Sends a request that is not an attempt.
+    pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+        self.settings.send(request).await
     }
 
     #[cfg(test)]
@@ -301,7 +306,7 @@ impl Connections {
             self.new_client(KnownServer::speaking(None)).ok_or_else(|| "no HTTP client".to_owned())?;
         let mut server = self.settings.server.clone();
         server.set_path("/");
-        let response = client.http().head(server).send();
+        let response = self.send(client.http().head(server));
         match tokio::time::timeout(WARM_UP_TIMEOUT, response).await {
             Ok(Ok(response)) => {
                 self.settings.record_protocol(response.version());

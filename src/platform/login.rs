@@ -77,7 +77,7 @@ impl PlatformClient {
             .get(url)
             .header(COOKIE, cookies)
             .header(RequestId::HEADER, call.request_id_header());
-        match timeout(self.limits().logout_timeout, request.send()).await {
+        match timeout(self.limits().logout_timeout, self.ott_connections.send(request)).await {
             Ok(Ok(response)) if response.status().as_u16() < 400 => LogoutOutcome::Ended,
             Ok(Ok(response)) => LogoutOutcome::Refused { http_status: response.status().as_u16() },
             Ok(Err(error)) => LogoutOutcome::Failed { cause: self.ott_connections.cause_of(&error).await },

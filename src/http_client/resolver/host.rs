@@ -38,7 +38,7 @@ impl Host {
         Self { name: Box::from(name), shared, state, changed: watch::Sender::new(()) }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(in super::super) fn name(&self) -> &str {
         &self.name
     }
 
@@ -49,23 +49,43 @@ impl Host {
     /// Returns the addresses, or waits for the lookup in progress, at most for [`MAX_WAIT`].
     /// Dropping the future does not end the lookup.
     pub(in super::super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
-        let started = clock::now();
-        let give_up_at = started + MAX_WAIT;
+        let give_up_at = clock::now() + MAX_WAIT;
         let mut changed = self.changed.subscribe();
         loop {
-            self.refresh_if_due();
-            let step = self.state().step(clock::now());
-            let wake_at = match step {
+            let until = match self.step() {
                 Step::Use(addresses) => return Ok(addresses),
                 Step::Fail(error) => return Err(self.error(error)),
-                Step::Wait(until) => until.map_or(give_up_at, |until| until.min(give_up_at)),
+                Step::Wait(until) => until,
             };
+            let wake_at = until.map_or(give_up_at, |until| until.min(give_up_at));
             // Cannot be closed: the sender is part of `self`.
             let _ = timeout_at(wake_at, changed.changed()).await;
             if clock::now() >= give_up_at {
                 return Err(self.error(QueryError::NoAnswer(MAX_WAIT)));
             }
         }
+    }
+
+    /// Returns the addresses, or why there are none, without waiting for a lookup. Only for the
+    /// second family of addresses it waits as [`addresses`](Self::addresses) does, for 50 ms.
+    pub(in super::super) async fn known_addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            match self.step() {
+                Step::Use(addresses) => return Ok(addresses),
+                Step::Fail(error) => return Err(self.error(error)),
+                Step::Wait(Some(until)) => {
+                    let _ = timeout_at(until, changed.changed()).await;
+                }
+                Step::Wait(None) => return Err(self.error(self.state().no_addresses(clock::now()))),
+            }
+        }
+    }
+
+    /// Returns what can be done now. Starts a lookup if the addresses are not fresh.
+    fn step(self: &Arc<Self>) -> Step {
+        self.refresh_if_due();
+        self.state().step(clock::now())
     }
 
     /// Starts a lookup in the background if the addresses are not fresh.
@@ -80,6 +100,11 @@ impl Host {
         let now = clock::now();
         let since = self.state().unanswered_since(now)?;
         Some(self.error(QueryError::NoAnswer(now.saturating_duration_since(since))))
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_addresses(&self) {
+        *self.state() = State::new(&self.name);
     }
 
     /// Records the result of a query.

@@ -187,6 +187,13 @@ impl State {
             .min()
     }
 
+    /// Returns why there are no addresses: the failure of the last lookup that ended, even while
+    /// another one is in progress.
+    pub(super) fn no_addresses(&self, now: Instant) -> QueryError {
+        let waiting = || self.unanswered_since(now).map(|since| now.saturating_duration_since(since));
+        self.failure.clone().unwrap_or_else(|| QueryError::NoAnswer(waiting().unwrap_or_default()))
+    }
+
     /// Records the result of a query.
     #[must_use]
     pub(super) fn record(

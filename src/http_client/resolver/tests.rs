@@ -187,6 +187,29 @@ async fn a_family_that_is_never_answered_delays_the_first_connection_by_50_ms_an
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connector_waits_for_no_lookup_and_reports_the_last_failure() {
+    let (resolver, held) = resolver();
+    let host = resolver.host(NAME);
+    let started = clock_now();
+    let known = async || texts(host.known_addresses().await);
+    assert_eq!(known().await, Err("name lookup of eu2.example: no answer for 0 s".to_owned()));
+    assert_eq!(held.queries(), [Ipv4, Ipv6], "the lookup that is waited for elsewhere");
+    held.fail_lookup(&QueryError::NoAddress);
+    let failed = Err("name lookup of eu2.example: the name has no address".to_owned());
+    assert_eq!(known().await, failed);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    advance(Duration::from_secs(2)).await;
+    assert_eq!(known().await, failed, "while {:?} are in progress", held.queries());
+    assert_eq!(held.queries(), [Ipv4, Ipv6]);
+    held.answer(Ipv4, V4);
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    assert_eq!(known().await, Ok(vec![V4.to_owned()]));
+    assert_eq!(started.elapsed(), Duration::from_millis(2050), "for the other family");
+    held.answer(Ipv6, V6);
+    assert_eq!(known().await, Ok(vec![V6.to_owned(), V4.to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn fresh_addresses_are_used_without_a_lookup_and_older_ones_while_one_is_in_progress() {
     let (resolver, held) = resolver();
     let host = known(&resolver, &held);

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::fixture::*;
-use crate::credential::Credential;
+use crate::{credential::Credential, platform::LogoutOutcome};
 
 /// A client that knows the server by a name whose lookup takes that long.
 fn client_by_name(upstream: &Upstream, limits: Limits, lookup: Duration) -> PlatformClient {
+    client_with(Resolver::answering_after(lookup, upstream.address().ip()), upstream, limits)
+}
+
+fn client_with(resolver: Resolver, upstream: &Upstream, limits: Limits) -> PlatformClient {
     let address = upstream.address();
     let settings = settings(&format!("http://localhost:{}", address.port()), limits);
-    let resolver = Resolver::answering_after(lookup, address.ip());
     let mut http = HttpSettings::new(settings.data_center.base_url().clone(), shared_tls(), resolver);
     http.connect_timeout = PATIENCE;
     client_over(settings, http, Credential::for_test())
@@ -54,4 +57,30 @@ async fn a_call_that_waits_for_a_lookup_in_vain_was_not_sent_and_the_next_one_su
     assert_eq!(upstream.connections(), 0);
     issues(&client).await;
     logs_in(&client, &upstream).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_finds_no_address_for_another_connection_waits_and_is_one_attempt() {
+    let upstream = Upstream::http().await;
+    let resolver = Resolver::answering_after(Duration::from_millis(300), upstream.address().ip());
+    let client = client_with(resolver.clone(), &upstream, quick());
+    logs_in(&client, &upstream).await;
+    for round in 1..4 {
+        // Over HTTP/1.1 every login has a connection of its own.
+        resolver.forget_addresses();
+        let call = call();
+        log_in(&client, &upstream.token(), &call).await.unwrap();
+        assert_eq!((call.attempts(), call.certainty()), (1, Certainty::Done));
+        assert_eq!(upstream.count(LOGIN), 1 + round);
+    }
+}
+
+#[tokio::test]
+async fn a_logout_that_finds_no_address_waits_for_the_lookup() {
+    let upstream = Upstream::http().await;
+    let resolver = Resolver::answering_after(Duration::from_millis(300), upstream.address().ip());
+    let client = client_with(resolver.clone(), &upstream, quick());
+    let session = log_in(&client, &upstream.token(), &call()).await.unwrap().session;
+    resolver.forget_addresses();
+    assert_eq!(client.log_out(&session, &call()).await, LogoutOutcome::Ended);
 }
