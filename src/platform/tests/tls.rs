@@ -2,6 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
+use futures_util::FutureExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
 use super::fixture::*;
 use crate::{credential::Credential, http_client::TlsConfigError};
 
@@ -119,13 +125,24 @@ async fn what_is_still_connecting_at_the_deadline_is_never_sent() {
 
 #[tokio::test]
 async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
-    let upstream = Upstream::http().await;
-    let url = upstream.url().replace("http://127.0.0.1", "https://localhost");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = client_of(&url, None, limits, Credential::for_test());
-    let error = issue(&client, &call()).await.unwrap_err();
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut beginning = [0; 2];
+        stream.read_exact(&mut beginning).await.unwrap();
+        // As a server does that expects HTTP.
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
+        beginning
+    };
+    let call = call();
+    let (issued, beginning) = tokio::join!(issue(&client, &call), server);
+    let error = issued.unwrap_err();
     assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
-    assert!(upstream.requests().is_empty());
+    assert_eq!(beginning, [22, 3], "a handshake of TLS");
+    assert!(listener.accept().now_or_never().is_none(), "no other connection");
 }
 
 #[test]
