@@ -1,9 +1,8 @@
 //! Whether this caller may do this: the rules, the quotas, and the proof.
 //!
 //! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
-//! caller and the rules that decide on it are of one version. [`Access::check_method`] and
-//! [`Access::admits`] decide by caller and method, before the message is read and before it is
-//! decoded; [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the
+//! caller and the rules that decide on it are of one version. [`Access::admits`] decides by
+//! caller and method, before the message is read; [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the
 //! user, and take from the quotas. Callers are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
@@ -221,20 +220,7 @@ impl Access {
         self.0.policy.store(Arc::new(policy));
     }
 
-    /// Checks that the caller may use the method at all, before the message is read. Returns how
-    /// many of its calls may be in flight, if the first rule that allows this one sets it. Takes
-    /// nothing from any quota.
-    pub fn check_method(
-        &self,
-        policy: &Policy,
-        caller: &Caller,
-        operation: Operation,
-    ) -> Result<Option<usize>, Denied> {
-        let rules = self.admitting(policy, caller, operation)?;
-        Ok(policy.rules.first(&rules).and_then(Rule::max_in_flight))
-    }
-
-    /// Admits a caller to a method. Asked before the message is decoded; takes nothing from any
+    /// Admits a caller to a method. Asked before the message is read; takes nothing from any
     /// quota.
     pub fn admits(
         &self,
@@ -242,7 +228,8 @@ impl Access {
         caller: &Caller,
         operation: Operation,
     ) -> Result<Admission, Denied> {
-        let rules = self.admitting(&policy, caller, operation)?;
+        let admitting = policy.rules.admitting(caller.name(), operation);
+        let rules = admitting.map_err(|mismatch| self.denied(mismatch))?;
         Ok(Admission { policy, caller: caller.clone(), operation, rules })
     }
 
@@ -300,10 +287,6 @@ impl Access {
     /// the contract by reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
         if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
-    }
-
-    fn admitting(&self, policy: &Policy, caller: &Caller, operation: Operation) -> Result<RuleSet, Denied> {
-        policy.rules.admitting(caller.name(), operation).map_err(|mismatch| self.denied(mismatch))
     }
 
     /// An admission for one method opens no door for the other.
@@ -397,6 +380,12 @@ impl Admission {
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// How many calls of the caller may be in flight, if the first rule that admits it sets it.
+    #[must_use]
+    pub fn max_in_flight(&self) -> Option<usize> {
+        self.policy.rules.first(&self.rules).and_then(Rule::max_in_flight)
     }
 }
 

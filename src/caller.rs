@@ -391,7 +391,8 @@ impl Inner {
                 return Ok(Some(caller));
             }
             if bearer::looks_like_jwt(credential) {
-                let verified = jwt.verify(credential, digest, network).await;
+                // Boxed: it is rare and large, and the future of every call would grow by it.
+                let verified = Box::pin(jwt.verify(credential, digest, network)).await;
                 return verified.map_err(CallerError::InvalidJwt).map(Some);
             }
         }

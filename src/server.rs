@@ -32,6 +32,7 @@ mod settings;
 mod stack;
 mod stream_guard;
 pub mod tls;
+mod turn_clock;
 mod worker;
 
 use std::{

@@ -1,7 +1,7 @@
 //! The two RPCs, as typed handlers.
 //!
-//! Calls that no rule allows this caller have been refused before. A handler checks the caller and the
-//! method, then the message, then the user, and then calls the platform. `convert` checks
+//! Calls of a method that no rule allows their caller have been refused before. A handler checks the
+//! message, then the user, and then calls the platform. `convert` checks
 //! messages, `wire` decodes and encodes them, `detached` runs work that must outlive its caller, and `platform` sends the
 //! requests.
 
@@ -29,12 +29,16 @@ pub use self::{
     reflection::{Reflection, ReflectionError},
     refused_requests::RefusedRequests,
 };
+use self::{detached::Detachable, undelivered::Undelivered};
 use crate::{
     access::{Access, Admission},
     arrival::Arrival,
     audit::Audit,
     call::{Call, Operation},
+    ott::{IssuedToken, LoginUrl},
     platform::PlatformClient,
+    proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
+    session::{Account, LoggedIn},
     status::{Failure, Reason},
     telemetry::metrics::Metrics,
 };
@@ -78,24 +82,54 @@ impl OttService {
     }
 }
 
+/// A call whose work has begun.
+enum Working {
+    Issue(Detachable<(IssuedToken, Option<LoginUrl>)>),
+    LogIn(Detachable<(Account, Undelivered)>),
+}
+
 impl OttService {
     /// Answers a call that the middleware has admitted. `body` is its complete body: one message
-    /// with its prefix. Returns the response in the same form.
+    /// with its prefix. Returns the response in the same form. What can be checked without waiting
+    /// is done at once.
     ///
     /// # Errors
     ///
     /// The failure that the call is answered with.
-    pub async fn answer(&self, arrival: Arrival, headers: HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
+    pub fn answer(
+        &self,
+        arrival: Arrival,
+        admission: Admission,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> impl Future<Output = Result<Bytes, Failure>> + use<> {
+        let working = self.begin(arrival, admission, headers, body);
+        async move {
+            // Only what is delivered leaves the types that overwrite their memory.
+            match working? {
+                Working::Issue(work) => wire::encode(&IssueOttResponse::from(work.await?)),
+                Working::LogIn(work) => {
+                    let (account, undelivered) = work.await?;
+                    let session = undelivered.deliver();
+                    wire::encode(&LoginWithOttResponse::from(LoggedIn { account, session }))
+                }
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        arrival: Arrival,
+        admission: Admission,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Working, Failure> {
         match arrival.call.operation() {
             Some(Operation::IssueOtt) => {
-                let message = wire::decode(&headers, &body)?;
-                drop((headers, body));
-                wire::encode(&self.issue(arrival, message).await?)
+                self.issue(arrival, admission, wire::decode(headers, body)?).map(Working::Issue)
             }
             Some(Operation::LoginWithOtt) => {
-                let message = wire::decode(&headers, &body)?;
-                drop((headers, body));
-                wire::encode(&self.log_in(arrival, message).await?)
+                self.log_in(arrival, admission, wire::decode(headers, body)?).map(Working::LogIn)
             }
             None => Err(Failure::new(Reason::MethodUnknown)),
         }

@@ -42,12 +42,30 @@ pub const fn is_unprintable(character: char) -> bool {
         || (character as u32) & 0xfffe == 0xfffe
 }
 
-/// Returns where the first unprintable character is. Most texts are ASCII, and are compared by
-/// bytes: every call has a record of many strings.
+/// Returns where the first unprintable character is.
 fn find_unprintable(text: &str) -> Option<usize> {
-    let first = text.bytes().position(|byte| !matches!(byte, b' '..=b'~'))?;
+    find(text, |byte| matches!(byte, b' '..=b'~'), is_unprintable)
+}
+
+/// Returns where the first character is that is looked for, which is none of the `plain` ASCII
+/// characters. Most texts consist of those only, which is found out without a branch for each
+/// byte: every call has a record of many strings.
+fn find(text: &str, plain: impl Fn(u8) -> bool + Copy, wanted: impl Fn(char) -> bool) -> Option<usize> {
+    let bytes = text.as_bytes();
+    if consists_of::<16>(bytes, plain).or_else(|| consists_of::<8>(bytes, plain)) == Some(true) {
+        return None;
+    }
+    let first = bytes.iter().position(|&byte| !plain(byte))?;
     // All bytes before it are characters.
-    text.get(first..)?.find(is_unprintable).map(|at| first + at)
+    text.get(first..)?.find(wanted).map(|at| first + at)
+}
+
+/// Returns whether all bytes are as wanted, compared in blocks of `N`; `None` if there are fewer.
+fn consists_of<const N: usize>(bytes: &[u8], wanted: impl Fn(u8) -> bool + Copy) -> Option<bool> {
+    let all = |block: &[u8; N]| block.iter().fold(true, |all, &byte| all & wanted(byte));
+    // The last block may overlap the one before it.
+    let last = bytes.last_chunk()?;
+    Some(bytes.as_chunks().0.iter().all(all) && all(last))
 }
 
 /// How a text is written.
@@ -70,6 +88,13 @@ impl Notation {
             '"' | '\\' => !matches!(self, Self::Plain),
             _ => is_unprintable(character),
         }
+    }
+
+    /// Returns where the first character is that is escaped.
+    fn find_escaped(self, text: &str) -> Option<usize> {
+        // No notation escapes these.
+        let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        find(text, plain, |character| self.escapes(character))
     }
 
     /// Writes the escape of a character.
@@ -128,7 +153,7 @@ impl<W: Write> Escaping<W> {
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
-        while let Some(at) = rest.find(|character| self.notation.escapes(character)) {
+        while let Some(at) = self.notation.find_escaped(rest) {
             let (printable, from) = rest.split_at(at);
             self.to.write_str(printable)?;
             let Some(character) = from.chars().next() else { break };
@@ -191,7 +216,7 @@ impl<W: Write> Write for Bounded<W> {
         }
         let mut rest = text;
         while !rest.is_empty() && !self.is_cut {
-            let end = rest.find(|character| self.notation.escapes(character)).unwrap_or(rest.len());
+            let end = self.notation.find_escaped(rest).unwrap_or(rest.len());
             let (printable, from) = rest.split_at(end);
             if printable.len() > self.room {
                 self.pass(&printable[..printable.floor_char_boundary(self.room)])?;

@@ -248,7 +248,6 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
         let policy = access.policy();
         let caller = identification.identify(&headers, &peer, policy.tokens()).await.unwrap();
         access.mentions(&policy, &caller).unwrap();
-        access.check_method(&policy, &caller, Operation::IssueOtt).unwrap();
         let admission = access.admits(policy.into_shared(), &caller, Operation::IssueOtt).unwrap();
         seen.insert(admission.caller().name().to_string());
     }

@@ -7,7 +7,7 @@ use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration
 
 use futures_util::FutureExt;
 use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -24,6 +24,7 @@ use super::{
     preface,
     stream_guard::{Guarded, Pass, StreamBudget},
     tls::{Handshakes, Trust},
+    turn_clock::TurnClock,
 };
 use crate::{
     caller::Peer,
@@ -114,8 +115,8 @@ where
     let budget = shared.stream_budget.clone();
     let io = Guarded::new(io, pass.clone(), &shared.limits, peer, budget, shared.metrics.clone());
     let service = service_fn(|request| {
-        // Taken before the future is polled, so that its wait for a first turn counts.
-        let arrived = clock::now();
+        // Not when the future is first polled: its wait for that counts too.
+        let arrived = pass.clock().now();
         let call = entry.call(arrived);
         let (port, requests) = (Arc::clone(&shared.port), Arc::clone(&requests));
         let may_be_reset = pass.has_resets();
@@ -127,7 +128,8 @@ where
             Ok::<_, Infallible>(call.responding(port.answer(request, &requests, arrived).await))
         }
     });
-    let mut connection = pin!(builder(&shared.limits).serve_connection(TokioIo::new(io), service));
+    let mut connection =
+        pin!(builder(&shared.limits, pass.clock().clone()).serve_connection(TokioIo::new(io), service));
     let over = OnWake::new(async {
         tokio::select! {
             () = shared.phases.go_away.cancelled() => ConnectionEnd::Drain,
@@ -204,10 +206,10 @@ async fn withdrawn(trust: &mut Option<Trust>) {
 }
 
 /// HTTP/2 with every limit set.
-fn builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+fn builder(limits: &Limits, clock: TurnClock) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .timer(TokioTimer::new())
+        .timer(clock)
         .max_concurrent_streams(limits.max_streams)
         .max_local_error_reset_streams(limits.max_local_error_resets)
         .max_pending_accept_reset_streams(limits.max_pending_resets)

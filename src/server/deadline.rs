@@ -2,9 +2,18 @@
 //!
 //! Time counts from the arrival of the call, including any wait in a queue.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -66,20 +75,79 @@ pub(super) async fn within<T>(
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let mut work = pin!(work);
-    let failure = if call.deadline().remaining().is_zero() {
-        // The timer would still poll the work once.
-        Failure::new(Reason::DeadlineExceeded)
+    let timer = pin!(sleep_until(call.deadline().instant()));
+    let drained = pin!(cut_off.cancelled());
+    let mut ends = Ends { timer, cut_off, drained, watched_for: None };
+    let end = if call.deadline().remaining().is_zero() {
+        // The timer would still let the work be polled once.
+        Err(End::Deadline)
     } else {
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(call.deadline().instant()) => Failure::new(Reason::DeadlineExceeded),
-            () = cut_off.cancelled() => cut_off_by_drain(call),
-            done = &mut work => return done,
-        }
+        poll_fn(|cx| {
+            if let Some(end) = ends.reached() {
+                return Poll::Ready(Err(end));
+            }
+            match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => ends.watch(cx).map(Err),
+            }
+        })
+        .await
+    };
+    let failure = match end {
+        Ok(done) => return done,
+        Err(End::Deadline) => Failure::new(Reason::DeadlineExceeded),
+        Err(End::Drain) => cut_off_by_drain(call),
     };
     failure.settle(call);
     call.abandon();
     Err(failure)
+}
+
+/// What ends a call before its work does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Deadline,
+    Drain,
+}
+
+/// What can end a call before its work does.
+///
+/// The timer and the wait for the drain are registered once the work has to wait, and again only
+/// if another task goes on with the call. Each takes a lock, and a call is polled several times.
+struct Ends<'a, D> {
+    timer: Pin<&'a mut Sleep>,
+    cut_off: &'a CancellationToken,
+    drained: Pin<&'a mut D>,
+    /// Whom both will wake.
+    watched_for: Option<Waker>,
+}
+
+impl<D: Future<Output = ()>> Ends<'_, D> {
+    /// Returns what has come, the deadline first.
+    fn reached(&self) -> Option<End> {
+        if self.timer.is_elapsed() {
+            Some(End::Deadline)
+        } else {
+            self.cut_off.is_cancelled().then_some(End::Drain)
+        }
+    }
+
+    /// Has the task woken when one of them comes.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.watched_for.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let register = poll_fn(|cx| {
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Deadline);
+            }
+            self.drained.as_mut().poll(cx).map(|()| End::Drain)
+        });
+        // Work that has used up the budget of its turn would keep the timer from being registered.
+        let end = Pin::new(&mut unconstrained(register)).poll(cx);
+        self.watched_for = Some(cx.waker().clone());
+        end
+    }
 }
 
 fn cut_off_by_drain(call: &Call) -> Failure {
@@ -92,6 +160,8 @@ fn cut_off_by_drain(call: &Call) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::{call::Operation, clock};
 
@@ -151,6 +221,74 @@ mod tests {
         let answer: Result<(), _> = within(&call, &CancellationToken::new(), std::future::pending()).await;
         assert_eq!(answer.unwrap_err().reason(), Reason::DeadlineExceeded);
         assert_eq!(arrived.elapsed(), Duration::from_millis(80));
+    }
+
+    fn call() -> Call {
+        Call::new(clock::now(), Deadline::after(Duration::from_secs(10)))
+    }
+
+    /// Returns what ends work that never ends itself, within a time that only a test which fails
+    /// needs.
+    async fn ended(work: impl Future<Output = Result<(), Failure>>) -> Option<Reason> {
+        let answer = tokio::time::timeout(Duration::from_hours(1), work).await.ok()?;
+        Some(answer.expect_err("the work never ends").reason())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_that_uses_up_its_turn_ends_at_its_deadline_and_by_a_drain() {
+        let greedy = || async {
+            while tokio::task::coop::has_budget_remaining() {
+                tokio::task::consume_budget().await;
+            }
+            std::future::pending().await
+        };
+        let cut_off = CancellationToken::new();
+        assert_eq!(ended(within(&call(), &cut_off, greedy())).await, Some(Reason::DeadlineExceeded));
+        let drain = async {
+            tokio::task::yield_now().await;
+            cut_off.cancel();
+        };
+        let call = call();
+        let (reason, ()) = tokio::join!(ended(within(&call, &cut_off, greedy())), drain);
+        assert_eq!(reason, Some(Reason::Draining));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn call_that_moves_to_another_task_ends_at_its_deadline_and_by_a_drain() {
+        for (drained, reason) in [(false, Reason::DeadlineExceeded), (true, Reason::Draining)] {
+            let (cut_off, begun) = (CancellationToken::new(), clock::now());
+            let moved = cut_off.clone();
+            let mut answer: Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>> =
+                Box::pin(async move { within(&call(), &moved, std::future::pending()).await });
+            assert!(answer.as_mut().now_or_never().is_none(), "polled outside of the task");
+            let task = tokio::spawn(ended(answer));
+            tokio::task::yield_now().await;
+            if drained {
+                cut_off.cancel();
+            }
+            assert_eq!(task.await.expect("it does not panic"), Some(reason));
+            let after = if drained { Duration::ZERO } else { Duration::from_secs(10) };
+            assert_eq!(begun.elapsed(), after, "the task was woken");
+        }
+    }
+
+    /// The deadline comes first, then the drain, then the work, also if all come at once.
+    #[tokio::test(start_paused = true)]
+    async fn of_what_comes_at_once_the_deadline_is_first_and_the_drain_second() {
+        for (late, reason) in [(true, Some(Reason::DeadlineExceeded)), (false, Some(Reason::Draining))] {
+            let (cut_off, call) = (CancellationToken::new(), call());
+            let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+            let work = async {
+                answered.await.expect("it is sent");
+                Ok(())
+            };
+            let mut answered = pin!(within(&call, &cut_off, work));
+            assert!(answered.as_mut().now_or_never().is_none());
+            tokio::time::advance(Duration::from_secs(if late { 10 } else { 9 })).await;
+            answer.send(()).expect("it waits");
+            cut_off.cancel();
+            assert_eq!(answered.await.err().map(|failure| failure.reason()), reason);
+        }
     }
 
     #[tokio::test(start_paused = true)]

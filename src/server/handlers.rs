@@ -11,7 +11,7 @@ use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
 
 use super::response_body::ResponseBody;
-use crate::{arrival::Arrival, service::OttService, status::Failure};
+use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
 /// Headers of a response that are added by the gateway: its type and the id of its call.
 const RESPONSE_HEADERS: usize = 2;
@@ -30,6 +30,13 @@ enum Calls {
     Routed,
 }
 
+/// The answer of one of them.
+enum Answer<S, #[cfg(test)] R> {
+    Service(S),
+    #[cfg(test)]
+    Routed(std::pin::Pin<Box<R>>),
+}
+
 impl Handlers {
     /// `service` answers the calls of the gateway's own service, and `routes` all others.
     #[must_use]
@@ -37,20 +44,32 @@ impl Handlers {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
     }
 
-    /// Answers a call of the gateway's own service. `message` is its complete body.
-    pub(super) async fn call(
+    /// Answers a call of the gateway's own service. `message` is its complete body. Neither is
+    /// kept while the call waits.
+    pub(super) fn call(
         &self,
-        head: Parts,
-        message: Bytes,
+        head: &Parts,
+        message: &Bytes,
         arrival: Arrival,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        match &self.calls {
-            Calls::Service(service) => service.answer(arrival, head.headers, message).await.map(succeeded),
+        admission: Admission,
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Failure>> + use<'_> {
+        let answer = match &self.calls {
+            Calls::Service(service) => {
+                Answer::Service(service.answer(arrival, admission, &head.headers, message))
+            }
             #[cfg(test)]
             Calls::Routed => {
-                let mut request = Request::from_parts(head, http_body_util::Full::new(message));
+                let mut request =
+                    Request::from_parts(head.clone(), http_body_util::Full::new(message.clone()));
                 request.extensions_mut().insert(arrival);
-                Ok(self.route(request).await)
+                Answer::Routed(Box::pin(self.route(request)))
+            }
+        };
+        async move {
+            match answer {
+                Answer::Service(answer) => answer.await.map(succeeded),
+                #[cfg(test)]
+                Answer::Routed(answer) => Ok(answer.await),
             }
         }
     }

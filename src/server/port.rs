@@ -49,11 +49,11 @@ impl Port {
         B::Error: Into<tonic::codegen::StdError>,
     {
         match &self.calls {
-            // Both are boxed. The library moves a future several times when it makes a task of it,
-            // and a task has room for the largest of its states even while a peer accepts its
-            // response. A health call, which needs no credential, has no room for another call.
+            // Both are boxed. A task has room for the largest of its states even while a peer
+            // accepts its response. A health call, which needs no credential, has no room for
+            // another call.
             Some(calls) if !HealthStack::serves(&request) => {
-                Box::pin(calls.answer(request, &connection.peer, arrived)).await
+                calls.answer(request, &connection.peer, arrived).await
             }
             // The health port, or a health call, which must get an answer even when other
             // calls do not.

@@ -3,7 +3,14 @@
 //! Each step has its own file. What a caller may do is decided in the typed handlers; paths
 //! are used only for metrics, audit and the choice of the stack.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    mem,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -79,47 +86,51 @@ pub(super) struct CallTimes {
 
 impl CallStack {
     /// Answers one call that arrived then from that peer.
-    pub(super) async fn answer<B>(
-        &self,
+    ///
+    /// The future is boxed, because the library moves it several times when it makes a task of it,
+    /// and contains each value once: an `async fn` would keep its arguments and what is made of them.
+    pub(super) fn answer<'a, B>(
+        &'a self,
         request: Request<B>,
-        peer: &Peer,
+        peer: &'a Peer,
         arrived: Instant,
-    ) -> Response<ResponseBody>
+    ) -> Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send + 'a>>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<tonic::codegen::StdError>,
     {
         let (call, timeout) = self.arrive(&request, peer, arrived);
         if let Err(status) = speaks_grpc(&request) {
-            return refuse_protocol(status, expects_grpc(request.headers()), &call);
+            return Box::pin(ready(refuse_protocol(status, expects_grpc(request.headers()), &call)));
         }
         if REFLECTION_SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
-            // Boxed: it is rare and large, and the future of every call would grow by it.
-            return Box::pin(self.answer_reflection(request, &call, timeout, peer)).await;
+            return Box::pin(async move { self.answer_reflection(request, &call, timeout, peer).await });
         }
         let span = self.tracer.call(call.operation().into(), call.request_id(), request.headers());
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
         let refused_calls = self.refused_calls.clone();
         let mut completion =
             Completion::of(call.clone(), span.clone(), audited(&request), audit, refused_calls, metrics);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
-        let outcome = {
-            // Pinned here and below, because passing a future by value makes room for it twice.
-            let work = pin!(self.admit_and_answer(head, &mut message, &call, span, timeout, peer));
-            self.without_panic(&call, work).await
-        };
-        if let Err(failure) = &outcome
-            && !message.is_begun()
-            && completion.has_own_record()
-        {
-            // Decided before the message is read: a caller that withholds it, or breaks it off,
-            // must not hide why the call was refused.
-            completion.decide(failure.ending(&call));
-            let is_proxy = self.identification.trusts(peer);
-            self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;
-        }
-        completion.finish(outcome).await
+        Box::pin(async move {
+            let outcome = {
+                // Pinned here and below, because passing a future by value makes room for it twice.
+                let work = pin!(self.admit_and_answer(&mut head, &mut message, &call, span, timeout, peer));
+                self.without_panic(&call, work).await
+            };
+            if let Err(failure) = &outcome
+                && !message.is_begun()
+                && completion.has_own_record()
+            {
+                // Decided before the message is read: a caller that withholds it, or breaks it off,
+                // must not hide why the call was refused.
+                completion.decide(failure.ending(&call));
+                let is_proxy = self.identification.trusts(peer);
+                self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;
+            }
+            completion.finish(outcome).await
+        })
     }
 
     /// The steps that can refuse a call, in order, and the handler behind them.
@@ -128,7 +139,7 @@ impl CallStack {
     /// none among the calls in flight: until then its caller has spent next to nothing on it.
     async fn admit_and_answer<B>(
         &self,
-        head: Parts,
+        head: &mut Parts,
         message: &mut ArrivingMessage<B>,
         call: &Call,
         span: CallSpan,
@@ -154,16 +165,17 @@ impl CallStack {
                 }
                 return Err(Failure::new(Reason::MethodUnknown));
             };
-            let share = self.access.check_method(&policy, &caller, operation);
-            if share.as_ref().err().is_none_or(Denied::names_caller) {
+            let policy = policy.into_shared();
+            let admission = self.access.admits(Arc::clone(&policy), &caller, operation);
+            if admission.as_ref().err().is_none_or(Denied::names_caller) {
                 peer.recognition().set();
             }
-            let (share, policy) = (share?, policy.into_shared());
+            let admission = admission?;
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
             call.keep_message(message.clone());
-            let in_flight = self.gate.admit(&holder, share)?;
+            let in_flight = self.gate.admit(&holder, admission.max_in_flight())?;
             self.gate.expect_record().await?;
             let arrival = Arrival {
                 call: call.clone(),
@@ -173,7 +185,10 @@ impl CallStack {
                 in_flight: Some(in_flight),
                 recognition: peer.recognition().clone(),
             };
-            self.handlers.call(head, message, arrival).await
+            let answer = self.handlers.call(head, &message, arrival, admission);
+            // The call may wait for long, and needs neither.
+            drop((message, mem::take(&mut head.headers)));
+            answer.await
         });
         deadline::within(call, &self.cut_off, work).await
     }

@@ -41,15 +41,20 @@ use super::{
     frame_scanner::{Frame, FrameScanner, kind},
     limits::Limits,
     preface,
+    turn_clock::TurnClock,
 };
 use crate::{
     caller::Peer,
     telemetry::metrics::{Http2Error, Metrics},
 };
 
-/// The resets that were read since the worker last turned to this connection. Cheap to clone.
+/// The time at which the worker last turned to this connection, and the resets that were read
+/// since. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pass(Arc<AtomicUsize>);
+pub(super) struct Pass {
+    resets: Arc<AtomicUsize>,
+    clock: TurnClock,
+}
 
 /// A connection whose streams are limited.
 #[derive(Debug)]
@@ -79,7 +84,8 @@ impl Pass {
     /// Drives the connection with these passes: each poll is one.
     pub(super) async fn drive<F: Future>(&self, mut connection: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
-            self.0.store(0, Ordering::Relaxed);
+            self.resets.store(0, Ordering::Relaxed);
+            self.clock.turn_begins();
             connection.as_mut().poll(cx)
         })
         .await
@@ -88,7 +94,12 @@ impl Pass {
     /// Whether streams were reset in this pass, so that one which is accepted in it may be
     /// among them.
     pub(super) fn has_resets(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.resets.load(Ordering::Relaxed) > 0
+    }
+
+    /// The time at which this pass began.
+    pub(super) const fn clock(&self) -> &TurnClock {
+        &self.clock
     }
 }
 
@@ -136,7 +147,7 @@ impl<Io> Guarded<Io> {
             if frame.kind != kind::RST_STREAM {
                 continue;
             }
-            let resets = self.pass.0.fetch_add(1, Ordering::Relaxed) + 1;
+            let resets = self.pass.resets.fetch_add(1, Ordering::Relaxed) + 1;
             if resets >= self.max_resets_per_pass || self.streams.excess.is_some() {
                 self.hold_from(end, buffer);
                 return;
@@ -211,7 +222,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<Io> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check(cx)?;
-        if this.pass.0.load(Ordering::Relaxed) >= this.max_resets_per_pass {
+        if this.pass.resets.load(Ordering::Relaxed) >= this.max_resets_per_pass {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -26,22 +26,39 @@ use crate::{
 ///
 /// Without a record there is no answer: `T` is dropped, and its `Drop` has to clean up. If
 /// the answer is not taken, its record is corrected.
+///
+/// Give large work as [`Begin`]: a future that is handed over by value takes up its size twice.
 pub(super) fn run<T, W>(
     call: &Call,
     in_flight: Option<InFlight>,
     audit: Audit,
     metrics: Metrics,
     work: W,
-) -> impl Future<Output = Result<T, Failure>>
+) -> Detachable<T>
 where
     T: Send + 'static,
-    W: Future<Output = Result<T, Failure>> + Send + 'static,
+    W: IntoFuture<Output = Result<T, Failure>, IntoFuture: Send> + Send + 'static,
 {
     call.work_begins();
     let is_ours = call.claim_record();
-    // Boxed before anything else is done with it, because it is large.
-    let recorded = record(call.clone(), in_flight, audit, metrics, is_ours, Box::pin(work));
-    Detachable { call, work: Some(Box::pin(recorded)) }
+    let recorded = record(call.clone(), in_flight, audit, metrics, is_ours, work);
+    Detachable { call: call.clone(), work: Some(Box::pin(recorded)) }
+}
+
+/// Work that makes its future where it runs.
+pub(super) struct Begin<F>(pub(super) F);
+
+impl<F, W> IntoFuture for Begin<F>
+where
+    F: FnOnce() -> W,
+    W: Future,
+{
+    type Output = W::Output;
+    type IntoFuture = W;
+
+    fn into_future(self) -> W {
+        self.0()
+    }
 }
 
 /// Does the work and writes its record.
@@ -51,17 +68,17 @@ async fn record<T, W>(
     audit: Audit,
     metrics: Metrics,
     is_ours: bool,
-    work: Pin<Box<W>>,
+    work: W,
 ) -> Handover<T>
 where
-    W: Future<Output = Result<T, Failure>>,
+    W: IntoFuture<Output = Result<T, Failure>>,
 {
     let result = tokio::select! {
         biased;
         // Before the work, which may send something each time that it is polled.
         () = unrecordable(&call, &audit) => Err(Failure::new(Reason::AuditUnavailable)),
         // A panic fails one call only, and that call still gets its record.
-        result = AssertUnwindSafe(work).catch_unwind() => result.unwrap_or_else(|_payload| {
+        result = AssertUnwindSafe(work.into_future()).catch_unwind() => result.unwrap_or_else(|_payload| {
             panics::call_panicked(&call, &metrics);
             Err(Failure::new(Reason::InternalError))
         }),
@@ -85,13 +102,14 @@ where
 
 /// Work in the task of its call. When dropped unfinished, the call is abandoned, and the work
 /// moves to a task of its own.
-struct Detachable<'a, T: Send + 'static> {
-    call: &'a Call,
+#[must_use = "the work is done while this is polled"]
+pub(super) struct Detachable<T: Send + 'static> {
+    call: Call,
     /// `None` once it has ended.
     work: Option<Pin<Box<dyn Future<Output = Handover<T>> + Send>>>,
 }
 
-impl<T: Send + 'static> Future for Detachable<'_, T> {
+impl<T: Send + 'static> Future for Detachable<T> {
     type Output = Result<T, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -108,7 +126,7 @@ impl<T: Send + 'static> Future for Detachable<'_, T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Detachable<'_, T> {
+impl<T: Send + 'static> Drop for Detachable<T> {
     fn drop(&mut self) {
         self.call.abandon();
         let Some(work) = self.work.take() else { return };

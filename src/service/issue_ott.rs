@@ -1,24 +1,31 @@
 //! `IssueOtt`: mints a token for one user.
 
-use super::{OttService, convert, detached};
 use std::sync::Arc;
 
+use super::{
+    OttService, convert,
+    detached::{self, Detachable},
+};
 use crate::{
+    access::Admission,
     arrival::Arrival,
     call::Operation,
-    proto::ott::v1::{IssueOttRequest, IssueOttResponse},
+    ott::{IssuedToken, LoginUrl},
+    proto::ott::v1::IssueOttRequest,
     status::{Failure, Reason},
 };
 
 impl OttService {
-    pub(super) async fn issue(
+    /// Begins the work of a call, unless it has to be refused. Not a future until then: it would
+    /// have room for all that is checked while the call waits for the platform.
+    pub(super) fn issue(
         &self,
         arrival: Arrival,
+        admission: Admission,
         message: IssueOttRequest,
-    ) -> Result<IssueOttResponse, Failure> {
-        let Arrival { call, caller, policy, span, in_flight, .. } = arrival;
+    ) -> Result<Detachable<(IssuedToken, Option<LoginUrl>)>, Failure> {
+        let Arrival { call, span, in_flight, .. } = arrival;
         call.set_operation(Operation::IssueOtt);
-        let admission = self.access.admits(policy, &caller, Operation::IssueOtt)?;
 
         let convert::IssueOtt { subject, api_client, target_uri } = message.try_into()?;
         call.set_subject(subject.clone());
@@ -33,7 +40,7 @@ impl OttService {
         let audit = self.audit.clone();
         let known_tokens = self.known_tokens.clone();
         let task_call = call.clone();
-        let work = async move {
+        let work = detached::Begin(move || async move {
             let issued = client
                 .issue_ott(&permit, &task_call, &span)
                 .await
@@ -45,9 +52,8 @@ impl OttService {
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
             Ok((issued, login_url))
-        };
+        });
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
-        // Only what is delivered leaves the types that overwrite their memory.
-        detached::run(&call, in_flight, audit, metrics, work).await.map(Into::into)
+        Ok(detached::run(&call, in_flight, audit, metrics, work))
     }
 }

@@ -3,28 +3,31 @@
 use std::sync::Arc;
 
 use super::{
-    OttService, convert, detached,
+    OttService, convert,
+    detached::{self, Detachable},
     undelivered::{Context, Undelivered},
 };
 use crate::{
+    access::Admission,
     arrival::Arrival,
     call::Operation,
     platform::FailedLogin,
-    proto::ott::v1::{LoginWithOttRequest, LoginWithOttResponse},
-    session::LoggedIn,
+    proto::ott::v1::LoginWithOttRequest,
+    session::{Account, LoggedIn},
     status::{Failure, Reason},
     telemetry::metrics::SecurityEvent,
 };
 
 impl OttService {
-    pub(super) async fn log_in(
+    /// Begins the work of a call, unless it has to be refused.
+    pub(super) fn log_in(
         &self,
         arrival: Arrival,
+        admission: Admission,
         message: LoginWithOttRequest,
-    ) -> Result<LoginWithOttResponse, Failure> {
-        let Arrival { call, caller, policy, span, in_flight, .. } = arrival;
+    ) -> Result<Detachable<(Account, Undelivered)>, Failure> {
+        let Arrival { call, span, in_flight, .. } = arrival;
         call.set_operation(Operation::LoginWithOtt);
-        let admission = self.access.admits(policy, &caller, Operation::LoginWithOtt)?;
 
         let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
         if let Some(fingerprint) = self.audit.fingerprint(&ott) {
@@ -49,7 +52,7 @@ impl OttService {
             metrics: metrics.clone(),
             in_flight: in_flight.clone(),
         };
-        let work = async move {
+        let work = detached::Begin(move || async move {
             let undelivered = |session| Undelivered::new(session, context);
             let LoggedIn { account, session } = match client.log_in(&permit, ott, &task_call, &span).await {
                 Ok(logged_in) => logged_in,
@@ -88,9 +91,8 @@ impl OttService {
                 );
             }
             Ok((account, undelivered(session)))
-        };
+        });
         let (audit, metrics) = (self.audit.clone(), self.metrics.clone());
-        let (account, undelivered) = detached::run(&call, in_flight, audit, metrics, work).await?;
-        Ok(LoggedIn { account, session: undelivered.deliver() }.into())
+        Ok(detached::run(&call, in_flight, audit, metrics, work))
     }
 }

@@ -79,6 +79,20 @@ proptest! {
         prop_assert_eq!(find_unprintable(&text), text.find(is_unprintable));
     }
 
+    /// The same after any number of characters that are compared in blocks, and for every notation.
+    #[test]
+    fn first_character_to_escape_is_found_behind_any_number_of_plain_ones(
+        plain in "[ -!#-\\[\\]-~]{0,70}",
+        text in hostile_text(),
+    ) {
+        let text = plain + &text;
+        prop_assert_eq!(find_unprintable(&text), text.find(is_unprintable));
+        for notation in [Notation::Plain, Notation::Quoted, Notation::Json] {
+            let expected = text.find(|character| notation.escapes(character));
+            prop_assert_eq!(notation.find_escaped(&text), expected, "{:?}", notation);
+        }
+    }
+
     #[test]
     fn no_text_puts_an_unprintable_character_on_a_line(text in hostile_text(), limit in 0_usize..80) {
         for notation in [Notation::Plain, Notation::Quoted, Notation::Json] {

@@ -185,3 +185,18 @@ fn goaway_names_the_last_stream_and_the_reason() {
     assert_eq!(frame[9..17], [0, 0, 0, 7, 0, 0, 0, 11]);
     assert_eq!(&frame[17..], b"too_many_resets");
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_pass_notes_when_it_begins() {
+    let pass = Pass::default();
+    let created = pass.clock().now();
+    let mut connection = pin!(poll_fn(|_| Poll::<()>::Pending));
+    let mut driven = pin!(pass.drive(connection.as_mut()));
+    let waker = noop_waker();
+    let mut cx = Context::from_waker(&waker);
+    for seconds in [7, 14] {
+        tokio::time::advance(std::time::Duration::from_secs(7)).await;
+        assert!(driven.as_mut().poll(&mut cx).is_pending());
+        assert_eq!((pass.clock().now() - created).as_secs(), seconds);
+    }
+}

@@ -207,6 +207,18 @@ async fn time_that_a_call_waits_for_its_turn_counts() {
     assert_eq!(reason(arrived).await, "METHOD_UNKNOWN");
 }
 
+/// Each call that waits takes up the size of its future, and the largest of its states counts.
+#[tokio::test]
+async fn the_future_of_a_call_is_small() {
+    let running = start(|_| {}).await;
+    let stack = running.call_stack(Identification::none());
+    let request =
+        Request::post(ISSUE).header("content-type", "application/grpc").body(Body::empty()).unwrap();
+    let peer = caller::Peer::plaintext(running.address);
+    let answer = stack.answer(request, &peer, clock::now());
+    assert!(size_of_val(&*answer) <= 2560, "{} bytes", size_of_val(&*answer));
+}
+
 #[tokio::test]
 async fn deadline_tells_what_is_known_of_the_outcome() {
     let mut running = start(|_| {}).await;
