@@ -187,8 +187,10 @@ impl HttpSettings {
         let mut sent = request.send().await;
         let lookup = sent.as_ref().err().and_then(|error| failed_lookup(error));
         if let (Some(lookup), Some(once_more)) = (lookup, once_more) {
+            // Kept until the request is sent: addresses that nobody uses are forgotten.
+            let host = self.resolver.host(lookup.name());
             // If the lookup fails, so does the request, for the same reason.
-            let _ = self.resolver.host(lookup.name()).addresses().await;
+            let _ = host.addresses().await;
             sent = once_more.send().await;
         }
         sent.inspect_err(|error| self.record_failure(error))
