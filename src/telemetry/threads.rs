@@ -2,8 +2,8 @@
 //!
 //! A thread with a runtime beats by a timer while it has something to do ([`Activity`]). A thread
 //! that waits for work marks its waits. An idle thread never wakes up only for its heartbeat,
-//! except for the one that watches all others. What follows from a missing heartbeat is decided by `admin` and `server`, and
-//! what follows from the death of a thread by `app`.
+//! except for the one that watches all others. What follows from a missing heartbeat is decided by
+//! `admin` and `server`, and what follows from the death of a thread by `app`.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 pub use self::activity::Activity;
 use crate::clock::{self, Instant};
@@ -61,6 +64,8 @@ struct State {
     blocked_after: Duration,
     /// Milliseconds from `started` to the last heartbeat, or one of the constants above.
     beat: AtomicU64,
+    /// Notified to ask a thread without a timer for a heartbeat.
+    asked: Notify,
 }
 
 /// The condition of a thread.
@@ -104,6 +109,7 @@ impl Threads {
             started: clock::now(),
             blocked_after: self.0.blocked_after,
             beat: AtomicU64::new(0),
+            asked: Notify::new(),
         }));
         self.running().push(pulse.clone());
         Heartbeat { threads: self.clone(), pulse }
@@ -139,12 +145,13 @@ impl Threads {
         }
     }
 
-    /// Beats for the calling thread, and logs when another thread stops responding and when
-    /// it responds again.
+    /// Beats for the calling thread, asks threads whose heartbeat is late for one, and logs when
+    /// another thread stops responding and when it responds again.
     pub async fn supervise(&self, own: &Pulse) -> Infallible {
         let mut known: Vec<Unresponsive> = Vec::new();
         loop {
             own.beat();
+            self.running().iter().filter(|pulse| pulse.condition() == Condition::Late).for_each(Pulse::ask);
             let now = self.unresponsive();
             let is_in =
                 |list: &[Unresponsive], thread: &str| list.iter().any(|other| *other.thread == *thread);
@@ -203,6 +210,16 @@ impl Pulse {
     /// Records that the thread waits for work. No heartbeat is due until it has some.
     pub fn wait(&self) {
         self.0.beat.store(WAITING, Ordering::Release);
+    }
+
+    /// Asks the thread for a heartbeat. A thread that is not blocked has one soon.
+    fn ask(&self) {
+        self.0.asked.notify_one();
+    }
+
+    /// Waits until the thread is asked for a heartbeat.
+    async fn asked(&self) {
+        self.0.asked.notified().await;
     }
 
     /// The name of the thread.

@@ -1,8 +1,10 @@
 //! Heartbeats of threads with a runtime, which cost an idle thread nothing.
 //!
-//! While a thread has something to do, it beats by a timer. Once nothing has happened for the
-//! time between two heartbeats, it has no timer: it is recorded as waiting when it goes to sleep,
-//! and beats when it wakes up. An idle thread therefore never wakes up for its heartbeat.
+//! While a thread has something to do, it beats by a timer. Once it has done next to nothing for
+//! the time between two heartbeats, it has no timer: it is recorded as waiting when it goes to
+//! sleep, and beats when it wakes up. An idle thread therefore never wakes up for its heartbeat. If
+//! such a thread gets so much to do that it does not sleep at all, it looks like one
+//! that is blocked, so the thread that watches all others asks it for a heartbeat.
 
 use std::{
     convert::Infallible,
@@ -15,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime, sync::Notify, task::JoinError, time::sleep_until};
+use tokio::{runtime, task::JoinError, time::sleep_until};
 
 use super::Pulse;
 use crate::clock;
@@ -32,19 +34,13 @@ pub struct Activity {
     wakes: AtomicU64,
     /// Whether the thread needs no heartbeat the next time that it sleeps.
     is_idle: AtomicBool,
-    resumed: Notify,
 }
 
 impl Activity {
     /// That of the thread with this heartbeat.
     #[must_use]
     pub fn new(pulse: Pulse) -> Arc<Self> {
-        Arc::new(Self {
-            pulse,
-            wakes: AtomicU64::new(0),
-            is_idle: AtomicBool::new(false),
-            resumed: Notify::new(),
-        })
+        Arc::new(Self { pulse, wakes: AtomicU64::new(0), is_idle: AtomicBool::new(false) })
     }
 
     /// A runtime for the thread, which records when the thread goes to sleep and wakes up.
@@ -88,11 +84,12 @@ impl Activity {
             late(clock::now().saturating_duration_since(due));
             self.pulse.beat();
             let wakes = self.wakes.load(Ordering::Relaxed);
-            interval = if wakes - seen > WAKES_OF_A_TIMER {
+            // The timer wakes a thread that sleeps. One that has not woken up has not slept.
+            interval = if wakes == seen || wakes - seen > WAKES_OF_A_TIMER {
                 busy
             } else {
                 self.is_idle.store(true, Ordering::Relaxed);
-                self.resumed.notified().await;
+                self.pulse.asked().await;
                 self.pulse.interval()
             };
             seen = wakes;
@@ -111,7 +108,7 @@ impl Activity {
         if self.is_idle.load(Ordering::Relaxed) {
             self.is_idle.store(false, Ordering::Relaxed);
             self.pulse.beat();
-            self.resumed.notify_one();
+            self.pulse.ask();
         }
     }
 }
@@ -153,9 +150,12 @@ mod tests {
         let heartbeat = threads.register("worker-0");
         let activity = Activity::new(heartbeat.pulse());
         let timers = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&timers);
-        let _beating =
-            Arc::clone(&activity).start_beating(BUSY, move |_late| _ = count.fetch_add(1, Ordering::Relaxed));
+        let (count, woken) = (Arc::clone(&timers), Arc::clone(&activity));
+        let _beating = Arc::clone(&activity).start_beating(BUSY, move |_late| {
+            // A timer wakes the thread.
+            woken.wakes.fetch_add(1, Ordering::Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         let timers = || timers.load(Ordering::Relaxed);
         for hours in 1..=5 {
             sleep(Duration::from_mins(30)).await;
@@ -191,6 +191,42 @@ mod tests {
                 sleep(Duration::from_secs(1)).await;
                 assert_eq!(pulse.condition(), Condition::Responsive);
             }
+        });
+    }
+
+    /// Lets a second pass in which the thread has something to do all the time.
+    async fn busy_second() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn thread_that_never_sleeps_is_not_blocked_and_has_its_timer() {
+        on_thread(async |pulse, _threads, timers| {
+            for _ in 0..60 {
+                busy_second().await;
+                assert_eq!(pulse.condition(), Condition::Responsive);
+            }
+            let timers = timers.load(Ordering::Relaxed);
+            assert!((55..=60).contains(&timers), "each time that time has passed: {timers}");
+        });
+    }
+
+    #[test]
+    fn idle_thread_that_suddenly_never_sleeps_is_asked_for_its_heartbeat() {
+        on_thread(async |pulse, threads, timers| {
+            let control = threads.register("control");
+            let supervised = threads.clone();
+            tokio::spawn(async move { supervised.supervise(&control.pulse()).await });
+            // Left idle, and woken up by the end of the pause.
+            sleep(Duration::from_hours(1)).await;
+            for second in 0..60 {
+                busy_second().await;
+                assert!(!pulse.condition().is_failure(), "{second}: {:?}", pulse.condition());
+            }
+            assert!(timers.load(Ordering::Relaxed) > 30, "it counts as busy again");
         });
     }
 
