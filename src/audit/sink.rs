@@ -145,7 +145,7 @@ impl Output {
     }
 
     /// Makes sure that the next write goes to the file at the path. That is checked unless it was
-    /// within the last [`CHECK_INTERVAL`], so that only a file that is written to all the time may
+    /// within the last [`CHECK_INTERVAL`], so that only a file that was written to a moment ago may
     /// be the previous one for that long.
     ///
     /// If that file cannot be opened, the previous one is used until it can, provided that
@@ -218,11 +218,13 @@ impl Output {
         self.check_at = None;
     }
 
-    /// Fails if what was just written is in a file that has no name any more, and the file is
-    /// checked with this write.
+    /// Fails if what was just written is in a file that has no name any more. That is checked if
+    /// the file was checked before this write, or if a check has become due since then, because the
+    /// write took long.
     pub(super) fn check_written(&self) -> io::Result<()> {
+        let is_due = || self.is_checking || self.check_at.is_none_or(|at| at <= clock::now());
         match &self.path {
-            Some(path) if self.is_checking && !self.opened.has_name() => {
+            Some(path) if is_due() && !self.opened.has_name() => {
                 Err(removed(path, &"it is being opened again"))
             }
             _ => Ok(()),
@@ -404,6 +406,21 @@ mod tests {
     }
 
     /// As on a pipe whose folder is gone: the previous file is in use meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn removal_during_a_long_write_is_noticed_although_the_file_was_not_checked_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.jsonl");
+        let mut output = opened(&path);
+        assert!(write(&mut output));
+        output.ready().expect("a moment ago it was there");
+        tokio::time::advance(CHECK_INTERVAL).await;
+        std::fs::remove_file(&path).expect("it goes");
+        output.write(b"a line\n").expect("it writes");
+        output.check_written().expect_err("the line is lost");
+        assert!(write(&mut output), "to the file that takes its place");
+        assert!(path.exists());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn previous_file_is_checked_with_each_write_until_there_is_a_new_one() {
         let folder = tempfile::tempdir().expect("a folder");
