@@ -62,7 +62,9 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
             "the server closed the connection during the TLS handshake".to_owned()
         }
         text if is_closed && text.contains("close_notify") => "the server closed the connection".to_owned(),
-        text if text == TIMED_OUT && is_connect(error) => "no connection in time".to_owned(),
+        text if is_connect(error) && (text == TIMED_OUT || has_elapsed(error)) => {
+            "no connection in time".to_owned()
+        }
         text if is_another_protocol(error) => {
             format!(
                 "the server answered with another protocol than the expected version of HTTP; check the scheme \
@@ -71,6 +73,11 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
         }
         text => text,
     }
+}
+
+/// Whether a limit of our own has ended it: of the whole connection, or of one of its addresses.
+fn has_elapsed(error: &(dyn Error + 'static)) -> bool {
+    Causes::of(error).any(<dyn Error>::is::<tokio::time::error::Elapsed>)
 }
 
 /// Whether there was no connection.

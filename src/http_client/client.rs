@@ -58,7 +58,8 @@ pub struct HttpSettings {
     /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
-    /// Limit for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s.
+    /// Limit for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s. Each of
+    /// several addresses of a family, at most four, has an equal share of it for TCP.
     pub connect_timeout: Duration,
     /// Age at which connections that are kept for reuse are replaced, so that changes in
     /// DNS are followed. 10 min.
