@@ -31,7 +31,8 @@ impl Signal {
 pub(super) struct Wakes(Vec<Arc<Signal>>);
 
 impl Wakes {
-    /// Adds a task, once. There are at most as many as workers.
+    /// Adds a task, once. There are few: one for each worker, and one for each call that outlives its
+    /// worker.
     pub(super) fn add(&mut self, signal: &Arc<Signal>) {
         if !self.0.iter().any(|known| Arc::ptr_eq(known, signal)) {
             self.0.push(Arc::clone(signal));

@@ -1,7 +1,7 @@
 //! The middleware of the main port: the steps of a call between connection and handler.
 //!
-//! Each step has its own file. What a caller may do is decided in the typed handlers; paths
-//! are used only for metrics, audit and the choice of the stack.
+//! Each step has its own file. Whether a caller may call the method is decided here, for which users
+//! in the typed handlers.
 
 use std::{
     future::ready,

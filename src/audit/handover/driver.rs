@@ -30,8 +30,9 @@ pub(super) struct Waiting {
 pub(in crate::audit) struct Driver {
     /// Weak: calls keep the hand-over.
     handover: Weak<Handover>,
-    /// Calls in the order of their lines, which is that of their beginnings and also the one in
-    /// which the thread decides.
+    /// Calls in the order of their lines, which is that of their beginnings. The thread decides them
+    /// in this order, except after a write that was short and could not be synced: a call may then
+    /// wait for the one before it, at most as long as that waits.
     waiting: VecDeque<Waiting>,
     /// Number of calls at the front that have waited for longer than one write may take.
     late: usize,
