@@ -47,9 +47,9 @@ fn find_unprintable(text: &str) -> Option<usize> {
     find(text, |byte| matches!(byte, b' '..=b'~'), is_unprintable)
 }
 
-/// Returns where the first character is that is looked for, which is none of the `plain` ASCII
-/// characters. Most texts consist of those only, which is found out without a branch for each
-/// byte: every call has a record of many strings.
+/// Returns the position of the first wanted character. ASCII characters that are `plain` are never
+/// wanted. Most texts consist of these only, and that is checked without a branch for each byte:
+/// every call has a record of many strings.
 fn find(text: &str, plain: impl Fn(u8) -> bool + Copy, wanted: impl Fn(char) -> bool) -> Option<usize> {
     let bytes = text.as_bytes();
     if consists_of::<16>(bytes, plain).or_else(|| consists_of::<8>(bytes, plain)) == Some(true) {
