@@ -2,8 +2,9 @@
 //!
 //! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
 //! caller and the rules that decide on it are of one version. [`Access::admits`] decides by
-//! caller and method, before the message is read; [`Access::permit_issue`] and [`Access::permit_login`] also by the API client and the
-//! user, and take from the quotas. Callers are identified in `caller`.
+//! caller and method, before the message is read; [`Access::permit_issue`] and
+//! [`Access::permit_login`] also by the API client and the user, and take from the quotas. Callers
+//! are identified in `caller`.
 //!
 //! What costs quota: every permit, whatever comes of it, so that guessing users costs
 //! as much as logging them in. What costs nothing: a call that the rules deny or whose

@@ -1,9 +1,9 @@
 //! The two RPCs, as typed handlers.
 //!
 //! Calls of a method that no rule allows their caller have been refused before. A handler checks the
-//! message, then the user, and then calls the platform. `convert` checks
-//! messages, `wire` decodes and encodes them, `detached` runs work that must outlive its caller, and `platform` sends the
-//! requests.
+//! message, then the user, and then calls the platform. `wire` decodes and encodes messages,
+//! `convert` checks them, `detached` runs work that must outlive its caller, and `platform` sends
+//! the requests.
 
 mod api_clients;
 mod convert;
