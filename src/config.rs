@@ -21,6 +21,7 @@ mod reloadable;
 mod section;
 mod server;
 mod telemetry;
+mod tree;
 mod value;
 mod variables;
 
@@ -38,8 +39,8 @@ pub(crate) use self::fault::nearest;
 use self::{
     access::KnownNames,
     fault::Findings,
-    file::{Table, Value},
     section::Section,
+    tree::{Table, Value, keys_at},
 };
 pub use self::{
     access::{Access, Rule},
@@ -309,18 +310,6 @@ fn jwt_issuers(tree: &Table) -> Option<Vec<&str>> {
         _ => None,
     });
     Some(names.collect())
-}
-
-/// The keys of the table at that path.
-fn keys_at<'a>(tree: &'a Table, path: &[&str]) -> Vec<&'a str> {
-    let mut table = tree;
-    for key in path {
-        match table.get(*key).map(|node| &node.value) {
-            Some(Value::Table(inner)) => table = inner,
-            _ => return Vec::new(),
-        }
-    }
-    table.keys().map(String::as_str).collect()
 }
 
 #[cfg(test)]

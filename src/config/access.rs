@@ -6,8 +6,8 @@ use wildmatch::WildMatch;
 
 use super::{
     fault::{self, Problem},
-    file::Value,
     section::Section,
+    tree::Value,
     value::{self, Rate},
 };
 use crate::{

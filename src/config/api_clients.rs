@@ -176,7 +176,7 @@ impl ApiClient {
     }
 }
 
-fn client_id(value: &super::file::Value) -> Result<String, Problem> {
+fn client_id(value: &super::tree::Value) -> Result<String, Problem> {
     let id = value::text(value)?;
     if id.len() <= 255 && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
         Ok(id)
@@ -224,14 +224,14 @@ impl SecretSource {
     }
 }
 
-fn from_variable(value: &super::file::Value, environment: &dyn Environment) -> Result<ClientSecret, Problem> {
+fn from_variable(value: &super::tree::Value, environment: &dyn Environment) -> Result<ClientSecret, Problem> {
     let name = value::text(value)?;
     let secret =
         environment.value(&name).ok_or_else(|| Problem::rule("no such environment variable is set"))?;
     Ok(ClientSecret::parse(secret.as_bytes())?)
 }
 
-fn credential_path(value: &super::file::Value, environment: &dyn Environment) -> Result<PathBuf, Problem> {
+fn credential_path(value: &super::tree::Value, environment: &dyn Environment) -> Result<PathBuf, Problem> {
     let name = value::text(value)?;
     if name.contains('/') || name == "." || name == ".." {
         return Err(Problem::rule("must be the name of a credential, without a path"));

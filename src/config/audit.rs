@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Uid, geteuid};
 
-use super::{fault::Problem, file::Value, named_file, section::Section, value};
+use super::{fault::Problem, named_file, section::Section, tree::Value, value};
 
 /// Where audit records go, and how tokens are fingerprinted in them.
 #[derive(Clone, Debug, PartialEq, Eq)]

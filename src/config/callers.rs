@@ -8,10 +8,10 @@ use url::Url;
 use super::{
     api_clients, common_tokens,
     fault::Problem,
-    file::Value,
     named_file,
     section::Section,
     server::{ClientAuth, Server},
+    tree::Value,
     value,
 };
 

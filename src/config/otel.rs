@@ -15,8 +15,8 @@ use url::Url;
 use super::{
     environment::Environment,
     fault::Place,
-    file::Value,
     section::Section,
+    tree::Value,
     value,
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };

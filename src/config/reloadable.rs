@@ -12,9 +12,9 @@ use super::{
     callers::{self, Tokens},
     environment::{self, Environment},
     fault::{Faults, Finding, Findings, Place},
-    file::{self, Table},
-    keys_at,
+    file,
     section::Section,
+    tree::{Table, keys_at},
 };
 
 /// The sections that are not part of it.

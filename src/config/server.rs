@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     fault::Problem,
-    file::Value,
     named_file,
     section::Section,
+    tree::Value,
     value::{self, Rate},
 };
 

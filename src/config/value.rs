@@ -15,7 +15,7 @@ use url::Url;
 
 use super::{
     fault::{self, Problem},
-    file::Value,
+    tree::Value,
 };
 use crate::http_client::{
     is_loopback,
