@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -15,7 +14,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::progress::{Progress, Reached};
+use super::{
+    progress::{Progress, Reached},
+    unanswered::Unanswered,
+};
 use crate::clock::{self, Instant};
 
 /// Maximum duration of one read, parsing included.
@@ -38,23 +40,6 @@ pub const MAX_PENDING_READS: usize = 64;
 
 /// Maximum number of reads of one file that may hang where others do.
 const MAX_FREE_READS: usize = MAX_PENDING_READS - MAX_CAREFUL_READS;
-
-/// Why work on a file has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// Not finished in time, which is [`READ_TIMEOUT`] for a read.
-    #[error("it could not be read in time (5 seconds); check the file system that it is on")]
-    TimedOut,
-    /// As many earlier reads as are allowed have not returned.
-    #[error("too many earlier reads have not returned; check the file system that it is on")]
-    TooManyPending,
-    /// The operating system did not start a thread.
-    #[error("cannot start a thread to read it: {0}")]
-    NoThread(#[source] io::Error),
-    /// The thread panicked.
-    #[error("reading it failed unexpectedly; the log has the panic")]
-    Panicked,
-}
 
 /// Reads in progress by the name of their file.
 static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());

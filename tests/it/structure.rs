@@ -3,6 +3,8 @@
 //! Checked in the source, so that a `use` in the wrong direction fails here and not in a
 //! review.
 
+mod circles;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{
     Config, Environment,
     fault::{Findings, Place},
-    file::Table,
+    tree::Table,
 };
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
