@@ -34,12 +34,15 @@ use crate::{
 mod glob_index;
 mod pattern;
 mod quota;
+mod rate;
 mod rule_index;
 mod rule_set;
 mod rules;
 
+pub use pattern::is_possible_caller;
+pub use quota::MAX_BURST;
 use quota::{CallerKey, Decision, Memory};
-pub use quota::{MAX_BURST, Rate};
+pub use rate::{InvalidRate, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -54,6 +57,34 @@ pub enum Quotas {
     Enforced,
     /// It is counted and logged, and passes.
     DryRun,
+}
+
+/// What can be configured about access (`[access]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `[[access.rules]]`, in the order of the file: at least one.
+    pub rules: Vec<RuleSettings>,
+    /// `quota_dry_run`: what happens to a call that exceeds a quota.
+    pub quotas: Quotas,
+    /// `max_quota_users`: users of whom quotas remember something at one time: this many of the
+    /// callers that rules name in full, and as many of all others; 262,144, from 1,024 to
+    /// 16,777,216.
+    pub max_quota_users: usize,
+}
+
+impl Settings {
+    /// These rules, with enforced quotas.
+    #[must_use]
+    pub const fn new(rules: Vec<RuleSettings>) -> Self {
+        Self { rules, quotas: Quotas::Enforced, max_quota_users: quota::DEFAULT_MAX_USERS }
+    }
+
+    /// Returns the callers that the rules name in full, in their order. Only these have metrics of
+    /// their own.
+    pub fn literal_callers(&self) -> impl Iterator<Item = &str> {
+        let names = self.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
+        names.filter(|name| pattern::is_literal(name))
+    }
 }
 
 /// The policy in force. Cheap to clone; all clones see a reload.

@@ -55,23 +55,37 @@ pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
 #[derive(Clone, Debug, Default)]
 pub struct Audit(Option<Arc<Started>>);
 
-/// Settings of the audit.
-#[derive(Debug)]
+/// What can be configured about the audit (`[audit]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the records go.
+    /// `sink`: where the records go; standard output.
     pub sink: Sink,
-    /// The key of the fingerprints. Without one, each process generates its own: issue and
-    /// login can then be joined only if the same process handled both.
-    pub hmac_key: Option<HmacKey>,
-    /// Whether the record of an allowed call must have reached the disk, not only the
-    /// kernel, before the answer leaves. Regular files only.
+    /// `hmac_key_file` and `hmac_key_id`: the key of the fingerprints by which the issue and the
+    /// login of a token are joined. Without one, each process generates its own: the two can then
+    /// be joined only if the same process handled both.
+    pub hmac_key: Option<HmacKeyFile>,
+    /// `fsync`: whether the record of an allowed call must have reached the disk, not only the
+    /// kernel, before the answer leaves; false. Regular files only.
     pub fsync: bool,
-    /// Maximum number of calls in flight. All their records are kept while the sink is
-    /// unavailable.
-    pub max_in_flight: usize,
+}
+
+/// The file with the key of the fingerprints. It is opened by whoever starts the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HmacKeyFile {
+    /// `hmac_key_file`: a file of at least 32 bytes.
+    pub path: PathBuf,
+    /// `hmac_key_id`: the name of the key in records, 1 to 32 letters, digits, "-", "_" and "."; the
+    /// name of its file without the extension.
+    pub id: String,
 }
 
 impl Settings {
+    /// Records go to this sink. The kernel has them before the answer leaves.
+    #[must_use]
+    pub const fn new(sink: Sink) -> Self {
+        Self { sink, hmac_key: None, fsync: false }
+    }
+
     /// Checks the sink without opening it.
     ///
     /// # Errors
@@ -114,15 +128,24 @@ impl Audit {
     }
 
     /// Opens the sink and starts the thread that writes to it. The thread ends with
-    /// the last clone.
-    pub fn start(settings: Settings, metrics: &Metrics, clock: WallClock) -> Result<Self, AuditError> {
-        Self::start_checking(CHECK_INTERVAL, settings, metrics, clock)
+    /// the last clone. `hmac_key` is the content of the configured file. All records of
+    /// `max_in_flight` calls are kept while the sink is unavailable.
+    pub fn start(
+        settings: &Settings,
+        hmac_key: Option<&HmacKey>,
+        max_in_flight: usize,
+        metrics: &Metrics,
+        clock: WallClock,
+    ) -> Result<Self, AuditError> {
+        Self::start_checking(CHECK_INTERVAL, settings, hmac_key, max_in_flight, metrics, clock)
     }
 
     /// Starts it, with an interval between the checks whether the path leads to the open file.
     fn start_checking(
         interval: Duration,
-        settings: Settings,
+        settings: &Settings,
+        hmac_key: Option<&HmacKey>,
+        max_in_flight: usize,
         metrics: &Metrics,
         clock: WallClock,
     ) -> Result<Self, AuditError> {
@@ -135,11 +158,11 @@ impl Audit {
             return Ok(Self::off());
         };
         let output = output.checked_every(interval);
-        let fingerprinter = match settings.hmac_key {
-            Some(key) => Fingerprinter::new(&key),
+        let fingerprinter = match hmac_key {
+            Some(key) => Fingerprinter::new(key),
             None => Fingerprinter::of_this_process().ok_or(AuditError::Randomness)?,
         };
-        let writer = Writer::start(output, sink, settings.max_in_flight, metrics.clone(), clock.clone())
+        let writer = Writer::start(output, sink, max_in_flight, metrics.clone(), clock.clone())
             .map_err(AuditError::Thread)?;
         metrics.audit_sink(sink);
         Ok(Self(Some(Arc::new(Started {

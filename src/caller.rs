@@ -22,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     call::PeerNetwork,
     files::PollError,
+    http_client::UnpooledClient,
     telemetry::metrics::{CallerMemory, CallerMemoryMetrics, Metrics, SecurityEvent},
 };
 use forwarded::AssertedCallers;
@@ -36,12 +37,12 @@ mod key_set;
 mod name;
 mod recognition;
 
-pub use bearer::BearerTokens;
+pub use bearer::{BearerTokens, TokenHash, TokenHashes};
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, KeyFetchFault};
+pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, JwksUrl, KeyFetchFault};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::{JwksFault, check_jwks};
-pub use name::{NameFault, is_caller_name};
+pub use name::{ANONYMOUS, CALLER_PREFIXES, NameFault, is_caller_name, is_issuer_name};
 pub use recognition::Recognition;
 
 /// A caller, and how its name was proven.
@@ -90,8 +91,8 @@ impl Caller {
     #[must_use]
     pub fn anonymous() -> Self {
         // One for each thread, so that workers do not count references to the same name.
-        thread_local!(static NAME: Arc<str> = Arc::from("anonymous"));
-        let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from("anonymous"));
+        thread_local!(static NAME: Arc<str> = Arc::from(ANONYMOUS));
+        let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from(ANONYMOUS));
         Self { name, proof: Proof::None }
     }
 
@@ -224,11 +225,11 @@ impl CallerError {
 
 /// Which kinds of proof are accepted, besides client certificates and bearer tokens. A certificate
 /// that the listener has verified always identifies its caller.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Whose JWTs are accepted. Either one issuer without a name, or any number with names.
+    /// `[callers.jwt]` or `[[callers.jwt]]`: whose JWTs are accepted. Either one issuer without a name, or any number with names.
     pub jwt: Vec<JwtSettings>,
-    /// Which proxies may name the caller, and in which header.
+    /// `[callers.forwarded]`: which proxies may name the caller, and in which header.
     pub forwarded: Option<ForwardedSettings>,
 }
 
@@ -284,15 +285,24 @@ struct Inner {
 
 impl Identification {
     /// Identifies callers by these kinds of proof. If JWTs are among them, the refreshes of the
-    /// issuers' keys that are returned have to be run.
-    pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Vec<JwksRefresh>), InvalidSettings> {
+    /// issuers' keys that are returned have to be run. `http` creates the client that fetches the
+    /// keys of a URL.
+    ///
+    /// # Errors
+    ///
+    /// The settings cannot be used, or `http` fails.
+    pub fn new<E: From<InvalidSettings>>(
+        settings: Settings,
+        http: impl FnMut(&JwksUrl) -> Result<UnpooledClient, E>,
+        metrics: Metrics,
+    ) -> Result<(Self, Vec<JwksRefresh>), E> {
         let Settings { jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
         {
-            return Err(InvalidSettings::ForwardedFrom);
+            return Err(InvalidSettings::ForwardedFrom.into());
         }
-        let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
+        let (jwt, refreshes) = JwtVerifiers::start(jwt, http, &metrics)?;
         Ok((Self(Arc::new(Inner::new(jwt, forwarded, metrics))), refreshes))
     }
 
@@ -322,6 +332,12 @@ impl Identification {
         }
         identified
     }
+}
+
+/// For settings without a URL of keys.
+#[cfg(test)]
+pub(crate) fn no_url(_: &JwksUrl) -> Result<UnpooledClient, InvalidSettings> {
+    Err(InvalidSettings::JwksUrl)
 }
 
 impl Default for Identification {

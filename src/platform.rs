@@ -56,25 +56,31 @@ const MINTING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: tr
 /// response on a used connection would give a caller the session of another user.
 const LOGIN: Reuse = Reuse { max_idle: Duration::from_secs(2), over_http1: false };
 
-/// What one API client is configured with, apart from its credential.
-#[derive(Clone, Debug)]
+/// What can be configured about an API client (`[api_clients.NAME]`), apart from its credential
+/// and its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Its name in the configuration.
-    pub name: Arc<str>,
-    /// Where the platform is.
+    /// `data_center_url`: where the platform is.
     pub data_center: DataCenter,
-    /// Origins besides the data center's at which a login may land.
+    /// `target_origins`: origins besides the data center's at which a login may land; none.
     pub target_origins: Vec<Origin>,
-    /// Whether requests to the platform carry the trace of the call (W3C Trace Context).
+    /// `propagate_trace`: whether requests to the platform carry the trace of the call (W3C Trace
+    /// Context); false.
     pub propagate_trace: bool,
-    /// Times and limits.
+    /// Times and limits, of which `min_login_time` is a key. The breaker is off in the sandbox.
     pub limits: Limits,
-    /// Memory for responses, shared by all API clients.
-    pub memory: ResponseMemory,
+}
+
+impl Settings {
+    /// The documented defaults (`docs/configuration.md`) for this data center.
+    #[must_use]
+    pub fn new(data_center: DataCenter) -> Self {
+        Self { data_center, target_origins: Vec::new(), propagate_trace: false, limits: Limits::default() }
+    }
 }
 
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Limit for one attempt at minting, connecting included. 3 s.
     pub attempt_timeout: Duration,
@@ -92,8 +98,8 @@ pub struct Limits {
     pub max_retry_after: Duration,
     /// With less than this left of the deadline, minting is not attempted. 20 ms.
     pub min_time_left: Duration,
-    /// With less than this left of the deadline, a token is not spent: its session could
-    /// not be delivered. 400 ms.
+    /// `min_login_time`: with less than this left of the deadline, a token is not spent: its
+    /// session could not be delivered. 400 ms, from 20 ms to 5 s.
     pub min_login_time_left: Duration,
     /// A login that was not sent is attempted again only with more than this left. 2 s.
     pub min_time_left_for_second_login: Duration,
@@ -135,6 +141,7 @@ impl Limits {
 
 /// The part of an API client that all workers share.
 pub struct ApiClient {
+    name: Arc<str>,
     settings: Settings,
     credential: Credential,
     ott: Endpoint,
@@ -146,12 +153,20 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// An API client that has not been used yet.
+    /// An API client that has not been used yet. `name` is its name in the configuration, and
+    /// `memory` is shared by all API clients.
     #[must_use]
-    pub fn new(settings: Settings, credential: Credential, metrics: ApiClientMetrics) -> Arc<Self> {
+    pub fn new(
+        name: Arc<str>,
+        settings: Settings,
+        memory: &ResponseMemory,
+        credential: Credential,
+        metrics: ApiClientMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            ott: Endpoint::ott(&settings, &metrics),
-            ott_login: Endpoint::ott_login(&settings, &metrics),
+            name,
+            ott: Endpoint::ott(&settings, memory, &metrics),
+            ott_login: Endpoint::ott_login(&settings, memory, &metrics),
             retry_budget: RetryBudget::new(),
             generation: Generation::default(),
             settings,
@@ -164,7 +179,7 @@ impl ApiClient {
     /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        &self.settings.name
+        &self.name
     }
 
     /// Where its platform is.

@@ -3,13 +3,16 @@
 //! How globs are matched is in `glob_index`; users have patterns of their own
 //! ([`Users`](crate::ott::Users)).
 
-/// The name of a caller that nothing is known of; no glob matches it.
-pub(super) const ANONYMOUS: &str = "anonymous";
-/// What the names of identified callers begin with.
-const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
+use crate::caller::{ANONYMOUS, CALLER_PREFIXES};
 
-/// Whether a caller can have a name that an entry of `callers` matches.
-pub(super) fn is_possible_caller(entry: &str) -> bool {
+/// Returns whether an entry names one caller in full.
+pub(super) fn is_literal(entry: &str) -> bool {
+    !entry.contains(['*', '?'])
+}
+
+/// Returns whether a caller can have a name that an entry of `callers` matches.
+#[must_use]
+pub fn is_possible_caller(entry: &str) -> bool {
     let literal = entry.split(['*', '?']).next().unwrap_or_default();
     if entry == ANONYMOUS {
         true

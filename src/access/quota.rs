@@ -23,6 +23,7 @@ use self::{
     callers::{CallerBucket, PerCaller},
     users::UserTable,
 };
+use super::rate::Rate;
 use crate::telemetry::metrics::QuotaBucket;
 
 /// Maximum burst. With the longest period, an hour for one call, a full bucket is still far
@@ -31,48 +32,6 @@ pub const MAX_BURST: u32 = 1_000_000;
 
 /// Nanoseconds since the [`Memory`] was created.
 pub(super) type Nanos = u64;
-
-/// How many calls in which time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// A number of calls in each period, evenly spread.
-    PerPeriod {
-        /// The calls; 1 to 1,000,000.
-        calls: NonZeroU32,
-        /// The period: a second, a minute or an hour.
-        period: Duration,
-    },
-    /// As many as there are.
-    Unlimited,
-}
-
-impl Rate {
-    /// So many calls each second.
-    #[must_use]
-    pub const fn per_second(calls: NonZeroU32) -> Self {
-        Self::PerPeriod { calls, period: Duration::from_secs(1) }
-    }
-
-    /// So many calls each minute.
-    #[must_use]
-    pub const fn per_minute(calls: NonZeroU32) -> Self {
-        Self::PerPeriod { calls, period: Duration::from_mins(1) }
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PerPeriod { calls, period } => match period.as_secs() {
-                1 => write!(f, "{calls}/s"),
-                60 => write!(f, "{calls}/min"),
-                3600 => write!(f, "{calls}/h"),
-                seconds => write!(f, "{calls}/{seconds}s"),
-            },
-            Self::Unlimited => f.write_str("unlimited"),
-        }
-    }
-}
 
 /// What a bucket has decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

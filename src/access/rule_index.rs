@@ -3,9 +3,10 @@
 //! For each part of a call there is the set of the rules that are for it; the rules that allow
 //! the call are what these sets have in common. What follows from that is decided in `rules`.
 
-use super::{RuleSettings, glob_index::GlobIndex, pattern::ANONYMOUS, rule_set::RuleSet};
+use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
     call::Operation,
+    caller::ANONYMOUS,
     ott::{Subject, SubjectForm, Users},
 };
 

@@ -134,8 +134,8 @@ async fn a_denied_call_uses_no_quota() {
 async fn the_first_rule_that_allows_a_call_gives_its_quotas() {
     let few = RuleSettings {
         users: logins(&["vip*"]),
-        rate: Some(Rate::per_second(1.try_into().unwrap())),
-        burst: Some(3),
+        rate: Rate::per_second(1.try_into().unwrap()),
+        burst: 3.try_into().unwrap(),
         ..rule(&["dns:a"])
     };
     let access = access(&[few, rule(&["dns:*"])]);
@@ -173,7 +173,7 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
     assert!(issue(&access, "dns:b", "john").is_err());
     assert!(issue(&access, "dns:c", "john").is_ok());
 
-    let changed = RuleSettings { user_burst: Some(2), ..stays };
+    let changed = RuleSettings { user_burst: 2.try_into().unwrap(), ..stays };
     access.replace(policy(&[changed]));
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 2, "a new quota starts full");
 }
@@ -195,8 +195,8 @@ fn no_decision_mixes_two_versions_of_the_rules() {
     let version = |api_client: &str, user: &str| RuleSettings {
         api_clients: Some(vec![api_client.to_owned()]),
         users: logins(&[user]),
-        rate: Some(Rate::Unlimited),
-        user_rate: Some(Rate::Unlimited),
+        rate: Rate::Unlimited,
+        user_rate: Rate::Unlimited,
         ..rule(&["dns:a"])
     };
     let access = access(&[version("one", "john")]);
@@ -226,7 +226,7 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
     // The holder of the token is renamed, and only the new name may call: a mixture would
     // deny the holder.
     let version = |name: &str| Policy {
-        tokens: BearerTokens::try_new(vec![(name.to_owned(), sha256("secret"))]).unwrap(),
+        tokens: BearerTokens::for_test([(name, sha256("secret"))]).unwrap(),
         ..policy(&[rule(&[&format!("token:{name}")])])
     };
     let access = Access::new(version("a"), Metrics::new());
@@ -258,9 +258,9 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_names_very_many_users_refuses_no_user_of_another_caller() {
     let both = RuleSettings {
-        rate: Some(Rate::Unlimited),
-        user_rate: Some(Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) }),
-        user_burst: Some(5),
+        rate: Rate::Unlimited,
+        user_rate: Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) },
+        user_burst: 5.try_into().unwrap(),
         ..rule(&["token:*"])
     };
     let metrics = Metrics::new();

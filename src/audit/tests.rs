@@ -48,14 +48,10 @@ fn started_with(metrics: &Metrics, path: &Path) -> Audit {
 }
 
 fn started_on_no_worker(metrics: &Metrics, path: &Path) -> Audit {
-    let settings = Settings {
-        sink: Sink::File(path.to_owned()),
-        hmac_key: None,
-        fsync: false,
-        max_in_flight: MAX_IN_FLIGHT,
-    };
+    let settings = Settings { sink: Sink::File(path.to_owned()), hmac_key: None, fsync: false };
     // Each write finds a file that was moved just before.
-    Audit::start_checking(Duration::ZERO, settings, metrics, WallClock::system()).expect("the sink opens")
+    Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, metrics, WallClock::system())
+        .expect("the sink opens")
 }
 
 /// An audit log in a pipe that is full once the first write was judged. Returns the number of
@@ -141,8 +137,9 @@ async fn recovery(audit: &Audit) {
 
 #[tokio::test]
 async fn audit_that_is_off_never_fails() {
-    let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true, max_in_flight: MAX_IN_FLIGHT };
-    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("nothing to open");
+    let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true };
+    let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+        .expect("nothing to open");
     assert_eq!(audit.record(&call(), OK).await, Ok(()));
     assert_eq!(audit.flush(PATIENCE).await, Ok(()));
     assert!(!audit.is_unavailable());
@@ -153,9 +150,9 @@ async fn a_record_is_in_the_file_when_the_call_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     for fsync in [false, true] {
-        let settings =
-            Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync, max_in_flight: MAX_IN_FLIGHT };
-        let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens");
+        let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
+        let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+            .expect("the sink opens");
         let call = call();
         audit.record(&call, OK).await.expect("it is written");
         let lines = lines_of(&path);
@@ -217,13 +214,9 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink(&good, &path).expect("a link");
     let metrics = Metrics::new();
-    let settings = Settings {
-        sink: Sink::File(path.clone()),
-        hmac_key: None,
-        fsync: true,
-        max_in_flight: MAX_IN_FLIGHT,
-    };
-    let audit = Audit::start_checking(Duration::ZERO, settings, &metrics, WallClock::system());
+    let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: true };
+    let audit =
+        Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, &metrics, WallClock::system());
     let audit = audit.expect("the sink opens");
     let (delivered, stranded) = (call(), call());
     audit.undelivered_session(&delivered, Logout::Succeeded, None);
@@ -377,9 +370,9 @@ async fn pipe_that_nobody_reads_cannot_be_the_sink() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let settings =
-        Settings { sink: Sink::File(path), hmac_key: None, fsync: false, max_in_flight: MAX_IN_FLIGHT };
-    let error = Audit::start(settings, &Metrics::new(), WallClock::system()).expect_err("nobody reads");
+    let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+    let error = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+        .expect_err("nobody reads");
     assert!(error.to_string().starts_with("cannot open the audit sink /"), "{error}");
 }
 
@@ -416,9 +409,10 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     let replica = |name: &str| {
         let key = HmacKey::new("k1", b"canary-key".to_vec());
         let sink = Sink::File(folder.path().join(name));
-        let settings = Settings { sink, hmac_key: Some(key), fsync: false, max_in_flight: MAX_IN_FLIGHT };
-        assert!(!format!("{settings:?}").contains("canary"));
-        Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens")
+        let settings = Settings { sink, hmac_key: None, fsync: false };
+        assert!(!format!("{key:?}").contains("canary"));
+        Audit::start(&settings, Some(&key), MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+            .expect("the sink opens")
     };
     let ott = OneTimeToken::try_new("canary-token".to_owned()).expect("visible ASCII");
     let mut seen = Vec::new();
@@ -441,8 +435,9 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
 #[tokio::test]
 #[ignore = "run by another test, with a standard output of its own"]
 async fn child_whose_standard_output_is_closed() {
-    let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true, max_in_flight: MAX_IN_FLIGHT };
-    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("it opens");
+    let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true };
+    let audit =
+        Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system()).expect("it opens");
     let first = audit.record(&call(), OK).await;
     writeln!(io::stderr(), "first: {first:?}").expect("it is read");
     io::stdin().read_to_end(&mut Vec::new()).expect("it ends");

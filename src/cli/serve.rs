@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{App, Ended, Signals, StartError, descriptors, set_signal_mask},
-    config::{Config, LogFormat, Process},
+    config::{Config, Process},
     telemetry::logging::{self, Logging},
 };
 
@@ -159,13 +159,9 @@ pub(super) fn listen_to_signals() -> Result<Signals, Failure> {
 
 /// Starts the log as configured.
 pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
-    let format = match config.telemetry.log_format {
-        LogFormat::Json => logging::Format::Json,
-        LogFormat::Text => logging::Format::Text,
-    };
     let directives = config.telemetry.log_level.parse().map_err(|error| Failure::Failed(chain(&error)))?;
     let settings = logging::Settings {
-        format,
+        format: config.telemetry.log_format,
         directives,
         has_colors: terminal::has_colors(&Process, io::stderr().is_terminal()),
         has_priorities: terminal::is_journal(&Process, io::stderr()).unwrap_or(false),

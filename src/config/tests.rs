@@ -1,10 +1,20 @@
 mod strictness;
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
 use tempfile::TempDir;
+use url::Url;
 
 use super::*;
+use crate::{
+    access::{Rate, RuleSettings},
+    audit::Sink,
+    caller::{ForwardedFrom, ForwardedHeader, TokenHash},
+    credential::SecretSource,
+    ott::Users,
+    secret::client_secret::ClientSecret,
+    server::tls::ClientAuth,
+};
 
 const TOKEN: &str = "sha256:0123456789abcdef0123456789abcdef0123456789ABCDEF0123456789abcdef";
 const OTHER_TOKEN: &str = "sha256:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
@@ -71,13 +81,10 @@ fn least_configuration_has_the_documented_defaults() {
     assert_eq!(config.server, Server::default());
     assert_eq!(config.admin.listen, Some("127.0.0.1:9464".parse().unwrap()));
     assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
-    assert!(config.api_clients.by_name["eu2"].breaker);
-    assert_eq!(
-        config.audit,
-        Audit { sink: AuditSink::Stdout, hmac_key_file: None, hmac_key_id: None, fsync: false }
-    );
+    assert!(config.api_clients.by_name["eu2"].platform.limits.breaker.is_some());
+    assert_eq!(config.audit, AuditSettings { sink: Sink::Stdout, hmac_key: None, fsync: false });
     assert_eq!(config.telemetry, Telemetry::default());
-    assert_eq!(config.access.rules, [Rule::new(vec!["anonymous".to_owned()], Users::All)]);
+    assert_eq!(config.access.rules, [RuleSettings::new(vec!["anonymous".to_owned()], Users::All)]);
 }
 
 /// A configuration with every key.
@@ -171,25 +178,27 @@ fn folder_for_every_key() -> Folder {
 #[test]
 fn every_key_is_read() {
     let config = folder_for_every_key().load(&with_every_key()).unwrap();
-    assert_eq!(config.server.max_deadline, Duration::from_secs(5));
-    assert_eq!(config.server.tls.as_ref().map(|tls| tls.client_auth), Some(ClientAuth::Optional));
+    assert_eq!(config.server.grpc.max_deadline, Duration::from_secs(5));
+    let client_auth = config.server.grpc.transport.client_auth();
+    assert!(matches!(client_auth, Some(ClientAuth::Optional { .. })), "{client_auth:?}");
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.api_clients.default.as_deref(), Some("eu2"));
     assert_eq!(config.api_clients.by_name.len(), 3);
-    let tuned = config.api_clients.by_name.values().find(|client| client.propagate_trace).unwrap();
-    assert_eq!((tuned.max_idle_connections.get(), tuned.min_login_time), (7, Duration::from_secs(1)));
+    let tuned = config.api_clients.by_name.values().find(|client| client.platform.propagate_trace).unwrap();
+    assert_eq!(tuned.connections.max_idle_connections, 7);
+    assert_eq!(tuned.platform.limits.min_login_time_left, Duration::from_secs(1));
     let jwt = &config.callers.jwt[0];
     assert_eq!((jwt.typ.as_deref(), jwt.max_lifetime), (Some("at+jwt"), Some(Duration::from_hours(1))));
-    assert!(matches!(jwt.keys, JwksSource::Url { max_age, .. } if max_age == Duration::from_hours(12)));
+    assert!(matches!(&jwt.jwks, JwksSource::Url(source) if source.max_age == Duration::from_hours(12)));
     let forwarded = config.callers.forwarded.as_ref().unwrap();
     assert_eq!(forwarded.header, ForwardedHeader::L5dClientId);
     assert_eq!(forwarded.from[1], ForwardedFrom::Spiffe("spiffe://mesh/ns/proxy".to_owned()));
     assert_eq!(forwarded.from[2], ForwardedFrom::Address("10.1.2.3".parse().unwrap()));
     assert_eq!(config.callers.tokens["billing"][0].0[..4], [0x01, 0x23, 0x45, 0x67]);
-    assert_eq!(config.access.max_quota_users.get(), 5000);
+    assert_eq!(config.access.max_quota_users, 5000);
     assert_eq!(config.access.rules[0].methods.as_ref().map(Vec::len), Some(2));
     assert_eq!(config.access.rules[0].user_rate, Rate::Unlimited);
-    assert!(matches!(&config.audit.sink, AuditSink::File(path) if path.is_absolute()));
+    assert!(matches!(&config.audit.sink, Sink::File(path) if path.is_absolute()));
     assert!(!format!("{config:?} {config:#?}").contains(CANARY), "a secret is shown");
 }
 
@@ -512,7 +521,7 @@ fn newline_at_the_end_of_a_variable_is_not_part_of_the_secret() {
     for value in ["s3cret\n", "s3cret\r\n"] {
         let folder = Folder::new().with("SECRET", value);
         let config = folder.load(&working_and("").replace("file = \"secret\"", "env = \"SECRET\"")).unwrap();
-        let SecretSource::Environment(secret) = &config.api_clients.by_name["eu2"].client_secret else {
+        let SecretSource::Fixed(secret) = &config.api_clients.by_name["eu2"].credential.secret else {
             panic!("the secret is in a variable");
         };
         assert_eq!(secret.expose(), "s3cret");
@@ -612,16 +621,17 @@ fn environment_goes_over_the_file() {
         .with("OTT_GATEWAY__SERVER__REFLECTION", "true")
         .with("OTT_GATEWAY__API_CLIENTS__EU_2__CLIENT_ID", "other")
         .with("OTT_GATEWAY__API_CLIENTS__EU_2__TARGET_ORIGINS", "https://a, https://b")
+        .with("OTT_GATEWAY__TELEMETRY__OTLP_ENDPOINT", "http://collector:4317")
         .with("OTT_GATEWAY__TELEMETRY__TRACE_RATIO", "0.5")
         .with("OTT_GATEWAY_PORT", "tcp://10.0.0.1:50051");
     let config = folder.load(&working_and("").replace("eu2]", "eu-2]")).unwrap();
-    assert_eq!(config.server.listen, "127.0.0.1:1234".parse().unwrap());
-    assert_eq!(config.server.max_in_flight.get(), 7);
+    assert_eq!(config.server.grpc.listen, "127.0.0.1:1234".parse().unwrap());
+    assert_eq!(config.server.grpc.max_in_flight, 7);
     assert!(config.server.reflection);
-    assert_eq!(config.api_clients.by_name["eu-2"].client_id, "other");
-    assert_eq!(config.api_clients.by_name["eu-2"].target_origins.len(), 2);
-    assert_eq!(config.telemetry.trace_ratio.to_string(), "0.5");
-    assert_eq!(config.variables.len(), 6, "each is named: {:?}", config.variables);
+    assert_eq!(config.api_clients.by_name["eu-2"].credential.client_id.as_str(), "other");
+    assert_eq!(config.api_clients.by_name["eu-2"].platform.target_origins.len(), 2);
+    assert_eq!(config.telemetry.traces.unwrap().sampling.ratio.to_string(), "0.5");
+    assert_eq!(config.variables.len(), 7, "each is named: {:?}", config.variables);
     assert_eq!(config.variables[0], "OTT_GATEWAY__API_CLIENTS__EU_2__CLIENT_ID");
 }
 
@@ -641,8 +651,8 @@ fn a_rate_is_a_number_and_a_unit() {
         let text = working_and("").replace("users", &format!("rate = \"{rate}\"\nusers"));
         folder.load(&text).map(|config| config.access.rules[0].rate)
     };
-    let limited = |times: u32, seconds| Rate::Limited {
-        times: times.try_into().unwrap(),
+    let limited = |times: u32, seconds| Rate::PerPeriod {
+        calls: times.try_into().unwrap(),
         period: Duration::from_secs(seconds),
     };
     for (text, rate) in [
@@ -780,7 +790,7 @@ fn a_finding_is_one_printable_line_of_bounded_size() {
 #[test]
 fn fingerprint_key_is_named_by_its_file_unless_told() {
     let folder = Folder::new();
-    let id = |text: &str| folder.load(&working_and(text)).unwrap().audit.hmac_key_id;
+    let id = |text: &str| folder.load(&working_and(text)).unwrap().audit.hmac_key.map(|key| key.id);
     assert_eq!(id("[audit]\nhmac_key_file = \"hmac\"").as_deref(), Some("hmac"));
     assert_eq!(
         id("[audit]\nhmac_key_file = \"hmac\"\nhmac_key_id = \"2026-01\"").as_deref(),
@@ -802,7 +812,7 @@ fn api_client_may_come_from_the_environment_alone() {
         .load(RULE)
         .unwrap();
     assert_eq!(config.api_clients.default.as_deref(), Some("us5"));
-    let SecretSource::Environment(secret) = &config.api_clients.by_name["us5"].client_secret else {
+    let SecretSource::Fixed(secret) = &config.api_clients.by_name["us5"].credential.secret else {
         panic!("the secret is in a variable");
     };
     assert_eq!(secret.expose(), CANARY);
@@ -1028,9 +1038,9 @@ fn the_sandbox_is_open_and_quiet() {
     let config = config.unwrap();
     assert_eq!(config.telemetry.log_level, "warn");
     assert_eq!(config.admin.listen, None);
-    assert_eq!(config.audit.sink, AuditSink::Off);
+    assert_eq!(config.audit.sink, Sink::Off);
     assert!(config.server.reflection);
-    assert!(!config.api_clients.by_name["sandbox"].breaker);
+    assert!(!config.api_clients.by_name["sandbox"].platform.limits.breaker.is_some());
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
     let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);

@@ -94,7 +94,7 @@ impl Connections {
             if limits.unidentified_timeout.is_some() { RoomFrom::Unidentified } else { RoomFrom::Any };
         Self(Arc::new(Inner {
             max: limits.max_connections,
-            max_per_peer: limits.max_connections_per_peer,
+            max_per_peer: limits.max_per_peer(),
             room_from,
             identification,
             metrics,

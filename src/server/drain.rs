@@ -16,13 +16,13 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 
 /// Maximum durations of the steps of a drain (ARCHITECTURE.md, "The drain"); together with
 /// the remaining work of the process, less than 30 s.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainTimes {
-    /// Time for which load balancers see `NOT_SERVING` before anything else changes.
+    /// `drain_lame_duck`: time for which load balancers see `NOT_SERVING` before anything else changes.
     pub lame_duck: Duration,
     /// Time after the GOAWAY for which calls that crossed it are accepted.
     pub stragglers: Duration,
-    /// From the beginning of the drain until calls in flight are cut off.
+    /// `drain_timeout`: from the beginning of the drain until calls in flight are cut off.
     pub cut_off: Duration,
     /// Maximum time for platform requests that were cut off to end.
     pub settle: Duration,

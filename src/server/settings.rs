@@ -13,35 +13,39 @@ use super::{BucketSettings, DrainTimes, Limits, tls};
 /// of its own, and one handles thousands of calls a second.
 const MAX_DEFAULT_WORKERS: usize = 16;
 
-/// What the server is to be.
-#[derive(Clone, Debug)]
+/// What can be configured about the server (`[server]`). The documentation of a field begins with
+/// its key; `docs/configuration.md` has the bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The address to listen on; port 0 takes a free one.
+    /// `listen`: the address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// How connections are secured.
+    /// `plaintext` and `[server.tls]`: how connections are secured.
     pub transport: Transport,
-    /// Worker threads; unless given, one for each core, at most 16.
+    /// `worker_threads`: the number of threads that handle calls; unless given, one for each core,
+    /// at most 16.
     pub worker_threads: Option<NonZeroUsize>,
-    /// Maximum duration of a call; also that of a call without a deadline.
+    /// `max_deadline`: maximum duration of a call; also that of a call without a deadline.
     pub max_deadline: Duration,
-    /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
+    /// `max_in_flight`: calls in flight at once, over all workers; more are answered with
+    /// `OVERLOADED`.
     pub max_in_flight: usize,
-    /// Calls whose body has not arrived, over all workers; more are answered with
+    /// `max_awaited_bodies`: calls whose body has not arrived, over all workers; more are answered with
     /// `OVERLOADED`. At most `max_in_flight` in effect. The default has room for a burst of one
     /// caller, on ten connections, of which all headers are read before the first message.
     pub max_awaited_bodies: usize,
-    /// Maximum time from the identification of a call until its body has arrived.
+    /// `body_timeout`: maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
-    /// Records and log lines of refused calls, of one peer or one caller.
+    /// `refused_call_rate` and `refused_call_burst`: records and log lines of refused calls, of one
+    /// peer or one caller.
     pub refused_calls: BucketSettings,
     /// What a peer may take.
     pub limits: Limits,
-    /// How long the steps of a drain take.
+    /// `drain_lame_duck` and `drain_timeout`: how long the steps of a drain take.
     pub drain: DrainTimes,
 }
 
 /// How connections are secured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Not at all, which is allowed only on a loopback address.
     LoopbackPlaintext,
@@ -49,6 +53,23 @@ pub enum Transport {
     Plaintext,
     /// By TLS.
     Tls(tls::Settings),
+}
+
+impl Transport {
+    /// Returns whether clients show certificates; `None` without TLS.
+    #[must_use]
+    pub const fn client_auth(&self) -> Option<&tls::ClientAuth> {
+        match self {
+            Self::Tls(tls) => Some(&tls.client_auth),
+            Self::LoopbackPlaintext | Self::Plaintext => None,
+        }
+    }
+
+    /// Returns whether clients are asked for certificates.
+    #[must_use]
+    pub const fn asks_for_certificates(&self) -> bool {
+        matches!(self.client_auth(), Some(tls::ClientAuth::Optional { .. } | tls::ClientAuth::Require { .. }))
+    }
 }
 
 impl Settings {

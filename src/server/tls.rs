@@ -24,13 +24,14 @@ const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// Where certificate and key lie, and what clients must show.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The certificate chain, PEM, the server's own certificate first.
+    /// `certificate_file`: the certificate chain, PEM, the server's own certificate first.
     pub certificate_file: PathBuf,
-    /// The certificate's private key, PEM (PKCS #8, PKCS #1 or SEC 1).
+    /// `private_key_file`: the certificate's private key, PEM (PKCS #8, PKCS #1 or SEC 1).
     pub private_key_file: PathBuf,
-    /// Whether clients show certificates.
+    /// `client_auth` and `client_ca_file`: whether clients show certificates; "require" if there is
+    /// a `client_ca_file`.
     pub client_auth: ClientAuth,
     /// Time between two polls of the files. A change is taken over when two successive polls
     /// see it, so after at most twice this time: 3 s keeps it below 10 s.
@@ -38,7 +39,7 @@ pub struct Settings {
 }
 
 /// Whether clients show certificates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     /// They are not asked to.
     Off,

@@ -15,7 +15,7 @@ pub use none::{AttemptSpan, CallSpan, Tracer};
 #[cfg(feature = "otlp")]
 pub use otlp::{AttemptSpan, CallSpan, Tracer};
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use rustls::ClientConfig;
@@ -23,14 +23,15 @@ use url::Url;
 
 use crate::call::{Certainty, Operation};
 
-/// What can be chosen about traces.
-#[derive(Clone)]
+/// What can be configured about traces: by `[telemetry]`, or by the variables of the environment
+/// that OpenTelemetry defines (`OTEL_…`).
+#[derive(Clone, PartialEq)]
 pub struct Settings {
-    /// Where the collector listens, for example `http://127.0.0.1:4317`.
+    /// `otlp_endpoint`: where the collector listens, for example `http://127.0.0.1:4317`.
     pub endpoint: Url,
-    /// The authorities that the certificate of an `https` collector may come from. Required for
-    /// `https`.
-    pub tls: Option<CollectorTls>,
+    /// `otlp_ca_file`: the only authorities that the certificate of an `https` collector may come
+    /// from; the system's.
+    pub ca_file: Option<PathBuf>,
     /// Headers of each request to the collector. Their values are secrets.
     pub headers: HeaderMap,
     /// Maximum time of one attempt to send a batch. 5 s.
@@ -53,7 +54,7 @@ pub struct Settings {
     pub propagate: bool,
 }
 
-/// How the collector is authenticated.
+/// How an `https` collector is authenticated.
 #[derive(Clone)]
 pub struct CollectorTls {
     /// The configuration of new connections. Follows changes of the trusted authorities.
@@ -72,7 +73,7 @@ impl fmt::Debug for CollectorTls {
 /// Which calls are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingSettings {
-    /// Share of the calls that are recorded, from 0 to 1. 1.
+    /// `trace_ratio`: share of the calls that are recorded, from 0 to 1. 1.
     pub ratio: f64,
     /// Whether the decision of an identified caller takes precedence. True.
     pub follow_callers: bool,
@@ -95,7 +96,7 @@ impl Settings {
     pub fn new(endpoint: Url) -> Self {
         Self {
             endpoint,
-            tls: None,
+            ca_file: None,
             headers: HeaderMap::new(),
             attempt_timeout: Duration::from_secs(5),
             batch_timeout: Duration::from_secs(30),

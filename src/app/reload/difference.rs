@@ -1,6 +1,6 @@
 //! What a new version has changed, by number or name and never by value.
 
-use crate::config::{Rule, Tokens};
+use crate::{access::RuleSettings, caller::TokenHashes};
 
 /// What a new version has changed; none where nothing has.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,16 +14,16 @@ pub(super) struct Difference {
 impl Difference {
     /// Rules by their numbers, from 1: new ones as the new configuration counts them, removed
     /// ones as the old one did. An edited rule is both.
-    pub(super) fn of_rules(old: &[Rule], new: &[Rule]) -> Self {
-        let missing = |from: &[Rule], those: &[Rule]| {
+    pub(super) fn of_rules(old: &[RuleSettings], new: &[RuleSettings]) -> Self {
+        let missing = |from: &[RuleSettings], those: &[RuleSettings]| {
             let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
             listed(numbered.map(|(number, _)| number.to_string()))
         };
         Self { added: missing(old, new), removed: missing(new, old), replaced: None }
     }
 
-    pub(super) fn of_tokens(old: &Tokens, new: &Tokens) -> Self {
-        let missing = |from: &Tokens, those: &Tokens| {
+    pub(super) fn of_tokens(old: &TokenHashes, new: &TokenHashes) -> Self {
+        let missing = |from: &TokenHashes, those: &TokenHashes| {
             listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
         };
         let replaced = new.iter().filter(|(name, hashes)| old.get(*name).is_some_and(|old| old != *hashes));

@@ -65,12 +65,13 @@ fn of(metrics: &Metrics) -> JwksMetrics {
     metrics.jwt_issuer("corp")
 }
 
+fn start(url: Url, metrics: JwksMetrics) -> (Arc<KeyRing>, JwksRefresh) {
+    let source = JwksUrl { url, ca_file: None, max_age: MAX_AGE };
+    JwksRefresh::of_url(&source, UnpooledClient::for_test(), metrics)
+}
+
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, mut refresh) = JwksRefresh::start(
-        JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE },
-        of(&Metrics::new()),
-    )
-    .unwrap();
+    let (ring, mut refresh) = start(url, of(&Metrics::new()));
     tokio::spawn(async move { refresh.run().await });
     ring
 }
@@ -230,8 +231,7 @@ fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
     const STALE: &str = "keys_in_use=true";
     const LOADED: &str = "JWT keys loaded";
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (_ring, mut refresh) = JwksRefresh::start(source, of(&Metrics::new())).unwrap();
+    let (_ring, mut refresh) = start(url, of(&Metrics::new()));
     let log = CapturedLog::start();
     let count = |level: &str, words: &str| {
         log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()
@@ -298,7 +298,7 @@ impl Followed {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, keys).unwrap();
         let metrics = Metrics::new();
-        let (ring, mut refresh) = JwksRefresh::start(JwksSource::File(path), of(&metrics)).unwrap();
+        let (ring, mut refresh) = JwksRefresh::of_file(path, of(&metrics)).unwrap();
         let task = tokio::spawn(async move { refresh.run().await });
         Self { folder, ring, metrics, _task: AbortOnDropHandle::new(task) }
     }
@@ -339,7 +339,7 @@ async fn file_without_usable_keys_or_that_is_too_large_is_an_error_at_start() {
     large.resize(MAX_JWKS_BYTES + 1, b' ');
     for (content, expected) in [(&b"{}"[..], "not a JSON Web Key Set"), (&large, "larger than 256 KiB")] {
         std::fs::write(&path, content).unwrap();
-        let refused = JwksRefresh::start(JwksSource::File(path.clone()), of(&Metrics::new())).unwrap_err();
+        let refused = JwksRefresh::of_file(path.clone(), of(&Metrics::new())).unwrap_err();
         assert!(refused.to_string().contains("jwks.json"), "{refused}");
         assert!(refused.to_string().contains(expected), "{refused}");
     }
@@ -388,8 +388,7 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
     let (issuer, url) = Issuer::start(&[]).await;
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let metrics = Metrics::new();
-    let source = JwksSource::Url { url: url.clone(), http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (_ring, mut refresh) = JwksRefresh::start(source, of(&metrics)).unwrap();
+    let (_ring, mut refresh) = start(url.clone(), of(&metrics));
     assert_eq!(counted(&metrics), [None; 3], "there is nothing yet");
     let fetches = [
         (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
@@ -418,8 +417,7 @@ fn expired(metrics: &Metrics) -> bool {
 async fn keys_that_cannot_be_fetched_again_prove_nothing_after_their_maximum_age() {
     let metrics = Metrics::new();
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (ring, mut refresh) = JwksRefresh::start(source, of(&metrics)).unwrap();
+    let (ring, mut refresh) = start(url, of(&metrics));
     let good = || Ok(jwks(&[&key("k1")]));
     let find = || ring.find(Algorithm::ES256, Some("k1")).0;
     refresh.take(good());
@@ -494,8 +492,7 @@ async fn an_issuer_that_fails_is_shown_beside_one_that_does_not() {
     let metrics = Metrics::new();
     let start = |issuer: &str| {
         let url = "https://issuer.example/jwks".parse().unwrap();
-        let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-        JwksRefresh::start(source, metrics.jwt_issuer(issuer)).unwrap().1
+        start(url, metrics.jwt_issuer(issuer)).1
     };
     let (mut one, mut other) = (start("one"), start("other"));
     one.take(Err(FetchFault::Status(503)));
