@@ -3,6 +3,7 @@
 //! Audit records are another matter: they are in `audit`, and depend on none of this.
 
 pub mod duties;
+mod label;
 pub mod logging;
 pub mod metrics;
 pub mod names;
