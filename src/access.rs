@@ -11,24 +11,18 @@
 //! message is not valid; it reaches nobody. A call that exceeds the quota of its user
 //! has used one of its caller's.
 
-use std::{
-    fmt,
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     call::Operation,
     caller::{BearerTokens, Caller},
-    clock::{self, Instant},
     ott::Subject,
-    telemetry::metrics::{AccessDenial, Metrics, QuotaBucket},
+    telemetry::{
+        logging::LogThrottle,
+        metrics::{AccessDenial, Metrics, QuotaBucket},
+    },
 };
 
 mod glob_index;
@@ -95,8 +89,8 @@ pub struct Access(Arc<Inner>);
 struct Inner {
     policy: ArcSwap<Policy>,
     metrics: Metrics,
-    dry_run_warnings: Limited,
-    sharing_warnings: Limited,
+    dry_run_warnings: LogThrottle,
+    sharing_warnings: LogThrottle,
     memory: Memory,
 }
 
@@ -226,8 +220,8 @@ impl Access {
             memory: Memory::new(policy.max_quota_users, &metrics),
             policy: ArcSwap::from_pointee(policy),
             metrics,
-            dry_run_warnings: Limited::new(WARNING_INTERVAL),
-            sharing_warnings: Limited::new(WARNING_INTERVAL),
+            dry_run_warnings: LogThrottle::every(WARNING_INTERVAL),
+            sharing_warnings: LogThrottle::every(WARNING_INTERVAL),
         }))
     }
 
@@ -393,11 +387,11 @@ impl Access {
         match admission.policy.quotas {
             Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
             Quotas::DryRun => {
-                if let Some(unsaid) = self.0.dry_run_warnings.due() {
+                if let Some(suppressed) = self.0.dry_run_warnings.due() {
                     tracing::warn!(
                         caller.name = %name,
                         quota = quota.as_str(),
-                        log.unsaid = unsaid,
+                        log.suppressed = suppressed,
                         "quota exceeded, accepting the call in dry run"
                     );
                 }
@@ -504,34 +498,6 @@ impl ExceededQuota {
 impl fmt::Display for ExceededQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Lets one in an interval through, and counts the others.
-#[derive(Debug)]
-struct Limited {
-    started: Instant,
-    interval: Duration,
-    /// The intervals that have begun, counted from 1, when the last one got through.
-    last: AtomicU64,
-    unsaid: AtomicU64,
-}
-
-impl Limited {
-    fn new(interval: Duration) -> Self {
-        Self { started: clock::now(), interval, last: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
-    }
-
-    /// How many were held back since the last one, if this one may pass.
-    fn due(&self) -> Option<u64> {
-        let intervals = self.started.elapsed().as_nanos() / self.interval.as_nanos().max(1);
-        let now = u64::try_from(intervals).unwrap_or(u64::MAX).saturating_add(1);
-        if self.last.fetch_max(now, Ordering::Relaxed) < now {
-            Some(self.unsaid.swap(0, Ordering::Relaxed))
-        } else {
-            self.unsaid.fetch_add(1, Ordering::Relaxed);
-            None
-        }
     }
 }
 

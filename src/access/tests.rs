@@ -295,13 +295,3 @@ async fn reflection_is_for_callers_that_a_rule_names() {
     assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), AccessDenial::Caller);
     assert!(mentions(&access(&[rule(&["anonymous"])]), &Caller::anonymous()).is_ok());
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_warning_that_repeats_is_held_back_and_counted() {
-    let limited = Limited::new(Duration::from_secs(10));
-    let said: Vec<_> = (0..5).filter_map(|_| limited.due()).collect();
-    assert_eq!(said, [0]);
-    tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(limited.due(), Some(4));
-    assert_eq!(limited.due(), None);
-}

@@ -22,11 +22,14 @@ use tokio::{sync::Notify, time::timeout_at};
 
 pub(super) use self::entry::Entry;
 use self::peer_key::PeerKey;
-use super::{limits::Limits, log_throttle::LogThrottle};
+use super::limits::Limits;
 use crate::{
     caller::{Identification, Peer},
     clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
+    telemetry::{
+        logging::LogThrottle,
+        metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
+    },
 };
 
 /// Connections that have made room and are not closed yet, at most, and never more than may be
