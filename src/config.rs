@@ -147,8 +147,8 @@ impl Config {
             tokens: keys_at(tree, &["callers", "tokens"]),
             jwt_issuers: jwt_issuers(tree),
         };
-        let access = access::read(root.table("access"), &known);
-        let audit = audit::read(root.table("audit"));
+        let access = access::read_access(root.table("access"), &known);
+        let audit = audit::read_audit(root.table("audit"));
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         order::check(tree, findings);
         root.finish();

@@ -18,7 +18,7 @@ pub(super) struct Ports {
     pub(super) grpc: Bound,
     pub(super) health: Option<Bound>,
     pub(super) admin: Option<Bound>,
-    /// Maximum number of calls in flight, before the memory is taken into account.
+    /// Maximum number of calls in flight on the main port.
     pub(super) max_in_flight: usize,
     /// Maximum number of health `Watch` streams of one peer address: as many as connections,
     /// because a client needs one stream on each of its connections.
@@ -33,11 +33,11 @@ impl Ports {
         let responses = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
         metrics.follow_response_memory(budget.response_bytes, responses.clone());
         let share = descriptors::share(config, budget.calls, metrics)?;
-        let settings = share.limited(config.server.grpc.clone());
+        let settings = budget.limited(share.limited(config.server.grpc.clone()));
         let max_in_flight = settings.max_in_flight;
         let per_peer = u32::try_from(settings.limits.max_per_peer()).unwrap_or(u32::MAX);
         let drain = settings.drain.clone();
-        let grpc = server::bind(budget.limited(settings))?;
+        let grpc = server::bind(settings)?;
         let health =
             config.server.health_listen.map(|listen| server::bind(health(listen, drain, share.health)));
         let admin = config.admin.listen.map(|listen| server::bind(admin(listen, share.admin)));

@@ -35,7 +35,7 @@ pub(super) struct KnownNames<'a> {
 }
 
 /// Reads `[access]`.
-pub(super) fn read(mut section: Section<'_>, known: &KnownNames<'_>) -> Settings {
+pub(super) fn read_access(mut section: Section<'_>, known: &KnownNames<'_>) -> Settings {
     let quota_dry_run = section.optional("quota_dry_run", value::boolean).unwrap_or(false);
     if quota_dry_run {
         section.warning("quota_dry_run", "is true: quotas only log and count, and refuse nobody");

@@ -12,7 +12,7 @@ use super::{fault::Problem, named_file, section::Section, tree::Value, value};
 use crate::audit::{HmacKeyFile, Settings, Sink};
 
 /// Reads `[audit]`.
-pub(super) fn read(mut section: Section<'_>) -> Settings {
+pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
     let sink = match section.optional("sink", value::text).as_deref() {
         None | Some("stdout") => Sink::Stdout,
         Some("off") => Sink::Off,

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use super::{
-    access::{self as access_section, KnownNames},
+    access::{KnownNames, read_access},
     callers,
     environment::{self, Environment},
     fault::{Faults, Finding, Findings, Place},
@@ -63,7 +63,7 @@ impl Reloadable {
         callers.finish_part(&OTHER_CALLERS);
         let tokens_known = keys_at(tree, &["callers", "tokens"]);
         let known = KnownNames { api_clients: None, tokens: tokens_known, jwt_issuers: None };
-        let access = access_section::read(root.table("access"), &known);
+        let access = read_access(root.table("access"), &known);
         root.finish_part(&OTHER_SECTIONS);
         Self { access, tokens: tokens.unwrap_or_default() }
     }

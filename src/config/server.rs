@@ -31,7 +31,8 @@ pub struct Server {
     pub reflection: bool,
 }
 
-/// The values of `client_auth`.
+/// The values of `client_auth`. The setting of the server also contains the authorities, which are
+/// another key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ClientAuthWord {
     Require,
