@@ -115,13 +115,13 @@ impl App {
         let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
         // What has been started ends again if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
-        let (ports, responses) = Ports::bind(&config, &metrics)?;
+        let (bound, responses) = Ports::bind(&config, &metrics)?;
         let heartbeat = metrics.threads().register("control");
         duties::start_thread_watch(&supervisor, metrics.threads(), &heartbeat);
 
         let hmac_key = hmac_key::read(&config.audit)?;
         let clock = WallClock::system();
-        let audit = Audit::start(&config.audit, hmac_key.as_ref(), ports.max_in_flight, &metrics, clock)?;
+        let audit = Audit::start(&config.audit, hmac_key.as_ref(), bound.max_in_flight, &metrics, clock)?;
         metrics.set_callers(config.access.literal_callers());
         let access = Access::new(policy(&config.access, &config.callers.tokens)?, metrics.clone());
         let mut outgoing = Outgoing::new(&metrics);
@@ -133,7 +133,7 @@ impl App {
         }
         duties::start_audit_health(&supervisor, &audit, &health);
 
-        let watches = Watches::new(ports.watches_per_address, metrics.watches());
+        let watches = Watches::new(bound.watches_per_address, metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let parts = server::Parts {
@@ -158,13 +158,13 @@ impl App {
             metrics: metrics.clone(),
             reflection: config.server.reflection,
         };
-        let server = ports.grpc.serve(parts, move || shared.handlers()).await?;
-        let health_server = match ports.health {
-            Some(bound) => Some(bound.serve_health(metrics.clone(), health_service).await?),
+        let server = bound.grpc.serve(parts, move || shared.handlers()).await?;
+        let health_server = match bound.health {
+            Some(port) => Some(port.serve_health(metrics.clone(), health_service).await?),
             None => None,
         };
-        let admin = match ports.admin {
-            Some(bound) => Some(serve_admin(bound, metrics.clone(), health).await?),
+        let admin = match bound.admin {
+            Some(port) => Some(serve_admin(port, metrics.clone(), health).await?),
             None => None,
         };
         // After the threads: nothing that is started here can fail.

@@ -126,7 +126,7 @@ pub struct JwksRefresh {
 }
 
 enum Source {
-    File(Follower<KeyFile>),
+    File(Box<Follower<KeyFile>>),
     Url { url: Url, http: UnpooledClient },
 }
 
@@ -220,7 +220,7 @@ impl JwksRefresh {
     ) -> Result<(Arc<KeyRing>, Self), InvalidSettings> {
         let ring = Arc::new(KeyRing::new(None, None));
         let file = KeyFile::start(path, Arc::clone(&ring), metrics.clone())?;
-        Ok(Self::new(ring, Source::File(file), metrics))
+        Ok(Self::new(ring, Source::File(Box::new(file)), metrics))
     }
 
     /// Follows a URL, which is fetched when the task runs.

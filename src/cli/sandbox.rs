@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use tonic::transport::Endpoint;
+use url::Url;
 
 use super::{
     failure::{Failure, chain},
@@ -83,10 +84,11 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     on_control_runtime(async {
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
         let base_url = platform.base_url();
-        let data_center = base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is no URL")))?;
+        let data_center: Url =
+            base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is no URL")))?;
         let secret = ClientSecret::parse(sandbox::CLIENT_SECRET.as_bytes())
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let config = Config::sandbox(data_center, arguments.listen, secret, &Process)?;
+        let config = Config::sandbox(&data_center, arguments.listen, secret, &Process)?;
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
         let app = Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "--listen"))?;

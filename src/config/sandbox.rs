@@ -33,7 +33,7 @@ impl Config {
     ///
     /// The URL is not that of a data center.
     pub fn sandbox(
-        platform_url: Url,
+        platform_url: &Url,
         listen: SocketAddr,
         client_secret: ClientSecret,
         environment: &dyn Environment,

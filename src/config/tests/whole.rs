@@ -62,22 +62,18 @@ fn what_waits_for_a_restart_is_named() {
 fn the_sandbox_is_open_and_quiet() {
     let listen: SocketAddr = "127.0.0.1:50051".parse().unwrap();
     let platform = Url::parse("http://127.0.0.1:8080").unwrap();
-    let config = Config::sandbox(
-        platform.clone(),
-        listen,
-        ClientSecret::parse(CANARY.as_bytes()).unwrap(),
-        &BTreeMap::new(),
-    );
+    let config =
+        Config::sandbox(&platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &BTreeMap::new());
     let config = config.unwrap();
     assert_eq!(config.telemetry.log_level, "warn");
     assert_eq!(config.admin.listen, None);
     assert_eq!(config.audit.sink, Sink::Off);
     assert!(config.server.reflection);
-    assert!(!config.api_clients.by_name["sandbox"].platform.limits.breaker.is_some());
+    assert!(config.api_clients.by_name["sandbox"].platform.limits.breaker.is_none());
     assert_eq!(config.access.rules[0].rate, Rate::Unlimited);
     assert!(!format!("{config:?}").contains(CANARY));
     let trace = BTreeMap::from([("RUST_LOG".to_owned(), "trace".to_owned())]);
     let config =
-        Config::sandbox(platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &trace).unwrap();
+        Config::sandbox(&platform, listen, ClientSecret::parse(CANARY.as_bytes()).unwrap(), &trace).unwrap();
     assert_eq!(config.telemetry.log_level, "trace");
 }
