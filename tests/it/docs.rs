@@ -553,6 +553,25 @@ fn every_test_and_metric_that_the_threat_model_names_exists() {
 }
 
 #[test]
+fn every_metric_that_a_page_names_is_described() {
+    let described = fs::read_to_string(root().join("docs/metrics.md")).expect("can be read");
+    let mut named = 0;
+    for (page, text) in pages() {
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let name = quoted.split(['{', '(', ' ']).next().unwrap_or_default();
+            // Buckets and sums are parts of a histogram.
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            let family = family.unwrap_or(name);
+            if ["ott_gateway_", "grpc_server_"].iter().any(|prefix| family.starts_with(prefix)) {
+                assert!(described.contains(&format!("| `{family}` |")), "{page}: {name} is not described");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 60, "{named} metrics were found");
+}
+
+#[test]
 fn every_file_that_a_page_names_exists() {
     let mut named = 0;
     for (page, text) in pages() {
