@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn variables_override_the_file_and_other_sections_are_not_read() {
         let text = "[server]\nlisten = \"[::]:7\"\nlisen = 1\n[audit]\nsink = 1\n[access]\nnonsense = true\n";
-        let variables = [("OTT_GATEWAY__SERVER__HEALTH_LISTEN", "[::]:9"), ("OTT_GATEWAY__AUDIT__X", "1")];
+        let variables = [("OTT_GATEWAY__SERVER__HEALTH_LISTEN", "[::]:9"), ("OTT_GATEWAY__AUDIT____X", "1")];
         assert_eq!(load(text, &variables).unwrap(), plaintext("127.0.0.1:9"));
         assert_eq!(load(text, &[]).unwrap(), plaintext("127.0.0.1:7"));
     }
