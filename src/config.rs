@@ -13,6 +13,7 @@ mod common_tokens;
 mod environment;
 mod fault;
 mod file;
+mod health_endpoint;
 mod log_level;
 mod named_file;
 mod order;
@@ -50,6 +51,7 @@ pub use self::{
     environment::{Environment, Process},
     fault::{Faults, Finding, Place, Problem},
     file::Document,
+    health_endpoint::HealthEndpoint,
     otel::TraceOptions,
     reloadable::Reloadable,
     server::{ClientAuth, Server, ServerTls},

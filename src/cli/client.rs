@@ -146,6 +146,11 @@ impl ClientOptions {
 }
 
 impl Client {
+    /// A client on a channel that is already connected. Calls carry no credential.
+    pub(super) const fn on_channel(channel: Channel, timeout: Duration) -> Self {
+        Self { channel, authorization: None, timeout, may_lack_certificate: false }
+    }
+
     /// The connection itself.
     pub(super) fn channel(&self) -> Channel {
         self.channel.clone()

@@ -95,7 +95,7 @@ pub enum ClientAuth {
     Off,
 }
 
-const CLIENT_AUTH: &[(&str, ClientAuth)] =
+pub(super) const CLIENT_AUTH: &[(&str, ClientAuth)] =
     &[("require", ClientAuth::Require), ("optional", ClientAuth::Optional), ("off", ClientAuth::Off)];
 
 impl Default for Server {

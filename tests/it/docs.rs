@@ -17,7 +17,7 @@ use syn::{
 };
 use tempfile::TempDir;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -85,7 +85,7 @@ impl Place {
     }
 
     /// Reads a configuration after making the files that it names.
-    fn load(&mut self, text: &str) -> Result<Config, Faults> {
+    pub(crate) fn load(&mut self, text: &str) -> Result<Config, Faults> {
         let file = self.prepare(text);
         Config::load(Some(&file), &self.environment)
     }
@@ -316,8 +316,11 @@ fn every_key_that_the_code_reads_is_described_and_no_other() {
     let folder = fs::read_dir(root().join("src/config")).expect("the configuration's folder");
     let files = folder.map(|entry| entry.expect("can be listed").path()).filter(|path| path.is_file());
     for file in files.chain([root().join("src/config.rs")]) {
-        // reloadable.rs reads a part of what the others read.
-        if !["section.rs", "tests.rs", "reloadable.rs"].iter().any(|name| file.ends_with(name)) {
+        // reloadable.rs and health_endpoint.rs read a part of what the others read.
+        if !["section.rs", "tests.rs", "reloadable.rs", "health_endpoint.rs"]
+            .iter()
+            .any(|name| file.ends_with(name))
+        {
             let text = fs::read_to_string(&file).expect("can be read");
             asked.visit_file(&syn::parse_file(&text).expect("is Rust"));
         }
@@ -547,6 +550,25 @@ fn every_test_and_metric_that_the_threat_model_names_exists() {
         let family = metric.split('{').next().expect("a name");
         assert!(described.contains(&format!("| `{family}` |")), "{metric} is not described");
     }
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_described() {
+    let described = fs::read_to_string(root().join("docs/metrics.md")).expect("can be read");
+    let mut named = 0;
+    for (page, text) in pages() {
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let name = quoted.split(['{', '(', ' ']).next().unwrap_or_default();
+            // Buckets and sums are parts of a histogram.
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            let family = family.unwrap_or(name);
+            if ["ott_gateway_", "grpc_server_"].iter().any(|prefix| family.starts_with(prefix)) {
+                assert!(described.contains(&format!("| `{family}` |")), "{page}: {name} is not described");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 60, "{named} metrics were found");
 }
 
 #[test]
