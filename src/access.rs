@@ -39,7 +39,7 @@ mod rule_set;
 mod rules;
 
 use quota::{CallerKey, Decision, Memory};
-pub use quota::{MAX_BURST, Rate};
+pub use quota::{Limit, MAX_BURST, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -134,10 +134,14 @@ pub enum Refused {
     #[error(transparent)]
     NotAllowed(#[from] Denied),
     /// It comes too soon.
-    #[error("the quota {quota} is used up for {retry_after:?}")]
+    #[error("the quota {quota} of access rule {rule} is used up for {retry_after:?}")]
     QuotaExceeded {
         /// Which one.
         quota: ExceededQuota,
+        /// Rate and burst of the quota.
+        limit: Limit,
+        /// The rule that the quota belongs to, counted from 1. For operators.
+        rule: usize,
         /// How long until a call like this one gets through.
         retry_after: Duration,
     },
@@ -150,6 +154,15 @@ pub enum ExceededQuota {
     Caller,
     /// The calls of one caller for one user.
     User,
+}
+
+/// The quota that a call is taken from.
+#[derive(Clone, Copy, Debug)]
+struct UsedQuota {
+    quota: ExceededQuota,
+    limit: Limit,
+    /// Counted from 1.
+    rule: usize,
 }
 
 impl Policy {
@@ -313,7 +326,9 @@ impl Access {
     /// Takes from the quotas of the first of the rules, which decides.
     fn take(&self, allowing: &RuleSet, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
         let (memory, rules) = (&self.0.memory, &admission.policy.rules);
-        let Some(rule) = rules.first(allowing) else { return Err(self.denied(AccessDenial::Caller).into()) };
+        let Some((number, rule)) = rules.deciding(allowing) else {
+            return Err(self.denied(AccessDenial::Caller).into());
+        };
         let now = memory.now();
         let make_room = || {
             if memory.should_forget(now, true) {
@@ -325,15 +340,18 @@ impl Access {
         }
         let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
         let decision = rule.per_caller.take(caller, memory, now, make_room);
-        self.obey(decision, ExceededQuota::Caller, admission)?;
+        let used = UsedQuota { quota: ExceededQuota::Caller, limit: rule.per_caller.limit(), rule: number };
+        self.obey(decision, used, admission)?;
         if let Some(user) = user {
             let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
-            self.obey(decision, ExceededQuota::User, admission)?;
+            let used = UsedQuota { quota: ExceededQuota::User, limit: rule.per_user.limit(), rule: number };
+            self.obey(decision, used, admission)?;
         }
         Ok(())
     }
 
-    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Refused> {
+    fn obey(&self, decision: Decision, used: UsedQuota, admission: &Admission) -> Result<(), Refused> {
+        let quota = used.quota;
         if decision.shared {
             self.0.metrics.quota_shared(quota.bucket());
             if let Some(suppressed) = self.0.sharing_warnings.due() {
@@ -347,20 +365,20 @@ impl Access {
         }
         match decision.outcome {
             Ok(()) => Ok(()),
-            Err(wait) => self.exceeded(quota, admission, wait),
+            Err(wait) => self.exceeded(used, admission, wait),
         }
     }
 
     fn exceeded(
         &self,
-        quota: ExceededQuota,
+        UsedQuota { quota, limit, rule }: UsedQuota,
         admission: &Admission,
         retry_after: Duration,
     ) -> Result<(), Refused> {
         let name = admission.caller.name();
         self.0.metrics.quota_exceeded(name);
         match admission.policy.quotas {
-            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
+            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, limit, rule, retry_after }),
             Quotas::DryRun => {
                 if let Some(unsaid) = self.0.dry_run_warnings.due() {
                     tracing::warn!(

@@ -2,7 +2,7 @@
 //!
 //! Which reason and which code a failure has is decided before.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, mem, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
@@ -15,7 +15,7 @@ use tonic::{
 };
 use tonic_types::pb;
 
-use super::{Failure, FailureCode, Reason, Violation, may_be_spent};
+use super::{Case, Failure, FailureCode, Reason, Violation, may_be_spent, message::Message as Text};
 use crate::{
     backoff,
     call::{Call, Operation},
@@ -49,7 +49,6 @@ const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 const DOMAIN: &str = "ott-gateway";
-const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent: issue a new one and log in with that.";
 
 /// `google.rpc.ErrorInfo` with its metadata in order, so that the same answer is the
 /// same bytes.
@@ -66,6 +65,8 @@ struct ErrorInfo {
 /// Everything that a status is made of.
 struct Parts {
     code: FailureCode,
+    text: Text,
+    /// `text` and `violations`, composed.
     message: String,
     info: ErrorInfo,
     request_id: String,
@@ -121,34 +122,44 @@ impl Parts {
         }
     }
 
-    fn of(failure: Failure, call: &Call) -> Self {
+    fn of(mut failure: Failure, call: &Call) -> Self {
         let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
-        let retry = is_retry_advised(&failure, call, wait);
+        let outlives_token = call.operation() == Some(Operation::LoginWithOtt)
+            && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
+        let retry = is_retry_advised(&failure, call, outlives_token);
+        let text = Text::of(&failure, call, outlives_token);
+        let mut violations = mem::take(&mut failure.violations);
+        violations.truncate(MAX_VIOLATIONS);
         Self {
             code: failure.code(call),
-            message: message(&failure, may_be_spent),
+            message: text.text(&violations),
+            text,
             request_id: call.request_id().to_string(),
             retry_delay: wait.filter(|_| retry),
             quota: quota(&failure, call),
             trailers: trailers(&failure, retry, may_be_spent),
             info: ErrorInfo {
-                reason: failure.reason.as_str().to_owned(),
+                reason: failure.reason().as_str().to_owned(),
                 domain: DOMAIN.to_owned(),
                 metadata: metadata(&failure, call),
             },
-            violations: failure.violations.into_iter().take(MAX_VIOLATIONS).collect(),
+            violations,
         }
     }
 
     /// Leaves something out, what matters least first; false if all is needed.
     fn shorten(&mut self) -> bool {
         let metadata = &mut self.info.metadata;
-        metadata.remove("apiMessage").is_some()
-            || metadata.remove("apiDomain").is_some()
-            || self.violations.pop().is_some()
+        if metadata.remove("apiMessage").is_some() || metadata.remove("apiDomain").is_some() {
+            return true;
+        }
+        let is_shorter = self.violations.pop().is_some()
             || self.quota.take().is_some()
             || metadata.remove("apiClient").is_some()
+            || self.text.leave_out_values();
+        self.message = self.text.text(&self.violations);
+        is_shorter
     }
 
     /// Encodes `google.rpc.Status`.
@@ -200,65 +211,43 @@ fn any(name: &str, detail: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: detail.encode_to_vec() }
 }
 
-/// The fixed sentences of the reason, and the known meaning of the platform's code.
-fn message(failure: &Failure, may_be_spent: bool) -> String {
-    let entry = failure.reason.entry();
-    let action = match failure.reason {
-        Reason::LoginOutcomeUnknown => entry.action,
-        _ if may_be_spent => TOKEN_MAY_BE_SPENT,
-        _ => entry.action,
-    };
-    let meaning = failure.meaning.unwrap_or(entry.meaning);
-    let mut message = format!("{meaning} {action}");
-    if let Some(code) = failure.platform.as_ref().and_then(|body| body.code)
-        && let Some(meaning) = code.meaning()
-    {
-        message.push_str(" The platform's code is ");
-        message.push_str(&code.number().to_string());
-        message.push_str(": ");
-        message.push_str(meaning);
-        message.push('.');
-    }
-    message
-}
-
 fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
-    let mut tell = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    let mut add = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     if let Some(operation) = call.operation() {
-        tell("operation", operation.name().to_owned());
-        tell("outcome", call.certainty().as_str().to_owned());
+        add("operation", operation.name().to_owned());
+        add("outcome", call.certainty().as_str().to_owned());
     }
     // Names of API clients must not be confirmed to callers that may not use them.
-    if let Some(api_client) = call.api_client().filter(|_| failure.reason != Reason::CallerNotAllowed) {
-        tell("apiClient", bounded(&api_client));
+    if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
+        add("apiClient", bounded(&api_client));
     }
     // A token that is unknown, used or expired: the caller must not see which.
-    if failure.reason == Reason::OttRejected {
+    if failure.reason() == Reason::OttRejected {
         return metadata;
     }
     if call.operation().is_some() {
-        tell("attempts", call.attempts().to_string());
+        add("attempts", call.attempts().to_string());
     }
     if let Some(status) = failure.http_status.or_else(|| call.http_status()) {
-        tell("httpStatus", status.to_string());
+        add("httpStatus", status.to_string());
     }
     let Some(platform) = &failure.platform else { return metadata };
     if let Some(code) = platform.code {
-        tell("apiCode", code.number().to_string());
+        add("apiCode", code.number().to_string());
     }
     if let Some(domain) = &platform.domain {
-        tell("apiDomain", bounded(domain));
+        add("apiDomain", bounded(domain));
     }
     if let Some(message) = &platform.message {
-        tell("apiMessage", bounded(message));
+        add("apiMessage", bounded(message));
     }
     metadata
 }
 
 /// What a caller waits before a retry, should it retry.
 fn retry_delay(failure: &Failure) -> Option<Duration> {
-    let usual = || match failure.reason {
+    let usual = || match failure.reason() {
         Reason::Overloaded
         | Reason::GatewayExhausted
         | Reason::Draining
@@ -270,11 +259,8 @@ fn retry_delay(failure: &Failure) -> Option<Duration> {
     failure.retry_after.or_else(usual).map(|wait| wait.min(MAX_RETRY_DELAY))
 }
 
-fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> bool {
-    let operation = call.operation();
-    let outlives_token =
-        operation == Some(Operation::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
-    let answers = failure.reason.entry().answers(operation);
+fn is_retry_advised(failure: &Failure, call: &Call, outlives_token: bool) -> bool {
+    let answers = failure.reason().entry().answers(call.operation());
     answers.is_some_and(|answers| answers.retry.is_advised(failure.code))
         && !outlives_token
         && !may_be_spent(call)
@@ -290,14 +276,14 @@ fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> HeaderMap {
         // So does Envoy, which ignores the other one.
         trailers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
     }
-    if failure.code == FailureCode::Unimplemented && failure.reason == Reason::InvalidRequest {
+    if failure.case == Case::CompressedMessage {
         trailers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     trailers
 }
 
 fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation> {
-    if failure.reason != Reason::CallerQuotaExceeded {
+    if failure.reason() != Reason::CallerQuotaExceeded {
         return None;
     }
     let (subject, description) = match &failure.quota {
@@ -312,7 +298,7 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
 }
 
 /// The text without unprintable characters, and only as much of it as fits.
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     let mut bounded = String::new();
     for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {
         if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {

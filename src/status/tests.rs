@@ -1,4 +1,5 @@
 mod catalogue;
+mod messages;
 mod platform;
 mod undocumented;
 mod wire;

@@ -43,6 +43,7 @@ mod operations;
 mod output;
 mod pki;
 mod probes;
+mod reflection;
 mod refused_calls;
 mod reload;
 mod secrets;

@@ -875,26 +875,104 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     let gzip = raw::framed(true, b"\x1f\x8b\x08");
     let encoded = &[("grpc-encoding", "gzip")][..];
     let none = &[][..];
-    for (path, headers, body, code, reason) in [
-        ("/ott.v1.OttService/RevokeOtt", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/other.Service/Method", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (reflection, none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (issue, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (login, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &not_utf8, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &Vec::new(), Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![0, 0, 0, 0, 9, 1], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![7, 0, 0, 0, 0], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (login, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (issue, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
-        (login, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
+    for (path, headers, body, code, reason, message) in [
+        (
+            "/ott.v1.OttService/RevokeOtt",
+            none,
+            &garbage,
+            Code::Unimplemented,
+            "METHOD_UNKNOWN",
+            "The gateway has no such method.",
+        ),
+        (
+            "/other.Service/Method",
+            none,
+            &garbage,
+            Code::Unimplemented,
+            "METHOD_UNKNOWN",
+            "The gateway has no such method.",
+        ),
+        (
+            reflection,
+            none,
+            &garbage,
+            Code::Unimplemented,
+            "METHOD_UNKNOWN",
+            "The gateway has no such method.",
+        ),
+        ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN", "The gateway has no such method."),
+        (
+            issue,
+            none,
+            &garbage,
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The request message cannot be decoded.",
+        ),
+        (
+            login,
+            none,
+            &garbage,
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The request message cannot be decoded.",
+        ),
+        (
+            issue,
+            none,
+            &not_utf8,
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The request message cannot be decoded.",
+        ),
+        (
+            issue,
+            none,
+            &Vec::new(),
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The body of the call is not exactly one complete gRPC message.",
+        ),
+        (
+            issue,
+            none,
+            &vec![0, 0, 0, 0, 9, 1],
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The body of the call is not exactly one complete gRPC message.",
+        ),
+        (
+            issue,
+            none,
+            &vec![7, 0, 0, 0, 0],
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "The compressed flag of the request message is not 0",
+        ),
+        (
+            issue,
+            none,
+            &long,
+            Code::ResourceExhausted,
+            "REQUEST_TOO_LARGE",
+            "The request message is longer than 16 KiB.",
+        ),
+        (
+            login,
+            none,
+            &long,
+            Code::ResourceExhausted,
+            "REQUEST_TOO_LARGE",
+            "The request message is longer than 16 KiB.",
+        ),
+        (issue, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST", "The request message is compressed."),
+        (login, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST", "The request message is compressed."),
     ] {
         let answered = connection.post(path, headers, body).await;
         let refused = refused(&answered.status);
         let name = format!("{path} {headers:?} {:?}", &body[..body.len().min(12)]);
         assert_eq!((refused.code, refused.reason.as_str()), (code, reason), "{name}");
+        assert!(refused.message.starts_with(message), "{name}: {}", refused.message);
         assert_eq!(answered.http, 200, "{name}");
         assert_eq!(refused.domain, "ott-gateway", "{name}");
         assert_eq!(refused.pushback.as_deref(), Some("-1"), "{name}");

@@ -262,7 +262,7 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
         let login = answer(LoginWithOtt, PlatformError::Malformed(malformation), Done);
         check("login", &login, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
         assert!(
-            login.message.ends_with("The one-time token may be spent: issue a new one and log in with that.")
+            login.message.ends_with("The one-time token is spent; issue a new token and log in with that.")
         );
         let issue = answer(IssueOtt, PlatformError::Malformed(malformation), Done);
         check("issue", &issue, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
