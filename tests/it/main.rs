@@ -22,6 +22,7 @@ mod audit_flood;
 mod audit_sinks;
 mod audit_writes;
 mod broken_requests;
+mod certificates;
 mod cli;
 mod connections;
 mod credentials;
