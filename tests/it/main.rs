@@ -24,6 +24,7 @@ mod audit_writes;
 mod broken_requests;
 mod certificates;
 mod cli;
+mod clients;
 mod connections;
 mod credentials;
 mod cut_files;
