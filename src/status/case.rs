@@ -30,38 +30,57 @@ impl Advice {
 }
 
 macro_rules! cases {
-    ($($reason:ident { $($case:ident: $meaning:literal $advice:ident $action:literal;)* })*) => {
+    ($($reason:ident {
+        $general:ident: $general_meaning:literal $general_advice:ident $general_action:literal;
+        $($case:ident: $meaning:literal $advice:ident $action:literal;)*
+    })*) => {
         /// One case of a reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Case {
-            $($(#[doc = $meaning] $case,)*)*
+            $(
+                #[doc = $general_meaning]
+                $general,
+                $(#[doc = $meaning] $case,)*
+            )*
         }
 
         impl Case {
             /// Every case, in the order of the reasons.
-            pub const ALL: &'static [Self] = &[$($(Self::$case),*),*];
+            pub const ALL: &'static [Self] = &[$(Self::$general, $(Self::$case,)*)*];
 
             /// The reason that this is a case of.
             #[must_use]
             pub const fn reason(self) -> Reason {
                 match self {
-                    $($(Self::$case)|* => Reason::$reason,)*
+                    $(Self::$general $(| Self::$case)* => Reason::$reason,)*
                 }
             }
 
-            /// The sentence that describes the case, with placeholders for [`Placeholder`]s.
+            /// The sentence that describes the case. May contain [`Placeholder`]s.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {
-                    $($(Self::$case => $meaning,)*)*
+                    $(Self::$general => $general_meaning, $(Self::$case => $meaning,)*)*
                 }
             }
 
-            /// What a caller does about it, with placeholders.
+            /// What a caller does about it. May contain [`Placeholder`]s.
             #[must_use]
             pub const fn advice(self) -> Advice {
                 match self {
-                    $($(Self::$case => Advice::$advice($action),)*)*
+                    $(
+                        Self::$general => Advice::$general_advice($general_action),
+                        $(Self::$case => Advice::$advice($action),)*
+                    )*
+                }
+            }
+
+            /// The first case of a reason, for failures about which nothing else is known.
+            /// [`narrowed`](Self::narrowed) may find a more specific one.
+            #[must_use]
+            pub(super) const fn general(reason: Reason) -> Self {
+                match reason {
+                    $(Reason::$reason => Self::$general,)*
                 }
             }
         }
@@ -140,7 +159,7 @@ cases! {
         CallerNotAllowed: "The gateway's access rules do not allow {call} to {caller}."
             Fix "Ask the gateway's operator for a rule that allows it.";
         AnonymousNotAllowed: "The request carries no credential, and the gateway's access rules do not allow {call} to {caller}."
-            Fix "Send a credential.";
+            Fix "Send a credential of a caller that the rules allow.";
     }
     CallerQuotaExceeded {
         CallerQuota: "The quota for calls of {caller} is used up: {quota}."
@@ -296,49 +315,6 @@ cases! {
 }
 
 impl Case {
-    /// The case of a reason about which nothing else is known. [`narrowed`](Self::narrowed) may
-    /// find a more specific one.
-    #[must_use]
-    pub(super) const fn general(reason: Reason) -> Self {
-        match reason {
-            Reason::InvalidRequest => Self::InvalidFields,
-            Reason::RequestTooLarge => Self::RequestTooLarge,
-            Reason::MethodUnknown => Self::MethodUnknown,
-            Reason::ApiClientUnknown => Self::ApiClientUnknown,
-            Reason::CallerUnauthenticated => Self::InvalidCredential,
-            Reason::CallerNotAllowed => Self::CallerNotAllowed,
-            Reason::CallerQuotaExceeded => Self::CallerQuota,
-            Reason::Overloaded => Self::ReplicaOverloaded,
-            Reason::Draining => Self::Draining,
-            Reason::AuditUnavailable => Self::AuditUnavailable,
-            Reason::DeadlineExceeded => Self::DeadlineExceeded,
-            Reason::PlatformUnreachable => Self::PlatformUnreachable,
-            Reason::PlatformUnavailable => Self::PlatformUnavailable,
-            Reason::LoginOutcomeUnknown => Self::LoginOutcomeUnknown,
-            Reason::PlatformRejectedRequest => Self::PlatformRejectedRequest,
-            Reason::PlatformCredentialRejected => Self::CredentialRejected,
-            Reason::OttRejected => Self::OttRejected,
-            Reason::OttInUse => Self::OttInUse,
-            Reason::PlatformAccessDenied => Self::PlatformAccessDenied,
-            Reason::PlatformBlocked => Self::PlatformBlocked,
-            Reason::UserNotFound => Self::UserNotFound,
-            Reason::PlatformProtocolError => Self::PlatformProtocolError,
-            Reason::PlatformConflict => Self::PlatformConflict,
-            Reason::PlatformRateLimited => Self::PlatformRateLimited,
-            Reason::UserDisabled => Self::UserDisabled,
-            Reason::TenantDisabled => Self::TenantDisabled,
-            Reason::TenantLocked => Self::TenantLocked,
-            Reason::TenantNotFound => Self::TenantNotFound,
-            Reason::InvalidLogin => Self::InvalidLogin,
-            Reason::PlatformQuotaExceeded => Self::PlatformQuotaExceeded,
-            Reason::PlatformPreconditionFailed => Self::PlatformPreconditionFailed,
-            Reason::InternalError => Self::InternalError,
-            Reason::AccountMismatch => Self::AccountMismatch,
-            Reason::GatewayExhausted => Self::GatewayExhausted,
-            Reason::AccountNotAllowed => Self::AccountNotAllowed,
-        }
-    }
-
     /// Returns the case that this one is, by what the call knows.
     #[must_use]
     pub(super) fn narrowed(self, call: &Call) -> Self {

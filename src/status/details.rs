@@ -1,6 +1,6 @@
-//! A failure put on the wire: message, details and trailers, within 4 KiB.
+//! Encodes a failure as a status: message, details and trailers, within 4 KiB.
 //!
-//! Which reason and which code a failure has is decided before.
+//! Reason, case and code of a failure have been decided before.
 
 use std::{borrow::Cow, collections::BTreeMap, mem, time::Duration};
 
@@ -25,25 +25,24 @@ use crate::{
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2):
 /// clients that limit theirs to 8 KiB hang or reset on more.
 const MAX_STATUS_BYTES: usize = 4096;
-/// What RFC 9113 counts for each header besides name and value.
+/// Bytes that RFC 9113 adds to name and value of each header.
 const HEADER_OVERHEAD: usize = 32;
 /// Maximum wait in a `RetryInfo`.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
 /// Wait in a `RetryInfo`, plus jitter, where the platform gave none.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How long a one-time token lives; a longer wait outlives it.
+/// Lifetime of a one-time token.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
-/// Maximum size in bytes of the platform's message, and of any other text of its or of ours
-/// that is passed on.
+/// Maximum size of one text, in bytes: the platform's message, a name, a rule.
 const MAX_TEXT_BYTES: usize = 256;
-/// Maximum number of violations that are named.
+/// Maximum number of violations in a status.
 const MAX_VIOLATIONS: usize = 16;
 
 /// Number of headers that most responses have, with the request id that is added later.
 const USUAL_HEADERS: usize = 6;
-/// When a client may retry, for clients with a retry policy.
+/// Trailer that stops gRPC clients with a retry policy (gRFC A6).
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-/// Makes Envoy not retry.
+/// Trailer that stops retries by Envoy.
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 /// Accepted compressions.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -62,10 +61,10 @@ struct ErrorInfo {
     metadata: BTreeMap<String, String>,
 }
 
-/// Everything that a status is made of.
-struct Parts {
+/// The parts of a status.
+struct Parts<'a> {
     code: FailureCode,
-    text: Text,
+    text: Text<'a>,
     /// `text` and `violations`, composed.
     message: String,
     info: ErrorInfo,
@@ -110,9 +109,9 @@ fn encoded(message: String) -> String {
     }
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     /// Returns as much of a failure as fits into [`MAX_STATUS_BYTES`], and its encoded details.
-    fn within_limit(failure: Failure, call: &Call) -> (Self, Vec<u8>) {
+    fn within_limit(failure: Failure, call: &'a Call) -> (Self, Vec<u8>) {
         let mut parts = Self::of(failure, call);
         loop {
             let details = parts.encode();
@@ -122,7 +121,7 @@ impl Parts {
         }
     }
 
-    fn of(mut failure: Failure, call: &Call) -> Self {
+    fn of(mut failure: Failure, call: &'a Call) -> Self {
         let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
         let outlives_token = call.operation() == Some(Operation::LoginWithOtt)
@@ -148,7 +147,7 @@ impl Parts {
         }
     }
 
-    /// Leaves something out, what matters least first; false if all is needed.
+    /// Leaves out one part, the least important first. Returns false if everything left is needed.
     fn shorten(&mut self) -> bool {
         let metadata = &mut self.info.metadata;
         if metadata.remove("apiMessage").is_some() || metadata.remove("apiDomain").is_some() {
@@ -168,7 +167,7 @@ impl Parts {
         pb::Status { code, message: self.message.clone(), details: self.details() }.encode_to_vec()
     }
 
-    /// What the status takes up in a header list, with these details.
+    /// Returns the size of the status in a header list, with these details, in bytes.
     fn size(&self, details: &[u8]) -> usize {
         let code = i32::from(tonic::Code::from(self.code));
         let of_status = [
@@ -222,7 +221,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
         add("apiClient", bounded(&api_client));
     }
-    // A token that is unknown, used or expired: the caller must not see which.
+    // The caller must not learn whether a token is unknown, used or expired.
     if failure.reason() == Reason::OttRejected {
         return metadata;
     }
@@ -245,7 +244,7 @@ fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     metadata
 }
 
-/// What a caller waits before a retry, should it retry.
+/// Returns how long a caller waits before a retry.
 fn retry_delay(failure: &Failure) -> Option<Duration> {
     let usual = || match failure.reason() {
         Reason::Overloaded
@@ -269,11 +268,10 @@ fn is_retry_advised(failure: &Failure, call: &Call, outlives_token: bool) -> boo
 fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(USUAL_HEADERS);
     if !retry {
-        // gRPC clients with a retry policy stop at once (gRFC A6).
         trailers.insert(RETRY_PUSHBACK, HeaderValue::from_static("-1"));
     }
     if may_be_spent {
-        // So does Envoy, which ignores the other one.
+        // Envoy ignores the other trailer.
         trailers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
     }
     if failure.case == Case::CompressedMessage {
@@ -297,7 +295,7 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
     })
 }
 
-/// The text without unprintable characters, and only as much of it as fits.
+/// Returns the text without unprintable characters, cut to [`MAX_TEXT_BYTES`].
 pub(super) fn bounded(text: &str) -> String {
     let mut bounded = String::new();
     for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {

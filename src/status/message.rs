@@ -18,11 +18,11 @@ const TOKEN_EXPIRES_FIRST: &str =
 
 /// The parts of a message.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct Message<'a> {
     case: Case,
     token: Token,
-    /// The name that the caller has proven, bounded.
-    caller: Option<String>,
+    /// The name that the caller has proven.
+    caller: Option<&'a str>,
     method: Option<&'static str>,
     quota: Option<String>,
     user_field: Option<&'static str>,
@@ -52,9 +52,9 @@ impl Token {
     }
 }
 
-impl Message {
+impl<'a> Message<'a> {
     /// `outlives_token`: the wait before a retry is longer than the token of the login lives.
-    pub(super) fn of(failure: &Failure, call: &Call, outlives_token: bool) -> Self {
+    pub(super) fn of(failure: &Failure, call: &'a Call, outlives_token: bool) -> Self {
         let token = match call.certainty() {
             Certainty::Done if may_be_spent(call) => Token::Spent,
             _ if may_be_spent(call) => Token::MaybeSpent,
@@ -65,7 +65,7 @@ impl Message {
         Self {
             case: failure.case.narrowed(call),
             token,
-            caller: call.caller().map(|(name, _)| bounded(name)),
+            caller: call.caller().map(|(name, _)| &**name),
             method: call.operation().map(|method| method.name()),
             quota: failure.quota.as_ref().map(|quota| bounded(&quota.description)),
             user_field: call.subject().map(|subject| subject.field()),
@@ -147,8 +147,8 @@ impl Message {
                 Some(method) => text.extend(["this ", method, " call"]),
                 None => text.push_str("this call"),
             },
-            Placeholder::Caller => match &self.caller {
-                Some(name) => text.extend(["the caller \"", name, "\""]),
+            Placeholder::Caller => match self.caller {
+                Some(name) => text.extend(["the caller \"", &bounded(name), "\""]),
                 None => text.push_str("this caller"),
             },
             Placeholder::Quota => text.push_str(self.quota.as_deref().unwrap_or("see the access rules")),

@@ -23,9 +23,9 @@ pub struct Entry {
     pub action: &'static str,
     /// Who has to act on it: the level of the call's log line.
     pub concern: Concern,
-    /// How `IssueOtt` answers with it; none if it never does.
+    /// Codes and retries at `IssueOtt`; `None` if it never answers with this reason.
     pub issue: Option<Answers>,
-    /// How `LoginWithOtt` answers with it; none if it never does.
+    /// Codes and retries at `LoginWithOtt`; `None` if it never answers with this reason.
     pub login: Option<Answers>,
 }
 
@@ -34,17 +34,17 @@ pub struct Entry {
 pub enum Concern {
     /// The caller, whose response contains what to do. Logged at `info`.
     Caller,
-    /// No one, unless it lasts: the platform or this replica is in trouble. Logged at
+    /// No one, unless it persists: the platform or this replica is in trouble. Logged at
     /// `warn`.
     Trouble,
-    /// The gateway's operator: it does not pass by itself. Logged at `error`.
+    /// The gateway's operator: it persists until somebody acts. Logged at `error`.
     Operator,
 }
 
-/// How one operation answers with a reason.
+/// The answers of one method with a reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Answers {
-    /// With which codes.
+    /// The codes.
     pub codes: &'static [FailureCode],
     /// Whether the same request may be sent again.
     pub retry: Retry,
@@ -60,14 +60,14 @@ pub enum Retry {
     /// It is safe and may help, with backoff, where the code is UNAVAILABLE; it would
     /// fail again where it is another.
     IfUnavailable,
-    /// It would do no harm, and fail again.
+    /// It is harmless, and would fail again.
     Useless,
-    /// It is wrong: the token is worth nothing any more, or may be.
+    /// It is wrong: the token is spent, or may be.
     Never,
 }
 
 impl Retry {
-    /// Whether to retry an answer with that code while no token has been spent.
+    /// Returns whether to retry after an answer with that code while no token has been spent.
     #[must_use]
     pub const fn is_advised(self, code: FailureCode) -> bool {
         match self {
@@ -87,8 +87,8 @@ const fn text(case: Case) -> Text {
 }
 
 impl Entry {
-    /// How that operation answers; where it is not known yet, nothing was sent, and
-    /// either way of answering will do.
+    /// Returns the answers of a method. While the method is unknown, nothing was sent, and those of
+    /// either method are correct.
     #[must_use]
     pub fn answers(&self, operation: Option<Operation>) -> Option<Answers> {
         match operation {

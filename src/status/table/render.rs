@@ -12,7 +12,7 @@ use crate::{
 const HEAD: &str = "\
 # Errors
 
-<!-- Written from src/status/table.rs by `cargo test --lib status::`; edit there. -->
+<!-- Written from src/status/table.rs and src/status/case.rs by `cargo test --lib status::`; edit there. -->
 
 Every answer of the gateway that is not OK has a gRPC code, a [message](#messages) for people, and `google.rpc.Status` details
 (`grpc-status-details-bin`). Decide by `ErrorInfo.reason`, not by the message. A reason that you do not know

@@ -30,7 +30,7 @@ fn reasons_are_exactly_those_of_the_contract() {
 
 /// Other languages read the contract, not this code.
 #[test]
-fn comments_of_the_contract_say_what_the_catalogue_says() {
+fn comments_of_the_contract_match_the_catalogue() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
     let contract = pool.get_enum_by_name("ott.v1.ErrorReason").expect("the contract has it");
     let file = contract.parent_file();
@@ -105,7 +105,7 @@ fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
 /// The sentence of the contract, and the same rule as code: whoever changes one has to
 /// look at the other.
 #[test]
-fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
+fn login_is_retried_exactly_where_the_contract_allows_it() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
     let service = pool.get_service_by_name("ott.v1.OttService").expect("the contract has it");
     let method = service.methods().find(|method| method.name() == "LoginWithOtt").expect("it is there");

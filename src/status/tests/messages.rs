@@ -190,7 +190,7 @@ fn denied_caller_reads_whom_it_was_taken_for_and_which_method_it_called() {
     assert_eq!(
         message("anonymous", "none"),
         "The request carries no credential, and the gateway's access rules do not allow this LoginWithOtt call \
-         to the caller \"anonymous\". Send a credential."
+         to the caller \"anonymous\". Send a credential of a caller that the rules allow."
     );
     let hostile = message(&format!("jwt:{{caller}}\n\u{202e}{}", "é".repeat(1000)), "jwt");
     assert!(hostile.contains("\"jwt:{caller}éé") && hostile.len() < 600, "{hostile}");
