@@ -156,15 +156,6 @@ pub enum ExceededQuota {
     User,
 }
 
-/// The quota that a call is taken from.
-#[derive(Clone, Copy, Debug)]
-struct UsedQuota {
-    quota: ExceededQuota,
-    limit: Limit,
-    /// Counted from 1.
-    rule: usize,
-}
-
 impl Policy {
     /// No rule and no token: nobody may call.
     #[must_use]
@@ -340,18 +331,20 @@ impl Access {
         }
         let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
         let decision = rule.per_caller.take(caller, memory, now, make_room);
-        let used = UsedQuota { quota: ExceededQuota::Caller, limit: rule.per_caller.limit(), rule: number };
-        self.obey(decision, used, admission)?;
+        let exceeded =
+            |quota, limit, retry_after| Refused::QuotaExceeded { quota, limit, rule: number, retry_after };
+        self.obey(decision, ExceededQuota::Caller, admission)
+            .map_err(|wait| exceeded(ExceededQuota::Caller, rule.per_caller.limit(), wait))?;
         if let Some(user) = user {
             let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
-            let used = UsedQuota { quota: ExceededQuota::User, limit: rule.per_user.limit(), rule: number };
-            self.obey(decision, used, admission)?;
+            self.obey(decision, ExceededQuota::User, admission)
+                .map_err(|wait| exceeded(ExceededQuota::User, rule.per_user.limit(), wait))?;
         }
         Ok(())
     }
 
-    fn obey(&self, decision: Decision, used: UsedQuota, admission: &Admission) -> Result<(), Refused> {
-        let quota = used.quota;
+    /// Fails with how long the caller has to wait.
+    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Duration> {
         if decision.shared {
             self.0.metrics.quota_shared(quota.bucket());
             if let Some(suppressed) = self.0.sharing_warnings.due() {
@@ -365,20 +358,20 @@ impl Access {
         }
         match decision.outcome {
             Ok(()) => Ok(()),
-            Err(wait) => self.exceeded(used, admission, wait),
+            Err(wait) => self.exceeded(quota, admission, wait),
         }
     }
 
     fn exceeded(
         &self,
-        UsedQuota { quota, limit, rule }: UsedQuota,
+        quota: ExceededQuota,
         admission: &Admission,
         retry_after: Duration,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Duration> {
         let name = admission.caller.name();
         self.0.metrics.quota_exceeded(name);
         match admission.policy.quotas {
-            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, limit, rule, retry_after }),
+            Quotas::Enforced => Err(retry_after),
             Quotas::DryRun => {
                 if let Some(unsaid) = self.0.dry_run_warnings.due() {
                     tracing::warn!(

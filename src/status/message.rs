@@ -9,7 +9,7 @@ use super::{
     details::bounded,
     may_be_spent,
 };
-use crate::call::{Call, Certainty};
+use crate::call::{Call, Certainty, Operation};
 
 const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent; issue a new token and log in with that.";
 const TOKEN_IS_SPENT: &str = "The one-time token is spent; issue a new token and log in with that.";
@@ -66,9 +66,9 @@ impl<'a> Message<'a> {
             case: failure.case.narrowed(call),
             token,
             caller: call.caller().map(|(name, _)| &**name),
-            method: call.operation().map(|method| method.name()),
+            method: call.operation().map(Operation::name),
             quota: failure.quota.as_ref().map(|quota| bounded(&quota.description)),
-            user_field: call.subject().map(|subject| subject.field()),
+            user_field: call.subject().map(|subject| subject.kind().field()),
             platform_code: code.and_then(|code| Some((code.number(), code.meaning()?))),
         }
     }

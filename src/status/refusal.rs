@@ -94,12 +94,14 @@ impl From<Refused> for Failure {
         match refused {
             Refused::NotAllowed(denied) => denied.into(),
             Refused::QuotaExceeded { quota, limit, rule, retry_after } => {
-                let cause = format_args!("the quota {quota} of access rule {rule} is used up ({limit})");
                 let (case, subject) = match quota {
                     ExceededQuota::Caller => (Case::CallerQuota, "calls of this caller"),
                     ExceededQuota::User => (Case::UserQuota, "calls of this caller for this user"),
                 };
-                Self::of(case).because(&cause).retry_after(retry_after).quota(subject, limit.to_string())
+                Self::of(case)
+                    .because(&format_args!("the quota {quota} of access rule {rule} is used up ({limit})"))
+                    .retry_after(retry_after)
+                    .quota(subject, limit.to_string())
             }
         }
     }
