@@ -39,7 +39,7 @@ mod rule_set;
 mod rules;
 
 use quota::{CallerKey, Decision, Memory};
-pub use quota::{MAX_BURST, Rate};
+pub use quota::{Limit, MAX_BURST, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -134,10 +134,14 @@ pub enum Refused {
     #[error(transparent)]
     NotAllowed(#[from] Denied),
     /// It comes too soon.
-    #[error("the quota {quota} is used up for {retry_after:?}")]
+    #[error("the quota {quota} of access rule {rule} is used up for {retry_after:?}")]
     QuotaExceeded {
         /// Which one.
         quota: ExceededQuota,
+        /// Rate and burst of the quota.
+        limit: Limit,
+        /// The rule that the quota belongs to, counted from 1. For operators.
+        rule: usize,
         /// How long until a call like this one gets through.
         retry_after: Duration,
     },
@@ -313,7 +317,9 @@ impl Access {
     /// Takes from the quotas of the first of the rules, which decides.
     fn take(&self, allowing: &RuleSet, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
         let (memory, rules) = (&self.0.memory, &admission.policy.rules);
-        let Some(rule) = rules.first(allowing) else { return Err(self.denied(AccessDenial::Caller).into()) };
+        let Some((number, rule)) = rules.deciding(allowing) else {
+            return Err(self.denied(AccessDenial::Caller).into());
+        };
         let now = memory.now();
         let make_room = || {
             if memory.should_forget(now, true) {
@@ -325,15 +331,20 @@ impl Access {
         }
         let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
         let decision = rule.per_caller.take(caller, memory, now, make_room);
-        self.obey(decision, ExceededQuota::Caller, admission)?;
+        let exceeded =
+            |quota, limit, retry_after| Refused::QuotaExceeded { quota, limit, rule: number, retry_after };
+        self.obey(decision, ExceededQuota::Caller, admission)
+            .map_err(|wait| exceeded(ExceededQuota::Caller, rule.per_caller.limit(), wait))?;
         if let Some(user) = user {
             let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
-            self.obey(decision, ExceededQuota::User, admission)?;
+            self.obey(decision, ExceededQuota::User, admission)
+                .map_err(|wait| exceeded(ExceededQuota::User, rule.per_user.limit(), wait))?;
         }
         Ok(())
     }
 
-    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Refused> {
+    /// Fails with how long the caller has to wait.
+    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Duration> {
         if decision.shared {
             self.0.metrics.quota_shared(quota.bucket());
             if let Some(suppressed) = self.0.sharing_warnings.due() {
@@ -356,11 +367,11 @@ impl Access {
         quota: ExceededQuota,
         admission: &Admission,
         retry_after: Duration,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Duration> {
         let name = admission.caller.name();
         self.0.metrics.quota_exceeded(name);
         match admission.policy.quotas {
-            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
+            Quotas::Enforced => Err(retry_after),
             Quotas::DryRun => {
                 if let Some(unsaid) = self.0.dry_run_warnings.due() {
                     tracing::warn!(

@@ -39,7 +39,7 @@ use crate::{
     platform::PlatformClient,
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
     session::{Account, LoggedIn},
-    status::{Failure, Reason},
+    status::{Case, Failure, Reason},
     telemetry::metrics::Metrics,
 };
 
@@ -78,7 +78,9 @@ impl OttService {
         if let Some(name) = name {
             self.access.admits_api_client(admission, name)?;
         }
-        client.cloned().ok_or_else(|| Failure::new(Reason::ApiClientUnknown))
+        client.cloned().ok_or_else(|| {
+            Failure::of(if name.is_some() { Case::ApiClientUnknown } else { Case::NoDefaultApiClient })
+        })
     }
 }
 

@@ -93,8 +93,10 @@ pub(super) struct CallerKey<'a> {
 
 /// Rate and burst. The arithmetic is that of GCRA: a bucket is the moment at which it will be
 /// full again.
+///
+/// Its `Display` is for callers and operators: `50/s, burst 100`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limit {
+pub struct Limit {
     rate: Rate,
     burst: NonZeroU32,
 }
@@ -165,6 +167,11 @@ impl CallerQuota {
         Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::Caller) }
     }
 
+    /// Rate and burst.
+    pub(super) const fn limit(&self) -> Limit {
+        self.limit
+    }
+
     /// Returns whether the other allows the same, regardless of what has been used of it.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.limit == other.limit
@@ -204,6 +211,11 @@ impl UserQuota {
     /// A quota that nobody has used yet; `burst` is at most [`MAX_BURST`].
     pub(super) fn new(rate: Rate, burst: NonZeroU32) -> Self {
         Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::User) }
+    }
+
+    /// Rate and burst.
+    pub(super) const fn limit(&self) -> Limit {
+        self.limit
     }
 
     /// Returns whether the other allows the same, regardless of what has been used of it.

@@ -254,7 +254,13 @@ impl Rules {
 
     /// Returns the rule that decides: the first one.
     pub(super) fn first(&self, rules: &RuleSet) -> Option<&Rule> {
-        self.in_order.get(rules.first()?)
+        self.deciding(rules).map(|(_, rule)| rule)
+    }
+
+    /// Returns the rule that decides, and its number, counted from 1.
+    pub(super) fn deciding(&self, rules: &RuleSet) -> Option<(usize, &Rule)> {
+        let position = rules.first()?;
+        Some((position + 1, self.in_order.get(position)?))
     }
 
     /// Returns the first rule that names this caller.

@@ -83,15 +83,34 @@ async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
 
+/// The quota, its limit, its rule and the wait.
+fn exceeded(refused: &Refused) -> (ExceededQuota, String, usize, Duration) {
+    let Refused::QuotaExceeded { quota, limit, rule, retry_after } = refused else { panic!("{refused:?}") };
+    (*quota, limit.to_string(), *rule, *retry_after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn exceeded_quota_names_the_rule_that_decides_and_its_own_limit() {
+    let limited = RuleSettings { burst: Some(1), user_burst: Some(2), ..rule(&["dns:b"]) };
+    let access = access(&[rule(&["dns:a"]), limited]);
+    assert!(issue(&access, "dns:b", "john").is_ok());
+    let refused = issue(&access, "dns:b", "john").unwrap_err();
+    assert_eq!(
+        exceeded(&refused),
+        (ExceededQuota::Caller, "50/s, burst 1".to_owned(), 2, Duration::from_millis(20))
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_gets_its_burst_then_its_rate_and_is_told_exactly_when() {
     let access = access(&[rule(&["dns:*"])]);
     let mut users = 0..;
     let mut issue_for_another = |name: &str| issue(&access, name, &format!("user{}", users.next().unwrap()));
     assert_eq!(count(500, || issue_for_another("dns:a")), 100);
+    let refused = issue_for_another("dns:a").unwrap_err();
     assert_eq!(
-        issue_for_another("dns:a").unwrap_err(),
-        Refused::QuotaExceeded { quota: ExceededQuota::Caller, retry_after: Duration::from_millis(20) }
+        exceeded(&refused),
+        (ExceededQuota::Caller, "50/s, burst 100".to_owned(), 1, Duration::from_millis(20))
     );
     assert_eq!(count(500, || issue_for_another("dns:b")), 100, "another caller has its own");
     assert!(log_in(&access, "dns:a").is_err(), "both methods use the same quota");
@@ -105,9 +124,10 @@ async fn one_user_is_limited_apart_however_the_login_is_spelled() {
     let access = access(&[rule(&["dns:*"])]);
     let mut spelling = ["john@x", "JOHN@x", "\u{ff4a}ohn@X", "joh\u{1d427}@x"].into_iter().cycle();
     assert_eq!(count(30, || issue(&access, "dns:a", spelling.next().unwrap())), 10);
+    let refused = issue(&access, "dns:a", "john@x").unwrap_err();
     assert_eq!(
-        issue(&access, "dns:a", "john@x").unwrap_err(),
-        Refused::QuotaExceeded { quota: ExceededQuota::User, retry_after: Duration::from_secs(2) }
+        exceeded(&refused),
+        (ExceededQuota::User, "30/min, burst 10".to_owned(), 1, Duration::from_secs(2))
     );
     assert!(issue(&access, "dns:a", "jane@x").is_ok());
     assert!(issue(&access, "dns:b", "john@x").is_ok());

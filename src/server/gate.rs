@@ -63,10 +63,11 @@ impl Gate {
     /// Lets a call wait for its body.
     pub(super) fn await_body(&self, holder: &Holder) -> Result<AwaitedBody, Failure> {
         self.bodies.wait(holder).map_err(|exhausted| {
-            self.overloaded(match exhausted {
+            let limit = match exhausted {
                 Exhausted::Share => CallLimit::CallerBodies,
                 Exhausted::Total => CallLimit::Bodies,
-            })
+            };
+            self.overloaded(exhausted, limit)
         })
     }
 
@@ -74,10 +75,11 @@ impl Gate {
     /// default half of them while others want some.
     pub(super) fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Failure> {
         let place = self.in_flight.admit(holder, share).map_err(|exhausted| {
-            self.overloaded(match exhausted {
+            let limit = match exhausted {
                 Exhausted::Share => CallLimit::CallerInFlight,
                 Exhausted::Total => CallLimit::InFlight,
-            })
+            };
+            self.overloaded(exhausted, limit)
         })?;
         // After the place is taken: a drain closes the gate before it waits for the calls in
         // flight, so it either refuses this call here or waits for it.
@@ -85,9 +87,9 @@ impl Gate {
         Ok(place)
     }
 
-    fn overloaded(&self, limit: CallLimit) -> Failure {
+    fn overloaded(&self, exhausted: Exhausted, limit: CallLimit) -> Failure {
         self.metrics.call_shed(limit);
-        Failure::overloaded(limit.as_str()).retry_after(retry_after())
+        Failure::overloaded(exhausted, limit.as_str()).retry_after(retry_after())
     }
 }
 

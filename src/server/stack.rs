@@ -41,7 +41,7 @@ use crate::{
     call::{Call, Deadline, Holder, Operation, RequestId},
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
     clock::Instant,
-    status::{Failure, Reason},
+    status::{Case, Failure, Reason},
     telemetry::{
         metrics::{Metrics, SecurityEvent},
         panics,
@@ -258,8 +258,10 @@ impl CallStack {
     /// Refuses a call that cannot be accepted, regardless of who calls.
     fn check(&self, timeout: Result<(), MalformedTimeout>) -> Result<(), Failure> {
         timeout.map_err(|MalformedTimeout| {
-            Failure::new(Reason::InvalidRequest)
-                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
+            Failure::new(Reason::InvalidRequest).violation(
+                "grpc-timeout",
+                "must be one value of 1 to 8 digits and one of the units H M S m u n",
+            )
         })?;
         self.gate.check()
     }
@@ -357,8 +359,12 @@ pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
 /// Answers a request that is not gRPC: with an HTTP status and a text that a person can read,
 /// and with a gRPC status in case the client does understand it.
 fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<ResponseBody> {
-    let rule = "POST, with content-type application/grpc or application/grpc+proto";
-    let failure = Failure::not_grpc(SPOKEN).violation("content-type", rule);
+    let not_grpc = Failure::of(Case::NotGrpc);
+    let failure = if status == StatusCode::METHOD_NOT_ALLOWED {
+        not_grpc.violation(":method", "must be POST")
+    } else {
+        not_grpc.violation("content-type", "must be application/grpc or application/grpc+proto")
+    };
     let mut response = completion::answer(failure, call);
     *response.status_mut() = status;
     if !is_grpc {

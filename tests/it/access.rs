@@ -121,6 +121,11 @@ async fn names_of_api_clients_cannot_be_guessed() {
         (status.message().to_owned(), status.details().to_vec())
     };
     let configured = refusal("other", "").await;
+    assert_eq!(
+        configured.0,
+        "The gateway's access rules do not allow this IssueOtt call to the caller \"token:a\". Ask the gateway's \
+         operator for a rule that allows it."
+    );
     assert_eq!(refusal("nosuch", "").await, configured);
     assert_eq!(refusal("other", "javascript:x").await, configured, "not even by its landing page");
     assert_eq!(a.asks(message("login:x", "test")).await, "OK");
@@ -423,6 +428,14 @@ async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come
     let violations = status.get_details_quota_failure().unwrap().violations;
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].subject, "calls of this caller");
+    assert_eq!(violations[0].description, "1/h, burst 7");
+    assert_eq!(
+        status.message(),
+        "The quota for calls of the caller \"token:a\" is used up: 1/h, burst 7. Wait for the time in RetryInfo, \
+         then retry."
+    );
+    let cause = "the quota calls_per_caller of access rule 1 is used up (1/h, burst 7)";
+    gateway.stderr().wait_for("the cause", |line| line.contains(cause).then_some(()));
     assert!(status.get_details_request_info().is_some());
     let record = last(&gateway);
     assert_eq!(

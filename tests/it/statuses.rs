@@ -875,26 +875,35 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     let gzip = raw::framed(true, b"\x1f\x8b\x08");
     let encoded = &[("grpc-encoding", "gzip")][..];
     let none = &[][..];
-    for (path, headers, body, code, reason) in [
-        ("/ott.v1.OttService/RevokeOtt", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/other.Service/Method", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (reflection, none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (issue, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (login, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &not_utf8, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &Vec::new(), Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![0, 0, 0, 0, 9, 1], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![7, 0, 0, 0, 0], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (login, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (issue, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
-        (login, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
+    let unknown = (Code::Unimplemented, "METHOD_UNKNOWN", "The gateway has no such method.");
+    let invalid = |message| (Code::InvalidArgument, "INVALID_REQUEST", message);
+    let undecodable = invalid("The request message cannot be decoded.");
+    let incomplete = invalid("The body of the call is not exactly one complete gRPC message.");
+    let flagged = invalid("The compressed flag of the request message is not 0");
+    let too_long =
+        (Code::ResourceExhausted, "REQUEST_TOO_LARGE", "The request message is longer than 16 KiB.");
+    let compressed = (Code::Unimplemented, "INVALID_REQUEST", "The request message is compressed.");
+    for (path, headers, body, (code, reason, message)) in [
+        ("/ott.v1.OttService/RevokeOtt", none, &garbage, unknown),
+        ("/other.Service/Method", none, &garbage, unknown),
+        (reflection, none, &garbage, unknown),
+        ("/", none, &garbage, unknown),
+        (issue, none, &garbage, undecodable),
+        (login, none, &garbage, undecodable),
+        (issue, none, &not_utf8, undecodable),
+        (issue, none, &Vec::new(), incomplete),
+        (issue, none, &vec![0, 0, 0, 0, 9, 1], incomplete),
+        (issue, none, &vec![7, 0, 0, 0, 0], flagged),
+        (issue, none, &long, too_long),
+        (login, none, &long, too_long),
+        (issue, encoded, &gzip, compressed),
+        (login, encoded, &gzip, compressed),
     ] {
         let answered = connection.post(path, headers, body).await;
         let refused = refused(&answered.status);
         let name = format!("{path} {headers:?} {:?}", &body[..body.len().min(12)]);
         assert_eq!((refused.code, refused.reason.as_str()), (code, reason), "{name}");
+        assert!(refused.message.starts_with(message), "{name}: {}", refused.message);
         assert_eq!(answered.http, 200, "{name}");
         assert_eq!(refused.domain, "ott-gateway", "{name}");
         assert_eq!(refused.pushback.as_deref(), Some("-1"), "{name}");

@@ -63,6 +63,12 @@ async fn only_grpc_is_spoken() {
         assert_eq!(answer.headers["x-request-id"], "call-1");
         assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
         assert_eq!(answer.reason(), "INVALID_REQUEST");
+        let status = Status::from_header_map(&answer.headers).expect("a status");
+        assert_eq!(
+            status.message(),
+            "content-type: must be application/grpc or application/grpc+proto. Send gRPC over HTTP/2; gRPC-Web, \
+             Connect and JSON are not served."
+        );
         let mut text = Vec::new();
         while let Some(data) = body.data().await {
             text.extend_from_slice(&data.expect("data"));
@@ -79,7 +85,10 @@ async fn only_grpc_is_spoken() {
     }
     let get = Request::get(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
     let (answer, _) = client.send.send_request(get.body(()).unwrap(), true).unwrap();
-    assert_eq!(received(answer).await.unwrap().http, StatusCode::METHOD_NOT_ALLOWED);
+    let answer = received(answer).await.unwrap();
+    assert_eq!(answer.http, StatusCode::METHOD_NOT_ALLOWED);
+    let status = Status::from_header_map(&answer.headers).expect("a status");
+    assert!(status.message().starts_with(":method: must be POST."), "{status:?}");
     for good in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
         assert_eq!(client.call(ISSUE, &[("content-type", good)]).await.code(), Some(tonic::Code::Ok));
     }

@@ -7,7 +7,7 @@ use ott_gateway::proto::ott::v1::{
     IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt;
+use tonic_types::{BadRequest, StatusExt};
 
 pub(crate) type Client = OttServiceClient<Channel>;
 
@@ -55,14 +55,22 @@ pub(crate) fn refused(status: &Status) -> Refused {
         retry_delay: details
             .retry_info()
             .map(|retry| retry.retry_delay.expect("a RetryInfo that says how long")),
-        fields: details
-            .bad_request()
-            .map(|bad| bad.field_violations.iter().map(|violation| violation.field.clone()).collect())
-            .unwrap_or_default(),
+        fields: details.bad_request().map(|bad| fields(bad, status.message())).unwrap_or_default(),
         pushback: trailer("grpc-retry-pushback-ms"),
         ratelimited: trailer("x-envoy-ratelimited"),
         size: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum(),
     }
+}
+
+/// Returns the names of the fields. Each has to be in the message with its rule, which is all that
+/// most clients show.
+fn fields(bad: &BadRequest, message: &str) -> Vec<String> {
+    let named = bad.field_violations.iter().map(|violation| {
+        let rule = format!("{}: {}", violation.field, violation.description);
+        assert!(message.contains(&rule), "{rule:?} is not in {message:?}");
+        violation.field.clone()
+    });
+    named.collect()
 }
 
 /// A request for a token for that login.
