@@ -77,7 +77,7 @@ pub(super) async fn accept_all(
                         "cannot accept connections"
                     );
                 }
-                sleep(ACCEPT_BACKOFF.longest(failures)).await;
+                sleep(ACCEPT_BACKOFF.max_delay(failures)).await;
                 continue;
             }
         };
