@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(second.len(), 4);
         assert_eq!(places(&limit, &of("192.0.2.2", false)).len(), 0, "the group has used up its share");
         drop((first, second));
-        assert_eq!(places(&limit, &of("192.0.2.1", true)).len(), 8, "a proxy's address identifies nobody");
+        assert_eq!(places(&limit, &of("192.0.2.1", true)).len(), 8, "a proxy's address identifies no caller");
         assert_eq!(places(&limit, &of("127.0.0.1", false)).len(), 8, "nor does a loopback address");
     }
 

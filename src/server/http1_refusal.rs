@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// unread bytes resets it, and the reset can overtake the response.
 const MAX_UNREAD_BYTES: usize = 64 * 1024;
 
-/// Why an HTTP/1.1 request cannot be served.
+/// Reason that an HTTP/1.1 request cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unserved {
     /// The port expects HTTP/2.

@@ -90,13 +90,13 @@ async fn connection_with_only_an_open_watch_makes_room() {
 async fn connection_without_an_identified_call_gets_a_goaway_in_time() {
     let running = start(|settings| settings.limits.unidentified_timeout = Some(Duration::from_secs(3))).await;
     let mut known = identified(&running).await;
-    let (mut idle, mut pinging, mut stranger) =
+    let (mut idle, mut pinging, mut unidentified) =
         (Peer::connect(&running).await, Peer::connect(&running).await, running.client().await);
     let busy = async {
         loop {
             pinging.write(&frame(PING, 0, 0, &[0; 8])).await;
             // Refused, because two credentials do not identify a caller.
-            stranger.call(ISSUE, &[("authorization", "a"), ("authorization", "b")]).await;
+            unidentified.call(ISSUE, &[("authorization", "a"), ("authorization", "b")]).await;
         }
     };
     let goaway = tokio::select! {
@@ -105,7 +105,7 @@ async fn connection_without_an_identified_call_gets_a_goaway_in_time() {
     };
     assert_eq!(goaway.error(), NO_ERROR);
     assert_eq!(pinging.expect(GOAWAY).await.error(), NO_ERROR);
-    gets_goaway(stranger).await;
+    gets_goaway(unidentified).await;
     assert_eq!(known.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "its connection stays open");
     running.still_serves().await;
 }

@@ -78,7 +78,7 @@ async fn signature_of_a_repeated_token_is_checked_once() {
 async fn refused_tokens_are_never_remembered() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let forger = SigningKey::new("k1", Algorithm::ES256);
-    let stranger = SigningKey::new("k2", Algorithm::ES256);
+    let unknown_key = SigningKey::new("k2", Algorithm::ES256);
     let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
     let issuer = Issuer::new(settings, KeyRing::fixed(&jwks(&[&key]), None));
     let iat = in_seconds(0);
@@ -94,7 +94,7 @@ async fn refused_tokens_are_never_remembered() {
         ] {
             assert_eq!(issuer.sees(&token).await, refused(fault));
         }
-        let unknown = issuer.sees(&stranger.sign(&claims(&json!({ "iat": iat })))).await;
+        let unknown = issuer.sees(&unknown_key.sign(&claims(&json!({ "iat": iat })))).await;
         assert_eq!(unknown.0, Err(JwtFault::UnknownKey));
         assert!(issuer.sees("a.b.c").await.0.is_err());
         assert_eq!(issuer.remembered(), 0);
