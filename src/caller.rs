@@ -42,7 +42,7 @@ pub use key_set::{JwksFault, check_jwks};
 pub use name::{NameFault, is_caller_name};
 pub use recognition::Recognition;
 
-/// A caller, and how its name was proven.
+/// A caller: its name and the proof of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     name: Arc<str>,
@@ -194,7 +194,7 @@ pub enum CallerError {
     InvalidForwarded(ForwardedFault),
 }
 
-/// A credential that this configuration does not read.
+/// A credential that the configuration does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unread {
     /// An `authorization` header.

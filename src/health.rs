@@ -292,7 +292,7 @@ mod tests {
         assert!(health.is_serving(), "the credential has worked before");
     }
 
-    /// A credential that is refused from now on.
+    /// The state of a credential that is refused from now on.
     fn refused(had_token: bool) -> CredentialState {
         CredentialState::Refused { since: clock::now(), had_token, cause: Arc::from("HTTP status 401") }
     }

@@ -142,7 +142,7 @@ pub enum ServeError<E> {
     /// The operating system cannot start another thread.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// The runtime of a thread cannot be built.
+    /// The runtime of a worker thread cannot be built.
     #[error("cannot build the runtime of a thread")]
     Runtime(#[source] io::Error),
     /// The listening socket cannot be used.
@@ -413,7 +413,7 @@ impl Server {
         if let Some(Err(_)) = self.drain.hurry.run_until_cancelled(workers).await {
             tracing::warn!("worker did not stop in time, not waiting for it");
         }
-        // After the last call, and before the audit writes its last records.
+        // Flushed after the last call, and before the audit writes its last records.
         if let Some(calls) = &self.drain.calls {
             calls.refused.flush();
         }

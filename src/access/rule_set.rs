@@ -40,7 +40,7 @@ impl RuleSet {
         }
     }
 
-    /// Removes the rules that are not in the other set.
+    /// Keeps only the rules that are also in the other set.
     pub(super) fn retain(&mut self, others: &Self) {
         for (word, others) in self.0.iter_mut().zip(&others.0) {
             *word &= others;

@@ -18,7 +18,7 @@ use crate::{
     telemetry::metrics::AccessDenial,
 };
 
-/// The quotas of a rule without its own, as documented in `docs/configuration.md`.
+/// Default quotas of a rule, as documented in `docs/configuration.md`.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
 const DEFAULT_BURST: u32 = 100;
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));

@@ -306,7 +306,7 @@ async fn caller_with_very_many_users_does_not_affect_users_of_another_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reflection_is_for_callers_that_a_rule_names() {
+async fn reflection_is_limited_to_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
     assert!(mentions(&some, &caller("dns:a")).is_ok());
     assert!(mentions(&some, &caller("jwt:x")).is_ok());

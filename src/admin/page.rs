@@ -80,7 +80,8 @@ mod tests {
         let started = clock::now();
         for round in 1..=10 {
             join_all((0..60).map(|_| page.current())).await;
-            // The first request of all is answered at once, the other 59 by the second rendering.
+            // The very first request is answered at once, and the other 59 share the second
+            // rendering.
             assert_eq!(page.begun.load(Ordering::Relaxed), round + 1);
             assert!(started.elapsed() >= MIN_INTERVAL * u32::try_from(round).unwrap());
         }

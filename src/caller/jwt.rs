@@ -39,7 +39,7 @@ const LEEWAY_SECONDS: u64 = 30;
 /// Maximum length of a key's id, in bytes.
 const MAX_KEY_ID_BYTES: usize = 256;
 
-/// One issuer whose tokens are accepted.
+/// Settings of an accepted issuer.
 #[derive(Clone, Debug)]
 pub struct JwtSettings {
     /// Its name in callers' names; `None` if it is the only issuer.

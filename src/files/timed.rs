@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::progress::{Progress, Reached};
 use crate::clock::{self, Instant};
 
-/// Maximum duration of one read, parsing included.
+/// Maximum duration of one read, including parsing.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Number of reads of one file that may hang at the same place before further reads stop before it.

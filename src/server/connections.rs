@@ -80,7 +80,7 @@ struct Group {
     candidates: BTreeMap<u64, Arc<Entry>>,
 }
 
-/// The outcome of one attempt to find room.
+/// The outcome of one attempt to admit a connection.
 enum Attempt {
     Admitted(Place),
     Refused(ConnectionRefusal),

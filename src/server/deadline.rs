@@ -67,8 +67,8 @@ fn parse(value: &HeaderValue) -> Option<Duration> {
 
 /// Runs `work` until the deadline, or until a drain cuts the call off.
 ///
-/// The failure is then recorded in the call before the work is dropped, because cleaning up
-/// after the work (its record, a session) depends on how the caller was answered.
+/// In either case, the failure is recorded in the call before the work is dropped, because cleanup
+/// after the work (its record, a session) depends on the response to the caller.
 pub(super) async fn within<T>(
     call: &Call,
     cut_off: &CancellationToken,

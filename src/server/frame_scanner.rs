@@ -1,8 +1,7 @@
 //! Finds the frames in a stream of HTTP/2 bytes, without decoding their payload.
 //!
-//! The HTTP/2 library reports neither the streams that it rejects nor the resets that it
-//! receives. The frame headers (RFC 9113, section 4.1) show both, at the cost of a few
-//! instructions per frame.
+//! The HTTP/2 library reports neither the streams that it rejects nor the resets that it receives.
+//! The frame headers (RFC 9113, section 4.1) show both, for a few instructions per frame.
 
 /// Length of a frame header.
 const HEADER: usize = 9;

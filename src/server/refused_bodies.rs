@@ -31,7 +31,7 @@ pub(super) struct RefusedBodies {
     timeout: Duration,
 }
 
-/// The places of refused calls, as one worker uses them.
+/// One worker's handle of the places of refused calls.
 #[derive(Debug)]
 pub(super) struct WorkerRefusedBodies {
     places: BodyLimit,

@@ -77,7 +77,7 @@ impl http_body::Body for ResponseBody {
         }
     }
 
-    /// The size of a message is not given, so that responses have no `content-length`.
+    /// The size of a message is unknown on purpose, so that responses have no `content-length`.
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Rest::Message(_) | Rest::Status | Rest::Nothing => SizeHint::default(),

@@ -12,7 +12,7 @@
 //! - Resets and errors each have an allowance over time. When one is used up, the connection ends
 //!   with GOAWAY.
 //!
-//! [`openings`] limits clients that keep their streams open until they are identified.
+//! Until a client is identified, [`openings`] limits the streams that it keeps open.
 //!
 //! The limits work on the bytes of the connection, because the library does not report the streams
 //! that it rejects.
@@ -160,7 +160,7 @@ impl<Io> Guarded<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Guarded<Io> {
-    /// Fails if the connection is to end.
+    /// Returns an error if the connection has to end.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.streams.excess.map_or(Ok(()), |reason| Err(self.end(cx, reason)))
     }

@@ -507,7 +507,7 @@ async fn failing_issuer_is_shown_beside_a_working_one() {
 }
 
 #[test]
-fn keys_come_over_https_or_from_this_machine() {
+fn keys_are_fetched_only_over_https_or_from_this_machine() {
     for (url, safe) in [
         ("https://issuer.example/jwks", true),
         ("http://127.0.0.1:8080/jwks", true),

@@ -72,7 +72,7 @@ pub(super) struct Conditions {
 /// The remembered tokens of one issuer.
 pub(super) struct VerifiedTokens {
     sets: Box<[Set]>,
-    /// Number of tokens that were ever stored.
+    /// Total number of tokens stored so far.
     stored: AtomicU64,
     metrics: CallerMemoryMetrics,
 }

@@ -149,7 +149,7 @@ impl Entry {
         }
     }
 
-    /// Returns the time at which to check again, which is after `now`, or why the connection
+    /// Returns the time of the next check, which is after `now`, or the reason that the connection
     /// is over.
     fn next_check(&self, now: Instant, limits: &Limits) -> Result<Instant, ConnectionEnd> {
         let idle_timeout = limits.idle_timeout;

@@ -318,7 +318,7 @@ async fn connection_that_accepts_no_response_is_over_in_time() {
         (&main_port, 0, 15, ConnectionEnd::Unidentified),
         (&main_port, 9, 19, ConnectionEnd::Unidentified),
         (&main_port, 100, 110, ConnectionEnd::Unidentified),
-        // It is checked every 8 seconds.
+        // The connection is checked every 8 seconds.
         (&health_port, 1, 16, ConnectionEnd::Idle),
     ] {
         let connections = connections(limits);

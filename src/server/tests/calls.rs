@@ -4,7 +4,7 @@ use super::*;
 use crate::{call::Certainty, clock};
 
 #[tokio::test]
-async fn call_past_its_deadline_gets_deadline_exceeded_and_the_connection_lives() {
+async fn call_past_its_deadline_gets_deadline_exceeded_and_keeps_its_connection() {
     let mut running = start(|settings| settings.max_deadline = NEVER).await;
     let mut client = running.client().await;
     let sent = clock::now();
@@ -125,7 +125,7 @@ async fn undocumented_responses_are_replaced_with_documented_ones() {
 }
 
 #[tokio::test]
-async fn panic_is_answered_and_the_connection_lives() {
+async fn panic_is_answered_and_the_connection_stays_open() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;

@@ -103,7 +103,7 @@ async fn calls_that_are_cut_off_get_the_reason_that_matches_their_outcome() {
 }
 
 #[tokio::test]
-async fn peer_that_ignores_the_goaway_gets_draining() {
+async fn peer_that_ignores_the_goaway_gets_the_reason_draining() {
     let mut running = start(|settings| {
         settings.drain.stragglers = Duration::from_secs(4);
         settings.drain.cut_off = SOON;

@@ -98,7 +98,7 @@ async fn call_whose_body_does_not_arrive_in_time_fails_before_its_deadline() {
     assert_eq!(status.get_error_details().error_info().unwrap().metadata["outcome"], "not_sent");
     assert_eq!(running.metric(r#"ott_gateway_security_events_total{kind="slow_body"}"#), 1);
     running.metric_is(AWAITING_BODY, 0).await;
-    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the connection lives");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the connection is still open");
 }
 
 #[tokio::test]

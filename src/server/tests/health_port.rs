@@ -43,7 +43,7 @@ async fn health_port_answers_everything_but_health_with_a_bare_unimplemented() {
 }
 
 #[tokio::test]
-async fn health_request_without_its_message_is_answered_and_the_connection_lives() {
+async fn health_request_without_its_message_is_answered_and_keeps_its_connection() {
     let running = start_health().await;
     let mut client = running.client().await;
     client.send = client.send.clone().ready().await.unwrap();

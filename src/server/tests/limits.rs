@@ -367,7 +367,7 @@ async fn old_connection_that_ignores_the_goaway_is_closed_after_the_grace_period
 }
 
 #[tokio::test(start_paused = true)]
-async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
+async fn accepting_slows_down_during_a_shortage_of_file_descriptors_and_recovers() {
     const SHORTAGE: usize = 16;
     let started = clock::now();
     let tries = AtomicUsize::new(0);

@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// One step of a handshake: CPU time, and nothing to wait for.
+    /// One step of a handshake, which uses CPU time without waiting.
     fn compute() {
         let began = clock::now();
         while began.elapsed() < 2 * MIN_COUNTED_STEP {

@@ -9,7 +9,7 @@ thread_local! {
     pub(in crate::caller::jwt) static VERIFIED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// An issuer whose keys and clock the test sets.
+/// An issuer with keys and a clock that the test controls.
 struct Issuer {
     verifiers: JwtVerifiers,
     keys: Arc<KeyRing>,

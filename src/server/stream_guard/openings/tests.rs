@@ -1,4 +1,4 @@
-//! Places for streams, without a connection.
+//! Tests of stream places, without a connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -108,7 +108,7 @@ proptest! {
                     next += 1;
                 }
                 2 => {
-                    // Most of the time, one of the oldest.
+                    // Usually one of the oldest.
                     let first = connection.open.first().map_or(0, |stream| stream.id);
                     connection.ended(first + id / 4);
                 }
