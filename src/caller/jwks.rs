@@ -75,11 +75,11 @@ impl std::fmt::Debug for JwksSource {
 /// Error of a fetch.
 #[derive(Debug, thiserror::Error)]
 enum FetchFault {
-    #[error("no complete answer within 5 seconds")]
+    #[error("no complete response within 5 seconds")]
     Timeout,
     #[error("the request failed: {0}")]
     Transport(String),
-    #[error("the answer has the HTTP status {0}")]
+    #[error("the issuer responded with HTTP status {0}")]
     Status(u16),
     #[error(transparent)]
     Jwks(#[from] JwksFault),

@@ -239,7 +239,7 @@ impl fmt::Display for Label {
             Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
             Self::DsaKey => "a DSA private key",
             Self::EncryptedKey => "an encrypted private key",
-            Self::OpensshKey => "a private key of OpenSSH",
+            Self::OpensshKey => "an OpenSSH private key",
             Self::PublicKey => "a public key",
             Self::Request => "a certificate signing request",
             Self::RevocationList => "a certificate revocation list",
@@ -257,7 +257,7 @@ impl fmt::Display for UnusableCertificate {
                 f.write_str("is labelled as a certificate and does not contain one; copy it again, in full")
             }
             Self::TrailingData => f.write_str(
-                "has data behind the certificate; export it again with `openssl x509 -in OLD -out NEW`",
+                "has data after the certificate; export it again with `openssl x509 -in OLD -out NEW`",
             ),
             Self::OldVersion => f.write_str(
                 "is a certificate of X.509 version 1, which TLS libraries refuse; issue it with extensions \
@@ -272,10 +272,10 @@ impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Encrypted => f.write_str("is encrypted; decrypt it with `openssl pkey -in OLD -out NEW`"),
-            Self::Openssh => f.write_str(
-                "is in the format of OpenSSH; convert it with `ssh-keygen -p -N '' -m PEM -f FILE`",
-            ),
-            Self::Malformed => f.write_str("is cut or damaged; copy it again, in full"),
+            Self::Openssh => {
+                f.write_str("is in OpenSSH's format; convert it with `ssh-keygen -p -N '' -m PEM -f FILE`")
+            }
+            Self::Malformed => f.write_str("is truncated or damaged; copy it again, in full"),
             Self::ShortRsa(bits) => write!(
                 f,
                 "is an RSA key of {bits} bits, which is too short; create one of at least {} bits and a \

@@ -135,9 +135,9 @@ impl Foreign {
                 ("YAML", "write the PEM text of its field to a file of its own, without indentation")
             }
             Self::Html => ("HTML or XML", "download the PEM file itself"),
-            Self::OpensshPublicKey => ("a public key of OpenSSH", "use a certificate and key for TLS"),
+            Self::OpensshPublicKey => ("an OpenSSH public key", "use a certificate and key for TLS"),
             Self::PuttyKey => (
-                "a private key of PuTTY",
+                "a PuTTY private key",
                 "export it as PEM with `puttygen OLD -O private-openssh \
                                                          -o NEW` and then `ssh-keygen -p -N '' -m PEM -f NEW`",
             ),

@@ -185,12 +185,12 @@ impl Connections {
 
     fn report_end(&self, address: SocketAddr, end: ConnectionEnd) {
         self.0.metrics.connection_ended(end);
-        let made_room = match end {
-            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit | ConnectionEnd::Unread => true,
-            ConnectionEnd::Idle
-            | ConnectionEnd::Unidentified
-            | ConnectionEnd::Age
-            | ConnectionEnd::Untrusted => false,
+        let event = match end {
+            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit | ConnectionEnd::Unread => None,
+            ConnectionEnd::Idle | ConnectionEnd::Unidentified | ConnectionEnd::Age => {
+                Some("connection closed by a time limit")
+            }
+            ConnectionEnd::Untrusted => Some("connection closed, client authority withdrawn"),
             ConnectionEnd::Peer
             | ConnectionEnd::Answered
             | ConnectionEnd::Broken
@@ -199,19 +199,19 @@ impl Connections {
         };
         let due = self.table().ended[end as usize].due();
         let Some(suppressed) = due else { return };
-        if made_room {
+        if let Some(event) = event {
+            tracing::info!(
+                peer.address = %address,
+                reason = end.as_str(),
+                log.suppressed = suppressed,
+                "{event}"
+            );
+        } else {
             tracing::warn!(
                 peer.address = %address,
                 reason = end.as_str(),
                 log.suppressed = suppressed,
                 "connection closed to make room"
-            );
-        } else {
-            tracing::info!(
-                peer.address = %address,
-                reason = end.as_str(),
-                log.suppressed = suppressed,
-                "connection closed by a time limit"
             );
         }
     }

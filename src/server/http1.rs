@@ -106,9 +106,7 @@ impl Bound {
                     None => heartbeat.retire(),
                     // The thread counts as dead, because `heartbeat` is dropped without being
                     // retired.
-                    Some(Ok(())) => {
-                        tracing::error!(listener.address = %local_addr, "listener stopped unexpectedly")
-                    }
+                    Some(Ok(())) => tracing::error!(listener.address = %local_addr, "listener stopped"),
                     Some(Err(error)) => {
                         tracing::error!(listener.address = %local_addr, %error, "listener failed");
                     }

@@ -72,7 +72,7 @@ fn invalid_files(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'stat
         ("PKCS #7 in DER", fixture!("bundle.p7b"), "PKCS #7", "openssl pkcs7 -inform DER"),
         ("PKCS #7", fixture!("bundle.p7b.pem"), "PKCS #7", "openssl pkcs7 -print_certs"),
         ("Java key store", b"\xfe\xed\xfe\xed\0\0\0\x02".to_vec(), "Java key store", "keytool"),
-        ("OpenSSH public key", b"ssh-rsa AAAA me@example".to_vec(), "public key of OpenSSH", "TLS"),
+        ("OpenSSH public key", b"ssh-rsa AAAA me@example".to_vec(), "an OpenSSH public key", "TLS"),
         (
             "unknown label",
             bytes(&text.replace("BEGIN ", "BEGIN OUR ").replace("END ", "END OUR ")),

@@ -11,6 +11,7 @@ use super::{entry::OpenResponse, *};
 use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
     server::tests::authority::Authority,
+    telemetry::logging::captured::CapturedLog,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -92,6 +93,21 @@ async fn identified_connections_never_make_room() {
     first.give_back(ConnectionEnd::Peer);
     assert!(ended(&connections, ConnectionEnd::Peer));
     of_peer(&connections, 3).await;
+}
+
+#[tokio::test]
+async fn closed_connection_is_logged_with_the_event_of_its_reason() {
+    let connections = connections(&limits(3, 3));
+    for (end, event) in [
+        (ConnectionEnd::Age, "connection closed by a time limit"),
+        (ConnectionEnd::Untrusted, "connection closed, client authority withdrawn"),
+        (ConnectionEnd::Unread, "connection closed to make room"),
+    ] {
+        let log = CapturedLog::start();
+        of_peer(&connections, 1).await.give_back(end);
+        let text = log.text();
+        assert!(text.contains(event) && text.contains(end.as_str()), "{text}");
+    }
 }
 
 #[tokio::test]
