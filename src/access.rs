@@ -344,7 +344,7 @@ impl Access {
         Ok(())
     }
 
-    /// Fails with how long the caller has to wait.
+    /// Applies a decision. The error is the time that the caller has to wait.
     fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Duration> {
         if decision.shared {
             self.0.metrics.quota_shared(quota.bucket());
