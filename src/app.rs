@@ -146,7 +146,7 @@ impl App {
         let watches = Watches::new(settings::watches_per_address(&server_config), metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
-        let parts = server::Parts {
+        let dependencies = server::Dependencies {
             identification,
             access: access.clone(),
             audit: audit.clone(),
@@ -168,7 +168,7 @@ impl App {
             metrics: metrics.clone(),
             reflection: config.server.reflection,
         };
-        let server = bound.serve(parts, move || shared.handlers()).await?;
+        let server = bound.serve(dependencies, move || shared.handlers()).await?;
         let health_server = match bound_health {
             Some(bound) => Some(bound.serve_health(metrics.clone(), health_service).await?),
             None => None,

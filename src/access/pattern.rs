@@ -1,14 +1,13 @@
-//! The names of callers in rules.
+//! The names and globs of callers in rules.
 //!
-//! How globs are matched is in `glob_index`; users have patterns of their own
-//! ([`Users`](crate::ott::Users)).
+//! `glob_index` matches globs. Users have their own patterns ([`Users`](crate::ott::Users)).
 
-/// The name of a caller that nothing is known of; no glob matches it.
+/// The name of an unidentified caller, which no glob matches.
 pub(super) const ANONYMOUS: &str = "anonymous";
-/// What the names of identified callers begin with.
+/// Prefixes of the names of identified callers.
 const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
 
-/// Whether a caller can have a name that an entry of `callers` matches.
+/// Returns whether an entry of `callers` matches a name that a caller can have.
 pub(super) fn is_possible_caller(entry: &str) -> bool {
     let literal = entry.split(['*', '?']).next().unwrap_or_default();
     if entry == ANONYMOUS {

@@ -113,7 +113,7 @@ impl AuthoritySource {
             // Not through the reader: these are many files, found in a way that depends on the
             // system.
             Self::System => {
-                reader.begin_unseen().map_err(|why| TlsConfigError::Unanswered {
+                reader.begin_untracked().map_err(|why| TlsConfigError::Unanswered {
                     name: self.to_string(),
                     reason: why.to_string(),
                 })?;

@@ -1,7 +1,7 @@
-//! What answers the calls of one worker, behind the middleware.
+//! The services that answer the calls of one worker, behind the middleware.
 //!
-//! The middleware has already found the method of a call and read its message, so the service is
-//! called directly. A router and the library's unary handler would do both a second time.
+//! The middleware has already determined the method of a call and read its message, so the service
+//! is called directly. A router and the library's unary handler would do both again.
 
 use std::fmt;
 
@@ -13,25 +13,25 @@ use tower::Service;
 use super::response_body::ResponseBody;
 use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
-/// Headers of a response that are added by the gateway: its type and the id of its call.
+/// Number of response headers that the gateway adds: the content type and the request id.
 const RESPONSE_HEADERS: usize = 2;
 
-/// The gateway's own service, and the routes of everything else.
+/// The gateway's own service, and the routes of all other services.
 pub struct Handlers {
     calls: Calls,
     routes: Routes,
 }
 
-/// What answers the calls of the gateway's own service.
+/// The service that answers the gateway's own calls.
 enum Calls {
     Service(OttService),
-    /// The routes, to test the middleware with handlers that do something else.
+    /// The routes, so that tests can run the middleware with their own handlers.
     #[cfg(test)]
     Routed,
 }
 
-/// The answer of one of them.
-enum Answer<S, #[cfg(test)] R> {
+/// The future of a response, of either kind.
+enum ResponseFuture<S, #[cfg(test)] R> {
     Service(S),
     #[cfg(test)]
     Routed(std::pin::Pin<Box<R>>),
@@ -44,8 +44,8 @@ impl Handlers {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
     }
 
-    /// Answers a call of the gateway's own service. `message` is its complete body. Neither is
-    /// kept while the call waits.
+    /// Answers a call of the gateway's own service. `message` is its complete body. The future
+    /// borrows neither `head` nor `message`, so they need not be kept while the call waits.
     pub(super) fn call(
         &self,
         head: &Parts,
@@ -55,21 +55,21 @@ impl Handlers {
     ) -> impl Future<Output = Result<Response<ResponseBody>, Failure>> + use<'_> {
         let answer = match &self.calls {
             Calls::Service(service) => {
-                Answer::Service(service.answer(arrival, admission, &head.headers, message))
+                ResponseFuture::Service(service.answer(arrival, admission, &head.headers, message))
             }
             #[cfg(test)]
             Calls::Routed => {
                 let mut request =
                     Request::from_parts(head.clone(), http_body_util::Full::new(message.clone()));
                 request.extensions_mut().insert(arrival);
-                Answer::Routed(Box::pin(self.route(request)))
+                ResponseFuture::Routed(Box::pin(self.route(request)))
             }
         };
         async move {
             match answer {
-                Answer::Service(answer) => answer.await.map(succeeded),
+                ResponseFuture::Service(answer) => answer.await.map(succeeded),
                 #[cfg(test)]
-                Answer::Routed(answer) => Ok(answer.await),
+                ResponseFuture::Routed(answer) => Ok(answer.await),
             }
         }
     }
@@ -99,7 +99,7 @@ fn succeeded(message: Bytes) -> Response<ResponseBody> {
 
 #[cfg(test)]
 impl From<Routes> for Handlers {
-    /// Routes to all services, of which one is the gateway's own.
+    /// Routes to all services, including the gateway's own.
     fn from(routes: Routes) -> Self {
         Self { calls: Calls::Routed, routes: routes.prepare() }
     }

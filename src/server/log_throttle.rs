@@ -7,7 +7,7 @@ use crate::clock::{self, Instant};
 /// Minimum interval between two lines about the same event.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Limits the lines about one kind of event, and counts those that are left out.
+/// Limits the lines about one kind of event and counts those that it suppresses.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     last: Option<Instant>,
@@ -15,7 +15,7 @@ pub(super) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// Returns the number of lines left out since the last one, if a line may be written now.
+    /// Returns the number of lines suppressed since the last one, if a line may be written now.
     pub(super) fn due(&mut self) -> Option<u64> {
         let now = clock::now();
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_line_per_interval_passes_and_reports_the_others() {
+    async fn one_line_per_interval_is_written_and_counts_the_suppressed_ones() {
         let mut throttle = LogThrottle::default();
         assert_eq!([throttle.due(), throttle.due(), throttle.due()], [Some(0), None, None]);
         tokio::time::advance(INTERVAL).await;

@@ -1,4 +1,4 @@
-//! What can be chosen about the server, apart from the limits on peers.
+//! Settings of the server, except for the limits on peers.
 
 use std::{
     net::SocketAddr,
@@ -9,50 +9,50 @@ use std::{
 
 use super::{BucketSettings, DrainTimes, Limits, tls};
 
-/// Maximum number of worker threads unless configured. Each worker has connections to the platform
-/// of its own, and one handles thousands of calls a second.
+/// Maximum default number of worker threads. Each worker has its own connections to the platform,
+/// and handles thousands of calls per second.
 const MAX_DEFAULT_WORKERS: usize = 16;
 
-/// What the server is to be.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
     /// How connections are secured.
     pub transport: Transport,
-    /// Worker threads; unless given, one for each core, at most 16.
+    /// Number of worker threads. Default: one per core, at most 16.
     pub worker_threads: Option<NonZeroUsize>,
     /// Maximum duration of a call; also that of a call without a deadline.
     pub max_deadline: Duration,
-    /// Calls in flight at once, over all workers; more are answered with `OVERLOADED`.
+    /// Maximum number of calls in flight, over all workers; further calls fail with `OVERLOADED`.
     pub max_in_flight: usize,
-    /// Calls whose body has not arrived, over all workers; more are answered with
-    /// `OVERLOADED`. At most `max_in_flight` in effect. The default has room for a burst of one
-    /// caller, on ten connections, of which all headers are read before the first message.
+    /// Maximum number of calls whose body has not arrived, over all workers; further calls fail
+    /// with `OVERLOADED`. Capped at `max_in_flight`. The default has room for a burst of one caller
+    /// on ten connections, with all headers read before the first message.
     pub max_awaited_bodies: usize,
     /// Maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
-    /// Records and log lines of refused calls, of one peer or one caller.
+    /// Limit on records and log lines of refused calls, per peer or caller.
     pub refused_calls: BucketSettings,
-    /// What a peer may take.
+    /// Limits on peers.
     pub limits: Limits,
-    /// How long the steps of a drain take.
+    /// Durations of the steps of a drain.
     pub drain: DrainTimes,
 }
 
 /// How connections are secured.
 #[derive(Clone, Debug)]
 pub enum Transport {
-    /// Not at all, which is allowed only on a loopback address.
+    /// Not encrypted; allowed only on a loopback address.
     LoopbackPlaintext,
-    /// No encryption on any address: a proxy in front provides it.
+    /// Not encrypted, on any address: a proxy in front provides encryption.
     Plaintext,
-    /// By TLS.
+    /// TLS.
     Tls(tls::Settings),
 }
 
 impl Settings {
-    /// The documented defaults (`docs/configuration.md`) on this address.
+    /// Returns the documented defaults (`docs/configuration.md`) for this address.
     #[must_use]
     pub fn new(listen: SocketAddr, transport: Transport) -> Self {
         Self {

@@ -137,7 +137,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     assert!(!gets_in(address, other.client(Some(&ours), &["h2"], &TLS13)).await);
     shown("rejected_by_client", "the client does not trust the authority of the gateway's certificate").await;
     drop(TcpStream::connect(address).await.unwrap());
-    shown("disconnected", "the connection broke").await;
+    shown("disconnected", "connection failed").await;
 
     let plaintext = async || {
         let mut stream = TcpStream::connect(address).await.unwrap();
