@@ -190,7 +190,7 @@ async fn file_that_a_crash_has_cut_goes_on_with_a_line_of_its_own_and_a_warning(
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!(after_torn(&path, TORN).len(), 2);
     gateway.stderr().wait_for("a warning", |line| {
-        (line.contains("audit sink ended in half a line") && line.contains("WARN")).then_some(())
+        (line.contains("audit sink ended in partial line") && line.contains("WARN")).then_some(())
     });
 
     // A file that is put in its place meanwhile.
