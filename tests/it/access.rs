@@ -484,7 +484,7 @@ async fn dry_run_counts_and_warns_but_lets_calls_pass() {
     let config = config.replace("[server]", "[server]\nmax_in_flight = 77");
     std::fs::write(&file, config).expect("a new configuration");
     gateway.signal("HUP");
-    let told = |line: &str| line.contains("take effect after a restart").then(|| line.to_owned());
+    let told = |line: &str| line.contains("require a restart").then(|| line.to_owned());
     let told = gateway.stderr().wait_for("what takes a restart", told);
     assert!(told.contains("\"config.sections\":\"server\""), "{told}");
     assert_eq!(

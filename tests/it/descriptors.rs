@@ -53,7 +53,7 @@ async fn connections_leave_descriptors_for_probes_calls_and_records() {
     let (_upstream, gateway) = start("-n 300").await;
     let admin = Admin(gateway.admin());
     gateway.stderr().wait_for("the lower limits", |line| {
-        line.contains("limit of open files is too low, accepting fewer connections and calls").then_some(())
+        line.contains("limit of open files too low, accepting fewer connections and calls").then_some(())
     });
     let limit = admin.scrape().value(r#"ott_gateway_limit{limit="connections"}"#);
     assert!((8.0..256.0).contains(&limit), "{limit}");

@@ -509,7 +509,7 @@ async fn disconnected_caller_stops_retries_but_not_the_attempt_in_progress() {
             call.abandon();
             assert_eq!(call.certainty(), Certainty::Unknown);
             held.add_permits(1);
-            call.at_rest().await;
+            call.idle().await;
         });
         assert_eq!((upstream.count(OTT), call.certainty()), (asked + 1, certainty));
     }
@@ -550,7 +550,7 @@ async fn dropped_attempt_is_not_in_progress() {
     }
     assert_eq!(call.certainty(), Certainty::Unknown);
     call.abandon();
-    call.at_rest().await;
+    call.idle().await;
 }
 
 /// Runs an operation until the breaker admits it, and returns its outcome.

@@ -426,7 +426,7 @@ async fn login_in_progress_outlives_its_caller() {
         tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);
         held.add_permits(1);
-        call.at_rest().await;
+        call.idle().await;
     });
     assert_eq!(call.certainty(), Certainty::Done);
     assert_eq!(result.unwrap().session.cookies().len(), 1);
