@@ -93,7 +93,7 @@ impl Http2Platform {
     }
 
     /// Waits until this many requests have arrived.
-    async fn asked(&self, times: usize) {
+    async fn wait_for(&self, times: usize) {
         loop {
             let arrived = self.arrived.notified();
             if self.requests.load(Ordering::SeqCst) >= times {
@@ -209,7 +209,7 @@ async fn after_a_timeout_no_pooled_http1_connection_is_used_again() {
     let client = client_of(&url, None, soon(), Credential::for_test());
     let calls: Vec<Call> = (0..10).map(|_| call()).collect();
     let (issued, ()) = tokio::join!(join_all(calls.iter().map(|call| issue(&client, call))), async {
-        upstream.asked(OTT, 10).await;
+        upstream.wait_for(OTT, 10).await;
         held.add_permits(10);
     });
     assert!(issued.iter().all(Result::is_ok), "{issued:?}");
@@ -285,9 +285,9 @@ async fn more_connections_are_opened_if_the_platform_limits_streams() {
     let (issued, ()) = tokio::join!(join_all(calls.iter().map(|call| issue(&client, call))), async {
         // One response reveals the protocol. The others are sent only when all twenty requests have
         // arrived.
-        platform.asked(4).await;
+        platform.wait_for(4).await;
         behaves.answers.add_permits(1);
-        platform.asked(20).await;
+        platform.wait_for(20).await;
         behaves.answers.add_permits(1000);
     });
     assert!(issued.iter().all(Result::is_ok), "{issued:?}");
@@ -332,7 +332,7 @@ async fn waiting_for_a_stream_does_not_count_as_a_platform_failure() {
             tokio::spawn(async move { issue(&client, &call()).await.is_ok() })
         })
         .collect();
-    platform.asked(17).await;
+    platform.wait_for(17).await;
     let impatient = platform_with(&client, Limits { attempt_timeout: Duration::from_secs(3), ..limits });
     let calls: Vec<Call> = (0..25).map(|_| call()).collect();
     let queued = join_all(calls.iter().map(|call| issue(&impatient, call))).await;
@@ -384,7 +384,7 @@ async fn renewal_runs_in_the_background_and_connects_before_it_serves_calls() {
     let held = Arc::new(Semaphore::new(0));
     upstream.next("/", Behaviour::Held(Arc::clone(&held), Box::new(Answer::empty(404).into())));
     issues(&client).await;
-    upstream.asked("/", 1).await;
+    upstream.wait_for("/", 1).await;
     for _ in 0..3 {
         issues(&client).await;
     }

@@ -50,7 +50,7 @@ async fn token_expires_thirty_seconds_after_its_request_was_sent() {
     let permit = issue_permit(subject("john@example.com"));
     let span = CallSpan::default();
     let (issued, sent) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-        upstream.asked(OTT, 1).await;
+        upstream.wait_for(OTT, 1).await;
         let sent = WallClock::system().now();
         tokio::time::sleep(Duration::from_millis(100)).await;
         held.add_permits(1);
@@ -505,7 +505,7 @@ async fn disconnected_caller_stops_retries_but_not_the_attempt_in_progress() {
         let permit = issue_permit(subject("john@example.com"));
         let span = CallSpan::default();
         let (_, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-            upstream.asked(OTT, asked + 1).await;
+            upstream.wait_for(OTT, asked + 1).await;
             call.abandon();
             assert_eq!(call.certainty(), Certainty::Unknown);
             held.add_permits(1);
@@ -525,7 +525,7 @@ async fn attempt_in_progress_outlives_the_deadline_and_is_not_repeated() {
     let permit = issue_permit(subject("john@example.com"));
     let span = CallSpan::default();
     let (result, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-        upstream.asked(OTT, 1).await;
+        upstream.wait_for(OTT, 1).await;
         tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         held.add_permits(1);
     });
@@ -545,7 +545,7 @@ async fn dropped_attempt_is_not_in_progress() {
         let span = CallSpan::default();
         tokio::select! {
             _ = client.issue_ott(&permit, &call, &span) => panic!("it stalls"),
-            () = upstream.asked(OTT, 1) => {}
+            () = upstream.wait_for(OTT, 1) => {}
         }
     }
     assert_eq!(call.certainty(), Certainty::Unknown);

@@ -113,7 +113,7 @@ async fn attempt_at_minting_times_out_after_3_s_and_at_a_login_after_8_s() {
                 _ => log_in(&client, "OTT", &call()).await.err(),
             }
         });
-        upstream.asked(path, 1).await;
+        upstream.wait_for(path, 1).await;
         tokio::time::advance(Duration::from_millis(limit_s * 1000 - 1)).await;
         settle().await;
         assert!(!calling.is_finished(), "{path}: too early");

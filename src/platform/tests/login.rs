@@ -106,7 +106,7 @@ async fn session_of_a_truncated_account_is_logged_out() {
         let (error, upstream) = under(behaviour.clone()).await;
         assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
         assert_eq!(error.certainty, Certainty::Unknown);
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
     }
 }
@@ -235,7 +235,7 @@ async fn undocumented_login_response_counts_as_done_and_its_session_is_logged_ou
         let (error, upstream) = under(answer.header("set-cookie", "sid=CANARY")).await;
         let PlatformError::Malformed(malformation) = error.kind else { panic!("{error:?}") };
         assert_eq!((malformation, error.certainty), (expected, Certainty::Done));
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
     }
 }
@@ -260,7 +260,7 @@ async fn too_many_cookies_are_an_error_and_are_logged_out() {
         let (error, upstream) = under(answer).await;
         assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
         assert_eq!(error.certainty, Certainty::Done);
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert!(upstream.requests_to(LOGOUT)[0].header("cookie").unwrap().starts_with(ended));
     }
 }
@@ -286,7 +286,7 @@ async fn session_that_cannot_be_returned_is_an_error_and_is_logged_out() {
     let (error, upstream) = under(answer).await;
     assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
     assert_eq!(error.certainty, Certainty::Done);
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     let logout = &upstream.requests_to(LOGOUT)[0];
     assert_eq!(logout.header("cookie"), Some("sid=CANARY; sid2=CAN\u{9b}ARY"));
 }
@@ -421,7 +421,7 @@ async fn login_in_progress_outlives_its_caller() {
     let call = call_with(Duration::from_secs(4));
     let token = upstream.token();
     let (result, ()) = tokio::join!(log_in(&client, &token, &call), async {
-        upstream.asked(LOGIN, 1).await;
+        upstream.wait_for(LOGIN, 1).await;
         call.abandon();
         tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);

@@ -157,7 +157,7 @@ async fn old_client_is_replaced_with_its_connections() {
     let client = client_over(self::settings(&upstream.url(), quick()), settings, Credential::for_test());
     issues(&client).await;
     // It connects in the background, with a separate request, before it serves calls.
-    upstream.asked("/", 1).await;
+    upstream.wait_for("/", 1).await;
     issues(&client).await;
     assert_eq!(upstream.requests_to("/")[0].method, "HEAD");
     assert!(upstream.connections() >= 2, "{}", upstream.connections());
