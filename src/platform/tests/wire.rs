@@ -222,8 +222,8 @@ fn proxy_from_the_environment_is_ignored() {
     let test = "platform::tests::wire::issuing_sends_exactly_the_documented_request";
     let output =
         child.env_remove("NO_PROXY").env_remove("no_proxy").args([test, "--exact"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}");
 }
 
 #[tokio::test]
