@@ -100,10 +100,10 @@ impl Drop for Acknowledger {
     }
 }
 
-/// The end for the call. Resolves when the fate of the line is decided. Dropping it before that
-/// gives up.
+/// The call's end. Resolves when the fate of the line is decided. Dropping it before that abandons
+/// the line.
 #[derive(Debug)]
-#[must_use = "the call gives up when this is dropped"]
+#[must_use = "dropping this abandons the line"]
 pub(super) struct Acknowledgement(Arc<State>);
 
 impl Future for Acknowledgement {
@@ -130,7 +130,7 @@ impl Drop for Acknowledgement {
     }
 }
 
-/// The end for the hand-over: wakes the call, and gives up on its behalf when its time is over.
+/// The hand-over's end. Wakes the call, or abandons the line for it at the time limit.
 #[derive(Debug)]
 pub(super) struct Waiter(Arc<State>);
 

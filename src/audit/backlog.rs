@@ -23,7 +23,7 @@ const HOLD_BACK: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 pub(super) struct Backlog {
-    /// Lines of the write in progress. Afterwards only the torn line, if any.
+    /// Lines of the write in progress. Afterwards only the partial line, if any.
     batch: VecDeque<Line>,
     allowed: VecDeque<Line>,
     refused: VecDeque<Line>,
@@ -123,7 +123,7 @@ impl Backlog {
         self.batch.iter().any(|line| line.class() == AuditClass::Allowed)
     }
 
-    /// Decides how to continue a torn line. `continues`: the same write continues after the sink
+    /// Decides how to continue a partial line. `continues`: the same write continues after the sink
     /// had no room for a moment.
     pub(super) fn resume(&mut self, output: &mut Output, continues: bool) {
         let Some(torn) = self.torn.take() else { return };
@@ -136,7 +136,7 @@ impl Backlog {
         line.restart();
     }
 
-    /// Ends the lines within the first `bytes` bytes of the batch. Keeps the torn line, and puts
+    /// Ends the lines within the first `bytes` bytes of the batch. Keeps the partial line, and puts
     /// the others back into their queues. If the written data may be lost again (`synced` is
     /// false), lines of allowed calls are written again.
     pub(super) fn credit(

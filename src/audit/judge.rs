@@ -11,15 +11,15 @@ use crate::clock::Instant;
 pub(super) const MAX_WRITE: Duration = Duration::from_millis(1250);
 /// An outage that begins within this time after the last one is a relapse.
 const RELAPSE_WINDOW: Duration = Duration::from_mins(1);
-/// Trial period after the first relapse, in which all writes must be good. Each further relapse
-/// doubles it.
+/// Trial period after the first relapse, in which all writes must succeed in time. Each further
+/// relapse doubles it.
 const MIN_TRIAL: Duration = Duration::from_secs(1);
 const MAX_TRIAL: Duration = Duration::from_secs(30);
 
-/// Judges the sink. It is available after its first good write. One failed or slow write makes it
-/// unavailable, and the next good one makes it available again. After a relapse, all writes must be
-/// good for a trial period first, so that a sink that keeps failing does not waste tokens
-/// repeatedly.
+/// Decides whether the sink is available. It is available after its first write that succeeds in
+/// time. A failed or slow write makes it unavailable until the next successful one. After a
+/// relapse, all writes must succeed for a trial period first, so that a sink that keeps failing
+/// does not waste tokens repeatedly.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     state: State,
@@ -35,7 +35,7 @@ enum State {
     Unproven,
     Available,
     Outage {
-        /// Beginning of the current series of good writes.
+        /// Beginning of the current series of successful writes.
         good_since: Option<Instant>,
     },
 }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn first_good_write_makes_the_sink_available_and_is_not_a_recovery() {
+    fn first_successful_write_makes_the_sink_available_without_a_recovery() {
         for faults in 0..3 {
             let mut case = Case { judge: Judge::default(), now: clock::now() };
             assert!(!case.judge.is_available() && !case.judge.is_in_outage());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn each_relapse_doubles_the_trial_up_to_its_maximum_and_a_good_minute_resets_it() {
+    fn each_relapse_doubles_the_trial_up_to_its_maximum_until_a_minute_without_failures() {
         let mut case = Case::new();
         let mut trials = Vec::new();
         for _ in 0..8 {

@@ -31,7 +31,7 @@ enum Receiver {
 
 /// Fate of a line that was written completely.
 pub(super) enum Fate {
-    /// The call that waited for it goes on.
+    /// The call that waits for it continues.
     Awaited,
     /// It is valid, and no call waited for it.
     Unawaited,

@@ -118,7 +118,7 @@ pub(super) struct Torn {
     length: u64,
 }
 
-/// How to continue after a torn line.
+/// How to continue after a partial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resume {
     /// The sink ends with the beginning of the line: write the rest.
@@ -283,14 +283,14 @@ impl Output {
         if self.fsync && self.opened.is_regular() { self.opened.file.sync_data() } else { Ok(()) }
     }
 
-    /// Returns the position at which a line was torn.
+    /// Returns the end of a partial line.
     pub(super) fn torn(&self) -> Option<Torn> {
         let length = self.opened.file.metadata().ok()?.len();
         Some(Torn { identity: self.opened.identity, length })
     }
 
-    /// Returns how to continue a line that was torn there. `continues`: the same write continues,
-    /// so that a pipe contains nothing after the torn line.
+    /// Returns how to continue a line that is partial up to this position. `continues`: the same
+    /// write continues, so that a pipe contains nothing after the partial line.
     pub(super) fn resume(&self, torn: Torn, continues: bool) -> Resume {
         if self.opened.identity != torn.identity {
             return Resume::Whole;

@@ -84,7 +84,7 @@ fn call() -> Call {
 
 /// Returns all lines.
 fn parsed_with_probes(text: &str) -> Vec<Value> {
-    assert!(text.is_empty() || text.ends_with('\n'), "a torn line: {text:?}");
+    assert!(text.is_empty() || text.ends_with('\n'), "a partial line: {text:?}");
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
@@ -511,7 +511,7 @@ fn line_torn_by_a_full_disk_is_finished() {
     let lines = lines_of(&path);
     let (written, late) = (ids(&lines, false), ids(&lines, true));
     assert_eq!(late.len(), 1);
-    // The torn line was finished as it was begun, corrected by the late one, and followed by the
+    // The partial line was finished as it was begun, corrected by the late one, and followed by the
     // record of the next successful call.
     assert_eq!(written.iter().rev().nth(1), late.first());
     assert!(fs::metadata(&path).expect("it is there").len() > 4096);

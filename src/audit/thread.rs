@@ -200,7 +200,7 @@ impl Thread {
     }
 
     /// Handles that a call has marked the sink as unavailable, because it has waited too long. A
-    /// good write must follow.
+    /// successful write must follow.
     fn check_distrust(&mut self) {
         if self.shared.availability.take_distrust() && !self.judge.is_in_outage() {
             self.judge.failed(clock::now());

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn limit_is_exact_and_a_call_counts_until_its_last_holder_is_gone() {
+    async fn limit_is_exact_and_a_call_counts_until_its_last_holder_is_dropped() {
         let limit = InFlightLimit::new(2);
         let admit = || limit.admit(&Holder::default(), None);
         let first = admit().unwrap();

@@ -197,8 +197,8 @@ impl Places {
     }
 
     /// Returns whether other holders have more than a few places. The counts cannot be read
-    /// atomically: places that this holder takes and releases meanwhile must not look like those of
-    /// others.
+    /// atomically: places that this holder takes and releases concurrently must not be counted as
+    /// those of others.
     fn others_have_places(&self, holder: &Holder) -> bool {
         let of_holder = || holder.taken(self.purpose).load(Ordering::SeqCst);
         let own = of_holder();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_group_share_what_one_holder_could_take() {
+    fn members_of_a_group_share_the_places_of_one_holder() {
         let places = Places::new(Purpose::Body, 100);
         let group = Holder::default();
         let [first, second, third] = [(); 3].map(|()| Holder::in_group(&group));

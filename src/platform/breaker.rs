@@ -125,7 +125,7 @@ impl Breaker {
         };
         match permit {
             BreakerPermit::Probe if failed => {
-                // Unless the breaker was closed meanwhile.
+                // Unless the breaker has closed in the meantime.
                 if self.next_probe_ms.load(Ordering::Acquire) != 0 {
                     self.metrics.breaker(self.operation, BreakerState::Open);
                 }

@@ -103,7 +103,7 @@ fn batch_wakes_each_task_once_even_if_the_thread_panics() {
 }
 
 #[test]
-fn dropped_line_fails_and_wakes_its_call_unless_that_is_gone() {
+fn dropped_line_fails_and_wakes_its_call_if_it_still_waits() {
     let (signal, woken) = signal();
     let (acknowledger, call, _waiter) = acknowledgement(&signal);
     drop(acknowledger);

@@ -19,7 +19,7 @@ enum Step {
     Write { part: usize, synced: bool },
     /// The write is not repeated.
     GiveUp,
-    /// Another process appends a line, or half a line if ours is torn.
+    /// Another process appends a line, or a partial line if ours is partial.
     Foreign,
     /// The file is renamed, and opened again.
     Rotate,
@@ -100,7 +100,7 @@ proptest! {
                 Step::Foreign => {
                     let mut other = OpenOptions::new().append(true).open(&path).expect("it opens");
                     let line = b"\"of another process\"\n";
-                    // The torn line may be in a file that was rotated away.
+                    // The partial line may be in a file that was rotated away.
                     let is_torn = backlog.is_torn()
                         && fs::read(&path).expect("bytes").last().is_some_and(|last| *last != b'\n');
                     let length = if is_torn { line.len() / 2 } else { line.len() };

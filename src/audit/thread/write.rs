@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Time for which a failing write is repeated, from its beginning, before it counts as failed.
-/// Calls wait meanwhile.
+/// Calls wait for it.
 const REPEAT_LIMIT: Duration = Duration::from_secs(1);
 /// Pause before a failed write is repeated; each further pause is twice as long.
 const MIN_PAUSE: Duration = Duration::from_millis(10);

@@ -17,7 +17,7 @@ enum Fault {
     Hangs,
 }
 
-/// Events on the gateway's side meanwhile.
+/// Concurrent events in the gateway.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Call,

@@ -123,7 +123,7 @@ fn failing() -> CredentialErrorKind {
 }
 
 #[tokio::test]
-async fn request_is_what_the_platform_documents() {
+async fn request_has_the_documented_form() {
     let mut server = Server::start().await;
     let fetched = server.result_of(&server.exchange(), Answer::json("200 OK", GRANT)).await.expect("a token");
     assert_eq!(fetched.header(), "Bearer good-token");

@@ -396,7 +396,7 @@ async fn token_that_is_never_accepted_is_replaced_at_growing_intervals() {
 /// A platform that keeps track of the tokens that it has issued and revoked.
 #[derive(Clone)]
 struct Platform {
-    /// Time until each of its nodes knows a new token. The nodes answer in turn.
+    /// Time until each of its nodes accepts a new token. The nodes respond in turn.
     lags: Arc<[Duration]>,
     calls: Arc<AtomicUsize>,
     issued: Arc<Mutex<HashMap<String, Instant>>>,

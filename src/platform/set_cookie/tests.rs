@@ -155,7 +155,7 @@ fn cookie_that_is_not_text_is_a_problem_and_is_logged_out() {
 }
 
 #[test]
-fn cookie_that_is_not_text_is_no_problem_once_deleted_or_replaced() {
+fn cookie_that_is_not_text_is_ignored_once_deleted_or_replaced() {
     assert_eq!(header(&[&b"sid=1"[..], b"old=caf\xe9; Max-Age=0"]), "sid=1");
     assert_eq!(header(&[&b"sid=1"[..], b"old=\xe9; Expires=Thu, 1 Jan 1970 00:00:00 UTC"]), "sid=1");
     assert_eq!(header(&[&b"sid=caf\xe9"[..], b"sid=cafe"]), "sid=cafe");

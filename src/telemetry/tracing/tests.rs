@@ -227,7 +227,7 @@ async fn decision_of_an_identified_caller_is_used_and_otherwise_our_own() {
 }
 
 #[tokio::test]
-async fn unidentified_caller_does_not_decide_what_is_recorded() {
+async fn unidentified_caller_does_not_control_sampling() {
     let (address, mut received) = receiver().await;
     // Samplers by trace id record ids with a small lower half.
     let chosen = "00-0af7651916cd43dd0000000000000000-b7ad6b7169203331-01";

@@ -1,8 +1,7 @@
 //! Exports batches of spans, on a separate thread.
 //!
 //! A batch that the collector could not accept is retried as the OTLP specification requires: with
-//! growing, jittered pauses, for a limited time. Spans that arrive meanwhile wait in the bounded
-//! queue.
+//! growing, jittered pauses, for a limited time. New spans wait in the bounded queue.
 
 use std::{sync::Arc, thread, time::Duration};
 

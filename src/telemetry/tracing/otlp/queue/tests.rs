@@ -80,7 +80,7 @@ async fn batch_is_returned_when_complete_or_after_the_delay() {
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(batches.next(&stop).await.map(|batch| batch.spans.len()), Some(1));
     assert_eq!(started.elapsed(), Duration::from_secs(5));
-    // Waits for a batch that is completed meanwhile.
+    // Waits for a batch that becomes complete in the meantime.
     let (next, ()) = tokio::join!(batches.next(&stop), async {
         tokio::task::yield_now().await;
         (0..3).for_each(|_| queue.on_end(span(1)));
