@@ -52,9 +52,7 @@ pub(crate) fn refused(status: &Status) -> Refused {
         reason: info.reason.clone(),
         metadata: info.metadata.clone().into_iter().collect(),
         request_id: request.request_id.clone(),
-        retry_delay: details
-            .retry_info()
-            .map(|retry| retry.retry_delay.expect("a RetryInfo that says how long")),
+        retry_delay: details.retry_info().map(|retry| retry.retry_delay.expect("a RetryInfo with a delay")),
         fields: details.bad_request().map(|bad| fields(bad, status.message())).unwrap_or_default(),
         pushback: trailer("grpc-retry-pushback-ms"),
         ratelimited: trailer("x-envoy-ratelimited"),
