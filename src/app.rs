@@ -1,7 +1,7 @@
-//! Builds everything from the configuration; the only file that uses every part.
+//! Builds a gateway from the configuration. The only module that uses every part.
 //!
-//! What belongs to one worker is made on its thread; everything else lives on the
-//! runtime that [`App::start`] is called in: token refresh, reload.
+//! The parts of one worker are created on its thread. Everything else, such as token refresh and
+//! reload, runs on the runtime that [`App::start`] is called in.
 
 mod authorities;
 mod check;
@@ -51,10 +51,10 @@ use crate::{
     telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
-/// Minimum time that the last audit records, and the last spans, get to be written.
+/// Minimum time for writing the last audit records and exporting the last spans.
 const MIN_FLUSH: Duration = Duration::from_secs(1);
-/// Time by which the last audit records are written if the drain leaves more than
-/// [`MIN_FLUSH`] for them: half a second before the process has to be gone.
+/// Time after the start of the drain by which the last audit records are written, if the drain
+/// leaves more than [`MIN_FLUSH`]: half a second before the process must have stopped.
 const FLUSHED_BY: Duration = Duration::from_millis(29_500);
 
 /// A running gateway.
@@ -69,35 +69,35 @@ pub struct App {
     reload: Trigger,
     stop: CancellationToken,
     supervisor: Supervisor,
-    /// Of the thread that the gateway was started on.
+    /// Heartbeat of the thread that the gateway was started on.
     heartbeat: Heartbeat,
 }
 
-/// Shortens the drain of a gateway. Cheap to clone.
+/// Handle to cut off calls during a drain. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hurry(Vec<CancellationToken>);
+pub struct CallCutOff(Vec<CancellationToken>);
 
-impl Hurry {
+impl CallCutOff {
     /// Ends all calls now, and waits only for their audit records.
-    pub fn up(&self) {
+    pub fn cut_off(&self) {
         self.0.iter().for_each(CancellationToken::cancel);
     }
 }
 
-/// What one API client is made of, apart from each worker's own connections.
+/// The shared parts of one API client, without the connections of each worker.
 struct Upstream {
     api_client: Arc<ApiClient>,
     http: HttpSettings,
 }
 
 impl App {
-    /// Starts a gateway; it accepts calls when this returns.
+    /// Starts a gateway. It accepts calls when this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let health = Health::new();
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
-        // What has been started ends again if a later part cannot start.
+        // Stops the parts that have started if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
 
         let budget = memory::fit(&config.server);
@@ -115,7 +115,7 @@ impl App {
             .admin
             .listen
             .map(|listen| {
-                server::bind(settings::admin_server(listen, share.admin)).map_err(StartError::of_admin)
+                server::bind(settings::admin_server(listen, share.admin)).map_err(StartError::from_admin)
             })
             .transpose()?;
 
@@ -159,7 +159,7 @@ impl App {
         };
         duties::start_drain_health(&supervisor, draining, going_away, health.clone());
 
-        let shared = Shared {
+        let shared = HandlerParts {
             upstreams,
             default: config.api_clients.default.clone(),
             access: access.clone(),
@@ -178,7 +178,7 @@ impl App {
             Some(bound) => Some(serve_admin(bound, metrics.clone(), health).await?),
             None => None,
         };
-        // After the threads: nothing that is started here can fail.
+        // After the threads, because nothing here can fail.
         for key_refresh in key_refreshes {
             duties::start_key_refresh(&supervisor, key_refresh);
         }
@@ -197,7 +197,7 @@ impl App {
             server.address = %server.local_addr(),
             admin.address = admin.as_ref().map(|server| tracing::field::display(server.local_addr())),
             health.address = health_server.as_ref().map(|server| tracing::field::display(server.local_addr())),
-            "the gateway is serving"
+            "gateway serving"
         );
         on_failure.disarm();
         Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, supervisor, heartbeat })
@@ -221,8 +221,8 @@ impl App {
         &self.metrics
     }
 
-    /// Reports dropped and suppressed log lines in the metrics, and the death of the thread that
-    /// writes lines like that of any other thread.
+    /// Reports dropped and suppressed log lines in the metrics, and supervises the log writer
+    /// thread.
     pub fn report_log(&self, logging: Logging) {
         logging.watch(self.metrics.threads());
         let reported = (logging, self.metrics.clone());
@@ -231,32 +231,31 @@ impl App {
         });
     }
 
-    /// Resolves with the name of a thread that has died, after which the gateway should be
-    /// stopped.
+    /// Resolves with the name of a thread that has died. The gateway should then be stopped.
     pub async fn lost_thread(&self) -> Arc<str> {
         self.metrics.threads().lost().await
     }
 
-    /// Returns what shortens [`stop`](Self::stop).
+    /// Returns a handle to cut off calls during [`stop`](Self::stop).
     #[must_use]
-    pub fn hurry(&self) -> Hurry {
+    pub fn call_cut_off(&self) -> CallCutOff {
         let servers = [Some(&self.server), self.health_server.as_ref()];
-        Hurry(servers.into_iter().flatten().map(Server::hurry).collect())
+        CallCutOff(servers.into_iter().flatten().map(Server::hurry).collect())
     }
 
-    /// Resolves when the audit sink is closed for good, so that the process has to end.
+    /// Resolves when the audit sink is permanently closed, so that the process must stop.
     pub async fn audit_closed(&self) {
         self.audit.closed().await;
     }
 
-    /// Reopens the audit log and reads the rules again at once (SIGHUP).
+    /// Reopens the audit log and reloads the rules at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
         self.reload.fire();
     }
 
-    /// Stops the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, regardless
-    /// of its peers. Fails if audit records could not be written by then; they are lost.
+    /// Stops the gateway in steps (ARCHITECTURE.md, "The drain"), within 30 s regardless of its
+    /// peers. Fails if audit records could not be written by then; they are lost.
     pub async fn stop(self) -> Result<(), AuditUnavailable> {
         let health_server = async {
             if let Some(server) = self.health_server {
@@ -281,13 +280,13 @@ impl App {
     }
 }
 
-/// Reads what refused requests named, by the configured API clients.
+/// Creates the reader of refused requests, which validates API client names.
 fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
     RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
 }
 
-/// What every worker makes its handlers from.
-struct Shared {
+/// Shared state from which every worker creates its handlers.
+struct HandlerParts {
     upstreams: Vec<Upstream>,
     default: Option<Arc<str>>,
     access: Access,
@@ -297,8 +296,8 @@ struct Shared {
     reflection: bool,
 }
 
-impl Shared {
-    /// The services of one worker; the connections to the platform are its own.
+impl HandlerParts {
+    /// Creates the services of one worker, with its own connections to the platform.
     fn handlers(&self) -> Result<Handlers, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
@@ -336,7 +335,7 @@ async fn serve_admin(
     Ok(bound.serve_http1("admin", metrics, answer).await?)
 }
 
-/// One API client: what workers share of it, and the task that keeps its token.
+/// Creates one API client: the parts that workers share, and the refresh task of its token.
 fn upstream(
     config: &ApiClientsConfig,
     name: &Arc<str>,

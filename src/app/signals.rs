@@ -1,4 +1,4 @@
-//! The signals that a gateway reacts to, and those that it is protected from.
+//! Signals that a gateway handles, and those that it blocks.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -10,12 +10,12 @@ use tokio::{
 
 use super::App;
 
-/// How long the audit records of calls in flight may take to be written after a second signal.
+/// Maximum time for writing the audit records of calls in flight after a second signal.
 const LAST_RECORDS: Duration = Duration::from_millis(1500);
 
-/// Signals that are not blocked while the gateway starts: those that stop a process, those
-/// that report a fault of the process itself, and those that do nothing by default or only
-/// pause a process at a terminal.
+/// Signals that are not blocked during start: those that stop a process, those that report a fault
+/// of the process, and those that have no effect by default or only suspend a process at a
+/// terminal.
 const UNBLOCKED: [Name; 15] = [
     Name::SIGTERM,
     Name::SIGINT,
@@ -33,21 +33,21 @@ const UNBLOCKED: [Name; 15] = [
     Name::SIGURG,
     Name::SIGWINCH,
 ];
-/// Signals that end a process by default, and that a gateway has handlers for.
+/// Signals that terminate a process by default, and that the gateway handles.
 const HANDLED: [Name; 3] = [Name::SIGHUP, Name::SIGUSR1, Name::SIGUSR2];
 
-/// How a gateway ended.
+/// Why and how a gateway has stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// After a drain.
     InGoodOrder,
-    /// At once, because a second signal asked for it.
+    /// At once, because of a second signal.
     AtOnce,
     /// After a drain, because the thread of this name has died.
     ThreadLost(Arc<str>),
     /// After a drain, because the reader of the audit records on standard output is gone.
     AuditClosed,
-    /// After a drain that a signal asked for, but the last audit records could not be written.
+    /// After a drain because of a signal, but the last audit records could not be written.
     RecordsLost,
 }
 
@@ -58,13 +58,13 @@ enum Cause {
     AuditClosed,
 }
 
-/// Blocks all signals that would end or pause the process and mean nothing to it, and unblocks
-/// those that stop it, regardless of the mask that the parent process has left. For the start
-/// of the main thread: other threads inherit the mask.
+/// Blocks all signals that would terminate or suspend the process without a purpose, and unblocks
+/// those that stop it, regardless of the inherited mask. For the start of the main thread, because
+/// other threads inherit the mask.
 ///
-/// A blocked signal stays pending and has no effect. In particular, a write beyond
-/// `RLIMIT_FSIZE` fails with `EFBIG` instead of killing the process (SIGXFSZ), and a write to
-/// the terminal from the background is carried out instead of pausing it (SIGTTOU).
+/// A blocked signal stays pending and has no effect. In particular, a write beyond `RLIMIT_FSIZE`
+/// fails with `EFBIG` instead of killing the process (SIGXFSZ), and a write to the terminal from
+/// the background succeeds instead of suspending it (SIGTTOU).
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub fn set_signal_mask() -> io::Result<()> {
     Ok(blocked.thread_set_mask()?)
 }
 
-/// The signals that a gateway reacts to, from [`listen`](Self::listen) on.
+/// Signals that a gateway handles, from [`listen`](Self::listen) on.
 #[derive(Debug)]
 pub struct Signals {
     stop: StopSignals,
@@ -86,7 +86,7 @@ pub struct Signals {
     user_2: Signal,
 }
 
-/// The signals that ask the gateway to stop.
+/// Signals that stop the gateway.
 #[derive(Debug)]
 struct StopSignals {
     terminate: Signal,
@@ -95,8 +95,8 @@ struct StopSignals {
 }
 
 impl Signals {
-    /// Installs the handlers, also for signals that the parent process has ignored. A signal
-    /// that arrives before [`serve`](Self::serve) is remembered.
+    /// Installs the handlers, even for signals that the parent process ignores. A signal that
+    /// arrives before [`serve`](Self::serve) is handled then.
     pub fn listen() -> io::Result<Self> {
         let signals = Self {
             stop: StopSignals {
@@ -112,13 +112,13 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies or the reader of the
-    /// audit records on standard output is gone, then drains. A second
-    /// signal shortens the drain to the writing of audit records, at most 1.5 s; a third ends
-    /// it at once.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies or the reader of the audit
+    /// records on standard output is gone, and then drains. A second signal cuts off calls in
+    /// flight and waits only for their audit records, at most 1.5 s; a third stops the process at
+    /// once.
     ///
-    /// SIGHUP and SIGUSR1 (which log rotation often sends) open the audit log again and reload
-    /// the rules. SIGUSR2 is logged and has no effect.
+    /// SIGHUP and SIGUSR1 (often sent by log rotation) reopen the audit log and reload the rules.
+    /// SIGUSR2 is logged and has no effect.
     pub async fn serve(mut self, app: App) -> Ended {
         let cause = loop {
             tokio::select! {
@@ -132,15 +132,15 @@ impl Signals {
         };
         match &cause {
             Cause::Signal(name) => {
-                tracing::info!(signal.name = name, "draining, a second signal cuts off calls in flight");
+                tracing::info!(signal.name = name, "signal received, draining");
             }
             Cause::ThreadLost(thread) => {
                 tracing::error!(thread.name = %thread, "thread died, stopping the gateway");
             }
-            // Logged by the audit.
+            // The audit log has reported it.
             Cause::AuditClosed => {}
         }
-        let hurry = app.hurry();
+        let calls = app.call_cut_off();
         let mut draining = pin!(app.stop());
         tokio::select! {
             records = &mut draining => {
@@ -155,12 +155,12 @@ impl Signals {
                 tracing::warn!(signal.name = name, "second signal, cutting off calls in flight");
             }
         }
-        hurry.up();
+        calls.cut_off();
         tokio::select! {
             ended = timeout(LAST_RECORDS, draining) => if ended.is_err() {
-                tracing::error!("audit records of calls in flight may be missing");
+                tracing::error!("audit records may be missing");
             },
-            _ = self.stop.next() => tracing::error!("third signal, audit records of calls in flight may be missing"),
+            _ = self.stop.next() => tracing::error!("third signal, audit records may be missing"),
         }
         Ended::AtOnce
     }

@@ -1,7 +1,7 @@
-//! What a token is known by in records.
+//! Fingerprints that identify a token in records.
 //!
-//! A fingerprint cannot be turned back into the token, and without the key nobody can
-//! tell whether a token belongs to it.
+//! A token cannot be recovered from its fingerprint, and only the holder of the key can verify that
+//! a token matches a fingerprint.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::ott::OneTimeToken;
 
-/// How many bytes of the HMAC are kept: 128 bits, far beyond any chance collision of
-/// tokens that live for 30 seconds.
+/// Number of bytes of the HMAC that are kept. With 128 bits, accidental collisions of tokens that
+/// are valid for 30 seconds are negligible.
 const BYTES: usize = 16;
 
-/// A key for fingerprints, shared by all replicas whose records are to be joined.
+/// Key for fingerprints, shared by all replicas whose records are to be joined.
 #[derive(Clone)]
 pub struct HmacKey {
     id: String,
@@ -22,7 +22,7 @@ pub struct HmacKey {
 }
 
 impl HmacKey {
-    /// The key in a file: its bytes, less one newline at the end. The id stands before
+    /// Creates the key from the content of a file, without one trailing newline. The id precedes
     /// each fingerprint, so that a reader knows which key to use.
     #[must_use]
     pub fn new(id: impl Into<String>, file: Vec<u8>) -> Self {
@@ -40,7 +40,7 @@ impl fmt::Debug for HmacKey {
     }
 }
 
-/// Makes fingerprints.
+/// Computes fingerprints.
 pub(super) struct Fingerprinter {
     id: String,
     key: hmac::Key,
@@ -51,8 +51,8 @@ impl Fingerprinter {
         Self { id: key.id.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, &key.key) }
     }
 
-    /// One with a key that no other process has; none without randomness.
-    pub(super) fn of_this_process() -> Option<Self> {
+    /// Creates one with a random key. `None` if the system provides no randomness.
+    pub(super) fn with_random_key() -> Option<Self> {
         let mut id = [0; 4];
         let mut key = [0; 32];
         rand::fill(&mut id).ok()?;
@@ -62,7 +62,7 @@ impl Fingerprinter {
         Some(Self { id: name, key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
     }
 
-    /// `KEY-ID:HEX`.
+    /// Returns the fingerprint, as `KEY-ID:HEX`.
     pub(super) fn of(&self, ott: &OneTimeToken) -> String {
         let tag = hmac::sign(&self.key, ott.expose().as_bytes());
         let mut fingerprint = String::with_capacity(self.id.len() + 1 + 2 * BYTES);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_can_be_recomputed_with_the_key_by_anyone() {
+    fn fingerprint_can_be_recomputed_with_the_key() {
         let key = HmacKey::new("2026-01", b"Jefe\n".to_vec());
         assert_eq!(
             Fingerprinter::new(&key).of(&token("canary-token")),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn two_processes_without_a_key_do_not_share_fingerprints() {
-        let (one, other) = (Fingerprinter::of_this_process(), Fingerprinter::of_this_process());
+        let (one, other) = (Fingerprinter::with_random_key(), Fingerprinter::with_random_key());
         let (one, other) = (one.expect("randomness"), other.expect("randomness"));
         let ott = token("canary-token");
         assert_eq!(one.of(&ott), one.of(&ott));

@@ -27,15 +27,15 @@ use crate::{
     telemetry::tracing::{Attempt, CallSpan},
 };
 
-/// What one call asks an endpoint for.
+/// Request of one call to an endpoint.
 pub(super) struct Exchange<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) connections: &'a Arc<Connections>,
     /// JSON.
     pub(super) body: Bytes,
-    /// Values of the request that must not be passed on if an error message repeats them.
+    /// Values of the request that must not be returned if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
-    /// Secrets in the request, no part of which must be passed on.
+    /// Secrets in the request. No part of them may be returned.
     pub(super) secrets: &'a [&'a str],
     /// The user that it is for, if the endpoint needs an access token.
     pub(super) subject: Option<&'a str>,
@@ -43,14 +43,14 @@ pub(super) struct Exchange<'a> {
     pub(super) span: &'a CallSpan,
 }
 
-/// What an attempt needs beside time.
+/// Resources of an attempt.
 struct Ready {
-    /// For its response, if that may be large.
+    /// Memory for its response, if that may be large.
     memory: Option<Arc<Reservation>>,
-    /// Among the exchanges over HTTP/1.1, if it may be one.
+    /// Place among the exchanges over HTTP/1.1, if it may be one.
     place: Option<Http1Place>,
     permit: BreakerPermit,
-    /// If the endpoint needs an access token.
+    /// Access token, if the endpoint needs one.
     bearer: Option<Bearer>,
 }
 
@@ -69,11 +69,11 @@ impl From<PlatformError> for FailedExchange {
 }
 
 impl PlatformClient {
-    /// Makes attempts until one succeeds or another would not help. `read` takes what the
-    /// call needs out of a 2xx response.
+    /// Makes attempts until one succeeds or another would not help. `read` extracts the result from
+    /// a 2xx response.
     ///
-    /// Starts no attempt past the call's deadline or after the caller disconnected, but
-    /// follows the one in progress to its end.
+    /// Starts no attempt after the call's deadline or after the caller has disconnected, but
+    /// completes the one in progress.
     pub(super) async fn exchange<T>(
         &self,
         exchange: Exchange<'_>,
@@ -88,7 +88,7 @@ impl PlatformClient {
         loop {
             let Ready { memory, place, permit, bearer } = match self.ready(&exchange, renewed.take()).await {
                 Ok(ready) => ready,
-                // The platform's last response explains more than why it is not asked again.
+                // The platform's last response is more useful than the reason for not retrying.
                 Err(error) => return Err(last.unwrap_or_else(|| error.into())),
             };
             let failed = match self.attempt(&exchange, memory, permit, bearer.as_ref()).await {
@@ -128,7 +128,7 @@ impl PlatformClient {
                     });
                     continue;
                 }
-                (Some(bearer), _) if is_of_the_api(&failed.error) => shared.credential.accepted(bearer),
+                (Some(bearer), _) if is_from_api(&failed.error) => shared.credential.accepted(bearer),
                 _ => {}
             }
             let remaining = call.deadline().remaining();
@@ -143,23 +143,24 @@ impl PlatformClient {
         }
     }
 
-    /// Gets everything that an attempt needs.
+    /// Acquires the resources of an attempt.
     ///
-    /// What waits here has sent nothing: a login keeps its token. The memory is first, because
-    /// calls with small responses wait for the other places too.
+    /// A call that waits here has sent nothing, so a login keeps its token. Memory comes first,
+    /// because calls with small responses also wait for the other resources.
     async fn ready(&self, exchange: &Exchange<'_>, renewed: Option<Bearer>) -> Result<Ready, PlatformError> {
         let Exchange { endpoint, call, connections, .. } = exchange;
         is_in_time(endpoint, Duration::ZERO, call)?;
         let open = |open: Open| PlatformError::BreakerOpen { retry_after: open.retry_after };
-        let longest = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
+        let max_wait = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
         let mut memory = None;
         if endpoint.has_large_responses() {
             memory = endpoint.memory.try_reserve(call.consumer());
             if memory.is_none() {
                 // A call that would be refused does not wait.
                 endpoint.breaker.check().map_err(open)?;
-                // Boxed here and below: it is rare, and the future of every call would grow by it.
-                let reserved = Box::pin(timeout(longest(), endpoint.memory.reserve(call.consumer())));
+                // Boxed here and below, because it is rare and would enlarge the future of every
+                // call.
+                let reserved = Box::pin(timeout(max_wait(), endpoint.memory.reserve(call.consumer())));
                 memory = Some(reserved.await.map_err(|_elapsed| PlatformError::MemoryInUse)?);
             }
         }
@@ -168,7 +169,7 @@ impl PlatformClient {
             place = endpoint.memory.try_http1_place();
             if place.is_none() {
                 endpoint.breaker.check().map_err(open)?;
-                let free = Box::pin(timeout(longest(), endpoint.memory.http1_place()));
+                let free = Box::pin(timeout(max_wait(), endpoint.memory.http1_place()));
                 place = free.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
             }
         }
@@ -241,8 +242,8 @@ impl PlatformClient {
     }
 }
 
-/// Returns an error unless an attempt may start after this wait: the caller still waits for
-/// the response, and there is enough time to deliver it.
+/// Returns an error unless an attempt may start after this wait: the caller must still be waiting,
+/// with enough time left to deliver the response.
 fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), PlatformError> {
     let needed = wait.saturating_add(endpoint.min_time_left);
     if call.is_abandoned() || call.deadline().remaining() < needed {
@@ -251,8 +252,9 @@ fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), Pl
     Ok(())
 }
 
-/// Returns whether the platform's API itself answered, and not a proxy or a firewall.
-fn is_of_the_api(error: &PlatformError) -> bool {
+/// Returns whether the response came from the platform's API itself, and not from a proxy or a
+/// firewall.
+fn is_from_api(error: &PlatformError) -> bool {
     matches!(error, PlatformError::Answer(answer) if answer.body.is_some())
 }
 

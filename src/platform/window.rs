@@ -1,6 +1,6 @@
-//! Events of the last ten seconds, counted in slots of one second.
+//! Counts of events in the last ten seconds, in slots of one second.
 //!
-//! Counting takes no lock. What the counts mean is decided by the owner.
+//! Counting takes no lock. The owner interprets the counts.
 
 use std::{
     array,
@@ -24,11 +24,11 @@ const SECOND_MAX: u64 = (1 << 24) - 1;
 pub(super) struct Counts {
     /// All events.
     pub(super) total: u64,
-    /// Failures among them, or the number of retries.
+    /// Failures among them, or retries.
     pub(super) marked: u64,
 }
 
-/// The sliding window.
+/// Sliding window.
 #[derive(Debug)]
 pub(super) struct Window {
     started: Instant,
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn counts_are_forgotten_after_ten_seconds_and_not_before() {
+    async fn counts_expire_after_exactly_ten_seconds() {
         let window = Window::new();
         window.add(Counts { total: 2, marked: 1 });
         tokio::time::advance(Duration::from_secs(9)).await;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slot_is_used_anew_in_its_next_round() {
+    async fn slot_is_reused_in_the_next_round() {
         let window = Window::new();
         window.add(Counts { total: 5, marked: 5 });
         tokio::time::advance(Duration::from_secs(10)).await;

@@ -194,7 +194,7 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
         }
     };
     tokio::select! {
-        () = call.at_rest() => {}
+        () = call.idle() => {}
         () = given_up => {}
     }
 }
@@ -204,7 +204,7 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
 /// itself: what matters is that it is polled before the work goes on.
 async fn unrecordable(call: &Call, audit: &Audit) {
     poll_fn(|_| {
-        let may_withdraw = || call.is_at_rest() && call.certainty() != Certainty::Done;
+        let may_withdraw = || call.is_idle() && call.certainty() != Certainty::Done;
         if audit.is_unavailable() && may_withdraw() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

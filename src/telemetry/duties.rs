@@ -1,4 +1,4 @@
-//! The background tasks of a gateway, and whether each of them runs.
+//! Background tasks of a gateway, and whether each of them runs.
 //!
 //! [`supervision`](crate::supervision) runs the tasks and records here when one starts and
 //! ends; `admin` and the metrics read it.
@@ -40,7 +40,7 @@ pub enum Duty {
     Accept,
     /// Writes summaries of refused calls.
     RefusedCalls,
-    /// Keeps the addresses of the names in use fresh.
+    /// Keeps the addresses of names in use fresh.
     NameLookups,
     /// Follows one source of the authorities that outgoing connections trust.
     Authorities,
@@ -51,7 +51,7 @@ pub enum Duty {
 }
 
 impl Duty {
-    /// All of them, in order.
+    /// All duties, in order.
     pub const ALL: [Self; 13] = [
         Self::AccessToken,
         Self::CredentialHealth,
@@ -68,7 +68,7 @@ impl Duty {
         Self::LogReport,
     ];
 
-    /// The name in metrics, logs and `/livez`.
+    /// Returns the name in metrics, logs and `/livez`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -89,7 +89,7 @@ impl Duty {
     }
 }
 
-/// The duties of one gateway. Cheap to clone.
+/// Duties of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Duties(Arc<Inner>);
 
@@ -120,9 +120,9 @@ struct State {
 struct Run {
     /// Set while the task runs.
     started: Option<Instant>,
-    /// The first of the failures from which the duty has not recovered.
+    /// Time of the first failure since the duty last recovered.
     failing_since: Option<Instant>,
-    /// Number of those failures.
+    /// Number of failures since the duty last recovered.
     failures: u32,
 }
 
@@ -133,7 +133,7 @@ pub struct Down {
     pub duty: Duty,
     /// What it is for, if there are several: an API client, an issuer, a listener.
     pub subject: Option<Box<str>>,
-    /// Time since it failed first.
+    /// Time since its first failure.
     pub since: Duration,
 }
 
@@ -142,7 +142,7 @@ impl Duties {
         Self(Arc::new(Inner { running: Mutex::default(), restarts }))
     }
 
-    /// Adds a duty, which has not started yet.
+    /// Adds a duty that has not started yet.
     pub fn register(&self, duty: Duty, subject: Option<&str>) -> Registration {
         let state = Arc::new(State { duty, subject: subject.map(Box::from), run: Mutex::default() });
         lock(&self.0.running).push(Arc::clone(&state));
@@ -175,7 +175,7 @@ impl Registration {
         lock(&self.state.run).started = Some(clock::now());
     }
 
-    /// Records that the task has ended although the gateway goes on, and counts a restart.
+    /// Records that the task has ended while the gateway keeps running, and counts a restart.
     /// Returns the number of failures since the duty last ran for 5 s.
     pub fn failed(&self) -> u32 {
         let now = clock::now();

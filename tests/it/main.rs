@@ -1,8 +1,8 @@
-//! Tests of the whole program: the real binary on real sockets, and the files beside it.
+//! Integration tests: the real binary on real sockets, and the repository's other files.
 //!
-//! One binary for all of them, so that the crate is linked once and the helpers in
-//! [`support`] are compiled once. Tests share its process and run in parallel:
-//! tests/README.md lists what follows from that.
+//! All are in one test binary, so that the crate is linked once and the helpers in [`support`] are
+//! compiled once. Tests share its process and run in parallel; tests/README.md lists the
+//! consequences.
 
 #![expect(
     clippy::expect_used,

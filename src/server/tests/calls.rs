@@ -173,7 +173,7 @@ async fn call_of_a_disconnected_caller_is_abandoned_and_recorded_and_counts_unti
     drop(held);
     timeout(SOON, async {
         call.abandoned().await;
-        call.at_rest().await;
+        call.idle().await;
     })
     .await
     .expect("the call is abandoned");

@@ -145,7 +145,7 @@ async fn drain_waits_for_work_whose_caller_disconnected() {
     drop(held);
     timeout(SOON, async {
         call.abandoned().await;
-        call.at_rest().await;
+        call.idle().await;
     })
     .await
     .unwrap();
