@@ -45,10 +45,11 @@ impl OttService {
                 .issue_ott(&permit, &task_call, &span)
                 .await
                 .map_err(|error| Failure::from_platform(Operation::IssueOtt, &error))?;
-            if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
+            let hash = audit.token_hash(&issued.ott);
+            if let Some(fingerprint) = audit.fingerprint(&hash) {
                 task_call.set_fingerprint(fingerprint);
             }
-            known_tokens.issued(&issued.ott, permit.subject().clone());
+            known_tokens.issued(hash, permit.subject().clone());
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
             Ok((issued, login_url))
