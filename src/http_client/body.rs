@@ -40,9 +40,11 @@ impl BodyError {
 /// anything is read; a body without a length is counted while it is read.
 ///
 /// The buffer is wiped when it is dropped, and so is every smaller buffer that it grew out of.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+///
+/// Takes a reference, because a future has room for each value that is passed into it twice.
+pub async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let too_large = || BodyError::TooLarge { limit };
-    let announced = announced_length(&response);
+    let announced = announced_length(response);
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }

@@ -41,6 +41,10 @@ const MAX_DOMAIN_BYTES: usize = 64;
 const MAX_EXAMINED_CHARACTERS: usize = 512;
 /// Maximum number of bytes of JSON that one byte of text becomes (`\u001f`).
 const MAX_ESCAPE: usize = 6;
+/// Bytes of JSON beside the names and values: the braces of an object, and the quotes, colon and comma
+/// of a member.
+const BRACES: usize = 2;
+const PUNCTUATION: usize = 6;
 
 /// The body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
 pub(super) fn issue_request(subject: &Subject) -> Bytes {
@@ -56,8 +60,8 @@ pub(super) fn login_request(ott: &OneTimeToken) -> Bytes {
 /// dropped.
 fn object(members: &[(&str, &str)]) -> Bytes {
     let longest: usize =
-        members.iter().map(|(name, value)| (name.len() + value.len()) * MAX_ESCAPE + 6).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(longest + 2));
+        members.iter().map(|(name, value)| longest(name) + longest(value) + PUNCTUATION).sum();
+    let mut json = Zeroizing::new(Vec::with_capacity(longest + BRACES));
     for (index, (name, value)) in members.iter().enumerate() {
         json.push(if index == 0 { b'{' } else { b',' });
         write_text(&mut json, name);
@@ -66,6 +70,12 @@ fn object(members: &[(&str, &str)]) -> Bytes {
     }
     json.push(b'}');
     Bytes::from_owner(json)
+}
+
+/// Returns the maximum number of bytes of JSON that a text becomes, without its quotes.
+fn longest(text: &str) -> usize {
+    let is_escaped = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+    text.len() + text.bytes().filter(is_escaped).count() * (MAX_ESCAPE - 1)
 }
 
 fn write_text(json: &mut Vec<u8>, text: &str) {

@@ -31,7 +31,8 @@ impl OttService {
         call.set_subject(subject.clone());
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
         let landing = target_uri
-            .map(|uri| client.api_client().landing(&uri))
+            // Boxed, because most calls have none, and their future would have room for it twice.
+            .map(|uri| client.api_client().landing(&uri).map(Box::new))
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
 
