@@ -381,6 +381,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn write_that_takes_too_long_is_noticed_by_calls_that_do_not_wait_for_it() {
+        let sink = availability();
+        sink.begin(clock::now());
+        advance(MAX_WRITE.saturating_sub(MS)).await;
+        assert!(!sink.is_unavailable());
+        assert!(!sink.take_distrust());
+        advance(MS).await;
+        assert!(sink.is_unavailable());
+        assert!(sink.take_distrust(), "a good write has to follow");
+        assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
+        sink.end();
+        assert!(sink.is_unavailable(), "until a write is good");
+        sink.set_available(clock::now());
+        assert!(!sink.is_unavailable());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn calls_wait_while_a_write_is_in_doubt() {
         for outcome in [Ok(()), Err(AuditUnavailable)] {
             let sink = availability();
