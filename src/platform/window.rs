@@ -132,7 +132,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    (0..1000).for_each(|_| window.add(Counts { total: 1, marked: 0 }, clock::now()))
+                    (0..1000).for_each(|_| window.add(Counts { total: 1, marked: 0 }, clock::now()));
                 });
             }
         });
