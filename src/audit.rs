@@ -33,15 +33,19 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
+pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use self::{
-    fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, sink::CHECK_INTERVAL, started::Started,
+    fingerprint::{Fingerprinter, unkeyed_hash},
+    judge::MAX_WRITE,
+    line::Line,
+    sink::CHECK_INTERVAL,
+    started::Started,
     writer::Writer,
 };
-pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
-    ott::OneTimeToken,
+    ott::{OneTimeToken, TokenHash},
     reason::Reason,
     telemetry::metrics::{AuditClass, Logout, Metrics, RecordResult},
 };
@@ -255,11 +259,21 @@ impl Audit {
         }
     }
 
-    /// Returns the fingerprint of a token, which joins the records of its issue and login. `None`
-    /// if the audit log is off.
+    /// Returns the hash of a token. While the audit log is on, its fingerprint is derived from this
+    /// hash, so a token is hashed only once.
     #[must_use]
-    pub fn fingerprint(&self, ott: &OneTimeToken) -> Option<String> {
-        self.0.as_ref().map(|started| started.fingerprinter.of(ott))
+    pub fn token_hash(&self, ott: &OneTimeToken) -> TokenHash {
+        match &self.0 {
+            Some(started) => started.fingerprinter.hash(ott),
+            None => unkeyed_hash(ott),
+        }
+    }
+
+    /// Returns the fingerprint of a token with this [`hash`](Self::token_hash), which joins the issue
+    /// and the login of the same token. `None` if the audit is off.
+    #[must_use]
+    pub fn fingerprint(&self, hash: &TokenHash) -> Option<String> {
+        self.0.as_ref().map(|started| started.fingerprinter.of(hash))
     }
 
     /// Reopens the file (SIGHUP), so that it can be rotated by renaming.

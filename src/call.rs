@@ -67,7 +67,13 @@ impl Deadline {
     /// Returns the time left; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(clock::now())
+        self.remaining_at(clock::now())
+    }
+
+    /// Time left at `now`; zero once the deadline has passed.
+    #[must_use]
+    pub fn remaining_at(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
     }
 }
 

@@ -26,8 +26,8 @@ mod unpooled;
 pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
-        ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, MAX_HEADER_LIST_BYTES,
-        build, default_headers, header_bytes,
+        ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, LastProtocol,
+        MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,

@@ -108,9 +108,10 @@ impl OttService {
         let working = self.begin(arrival, admission, headers, body);
         async move {
             // Only what is delivered leaves the types that overwrite their memory.
-            match working? {
-                Working::Issue(work) => wire::encode(&IssueOttResponse::from(work.await?)),
-                Working::LogIn(work) => {
+            match working {
+                Err(failure) => Err(failure),
+                Ok(Working::Issue(work)) => wire::encode(&IssueOttResponse::from(work.await?)),
+                Ok(Working::LogIn(work)) => {
                     let (account, undelivered) = work.await?;
                     let session = undelivered.deliver();
                     wire::encode(&LoginWithOttResponse::from(LoggedIn { account, session }))

@@ -61,7 +61,8 @@ type Positions = SmallVec<[u32; 16]>;
 /// The nodes reached by the characters read so far.
 #[derive(Default)]
 struct Reached {
-    /// Nodes reached by the last character.
+    /// Nodes reached by the last character; while a character is read, after those reached by the one
+    /// before it.
     now: Positions,
     /// Nodes of a `*`, which stay reached for any further characters.
     runs: Positions,
@@ -167,21 +168,23 @@ impl GlobTree {
         if self.nodes.is_empty() {
             return;
         }
-        let (mut reached, mut before) = (Reached::default(), Positions::new());
+        let mut reached = Reached::default();
         self.reach(0, &mut reached, found);
         for char in text.chars() {
-            std::mem::swap(&mut before, &mut reached.now);
-            reached.now.clear();
+            let before = reached.now.len();
             // Runs that begin at this character do not read it.
             for index in 0..reached.runs.len() {
                 self.follow(reached.runs[index], char, &mut reached, found);
             }
-            for &node in &before {
+            for index in 0..before {
+                let node = reached.now[index];
                 if let Some(next) = self.nodes[long(node)].any_char() {
                     self.reach(next, &mut reached, found);
                 }
                 self.follow(node, char, &mut reached, found);
             }
+            reached.now.copy_within(before.., 0);
+            reached.now.truncate(reached.now.len() - before);
             if reached.now.is_empty() && reached.runs.is_empty() {
                 return;
             }

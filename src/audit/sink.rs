@@ -257,7 +257,7 @@ impl Output {
 
     /// Writes once; the write may be short. Waits up to a second for room in a non-blocking sink.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let until = clock::now() + ROOM_LIMIT;
+        let mut until = None;
         loop {
             match self.opened.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -267,7 +267,8 @@ impl Output {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let left = until.saturating_duration_since(clock::now());
+                    let now = clock::now();
+                    let left = until.get_or_insert(now + ROOM_LIMIT).saturating_duration_since(now);
                     if left.is_zero() {
                         return Err(error);
                     }

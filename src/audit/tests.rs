@@ -428,7 +428,7 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.set_operation(operation);
         call.work_begins();
-        call.set_fingerprint(audit.fingerprint(&ott).expect("it is on"));
+        call.set_fingerprint(audit.fingerprint(&audit.token_hash(&ott)).expect("it is on"));
         audit.record(&call, OK).await.expect("it is written");
         let text = fs::read_to_string(folder.path().join(name)).expect("the file is there");
         assert!(!text.contains("canary"), "{text}");

@@ -350,14 +350,14 @@ fn next_fetch(failures: u32) -> Duration {
 
 async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
-        let response = match http.get(url.clone()).await {
+        let mut response = match http.get(url.clone()).await {
             Ok(response) => response,
             Err(error) => return Err(FetchFault::Transport(http.cause_of(&error).await)),
         };
         if response.status() != reqwest::StatusCode::OK {
             return Err(FetchFault::Status(response.status().as_u16()));
         }
-        let mut json = body::read(response, MAX_JWKS_BYTES).await.map_err(|error| match error {
+        let mut json = body::read(&mut response, MAX_JWKS_BYTES).await.map_err(|error| match error {
             BodyError::TooLarge { .. } => FetchFault::Jwks(JwksFault::TooLarge),
             cut_off @ BodyError::CutOff { .. } => FetchFault::Transport(cut_off.to_string()),
         })?;

@@ -159,12 +159,12 @@ impl TokenExchange for HttpExchange {
         let unusable =
             || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot carry it");
         let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
-        let response = self.send(authorization.clone()).await?;
+        let mut response = self.send(authorization.clone()).await?;
         let status = response.status();
         let headers = response.headers().clone();
         let (date, ours) = self.times(&headers);
         let body = if Answer::needs_body(status) {
-            body::read(response, MAX_BODY_BYTES).await
+            body::read(&mut response, MAX_BODY_BYTES).await
         } else {
             Ok(Zeroizing::default())
         };

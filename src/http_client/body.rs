@@ -40,9 +40,11 @@ impl BodyError {
 /// read; a body without one is counted while it is read.
 ///
 /// The buffer is wiped on drop, as is every smaller buffer that it outgrew.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+///
+/// Takes a reference, because a future stores each argument twice.
+pub async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let too_large = || BodyError::TooLarge { limit };
-    let announced = announced_length(&response);
+    let announced = announced_length(response);
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }

@@ -254,14 +254,17 @@ impl From<Version> for HttpProtocol {
 
 /// Protocol of a server's last response: 0 if there was none.
 #[derive(Debug, Default)]
-struct LastProtocol(AtomicU8);
+pub struct LastProtocol(AtomicU8);
 
 impl LastProtocol {
-    fn get(&self) -> Option<HttpProtocol> {
+    /// Returns the protocol; `None` before the first response.
+    #[must_use]
+    pub fn get(&self) -> Option<HttpProtocol> {
         Self::decode(self.0.load(Ordering::Relaxed))
     }
 
-    fn replace(&self, protocol: HttpProtocol) -> Option<HttpProtocol> {
+    /// Records the protocol of a response. Returns the one before.
+    pub fn replace(&self, protocol: HttpProtocol) -> Option<HttpProtocol> {
         let code = match protocol {
             HttpProtocol::Http1 => 1,
             HttpProtocol::Http2 => 2,

@@ -74,30 +74,33 @@ pub(super) async fn send(
     mut memory: Option<Arc<Reservation>>,
     call: &Call,
     wall: &WallClock,
+    mut started: Instant,
 ) -> AttemptOutcome {
     call.attempt_begins();
     let mut refused = 0;
-    let mut lease = connections.lease();
+    let mut lease = connections.lease(started);
     // A client that has had a response may still have a connection, and then needs no address.
     let mut may_need_address = lease.has_answered();
     // Boxed, because it is rare and would enlarge the future of every call.
-    if !may_need_address && let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
-        call.attempt_ended(Certainty::NotSent);
-        return AttemptOutcome::NotSent(not_sent);
+    if !may_need_address {
+        if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
+            call.attempt_ended(Certainty::NotSent);
+            return AttemptOutcome::NotSent(not_sent);
+        }
+        started = clock::now();
     }
-    let mut until = clock::now() + request.endpoint.timeout;
     loop {
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
-        match exchange(connections, request, &mut memory, call, &gate, until).await {
+        match exchange(connections, request, &mut memory, call, &gate, started).await {
             Ok(AttemptOutcome::NotSent(NotSent::NameLookup(_))) if may_need_address => {
                 guard.end(Certainty::NotSent);
                 may_need_address = false;
                 if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
                     return AttemptOutcome::NotSent(not_sent);
                 }
-                until = clock::now() + request.endpoint.timeout;
-                lease = connections.lease();
+                started = clock::now();
+                lease = connections.lease(started);
             }
             Ok(outcome) => {
                 guard.end(outcome.certainty(request.endpoint));
@@ -149,29 +152,33 @@ async fn exchange(
     memory: &mut Option<Arc<Reservation>>,
     call: &Call,
     gate: &Arc<BodyGate>,
-    until: Instant,
+    started: Instant,
 ) -> Result<AttemptOutcome, NoStream> {
     let lease = gate.lease();
     // One timer for all steps.
-    let mut late = pin!(sleep_until(until));
-    match before(late.as_mut(), pin!(lease.connection())).await {
-        Some(Ok(())) => {}
-        Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        None => return Ok(not_in_time(gate, call)),
-    }
+    let mut late = pin!(sleep_until(started + request.endpoint.timeout));
     let mut patience = Patience::default();
-    // A separate future, so that later steps reuse its memory.
-    match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
-        Some(turn) => turn?,
-        None => return Ok(not_in_time(gate, call)),
+    let mut now = started;
+    if lease.may_wait() {
+        match before(late.as_mut(), pin!(lease.connection())).await {
+            Some(Ok(())) => {}
+            Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
+            None => return Ok(not_in_time(gate, call)),
+        }
+        // A separate future, so that later steps reuse its memory.
+        match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
+            Some(turn) => turn?,
+            None => return Ok(not_in_time(gate, call)),
+        }
+        now = clock::now();
     }
-    if !connections.is_usable(lease) && gate.close().is_none() {
+    if !connections.is_usable(lease, now) && gate.close().is_none() {
         return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
     let mut sending = pin!(lease.http().execute(outgoing(request, call, lease.protocol(), body)));
-    let response = loop {
-        let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
+    let mut response = loop {
+        let may_wait_for_stream = lease.may_wait() && !gate.has_passed();
         tokio::select! {
             biased;
             response = &mut sending => break response,
@@ -186,7 +193,8 @@ async fn exchange(
             }
         }
     };
-    match response {
+    // By reference here and below: a future has room for each value that is moved twice.
+    match &mut response {
         Ok(response) => {
             connections.answered(lease, response.version());
             let outcome = read(connections, request, response, memory.take(), call, gate, late).await;
@@ -196,12 +204,12 @@ async fn exchange(
             Ok(outcome)
         }
         // More streams than the server accepts may be opened before its limit is known.
-        Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),
+        Err(error) if is_refused_stream(error) && lease.stream_refused() => Err(NoStream::Refused),
         Err(error) => {
-            connections.failed(&error);
+            connections.failed(error);
             let was_withdrawn = gate.is_withdrawn();
-            let cause = connections.cause_of(&error).await;
-            Ok(broken(&error, cause, was_withdrawn, gate, call))
+            let cause = connections.cause_of(error).await;
+            Ok(broken(error, cause, was_withdrawn, gate, call))
         }
     }
 }
@@ -234,6 +242,7 @@ fn outgoing(
         protocol,
         call.request_id_header(),
         request.authorization.clone(),
+        request.body.len(),
     );
     if !request.trace.is_empty() {
         headers.extend(request.trace.clone());
@@ -341,7 +350,7 @@ fn is_withdrawn(call: &Call) -> bool {
 async fn read(
     connections: &Connections,
     request: &Request<'_>,
-    mut response: reqwest::Response,
+    response: &mut reqwest::Response,
     mut memory: Option<Arc<Reservation>>,
     call: &Call,
     gate: &BodyGate,
@@ -350,7 +359,7 @@ async fn read(
     let status = response.status();
     call.set_http_status(status.as_u16());
     let headers = std::mem::take(response.headers_mut());
-    let announced = announced_length(&response);
+    let announced = announced_length(response);
     let mut limit = if status.is_success() { request.endpoint.max_response_bytes } else { MAX_ERROR_BYTES };
     if memory.is_none() && limit > USUAL_BYTES && announced.is_none_or(|length| length > USUAL_BYTES) {
         memory = request.endpoint.memory.try_reserve(call.consumer());

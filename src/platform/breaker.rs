@@ -115,8 +115,8 @@ impl Breaker {
         Err(Open { retry_after: if wait.is_zero() { settings.probe_interval } else { wait } })
     }
 
-    /// Reports the evidence of an admitted attempt.
-    pub(super) fn report(&self, permit: BreakerPermit, evidence: Evidence) {
+    /// Reports the evidence of an admitted attempt that ended at `now`.
+    pub(super) fn report(&self, permit: BreakerPermit, evidence: Evidence, now: Instant) {
         let Some(settings) = self.settings else { return };
         let failed = match evidence {
             Evidence::Up => false,
@@ -132,7 +132,7 @@ impl Breaker {
             }
             BreakerPermit::Probe => self.close(),
             BreakerPermit::Closed => {
-                self.attempts.add(Counts { total: 1, marked: u64::from(failed) });
+                self.attempts.add(Counts { total: 1, marked: u64::from(failed) }, now);
                 if failed {
                     self.open_if_failing(settings);
                 }
@@ -192,13 +192,13 @@ mod tests {
 
     fn fail(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, Evidence::Down);
+            breaker.report(BreakerPermit::Closed, Evidence::Down, clock::now());
         }
     }
 
     fn succeed(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, Evidence::Up);
+            breaker.report(BreakerPermit::Closed, Evidence::Up, clock::now());
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert!(breaker.admit().is_err(), "a second probe");
-            breaker.report(BreakerPermit::Probe, Evidence::Down);
+            breaker.report(BreakerPermit::Probe, Evidence::Down, clock::now());
         }
     }
 
@@ -248,7 +248,7 @@ mod tests {
         fail(&breaker, 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Up);
+        breaker.report(BreakerPermit::Probe, Evidence::Up, clock::now());
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 1);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed), "the old failures are forgotten");
@@ -274,12 +274,12 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert_eq!(state(), "1", "half-open");
-            breaker.report(BreakerPermit::Probe, Evidence::Down);
+            breaker.report(BreakerPermit::Probe, Evidence::Down, clock::now());
             assert_eq!(state(), "2", "open again");
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Up);
+        breaker.report(BreakerPermit::Probe, Evidence::Up, clock::now());
         assert_eq!(state(), "0", "closed again");
         let text = log.text();
         let [opened, closed] = text.lines().collect::<Vec<_>>()[..] else { panic!("two lines: {text}") };
@@ -313,13 +313,13 @@ mod tests {
     async fn attempts_without_evidence_neither_open_nor_close_it() {
         let breaker = breaker();
         for _ in 0..100 {
-            breaker.report(BreakerPermit::Closed, Evidence::Nothing);
+            breaker.report(BreakerPermit::Closed, Evidence::Nothing, clock::now());
         }
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Nothing);
+        breaker.report(BreakerPermit::Probe, Evidence::Nothing, clock::now());
         assert!(breaker.admit().is_err());
     }
 

@@ -3,7 +3,7 @@
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 use url::Url;
 
@@ -25,12 +25,13 @@ impl RequestHeaders {
     /// Creates the headers of requests to this URL. With `authorizes`, requests usually carry an
     /// access token.
     pub(super) fn new(url: &Url, authorizes: bool) -> Self {
-        // Room for headers that the HTTP client adds, such as Content-Length.
+        // Room for headers that the HTTP client adds, so that the copy does not allocate again.
         let mut common = HeaderMap::with_capacity(8);
         common.extend(default_headers());
         common.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Replaced in each request. Adding a header to a copy would make it allocate again.
         common.insert(RequestId::HEADER, HeaderValue::from_static(""));
+        common.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         if authorizes {
             common.insert(AUTHORIZATION, HeaderValue::from_static(""));
         }
@@ -42,18 +43,21 @@ impl RequestHeaders {
         Self { common, http1 }
     }
 
-    /// Returns the headers of one request. `protocol` is that of the server, if known.
+    /// Returns the headers of one request with a body of `length` bytes. `protocol` is that of the
+    /// server, if known.
     pub(super) fn for_request(
         &self,
         protocol: Option<HttpProtocol>,
         request_id: HeaderValue,
         authorization: Option<HeaderValue>,
+        length: usize,
     ) -> HeaderMap {
         let mut headers = match protocol {
             Some(HttpProtocol::Http1) => self.http1.clone(),
             Some(HttpProtocol::Http2) | None => self.common.clone(),
         };
         headers.insert(RequestId::HEADER, request_id);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         match authorization {
             Some(authorization) => headers.insert(AUTHORIZATION, authorization),
             None => headers.remove(AUTHORIZATION),
@@ -89,7 +93,7 @@ mod tests {
             ("http://[::1]/", "[::1]"),
         ] {
             let http1 = Some(HttpProtocol::Http1);
-            let sent = headers(url).for_request(http1, HeaderValue::from_static("id"), None);
+            let sent = headers(url).for_request(http1, HeaderValue::from_static("id"), None, 7);
             assert_eq!(sent.get_all(HOST).iter().collect::<Vec<_>>(), [host], "{url}");
         }
     }
@@ -99,12 +103,13 @@ mod tests {
         let headers = headers("https://eu2.example");
         let id = || HeaderValue::from_static("id");
         for protocol in [None, Some(HttpProtocol::Http2), Some(HttpProtocol::Http1)] {
-            let sent = headers.for_request(protocol, id(), None);
+            let sent = headers.for_request(protocol, id(), None, 7);
             assert_eq!(sent.contains_key(HOST), protocol == Some(HttpProtocol::Http1), "{protocol:?}");
             assert!(!sent.contains_key(AUTHORIZATION), "{protocol:?}");
-            let sent = headers.for_request(protocol, id(), Some(HeaderValue::from_static("Bearer x")));
+            let sent = headers.for_request(protocol, id(), Some(HeaderValue::from_static("Bearer x")), 7);
             assert_eq!(sent[AUTHORIZATION], "Bearer x");
             assert_eq!(sent[RequestId::HEADER], "id");
+            assert_eq!(sent[CONTENT_LENGTH], "7");
             assert!(sent.values().all(|value| !value.is_empty()), "{sent:?}");
         }
     }

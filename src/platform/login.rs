@@ -45,7 +45,7 @@ impl PlatformClient {
             call,
             span,
         };
-        let logged_in = self.exchange(exchange, |answer| {
+        let logged_in = self.exchange(&exchange, |answer| {
             let account = messages::account(answer)?;
             let cookies = self.read_cookies(&answer.headers);
             cookies.irregularities.warn(call);

@@ -41,6 +41,10 @@ const MAX_DOMAIN_BYTES: usize = 64;
 const MAX_EXAMINED_CHARACTERS: usize = 512;
 /// Maximum number of JSON bytes for one byte of text (`\u001f`).
 const MAX_ESCAPE: usize = 6;
+/// Bytes of the braces of a JSON object.
+const BRACES: usize = 2;
+/// Bytes of the quotes, the colon and the comma of a JSON member.
+const PUNCTUATION: usize = 6;
 
 /// Returns the body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
 pub(super) fn issue_request(subject: &Subject) -> Bytes {
@@ -56,8 +60,8 @@ pub(super) fn login_request(ott: &OneTimeToken) -> Bytes {
 /// drop.
 fn object(members: &[(&str, &str)]) -> Bytes {
     let max_bytes: usize =
-        members.iter().map(|(name, value)| (name.len() + value.len()) * MAX_ESCAPE + 6).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(max_bytes + 2));
+        members.iter().map(|(name, value)| max_json_bytes(name) + max_json_bytes(value) + PUNCTUATION).sum();
+    let mut json = Zeroizing::new(Vec::with_capacity(max_bytes + BRACES));
     for (index, (name, value)) in members.iter().enumerate() {
         json.push(if index == 0 { b'{' } else { b',' });
         write_text(&mut json, name);
@@ -66,6 +70,12 @@ fn object(members: &[(&str, &str)]) -> Bytes {
     }
     json.push(b'}');
     Bytes::from_owner(json)
+}
+
+/// Returns the maximum size of a text in JSON, in bytes, without its quotes.
+fn max_json_bytes(text: &str) -> usize {
+    let is_escaped = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+    text.len() + text.bytes().filter(is_escaped).count() * (MAX_ESCAPE - 1)
 }
 
 fn write_text(json: &mut Vec<u8>, text: &str) {

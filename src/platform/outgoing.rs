@@ -15,7 +15,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::connections::Lease;
-use crate::{call::Call, clock::WallClock};
+use crate::{
+    call::Call,
+    clock::{self, WallClock},
+};
 
 /// Allows the body of one attempt to be sent at most once.
 pub(super) struct BodyGate {
@@ -50,7 +53,8 @@ impl BodyGate {
     /// after its attempt has ended.
     fn pass(&self) -> Result<(), Withdrawn> {
         let mut state = self.state();
-        let remaining = self.call.deadline().remaining();
+        let now = clock::now();
+        let remaining = self.call.deadline().remaining_at(now);
         if *state == State::Waiting
             && !self.call.is_abandoned()
             && !remaining.is_zero()
@@ -58,7 +62,7 @@ impl BodyGate {
         {
             *state = State::Passed(self.wall.now());
             self.call.sending();
-            self.lease.sent();
+            self.lease.sent(now);
             return Ok(());
         }
         if *state == State::Waiting {

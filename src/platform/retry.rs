@@ -6,7 +6,7 @@ use super::{
     error::PlatformError,
     window::{Counts, Window},
 };
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, clock};
 
 /// Minimum delay after a response with `Retry-After`: even if a server sends 0, the request must
 /// not be repeated at once.
@@ -135,7 +135,7 @@ impl RetryBudget {
 
     /// Counts a call.
     pub(super) fn count_call(&self) {
-        self.window.add(Counts { total: 1, marked: 0 });
+        self.window.add(Counts { total: 1, marked: 0 }, clock::now());
     }
 
     /// Takes one retry from the budget. Returns whether there was one.
@@ -146,7 +146,7 @@ impl RetryBudget {
         let granted = self.window.this_second().marked < FLOOR_PER_SECOND
             || (marked + 1) * 100 <= total * PERCENT_OF_CALLS;
         if granted {
-            self.window.add(Counts { total: 0, marked: 1 });
+            self.window.add(Counts { total: 0, marked: 1 }, clock::now());
         }
         granted
     }

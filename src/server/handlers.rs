@@ -6,6 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE, request::Parts};
 use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
@@ -30,13 +31,6 @@ enum Calls {
     Routed,
 }
 
-/// The future of a response, of either kind.
-enum ResponseFuture<S, #[cfg(test)] R> {
-    Service(S),
-    #[cfg(test)]
-    Routed(std::pin::Pin<Box<R>>),
-}
-
 impl Handlers {
     /// `service` answers the calls of the gateway's own service, and `routes` all others.
     #[must_use]
@@ -53,23 +47,20 @@ impl Handlers {
         arrival: Arrival,
         admission: Admission,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Failure>> + use<'_> {
-        let answer = match &self.calls {
+        match &self.calls {
             Calls::Service(service) => {
-                ResponseFuture::Service(service.answer(arrival, admission, &head.headers, message))
+                let answer = service.answer(arrival, admission, &head.headers, message);
+                let answer = answer.map(|message| message.map(succeeded));
+                #[cfg(test)]
+                let answer = answer.left_future();
+                answer
             }
             #[cfg(test)]
             Calls::Routed => {
                 let mut request =
                     Request::from_parts(head.clone(), http_body_util::Full::new(message.clone()));
                 request.extensions_mut().insert(arrival);
-                ResponseFuture::Routed(Box::pin(self.route(request)))
-            }
-        };
-        async move {
-            match answer {
-                ResponseFuture::Service(answer) => answer.await.map(succeeded),
-                #[cfg(test)]
-                ResponseFuture::Routed(answer) => Ok(answer.await),
+                Box::pin(self.route(request)).map(Ok).right_future()
             }
         }
     }

@@ -35,7 +35,7 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    access::{Access, Denied},
+    access::{Access, Admission, Denied, Policy},
     arrival::Arrival,
     audit::Audit,
     call::{Call, Deadline, Holder, Operation, RequestId},
@@ -168,11 +168,7 @@ impl CallStack {
                 return Err(Failure::new(Reason::MethodUnknown));
             };
             let policy = policy.into_shared();
-            let admission = self.access.admits(Arc::clone(&policy), &caller, operation);
-            if admission.as_ref().err().is_none_or(Denied::names_caller) {
-                peer.recognition().set();
-            }
-            let admission = admission?;
+            let admission = self.admits(Arc::clone(&policy), &caller, operation, peer)?;
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
@@ -193,6 +189,21 @@ impl CallStack {
             answer.await
         });
         deadline::within(call, &self.cut_off, work).await
+    }
+
+    /// Returns what the rules allow the caller, who is recognized if one of them names it.
+    fn admits(
+        &self,
+        policy: Arc<Policy>,
+        caller: &Caller,
+        operation: Operation,
+        peer: &Peer,
+    ) -> Result<Admission, Denied> {
+        let admission = self.access.admits(policy, caller, operation);
+        if admission.as_ref().err().is_none_or(Denied::names_caller) {
+            peer.recognition().set();
+        }
+        admission
     }
 
     /// Returns the complete body of a call.

@@ -275,5 +275,5 @@ async fn futures_of_calls_stay_small() {
     let issue = size_of_val(&client.issue_ott(&permit, &call, &span));
     let permit = login_permit();
     let log_in = size_of_val(&client.log_in(&permit, ott("OTT"), &call, &span));
-    assert!(issue <= 3200 && log_in <= 3200, "{issue} {log_in}");
+    assert!(issue <= 2048 && log_in <= 2048, "{issue} {log_in}");
 }
