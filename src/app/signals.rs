@@ -77,11 +77,21 @@ pub fn set_signal_mask() -> io::Result<()> {
     Ok(blocked.thread_set_mask()?)
 }
 
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangUp {
+    /// The rules are read again, and the audit file is reopened: the custom for services.
+    Refresh,
+    /// The gateway stops: it belongs to a terminal that has been closed.
+    Stop,
+}
+
 /// The signals that a gateway reacts to, from [`listen`](Self::listen) on.
 #[derive(Debug)]
 pub struct Signals {
     stop: StopSignals,
     hang_up: Signal,
+    on_hang_up: OnHangUp,
     user_1: Signal,
     user_2: Signal,
 }
@@ -97,7 +107,7 @@ struct StopSignals {
 impl Signals {
     /// Installs the handlers, also for signals that the parent process has ignored. A signal
     /// that arrives before [`serve`](Self::serve) is remembered.
-    pub fn listen() -> io::Result<Self> {
+    pub fn listen(on_hang_up: OnHangUp) -> io::Result<Self> {
         let signals = Self {
             stop: StopSignals {
                 terminate: signal(SignalKind::terminate())?,
@@ -105,6 +115,7 @@ impl Signals {
                 quit: signal(SignalKind::quit())?,
             },
             hang_up: signal(SignalKind::hangup())?,
+            on_hang_up,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
         };
@@ -117,15 +128,18 @@ impl Signals {
     /// signal shortens the drain to the writing of audit records, at most 1.5 s; a third ends
     /// it at once.
     ///
-    /// SIGHUP and SIGUSR1 (which log rotation often sends) open the audit log again and reload
-    /// the rules. SIGUSR2 is logged and has no effect.
+    /// SIGHUP, unless it means [`Stop`](OnHangUp::Stop), and SIGUSR1 (which log rotation often
+    /// sends) open the audit log again and reload the rules. SIGUSR2 is logged and has no effect.
     pub async fn serve(mut self, app: App) -> Ended {
         let cause = loop {
             tokio::select! {
                 name = self.stop.next() => break Cause::Signal(name),
                 thread = app.lost_thread() => break Cause::ThreadLost(thread),
                 () = app.audit_closed() => break Cause::AuditClosed,
-                _ = self.hang_up.recv() => app.refresh(),
+                _ = self.hang_up.recv() => match self.on_hang_up {
+                    OnHangUp::Refresh => app.refresh(),
+                    OnHangUp::Stop => break Cause::Signal("SIGHUP"),
+                },
                 _ = self.user_1.recv() => app.refresh(),
                 _ = self.user_2.recv() => tracing::info!(signal.name = "SIGUSR2", "signal ignored"),
             }

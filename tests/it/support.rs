@@ -11,5 +11,6 @@ pub(crate) mod issuer;
 pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
+pub(crate) mod terminal;
 #[expect(dead_code, reason = "the unit tests of `platform` use the rest")]
 pub(crate) mod upstream;
