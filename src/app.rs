@@ -28,7 +28,7 @@ pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
     settings::access_rules,
-    signals::{Ended, Signals, set_signal_mask},
+    signals::{Ended, OnHangUp, Signals, set_signal_mask},
     start_error::StartError,
 };
 pub use crate::caller::is_caller_name;
@@ -207,6 +207,12 @@ impl App {
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Returns the address of the health listener, if there is one.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health_server.as_ref().map(Server::local_addr)
     }
 
     /// Returns the address of the admin listener, if there is one.

@@ -11,11 +11,13 @@ mod audit;
 mod callers;
 mod common_tokens;
 mod environment;
+mod example;
 mod fault;
 mod file;
 mod health_endpoint;
 mod log_level;
 mod named_file;
+mod near_miss;
 mod order;
 mod otel;
 mod reloadable;
@@ -24,6 +26,7 @@ mod server;
 mod telemetry;
 mod value;
 mod variables;
+mod warnings;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +38,7 @@ use std::{
 
 use url::Url;
 
-pub(crate) use self::fault::nearest;
+pub(crate) use self::fault::{absolute, nearest, unreadable};
 use self::{
     access::KnownNames,
     fault::Findings,
@@ -49,6 +52,7 @@ pub use self::{
     audit::{Audit, AuditSink},
     callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash, Tokens},
     environment::{Environment, Process},
+    example::EXAMPLE,
     fault::{Faults, Finding, Place, Problem},
     file::Document,
     health_endpoint::HealthEndpoint,
@@ -84,7 +88,7 @@ pub struct Config {
     pub variables: Vec<String>,
     /// The other variables that are in effect, sorted by name.
     pub environment: Vec<VariableInEffect>,
-    /// What an operator should know, although it keeps nothing from starting.
+    /// Problems that do not keep the gateway from starting.
     pub warnings: Vec<Finding>,
     /// Everything that the file contains, to be compared with a later version.
     pub document: Document,
@@ -103,9 +107,12 @@ impl Config {
         let config = tree.map(|mut tree| {
             let document = Document::of(&tree);
             let variables = environment::overlay(&mut tree, environment, &findings);
+            near_miss::check(environment, &findings);
             let config = Self::read(&tree, file, environment, &findings)?;
+            warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
         });
+        findings.suggest_variables(near_miss::meant);
         let (config, warnings) = findings.conclude(config.flatten())?;
         Ok(Self { warnings, ..config })
     }
@@ -288,7 +295,7 @@ impl Config {
                 max_quota_users: access::DEFAULT_MAX_QUOTA_USERS,
             },
             audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
-            telemetry: Telemetry { log_format: LogFormat::Text, log_level, ..Telemetry::default() },
+            telemetry: Telemetry { log_format: Some(LogFormat::Text), log_level, ..Telemetry::default() },
             variables: Vec::new(),
             environment: Vec::new(),
             warnings: Vec::new(),

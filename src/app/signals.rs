@@ -77,11 +77,21 @@ pub fn set_signal_mask() -> io::Result<()> {
     Ok(blocked.thread_set_mask()?)
 }
 
+/// Effect of SIGHUP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangUp {
+    /// Reloads the rules and reopens the audit file, as is usual for services.
+    Refresh,
+    /// Stops the gateway, because the terminal that it belongs to was closed.
+    Stop,
+}
+
 /// Signals that a gateway handles, from [`listen`](Self::listen) on.
 #[derive(Debug)]
 pub struct Signals {
     stop: StopSignals,
     hang_up: Signal,
+    on_hang_up: OnHangUp,
     user_1: Signal,
     user_2: Signal,
 }
@@ -97,7 +107,7 @@ struct StopSignals {
 impl Signals {
     /// Installs the handlers, even for signals that the parent process ignores. A signal that
     /// arrives before [`serve`](Self::serve) is handled then.
-    pub fn listen() -> io::Result<Self> {
+    pub fn listen(on_hang_up: OnHangUp) -> io::Result<Self> {
         let signals = Self {
             stop: StopSignals {
                 terminate: signal(SignalKind::terminate())?,
@@ -105,6 +115,7 @@ impl Signals {
                 quit: signal(SignalKind::quit())?,
             },
             hang_up: signal(SignalKind::hangup())?,
+            on_hang_up,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
         };
@@ -117,15 +128,18 @@ impl Signals {
     /// flight and waits only for their audit records, at most 1.5 s; a third stops the process at
     /// once.
     ///
-    /// SIGHUP and SIGUSR1 (often sent by log rotation) reopen the audit log and reload the rules.
-    /// SIGUSR2 is logged and has no effect.
+    /// SIGUSR1 (often sent by log rotation) and SIGHUP, except with [`OnHangUp::Stop`], reopen the
+    /// audit log and reload the rules. SIGUSR2 is logged and has no effect.
     pub async fn serve(mut self, app: App) -> Ended {
         let cause = loop {
             tokio::select! {
                 name = self.stop.next() => break Cause::Signal(name),
                 thread = app.lost_thread() => break Cause::ThreadLost(thread),
                 () = app.audit_closed() => break Cause::AuditClosed,
-                _ = self.hang_up.recv() => app.refresh(),
+                _ = self.hang_up.recv() => match self.on_hang_up {
+                    OnHangUp::Refresh => app.refresh(),
+                    OnHangUp::Stop => break Cause::Signal("SIGHUP"),
+                },
                 _ = self.user_1.recv() => app.refresh(),
                 _ = self.user_2.recv() => tracing::info!(signal.name = "SIGUSR2", "signal ignored"),
             }

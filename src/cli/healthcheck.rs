@@ -13,7 +13,7 @@ use super::{
     client::{self, ClientOptions},
     failure::Failure,
     output::Output,
-    timeout,
+    serve, timeout,
 };
 
 /// Ask a running gateway whether it is serving.
@@ -34,13 +34,14 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "FILE",
+        value_parser = serve::file,
         conflicts_with_all = ["ca_file", "certificate_file", "server_name", "bearer_token_file"]
     )]
     config: Option<PathBuf>,
-    /// The service to ask about: empty for the whole gateway, or ott.v1.OttService
+    /// Ask about this service: empty for the whole gateway, or ott.v1.OttService
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// How long to wait for the answer
+    /// Wait this long for the answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use super::{
     walk::{Addresses, walk},
 };
 use crate::{
-    app::{App, Ended},
+    app::{App, Ended, OnHangUp},
     config::{Config, Process},
     sandbox::{self, Accounts, FaultPlan},
     secret::client_secret::ClientSecret,
@@ -107,7 +107,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
                 output.note("The walk ended early; the sandbox goes on.");
             }
             // Before the note: a Ctrl-C that answers it must be a drain already.
-            let signals = listen_to_signals()?;
+            let signals = listen_to_signals(OnHangUp::Stop)?;
             output.note("\nServing until Ctrl-C.");
             match signals.serve(app).await {
                 Ended::InGoodOrder | Ended::AtOnce => Ok(()),

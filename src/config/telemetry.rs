@@ -12,8 +12,8 @@ use super::{
 /// Logs and traces. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
-    /// `log_format`: "json" or "text"; "json".
-    pub log_format: LogFormat,
+    /// `log_format`: "json" or "text"; none: text on a terminal, JSON elsewhere.
+    pub log_format: Option<LogFormat>,
     /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
     /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". With what the
     /// variable `RUST_LOG` changes of it.
@@ -45,7 +45,7 @@ const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogF
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
-            log_format: LogFormat::Json,
+            log_format: None,
             log_level: "info".to_owned(),
             otlp_endpoint: None,
             otlp_ca_file: None,
@@ -72,11 +72,11 @@ impl Telemetry {
         if configured.ca_file.is_some()
             && configured.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http")
         {
-            section.fault("otlp_ca_file", Problem::rule("is for an otlp_endpoint with https"));
+            section.fault("otlp_ca_file", Problem::rule("needs an otlp_endpoint with https"));
         }
         let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {
-            log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
+            log_format: section.optional("log_format", value::word(FORMATS)),
             log_level: log_level::with_rust_log(level, environment, &section),
             otlp_endpoint: traces.endpoint,
             otlp_ca_file: traces.ca_file,

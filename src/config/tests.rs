@@ -45,8 +45,9 @@ impl Folder {
     /// The faults as lines, without the folder's random name.
     fn faults(&self, text: &str) -> Vec<String> {
         let faults = self.load(text).expect_err("the configuration is broken");
-        let folder = format!("{}/", self.folder.path().display());
-        faults.iter().map(|fault| fault.to_string().replace(&folder, "")).collect()
+        let folder = self.folder.path().display().to_string();
+        let without = |fault: String| fault.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER");
+        faults.iter().map(|fault| without(fault.to_string())).collect()
     }
 }
 
@@ -273,7 +274,7 @@ const BROKEN: &[Broken] = &[
         "[callers.jwt]\nname = \"corp\"\nissuer = \"i\"\njwks_max_age = \"1h\"\ntyp = \"a;b\"\nmax_lifetime = \"2years\"\naudience = \"a\"\njwks_file = \"jwks.json\"",
         &[
             "gateway.toml:9: callers.jwt.name: unknown key",
-            "gateway.toml:11: callers.jwt.jwks_max_age: is for jwks_url, which is not there",
+            "gateway.toml:11: callers.jwt.jwks_max_age: needs jwks_url",
             "gateway.toml:12: callers.jwt.typ: must be a media type without parameters, such as \"at+jwt\"",
             "gateway.toml:13: callers.jwt.max_lifetime: must be from 1s to 1year",
         ],
@@ -295,8 +296,8 @@ const BROKEN: &[Broken] = &[
     (
         "[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks.json\"\n[[callers.jwt]]\nname = \"a\"\nissuer = \"i\"\naudience = \"b\"\njwks_file = \"jwks.json\"",
         &[
-            "gateway.toml:14: callers.jwt[2].name: is the name of another issuer too",
-            "gateway.toml:15: callers.jwt[2].issuer: is there twice: its tokens could prove two callers",
+            "gateway.toml:14: callers.jwt[2].name: is the name of another issuer as well; give each its own",
+            "gateway.toml:15: callers.jwt[2].issuer: is the issuer of another table as well; its tokens would identify two callers",
         ],
     ),
     (
@@ -310,7 +311,7 @@ const BROKEN: &[Broken] = &[
     (
         "[callers.tokens]\nbilling = \"canary-5f0c\"",
         &[
-            "gateway.toml:9: callers.tokens.billing: must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, never the token itself",
+            "gateway.toml:9: callers.tokens.billing: must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, not the token itself",
         ],
     ),
     (
@@ -329,13 +330,13 @@ const BROKEN: &[Broken] = &[
         "[callers.forwarded]\nheader = \"l5d-client-id\"\nfrom = [\"loopback\",\n\"10.0.0.0/8\",\n\"0.0.0.0\",\n\"spiffe://mesh/*\"]",
         &[
             "gateway.toml:11: callers.forwarded.from[2]: must be \"loopback\", an IP address, a SPIFFE id (\"spiffe://…\") or \"dns:NAME\"",
-            "gateway.toml:12: callers.forwarded.from[3]: is no address that anyone connects from",
+            "gateway.toml:12: callers.forwarded.from[3]: must be an address that a peer can connect from",
             "gateway.toml:13: callers.forwarded.from[4]: must name one proxy exactly, without wildcards",
         ],
     ),
     (
         "[audit]\nsink = \"/nowhere/audit.jsonl\"",
-        &["gateway.toml:9: audit.sink: the file's folder does not exist"],
+        &["gateway.toml:9: audit.sink: no such folder: /nowhere; create it"],
     ),
     (
         "[audit]\nsink = \"stdot\"",
@@ -347,10 +348,7 @@ const BROKEN: &[Broken] = &[
         "[audit]\nhmac_key_file = \"short\"",
         &["gateway.toml:9: audit.hmac_key_file: the key is too short: it needs at least 32 bytes"],
     ),
-    (
-        "[audit]\nhmac_key_file = \"nothing\"",
-        &["gateway.toml:9: audit.hmac_key_file: the file cannot be read (entity not found)"],
-    ),
+    ("[audit]\nhmac_key_file = \"nothing\"", &["gateway.toml:9: audit.hmac_key_file: no such file: nothing"]),
     ("[access.rules]\nx = 1", &["gateway.toml:8: not valid TOML: duplicate key"]),
 ];
 
@@ -375,7 +373,7 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:1: api_clients.eu2.data_center_url: is missing: the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
                 "gateway.toml:1: api_clients.eu2.client_id: is missing: the API client's id",
-                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: or one of client_secret_env and client_secret_credential",
+                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: name the file of the secret, or set client_secret_env or client_secret_credential",
             ],
         ),
         (
@@ -383,15 +381,15 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must be https (plain http is for loopback addresses only)",
                 "gateway.toml:3: api_clients.eu2.client_id: must not be empty",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (entity not found)",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: no such file: nothing",
             ],
         ),
         (
             "data_center_url = \"eu2\"\nclient_id = \"a:b\"\nclient_secret_file = \".\"",
             &[
-                "gateway.toml:2: api_clients.eu2.data_center_url: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:2: api_clients.eu2.data_center_url: must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"",
                 "gateway.toml:3: api_clients.eu2.client_id: must be at most 255 visible ASCII characters without a colon",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (is a directory)",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: is a directory: FOLDER; name a file",
             ],
         ),
         (
@@ -405,15 +403,15 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2/api/2\"\nclient_id = \"id\"\nclient_secret = \"canary-5f0c\"",
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must end after the host and the port, without a path",
-                "gateway.toml:4: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
+                "gateway.toml:4: api_clients.eu2.client_secret: a secret must not be in the configuration; write it to a file, and name the file with client_secret_file",
             ],
         ),
         (
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nclient_secret_env = \"UNSET\"\nclient_secret_credential = \"a/b\"",
             &[
-                "gateway.toml:5: api_clients.eu2.client_secret_env: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:5: api_clients.eu2.client_secret_env: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
                 "gateway.toml:5: api_clients.eu2.client_secret_env: no such environment variable is set",
-                "gateway.toml:6: api_clients.eu2.client_secret_credential: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:6: api_clients.eu2.client_secret_credential: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
                 "gateway.toml:6: api_clients.eu2.client_secret_credential: must be the name of a credential, without a path",
             ],
         ),
@@ -427,7 +425,7 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\", \"http://localhost\"]",
             &[
                 "gateway.toml:5: api_clients.eu2.target_origins[2]: must end after the host and the port, without a path",
-                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"",
                 "gateway.toml:5: api_clients.eu2.target_origins[4]: must be https",
             ],
         ),
@@ -567,7 +565,7 @@ fn two_defaults_are_refused_and_none_is_not() {
     assert_eq!(
         folder.faults(&both),
         [
-            "gateway.toml:10: api_clients.us5.default: there must be one default at most, and \"eu2\" is one already"
+            "gateway.toml:10: api_clients.us5.default: only one API client can be the default, and \"eu2\" already is"
         ]
     );
     assert_eq!(folder.load(&format!("{CLIENT}{second}{RULE}")).unwrap().api_clients.default, None);
@@ -592,7 +590,10 @@ fn nothing_configured_is_two_faults() {
 #[test]
 fn missing_file_is_a_fault() {
     let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
-    assert_eq!(faults.to_string(), "/nowhere/gateway.toml: the file cannot be read (entity not found)");
+    assert_eq!(
+        faults.to_string(),
+        "/nowhere/gateway.toml: no such file: /nowhere/gateway.toml (there is no folder /nowhere)"
+    );
 }
 
 #[test]
@@ -689,7 +690,7 @@ fn one_token_belongs_to_one_caller() {
         [
             "gateway.toml:10: callers.tokens.b: is the same token as that of \"a\"",
             "gateway.toml:11: callers.tokens.c[1]: must be \"sha256:\" and the 64 hexadecimal digits of the \
-             token's SHA-256, never the token itself",
+             token's SHA-256, not the token itself",
         ]
     );
 }
@@ -788,7 +789,7 @@ fn fingerprint_key_is_named_by_its_file_unless_told() {
     );
     assert_eq!(
         folder.faults(&working_and("[audit]\nhmac_key_id = \"2026-01\"")),
-        ["gateway.toml:9: audit.hmac_key_id: names the key of hmac_key_file, which is not there"]
+        ["gateway.toml:9: audit.hmac_key_id: needs hmac_key_file"]
     );
 }
 
@@ -827,9 +828,9 @@ fn fault_of_the_environment_names_the_variable() {
             "OTT_GATEWAY_SERVER__REFLECTION: unknown key; did you mean \"OTT_GATEWAY__SERVER__REFLECTION\"?",
             "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which can only be set in the file",
             "OTT_GATEWAY__ACCESS__RULES__0__CALLERS: access.rules.0.callers: is part of a list, which can only be set in the file",
-            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
+            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret must not be in the configuration; write it to a file, and name the file with client_secret_file",
             "OTT_GATEWAY__SERVER: server: is a table; a variable sets one of its keys",
-            "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"listen\"?",
+            "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"OTT_GATEWAY__SERVER__LISTEN\"?",
             "OTT_GATEWAY__SERVER__MAX_DEADLINE: server.max_deadline: must be a duration with its unit, such as \"10s\" or \"500ms\"",
             "OTT_GATEWAY__SERVER__PLAINTEXT: server.plaintext: must be true or false",
         ]
@@ -870,6 +871,45 @@ fn faults_never_show_a_value() {
         let faults = folder.load(&text).unwrap_err();
         assert!(faults.iter().count() > 30, "{faults}");
         assert!(!format!("{faults} {faults:?}").contains(CANARY), "{faults}");
+    }
+}
+
+#[test]
+fn a_variable_with_a_misspelled_path_is_one_fault_with_the_right_name() {
+    for (name, meant) in [
+        ("OTT_GATEWAY__SERVER_LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY__SERVR__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY___SERVER__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY__CONFIG", "OTT_GATEWAY_CONFIG"),
+        ("OTT_GATEWAY__API_CLIENTS__US5_CLIENT_ID", "OTT_GATEWAY__API_CLIENTS__US5__CLIENT_ID"),
+        ("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT__ID", "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_ID"),
+    ] {
+        let faults = Folder::new().with(name, "canary").faults(&working_and(""));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].ends_with(&format!("unknown key; did you mean \"{meant}\"?")), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_path_to_nothing_is_shown_unless_it_may_be_a_secret() {
+    let folder = Folder::new();
+    let fault = |file: &str| {
+        let text = working_and("").replace("file = \"secret\"", &format!("file = \"{file}\""));
+        folder.faults(&text).concat()
+    };
+    for name in ["eu2.secret", "client-secret_2026.txt", "SECRET2", "tls.crt-old"] {
+        assert!(fault(name).ends_with(&format!("no such file: {name}")), "{}", fault(name));
+    }
+    assert!(fault("keys/eu2.secret").ends_with("no such file: keys/eu2.secret (there is no folder keys)"));
+    for secret in [
+        "q8Zx2KpL0vT4",
+        "2955b448-7df8-43fc-9c63-a21511dbe06d",
+        "/9j4AAQ/SkZJRg==",
+        "correct horse",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ] {
+        let fault = fault(secret);
+        assert!(fault.contains("it may be a secret") && !fault.contains(&secret[4..]), "{fault}");
     }
 }
 

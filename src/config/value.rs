@@ -171,7 +171,10 @@ pub(super) fn origin(value: &Value) -> Result<Url, Problem> {
 
 /// As [`origin`], but https only, on loopback too.
 pub(super) fn https_origin(value: &Value) -> Result<Url, Problem> {
-    let url = origin(value)?;
+    let url = server_url::parse_origin(&text(value)?).map_err(|why| match why {
+        InvalidServerUrl::NotHttps => InvalidServerUrl::NotHttpsOrigin,
+        other => other,
+    })?;
     if url.scheme() == "https" { Ok(url) } else { Err(InvalidServerUrl::NotHttpsOrigin.into()) }
 }
 

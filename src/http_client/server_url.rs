@@ -15,13 +15,13 @@ const MAX_NAME: usize = 253;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidServerUrl {
     /// It has no scheme, no `://` or no host, or cannot be parsed.
-    #[error("must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"")]
+    #[error("must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"")]
     NotAbsolute,
     /// It has a character that URL parsers drop or rewrite.
     #[error("must be visible ASCII without backslashes; write an international host name in its xn-- form")]
     ForbiddenCharacter,
     /// Its scheme is neither https nor http.
-    #[error("must be an https URL")]
+    #[error("must begin with https:// or http://")]
     Scheme,
     /// It is http, and not on a loopback host.
     #[error("must be https (plain http is for loopback addresses only)")]
@@ -95,7 +95,10 @@ pub fn parse(text: &str) -> Result<Url, InvalidServerUrl> {
 
 /// Like [`parse`], but accepts only https, or http on a loopback host.
 pub fn parse_secure(text: &str) -> Result<Url, InvalidServerUrl> {
-    let url = parse(text)?;
+    let url = parse(text).map_err(|why| match why {
+        InvalidServerUrl::Scheme => InvalidServerUrl::NotHttps,
+        other => other,
+    })?;
     if url.scheme() == "https" || is_loopback(&url) { Ok(url) } else { Err(InvalidServerUrl::NotHttps) }
 }
 

@@ -38,7 +38,7 @@ fn wrong_usage_exits_with_2_and_unreachable_gateway_with_1() {
     assert_eq!(run(&["login"]).status.code(), Some(2), "standard input is empty");
     let done = run(&["healthcheck", "--endpoint", "http://127.0.0.1:1"]);
     assert_eq!(done.status.code(), Some(1));
-    assert!(text(&done.stderr).starts_with("error: cannot connect to http://127.0.0.1:1/: "));
+    assert!(text(&done.stderr).starts_with("error: cannot connect to http://127.0.0.1:1: "));
     assert!(done.stdout.is_empty());
 }
 

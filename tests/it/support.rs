@@ -10,5 +10,6 @@ pub(crate) mod issuer;
 pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
+pub(crate) mod terminal;
 #[expect(dead_code, reason = "some of it is used only by the unit tests of `platform`")]
 pub(crate) mod upstream;

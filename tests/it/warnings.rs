@@ -166,3 +166,40 @@ async fn ssl_cert_file_is_reported_and_ignored_by_clients_with_a_ca_file() {
     until("a token is issued", issued_now).await;
     assert!(!gateway.stderr().text().contains("SSL_CERT_FILE"));
 }
+
+#[tokio::test]
+async fn rules_that_no_caller_matches_are_reported_at_start_and_by_check_config() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platforms(&[("one", platform.address()), ("two", platform.address())])
+        .replacing(
+            "callers = [\"anonymous\"]",
+            "callers = [\"*\", \"anonymous\", \"spiffe://*\", \"dns:portal\", \"jwt:*\", \"token:*\"]",
+        )
+        .environment("OTT_GATEWAY_SERVER_LISTEN", "canary")
+        .environment("ott_gateway__admin__listen", "canary")
+        .environment("OTT_GATEWAY_PORT_50051_TCP", "tcp://10.0.0.1:50051");
+    setup.write_config();
+    let checked = setup.run(&["check-config"]);
+    let report = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{report}");
+    let gateway = setup.start();
+    let log = gateway.stderr().text();
+    let log: Vec<&str> = log.lines().filter(|line| line.contains("configuration warning")).collect();
+    let expected = [
+        "access.rules[1].callers[1]: matches no caller: nothing identifies callers",
+        "access.rules[1].callers[3]: matches no caller: no certificates are read",
+        "access.rules[1].callers[4]: matches no caller: no certificates are read",
+        "access.rules[1].callers[5]: matches no caller: configure the issuer",
+        "access.rules[1].callers[6]: matches no caller: [callers.tokens] has no such name",
+        "api_clients: no API client is the default",
+        "OTT_GATEWAY_SERVER_LISTEN: has no effect; did you mean OTT_GATEWAY__SERVER__LISTEN?",
+        "ott_gateway__admin__listen: has no effect; did you mean OTT_GATEWAY__ADMIN__LISTEN?",
+    ];
+    for warning in expected {
+        assert_eq!(report.matches(warning).count(), 1, "{warning}: {report}");
+        assert_eq!(log.iter().filter(|line| line.contains(warning)).count(), 1, "{warning}: {log:?}");
+    }
+    assert_eq!(report.matches("warning: ").count(), expected.len(), "{report}");
+    assert_eq!(log.len(), expected.len(), "{log:?}");
+    assert!(!report.contains("canary"), "{report}");
+}

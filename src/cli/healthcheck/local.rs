@@ -50,9 +50,10 @@ pub(super) async fn connect(file: &Path, timeout: Duration) -> Result<Client, Fa
             Ok(endpoint.connect().await?)
         }
     };
-    let failed = |cause| Failure::Connect { endpoint: format!("{scheme}://{address}/"), cause };
+    let endpoint = format!("{scheme}://{address}");
+    let failed = |cause| Failure::Connect { endpoint: endpoint.clone(), cause };
     match tokio::time::timeout(timeout, connected).await {
-        Ok(Ok(channel)) => Ok(Client::on_channel(channel, timeout)),
+        Ok(Ok(channel)) => Ok(Client::on_channel(channel, endpoint, timeout)),
         Ok(Err(error)) => Err(failed(chain(&*error))),
         Err(_) => Err(failed(format!("no connection within {}", humantime::format_duration(timeout)))),
     }
