@@ -93,6 +93,19 @@ impl DataCenter {
         &self.base
     }
 
+    /// The same data center, which browsers reach at the origin of another URL: logins land there.
+    #[must_use]
+    pub fn seen_at(mut self, public: &Url) -> Self {
+        let at = |path: &str| {
+            let mut url = public.clone();
+            url.set_path(path);
+            url
+        };
+        self.external_login = at(self.external_login.path());
+        self.base = at("/");
+        self
+    }
+
     /// Where access tokens are fetched.
     #[must_use]
     pub const fn token_url(&self) -> &Url {
