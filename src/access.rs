@@ -225,6 +225,14 @@ impl Access {
         self.0.policy.store(Arc::new(policy));
     }
 
+    /// Forgets what has been used of every quota, except for buckets that several callers share.
+    /// For the reset of a sandbox.
+    #[cfg(feature = "sandbox")]
+    pub fn forget_used_quotas(&self) {
+        // By then every bucket is full again.
+        self.policy().rules.forget_full(u64::MAX);
+    }
+
     /// Admits a caller to a method. Asked before the message is read; takes nothing from any
     /// quota.
     pub fn admits(

@@ -11,6 +11,8 @@ use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
 
 use super::response_body::ResponseBody;
+#[cfg(feature = "sandbox")]
+use crate::service::RehearsedService;
 use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
 /// Headers of a response that are added by the gateway: its type and the id of its call.
@@ -25,14 +27,19 @@ pub struct Handlers {
 /// What answers the calls of the gateway's own service.
 enum Calls {
     Service(OttService),
+    /// That of a sandbox, which fails on demand.
+    #[cfg(feature = "sandbox")]
+    Rehearsed(Box<RehearsedService>),
     /// The routes, to test the middleware with handlers that do something else.
     #[cfg(test)]
     Routed,
 }
 
 /// The answer of one of them.
-enum Answer<S, #[cfg(test)] R> {
+enum Answer<S, #[cfg(feature = "sandbox")] B, #[cfg(test)] R> {
     Service(S),
+    #[cfg(feature = "sandbox")]
+    Rehearsed(B),
     #[cfg(test)]
     Routed(std::pin::Pin<Box<R>>),
 }
@@ -42,6 +49,13 @@ impl Handlers {
     #[must_use]
     pub fn new(service: OttService, routes: Routes) -> Self {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
+    }
+
+    /// As [`new`](Self::new), with a service that fails on demand. For the command `sandbox` only.
+    #[cfg(feature = "sandbox")]
+    #[must_use]
+    pub fn rehearsed(service: RehearsedService, routes: Routes) -> Self {
+        Self { calls: Calls::Rehearsed(Box::new(service)), routes: routes.prepare() }
     }
 
     /// Answers a call of the gateway's own service. `message` is its complete body. Neither is
@@ -57,6 +71,10 @@ impl Handlers {
             Calls::Service(service) => {
                 Answer::Service(service.answer(arrival, admission, &head.headers, message))
             }
+            #[cfg(feature = "sandbox")]
+            Calls::Rehearsed(service) => {
+                Answer::Rehearsed(service.answer(arrival, admission, &head.headers, message))
+            }
             #[cfg(test)]
             Calls::Routed => {
                 let mut request =
@@ -68,6 +86,8 @@ impl Handlers {
         async move {
             match answer {
                 Answer::Service(answer) => answer.await.map(succeeded),
+                #[cfg(feature = "sandbox")]
+                Answer::Rehearsed(answer) => answer.await.map(succeeded),
                 #[cfg(test)]
                 Answer::Routed(answer) => Ok(answer.await),
             }

@@ -189,17 +189,6 @@ fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
     assert_eq!(seen, ["0", "0"]);
 }
 
-#[test]
-fn a_sandbox_that_is_open_to_the_network_says_so() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = holder.local_addr().unwrap().to_string();
-    // The platform's address is in use, so that nothing is really opened.
-    let done = run(&["sandbox", "--once", "--listen", "0.0.0.0:0", "--platform-listen", &taken]);
-    assert_eq!(done.status.code(), Some(1));
-    let said = text(&done.stderr);
-    assert!(said.contains("warning: the sandbox's gateway at 0.0.0.0:0 is open to the network"), "{said}");
-}
-
 #[cfg(feature = "sandbox")]
 #[test]
 fn sandbox_goes_on_after_a_walk_that_ended_early_until_it_is_interrupted() {

@@ -62,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ott",
             "backoff",
             "supervision",
+            "rehearsal",
         ],
     ),
     ("config", &["caller", "http_client", "call", "ott", "secret", "text", "files", "pki", "clock"]),
@@ -106,6 +107,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "secret",
             "text",
+            "rehearsal",
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
@@ -148,7 +150,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("validity", &[]),
     ("clock", &[]),
     ("backoff", &[]),
-    ("sandbox", &["clock"]),
+    ("rehearsal", &["reason"]),
+    ("sandbox", &["clock", "reason", "rehearsal"]),
 ];
 
 /// The places that start tasks and threads, how many each has, and why they are no duties of

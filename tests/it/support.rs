@@ -11,5 +11,7 @@ pub(crate) mod issuer;
 pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox;
 #[expect(dead_code, reason = "the unit tests of `platform` use the rest")]
 pub(crate) mod upstream;
