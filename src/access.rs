@@ -225,6 +225,14 @@ impl Access {
         self.0.policy.store(Arc::new(policy));
     }
 
+    /// Refills every quota, except for buckets that several callers share. For the reset of a
+    /// sandbox.
+    #[cfg(feature = "sandbox")]
+    pub fn refill_quotas(&self) {
+        // Every bucket is full again at that time.
+        self.policy().rules.forget_full(u64::MAX);
+    }
+
     /// Admits a caller to a method. Called before the message is read; takes nothing from any
     /// quota.
     pub fn admits(

@@ -13,6 +13,7 @@ pub mod process;
 mod reload;
 mod settings;
 mod signals;
+mod staging;
 mod start_error;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,6 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use self::reload::Reload;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
@@ -31,7 +31,10 @@ pub use self::{
     signals::{Ended, OnHangUp, Signals, set_signal_mask},
     start_error::StartError,
 };
+use self::{reload::Reload, staging::Staging};
 pub use crate::caller::is_caller_name;
+#[cfg(feature = "sandbox")]
+use crate::rehearsal::Script;
 use crate::{
     access::Access,
     admin::Admin,
@@ -92,7 +95,20 @@ struct Upstream {
 
 impl App {
     /// Starts a gateway. It accepts calls when this returns.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config) -> impl Future<Output = Result<Self, StartError>> {
+        Self::start_with(config, Staging::default())
+    }
+
+    /// As [`start`](Self::start), with calls that fail on demand. For the command `sandbox` only.
+    #[cfg(feature = "sandbox")]
+    pub fn rehearse(
+        config: Config,
+        script: Arc<dyn Script>,
+    ) -> impl Future<Output = Result<Self, StartError>> {
+        Self::start_with(config, Staging::of(script))
+    }
+
+    async fn start_with(config: Config, staging: Staging) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let health = Health::new();
         let stop = CancellationToken::new();
@@ -127,6 +143,7 @@ impl App {
             Audit::start(settings::audit(&config.audit, &server_config)?, &metrics, WallClock::system())?;
         metrics.set_callers(settings::named_callers(&config.access));
         let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
+        staging.follow_resets(&access);
         let resolver = Resolver::system(metrics.outgoing());
         let mut client_tls = ClientTlsSet::default();
         let callers = settings::callers(&config.callers, &mut client_tls, &resolver)?;
@@ -167,6 +184,7 @@ impl App {
             known_tokens: KnownTokens::default(),
             metrics: metrics.clone(),
             reflection: config.server.reflection,
+            staging,
         };
         let server = bound.serve(dependencies, move || shared.handlers()).await?;
         let health_server = match bound_health {
@@ -193,12 +211,7 @@ impl App {
         let (follower, reload) = Reload::new(config, access, metrics.clone());
         supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
-        tracing::info!(
-            server.address = %server.local_addr(),
-            admin.address = admin.as_ref().map(|server| tracing::field::display(server.local_addr())),
-            health.address = health_server.as_ref().map(|server| tracing::field::display(server.local_addr())),
-            "gateway serving"
-        );
+        report_serving(&server, admin.as_ref(), health_server.as_ref());
         on_failure.disarm();
         Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, supervisor, heartbeat })
     }
@@ -286,6 +299,16 @@ impl App {
     }
 }
 
+/// Logs the addresses of the gateway.
+fn report_serving(server: &Server, admin: Option<&Http1Server>, health_server: Option<&Server>) {
+    tracing::info!(
+        server.address = %server.local_addr(),
+        admin.address = admin.map(|server| tracing::field::display(server.local_addr())),
+        health.address = health_server.map(|server| tracing::field::display(server.local_addr())),
+        "gateway serving"
+    );
+}
+
 /// Creates the reader of refused requests, which validates API client names.
 fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
     RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
@@ -300,6 +323,7 @@ struct HandlerParts {
     known_tokens: KnownTokens,
     metrics: Metrics,
     reflection: bool,
+    staging: Staging,
 }
 
 impl HandlerParts {
@@ -323,7 +347,7 @@ impl HandlerParts {
                 .add_service(reflection.v1().map_err(StartError::Reflection)?)
                 .add_service(reflection.v1alpha().map_err(StartError::Reflection)?);
         }
-        Ok(Handlers::new(service, routes))
+        Ok(self.staging.handlers(service, routes))
     }
 }
 

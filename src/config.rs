@@ -14,6 +14,8 @@ mod environment;
 mod example;
 mod fault;
 mod file;
+#[cfg(feature = "sandbox")]
+mod for_sandbox;
 mod health_endpoint;
 mod log_level;
 mod named_file;
@@ -39,6 +41,8 @@ use std::{
 use url::Url;
 
 pub(crate) use self::fault::{absolute, nearest, unreadable};
+#[cfg(feature = "sandbox")]
+pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{
     access::KnownNames,
     fault::Findings,
@@ -265,6 +269,7 @@ impl Config {
             max_idle_connections: api_clients::DEFAULT_MAX_IDLE_CONNECTIONS,
             min_login_time: api_clients::DEFAULT_MIN_LOGIN_TIME,
             breaker: false,
+            public_url: None,
         };
         let rule = Rule {
             rate: Rate::Unlimited,

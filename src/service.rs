@@ -14,6 +14,8 @@ mod login_with_ott;
 mod named_callers;
 mod reflection;
 mod refused_requests;
+#[cfg(feature = "sandbox")]
+mod rehearsal;
 mod undelivered;
 mod wire;
 
@@ -22,6 +24,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
+#[cfg(feature = "sandbox")]
+pub use self::rehearsal::RehearsedService;
 pub use self::{
     api_clients::ApiClients,
     known_tokens::KnownTokens,

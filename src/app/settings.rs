@@ -313,8 +313,12 @@ fn forwarded_from(from: &config::ForwardedFrom) -> ForwardedFrom {
 }
 
 fn data_center(name: &Arc<str>, client: &config::ApiClient) -> Result<DataCenter, StartError> {
-    DataCenter::parse(client.data_center_url.as_str())
-        .map_err(|error| StartError::Url(Arc::clone(name), error))
+    let data_center = DataCenter::parse(client.data_center_url.as_str())
+        .map_err(|error| StartError::Url(Arc::clone(name), error))?;
+    Ok(match &client.public_url {
+        Some(public) => data_center.seen_at(public),
+        None => data_center,
+    })
 }
 
 pub(super) fn platform(

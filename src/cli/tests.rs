@@ -368,11 +368,11 @@ async fn walk_tells_the_story_and_no_secret() {
     let address = gateway.listen().await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
     let channel = endpoint.connect().await.unwrap();
-    let addresses = Addresses { gateway: address, platform: "127.0.0.1:8080".parse().unwrap() };
+    let addresses = Addresses { gateway: address.to_string(), platform: "http://127.0.0.1:8080".to_owned() };
 
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), false);
-    walk(channel.clone(), addresses, "john@example", &mut output).await.unwrap();
+    walk(channel.clone(), &addresses, "john@example", &mut output).await.unwrap();
     let story = printed.text();
     for part in [
         "issue --endpoint",
@@ -392,7 +392,7 @@ async fn walk_tells_the_story_and_no_secret() {
     // The canned gateway's only token is spent by now.
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), true);
-    let failure = walk(channel, addresses, "x'; rm", &mut output).await.unwrap_err();
+    let failure = walk(channel, &addresses, "x'; rm", &mut output).await.unwrap_err();
     assert!(matches!(failure, Failure::Status(_)), "{failure:?}");
     assert!(printed.text().contains("\u{1b}[1mIssueOtt\u{1b}[0m"));
 }

@@ -64,6 +64,9 @@ pub struct ApiClient {
     /// Whether a failing platform is left alone for a while. No key: on, but in the
     /// sandbox.
     pub breaker: bool,
+    /// Where browsers reach the data center, if not at `data_center_url`. No key: only a
+    /// sandbox sets it.
+    pub public_url: Option<Url>,
 }
 
 /// Where a client secret comes from.
@@ -172,6 +175,7 @@ impl ApiClient {
             max_idle_connections,
             min_login_time,
             breaker: true,
+            public_url: None,
         })
     }
 }

@@ -93,6 +93,19 @@ impl DataCenter {
         &self.base
     }
 
+    /// Returns the same data center with the origin of another URL for browsers: login URLs use it.
+    #[must_use]
+    pub fn seen_at(mut self, public: &Url) -> Self {
+        let at = |path: &str| {
+            let mut url = public.clone();
+            url.set_path(path);
+            url
+        };
+        self.external_login = at(self.external_login.path());
+        self.base = at("/");
+        self
+    }
+
     /// Returns the endpoint for access tokens.
     #[must_use]
     pub const fn token_url(&self) -> &Url {

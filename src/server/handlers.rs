@@ -12,6 +12,8 @@ use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
 
 use super::response_body::ResponseBody;
+#[cfg(feature = "sandbox")]
+use crate::service::RehearsedService;
 use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
 /// Number of response headers that the gateway adds: the content type and the request id.
@@ -26,6 +28,9 @@ pub struct Handlers {
 /// The service that answers the gateway's own calls.
 enum Calls {
     Service(OttService),
+    /// The service of a sandbox, which fails on demand.
+    #[cfg(feature = "sandbox")]
+    Rehearsed(Box<RehearsedService>),
     /// The routes, so that tests can run the middleware with their own handlers.
     #[cfg(test)]
     Routed,
@@ -36,6 +41,13 @@ impl Handlers {
     #[must_use]
     pub fn new(service: OttService, routes: Routes) -> Self {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
+    }
+
+    /// As [`new`](Self::new), with a service that fails on demand. For the command `sandbox` only.
+    #[cfg(feature = "sandbox")]
+    #[must_use]
+    pub fn rehearsed(service: RehearsedService, routes: Routes) -> Self {
+        Self { calls: Calls::Rehearsed(Box::new(service)), routes: routes.prepare() }
     }
 
     /// Answers a call of the gateway's own service. `message` is its complete body. The future
@@ -51,16 +63,21 @@ impl Handlers {
             Calls::Service(service) => {
                 let answer = service.answer(arrival, admission, &head.headers, message);
                 let answer = answer.map(|message| message.map(succeeded));
-                #[cfg(test)]
+                #[cfg(any(test, feature = "sandbox"))]
                 let answer = answer.left_future();
                 answer
+            }
+            #[cfg(feature = "sandbox")]
+            Calls::Rehearsed(service) => {
+                let answer = service.answer(arrival, admission, &head.headers, message);
+                answer.map(|message| message.map(succeeded)).boxed().right_future()
             }
             #[cfg(test)]
             Calls::Routed => {
                 let mut request =
                     Request::from_parts(head.clone(), http_body_util::Full::new(message.clone()));
                 request.extensions_mut().insert(arrival);
-                Box::pin(self.route(request)).map(Ok).right_future()
+                self.route(request).map(Ok).boxed().right_future()
             }
         }
     }

@@ -53,6 +53,10 @@ mod probes;
 mod reflection;
 mod refused_calls;
 mod reload;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+#[cfg(feature = "sandbox")]
+mod sandbox_tools;
 mod secrets;
 mod signals;
 mod statuses;

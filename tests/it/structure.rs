@@ -63,6 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ott",
             "backoff",
             "supervision",
+            "rehearsal",
         ],
     ),
     ("config", &["caller", "http_client", "call", "ott", "secret", "text", "files", "pki", "clock"]),
@@ -107,6 +108,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "secret",
             "text",
+            "rehearsal",
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
@@ -149,7 +151,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("validity", &[]),
     ("clock", &[]),
     ("backoff", &[]),
-    ("sandbox", &["clock"]),
+    ("rehearsal", &["reason"]),
+    ("sandbox", &["clock", "reason", "rehearsal"]),
 ];
 
 /// Files that start tasks and threads, how many, and why they are not duties of `supervision`. A

@@ -10,6 +10,8 @@ pub(crate) mod issuer;
 pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox;
 pub(crate) mod terminal;
 #[expect(dead_code, reason = "some of it is used only by the unit tests of `platform`")]
 pub(crate) mod upstream;
