@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# A small image without a shell that runs as nobody in particular. For production:
+# A small image without a shell, run as an unprivileged user. For production:
 # docker build -t ott-gateway --build-arg FEATURES=otlp .   (leaves the sandbox out)
-# With --build-arg PGO=1 the binary is also optimised by a profile of its own calls, which
-# `release/build` records in the build: it takes more than twice as long.
+# --build-arg PGO=1 also optimises the binary with a profile of its own calls, which
+# `release/build` records during the build. That takes more than twice as long.
 
 FROM rust:1.95-bookworm AS build
 ARG FEATURES=sandbox,otlp
@@ -32,10 +32,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /ott-gateway /usr/bin/ott-gateway
 USER 65532:65532
-EXPOSE 50051 9464
+EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
-# Works for a gateway without TLS on its default port; with TLS, name the files:
-# healthcheck --endpoint https://localhost:50051 --ca-file … (see --help).
-HEALTHCHECK --interval=10s --timeout=3s CMD ["/usr/bin/ott-gateway", "healthcheck"]
+# Asks health_listen, or listen if there is none. Kubernetes ignores this and uses its own probes.
+HEALTHCHECK --start-period=10s --interval=10s --timeout=3s \
+    CMD ["/usr/bin/ott-gateway", "healthcheck", "--config", "/etc/ott-gateway/gateway.toml"]
 ENTRYPOINT ["/usr/bin/ott-gateway"]
-CMD ["serve", "--config", "/etc/ott-gateway/config.toml"]
+CMD ["serve", "--config", "/etc/ott-gateway/gateway.toml"]

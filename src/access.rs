@@ -1,15 +1,15 @@
-//! Whether this caller may do this: the rules, the quotas, and the proof.
+//! Access control: rules, quotas, and permits as proof of a decision.
 //!
-//! A call reads [`Access::policy`] once, when it arrives: the bearer tokens that identify its
-//! caller and the rules that decide on it are of one version. [`Access::admits`] decides by
+//! A call reads [`Access::policy`] once, when it arrives, so that the bearer tokens that identify
+//! its caller and the rules that decide it belong to one version. [`Access::admits`] decides by
 //! caller and method, before the message is read; [`Access::permit_issue`] and
-//! [`Access::permit_login`] also by the API client and the user, and take from the quotas. Callers
-//! are identified in `caller`.
+//! [`Access::permit_login`] decide also by API client and user, and take from the quotas. `caller`
+//! identifies callers.
 //!
-//! What costs quota: every permit, whatever comes of it, so that guessing users costs
-//! as much as logging them in. What costs nothing: a call that the rules deny or whose
-//! message is not valid; it reaches nobody. A call that exceeds the quota of its user
-//! has used one of its caller's.
+//! Every permit uses quota, regardless of the outcome of the call, so that guessing users costs as
+//! much as logging them in. A call that the rules deny or whose message is not valid uses none,
+//! because it does not reach the platform. A call that exceeds its user's quota has used one call
+//! of its caller's quota.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -34,54 +34,53 @@ mod rule_set;
 mod rules;
 
 pub use pattern::is_possible_caller;
-pub use quota::MAX_BURST;
 use quota::{CallerKey, Decision, Memory};
+pub use quota::{Limit, MAX_BURST};
 pub use rate::{InvalidRate, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
 
-/// Time between two warnings of one kind.
+/// Minimum interval between warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What happens to a call that exceeds a quota. Rules are never only tried.
+/// Treatment of calls that exceed a quota. Rules have no dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quotas {
-    /// It is refused.
+    /// The call is refused.
     Enforced,
-    /// It is counted and logged, and passes.
+    /// The call is counted, logged and accepted.
     DryRun,
 }
 
-/// What can be configured about access (`[access]`).
+/// Settings of access control (`[access]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `[[access.rules]]`, in the order of the file: at least one.
     pub rules: Vec<RuleSettings>,
-    /// `quota_dry_run`: what happens to a call that exceeds a quota.
+    /// `quota_dry_run`: treatment of calls that exceed a quota.
     pub quotas: Quotas,
-    /// `max_quota_users`: users of whom quotas remember something at one time: this many of the
-    /// callers that rules name in full, and as many of all others; 262,144, from 1,024 to
-    /// 16,777,216.
+    /// `max_quota_users`: maximum number of users that quotas remember: this many of callers that
+    /// rules name literally, and as many of all other callers; 262,144, from 1,024 to 16,777,216.
     pub max_quota_users: usize,
 }
 
 impl Settings {
-    /// These rules, with enforced quotas.
+    /// Returns settings with these rules and enforced quotas.
     #[must_use]
     pub const fn new(rules: Vec<RuleSettings>) -> Self {
         Self { rules, quotas: Quotas::Enforced, max_quota_users: quota::DEFAULT_MAX_USERS }
     }
 
-    /// Returns the callers that the rules name in full, in their order. Only these have metrics of
-    /// their own.
+    /// Returns the callers that the rules name literally, in their order. Only these have metrics
+    /// of their own.
     pub fn literal_callers(&self) -> impl Iterator<Item = &str> {
         let names = self.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
         names.filter(|name| pattern::is_literal(name))
     }
 }
 
-/// The policy in force. Cheap to clone; all clones see a reload.
+/// The policy in force. Cheap to clone; a reload takes effect in all clones.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<Inner>);
 
@@ -94,39 +93,39 @@ struct Inner {
     memory: Memory,
 }
 
-/// One version of everything that a reload replaces.
+/// One version of the state that a reload replaces.
 #[derive(Debug)]
 pub struct Policy {
     /// The rules.
     pub rules: Rules,
-    /// What happens to a call that exceeds a quota.
+    /// Treatment of calls that exceed a quota.
     pub quotas: Quotas,
-    /// Users of whom quotas remember something at one time: this many of the callers that
-    /// rules name in full, and as many of all others.
+    /// Maximum number of users that quotas remember: this many of callers that rules name
+    /// literally, and as many of all other callers.
     pub max_quota_users: usize,
     /// The bearer tokens that identify callers.
     pub tokens: BearerTokens,
 }
 
-/// The version of the policy that was in force when it was read. Reading it writes nothing that
+/// The version of the policy that was in force when it was read. Reading it writes no memory that
 /// another thread reads.
 #[derive(Debug)]
 pub struct PolicyInForce(Guard<Arc<Policy>>);
 
-/// A caller that may use a method, for some user and some API client. It keeps the version of
+/// Proof that a caller may use a method, for some user and some API client. Keeps the version of
 /// the rules that allowed it.
-#[must_use = "an admission is of no use unless a permit is asked for with it"]
+#[must_use = "an admission is only useful to request a permit"]
 #[derive(Debug)]
 pub struct Admission {
     policy: Arc<Policy>,
     caller: Caller,
     operation: Operation,
-    /// The rules that allow the caller the method.
+    /// The rules that allow the method to the caller.
     rules: RuleSet,
 }
 
-/// Proof that a caller may have a token for this user from this API client.
-#[must_use = "a permit has been paid for from the caller's quota"]
+/// Proof that a caller may have a token issued for this user by this API client.
+#[must_use = "a permit has used the caller's quota"]
 #[derive(Debug)]
 pub struct IssuePermit {
     caller: Caller,
@@ -134,36 +133,40 @@ pub struct IssuePermit {
     subject: Subject,
 }
 
-/// Proof that a caller may spend a token with this API client. Which users it may log in is
-/// checked once the platform has named the account: [`Access::check_account`].
-#[must_use = "a permit has been paid for from the caller's quota"]
+/// Proof that a caller may use a token with this API client. [`Access::check_account`] checks the
+/// user once the platform has named the account.
+#[must_use = "a permit has used the caller's quota"]
 #[derive(Debug)]
 pub struct LoginPermit {
     caller: Caller,
     api_client: Arc<str>,
     policy: Arc<Policy>,
-    /// The rules that allow it, for some user.
+    /// The rules that allow the login, for some user.
     rules: RuleSet,
 }
 
-/// No rule allows a call; which part of it the closest rule did not fit. For logs and
-/// records: the caller itself only gets that it is not allowed.
+/// No rule allows a call. Contains the first part of the call that the closest rule does not allow,
+/// for logs and records; the caller only receives that it is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no access rule allows this call: {}", self.0.as_str())]
 pub struct Denied(AccessDenial);
 
-/// Why a call gets no permit.
+/// Reason that a call gets no permit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No rule allows it.
+    /// No rule allows the call.
     #[error(transparent)]
     NotAllowed(#[from] Denied),
-    /// It comes too soon.
-    #[error("the quota {quota} is used up for {retry_after:?}")]
+    /// The call exceeds a quota.
+    #[error("the quota {quota} of access rule {rule} is used up for {retry_after:?}")]
     QuotaExceeded {
-        /// Which one.
+        /// The exceeded quota.
         quota: ExceededQuota,
-        /// How long until a call like this one gets through.
+        /// The rate and burst of the quota.
+        limit: Limit,
+        /// The number of the quota's rule, from 1. For operators.
+        rule: usize,
+        /// Time until such a call is within the quota.
         retry_after: Duration,
     },
 }
@@ -178,7 +181,7 @@ pub enum ExceededQuota {
 }
 
 impl Policy {
-    /// No rule and no token: nobody may call.
+    /// Returns a policy without rules and tokens, which allows no calls.
     #[must_use]
     pub fn closed() -> Self {
         Self {
@@ -189,7 +192,7 @@ impl Policy {
         }
     }
 
-    /// The bearer tokens that identify callers.
+    /// Returns the bearer tokens that identify callers.
     #[must_use]
     pub const fn tokens(&self) -> &BearerTokens {
         &self.tokens
@@ -213,7 +216,7 @@ impl Deref for PolicyInForce {
 }
 
 impl Access {
-    /// Puts a policy into force.
+    /// Creates access control with a policy.
     #[must_use]
     pub fn new(policy: Policy, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -225,28 +228,36 @@ impl Access {
         }))
     }
 
-    /// Allows nothing.
+    /// Creates access control that allows nothing.
     #[must_use]
     pub fn closed(metrics: Metrics) -> Self {
         Self::new(Policy::closed(), metrics)
     }
 
-    /// The policy in force at this moment. A call reads it once and uses it to its end, so that
-    /// no call is decided by two versions.
+    /// Returns the policy in force. A call reads it once and uses it until its end, so that no call
+    /// is decided by two versions.
     #[must_use]
     pub fn policy(&self) -> PolicyInForce {
         PolicyInForce(self.0.policy.load())
     }
 
-    /// Replaces the policy as a whole. A rule that stays the same keeps what has been used of
-    /// its quotas; calls that have read the policy before are decided by the old one.
+    /// Replaces the policy as a whole. An unchanged rule keeps the state of its quotas. Calls that
+    /// have already read the policy are decided by the old one.
     pub fn replace(&self, mut policy: Policy) {
         policy.rules.inherit(&self.0.policy.load().rules);
         self.0.memory.set_max_users(policy.max_quota_users);
         self.0.policy.store(Arc::new(policy));
     }
 
-    /// Admits a caller to a method. Asked before the message is read; takes nothing from any
+    /// Refills every quota, except for buckets that several callers share. For the reset of a
+    /// sandbox.
+    #[cfg(feature = "sandbox")]
+    pub fn refill_quotas(&self) {
+        // Every bucket is full again at that time.
+        self.policy().rules.forget_full(u64::MAX);
+    }
+
+    /// Admits a caller to a method. Called before the message is read; takes nothing from any
     /// quota.
     pub fn admits(
         &self,
@@ -259,20 +270,20 @@ impl Access {
         Ok(Admission { policy, caller: caller.clone(), operation, rules })
     }
 
-    /// Returns how many calls of a caller may be in flight, from the first rule that names it:
-    /// for what is not a method of the rules. `None` if no rule limits it.
+    /// Returns the maximum number of calls in flight of a caller, from the first rule that names
+    /// it. For requests that are not methods of the rules. `None` if the rule does not set it.
     #[must_use]
     pub fn max_in_flight(&self, policy: &Policy, caller: &Caller) -> Option<usize> {
         policy.rules.first_for(caller.name())?.max_in_flight()
     }
 
-    /// Returns whether any rule allows an admitted caller an API client of this name,
-    /// regardless of the user. Takes nothing from any quota.
+    /// Checks that any rule allows an admitted caller an API client of this name, regardless of the
+    /// user. Takes nothing from any quota.
     pub fn admits_api_client(&self, admission: &Admission, api_client: &str) -> Result<(), Denied> {
         self.allowing(admission, admission.operation, api_client, None).map(|_| ())
     }
 
-    /// Permits an admitted caller to have a token issued, and counts it.
+    /// Permits an admitted caller to have a token issued, and takes from the quotas.
     pub fn permit_issue(
         &self,
         admission: Admission,
@@ -284,20 +295,20 @@ impl Access {
         Ok(IssuePermit { caller: admission.caller, api_client, subject })
     }
 
-    /// Permits an admitted caller to spend a token, and counts it. The token's user is not known
-    /// yet: check the account afterwards with [`check_account`](Self::check_account).
+    /// Permits an admitted caller to use a token, and takes from the quota. The token's user is not
+    /// known yet: check the account afterwards with [`check_account`](Self::check_account).
     pub fn permit_login(&self, admission: Admission, api_client: Arc<str>) -> Result<LoginPermit, Refused> {
         let rules = self.allowing(&admission, Operation::LoginWithOtt, &api_client, None)?;
         self.take(&rules, &admission, None)?;
         Ok(LoginPermit { caller: admission.caller, api_client, policy: admission.policy, rules })
     }
 
-    /// Checks that a rule allows the caller to log in the account, which has any of these names.
-    /// The names are only needed if all rules that allow the call list their users.
+    /// Checks that a rule allows the caller to log in an account with any of these names. `names`
+    /// is only called if all rules that allow the call list their users.
     ///
     /// # Errors
     ///
-    /// No rule allows it: the session must not be handed out.
+    /// No rule allows it. The session must not be returned to the caller.
     pub fn check_account(
         &self,
         permit: &LoginPermit,
@@ -309,13 +320,14 @@ impl Access {
         if is_allowed { Ok(()) } else { Err(self.denied(AccessDenial::User)) }
     }
 
-    /// Returns whether any rule is for the caller, regardless of what it allows. Enough to see
-    /// the contract by reflection.
+    /// Checks that any rule names the caller, regardless of what the rule allows. Sufficient for
+    /// access to reflection.
     pub fn mentions(&self, policy: &Policy, caller: &Caller) -> Result<(), Denied> {
         if policy.rules.mention(caller.name()) { Ok(()) } else { Err(self.denied(AccessDenial::Caller)) }
     }
 
-    /// An admission for one method opens no door for the other.
+    /// Returns the rules that allow the call. An admission for one method is not valid for the
+    /// other.
     fn allowing(
         &self,
         admission: &Admission,
@@ -335,10 +347,12 @@ impl Access {
         Denied(reason)
     }
 
-    /// Takes from the quotas of the first of the rules, which decides.
+    /// Takes from the quotas of the deciding rule, which is the first one.
     fn take(&self, allowing: &RuleSet, admission: &Admission, user: Option<&Subject>) -> Result<(), Refused> {
         let (memory, rules) = (&self.0.memory, &admission.policy.rules);
-        let Some(rule) = rules.first(allowing) else { return Err(self.denied(AccessDenial::Caller).into()) };
+        let Some((number, rule)) = rules.deciding(allowing) else {
+            return Err(self.denied(AccessDenial::Caller).into());
+        };
         let now = memory.now();
         let make_room = || {
             if memory.should_forget(now, true) {
@@ -350,15 +364,20 @@ impl Access {
         }
         let caller = CallerKey { name: admission.caller.name(), literal_names: rules.literal_callers() };
         let decision = rule.per_caller.take(caller, memory, now, make_room);
-        self.obey(decision, ExceededQuota::Caller, admission)?;
+        let exceeded =
+            |quota, limit, retry_after| Refused::QuotaExceeded { quota, limit, rule: number, retry_after };
+        self.obey(decision, ExceededQuota::Caller, admission)
+            .map_err(|wait| exceeded(ExceededQuota::Caller, rule.per_caller.limit(), wait))?;
         if let Some(user) = user {
             let decision = rule.per_user.take(caller, &user.quota_key(), memory, now, make_room);
-            self.obey(decision, ExceededQuota::User, admission)?;
+            self.obey(decision, ExceededQuota::User, admission)
+                .map_err(|wait| exceeded(ExceededQuota::User, rule.per_user.limit(), wait))?;
         }
         Ok(())
     }
 
-    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Refused> {
+    /// Applies a decision. The error is the time that the caller has to wait.
+    fn obey(&self, decision: Decision, quota: ExceededQuota, admission: &Admission) -> Result<(), Duration> {
         if decision.shared {
             self.0.metrics.quota_shared(quota.bucket());
             if let Some(suppressed) = self.0.sharing_warnings.due() {
@@ -381,11 +400,11 @@ impl Access {
         quota: ExceededQuota,
         admission: &Admission,
         retry_after: Duration,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Duration> {
         let name = admission.caller.name();
         self.0.metrics.quota_exceeded(name);
         match admission.policy.quotas {
-            Quotas::Enforced => Err(Refused::QuotaExceeded { quota, retry_after }),
+            Quotas::Enforced => Err(retry_after),
             Quotas::DryRun => {
                 if let Some(suppressed) = self.0.dry_run_warnings.due() {
                     tracing::warn!(
@@ -402,13 +421,14 @@ impl Access {
 }
 
 impl Admission {
-    /// Who was admitted.
+    /// Returns the admitted caller.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// How many calls of the caller may be in flight, if the first rule that admits it sets it.
+    /// Returns the maximum number of calls in flight of the caller, if the first admitting rule
+    /// sets it.
     #[must_use]
     pub fn max_in_flight(&self) -> Option<usize> {
         self.policy.rules.first(&self.rules).and_then(Rule::max_in_flight)
@@ -416,25 +436,25 @@ impl Admission {
 }
 
 impl IssuePermit {
-    /// Who asks.
+    /// Returns the caller.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// The API client to use.
+    /// Returns the API client to use.
     #[must_use]
     pub const fn api_client(&self) -> &Arc<str> {
         &self.api_client
     }
 
-    /// Whom the token is for.
+    /// Returns the user of the token.
     #[must_use]
     pub const fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    /// A permit that nobody has checked, to test what comes after.
+    /// Creates a permit without a check, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str, subject: Subject) -> Self {
         Self { caller: Caller::anonymous(), api_client: Arc::from(api_client), subject }
@@ -442,19 +462,19 @@ impl IssuePermit {
 }
 
 impl LoginPermit {
-    /// Who asks.
+    /// Returns the caller.
     #[must_use]
     pub const fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// The API client to use.
+    /// Returns the API client to use.
     #[must_use]
     pub const fn api_client(&self) -> &Arc<str> {
         &self.api_client
     }
 
-    /// A permit that nobody has checked, to test what comes after.
+    /// Creates a permit without a check, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(api_client: &str) -> Self {
         let policy = Arc::new(Policy::closed());
@@ -464,7 +484,7 @@ impl LoginPermit {
 }
 
 impl Denied {
-    /// Whether a rule names the caller, although none allows the call.
+    /// Returns whether a rule names the caller, although none allows the call.
     #[must_use]
     pub const fn names_caller(&self) -> bool {
         !matches!(self.0, AccessDenial::Caller)
@@ -485,7 +505,7 @@ impl ExceededQuota {
         }
     }
 
-    /// The word for `QuotaFailure`, logs and records.
+    /// Returns the label for `QuotaFailure`, logs and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,6 @@
-//! The pages of the admin port: `/metrics`, `/livez`, `/readyz`, and nothing else.
+//! The pages of the admin port: `/metrics`, `/livez` and `/readyz`.
 //!
-//! Nothing here can be changed from outside. Connections and their limits belong to
-//! `server/http1.rs`.
+//! All pages are read-only. `server/http1.rs` handles connections and their limits.
 
 mod page;
 
@@ -70,12 +69,12 @@ impl Admin {
     }
 }
 
-/// Returns `ok`, or one line for each reason why not.
-fn probe<T: Display>(not: &str, reasons: &[T]) -> (AdminResult, Response<Full<Bytes>>) {
+/// Returns `ok`, or one line per reason.
+fn probe<T: Display>(failure: &str, reasons: &[T]) -> (AdminResult, Response<Full<Bytes>>) {
     if reasons.is_empty() {
         return (AdminResult::Ok, text(StatusCode::OK, PLAIN_TEXT, Bytes::from_static(b"ok\n")));
     }
-    let lines: Vec<String> = reasons.iter().map(|reason| format!("{not}: {reason}\n")).collect();
+    let lines: Vec<String> = reasons.iter().map(|reason| format!("{failure}: {reason}\n")).collect();
     (AdminResult::Failing, text(StatusCode::SERVICE_UNAVAILABLE, PLAIN_TEXT, Bytes::from(lines.concat())))
 }
 
@@ -102,7 +101,7 @@ mod tests {
     use crate::{health::AuditState, telemetry::duties::Duty};
 
     fn admin() -> Admin {
-        // A thread is blocked at once, unless it waits.
+        // With this limit, a thread counts as blocked at once, unless it waits.
         Admin::new(Metrics::with_blocked_after(Duration::ZERO), Health::new())
     }
 
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn three_pages_and_nothing_else() {
+    async fn only_the_three_pages_are_served() {
         let admin = admin();
         let request = Request::get("/metrics").body(()).unwrap();
         let metrics = admin.answer(&request).await;
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readiness_names_each_reason_and_liveness_does_not_depend_on_it() {
+    async fn readiness_lists_each_reason_and_does_not_affect_liveness() {
         let admin = admin();
         let _starting = admin.health.credential("eu2");
         admin.health.set_audit(AuditState::Unavailable);
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn liveness_names_each_duty_that_has_been_failing_for_ten_seconds() {
+    async fn liveness_lists_each_duty_that_has_been_failing_for_ten_seconds() {
         let admin = admin();
         let duty = admin.metrics.duties().register(Duty::AccessToken, Some("eu2"));
         duty.failed();
@@ -190,11 +189,11 @@ mod tests {
         assert_eq!(page(&admin, "/livez").await, (503, reason.to_owned()));
         duty.started();
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(page(&admin, "/livez").await, ok(), "it has recovered");
+        assert_eq!(page(&admin, "/livez").await, ok(), "the duty has recovered");
     }
 
     #[tokio::test]
-    async fn liveness_names_each_thread_that_is_blocked_or_dead() {
+    async fn liveness_lists_each_blocked_or_dead_thread() {
         let admin = admin();
         let threads = admin.metrics.threads();
         let (blocked, waiting) = (threads.register("worker-0"), threads.register("audit"));
@@ -208,6 +207,6 @@ mod tests {
             page(&admin, "/livez").await,
             (503, "not alive: thread worker-1 has panicked\n".to_owned())
         );
-        assert_eq!(page(&admin, "/readyz").await, ok(), "readiness does not depend on it");
+        assert_eq!(page(&admin, "/readyz").await, ok(), "readiness does not depend on liveness");
     }
 }

@@ -1,7 +1,7 @@
-//! Builds everything from the configuration; the only file that uses every part.
+//! Builds a gateway from the configuration. The only module that uses every part.
 //!
-//! What belongs to one worker is made on its thread; everything else lives on the
-//! runtime that [`App::start`] is called in: token refresh, reload.
+//! The parts of one worker are created on its thread. Everything else, such as token refresh and
+//! reload, runs on the runtime that [`App::start`] is called in.
 
 mod authorities;
 mod check;
@@ -16,6 +16,7 @@ mod ports;
 pub mod process;
 mod reload;
 mod signals;
+mod staging;
 mod start_error;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use tonic::service::Routes;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
-    signals::{Ended, Signals, set_signal_mask},
+    signals::{Ended, OnHangUp, Signals, set_signal_mask},
     start_error::StartError,
 };
 use self::{
@@ -37,8 +38,11 @@ use self::{
     policy::policy,
     ports::Ports,
     reload::Reload,
+    staging::Staging,
 };
 pub use crate::caller::is_caller_name;
+#[cfg(feature = "sandbox")]
+use crate::rehearsal::Script;
 use crate::{
     access::Access,
     admin::Admin,
@@ -58,10 +62,10 @@ use crate::{
     telemetry::{duties::Duty, logging::Logging, metrics::Metrics, threads::Heartbeat, tracing::Tracer},
 };
 
-/// Minimum time that the last audit records, and the last spans, get to be written.
+/// Minimum time for writing the last audit records and exporting the last spans.
 const MIN_FLUSH: Duration = Duration::from_secs(1);
-/// Time by which the last audit records are written if the drain leaves more than
-/// [`MIN_FLUSH`] for them: half a second before the process has to be gone.
+/// Time after the start of the drain by which the last audit records are written, if the drain
+/// leaves more than [`MIN_FLUSH`]: half a second before the process must have stopped.
 const FLUSHED_BY: Duration = Duration::from_millis(29_500);
 
 /// A running gateway.
@@ -76,28 +80,28 @@ pub struct App {
     reload: Trigger,
     stop: CancellationToken,
     supervisor: Supervisor,
-    /// Of the thread that the gateway was started on.
+    /// Heartbeat of the thread that the gateway was started on.
     heartbeat: Heartbeat,
 }
 
-/// Shortens the drain of a gateway. Cheap to clone.
+/// Handle to cut off calls during a drain. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hurry(Vec<CancellationToken>);
+pub struct CallCutOff(Vec<CancellationToken>);
 
-impl Hurry {
+impl CallCutOff {
     /// Ends all calls now, and waits only for their audit records.
-    pub fn up(&self) {
+    pub fn cut_off(&self) {
         self.0.iter().for_each(CancellationToken::cancel);
     }
 }
 
-/// What one API client is made of, apart from each worker's own connections.
+/// The shared parts of one API client, without the connections of each worker.
 struct Upstream {
     api_client: Arc<ApiClient>,
     http: HttpSettings,
 }
 
-/// One API client: what workers share of it, and what keeps its token.
+/// One API client: the parts that workers share, and the refresh task of its token.
 struct StartedClient {
     name: Arc<str>,
     upstream: Upstream,
@@ -107,13 +111,26 @@ struct StartedClient {
 }
 
 impl App {
-    /// Starts a gateway; it accepts calls when this returns.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    /// Starts a gateway. It accepts calls when this returns.
+    pub fn start(config: Config) -> impl Future<Output = Result<Self, StartError>> {
+        Self::start_with(config, Staging::default())
+    }
+
+    /// As [`start`](Self::start), with calls that fail on demand. For the command `sandbox` only.
+    #[cfg(feature = "sandbox")]
+    pub fn rehearse(
+        config: Config,
+        script: Arc<dyn Script>,
+    ) -> impl Future<Output = Result<Self, StartError>> {
+        Self::start_with(config, Staging::of(script))
+    }
+
+    async fn start_with(config: Config, staging: Staging) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let health = Health::new();
         let stop = CancellationToken::new();
         let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
-        // What has been started ends again if a later part cannot start.
+        // Stops the parts that have started if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
         let (bound, responses) = Ports::bind(&config, &metrics)?;
         let heartbeat = metrics.threads().register("control");
@@ -124,6 +141,7 @@ impl App {
         let audit = Audit::start(&config.audit, hmac_key.as_ref(), bound.max_in_flight, &metrics, clock)?;
         metrics.set_callers(config.access.literal_callers());
         let access = Access::new(policy(&config.access, &config.callers.tokens)?, metrics.clone());
+        staging.follow_resets(&access);
         let mut outgoing = Outgoing::new(&metrics);
         let (identification, key_refreshes) = outgoing.identification(&config.callers, &metrics)?;
         let tracer = outgoing.tracer(config.telemetry.traces.as_ref(), &metrics)?;
@@ -136,7 +154,7 @@ impl App {
         let watches = Watches::new(bound.watches_per_address, metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
-        let parts = server::Parts {
+        let dependencies = server::Dependencies {
             identification,
             access: access.clone(),
             audit: audit.clone(),
@@ -149,7 +167,7 @@ impl App {
         };
         duties::start_drain_health(&supervisor, draining, going_away, health.clone());
         let (upstreams, credentials) = clients.into_iter().map(StartedClient::split).unzip();
-        let shared = Shared {
+        let shared = HandlerParts {
             upstreams,
             default: config.api_clients.default.clone(),
             access: access.clone(),
@@ -157,8 +175,9 @@ impl App {
             known_tokens: KnownTokens::default(),
             metrics: metrics.clone(),
             reflection: config.server.reflection,
+            staging,
         };
-        let server = bound.grpc.serve(parts, move || shared.handlers()).await?;
+        let server = bound.grpc.serve(dependencies, move || shared.handlers()).await?;
         let health_server = match bound.health {
             Some(port) => Some(port.serve_health(metrics.clone(), health_service).await?),
             None => None,
@@ -167,17 +186,12 @@ impl App {
             Some(port) => Some(serve_admin(port, metrics.clone(), health).await?),
             None => None,
         };
-        // After the threads: nothing that is started here can fail.
+        // After the threads, because nothing here can fail.
         start_upkeep(&supervisor, &metrics, key_refreshes, outgoing, credentials);
         let (follower, reload) = Reload::new(config, access, metrics.clone());
         supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
-        tracing::info!(
-            server.address = %server.local_addr(),
-            admin.address = admin.as_ref().map(|server| tracing::field::display(server.local_addr())),
-            health.address = health_server.as_ref().map(|server| tracing::field::display(server.local_addr())),
-            "the gateway is serving"
-        );
+        report_serving(&server, admin.as_ref(), health_server.as_ref());
         on_failure.disarm();
         Ok(Self { server, health_server, admin, audit, metrics, tracer, reload, stop, supervisor, heartbeat })
     }
@@ -186,6 +200,12 @@ impl App {
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Returns the address of the health listener, if there is one.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health_server.as_ref().map(Server::local_addr)
     }
 
     /// Returns the address of the admin listener, if there is one.
@@ -200,8 +220,8 @@ impl App {
         &self.metrics
     }
 
-    /// Reports dropped and suppressed log lines in the metrics, and the death of the thread that
-    /// writes lines like that of any other thread.
+    /// Reports dropped and suppressed log lines in the metrics, and supervises the log writer
+    /// thread.
     pub fn report_log(&self, logging: Logging) {
         logging.watch(self.metrics.threads());
         let reported = (logging, self.metrics.clone());
@@ -210,32 +230,31 @@ impl App {
         });
     }
 
-    /// Resolves with the name of a thread that has died, after which the gateway should be
-    /// stopped.
+    /// Resolves with the name of a thread that has died. The gateway should then be stopped.
     pub async fn lost_thread(&self) -> Arc<str> {
         self.metrics.threads().lost().await
     }
 
-    /// Returns what shortens [`stop`](Self::stop).
+    /// Returns a handle to cut off calls during [`stop`](Self::stop).
     #[must_use]
-    pub fn hurry(&self) -> Hurry {
+    pub fn call_cut_off(&self) -> CallCutOff {
         let servers = [Some(&self.server), self.health_server.as_ref()];
-        Hurry(servers.into_iter().flatten().map(Server::hurry).collect())
+        CallCutOff(servers.into_iter().flatten().map(Server::hurry).collect())
     }
 
-    /// Resolves when the audit sink is closed for good, so that the process has to end.
+    /// Resolves when the audit sink is permanently closed, so that the process must stop.
     pub async fn audit_closed(&self) {
         self.audit.closed().await;
     }
 
-    /// Reopens the audit log and reads the rules again at once (SIGHUP).
+    /// Reopens the audit log and reloads the rules at once (SIGHUP).
     pub fn refresh(&self) {
         self.audit.reopen();
         self.reload.fire();
     }
 
-    /// Stops the gateway, step by step (ARCHITECTURE.md, "The drain"): within 30 s, regardless
-    /// of its peers. Fails if audit records could not be written by then; they are lost.
+    /// Stops the gateway in steps (ARCHITECTURE.md, "The drain"), within 30 s regardless of its
+    /// peers. Fails if audit records could not be written by then; they are lost.
     pub async fn stop(self) -> Result<(), AuditUnavailable> {
         let health_server = async {
             if let Some(server) = self.health_server {
@@ -260,13 +279,23 @@ impl App {
     }
 }
 
-/// Reads what refused requests named, by the configured API clients.
+/// Logs the addresses of the gateway.
+fn report_serving(server: &Server, admin: Option<&Http1Server>, health_server: Option<&Server>) {
+    tracing::info!(
+        server.address = %server.local_addr(),
+        admin.address = admin.map(|server| tracing::field::display(server.local_addr())),
+        health.address = health_server.map(|server| tracing::field::display(server.local_addr())),
+        "gateway serving"
+    );
+}
+
+/// Creates the reader of refused requests, which validates API client names.
 fn refused_requests(config: &Config, audit: &Audit) -> RefusedRequests {
     RefusedRequests::new(config.api_clients.by_name.keys().cloned(), audit.clone())
 }
 
-/// What every worker makes its handlers from.
-struct Shared {
+/// Shared state from which every worker creates its handlers.
+struct HandlerParts {
     upstreams: Vec<Upstream>,
     default: Option<Arc<str>>,
     access: Access,
@@ -274,10 +303,11 @@ struct Shared {
     known_tokens: KnownTokens,
     metrics: Metrics,
     reflection: bool,
+    staging: Staging,
 }
 
-impl Shared {
-    /// The services of one worker; the connections to the platform are its own.
+impl HandlerParts {
+    /// Creates the services of one worker, with its own connections to the platform.
     fn handlers(&self) -> Result<Handlers, StartError> {
         let mut clients = Vec::new();
         for upstream in &self.upstreams {
@@ -297,7 +327,7 @@ impl Shared {
                 .add_service(reflection.v1().map_err(StartError::Reflection)?)
                 .add_service(reflection.v1alpha().map_err(StartError::Reflection)?);
         }
-        Ok(Handlers::new(service, routes))
+        Ok(self.staging.handlers(service, routes))
     }
 }
 
@@ -315,7 +345,7 @@ async fn serve_admin(
     Ok(bound.serve_http1("admin", metrics, answer).await?)
 }
 
-/// What keeps the token of an API client, and publishes its state.
+/// The refresh task of an API client's token, with the parts that publish its state.
 type KeptCredential = (Arc<str>, credential::Refresh, Credential, CredentialCondition);
 
 impl StartedClient {

@@ -1,7 +1,7 @@
-//! The value that the middleware attaches to a request for its handler.
+//! The context that the middleware attaches to a request for its handler.
 //!
-//! A module of its own because `server` creates it, `service` uses it, and neither may depend
-//! on the other.
+//! Separate from `server`, which creates it, and `service`, which uses it, because neither may
+//! depend on the other.
 
 use std::sync::Arc;
 
@@ -15,40 +15,40 @@ use crate::{
     telemetry::tracing::CallSpan,
 };
 
-/// A call as it reaches its handler. Part of the request's extensions.
+/// The context of a call, in the extensions of its request.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// State of the call.
     pub call: Call,
     /// The authenticated caller.
     pub caller: Caller,
-    /// The rules that decide on the call. The caller was identified by the bearer tokens of the
-    /// same version.
+    /// The rules that decide the call, of the same version as the bearer tokens that identified the
+    /// caller.
     pub policy: Arc<Policy>,
-    /// Span of the call, the parent of the spans of its attempts at the platform.
+    /// Span of the call, the parent of the spans of its attempts.
     pub span: CallSpan,
-    /// The call's place among the calls in flight, held until all its work has ended.
+    /// The place among the calls in flight, held until all work of the call has ended.
     pub in_flight: Option<InFlight>,
-    /// Set once the access rules are found to name the caller, so that its connection is kept.
+    /// Set when the access rules name the caller, so that its connection is kept.
     pub recognition: Recognition,
 }
 
 impl Arrival {
-    /// Splits a request into what the middleware attached and the message.
+    /// Splits a request into its context and its message.
     ///
-    /// A server without the middleware (a test of the bare service) gets an anonymous call
+    /// Without the middleware, as in tests of the bare service, the context is an anonymous call
     /// whose deadline has passed and that no rule allows.
     pub fn split<T>(request: Request<T>) -> (Self, T) {
         let (_, mut extensions, message) = request.into_parts();
-        (extensions.remove().unwrap_or_else(Self::nobody), message)
+        (extensions.remove().unwrap_or_else(Self::unknown), message)
     }
 
-    /// Returns a copy of what the middleware attached to a request.
+    /// Returns a copy of the context of a request.
     pub fn peek<T>(request: &Request<T>) -> Self {
-        request.extensions().get().cloned().unwrap_or_else(Self::nobody)
+        request.extensions().get().cloned().unwrap_or_else(Self::unknown)
     }
 
-    fn nobody() -> Self {
+    fn unknown() -> Self {
         let now = clock::now();
         Self {
             call: Call::new(now, Deadline::at(now)),

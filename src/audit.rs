@@ -1,12 +1,11 @@
 //! Writes one line for every call: who got which token, and how it ended.
 //!
-//! The kernel has the record of an allowed call before the answer is sent; otherwise the
-//! caller gets no token. Nothing is sent to the platform while records cannot be written. If
-//! the answer could not be delivered, a second record corrects the first. A session that no
-//! caller received has a line of its own. Refused calls do not wait for their record, and have
-//! a queue of their own: they cannot delay or displace records of allowed calls. Lines do not
-//! depend on log levels, and contain a fingerprint instead of a token. `docs/audit.md`
-//! describes them.
+//! The record of an allowed call is handed to the kernel before the response is sent; otherwise the
+//! caller gets no token. Nothing is sent to the platform while records cannot be written. If the
+//! response could not be delivered, a second record corrects the first. A session that no caller
+//! received gets its own line. Refused calls do not wait for their records, and have a separate
+//! queue: they cannot delay or displace records of allowed calls. Lines do not depend on log
+//! levels, and contain a fingerprint instead of a token. `docs/audit.md` describes them.
 
 mod acknowledgement;
 mod availability;
@@ -34,53 +33,57 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::timeout};
 
+pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use self::{
-    fingerprint::Fingerprinter, judge::MAX_WRITE, line::Line, sink::CHECK_INTERVAL, started::Started,
+    fingerprint::{Fingerprinter, unkeyed_hash},
+    judge::MAX_WRITE,
+    line::Line,
+    sink::CHECK_INTERVAL,
+    started::Started,
     writer::Writer,
 };
-pub use self::{fingerprint::HmacKey, readiness::Readiness, record::RefusedCalls, sink::Sink};
 use crate::{
     call::{Call, Ending},
     clock::WallClock,
-    ott::OneTimeToken,
+    ott::{OneTimeToken, TokenHash},
     reason::Reason,
     telemetry::metrics::{AuditClass, Logout, Metrics, RecordResult},
 };
 
-/// Time that the last records need at shutdown at most, unless the sink is unavailable: the
-/// write in progress, and their own.
+/// Maximum time for writing the last records at shutdown, unless the sink is unavailable: the write
+/// in progress, and their own.
 pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
 
-/// Where audit records go. Cheap to clone.
+/// The audit log, or none. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Audit(Option<Arc<Started>>);
 
-/// What can be configured about the audit (`[audit]`).
+/// Settings of the audit (`[audit]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `sink`: where the records go; standard output.
+    /// `sink`: the destination of the records; standard output.
     pub sink: Sink,
-    /// `hmac_key_file` and `hmac_key_id`: the key of the fingerprints by which the issue and the
-    /// login of a token are joined. Without one, each process generates its own: the two can then
-    /// be joined only if the same process handled both.
+    /// `hmac_key_file` and `hmac_key_id`: the key of the fingerprints. Without one, each process
+    /// generates its own: the records of issue and login can then be joined only if the same
+    /// process handled both.
     pub hmac_key: Option<HmacKeyFile>,
-    /// `fsync`: whether the record of an allowed call must have reached the disk, not only the
-    /// kernel, before the answer leaves; false. Regular files only.
+    /// `fsync`: whether the record of an allowed call must be on the disk, and not only in the
+    /// kernel, before the response is sent; false. Regular files only.
     pub fsync: bool,
 }
 
-/// The file with the key of the fingerprints. It is opened by whoever starts the audit.
+/// The file with the key of the fingerprints. The code that starts the audit reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HmacKeyFile {
     /// `hmac_key_file`: a file of at least 32 bytes.
     pub path: PathBuf,
-    /// `hmac_key_id`: the name of the key in records, 1 to 32 letters, digits, "-", "_" and "."; the
-    /// name of its file without the extension.
+    /// `hmac_key_id`: the name of the key in records, 1 to 32 letters, digits, "-", "_" and ".";
+    /// the name of its file without the extension.
     pub id: String,
 }
 
 impl Settings {
-    /// Records go to this sink. The kernel has them before the answer leaves.
+    /// Returns settings for this sink, with records in the kernel before the response is sent.
     #[must_use]
     pub const fn new(sink: Sink) -> Self {
         Self { sink, hmac_key: None, fsync: false }
@@ -90,7 +93,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The sink is a device that discards what is written to it.
+    /// The sink is a device that discards all data.
     pub fn check(&self) -> Result<(), AuditError> {
         self.sink.check().map_err(|source| AuditError::Open { sink: self.sink.path(), source })
     }
@@ -111,7 +114,7 @@ pub enum AuditError {
     #[error("cannot start the thread that writes audit records: {0}")]
     Thread(io::Error),
     /// The system provides no randomness for a key.
-    #[error("no randomness for the key of the token fingerprints")]
+    #[error("cannot generate a key for token fingerprints: the system provides no randomness")]
     Randomness,
 }
 
@@ -121,15 +124,15 @@ pub enum AuditError {
 pub struct AuditUnavailable;
 
 impl Audit {
-    /// No audit at all.
+    /// Creates an audit log that is off.
     #[must_use]
     pub fn off() -> Self {
         Self::default()
     }
 
-    /// Opens the sink and starts the thread that writes to it. The thread ends with
-    /// the last clone. `hmac_key` is the content of the configured file. All records of
-    /// `max_in_flight` calls are kept while the sink is unavailable.
+    /// Opens the sink and starts the writer thread. The thread ends with the last clone. `hmac_key`
+    /// is the content of the configured file. All records of `max_in_flight` calls are kept while
+    /// the sink is unavailable.
     pub fn start(
         settings: &Settings,
         hmac_key: Option<&HmacKey>,
@@ -140,7 +143,8 @@ impl Audit {
         Self::start_checking(CHECK_INTERVAL, settings, hmac_key, max_in_flight, metrics, clock)
     }
 
-    /// Starts it, with an interval between the checks whether the path leads to the open file.
+    /// Starts the audit log. `interval` is that between checks whether the path leads to the open
+    /// file.
     fn start_checking(
         interval: Duration,
         settings: &Settings,
@@ -160,7 +164,7 @@ impl Audit {
         let output = output.checked_every(interval);
         let fingerprinter = match hmac_key {
             Some(key) => Fingerprinter::new(key),
-            None => Fingerprinter::of_this_process().ok_or(AuditError::Randomness)?,
+            None => Fingerprinter::with_random_key().ok_or(AuditError::Randomness)?,
         };
         let writer = Writer::start(output, sink, max_in_flight, metrics.clone(), clock.clone())
             .map_err(AuditError::Thread)?;
@@ -176,25 +180,26 @@ impl Audit {
         }))))
     }
 
-    /// Returns the same audit log for a worker: all lines of a turn of its event loop are handed
-    /// over together. Call it inside the worker's runtime; others cost more, and do the same.
+    /// Returns the same audit log for a worker: all lines of one turn of its event loop are handed
+    /// over together. Must be called inside the worker's runtime. Use on other threads is correct
+    /// but costs more.
     #[must_use]
     pub fn on_this_runtime(&self) -> Self {
         Self(self.0.as_ref().map(|started| Arc::new(started.on_this_runtime())))
     }
 
-    /// Returns whether the sink is unavailable, so that no call should be accepted. It
-    /// recovers without a call: pending records, or probes, are written.
+    /// Returns whether the sink is unavailable, so that no call should be accepted. It recovers
+    /// without a call, because pending records or probes are written.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         self.0.as_ref().is_some_and(|started| started.availability().is_unavailable())
     }
 
-    /// Waits until the record of a call that begins now can be expected to be written in
-    /// time. Nothing of a call may be sent to the platform before. Returns at once unless the
-    /// write in progress is in doubt (it is the first one to its file, is being repeated, or has
-    /// been in progress for 50 ms) or the last one was 10 s ago, and within 1.25 s of the
-    /// beginning of a write even then.
+    /// Waits until the record of a call that begins now can be expected to be written in time.
+    /// Nothing of a call may be sent to the platform before. Returns at once, unless the write in
+    /// progress is in doubt (it is the first one to its file, is being repeated, or has been in
+    /// progress for 50 ms) or the last one was 10 s ago. Even then it returns within 1.25 s of the
+    /// beginning of a write.
     ///
     /// # Errors
     ///
@@ -206,16 +211,16 @@ impl Audit {
         }
     }
 
-    /// Returns whether the sink counts as unavailable for the health of the replica, from its
-    /// first write on. `None` if the audit is off.
+    /// Returns a watch on the sink for the health of the replica, starting with its first write.
+    /// `None` if the audit log is off.
     #[must_use]
     pub fn readiness(&self) -> Option<Readiness> {
         self.0.as_ref().map(|started| Readiness::new(started.writer.availability()))
     }
 
-    /// Resolves when the sink is unavailable for good, so that the process has to end: the
-    /// reader of standard output is gone. A named pipe may get another reader, and a file
-    /// may become available again.
+    /// Resolves when the sink is permanently unavailable, so that the process must stop: the reader
+    /// of standard output is gone. A named pipe may get another reader, and a file may become
+    /// available again.
     pub async fn closed(&self) {
         match &self.0 {
             Some(started) => closing::closed(started.availability(), started.sink).await,
@@ -223,15 +228,14 @@ impl Audit {
         }
     }
 
-    /// Writes the record of a call. Caller, user, fingerprint and outcome are read from the
-    /// call.
+    /// Writes the record of a call. Reads caller, user, fingerprint and outcome from the call.
     ///
-    /// If the call's work has begun, this waits until the kernel has the record, at most
-    /// 4 s. If this fails, or if the future is dropped, the record is still written when that
-    /// becomes possible, marked as late: the answer that it describes was not delivered.
+    /// If the call's work has begun, this waits until the kernel has the record, at most 4 s. If
+    /// this fails, or if the future is dropped, the record is written as soon as possible, marked
+    /// as late: the response that it describes was not delivered.
     ///
-    /// The record of any other call is handed over without waiting, because nothing was
-    /// handed out. If too many are waiting, it is dropped and counted.
+    /// The record of any other call is handed over without waiting, because the caller got nothing.
+    /// If too many are queued, it is dropped and counted.
     pub async fn record(&self, call: &Call, ending: Ending) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
         let text = || record::of_call(call, ending, started.clock.now());
@@ -251,7 +255,7 @@ impl Audit {
         result
     }
 
-    /// Writes one record for calls that were refused and have none of their own. Does not wait.
+    /// Writes one record for refused calls that have no record of their own. Does not wait.
     pub fn refused_calls(&self, calls: &RefusedCalls) {
         if let Some(started) = &self.0 {
             let text = || record::of_refused_calls(calls, started.clock.now());
@@ -259,13 +263,12 @@ impl Audit {
         }
     }
 
-    /// Corrects the record of a call whose answer was not delivered after all: writes a
-    /// second record, marked as late. Does not wait; the line is written as soon as the
-    /// sink allows.
+    /// Corrects the record of a call whose response was not delivered: writes a second record,
+    /// marked as late. Does not wait; the line is written as soon as the sink allows.
     pub fn correct_record(&self, call: &Call, ending: Ending) {
         if let Some(started) = &self.0 {
             let text = record::of_call(call, ending, started.clock.now());
-            // One that is not accepted is reported by the sink.
+            // A line that is not accepted makes the sink unavailable, which reports it.
             let _ = started.submit(Line::late(text, class_of(call)));
         }
     }
@@ -280,11 +283,21 @@ impl Audit {
         }
     }
 
-    /// Returns the fingerprint of a token, which joins the issue and the login of the same
-    /// token. `None` if the audit is off.
+    /// Returns the hash of a token. While the audit log is on, its fingerprint is derived from this
+    /// hash, so a token is hashed only once.
     #[must_use]
-    pub fn fingerprint(&self, ott: &OneTimeToken) -> Option<String> {
-        self.0.as_ref().map(|started| started.fingerprinter.of(ott))
+    pub fn token_hash(&self, ott: &OneTimeToken) -> TokenHash {
+        match &self.0 {
+            Some(started) => started.fingerprinter.hash(ott),
+            None => unkeyed_hash(ott),
+        }
+    }
+
+    /// Returns the fingerprint of a token with this [`hash`](Self::token_hash), which joins the issue
+    /// and the login of the same token. `None` if the audit is off.
+    #[must_use]
+    pub fn fingerprint(&self, hash: &TokenHash) -> Option<String> {
+        self.0.as_ref().map(|started| started.fingerprinter.of(hash))
     }
 
     /// Reopens the file (SIGHUP), so that it can be rotated by renaming.
@@ -294,13 +307,12 @@ impl Audit {
         }
     }
 
-    /// Waits until every record so far is written, at most for `limit`
-    /// ([`FLUSH_LIMIT`] is enough for a sink that works). Until then, writes that fail are
-    /// repeated. Call it before the process ends, even if it ends at once: records that wait
-    /// are lost with it.
+    /// Waits until all records so far are written, at most for `limit` ([`FLUSH_LIMIT`] is enough
+    /// for a sink that works). Until then, failed writes are repeated. Call it before the process
+    /// exits, even on an immediate exit: pending records are lost with the process.
     pub async fn flush(&self, limit: Duration) -> Result<(), AuditUnavailable> {
         let Some(started) = &self.0 else { return Ok(()) };
-        // Before the request: the thread takes messages in order.
+        // Lines first: the thread receives messages in order.
         started.handovers.send();
         let (done, finished) = oneshot::channel();
         if !started.writer.flush(done) {
@@ -313,8 +325,8 @@ impl Audit {
     }
 }
 
-/// Returns the class of a call's records. A call whose work has not begun sent nothing to
-/// the platform and has nothing to lose.
+/// Returns the class of a call's records. A call whose work has not begun has sent nothing to the
+/// platform, so losing its record is acceptable.
 fn class_of(call: &Call) -> AuditClass {
     if call.has_work_begun() { AuditClass::Allowed } else { AuditClass::Refused }
 }

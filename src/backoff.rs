@@ -1,7 +1,7 @@
-//! How long to wait before trying again: exponential, with full jitter.
+//! Retry delays: exponential backoff with full jitter.
 //!
-//! Full jitter (a wait drawn evenly between nothing and the ceiling) keeps many
-//! replicas that failed together from coming back together. Nothing here waits.
+//! Full jitter (a delay drawn uniformly between zero and the ceiling) prevents replicas that failed
+//! together from retrying together. This module only computes delays; callers sleep.
 
 use std::time::Duration;
 
@@ -15,36 +15,36 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff whose ceiling starts at `base`, doubles with every failure and
-    /// ends at `ceiling`.
+    /// Creates a backoff whose ceiling starts at `base` and doubles with every failure up to
+    /// `ceiling`.
     #[must_use]
     pub const fn new(base: Duration, ceiling: Duration) -> Self {
         Self { base, ceiling }
     }
 
-    /// Maximum wait after this many failures in a row (1 is the first).
+    /// Returns the maximum delay after `failures` consecutive failures (1 is the first).
     #[must_use]
-    pub fn longest(&self, failures: u32) -> Duration {
+    pub fn max_delay(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.base.saturating_mul(1_u32 << doublings).min(self.ceiling)
     }
 
-    /// A wait after this many failures in a row, drawn evenly from zero up to
-    /// [`longest`](Self::longest).
+    /// Returns a delay after `failures` consecutive failures, drawn uniformly from zero to
+    /// [`max_delay`](Self::max_delay).
     #[must_use]
     pub fn full_jitter(&self, failures: u32) -> Duration {
-        self.longest(failures).mul_f64(rand::rng().random::<f64>())
+        self.max_delay(failures).mul_f64(rand::rng().random::<f64>())
     }
 }
 
-/// `duration` times a factor drawn evenly from `low` to `high`.
+/// Returns `duration` times a factor drawn uniformly from `low` to `high`.
 #[must_use]
 pub fn jittered(duration: Duration, low: f64, high: f64) -> Duration {
     duration.mul_f64(low + (high - low) * rand::rng().random::<f64>())
 }
 
-/// Asserts that waits are jittered: all of them are between `low` and `high`, and they use
-/// the whole range. 100 waits of a uniform distribution fail this once in 10^12 times.
+/// Asserts that delays are jittered: all of them are between `low` and `high`, and they use the
+/// whole range. 100 uniformly distributed delays fail this once in 10^12 times.
 #[cfg(test)]
 #[track_caller]
 pub(crate) fn assert_spread(waits: &[Duration], low: Duration, high: Duration) {
@@ -61,11 +61,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ceiling_doubles_up_to_its_bound() {
+    fn ceiling_doubles_up_to_its_maximum() {
         let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        let seconds: Vec<u64> = (1..=7).map(|n| backoff.longest(n).as_secs()).collect();
+        let seconds: Vec<u64> = (1..=7).map(|n| backoff.max_delay(n).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(backoff.longest(u32::MAX), Duration::from_secs(30));
+        assert_eq!(backoff.max_delay(u32::MAX), Duration::from_secs(30));
     }
 
     #[test]

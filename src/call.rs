@@ -1,8 +1,8 @@
-//! State of one call: its id, its deadline, and how far it has come.
+//! State of one call: its id, its deadline, and its progress.
 //!
-//! The state is created when the call arrives and travels with it, so that any code that
-//! answers the call (a handler, the deadline, a drain) reports the same outcome. It makes
-//! no decisions, and it is not the audit record, which is written from it.
+//! The state is created when the call arrives and is passed along with it, so that any code that
+//! answers the call (a handler, the deadline, a drain) reports the same outcome. It makes no
+//! decisions. The audit record is written from it.
 
 use std::{
     borrow::Cow,
@@ -58,20 +58,26 @@ impl Deadline {
         Self(clock::now() + duration)
     }
 
-    /// The deadline as a point in time.
+    /// Returns the deadline as an instant.
     #[must_use]
     pub const fn instant(self) -> Instant {
         self.0
     }
 
-    /// Time left; zero once the deadline has passed.
+    /// Returns the time left; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(clock::now())
+        self.remaining_at(clock::now())
+    }
+
+    /// Time left at `now`; zero once the deadline has passed.
+    #[must_use]
+    pub fn remaining_at(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
     }
 }
 
-/// The body of a request. May contain a token, so it is never shown.
+/// Body of a request. May contain a token, so it is never shown.
 struct Message(Bytes);
 
 impl std::fmt::Debug for Message {
@@ -80,7 +86,7 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// Set in `progress` while bytes of an attempt may be leaving.
+/// Set in `progress` while an attempt may be sending bytes.
 const IN_FLIGHT: u8 = 0x80;
 
 /// One call. Cheap to clone; all clones share the state.
@@ -90,7 +96,7 @@ pub struct Call(Arc<Record>);
 #[derive(Debug)]
 struct Record {
     request_id: RequestId,
-    /// Made once, because it is cheap to clone.
+    /// Created once, because it is cheap to clone.
     request_id_header: OnceLock<HeaderValue>,
     arrived: Instant,
     deadline: Deadline,
@@ -111,8 +117,8 @@ struct Record {
     /// Notified when the call is abandoned and when an attempt ends.
     changed: Notify,
     attempts: AtomicU32,
-    /// [`Certainty::weight`] of the attempts that ended, and [`IN_FLIGHT`]. One atomic, so
-    /// that an attempt never leaves the one before it shows in the other.
+    /// Maximum [`Certainty::weight`] of the ended attempts, and [`IN_FLIGHT`]. One atomic, so that
+    /// a reader never sees an attempt as neither in flight nor ended.
     progress: AtomicU8,
     http_status: AtomicU16,
     memory: OnceLock<Arc<Reservation>>,
@@ -169,13 +175,13 @@ impl Call {
         self.0.request_id_header.get_or_init(|| self.0.request_id.to_header()).clone()
     }
 
-    /// When the call arrived.
+    /// Returns when the call arrived.
     #[must_use]
     pub fn arrived(&self) -> Instant {
         self.0.arrived
     }
 
-    /// By when it must be answered.
+    /// Returns the deadline of the response.
     #[must_use]
     pub fn deadline(&self) -> Deadline {
         self.0.deadline
@@ -186,7 +192,7 @@ impl Call {
         let _ = self.0.operation.set(operation);
     }
 
-    /// The method, once known.
+    /// Returns the method, once known.
     #[must_use]
     pub fn operation(&self) -> Option<Operation> {
         self.0.operation.get().copied()
@@ -197,7 +203,7 @@ impl Call {
         let _ = self.0.api_client.set(name);
     }
 
-    /// The API client in use, once known.
+    /// Returns the API client in use, once known.
     #[must_use]
     pub fn api_client(&self) -> Option<Arc<str>> {
         self.0.api_client.get().cloned()
@@ -208,7 +214,7 @@ impl Call {
         let _ = self.0.peer.set(address);
     }
 
-    /// Address of the peer: the caller, or a proxy in front of it.
+    /// Returns the address of the peer: the caller, or a proxy in front of it.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer.get().copied()
@@ -219,7 +225,7 @@ impl Call {
         let _ = self.0.caller.set((name, proof.into()));
     }
 
-    /// The caller and how it was authenticated, once known.
+    /// Returns the caller and how it was authenticated, once known.
     #[must_use]
     pub fn caller(&self) -> Option<(&Arc<str>, &str)> {
         self.0.caller.get().map(|(name, proof)| (name, proof.as_ref()))
@@ -230,7 +236,7 @@ impl Call {
         let _ = self.0.subject.set(subject);
     }
 
-    /// The user that the call is about, once known.
+    /// Returns the user that the call is about, once known.
     #[must_use]
     pub fn subject(&self) -> Option<&Subject> {
         self.0.subject.get()
@@ -242,30 +248,29 @@ impl Call {
         let _ = self.0.fingerprint.set(fingerprint);
     }
 
-    /// Fingerprint of the token, once known.
+    /// Returns the fingerprint of the token, once known.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&str> {
         self.0.fingerprint.get().map(String::as_str)
     }
 
-    /// Sets the failure that the caller is answered with. Only the first write takes
-    /// effect.
+    /// Sets the failure that the caller receives. Only the first write takes effect.
     pub fn set_failure(&self, code: FailureCode, reason: Reason) {
         let _ = self.0.failure.set((code, reason));
     }
 
-    /// The failure that the caller is answered with, if the call has failed.
+    /// Returns the failure that the caller receives, if the call has failed.
     #[must_use]
     pub fn failure(&self) -> Option<(FailureCode, Reason)> {
         self.0.failure.get().copied()
     }
 
-    /// Records that the request's body broke off. Only the first write takes effect.
+    /// Records that the request body was incomplete. Only the first write takes effect.
     pub fn set_broken_body(&self, why: BrokenBody) {
         let _ = self.0.broken_body.set(why);
     }
 
-    /// Why the request's body broke off, if it did. No handler has run then.
+    /// Returns why the request body was incomplete, if it was. No handler has run then.
     #[must_use]
     pub fn broken_body(&self) -> Option<BrokenBody> {
         self.0.broken_body.get().copied()
@@ -277,25 +282,25 @@ impl Call {
         let _ = self.0.cause.set(cause);
     }
 
-    /// The operator's cause of the failure, if there is one. Never sent to the caller.
+    /// Returns the operator's cause of the failure, if there is one. Never sent to the caller.
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.0.cause.get().map(AsRef::as_ref)
     }
 
-    /// Sets what a refused request named that is not valid. Only the first write takes effect.
+    /// Sets the invalid names in a refused request. Only the first write takes effect.
     pub fn set_unvalidated(&self, names: UnvalidatedNames) {
         let _ = self.0.unvalidated.set(Box::new(names));
     }
 
-    /// What a refused request named that is not valid.
+    /// Returns the invalid names in a refused request.
     #[must_use]
     pub fn unvalidated(&self) -> Option<&UnvalidatedNames> {
         self.0.unvalidated.get().map(AsRef::as_ref)
     }
 
-    /// Keeps the body of the request, in case the call is refused: its record then names what
-    /// the request named.
+    /// Keeps the body of the request, so that the record of a refused call can contain the names in
+    /// it.
     pub fn keep_message(&self, body: Bytes) {
         *self.0.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(Message(body));
     }
@@ -306,58 +311,58 @@ impl Call {
         self.0.message.lock().unwrap_or_else(PoisonError::into_inner).take().map(|message| message.0)
     }
 
-    /// Sets whose share of the memory for responses the call uses. Only the first write takes
-    /// effect.
+    /// Sets the consumer whose share of the response memory the call uses. Only the first write
+    /// takes effect.
     pub fn set_consumer(&self, consumer: Consumer) {
         let _ = self.0.consumer.set(consumer);
     }
 
-    /// Whose share of the memory for responses the call uses.
+    /// Returns the consumer whose share of the response memory the call uses.
     #[must_use]
     pub fn consumer(&self) -> Consumer {
         self.0.consumer.get().copied().unwrap_or_default()
     }
 
-    /// Keeps the memory of the response reserved for as long as the call or its response exists.
+    /// Keeps the memory of the response reserved while the call or its response exists.
     pub fn keep_memory(&self, reserved: Arc<Reservation>) {
         // Only the last attempt of a call has a response that is kept.
         let _ = self.0.memory.set(reserved);
     }
 
-    /// The memory that is reserved for the call; `None` if its response cannot be large.
+    /// Returns the memory reserved for the call; `None` if its response cannot be large.
     #[must_use]
     pub fn memory(&self) -> Option<Arc<Reservation>> {
         self.0.memory.get().cloned()
     }
 
-    /// Records that the call's work begins: the access rules have given it a permit, nothing
-    /// else has refused it, and from now on a token may be minted or spent.
+    /// Records that the call's work begins: the access rules have granted a permit, nothing else
+    /// has refused the call, and a token may be minted or spent from now on.
     pub fn work_begins(&self) {
         self.0.work_begun.store(true, Ordering::Release);
         drop(self.take_message());
     }
 
-    /// Whether the call's work has begun. If not, nothing was sent to the platform.
+    /// Returns whether the call's work has begun. If not, nothing was sent to the platform.
     #[must_use]
     pub fn has_work_begun(&self) -> bool {
         self.0.work_begun.load(Ordering::Acquire)
     }
 
-    /// Claims the writing of this call's audit record. Returns true for the first claim
-    /// only, so that there is exactly one record.
+    /// Claims the right to write the audit record of this call. Returns true only once, so that
+    /// there is exactly one record.
     #[must_use]
     pub fn claim_record(&self) -> bool {
         !self.0.claimed.swap(true, Ordering::AcqRel)
     }
 
-    /// Marks the call as abandoned: nobody waits for an answer any more, because the
-    /// caller has disconnected or has been answered (deadline, drain).
+    /// Marks the call as abandoned: no one waits for its result, because the caller has
+    /// disconnected or was already answered (deadline, drain).
     pub fn abandon(&self) {
         self.0.abandoned.store(true, Ordering::Release);
         self.0.changed.notify_waiters();
     }
 
-    /// Whether the call is abandoned.
+    /// Returns whether the call is abandoned.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.0.abandoned.load(Ordering::Acquire)
@@ -369,19 +374,19 @@ impl Call {
     }
 
     /// Resolves when no attempt at the platform is in progress.
-    pub async fn at_rest(&self) {
-        self.wait_until(Self::is_at_rest).await;
+    pub async fn idle(&self) {
+        self.wait_until(Self::is_idle).await;
     }
 
     /// Returns whether no attempt at the platform is in progress.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.0.progress.load(Ordering::Acquire) & IN_FLIGHT == 0
     }
 
     async fn wait_until(&self, reached: impl Fn(&Self) -> bool) {
         loop {
-            // Created before the check: it then receives any later notification.
+            // Created before the check, so that it receives any later notification.
             let changed = self.0.changed.notified();
             if reached(self) {
                 return;
@@ -390,23 +395,23 @@ impl Call {
         }
     }
 
-    /// Counts an attempt at the platform that begins.
+    /// Counts the start of an attempt at the platform.
     pub fn attempt_begins(&self) {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Number of attempts at the platform that have begun.
+    /// Returns the number of started attempts at the platform.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.0.attempts.load(Ordering::Relaxed)
     }
 
-    /// Records that bytes of a request may leave from now on.
+    /// Records that bytes of a request may be sent from now on.
     pub fn sending(&self) {
         self.0.progress.fetch_or(IN_FLIGHT, Ordering::AcqRel);
     }
 
-    /// Records how an attempt ended.
+    /// Records the certainty of an ended attempt.
     pub fn attempt_ended(&self, certainty: Certainty) {
         let ended = |progress: u8| Some((progress & !IN_FLIGHT).max(certainty.weight()));
         // Never fails: `ended` always returns a value.
@@ -414,8 +419,7 @@ impl Call {
         self.0.changed.notify_waiters();
     }
 
-    /// Returns how certain it is what the platform has done so far. An attempt in progress
-    /// may have succeeded.
+    /// Returns the certainty of the effect so far. An attempt in progress may have succeeded.
     #[must_use]
     pub fn certainty(&self) -> Certainty {
         let progress = self.0.progress.load(Ordering::Acquire);
@@ -428,7 +432,7 @@ impl Call {
         self.0.http_status.store(status, Ordering::Relaxed);
     }
 
-    /// The last HTTP status of the platform, if it has answered.
+    /// Returns the last HTTP status of the platform, if it has responded.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         match self.0.http_status.load(Ordering::Relaxed) {
@@ -443,7 +447,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_under_way_may_have_happened() {
+    async fn attempt_in_progress_has_an_unknown_outcome() {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         assert_eq!(call.certainty(), Certainty::NotSent);
         call.attempt_begins();
@@ -454,9 +458,9 @@ mod tests {
         assert_eq!(call.certainty(), Certainty::Refused);
     }
 
-    /// Two threads, since all of a call's work usually runs on one.
+    /// Uses two threads, because all work of a call usually runs on one.
     #[test]
-    fn certainty_read_while_an_attempt_ends_is_never_older_than_the_attempt() {
+    fn certainty_is_never_stale_while_an_attempt_ends() {
         const CALLS: usize = 300_000;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
@@ -483,12 +487,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn call_at_rest_and_abandoned_is_seen_however_late_one_waits() {
+    async fn waiting_for_idle_and_abandoned_works_before_and_after_the_change() {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.sending();
         let waiting = tokio::spawn({
             let call = call.clone();
-            async move { tokio::join!(call.abandoned(), call.at_rest()) }
+            async move { tokio::join!(call.abandoned(), call.idle()) }
         });
         tokio::task::yield_now().await;
         call.abandon();
@@ -496,11 +500,11 @@ mod tests {
         assert!(!waiting.is_finished(), "an attempt is in progress");
         call.attempt_ended(Certainty::Refused);
         waiting.await.unwrap();
-        tokio::join!(call.abandoned(), call.at_rest());
+        tokio::join!(call.abandoned(), call.idle());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_have_happened_is_not_forgotten() {
+    async fn certainty_of_an_attempt_is_never_lowered_by_a_later_one() {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.attempt_ended(Certainty::Unknown);
         call.attempt_ended(Certainty::NotSent);

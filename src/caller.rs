@@ -1,18 +1,16 @@
-//! Who is calling, proven by the transport or by a credential, never by the message.
+//! Identifies callers by the transport or by a credential, never by the message.
 //!
-//! The kinds of proof, in the order in which they are checked, each off unless
-//! configured: the client certificate; a JWT; a bearer token; the header of a proxy. What
-//! the caller may do is decided in `access`.
+//! The kinds of proof, in the order in which they are checked, each off unless configured: client
+//! certificate, JWT, bearer token, proxy header. `access` decides what the caller may do.
 //!
-//! A peer that is configured to speak for others (a mesh proxy) is never the caller: what
-//! the request itself carries comes first, a JWT, a bearer token, then the proxy's
-//! header, and a request with none of them is `anonymous`, for a proxy also passes on the
-//! calls of clients that have proven nothing. Any other peer that shows a certificate is
-//! whom the certificate names, whatever headers it sends.
+//! A trusted proxy (such as a mesh sidecar) is never the caller itself. A request from it is
+//! identified by its JWT, else its bearer token, else the proxy's header; without any of them it is
+//! `anonymous`, because a proxy also forwards calls of unidentified clients. Any other peer with a
+//! certificate is the caller that the certificate names, regardless of its headers.
 //!
-//! A proof that is shown and read must be valid: none is passed over for a weaker one. A caller
-//! that shows anything that this configuration does not read is refused unless something else
-//! proves who it is, and never becomes `anonymous`: only callers that show nothing are.
+//! A proof that is present and checked must be valid; the caller does not fall back to a weaker
+//! one. A caller with a credential that the configuration does not check is refused unless another
+//! proof identifies it. It never becomes `anonymous`: only callers without any credential do.
 
 use std::{borrow::Cow, net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -45,34 +43,34 @@ pub use key_set::{JwksFault, check_jwks};
 pub use name::{ANONYMOUS, CALLER_PREFIXES, NameFault, is_caller_name, is_issuer_name};
 pub use recognition::Recognition;
 
-/// A caller, and how its name was proven.
+/// A caller: its name and the proof of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     name: Arc<str>,
     proof: Proof,
 }
 
-/// How a caller's name was proven.
+/// The proof of a caller's name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Proof {
-    /// Not at all.
+    /// No proof.
     None,
-    /// By a client certificate.
+    /// A client certificate.
     Certificate,
-    /// By a JSON web token.
+    /// A JSON web token.
     Jwt {
         /// The name of its issuer in the configuration, if issuers have names.
         issuer: Option<Arc<str>>,
     },
-    /// By a bearer token.
+    /// A bearer token.
     Token,
-    /// Asserted by a trusted proxy.
+    /// The header of a trusted proxy.
     Forwarded,
 }
 
 impl Proof {
-    /// The label in records: `none`, `certificate`, `jwt` (or `jwt:` and the issuer's name),
-    /// `token` or `forwarded`.
+    /// Returns the label in records: `none`, `certificate`, `jwt` (or `jwt:` and the issuer's
+    /// name), `token` or `forwarded`.
     #[must_use]
     pub fn label(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -87,54 +85,54 @@ impl Proof {
 }
 
 impl Caller {
-    /// The caller that nothing is known of.
+    /// Returns the caller without any proof.
     #[must_use]
     pub fn anonymous() -> Self {
-        // One for each thread, so that workers do not count references to the same name.
+        // One per thread, so that workers do not share a reference count.
         thread_local!(static NAME: Arc<str> = Arc::from(ANONYMOUS));
         let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from(ANONYMOUS));
         Self { name, proof: Proof::None }
     }
 
-    /// A caller that nobody has identified, to test what comes after.
+    /// Creates a caller without identification, for tests of later stages.
     #[cfg(test)]
     pub(crate) fn for_test(name: &str, proof: Proof) -> Self {
         Self { name: Arc::from(name), proof }
     }
 
-    /// The caller's name, whose beginning shows how it was proven: `spiffe://…`, `dns:NAME`,
+    /// Returns the caller's name, whose prefix shows its proof: `spiffe://…`, `dns:NAME`,
     /// `jwt:SUBJECT` (`jwt:ISSUER:SUBJECT` if issuers have names), `token:NAME` or `anonymous`.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// How the name was proven.
+    /// Returns the proof of the name.
     #[must_use]
     pub const fn proof(&self) -> &Proof {
         &self.proof
     }
 }
 
-/// The other end of a connection; made once for each connection.
+/// The other end of a connection; created once per connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
     certificate: Result<Option<Caller>, NameFault>,
     recognition: Recognition,
-    /// Empty unless it is a proxy.
+    /// Empty unless the peer is a proxy.
     asserted: AssertedCallers,
 }
 
 impl Peer {
-    /// A peer on a connection without TLS.
+    /// Creates the peer of a connection without TLS.
     #[must_use]
     pub fn plaintext(address: SocketAddr) -> Self {
         Self::new(address, Ok(None))
     }
 
-    /// A peer on a TLS connection; `chain` is its verified certificate chain, empty if
-    /// it showed none.
+    /// Creates the peer of a TLS connection. `chain` is its verified certificate chain, empty if it
+    /// presented none.
     #[must_use]
     pub fn tls(address: SocketAddr, chain: &[CertificateDer<'_>]) -> Self {
         let certificate = chain.first().map(|leaf| {
@@ -153,42 +151,43 @@ impl Peer {
         }
     }
 
-    /// Shares the flag that the first identified call on the connection sets.
+    /// Sets the flag that the first identified call on the connection sets, shared with the
+    /// connection.
     #[must_use]
     pub fn with_recognition(mut self, recognition: Recognition) -> Self {
         self.recognition = recognition;
         self
     }
 
-    /// The flag that the first identified call on the connection sets.
+    /// Returns the flag that the first identified call on the connection sets.
     #[must_use]
     pub const fn recognition(&self) -> &Recognition {
         &self.recognition
     }
 
-    /// Its address.
+    /// Returns the address of the peer.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Why a caller was not identified. Contains nothing of the credential itself.
+/// Reason that a caller was not identified. Contains no part of the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallerError {
-    /// A header that identifies the caller is there more than once.
-    #[error("a header that identifies the caller is there more than once")]
+    /// A header that identifies the caller occurs more than once.
+    #[error("a header that identifies the caller occurs more than once")]
     DuplicateIdentity,
-    /// The `authorization` header is no bearer credential, or one that nobody has.
+    /// The `authorization` header is not a bearer credential, or contains an unknown one.
     #[error("the credential is not valid")]
     InvalidCredential,
-    /// The client certificate names nobody.
+    /// The client certificate has no usable name.
     #[error("the client certificate names no caller: {0}")]
     InvalidCertificate(NameFault),
-    /// The JWT proves nobody.
+    /// The JWT is not valid.
     #[error("the JWT is not valid: {0}")]
     InvalidJwt(JwtFault),
-    /// The caller shows only what this configuration does not read.
+    /// The request has only credentials that the configuration does not read.
     #[error("{0}")]
     Unread(Unread),
     /// The header of the proxy has no usable name.
@@ -196,7 +195,7 @@ pub enum CallerError {
     InvalidForwarded(ForwardedFault),
 }
 
-/// A credential that this configuration does not read.
+/// A credential that the configuration does not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unread {
     /// An `authorization` header.
@@ -204,7 +203,7 @@ pub enum Unread {
         "the request has an authorization header, but no [callers.jwt] and no [callers.tokens] are configured"
     )]
     Authorization,
-    /// An identity header that the peer may not send, or another one than the configured one.
+    /// An identity header that the peer may not send, or that is not the configured one.
     #[error(
         "the request has an identity header, which [callers.forwarded] does not accept from this peer; remove the \
          header in front of the gateway, or name the proxy in `from`"
@@ -213,7 +212,7 @@ pub enum Unread {
 }
 
 impl CallerError {
-    /// Whether the same credential may be good enough later, without the caller's doing.
+    /// Returns whether the same credential may be valid later, without any action by the caller.
     #[must_use]
     pub const fn is_temporary(self) -> bool {
         matches!(
@@ -223,24 +222,25 @@ impl CallerError {
     }
 }
 
-/// Which kinds of proof are accepted, besides client certificates and bearer tokens. A certificate
+/// The accepted kinds of proof, apart from client certificates and bearer tokens. A certificate
 /// that the listener has verified always identifies its caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `[callers.jwt]` or `[[callers.jwt]]`: whose JWTs are accepted. Either one issuer without a name, or any number with names.
+    /// `[callers.jwt]` or `[[callers.jwt]]`: issuers of accepted JWTs: either one without a name,
+    /// or any number with names.
     pub jwt: Vec<JwtSettings>,
-    /// `[callers.forwarded]`: which proxies may name the caller, and in which header.
+    /// `[callers.forwarded]`: trusted proxies and the header in which they assert the caller.
     pub forwarded: Option<ForwardedSettings>,
 }
 
-/// Why the settings cannot be used.
+/// Reason that the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
-    /// A bearer token's name is no name.
+    /// The name of a bearer token is not valid.
     #[error("the name of a bearer token must be 1 to 255 bytes of visible ASCII")]
     TokenName,
     /// Two names have the same token.
-    #[error("the bearer token of `{name}` is another caller's too")]
+    #[error("the bearer token of `{name}` is also the token of another caller")]
     SharedToken {
         /// The second of the two.
         name: String,
@@ -248,29 +248,29 @@ pub enum InvalidSettings {
     /// The issuer or the audience is empty.
     #[error("`issuer` and `audience` of the JWTs must not be empty")]
     EmptyIssuerOrAudience,
-    /// Of several issuers, one has no name of lower-case letters, digits and `-`, or two have the
-    /// same name or the same `iss`.
-    #[error("of several JWT issuers each needs a name of its own (a-z, 0-9 and -) and an issuer of its own")]
+    /// There are several issuers, and one has no valid name, or two have the same name or the same
+    /// `iss`.
+    #[error("with several JWT issuers, each needs a unique name (a-z, 0-9 and -) and a unique issuer")]
     Issuers,
-    /// The URL of the keys is not safe.
+    /// The URL of the keys is not secure.
     #[error("`jwks_url` must be https (http only on a loopback host), without a user name or a password")]
     JwksUrl,
     /// The key file cannot be read, or has no usable keys.
-    #[error("the key file {} cannot be used: {fault}", path.display())]
+    #[error("cannot use the key file {}: {fault}", path.display())]
     JwksFile {
         /// Path of the file.
         path: PathBuf,
         /// The reason.
         fault: PollError<JwksFileFault>,
     },
-    /// A proxy is named in a form that no peer can have, or none is named.
+    /// No proxy is named, or one in a form that no peer can have.
     #[error(
         "`from` must name at least one proxy, each as \"loopback\", an IP address, a SPIFFE id or \"dns:NAME\""
     )]
     ForwardedFrom,
 }
 
-/// Identifies callers, by the kinds of proof that are configured. Cheap to clone.
+/// Identifies callers by the configured kinds of proof. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identification(Arc<Inner>);
 
@@ -278,15 +278,14 @@ pub struct Identification(Arc<Inner>);
 struct Inner {
     jwt: Option<JwtVerifiers>,
     forwarded: Option<ForwardedSettings>,
-    /// Of the headers of proxies.
+    /// Metrics of the cache of proxy headers.
     memory: CallerMemoryMetrics,
     metrics: Metrics,
 }
 
 impl Identification {
-    /// Identifies callers by these kinds of proof. If JWTs are among them, the refreshes of the
-    /// issuers' keys that are returned have to be run. `http` creates the client that fetches the
-    /// keys of a URL.
+    /// Creates an identification by these kinds of proof. The caller has to run the returned
+    /// refreshes of JWT issuers' keys. `http` creates the client that fetches the keys of a URL.
     ///
     /// # Errors
     ///
@@ -298,7 +297,7 @@ impl Identification {
     ) -> Result<(Self, Vec<JwksRefresh>), E> {
         let Settings { jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
-            && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_sound))
+            && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_valid))
         {
             return Err(InvalidSettings::ForwardedFrom.into());
         }
@@ -306,20 +305,20 @@ impl Identification {
         Ok((Self(Arc::new(Inner::new(jwt, forwarded, metrics))), refreshes))
     }
 
-    /// Reads certificates and bearer tokens only.
+    /// Creates an identification by certificates and bearer tokens only.
     #[must_use]
     pub fn none() -> Self {
         Self(Arc::new(Inner::new(None, None, Metrics::default())))
     }
 
-    /// Returns whether a peer is a proxy that may name callers.
+    /// Returns whether a peer is a trusted proxy.
     #[must_use]
     pub fn trusts(&self, peer: &Peer) -> bool {
         self.0.forwarded.as_ref().is_some_and(|forwarded| forwarded.trusts(peer))
     }
 
-    /// Returns who sent a request with these headers over this connection. The bearer tokens are
-    /// those in force for the call; without any, none is accepted.
+    /// Returns the caller of a request with these headers on this connection. `tokens` are the
+    /// bearer tokens in force for the call; if there are none, bearer tokens are not accepted.
     pub async fn identify(
         &self,
         headers: &HeaderMap,
@@ -334,7 +333,7 @@ impl Identification {
     }
 }
 
-/// For settings without a URL of keys.
+/// Stands in for the creation of a client, for settings without a URL of keys.
 #[cfg(test)]
 pub(crate) fn no_url(_: &JwksUrl) -> Result<UnpooledClient, InvalidSettings> {
     Err(InvalidSettings::JwksUrl)
@@ -357,8 +356,9 @@ impl Inner {
         peer: &Peer,
         tokens: &BearerTokens,
     ) -> Result<Caller, CallerError> {
-        // Duplicates are refused even if the header is not read: something behind us may read it.
-        let authorization = the_only(headers, &AUTHORIZATION)?;
+        // Duplicates are refused even if the header is not read here, because another component may
+        // read it.
+        let authorization = at_most_one(headers, &AUTHORIZATION)?;
         forwarded::refuse_duplicates(headers)?;
         let proxy = self.forwarded.as_ref().filter(|forwarded| forwarded.trusts(peer));
         let claims_identity = forwarded::claims_identity(headers, proxy.map(|proxy| proxy.header));
@@ -372,7 +372,7 @@ impl Inner {
         }
         let asserted = proxy.map_or(Ok(None), |proxy| proxy.caller(headers, peer, &self.memory))?;
         let address = peer.address().ip().to_canonical();
-        // All clients of a proxy, or of a sidecar on this machine, have one address.
+        // All clients of a proxy, or of a sidecar on this machine, share an address.
         let identifies_client = proxy.is_none() && !address.is_loopback();
         let network = identifies_client.then(|| PeerNetwork::of(address));
         if let Some(caller) = self.by_authorization(authorization, tokens, network).await? {
@@ -381,7 +381,7 @@ impl Inner {
         if let Some(caller) = asserted {
             return Ok(caller);
         }
-        // Nothing identified the caller, so what is left has not been read.
+        // Nothing identified the caller, so any credential left has not been read.
         if authorization.is_some() {
             Err(CallerError::Unread(Unread::Authorization))
         } else if claims_identity {
@@ -397,17 +397,17 @@ impl Inner {
         tokens: &BearerTokens,
         network: Option<PeerNetwork>,
     ) -> Result<Option<Caller>, CallerError> {
-        let is_looked_at = self.jwt.is_some() || !tokens.is_empty();
-        let Some(header) = header.filter(|_| is_looked_at) else { return Ok(None) };
+        let is_checked = self.jwt.is_some() || !tokens.is_empty();
+        let Some(header) = header.filter(|_| is_checked) else { return Ok(None) };
         let credential = bearer::credential(header)?;
-        // Every JWT has dots; what is remembered was found to be one.
+        // Every JWT contains dots, and remembered tokens are JWTs.
         if let Some(jwt) = self.jwt.as_ref().filter(|_| credential.contains('.')) {
             let digest = TokenDigest::of(credential);
             if let Some(caller) = jwt.remembered(digest) {
                 return Ok(Some(caller));
             }
             if bearer::looks_like_jwt(credential) {
-                // Boxed: it is rare and large, and the future of every call would grow by it.
+                // Boxed, because it is rare and large, and would enlarge the future of every call.
                 let verified = Box::pin(jwt.verify(credential, digest, network)).await;
                 return verified.map_err(CallerError::InvalidJwt).map(Some);
             }
@@ -416,9 +416,12 @@ impl Inner {
     }
 }
 
-/// The value of a header that may be there once at most. What takes the first and what
-/// takes the last of two values would see two callers.
-fn the_only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, CallerError> {
+/// Returns the value of a header that may occur at most once. A component that reads the first of
+/// two values and one that reads the last would see different callers.
+fn at_most_one<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, CallerError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(CallerError::DuplicateIdentity),

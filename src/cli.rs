@@ -6,11 +6,15 @@
 
 mod check_config;
 mod client;
+mod completions;
+mod endpoint;
+mod example_config;
 mod failure;
 mod healthcheck;
 mod issue;
 mod login;
 mod output;
+mod prompt;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
@@ -22,7 +26,7 @@ mod walk;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 #[cfg(feature = "sandbox")]
 pub use self::walk::{Addresses, walk};
@@ -43,6 +47,7 @@ Start here (no account on the platform needed):
   ott-gateway sandbox
 
 Run it for real:
+  ott-gateway example-config > gateway.toml
   ott-gateway check-config --config gateway.toml --online
   ott-gateway serve --config gateway.toml
 
@@ -54,9 +59,21 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Arguments),
     CheckConfig(check_config::Arguments),
+    ExampleConfig(example_config::Arguments),
     Issue(issue::Arguments),
     Login(login::Arguments),
     Healthcheck(healthcheck::Arguments),
+    Completions(completions::Arguments),
+}
+
+/// What follows an error about an argument of this command that does not exist.
+fn tip(error: &clap::Error) -> Option<&'static str> {
+    let command = std::env::args_os().nth(1)?;
+    match (error.kind(), command.to_str()?) {
+        (ErrorKind::UnknownArgument, "login") => Some(login::TIP),
+        (ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument, "issue") => Some(issue::TIP),
+        _ => None,
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -65,18 +82,23 @@ pub fn run() -> ExitCode {
     let mut output = Output::terminal();
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(message) => return output.usage(&message),
+        Err(message) => return output.usage(&message, tip(&message)),
     };
     // Any command may come to hold a secret.
     let core_dumps = app::process::forbid_core_dumps();
     let done = match line.command {
-        Command::Serve(arguments) => serve::run(&arguments, core_dumps),
+        Command::Serve(arguments) => serve::run(&arguments, core_dumps, &mut output),
         #[cfg(feature = "sandbox")]
         Command::Sandbox(arguments) => sandbox::run(&arguments, &mut output),
         Command::CheckConfig(arguments) => check_config::run(&arguments, &mut output),
+        Command::ExampleConfig(_) => {
+            example_config::run(&mut output);
+            Ok(())
+        }
         Command::Issue(arguments) => issue::run(arguments, &mut output),
         Command::Login(arguments) => login::run(arguments, &mut output),
         Command::Healthcheck(arguments) => healthcheck::run(arguments, &mut output),
+        Command::Completions(arguments) => completions::run(&arguments, CommandLine::command(), &mut output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

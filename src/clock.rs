@@ -1,26 +1,26 @@
-//! The one place that reads time.
+//! The only module that reads the time.
 //!
-//! Durations and deadlines use the monotonic clock ([`Instant`]), which tests can
-//! pause; the wall clock serves only what people and other machines read, and the
-//! check that the machine was not suspended. Nothing here sleeps.
+//! Durations and deadlines use the monotonic clock ([`Instant`]), which tests can pause. The wall
+//! clock is used only for times that people and other machines read, and to detect that the machine
+//! was suspended. This module does not sleep.
 
 use std::time::{Duration, SystemTime};
 
 pub use tokio::time::Instant;
 
-/// Time from 1970 to 9999-12-31T23:59:59Z, the latest second that a protobuf `Timestamp`
-/// can represent.
+/// Time from 1970 to 9999-12-31T23:59:59Z, the last second that a protobuf `Timestamp` can
+/// represent.
 pub const MAX_TIMESTAMP: Duration = Duration::from_secs(253_402_300_799);
 
-/// The monotonic time now.
+/// Returns the current monotonic time.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+#[expect(clippy::disallowed_methods, reason = "the only function that reads the monotonic clock")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// A wall clock: the machine's own, or in tests one that follows the paused
-/// monotonic clock and can be set.
+/// A wall clock: the machine's, or in tests one that follows the paused monotonic clock and can be
+/// set.
 #[derive(Clone, Debug)]
 pub struct WallClock(Source);
 
@@ -36,13 +36,13 @@ enum Source {
 }
 
 impl WallClock {
-    /// The machine's wall clock.
+    /// Returns the machine's wall clock.
     #[must_use]
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A wall clock that starts at 2026-01-01 and moves with the monotonic clock.
+    /// Returns a wall clock that starts at 2026-01-01 and advances with the monotonic clock.
     #[cfg(test)]
     pub(crate) fn following_monotonic() -> Self {
         Self(Source::Following {
@@ -52,20 +52,20 @@ impl WallClock {
         })
     }
 
-    /// Sets the wall clock forward (or back) against the monotonic one.
+    /// Shifts the wall clock relative to the monotonic one.
     #[cfg(test)]
     pub(crate) fn shift_by_ms(&self, milliseconds: i64) {
         match &self.0 {
-            Source::System => panic!("the machine's clock is not ours to set"),
+            Source::System => panic!("a test must not set the machine's clock"),
             Source::Following { shift_ms, .. } => {
                 shift_ms.fetch_add(milliseconds, std::sync::atomic::Ordering::SeqCst);
             }
         }
     }
 
-    /// The wall-clock time now.
+    /// Returns the current wall-clock time.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    #[expect(clippy::disallowed_methods, reason = "the only function that reads the wall clock")]
     pub fn now(&self) -> SystemTime {
         match &self.0 {
             Source::System => SystemTime::now(),
@@ -80,7 +80,7 @@ impl WallClock {
     }
 }
 
-/// Seconds since 1970 of a wall-clock time; 0 for a time before.
+/// Returns the seconds since 1970, or 0 for an earlier time.
 #[must_use]
 pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
@@ -88,9 +88,9 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
 
 /// Holds the clock of a test that was started with `start_paused = true`.
 ///
-/// A paused clock advances to the next timer whenever the runtime waits for a socket. While
-/// this exists, only [`tokio::time::advance`] moves it, so that a test with real sockets can
-/// count what happens within one second.
+/// A paused clock advances to the next timer whenever the runtime waits for a socket. While this
+/// value exists, only [`tokio::time::advance`] advances it, so that a test with real sockets can
+/// count the events of one second.
 #[cfg(test)]
 pub(crate) struct HeldClock {
     /// A paused clock does not advance by itself while a blocking task runs. This ends the task.

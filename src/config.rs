@@ -14,10 +14,15 @@ mod audit;
 mod callers;
 mod common_tokens;
 mod environment;
+mod example;
 mod fault;
 mod file;
+#[cfg(feature = "sandbox")]
+mod for_sandbox;
+mod health_endpoint;
 mod log_level;
 mod named_file;
+mod near_miss;
 mod order;
 mod otel;
 mod reloadable;
@@ -28,13 +33,16 @@ mod telemetry;
 mod tree;
 mod value;
 mod variables;
+mod warnings;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-pub(crate) use self::fault::nearest;
+pub(crate) use self::fault::{absolute, nearest, unreadable};
+#[cfg(feature = "sandbox")]
+pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{
     access::KnownNames,
     fault::Findings,
@@ -46,8 +54,10 @@ pub use self::{
     api_clients::{ApiClient, ApiClients},
     callers::Callers,
     environment::{Environment, Process},
+    example::EXAMPLE,
     fault::{Faults, Finding, Place, Problem},
     file::Document,
+    health_endpoint::HealthEndpoint,
     reloadable::Reloadable,
     server::Server,
     telemetry::Telemetry,
@@ -78,7 +88,7 @@ pub struct Config {
     pub variables: Vec<String>,
     /// The other variables that are in effect, sorted by name.
     pub environment: Vec<VariableInEffect>,
-    /// What an operator should know, although it keeps nothing from starting.
+    /// Problems that do not keep the gateway from starting.
     pub warnings: Vec<Finding>,
     /// Everything that the file contains, to be compared with a later version.
     pub document: Document,
@@ -97,9 +107,12 @@ impl Config {
         let config = tree.map(|mut tree| {
             let document = Document::of(&tree);
             let variables = environment::overlay(&mut tree, environment, &findings);
+            near_miss::check(environment, &findings);
             let config = Self::read(&tree, file, environment, &findings)?;
+            warnings::check(&tree, &config, &findings);
             Some(Self { variables, document, ..config })
         });
+        findings.suggest_variables(near_miss::meant);
         let (config, warnings) = findings.conclude(config.flatten())?;
         Ok(Self { warnings, ..config })
     }

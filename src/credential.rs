@@ -1,11 +1,11 @@
-//! The gateway's access token for one API client: fetched, kept fresh, handed out.
+//! Access tokens of the API clients: fetches a token, keeps it fresh and hands it out.
 //!
-//! A token is handed out only if it will outlive an exchange that begins now. HTTP clients
-//! are not created here; they are passed in with every limit set.
+//! A token is handed out only if it will outlive an exchange that begins now. HTTP clients are not
+//! created here; the caller passes them in with every limit set.
 //!
-//! Only one task, [`Refresh`], requests tokens. So there is never more than one token
-//! request in flight, and a caller that disconnects cannot cancel it. Callers hold a
-//! [`Credential`] and read the tokens that the task has put into service.
+//! Only one task, [`Refresh`], requests tokens. There is therefore never more than one token
+//! request in flight, and a caller that disconnects cannot cancel it. Callers hold a [`Credential`]
+//! and read the tokens that the task publishes.
 
 mod access_token;
 mod error;
@@ -41,12 +41,12 @@ use crate::{
     telemetry::metrics::ApiClientMetrics,
 };
 
-/// The id of an API client: 1 to 255 visible ASCII characters without a colon, which would end the
-/// id early in Basic authentication (RFC 7617, section 2).
+/// Id of an API client: 1 to 255 visible ASCII characters without a colon, which would end the id
+/// early in Basic authentication (RFC 7617, section 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientId(Arc<str>);
 
-/// A text is not a client id.
+/// A string is not a valid client id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be at most 255 visible ASCII characters without a colon")]
 pub struct InvalidClientId;
@@ -66,7 +66,7 @@ impl ClientId {
     }
 }
 
-/// What can be configured about the credential of an API client (`[api_clients.NAME]`).
+/// Settings of a credential (`[api_clients.NAME]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `client_id`: the API client's id at the platform.
@@ -76,13 +76,13 @@ pub struct Settings {
     pub secret: SecretSource,
 }
 
-/// Where the access tokens of an API client are fetched.
+/// Source of the access tokens of an API client.
 pub struct TokenEndpoint {
     /// The API client's name in the configuration, for the log.
     pub api_client: Arc<str>,
     /// The platform's token endpoint.
     pub url: Url,
-    /// The HTTP client to fetch them with.
+    /// The HTTP client for token requests.
     pub http: UnpooledClient,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Debug for TokenEndpoint {
 /// Health of an API client's credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialHealth {
-    /// The first token request has not ended.
+    /// The first token request has not completed.
     Starting,
     /// A token is in service, even if its renewal is failing at the moment.
     Usable,
@@ -121,7 +121,7 @@ pub enum CredentialHealth {
     },
 }
 
-/// Follows the health of a credential.
+/// Watch on the health of a credential.
 #[derive(Debug)]
 pub struct HealthWatch(watch::Receiver<State>);
 
@@ -137,12 +137,12 @@ impl HealthWatch {
     }
 }
 
-/// The access token of one API client, to be attached to requests. Cheap to clone, usable
-/// from any runtime.
+/// Access token of one API client, to be attached to requests. Cheap to clone, usable from any
+/// runtime.
 #[derive(Clone, Debug)]
 pub struct Credential(Arc<Shared>);
 
-/// The task that keeps the token of one API client fresh. Does nothing until it is run.
+/// Task that keeps the token of one API client fresh. Does nothing until it is run.
 #[must_use = "without `run` there is never a token"]
 #[derive(Debug)]
 pub struct Refresh(Task<HttpExchange>);
@@ -175,20 +175,19 @@ fn with_exchange<X: exchange::TokenExchange>(
 }
 
 impl Credential {
-    /// Returns the token for a call that begins now, if there is one that outlives an
-    /// exchange: 30 seconds left, or a quarter of its lifetime if that is less. Takes no lock
-    /// and does not allocate.
+    /// Returns the token for a call that begins now, if one will outlive the exchange: it has 30
+    /// seconds left, or a quarter of its lifetime if that is less. Takes no lock and does not
+    /// allocate.
     ///
-    /// A new token is used by one call per second until the API has accepted it once, and
-    /// the one before it by all others, while it is valid.
+    /// Until the API has accepted a new token once, one call per second uses it; all other calls
+    /// use the previous token while that is valid.
     #[must_use]
     pub fn current(&self) -> Option<Bearer> {
         self.0.current()
     }
 
-    /// Returns the token in service, or else the result of the token request in progress,
-    /// which all waiting calls share. While the task pauses after a failure, returns that
-    /// failure at once.
+    /// Returns the token in service, or waits for the token request in progress, whose result all
+    /// waiting calls share. While the task pauses after a failure, returns that failure at once.
     ///
     /// Dropping the future does not cancel the request.
     pub async fn bearer(&self, deadline: Deadline) -> Result<Bearer, CredentialError> {
@@ -198,25 +197,25 @@ impl Credential {
         }
     }
 
-    /// Decides what follows when the platform has answered a call with a 401: how to send it
-    /// again, or that the 401 is the answer. `subject` is the user that it is for. `refused`
-    /// must be the bearer that it was sent with last: the bearer keeps track of what the call
-    /// has tried, which bounds the number of replays.
+    /// Decides how a call proceeds after the platform has answered it with a 401: how to send it
+    /// again, or that the 401 is final. `subject` is the user that the call is for. `refused` must
+    /// be the bearer of the last attempt: the bearer records what the call has tried, which bounds
+    /// the number of replays.
     ///
-    /// - A token that a node of the API may not know yet (it has never worked, or is younger
-    ///   than 10 seconds) is replaced by the older one while that is valid.
-    /// - Without an older one that works, the call is repeated with the same token after 0.5
-    ///   to 1 s, as its deadline allows, until the token is 10 seconds old.
-    /// - Otherwise one token request follows, regardless of the number of refused calls and
-    ///   of their subjects. Meanwhile the refused token stays in service for others: the
-    ///   refusal may be about one user only. As the new token is young for 10 seconds, one
-    ///   user whose 401 persists leads to one request in 10 seconds.
+    /// - A token that a node of the API may not know yet (it was never accepted, or is younger than
+    ///   10 seconds) is replaced by the previous one while that is valid.
+    /// - Without a previous token that works, the call is repeated with the same token after 0.5 to
+    ///   1 s, if its deadline allows, until the token is 10 seconds old.
+    /// - Otherwise one token is requested, regardless of the number of refused calls and of their
+    ///   subjects. Meanwhile the refused token stays in service for others, because the refusal may
+    ///   be about one user only. Since the new token is young for 10 seconds, one user whose 401
+    ///   persists causes at most one request in 10 seconds.
     ///
     /// # Errors
     ///
     /// [`RefreshLimited`](CredentialErrorKind::RefreshLimited) and
-    /// [`NotAcceptedYet`](CredentialErrorKind::NotAcceptedYet) carry the time after which to
-    /// try again; any other error is why the token request failed.
+    /// [`NotAcceptedYet`](CredentialErrorKind::NotAcceptedYet) carry the time after which to try
+    /// again; any other error is the failure of the token request.
     pub async fn after_rejection(
         &self,
         refused: &Bearer,
@@ -226,10 +225,9 @@ impl Credential {
         self.0.after_rejection(refused, subject, deadline).await
     }
 
-    /// Records that the platform has accepted a token: it answered with a 2xx, or with its
-    /// own error object and a status other than 401. An answer of a proxy or a firewall
-    /// proves nothing.
-    /// Costs two atomic loads once the token has been accepted.
+    /// Records that the platform has accepted a token: it answered with a 2xx, or with its own
+    /// error object and a status other than 401. A response of a proxy or a firewall proves
+    /// nothing. Costs two atomic loads once the token has been accepted.
     pub fn accepted(&self, bearer: &Bearer) {
         self.0.accepted(bearer);
     }
@@ -242,8 +240,8 @@ impl Credential {
 }
 
 impl Refresh {
-    /// Keeps the token fresh until `stop`. No failure of the platform or of the secret's file
-    /// ends it earlier. Tokens in service stay readable afterwards.
+    /// Keeps the token fresh until `stop`. No failure of the platform or of the secret file ends it
+    /// earlier. Tokens in service stay readable afterwards.
     pub async fn run(self, stop: CancellationToken) {
         self.0.run(stop).await;
     }

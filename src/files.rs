@@ -1,18 +1,18 @@
-//! Reads the files that the configuration names, and follows their changes.
+//! Reads configured files and follows their changes.
 //!
-//! All of these files are read here: the configuration itself, certificates and keys,
-//! authorities, key sets, and secrets. A read has three limits, so that no file, and no file
-//! system that does not respond, can block the process or use up its memory:
+//! All configured files are read here: the configuration itself, certificates and keys,
+//! authorities, key sets, and secrets. A read has three limits, so that neither a file nor an
+//! unresponsive file system can block the process or use up its memory:
 //!
 //! * Only a regular file is opened, without blocking.
 //! * At most [`MAX_BYTES`] are read, or less where the contents have a smaller limit.
-//! * It takes at most [`READ_TIMEOUT`]. It runs on a thread of its own, which is left behind
-//!   after that time; at most [`MAX_PENDING_READS`] of these threads exist for one file. Once many
-//!   do, a read stops before the place at which they hang.
+//! * It takes at most [`READ_TIMEOUT`]. It runs on its own thread, which is abandoned after that
+//!   time; at most [`MAX_PENDING_READS`] of these threads exist per file. Once many do, a read
+//!   stops before the place at which they hang.
 //!
 //! [`read()`] reads a file once, [`load`] reads and parses files once, and a [`Follower`] does so
-//! again and again. Parsing is left to the callers: one function for each kind of file, used by
-//! start and reload alike.
+//! repeatedly. The callers supply the parsers: one function for each kind of file, used at startup
+//! and for reloads.
 
 mod follow;
 mod progress;

@@ -1,8 +1,8 @@
-//! Whether this replica may take traffic, and why not.
+//! Readiness of this replica, and the reasons against it.
 //!
-//! Holds the conditions that other parts report. The admin listener and the gRPC health
-//! service read them. A platform that is down does not make a replica unready, because
-//! another replica could not reach it either.
+//! Holds the conditions that other modules report. The admin listener and the gRPC health service
+//! read them. An unavailable platform does not make a replica unready, because other replicas could
+//! not reach it either.
 
 mod service;
 mod watches;
@@ -21,8 +21,9 @@ pub use self::{
 };
 use crate::clock::{self, Instant};
 
-/// Time for which every credential must have been refused. A secret is refused briefly while
-/// it is rotated; that must not take all replicas out of service.
+/// Time for which every credential must have been refused before the replica becomes unready. A
+/// secret may be refused briefly during its rotation, which must not take all replicas out of
+/// service.
 const REFUSAL_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Readiness of this replica. Cheap to clone.
@@ -46,7 +47,7 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Conditions {
     credentials: Vec<(Arc<str>, CredentialState)>,
-    /// Whether every credential has worked, all at the same time.
+    /// Whether there was a time at which every credential worked.
     credentials_have_worked: bool,
     audit: AuditState,
     draining: bool,
@@ -55,25 +56,26 @@ struct Conditions {
 /// State of an API client's credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialState {
-    /// The first token request has not ended.
+    /// The first token request has not completed.
     Starting,
-    /// The first token request has failed without a verdict: the platform is down.
+    /// The first token request failed without a decision on the credential: the platform is
+    /// unavailable.
     Unproven,
-    /// The platform has accepted it, but may be down now.
+    /// The platform has accepted the credential, but may be unavailable now.
     Accepted,
     /// The platform refuses the API client's id and secret, or the secret cannot be read.
     Refused {
-        /// Since when.
+        /// Time since when it is refused.
         since: Instant,
-        /// Whether there was ever an access token since the process started.
+        /// Whether the process has ever had an access token.
         had_token: bool,
-        /// Why, for operators.
+        /// The cause, for operators.
         cause: Arc<str>,
     },
 }
 
 impl CredentialState {
-    /// Returns why the credential has never worked, if that is known.
+    /// Returns the reason that the credential has never worked, if known.
     fn never_worked(&self) -> Option<&Arc<str>> {
         match self {
             Self::Refused { had_token: false, cause, .. } => Some(cause),
@@ -85,7 +87,7 @@ impl CredentialState {
 /// State of the audit log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuditState {
-    /// The first write to it has not ended.
+    /// The first write has not completed.
     Starting,
     /// Records can be written, or there is no audit log.
     #[default]
@@ -101,23 +103,23 @@ pub struct CredentialCondition {
     index: usize,
 }
 
-/// One reason not to take traffic.
+/// A reason not to take traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// The first token request of this API client has not ended.
+    /// The first token request of this API client has not completed.
     Starting(Arc<str>),
-    /// An API client has never had an access token, and its credential was refused or cannot
-    /// be read. Only before the replica was first ready, so that a rolling update with a
-    /// wrong secret stops here.
+    /// An API client has never had an access token, and its credential was refused or cannot be
+    /// read. Reported only until the replica is ready for the first time, so that a rolling update
+    /// with a wrong secret stops.
     CredentialNeverWorked {
         /// The API client.
         api_client: Arc<str>,
-        /// Why, for operators.
+        /// The cause, for operators.
         cause: Arc<str>,
     },
     /// The credential of every API client has been refused for a minute.
     CredentialsRefused,
-    /// It is not known yet whether audit records can be written in time.
+    /// The first write to the audit log has not completed.
     AuditStarting,
     /// Audit records cannot be written.
     AuditUnavailable,
@@ -145,14 +147,14 @@ impl fmt::Display for WhyNot {
 }
 
 impl Health {
-    /// Creates a health without conditions, so that the replica is ready.
+    /// Creates the readiness of a replica without conditions, which is ready.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an API client, whose first token request has not ended. Add all of them
-    /// before the first call is accepted.
+    /// Adds an API client in the state `Starting`. Add all API clients before the first call is
+    /// accepted.
     #[must_use]
     pub fn credential(&self, api_client: impl Into<Arc<str>>) -> CredentialCondition {
         let index = self.change(|conditions| {
@@ -172,8 +174,8 @@ impl Health {
         self.change(|conditions| conditions.draining = true);
     }
 
-    /// Permanently ends all open `Watch` streams, and each new one after its first answer, so
-    /// that they keep no connection open. Call it when GOAWAY is sent, some time after
+    /// Permanently ends all open `Watch` streams, and each new one after its first response, so
+    /// that they keep no connection open. Call this when GOAWAY is sent, some time after
     /// [`set_draining`](Self::set_draining).
     pub fn end_watches(&self) {
         self.0.changes.send_replace(Phase::Closed);
@@ -185,21 +187,21 @@ impl Health {
         self.why_not().is_empty()
     }
 
-    /// Returns why this replica is not ready for traffic; empty if it is.
+    /// Returns the reasons that this replica is not ready for traffic. Empty if it is ready.
     #[must_use]
     pub fn why_not(&self) -> Vec<WhyNot> {
-        self.conditions().judge(clock::now()).0
+        self.conditions().evaluate(clock::now()).0
     }
 
     fn conditions(&self) -> MutexGuard<'_, Conditions> {
-        // No code panics while it holds the lock, and each value would still be consistent.
+        // No code panics while it holds the lock, and the values would be consistent even then.
         self.0.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Conditions) -> T) -> T {
         let mut conditions = self.conditions();
         let result = change(&mut conditions);
-        conditions.note_working_credentials();
+        conditions.record_working_credentials();
         drop(conditions);
         self.0.changes.send_modify(|_| {});
         result
@@ -218,8 +220,9 @@ impl CredentialCondition {
 }
 
 impl Conditions {
-    /// Returns why the replica is not ready, and when the passing of time will change that.
-    fn judge(&self, now: Instant) -> (Vec<WhyNot>, Option<Instant>) {
+    /// Returns the reasons that the replica is not ready, and the time at which they change by
+    /// themselves, if any.
+    fn evaluate(&self, now: Instant) -> (Vec<WhyNot>, Option<Instant>) {
         let mut why_not: Vec<WhyNot> = self
             .credentials
             .iter()
@@ -247,9 +250,9 @@ impl Conditions {
         (why_not, refused_at.filter(|at| *at > now))
     }
 
-    /// A replica whose platform is down at the start serves, but is not known to be
-    /// configured correctly yet.
-    fn note_working_credentials(&mut self) {
+    /// Records whether all credentials work now. A replica whose platform is unavailable at startup
+    /// serves, but may still turn out to be misconfigured.
+    fn record_working_credentials(&mut self) {
         let works = |state: &CredentialState| {
             matches!(state, CredentialState::Accepted | CredentialState::Refused { had_token: true, .. })
         };
@@ -258,7 +261,7 @@ impl Conditions {
         }
     }
 
-    /// Returns since when every credential has been refused, if all of them are.
+    /// Returns the time since when every credential has been refused, if all of them are.
     fn all_refused_since(&self) -> Option<Instant> {
         let since: Option<Vec<Instant>> = self
             .credentials
@@ -277,19 +280,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_replica_whose_platform_was_down_first_still_stops_at_a_wrong_secret() {
+    async fn new_replica_is_unready_with_a_wrong_secret_even_if_the_platform_was_unavailable_first() {
         let health = Health::new();
         let eu = health.credential("eu2");
         eu.set(CredentialState::Unproven);
-        assert!(health.is_serving(), "another replica would fare no better");
+        assert!(health.is_serving(), "other replicas cannot reach the platform either");
         eu.set(refused(false));
         assert_eq!(health.why_not(), [never_worked("eu2")]);
         eu.set(CredentialState::Accepted);
         eu.set(refused(true));
-        assert!(health.is_serving(), "it has worked");
+        assert!(health.is_serving(), "the credential has worked before");
     }
 
-    /// A credential that is refused from now on.
+    /// The state of a credential that is refused from now on.
     fn refused(had_token: bool) -> CredentialState {
         CredentialState::Refused { since: clock::now(), had_token, cause: Arc::from("HTTP status 401") }
     }
@@ -300,20 +303,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replica_serves_once_every_first_token_request_has_ended() {
+    async fn replica_serves_once_every_first_token_request_has_completed() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
         assert_eq!(health.why_not(), [WhyNot::Starting("eu2".into()), WhyNot::Starting("us5".into())]);
         eu.set(CredentialState::Accepted);
         assert_eq!(health.why_not(), [WhyNot::Starting("us5".into())]);
-        // A platform that is down is no reason: another replica would not do better.
         us.set(CredentialState::Accepted);
         assert!(health.is_serving());
     }
 
-    /// A rolling update in which one secret is wrong has to stop.
+    /// A rolling update with one wrong secret has to stop.
     #[tokio::test(start_paused = true)]
-    async fn any_credential_that_never_worked_keeps_a_new_replica_from_serving() {
+    async fn new_replica_does_not_serve_while_any_credential_has_never_worked() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
         eu.set(CredentialState::Accepted);
@@ -334,11 +336,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replica_that_was_ready_stays_so_when_one_credential_turns_out_to_be_wrong() {
+    async fn replica_that_was_ready_stays_ready_when_one_credential_is_refused() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
         eu.set(CredentialState::Accepted);
-        // Its platform is down at first, and refuses it later.
+        // Accepted at first, refused later.
         us.set(CredentialState::Accepted);
         assert!(health.is_serving());
         us.set(refused(false));
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_minute_of_refusal_of_every_credential_counts() {
+    async fn replica_is_unready_after_a_minute_of_refusal_of_every_credential() {
         let health = Health::new();
         let (eu, us) = (health.credential("eu2"), health.credential("us5"));
         eu.set(refused(true));
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn audit_and_drain_take_the_replica_out() {
+    async fn unavailable_audit_and_drain_make_the_replica_unready() {
         let health = Health::new();
         assert!(health.is_serving());
         for (state, why) in [

@@ -1,8 +1,8 @@
-//! HTTP requests to other servers: the platform, its token endpoint, a JWT issuer.
+//! HTTP client for other servers: the platform, its token endpoint, JWT issuers.
 //!
-//! Code that all senders share: a client with every limit set, name lookups, bounded reading of bodies,
-//! dates, `Retry-After`, media types, JSON objects, and the root cause of a failed exchange.
-//! What a response means for a call is decided by the sender.
+//! Contains the code that all senders share: a client with every limit set, name lookups, bounded
+//! reading of bodies, dates, `Retry-After`, media types, JSON objects, and the root cause of a
+//! failed exchange. The sender interprets the response.
 
 pub mod body;
 pub mod cause;
@@ -27,7 +27,7 @@ pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
         ConnectionReuse, ConnectionSettings, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings,
-        MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
+        LastProtocol, MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,

@@ -66,4 +66,6 @@ pub mod text;
 pub mod validity;
 
 #[cfg(feature = "sandbox")]
+pub mod rehearsal;
+#[cfg(feature = "sandbox")]
 pub mod sandbox;

@@ -1,8 +1,8 @@
-//! How much memory the gateway may use, and its division among the calls.
+//! The memory budget of the gateway, and its division among calls.
 //!
-//! A container or a service often has far less memory than the machine, and a process that uses
-//! more is killed with all its calls. So the number of calls in flight and the memory for
-//! responses follow from the limit. The code that uses the memory is elsewhere.
+//! A container or a service often has far less memory than the machine, and a process that exceeds
+//! its limit is killed with all its calls. Therefore the number of calls in flight and the memory
+//! for responses are derived from the limit. Other modules use the memory.
 
 mod ledger;
 mod limit;
@@ -18,36 +18,36 @@ pub use self::{
 
 const MIB: u64 = 1024 * 1024;
 
-/// Memory of the process at rest and of connections without calls, in bytes.
+/// Memory of the idle process and of connections without calls, in bytes.
 const BASE_BYTES: u64 = 40 * MIB;
-/// Memory of a call in flight apart from what is reserved for its response, in bytes: its task,
-/// buffers of HTTP/2 and TLS on both sides, an unread part of its response, the lines of its
-/// records.
+/// Memory of a call in flight apart from the reservation for its response, in bytes: its task,
+/// HTTP/2 and TLS buffers on both sides, an unread part of its response, the lines of its records.
 const CALL_BYTES: u64 = 80 * 1024;
-/// Maximum memory for responses to logins, in bytes: for two thousand at one time.
+/// Maximum memory for login responses, in bytes: two thousand at the same time.
 const MAX_RESPONSES_BYTES: u64 = 1024 * MIB;
-/// Memory of an exchange over HTTP/1.1 beside that of its call, in bytes: the head of the largest
-/// response and the buffer that it arrived in.
+/// Memory of an exchange over HTTP/1.1 in addition to that of its call, in bytes: the head of the
+/// largest response and its receive buffer.
 const HTTP1_BYTES: u64 = 128 * 1024;
-/// A process with less memory than it needs for this many of them makes them nevertheless.
+/// Minimum number of exchanges over HTTP/1.1, even with less memory.
 const MIN_HTTP1_EXCHANGES: u64 = 8;
-/// A process with less memory than it needs for this many calls serves them nevertheless.
+/// Minimum number of calls, even with less memory.
 const MIN_CALLS: u64 = 16;
 
-/// The parts of the memory.
+/// The division of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Maximum number of calls in flight.
     pub calls: usize,
-    /// Memory for responses to logins, in bytes.
+    /// Memory for login responses, in bytes.
     pub response_bytes: usize,
-    /// Maximum number of exchanges with the platform over HTTP/1.1 at one time.
+    /// Maximum number of concurrent exchanges with the platform over HTTP/1.1.
     pub http1_exchanges: usize,
 }
 
 impl Budget {
-    /// Divides a limit in bytes: five eighths of what the process does not need at rest are for
-    /// calls, a quarter is for responses to logins, an eighth for the heads of responses over HTTP/1.1.
+    /// Divides a limit in bytes. Of the memory that the idle process does not need, five eighths
+    /// are for calls, a quarter is for login responses, and an eighth is for the heads of HTTP/1.1
+    /// responses.
     #[must_use]
     pub fn of(limit: u64) -> Self {
         let free = limit.saturating_sub(BASE_BYTES);

@@ -1,7 +1,6 @@
-//! Domain types for one-time tokens: the user that a token is for, the token, and the URL that
-//! carries it to a browser.
+//! Domain types for one-time tokens: subject, token, login URL.
 //!
-//! A value of one of these types has been checked. How it is sent or shown is decided elsewhere.
+//! Values of these types have been validated. Other modules decide how they are sent or displayed.
 
 use std::{fmt, time::SystemTime};
 
@@ -17,14 +16,14 @@ use crate::secret::Secret;
 /// Maximum length of a one-time token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-/// A one-time token. Spending it takes it by value, and it cannot be copied, so
-/// that our own code cannot spend it twice.
+/// A one-time token. It cannot be cloned and is consumed by use, so that our own code cannot use it
+/// twice.
 pub struct OneTimeToken(Secret);
 
 impl OneTimeToken {
-    /// Takes the text over if it is 1 to 4096 bytes of visible ASCII.
+    /// Creates a token from 1 to 4096 bytes of visible ASCII.
     pub fn try_new(text: String) -> Result<Self, InvalidToken> {
-        // Wrapped first, so that a refused text is overwritten as well.
+        // Wrapped first, so that a refused text is also overwritten.
         let text = Secret::new(text);
         if text.is_empty() {
             Err(InvalidToken::Empty)
@@ -37,7 +36,7 @@ impl OneTimeToken {
         }
     }
 
-    /// The text, for the wire and for a fingerprint.
+    /// Returns the text, for sending and for a fingerprint.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose()
@@ -50,7 +49,32 @@ impl fmt::Debug for OneTimeToken {
     }
 }
 
-/// Why a text is no one-time token.
+/// A hash by which a token is known where the token itself must not be kept. Only hashes that one
+/// process has made in the same way can be compared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Takes a hash from which the token cannot be computed.
+    #[must_use]
+    pub const fn new(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
+    /// The hash itself.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash([redacted])")
+    }
+}
+
+/// Reason that a text is not a one-time token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// It is empty.
@@ -59,31 +83,31 @@ pub enum InvalidToken {
     /// It is longer than [`MAX_TOKEN_BYTES`].
     #[error("must be at most 4096 bytes long")]
     TooLong,
-    /// It has a space, a control character or something beyond ASCII.
+    /// It contains a space, a control character or a character outside ASCII.
     #[error("must be visible ASCII")]
     NotVisibleAscii,
 }
 
-/// A token that the platform has just minted.
+/// A token that the platform has just issued.
 #[derive(Debug)]
 pub struct IssuedToken {
     /// The token.
     pub ott: OneTimeToken,
-    /// When it dies: 30 seconds after the request for it was sent.
+    /// Time of its expiry: 30 seconds after the request for it was sent.
     pub expires_at: SystemTime,
 }
 
-/// A URL that logs a browser in; it has the token in its fragment.
+/// A URL that logs in a browser, with the token in its fragment.
 #[derive(Debug)]
 pub struct LoginUrl(Secret);
 
 impl LoginUrl {
-    /// Wraps a finished URL.
+    /// Wraps a complete URL.
     pub(crate) fn new(url: String) -> Self {
         Self(Secret::new(url))
     }
 
-    /// The URL, for the caller that asked for it.
+    /// Returns the URL, for the caller that requested it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose()

@@ -1,9 +1,8 @@
-//! Certificates, private keys and authorities in PEM files, parsed to typed values.
+//! Parses certificates, private keys and authorities in PEM files to typed values.
 //!
-//! The only parser of these files: `check-config`, the start and every reload use it, so that
-//! they accept and refuse the same files. Errors and warnings name what was found and how to
-//! fix it, and never contain a part of the file, which may be a private key. Files are read
-//! elsewhere.
+//! This is the only parser of these files: `check-config`, startup and reloads use it, so that they
+//! accept and refuse the same files. Errors and warnings state what was found and how to fix it,
+//! and never contain a part of the file, which may be a private key. `files` reads the files.
 //!
 //! ```
 //! use ott_gateway::pki::Authorities;

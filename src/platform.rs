@@ -1,8 +1,8 @@
-//! The platform's REST API as typed operations.
+//! Client of the platform's REST API, as typed operations.
 //!
-//! The only entry point is [`PlatformClient`]. Its methods take permits, so that the
-//! platform receives no request that was not allowed. Who may do what is decided in
-//! `access`, and which status a failure becomes in `status`.
+//! The only entry point is [`PlatformClient`]. Its methods take permits, so that the platform
+//! receives no request that was not allowed. `access` decides who may do what, and `status` maps
+//! failures to statuses.
 
 mod attempt;
 mod breaker;
@@ -48,21 +48,20 @@ use crate::{
     telemetry::metrics::ApiClientMetrics,
 };
 
-/// Connections for minting. One that has been idle for longer is not used: shorter than the
-/// usual minute after which servers close it.
+/// Connections for minting. The maximum idle time is less than the usual minute after which servers
+/// close a connection.
 const MINTING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: true };
-/// Connections for logins. A server that closes an idle connection just when the token is
-/// sent costs the caller its token, and some servers close after 2 s. Over HTTP/1.1, a stray
-/// response on a used connection would give a caller the session of another user.
+/// Connections for logins. If a server closes an idle connection just when the token is sent, the
+/// token is lost, and some servers close after 2 s. Over HTTP/1.1, a stray response on a reused
+/// connection would give a caller the session of another user.
 const LOGIN: Reuse = Reuse { max_idle: Duration::from_secs(2), over_http1: false };
 
-/// What can be configured about an API client (`[api_clients.NAME]`), apart from its credential
-/// and its connections.
+/// Settings of one API client (`[api_clients.NAME]`), without its credential and its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `data_center_url`: where the platform is.
+    /// `data_center_url`: the data center of the platform.
     pub data_center: DataCenter,
-    /// `target_origins`: origins besides the data center's at which a login may land; none.
+    /// `target_origins`: origins that a login may redirect to, besides the data center's; none.
     pub target_origins: Vec<Origin>,
     /// `propagate_trace`: whether requests to the platform carry the trace of the call (W3C Trace
     /// Context); false.
@@ -72,7 +71,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The documented defaults (`docs/configuration.md`) for this data center.
+    /// Returns the documented defaults (`docs/configuration.md`) for this data center.
     #[must_use]
     pub fn new(data_center: DataCenter) -> Self {
         Self { data_center, target_origins: Vec::new(), propagate_trace: false, limits: Limits::default() }
@@ -82,11 +81,11 @@ impl Settings {
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Limit for one attempt at minting, connecting included. 3 s.
+    /// Timeout of one attempt at minting, including connecting. 3 s.
     pub attempt_timeout: Duration,
-    /// Limit for one attempt at a login, connecting included. 8 s.
+    /// Timeout of one attempt at a login, including connecting. 8 s.
     pub login_timeout: Duration,
-    /// Limit for logging out a session that nobody received. 3 s.
+    /// Timeout for logging out an undelivered session. 3 s.
     pub logout_timeout: Duration,
     /// Maximum number of attempts at minting for one call; the replay after a 401 is not
     /// counted. 3.
@@ -94,14 +93,14 @@ pub struct Limits {
     /// Maximum wait between two attempts: after the first failure, and after any. 0.2 s and
     /// 2 s.
     pub retry_wait: (Duration, Duration),
-    /// A `Retry-After` up to this is waited for, a longer one is passed on. 2 s.
+    /// Maximum `Retry-After` that is waited for; a longer one is returned to the caller. 2 s.
     pub max_retry_after: Duration,
-    /// With less than this left of the deadline, minting is not attempted. 20 ms.
+    /// Minimum time before the deadline for an attempt at minting. 20 ms.
     pub min_time_left: Duration,
-    /// `min_login_time`: with less than this left of the deadline, a token is not spent: its
+    /// `min_login_time`: minimum time before the deadline for spending a token: with less, the
     /// session could not be delivered. 400 ms, from 20 ms to 5 s.
     pub min_login_time_left: Duration,
-    /// A login that was not sent is attempted again only with more than this left. 2 s.
+    /// Minimum time before the deadline for a second attempt at a login that was not sent. 2 s.
     pub min_time_left_for_second_login: Duration,
     /// Maximum size of the response to minting, in bytes. 16 KiB.
     pub max_ott_bytes: usize,
@@ -139,7 +138,7 @@ impl Limits {
     }
 }
 
-/// The part of an API client that all workers share.
+/// State of an API client that all workers share.
 pub struct ApiClient {
     name: Arc<str>,
     settings: Settings,
@@ -153,8 +152,8 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// An API client that has not been used yet. `name` is its name in the configuration, and
-    /// `memory` is shared by all API clients.
+    /// Creates an unused API client. `name` is its name in the configuration. All API clients share
+    /// `memory`.
     #[must_use]
     pub fn new(
         name: Arc<str>,
@@ -182,18 +181,18 @@ impl ApiClient {
         &self.name
     }
 
-    /// Where its platform is.
+    /// Returns its data center.
     #[must_use]
     pub fn data_center(&self) -> &DataCenter {
         &self.settings.data_center
     }
 
-    /// Where a login lands, if it may land there.
+    /// Returns where a login lands, if `target_uri` is allowed.
     pub fn landing(&self, target_uri: &str) -> Result<Landing, InvalidTargetUri> {
         self.settings.data_center.landing(target_uri, &self.settings.target_origins)
     }
 
-    /// The URL that logs a browser in and lands there.
+    /// Returns the URL that logs a browser in and redirects it to `landing`.
     #[must_use]
     pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
         self.settings.data_center.browser_login_url(ott, landing)
@@ -212,12 +211,12 @@ pub struct PlatformClient {
     api_client: Arc<ApiClient>,
     ott_connections: Arc<Connections>,
     login_connections: Arc<Connections>,
-    /// The password in the proxy's URL, which the proxy or the server could repeat.
+    /// The password in the proxy's URL, which an error of the proxy or the server could repeat.
     proxy_password: Option<Arc<Secret>>,
 }
 
 impl PlatformClient {
-    /// The API client, with connections of its own that are made when they are needed.
+    /// Creates a client with its own connections, which are opened on demand.
     pub fn new(api_client: Arc<ApiClient>, http: HttpSettings) -> Result<Self, HttpClientError> {
         let generation = &api_client.generation;
         let proxy_password = http.proxy.as_ref().and_then(|proxy| proxy.url().password());
@@ -229,20 +228,20 @@ impl PlatformClient {
         Ok(Self { api_client, ott_connections, login_connections, proxy_password })
     }
 
-    /// What it shares with the other workers.
+    /// Returns the state that is shared with the other workers.
     #[must_use]
     pub const fn api_client(&self) -> &Arc<ApiClient> {
         &self.api_client
     }
 
-    /// The name of the API client in the configuration.
+    /// Returns the name of the API client in the configuration.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         self.api_client.name()
     }
 
-    /// Lets no request use the present HTTP/1.1 connections of the API client, on any
-    /// worker: one of them has carried the response to another request.
+    /// Stops using the current HTTP/1.1 connections of the API client on all workers, because one
+    /// of them has carried the response to another request.
     pub fn retire_connections(&self) {
         self.api_client.generation.end();
     }

@@ -1,8 +1,7 @@
 //! Reasons of failed calls (the contract's `ErrorReason`) and their gRPC codes.
 //!
-//! Every stage may use these names. [`status::table`](crate::status::table) describes what a
-//! reason means and what a caller does about it; [`status`](crate::status) decides which
-//! failure gets which reason.
+//! All stages may use these names. [`status::table`](crate::status::table) describes each reason
+//! and its remedy; [`status`](crate::status) assigns reasons to failures.
 
 mod code;
 
@@ -20,7 +19,7 @@ macro_rules! reasons {
             /// Every reason, in the order of the contract.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name on the wire.
+            /// Returns the name on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -28,8 +27,8 @@ macro_rules! reasons {
                 }
             }
 
-            /// The usual code. A few reasons have another one at a login, or where the
-            /// platform's answer is more specific: see
+            /// Returns the usual code. A few reasons have another code for a login, or if the
+            /// platform's response is more specific: see
             /// [`Failure::code`](crate::status::Failure::code).
             #[must_use]
             pub const fn code(self) -> FailureCode {

@@ -1,24 +1,31 @@
-//! A faithful copy of the platform's documented endpoints, for trying and testing.
+//! A copy of the platform's documented endpoints, for tests.
 //!
-//! It knows nothing of the rest of the crate but the clock, and shares no type with
-//! `platform`: what both say of the wire comes from the documentation, twice, so that
-//! one can be wrong without the other. It is no place for real credentials, and every
-//! token it makes starts with [`TOKEN_MARK`].
+//! It uses nothing of the rest of the crate but the clock and the names of reasons, and shares
+//! no type with `platform`: both are written from the platform's documentation, so that one can
+//! be wrong without the other. Real credentials do not belong in it, and every token that it issues
+//! starts with [`TOKEN_MARK`].
 //!
-//! A request meets `listener`, `log`, `body`, the faults, then its endpoint in `idp`,
-//! `api`, `directory` or `pages`; these look into `accounts` and `tokens`.
+//! A request passes through `listener`, `log` (which fills the `journal`), `body` and the faults
+//! to its endpoint in `idp`, `api`, `directory` or `pages`, which use `accounts` and `tokens`.
+//! Failures that users ask for by a login are read in `demand`; those that the gateway makes
+//! leave by `script`.
 
 mod accounts;
 mod api;
 mod body;
+mod demand;
 mod directory;
 mod error;
 mod expiring;
 mod faults;
 mod idp;
+mod journal;
 mod listener;
 mod log;
 mod pages;
+mod reasons;
+mod reset;
+mod script;
 mod tokens;
 mod wire;
 
@@ -42,41 +49,47 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::accounts::file::Problem;
-pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET};
+pub use self::accounts::{Accounts, AccountsError, CLIENT_ID, CLIENT_SECRET, ListedAccount};
 use self::accounts::{ApiClient, User};
 use self::error::ApiError;
 use self::faults::Planned;
 pub use self::faults::{Fault, FaultPlan, FaultPlanError, UnknownFault};
+use self::journal::Journal;
+use self::reset::Forget;
+use self::script::Demands;
 pub use self::tokens::MARK as TOKEN_MARK;
 use self::tokens::Tokens;
 use self::wire::Cutter;
 use crate::clock::WallClock;
+use crate::rehearsal::Script;
 
-/// How long the platform's access tokens live, by its documentation.
+/// Documented lifetime of the platform's access tokens.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(2);
-/// How long the platform's one-time tokens live, by its documentation.
+/// Documented lifetime of the platform's one-time tokens.
 pub const OTT_LIFETIME: Duration = Duration::from_secs(30);
 
-/// How a sandbox is to be.
+/// Settings of a sandbox.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen. On anything but a loopback address it warns: everyone who
-    /// knows the documentation knows its secret.
+    /// Address to listen on. Everyone who can reach it can use it, because its secret is documented.
     pub listen: SocketAddr,
-    /// Who exists in it.
+    /// Its accounts.
     pub accounts: Accounts,
-    /// What goes wrong without being asked for.
+    /// Which requests fail without asking for it.
     pub faults: FaultPlan,
-    /// How long an access token lives.
+    /// Lifetime of an access token.
     pub access_token_lifetime: Duration,
-    /// How long a one-time token lives.
+    /// Lifetime of a one-time token.
     pub ott_lifetime: Duration,
-    /// What `expires_on` and the `Date` of every answer are told by.
+    /// URL at which browsers and callers reach it, without a path; `None`: the address that it
+    /// listens on, or loopback if that is every address.
+    pub public_url: Option<String>,
+    /// Clock of `expires_on` and of the `Date` of every answer.
     pub wall_clock: WallClock,
 }
 
 impl Settings {
-    /// A sandbox as the platform is documented, with the built-in accounts and no faults.
+    /// Settings of the documented platform, with the built-in accounts and no faults.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -85,6 +98,7 @@ impl Settings {
             faults: FaultPlan::none(),
             access_token_lifetime: ACCESS_TOKEN_LIFETIME,
             ott_lifetime: OTT_LIFETIME,
+            public_url: None,
             wall_clock: WallClock::system(),
         }
     }
@@ -96,24 +110,24 @@ pub enum StartError {
     /// Another program listens there.
     #[error("{address} is in use by another program")]
     AddressInUse {
-        /// The address asked for.
+        /// The address.
         address: SocketAddr,
     },
-    /// The system does not let it listen there.
+    /// The system does not allow to listen there.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address asked for.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// A running sandbox. It stops when it is dropped, or in good order with
-/// [`stop`](Self::stop).
+/// A running sandbox. It stops when it is dropped, or gracefully with [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
+    script: Arc<dyn Script>,
     tasks: TaskTracker,
     stop: DropGuard,
 }
@@ -128,7 +142,7 @@ pub async fn start(settings: Settings) -> Result<Sandbox, StartError> {
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the sandbox is open to the network, and its secret is known to all");
+        tracing::warn!(%address, "sandbox is open to the network, and its secret is public");
     }
 
     let world = World {
@@ -137,26 +151,35 @@ pub async fn start(settings: Settings) -> Result<Sandbox, StartError> {
         planned: Planned::new(settings.faults),
         access_token_lifetime: settings.access_token_lifetime,
         wall_clock: settings.wall_clock,
-        base_url: base_url(address),
+        ott_lifetime: settings.ott_lifetime,
+        public_url: settings.public_url.unwrap_or_else(|| base_url(address)),
+        journal: Journal::default(),
+        forget: Forget::default(),
     };
+    let world = Arc::new(world);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    tasks.spawn(listener::serve(listener, router(Arc::new(world)), stop.clone(), tasks.clone()));
-    Ok(Sandbox { address, tasks, stop: stop.drop_guard() })
+    tasks.spawn(listener::serve(listener, router(Arc::clone(&world)), stop.clone(), tasks.clone()));
+    Ok(Sandbox { address, script: Arc::new(Demands(world)), tasks, stop: stop.drop_guard() })
 }
 
 impl Sandbox {
-    /// Where it listens; with the real port if 0 was asked for.
+    /// Address that it listens on, with the real port if 0 was configured.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// What a client of it calls the data center's URL.
+    /// URL of the data center for clients on this machine.
     pub fn base_url(&self) -> String {
         base_url(self.address)
     }
 
-    /// Accepts no more, and waits for what is in flight, 1 s at most.
+    /// The failures that the gateway in front of it makes on demand.
+    pub fn script(&self) -> Arc<dyn Script> {
+        Arc::clone(&self.script)
+    }
+
+    /// Stops accepting connections and waits for requests in flight, at most 1 s.
     pub async fn stop(self) {
         self.stop.disarm().cancel();
         self.tasks.close();
@@ -164,7 +187,7 @@ impl Sandbox {
     }
 }
 
-/// A client on this machine cannot connect to "any address" itself.
+/// URL for clients on this machine: loopback in place of "every address".
 fn base_url(address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -174,14 +197,17 @@ fn base_url(address: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// All that the endpoints know.
+/// State of the endpoints.
 struct World {
     accounts: Accounts,
     tokens: Tokens,
     planned: Planned,
     access_token_lifetime: Duration,
     wall_clock: WallClock,
-    base_url: String,
+    ott_lifetime: Duration,
+    public_url: String,
+    journal: Journal,
+    forget: Forget,
 }
 
 impl World {
@@ -215,6 +241,10 @@ fn router(world: Arc<World>) -> Router {
         .route("/api/2/tenants/{id}/users", get(directory::tenant_users))
         .route("/api/2/clients/{id}", get(api::client))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&world), meet_faults));
+    let for_tests = Router::new()
+        .route("/sandbox/requests", get(journal::requests))
+        .route("/sandbox/reset", post(reset::reset))
+        .route_layer(middleware::from_fn(reset::refuse_pages));
     let around = Router::new()
         .route("/.well-known/openid-configuration", get(api::openid_configuration))
         .route("/api/1/accounts", get(api::data_center))
@@ -225,16 +255,17 @@ fn router(world: Arc<World>) -> Router {
         .route("/favicon.ico", get(pages::no_icon));
     endpoints
         .merge(around)
+        .merge(for_tests)
         .fallback(error::no_such_endpoint)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn(body::take_whole))
         .layer(middleware::map_response_with_state(Arc::clone(&world), common_headers))
-        .layer(middleware::from_fn(log::requests))
+        .layer(middleware::from_fn_with_state(Arc::clone(&world), log::requests))
         .with_state(world)
 }
 
-/// Carries out the faults: the planned ones, and those that an endpoint asks for by
-/// leaving a [`Fault`] with its answer.
+/// Applies the faults: the planned ones, and those that an endpoint puts into the extensions of its
+/// answer.
 async fn meet_faults(
     State(world): State<Arc<World>>,
     Extension(cutter): Extension<Cutter>,
@@ -253,10 +284,10 @@ async fn meet_faults(
     }
 }
 
-/// What the platform says with every answer: keep none of it, and JSON is UTF-8.
+/// Headers of every answer of the platform.
 async fn common_headers(State(world): State<Arc<World>>, mut response: Response) -> Response {
     let headers = response.headers_mut();
-    // An HTTP date is plain ASCII; were it not, the server would set its own.
+    // An HTTP date is ASCII. Otherwise the server would set its own.
     if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(world.wall_clock.now())) {
         headers.insert(header::DATE, date);
     }

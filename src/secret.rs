@@ -1,9 +1,8 @@
-//! Text that must not be shown by accident.
+//! Text that must not be disclosed by accident.
 //!
-//! A secret has no `Display`, its `Debug` shows nothing of it, and its memory is overwritten
-//! when it is dropped. [`Secret::expose`] is called only where the secret is sent: in
-//! `platform`, in `credential`, and where a type that contains one (`ott`, `session`) passes
-//! it to the caller that requested it.
+//! A secret has no `Display`, its `Debug` is redacted, and its memory is overwritten on drop.
+//! [`Secret::expose`] is called only where the secret is sent: in `platform`, in `credential`, and
+//! where a type that contains one (`ott`, `session`) passes it to the caller that requested it.
 
 pub mod client_secret;
 pub mod hmac_key;
@@ -13,7 +12,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroize;
 
-/// Text that is never shown.
+/// Secret text.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
@@ -30,7 +29,7 @@ impl Secret {
         Self(exact)
     }
 
-    /// Returns the text, to be sent.
+    /// Returns the text, for sending.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -70,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_nothing_of_the_text() {
+    fn debug_output_does_not_contain_the_text() {
         let secret = Secret::new("canary".to_owned());
         for shown in [format!("{secret:?}"), format!("{secret:#?}"), format!("{:?}", Some(&secret))] {
             assert!(!shown.contains("canary"), "{shown}");

@@ -1,8 +1,8 @@
-//! The gRPC server: connections in, calls through the middleware, drain.
+//! The gRPC server: accepts connections, runs calls through the middleware, and drains.
 //!
-//! tonic's generated services run behind it on a connection driver of our own, because
-//! tonic's server leaves peers that never speak, never read or never leave without
-//! bounds. What the calls do is not known here.
+//! tonic's generated services run on our own connection driver, because tonic's server has no
+//! limits for peers that never send, never read or never disconnect. The handlers decide what a
+//! call does.
 
 mod call_log;
 mod completion;
@@ -48,7 +48,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::connections::MAX_LEAVING;
 use self::{
-    connection::Shared,
+    connection::ConnectionContext,
     connections::Connections,
     drain::{Calls, Drain, Phases},
     gate::Gate,
@@ -59,7 +59,7 @@ use self::{
     stack::{CallStack, CallTimes},
     stream_guard::StreamBudget,
     tls::Handshakes,
-    worker::{Ended, Worker},
+    worker::{Stopped, Worker},
 };
 pub use self::{
     drain::{DrainTimes, Drained},
@@ -85,20 +85,20 @@ use crate::{
     },
 };
 
-/// How long the workers may take to stop once their connections are closed.
-const WORKER_END: Duration = Duration::from_secs(1);
+/// Maximum time for the workers to stop once their connections are closed.
+const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the main port needs for its calls.
+/// Dependencies of the main port's calls.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct Dependencies {
     /// Identifies callers.
     pub identification: Identification,
-    /// Has the bearer tokens and the rules in force. A call that the rules refuse in any case takes
-    /// no place from others.
+    /// The bearer tokens and access rules in force. A call that the rules refuse for every user
+    /// takes no place from others.
     pub access: Access,
-    /// Receives the records of calls that did not reach a handler.
+    /// Records calls that did not reach a handler.
     pub audit: Audit,
-    /// Reads what refused requests named.
+    /// Adds the user and the API client of a refused request to its call.
     pub refused_requests: RefusedRequests,
     /// Metrics of calls and connections.
     pub metrics: Metrics,
@@ -106,66 +106,66 @@ pub struct Parts {
     pub tracer: Tracer,
     /// Answers health calls.
     pub health: HealthService,
-    /// Cancelled as a drain begins, so that health can turn to `NOT_SERVING`.
+    /// Cancelled when a drain begins, so that health reports `NOT_SERVING`.
     pub draining: CancellationToken,
-    /// Cancelled when connections are told to go away, so that health can end its open
-    /// streams.
+    /// Cancelled when all connections are sent a GOAWAY, so that health ends its open streams.
     pub going_away: CancellationToken,
 }
 
-/// Why the server cannot listen.
+/// Error of [`bind`] and [`check`].
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Address {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Without TLS, secrets would cross the network in the clear.
+    /// Plaintext on an address that is not loopback, which would send secrets over the network
+    /// unencrypted.
     #[error("{address} is not a loopback address, and plaintext is not allowed on others")]
     PlaintextBeyondLoopback {
         /// The address.
         address: SocketAddr,
     },
     /// The TLS files cannot be used.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Tls(#[from] tls::TlsError),
 }
 
-/// Why the workers cannot start.
+/// Error of [`Bound::serve`] and its variants.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError<E> {
-    /// The system does not start another thread.
+    /// The operating system cannot start another thread.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// The runtime of a thread cannot be built.
+    /// The runtime of a worker thread cannot be built.
     #[error("cannot build the runtime of a thread")]
     Runtime(#[source] io::Error),
     /// The listening socket cannot be used.
     #[error("cannot use the listening socket")]
     Socket(#[source] io::Error),
-    /// The routes cannot be made.
-    #[error("the routes of a worker cannot be made")]
+    /// The routes of a worker cannot be created.
+    #[error("cannot create the routes of a worker")]
     Routes(#[source] E),
-    /// A worker ended while it was starting.
-    #[error("a worker ended while it was starting")]
+    /// A worker stopped while it was starting.
+    #[error("a worker stopped while it was starting")]
     Ended,
 }
 
-/// Binds the address and reads the TLS files; nothing is served yet. Blocks.
+/// Binds the address and reads the TLS files, without serving yet. Blocks.
 pub fn bind(settings: Settings) -> Result<Bound, BindError> {
     let address = settings.listen;
     let tls = transport(&settings)?;
-    let of_address = |source| BindError::Address { address, source };
-    let listener = listener::listen(address).map_err(of_address)?;
-    let local_addr = listener.local_addr().map_err(of_address)?;
+    let address_error = |source| BindError::Address { address, source };
+    let listener = listener::listen(address).map_err(address_error)?;
+    let local_addr = listener.local_addr().map_err(address_error)?;
     Ok(Bound { settings, tls, listener, local_addr })
 }
 
-/// Checks what [`bind`] checks, without listening.
+/// Runs the checks of [`bind`] without listening.
 ///
 /// # Errors
 ///
@@ -174,7 +174,7 @@ pub fn check(settings: &Settings) -> Result<(), BindError> {
     transport(settings).map(drop)
 }
 
-/// The TLS of the transport, if it has any.
+/// Reads the TLS files if the transport uses TLS.
 fn transport(settings: &Settings) -> Result<Option<tls::Reload>, BindError> {
     let address = settings.listen;
     match &settings.transport {
@@ -186,7 +186,7 @@ fn transport(settings: &Settings) -> Result<Option<tls::Reload>, BindError> {
     }
 }
 
-/// A server that listens and does not serve yet.
+/// A bound server that does not serve yet.
 #[derive(Debug)]
 pub struct Bound {
     settings: Settings,
@@ -196,36 +196,37 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// The address in use.
+    /// Returns the bound address.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Starts the workers and serves calls: the main port.
+    /// Serves the main port: starts the workers and accepts calls.
     ///
     /// `handlers` is called once on each worker's thread, inside its runtime, so that each worker
-    /// has its own connections to the platform. Connections are accepted and TLS files reloaded
-    /// on the runtime of the caller.
+    /// has its own connections to the platform. Connections are accepted and TLS files reloaded on
+    /// the caller's runtime.
     ///
     /// # Errors
     ///
     /// A worker cannot be started, or `handlers` fails.
     pub async fn serve<E: Send + 'static>(
         self,
-        parts: Parts,
+        dependencies: Dependencies,
         handlers: impl Fn() -> Result<Handlers, E> + Send + Sync + 'static,
     ) -> Result<Server, ServeError<E>> {
         let in_flight = InFlightLimit::new(self.settings.max_in_flight);
-        parts.metrics.follow_in_flight(in_flight.clone());
+        dependencies.metrics.follow_in_flight(in_flight.clone());
         let bodies = BodyLimit::new(self.settings.max_awaited_bodies.min(self.settings.max_in_flight));
-        parts.metrics.follow_awaited_bodies(bodies.clone());
-        let gate = Gate::new(in_flight.clone(), bodies, parts.audit.clone(), parts.metrics.clone());
+        dependencies.metrics.follow_awaited_bodies(bodies.clone());
+        let gate =
+            Gate::new(in_flight.clone(), bodies, dependencies.audit.clone(), dependencies.metrics.clone());
         let refused_calls = RefusedCalls::new(
             self.settings.refused_calls,
-            parts.refused_requests.clone(),
-            parts.audit.clone(),
-            parts.metrics.clone(),
+            dependencies.refused_requests.clone(),
+            dependencies.audit.clone(),
+            dependencies.metrics.clone(),
             WallClock::system(),
         );
         let calls = Calls { gate: gate.clone(), in_flight, refused: refused_calls.clone() };
@@ -233,23 +234,23 @@ impl Bound {
         let Settings { max_deadline, body_timeout, .. } = self.settings;
         let times = CallTimes { max_deadline, body_timeout };
         let refused_bodies = RefusedBodies::new(body_timeout);
-        let phases = Phases::new(parts.going_away);
-        let metrics = parts.metrics.clone();
+        let phases = Phases::new(dependencies.going_away);
+        let metrics = dependencies.metrics.clone();
         let supervisor = Supervisor::new(metrics.duties().clone(), phases.close.clone());
         supervisor.start(Duty::RefusedCalls, None, refused_calls.clone(), |refused| {
             refused.clone().flush_regularly().boxed()
         });
         let health_calls = metrics.health_calls(HealthPort::Main);
-        let identification = parts.identification.clone();
+        let identification = dependencies.identification.clone();
         let connections = Connections::new(&self.settings.limits, identification, metrics.clone());
         let port = move |phases: &Phases| {
             let calls = CallStack {
                 handlers: handlers()?,
-                identification: parts.identification.clone(),
-                access: parts.access.clone(),
-                audit: parts.audit.on_this_runtime(),
-                metrics: parts.metrics.clone(),
-                tracer: parts.tracer.clone(),
+                identification: dependencies.identification.clone(),
+                access: dependencies.access.clone(),
+                audit: dependencies.audit.on_this_runtime(),
+                metrics: dependencies.metrics.clone(),
+                tracer: dependencies.tracer.clone(),
                 gate: gate.clone(),
                 holders: holders.for_worker(),
                 refused_calls: refused_calls.clone(),
@@ -257,13 +258,17 @@ impl Bound {
                 cut_off: phases.cut_off.clone(),
                 times,
             };
-            Ok(Port { health: parts.health.clone(), health_calls: health_calls.clone(), calls: Some(calls) })
+            Ok(Port {
+                health: dependencies.health.clone(),
+                health_calls: health_calls.clone(),
+                calls: Some(calls),
+            })
         };
-        self.run(metrics, phases, parts.draining, Some(calls), connections, port).await
+        self.run(metrics, phases, dependencies.draining, Some(calls), connections, port).await
     }
 
-    /// Starts the workers and serves health alone: the health port. `metrics` counts its
-    /// connections.
+    /// Serves the health port: starts the workers and answers health calls only. `metrics` counts
+    /// its connections.
     ///
     /// # Errors
     ///
@@ -294,7 +299,7 @@ impl Bound {
         port: impl Fn(&Phases) -> Result<Port, E> + Send + Sync + 'static,
     ) -> Result<Server, ServeError<E>> {
         let Self { settings, tls, listener, local_addr } = self;
-        // Stops the workers if starting fails half-way.
+        // Stops the workers if startup fails halfway.
         let close = phases.close.clone().drop_guard();
 
         let port = Arc::new(port);
@@ -312,7 +317,7 @@ impl Bound {
             let (port, stream_budget) = (Arc::clone(&port), stream_budget.clone());
             let make = move || {
                 let port = Arc::new(port(&phases)?);
-                Ok(Shared { port, handshakes, limits, stream_budget, phases, metrics })
+                Ok(ConnectionContext { port, handshakes, limits, stream_budget, phases, metrics })
             };
             let heartbeat = threads.register(format!("{role}-{number}"));
             let (worker, started, ended) = Worker::start(heartbeat, make).map_err(ServeError::Thread)?;
@@ -334,7 +339,7 @@ impl Bound {
         tracing::info!(
             listener.address = %local_addr,
             listener.worker_threads = ends.len(),
-            "the server is listening"
+            "server listening"
         );
         let hurry = CancellationToken::new();
         let drain = Drain { times: settings.drain, hurry, draining, phases, calls, connections };
@@ -362,51 +367,52 @@ impl Acceptor {
     }
 }
 
-/// A running server. Dropped without a [drain](Self::drain), it ends at once.
+/// A running server. It stops at once if it is dropped without a [drain](Self::drain).
 #[derive(Debug)]
 pub struct Server {
     local_addr: SocketAddr,
     drain: Drain,
-    workers: Vec<Ended>,
+    workers: Vec<Stopped>,
     _close: DropGuard,
 }
 
 impl Server {
-    /// The address in use.
+    /// Returns the bound address.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Returns the token that makes a [drain](Self::drain) end all calls at once, and wait
-    /// only for their audit records.
+    /// Returns the token that makes a [drain](Self::drain) end all calls at once and wait only for
+    /// their audit records.
     #[must_use]
     pub fn hurry(&self) -> CancellationToken {
         self.drain.hurry.clone()
     }
 
-    /// Number of calls in flight.
+    /// Returns the number of calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.drain.calls.as_ref().map_or(0, |calls| calls.in_flight.count())
     }
 
-    /// Ends the server: `NOT_SERVING`, then no more connections and a GOAWAY to each,
-    /// then the end of all calls, then of all connections. With the default times it
-    /// is over within 28.5 s, whatever peers do.
+    /// Stops the server: reports `NOT_SERVING`, stops accepting and sends GOAWAY to all
+    /// connections, ends all calls, then closes all connections. With the default times, this takes
+    /// at most 28.5 s, regardless of what peers do.
     pub async fn drain(self) -> Drained {
         let drained = self.drain.run().await;
         let workers = async {
             for worker in self.workers {
-                // An error is the end as well: the other side is dropped with the thread.
+                // An error also means that the worker has stopped: the sender is dropped with the
+                // thread.
                 let _ = worker.await;
             }
         };
-        let workers = tokio::time::timeout(WORKER_END, workers);
+        let workers = tokio::time::timeout(WORKER_STOP_TIMEOUT, workers);
         if let Some(Err(_)) = self.drain.hurry.run_until_cancelled(workers).await {
             tracing::warn!("worker did not stop in time, not waiting for it");
         }
-        // After the last call, and before the audit writes its last records.
+        // Flushed after the last call, and before the audit writes its last records.
         if let Some(calls) = &self.drain.calls {
             calls.refused.flush();
         }

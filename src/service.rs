@@ -14,6 +14,8 @@ mod login_with_ott;
 mod named_callers;
 mod reflection;
 mod refused_requests;
+#[cfg(feature = "sandbox")]
+mod rehearsal;
 mod undelivered;
 mod wire;
 
@@ -22,6 +24,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
+#[cfg(feature = "sandbox")]
+pub use self::rehearsal::RehearsedService;
 pub use self::{
     api_clients::ApiClients,
     known_tokens::KnownTokens,
@@ -39,7 +43,7 @@ use crate::{
     platform::PlatformClient,
     proto::ott::v1::{IssueOttResponse, LoginWithOttResponse},
     session::{Account, LoggedIn},
-    status::{Failure, Reason},
+    status::{Case, Failure, Reason},
     telemetry::metrics::Metrics,
 };
 
@@ -78,7 +82,9 @@ impl OttService {
         if let Some(name) = name {
             self.access.admits_api_client(admission, name)?;
         }
-        client.cloned().ok_or_else(|| Failure::new(Reason::ApiClientUnknown))
+        client.cloned().ok_or_else(|| {
+            Failure::of(if name.is_some() { Case::ApiClientUnknown } else { Case::NoDefaultApiClient })
+        })
     }
 }
 
@@ -106,9 +112,10 @@ impl OttService {
         let working = self.begin(arrival, admission, headers, body);
         async move {
             // Only what is delivered leaves the types that overwrite their memory.
-            match working? {
-                Working::Issue(work) => wire::encode(&IssueOttResponse::from(work.await?)),
-                Working::LogIn(work) => {
+            match working {
+                Err(failure) => Err(failure),
+                Ok(Working::Issue(work)) => wire::encode(&IssueOttResponse::from(work.await?)),
+                Ok(Working::LogIn(work)) => {
                     let (account, undelivered) = work.await?;
                     let session = undelivered.deliver();
                     wire::encode(&LoginWithOttResponse::from(LoggedIn { account, session }))

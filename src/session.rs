@@ -1,7 +1,7 @@
 //! Domain types for a login: the user account and the session.
 //!
-//! The account is kept field by field as the platform sent it; `service` converts it to
-//! the contract's typed message. How cookies are read is in `platform`.
+//! The account is kept as the platform sent it, member by member; `service` converts it to the
+//! contract's typed message. `platform` parses cookies.
 
 use std::{fmt, time::SystemTime};
 
@@ -18,14 +18,14 @@ use crate::{
 /// Result of a successful login.
 #[derive(Debug)]
 pub struct LoggedIn {
-    /// Account of the user who logged in.
+    /// Account of the logged-in user.
     pub account: Account,
     /// Session that the login started.
     pub session: Session,
 }
 
-/// The user account as the platform sent it: the members of a JSON object, unchanged and
-/// in order. Its `id` and `login` are known to be strings.
+/// The user account as the platform sent it: the members of a JSON object, unchanged and in order.
+/// `id` and `login` have been checked to be strings.
 pub struct Account(Vec<(String, Box<RawValue>)>);
 
 impl Account {
@@ -34,32 +34,32 @@ impl Account {
         Self(members)
     }
 
-    /// Returns a member that is a string; `None` if it is absent or anything else.
+    /// Returns a member that is a string, or `None` if it is absent or not a string.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
         let (_, value) = self.0.iter().find(|(member, _)| member == name)?;
         serde_json::from_str(value.get()).ok()
     }
 
-    /// Returns whether it is the account of this user. `None` if the response does not
-    /// contain what the user is named by, or not in a form that can be compared.
+    /// Returns whether this is the account of `subject`. `None` if the response does not contain
+    /// the user's name of that kind in a comparable form.
     ///
-    /// Only accounts of different users count as different: a spelling that the platform
-    /// normalizes must not cost a login.
+    /// Spellings that the platform may normalize do not count as a difference, because that would
+    /// fail a valid login.
     #[must_use]
     pub fn is_of(&self, subject: &Subject) -> Option<bool> {
         subject.is_named(&self.name(subject.kind())?)
     }
 
-    /// Returns the users that the account is, by its login, its id and its external id. Names
-    /// that no request could contain are left out.
+    /// Returns the account's login, id and external id as subjects. Names that are not valid in a
+    /// request are omitted.
     #[must_use]
     pub fn subjects(&self) -> Vec<Subject> {
         let kinds = [SubjectKind::Login, SubjectKind::UserId, SubjectKind::ExternalId];
         kinds.into_iter().filter_map(|kind| Subject::new(kind, self.name(kind)?).ok()).collect()
     }
 
-    /// Returns the name of that kind, if the response contains one.
+    /// Returns the name of a kind, if the response contains one.
     fn name(&self, kind: SubjectKind) -> Option<String> {
         let member = match kind {
             SubjectKind::UserId => "id",
@@ -89,7 +89,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Creates a session with these cookies.
+    /// Creates a session from cookies.
     #[must_use]
     pub const fn new(cookies: Vec<SessionCookie>) -> Self {
         Self { cookies, untransferable: Vec::new() }
@@ -103,24 +103,24 @@ impl Session {
         self
     }
 
-    /// Cookies that can be passed to a caller, including those that only delete an
+    /// Returns the cookies that can be passed to a caller, including those that only delete an
     /// earlier cookie.
     #[must_use]
     pub fn cookies(&self) -> &[SessionCookie] {
         &self.cookies
     }
 
-    /// Whether there is no live cookie: nothing to act with, and nothing to log out.
+    /// Returns whether there is no live cookie, so that there is no session to use or to log out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.untransferable.is_empty() && self.cookies.iter().all(|cookie| cookie.is_deletion)
     }
 
-    /// Value of a `Cookie` request header for the caller (RFC 6265, section 4.2.1),
+    /// Returns the value of a `Cookie` request header for the caller (RFC 6265, section 4.2.1),
     /// without cookies that only delete an earlier one. Empty if there are no others.
     #[must_use]
     pub fn cookie_header(&self) -> Secret {
-        // Allocated at full size: growing would leave copies of the values in memory.
+        // Allocated at full size, because growing would leave copies of the values in memory.
         let lengths = self.cookies.iter().map(|cookie| cookie.name.len() + cookie.value.expose().len() + 3);
         let mut header = String::with_capacity(lengths.sum());
         for cookie in self.cookies.iter().filter(|cookie| !cookie.is_deletion) {
@@ -134,8 +134,8 @@ impl Session {
         Secret::new(header)
     }
 
-    /// Value of the `Cookie` request header that logs the session out: all live cookies,
-    /// including those that cannot be passed to a caller. `None` if there is no live
+    /// Returns the value of the `Cookie` request header that logs the session out: all live
+    /// cookies, including those that cannot be passed to a caller. `None` if there is no live
     /// cookie. The value is marked as sensitive.
     #[must_use]
     pub fn logout_header(&self) -> Option<HeaderValue> {
@@ -152,17 +152,17 @@ impl Session {
     }
 }
 
-/// One cookie of a session, with the attributes that the platform sent.
+/// A cookie of a session, with the attributes that the platform sent.
 #[derive(Clone)]
 pub struct SessionCookie {
-    /// Name. Never empty, without control characters (except HTAB), `;` and `=`.
+    /// Name. Not empty, and without control characters (except HTAB), `;` and `=`.
     pub name: String,
     /// Value exactly as sent, without control characters (except HTAB) and `;`.
     pub value: Secret,
     /// `Domain` attribute without a leading dot; empty if there was none.
     pub domain: String,
-    /// `Path` attribute; empty if there was none, or one that does not start with `/` and
-    /// therefore means the default path (RFC 6265, section 5.2.4).
+    /// `Path` attribute. Empty if there was none, or if it does not start with `/` and therefore
+    /// means the default path (RFC 6265, section 5.2.4).
     pub path: String,
     /// Expiry time from `Max-Age`, or else from `Expires`; `None` for a session cookie.
     pub expires_at: Option<SystemTime>,
@@ -176,7 +176,7 @@ pub struct SessionCookie {
     pub same_site: String,
 }
 
-/// Shows no name either: a server may put session data there.
+/// Omits the name too, because a server may put session data there.
 impl fmt::Debug for SessionCookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCookie")
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_without_live_cookies_is_empty_and_has_no_header() {
+    fn session_without_live_cookies_is_empty_and_has_no_header() {
         for session in [Session::default(), Session::new(vec![cookie("old", true)])] {
             assert!(session.is_empty());
             assert!(session.cookie_header().is_empty());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn both_headers_carry_the_live_cookies_and_no_deletions() {
+    fn both_headers_contain_live_cookies_and_no_deletions() {
         let session = Session::new(vec![cookie("a", false), cookie("old", true), cookie("b", false)]);
         assert!(!session.is_empty());
         assert_eq!(session.cookies().len(), 3);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_neither_names_nor_values() {
+    fn debug_output_contains_neither_names_nor_values() {
         let session = Session::new(vec![cookie("canary", false)]).with_untransferable(untransferable());
         let shown = format!("{session:?} {session:#?} {:?}", session.logout_header());
         assert!(!shown.contains("canary") && !shown.contains("255"), "{shown}");

@@ -3,7 +3,9 @@
 //! The only place that builds a `tonic::Status`. Retries at the platform have ended before a
 //! failure is created.
 
+mod case;
 mod details;
+mod message;
 mod platform;
 mod refusal;
 pub mod table;
@@ -13,6 +15,7 @@ use std::{fmt, time::Duration};
 
 use http::HeaderMap;
 
+pub use self::case::{Advice, Case, Placeholder};
 pub use crate::reason::{FailureCode, Reason};
 use crate::{
     call::{Call, Certainty, Ending, Operation},
@@ -22,10 +25,9 @@ use crate::{
 /// One failed call, before it becomes a status.
 #[derive(Debug)]
 pub struct Failure {
-    reason: Reason,
+    case: Case,
     code: FailureCode,
     retry_after: Option<Duration>,
-    meaning: Option<&'static str>,
     violations: Vec<Violation>,
     http_status: Option<u16>,
     // Boxed, being rare: a result that may be a failure stays small.
@@ -51,14 +53,20 @@ struct QuotaExceeded {
 }
 
 impl Failure {
-    /// Creates a failure with the reason's usual code.
+    /// Creates a failure with the reason's usual code, where there is nothing more specific to
+    /// report than the reason.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
+        Self::of(Case::general(reason))
+    }
+
+    /// Creates a failure with the usual code of the case's reason.
+    #[must_use]
+    pub fn of(case: Case) -> Self {
         Self {
-            reason,
-            code: reason.code(),
+            case,
+            code: case.reason().code(),
             retry_after: None,
-            meaning: None,
             violations: Vec::new(),
             http_status: None,
             quota: None,
@@ -71,7 +79,7 @@ impl Failure {
     /// `LOGIN_OUTCOME_UNKNOWN` for a login that may have been sent.
     #[must_use]
     pub fn draining(call: &Call) -> Self {
-        Self::new(if may_be_spent(call) { Reason::LoginOutcomeUnknown } else { Reason::Draining })
+        Self::of(if may_be_spent(call) { Case::LoginCutOff } else { Case::Draining })
     }
 
     /// Sets the delay after which a retry can succeed (`RetryInfo`; at most an hour).
@@ -81,7 +89,8 @@ impl Failure {
         self
     }
 
-    /// Adds a field that breaks a rule (`BadRequest`).
+    /// Adds a field that breaks a rule (`BadRequest`, and the message). The description is the rule:
+    /// "must not be empty".
     #[must_use]
     pub fn violation(mut self, field: &'static str, description: impl Into<String>) -> Self {
         self.violations.push(Violation { field, description: description.into() });
@@ -106,7 +115,13 @@ impl Failure {
     /// The reason.
     #[must_use]
     pub const fn reason(&self) -> Reason {
-        self.reason
+        self.case.reason()
+    }
+
+    /// The case of the reason.
+    #[must_use]
+    pub const fn case(&self) -> Case {
+        self.case
     }
 
     /// The fields that break a rule.
@@ -146,7 +161,7 @@ impl Failure {
     /// Records in the call that it fails with this failure: log, metrics, trace and audit
     /// read code, reason and cause from there. Only the first failure takes effect.
     pub fn settle(&self, call: &Call) {
-        call.set_failure(self.code(call), self.reason);
+        call.set_failure(self.code(call), self.reason());
         if let Some(cause) = self.cause.clone() {
             call.set_cause(cause);
         }
@@ -155,13 +170,7 @@ impl Failure {
     /// How a call ends that is answered with this failure.
     #[must_use]
     pub fn ending(&self, call: &Call) -> Ending {
-        Ending::Failed(self.code(call), self.reason)
-    }
-
-    /// Replaces the sentence that describes the reason, for a more specific case.
-    fn with_meaning(mut self, meaning: &'static str) -> Self {
-        self.meaning = Some(meaning);
-        self
+        Ending::Failed(self.code(call), self.reason())
     }
 
     fn with_code(mut self, code: FailureCode) -> Self {

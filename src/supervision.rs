@@ -1,9 +1,9 @@
-//! Runs the background tasks of a gateway, and restarts each one that ends.
+//! Runs the background tasks of a gateway, and restarts tasks that end.
 //!
-//! A task that lives as long as the gateway is a [`Duty`], and is started here and nowhere
-//! else (`tests/it/structure.rs` checks it). It keeps its state between restarts. Threads are
-//! not supervised here: each has a [heartbeat](crate::telemetry::threads), and the process
-//! stops when one of them dies.
+//! A task that runs for the lifetime of the gateway is a [`Duty`], and may only be started here
+//! (`tests/it/structure.rs` checks this). It keeps its state across restarts. Threads are not
+//! supervised here: each has a [heartbeat](crate::telemetry::threads), and the process stops when
+//! one of them dies.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Time between the end of a duty and its restart: short after the first failure, and long
-/// enough for a duty that always fails to take no CPU time from calls.
+/// Delay before a duty is restarted: short after the first failure, and long enough that a duty
+/// that always fails takes no CPU time from calls.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// Starts duties, and ends them when its token is cancelled. Cheap to clone.
+/// Starts duties, and stops them when its token is cancelled. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     duties: Duties,
@@ -31,16 +31,16 @@ pub struct Supervisor {
     tasks: TaskTracker,
 }
 
-/// How a duty ended by itself.
+/// The outcome of a duty that ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// There is nothing left to do. It is not restarted.
+    /// The duty is done, and is not restarted.
     Finished,
-    /// It returned, which it should not.
+    /// The duty returned unexpectedly.
     Returned,
-    /// It panicked. The panic's own text is left out, because it may quote anything.
+    /// The duty panicked. The panic's text is omitted, because it may contain anything.
     Panicked,
-    /// It cannot go on.
+    /// The duty cannot continue, for this reason.
     Failed(String),
 }
 
@@ -57,18 +57,18 @@ impl From<Infallible> for Exit {
 }
 
 impl Supervisor {
-    /// Creates a supervisor whose duties end when `stop` is cancelled.
+    /// Creates a supervisor whose duties stop when `stop` is cancelled.
     #[must_use]
     pub fn new(duties: Duties, stop: CancellationToken) -> Self {
         Self { duties, stop, tasks: TaskTracker::new() }
     }
 
-    /// Starts a duty on the current runtime. `subject` is what it is for, if there are several
-    /// of the same kind: an API client, an issuer, a listener.
+    /// Starts a duty on the current runtime. `subject` distinguishes several duties of the same
+    /// kind: an API client, an issuer, a listener.
     ///
-    /// When the task panics or returns, `run` is called again with the same `state`, after a
-    /// pause of 0.1 s that doubles up to 5 s. It must be able to go on from any `state` that
-    /// a panic leaves.
+    /// When the task panics or returns, `run` is called again with the same `state`, after a delay
+    /// of 0.1 s that doubles up to 5 s. It must be able to continue from any `state` that a panic
+    /// leaves.
     pub fn start<S, E>(
         &self,
         duty: Duty,
@@ -85,7 +85,7 @@ impl Supervisor {
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(supervised));
     }
 
-    /// Waits until all duties have ended. `stop` has to be cancelled first.
+    /// Waits until all duties have stopped. Cancel `stop` first.
     pub async fn stopped(&self) {
         self.tasks.close();
         self.tasks.wait().await;
@@ -109,7 +109,7 @@ async fn supervise<S, E: Into<Exit>>(
             Ok(Exit::Panicked) | Err(_) => "it panicked".to_owned(),
         };
         let failures = registration.failed();
-        let pause = RESTART.longest(failures);
+        let pause = RESTART.max_delay(failures);
         tracing::error!(
             duty.name = duty.as_str(),
             duty.subject = subject,

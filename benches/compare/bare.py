@@ -1,10 +1,10 @@
-"""tonic and reqwest without a gateway between them: `benches/servers/src/bin/bare.rs`."""
+"""The bare wrapper of tonic and reqwest: `benches/servers/src/bin/bare.rs`."""
 
 from benches.harness.process import Process, free_ports
 
 
 class Bare:
-    """One process of it with one worker thread."""
+    """A process of the wrapper with one worker thread."""
 
     def __init__(self, binary, folder, upstream, certificates):
         [port] = free_ports(1)
@@ -16,5 +16,5 @@ class Bare:
         self.process = Process("bare", command, folder)
 
     def stop(self):
-        """Ends the process."""
+        """Stops the process."""
         self.process.stop()

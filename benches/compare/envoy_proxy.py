@@ -1,6 +1,6 @@
 """Envoy as a gateway: the reverse transcoder from gRPC to JSON, and the credential injector.
 
-It has one access token from a file, and neither rules, quotas, audit records nor an access log.
+It reads one access token from a file, and has no rules, quotas, audit records or access log.
 """
 
 import json
@@ -17,12 +17,12 @@ from benches.harness.upstream import ACCESS_TOKEN
 HERE = pathlib.Path(__file__).parent
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
-# More than any benchmark has in flight: Envoy's default is 1,024.
+# More than any benchmark has in flight. Envoy's default is 1,024.
 UNLIMITED = 1_000_000
 
 
 def describe_contract(folder):
-    """Compiles the contract into the description that Envoy reads."""
+    """Compiles the contract to the descriptor set that Envoy reads."""
     import google.api.annotations_pb2 as annotations
 
     includes = pathlib.Path(annotations.__file__).parents[2]
@@ -34,7 +34,7 @@ def describe_contract(folder):
 
 
 def extension(name, kind, **settings):
-    """An extension of Envoy by its type."""
+    """The configuration of an Envoy extension."""
     return {"name": name, "typed_config": {"@type": kind, **settings}}
 
 
@@ -49,7 +49,7 @@ def tls(kind, protocols, **settings):
 
 
 def filters(folder, issuer):
-    """The HTTP filters, in the order in which a request passes them."""
+    """The HTTP filters in the order of processing."""
     chain = []
     if issuer:
         provider = {"issuer": ISSUER, "audiences": [AUDIENCE], "local_jwks": {"filename": str(issuer.jwks)}}
@@ -110,7 +110,7 @@ def configuration(folder, port, upstream, certificates, issuer):
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     listener = {"name": "grpc", "address": address, "filter_chains": [chain]}
     return {
-        # Required of a proxy that reads a secret from a file.
+        # Envoy requires this to read a secret from a file.
         "node": {"id": "bench", "cluster": "bench"},
         "static_resources": {"listeners": [listener], "clusters": [cluster(upstream)]},
     }
@@ -129,5 +129,5 @@ class Envoy:
         self.process = Process("envoy", command, folder)
 
     def stop(self):
-        """Ends the process."""
+        """Stops the process."""
         self.process.stop()

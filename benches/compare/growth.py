@@ -1,4 +1,4 @@
-"""How the cost of a call of the gateway changes with one thing at a time."""
+"""How the cost of a gateway call depends on single parameters."""
 
 import contextlib
 import dataclasses
@@ -16,13 +16,13 @@ STREAMS = (1, 10, 100)
 RULE_COUNTS = (1, 10, 100, 1000)
 CALLERS = (1, 4, 16, 64)
 MAX_IN_FLIGHT = CONNECTIONS[-1]
-# All callers together have this many connections, with one call at a time on each.
+# Total connections of all callers, each with one call at a time.
 IN_FLIGHT = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One load: `value` of `series` is what was varied."""
+    """One load, with `value` for the varied parameter `series`."""
 
     series: str
     value: str
@@ -50,7 +50,7 @@ class Variant:
 
 
 def variants(binaries, folder, upstream, stack):
-    """All loads; each gateway is started here."""
+    """All loads. Starts the gateways."""
 
     def start(name, **settings):
         own = folder / name
@@ -81,13 +81,13 @@ def variants(binaries, folder, upstream, stack):
     gateway, own = start("callers", tokens=tokens)
     callers = [Caller(own, gateway.url, token=token) for token in tokens.values()]
     for count in CALLERS:
-        # The same number of connections each time: more of them cost more by themselves.
+        # The number of connections is constant, because it affects the cost as well.
         shape = Shape(IN_FLIGHT // count, 1)
         yield Variant("callers, 64 connections in all", f"{count:,}", gateway.process, Callers(callers[:count]), shape)
 
 
 def grow(binaries, length, progress):
-    """All points, each variant once in every round."""
+    """All points: each variant is measured once per round."""
     points = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         folder = pathlib.Path(folder)

@@ -1,4 +1,4 @@
-"""Loads all subjects in turn, and compares every load with what the platform has answered."""
+"""Loads all subjects in turn, and compares every load with the platform's request counts."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,17 @@ from benches.harness.gateway import Gateway
 from benches.harness.load import Caller, Callers, CallsFailed, PlatformCaller, seconds_to_first_answer, verify_issue
 from benches.harness.upstream import TOKEN, Upstream
 
-# Time after the last load until connections are closed and nothing is left to do.
+# Time after the last load until connections are closed and all work is done.
 SETTLE_S = 5
-# Calls before the first measured load: connections are open, and memory has been allocated.
+# Calls before the first measured load, to open connections and allocate memory.
 WARM_UP_CALLS = 2_000
-# The count of the platform that goes up with each call of a kind.
+# The platform's count that each call increments.
 COUNTED = {"issue": "otts", "login": "logins"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Binaries:
-    """The programs that are measured. The one that was built with a profile is optional."""
+    """The measured programs. The profile-guided build is optional."""
 
     gateway: pathlib.Path
     pgo: pathlib.Path | None
@@ -35,8 +35,8 @@ class Binaries:
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How often, and for how long, each subject is loaded; and how long all of them are idle
-    afterwards, or not at all."""
+    """Rounds and duration of the loads, and of the idle time afterwards, or zero
+    for none."""
 
     rounds: int
     seconds: float
@@ -60,8 +60,8 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """What one subject needs: memory after all loads of a scenario, time to start, and how
-    often per second it wakes up when it is idle."""
+    """Resources of one subject: memory after all loads of a scenario, time to start, and
+    wake-ups per second when idle."""
 
     scenario: str
     subject: str
@@ -72,7 +72,7 @@ class Footprint:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A subject that could not carry a load."""
+    """A load at which a subject failed."""
 
     scenario: str
     shape: str
@@ -81,7 +81,7 @@ class Failure:
 
 
 def calls_for(rate, seconds, in_flight):
-    """How many calls take that long; at least a few for each that is in flight at one time."""
+    """Number of calls that take `seconds`; at least five per call in flight."""
     return max(int(rate * seconds), 5 * in_flight)
 
 
@@ -123,14 +123,14 @@ class Deployment:
             self._callers[PLATFORM] = Callers([PlatformCaller(folder, self._upstream)])
 
     def load(self, name, shape, calls):
-        """One load of one subject, and the processor time per call. Fails unless the platform has
-        answered every call once."""
+        """Loads one subject. Returns the load and the processor time per call. Fails unless the
+        platform has answered every call exactly once."""
         counted, process = COUNTED[self._scenario.method], self.processes[name]
         answered, spent = self._upstream.counts()[counted], process.cpu_seconds()
         load = self._callers[name].load(shape, calls)
         spent, answered = process.cpu_seconds() - spent, self._upstream.counts()[counted] - answered
         if answered != len(load.times_us):
-            raise CallsFailed(f"{len(load.times_us)} calls were made, and the platform has answered {answered}")
+            raise CallsFailed(f"{len(load.times_us)} calls were made, but the platform answered {answered}")
         return load, spent / answered * 1e6
 
 
@@ -156,7 +156,7 @@ def compare(scenario, binaries, length, progress):
 
 
 def idle_wake_ups(subjects, seconds):
-    """How often per second each subject wakes up when nobody calls."""
+    """Wake-ups per second of each subject without calls."""
     if not seconds:
         return {}
     time.sleep(SETTLE_S)
@@ -166,12 +166,12 @@ def idle_wake_ups(subjects, seconds):
 
 
 def rounds(deployment, scenario, shape, length):
-    """The samples of one load. A subject that fails is not loaded again."""
+    """The samples of one load. A failed subject is not loaded again."""
     samples, failures, rates = {}, [], {}
     in_flight = scenario.callers * shape.connections * shape.streams
     names = list(deployment.processes if shape == ALONE else deployment.subjects)
     for number in range(-1, length.rounds):
-        # Each round begins with another subject. The round before the first one is to warm up.
+        # Each round starts with a different subject. Round -1 is the warm-up.
         first = number % len(names)
         for name in names[first:] + names[:first]:
             if name in {failure.subject for failure in failures}:

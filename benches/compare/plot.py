@@ -5,7 +5,7 @@ import html
 from benches.compare.report import by_subject, median
 from benches.compare.scenarios import BARE, ENVOY, GATEWAY, PGO, SCENARIOS
 
-# Colours that are distinguishable with every common colour vision, on white and on black.
+# Colours that are distinguishable for the colour-blind, on white and on black.
 COLORS = {ENVOY: "#cc79a7", BARE: "#999999", GATEWAY: "#0072b2", PGO: "#009e73"}
 WIDTH, LEFT, RIGHT = 820, 330, 70
 BAR, GAP, TOP = 14, 14, 44

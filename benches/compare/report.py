@@ -14,7 +14,7 @@ def median(rows, field):
 
 
 def ratio(rows, others, field):
-    """The median over all rounds of the ratio within one round: what the machine did besides
+    """The median over all rounds of the ratio within one round: other load on the machine
     affects both sides of it."""
     other = {row.round: getattr(row, field) for row in others}
     return statistics.median(getattr(row, field) / other[row.round] for row in rows)
@@ -34,7 +34,7 @@ def by_subject(samples, scenario, shape):
 
 
 def added(rows, alone):
-    """What a subject adds to the median latency of the platform alone, by round."""
+    """Latency that a subject adds to the median of direct platform requests, by round."""
     own = {row.round: row.p50_us for row in alone}
     return {row.round: row.p50_us - own[row.round] for row in rows if row.round in own}
 
@@ -49,7 +49,7 @@ def added_latency(rows, others, alone):
 
 
 def comparison(samples, failures):
-    """One row for each load and subject, and the loads that a subject could not carry."""
+    """One row for each load and subject, and the loads at which a subject failed."""
     rows = []
     for scenario in SCENARIOS:
         for shape in map(str, scenario.shapes):
@@ -77,7 +77,7 @@ def comparison(samples, failures):
 
 
 def capacity(samples):
-    """What one core carries by the processor time of a call, at 8×8."""
+    """Calls per second of one core, from the processor time of a call at 8×8."""
     names = [name for name in ORDER if any(row.subject == name for row in samples)]
     rows = []
     for scenario in SCENARIOS:
@@ -89,7 +89,7 @@ def capacity(samples):
 
 
 def footprint(footprints):
-    """Memory after each scenario, the time to the first answer, and wake-ups of an idle process."""
+    """Memory after each scenario, the time to the first response, and wake-ups when idle."""
     names = [name for name in ORDER if any(row.subject == name for row in footprints)]
     cells = {(row.scenario, row.subject): row for row in footprints}
     rows = []
@@ -123,7 +123,7 @@ def growth(points):
 
 
 def replace_part(page, part, text):
-    """Replaces what is between the markers of a part in a page."""
+    """Replaces the text between the markers of a part in a page."""
     content = page.read_text()
     pattern = rf"(<!-- begin {part} -->\n).*?(<!-- end {part} -->)"
     changed, count = re.subn(pattern, lambda match: match[1] + "\n" + text + "\n" + match[2], content, flags=re.DOTALL)
@@ -133,7 +133,7 @@ def replace_part(page, part, text):
 
 
 def conditions(machine, length):
-    """Under which conditions the figures of a page were measured."""
+    """The conditions under which the figures were measured."""
     load = f"load average {machine['load_before']} before and {machine['load_after']} after"
     busy = "The machine was busy with other work: trust the ratios more than the figures.\n"
     return (

@@ -1,13 +1,13 @@
-"""What is compared, and how many calls are in flight."""
+"""The compared scenarios and their loads."""
 
 import dataclasses
 
 from benches.harness.load import Shape
 
 GATEWAY, PGO, ENVOY, BARE = "gateway", "gateway, PGO", "Envoy", "bare"
-# The platform without anything in front of it: what it takes itself is not what a subject adds.
+# Direct requests to the platform, to subtract its own latency.
 PLATFORM = "platform"
-# The load whose latency is compared with that of the platform alone.
+# The load whose latency is compared with that of direct requests.
 ALONE = Shape(1, 1)
 
 
@@ -27,7 +27,7 @@ class Scenario:
     # Algorithm of the callers' JWTs.
     jwt: str | None = None
     delay_ms: int = 0
-    # Subjects that cannot do it.
+    # Subjects that do not support it.
     without: frozenset[str] = frozenset()
 
 

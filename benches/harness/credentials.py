@@ -1,4 +1,4 @@
-"""Certificates and JWTs for benchmarks, made by `openssl`."""
+"""Certificates and JWTs for benchmarks, created with `openssl`."""
 
 import base64
 import json
@@ -9,18 +9,18 @@ import time
 
 ISSUER, AUDIENCE = "https://issuer.bench.example/", "ott-gateway"
 LIFETIME_S = 6 * 3600
-# Length of a coordinate of P-256, and of each half of an ES256 signature.
+# Length of a P-256 coordinate and of each half of an ES256 signature.
 P256_BYTES = 32
 
 
 def openssl(folder, *arguments, data=None):
-    """Runs openssl in `folder` and returns what it prints."""
+    """Runs openssl in `folder` and returns its output."""
     command = ["openssl", *arguments]
     return subprocess.run(command, cwd=folder, input=data, check=True, capture_output=True).stdout
 
 
 class Certificates:
-    """An authority, and a certificate for `localhost` that it has issued."""
+    """An authority, and a certificate for `localhost` from it."""
 
     def __init__(self, folder):
         folder = pathlib.Path(folder)
@@ -70,7 +70,7 @@ class Issuer:
 
 
 def concatenated(folder, der):
-    """The two numbers of an ECDSA signature, in the form of JWTs (RFC 7518, section 3.4)."""
+    """An ECDSA signature in DER, converted to the form of JWTs (RFC 7518, section 3.4)."""
     parsed = openssl(folder, "asn1parse", "-inform", "DER", data=der).decode()
     numbers = re.findall(r"INTEGER\s+:([0-9A-F]+)", parsed)
     return b"".join(int(number, 16).to_bytes(P256_BYTES, "big") for number in numbers)

@@ -1,4 +1,4 @@
-"""The gateway with everything on: rules, quotas, audit to a file, metrics, log at `info`."""
+"""The gateway with all features enabled: rules, quotas, audit to a file, metrics, log at `info`."""
 
 import hashlib
 import pathlib
@@ -39,7 +39,7 @@ issuer = "{issuer}"
 audience = "{audience}"
 jwks_file = "{jwks}"
 """
-# A rule of another team, which is compared with every call and decides none.
+# A rule of another team, which is evaluated for every call and matches none.
 OTHER_RULE = """
 [[access.rules]]
 callers = ["spiffe://bench.example/ns/team-{number}/sa/*", "jwt:team-{number}-*"]
@@ -51,7 +51,7 @@ OTHER_INNER_RULE = """
 callers = ["*/team-{number}/*", "jwt:*-team-{number}-*"]
 logins = ["*@customer-{number}.*"]
 """
-# The last rule allows the calls of the benchmark. Its quotas are counted, and never used up.
+# The last rule allows the calls of the benchmark. Its quotas are counted but never exceeded.
 RULE = """
 [[access.rules]]
 callers = {callers}
@@ -61,7 +61,7 @@ user_rate = "1000000/s"
 user_burst = 1000000
 logins = ["*@mysite.com", "*@customer.example"]
 """
-# Rules of a benchmark that is not about rules.
+# Number of rules in benchmarks that are not about rules.
 RULES = 10
 
 
@@ -106,5 +106,5 @@ class Gateway:
         self.process = Process("gateway", [*wrapper, binary, "serve", "--config", config], folder, environment)
 
     def stop(self):
-        """Ends the process."""
+        """Stops the process."""
         self.process.stop()

@@ -1,7 +1,7 @@
-"""Calls by h2load, and proof that their answers are real.
+"""Calls with h2load, and checks of their responses.
 
-h2load sees the status of HTTP, which is 200 for a failed gRPC call as well. So each load is
-compared with what the upstream has answered, and with the bytes of the messages.
+h2load checks only the HTTP status, which is 200 even for a failed gRPC call. So each load is
+compared with the number of requests at the upstream and with the size of the messages.
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ FIELD_ONE = b"\x0a"
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Connections, and calls in flight on each of them."""
+    """Number of connections, and of calls in flight on each."""
 
     connections: int
     streams: int
@@ -40,12 +40,12 @@ class Load:
     times_us: list[int]
 
     def quantile_us(self, share):
-        """The time that this share of the calls did not exceed."""
+        """The time that `share` of the calls did not exceed."""
         return self.times_us[max(0, math.ceil(share * len(self.times_us)) - 1)]
 
 
 class CallsFailed(Exception):
-    """Calls that had to be answered were not."""
+    """Calls that must succeed have failed."""
 
 
 def message(text):
@@ -75,21 +75,21 @@ class Caller:
                 f"{self._url}/ott.v1.OttService/{PATHS[self._method]}"]  # fmt: skip
 
     def load(self, shape, calls):
-        """Makes that many calls; an error unless each has an answer with a message."""
+        """Makes this number of calls. Fails unless each response has a message."""
         result, message_bytes = self.attempt(shape, calls)
         if message_bytes < calls * len(message(TOKEN)):
             raise CallsFailed(f"{message_bytes} bytes of messages in the answers to {calls} calls")
         return result
 
     def refused(self, shape, calls):
-        """Makes that many calls; an error unless none of them has a message in its answer."""
+        """Makes this number of calls. Fails if a response has a message."""
         result, message_bytes = self.attempt(shape, calls)
         if message_bytes:
-            raise SystemExit(f"{self._url}: calls that had to be refused were answered")
+            raise SystemExit(f"{self._url}: calls that must be refused have succeeded")
         return result
 
     def attempt(self, shape, calls):
-        """Makes that many calls. Returns the measurement and the bytes of all messages."""
+        """Makes this number of calls. Returns the measurement and the size of all messages."""
         log = self._folder / "h2load.log"
         log.unlink(missing_ok=True)
         command = self.command(shape, calls, log)
@@ -102,7 +102,7 @@ class Caller:
         return load, int(re.search(r"\((\d+)\) data", text)[1])
 
     def is_answered(self):
-        """Whether one call is answered with a message."""
+        """Makes one call. Returns whether its response has a message."""
         log = self._folder / "h2load.log"
         output = subprocess.run(self.command(Shape(1, 1), 1, log), capture_output=True, text=True).stdout
         data = re.search(r"\((\d+)\) data", output)
@@ -110,7 +110,7 @@ class Caller:
 
 
 class PlatformCaller(Caller):
-    """Makes the request behind `issue` itself, at the platform and with its access token."""
+    """Sends the request of `issue` directly to the platform, with its access token."""
 
     def __init__(self, folder, upstream, login=LOGIN):
         super().__init__(folder, upstream.url)
@@ -125,13 +125,13 @@ class PlatformCaller(Caller):
 
 
 class Callers:
-    """Several callers that make their calls at the same time, each with the same shape."""
+    """Several concurrent callers, each with the same shape."""
 
     def __init__(self, callers):
         self._callers = callers
 
     def load(self, shape, calls):
-        """Makes that many calls in all, or fewer if they cannot be divided."""
+        """Makes this number of calls in total, or fewer if it cannot be divided."""
         with concurrent.futures.ThreadPoolExecutor(len(self._callers)) as pool:
             share = calls // len(self._callers)
             loads = list(pool.map(lambda caller: caller.load(shape, share), self._callers))
@@ -140,16 +140,16 @@ class Callers:
 
 
 def seconds_to_first_answer(process, caller):
-    """Time from the start of a process to its first successful call, new connection included."""
+    """Time from the start of a process to its first successful call, including the connection."""
     process.wait_until(caller.is_answered, "no call is answered")
     return time.monotonic() - process.started
 
 
 def verify_issue(client, url, authority=None, token_file=None):
-    """One `IssueOtt` call by the gateway's own command line, which fails unless the status is OK."""
+    """Makes one `IssueOtt` call with `ott-gateway issue`. Fails unless it returns the token."""
     command = [client, "issue", "--endpoint", url, "--login", LOGIN]
     command += ["--ca-file", authority] if authority else []
     command += ["--bearer-token-file", token_file] if token_file else []
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode or json.loads(done.stdout).get("ott") != TOKEN:
-        raise SystemExit(f"{url}: not a real answer: {done.stdout}{done.stderr}")
+        raise SystemExit(f"{url}: not the expected response: {done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""A process of a benchmark: its start, its processor time and memory, and its end."""
+"""A process of a benchmark: start, processor time, memory and stop."""
 
 import os
 import pathlib
@@ -8,14 +8,14 @@ import socket
 import subprocess
 import time
 
-# Long enough under valgrind on a busy machine.
+# Sufficient under valgrind on a busy machine.
 START_S = 300
-# The gateway is gone 30 s after the signal.
+# The gateway stops within 30 s of the signal.
 STOP_S = 40
 
 
 def free_ports(number):
-    """Ports that were free a moment ago, all different."""
+    """Different ports that are currently free."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -40,7 +40,7 @@ class Process:
         self.pid = self._process.pid
 
     def wait_until(self, is_ready, what):
-        """Polls until `is_ready()` returns something true, and returns that."""
+        """Polls until `is_ready()` returns a true value, and returns it."""
         deadline = time.monotonic() + START_S
         while not (result := is_ready()):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -58,7 +58,7 @@ class Process:
         self.wait_until(is_open, f"port {port} is not open")
 
     def cpu_seconds(self):
-        """Processor time of the process since its start, of all its threads."""
+        """Processor time of all threads of the process since its start."""
         stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
         fields = stat.rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -69,16 +69,16 @@ class Process:
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
     def wake_ups(self):
-        """How often its threads have waited for something, since they were started."""
+        """Number of voluntary context switches of all threads."""
         status = [task.read_text() for task in pathlib.Path(f"/proc/{self.pid}/task").glob("*/status")]
         return sum(int(re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[1]) for text in status)
 
     def stop(self):
-        """Ends the process with SIGTERM; an error if it does not end."""
+        """Stops the process with SIGTERM. Fails if it does not stop."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise SystemExit(f"{self._process.args} did not end") from None
+            raise SystemExit(f"{self._process.args} did not stop") from None

@@ -12,7 +12,7 @@ LOGIN = "johncustomer@mysite.com"
 
 
 class Upstream:
-    """One process of it: HTTP/1.1 in clear text, or HTTP/2 over TLS with `certificates`."""
+    """A platform process: HTTP/1.1 in clear text, or HTTP/2 over TLS with `certificates`."""
 
     def __init__(self, binary, folder, certificates=None, delay_ms=0):
         command = [binary, "--delay-ms", delay_ms]
@@ -25,10 +25,10 @@ class Upstream:
         self.url = f"https://localhost:{self.port}" if certificates else f"http://127.0.0.1:{self.port}"
 
     def counts(self):
-        """How many requests of each kind were answered."""
+        """Number of requests of each kind that were answered."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._counts}/", timeout=10) as page:
             return json.load(page)
 
     def stop(self):
-        """Ends the process."""
+        """Stops the process."""
         self.process.stop()

@@ -1,7 +1,7 @@
 """Counts the instructions of a call and compares them with the committed figures.
 
-`check` fails if a call takes over 5 % more instructions than committed; `update` commits to
-what was counted.
+`check` fails if a call takes over 5 % more instructions than committed; `update` writes the
+current counts to the file.
 """
 
 import argparse

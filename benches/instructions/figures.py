@@ -1,4 +1,4 @@
-"""The committed figures, `figures.toml`: reading, writing, and comparing with them."""
+"""Reads, writes and compares with the committed figures in `figures.toml`."""
 
 import pathlib
 import platform
@@ -19,7 +19,7 @@ def committed():
 
 
 def compare(measured):
-    """One line for each workload, and whether one has no figure or is above its limit."""
+    """Returns a line per workload, and whether one has no figure or exceeds its limit."""
     figures, lines, failed = committed(), [], False
     for name, count in measured.items():
         if name not in figures:
@@ -40,12 +40,12 @@ def compare(measured):
 
 
 def version():
-    """The compiler that the figures belong to."""
+    """The version of the compiler."""
     return subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def update(measured):
-    """Replaces the figures of this architecture, and keeps those of others."""
+    """Replaces the figures of this architecture, and keeps the others."""
     every = tomllib.loads(FILE.read_text()) if FILE.exists() else {}
     every[platform.machine()] = {"rustc": version(), **measured}
     text = HEADER

@@ -1,8 +1,8 @@
 """Instructions per call of the release build, counted by callgrind.
 
-Unlike time, the count is the same on a busy machine. Calls are made one at a time, so that each
-takes the same path: none shares a system call with another one. What the gateway does besides
-(heartbeats, polls of files) depends on time and not on calls, and is subtracted.
+Unlike time, the count is the same on a busy machine. Calls are made one at a time, so that all
+take the same path and share no system calls. Instructions for background work (heartbeats, polls
+of files) depend on time instead of calls and are subtracted.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from benches.harness.upstream import Upstream
 WARM_UP_CALLS = 100
 CALLS = 1_000
 ONE_BY_ONE = Shape(1, 1)
-# Four periods of the polls of files.
+# Four polling intervals of files.
 IDLE_S = 12
 # No rule allows this user.
 FOREIGN_LOGIN = "anna@elsewhere.example"
 
 
 class Counter:
-    """callgrind around a process, which writes and resets its counts on demand."""
+    """Runs a process under callgrind, which writes and resets its counts on demand."""
 
     def __init__(self, folder):
         self._files = folder / "callgrind.out"
@@ -35,7 +35,7 @@ class Counter:
         self._taken = time.monotonic()
 
     def take(self, pid):
-        """Instructions of all threads since the last time, and the seconds since then."""
+        """Instructions of all threads since the last call, and the seconds since then."""
         control = subprocess.run(["callgrind_control", "-d", str(pid)], capture_output=True, text=True)
         self._dumps += 1
         dump = pathlib.Path(f"{self._files}.{self._dumps}")
@@ -64,7 +64,7 @@ def measure(binary, upstream_binary, folder):
 
 
 def workloads(folder, gateway, issuer):
-    """What makes a number of calls, by the name in the file of figures."""
+    """Functions that make a number of calls, by the name of the figure."""
     anonymous = Caller(folder, gateway.url)
     gateway.process.wait_until(anonymous.is_answered, "no call is answered")
     return {

@@ -1,4 +1,4 @@
-"""What the gate accepts: run by `python3 -m unittest benches.instructions.test_figures`."""
+"""Tests of the gate: `python3 -m unittest benches.instructions.test_figures`."""
 
 import pathlib
 import platform
@@ -20,25 +20,25 @@ class FiguresTest(unittest.TestCase):
         self.addCleanup(patch.stop)
         figures.update({"issue": 100_000})
 
-    def test_the_limit_is_five_percent_above_the_committed_figure(self):
+    def test_limit_is_five_percent_above_the_committed_figure(self):
         self.assertFalse(figures.compare({"issue": 105_000})[1])
         lines, failed = figures.compare({"issue": 105_001})
         self.assertTrue(failed)
         self.assertIn("too many", lines[0])
 
-    def test_a_call_that_became_cheaper_passes_and_asks_for_an_update(self):
+    def test_cheaper_call_passes_and_suggests_an_update(self):
         lines, failed = figures.compare({"issue": 94_000})
         self.assertFalse(failed)
         self.assertIn("benches/instructions/run update", lines[0])
 
-    def test_a_workload_without_a_figure_fails(self):
+    def test_workload_without_a_figure_fails(self):
         self.assertTrue(figures.compare({"issue": 100_000, "login": 1})[1])
 
-    def test_an_architecture_without_figures_fails(self):
+    def test_architecture_without_figures_fails(self):
         with mock.patch.object(platform, "machine", return_value="unknown"):
             self.assertTrue(figures.compare({"issue": 1})[1])
 
-    def test_an_update_keeps_the_figures_of_other_architectures(self):
+    def test_update_keeps_the_figures_of_other_architectures(self):
         with mock.patch.object(platform, "machine", return_value="another"):
             self.assertEqual(figures.committed()["issue"], 1)
 

@@ -1,8 +1,8 @@
-"""The calls that a build with a profile is optimised for: see release/build.
+"""The calls that a profile-guided build is optimised for: see release/build.
 
-Both methods, in clear text with HTTP/1.1 to the platform and in TLS with HTTP/2, by callers with
-and without JWTs and bearer tokens; and refused calls. Fails if a call has another result than
-it should, or if the gateway has written no profile.
+Calls both methods, in clear text with HTTP/1.1 to the platform and over TLS with HTTP/2, with
+and without JWTs and bearer tokens, and makes refused calls. Fails if a call has an unexpected
+result, or if the gateway has written no profile.
 """
 
 import argparse
@@ -25,13 +25,13 @@ FOREIGN_LOGIN = "anna@elsewhere.example"
 
 
 def log_in(folder, gateway, token):
-    """Logs in with several tokens at a time: the gateway refuses one that is just being spent."""
+    """Logs in with several tokens concurrently: the gateway refuses a token that is being spent."""
     callers = [Caller(folder, gateway.url, "login", ott=f"ott-{number}", token=token) for number in range(LOGINS_AT_A_TIME)]
     Callers(callers).load(Shape(1, 1), CALLS)
 
 
 def train(options, uses_tls):
-    """One process of the gateway, which writes its profile when it ends."""
+    """Trains one gateway process, which writes its profile when it stops."""
     environment = {"LLVM_PROFILE_FILE": str(options.profiles.resolve() / "%p-%m.profraw")}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         folder = pathlib.Path(folder)

@@ -1,10 +1,10 @@
-//! Finds the rules that have a glob which matches a text, in one pass over the text.
+//! Finds the rules with a glob that matches a text, in one pass over the text.
 //!
-//! In a glob, `*` is any run of characters and `?` is one character; nothing escapes them. A
-//! glob without wildcards is looked up by its hash. All others are in one tree, in which globs
-//! that begin the same share a path. A text is read once, and every path that it follows is
-//! followed at the same time. Globs that differ from the text in their first character after a
-//! shared path cost nothing, wherever their wildcards are.
+//! In a glob, `*` matches any run of characters and `?` one character; there is no escape. A glob
+//! without wildcards is looked up by its hash. All others are in one tree, in which globs with a
+//! common prefix share a path. A text is read once, and all matching paths are followed at the same
+//! time. Globs that differ from the text in the first character after a shared path cost nothing,
+//! regardless of their wildcards.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +18,7 @@ use super::{
     rule_set::{RuleList, RuleSet},
 };
 
-/// Globs, each with the rules that have it.
+/// Globs, each with its rules.
 #[derive(Debug, Default)]
 pub(super) struct GlobIndex {
     literals: HashMap<Box<str>, RuleList>,
@@ -33,46 +33,46 @@ enum Token {
     Char(char),
 }
 
-/// Globs, by the tokens that they begin with.
+/// A prefix tree of globs, by their tokens.
 #[derive(Debug, Default)]
 struct GlobTree {
-    /// The first one is the root. Those of one parent are neighbours, in the order of their
-    /// tokens.
+    /// The first node is the root. Children of one node are adjacent, in the order of their tokens.
     nodes: Vec<Node>,
     /// The rules of each glob.
     rules: Vec<RuleList>,
 }
 
-/// The tokens on the way from the root to a node are the beginning of a glob.
+/// A node of the tree. The tokens on the path from the root to a node are a prefix of a glob.
 ///
-/// Positions are 32 bits: configuration files are too small for more nodes.
+/// Positions have 32 bits, because configuration files are too small for more nodes.
 #[derive(Debug)]
 struct Node {
-    /// The last of these tokens.
+    /// The last token of the path.
     token: Token,
-    /// Positions of the first child and after the last one.
+    /// Range of the positions of the children.
     children: (u32, u32),
-    /// Whether there are the children that are a wildcard, which come first.
+    /// Whether there are wildcard children, which come first.
     has_run: bool,
     has_any_char: bool,
-    /// Position of the rules of the glob that ends here.
+    /// Position of the rules of the glob that ends at this node.
     rules: Option<u32>,
 }
 
-/// Positions of nodes. Few paths are followed at the same time.
+/// Positions of nodes; few paths are followed at the same time.
 type Positions = SmallVec<[u32; 16]>;
 
-/// The nodes that the characters read so far lead to.
+/// The nodes reached by the characters read so far.
 #[derive(Default)]
 struct Reached {
-    /// Those that the last character has led to.
+    /// Nodes reached by the last character; while a character is read, after those reached by the one
+    /// before it.
     now: Positions,
-    /// Those after a `*`, which any further characters lead to again.
+    /// Nodes of a `*`, which stay reached for any further characters.
     runs: Positions,
 }
 
 impl GlobIndex {
-    /// An index of globs, each with a rule that has it, in the order of the rules.
+    /// Creates an index from pairs of a glob and its rule, in the order of the rules.
     pub(super) fn new(globs: &[(&str, usize)]) -> Self {
         let mut literals: HashMap<Box<str>, RuleList> = HashMap::new();
         let mut wild: BTreeMap<Vec<Token>, RuleList> = BTreeMap::new();
@@ -89,13 +89,13 @@ impl GlobIndex {
         Self { literals, wild: GlobTree::new(wild) }
     }
 
-    /// Adds the rules that have a glob which matches the text.
+    /// Adds the rules with a glob that matches the text.
     pub(super) fn find(&self, text: &str, found: &mut RuleSet) {
         self.find_literal(text, found);
         self.wild.find(text, found);
     }
 
-    /// Adds the rules that have exactly this text.
+    /// Adds the rules with a literal that equals the text.
     pub(super) fn find_literal(&self, text: &str, found: &mut RuleSet) {
         if let Some(rules) = self.literals.get(text) {
             found.add(rules);
@@ -103,8 +103,8 @@ impl GlobIndex {
     }
 }
 
-/// The tokens of a glob. Globs that match the same texts because their wildcards are only
-/// written in another order, such as `*?` and `?**`, have the same tokens.
+/// Returns the tokens of a glob. Globs that differ only in the order of adjacent wildcards, such as
+/// `*?` and `?**`, have the same tokens.
 fn tokens(glob: &str) -> Vec<Token> {
     let mut tokens = Vec::with_capacity(glob.len());
     let mut has_run = false;
@@ -133,12 +133,12 @@ impl GlobTree {
             return Self::default();
         }
         let mut nodes = vec![Node::new(Token::AnyRun)];
-        // The nodes of one depth, each with the positions of the globs that begin with its tokens.
+        // The nodes of one depth, each with the positions of the globs that have its prefix.
         let mut level = vec![(0, 0..globs.len())];
         for depth in 0.. {
             let mut below = Vec::new();
             for (node, mut within) in level {
-                // The shortest one is the first.
+                // A glob that ends here is the first, because globs are sorted.
                 let mut ending = None;
                 if globs[within.start].len() == depth {
                     ending = Some(short(within.start));
@@ -171,21 +171,23 @@ impl GlobTree {
         if self.nodes.is_empty() {
             return;
         }
-        let (mut reached, mut before) = (Reached::default(), Positions::new());
+        let mut reached = Reached::default();
         self.reach(0, &mut reached, found);
         for char in text.chars() {
-            std::mem::swap(&mut before, &mut reached.now);
-            reached.now.clear();
-            // A run that begins after this character does not read it.
+            let before = reached.now.len();
+            // Runs that begin at this character do not read it.
             for index in 0..reached.runs.len() {
                 self.follow(reached.runs[index], char, &mut reached, found);
             }
-            for &node in &before {
+            for index in 0..before {
+                let node = reached.now[index];
                 if let Some(next) = self.nodes[long(node)].any_char() {
                     self.reach(next, &mut reached, found);
                 }
                 self.follow(node, char, &mut reached, found);
             }
+            reached.now.copy_within(before.., 0);
+            reached.now.truncate(reached.now.len() - before);
             if reached.now.is_empty() && reached.runs.is_empty() {
                 return;
             }
@@ -193,7 +195,7 @@ impl GlobTree {
         reached.now.iter().for_each(|&node| self.add_rules(node, found));
     }
 
-    /// Reads a character at a node.
+    /// Follows a character from a node.
     fn follow(&self, node: u32, char: char, reached: &mut Reached, found: &mut RuleSet) {
         #[cfg(test)]
         tests::READ.set(tests::READ.get() + 1);
@@ -205,13 +207,12 @@ impl GlobTree {
         }
     }
 
-    /// Adds a node to those that have been reached, and the run that follows it, which may be
-    /// empty.
+    /// Marks a node as reached, and also a run that follows it, which may be empty.
     fn reach(&self, node: u32, reached: &mut Reached, found: &mut RuleSet) {
         reached.now.push(node);
         let Some(run) = self.nodes[long(node)].run() else { return };
         if self.nodes[long(run)].chars().is_empty() {
-            // The rest of the text is part of the run.
+            // The run matches the rest of the text.
             self.add_rules(run, found);
         } else if !reached.runs.contains(&run) {
             self.add_rules(run, found);
@@ -219,7 +220,7 @@ impl GlobTree {
         }
     }
 
-    /// Adds the rules of the glob that ends at a node.
+    /// Adds the rules of the glob that ends at a node, if any.
     fn add_rules(&self, node: u32, found: &mut RuleSet) {
         if let Some(rules) = self.nodes[long(node)].rules {
             found.add(&self.rules[long(rules)]);
@@ -232,17 +233,17 @@ impl Node {
         Self { token, children: (0, 0), has_run: false, has_any_char: false, rules: None }
     }
 
-    /// Position of the child that is any run.
+    /// Returns the position of the child for `*`.
     fn run(&self) -> Option<u32> {
         self.has_run.then_some(self.children.0)
     }
 
-    /// Position of the child that is any character.
+    /// Returns the position of the child for `?`.
     fn any_char(&self) -> Option<u32> {
         self.has_any_char.then(|| self.children.0 + u32::from(self.has_run))
     }
 
-    /// Positions of the children that are a certain character.
+    /// Returns the positions of the children for literal characters.
     fn chars(&self) -> Range<u32> {
         let (first, end) = self.children;
         first + u32::from(self.has_run) + u32::from(self.has_any_char)..end

@@ -1,16 +1,15 @@
-//! The names of callers in rules.
+//! The names and globs of callers in rules.
 //!
-//! How globs are matched is in `glob_index`; users have patterns of their own
-//! ([`Users`](crate::ott::Users)).
+//! `glob_index` matches globs. Users have their own patterns ([`Users`](crate::ott::Users)).
 
 use crate::caller::{ANONYMOUS, CALLER_PREFIXES};
 
-/// Returns whether an entry names one caller in full.
+/// Returns whether an entry names one caller literally.
 pub(super) fn is_literal(entry: &str) -> bool {
     !entry.contains(['*', '?'])
 }
 
-/// Returns whether a caller can have a name that an entry of `callers` matches.
+/// Returns whether an entry of `callers` matches a name that a caller can have.
 #[must_use]
 pub fn is_possible_caller(entry: &str) -> bool {
     let literal = entry.split(['*', '?']).next().unwrap_or_default();

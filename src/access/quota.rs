@@ -1,16 +1,15 @@
-//! How often: rates, bursts, and a bucket for each caller, and for each user of each caller.
+//! Quotas: rates, bursts, and a bucket for each caller and for each user of each caller.
 //!
-//! What an exceeded quota means is decided in `access`. Memory is bounded, and no caller can
-//! use up what another one needs:
+//! `access` decides the effect of an exceeded quota. Memory is bounded, and no caller can use up
+//! the memory of another:
 //!
-//! - Users are remembered per caller. A caller that names more users than it may have
-//!   remembered at one time makes its own users share buckets, and nobody else's.
-//! - Callers that a rule names in full always have buckets of their own. Callers that only a
-//!   glob matches, of whom there may be any number, have a bounded number; beyond it they share
-//!   buckets among themselves.
+//! - Users are remembered per caller. A caller that names more users than may be remembered makes
+//!   only its own users share buckets.
+//! - Callers that a rule names literally always have their own buckets. Callers that only a glob
+//!   matches, of which there may be any number, have a bounded number of buckets, and share buckets
+//!   among themselves beyond it.
 //!
-//! A bucket that is full is the same as an unused one, and is forgotten to make room. No other
-//! bucket is forgotten.
+//! A full bucket equals an unused one and is forgotten to make room. No other bucket is forgotten.
 
 mod callers;
 mod memory;
@@ -26,53 +25,55 @@ use self::{
 use super::rate::Rate;
 use crate::telemetry::metrics::QuotaBucket;
 
-/// Maximum burst. With the longest period, an hour for one call, a full bucket is still far
-/// from the end of 64-bit nanoseconds.
+/// Maximum burst. With the longest interval, one call per hour, the time to fill a bucket is still
+/// far from overflowing 64-bit nanoseconds.
 pub const MAX_BURST: u32 = 1_000_000;
 
 /// Nanoseconds since the [`Memory`] was created.
 pub(super) type Nanos = u64;
 
-/// What a bucket has decided.
+/// The decision of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// The call was taken from the bucket; otherwise how long until one can be.
+    /// `Ok` if the call was taken from the bucket, otherwise the time until a call is available.
     pub(super) outcome: Result<(), Duration>,
-    /// The bucket is one that several callers or users share.
+    /// Whether the bucket is shared by several callers or users.
     pub(super) shared: bool,
 }
 
-/// A caller as quotas count it.
+/// A caller, as the key of its bucket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallerKey<'a> {
     pub(super) name: &'a str,
-    /// The callers that rules name in full.
+    /// The callers that rules name literally.
     pub(super) literal_names: &'a HashSet<Box<str>>,
 }
 
-/// Rate and burst. The arithmetic is that of GCRA: a bucket is the moment at which it will be
-/// full again.
+/// Rate and burst. Uses the GCRA algorithm: a bucket is stored as the time at which it will
+/// be full again.
+///
+/// `Display` is meant for callers and operators: `50/s, burst 100`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limit {
+pub struct Limit {
     rate: Rate,
     burst: NonZeroU32,
 }
 
-/// The time between two calls, and that of a whole burst.
+/// The time of one call, and of a whole burst, at the configured rate.
 #[derive(Clone, Copy, Debug)]
 struct Spacing {
     interval: Nanos,
     burst: Nanos,
 }
 
-/// All calls of one caller.
+/// The quota on all calls of one caller.
 #[derive(Debug)]
 pub(super) struct CallerQuota {
     limit: Limit,
     callers: PerCaller<CallerBucket>,
 }
 
-/// The calls of one caller for one user.
+/// The quota on the calls of one caller for one user.
 #[derive(Debug)]
 pub(super) struct UserQuota {
     limit: Limit,
@@ -80,7 +81,7 @@ pub(super) struct UserQuota {
 }
 
 impl Limit {
-    /// None if the rate is unlimited.
+    /// Returns `None` if the rate is unlimited.
     fn spacing(self) -> Option<Spacing> {
         let Rate::PerPeriod { calls, period } = self.rate else { return None };
         let interval = u64::try_from((period / calls.get()).as_nanos()).unwrap_or(u64::MAX);
@@ -89,8 +90,8 @@ impl Limit {
 }
 
 impl Spacing {
-    /// Takes one call from a bucket that will be full at that moment. Returns when it will be
-    /// full then, or how long until it has a call.
+    /// Takes one call from a bucket that will be full at `full_at`. Returns the new time, or the
+    /// time until a call is available.
     fn take(self, full_at: Nanos, now: Nanos) -> Result<Nanos, Duration> {
         let next = full_at.max(now).saturating_add(self.interval);
         match (next - now).checked_sub(self.burst) {
@@ -99,7 +100,7 @@ impl Spacing {
         }
     }
 
-    /// As [`take`](Self::take), from a bucket that other threads use too.
+    /// Like [`take`](Self::take), for a bucket shared with other threads.
     fn take_from(self, full_at: &AtomicU64, now: Nanos) -> Result<(), Duration> {
         use std::sync::atomic::Ordering::Relaxed;
 
@@ -119,18 +120,23 @@ impl Decision {
 }
 
 impl CallerQuota {
-    /// A quota that nobody has used yet; `burst` is at most [`MAX_BURST`].
+    /// Creates an unused quota; `burst` is at most [`MAX_BURST`].
     pub(super) fn new(rate: Rate, burst: NonZeroU32) -> Self {
         Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::Caller) }
     }
 
-    /// Returns whether the other allows the same, regardless of what has been used of it.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    /// Returns rate and burst.
+    pub(super) const fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// Returns whether both quotas have the same limit, regardless of their use.
+    pub(super) fn has_same_limit(&self, other: &Self) -> bool {
         self.limit == other.limit
     }
 
-    /// Takes one call from the caller's bucket. `make_room` is called if there is no room for
-    /// a new bucket; if there is still no room, callers share one.
+    /// Takes one call from the caller's bucket. Calls `make_room` if there is no room for a new
+    /// bucket. If there is still no room, callers share one.
     pub(super) fn take(
         &self,
         caller: CallerKey<'_>,
@@ -153,25 +159,30 @@ impl CallerQuota {
         }
     }
 
-    /// Forgets the buckets that are full.
+    /// Forgets full buckets.
     pub(super) fn forget_full(&self, now: Nanos) {
         self.callers.forget_idle(now);
     }
 }
 
 impl UserQuota {
-    /// A quota that nobody has used yet; `burst` is at most [`MAX_BURST`].
+    /// Creates an unused quota; `burst` is at most [`MAX_BURST`].
     pub(super) fn new(rate: Rate, burst: NonZeroU32) -> Self {
         Self { limit: Limit { rate, burst }, callers: PerCaller::new(QuotaBucket::User) }
     }
 
-    /// Returns whether the other allows the same, regardless of what has been used of it.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    /// Returns rate and burst.
+    pub(super) const fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// Returns whether both quotas have the same limit, regardless of their use.
+    pub(super) fn has_same_limit(&self, other: &Self) -> bool {
         self.limit == other.limit
     }
 
-    /// Takes one call from the bucket of this user of the caller. `make_room` is called if there
-    /// is no room for a new bucket; if there is still no room, users of the caller share one.
+    /// Takes one call from the bucket of the caller's user. Calls `make_room` if there is no room
+    /// for a new bucket. If there is still no room, users of the caller share one.
     pub(super) fn take(
         &self,
         caller: CallerKey<'_>,
@@ -181,8 +192,8 @@ impl UserQuota {
         make_room: impl FnOnce(),
     ) -> Decision {
         let Some(spacing) = self.limit.spacing() else { return Decision::UNLIMITED };
-        // Hashed with a key of this quota: nobody can look for two users that share a bucket,
-        // and among a million users it happens by chance once in ten million times.
+        // Hashed with a secret key of this quota, so that callers cannot search for users that
+        // share a bucket. Among a million users, the chance of a collision is one in ten million.
         let user = self.callers.hash(user);
         let own = || self.callers.find(caller, memory)?.take(user, spacing, now);
         let decided = own().or_else(|| {
@@ -193,14 +204,14 @@ impl UserQuota {
             Some(outcome) => return Decision { outcome, shared: false },
             None => match self.callers.find(caller, memory) {
                 Some(users) => users.take_shared(user, spacing, now),
-                // Too many callers: they share buckets for all their users.
+                // Too many callers, which share buckets for all their users.
                 None => spacing.take_from(self.callers.shared(caller), now),
             },
         };
         Decision { outcome, shared: true }
     }
 
-    /// Forgets the buckets that are full.
+    /// Forgets full buckets.
     pub(super) fn forget_full(&self, now: Nanos) {
         self.callers.each(|users| users.forget_full(now));
         self.callers.forget_idle(now);

@@ -1,39 +1,37 @@
-//! How often something may happen, as it is written in the configuration.
+//! Rates, as they are written in the configuration.
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 /// Maximum number of calls in one period.
 const MAX_CALLS: u32 = 1_000_000;
 
-/// How many calls in which time.
+/// A number of calls per time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rate {
-    /// A number of calls in each period, evenly spread.
+    /// A number of calls per period, evenly spread.
     PerPeriod {
         /// The calls; 1 to 1,000,000.
         calls: NonZeroU32,
         /// The period: a second, a minute or an hour.
         period: Duration,
     },
-    /// As many as there are.
+    /// No limit.
     Unlimited,
 }
 
 impl Rate {
-    /// So many calls each second.
+    /// Returns a rate of `calls` calls per second.
     #[must_use]
     pub const fn per_second(calls: NonZeroU32) -> Self {
         Self::PerPeriod { calls, period: Duration::from_secs(1) }
     }
 
-    /// So many calls each minute.
+    /// Returns a rate of `calls` calls per minute.
     #[must_use]
     pub const fn per_minute(calls: NonZeroU32) -> Self {
         Self::PerPeriod { calls, period: Duration::from_mins(1) }
     }
-}
 
-impl Rate {
     /// Returns whether it allows less than another rate in the long run.
     #[must_use]
     pub fn is_below(self, other: Self) -> bool {
@@ -47,7 +45,7 @@ impl Rate {
     }
 }
 
-/// Why a text is not a rate.
+/// Reason that a string is not a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRate {
     /// It has another form.
@@ -104,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rate_is_shown_as_it_is_written() {
+    fn rate_is_displayed_as_it_is_written() {
         for text in ["50/s", "30/min", "100/h", "1000000/s", "unlimited"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }

@@ -1,7 +1,7 @@
-//! Which rules are for a part of a call, without asking each rule.
+//! Finds the rules that apply to a part of a call, without checking each rule.
 //!
-//! For each part of a call there is the set of the rules that are for it; the rules that allow
-//! the call are what these sets have in common. What follows from that is decided in `rules`.
+//! Each part of a call has a set of rules that apply to it, and the intersection of these sets
+//! allows the call. `rules` makes the decision.
 
 use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     ott::{Subject, SubjectForm, Users},
 };
 
-/// The index of a set of rules, by each part of a call.
+/// The index of a set of rules, by the parts of a call.
 #[derive(Debug)]
 pub(super) struct RuleIndex {
     /// The number of rules.
@@ -36,7 +36,7 @@ impl RuleIndex {
             let is_for = move |rule: &RuleSettings| {
                 rule.methods.as_ref().is_none_or(|named| named.contains(&operation))
             };
-            RuleSet::of(rules.iter().map(is_for))
+            RuleSet::from_flags(rules.iter().map(is_for))
         };
         let patterns = (0..).zip(rules).flat_map(|(rule, settings)| {
             let listed = match &settings.users {
@@ -58,14 +58,15 @@ impl RuleIndex {
             issue: is_for(Operation::IssueOtt),
             login: is_for(Operation::LoginWithOtt),
             api_clients: globs_of(&|rule| rule.api_clients.as_deref().unwrap_or_default()),
-            any_api_client: RuleSet::of(rules.iter().map(|rule| rule.api_clients.is_none())),
+            any_api_client: RuleSet::from_flags(rules.iter().map(|rule| rule.api_clients.is_none())),
             users: SubjectForm::ALL.into_iter().map(users).collect(),
-            all_users: RuleSet::of(rules.iter().map(|rule| rule.users == Users::All)),
+            all_users: RuleSet::from_flags(rules.iter().map(|rule| rule.users == Users::All)),
         }
     }
 
-    /// The rules that name a caller. `anonymous` must be named in full; no glob matches it.
-    pub(super) fn of_caller(&self, caller: &str) -> RuleSet {
+    /// Returns the rules that name a caller. `anonymous` must be named literally; no glob matches
+    /// it.
+    pub(super) fn for_caller(&self, caller: &str) -> RuleSet {
         let mut found = RuleSet::none(self.rules);
         if caller == ANONYMOUS {
             self.callers.find_literal(caller, &mut found);
@@ -75,23 +76,23 @@ impl RuleIndex {
         found
     }
 
-    /// The rules for a method.
-    pub(super) const fn of_method(&self, operation: Operation) -> &RuleSet {
+    /// Returns the rules that apply to a method.
+    pub(super) const fn for_method(&self, operation: Operation) -> &RuleSet {
         match operation {
             Operation::IssueOtt => &self.issue,
             Operation::LoginWithOtt => &self.login,
         }
     }
 
-    /// The rules for an API client of that name.
-    pub(super) fn of_api_client(&self, name: &str) -> RuleSet {
+    /// Returns the rules that apply to an API client of this name.
+    pub(super) fn for_api_client(&self, name: &str) -> RuleSet {
         let mut found = self.any_api_client.clone();
         self.api_clients.find(name, &mut found);
         found
     }
 
-    /// The rules for a user.
-    pub(super) fn of_user(&self, user: &Subject) -> RuleSet {
+    /// Returns the rules that apply to a user.
+    pub(super) fn for_user(&self, user: &Subject) -> RuleSet {
         let mut found = self.all_users.clone();
         let form = user.form();
         if let Some((_, patterns)) = self.users.iter().find(|(other, _)| form == Some(*other)) {
@@ -100,8 +101,8 @@ impl RuleIndex {
         found
     }
 
-    /// The rules for all users.
-    pub(super) const fn of_all_users(&self) -> &RuleSet {
+    /// Returns the rules that apply to all users.
+    pub(super) const fn for_all_users(&self) -> &RuleSet {
         &self.all_users
     }
 }

@@ -1,28 +1,27 @@
-//! Sets of rules, by the position of each rule.
+//! Sets of rules, by position.
 
 use smallvec::{SmallVec, smallvec};
 
 const WORD_BITS: usize = u64::BITS as usize;
-/// Words that need no allocation: 256 rules.
+/// Number of words without an allocation, enough for 256 rules.
 const INLINE_WORDS: usize = 4;
 
-/// A set of rules: a bit for each. Sets that are combined belong to the same rules.
+/// A set of rules with one bit per rule. Only sets of the same list of rules may be combined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RuleSet(SmallVec<[u64; INLINE_WORDS]>);
 
-/// A set of rules that is small if it contains few: its words that are not empty, with their
-/// positions.
+/// A compact set of few rules: its nonzero words and their positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RuleList(Vec<(usize, u64)>);
 
 impl RuleSet {
-    /// The empty set, for that number of rules.
+    /// Returns the empty set for `rules` rules.
     pub(super) fn none(rules: usize) -> Self {
         Self(smallvec![0; rules.div_ceil(WORD_BITS)])
     }
 
-    /// Those of the rules that are true.
-    pub(super) fn of(rules: impl ExactSizeIterator<Item = bool>) -> Self {
+    /// Returns the set of the rules whose flag is true.
+    pub(super) fn from_flags(rules: impl ExactSizeIterator<Item = bool>) -> Self {
         let mut set = Self::none(rules.len());
         for (rule, is_in) in rules.enumerate() {
             if let Some(word) = set.0.get_mut(rule / WORD_BITS) {
@@ -32,7 +31,7 @@ impl RuleSet {
         set
     }
 
-    /// Adds rules.
+    /// Adds the rules of a list.
     pub(super) fn add(&mut self, rules: &RuleList) {
         for &(position, bits) in &rules.0 {
             if let Some(word) = self.0.get_mut(position) {
@@ -41,7 +40,7 @@ impl RuleSet {
         }
     }
 
-    /// Removes the rules that are not in the other set.
+    /// Keeps only the rules that are also in the other set.
     pub(super) fn retain(&mut self, others: &Self) {
         for (word, others) in self.0.iter_mut().zip(&others.0) {
             *word &= others;
@@ -56,7 +55,7 @@ impl RuleSet {
         self.0.get(rule / WORD_BITS).is_some_and(|word| word >> (rule % WORD_BITS) & 1 == 1)
     }
 
-    /// The position of the first rule.
+    /// Returns the position of the first rule.
     pub(super) fn first(&self) -> Option<usize> {
         let (position, word) = self.0.iter().enumerate().find(|(_, word)| **word != 0)?;
         Some(position * WORD_BITS + usize::try_from(word.trailing_zeros()).unwrap_or_default())
@@ -94,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sets_of_rules_are_sets(
+        fn operations_match_those_of_a_set(
             rules in 1..600_usize,
             one in prop::collection::btree_set(0..600_usize, 0..40),
             other in prop::collection::btree_set(0..600_usize, 0..40),
@@ -114,7 +113,7 @@ mod tests {
                 prop_assert_eq!(left.contains(rule), one.contains(&rule));
             }
             let flags: Vec<bool> = (0..rules).map(|rule| one.contains(&rule)).collect();
-            prop_assert_eq!(&RuleSet::of(flags.into_iter()), &left);
+            prop_assert_eq!(&RuleSet::from_flags(flags.into_iter()), &left);
         }
     }
 }

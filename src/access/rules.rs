@@ -1,8 +1,8 @@
-//! The rules: who may do what, for whom, with which API client, and how often.
+//! Access rules: the methods, users, API clients and quotas of callers.
 //!
-//! A set of rules is made whole and never changes; replacing it, and taking from its
-//! quotas, is done in `access`. Which rules are for a part of a call is looked up in an index, so
-//! that a call costs about the same with any number of rules.
+//! A set of rules is immutable; `access` replaces it and takes from its quotas. An index finds the
+//! rules that apply to each part of a call, so that a call costs about the same with any number of
+//! rules.
 
 use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
 
@@ -20,41 +20,41 @@ use crate::{
     telemetry::metrics::AccessDenial,
 };
 
-/// The quotas of a rule without its own, as documented in `docs/configuration.md`.
+/// Default quotas of a rule, as documented in `docs/configuration.md`.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
 const DEFAULT_BURST: NonZeroU32 = at_least_one(100);
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
 const DEFAULT_USER_BURST: NonZeroU32 = at_least_one(10);
 
-/// One rule as configured (`[[access.rules]]`). Globs: `*` is any run of characters, `?` is
-/// one.
+/// One rule as configured (`[[access.rules]]`). In globs, `*` matches any run of characters and `?`
+/// one character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
     /// `callers`: globs on callers' names, at least one. `["*"]` is every identified caller.
     /// `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
-    /// `methods`: by their names in the contract; `None`: all.
+    /// `methods`: by their names in the contract. `None` means all.
     pub methods: Option<Vec<Operation>>,
-    /// `api_clients`: globs on their names in the configuration; `None`: all.
+    /// `api_clients`: globs on the names of API clients. `None` means all.
     pub api_clients: Option<Vec<String>>,
-    /// `users`, or `logins`, `external_ids` and `user_ids`. There is no default, so that nobody
-    /// gets all users by leaving a key out.
+    /// `users`, or `logins`, `external_ids` and `user_ids`. There is no default, so that omitting a
+    /// key never allows all users.
     pub users: Users,
-    /// `rate`: how often one caller may call; 50 a second. All who are `anonymous` are one caller.
+    /// `rate`: rate of calls per caller; 50 per second. All `anonymous` callers count as one.
     pub rate: Rate,
-    /// `burst`: how many calls one caller may save up; 100, from 1 to 1,000,000.
+    /// `burst`: burst of calls per caller; 100, from 1 to 1,000,000.
     pub burst: NonZeroU32,
-    /// `user_rate`: how often one caller may ask for one user; 30 a minute.
+    /// `user_rate`: rate of calls per caller and user; 30 per minute.
     pub user_rate: Rate,
-    /// `user_burst`: how many calls for one user one caller may save up; 10, from 1 to 1,000,000.
+    /// `user_burst`: burst of calls per caller and user; 10, from 1 to 1,000,000.
     pub user_burst: NonZeroU32,
-    /// `max_in_flight`: maximum number of calls of one caller in flight, from 1 to 1,000,000;
-    /// `None`: half of the server's.
+    /// `max_in_flight`: maximum number of calls of one caller in flight, from 1 to 1,000,000.
+    /// `None` means half of the server's.
     pub max_in_flight: Option<NonZeroU32>,
 }
 
 impl RuleSettings {
-    /// A rule for all methods and API clients, within the default quotas.
+    /// Returns a rule for all methods and API clients, with the default quotas.
     #[must_use]
     pub const fn new(callers: Vec<String>, users: Users) -> Self {
         Self {
@@ -71,26 +71,26 @@ impl RuleSettings {
     }
 }
 
-/// Why rules cannot be used. Rules are counted from 1.
+/// Reason that rules cannot be used. Rules are numbered from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRules {
-    /// There are none.
+    /// There are no rules.
     #[error("at least one access rule is needed: without one, every call would be denied")]
     NoRules,
     /// A list is empty, so that the rule could never apply.
     #[error("access rule {rule}: `{list}` must not be empty")]
     EmptyList {
-        /// Which rule.
+        /// The number of the rule.
         rule: usize,
-        /// Which list.
+        /// The name of the list.
         list: &'static str,
     },
     /// A list has an empty entry.
     #[error("access rule {rule}: `{list}` has an empty entry")]
     EmptyEntry {
-        /// Which rule.
+        /// The number of the rule.
         rule: usize,
-        /// Which list.
+        /// The name of the list.
         list: &'static str,
     },
     /// An entry of `callers` matches no name that a caller can have.
@@ -99,7 +99,7 @@ pub enum InvalidRules {
          or are `anonymous`"
     )]
     ImpossibleCaller {
-        /// Which rule.
+        /// The number of the rule.
         rule: usize,
         /// The entry.
         entry: String,
@@ -107,19 +107,19 @@ pub enum InvalidRules {
     /// A burst is out of bounds.
     #[error("access rule {rule}: `{key}` must be between 1 and 1000000")]
     Burst {
-        /// Which rule.
+        /// The number of the rule.
         rule: usize,
-        /// Which key.
+        /// The name of the key.
         key: &'static str,
     },
 }
 
-/// A usable set of rules, with what has been used of their quotas.
+/// A valid set of rules, with the state of their quotas.
 #[derive(Debug)]
 pub struct Rules {
     in_order: Vec<Rule>,
     index: RuleIndex,
-    /// The callers that any of them names in full.
+    /// The callers that any rule names literally.
     literal_callers: HashSet<Box<str>>,
 }
 
@@ -130,17 +130,18 @@ pub(super) struct Rule {
     pub(super) per_user: Arc<UserQuota>,
 }
 
-/// A call as rules see it.
+/// The parts of a call that rules check.
 #[derive(Clone, Copy, Debug)]
 struct Question<'a> {
     caller: &'a str,
     operation: Operation,
     api_client: &'a str,
-    /// Only for issuing: the user of a login is known once the platform has named the account.
+    /// Only for issuing, because the user of a login is known once the platform has named the
+    /// account.
     user: Option<&'a Subject>,
 }
 
-/// Which rule decides on a call, and why; its `Display` is for people.
+/// The rule that decides a call, and the verdict of each rule. `Display` is meant for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     deciding: Option<usize>,
@@ -164,8 +165,8 @@ impl Rules {
         Ok(Self { in_order, index, literal_callers })
     }
 
-    /// Which rule would decide on such a call, and why, without taking from any quota.
-    /// A call to issue is for a user; a login does not say whom its token is for.
+    /// Explains which rule decides a call, without taking from any quota. `user` is the user of an
+    /// issued token, and `None` for a login, which does not name its user.
     #[must_use]
     pub fn explain(
         &self,
@@ -175,10 +176,10 @@ impl Rules {
         user: Option<&Subject>,
     ) -> Explanation {
         let question = Question { caller, operation, api_client, user };
-        let (of_caller, of_method) = (self.index.of_caller(caller), self.index.of_method(operation));
-        let of_api_client = self.index.of_api_client(api_client);
-        let of_user = user.map(|user| self.index.of_user(user));
-        // The first part of the call that a rule is not for.
+        let (of_caller, of_method) = (self.index.for_caller(caller), self.index.for_method(operation));
+        let of_api_client = self.index.for_api_client(api_client);
+        let of_user = user.map(|user| self.index.for_user(user));
+        // The first part of the call that a rule does not apply to.
         let mismatch = |rule| {
             if !of_caller.contains(rule) {
                 Some(AccessDenial::Caller)
@@ -201,7 +202,7 @@ impl Rules {
                 None if deciding.is_some() => "would allow it too, but an earlier rule decides".to_owned(),
                 None => {
                     deciding = Some(number);
-                    // Only a login asks without a user.
+                    // Only logins have no user.
                     let users = if user.is_none() && rule.settings.users != Users::All {
                         " if the account in the platform's response is one of its users"
                     } else {
@@ -222,60 +223,66 @@ impl Rules {
         Explanation { deciding, lines }
     }
 
-    /// Returns the rules that allow a caller a method, for some user and some API client; else
-    /// the first part that no rule is for.
+    /// Returns the rules that allow a caller a method, for some user and some API client, or the
+    /// first part that no rule allows.
     pub(super) fn admitting(&self, caller: &str, operation: Operation) -> Result<RuleSet, AccessDenial> {
-        let of_caller = narrowed(self.index.of_caller(caller), None, AccessDenial::Caller)?;
-        narrowed(of_caller, Some(self.index.of_method(operation)), AccessDenial::Method)
+        let of_caller = narrowed(self.index.for_caller(caller), None, AccessDenial::Caller)?;
+        narrowed(of_caller, Some(self.index.for_method(operation)), AccessDenial::Method)
     }
 
-    /// Returns those of the rules that are also for an API client of that name, and for the user.
-    /// The user of a login is not known yet (`None`), and stands in no rule's way.
+    /// Returns the rules of `admitting` that also apply to the API client and the user. The user of
+    /// a login is not known yet (`None`), and is not checked.
     pub(super) fn allowing(
         &self,
         admitting: &RuleSet,
         api_client: &str,
         user: Option<&Subject>,
     ) -> Result<RuleSet, AccessDenial> {
-        let of_api_client = self.index.of_api_client(api_client);
+        let of_api_client = self.index.for_api_client(api_client);
         let allowing = narrowed(of_api_client, Some(admitting), AccessDenial::ApiClient)?;
         match user {
-            Some(user) => narrowed(self.index.of_user(user), Some(&allowing), AccessDenial::User),
+            Some(user) => narrowed(self.index.for_user(user), Some(&allowing), AccessDenial::User),
             None => Ok(allowing),
         }
     }
 
-    /// Returns whether one of the rules is for all users.
+    /// Returns whether one of the rules applies to all users.
     pub(super) fn any_for_all_users(&self, rules: &RuleSet) -> bool {
-        rules.intersects(self.index.of_all_users())
+        rules.intersects(self.index.for_all_users())
     }
 
-    /// Returns whether one of the rules is for the user.
+    /// Returns whether one of the rules applies to the user.
     pub(super) fn any_for_user(&self, rules: &RuleSet, user: &Subject) -> bool {
-        rules.intersects(&self.index.of_user(user))
+        rules.intersects(&self.index.for_user(user))
     }
 
-    /// Returns the rule that decides: the first one.
+    /// Returns the deciding rule, which is the first one.
     pub(super) fn first(&self, rules: &RuleSet) -> Option<&Rule> {
-        self.in_order.get(rules.first()?)
+        self.deciding(rules).map(|(_, rule)| rule)
+    }
+
+    /// Returns the rule that decides, and its number, counted from 1.
+    pub(super) fn deciding(&self, rules: &RuleSet) -> Option<(usize, &Rule)> {
+        let position = rules.first()?;
+        Some((position + 1, self.in_order.get(position)?))
     }
 
     /// Returns the first rule that names this caller.
     pub(super) fn first_for(&self, caller: &str) -> Option<&Rule> {
-        self.first(&self.index.of_caller(caller))
+        self.first(&self.index.for_caller(caller))
     }
 
-    /// No rules: nothing is allowed.
+    /// Returns an empty set, which allows nothing.
     pub(super) fn none() -> Self {
         Self { in_order: Vec::new(), index: RuleIndex::new(&[]), literal_callers: HashSet::new() }
     }
 
-    /// The callers that any rule names in full.
+    /// Returns the callers that any rule names literally.
     pub(super) const fn literal_callers(&self) -> &HashSet<Box<str>> {
         &self.literal_callers
     }
 
-    /// Forgets what is as good as unused of all quotas.
+    /// Forgets the full buckets of all quotas.
     pub(super) fn forget_full(&self, now: Nanos) {
         for rule in &self.in_order {
             rule.per_caller.forget_full(now);
@@ -283,22 +290,22 @@ impl Rules {
         }
     }
 
-    /// Returns whether any rule is for this caller.
+    /// Returns whether any rule names this caller.
     pub(super) fn mention(&self, caller: &str) -> bool {
-        self.index.of_caller(caller).first().is_some()
+        self.index.for_caller(caller).first().is_some()
     }
 
-    /// Takes over what has been used of the quotas of those earlier rules that are
-    /// also here, so that a reload gives nobody a full bucket.
+    /// Takes over the quota state of earlier rules that are unchanged, so that a reload does not
+    /// refill buckets.
     pub(super) fn inherit(&mut self, earlier: &Self) {
         let mut left: Vec<&Rule> = earlier.in_order.iter().collect();
         for rule in &mut self.in_order {
-            let Some(at) = left.iter().position(|old| old.covers_the_same_as(rule)) else { continue };
+            let Some(at) = left.iter().position(|old| old.has_same_scope(rule)) else { continue };
             let old = left.swap_remove(at);
-            if rule.per_caller.is_like(&old.per_caller) {
+            if rule.per_caller.has_same_limit(&old.per_caller) {
                 rule.per_caller = Arc::clone(&old.per_caller);
             }
-            if rule.per_user.is_like(&old.per_user) {
+            if rule.per_user.has_same_limit(&old.per_user) {
                 rule.per_user = Arc::clone(&old.per_user);
             }
         }
@@ -338,7 +345,7 @@ impl Rule {
         self.settings.max_in_flight.map(|calls| usize::try_from(calls.get()).unwrap_or(usize::MAX))
     }
 
-    fn covers_the_same_as(&self, other: &Self) -> bool {
+    fn has_same_scope(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.settings, &other.settings);
         ours.callers == theirs.callers
             && ours.methods == theirs.methods
@@ -347,7 +354,7 @@ impl Rule {
     }
 }
 
-/// Returns the rules that are in both sets, or a denial if there are none.
+/// Returns the intersection of two sets, or a denial if it is empty.
 fn narrowed(
     mut rules: RuleSet,
     others: Option<&RuleSet>,
@@ -359,7 +366,7 @@ fn narrowed(
     if rules.first().is_some() { Ok(rules) } else { Err(denial) }
 }
 
-/// Why a rule does not allow a call, for people.
+/// Returns the reason that a rule does not allow a call, for people.
 fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
     match denial {
         AccessDenial::Caller if question.caller == ANONYMOUS => {
@@ -376,7 +383,7 @@ fn sentence(denial: AccessDenial, question: Question<'_>) -> String {
 }
 
 impl Explanation {
-    /// The rule that allows the call, counted from 1; none if it is denied.
+    /// Returns the number of the rule that allows the call, from 1, or `None` if it is denied.
     #[must_use]
     pub const fn deciding_rule(&self) -> Option<usize> {
         self.deciding

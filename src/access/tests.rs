@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::{num::NonZeroU32, sync::atomic::Ordering};
 
 use super::*;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -60,7 +60,7 @@ fn count<T>(times: u32, mut call: impl FnMut() -> Result<T, Refused>) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_says_what_was_permitted() {
+async fn permit_contains_caller_api_client_and_user() {
     let access = access(&[rule(&["dns:portal"])]);
     let permit = issue(&access, "dns:portal", "john@mysite.com").unwrap();
     assert_eq!(&**permit.caller().name(), "dns:portal");
@@ -71,13 +71,13 @@ async fn a_permit_says_what_was_permitted() {
 }
 
 #[test]
-fn a_permit_made_for_a_test_is_for_nobody_in_particular() {
+fn permit_for_tests_is_anonymous() {
     assert_eq!(IssuePermit::for_test("eu2", login("john")).caller(), &Caller::anonymous());
     assert_eq!(LoginPermit::for_test("eu2").caller(), &Caller::anonymous());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_admission_for_one_method_opens_no_door_for_the_other() {
+async fn admission_for_one_method_is_not_valid_for_the_other() {
     let access = access(&[rule(&["dns:portal"])]);
     let admission =
         access.admits(access.policy().into_shared(), &caller("dns:portal"), Operation::LoginWithOtt).unwrap();
@@ -85,17 +85,37 @@ async fn an_admission_for_one_method_opens_no_door_for_the_other() {
     assert_eq!(refused, Refused::NotAllowed(Denied(AccessDenial::Method)));
 }
 
+/// The quota, its limit, its rule and the wait.
+fn exceeded(refused: &Refused) -> (ExceededQuota, String, usize, Duration) {
+    let Refused::QuotaExceeded { quota, limit, rule, retry_after } = refused else { panic!("{refused:?}") };
+    (*quota, limit.to_string(), *rule, *retry_after)
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_caller_gets_its_burst_then_its_rate_and_is_told_exactly_when() {
+async fn exceeded_quota_names_the_rule_that_decides_and_its_own_limit() {
+    let limited =
+        RuleSettings { burst: NonZeroU32::MIN, user_burst: 2.try_into().unwrap(), ..rule(&["dns:b"]) };
+    let access = access(&[rule(&["dns:a"]), limited]);
+    assert!(issue(&access, "dns:b", "john").is_ok());
+    let refused = issue(&access, "dns:b", "john").unwrap_err();
+    assert_eq!(
+        exceeded(&refused),
+        (ExceededQuota::Caller, "50/s, burst 1".to_owned(), 2, Duration::from_millis(20))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_gets_its_burst_then_its_rate_with_an_exact_retry_delay() {
     let access = access(&[rule(&["dns:*"])]);
     let mut users = 0..;
     let mut issue_for_another = |name: &str| issue(&access, name, &format!("user{}", users.next().unwrap()));
     assert_eq!(count(500, || issue_for_another("dns:a")), 100);
+    let refused = issue_for_another("dns:a").unwrap_err();
     assert_eq!(
-        issue_for_another("dns:a").unwrap_err(),
-        Refused::QuotaExceeded { quota: ExceededQuota::Caller, retry_after: Duration::from_millis(20) }
+        exceeded(&refused),
+        (ExceededQuota::Caller, "50/s, burst 100".to_owned(), 1, Duration::from_millis(20))
     );
-    assert_eq!(count(500, || issue_for_another("dns:b")), 100, "another caller has its own");
+    assert_eq!(count(500, || issue_for_another("dns:b")), 100, "another caller has its own quota");
     assert!(log_in(&access, "dns:a").is_err(), "both methods use the same quota");
 
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -103,13 +123,14 @@ async fn a_caller_gets_its_burst_then_its_rate_and_is_told_exactly_when() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_user_is_limited_apart_however_the_login_is_spelled() {
+async fn user_quota_is_shared_by_all_spellings_of_a_login() {
     let access = access(&[rule(&["dns:*"])]);
     let mut spelling = ["john@x", "JOHN@x", "\u{ff4a}ohn@X", "joh\u{1d427}@x"].into_iter().cycle();
     assert_eq!(count(30, || issue(&access, "dns:a", spelling.next().unwrap())), 10);
+    let refused = issue(&access, "dns:a", "john@x").unwrap_err();
     assert_eq!(
-        issue(&access, "dns:a", "john@x").unwrap_err(),
-        Refused::QuotaExceeded { quota: ExceededQuota::User, retry_after: Duration::from_secs(2) }
+        exceeded(&refused),
+        (ExceededQuota::User, "30/min, burst 10".to_owned(), 1, Duration::from_secs(2))
     );
     assert!(issue(&access, "dns:a", "jane@x").is_ok());
     assert!(issue(&access, "dns:b", "john@x").is_ok());
@@ -119,7 +140,7 @@ async fn one_user_is_limited_apart_however_the_login_is_spelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_call_uses_no_quota() {
+async fn denied_call_uses_no_quota() {
     let access = access(&[RuleSettings { users: logins(&["*@x"]), ..rule(&["dns:a"]) }]);
     for _ in 0..1000 {
         let denied = issue(&access, "dns:a", "john@elsewhere").unwrap_err();
@@ -133,7 +154,7 @@ async fn a_denied_call_uses_no_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_rule_that_allows_a_call_gives_its_quotas() {
+async fn quotas_of_the_first_allowing_rule_apply() {
     let few = RuleSettings {
         users: logins(&["vip*"]),
         rate: Rate::per_second(1.try_into().unwrap()),
@@ -147,23 +168,19 @@ async fn the_first_rule_that_allows_a_call_gives_its_quotas() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_counts_and_lets_everything_pass_but_what_the_rules_deny() {
+async fn dry_run_counts_and_accepts_all_calls_that_the_rules_allow() {
     let dry_run = || Policy { quotas: Quotas::DryRun, ..policy(&[rule(&["dns:a"])]) };
     let access = Access::new(dry_run(), Metrics::new());
     assert_eq!(count(1000, || issue(&access, "dns:a", "john")), 1000);
     assert!(issue(&access, "dns:b", "john").is_err());
     access.replace(policy(&[rule(&["dns:a"])]));
-    assert_eq!(
-        count(10, || issue(&access, "dns:a", "john")),
-        0,
-        "what was used up in the dry run is used up"
-    );
+    assert_eq!(count(10, || issue(&access, "dns:a", "john")), 0, "the quota used in the dry run stays used");
     access.replace(dry_run());
     assert_eq!(count(10, || issue(&access, "dns:a", "john")), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
+async fn reload_keeps_the_used_quota_of_unchanged_rules() {
     let stays = rule(&["dns:a"]);
     let goes = rule(&["dns:b"]);
     let access = access(&[stays.clone(), goes]);
@@ -171,7 +188,7 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
 
     let other = Access::clone(&access);
     other.replace(policy(&[rule(&["dns:c"]), stays.clone()]));
-    assert_eq!(count(20, || issue(&access, "dns:a", "john")), 0, "its place in the file does not matter");
+    assert_eq!(count(20, || issue(&access, "dns:a", "john")), 0, "its position in the file does not matter");
     assert!(issue(&access, "dns:b", "john").is_err());
     assert!(issue(&access, "dns:c", "john").is_ok());
 
@@ -181,19 +198,22 @@ async fn a_reload_keeps_what_has_been_used_of_the_rules_that_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_call_is_decided_by_one_version_of_the_rules() {
+async fn call_is_decided_by_one_version_of_the_rules() {
     let before = RuleSettings { users: logins(&["john"]), ..rule(&["dns:a"]) };
     let access = access(&[before]);
     let early = access.admits(access.policy().into_shared(), &caller("dns:a"), Operation::IssueOtt).unwrap();
     access.replace(policy(&[RuleSettings { users: logins(&["jane"]), ..rule(&["dns:a"]) }]));
-    assert!(access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(), "as when it was admitted");
+    assert!(
+        access.permit_issue(early, Arc::from("eu2"), login("john")).is_ok(),
+        "decided by the rules at its admission"
+    );
     assert!(issue(&access, "dns:a", "john").is_err());
     assert!(issue(&access, "dns:a", "jane").is_ok());
 }
 
 #[test]
 fn no_decision_mixes_two_versions_of_the_rules() {
-    // Each version allows one pair only; a mixture would allow a crossed pair.
+    // Each version allows only one pair; mixing versions would allow a crossed pair.
     let version = |api_client: &str, user: &str| RuleSettings {
         api_clients: Some(vec![api_client.to_owned()]),
         users: logins(&[user]),
@@ -225,7 +245,7 @@ fn no_decision_mixes_two_versions_of_the_rules() {
 
 #[tokio::test]
 async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
-    // The holder of the token is renamed, and only the new name may call: a mixture would
+    // The holder of the token is renamed, and only the new name may call; mixing versions would
     // deny the holder.
     let version = |name: &str| Policy {
         tokens: BearerTokens::for_test([(name, sha256("secret"))]).unwrap(),
@@ -258,7 +278,7 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_names_very_many_users_refuses_no_user_of_another_caller() {
+async fn caller_with_very_many_users_does_not_affect_users_of_another_caller() {
     let both = RuleSettings {
         rate: Rate::Unlimited,
         user_rate: Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) },
@@ -289,7 +309,7 @@ async fn a_caller_that_names_very_many_users_refuses_no_user_of_another_caller()
 }
 
 #[tokio::test(start_paused = true)]
-async fn reflection_is_for_callers_that_a_rule_names() {
+async fn reflection_is_limited_to_callers_that_a_rule_names() {
     let some = access(&[rule(&["dns:a"]), rule(&["jwt:*"])]);
     assert!(mentions(&some, &caller("dns:a")).is_ok());
     assert!(mentions(&some, &caller("jwt:x")).is_ok());

@@ -1,8 +1,8 @@
-//! The text of `/metrics`, rendered once for all requests that wait for it.
+//! The text of `/metrics`, rendered once for all waiting requests.
 //!
-//! Rendering is the one expensive thing that anybody can ask of the admin port. However many
-//! ask, it happens at most once per [`MIN_INTERVAL`], and each request still gets values
-//! from after its arrival.
+//! Rendering is the only expensive operation of the admin port. Regardless of the number of
+//! requests, it happens at most once per [`MIN_INTERVAL`], and each request still gets values from
+//! after its arrival.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Minimum time between two renderings. Scrapes are seconds apart.
+/// Minimum interval between renderings. Scrapes are seconds apart.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The page with all metrics.
@@ -45,7 +45,8 @@ impl MetricsPage {
     /// Returns a rendering that began after this was called.
     pub(super) async fn current(&self) -> Bytes {
         let begun_before = self.begun.load(Ordering::Acquire);
-        // Held while waiting for the next turn, so that all who arrive meanwhile share it.
+        // Held while waiting for the interval, so that all requests that arrive in the meantime
+        // share the rendering.
         let mut latest = self.latest.lock().await;
         if latest.number <= begun_before {
             if let Some(begun) = latest.begun {
@@ -74,12 +75,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_that_wait_share_a_rendering_and_renderings_are_apart() {
+    async fn waiting_requests_share_a_rendering_and_renderings_have_a_minimum_interval() {
         let page = MetricsPage::new(Metrics::new());
         let started = clock::now();
         for round in 1..=10 {
             join_all((0..60).map(|_| page.current())).await;
-            // The first request of all is answered at once, the other 59 by the second rendering.
+            // The very first request is answered at once, and the other 59 share the second
+            // rendering.
             assert_eq!(page.begun.load(Ordering::Relaxed), round + 1);
             assert!(started.elapsed() >= MIN_INTERVAL * u32::try_from(round).unwrap());
         }
@@ -93,7 +95,7 @@ mod tests {
             assert_eq!(panics(&page.current().await), 2 * round);
             metrics.panic();
             let mut early = Box::pin(page.current());
-            assert!(early.as_mut().now_or_never().is_none(), "it waits for its turn");
+            assert!(early.as_mut().now_or_never().is_none(), "the request waits for the interval");
             metrics.panic();
             let (early, late) = tokio::join!(early, page.current());
             assert_eq!((panics(&early), panics(&late)), (2 * round + 2, 2 * round + 2));
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn request_that_is_cancelled_does_not_keep_the_others_waiting() {
+    async fn cancelled_request_does_not_delay_the_others() {
         let page = MetricsPage::new(Metrics::new());
         page.current().await;
         let mut cancelled = Box::pin(page.current());

@@ -1,4 +1,4 @@
-//! Follows the authorities that the gateway trusts when it connects to other servers.
+//! Follows the authorities that outgoing connections trust.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Returns a follower for each source of authorities. New connections trust the new authorities,
-/// and connections that were opened before are not used again.
+/// and earlier connections are not reused.
 pub(super) fn followers(
     tls: ClientTlsSet,
     metrics: &Metrics,
@@ -25,7 +25,7 @@ pub(super) fn followers(
     })
 }
 
-/// A source of authorities, and the connections that trust them.
+/// A source of authorities, and the TLS configuration that trusts them.
 pub(super) struct FollowedAuthorities {
     source: AuthoritySource,
     name: Arc<str>,
@@ -55,7 +55,7 @@ impl FollowedFile for FollowedAuthorities {
         tracing::info!(
             file.path = &*self.name,
             authorities.count = new.count(),
-            "trusted authorities reloaded for new connections"
+            "trusted authorities reloaded"
         );
         for warning in new.warnings(WallClock::system().now()) {
             tracing::warn!(

@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{config::Config, server, telemetry::metrics::Metrics};
 
-/// Builds the same parts as a start, but opens no listener, no audit log and no connection.
-/// Files are read as at a start.
+/// Builds the same parts as a start, but opens no listener, audit log or connection. Files are read
+/// like at a start.
 ///
 /// # Errors
 ///
-/// What [`App::start`](super::App::start) would fail with, apart from addresses that are in
-/// use and a sink that cannot be written to.
+/// The errors of [`App::start`](super::App::start), except for addresses in use and an audit sink
+/// that cannot be opened.
 pub fn check(config: &Config) -> Result<(), StartError> {
     let grpc = &config.server.grpc;
     server::check(grpc)?;

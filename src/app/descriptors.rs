@@ -1,9 +1,9 @@
-//! How the file descriptors that the process may open are shared out.
+//! Distributes the file descriptors that the process may open.
 //!
-//! Connections of callers must not take the descriptors that everything else needs: probes,
-//! audit records, files that are followed, name lookups, and the connections to the platform
-//! that the calls of callers depend on. So the soft limit is raised to what the configuration
-//! needs, and if the hard limit does not allow that, fewer connections and calls are accepted.
+//! Connections of callers must not take the descriptors that everything else needs: probes, audit
+//! records, followed files, name lookups, and the connections to the platform that calls depend on.
+//! The soft limit is therefore raised to the number that the configuration needs. If the hard limit
+//! does not allow that, fewer connections and calls are accepted.
 
 use std::{fs, io};
 
@@ -15,28 +15,29 @@ use crate::{
     telemetry::metrics::{EffectiveLimit, Metrics},
 };
 
-/// Descriptors of one runtime: its `epoll` instance, its waker and one to spare.
-const OF_A_RUNTIME: u64 = 3;
-/// Descriptors of what runs on no worker: listening sockets, signals, the audit file and its
-/// successor, files that are being read, the sockets of name lookups, the trace collector.
+/// Descriptors of one runtime: its `epoll` instance, its waker and one spare.
+const PER_RUNTIME: u64 = 3;
+/// Descriptors outside of workers: listening sockets, signals, the audit file and its successor,
+/// files being read, sockets of name lookups, the trace collector.
 const FIXED: u64 = 64;
-/// Descriptors of one API client beside its calls: its token request, a lookup for it and its
-/// secret's file.
-const OF_AN_API_CLIENT: u64 = 4;
-/// Descriptors that are open at the start if they cannot be counted.
+/// Descriptors of one API client in addition to its calls: its token request, a name lookup for it,
+/// and its secret file.
+const PER_API_CLIENT: u64 = 4;
+/// Number of descriptors open at start, if they cannot be counted.
 const INHERITED: u64 = 16;
-/// Descriptors that the process may open between raising the limit and sharing it out.
+/// Descriptors that the process may open between raising the limit and distributing it.
 const OPENED_MEANWHILE: u64 = 32;
 /// Maximum number of connections of the admin port.
 pub(super) const ADMIN_CONNECTIONS: usize = 64;
 /// Maximum number of connections of the health port.
 pub(super) const HEALTH_CONNECTIONS: usize = 64;
-/// The same of both if not everything fits.
+/// Maximum number of connections of the admin port and of the health port if descriptors are
+/// scarce.
 const FEW_CONNECTIONS: usize = 16;
-/// Minimum number of descriptors that have to be left for callers and the platform.
+/// Minimum number of descriptors for callers and the platform.
 const MIN_LEFT: u64 = 16;
 
-/// The numbers of connections and calls for which there are descriptors.
+/// Number of connections and calls for which there are descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     /// Connections of the main port.
@@ -61,7 +62,7 @@ impl Share {
     }
 }
 
-/// The limit of open files is too low for any connection.
+/// Error for a limit of open files that is too low for any connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit of open files is {allowed}, and the gateway needs at least {needed}; \
@@ -77,13 +78,13 @@ pub struct TooFewFiles {
 /// A change of the soft limit of open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RaisedLimit {
-    /// The soft limit that the process was started with.
+    /// The soft limit at process start.
     pub from: u64,
     /// The soft limit in effect.
     pub to: u64,
 }
 
-/// What a configuration needs.
+/// Demand of a configuration.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     connections: u32,
@@ -96,12 +97,12 @@ struct Demand {
     base: u64,
 }
 
-/// Raises the soft limit of open files to what the configuration needs, as far as the hard
-/// limit allows. Returns `None` if it is high enough already. For the start of a process.
+/// Raises the soft limit of open files to the demand of the configuration, as far as the hard limit
+/// allows. Returns `None` if it is high enough already. For the start of a process.
 ///
 /// # Errors
 ///
-/// The system refuses it.
+/// The system refuses the limit.
 pub fn raise_limit(config: &Config) -> io::Result<Option<RaisedLimit>> {
     let limit = getrlimit(Resource::Nofile);
     let Some(from) = limit.current else { return Ok(None) };
@@ -114,7 +115,7 @@ pub fn raise_limit(config: &Config) -> io::Result<Option<RaisedLimit>> {
     Ok(Some(RaisedLimit { from, to }))
 }
 
-/// Returns the share for the process's limit of open files, and publishes it in log and metrics.
+/// Returns the share for the current limit of open files, and publishes it in log and metrics.
 /// `max_calls` is the number of calls in flight that the memory of the process allows.
 pub(super) fn share(config: &Config, max_calls: usize, metrics: &Metrics) -> Result<Share, TooFewFiles> {
     let mut demand = Demand::new(config);
@@ -133,7 +134,7 @@ pub(super) fn share(config: &Config, max_calls: usize, metrics: &Metrics) -> Res
             max_connections.in_effect = share.connections,
             max_in_flight.configured = config.server.grpc.max_in_flight,
             max_in_flight.in_effect = share.in_flight,
-            "limit of open files is too low, accepting fewer connections and calls"
+            "limit of open files too low, accepting fewer connections and calls"
         );
     }
     Ok(share)
@@ -148,8 +149,8 @@ impl Demand {
         let api_clients = u64::try_from(config.api_clients.by_name.len()).unwrap_or(u64::MAX);
         let base = open_now()
             .saturating_add(FIXED)
-            .saturating_add(runtimes.saturating_mul(OF_A_RUNTIME))
-            .saturating_add(api_clients.saturating_mul(OF_AN_API_CLIENT));
+            .saturating_add(runtimes.saturating_mul(PER_RUNTIME))
+            .saturating_add(api_clients.saturating_mul(PER_API_CLIENT));
         Self {
             connections: u32::try_from(grpc.limits.max_connections).unwrap_or(u32::MAX),
             in_flight: u32::try_from(grpc.max_in_flight).unwrap_or(u32::MAX),
@@ -159,14 +160,14 @@ impl Demand {
         }
     }
 
-    /// Everything at its configured limits.
+    /// Returns the demand at the configured limits.
     fn total(&self) -> u64 {
         self.others(ADMIN_CONNECTIONS, HEALTH_CONNECTIONS)
             .saturating_add(of_connections(self.connections.into()))
             .saturating_add(self.in_flight.into())
     }
 
-    /// Everything but the callers' connections and the calls.
+    /// Returns the demand without callers' connections and calls.
     fn others(&self, admin: usize, health: usize) -> u64 {
         let of_port = |is_used: bool, connections: usize| {
             if is_used { of_connections(u64::try_from(connections).unwrap_or(u64::MAX)) } else { 0 }
@@ -190,7 +191,7 @@ impl Demand {
         if left < MIN_LEFT {
             return Err(TooFewFiles { allowed, needed: others.saturating_add(MIN_LEFT) });
         }
-        // Half for each side, and what one of them does not need for the other.
+        // Half for each side. Each side gets what the other does not need.
         let wanted = of_connections(self.connections.into());
         let calls = u64::from(self.in_flight).min((left / 2).max(left.saturating_sub(wanted)));
         let connections = connections_of(left - calls).min(self.connections.into());
@@ -203,8 +204,8 @@ impl Demand {
     }
 }
 
-/// Descriptors of a port with this many connections: more may be leaving, and one may be
-/// accepted only to be closed.
+/// Returns the descriptors of a port with this many connections. Others may be closing, and one may
+/// be accepted only to be closed.
 fn of_connections(connections: u64) -> u64 {
     connections.saturating_add(connections.min(MAX_LEAVING as u64)).saturating_add(1)
 }
@@ -231,13 +232,17 @@ mod tests {
         Demand { connections: 1024, in_flight: 4096, has_admin: true, has_health: false, base: 90 };
 
     #[test]
-    fn everything_fits_into_what_the_configuration_needs() {
+    fn limits_are_lowered_only_below_the_demand() {
         // 90 + (64 + 64 + 1) + (1024 + 64 + 1) + 4096
         assert_eq!(DEMAND.total(), 5404);
         let share = DEMAND.share(5404).unwrap();
         assert_eq!((share.connections, share.in_flight, share.admin), (1024, 4096, 64));
         let less = DEMAND.share(5403).unwrap();
-        assert_eq!((less.connections, less.in_flight, less.admin), (1024, 4096, 16), "probes are few");
+        assert_eq!(
+            (less.connections, less.in_flight, less.admin),
+            (1024, 4096, 16),
+            "fewer probe connections"
+        );
         let calls = DEMAND.share(5307).unwrap();
         assert_eq!((calls.connections, calls.in_flight), (1024, 4095));
     }
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_that_leaves_nothing_is_refused_with_what_is_needed() {
+    fn too_low_limit_is_reported_with_the_required_one() {
         let error = DEMAND.share(100).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -286,7 +291,7 @@ mod tests {
                 prop_assert!(used <= allowed, "{used} of {allowed}: {share:?}");
                 prop_assert!((1..=connections).contains(&share.connections), "{share:?}");
                 prop_assert!((1..=in_flight).contains(&share.in_flight), "{share:?}");
-                // A limit that suffices changes nothing.
+                // A sufficient limit changes nothing.
                 prop_assert!(
                     demand.total() > allowed
                         || (share.connections, share.in_flight) == (connections, in_flight)

@@ -1,4 +1,4 @@
-//! The duties that connect the parts of a gateway: each is restarted by `supervision`.
+//! Starts the duties that connect the parts of a gateway. `supervision` restarts them.
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;

@@ -1,4 +1,4 @@
-//! The limits that follow from the memory of the process.
+//! Limits derived from the memory of the process.
 
 use crate::{
     config,
@@ -6,10 +6,10 @@ use crate::{
     server,
 };
 
-/// Assumed if the system reports no limit, in bytes: large enough for every default.
+/// Memory limit assumed if the system reports none, in bytes: large enough for all defaults.
 const UNKNOWN_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Divides the memory of the process, and logs the limits that follow.
+/// Divides the memory of the process, and logs the resulting limits.
 pub(super) fn fit(config: &config::Server) -> Budget {
     let limit = config.memory_limit.or_else(system_limit).unwrap_or(UNKNOWN_LIMIT);
     let budget = Budget::of(limit);
@@ -20,7 +20,7 @@ pub(super) fn fit(config: &config::Server) -> Budget {
             memory.limit_bytes = limit,
             server.max_in_flight = calls,
             server.max_in_flight_configured = configured,
-            "memory limit allows fewer calls in flight than configured"
+            "memory limit lowers max_in_flight"
         );
     } else {
         tracing::info!(memory.limit_bytes = limit, server.max_in_flight = calls, "memory limit");
@@ -29,7 +29,7 @@ pub(super) fn fit(config: &config::Server) -> Budget {
 }
 
 impl Budget {
-    /// Lowers the limits of a server to what fits into the memory.
+    /// Lowers the limits of a server so that they fit into the memory.
     pub(super) fn limited(self, settings: server::Settings) -> server::Settings {
         server::Settings { max_in_flight: settings.max_in_flight.min(self.calls), ..settings }
     }

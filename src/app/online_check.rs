@@ -1,4 +1,4 @@
-//! Whether an API client's credential works, without a gateway.
+//! Checks whether an API client's credential works, without a gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// How long it may take.
+/// Maximum duration of the check.
 const LIMIT: Duration = Duration::from_secs(12);
 
 /// Why no access token could be fetched.
@@ -25,12 +25,12 @@ pub enum OnlineCheckError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The platform gave none.
+    /// The platform returned none.
     #[error(transparent)]
     Credential(#[from] CredentialError),
 }
 
-/// Fetches one access token, as a running gateway would.
+/// Fetches one access token, like a running gateway.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
     let metrics = Metrics::new();
     let http = Outgoing::new(&metrics).http(client)?;

@@ -44,7 +44,7 @@ impl Ports {
         let ports = Self {
             grpc,
             health: health.transpose()?,
-            admin: admin.transpose().map_err(StartError::of_admin)?,
+            admin: admin.transpose().map_err(StartError::from_admin)?,
             max_in_flight,
             watches_per_address: per_peer.max(MAX_WATCHES_PER_CONNECTION),
         };

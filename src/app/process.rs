@@ -1,12 +1,10 @@
-//! What the process asks of the system for the sake of its secrets.
+//! Process settings that protect secrets.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Keeps secrets out of core dumps, and out of reach of a debugger that another process
-/// of the same user attaches.
+/// Disables core dumps, and prevents other processes of the same user from attaching a debugger.
 ///
-/// For the very start of a program, before there is a log. The caller logs the error once
-/// there is one.
+/// For the start of a program, before there is a log. The caller logs the error later.
 pub fn forbid_core_dumps() -> std::io::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, none);
@@ -21,11 +19,11 @@ mod tests {
 
     use super::*;
 
-    /// The other process of the next test: what it forbids is forbidden for its life.
+    /// Child process of the next test, because the settings cannot be undone.
     #[test]
-    #[ignore = "run by another test, in a process of its own"]
+    #[ignore = "run by another test, in a separate process"]
     fn child_that_forbids_core_dumps() {
-        // The state after `execve`, which the harness has not changed.
+        // The initial state after `execve`, which the harness has not changed.
         assert!(matches!(dumpable_behavior(), Ok(DumpableBehavior::Dumpable)));
         forbid_core_dumps().unwrap();
         assert!(matches!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)));
@@ -34,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn process_is_neither_dumped_nor_open_to_debuggers() {
+    fn process_is_not_dumpable_or_traceable() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "app::process::tests::child_that_forbids_core_dumps", "--ignored"])
             .output()

@@ -1,13 +1,12 @@
-//! New access rules and bearer tokens without a restart.
+//! Reloads access rules and bearer tokens without a restart.
 //!
 //! The configuration file is polled, and read at once on SIGHUP. Only `[access]` and
-//! `[callers.tokens]` are taken over, as a whole or not at all, and nothing else in the file or
-//! on the machine can keep them from being taken over. A version that is refused is tried again
-//! at every poll until one is in force.
+//! `[callers.tokens]` are reloaded, completely or not at all, and nothing else in the file or on
+//! the machine can prevent this. A rejected version is retried at every poll until one is in force.
 //!
-//! Secrets, certificates and keys are followed by the modules that use them. Everything else
-//! takes a restart. A separate check of the whole file logs what a restart would change, and
-//! what would make it fail.
+//! The modules that use secrets, certificates and keys follow those files themselves. Everything
+//! else requires a restart. A separate check of the whole file logs which sections a restart would
+//! change, and whether it would fail.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +30,7 @@ use crate::{
 
 mod difference;
 
-/// Maximum duration of the check of the whole configuration, in which each file can take
+/// Maximum duration of the check of the whole configuration. Each file in it can take
 /// [`READ_TIMEOUT`](files::READ_TIMEOUT).
 const CHECK_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -50,10 +49,10 @@ struct ConfigFile {
     check: Option<AbortOnDropHandle<()>>,
 }
 
-/// What a version of the file contains.
+/// Contents of a version of the file.
 struct Contents {
     reloadable: Reloadable,
-    /// All that was read, so that changes elsewhere are noticed.
+    /// The whole document, to detect changes elsewhere.
     document: Document,
     warnings: Vec<Finding>,
 }
@@ -66,8 +65,8 @@ impl PartialEq for Contents {
 
 impl Eq for Contents {}
 
-/// The version that was parsed last, by the SHA-256 of the file: hardly any poll sees another
-/// one, and parsing takes far longer than reading.
+/// The version parsed last, by the SHA-256 of the file: most polls read the same version, and
+/// parsing takes much longer than reading.
 #[derive(Default)]
 struct LastParsed(Mutex<Option<(Digest, Arc<Contents>)>>);
 
@@ -87,7 +86,7 @@ impl LastParsed {
 }
 
 impl Reload {
-    /// Also returns what makes it read the file at once.
+    /// Also returns a trigger to read the file at once.
     pub(super) fn new(config: Config, access: Access, metrics: Metrics) -> (Self, Trigger) {
         let reloads = metrics.reloads(Reloaded::Rules, "");
         let Some(path) = config.file.clone() else {
@@ -131,7 +130,7 @@ impl FollowedFile for ConfigFile {
         })
     }
 
-    /// A file can have another time in another section at every poll.
+    /// Another section may change at every poll, for example a timestamp.
     fn are_equivalent(contents: &Arc<Contents>, other: &Arc<Contents>) -> bool {
         contents.reloadable == other.reloadable
     }
@@ -140,15 +139,15 @@ impl FollowedFile for ConfigFile {
         &self.reloads
     }
 
-    /// Replaces rules and tokens at one moment. Everything that can fail comes before.
+    /// Replaces rules and tokens atomically. Everything that can fail comes first.
     fn take_over(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
         let Contents { reloadable: new, warnings, .. } = &**new;
         let policy = policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
         self.metrics.set_callers(new.access.literal_callers());
         self.access.replace(policy);
         let old = old.map_or(new, |old| &old.reloadable);
-        let rules = Difference::of_rules(&old.access.rules, &new.access.rules);
-        let tokens = Difference::of_tokens(&old.tokens, &new.tokens);
+        let rules = Difference::between_rules(&old.access.rules, &new.access.rules);
+        let tokens = Difference::between_tokens(&old.tokens, &new.tokens);
         tracing::info!(
             access.rules = new.access.rules.len(),
             access.rules_changed = new.access != old.access,
@@ -161,7 +160,7 @@ impl FollowedFile for ConfigFile {
             callers.tokens_replaced = tokens.replaced,
             "access rules reloaded"
         );
-        self.check_the_rest(warnings.clone());
+        self.check_whole_file(warnings.clone());
         Ok(())
     }
 
@@ -169,7 +168,7 @@ impl FollowedFile for ConfigFile {
         tracing::error!(
             file.path = %self.path.display(),
             config.faults = %error,
-            "new access rules refused as a whole, keeping the current ones"
+            "new access rules refused, keeping the current ones"
         );
     }
 }
@@ -181,10 +180,10 @@ fn parse(path: &Path, contents: &files::Contents) -> Result<Contents, String> {
 }
 
 impl ConfigFile {
-    /// Logs what a restart with this file would change, and whether it would fail. A task of its
-    /// own: it reads every file that the configuration names, and one of them may be on a file
-    /// system that does not answer.
-    fn check_the_rest(&mut self, warnings: Vec<Finding>) {
+    /// Logs which sections a restart with this file would change, and whether it would fail. Runs
+    /// in a separate task, because it reads every file in the configuration, and one of them may be
+    /// on an unresponsive file system.
+    fn check_whole_file(&mut self, warnings: Vec<Finding>) {
         for warning in &warnings {
             tracing::warn!(config.warning = %warning, "configuration warning");
         }
@@ -195,13 +194,13 @@ impl ConfigFile {
             let config = match files::run("configuration check", CHECK_TIMEOUT, load).await {
                 Ok(Ok(config)) => config,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot check the rest of the configuration");
+                    tracing::warn!(%error, "cannot check whole configuration");
                     return;
                 }
                 Ok(Err(faults)) => {
                     tracing::warn!(
                         config.faults = %faults,
-                        "access rules are in force, but the gateway cannot restart with this configuration"
+                        "configuration invalid, restart would fail"
                     );
                     return;
                 }
@@ -213,7 +212,7 @@ impl ConfigFile {
             if !waiting.is_empty() {
                 tracing::warn!(
                     config.sections = waiting.join(", "),
-                    "configuration changes take effect after a restart"
+                    "configuration changes require a restart"
                 );
             }
         };

@@ -1,4 +1,4 @@
-//! The signals that a gateway reacts to, and those that it is protected from.
+//! Signals that a gateway handles, and those that it blocks.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -10,12 +10,12 @@ use tokio::{
 
 use super::App;
 
-/// How long the audit records of calls in flight may take to be written after a second signal.
+/// Maximum time for writing the audit records of calls in flight after a second signal.
 const LAST_RECORDS: Duration = Duration::from_millis(1500);
 
-/// Signals that are not blocked while the gateway starts: those that stop a process, those
-/// that report a fault of the process itself, and those that do nothing by default or only
-/// pause a process at a terminal.
+/// Signals that are not blocked during start: those that stop a process, those that report a fault
+/// of the process, and those that have no effect by default or only suspend a process at a
+/// terminal.
 const UNBLOCKED: [Name; 15] = [
     Name::SIGTERM,
     Name::SIGINT,
@@ -33,21 +33,21 @@ const UNBLOCKED: [Name; 15] = [
     Name::SIGURG,
     Name::SIGWINCH,
 ];
-/// Signals that end a process by default, and that a gateway has handlers for.
+/// Signals that terminate a process by default, and that the gateway handles.
 const HANDLED: [Name; 3] = [Name::SIGHUP, Name::SIGUSR1, Name::SIGUSR2];
 
-/// How a gateway ended.
+/// Why and how a gateway has stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// After a drain.
     InGoodOrder,
-    /// At once, because a second signal asked for it.
+    /// At once, because of a second signal.
     AtOnce,
     /// After a drain, because the thread of this name has died.
     ThreadLost(Arc<str>),
     /// After a drain, because the reader of the audit records on standard output is gone.
     AuditClosed,
-    /// After a drain that a signal asked for, but the last audit records could not be written.
+    /// After a drain because of a signal, but the last audit records could not be written.
     RecordsLost,
 }
 
@@ -58,13 +58,13 @@ enum Cause {
     AuditClosed,
 }
 
-/// Blocks all signals that would end or pause the process and mean nothing to it, and unblocks
-/// those that stop it, regardless of the mask that the parent process has left. For the start
-/// of the main thread: other threads inherit the mask.
+/// Blocks all signals that would terminate or suspend the process without a purpose, and unblocks
+/// those that stop it, regardless of the inherited mask. For the start of the main thread, because
+/// other threads inherit the mask.
 ///
-/// A blocked signal stays pending and has no effect. In particular, a write beyond
-/// `RLIMIT_FSIZE` fails with `EFBIG` instead of killing the process (SIGXFSZ), and a write to
-/// the terminal from the background is carried out instead of pausing it (SIGTTOU).
+/// A blocked signal stays pending and has no effect. In particular, a write beyond `RLIMIT_FSIZE`
+/// fails with `EFBIG` instead of killing the process (SIGXFSZ), and a write to the terminal from
+/// the background succeeds instead of suspending it (SIGTTOU).
 ///
 /// # Errors
 ///
@@ -77,16 +77,26 @@ pub fn set_signal_mask() -> io::Result<()> {
     Ok(blocked.thread_set_mask()?)
 }
 
-/// The signals that a gateway reacts to, from [`listen`](Self::listen) on.
+/// Effect of SIGHUP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangUp {
+    /// Reloads the rules and reopens the audit file, as is usual for services.
+    Refresh,
+    /// Stops the gateway, because the terminal that it belongs to was closed.
+    Stop,
+}
+
+/// Signals that a gateway handles, from [`listen`](Self::listen) on.
 #[derive(Debug)]
 pub struct Signals {
     stop: StopSignals,
     hang_up: Signal,
+    on_hang_up: OnHangUp,
     user_1: Signal,
     user_2: Signal,
 }
 
-/// The signals that ask the gateway to stop.
+/// Signals that stop the gateway.
 #[derive(Debug)]
 struct StopSignals {
     terminate: Signal,
@@ -95,9 +105,9 @@ struct StopSignals {
 }
 
 impl Signals {
-    /// Installs the handlers, also for signals that the parent process has ignored. A signal
-    /// that arrives before [`serve`](Self::serve) is remembered.
-    pub fn listen() -> io::Result<Self> {
+    /// Installs the handlers, even for signals that the parent process ignores. A signal that
+    /// arrives before [`serve`](Self::serve) is handled then.
+    pub fn listen(on_hang_up: OnHangUp) -> io::Result<Self> {
         let signals = Self {
             stop: StopSignals {
                 terminate: signal(SignalKind::terminate())?,
@@ -105,6 +115,7 @@ impl Signals {
                 quit: signal(SignalKind::quit())?,
             },
             hang_up: signal(SignalKind::hangup())?,
+            on_hang_up,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
         };
@@ -112,35 +123,38 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies or the reader of the
-    /// audit records on standard output is gone, then drains. A second
-    /// signal shortens the drain to the writing of audit records, at most 1.5 s; a third ends
-    /// it at once.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, or until a thread dies or the reader of the audit
+    /// records on standard output is gone, and then drains. A second signal cuts off calls in
+    /// flight and waits only for their audit records, at most 1.5 s; a third stops the process at
+    /// once.
     ///
-    /// SIGHUP and SIGUSR1 (which log rotation often sends) open the audit log again and reload
-    /// the rules. SIGUSR2 is logged and has no effect.
+    /// SIGUSR1 (often sent by log rotation) and SIGHUP, except with [`OnHangUp::Stop`], reopen the
+    /// audit log and reload the rules. SIGUSR2 is logged and has no effect.
     pub async fn serve(mut self, app: App) -> Ended {
         let cause = loop {
             tokio::select! {
                 name = self.stop.next() => break Cause::Signal(name),
                 thread = app.lost_thread() => break Cause::ThreadLost(thread),
                 () = app.audit_closed() => break Cause::AuditClosed,
-                _ = self.hang_up.recv() => app.refresh(),
+                _ = self.hang_up.recv() => match self.on_hang_up {
+                    OnHangUp::Refresh => app.refresh(),
+                    OnHangUp::Stop => break Cause::Signal("SIGHUP"),
+                },
                 _ = self.user_1.recv() => app.refresh(),
                 _ = self.user_2.recv() => tracing::info!(signal.name = "SIGUSR2", "signal ignored"),
             }
         };
         match &cause {
             Cause::Signal(name) => {
-                tracing::info!(signal.name = name, "draining, a second signal cuts off calls in flight");
+                tracing::info!(signal.name = name, "signal received, draining");
             }
             Cause::ThreadLost(thread) => {
                 tracing::error!(thread.name = %thread, "thread died, stopping the gateway");
             }
-            // Logged by the audit.
+            // The audit log has reported it.
             Cause::AuditClosed => {}
         }
-        let hurry = app.hurry();
+        let calls = app.call_cut_off();
         let mut draining = pin!(app.stop());
         tokio::select! {
             records = &mut draining => {
@@ -155,12 +169,12 @@ impl Signals {
                 tracing::warn!(signal.name = name, "second signal, cutting off calls in flight");
             }
         }
-        hurry.up();
+        calls.cut_off();
         tokio::select! {
             ended = timeout(LAST_RECORDS, draining) => if ended.is_err() {
-                tracing::error!("audit records of calls in flight may be missing");
+                tracing::error!("audit records may be missing");
             },
-            _ = self.stop.next() => tracing::error!("third signal, audit records of calls in flight may be missing"),
+            _ = self.stop.next() => tracing::error!("third signal, audit records may be missing"),
         }
         Ended::AtOnce
     }

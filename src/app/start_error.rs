@@ -1,4 +1,4 @@
-//! Why a gateway does not start.
+//! Errors that prevent a gateway from starting.
 
 use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     telemetry::tracing::TracingError,
 };
 
-/// Why a gateway does not start.
+/// Error that prevents a gateway from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The gRPC listener.
@@ -26,7 +26,7 @@ pub enum StartError {
     #[error(transparent)]
     Audit(#[from] AuditError),
     /// The key of the fingerprints in the audit log.
-    #[error("the key of the audit fingerprints cannot be read from {}", .0.display())]
+    #[error("cannot read the key of the audit fingerprints from {}", .0.display())]
     HmacKey(PathBuf, #[source] io::Error),
     /// The access rules.
     #[error(transparent)]
@@ -44,9 +44,9 @@ pub enum StartError {
     #[error(transparent)]
     Http(#[from] HttpClientError),
     /// Reflection.
-    #[error("the contract's own description cannot be offered")]
+    #[error("cannot set up gRPC reflection")]
     Reflection(#[source] ReflectionError),
-    /// The system does not start another thread.
+    /// The system cannot start another thread.
     #[error(
         "cannot start a thread; raise the limit of threads and processes (TasksMax=, pids.max, ulimit -u) \
          or lower worker_threads"
@@ -67,16 +67,16 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The admin port cannot be bound.
-    pub(super) fn of_admin(error: BindError) -> Self {
+    /// Converts an error of binding the admin port.
+    pub(super) fn from_admin(error: BindError) -> Self {
         match error {
             BindError::Address { address, source } => Self::Admin(address, source),
             error => Self::Bind(error),
         }
     }
 
-    /// The address that could not be had, the system's reason, and what sets it: `listen`
-    /// for gRPC, `[admin] listen` otherwise.
+    /// Returns the address that could not be bound, the system's error, and the setting with the
+    /// address: `listen` for gRPC, or `[admin] listen`.
     #[must_use]
     pub fn refused_address(&self, listen: &'static str) -> Option<(SocketAddr, &io::Error, &'static str)> {
         match self {

@@ -1,21 +1,21 @@
-//! What the parts report to each other.
+//! Interaction of the parts.
 
 use super::{duties::follow_credential, *};
 use crate::{config::Process, credential::CredentialErrorKind, secret::client_secret::ClientSecret};
 
-/// A replica whose only API client has this credential.
+/// Returns the health of a replica whose only API client has this credential.
 async fn replica(credential: Credential) -> Health {
     let health = Health::new();
     let condition = health.credential("eu2");
     tokio::spawn(async move { follow_credential(&credential, &condition).await });
-    // Until the first token request has ended.
+    // Wait until the first token request has completed.
     tokio::time::sleep(Duration::from_millis(10)).await;
     health
 }
 
-/// Another replica could not reach the platform either.
+/// Other replicas could not reach the platform either.
 #[tokio::test(start_paused = true)]
-async fn a_platform_that_fails_for_an_hour_takes_no_replica_out_of_service() {
+async fn platform_outage_of_an_hour_takes_no_replica_out_of_service() {
     for kind in [
         CredentialErrorKind::Failing,
         CredentialErrorKind::Unreachable,
@@ -35,27 +35,27 @@ async fn a_platform_that_fails_for_an_hour_takes_no_replica_out_of_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_credential_takes_a_replica_out_of_service() {
+async fn refused_credential_takes_a_replica_out_of_service() {
     for kind in [CredentialErrorKind::Rejected, CredentialErrorKind::SecretUnreadable] {
         let never_worked = replica(Credential::failing_for_test(kind)).await;
-        assert!(!never_worked.is_serving(), "{kind:?}: at once, as it was never ready");
+        assert!(!never_worked.is_serving(), "{kind:?}: at once, because it was never ready");
 
         let worked_once = replica(Credential::lapsing_for_test(kind)).await;
         tokio::time::sleep(Duration::from_secs(30)).await;
-        assert!(worked_once.is_serving(), "{kind:?}: not at once, as a secret may be rotated");
+        assert!(worked_once.is_serving(), "{kind:?}: not at once, because a secret may be rotated");
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert_eq!(worked_once.why_not(), [crate::health::WhyNot::CredentialsRefused], "{kind:?}");
     }
 }
 
-/// The other process of the next test: signal handlers stay for the life of a process.
+/// Child process of the next test, because signal handlers cannot be removed.
 #[tokio::test]
-#[ignore = "run by another test, in a process of its own"]
+#[ignore = "run by another test, in a separate process"]
 async fn child_with_a_thread_that_dies() {
     let secret = ClientSecret::parse(b"secret").unwrap();
     let (platform, listen) = ("http://127.0.0.1:9".parse().unwrap(), ([127, 0, 0, 1], 0).into());
     let config = Config::sandbox(&platform, listen, secret, &Process).unwrap();
-    let signals = Signals::listen().unwrap();
+    let signals = Signals::listen(OnHangUp::Refresh).unwrap();
     let app = Box::pin(App::start(config)).await.unwrap();
     drop(app.metrics().threads().register("worker-7"));
     assert_eq!(signals.serve(app).await, Ended::ThreadLost("worker-7".into()));

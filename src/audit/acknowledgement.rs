@@ -1,13 +1,11 @@
-//! What became of the line of a call that waits for it.
+//! Acknowledgement of a line to the call that waits for it.
 //!
-//! The thread that writes and the call decide it between them, exactly once: the line is written
-//! or has failed, or the call has given up before. A line whose call has given up is written
-//! once more, marked as late, so no line can be taken for the record of an answer that did not
-//! leave.
+//! The writer thread and the call decide the fate of the line exactly once: the line is written or
+//! has failed, or the call has given up first. A line whose call has given up is written again,
+//! marked as late, so that no line is mistaken for the record of a response that was sent.
 //!
-//! The state is one atomic for each line. A sequence number for each worker, up to which lines are
-//! written, would not replace it: a call may give up at any time, and whether it did so before
-//! its line was written differs from line to line.
+//! The state is one atomic per line. A sequence number per worker, up to which lines are written,
+//! could not replace it: a call may give up at any time, before or after its line is written.
 
 use std::{
     pin::Pin,
@@ -31,16 +29,16 @@ const WRITTEN: u8 = 1;
 const FAILED: u8 = 2;
 const GIVEN_UP: u8 = 3;
 
-/// What a line, its call and the hand-over between them share.
+/// State shared by a line, its call and the hand-over between them.
 #[derive(Debug)]
 struct State {
     fate: AtomicU8,
-    /// Woken by the hand-over only, on the thread of the call.
+    /// Woken only by the hand-over, on the thread of the call.
     call: AtomicWaker,
 }
 
 impl State {
-    /// Decides the fate of the line. Returns false if it was decided before: of several threads
+    /// Decides the fate of the line. Returns false if it was decided before. Of several threads
     /// that try, exactly one succeeds.
     ///
     /// `Release`: the kernel has the line before another thread reads [`WRITTEN`].
@@ -53,7 +51,7 @@ impl State {
     }
 }
 
-/// Returns the ends of a line that a call waits for: of the line, of the call, and of the hand-over
+/// Returns the three ends of an acknowledgement: for the line, for the call, and for the hand-over
 /// that `signal` wakes.
 pub(super) fn acknowledgement(signal: &Arc<Signal>) -> (Acknowledger, Acknowledgement, Waiter) {
     let state = Arc::new(State { fate: AtomicU8::new(UNDECIDED), call: AtomicWaker::new() });
@@ -61,8 +59,8 @@ pub(super) fn acknowledgement(signal: &Arc<Signal>) -> (Acknowledger, Acknowledg
     (acknowledger, Acknowledgement(Arc::clone(&state)), Waiter(state))
 }
 
-/// The line's end. Dropped undecided, the line has failed: it cannot be written any more,
-/// because the thread has panicked or stopped.
+/// The end for the line. If it is dropped undecided, the line has failed: it cannot be written any
+/// more, because the thread has panicked or stopped.
 #[derive(Debug)]
 pub(super) struct Acknowledger {
     state: Arc<State>,
@@ -70,7 +68,7 @@ pub(super) struct Acknowledger {
 }
 
 impl Acknowledger {
-    /// Records that the line is written. Returns false if the call has given up before.
+    /// Records that the line is written. Returns false if the call has given up first.
     pub(super) fn written(self, wakes: &mut Wakes) -> bool {
         self.decide(WRITTEN, wakes)
     }
@@ -80,7 +78,7 @@ impl Acknowledger {
         self.decide(FAILED, wakes);
     }
 
-    /// Whether the call has given up.
+    /// Returns whether the call has given up.
     pub(super) fn is_given_up(&self) -> bool {
         self.state.fate() == GIVEN_UP
     }
@@ -102,17 +100,18 @@ impl Drop for Acknowledger {
     }
 }
 
-/// The call's end. Resolves when the fate of the line is decided. Dropped before, the call has
-/// given up.
+/// The call's end. Resolves when the fate of the line is decided. Dropping it before that abandons
+/// the line.
 #[derive(Debug)]
-#[must_use = "the call gives up when this is dropped"]
+#[must_use = "dropping this abandons the line"]
 pub(super) struct Acknowledgement(Arc<State>);
 
 impl Future for Acknowledgement {
     type Output = Result<(), AuditUnavailable>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Before the fate is read: if it is decided afterwards, the hand-over wakes this call.
+        // Registered before the fate is read: if it is decided afterwards, the hand-over wakes this
+        // call.
         self.0.call.register(context.waker());
         match self.0.fate() {
             UNDECIDED => Poll::Pending,
@@ -125,17 +124,18 @@ impl Future for Acknowledgement {
 impl Drop for Acknowledgement {
     fn drop(&mut self) {
         self.0.decide(GIVEN_UP);
-        // The hand-over may keep the state for a while, and need not keep the call's task.
+        // The hand-over may keep the state for a while, but need not keep the task of the call
+        // alive.
         self.0.call.take();
     }
 }
 
-/// The hand-over's end: wakes the call, and gives up for it when its time is over.
+/// The hand-over's end. Wakes the call, or abandons the line for it at the time limit.
 #[derive(Debug)]
 pub(super) struct Waiter(Arc<State>);
 
 impl Waiter {
-    /// Whether the fate of the line is decided, so that the call can be woken.
+    /// Returns whether the fate of the line is decided, so that the call can be woken.
     pub(super) fn is_decided(&self) -> bool {
         self.0.fate() != UNDECIDED
     }

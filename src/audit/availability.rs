@@ -95,7 +95,13 @@ impl Availability {
     /// Returns whether the sink is unavailable, or becomes so because the write in progress
     /// takes too long.
     pub(super) fn is_unavailable(&self) -> bool {
-        self.state() == State::Unavailable
+        // Every call asks this several times, usually while nothing is being written: that needs no
+        // clock.
+        if self.unavailable.load(Ordering::Acquire) {
+            return true;
+        }
+        let since = self.busy_since.load(Ordering::SeqCst);
+        since != IDLE && self.time_left(since, self.micros(clock::now())).is_none()
     }
 
     /// Waits until the record of a call that begins now can be expected to be written in
@@ -230,18 +236,28 @@ impl Availability {
         if since == IDLE {
             return if is_proven { State::Available } else { State::Stale };
         }
-        let busy = Duration::from_micros(now.saturating_sub(since));
-        let Some(left) = MAX_WRITE.checked_sub(busy).filter(|left| !left.is_zero()) else {
-            self.distrust(&"writing audit records takes too long");
-            return State::Unavailable;
-        };
+        let Some(left) = self.time_left(since, now) else { return State::Unavailable };
         // A write that shows nothing, because it is not synced, may be in progress while the
         // last that did is too long ago.
-        if busy >= DOUBTFUL_AFTER || !is_proven || self.in_doubt.load(Ordering::SeqCst) {
+        if left <= MAX_WRITE.saturating_sub(DOUBTFUL_AFTER)
+            || !is_proven
+            || self.in_doubt.load(Ordering::SeqCst)
+        {
             State::Doubtful(left)
         } else {
             State::Available
         }
+    }
+
+    /// Returns how much longer the write in progress may take. Without any time left, marks the sink as
+    /// unavailable.
+    fn time_left(&self, since: u64, now: u64) -> Option<Duration> {
+        let busy = Duration::from_micros(now.saturating_sub(since));
+        let left = MAX_WRITE.checked_sub(busy).filter(|left| !left.is_zero());
+        if left.is_none() {
+            self.distrust(&"writing audit records takes too long");
+        }
+        left
     }
 
     /// Microseconds from the creation, less than [`IDLE`] and [`NEVER`].
@@ -362,6 +378,23 @@ mod tests {
         assert_eq!(expected(&sink).now_or_never(), Some(Err(AuditUnavailable)), "until a write is good");
         sink.set_available(clock::now());
         assert_eq!(expected(&sink).now_or_never(), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn write_that_takes_too_long_is_noticed_by_calls_that_do_not_wait_for_it() {
+        let sink = availability();
+        sink.begin(clock::now());
+        advance(MAX_WRITE.saturating_sub(MS)).await;
+        assert!(!sink.is_unavailable());
+        assert!(!sink.take_distrust());
+        advance(MS).await;
+        assert!(sink.is_unavailable());
+        assert!(sink.take_distrust(), "a good write has to follow");
+        assert_eq!(*sink.subscribe().borrow(), Standing::Unavailable);
+        sink.end();
+        assert!(sink.is_unavailable(), "until a write is good");
+        sink.set_available(clock::now());
+        assert!(!sink.is_unavailable());
     }
 
     #[tokio::test(start_paused = true)]

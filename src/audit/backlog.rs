@@ -1,7 +1,7 @@
-//! Lines that wait to be written, and those of the write in progress.
+//! Queued lines, and the lines of the write in progress.
 //!
-//! Lines of allowed calls go first; lines of refused calls are written as far as they cannot
-//! delay them.
+//! Lines of allowed calls go first. Lines of refused calls are written only if they cannot delay
+//! the others.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,22 +12,22 @@ use super::{
 };
 use crate::telemetry::metrics::AuditClass;
 
-/// Maximum bytes of lines of allowed calls per write. All of them fit in practice: a call
-/// then waits for the write in progress and for its own, even if each takes a second.
+/// Maximum bytes of lines of allowed calls per write. In practice all of them fit, so that a call
+/// waits only for the write in progress and for its own, even if each takes a second.
 const ALLOWED_BYTES: usize = 4 * 1024 * 1024;
-/// Maximum bytes of lines of refused calls per write: what a line of an allowed call may
-/// have to wait for.
+/// Maximum bytes of lines of refused calls per write. A line of an allowed call may have to wait
+/// for them.
 const REFUSED_BYTES: usize = 64 * 1024;
 /// Interval between checks for room, while lines of refused calls are held back.
 const HOLD_BACK: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 pub(super) struct Backlog {
-    /// Lines of the write in progress, and afterwards the one that it has torn.
+    /// Lines of the write in progress. Afterwards only the partial line, if any.
     batch: VecDeque<Line>,
     allowed: VecDeque<Line>,
     refused: VecDeque<Line>,
-    /// Lines of refused calls wait until the sink has room for more than them.
+    /// Whether lines of refused calls wait until the sink has room to spare.
     held_back: bool,
     torn: Option<Torn>,
 }
@@ -41,13 +41,13 @@ impl Backlog {
         self.batch.is_empty() && self.allowed.is_empty() && self.refused.is_empty()
     }
 
-    /// Whether half a line is in the sink.
+    /// Returns whether the sink ends in a partial line.
     #[cfg(test)]
     pub(super) const fn is_torn(&self) -> bool {
         self.torn.is_some()
     }
 
-    /// Whether no line of an allowed call waits.
+    /// Returns whether no line of an allowed call is pending.
     pub(super) fn has_no_allowed(&self) -> bool {
         self.batch.is_empty() && self.allowed.is_empty()
     }
@@ -56,7 +56,7 @@ impl Backlog {
         self.held_back
     }
 
-    /// Returns how long the next write may wait; `None` if there is nothing to write.
+    /// Returns the time until the next write; `None` if there is nothing to write.
     pub(super) fn due_in(&self) -> Option<Duration> {
         if self.is_empty() {
             None
@@ -67,7 +67,7 @@ impl Backlog {
         }
     }
 
-    /// Lets the calls that wait for a line go on without it.
+    /// Fails the calls that wait for a line, so that they go on without it.
     pub(super) fn give_up(&mut self, wakes: &mut Wakes) {
         for lines in [&mut self.batch, &mut self.allowed, &mut self.refused] {
             for line in lines.iter_mut() {
@@ -76,9 +76,9 @@ impl Backlog {
         }
     }
 
-    /// Moves the lines of the next write to the batch: those of allowed calls, then as many
-    /// of refused calls as leave room in the sink. One line is moved even if it is longer than
-    /// its limit. `all` moves lines of refused calls even if writing them blocks.
+    /// Moves the lines of the next write to the batch: those of allowed calls, then those of
+    /// refused calls that leave room in the sink. One line is moved even if it is longer than its
+    /// limit. `all` moves lines of refused calls even if writing them blocks.
     pub(super) fn fill(&mut self, output: &Output, all: bool) {
         let mut bytes: usize = self.batch.iter().map(Line::unwritten).sum();
         let mut move_lines = |lines: &mut VecDeque<Line>, batch: &mut VecDeque<Line>, limit: usize| {
@@ -86,7 +86,7 @@ impl Backlog {
             while let Some(mut line) =
                 lines.pop_front_if(|line| bytes == start || bytes - start + line.unwritten() <= limit)
             {
-                line.heed_call();
+                line.note_abandoned();
                 bytes += line.unwritten();
                 batch.push_back(line);
             }
@@ -107,24 +107,24 @@ impl Backlog {
         }
     }
 
-    /// Appends what is to be written of the batch.
+    /// Appends the unwritten bytes of the batch.
     pub(super) fn append_unwritten(&self, bytes: &mut Vec<u8>) {
         bytes.reserve(self.batch.iter().map(Line::unwritten).sum());
         self.batch.iter().for_each(|line| line.append_unwritten(bytes));
     }
 
-    /// Whether the batch begins by ending half a line that is in the sink.
-    pub(super) fn ends_half_a_line(&self) -> bool {
+    /// Returns whether the batch begins by ending a partial line in the sink.
+    pub(super) fn ends_partial_line(&self) -> bool {
         self.batch.front().is_some_and(|first| first.is_newline_first() && !first.is_begun())
     }
 
-    /// Whether lines of allowed calls are in the batch.
+    /// Returns whether the batch contains lines of allowed calls.
     pub(super) fn has_allowed_in_batch(&self) -> bool {
         self.batch.iter().any(|line| line.class() == AuditClass::Allowed)
     }
 
-    /// Decides how to go on with a line that was torn. `continues`: the same write goes on
-    /// after the sink had no room for a moment.
+    /// Decides how to continue a partial line. `continues`: the same write continues after the sink
+    /// had no room for a moment.
     pub(super) fn resume(&mut self, output: &mut Output, continues: bool) {
         let Some(torn) = self.torn.take() else { return };
         let Some(line) = self.batch.front_mut() else { return };
@@ -136,9 +136,9 @@ impl Backlog {
         line.restart();
     }
 
-    /// Ends the lines of the first `bytes` bytes of the batch. Keeps the line that was torn,
-    /// and returns the others to where they came from. If what was written may be lost again
-    /// (`synced` is false), lines of allowed calls are to be written once more.
+    /// Ends the lines within the first `bytes` bytes of the batch. Keeps the partial line, and puts
+    /// the others back into their queues. If the written data may be lost again (`synced` is
+    /// false), lines of allowed calls are written again.
     pub(super) fn credit(
         &mut self,
         mut bytes: usize,

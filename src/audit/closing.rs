@@ -1,4 +1,4 @@
-//! A standard output whose reader is gone for good.
+//! Detects that the reader of standard output is permanently gone.
 
 use std::{io, os::fd::AsFd};
 
@@ -8,13 +8,13 @@ use tokio::{io::Interest, net::unix::pipe};
 use super::availability::Availability;
 use crate::telemetry::metrics::AuditSink;
 
-/// Resolves when nothing can ever be written to the sink again: a write has failed because
-/// of that, or the reader of a pipe has closed it. The latter is noticed without a write, so
-/// that no call has to fail first.
+/// Resolves when nothing can ever be written to the sink again: a write has failed for this reason,
+/// or the reader of a pipe has closed it. The latter is detected without a write, so that no call
+/// has to fail first.
 pub(super) async fn closed(availability: &Availability, sink: AuditSink) {
     let mut reported = availability.subscribe_closed();
     let by_write = async {
-        // An error is impossible: the sender is borrowed.
+        // Cannot fail: the sender is borrowed.
         let _ = reported.wait_for(|closed| *closed).await;
     };
     tokio::select! {
@@ -23,7 +23,7 @@ pub(super) async fn closed(availability: &Availability, sink: AuditSink) {
     }
 }
 
-/// Resolves when standard output is the sink and a pipe whose reader has closed it.
+/// Resolves when standard output is the sink, and is a pipe whose reader has closed it.
 async fn reader_gone(sink: AuditSink) {
     if sink == AuditSink::Stdout
         && let Ok(pipe) = stdout_pipe()
@@ -35,8 +35,8 @@ async fn reader_gone(sink: AuditSink) {
     std::future::pending::<()>().await;
 }
 
-/// Returns standard output if it is a pipe, to wait for errors. Registered as a receiver: a
-/// sender would wake this task each time the reader makes room.
+/// Returns standard output if it is a pipe, to wait for errors on it. It is registered as a
+/// receiver, because a sender would wake this task each time the reader makes room.
 fn stdout_pipe() -> io::Result<pipe::Receiver> {
     let stdout = io::stdout().as_fd().try_clone_to_owned()?;
     if FileType::from_raw_mode(fstat(&stdout)?.st_mode) != FileType::Fifo {

@@ -1,4 +1,4 @@
-//! Files that cannot be an audit log.
+//! Rejects files that cannot hold an audit log.
 
 use std::{
     fs::{self, Metadata},
@@ -11,14 +11,14 @@ use rustix::fs::{major, minor};
 
 /// Major number of the memory devices (Linux, `Documentation/admin-guide/devices.txt`).
 const MEMORY_DEVICES: u32 = 1;
-/// Minor numbers of those that accept and discard what is written: `/dev/null`, `/dev/zero`,
-/// `/dev/random` and `/dev/urandom`.
+/// Minor numbers of those that accept and discard data: `/dev/null`, `/dev/zero`, `/dev/random` and
+/// `/dev/urandom`.
 const DISCARDING: [u32; 4] = [3, 5, 8, 9];
 
 /// Fails if a file with this metadata would discard every record.
 ///
-/// The standard library opens `/dev/null` in the place of a standard output that was closed
-/// when the process started, so this finds that as well.
+/// The standard library opens `/dev/null` in place of a standard output that was closed at process
+/// start, so this detects that case as well.
 pub(super) fn check(metadata: &Metadata) -> io::Result<()> {
     let device = metadata.rdev();
     let discards = metadata.file_type().is_char_device()
@@ -26,7 +26,7 @@ pub(super) fn check(metadata: &Metadata) -> io::Result<()> {
         && DISCARDING.contains(&minor(device));
     if discards {
         return Err(io::Error::other(
-            "it is /dev/null or another device that discards every record; to run without an audit log, \
+            "it is /dev/null or another device that discards all data; to run without an audit log, \
              set sink = \"off\"",
         ));
     }
@@ -38,7 +38,7 @@ pub(super) fn check(metadata: &Metadata) -> io::Result<()> {
 pub(super) fn check_path(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) => check(&metadata),
-        // Whether it can be opened is known when it is opened.
+        // Opening the file reports whether it is accessible.
         Err(_) => Ok(()),
     }
 }

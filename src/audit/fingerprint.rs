@@ -1,20 +1,23 @@
-//! What a token is known by in records.
+//! Fingerprints that identify a token in records.
 //!
-//! A fingerprint cannot be turned back into the token, and without the key nobody can
-//! tell whether a token belongs to it.
+//! A token cannot be recovered from its fingerprint, and only the holder of the key can verify that
+//! a token matches a fingerprint.
 
 use std::fmt;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    hmac, rand,
+};
 use zeroize::Zeroizing;
 
-use crate::ott::OneTimeToken;
+use crate::ott::{OneTimeToken, TokenHash};
 
-/// How many bytes of the HMAC are kept: 128 bits, far beyond any chance collision of
-/// tokens that live for 30 seconds.
+/// Number of bytes of the HMAC that are kept. With 128 bits, accidental collisions of tokens that
+/// are valid for 30 seconds are negligible.
 const BYTES: usize = 16;
 
-/// A key for fingerprints, shared by all replicas whose records are to be joined.
+/// Key for fingerprints, shared by all replicas whose records are to be joined.
 #[derive(Clone)]
 pub struct HmacKey {
     id: String,
@@ -22,7 +25,7 @@ pub struct HmacKey {
 }
 
 impl HmacKey {
-    /// The key in a file: its bytes, less one newline at the end. The id stands before
+    /// Creates the key from the content of a file, without one trailing newline. The id precedes
     /// each fingerprint, so that a reader knows which key to use.
     #[must_use]
     pub fn new(id: impl Into<String>, file: Vec<u8>) -> Self {
@@ -40,7 +43,7 @@ impl fmt::Debug for HmacKey {
     }
 }
 
-/// Makes fingerprints.
+/// Computes fingerprints.
 pub(super) struct Fingerprinter {
     id: String,
     key: hmac::Key,
@@ -51,8 +54,8 @@ impl Fingerprinter {
         Self { id: key.id.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, &key.key) }
     }
 
-    /// One with a key that no other process has; none without randomness.
-    pub(super) fn of_this_process() -> Option<Self> {
+    /// Creates one with a random key. `None` if the system provides no randomness.
+    pub(super) fn with_random_key() -> Option<Self> {
         let mut id = [0; 4];
         let mut key = [0; 32];
         rand::fill(&mut id).ok()?;
@@ -62,13 +65,17 @@ impl Fingerprinter {
         Some(Self { id: name, key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
     }
 
-    /// `KEY-ID:HEX`.
-    pub(super) fn of(&self, ott: &OneTimeToken) -> String {
-        let tag = hmac::sign(&self.key, ott.expose().as_bytes());
+    /// Returns the HMAC of a token.
+    pub(super) fn hash(&self, ott: &OneTimeToken) -> TokenHash {
+        token_hash(hmac::sign(&self.key, ott.expose().as_bytes()).as_ref())
+    }
+
+    /// Returns the fingerprint of the token with this [`hash`](Self::hash), as `KEY-ID:HEX`.
+    pub(super) fn of(&self, hash: &TokenHash) -> String {
         let mut fingerprint = String::with_capacity(self.id.len() + 1 + 2 * BYTES);
         fingerprint.push_str(&self.id);
         fingerprint.push(':');
-        push_hex(&mut fingerprint, &tag.as_ref()[..BYTES]);
+        push_hex(&mut fingerprint, &hash.bytes()[..BYTES]);
         fingerprint
     }
 }
@@ -77,6 +84,18 @@ impl fmt::Debug for Fingerprinter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fingerprinter").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// The hash of a token without a key.
+pub(super) fn unkeyed_hash(ott: &OneTimeToken) -> TokenHash {
+    token_hash(digest(&SHA256, ott.expose().as_bytes()).as_ref())
+}
+
+/// Both algorithms have 32 bytes.
+fn token_hash(sha256: &[u8]) -> TokenHash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(sha256);
+    TokenHash::new(hash)
 }
 
 fn push_hex(text: &mut String, bytes: &[u8]) {
@@ -91,15 +110,16 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    fn token(text: &str) -> OneTimeToken {
-        OneTimeToken::try_new(text.to_owned()).expect("visible ASCII")
+    fn fingerprint(fingerprinter: &Fingerprinter, token: &str) -> String {
+        let ott = OneTimeToken::try_new(token.to_owned()).expect("visible ASCII");
+        fingerprinter.of(&fingerprinter.hash(&ott))
     }
 
     #[test]
-    fn a_fingerprint_can_be_recomputed_with_the_key_by_anyone() {
+    fn fingerprint_can_be_recomputed_with_the_key() {
         let key = HmacKey::new("2026-01", b"Jefe\n".to_vec());
         assert_eq!(
-            Fingerprinter::new(&key).of(&token("canary-token")),
+            fingerprint(&Fingerprinter::new(&key), "canary-token"),
             // printf canary-token | openssl dgst -r -sha256 -hmac Jefe | cut -c-32
             "2026-01:09328ed0c5a7f6c349f0445593963c15"
         );
@@ -107,11 +127,11 @@ mod tests {
 
     #[test]
     fn two_processes_without_a_key_do_not_share_fingerprints() {
-        let (one, other) = (Fingerprinter::of_this_process(), Fingerprinter::of_this_process());
+        let (one, other) = (Fingerprinter::with_random_key(), Fingerprinter::with_random_key());
         let (one, other) = (one.expect("randomness"), other.expect("randomness"));
-        let ott = token("canary-token");
-        assert_eq!(one.of(&ott), one.of(&ott));
-        assert_ne!(one.of(&ott), other.of(&ott));
-        assert!(!format!("{one:?}{}", one.of(&ott)).contains("canary"));
+        let of = |one| fingerprint(one, "canary-token");
+        assert_eq!(of(&one), of(&one));
+        assert_ne!(of(&one), of(&other));
+        assert!(!format!("{one:?}{}", of(&one)).contains("canary"));
     }
 }

@@ -1,4 +1,4 @@
-//! Audit sinks that do not take what they are given, for tests.
+//! Audit sinks that block, for tests.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
-/// Makes a named pipe that is open at its reading end.
+/// Creates a named pipe that is open at its reading end.
 pub(crate) fn pipe(path: &Path) -> File {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
     let pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
@@ -19,7 +19,7 @@ pub(crate) fn pipe(path: &Path) -> File {
 /// Fills an empty pipe. Returns the number of bytes in it.
 pub(crate) fn fill(pipe: &mut File) -> usize {
     let mut filled = 0;
-    // Byte by byte at the end, so that nothing at all fits any more.
+    // Finally byte by byte, so that nothing fits any more.
     for step in [4096, 1] {
         while let Ok(bytes) = pipe.write(&vec![b'\n'; step]) {
             filled += bytes;
@@ -28,7 +28,7 @@ pub(crate) fn fill(pipe: &mut File) -> usize {
     filled
 }
 
-/// Reads what is in the pipe now.
+/// Reads the current content of the pipe.
 pub(crate) fn read_available(pipe: &mut File) -> String {
     let mut text = Vec::new();
     // Ends when the pipe is empty for now.

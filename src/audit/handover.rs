@@ -1,15 +1,15 @@
-//! The hand-over of lines from one worker to the thread that writes.
+//! Hands over lines from one worker to the writer thread.
 //!
-//! All lines of a turn of the worker's event loop go to the thread as one message, which wakes it
-//! at most once. The first line of a turn wakes a task on the worker. The worker's queue of tasks
-//! is first in, first out: the task runs after all tasks that are ready then, and no later. It
-//! sends the lines; the thread wakes it again when it has decided them, once for each batch, and
-//! it then wakes their calls. These are local wake-ups, and the answers of calls that go on in one
-//! turn leave with one system call for each connection.
+//! All lines of one turn of the worker's event loop go to the thread as one message, which wakes it
+//! at most once. The first line of a turn wakes a task on the worker. The worker's task queue is
+//! first in, first out, so this task runs after all tasks that are ready at that time. It sends the
+//! lines. The thread wakes it again when their fate is decided, once per batch, and it then wakes
+//! their calls. These wake-ups are local, and the responses of calls that continue in one turn are
+//! sent with one system call per connection.
 //!
-//! A lock protects the lines. Only the worker takes it, except for a flush, so it is free in
-//! practice. Correctness does not depend on who uses a hand-over: a call on another thread only
-//! costs more.
+//! A lock protects the lines. Except for a flush, only the worker takes it, so it is uncontended in
+//! practice. Correctness does not depend on the thread that uses a hand-over: a call on another
+//! thread only costs more.
 
 mod driver;
 
@@ -28,30 +28,30 @@ use super::{
 };
 use crate::clock;
 
-/// Lines that are sent together. Most turns of a worker that is not busy have one.
+/// Lines that are sent together. On a worker that is not busy, most turns have one.
 pub(super) type Lines = SmallVec<[Line; 1]>;
 
-/// The lines of one worker that have not been sent yet. Dropped, it sends them.
+/// The lines of one worker that have not been sent yet. Sends them on drop.
 #[derive(Debug)]
 pub(super) struct Handover {
     writer: Writer,
-    /// Wakes the task: lines are to be sent, or have been decided.
+    /// Wakes the task: there are lines to send, or decided ones.
     signal: Arc<Signal>,
     turn: Mutex<Turn>,
 }
 
-/// What the task has to take over.
+/// Input of the task.
 #[derive(Debug, Default)]
 struct Turn {
-    /// The task runs. Otherwise nothing would send what is added here.
+    /// Whether the task runs. If it does not, nothing would send lines added here.
     is_driven: bool,
     lines: Lines,
-    /// The calls that wait for some of the lines, in the same order.
+    /// The calls that wait for lines, in the order of the lines.
     waiting: Vec<Waiting>,
 }
 
 impl Handover {
-    /// Creates a hand-over, and the task that has to be polled until it ends. It ends with the
+    /// Creates a hand-over, and its task, which must be polled until it ends. It ends with the
     /// hand-over.
     pub(super) fn new(writer: Writer) -> (Arc<Self>, Driver) {
         let turn = Mutex::new(Turn { is_driven: true, ..Turn::default() });
@@ -60,11 +60,11 @@ impl Handover {
         (handover, driver)
     }
 
-    /// Hands over a line that has a place and that nobody waits for.
+    /// Hands over a line that has a place and that no call waits for.
     ///
     /// # Errors
     ///
-    /// The thread has stopped, as is known already.
+    /// The thread is known to have stopped.
     pub(super) fn submit(&self, line: Line) -> Result<(), NotAccepted> {
         let turn = self.turn();
         if turn.is_driven {
@@ -76,8 +76,8 @@ impl Handover {
         }
     }
 
-    /// Hands over a line that has a place and that a call waits for. Gives the text back if the
-    /// task does not run any more.
+    /// Hands over a line that has a place and that a call waits for. Returns the text if the task
+    /// no longer runs.
     pub(super) fn submit_awaited(&self, text: String) -> Result<Acknowledgement, String> {
         let mut turn = self.turn();
         if !turn.is_driven {
@@ -94,8 +94,8 @@ impl Handover {
         self.send_turn(&mut self.turn());
     }
 
-    /// Adds a line, and wakes the task for the first one. For a later one it is woken already,
-    /// and has not taken the lines since: it takes them under the same lock.
+    /// Adds a line. The first line wakes the task. For a later one the task is already woken and
+    /// has not taken the lines yet, because it takes them under the same lock.
     fn add(&self, mut turn: MutexGuard<'_, Turn>, line: Line) {
         let is_first = turn.lines.is_empty();
         turn.lines.push(line);
@@ -105,11 +105,11 @@ impl Handover {
         }
     }
 
-    /// Sends the lines of the turn. This is done under the lock, so that a flush finds a line
-    /// either here or with the thread, and lines keep their order.
+    /// Sends the lines of the turn. Runs under the lock, so that a flush finds each line either
+    /// here or with the thread, and lines keep their order.
     fn send_turn(&self, turn: &mut Turn) {
         if !turn.lines.is_empty() {
-            // If the thread has stopped, the calls that wait are woken as their lines are dropped.
+            // If the thread has stopped, dropping the lines wakes their calls.
             let _ = self.writer.send(std::mem::take(&mut turn.lines));
         }
     }
@@ -122,7 +122,7 @@ impl Handover {
 impl Drop for Handover {
     fn drop(&mut self) {
         self.send();
-        // The task ends.
+        // Makes the task end.
         self.signal.wake();
     }
 }
@@ -137,7 +137,7 @@ impl Handovers {
     pub(super) fn of_this_runtime(&self, writer: &Writer) -> Option<Arc<Handover>> {
         let runtime = runtime::Handle::try_current().ok()?;
         let mut all = self.all();
-        // The task of a runtime that has ended is gone, and its id may be used again.
+        // The task of a stopped runtime is gone, and its id may be reused.
         all.retain(|(_, handover)| handover.turn().is_driven);
         if let Some((_, handover)) = all.iter().find(|(id, _)| *id == runtime.id()) {
             return Some(Arc::clone(handover));

@@ -1,29 +1,30 @@
-//! Decides from the times and results of writes whether the sink is available.
+//! Decides whether the sink is available, from the results and durations of writes.
 //!
-//! Holds no clock: the caller passes the times.
+//! Reads no clock: the caller passes the times.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Maximum duration of a write, with its sync and its retries. Writes of up to a second are
-/// in time; the rest is left for a machine that is busy.
+/// Maximum duration of a write, with its sync and its retries: a second, and a margin for a busy
+/// machine.
 pub(super) const MAX_WRITE: Duration = Duration::from_millis(1250);
 /// An outage that begins within this time after the last one is a relapse.
 const RELAPSE_WINDOW: Duration = Duration::from_mins(1);
-/// Time of good writes that follows the first relapse. Each further one doubles it.
+/// Trial period after the first relapse, in which all writes must succeed in time. Each further
+/// relapse doubles it.
 const MIN_TRIAL: Duration = Duration::from_secs(1);
 const MAX_TRIAL: Duration = Duration::from_secs(30);
 
-/// Judges the sink. It is available after its first good write, and not before. One failed or
-/// slow write makes it unavailable, and the next good one available again; after a relapse,
-/// only when all writes have been good for the time of its trial, so that a sink that keeps
-/// failing does not cost tokens again and again.
+/// Decides whether the sink is available. It is available after its first write that succeeds in
+/// time. A failed or slow write makes it unavailable until the next successful one. After a
+/// relapse, all writes must succeed for a trial period first, so that a sink that keeps failing
+/// does not waste tokens repeatedly.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     state: State,
     recovered: Option<Instant>,
-    /// The trial after the current outage, or after the last one.
+    /// Trial period of the current outage, or of the last one.
     trial: Duration,
 }
 
@@ -34,7 +35,7 @@ enum State {
     Unproven,
     Available,
     Outage {
-        /// Beginning of the first of the good writes in a row.
+        /// Beginning of the current series of successful writes.
         good_since: Option<Instant>,
     },
 }
@@ -44,7 +45,7 @@ impl Judge {
         matches!(self.state, State::Available)
     }
 
-    /// Whether the sink has failed, and no good write has ended that.
+    /// Returns whether an outage is in progress.
     pub(super) const fn is_in_outage(&self) -> bool {
         matches!(self.state, State::Outage { .. })
     }
@@ -131,13 +132,13 @@ mod tests {
         }
         assert!(!case.write(MAX_WRITE));
         for _ in 0..100 {
-            assert!(!case.write(1500 * MS), "steady, without a call that is sent in between");
+            assert!(!case.write(1500 * MS), "it stays unavailable, so no call is sent in between");
         }
         assert!(case.write(900 * MS));
     }
 
     #[test]
-    fn sink_is_available_with_its_first_good_write_and_that_is_no_recovery() {
+    fn first_successful_write_makes_the_sink_available_without_a_recovery() {
         for faults in 0..3 {
             let mut case = Case { judge: Judge::default(), now: clock::now() };
             assert!(!case.judge.is_available() && !case.judge.is_in_outage());
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn each_relapse_doubles_the_trial_up_to_its_maximum_and_a_good_minute_resets_it() {
+    fn each_relapse_doubles_the_trial_up_to_its_maximum_until_a_minute_without_failures() {
         let mut case = Case::new();
         let mut trials = Vec::new();
         for _ in 0..8 {
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_write_begins_the_trial_again() {
+    fn bad_write_restarts_the_trial() {
         let mut case = Case::new();
         case.fail();
         assert!(case.write(MS));
@@ -175,13 +176,13 @@ mod tests {
             assert!(!case.write(100 * MS));
         }
         case.fail();
-        assert_eq!(case.writes_to_recover(), 10, "the same trial: it is the same outage");
+        assert_eq!(case.writes_to_recover(), 10, "the trial period does not change within an outage");
     }
 
     proptest! {
-        /// At most one outage per trial: the sum of what a sink can cost is bounded.
+        /// At most one outage per trial period: the total cost of a bad sink is bounded.
         #[test]
-        fn sink_with_any_pattern_of_faults_has_few_outages(faults in proptest::collection::vec(any::<bool>(), 600)) {
+        fn outages_are_few_for_any_pattern_of_faults(faults in proptest::collection::vec(any::<bool>(), 600)) {
             let mut case = Case::new();
             let mut outages = 0;
             for fault in faults {

@@ -8,46 +8,46 @@ use crate::telemetry::metrics::AuditClass;
 pub(super) struct Line {
     text: String,
     class: AuditClass,
-    /// Number of calls that it is the record of.
+    /// Number of calls that it records.
     records: u64,
     receiver: Receiver,
-    /// Counted in the places of its class until it is written.
+    /// Whether it takes a place of its class until it is written.
     has_place: bool,
     late: bool,
     newline_first: bool,
     written: usize,
 }
 
-/// Who waits until the line is written.
+/// The receiver of the acknowledgement.
 #[derive(Debug)]
 enum Receiver {
-    /// Nobody, from the beginning: the line is valid even if it is written later.
+    /// None, from the beginning: the line is valid even if it is written later.
     Nobody,
-    /// A call that is answered afterwards.
+    /// A call that is answered after the line is written.
     Call(Acknowledger),
-    /// The call does not wait any more: what the line reports was not delivered.
+    /// The call no longer waits: the response that the line describes was not delivered.
     Gone,
 }
 
-/// What became of a line, all of which was written.
+/// Fate of a line that was written completely.
 pub(super) enum Fate {
-    /// The call that waited for it goes on.
+    /// The call that waits for it continues.
     Awaited,
-    /// It is valid, and nobody waited for it.
+    /// It is valid, and no call waited for it.
     Unawaited,
     /// It was marked as late.
     Late,
-    /// It is not valid as it is: write this one.
+    /// It is not valid: write this one.
     Repeat(Line),
 }
 
 impl Line {
-    /// A line that a call waits for.
+    /// Creates a line that a call waits for.
     pub(super) fn awaited(text: String, acknowledger: Acknowledger) -> Self {
         Self { receiver: Receiver::Call(acknowledger), ..Self::unawaited(text, AuditClass::Allowed) }
     }
 
-    /// A line that nobody waits for.
+    /// Creates a line that no call waits for.
     pub(super) fn unawaited(text: String, class: AuditClass) -> Self {
         Self {
             text,
@@ -61,18 +61,18 @@ impl Line {
         }
     }
 
-    /// A line that nobody waits for and that is late already.
+    /// Creates a line that no call waits for, marked as late.
     pub(super) fn late(text: String, class: AuditClass) -> Self {
         Self { late: true, ..Self::unawaited(text, class) }
     }
 
-    /// A line that the writer itself adds. It takes no place.
+    /// Creates a line that the writer itself adds. It takes no place.
     pub(super) fn notice(text: String, class: AuditClass, late: bool) -> Self {
         Self { has_place: false, late, ..Self::unawaited(text, class) }
     }
 
-    /// The same line as the record of this many calls.
-    pub(super) fn of_calls(self, records: u64) -> Self {
+    /// Returns the same line as the record of this many calls.
+    pub(super) fn for_calls(self, records: u64) -> Self {
         Self { records, ..self }
     }
 
@@ -88,7 +88,7 @@ impl Line {
         self.has_place
     }
 
-    /// Whether its beginning has been written, and the rest has not.
+    /// Returns whether only its beginning has been written.
     pub(super) const fn is_begun(&self) -> bool {
         self.written > 0
     }
@@ -97,8 +97,8 @@ impl Line {
         self.newline_first
     }
 
-    /// Lets the call that waits go on without the line, and marks the line as late. A line
-    /// that is half written has to be finished as it was begun.
+    /// Fails the call that waits, and marks the line as late. A partially written line is finished
+    /// as it was begun.
     pub(super) fn give_up(&mut self, wakes: &mut Wakes) {
         if let Some(acknowledger) = self.take_call() {
             acknowledger.failed(wakes);
@@ -106,7 +106,7 @@ impl Line {
         self.mark_late();
     }
 
-    /// Takes the call that waits, if one does.
+    /// Takes the waiting call, if there is one.
     fn take_call(&mut self) -> Option<Acknowledger> {
         if !matches!(self.receiver, Receiver::Call(_)) {
             return None;
@@ -123,8 +123,8 @@ impl Line {
         }
     }
 
-    /// Marks the line as late if the call has given up by itself.
-    pub(super) fn heed_call(&mut self) {
+    /// Marks the line as late if the call has given up.
+    pub(super) fn note_abandoned(&mut self) {
         if let Receiver::Call(acknowledger) = &self.receiver
             && acknowledger.is_given_up()
         {
@@ -133,7 +133,7 @@ impl Line {
         }
     }
 
-    /// Restarts the line, on a line of its own.
+    /// Restarts the line from its beginning.
     pub(super) fn restart(&mut self) {
         self.written = 0;
         if !matches!(self.receiver, Receiver::Call(_)) {
@@ -141,7 +141,7 @@ impl Line {
         }
     }
 
-    /// Sets whether a newline precedes the line, to end another one.
+    /// Sets whether a newline precedes the line, to end a partial line.
     pub(super) const fn set_newline_first(&mut self, newline_first: bool) {
         self.newline_first = newline_first;
     }
@@ -154,7 +154,7 @@ impl Line {
         ]
     }
 
-    /// Number of bytes that are still to be written.
+    /// Returns the number of bytes that are not written yet.
     pub(super) fn unwritten(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum::<usize>() - self.written
     }
@@ -165,12 +165,12 @@ impl Line {
         batch.drain(start..start + self.written);
     }
 
-    /// Records that only this many more bytes were written.
+    /// Records that this many more bytes were written.
     pub(super) const fn advance(&mut self, bytes: usize) {
         self.written += bytes;
     }
 
-    /// Ends the line, all of which is where it has to be (with `fsync`, on the disk).
+    /// Ends the line, which was written completely (with `fsync`, to the disk).
     pub(super) fn finish(self, wakes: &mut Wakes) -> Fate {
         let fate = match self.receiver {
             Receiver::Call(acknowledger) => acknowledger.written(wakes).then_some(Fate::Awaited),
@@ -180,7 +180,7 @@ impl Line {
         if self.late {
             return Fate::Late;
         }
-        // Otherwise the line describes an answer that was not delivered.
+        // Otherwise the line describes a response that was not delivered.
         let repeated = || Self { has_place: self.has_place, ..Self::late(self.text, self.class) };
         fate.unwrap_or_else(|| Fate::Repeat(repeated()))
     }

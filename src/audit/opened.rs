@@ -1,4 +1,4 @@
-//! One open file, pipe or device, with what decides how it is written to.
+//! One open file, pipe or device, and the properties that affect how it is written.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -20,31 +20,31 @@ use rustix::{
 
 use super::device;
 
-/// Part of a pipe that may be filled by lines that nobody waits for. A pipe has whole pages,
-/// and a write that does not fit into the rest of one begins another: in the worst case,
-/// this part of the bytes takes half of the pages.
+/// Lines that no call waits for may fill one part in this many of a pipe. A pipe has whole pages,
+/// and a write that does not fit into the rest of one begins another: in the worst case, this part
+/// of the bytes takes half of the pages.
 const SPARE_PART: usize = 4;
-/// Bytes of such lines that a socket takes at once. It counts as writable while at most a
-/// quarter of its buffer is in use, which has some 200 KiB.
+/// Bytes of such lines that are written to a socket at once. A socket is writable while at most a
+/// quarter of its buffer of about 200 KiB is in use.
 const SPARE_IN_SOCKET: usize = 32 * 1024;
-/// Bytes of such lines that a device takes at once. A terminal counts as writable while at
-/// most 256 bytes of its buffer are in use, which has 4 KiB.
+/// Bytes of such lines that are written to a device at once. A terminal is writable while at most
+/// 256 bytes of its buffer of 4 KiB are in use.
 const SPARE_IN_DEVICE: usize = 2048;
 
-/// Bits of a file's mode that let users read it who are not in its group, or others than
-/// its owner change it.
+/// Mode bits that let users outside the file's group read it, or users other than its owner change
+/// it.
 const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// An open sink.
 pub(super) struct Opened {
     pub(super) file: File,
     pub(super) identity: Identity,
-    /// What is there may end in half a line.
+    /// Whether the existing content may end in a partial line.
     pub(super) unfinished: bool,
     kind: Kind,
 }
 
-/// Which file it is, regardless of its name.
+/// Identity of a file, regardless of its name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -62,9 +62,9 @@ enum Kind {
 
 impl Opened {
     pub(super) fn stdout() -> io::Result<Self> {
-        // A descriptor of its own: records bypass the standard library's lock and buffer.
+        // A separate descriptor: records bypass the lock and buffer of the standard library.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        // Leads to the same file, with an offset and an access mode of its own.
+        // Leads to the same file, with a separate offset and access mode.
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         Self::new(file, &path)
     }
@@ -72,7 +72,7 @@ impl Opened {
     /// Opens the file at this path, or creates it. With `fsync`, its name is on the disk
     /// afterwards.
     pub(super) fn file(path: &Path, fsync: bool) -> io::Result<Self> {
-        // Opening a named pipe that nobody reads must fail, not wait.
+        // Opening a named pipe without a reader must fail, not wait.
         let file = OpenOptions::new()
             .append(true)
             .create(true)
@@ -86,7 +86,7 @@ impl Opened {
             (true, true) => sync_name(path)?,
             (true, false) => tracing::warn!(
                 path = %path.display(),
-                "fsync has no effect: audit sink is not a regular file"
+                "audit sink cannot be synced"
             ),
         }
         Ok(opened)
@@ -104,7 +104,7 @@ impl Opened {
         };
         let identity = Identity::of(&metadata);
         let mut opened = Self { file, identity, unfinished: false, kind };
-        opened.unfinished = opened.ends_in_half_a_line(path)?;
+        opened.unfinished = opened.ends_in_partial_line(path)?;
         Ok(opened)
     }
 
@@ -112,32 +112,31 @@ impl Opened {
         matches!(self.kind, Kind::Regular)
     }
 
-    /// Whether the file can still be found by some name. Others than regular files always
-    /// can.
+    /// Returns whether the file still has a name. True for everything but regular files.
     pub(super) fn has_name(&self) -> bool {
         !self.is_regular() || self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
     }
 
-    /// Warns if others can read or change the file, as one may be that was put in the place of
-    /// a rotated one.
+    /// Warns if other users can read or change the file. A file that replaced a rotated one may
+    /// have a different mode.
     pub(super) fn warn_if_exposed(&self, path: &Path) {
         if let Ok(metadata) = self.file.metadata()
             && self.is_regular()
             && metadata.mode() & OPEN_TO_OTHERS != 0
         {
             let mode = format!("{:04o}", metadata.mode() & 0o7777);
-            tracing::warn!(path = %path.display(), mode, "audit file is open to other users, use mode 0640");
+            tracing::warn!(path = %path.display(), mode, "audit file accessible to other users");
         }
     }
 
-    /// Waits until something can be written to it, at most for this time.
+    /// Waits until it is writable, at most for this time.
     pub(super) fn await_room(&self, limit: Duration) {
         let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
         // If this fails, the write that follows reports why.
         let _ = poll(&mut descriptors, Timespec::try_from(limit).ok().as_ref());
     }
 
-    /// Whether the path leads to this file.
+    /// Returns whether the path leads to this file.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         match fs::metadata(path) {
             Ok(metadata) => Ok(Identity::of(&metadata) == self.identity),
@@ -146,8 +145,8 @@ impl Opened {
         }
     }
 
-    /// Returns how many bytes of lines that nobody waits for can be written after `pending`
-    /// other bytes. What they leave in the sink does not make a later line block.
+    /// Returns how many bytes of lines that no call waits for can be written after `pending` other
+    /// bytes, without making a later line block.
     pub(super) fn spare_room(&self, pending: usize) -> usize {
         match self.kind {
             Kind::Regular => usize::MAX,
@@ -168,14 +167,14 @@ impl Opened {
         let mut descriptors = [PollFd::new(&self.file, PollFlags::OUT)];
         match poll(&mut descriptors, Some(&Timespec::default())) {
             Ok(0) => 0,
-            // The write reports what is wrong with the sink, if anything is.
+            // If the sink has a problem, the write reports it.
             Ok(_) | Err(_) => room,
         }
     }
 
-    /// Whether the byte before the next one that is written belongs to a line that has no
-    /// end: a crash or a full disk has cut it. Only regular files are read.
-    fn ends_in_half_a_line(&self, path: &Path) -> io::Result<bool> {
+    /// Returns whether the next write would continue a partial line, left by a crash or a full
+    /// disk. Only regular files are read.
+    fn ends_in_partial_line(&self, path: &Path) -> io::Result<bool> {
         if !self.is_regular() {
             return Ok(false);
         }
@@ -199,7 +198,7 @@ impl Opened {
     }
 
     fn byte_at(&self, offset: u64, path: &Path) -> io::Result<u8> {
-        // A named pipe may have replaced it: opening that must not wait.
+        // A named pipe may have replaced the file, and opening that must not wait.
         let reader = OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?;
         if Identity::of(&reader.metadata()?) != self.identity {
             return Err(io::Error::other("the file was replaced"));
@@ -220,14 +219,14 @@ fn flags(flags: OFlags) -> i32 {
     i32::try_from(flags.bits()).unwrap_or_default()
 }
 
-/// Waits until the file's name is on the disk: a record that is on the disk cannot be found
-/// without it after a power failure.
+/// Syncs the directory entry of the file: without it, the file may be missing after a power
+/// failure.
 fn sync_name(path: &Path) -> io::Result<()> {
-    // A link leads to a file that may have been created in another folder.
+    // A link may lead to a file in another folder.
     let file = fs::canonicalize(path)?;
     let Some(folder) = file.parent() else { return Ok(()) };
     let context = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot sync its folder {}: {error}", folder.display()))
+        io::Error::new(error.kind(), format!("cannot sync the folder {}: {error}", folder.display()))
     };
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn file_whose_end_cannot_be_read_counts_as_unfinished_unless_it_is_empty() {
+    fn file_with_an_unreadable_end_counts_as_unfinished_unless_it_is_empty() {
         for reader in ["/nowhere", "/dev/null", "/proc/self/cmdline"] {
             assert!(opened("a line\n", Path::new(reader)).unfinished, "{reader}");
             assert!(!opened("", Path::new(reader)).unfinished, "{reader}");

@@ -1,9 +1,8 @@
-//! Bounds on the records that wait to be written.
+//! Bounds on the number of pending records.
 //!
-//! Each class of records has places of its own, so that records of refused calls never
-//! take one from a call that has something to lose. Places are counted when a record is
-//! handed over, and not when the writing thread takes it: the bounds also hold while the
-//! thread is blocked in a write.
+//! Each class of records has separate places, so that records of refused calls never take one from
+//! an allowed call. A place is taken when a record is handed over, not when the writer thread
+//! receives it: the bounds also hold while the thread is blocked in a write.
 
 use std::sync::{
     Arc,
@@ -12,13 +11,13 @@ use std::sync::{
 
 use crate::telemetry::metrics::{AuditClass, AuditPending, Metrics};
 
-/// Maximum number of lines of one allowed call: its record, a correction, and the line of
-/// a session that was not delivered.
+/// Maximum number of lines of one allowed call: its record, a correction, and the line of an
+/// undelivered session.
 const LINES_PER_CALL: usize = 3;
-/// Maximum number of waiting records of refused calls.
+/// Maximum number of pending records of refused calls.
 pub(super) const REFUSED: usize = 4096;
 
-/// The places of one audit log.
+/// Places of one audit log.
 #[derive(Debug)]
 pub(super) struct Places {
     capacity: [usize; AuditClass::ALL.len()],
@@ -28,11 +27,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Places for all lines of `max_in_flight` allowed calls, and for [`REFUSED`] others.
+    /// Creates places for all lines of `max_in_flight` allowed calls, and for [`REFUSED`] records
+    /// of refused calls.
     ///
-    /// An allowed call keeps its place among the calls in flight while it waits for its
-    /// record. Once a record has not been written in time, no more calls are accepted. So
-    /// there are at most `max_in_flight` calls whose lines wait.
+    /// An allowed call counts as in flight while it waits for its record. Once a record was not
+    /// written in time, no more calls are accepted. So at most `max_in_flight` calls have pending
+    /// lines.
     pub(super) fn new(max_in_flight: usize, metrics: Metrics) -> Self {
         let capacity = AuditClass::ALL.map(|class| match class {
             AuditClass::Allowed => max_in_flight.saturating_mul(LINES_PER_CALL),
@@ -41,8 +41,8 @@ impl Places {
         Self { capacity, taken: metrics.audit_pending(), lost: Default::default(), metrics }
     }
 
-    /// Takes a place for a line that stands for this many records. Returns false if there is
-    /// none; the records then count as lost.
+    /// Takes a place for a line that represents this many records. Returns false if there is none;
+    /// the records then count as lost.
     pub(super) fn take(&self, class: AuditClass, records: u64) -> bool {
         let capacity = self.capacity[class as usize];
         let one_more = |taken: usize| (taken < capacity).then_some(taken + 1);
@@ -54,7 +54,7 @@ impl Places {
         is_taken
     }
 
-    /// Gives a place back.
+    /// Releases a place.
     pub(super) fn release(&self, class: AuditClass) {
         self.taken.of(class).fetch_sub(1, Ordering::AcqRel);
     }
@@ -65,12 +65,12 @@ impl Places {
         self.metrics.audit_records_lost(class, records);
     }
 
-    /// Whether records of any class were lost and not reported yet.
+    /// Returns whether records of any class were lost and not reported yet.
     pub(super) fn has_lost(&self) -> bool {
         AuditClass::ALL.iter().any(|class| self.lost[*class as usize].load(Ordering::Acquire) > 0)
     }
 
-    /// Returns the number of records lost since the last time.
+    /// Returns the number of records lost since the last call.
     pub(super) fn take_lost(&self, class: AuditClass) -> u64 {
         self.lost[class as usize].swap(0, Ordering::AcqRel)
     }

@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Why a probe is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProbeCause {
-    /// The gateway has started: the sink may be slow from the first write on.
+    /// The gateway has started: the sink may be slow from the start.
     Start,
     /// Another file was opened, which may be on another device.
     NewFile,
@@ -32,7 +32,7 @@ impl ProbeCause {
     }
 }
 
-/// The next probe, which is written unless a line of an allowed call is there to be written.
+/// The next probe. It is written unless a line of an allowed call is pending.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
     pub(super) cause: ProbeCause,
@@ -40,12 +40,12 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// A probe that is due now.
+    /// Creates a probe that is due now.
     pub(super) const fn due(cause: ProbeCause, now: Instant) -> Self {
         Self { cause, at: now }
     }
 
-    /// The next probe of a sink that is unavailable.
+    /// Creates the next probe of an unavailable sink.
     pub(super) fn of_outage(now: Instant) -> Self {
         Self { cause: ProbeCause::Outage, at: now + INTERVAL }
     }

@@ -1,4 +1,4 @@
-//! When an unavailable sink takes the replica out of service.
+//! Decides when an unavailable sink takes the replica out of service.
 
 use std::{
     sync::{Arc, Weak},
@@ -12,10 +12,10 @@ use super::{
     judge::MAX_WRITE,
 };
 
-/// Time for which the sink must have been unavailable before the replica is `NOT_SERVING`:
-/// a hiccup must not move all traffic elsewhere, and calls are refused in any case.
+/// Time for which the sink must be unavailable before the replica is `NOT_SERVING`. A brief outage
+/// must not move all traffic to other replicas, and calls are refused in any case.
 const OUTAGE: Duration = Duration::from_secs(3);
-/// Time for which the sink must have been available before the replica serves again.
+/// Time for which the sink must be available before the replica serves again.
 const RECOVERY: Duration = Duration::from_secs(5);
 
 /// Follows the sink with hysteresis, for the health of the replica.
@@ -33,10 +33,9 @@ impl Readiness {
         Self { standing, availability: Arc::downgrade(availability), reported: None }
     }
 
-    /// Returns whether the sink counts as unavailable. Returns the first time as soon as the first
-    /// write has been judged, and then each time that this changes: after the sink has
-    /// been unavailable for 3 s, or available for 5 s, without a break. `None` when the audit
-    /// has ended.
+    /// Returns whether the sink counts as unavailable. Returns first when the first write has been
+    /// judged, and then at each change: after the sink has been unavailable for 3 s, or available
+    /// for 5 s, without interruption. `None` when the audit log has stopped.
     pub async fn next(&mut self) -> Option<bool> {
         loop {
             let unavailable = match *self.standing.borrow_and_update() {
@@ -44,7 +43,7 @@ impl Readiness {
                 Standing::Available => Some(false),
                 Standing::Unavailable => Some(true),
             };
-            let patience = match (unavailable, self.reported) {
+            let delay = match (unavailable, self.reported) {
                 (None, _) => {
                     self.first_write().await?;
                     continue;
@@ -57,7 +56,7 @@ impl Readiness {
                 (Some(true), _) => OUTAGE,
                 (Some(false), _) => RECOVERY,
             };
-            match timeout(patience, self.standing.changed()).await {
+            match timeout(delay, self.standing.changed()).await {
                 Err(_elapsed) => {
                     self.reported = unavailable;
                     return unavailable;
@@ -67,8 +66,8 @@ impl Readiness {
         }
     }
 
-    /// Waits until the first write has been judged: by its time if it does not end, because no
-    /// call may come that would notice.
+    /// Waits until the first write has been judged. Checks the time limit itself, because there may
+    /// be no call that does.
     async fn first_write(&mut self) -> Option<()> {
         match timeout(MAX_WRITE, self.standing.changed()).await {
             Ok(changed) => changed.ok(),
@@ -95,7 +94,7 @@ mod tests {
         }
     }
 
-    /// A sink whose first write was in time, as was reported.
+    /// Returns a sink whose first write was in time and reported.
     async fn started() -> (Arc<Availability>, Readiness) {
         let sink = Arc::new(Availability::new(Metrics::new()));
         let mut readiness = Readiness::new(&sink);
@@ -106,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_write_decides_at_once_and_an_outage_at_the_start_ends_with_a_recovery_that_lasts() {
+    async fn first_write_decides_at_once_and_later_changes_must_persist() {
         for unavailable in [false, true] {
             let sink = Arc::new(Availability::new(Metrics::new()));
             let mut readiness = Readiness::new(&sink);
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replica_leaves_after_an_outage_that_lasts_and_returns_after_a_recovery_that_lasts() {
+    async fn health_changes_only_after_a_persistent_outage_or_recovery() {
         let (sink, mut readiness) = started().await;
         let began = clock::now();
         set(&sink, true);
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn sink_that_flaps_does_not_change_the_health() {
+    async fn flapping_sink_does_not_change_the_health() {
         let (sink, mut readiness) = started().await;
         let flapping = async {
             for _ in 0..100 {

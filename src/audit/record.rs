@@ -1,7 +1,7 @@
-//! The lines themselves, as JSON.
+//! Formats audit lines as JSON.
 //!
-//! Nothing that a caller sends can end a line or resemble another one: unprintable
-//! characters are escaped.
+//! Unprintable characters are escaped, so that no data of a caller can end a line or forge another
+//! one.
 
 mod object;
 mod refused_calls;
@@ -27,8 +27,8 @@ use crate::{
     text::PrintableJson,
 };
 
-/// Length of the record of a call, less that of the names in it, in bytes. A longer one costs
-/// another allocation.
+/// Length of the record of a call without the names in it, in bytes. A longer record costs another
+/// allocation.
 const CALL_BYTES: usize = 480;
 
 #[derive(Serialize)]
@@ -64,7 +64,7 @@ struct ProbeRecord {
     gateway_version: &'static str,
 }
 
-/// Records that could not be kept until the sink was available again.
+/// Report of records that could not be kept until the sink was available again.
 #[derive(Serialize)]
 struct LostRecord {
     event: &'static str,
@@ -74,8 +74,8 @@ struct LostRecord {
     gateway_version: &'static str,
 }
 
-/// Returns the record of a call that ends at `now`, without the closing brace: the writer
-/// adds whether it is late.
+/// Returns the record of a call that ends at `now`, without the closing brace: the writer may
+/// append the `late` member.
 pub(super) fn of_call(call: &Call, ending: Ending, now: SystemTime) -> String {
     let (caller, caller_proof) = call.caller().unzip();
     let api_client = call.api_client();
@@ -131,7 +131,7 @@ fn user_of(call: &Call) -> Option<User<'_>> {
     Some(User { kind, value: text.as_str(), unvalidated: true })
 }
 
-/// Why the call failed. Cancelled calls have no reason in the contract, because nobody
+/// Returns why the call failed. Cancelled calls have no reason in the API, because no caller
 /// receives it; here they are distinguished by whether anything was sent.
 fn reason(call: &Call, ending: Ending) -> Option<&'static str> {
     match (ending, call.certainty()) {
@@ -170,8 +170,7 @@ fn peer(call: &Call) -> Option<IpAddr> {
     call.peer().map(|address| address.ip().to_canonical())
 }
 
-/// Returns the line about `count` records of this class that were lost, without the closing
-/// brace.
+/// Returns the line that reports `count` lost records of this class, without the closing brace.
 pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String {
     open_object(&LostRecord {
         event: "records_lost",
@@ -182,8 +181,7 @@ pub(super) fn of_lost(class: AuditClass, count: u64, now: SystemTime) -> String 
     })
 }
 
-/// Returns the line that is written to see whether the sink is available, without the closing
-/// brace.
+/// Returns the line that probes whether the sink is available, without the closing brace.
 pub(super) fn of_probe(cause: ProbeCause, now: SystemTime) -> String {
     open_object(&ProbeRecord {
         event: "sink_probe",
@@ -198,13 +196,13 @@ fn rfc_3339(time: SystemTime) -> String {
 }
 
 fn timestamp(time: SystemTime) -> humantime::Rfc3339Timestamp {
-    // A clock before 1970 is wrong anyway, and must not cost the record.
+    // A time before 1970 is wrong anyway, and must not prevent the record.
     humantime::format_rfc3339_micros(time.max(SystemTime::UNIX_EPOCH))
 }
 
 fn open_object(record: &impl Serialize) -> String {
     let mut line = Vec::with_capacity(512);
-    // Strings, numbers and nothing else, written to memory: this cannot fail.
+    // Only strings and numbers, written to memory: this cannot fail.
     let _ = record.serialize(&mut Serializer::with_formatter(&mut line, PrintableJson));
     line.pop();
     String::from_utf8(line).unwrap_or_default()
@@ -235,7 +233,7 @@ mod tests {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(1)))
     }
 
-    /// One call, for `serde_json`.
+    /// Record of a call, for `serde_json`.
     #[derive(Serialize)]
     struct CallRecord<'a> {
         event: &'static str,
@@ -258,7 +256,7 @@ mod tests {
         gateway_version: &'static str,
     }
 
-    /// What `serde_json` makes of the same call.
+    /// Returns the record of the same call as `serde_json` writes it.
     fn reference(call: &Call, ending: Ending, now: SystemTime) -> String {
         let (caller, caller_proof) = call.caller().unzip();
         let api_client = call.api_client();
@@ -295,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn record_is_what_serde_json_makes_of_it(
+        fn record_equals_that_of_serde_json(
             peer in any::<Option<SocketAddr>>(),
             caller in any::<Option<(String, String)>>(),
             api_client in any::<Option<String>>(),
@@ -350,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everything_that_is_known_of_a_call_is_in_its_record() {
+    async fn record_contains_all_properties_of_a_call() {
         let clock = WallClock::following_monotonic();
         let call = call();
         call.set_peer("[::ffff:192.0.2.7]:40000".parse().expect("an address"));
@@ -391,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_of_which_nothing_is_known_has_the_same_fields() {
+    async fn record_of_an_empty_call_has_the_same_fields() {
         let ending = Ending::Failed(FailureCode::Unauthenticated, Reason::CallerUnauthenticated);
         let record = parsed(&of_call(&call(), ending, WallClock::system().now()));
         let fields: Vec<&String> = record.as_object().expect("an object").keys().collect();
@@ -401,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn names_that_are_not_validated_are_marked_and_escaped() {
+    async fn unvalidated_names_are_marked_and_escaped() {
         let record = |user: Option<&str>, api_client: Option<&str>| {
             let call = call();
             call.set_unvalidated(UnvalidatedNames {
@@ -428,11 +426,11 @@ mod tests {
         let record = of_call(&call, Ending::Succeeded, WallClock::system().now());
         assert!(!record.chars().any(is_unprintable), "{record:?}");
         assert!(record.contains('é') && record.contains('\u{1f600}'), "readable text stays readable");
-        assert_eq!(parsed(&record)["caller"], hostile, "and nothing of it is lost");
+        assert_eq!(parsed(&record)["caller"], hostile, "the text is preserved");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_call_has_a_reason_by_whether_anything_was_sent() {
+    async fn reason_of_a_cancelled_call_depends_on_whether_anything_was_sent() {
         let call = call();
         let reason = |call: &Call| {
             parsed(&of_call(call, Ending::Cancelled, WallClock::system().now()))["reason"].clone()
@@ -443,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_undelivered_session_is_joined_to_its_call() {
+    async fn line_of_an_undelivered_session_identifies_its_call() {
         let call = call();
         call.set_peer("192.0.2.7:40000".parse().expect("an address"));
         call.set_caller("spiffe://mesh/shop".into(), "certificate");
@@ -472,7 +470,7 @@ mod tests {
         );
     }
 
-    /// The fields that one section of the documentation lists, in alphabetical order.
+    /// Returns the fields that a section of the documentation lists, in alphabetical order.
     fn documented(section: &str) -> Vec<String> {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md"))
             .expect("docs/audit.md");
@@ -488,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_documentation_names_exactly_the_fields_of_each_line() {
+    async fn documentation_lists_exactly_the_fields_of_each_line() {
         let now = WallClock::system().now();
         let lines = [
             ("## The record of a call", of_call(&call(), Ending::Succeeded, now)),

@@ -1,8 +1,7 @@
 //! One wake-up for many lines.
 //!
-//! Waking the task of a worker from another thread costs a lock and a system call. The thread
-//! that writes therefore first decides the lines of a whole batch, and then wakes each task that
-//! is concerned once.
+//! Waking the task of a worker from another thread costs a lock and a system call. The writer
+//! thread therefore decides all lines of a batch first, and then wakes each affected task once.
 
 use std::{sync::Arc, task::Waker};
 
@@ -13,26 +12,25 @@ use futures_util::task::AtomicWaker;
 pub(super) struct Signal(AtomicWaker);
 
 impl Signal {
-    /// Records whom to wake. The task calls this before it reads what it is woken for: what
-    /// changes afterwards wakes it again ([`AtomicWaker::register`]).
+    /// Registers the task to wake. The task calls this before it reads the state, so that later
+    /// changes wake it again ([`AtomicWaker::register`]).
     pub(super) fn register(&self, task: &Waker) {
         self.0.register(task);
     }
 
-    /// Wakes the task. What it is woken for must have been published before.
+    /// Wakes the task. The change must have been published before.
     pub(super) fn wake(&self) {
         self.0.wake();
     }
 }
 
-/// The tasks whose lines were decided in this batch. Dropping this wakes them, so that a panic
-/// of the thread leaves nobody waiting for a line that was decided already.
+/// The tasks whose lines were decided in this batch. Dropping this wakes them, so that after a
+/// panic of the thread no call waits for a line that is already decided.
 #[derive(Debug, Default)]
 pub(super) struct Wakes(Vec<Arc<Signal>>);
 
 impl Wakes {
-    /// Adds a task, once. There are few: one for each worker, and one for each call that outlives its
-    /// worker.
+    /// Adds a task, once. There are few: one per worker, and one per call that outlives its worker.
     pub(super) fn add(&mut self, signal: &Arc<Signal>) {
         if !self.0.iter().any(|known| Arc::ptr_eq(known, signal)) {
             self.0.push(Arc::clone(signal));

@@ -1,7 +1,7 @@
-//! Where the bytes go: standard output, or a file that may be rotated, removed or full.
+//! Destination of the bytes: standard output, or a file that may be rotated, removed or full.
 //!
-//! Nothing here depends on what lines contain. Every function may block, and runs on the
-//! thread that writes.
+//! Nothing here depends on the content of lines. Every function may block, and runs on the writer
+//! thread.
 
 use std::{
     io::{self, Write},
@@ -20,23 +20,23 @@ use crate::{
     telemetry::metrics::{AuditFault, AuditSink, Metrics},
 };
 
-/// How long a sink that was made non-blocking may have no room, before the write counts as
-/// failed.
+/// Maximum time that a non-blocking sink may have no room before the write fails.
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// Interval between attempts to open the file at the path, while the previous one is in use.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval between checks, while writes go on, whether the path leads to the open file and the
-/// file has a name. Each check is two system calls, as many as a write has otherwise.
+/// Interval between checks during writes whether the path leads to the open file and the file has a
+/// name. Each check takes two system calls, as many as the rest of a write.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where audit records go.
+/// Destination of audit records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
     /// Nowhere.
     Off,
     /// Standard output.
     Stdout,
-    /// A file, appended to; created if need be. A named pipe must have a reader.
+    /// A file that is appended to, and created if it does not exist. A named pipe must have a
+    /// reader.
     File(PathBuf),
 }
 
@@ -50,7 +50,7 @@ impl Sink {
         }
     }
 
-    /// The name in messages.
+    /// Returns the name for messages.
     pub(super) fn path(&self) -> PathBuf {
         match self {
             Self::Off => PathBuf::from("off"),
@@ -59,12 +59,12 @@ impl Sink {
         }
     }
 
-    /// Checks what is there already, without opening it. Standard output is not checked: it
-    /// is another one for the process that serves.
+    /// Checks an existing file without opening it. Standard output is not checked, because the
+    /// serving process has a different one.
     ///
     /// # Errors
     ///
-    /// It is a device that discards what is written to it.
+    /// It is a device that discards all data.
     pub fn check(&self) -> io::Result<()> {
         match self {
             Self::Off | Self::Stdout => Ok(()),
@@ -99,42 +99,42 @@ pub(super) struct Output {
     path: Option<PathBuf>,
     opened: Opened,
     fsync: bool,
-    /// The file is to be opened again even if the path still leads to it.
+    /// Whether the file must be opened again even if the path still leads to it.
     must_reopen: bool,
     /// When to try to open the file at the path again, while the previous one is in use.
     reopen_at: Option<Instant>,
     check_interval: Duration,
-    /// When the file is to be checked again; at the next write if `None`.
+    /// When the file is checked next; at the next write if `None`.
     check_at: Option<Instant>,
-    /// The file is checked with this write: before, and afterwards.
+    /// Whether the file is checked before and after this write.
     is_checking: bool,
     metrics: Metrics,
 }
 
-/// Where a write stopped in the middle of a line.
+/// Position at which a write stopped in the middle of a line.
 #[derive(Clone, Copy)]
 pub(super) struct Torn {
     identity: Identity,
     length: u64,
 }
 
-/// How to go on after a line was torn.
+/// How to continue after a partial line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resume {
-    /// The beginning of the line is the last that was written: write the rest.
+    /// The sink ends with the beginning of the line: write the rest.
     Rest,
-    /// It is another file, or an emptied one: write the whole line.
+    /// It is another file, or the file was truncated: write the whole line.
     Whole,
     /// Something else may have been written since: end that line, then write the whole line.
     NewLine,
 }
 
-/// Where the next write goes.
+/// Destination of the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ready {
-    /// To the same file as the last one.
+    /// The same file as the last write.
     SameFile,
-    /// To a file that was just opened, and about whose device nothing is known.
+    /// A file that was just opened, on a possibly different device.
     NewFile,
 }
 
@@ -144,12 +144,11 @@ impl Output {
         Self { check_interval, ..self }
     }
 
-    /// Makes sure that the next write goes to the file at the path. That is checked unless it was
-    /// within the last [`CHECK_INTERVAL`], so that only a file that was written to a moment ago may
-    /// be the previous one for that long.
+    /// Makes sure that the next write goes to the file at the path. This is checked at most once
+    /// per [`CHECK_INTERVAL`], so a file in active use may remain the previous one for that long.
     ///
-    /// If that file cannot be opened, the previous one is used until it can, provided that
-    /// the previous one still has a name: records in a file that was removed would be lost.
+    /// If that file cannot be opened, the previous one is used until it can, provided that the
+    /// previous one still has a name: records in a removed file would be lost.
     pub(super) fn ready(&mut self) -> io::Result<Ready> {
         let Some(path) = &self.path else { return Ok(Ready::SameFile) };
         let now = clock::now();
@@ -193,7 +192,7 @@ impl Output {
 
     fn reopened(&mut self) {
         if self.reopen_at.take().is_some() {
-            tracing::warn!("new audit file opened, no longer writing to the previous one");
+            tracing::warn!("new audit file opened");
         }
     }
 
@@ -203,12 +202,12 @@ impl Output {
         self.reopen_at = None;
     }
 
-    /// When [`ready`](Self::ready) should be called even if nothing is written.
+    /// Returns when [`ready`](Self::ready) should be called even if nothing is written.
     pub(super) const fn reopen_at(&self) -> Option<Instant> {
         self.reopen_at
     }
 
-    /// Whether the previous file is in use although it is not the one at the path.
+    /// Returns whether the previous file is in use, which is no longer at the path.
     pub(super) const fn is_outdated(&self) -> bool {
         self.reopen_at.is_some()
     }
@@ -218,9 +217,8 @@ impl Output {
         self.check_at = None;
     }
 
-    /// Fails if what was just written is in a file that has no name any more. That is checked if
-    /// the file was checked before this write, or if a check has become due since then, because the
-    /// write took long.
+    /// Fails if the last write went to a file that no longer has a name. This is checked if the
+    /// file was checked before this write, or if a check has become due during a long write.
     pub(super) fn check_written(&self) -> io::Result<()> {
         let is_due = || self.is_checking || self.check_at.is_none_or(|at| at <= clock::now());
         match &self.path {
@@ -231,7 +229,7 @@ impl Output {
         }
     }
 
-    /// Whether the error means that the sink can never be written to again: it is standard
+    /// Returns whether the error means that the sink can never be written again: it is standard
     /// output, and its reader is gone.
     pub(super) fn is_closed_by(&self, error: &io::Error) -> bool {
         self.path.is_none()
@@ -240,27 +238,26 @@ impl Output {
                 .any(|gone| error.raw_os_error() == Some(gone.raw_os_error()))
     }
 
-    /// Whether what is written next would continue a line of another process: the file ended in
-    /// half a line when it was opened, and nothing was written since.
+    /// Returns whether the next write would continue a line of another process: the file ended in a
+    /// partial line when it was opened, and nothing was written since.
     pub(super) const fn is_unfinished(&self) -> bool {
         self.opened.unfinished
     }
 
-    /// Records that the sink may end in half a line.
+    /// Records that the sink may end in a partial line.
     pub(super) const fn set_unfinished(&mut self) {
         self.opened.unfinished = true;
     }
 
-    /// Returns how many bytes of lines that nobody waits for can be written after `pending`
-    /// other bytes, without making a later line block.
+    /// Returns how many bytes of lines that no call waits for can be written after `pending` other
+    /// bytes, without making a later line block.
     pub(super) fn spare_room(&self, pending: usize) -> usize {
         self.opened.spare_room(pending)
     }
 
-    /// Writes once; the write may be short. Waits up to a second for room in a sink that
-    /// was made non-blocking.
+    /// Writes once; the write may be short. Waits up to a second for room in a non-blocking sink.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let until = clock::now() + ROOM_LIMIT;
+        let mut until = None;
         loop {
             match self.opened.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -270,7 +267,8 @@ impl Output {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let left = until.saturating_duration_since(clock::now());
+                    let now = clock::now();
+                    let left = until.get_or_insert(now + ROOM_LIMIT).saturating_duration_since(now);
                     if left.is_zero() {
                         return Err(error);
                     }
@@ -281,19 +279,19 @@ impl Output {
         }
     }
 
-    /// Waits until what was written is on the disk, if that is configured.
+    /// Syncs the written data to the disk, if that is configured.
     pub(super) fn sync(&self) -> io::Result<()> {
         if self.fsync && self.opened.is_regular() { self.opened.file.sync_data() } else { Ok(()) }
     }
 
-    /// Records where a line was torn.
+    /// Returns the end of a partial line.
     pub(super) fn torn(&self) -> Option<Torn> {
         let length = self.opened.file.metadata().ok()?.len();
         Some(Torn { identity: self.opened.identity, length })
     }
 
-    /// Returns how to go on with a line that was torn there. `continues`: the same write goes
-    /// on, so that a pipe has nothing else in it yet.
+    /// Returns how to continue a line that is partial up to this position. `continues`: the same
+    /// write continues, so that a pipe contains nothing after the partial line.
     pub(super) fn resume(&self, torn: Torn, continues: bool) -> Resume {
         if self.opened.identity != torn.identity {
             return Resume::Whole;
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_finished_only_where_it_was_begun() {
+    fn torn_line_is_finished_only_in_the_same_place() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let mut output = opened(&path);
@@ -344,7 +342,7 @@ mod tests {
         assert_eq!(output.resume(torn, true), Resume::Whole);
     }
 
-    /// A write, as the thread does it. Returns whether the file was checked.
+    /// Writes a line like the thread does. Returns whether the file was checked.
     fn write(output: &mut Output) -> bool {
         output.ready().expect("it is there");
         output.write(b"{}\n").expect("it writes");
@@ -353,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn file_is_checked_with_one_write_in_an_interval_and_with_each_write_after_a_pause() {
+    async fn file_is_checked_once_per_interval_and_at_the_first_write_after_a_pause() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut output = opened(&folder.path().join("audit.jsonl"));
         let mut checks = 0;
@@ -370,18 +368,18 @@ mod tests {
         output.check_again();
         assert!(write(&mut output), "a write has failed");
         output.reopen();
-        assert!(write(&mut output), "a signal has come");
+        assert!(write(&mut output), "a signal requested it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn file_that_is_moved_or_removed_between_checks_is_replaced_at_the_next_one() {
+    async fn moved_or_removed_file_is_replaced_at_the_next_check() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let mut output = opened(&path);
         assert!(write(&mut output));
         for is_removed in [false, true] {
             if is_removed {
-                std::fs::remove_file(&path).expect("it goes");
+                std::fs::remove_file(&path).expect("it is removed");
             } else {
                 std::fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
             }
@@ -398,31 +396,31 @@ mod tests {
         // Removed between the check before a write and the one after it.
         tokio::time::advance(CHECK_INTERVAL).await;
         output.ready().expect("it is there");
-        std::fs::remove_file(&path).expect("it goes");
+        std::fs::remove_file(&path).expect("it is removed");
         output.write(b"{}\n").expect("it writes");
         output.check_written().expect_err("the line is lost with the file");
         output.check_again();
         assert_eq!(output.ready().expect("it opens"), Ready::NewFile);
     }
 
-    /// As on a pipe whose folder is gone: the previous file is in use meanwhile.
+    /// The write takes longer than the interval between checks.
     #[tokio::test(start_paused = true)]
-    async fn removal_during_a_long_write_is_noticed_although_the_file_was_not_checked_before() {
+    async fn removal_during_a_long_write_is_detected_even_if_the_file_was_not_checked_before() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let mut output = opened(&path);
         assert!(write(&mut output));
-        output.ready().expect("a moment ago it was there");
+        output.ready().expect("it existed at the last check");
         tokio::time::advance(CHECK_INTERVAL).await;
-        std::fs::remove_file(&path).expect("it goes");
+        std::fs::remove_file(&path).expect("it is removed");
         output.write(b"a line\n").expect("it writes");
         output.check_written().expect_err("the line is lost");
-        assert!(write(&mut output), "to the file that takes its place");
+        assert!(write(&mut output), "the next write checks and goes to a new file");
         assert!(path.exists());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn previous_file_is_checked_with_each_write_until_there_is_a_new_one() {
+    async fn outdated_file_is_checked_at_each_write_until_the_new_one_opens() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let mut output = opened(&path);
@@ -432,14 +430,14 @@ mod tests {
         output.reopen();
         assert!(write(&mut output) && output.is_outdated());
         assert!(write(&mut output));
-        std::fs::remove_dir(&path).expect("it goes");
+        std::fs::remove_dir(&path).expect("it is removed");
         tokio::time::advance(REOPEN_INTERVAL).await;
         assert_eq!(output.ready().expect("it opens"), Ready::NewFile);
         assert!(!output.is_outdated());
     }
 
     #[test]
-    fn a_new_file_is_closed_to_others() {
+    fn new_file_is_not_accessible_to_others() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let _output = opened(&path);

@@ -1,4 +1,4 @@
-//! What an audit log consists of while it is on, and how a call waits for its record.
+//! A running audit log, and how a call waits for its record.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +15,15 @@ use crate::{
     telemetry::metrics::{AuditClass, AuditFault, AuditSink, Metrics},
 };
 
-/// Maximum time that a call waits for its record: for the write in progress and for its own,
-/// even if the sink has just become slow. What the platform did for the call would be lost
-/// otherwise.
+/// Maximum time that a call waits for its record: for the write in progress and for its own, even
+/// if the sink has just become slow. Giving up earlier would discard the platform's result.
 pub(super) const RECORD_LIMIT: Duration = Duration::from_secs(4);
 
-/// The parts of an audit log that is on, as one worker uses it.
+/// A running audit log, as one worker uses it.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) writer: Writer,
-    /// The hand-over of this worker. `None` for what runs on no worker, and sends its lines directly.
+    /// The hand-over of this worker. `None` outside of a worker, where lines are sent directly.
     pub(super) handover: Option<Arc<Handover>>,
     pub(super) handovers: Arc<Handovers>,
     pub(super) fingerprinter: Arc<Fingerprinter>,
@@ -34,7 +33,7 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// Returns the same audit log for the worker whose runtime this is called on.
+    /// Returns the same audit log for the worker of the current runtime.
     pub(super) fn on_this_runtime(&self) -> Self {
         Self {
             writer: self.writer.clone(),
@@ -51,23 +50,23 @@ impl Started {
         self.writer.availability()
     }
 
-    /// Hands over a line that nobody waits for. If there is no place for it, the sink is marked as
+    /// Hands over a line that no call waits for. If there is no place for it, the sink is marked as
     /// unavailable.
     pub(super) fn submit(&self, line: Line) -> Result<(), NotAccepted> {
         self.take_place(line.class())?;
         self.hand_over(line)
     }
 
-    /// Hands over the record of this many refused calls, which is made only if there is a
-    /// place for it. Otherwise that many records count as lost.
+    /// Hands over the record of this many refused calls. `text` is called only if there is a place;
+    /// otherwise `calls` records count as lost.
     pub(super) fn submit_refused(&self, calls: u64, text: impl FnOnce() -> String) {
         let class = AuditClass::Refused;
         if self.writer.take_place(class, calls).is_err() {
             return;
         }
         let line = if self.availability().is_unavailable() { Line::late } else { Line::unawaited };
-        // Counted as lost if the thread has stopped; nothing was handed out for it.
-        let _ = self.hand_over(line(text(), class).of_calls(calls));
+        // Counted as lost if the thread has stopped. The call got nothing, so it need not fail.
+        let _ = self.hand_over(line(text(), class).for_calls(calls));
     }
 
     /// Writes the record of a call, and waits for it.
@@ -88,12 +87,12 @@ impl Started {
             },
             None => text,
         };
-        // On the heap: the future of every call would have room for it otherwise.
-        Box::pin(self.acknowledged_alone(text)).await
+        // On the heap: otherwise the future of every call would reserve space for it.
+        Box::pin(self.acknowledged_off_worker(text)).await
     }
 
-    /// Waits for a line with a hand-over of its own: as on a worker, but for one call.
-    async fn acknowledged_alone(&self, text: String) -> Result<(), AuditUnavailable> {
+    /// Waits for a line with a separate hand-over: like on a worker, but for one call.
+    async fn acknowledged_off_worker(&self, text: String) -> Result<(), AuditUnavailable> {
         let (handover, driver) = Handover::new(self.writer.clone());
         let acknowledgement = handover.submit_awaited(text).map_err(|_| AuditUnavailable)?;
         tokio::select! {
@@ -107,8 +106,7 @@ impl Started {
     fn take_place(&self, class: AuditClass) -> Result<(), NotAccepted> {
         self.writer.take_place(class, 1).inspect_err(|error| {
             self.availability().distrust(error);
-            // The thread may be done with all lines by now, and has to see whether the sink
-            // is available.
+            // The thread may have finished all lines by now, and has to probe the sink.
             self.writer.wake();
         })
     }

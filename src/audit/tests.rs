@@ -1,4 +1,5 @@
-//! Against real files, pipes and devices. Times are real: the thread knows no other.
+//! Tests with real files, pipes and devices. Times are real, because the writer thread cannot use a
+//! paused clock.
 
 mod backlog;
 mod handover;
@@ -36,7 +37,7 @@ use crate::{
 
 const OK: Ending = Ending::Succeeded;
 const MAX_IN_FLIGHT: usize = 3000;
-/// How long a test waits for something that must happen. Only a test that fails waits this long.
+/// Maximum time that a test waits for an event. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 fn started(path: &Path) -> Audit {
@@ -44,18 +45,18 @@ fn started(path: &Path) -> Audit {
 }
 
 fn started_with(metrics: &Metrics, path: &Path) -> Audit {
-    started_on_no_worker(metrics, path).on_this_runtime()
+    started_off_worker(metrics, path).on_this_runtime()
 }
 
-fn started_on_no_worker(metrics: &Metrics, path: &Path) -> Audit {
+fn started_off_worker(metrics: &Metrics, path: &Path) -> Audit {
     let settings = Settings { sink: Sink::File(path.to_owned()), hmac_key: None, fsync: false };
-    // Each write finds a file that was moved just before.
+    // Each write detects a file that was moved just before.
     Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, metrics, WallClock::system())
         .expect("the sink opens")
 }
 
-/// An audit log in a pipe that is full once the first write was judged. Returns the number of
-/// bytes in it as well.
+/// Starts an audit log in a pipe that is filled once the first write was judged. Also returns the
+/// number of bytes in it.
 async fn started_then_full(metrics: &Metrics, path: &Path) -> (Audit, fs::File, usize) {
     let mut pipe = pipe(path);
     let audit = started_with(metrics, path);
@@ -77,20 +78,20 @@ fn call() -> Call {
     call
 }
 
-/// All lines.
+/// Returns all lines.
 fn parsed_with_probes(text: &str) -> Vec<Value> {
-    assert!(text.is_empty() || text.ends_with('\n'), "a torn line: {text:?}");
+    assert!(text.is_empty() || text.ends_with('\n'), "a partial line: {text:?}");
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// All lines but probes.
+/// Returns all lines but probes.
 fn parsed(text: &str) -> Vec<Value> {
     let mut lines = parsed_with_probes(text);
     lines.retain(|line| line["event"] != "sink_probe");
     lines
 }
 
-/// Cause of each probe, and whether it is marked as late.
+/// Returns the cause of each probe, and whether it is marked as late.
 fn probes(text: &str) -> Vec<(String, bool)> {
     let mut lines = parsed_with_probes(text);
     lines.retain(|line| line["event"] == "sink_probe");
@@ -110,7 +111,7 @@ fn ids(lines: &[Value], late: bool) -> Vec<&str> {
         .collect()
 }
 
-/// Class and number of each line about lost records.
+/// Returns the class and count of each line about lost records.
 fn lost(lines: &[Value]) -> Vec<(&str, u64)> {
     let lines = lines.iter().filter(|line| line["event"] == "records_lost");
     lines
@@ -125,18 +126,18 @@ fn standing(audit: &Audit) -> watch::Receiver<Standing> {
 async fn outage(audit: &Audit) {
     let mut standing = standing(audit);
     let failed = timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Unavailable)).await;
-    failed.expect("it fails").expect("it lives");
+    failed.expect("it fails").expect("the audit log runs");
 }
 
 async fn recovery(audit: &Audit) {
     let mut standing = standing(audit);
     let recovered = timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Available)).await;
-    recovered.expect("it recovers").expect("it lives");
+    recovered.expect("it recovers").expect("the audit log runs");
     assert!(!audit.is_unavailable());
 }
 
 #[tokio::test]
-async fn audit_that_is_off_never_fails() {
+async fn disabled_audit_never_fails() {
     let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true };
     let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
         .expect("nothing to open");
@@ -146,7 +147,7 @@ async fn audit_that_is_off_never_fails() {
 }
 
 #[tokio::test]
-async fn a_record_is_in_the_file_when_the_call_goes_on() {
+async fn record_is_in_the_file_when_the_call_continues() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     for fsync in [false, true] {
@@ -158,11 +159,11 @@ async fn a_record_is_in_the_file_when_the_call_goes_on() {
         let lines = lines_of(&path);
         assert_eq!(lines.last().expect("a line")["request_id"], call.request_id().to_string());
     }
-    assert_eq!(lines_of(&path).len(), 2, "what was there stays");
+    assert_eq!(lines_of(&path).len(), 2, "existing content is kept");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_at_once_write_whole_lines_and_each_once() {
+async fn concurrent_calls_write_whole_lines_and_each_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let audit = started(&path);
@@ -186,7 +187,7 @@ async fn many_at_once_write_whole_lines_and_each_once() {
 }
 
 #[tokio::test]
-async fn full_disk_refuses_and_the_record_follows_late() {
+async fn full_disk_refuses_calls_and_their_records_are_written_late() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink("/dev/full", &path).expect("a link");
@@ -196,10 +197,10 @@ async fn full_disk_refuses_and_the_record_follows_late() {
     assert!(audit.is_unavailable());
     let asked = clock::now();
     assert_eq!(audit.record(&second, OK).await, Err(AuditUnavailable));
-    assert!(asked.elapsed() < RECORD_LIMIT, "known to be unavailable: no call waits for a write");
+    assert!(asked.elapsed() < RECORD_LIMIT, "a sink known to be unavailable makes no call wait");
     assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable));
 
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
     audit.record(&third, OK).await.expect("it is written");
@@ -209,7 +210,7 @@ async fn full_disk_refuses_and_the_record_follows_late() {
 }
 
 #[tokio::test]
-async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_fails() {
+async fn unawaited_lines_are_written_once_and_late_only_if_the_sink_fails() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink(&good, &path).expect("a link");
@@ -223,12 +224,12 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
     audit.correct_record(&delivered, Ending::Cancelled);
     audit.flush(PATIENCE).await.expect("it flushes");
 
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink("/dev/full", &path).expect("a link");
     audit.undelivered_session(&stranded, Logout::Failed, Some(503));
     outage(&audit).await;
     assert_eq!(audit.flush(Duration::from_millis(50)).await, Err(AuditUnavailable));
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
 
@@ -245,9 +246,9 @@ async fn lines_that_nobody_waits_for_are_written_once_and_late_only_if_the_sink_
     }
 }
 
-/// As at a shutdown: what waits is written if the sink recovers in time.
+/// As at shutdown: pending records are written if the sink recovers in time.
 #[tokio::test]
-async fn flush_repeats_writes_until_its_time_is_over() {
+async fn flush_repeats_writes_until_its_limit() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink("/dev/full", &path).expect("a link");
@@ -266,7 +267,7 @@ async fn flush_repeats_writes_until_its_time_is_over() {
     let expected = calls.each_ref().map(|call| call.request_id().to_string());
     assert_eq!(ids(&lines_of(&good), true), expected);
 
-    // Records of calls that were only just handed over.
+    // Records that were handed over just before.
     let last = call();
     audit.correct_record(&last, Ending::Cancelled);
     audit.flush(FLUSH_LIMIT).await.expect("it is written");
@@ -274,13 +275,13 @@ async fn flush_repeats_writes_until_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn removed_folder_refuses_until_it_is_back() {
+async fn removed_folder_refuses_calls_until_it_exists_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("log").join("audit.jsonl");
     fs::create_dir(folder.path().join("log")).expect("a folder");
     let audit = started(&path);
     audit.record(&call(), OK).await.expect("it is written");
-    fs::remove_dir_all(folder.path().join("log")).expect("it goes");
+    fs::remove_dir_all(folder.path().join("log")).expect("it is removed");
     let refused = call();
     assert_eq!(audit.record(&refused, OK).await, Err(AuditUnavailable));
     assert!(audit.is_unavailable());
@@ -304,7 +305,7 @@ async fn file_is_rotated_by_renaming_with_and_without_a_signal() {
         if signal {
             audit.reopen();
             audit.flush(PATIENCE).await.expect("it flushes");
-            assert!(path.exists(), "opened anew without a call");
+            assert!(path.exists(), "opened again without a call");
         }
     }
     audit.record(&call(), OK).await.expect("it is written");
@@ -314,7 +315,7 @@ async fn file_is_rotated_by_renaming_with_and_without_a_signal() {
 }
 
 #[tokio::test]
-async fn blocked_pipe_withholds_the_answer_in_time_and_recovers_by_itself() {
+async fn blocked_pipe_fails_calls_in_time_and_recovers_by_itself() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let (audit, mut pipe, filled) = started_then_full(&Metrics::new(), &path).await;
@@ -341,13 +342,13 @@ async fn blocked_pipe_withholds_the_answer_in_time_and_recovers_by_itself() {
     let text = drained[filled..].to_owned() + &read_available(&mut pipe);
     let lines = parsed(&text);
     let late: HashSet<&str> = ids(&lines, true).into_iter().collect();
-    let owed = [&hung, &dropped, &queued].map(|call| call.request_id().to_string());
-    assert_eq!(late, owed.iter().map(String::as_str).collect(), "each is said to be late");
+    let expected = [&hung, &dropped, &queued].map(|call| call.request_id().to_string());
+    assert_eq!(late, expected.iter().map(String::as_str).collect(), "each is marked as late");
     assert_eq!(ids(&lines, false).last(), Some(&good.request_id().to_string().as_str()));
 }
 
 #[tokio::test]
-async fn pipe_without_a_reader_refuses_and_a_new_reader_mends_it() {
+async fn pipe_without_a_reader_refuses_calls_until_there_is_a_new_reader() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let pipe = pipe(&path);
@@ -366,18 +367,18 @@ async fn pipe_without_a_reader_refuses_and_a_new_reader_mends_it() {
 }
 
 #[tokio::test]
-async fn pipe_that_nobody_reads_cannot_be_the_sink() {
+async fn pipe_without_a_reader_cannot_be_the_sink() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
     let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
     let error = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
-        .expect_err("nobody reads");
+        .expect_err("there is no reader");
     assert!(error.to_string().starts_with("cannot open the audit sink /"), "{error}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_is_counted() {
+async fn records_beyond_the_bound_are_counted() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink("/dev/full", &path).expect("a link");
@@ -392,9 +393,9 @@ async fn what_cannot_be_kept_is_counted() {
     assert_eq!(
         pending,
         Some(format!(r#"ott_gateway_audit_records_pending{{class="allowed"}} {bound}"#).as_str()),
-        "late records are kept within a bound"
+        "late records are bounded"
     );
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
     audit.flush(PATIENCE).await.expect("it flushes");
@@ -421,7 +422,7 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
         let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
         call.set_operation(operation);
         call.work_begins();
-        call.set_fingerprint(audit.fingerprint(&ott).expect("it is on"));
+        call.set_fingerprint(audit.fingerprint(&audit.token_hash(&ott)).expect("it is on"));
         audit.record(&call, OK).await.expect("it is written");
         let text = fs::read_to_string(folder.path().join(name)).expect("the file is there");
         assert!(!text.contains("canary"), "{text}");
@@ -431,9 +432,9 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     assert!(seen[0].as_str().expect("a string").starts_with("k1:"));
 }
 
-/// The other process of the next test.
+/// Child process of the next test.
 #[tokio::test]
-#[ignore = "run by another test, with a standard output of its own"]
+#[ignore = "run by another test, with a separate standard output"]
 async fn child_whose_standard_output_is_closed() {
     let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true };
     let audit =
@@ -446,7 +447,7 @@ async fn child_whose_standard_output_is_closed() {
 }
 
 #[test]
-fn closed_standard_output_refuses() {
+fn closed_standard_output_refuses_calls() {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "audit::tests::child_whose_standard_output_is_closed", "--ignored", "--nocapture"])
         .stdin(Stdio::piped())
@@ -460,35 +461,35 @@ fn closed_standard_output_refuses() {
     let record = record.expect("a record");
     let object = &record[record.find('{').expect("an object")..];
     assert_eq!(parsed(&format!("{object}\n"))[0]["method"], "IssueOtt");
-    // Nobody reads any more. The child goes on when its standard input ends.
+    // The reader is gone now. The child continues when its standard input ends.
     drop(child.stdin.take());
-    let told = child.wait_with_output().expect("it ends").stderr;
-    let told = String::from_utf8(told).expect("text");
-    assert!(told.contains("first: Ok(())"), "{told}");
-    assert!(told.contains("second: Err(AuditUnavailable) unavailable: true"), "{told}");
+    let output = child.wait_with_output().expect("it ends").stderr;
+    let output = String::from_utf8(output).expect("text");
+    assert!(output.contains("first: Ok(())"), "{output}");
+    assert!(output.contains("second: Err(AuditUnavailable) unavailable: true"), "{output}");
 }
 
-/// The other process of the next test.
+/// Child process of the next test.
 #[tokio::test]
 #[ignore = "run by another test, with a limit on the size of its files"]
 async fn child_whose_files_may_not_grow() {
     let mut path = String::new();
-    io::stdin().read_line(&mut path).expect("it is told");
+    io::stdin().read_line(&mut path).expect("a path");
     let audit = started(Path::new(path.trim_end()));
     while audit.record(&call(), OK).await.is_ok() {}
     assert!(audit.is_unavailable());
     let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum }).expect("it may");
+    setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum }).expect("the limit can be raised");
     recovery(&audit).await;
     audit.record(&call(), OK).await.expect("it is written");
 }
 
 #[test]
-fn a_line_that_a_full_disk_cut_in_two_is_finished() {
+fn line_torn_by_a_full_disk_is_finished() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let program = std::env::current_exe().expect("this program");
-    // 4096 bytes: a write that goes past them is cut short, and the next one fails.
+    // 4096 bytes: a write beyond them is short, and the next one fails.
     let mut child = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\""])
         .arg(program)
@@ -498,15 +499,15 @@ fn a_line_that_a_full_disk_cut_in_two_is_finished() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    writeln!(child.stdin.take().expect("a pipe"), "{}", path.display()).expect("it listens");
+    writeln!(child.stdin.take().expect("a pipe"), "{}", path.display()).expect("the child reads");
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
 
     let lines = lines_of(&path);
     let (written, late) = (ids(&lines, false), ids(&lines, true));
     assert_eq!(late.len(), 1);
-    // The cut line was finished as it was begun, taken back by the late one, and
-    // followed by the call that worked again.
+    // The partial line was finished as it was begun, corrected by the late one, and followed by the
+    // record of the next successful call.
     assert_eq!(written.iter().rev().nth(1), late.first());
     assert!(fs::metadata(&path).expect("it is there").len() > 4096);
 }

@@ -1,8 +1,8 @@
-//! The thread that writes.
+//! The writer thread.
 //!
-//! A call that waits for its line goes on when the line is written, or when writing has
-//! failed; a line that could not be written in time is kept and written late. Each write is
-//! judged by its result and by its time.
+//! A call that waits for its line continues when the line is written, or when writing has failed; a
+//! line that could not be written in time is kept and written late. Each write is judged by its
+//! result and its duration.
 
 mod write;
 
@@ -39,15 +39,15 @@ use crate::{
 /// Interval between attempts to answer a flush while the sink fails.
 const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
-/// What the thread owns.
+/// State of the thread.
 pub(super) struct Thread {
     output: Output,
     backlog: Backlog,
     judge: Judge,
     flushes: Vec<oneshot::Sender<()>>,
-    /// What is written in one batch. Kept from one to the next.
+    /// Buffer for one batch. Reused for the next.
     bytes: Vec<u8>,
-    /// Whom to wake once the lines of a batch are decided.
+    /// Tasks to wake once the lines of a batch are decided.
     wakes: Wakes,
     /// When to try again, after a write has failed.
     retry_at: Option<Instant>,
@@ -110,21 +110,21 @@ impl Thread {
     }
 
     fn run(mut self, inbox: &Receiver<Message>) {
-        // Dropped before the lines: the sink is known to be unavailable before the calls
-        // that wait for them go on.
+        // Dropped before the lines, so that the sink is marked as unavailable before the waiting
+        // calls continue.
         let _alarm = Alarm(Arc::clone(&self.shared));
         loop {
             let has_message = self.receive(inbox);
             let reopen = self.shared.reopen.swap(false, Ordering::AcqRel);
             if reopen {
-                // The file may be another one then.
+                // It may be a different file afterwards.
                 self.shared.availability.doubt();
                 self.output.reopen();
             }
             if self.shared.probe.swap(false, Ordering::AcqRel) && !self.judge.is_in_outage() {
                 self.probe = Some(Probe::due(ProbeCause::Pause, clock::now()));
             }
-            self.heed_calls();
+            self.check_distrust();
             let is_due = match self.retry_at {
                 Some(at) => at <= clock::now() || self.is_last_turn,
                 None => {
@@ -135,7 +135,7 @@ impl Thread {
                         || self.output.is_outdated()
                 }
             };
-            if is_due || reopen || self.hurries() {
+            if is_due || reopen || self.must_write_all() {
                 self.turn();
             }
             self.answer_flushes();
@@ -146,24 +146,24 @@ impl Thread {
         }
     }
 
-    /// Takes over all messages; waits for one if there is nothing else to do. Returns whether
-    /// there was one.
+    /// Receives all messages; waits for one if there is nothing else to do. Returns whether there
+    /// was one.
     fn receive(&mut self, inbox: &Receiver<Message>) -> bool {
         self.pulse.wait();
-        let first = match self.longest_wait() {
+        let first = match self.wait_limit() {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(wait) => inbox.recv_timeout(wait),
         };
         self.pulse.beat();
         self.is_last_turn = matches!(first, Err(RecvTimeoutError::Disconnected));
         let has_message = first.is_ok();
-        // Ends, because all places are taken at some time.
+        // Terminates, because the number of places is bounded.
         for message in first.into_iter().chain(inbox.try_iter()) {
             match message {
                 Message::Lines(lines) => lines.into_iter().for_each(|line| self.keep(line)),
                 Message::Flush(done) => self.flushes.push(done),
-                // Reset first: what happens from now on sends a message of its own. What has
-                // happened before is visible afterwards.
+                // Reset first: later changes send another message, and earlier ones are visible
+                // afterwards.
                 Message::Wake => drop(self.shared.wakes.swap(false, Ordering::AcqRel)),
                 #[cfg(test)]
                 Message::Panic => panic!("a defect"),
@@ -175,7 +175,7 @@ impl Thread {
 
     /// Returns how long the thread may wait for a message; `None` if there is nothing else
     /// to do.
-    fn longest_wait(&self) -> Option<Duration> {
+    fn wait_limit(&self) -> Option<Duration> {
         let until = |at: Instant| at.saturating_duration_since(clock::now());
         if let Some(at) = self.retry_at {
             return Some(if self.flushes.is_empty() { until(at) } else { until(at).min(FLUSH_PAUSE) });
@@ -187,8 +187,8 @@ impl Thread {
         times.into_iter().flatten().map(until).chain(self.backlog.due_in()).min()
     }
 
-    /// Whether everything is to be written now, even if that blocks.
-    fn hurries(&self) -> bool {
+    /// Returns whether everything must be written now, even if that blocks.
+    fn must_write_all(&self) -> bool {
         self.is_last_turn || !self.flushes.is_empty()
     }
 
@@ -199,9 +199,9 @@ impl Thread {
         self.backlog.push(line);
     }
 
-    /// A call that has waited too long marks the sink as unavailable by itself. A good write
-    /// has to follow.
-    fn heed_calls(&mut self) {
+    /// Handles that a call has marked the sink as unavailable, because it has waited too long. A
+    /// successful write must follow.
+    fn check_distrust(&mut self) {
         if self.shared.availability.take_distrust() && !self.judge.is_in_outage() {
             self.judge.failed(clock::now());
             self.probe = Some(Probe::due(ProbeCause::Outage, clock::now()));

@@ -1,7 +1,6 @@
-//! The way to the thread that writes, so that a disk or a pipe that hangs stops nothing
-//! else.
+//! Handle of the writer thread, which isolates the workers from a disk or a pipe that hangs.
 //!
-//! Sending lines never waits, and wakes the thread only if it sleeps. What lines contain, and
+//! Sending lines never waits, and wakes the thread only if it sleeps. The content of lines, and
 //! which are sent together, is decided elsewhere.
 
 use std::{
@@ -24,28 +23,28 @@ use crate::{
     telemetry::metrics::{AuditClass, AuditSink, Metrics},
 };
 
-/// The way to the thread. The thread ends when all clones are dropped.
+/// Handle of the writer thread. The thread ends when all clones are dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
-    /// Not bounded by itself: lines take a place first.
+    /// Bounded by the places that lines take first.
     inbox: Sender<Message>,
     shared: Arc<Shared>,
 }
 
-/// What calls and the thread share.
+/// State shared by calls and the writer thread.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) availability: Arc<Availability>,
     pub(super) places: Places,
-    /// The file is to be opened again.
+    /// The file must be opened again.
     pub(super) reopen: AtomicBool,
     /// A call waits for a write.
     pub(super) probe: AtomicBool,
-    /// A [`Message::Wake`] is on its way, so that no other is needed.
+    /// A [`Message::Wake`] is queued, so that no other is needed.
     pub(super) wakes: AtomicBool,
 }
 
-/// What the thread is asked to do.
+/// Request to the writer thread.
 pub(super) enum Message {
     /// Write these lines.
     Lines(Lines),
@@ -53,7 +52,7 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
     /// Check whether the sink is available, open the file again, or write a probe.
     Wake,
-    /// Fail as a defect would.
+    /// Panic.
     #[cfg(test)]
     Panic,
 }
@@ -62,7 +61,7 @@ pub(super) enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotAccepted {
     /// No place is free.
-    #[error("too many audit records are waiting")]
+    #[error("too many audit records are pending")]
     Full,
     /// The thread has panicked.
     #[error("the thread that writes audit records has stopped; restart the gateway")]
@@ -70,7 +69,7 @@ pub(super) enum NotAccepted {
 }
 
 impl Writer {
-    /// Starts the thread. It keeps all lines of `max_in_flight` allowed calls.
+    /// Starts the thread. It has places for all lines of `max_in_flight` allowed calls.
     pub(super) fn start(
         output: Output,
         sink: AuditSink,
@@ -83,7 +82,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Creates the way to a thread that receives these messages.
+    /// Creates a handle, and the receiver of its messages.
     pub(super) fn new(max_in_flight: usize, metrics: &Metrics) -> (Self, Receiver<Message>) {
         let (inbox, messages) = channel();
         let shared = Arc::new(Shared {
@@ -111,14 +110,14 @@ impl Writer {
         self.wake();
     }
 
-    /// Takes a place for a line that is the record of this many calls. Without one the line is lost,
-    /// and counted.
+    /// Takes a place for a line that records this many calls. If there is none, the line counts as
+    /// lost.
     pub(super) fn take_place(&self, class: AuditClass, records: u64) -> Result<(), NotAccepted> {
         if self.shared.places.take(class, records) { Ok(()) } else { Err(NotAccepted::Full) }
     }
 
-    /// Sends lines that have places. If the thread has stopped, they are lost, and counted; the
-    /// sink is marked as unavailable if one of them is of an allowed call.
+    /// Sends lines that have places. If the thread has stopped, they count as lost, and the sink is
+    /// marked as unavailable if one of them belongs to an allowed call.
     pub(super) fn send(&self, lines: Lines) -> Result<(), NotAccepted> {
         self.inbox.send(Message::Lines(lines)).map_err(|refused| {
             self.count_lost(&refused.0);
@@ -132,14 +131,14 @@ impl Writer {
             self.shared.places.release(line.class());
             self.shared.places.count_lost(line.class(), line.records());
         }
-        // Nothing was handed out for the others.
+        // Refused calls got nothing, so that their lines do not matter here.
         if lines.iter().any(|line| line.class() == AuditClass::Allowed) {
             self.availability().distrust(&NotAccepted::Stopped);
         }
     }
 
-    /// Asks the thread to report when all lines so far are written. It tries until the receiver
-    /// is dropped. Returns false if the thread has stopped.
+    /// Asks the thread to report when all lines so far are written. It keeps trying until the
+    /// receiver is dropped. Returns false if the thread has stopped.
     pub(super) fn flush(&self, done: oneshot::Sender<()>) -> bool {
         self.inbox.send(Message::Flush(done)).is_ok()
     }
@@ -147,7 +146,7 @@ impl Writer {
     /// Makes the thread check whether the sink is available.
     pub(super) fn wake(&self) {
         if !self.shared.wakes.swap(true, Ordering::AcqRel) {
-            // A thread that has stopped is reported when a line is handed over.
+            // If the thread has stopped, handing over a line reports it.
             let _ = self.inbox.send(Message::Wake);
         }
     }

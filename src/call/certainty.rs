@@ -1,6 +1,6 @@
-//! The methods of the contract, and how certain their effect is.
+//! Methods of the gRPC API, and the certainty of their effect.
 
-/// A method of the contract.
+/// A method of the gRPC API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Mints a token. Safe to repeat.
@@ -10,7 +10,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Returns the name of the method in the contract.
+    /// Returns the name of the method in the gRPC API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -20,16 +20,16 @@ impl Operation {
     }
 }
 
-/// How certain it is what the platform did (ARCHITECTURE.md, "Certainty").
+/// Certainty of the effect at the platform (ARCHITECTURE.md, "Certainty").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certainty {
     /// The request was never sent: nothing happened.
     NotSent,
-    /// A response definitely means that nothing happened.
+    /// A response proves that nothing happened.
     Refused,
     /// The request may have been sent, and there is no usable response.
     Unknown,
-    /// The platform did it.
+    /// The platform processed the request.
     Done,
 }
 

@@ -1,24 +1,23 @@
-//! How a call ended for its caller: one value that log, metrics, trace and audit share, so
-//! that they cannot disagree.
+//! Result of a call for its caller: one value for log, metrics, trace and audit, so that they
+//! cannot disagree.
 
 use tonic::Code;
 
 use crate::reason::{FailureCode, Reason};
 
-/// How a call ended for its caller.
+/// Result of a call for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The caller got what it asked for.
+    /// The call succeeded.
     Succeeded,
     /// The call failed with this code, for this reason.
     Failed(FailureCode, Reason),
-    /// The caller cancelled the call, or its connection was lost, before there was an
-    /// answer.
+    /// The caller cancelled the call, or its connection was lost, before there was a response.
     Cancelled,
 }
 
 impl Ending {
-    /// The gRPC status code.
+    /// Returns the gRPC status code.
     #[must_use]
     pub fn code(self) -> Code {
         match self {
@@ -28,7 +27,7 @@ impl Ending {
         }
     }
 
-    /// The reason of a failure.
+    /// Returns the reason of a failure.
     #[must_use]
     pub const fn reason(self) -> Option<Reason> {
         match self {
@@ -38,11 +37,11 @@ impl Ending {
     }
 }
 
-/// Why the body of a request ended before the request was complete.
+/// Why the body of a request is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenBody {
     /// The caller reset the stream, or the connection was lost.
-    #[error("the caller cancelled the call while it was sending the request")]
+    #[error("the caller cancelled the call while sending the request")]
     Cancelled,
     /// The body violates HTTP/2: its length differs from `content-length`, for example.
     #[error("the request body violates HTTP/2, or does not match its content-length")]

@@ -1,8 +1,7 @@
-//! The calls in flight, and those whose body has not arrived: two pools of places.
+//! Limits on the number of calls in flight, and of calls whose body has not arrived.
 //!
-//! A call is in flight until everything that works on it has ended, including what goes on
-//! after its caller has disconnected. The answer to a call without a place is decided
-//! elsewhere.
+//! A call is in flight until all work on it has ended, including work that continues after its
+//! caller has disconnected. The response to a call without a place is decided elsewhere.
 
 use std::sync::Arc;
 
@@ -11,24 +10,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::places::{Exhausted, Holder, Places, Purpose, Share};
 
-/// The calls in flight, and their limit. Cheap to clone.
+/// Limit on calls in flight. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct InFlightLimit(Arc<Flights>);
 
-/// The place of one call in flight, held until the last clone is dropped.
+/// Place of one call in flight, held until the last clone is dropped.
 ///
-/// It is part of each request's extensions, so that a task that goes on after the caller has
+/// It is in the extensions of each request, so that a task that continues after the caller has
 /// disconnected can hold it.
 #[derive(Clone, Debug)]
 pub struct InFlight {
     ticket: Arc<Ticket>,
 }
 
-/// The calls whose body has not arrived, and their limit. Cheap to clone.
+/// Limit on calls whose body has not arrived. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BodyLimit(Arc<Places>);
 
-/// The place of one call whose body has not arrived, held until this is dropped.
+/// Place of one call whose body has not arrived, held until this is dropped.
 #[derive(Debug)]
 pub struct AwaitedBody {
     places: Arc<Places>,
@@ -59,8 +58,8 @@ impl InFlightLimit {
         }))
     }
 
-    /// Takes a place for a holder that may have `share` places. By default it may have half of
-    /// them while others want some, and all but a reserve if it is alone.
+    /// Takes a place for a holder that may have `share` places. By default it may have half of all
+    /// places while others want some, and all but a reserve otherwise.
     ///
     /// # Errors
     ///
@@ -70,14 +69,14 @@ impl InFlightLimit {
         Ok(InFlight { ticket: Arc::new(Ticket { flights: Arc::clone(&self.0), holder: holder.clone() }) })
     }
 
-    /// Number of calls in flight.
+    /// Returns the number of calls in flight.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.places.taken()
     }
 
-    /// Ends the work of calls whose callers are gone, because the process is shutting down:
-    /// such a call only writes its record.
+    /// Ends the work of abandoned calls, because the process is shutting down: such a call only
+    /// writes its record.
     pub fn give_up(&self) {
         self.0.given_up.cancel();
     }
@@ -126,7 +125,7 @@ impl BodyLimit {
         Ok(AwaitedBody { places: Arc::clone(&self.0), holder: holder.clone() })
     }
 
-    /// Number of calls whose body has not arrived.
+    /// Returns the number of calls whose body has not arrived.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.taken()
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn limit_is_exact_and_a_call_counts_until_its_last_holder_is_gone() {
+    async fn limit_is_exact_and_a_call_counts_until_its_last_holder_is_dropped() {
         let limit = InFlightLimit::new(2);
         let admit = || limit.admit(&Holder::default(), None);
         let first = admit().unwrap();
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn one_holder_gets_its_share_of_a_pool_or_all_but_the_reserve() {
+    fn holder_gets_its_share_or_all_but_the_reserve() {
         let flights = InFlightLimit::new(8);
         let holder = Holder::default();
         let held: Vec<_> = (0..8).map_while(|_| flights.admit(&holder, Some(6)).ok()).collect();

@@ -1,27 +1,27 @@
-//! What a refused request named, as far as it is not valid.
+//! Invalid names in a refused request.
 
-/// Maximum length of a text that is not validated, in bytes.
+/// Maximum length of an unvalidated text, in bytes.
 ///
-/// Enough to recognize a misspelled name. A caller may also have put a token into the wrong
-/// field, and what is recorded must not be enough to spend it.
+/// Enough to recognize a misspelled name. A caller may also have put a token into the wrong field,
+/// and the recorded part must not be enough to spend it.
 const MAX_TEXT_BYTES: usize = 16;
 
-/// User and API client that a refused request named and that did not pass validation.
+/// User and API client in a refused request that failed validation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnvalidatedNames {
-    /// Field of the request that names the user, and its text.
+    /// Field of the request for the user, and its text.
     pub user: Option<(&'static str, UnvalidatedText)>,
     /// The API client.
     pub api_client: Option<UnvalidatedText>,
 }
 
-/// The beginning of a text from a request, at most 16 bytes. May contain any character: escape it where it is
-/// written.
+/// Beginning of a text from a request, at most 16 bytes. May contain any character, and must be
+/// escaped when it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnvalidatedText(Box<str>);
 
 impl UnvalidatedNames {
-    /// Whether there is nothing in it.
+    /// Returns whether it contains no names.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.user.is_none() && self.api_client.is_none()
@@ -29,7 +29,7 @@ impl UnvalidatedNames {
 }
 
 impl UnvalidatedText {
-    /// Takes the beginning of a text; an ellipsis shows that there is more.
+    /// Truncates a text. An ellipsis marks a truncated one.
     #[must_use]
     pub fn new(text: &str) -> Self {
         if text.len() <= MAX_TEXT_BYTES {
@@ -39,7 +39,7 @@ impl UnvalidatedText {
         Self(format!("{}…", &text[..end]).into())
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -54,7 +54,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_is_bounded_and_cut_between_characters(text in "\\PC{0,20}|.{0,300}|[a-z]{14,18}") {
+        fn text_is_truncated_between_characters(text in "\\PC{0,20}|.{0,300}|[a-z]{14,18}") {
             let bounded = UnvalidatedText::new(&text);
             if text.len() <= MAX_TEXT_BYTES {
                 prop_assert_eq!(bounded.as_str(), &text);

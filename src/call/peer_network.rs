@@ -1,4 +1,4 @@
-//! The address of a peer, as limits count it.
+//! Address of a peer for per-peer limits.
 
 use std::{
     fmt,
@@ -7,14 +7,13 @@ use std::{
 
 /// An IPv4 address, or the /64 network of an IPv6 address.
 ///
-/// A host with IPv6 usually has a whole /64 (RFC 6177, RFC 8981), so counting single addresses
-/// would limit nobody.
+/// A host with IPv6 usually has a whole /64 (RFC 6177, RFC 8981), so a limit per address would have
+/// no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerNetwork(IpAddr);
 
 impl PeerNetwork {
-    /// Returns the network of an address. An IPv4 address that is mapped into IPv6 is counted
-    /// as itself.
+    /// Returns the network of an address. An IPv4-mapped IPv6 address counts as its IPv4 address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {

@@ -1,8 +1,8 @@
 //! A limited number of places, of which one holder may take only a share.
 //!
-//! A share can be fixed, or half of the places for as long as others want some. A place cannot
-//! be taken back from a call, so even a holder that is alone leaves a reserve for the next one.
-//! Everything here is atomic counters; who the holders are is decided elsewhere.
+//! A share is fixed, or half of the places while others want some. A place cannot be revoked from a
+//! call, so even a sole holder leaves a reserve for the next one. This module consists of atomic
+//! counters; holders are assigned elsewhere.
 
 use std::{
     sync::{
@@ -17,17 +17,17 @@ use crate::{
     memory::Consumer,
 };
 
-/// Time for which others count as wanting places after they last took or wanted one.
+/// Time for which others count as contending after they last took or wanted a place.
 const CONTENDED_FOR: Duration = Duration::from_secs(10);
-/// From this number of places on, some are reserved for others.
+/// Minimum number of places for which some are reserved.
 const MIN_SHARED: usize = 4;
-/// One place of this many is reserved.
+/// One in this many places is reserved.
 const RESERVE: usize = 8;
-/// One place of this many can be taken by others before that counts as contention. Far fewer than
-/// are reserved for them.
+/// Others may have one in this many places before that counts as contention. Far fewer than the
+/// reserved places.
 const INEXACT: usize = 64;
 
-/// What a place is for.
+/// Purpose of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Waiting for the body of a request.
@@ -36,7 +36,7 @@ pub(super) enum Purpose {
     Flight,
 }
 
-/// The limit that a call would have exceeded.
+/// Limit that a call would have exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
     /// The share of the call's holder.
@@ -45,10 +45,10 @@ pub enum Exhausted {
     Total,
 }
 
-/// Counts the places of one caller, or of one peer address. Cheap to clone.
+/// Counts of the places of one caller, or of one peer address. Cheap to clone.
 ///
-/// A holder can belong to a group, whose members may together take no more than a holder of
-/// their own could, and each member half of that.
+/// A holder can belong to a group. All members together have the share of one holder, and each
+/// member half of it.
 #[derive(Clone, Debug, Default)]
 pub struct Holder(Arc<Counts>);
 
@@ -58,7 +58,7 @@ pub struct WeakHolder(std::sync::Weak<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    /// Identifies the holder also after it was forgotten, unlike its address.
+    /// Identifies the holder even after it was forgotten, unlike its address.
     number: u64,
     bodies: AtomicUsize,
     flights: AtomicUsize,
@@ -67,7 +67,7 @@ struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        /// 0 is nobody.
+        /// 0 means no holder.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -78,12 +78,12 @@ impl Default for Counts {
     }
 }
 
-/// How many places one holder may take.
+/// Number of places that one holder may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     /// At most this many.
     Fixed(usize),
-    /// At most half while others want places, else all but a reserve.
+    /// Half while others want places, otherwise all but a reserve.
     HalfIfContended,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Places {
     contention: Contention,
 }
 
-/// When more than one holder last wanted places.
+/// Records when more than one holder last wanted places.
 #[derive(Debug)]
 struct Contention {
     started: Instant,
@@ -111,14 +111,14 @@ impl Holder {
         Self(Arc::new(Counts { group: Some(group.clone()), ..Counts::default() }))
     }
 
-    /// Creates a holder, in a group or on its own, with a given number: the number is still in use
-    /// by the holder's responses when the holder itself was forgotten and is created anew.
+    /// Creates a holder with a given number, optionally in a group. The number of a forgotten
+    /// holder may still be in use by its responses when the holder is created again.
     #[must_use]
     pub fn with_number(number: u64, group: Option<&Self>) -> Self {
         Self(Arc::new(Counts { number, group: group.cloned(), ..Counts::default() }))
     }
 
-    /// The holder as one of those that use the memory for responses.
+    /// Returns the holder as a consumer of response memory.
     #[must_use]
     pub fn consumer(&self) -> Consumer {
         let member = self.0.number;
@@ -165,7 +165,7 @@ impl WeakHolder {
         self.0.upgrade().map(Holder)
     }
 
-    /// Whether the holder is still in use.
+    /// Returns whether the holder is still in use.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
@@ -177,17 +177,17 @@ impl Places {
         Self { purpose, limit, taken: AtomicUsize::new(0), contention: Contention::new() }
     }
 
-    /// Takes a place for a holder that may have this share of them. The caller gives it back
-    /// with [`give_back`](Self::give_back).
+    /// Takes a place for a holder with this share. The caller releases it with
+    /// [`give_back`](Self::give_back).
     pub(super) fn take(&self, holder: &Holder, share: Share) -> Result<(), Exhausted> {
-        let most = match share {
-            Share::Fixed(most) => most,
+        let max = match share {
+            Share::Fixed(max) => max,
             Share::HalfIfContended => self.half(),
         };
         if self.others_have_places(holder) {
             self.contention.note();
         }
-        match self.take_within(holder, most, self.limit) {
+        match self.take_within(holder, max, self.limit) {
             Err(Exhausted::Share) if share == Share::HalfIfContended && !self.contention.is_recent() => {
                 let reserve = if self.limit < MIN_SHARED { 0 } else { self.limit.div_ceil(RESERVE) };
                 self.take_within(holder, usize::MAX, self.limit - reserve)
@@ -196,8 +196,9 @@ impl Places {
         }
     }
 
-    /// Whether other holders have more than a few places. The counts cannot be read at one moment:
-    /// what the holder itself takes and gives back meanwhile must not look like places of others.
+    /// Returns whether other holders have more than a few places. The counts cannot be read
+    /// atomically: places that this holder takes and releases concurrently must not be counted as
+    /// those of others.
     fn others_have_places(&self, holder: &Holder) -> bool {
         let of_holder = || holder.taken(self.purpose).load(Ordering::SeqCst);
         let own = of_holder();
@@ -216,20 +217,21 @@ impl Places {
         Ok(())
     }
 
-    /// Gives a place back and returns how many are still taken.
+    /// Releases a place and returns the number of places still taken.
     pub(super) fn give_back(&self, holder: &Holder) -> usize {
-        // In the reverse order of taking, so that there are never more places than holders have.
+        // In the reverse order of taking, so that the total never exceeds the places of the
+        // holders.
         let left = self.taken.fetch_sub(1, Ordering::SeqCst) - 1;
         holder.give_back(self.purpose);
         left
     }
 
-    /// Number of places that are taken.
+    /// Returns the number of places taken.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
 
-    /// Half of the places, at least one.
+    /// Returns half of the places, at least one.
     pub(super) const fn half(&self) -> usize {
         self.limit.div_ceil(2)
     }
@@ -242,7 +244,7 @@ impl Contention {
 
     fn note(&self) {
         let until = self.elapsed() + u64::try_from(CONTENDED_FOR.as_millis()).unwrap_or(u64::MAX);
-        // Written once a second at most, because all workers read it.
+        // Written at most once per second, because all workers read it.
         if until >= self.until.load(Ordering::Relaxed).saturating_add(1000) {
             self.until.store(until, Ordering::Relaxed);
         }
@@ -259,8 +261,9 @@ impl Contention {
     }
 }
 
-/// Sequentially consistent, because a drain closes the gate and then reads the count, while a
-/// call counts itself and then reads whether the gate is closed: one of them must see the other.
+/// Takes one place. Sequentially consistent, because a drain closes the gate and then reads the
+/// count, while a call counts itself and then checks whether the gate is closed: one of them must
+/// see the other.
 fn take_one(taken: &AtomicUsize, limit: usize) -> bool {
     let one_more = |taken: usize| (taken < limit).then_some(taken + 1);
     taken.fetch_update(Ordering::SeqCst, Ordering::Relaxed, one_more).is_ok()
@@ -270,7 +273,7 @@ fn take_one(taken: &AtomicUsize, limit: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// Takes as many places as there are for a holder.
+    /// Takes as many places as possible for a holder.
     fn take_all(places: &Places, holder: &Holder, share: usize) -> (usize, Exhausted) {
         take_share(places, holder, Share::Fixed(share))
     }
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_gets_its_share_and_leaves_the_rest_to_others() {
+    fn holder_gets_its_share_and_leaves_the_rest_to_others() {
         let places = Places::new(Purpose::Flight, 10);
         let [greedy, modest, late] = [(); 3].map(|()| Holder::default());
         assert_eq!(take_all(&places, &greedy, places.half()), (5, Exhausted::Share));
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_is_alone_gets_all_but_a_reserve_and_half_once_others_want_places() {
+    async fn sole_holder_gets_all_but_a_reserve_and_half_once_others_want_places() {
         let places = Places::new(Purpose::Flight, 16);
         let [alone, late] = [(); 2].map(|()| Holder::default());
         let half = Share::HalfIfContended;
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_places_are_not_reserved() {
+    fn small_pools_have_no_reserve() {
         for limit in 1..MIN_SHARED {
             let places = Places::new(Purpose::Flight, limit);
             let taken = take_share(&places, &Holder::default(), Share::HalfIfContended);
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_group_share_what_one_holder_could_take() {
+    fn members_of_a_group_share_the_places_of_one_holder() {
         let places = Places::new(Purpose::Body, 100);
         let group = Holder::default();
         let [first, second, third] = [(); 3].map(|()| Holder::in_group(&group));
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn one_place_is_enough_for_a_half() {
+    fn half_is_at_least_one_place() {
         assert_eq!(Places::new(Purpose::Flight, 1).half(), 1);
         assert_eq!(Places::new(Purpose::Flight, 4096).half(), 2048);
     }

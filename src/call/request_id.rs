@@ -1,4 +1,4 @@
-//! The id of one call: the caller's own if it is well formed, else one of ours.
+//! Id of one call: that of the caller if it is well formed, otherwise a generated one.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use uuid::Builder;
 
 use crate::clock::WallClock;
 
-/// The id of one call, for logs, records and the caller's `RequestInfo`.
+/// Id of one call, for logs, records and the caller's `RequestInfo`.
 ///
-/// 1 to 64 characters out of `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
-/// header or a path in any context.
+/// Consists of 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, so that it cannot forge a line, a
+/// header or a path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId {
     text: [u8; Self::MAX_LENGTH],
@@ -22,21 +22,21 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    /// Maximum length of an id that is taken over from a caller, in bytes.
+    /// Maximum length of an id from a caller, in bytes.
     pub const MAX_LENGTH: usize = 64;
 
     /// The header that carries the id, from callers, to callers and to the platform.
     pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-    /// Returns a new id, a UUID of version 7: those of different milliseconds are ordered by time.
+    /// Returns a new id, a UUID version 7. Ids of different milliseconds are ordered by time.
     #[must_use]
     pub fn new() -> Self {
         Self::at(WallClock::system().now())
     }
 
-    /// Returns a new id of that time. No id depends on an earlier one: a clock that was wrong
-    /// for a moment is forgotten, and workers share no state. (`Uuid::now_v7` keeps the latest
-    /// time that it has seen, behind a lock.)
+    /// Returns a new id for this time. Ids do not depend on earlier ones: a temporarily wrong clock
+    /// has no lasting effect, and workers share no state. (`Uuid::now_v7` keeps the latest time
+    /// that it has seen, behind a lock.)
     fn at(now: SystemTime) -> Self {
         let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let milliseconds = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
@@ -46,7 +46,7 @@ impl RequestId {
         Self { text, length: u8::try_from(length).unwrap_or_default() }
     }
 
-    /// The id that a caller gave, if it is well formed.
+    /// Parses an id from a caller. `None` if it is malformed.
     #[must_use]
     pub fn given(id: &[u8]) -> Option<Self> {
         let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
@@ -58,21 +58,21 @@ impl RequestId {
         Some(Self { text, length: u8::try_from(id.len()).ok()? })
     }
 
-    /// The id as the value of a header. Clones of it share its memory.
+    /// Returns the id as a header value. Clones share its memory.
     #[must_use]
     pub fn to_header(self) -> HeaderValue {
         // Never fails: the characters of an id are allowed in headers.
         HeaderValue::from_maybe_shared(Bytes::from_owner(Text(self))).unwrap_or(HeaderValue::from_static(""))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
-/// The text of an id, as memory that headers share.
+/// Text of an id, in memory that headers share.
 struct Text(RequestId);
 
 impl AsRef<[u8]> for Text {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn request_id_of_a_caller_is_taken_only_if_it_can_forge_nothing() {
+    fn request_id_of_a_caller_is_accepted_only_if_it_can_forge_nothing() {
         let longest = "a".repeat(64);
         for good in ["a", "0b-9_x.Y", longest.as_str()] {
             assert_eq!(RequestId::given(good.as_bytes()).unwrap().as_str(), good);
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn the_header_of_an_id_has_its_text() {
+    fn header_of_an_id_has_its_text() {
         for id in [RequestId::given(b"order-7.a_B").expect("well formed"), RequestId::new()] {
             assert_eq!(id.to_header(), id.as_str());
         }
     }
 
     #[test]
-    fn a_new_id_has_the_time_of_the_clock_even_after_the_clock_was_wrong() {
+    fn new_id_has_the_current_time_even_after_the_clock_was_wrong() {
         let ids = [4_000_000_000_u64, 1_800_000_000, 1_800_000_001].map(|seconds| {
             let id = RequestId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             let uuid = uuid::Uuid::parse_str(id.as_str()).expect("a UUID");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_new_ids_is_now() {
+    fn new_id_has_the_current_time() {
         let now = crate::clock::unix_seconds(WallClock::system().now());
         let uuid = uuid::Uuid::parse_str(RequestId::new().as_str()).expect("a UUID");
         let (at, _) = uuid.get_timestamp().expect("a time").to_unix();

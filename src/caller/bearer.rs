@@ -1,6 +1,6 @@
-//! Bearer credentials: reading the header, and the tokens known by their SHA-256.
+//! Bearer credentials: parsing the header, and tokens known by their SHA-256.
 //!
-//! Credentials in the form of a JWT are not checked here.
+//! JWTs are verified in `jwt`.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -19,8 +19,8 @@ const MAX_BEARER_BYTES: usize = 8 * 1024;
 /// one token replaces another.
 pub type TokenHashes = BTreeMap<Arc<str>, Vec<TokenHash>>;
 
-/// The SHA-256 of a bearer token. `Debug` does not show it, although a long random token cannot be
-/// found from it.
+/// The SHA-256 of a bearer token. `Debug` hides it, although a long random token cannot be derived
+/// from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenHash(pub [u8; 32]);
 
@@ -30,12 +30,12 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// The bearer tokens that prove a caller, each known only by its SHA-256.
+/// The bearer tokens of callers, each stored only as its SHA-256.
 #[derive(Default)]
 pub struct BearerTokens(Vec<(Caller, [u8; 32])>);
 
 impl BearerTokens {
-    /// Checks a set of tokens as a whole.
+    /// Creates a set of tokens.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl BearerTokens {
         Ok(Self(known))
     }
 
-    /// Tokens by name and SHA-256. A name may occur twice.
+    /// Creates a set of tokens from pairs of name and SHA-256. A name may occur twice.
     #[cfg(test)]
     pub(crate) fn for_test<'a, T: IntoIterator<Item = (&'a str, [u8; 32])>>(
         tokens: T,
@@ -71,13 +71,13 @@ impl BearerTokens {
         self.0.is_empty()
     }
 
-    /// Returns the caller that a token proves. Compares it with every known token, each in
-    /// constant time, so that the time reveals neither a token nor its position.
+    /// Returns the caller of a token. Compares the token with every known one, each in constant
+    /// time, so that timing reveals neither a token nor its position.
     pub(super) fn caller(&self, token: &str) -> Option<Caller> {
-        let shown = digest::digest(&SHA256, token.as_bytes());
+        let presented = digest::digest(&SHA256, token.as_bytes());
         let mut found = None;
         for (caller, known) in &self.0 {
-            if is_same_digest(shown.as_ref(), known) {
+            if is_same_digest(presented.as_ref(), known) {
                 found = Some(caller);
             }
         }
@@ -85,12 +85,12 @@ impl BearerTokens {
     }
 }
 
-/// Compares two digests in constant time. The only comparison between the token of a request
-/// and a known one.
-fn is_same_digest(shown: &[u8], known: &[u8; 32]) -> bool {
+/// Compares two digests in constant time. Every comparison of a request's token with a known one
+/// uses this function.
+fn is_same_digest(presented: &[u8], known: &[u8; 32]) -> bool {
     #[cfg(test)]
     tests::COMPARISONS.set(tests::COMPARISONS.get() + 1);
-    verify_slices_are_equal(shown, known).is_ok()
+    verify_slices_are_equal(presented, known).is_ok()
 }
 
 impl fmt::Debug for BearerTokens {
@@ -99,21 +99,21 @@ impl fmt::Debug for BearerTokens {
     }
 }
 
-/// The credential in an `authorization` header (RFC 6750 section 2.1; the scheme has no
-/// case, RFC 9110 section 11.1).
+/// Returns the credential in an `authorization` header (RFC 6750 section 2.1; the scheme is
+/// case-insensitive, RFC 9110 section 11.1).
 pub(super) fn credential(header: &HeaderValue) -> Result<&str, CallerError> {
     let text = str::from_utf8(header.as_bytes()).map_err(|_| CallerError::InvalidCredential)?;
     let (scheme, credential) = text.split_once(' ').ok_or(CallerError::InvalidCredential)?;
     let credential = credential.trim_matches(' ');
-    let is_sound = scheme.eq_ignore_ascii_case("bearer")
+    let is_valid = scheme.eq_ignore_ascii_case("bearer")
         && (1..=MAX_BEARER_BYTES).contains(&credential.len())
-        // A comma would be two headers that a proxy has joined. Without a branch for each byte:
-        // a JWT is long.
+        // A comma means that a proxy has joined two headers. No branch per byte, because a JWT is
+        // long.
         && credential.bytes().fold(true, |all, byte| all & (byte.is_ascii_graphic() && byte != b','));
-    if is_sound { Ok(credential) } else { Err(CallerError::InvalidCredential) }
+    if is_valid { Ok(credential) } else { Err(CallerError::InvalidCredential) }
 }
 
-/// Whether a credential has the form of a signed JWT: three parts of base64url.
+/// Returns whether a credential has the form of a signed JWT: three base64url parts.
 pub(super) fn looks_like_jwt(credential: &str) -> bool {
     let mut parts = 0;
     credential.split('.').all(|part| {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// Comparisons in constant time on this thread.
+        /// Number of constant-time comparisons on this thread.
         pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
     }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_proves_the_caller_that_it_was_given_to() {
+    fn token_identifies_its_caller() {
         let tokens = BearerTokens::for_test([
             ("ci", sha256("canary-1")),
             ("ci", sha256("canary-2")),
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(
             name("canary-2").as_deref(),
             Some("token:ci"),
-            "two at once, while one replaces the other"
+            "both are accepted while one replaces the other"
         );
         assert_eq!(name("canary-3").as_deref(), Some("token:ops"));
         for unknown in ["", "canary", "canary-11", "CANARY-1"] {
@@ -161,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_compared_in_constant_time_with_every_known_one() {
+    fn token_is_compared_in_constant_time_with_every_known_one() {
         const KNOWN: usize = 50;
         let text = |number: usize| format!("canary-{number}");
         let names: Vec<String> = (0..KNOWN).map(|number| format!("caller-{number}")).collect();
         let known = (0..KNOWN).map(|number| (names[number].as_str(), sha256(&text(number))));
         let tokens = BearerTokens::for_test(known).unwrap();
-        // The first, each other one, and one that is not known.
+        // Every known token, and an unknown one.
         for number in 0..=KNOWN {
             COMPARISONS.set(0);
             let caller = tokens.caller(&text(number));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_cannot_be_told_apart_are_refused() {
+    fn shared_tokens_and_invalid_names_are_refused() {
         let twice = BearerTokens::for_test([("a", [1; 32]), ("b", [1; 32])]);
         assert!(matches!(twice, Err(InvalidSettings::SharedToken { name }) if name == "b"));
         for name in ["", "a b", "a\nb", "\u{e4}"] {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_bearer_credential_is_read_from_a_header() {
+    fn header_must_contain_exactly_one_bearer_credential() {
         for (text, expected) in
             [("Bearer abc", "abc"), ("bearer abc", "abc"), ("BEARER  a.b-c_d~e+f/g== ", "a.b-c_d~e+f/g==")]
         {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_is_known_by_its_form() {
+    fn jwts_are_recognized_by_their_form() {
         assert!(looks_like_jwt("eyJ.e30.c2ln"));
         for other in ["", "a", "a.b", "a.b.", ".b.c", "a.b.c.d", "a.b.c=", "a.b.c+"] {
             assert!(!looks_like_jwt(other), "{other}");

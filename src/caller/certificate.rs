@@ -1,20 +1,20 @@
-//! The name in a client certificate.
+//! The caller's name in a client certificate.
 //!
-//! Whether the certificate is valid was settled in the TLS handshake; nothing here
-//! checks a signature or a date.
+//! The TLS handshake has already verified the certificate; signatures and dates are not checked
+//! here.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::name::{self, NameFault};
 
-/// The caller's name in the leaf certificate. The common name is ignored.
+/// Returns the caller's name in the leaf certificate. The common name is ignored.
 pub(super) fn caller_name(leaf: &CertificateDer<'_>) -> Result<String, NameFault> {
     let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| NameFault::Unreadable)?;
     if !rest.is_empty() {
         return Err(NameFault::Unreadable);
     }
-    // An error if there are two such extensions, or one that cannot be read.
+    // Fails if there are two such extensions, or one that cannot be parsed.
     let extension = certificate.subject_alternative_name().map_err(|_| NameFault::Unreadable)?;
     let names = extension.map_or(&[][..], |extension| &extension.value.general_names);
     if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
@@ -56,7 +56,7 @@ mod tests {
         SanType::DnsName(text.try_into().unwrap())
     }
 
-    /// An extension of alternative names, written byte by byte.
+    /// A subject alternative name extension, encoded byte by byte.
     fn raw_names(entries: &[(u8, &[u8])]) -> CustomExtension {
         let mut content = Vec::new();
         for (tag, value) in entries {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spiffe_id_or_the_dns_name_is_the_caller() {
+    fn spiffe_id_or_dns_name_names_the_caller() {
         let both = with_names(vec![dns("a.example"), dns("b.example"), uri("spiffe://td/ns/a/sa/b")]);
         assert_eq!(caller_name(&both), Ok("spiffe://td/ns/a/sa/b".to_owned()));
         assert_eq!(
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_without_exactly_one_usable_name_is_refused() {
+    fn certificate_without_exactly_one_usable_name_is_refused() {
         let two = with_names(vec![uri("spiffe://td/a"), uri("spiffe://td/b")]);
         assert_eq!(caller_name(&two), Err(NameFault::SeveralUris));
         assert_eq!(caller_name(&with_names(vec![uri("spiffe://td")])), Err(NameFault::MalformedSpiffeId));
@@ -90,19 +90,19 @@ mod tests {
     }
 
     #[test]
-    fn the_common_name_names_nobody() {
+    fn common_name_is_ignored() {
         assert_eq!(caller_name(&certificate(|_| {})), Err(NameFault::Nameless));
     }
 
     #[test]
-    fn an_odd_certificate_is_refused_and_never_guessed_at() {
+    fn malformed_names_and_certificates_are_refused() {
         let raw = |entries: &[(u8, &[u8])]| {
             caller_name(&certificate(|params| params.custom_extensions.push(raw_names(entries))))
         };
         assert_eq!(
             raw(&[(6, b"spiffe://td/a")]),
             Ok("spiffe://td/a".to_owned()),
-            "the test's own DER is sound"
+            "the test's own DER is valid"
         );
         assert_eq!(raw(&[(6, b"spiffe://td/a\0.evil")]), Err(NameFault::MalformedSpiffeId));
         assert_eq!(raw(&[(2, b"good.example\0.evil")]), Err(NameFault::MalformedDnsName));

@@ -1,6 +1,6 @@
-//! The header in which a proxy names the caller behind it, and the peers that may send it.
+//! The header in which a proxy asserts the caller behind it, and the peers that may send it.
 //!
-//! A header from any other peer is ignored, and counted.
+//! A header from any other peer is not used, and is counted.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -26,31 +26,31 @@ const L5D_CLIENT_ID: HeaderName = HeaderName::from_static("l5d-client-id");
 pub struct ForwardedSettings {
     /// The header that the proxy sets.
     pub header: ForwardedHeader,
-    /// The peers that speak for others.
+    /// The trusted proxies.
     pub from: Vec<ForwardedFrom>,
 }
 
-/// A header in which a proxy names the caller.
+/// A header in which a proxy asserts the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedHeader {
     /// `x-forwarded-client-cert`, as Envoy writes it.
     ///
-    /// Envoy writes URIs and DNS names without quotes. A CA that signs names with a comma
-    /// in them lets their holder add an element of its own, which nobody can tell from a
-    /// real one: the proxy's client CA must issue only proper SPIFFE ids and host names.
+    /// Envoy does not quote URIs and DNS names. The holder of a certificate whose name contains a
+    /// comma could add an element that cannot be distinguished from a real one, so the proxy's
+    /// client CA must issue only well-formed SPIFFE ids and host names.
     Xfcc,
     /// `l5d-client-id`, as Linkerd writes it.
     L5dClientId,
 }
 
-/// A peer that speaks for others.
+/// A trusted proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardedFrom {
-    /// Every peer on the loopback interface: a sidecar, but also every other
-    /// process of the machine or pod.
+    /// Every peer on the loopback interface: a sidecar, but also any other process of the machine
+    /// or pod.
     Loopback,
-    /// Whoever connects from exactly this address, such as the pod's own: a sidecar, but
-    /// so is every other process there, and whoever is given the address later.
+    /// Every peer with exactly this address, such as the pod's own: a sidecar, but also any other
+    /// process there, and any later owner of the address.
     Address(IpAddr),
     /// The peer whose certificate has this SPIFFE id.
     Spiffe(String),
@@ -58,13 +58,13 @@ pub enum ForwardedFrom {
     Dns(String),
 }
 
-/// Why a header has no usable name.
+/// Reason that a header has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardedFault {
-    /// It breaks its own syntax.
+    /// Its syntax is invalid.
     #[error("it is malformed")]
     Malformed,
-    /// Its name is not usable.
+    /// Its name is not valid.
     #[error(transparent)]
     Name(NameFault),
 }
@@ -79,7 +79,7 @@ impl ForwardedHeader {
 }
 
 impl ForwardedFrom {
-    pub(super) fn is_sound(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         match self {
             Self::Loopback => true,
             Self::Address(address) => !address.is_unspecified() && !address.is_multicast(),
@@ -88,32 +88,32 @@ impl ForwardedFrom {
         }
     }
 
-    fn is(&self, peer: &Peer) -> bool {
-        let shown = peer.certificate.as_ref().ok().and_then(Option::as_ref).map(|caller| &*caller.name);
+    fn matches(&self, peer: &Peer) -> bool {
+        let name = peer.certificate.as_ref().ok().and_then(Option::as_ref).map(|caller| &*caller.name);
         match self {
             Self::Loopback => peer.address.ip().to_canonical().is_loopback(),
-            // A socket of IPv6 shows callers of IPv4 in a form of its own.
+            // An IPv6 socket reports IPv4 peers as IPv4-mapped addresses.
             Self::Address(address) => peer.address.ip().to_canonical() == address.to_canonical(),
-            Self::Spiffe(id) => shown == Some(id),
-            Self::Dns(name) => shown.is_some() && shown == name::dns_caller(name).as_deref(),
+            Self::Spiffe(id) => name == Some(id),
+            Self::Dns(dns_name) => name.is_some() && name == name::dns_caller(dns_name).as_deref(),
         }
     }
 }
 
 impl ForwardedSettings {
-    /// Whether a peer speaks for others.
+    /// Returns whether a peer is a trusted proxy.
     pub(super) fn trusts(&self, peer: &Peer) -> bool {
-        self.from.iter().any(|from| from.is(peer))
+        self.from.iter().any(|from| from.matches(peer))
     }
 
-    /// Returns the caller that the header of a trusted peer names; `None` if it sends no header.
+    /// Returns the caller that the header of a trusted proxy names, or `None` without a header.
     pub(super) fn caller(
         &self,
         headers: &HeaderMap,
         peer: &Peer,
         memory: &CallerMemoryMetrics,
     ) -> Result<Option<Caller>, CallerError> {
-        let Some(value) = super::the_only(headers, &self.header.name())? else { return Ok(None) };
+        let Some(value) = super::at_most_one(headers, &self.header.name())? else { return Ok(None) };
         let parse = || {
             let name = match self.header {
                 ForwardedHeader::Xfcc => from_xfcc(value),
@@ -126,18 +126,17 @@ impl ForwardedSettings {
     }
 }
 
-/// Whether there is a header that claims an identity, other than the one that was
-/// listened to.
-pub(super) fn claims_identity(headers: &HeaderMap, listened_to: Option<ForwardedHeader>) -> bool {
+/// Returns whether there is an identity header other than `accepted`.
+pub(super) fn claims_identity(headers: &HeaderMap, accepted: Option<ForwardedHeader>) -> bool {
     [ForwardedHeader::Xfcc, ForwardedHeader::L5dClientId]
         .into_iter()
-        .any(|header| Some(header) != listened_to && headers.contains_key(header.name()))
+        .any(|header| Some(header) != accepted && headers.contains_key(header.name()))
 }
 
-/// Refuses an identity header that a request has twice, regardless of who sends it.
+/// Refuses a duplicated identity header, regardless of its sender.
 pub(super) fn refuse_duplicates(headers: &HeaderMap) -> Result<(), CallerError> {
     for header in [ForwardedHeader::Xfcc, ForwardedHeader::L5dClientId] {
-        super::the_only(headers, &header.name())?;
+        super::at_most_one(headers, &header.name())?;
     }
     Ok(())
 }
@@ -149,13 +148,12 @@ fn from_l5d_client_id(value: &HeaderValue) -> Result<String, ForwardedFault> {
     name::from_alternative_names(uri, dns_name).map_err(ForwardedFault::Name)
 }
 
-/// The last element counts: it is what the nearest proxy saw, those before it are what
-/// that proxy was told.
+/// Reads the last element, which the nearest proxy added; earlier ones were sent to that proxy.
 fn from_xfcc(value: &HeaderValue) -> Result<String, ForwardedFault> {
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| ForwardedFault::Malformed)?;
     let elements = parse_xfcc(text).ok_or(ForwardedFault::Malformed)?;
     let last = elements.last().ok_or(ForwardedFault::Malformed)?;
-    // A proxy writes `URI=` for a certificate without one.
+    // Proxies write `URI=` for a certificate without a URI.
     let values = |wanted: &'static str| {
         last.iter()
             .filter(move |(key, value)| key.eq_ignore_ascii_case(wanted) && !value.is_empty())
@@ -164,11 +162,11 @@ fn from_xfcc(value: &HeaderValue) -> Result<String, ForwardedFault> {
     name::from_alternative_names(values("URI"), values("DNS")).map_err(ForwardedFault::Name)
 }
 
-/// One element: its keys with their values, in order.
+/// The keys and values of one element, in order.
 type Element<'a> = Vec<(&'a str, String)>;
 
-/// Reads `KEY=VALUE;KEY="VALUE",KEY=VALUE`: elements by comma, pairs by semicolon, a
-/// value with either in quotes. None if it is anything else.
+/// Parses `KEY=VALUE;KEY="VALUE",KEY=VALUE`: commas separate elements, semicolons separate pairs,
+/// and a value that contains either is quoted. Returns `None` if the text has another form.
 fn parse_xfcc(text: &str) -> Option<Vec<Element<'_>>> {
     let mut elements = vec![Element::new()];
     let mut rest = text;
@@ -191,9 +189,8 @@ fn parse_xfcc(text: &str) -> Option<Vec<Element<'_>>> {
     }
 }
 
-/// A value, and what follows it. In quotes a backslash takes the next character along,
-/// so that an escaped quote does not end the value; what is escaped as a distinguished
-/// name needs it (`\,`) keeps its backslash.
+/// Returns a value and the text after it. In quotes, `\"` and `\\` are unescaped; other escapes,
+/// which belong to distinguished names (`\,`), keep their backslash.
 fn parse_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let (value, rest) = text.split_at(text.find([';', ',']).unwrap_or(text.len()));

@@ -1,10 +1,9 @@
-//! An issuer's public keys, kept fresh.
+//! Fetches an issuer's public keys and keeps them fresh.
 //!
-//! [`KeyRing`] is what verification uses; [`JwksRefresh`] is the one task that changes
-//! it. Keys are only ever replaced by a set that has some: a failed fetch or a broken file
-//! leaves the last good ones. Those from a URL prove nothing any more once they are older than
-//! a maximum: a key that the issuer has withdrawn must not be accepted indefinitely because the
-//! issuer cannot be reached.
+//! Verification uses [`KeyRing`], and the task [`JwksRefresh`] updates it. Keys are replaced only
+//! by a set with usable keys: after a failed fetch or with an invalid file, the last valid ones
+//! stay in use. Keys from a URL are not accepted beyond a maximum age, because a key that the
+//! issuer has withdrawn must not stay valid indefinitely while the issuer is unreachable.
 
 use std::{
     path::PathBuf,
@@ -42,70 +41,72 @@ use crate::{
     telemetry::metrics::JwksMetrics,
 };
 
-/// How often the keys are fetched when nobody asks for an unknown one.
+/// Interval between fetches when no call needs an unknown key.
 const REFETCH_INTERVAL: Duration = Duration::from_mins(5);
-/// How long one fetch may take, body included.
+/// Maximum time for one fetch, including the body.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Minimum wait after a failed fetch.
+/// Minimum delay after a failed fetch.
 const MIN_RETRY_WAIT: Duration = Duration::from_millis(500);
-/// After failed fetches.
+/// Backoff after failed fetches.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
-/// Where an issuer's keys are.
+/// Source of an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksSource {
     /// `jwks_file`: a file, which may be replaced at any time.
     File(PathBuf),
-    /// `jwks_url`: on the network.
+    /// `jwks_url`: a URL.
     Url(JwksUrl),
 }
 
-/// Where an issuer's keys are on the network.
+/// URL of an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwksUrl {
-    /// `jwks_url`: https; http only on a loopback host.
+    /// `jwks_url`: the URL: https, or http on a loopback host.
     pub url: Url,
-    /// `jwks_ca_file`: the only authorities that the server's certificate may come from, in PEM;
-    /// none: the system's.
+    /// `jwks_ca_file`: the only authorities trusted for the server's certificate, in PEM. `None`
+    /// means the system's.
     pub ca_file: Option<PathBuf>,
-    /// `jwks_max_age`: how long after a fetch its keys are accepted; 24 h, from 10 min to 30 days.
+    /// `jwks_max_age`: maximum age of the keys since the last successful fetch; 24 h, from 10 min
+    /// to 30 days.
     pub max_age: Duration,
 }
 
 impl JwksUrl {
+    /// Checks that the URL is https, or http on this machine.
     pub(super) fn check(&self) -> Result<(), InvalidSettings> {
         if is_safe(&self.url) { Ok(()) } else { Err(InvalidSettings::JwksUrl) }
     }
 }
 
-/// Why keys were not fetched.
+/// Error of a fetch.
 #[derive(Debug, thiserror::Error)]
 enum FetchFault {
-    #[error("no complete answer within 5 seconds")]
+    #[error("no complete response within 5 seconds")]
     Timeout,
     #[error("the request failed: {0}")]
     Transport(String),
-    #[error("the answer has the HTTP status {0}")]
+    #[error("the issuer responded with HTTP status {0}")]
     Status(u16),
     #[error(transparent)]
     Jwks(#[from] JwksFault),
 }
 
-/// An issuer's keys as last seen, and the way to ask for newer ones.
+/// An issuer's current keys, and the means to request newer ones.
 #[derive(Debug)]
 pub(super) struct KeyRing {
-    keys: ArcSwapOption<Kept>,
-    /// None for a file.
+    keys: ArcSwapOption<CurrentKeys>,
+    /// `None` for a file.
     max_age: Option<Duration>,
     clock: WallClock,
-    /// None for a file: it is checked often enough.
+    /// `None` for a file, which is polled often enough.
     demand: Option<Demand>,
 }
 
-/// Keys, and when they were fetched by either clock: the monotonic one does not advance during
-/// suspend, and the wall clock can be set back.
+/// Keys, and their fetch time by both clocks: the monotonic clock does not advance during suspend,
+/// and the wall clock can be set back.
 #[derive(Debug)]
-struct Kept {
+struct CurrentKeys {
     keys: KeySet,
     generation: KeyGeneration,
     fetched: (Instant, SystemTime),
@@ -119,25 +120,26 @@ pub(super) struct KeyGeneration(u64);
 pub struct JwksRefresh {
     ring: Arc<KeyRing>,
     source: Source,
-    seen: Seen,
-    /// Whether it was logged that the keys are too old.
+    seen: SourceState,
+    /// Whether the log has reported that the keys are too old.
     too_old: bool,
     metrics: JwksMetrics,
 }
 
+/// The source of the keys, opened.
 enum Source {
     File(Box<Follower<KeyFile>>),
     Url { url: Url, http: UnpooledClient },
 }
 
-/// The last contents of the source.
+/// The last contents of the source, and its failures.
 #[derive(Debug, Default)]
-struct Seen {
-    /// The text of the keys in use.
+struct SourceState {
+    /// The JSON of the keys in use.
     in_use: Option<Vec<u8>>,
-    /// The text that was refused last, since these keys came into use.
+    /// The JSON that was refused last, since the keys in use were loaded.
     refused: Option<Vec<u8>>,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
@@ -146,7 +148,7 @@ impl KeyRing {
         Self { keys: ArcSwapOption::empty(), max_age, clock: WallClock::system(), demand }
     }
 
-    /// Replaces the keys. Only one task does.
+    /// Replaces the keys. Called by one task only.
     fn keep(&self, keys: KeySet) {
         let generation = match self.keys.load().as_ref() {
             None => KeyGeneration(0),
@@ -154,22 +156,22 @@ impl KeyRing {
             Some(kept) => KeyGeneration(kept.generation.0 + 1),
         };
         let fetched = (clock::now(), self.clock.now());
-        self.keys.store(Some(Arc::new(Kept { keys, generation, fetched })));
+        self.keys.store(Some(Arc::new(CurrentKeys { keys, generation, fetched })));
     }
 
-    /// Whether there are keys that were fetched too long ago.
+    /// Returns whether there are keys that were fetched too long ago.
     fn is_too_old(&self) -> bool {
         self.keys.load().as_ref().is_some_and(|kept| self.are_too_old(kept))
     }
 
-    fn are_too_old(&self, kept: &Kept) -> bool {
+    fn are_too_old(&self, kept: &CurrentKeys) -> bool {
         let Some(max_age) = self.max_age else { return false };
         let (monotonic, wall) = kept.fetched;
         let by_wall = self.clock.now().duration_since(wall).unwrap_or_default();
         monotonic.elapsed().max(by_wall) > max_age
     }
 
-    /// Keys that only a test changes.
+    /// Creates a key ring whose keys only a test changes.
     #[cfg(test)]
     pub(super) fn fixed(json: &[u8], max_age: Option<Duration>) -> Arc<Self> {
         let ring = Self::new(max_age, None);
@@ -182,7 +184,8 @@ impl KeyRing {
         self.keep(KeySet::parse(json).unwrap());
     }
 
-    /// What there is for a token with this algorithm and key id, and of which generation it is.
+    /// Looks up the key for an algorithm and a key id, and returns it with the generation of the
+    /// keys.
     pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> (Lookup, Option<KeyGeneration>) {
         match self.keys.load().as_ref() {
             None => (Lookup::NoKeysYet, None),
@@ -191,15 +194,13 @@ impl KeyRing {
         }
     }
 
-    /// Returns the generation of the keys; `None` if there are no keys, or they are too old to
-    /// prove anything.
+    /// Returns the generation of the keys, or `None` if there are no keys or they are too old.
     pub(super) fn generation(&self) -> Option<KeyGeneration> {
         self.keys.load().as_ref().filter(|kept| !self.are_too_old(kept)).map(|kept| kept.generation)
     }
 
-    /// Waits for newer keys, for a token whose key is unknown: at most a second, and only if
-    /// there is a place for its peer. Returns at once if no fetch is due, or if the last one
-    /// failed.
+    /// Waits for newer keys, for a token whose key is unknown: at most a second, and only if there
+    /// is a place for its peer. Returns at once if no fetch is due or the last one failed.
     pub(super) async fn refreshed(
         &self,
         waiters: &KeyWaiters,
@@ -213,8 +214,8 @@ impl KeyRing {
 }
 
 impl JwksRefresh {
-    /// Follows a file, which is read at once, so that a wrong one is found at start.
-    pub(super) fn of_file(
+    /// Creates a refresh from a file. Reads it at once, so that an invalid file is a startup error.
+    pub(super) fn from_file(
         path: PathBuf,
         metrics: JwksMetrics,
     ) -> Result<(Arc<KeyRing>, Self), InvalidSettings> {
@@ -223,8 +224,8 @@ impl JwksRefresh {
         Ok(Self::new(ring, Source::File(Box::new(file)), metrics))
     }
 
-    /// Follows a URL, which is fetched when the task runs.
-    pub(super) fn of_url(
+    /// Creates a refresh from a URL, which is fetched when the task runs.
+    pub(super) fn from_url(
         source: &JwksUrl,
         http: UnpooledClient,
         metrics: JwksMetrics,
@@ -236,17 +237,17 @@ impl JwksRefresh {
 
     fn new(ring: Arc<KeyRing>, source: Source, metrics: JwksMetrics) -> (Arc<KeyRing>, Self) {
         let refresh =
-            Self { ring: Arc::clone(&ring), source, seen: Seen::default(), too_old: false, metrics };
+            Self { ring: Arc::clone(&ring), source, seen: SourceState::default(), too_old: false, metrics };
         (ring, refresh)
     }
 
-    /// The issuer whose keys they are.
+    /// Returns the name of the keys' issuer.
     #[must_use]
     pub fn issuer(&self) -> &str {
         self.metrics.issuer()
     }
 
-    /// Follows the keys. Never returns; dropping the future stops the refresh, and the keys
+    /// Keeps the keys fresh. Never returns. Dropping the future stops the refresh, and the keys
     /// stay as they are.
     pub async fn run(&mut self) {
         let (url, http) = match &mut self.source {
@@ -272,7 +273,7 @@ impl JwksRefresh {
         }
     }
 
-    /// Puts good keys into use, and keeps the last good ones otherwise.
+    /// Puts valid keys into use, or keeps the last valid ones.
     fn take(&mut self, json: Result<Vec<u8>, FetchFault>) {
         match json {
             Ok(json) => match KeySet::parse(&json) {
@@ -300,11 +301,11 @@ impl JwksRefresh {
         if std::mem::take(&mut self.too_old) {
             self.metrics.expired(false);
         }
-        self.seen = Seen { in_use: Some(json), refused: None, failures: 0 };
+        self.seen = SourceState { in_use: Some(json), refused: None, failures: 0 };
     }
 
-    /// Of failures in a row, the first is counted and so is each new text that is no
-    /// good; every power of two is logged.
+    /// Records a failure. Of consecutive failures, the first one and each new invalid content is
+    /// counted, and every power of two is logged.
     fn refuse(&mut self, json: Option<Vec<u8>>, fault: &FetchFault) {
         let another = json.is_some() && json != self.seen.refused;
         if self.seen.failures == 0 || another {
@@ -344,14 +345,14 @@ impl std::fmt::Debug for JwksRefresh {
     }
 }
 
-/// https, or http that stays on this machine; no user name or password.
+/// Returns whether a URL is https, or http on this machine, without a user name or a password.
 fn is_safe(url: &Url) -> bool {
     url.username().is_empty()
         && url.password().is_none()
         && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
 }
 
-/// Returns the wait before the next fetch, after this number of failures in a row.
+/// Returns the delay before the next fetch, after `failures` consecutive failures.
 fn next_fetch(failures: u32) -> Duration {
     match failures {
         0 => REFETCH_INTERVAL,
@@ -361,18 +362,18 @@ fn next_fetch(failures: u32) -> Duration {
 
 async fn fetch(http: &UnpooledClient, url: &Url) -> Result<Vec<u8>, FetchFault> {
     let fetching = async {
-        let response = match http.get(url.clone()).await {
+        let mut response = match http.get(url.clone()).await {
             Ok(response) => response,
             Err(error) => return Err(FetchFault::Transport(http.cause_of(&error).await)),
         };
         if response.status() != reqwest::StatusCode::OK {
             return Err(FetchFault::Status(response.status().as_u16()));
         }
-        let mut json = body::read(response, MAX_JWKS_BYTES).await.map_err(|error| match error {
+        let mut json = body::read(&mut response, MAX_JWKS_BYTES).await.map_err(|error| match error {
             BodyError::TooLarge { .. } => FetchFault::Jwks(JwksFault::TooLarge),
             cut_off @ BodyError::CutOff { .. } => FetchFault::Transport(cut_off.to_string()),
         })?;
-        // Public keys: nothing in it is worth wiping.
+        // Public keys need not be wiped.
         Ok(std::mem::take(&mut *json))
     };
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_| {

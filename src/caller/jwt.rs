@@ -1,12 +1,12 @@
-//! JSON web tokens: which ones prove a caller (RFC 7519, RFC 8725).
+//! Verification of JSON web tokens (RFC 7519, RFC 8725).
 //!
-//! Where the keys come from is in `jwks`. A key verifies only the algorithms of its own
-//! type, and only signatures with a public key are known here: neither `none` nor a
-//! shared secret has a name in this module.
+//! Keys come from `jwks`. A key verifies only the algorithms of its own type, and only public-key
+//! signatures are accepted: this module supports neither `none` nor shared secrets.
 //!
 //! A token that has passed every check is remembered, and not verified again while its times are
-//! valid and its issuer's keys are the same. Anything else is verified in full: a token that is
-//! not valid leaves no trace. The settings of an issuer never change, and its memory is its own.
+//! valid and its issuer's keys are the same. Any other token is verified in full, and an invalid
+//! one is not remembered. The settings of an issuer never change, and each issuer has its own
+//! cache.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -32,36 +32,36 @@ mod verified;
 pub(super) use self::verified::TokenDigest;
 use self::verified::{Conditions, Validity, VerifiedToken, VerifiedTokens};
 
-/// The label in metrics of an issuer without a name.
+/// Metrics label of an issuer without a name.
 const ONLY_ISSUER: &str = "default";
 
-/// How far the issuer's clock may be off, in seconds.
+/// Maximum clock difference to the issuer, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
 /// Maximum length of a key's id, in bytes.
 const MAX_KEY_ID_BYTES: usize = 256;
 
-/// One issuer whose tokens are accepted.
+/// Settings of an accepted issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
     /// `name`: its name in callers' names; only in `[[callers.jwt]]`, and required there.
     pub name: Option<Arc<str>>,
-    /// `issuer`: `iss` must be exactly this.
+    /// `issuer`: required `iss`, compared exactly.
     pub issuer: String,
-    /// `audience`: `aud` must be this, or have it among others.
+    /// `audience`: required audience: `aud` must equal or contain it.
     pub audience: String,
-    /// `typ`: the media type that `typ` must be (RFC 8725 section 3.11); none: any, or missing.
+    /// `typ`: required media type in `typ` (RFC 8725 section 3.11). `None` allows any, or none.
     pub typ: Option<String>,
-    /// `max_lifetime`: maximum time between `iat` and `exp`, from 1 s to a year; none: any, and
-    /// `iat` may be missing.
+    /// `max_lifetime`: maximum time between `iat` and `exp`, from 1 s to a year. `None` allows any,
+    /// and `iat` may be missing.
     pub max_lifetime: Option<Duration>,
-    /// `jwks_file` or `jwks_url`: where the issuer's public keys are.
+    /// `jwks_file` or `jwks_url`: source of the issuer's public keys.
     pub jwks: JwksSource,
 }
 
-/// Why a token proves nobody.
+/// Reason that a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtFault {
-    /// It is no JWT, or has a critical header that we do not know.
+    /// It is not a JWT, or has an unsupported critical header.
     #[error("it is malformed")]
     Malformed,
     /// It is not signed with RS, ES or `EdDSA`, or not with the algorithm of its key.
@@ -70,10 +70,10 @@ pub enum JwtFault {
     /// Its key is unknown.
     #[error("the issuer has no such key")]
     UnknownKey,
-    /// Its key is unknown, and newer keys could not be awaited.
+    /// Its key is unknown, and newer keys could not be fetched in time.
     #[error("its key is unknown: {0}")]
     KeyNotFetched(KeyFetchFault),
-    /// Its signature is wrong.
+    /// Its signature is not valid.
     #[error("its signature is not valid")]
     Signature,
     /// It has expired.
@@ -85,7 +85,7 @@ pub enum JwtFault {
     /// Its `typ` is not the configured one.
     #[error("its typ is not the configured one")]
     Type,
-    /// It is valid for longer than is accepted.
+    /// It is valid for longer than allowed.
     #[error("it has no iat, or it is valid for longer than max_lifetime")]
     Lifetime,
     /// Its issuer is not a configured one.
@@ -94,16 +94,16 @@ pub enum JwtFault {
     /// It is for another audience.
     #[error("it is for another audience")]
     Audience,
-    /// A claim that we need is missing or has the wrong type.
+    /// A required claim is missing or has the wrong type.
     #[error("it lacks one of the claims iss, aud, exp and sub, or one has the wrong type")]
     Claims,
-    /// Its subject is no name of 1 to 255 bytes of visible ASCII.
+    /// Its subject is not 1 to 255 bytes of visible ASCII.
     #[error("its subject is not 1 to 255 bytes of visible ASCII")]
     Subject,
-    /// No key of the issuer has been fetched yet, so that nothing can be verified.
+    /// The issuer's keys have not been fetched yet, so nothing can be verified.
     #[error("the issuer's keys have not been fetched yet")]
     NoKeysYet,
-    /// The issuer's keys were fetched too long ago to prove anything.
+    /// The issuer's keys were fetched too long ago to be trusted.
     #[error("the issuer's keys are older than jwks_max_age, and could not be fetched again")]
     KeysTooOld,
 }
@@ -119,7 +119,7 @@ pub(super) struct JwtVerifiers {
 #[derive(Debug)]
 pub(super) struct JwtVerifier {
     issuer: String,
-    /// What names of its callers begin with.
+    /// Prefix of its callers' names.
     prefix: String,
     proof: Proof,
     typ: Option<String>,
@@ -131,7 +131,7 @@ pub(super) struct JwtVerifier {
     clock: WallClock,
 }
 
-/// What a token claims before anything of it has been verified.
+/// Claims of a token that has not been verified.
 #[derive(Deserialize)]
 struct Unverified {
     iss: String,
@@ -140,7 +140,7 @@ struct Unverified {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// Read as text, so that a list of issuers is refused.
+    /// Deserialized as a string, so that a list of issuers is refused.
     #[serde(rename = "iss")]
     _issuer: String,
     #[serde(default)]
@@ -152,7 +152,7 @@ struct Claims {
 }
 
 impl JwtVerifiers {
-    /// None if there are no issuers. Also returns what keeps their keys fresh.
+    /// Returns `None` if there are no issuers, and the tasks that keep their keys fresh.
     pub(super) fn start<E: From<InvalidSettings>>(
         issuers: Vec<JwtSettings>,
         mut http: impl FnMut(&JwksUrl) -> Result<UnpooledClient, E>,
@@ -176,10 +176,10 @@ impl JwtVerifiers {
         for settings in issuers {
             let metrics = metrics.jwt_issuer(settings.name.as_deref().unwrap_or(ONLY_ISSUER));
             let (keys, refresh) = match &settings.jwks {
-                JwksSource::File(path) => JwksRefresh::of_file(path.clone(), metrics)?,
+                JwksSource::File(path) => JwksRefresh::from_file(path.clone(), metrics)?,
                 JwksSource::Url(source) => {
                     source.check()?;
-                    JwksRefresh::of_url(source, http(source)?, metrics)
+                    JwksRefresh::from_url(source, http(source)?, metrics)
                 }
             };
             verifiers.push(JwtVerifier::new(settings, keys, VerifiedTokens::new(number, memory.clone())));
@@ -194,11 +194,12 @@ impl JwtVerifiers {
         self.issuers.iter().find_map(|verifier| verifier.remembered(digest))
     }
 
-    /// Verifies a token in full, and returns its caller. If its key is unknown, this waits up to a second
-    /// for newer keys, in a place of the peer's network (`None`: the address of the peer does not
-    /// identify a client).
+    /// Verifies a token in full, and returns its caller. If its key is unknown, waits up to a
+    /// second for newer keys. `network` limits the waiting calls of one peer network; it is `None`
+    /// if the peer's address does not identify a client.
     ///
-    /// The unverified `iss` only selects the keys; it is compared again after verification.
+    /// The unverified `iss` only selects the issuer's keys. It is compared again during
+    /// verification.
     pub(super) async fn verify(
         &self,
         token: &str,
@@ -247,7 +248,7 @@ impl JwtVerifier {
         self.verified.caller(digest, Conditions { keys: self.keys.generation()?, now: self.now() })
     }
 
-    /// Seconds since 1970.
+    /// Returns the seconds since 1970.
     fn now(&self) -> u64 {
         clock::unix_seconds(self.clock.now())
     }
@@ -261,7 +262,7 @@ impl JwtVerifier {
         network: Option<PeerNetwork>,
     ) -> Result<Caller, JwtFault> {
         let header = decode_header(token).map_err(|_| JwtFault::Malformed)?;
-        // RFC 7515 section 4.1.11: what is critical and not understood must be refused.
+        // RFC 7515 section 4.1.11: a critical header that is not supported must be refused.
         if header.crit.is_some() || header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
             return Err(JwtFault::Malformed);
         }
@@ -312,7 +313,7 @@ impl JwtVerifier {
 }
 
 impl Claims {
-    /// When the token is valid, or shorter by fractions of a second.
+    /// Returns the validity period of the token, rounded inwards to whole seconds.
     fn validity(&self, is_iat_checked: bool) -> Validity {
         let time = |claim: &Value| claim.as_f64().unwrap_or_default();
         let nbf = time(&self.nbf);
@@ -324,26 +325,26 @@ impl Claims {
     }
 }
 
-/// Times of RFC 7519 are numbers of seconds, with or without a fraction.
+/// Checks `iat` and the lifetime. Times are seconds, possibly with a fraction (RFC 7519).
 fn check_lifetime(claims: &Claims, max: Duration, now: u64) -> Result<(), JwtFault> {
     let (Some(iat), Some(exp)) = (claims.iat.as_f64(), claims.exp.as_f64()) else {
         return Err(JwtFault::Lifetime);
     };
-    // Issued in the future, it would be valid for longer than it appears to be.
+    // A token issued in the future would be valid for longer than its lifetime.
     if iat > Duration::from_secs(now.saturating_add(LEEWAY_SECONDS)).as_secs_f64() {
         return Err(JwtFault::NotYetValid);
     }
     if exp - iat <= max.as_secs_f64() { Ok(()) } else { Err(JwtFault::Lifetime) }
 }
 
-/// Seconds since 1970, within the years that a timestamp can represent.
+/// Converts seconds since 1970, clamped to the years that a timestamp can represent.
 fn whole_seconds(seconds: f64) -> u64 {
     let within = seconds.clamp(0.0, clock::MAX_TIMESTAMP.as_secs_f64());
     Duration::try_from_secs_f64(within).unwrap_or_default().as_secs()
 }
 
-/// Compares media types without regard to case; `application/` may be left out of those
-/// that have no other `/` (RFC 7515 section 4.1.9).
+/// Compares media types, ignoring case. `application/` may be omitted from types without another
+/// `/` (RFC 7515 section 4.1.9).
 fn is_same_media_type(one: &str, other: &str) -> bool {
     const PREFIX: &str = "application/";
     let short = |text: &'_ str| -> usize {

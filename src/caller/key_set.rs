@@ -1,6 +1,6 @@
-//! A JSON Web Key Set (RFC 7517): which of its keys are of use, and for what.
+//! A JSON Web Key Set (RFC 7517), and the selection of its usable keys.
 //!
-//! Where a set comes from, and when it is replaced, is in `jwks`.
+//! `jwks` fetches and replaces key sets.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-/// The algorithms that are accepted. RSA-PSS is not among them (`docs/run-with-jwts.md`):
-/// an issuer that signs with PSS can sign with these.
+/// The accepted algorithms. RSA-PSS is not among them (`docs/run-with-jwts.md`), because an issuer
+/// that signs with PSS can also use one of these.
 pub(super) const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -21,17 +21,17 @@ pub(super) const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::EdDSA,
 ];
 
-/// Maximum size of a key set, in bytes; real ones have a few KiB.
+/// Maximum size of a key set, in bytes. Typical ones have a few KiB.
 pub(super) const MAX_JWKS_BYTES: usize = 256 * 1024;
-/// Maximum number of keys in a set, so that looking one up stays cheap.
+/// Maximum number of keys in a set, which keeps lookups cheap.
 const MAX_KEYS: usize = 100;
-/// Why a text is no usable key set.
+/// Reason that a key set cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksFault {
     /// It is longer than 256 KiB.
     #[error("the key set is larger than 256 KiB")]
     TooLarge,
-    /// It is no JSON object with a list `keys`.
+    /// It is not a JSON object with a list `keys`.
     #[error("it is not a JSON Web Key Set")]
     Malformed,
     /// None of its keys can verify a signature with an accepted algorithm.
@@ -39,17 +39,17 @@ pub enum JwksFault {
     NoUsableKey,
 }
 
-/// Checks the contents of a key file, as they are parsed when the file is used.
+/// Checks the contents of a key file as the gateway parses them.
 ///
 /// # Errors
 ///
-/// The contents are not a key set, or have no usable keys.
+/// The contents are not a key set, or contain no usable key.
 pub fn check_jwks(json: &[u8]) -> Result<(), JwksFault> {
     KeySet::parse(json).map(|_| ())
 }
 
-/// The keys of a set that are of use. Cheap to clone. Two sets are equal if they have the same
-/// usable keys in the same order.
+/// The usable keys of a set. Cheap to clone. Two sets are equal if they have the same usable keys
+/// in the same order.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct KeySet(Arc<[Key]>);
 
@@ -61,18 +61,18 @@ struct Key {
     verifies_with: Arc<DecodingKey>,
 }
 
-/// Everything else in a key follows from its JWK.
+/// The other fields follow from the JWK.
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         self.jwk == other.jwk
     }
 }
 
-/// What a key ring has for a token.
+/// The result of looking up the key of a token.
 #[derive(Debug)]
 pub(super) enum Lookup {
     Found(Arc<DecodingKey>),
-    /// The key is there and is for another algorithm.
+    /// The key exists, but is for another algorithm.
     OtherAlgorithm,
     Unknown,
     NoKeysYet,
@@ -81,8 +81,8 @@ pub(super) enum Lookup {
 }
 
 impl KeySet {
-    /// Reads a set. Keys that we cannot use (of other types, for encryption) are passed
-    /// over, as RFC 7517 section 5 requires.
+    /// Parses a set. Keys that cannot be used (of other types, or for encryption) are ignored, as
+    /// RFC 7517 section 5 requires.
     pub(super) fn parse(json: &[u8]) -> Result<Self, JwksFault> {
         #[derive(Deserialize)]
         struct Document {
@@ -97,12 +97,12 @@ impl KeySet {
         if keys.is_empty() { Err(JwksFault::NoUsableKey) } else { Ok(Self(keys)) }
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The key with that id; without an id, the only key for that algorithm.
+    /// Returns the key with that id or, without an id, the only key for that algorithm.
     pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Lookup {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
         if let Some(id) = id {
@@ -125,7 +125,7 @@ impl KeySet {
 impl Key {
     fn read(value: serde_json::Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
-        let of_type: &[Algorithm] = match &jwk.algorithm {
+        let by_type: &[Algorithm] = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
             AlgorithmParameters::EllipticCurve(key) => match key.curve {
                 EllipticCurve::P256 => &[Algorithm::ES256],
@@ -135,7 +135,7 @@ impl Key {
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 &[Algorithm::EdDSA]
             }
-            // A shared secret in a public set would let anyone sign.
+            // With a shared secret in a public set, anyone could sign tokens.
             _ => return None,
         };
         let common = &jwk.common;
@@ -144,7 +144,7 @@ impl Key {
         if !is_for_signatures {
             return None;
         }
-        let algorithms: Vec<Algorithm> = of_type
+        let algorithms: Vec<Algorithm> = by_type
             .iter()
             .filter(|algorithm| ALGORITHMS.contains(algorithm))
             .filter(|algorithm| {
@@ -165,7 +165,7 @@ mod tests {
     use crate::caller::jwt::tests::SigningKey;
 
     #[test]
-    fn only_keys_that_verify_our_algorithms_are_kept() {
+    fn only_keys_for_accepted_algorithms_are_used() {
         let good = SigningKey::new("good", Algorithm::EdDSA);
         let secret = SigningKey::new("secret", Algorithm::HS256);
         let with = |name: &str, value: serde_json::Value| {

@@ -1,26 +1,26 @@
-//! Names that were proven: the valid forms of a SPIFFE id, a DNS name or a JWT subject.
+//! The valid forms of callers' names: SPIFFE ids, DNS names, JWT subjects and token names.
 //!
-//! A name ends up in rules, logs and records, so each is bounded visible ASCII,
+//! Names are used in rules, logs and records, so each is visible ASCII of limited length,
 //! regardless of its proof. Proofs are checked elsewhere.
 
-/// Maximum length of a SPIFFE id in bytes (SPIFFE-ID section 2.3).
+/// Maximum length of a SPIFFE id, in bytes (SPIFFE-ID section 2.3).
 const MAX_SPIFFE_ID_BYTES: usize = 2048;
-/// Maximum length of its trust domain in bytes (SPIFFE-ID section 2.1).
+/// Maximum length of its trust domain, in bytes (SPIFFE-ID section 2.1).
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
-/// Maximum length of a DNS name in bytes (RFC 1035 section 2.3.4), as text.
+/// Maximum length of a DNS name as text, in bytes (RFC 1035 section 2.3.4).
 const MAX_DNS_NAME_BYTES: usize = 253;
-/// Maximum length of one of its labels in bytes.
+/// Maximum length of a DNS label, in bytes.
 const MAX_DNS_LABEL_BYTES: usize = 63;
-/// The name of a caller that nothing is known of.
+/// The name of an unidentified caller.
 pub const ANONYMOUS: &str = "anonymous";
-/// What the names of identified callers begin with, which shows how they were proven.
+/// Prefixes of the names of identified callers, one per kind of proof.
 pub const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
 /// Maximum length of a JWT's subject, or of a bearer token's name, in bytes.
 pub(super) const MAX_PLAIN_NAME_BYTES: usize = 255;
 /// Maximum length of the name of a JWT issuer, in bytes.
 pub(super) const MAX_ISSUER_NAME_BYTES: usize = 63;
 
-/// Why a certificate, or the header of a proxy about one, has no usable name.
+/// Reason that a certificate, or a proxy's header about one, has no usable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// The certificate cannot be read.
@@ -43,11 +43,10 @@ pub enum NameFault {
     MalformedDnsName,
 }
 
-/// The one name in the alternative names: the SPIFFE id if the only URI is one, else
-/// the only DNS name.
+/// Returns the only name in the alternative names: the SPIFFE id if the only URI is one, else the
+/// only DNS name.
 ///
-/// Several are refused, not chosen from: which of them is meant is not for us to guess,
-/// and would change with the order in which they happen to be written.
+/// Several names are refused: a choice among them would be a guess that depends on their order.
 pub(super) fn from_alternative_names<'a>(
     uris: impl IntoIterator<Item = &'a str>,
     dns_names: impl IntoIterator<Item = &'a str>,
@@ -70,7 +69,7 @@ pub(super) fn from_alternative_names<'a>(
     dns_caller(first).ok_or(NameFault::MalformedDnsName)
 }
 
-/// The caller's name for a DNS name; none if it is malformed or a wildcard.
+/// Returns the caller's name for a DNS name, or `None` if it is malformed or a wildcard.
 pub(super) fn dns_caller(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let is_label = |label: &str| {
@@ -80,7 +79,7 @@ pub(super) fn dns_caller(name: &str) -> Option<String> {
     (name.len() <= MAX_DNS_NAME_BYTES && name.split('.').all(is_label)).then(|| format!("dns:{name}"))
 }
 
-/// Whether a text is a SPIFFE id of a workload: trust domain and a path (SPIFFE-ID
+/// Returns whether a text is the SPIFFE id of a workload: a trust domain and a path (SPIFFE-ID
 /// section 2, X509-SVID section 5.2).
 pub(super) fn is_spiffe_id(text: &str) -> bool {
     let Some((domain, path)) = text.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
@@ -98,27 +97,28 @@ pub(super) fn is_spiffe_id(text: &str) -> bool {
         && path.split('/').all(is_segment)
 }
 
-/// Whether a URI means to be a SPIFFE id, well formed or not.
+/// Returns whether a URI has the scheme of a SPIFFE id, well formed or not.
 pub(super) fn claims_to_be_spiffe(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.trim().eq_ignore_ascii_case("spiffe"))
 }
 
-/// Whether a text can be a JWT's subject or a bearer token's name: 1 to 255 bytes of
+/// Returns whether a text is valid as a JWT's subject or a bearer token's name: 1 to 255 bytes of
 /// visible ASCII.
 pub(super) fn is_plain_name(text: &str) -> bool {
     (1..=MAX_PLAIN_NAME_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether a text can be the name of one of several JWT issuers: 1 to 63 lower-case letters,
-/// digits and `-`. Without a colon, so that no subject of one issuer is a caller of another.
+/// Returns whether a text is valid as the name of one of several JWT issuers: 1 to 63 lower-case
+/// letters, digits and `-`. It has no colon, so that no subject of one issuer is a caller of
+/// another.
 #[must_use]
 pub fn is_issuer_name(text: &str) -> bool {
     (1..=MAX_ISSUER_NAME_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-/// Whether a caller can have that name, whose prefix shows how it was proven; `anonymous` is
-/// one too.
+/// Returns whether a text is valid as a caller's name: `anonymous`, or a name with the prefix of
+/// its proof.
 #[must_use]
 pub fn is_caller_name(text: &str) -> bool {
     match text.split_once(':') {
@@ -126,9 +126,9 @@ pub fn is_caller_name(text: &str) -> bool {
         Some(("dns", name)) => dns_caller(name).as_deref() == Some(text),
         Some(("token", name)) => is_plain_name(name),
         Some(("jwt", name)) => {
-            let of_named_issuer =
+            let has_issuer =
                 |(issuer, subject): (&str, &str)| is_issuer_name(issuer) && is_plain_name(subject);
-            is_plain_name(name) || name.split_once(':').is_some_and(of_named_issuer)
+            is_plain_name(name) || name.split_once(':').is_some_and(has_issuer)
         }
         Some(_) => false,
         None => text == ANONYMOUS,
@@ -139,27 +139,30 @@ pub fn is_caller_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(uris: &[&str], dns_names: &[&str]) -> Result<String, NameFault> {
+    fn name_in(uris: &[&str], dns_names: &[&str]) -> Result<String, NameFault> {
         from_alternative_names(uris.iter().copied(), dns_names.iter().copied())
     }
 
     #[test]
-    fn the_only_spiffe_id_comes_before_the_only_dns_name() {
+    fn only_spiffe_id_takes_precedence_over_the_only_dns_name() {
         assert_eq!(
-            told(&["spiffe://td/ns/a"], &["a.example", "b.example"]),
+            name_in(&["spiffe://td/ns/a"], &["a.example", "b.example"]),
             Ok("spiffe://td/ns/a".to_owned())
         );
-        assert_eq!(told(&[], &["Portal.Example"]), Ok("dns:portal.example".to_owned()));
-        assert_eq!(told(&["https://a.example"], &["a.example", "A.EXAMPLE"]), Ok("dns:a.example".to_owned()));
+        assert_eq!(name_in(&[], &["Portal.Example"]), Ok("dns:portal.example".to_owned()));
+        assert_eq!(
+            name_in(&["https://a.example"], &["a.example", "A.EXAMPLE"]),
+            Ok("dns:a.example".to_owned())
+        );
     }
 
     #[test]
-    fn several_or_malformed_names_name_nobody() {
-        assert_eq!(told(&[], &[]), Err(NameFault::Nameless));
-        assert_eq!(told(&["https://a.example"], &[]), Err(NameFault::Nameless));
-        assert_eq!(told(&["spiffe://td/a", "spiffe://td/a"], &["a"]), Err(NameFault::SeveralUris));
-        assert_eq!(told(&["spiffe://td/a", "https://x"], &["a"]), Err(NameFault::SeveralUris));
-        assert_eq!(told(&[], &["a.example", "b.example"]), Err(NameFault::SeveralDnsNames));
+    fn several_or_malformed_names_are_refused() {
+        assert_eq!(name_in(&[], &[]), Err(NameFault::Nameless));
+        assert_eq!(name_in(&["https://a.example"], &[]), Err(NameFault::Nameless));
+        assert_eq!(name_in(&["spiffe://td/a", "spiffe://td/a"], &["a"]), Err(NameFault::SeveralUris));
+        assert_eq!(name_in(&["spiffe://td/a", "https://x"], &["a"]), Err(NameFault::SeveralUris));
+        assert_eq!(name_in(&[], &["a.example", "b.example"]), Err(NameFault::SeveralDnsNames));
         for uri in [
             "spiffe://",
             "spiffe://td",
@@ -181,19 +184,19 @@ mod tests {
             "spiffe://td/a\nb",
             "spiffe://td/\u{e4}",
         ] {
-            assert_eq!(told(&[uri], &["a"]), Err(NameFault::MalformedSpiffeId), "{uri}");
+            assert_eq!(name_in(&[uri], &["a"]), Err(NameFault::MalformedSpiffeId), "{uri}");
         }
         let long = format!("spiffe://td/{}", "a".repeat(2037));
-        assert_eq!(told(&[&long], &[]), Err(NameFault::MalformedSpiffeId));
+        assert_eq!(name_in(&[&long], &[]), Err(NameFault::MalformedSpiffeId));
         let label = "a".repeat(64);
         for name in
             ["", "*.example", "a..b", ".a", "a.", "a b", "a\n", "\u{e4}.example", "a/b", label.as_str()]
         {
-            assert_eq!(told(&[], &[name]), Err(NameFault::MalformedDnsName), "{name:?}");
+            assert_eq!(name_in(&[], &[name]), Err(NameFault::MalformedDnsName), "{name:?}");
         }
     }
     #[test]
-    fn names_of_callers_are_known_by_their_proof() {
+    fn names_of_callers_have_the_prefix_of_their_proof() {
         let longest = "s".repeat(255);
         for name in [
             "anonymous",
@@ -211,10 +214,10 @@ mod tests {
         for name in ["", "jwt:", "jwt: ", "Anonymous", "x:y", &format!("token:corp:{longest}")] {
             assert!(!is_caller_name(name), "{name}");
         }
-        for (name, sound) in
+        for (name, is_valid) in
             [("corp", true), ("a-1", true), ("", false), ("A", false), ("a:b", false), ("a*", false)]
         {
-            assert_eq!(is_issuer_name(name), sound, "{name}");
+            assert_eq!(is_issuer_name(name), is_valid, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a connection has carried a call of a caller that the access rules name.
+//! A flag for connections that have carried a call of a caller that the access rules name.
 
 use std::{
     sync::{
@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// Flag of one connection, set by its first call whose caller is identified and named by the
-/// access rules. `anonymous` counts only if a rule names it. Clones share the flag.
+/// The flag of one connection, set by its first call whose caller is identified and named by the
+/// access rules. `anonymous` sets it only if a rule names `anonymous`. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub struct Recognition(Arc<Inner>);
 
@@ -24,7 +24,8 @@ struct Inner {
 impl Recognition {
     /// Sets the flag. It is never cleared.
     pub fn set(&self) {
-        // Read first: all calls of a connection come here, and only the first one writes.
+        // Read first, because every call of a connection calls this and only the first one has to
+        // write.
         if !self.is_set() {
             self.0.is_set.store(true, Ordering::Release);
             self.0.waiting.wake();
@@ -43,7 +44,7 @@ impl Recognition {
             return Poll::Ready(());
         }
         self.0.waiting.register(cx.waker());
-        // It may have been set before the registration.
+        // The flag may have been set before the registration.
         if self.is_set() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -9,7 +9,7 @@ const REMOTE: &str = "192.0.2.7:4321";
 const LOOPBACK: &str = "127.0.0.1:4321";
 const TOKEN: &str = "canary-token";
 
-/// An identification by everything, and the key of the issuer that it trusts.
+/// An identification with all kinds of proof, and the signing key of its trusted issuer.
 struct Everything {
     identification: Identification,
     key: SigningKey,
@@ -53,7 +53,7 @@ fn identification(settings: Settings) -> Identification {
     Identification::new(settings, no_url, Metrics::new()).unwrap().0
 }
 
-/// The caller's name, after how it was proven, where there are no bearer tokens.
+/// The proof and the name of the caller, without bearer tokens.
 async fn sees(
     identification: &Identification,
     peer: &Peer,
@@ -80,7 +80,7 @@ fn plaintext(address: &str) -> Peer {
     Peer::plaintext(address.parse().unwrap())
 }
 
-/// A peer with a certificate that has these SPIFFE ids.
+/// A peer with a certificate that contains `uris`.
 fn certified(uris: &[&str]) -> Peer {
     Peer::tls(REMOTE.parse().unwrap(), &[certificate_for(uris)])
 }
@@ -101,7 +101,7 @@ fn saw(text: &str) -> Result<String, CallerError> {
 }
 
 #[tokio::test]
-async fn without_any_proof_every_caller_is_anonymous() {
+async fn caller_without_any_proof_is_anonymous() {
     assert_eq!(sees(&Identification::none(), &plaintext(REMOTE), &[]).await, saw("none anonymous"));
     let all = Everything::new(ForwardedHeader::Xfcc);
     assert_eq!(all.sees(&plaintext(REMOTE), &[]).await, saw("none anonymous"));
@@ -109,25 +109,25 @@ async fn without_any_proof_every_caller_is_anonymous() {
 }
 
 #[tokio::test]
-async fn each_proof_alone_names_its_caller() {
+async fn each_kind_of_proof_identifies_its_caller() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     assert_eq!(all.sees(&certified(&["spiffe://td/a"]), &[]).await, saw("certificate spiffe://td/a"));
     let jwt = bearer(&all.key.token_for("portal"));
     assert_eq!(all.sees(&plaintext(REMOTE), &[("authorization", &jwt)]).await, saw("jwt jwt:portal"));
     let token = bearer(TOKEN);
     assert_eq!(all.sees(&plaintext(REMOTE), &[("authorization", &token)]).await, saw("token token:ci"));
-    let told = [("x-forwarded-client-cert", "Hash=ab;URI=spiffe://td/behind")];
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &told).await, saw("forwarded spiffe://td/behind"));
+    let asserted = [("x-forwarded-client-cert", "Hash=ab;URI=spiffe://td/behind")];
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &asserted).await, saw("forwarded spiffe://td/behind"));
     let linkerd = Everything::new(ForwardedHeader::L5dClientId);
-    let told = [("l5d-client-id", "portal.ns.serviceaccount.identity.linkerd.cluster.local")];
+    let asserted = [("l5d-client-id", "portal.ns.serviceaccount.identity.linkerd.cluster.local")];
     assert_eq!(
-        linkerd.sees(&plaintext("[::ffff:127.0.0.1]:1"), &told).await,
+        linkerd.sees(&plaintext("[::ffff:127.0.0.1]:1"), &asserted).await,
         saw("forwarded dns:portal.ns.serviceaccount.identity.linkerd.cluster.local")
     );
 }
 
 #[tokio::test]
-async fn a_certificate_comes_before_what_the_request_says() {
+async fn certificate_takes_precedence_over_headers() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let jwt = bearer(&all.key.token_for("portal"));
     let headers = [("authorization", jwt.as_str()), ("x-forwarded-client-cert", "URI=spiffe://mesh/admin")];
@@ -135,47 +135,50 @@ async fn a_certificate_comes_before_what_the_request_says() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_never_the_caller() {
+async fn proxy_is_never_the_caller() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let edge = certified(&["spiffe://mesh/edge"]);
     let jwt = bearer(&all.key.token_for("portal"));
-    let told = ("x-forwarded-client-cert", "By=spiffe://mesh/edge;URI=spiffe://td/behind");
-    assert_eq!(all.sees(&edge, &[told]).await, saw("forwarded spiffe://td/behind"));
-    assert_eq!(all.sees(&edge, &[told, ("authorization", &jwt)]).await, saw("jwt jwt:portal"));
+    let asserted = ("x-forwarded-client-cert", "By=spiffe://mesh/edge;URI=spiffe://td/behind");
+    assert_eq!(all.sees(&edge, &[asserted]).await, saw("forwarded spiffe://td/behind"));
+    assert_eq!(all.sees(&edge, &[asserted, ("authorization", &jwt)]).await, saw("jwt jwt:portal"));
     assert_eq!(all.sees(&edge, &[("authorization", &jwt)]).await, saw("jwt jwt:portal"));
     assert_eq!(
         all.sees(&edge, &[]).await,
         saw("none anonymous"),
-        "a client behind it that proved nothing must not pass for the proxy"
+        "an unidentified client behind a proxy must not be taken for the proxy"
     );
 }
 
 #[tokio::test]
-async fn a_header_from_a_peer_that_may_not_send_it_identifies_nobody() {
+async fn header_from_an_untrusted_peer_is_not_used() {
     let all = Everything::new(ForwardedHeader::Xfcc);
-    let told = ("x-forwarded-client-cert", "URI=spiffe://td/admin");
+    let asserted = ("x-forwarded-client-cert", "URI=spiffe://td/admin");
     let unread = Err(CallerError::Unread(Unread::Forwarded));
-    assert_eq!(all.sees(&plaintext(REMOTE), &[told]).await, unread);
+    assert_eq!(all.sees(&plaintext(REMOTE), &[asserted]).await, unread);
     for almost in ["spiffe://mesh/edge2", "spiffe://mesh2/edge", "spiffe://mesh/edge/x"] {
-        assert_eq!(all.sees(&certified(&[almost]), &[told]).await, saw(&format!("certificate {almost}")));
+        assert_eq!(all.sees(&certified(&[almost]), &[asserted]).await, saw(&format!("certificate {almost}")));
     }
     let other_kind = ("l5d-client-id", "admin");
     assert_eq!(all.sees(&plaintext(LOOPBACK), &[other_kind]).await, unread);
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told, other_kind]).await, saw("forwarded spiffe://td/admin"));
+    assert_eq!(
+        all.sees(&plaintext(LOOPBACK), &[asserted, other_kind]).await,
+        saw("forwarded spiffe://td/admin")
+    );
 }
 
 #[tokio::test]
-async fn proxy_can_name_many_callers_on_one_connection_and_each_call_has_its_own() {
+async fn each_call_on_a_proxy_connection_has_the_caller_of_its_own_header() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let connection = plaintext(LOOPBACK);
     for _ in 0..3 {
         for number in 0..20 {
-            let told = [("x-forwarded-client-cert", &*format!("URI=spiffe://td/{number}"))];
+            let asserted = [("x-forwarded-client-cert", &*format!("URI=spiffe://td/{number}"))];
             let expected = saw(&format!("forwarded spiffe://td/{number}"));
-            assert_eq!(all.sees(&connection, &told).await, expected);
-            assert_eq!(all.sees(&connection, &told).await, expected);
+            assert_eq!(all.sees(&connection, &asserted).await, expected);
+            assert_eq!(all.sees(&connection, &asserted).await, expected);
         }
-        // What was asserted before is of no use to a call that asserts nothing, or nothing valid.
+        // Earlier assertions do not apply to a call without a valid one.
         assert_eq!(all.sees(&connection, &[]).await, saw("none anonymous"));
         let malformed = [("x-forwarded-client-cert", "URI=spiffe://td/19;")];
         let fault = CallerError::InvalidForwarded(ForwardedFault::Malformed);
@@ -184,27 +187,27 @@ async fn proxy_can_name_many_callers_on_one_connection_and_each_call_has_its_own
 }
 
 #[tokio::test]
-async fn an_address_that_may_tell_is_exactly_one() {
+async fn trusted_address_matches_exactly() {
     let from = vec![ForwardedFrom::Address("192.0.2.7".parse().unwrap())];
     let forwarded = Some(ForwardedSettings { header: ForwardedHeader::L5dClientId, from });
     let linkerd = identification(Settings { forwarded, ..Settings::default() });
-    let told = [("l5d-client-id", "portal.example")];
+    let asserted = [("l5d-client-id", "portal.example")];
     for own in [REMOTE, "[::ffff:192.0.2.7]:1"] {
-        assert_eq!(sees(&linkerd, &plaintext(own), &told).await, saw("forwarded dns:portal.example"));
+        assert_eq!(sees(&linkerd, &plaintext(own), &asserted).await, saw("forwarded dns:portal.example"));
     }
     for other in ["192.0.2.8:4321", LOOPBACK, "[2001:db8::c000:207]:1", "[::1]:1"] {
-        let seen = sees(&linkerd, &plaintext(other), &told).await;
+        let seen = sees(&linkerd, &plaintext(other), &asserted).await;
         assert_eq!(seen, Err(CallerError::Unread(Unread::Forwarded)), "{other}");
     }
 }
 
 #[test]
-fn a_header_that_nobody_listens_to_is_told_apart_from_one_that_was_asked_for() {
+fn only_identity_headers_other_than_the_accepted_one_are_claims() {
     let headers = |names: &[&'static str]| -> HeaderMap {
         names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).collect()
     };
     let (xfcc, linkerd) = ("x-forwarded-client-cert", "l5d-client-id");
-    for (names, listened_to, claims) in [
+    for (names, accepted, claims) in [
         (&[][..], None, false),
         (&["x-request-id"], None, false),
         (&[xfcc], None, true),
@@ -213,12 +216,12 @@ fn a_header_that_nobody_listens_to_is_told_apart_from_one_that_was_asked_for() {
         (&[xfcc], Some(ForwardedHeader::L5dClientId), true),
         (&[xfcc, linkerd], Some(ForwardedHeader::Xfcc), true),
     ] {
-        assert_eq!(forwarded::claims_identity(&headers(names), listened_to), claims, "{names:?}");
+        assert_eq!(forwarded::claims_identity(&headers(names), accepted), claims, "{names:?}");
     }
 }
 
 #[tokio::test]
-async fn an_identity_told_twice_is_refused() {
+async fn duplicate_identity_headers_are_refused() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let jwt = bearer(&all.key.token_for("portal"));
     let twice = [("authorization", jwt.as_str()), ("authorization", jwt.as_str())];
@@ -229,35 +232,35 @@ async fn an_identity_told_twice_is_refused() {
         sees(&Identification::none(), &plaintext(REMOTE), &twice).await,
         Err(CallerError::DuplicateIdentity)
     );
-    let told = ("x-forwarded-client-cert", "URI=spiffe://td/a");
+    let asserted = ("x-forwarded-client-cert", "URI=spiffe://td/a");
     let linkerd = ("l5d-client-id", "td.a");
     for peer in [plaintext(REMOTE), plaintext(LOOPBACK), certified(&["spiffe://td/a"])] {
-        for header in [told, linkerd] {
+        for header in [asserted, linkerd] {
             let twice = [header, header, ("authorization", &*jwt)];
             assert_eq!(all.sees(&peer, &twice).await, Err(CallerError::DuplicateIdentity));
             let seen = sees(&Identification::none(), &peer, &twice[..2]).await;
             assert_eq!(seen, Err(CallerError::DuplicateIdentity));
         }
     }
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told]).await, saw("forwarded spiffe://td/a"));
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[asserted]).await, saw("forwarded spiffe://td/a"));
 }
 
 #[tokio::test]
-async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
+async fn invalid_proof_is_refused_instead_of_becoming_anonymous() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let forger = SigningKey::new("k1", Algorithm::ES256);
     let wrong_key = bearer(&forger.token_for("portal"));
-    let told = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
+    let asserted = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
     for peer in [plaintext(REMOTE), plaintext(LOOPBACK)] {
         assert_eq!(
-            all.sees(&peer, &[("authorization", &wrong_key), told]).await,
+            all.sees(&peer, &[("authorization", &wrong_key), asserted]).await,
             Err(CallerError::InvalidJwt(JwtFault::Signature))
         );
         for wrong in
             ["Bearer wrong", "Basic Y2k6eA==", "canary-token", "Bearer canary-token, Bearer canary-token"]
         {
             assert_eq!(
-                all.sees(&peer, &[("authorization", wrong), told]).await,
+                all.sees(&peer, &[("authorization", wrong), asserted]).await,
                 Err(CallerError::InvalidCredential),
                 "{wrong}"
             );
@@ -271,11 +274,11 @@ async fn a_proof_that_is_not_good_makes_nobody_anonymous() {
         all.sees(&plaintext(LOOPBACK), &[("x-forwarded-client-cert", "URI=\"")]).await,
         Err(CallerError::InvalidForwarded(ForwardedFault::Malformed))
     );
-    assert_eq!(all.sees(&plaintext(LOOPBACK), &[told]).await, saw("forwarded spiffe://td/behind"));
+    assert_eq!(all.sees(&plaintext(LOOPBACK), &[asserted]).await, saw("forwarded spiffe://td/behind"));
 }
 
 #[tokio::test]
-async fn what_is_not_read_makes_nobody_anonymous() {
+async fn unread_credential_is_refused_instead_of_becoming_anonymous() {
     let none = Identification::none();
     let unread = |what| Err(CallerError::Unread(what));
     for (peer, header, error) in [
@@ -287,24 +290,25 @@ async fn what_is_not_read_makes_nobody_anonymous() {
     ] {
         assert_eq!(sees(&none, peer, &[header]).await, unread(error));
     }
-    // The holder of the last bearer token, after a reload has removed it.
+    // The holder of the only bearer token, after a reload has removed the token.
     let holder = bearer(TOKEN);
-    let shown = [("authorization", &*holder)];
-    assert_eq!(sees_with(&none, &tokens(), &plaintext(REMOTE), &shown).await, saw("token token:ci"));
-    assert_eq!(sees(&none, &plaintext(REMOTE), &shown).await, unread(Unread::Authorization));
-    // What a trusted proxy asserts is enough, regardless of what its client sends on.
+    let credential = [("authorization", &*holder)];
+    assert_eq!(sees_with(&none, &tokens(), &plaintext(REMOTE), &credential).await, saw("token token:ci"));
+    assert_eq!(sees(&none, &plaintext(REMOTE), &credential).await, unread(Unread::Authorization));
+    // The assertion of a trusted proxy is enough, regardless of the credential that its client
+    // sends.
     let forwarded =
         Some(ForwardedSettings { header: ForwardedHeader::Xfcc, from: vec![ForwardedFrom::Loopback] });
     let behind_proxy = identification(Settings { forwarded, ..Settings::default() });
-    let told = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
-    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &[told, shown[0]]).await;
+    let asserted = ("x-forwarded-client-cert", "URI=spiffe://td/behind");
+    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &[asserted, credential[0]]).await;
     assert_eq!(seen, saw("forwarded spiffe://td/behind"));
-    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &shown).await;
+    let seen = sees(&behind_proxy, &plaintext(LOOPBACK), &credential).await;
     assert_eq!(seen, unread(Unread::Authorization));
 }
 
 #[tokio::test]
-async fn what_is_not_configured_is_not_read() {
+async fn kinds_of_proof_that_are_not_configured_are_not_read() {
     let only_tokens = identification(Settings::default());
     let peer = plaintext(REMOTE);
     assert_eq!(
@@ -315,7 +319,7 @@ async fn what_is_not_configured_is_not_read() {
     assert_eq!(
         sees_with(&only_tokens, &tokens(), &peer, &[("authorization", &jwt)]).await,
         Err(CallerError::InvalidCredential),
-        "to one who knows only tokens, a JWT is a wrong token"
+        "without a JWT issuer, a JWT is an unknown token"
     );
     let only_certificates = identification(Settings::default());
     let named = certified(&["spiffe://td/a"]);
@@ -326,7 +330,7 @@ async fn what_is_not_configured_is_not_read() {
 }
 
 #[test]
-fn settings_that_would_identify_wrongly_are_refused() {
+fn unsafe_settings_are_refused() {
     let http = |_: &JwksUrl| Ok::<_, InvalidSettings>(UnpooledClient::for_test());
     let refused = |settings| Identification::new(settings, http, Metrics::new()).unwrap_err();
     let forwarded = |from| Settings {
@@ -366,7 +370,7 @@ fn settings_that_would_identify_wrongly_are_refused() {
 }
 
 #[tokio::test]
-async fn the_leaf_of_a_certificate_chain_names_the_caller_and_no_other_certificate_of_it() {
+async fn only_the_leaf_of_a_certificate_chain_names_the_caller() {
     let identification = identification(Settings::default());
     let peer = |chain: &[&str]| {
         let chain: Vec<_> = chain.iter().map(|uri| certificate_for(&[uri])).collect();
@@ -380,7 +384,7 @@ async fn the_leaf_of_a_certificate_chain_names_the_caller_and_no_other_certifica
 }
 
 #[tokio::test]
-async fn nothing_shown_of_a_caller_or_its_error_has_its_credential() {
+async fn debug_output_and_errors_do_not_contain_credentials() {
     let all = Everything::new(ForwardedHeader::Xfcc);
     let jwt = SigningKey::new("canary", Algorithm::ES256).token_for("canary");
     let mut shown = vec![format!("{:?} {:?}", all.identification, tokens())];

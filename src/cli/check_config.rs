@@ -10,10 +10,14 @@ use self::explain::{Answer, NoSuchCall, Question};
 use super::{
     failure::{Failure, chain},
     output::{Output, Style},
-    serve::{ConfigArgument, not_started, on_control_runtime},
+    serve::{ConfigArgument, not_started, on_control_runtime, tls_label},
 };
 use crate::{
-    access::Rules, app, audit::Sink, config::Config, credential::SecretSource, server::tls::ClientAuth,
+    access::Rules,
+    app,
+    audit::Sink,
+    config::{Config, absolute},
+    credential::SecretSource,
     text::Printable,
 };
 
@@ -26,18 +30,18 @@ use crate::{
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Also fetch an access token with every API client
+    /// Also fetch an access token with every API client, and report why one cannot be fetched
     #[arg(long)]
     online: bool,
     /// Report which access rule decides such a call, and why
     ///
     /// CALLER is a name with its proof (`spiffe://…`, `dns:NAME`, `jwt:SUBJECT`,
     /// `token:NAME`) or `anonymous`; METHOD is `IssueOtt` or `LoginWithOtt`; USER is
-    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a bare name is a login), and `-` for
-    /// `LoginWithOtt`, which does not say whom its token is for.
+    /// `login:NAME`, `external_id:ID` or `user_id:ID` (a name without a colon is a login), and
+    /// `-` for `LoginWithOtt`, whose request does not name the user.
     #[arg(long, num_args = 3, value_names = ["CALLER", "METHOD", "USER"])]
     explain: Option<Vec<String>>,
-    /// With --explain: the API client that the call names; the default one if it names none
+    /// With --explain: name this API client in the call [default: the default one]
     #[arg(long, value_name = "NAME", requires = "explain")]
     api_client: Option<String>,
 }
@@ -127,15 +131,10 @@ impl From<NoSuchCall> for Failure {
 }
 
 fn summary(config: &Config, output: &mut Output) {
-    let good = output.paint(Style::Good, "The configuration is good.");
+    let good = output.paint(Style::Good, "The configuration is valid.");
     output.line(good);
     let server = &config.server;
-    let tls = match server.grpc.transport.client_auth() {
-        None => "without TLS",
-        Some(ClientAuth::Off) => "TLS",
-        Some(ClientAuth::Optional { .. }) => "TLS, client certificates optional",
-        Some(ClientAuth::Require { .. }) => "TLS, client certificates required",
-    };
+    let tls = tls_label(config);
     row(output, "gRPC", format!("{} ({tls})", server.grpc.listen));
     if let Some(address) = server.health_listen {
         row(output, "health", format!("{address} (without TLS)"));
@@ -143,10 +142,12 @@ fn summary(config: &Config, output: &mut Output) {
     row(output, "admin", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
     for (name, client) in &config.api_clients.by_name {
         let default = if config.api_clients.default.as_ref() == Some(name) { ", the default" } else { "" };
-        let source = match client.credential.secret {
-            SecretSource::File(_) => "a file",
-            SecretSource::Fixed(_) => "the environment",
-            SecretSource::Credential(_) => "a systemd credential",
+        let source = match &client.credential.secret {
+            SecretSource::File(path) => absolute(path).display().to_string(),
+            SecretSource::Fixed(_) => "the environment".to_owned(),
+            SecretSource::Credential(path) => {
+                format!("the systemd credential {}", absolute(path).display())
+            }
         };
         let url = client.platform.data_center.base_url();
         row(output, "API client", format!("{name} at {url} (secret from {source}{default})"));
@@ -175,7 +176,7 @@ fn summary(config: &Config, output: &mut Output) {
     let audit = match &config.audit.sink {
         Sink::Stdout => "standard output".to_owned(),
         Sink::Off => "off".to_owned(),
-        Sink::File(path) => path.display().to_string(),
+        Sink::File(path) => absolute(path).display().to_string(),
     };
     row(output, "audit", audit);
     let traces = config.telemetry.traces.as_ref().map(|traces| &traces.endpoint);

@@ -1,182 +1,230 @@
 //! The gRPC client of the commands that talk to a running gateway.
 //!
-//! It connects, and shows a message as JSON; what is asked is in the
-//! commands.
+//! It connects, and shows a message as JSON; what is asked is in the commands.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod diagnosis;
+mod files;
+mod wire;
+
+use std::{error::Error, path::PathBuf, time::Duration};
 
 use clap::Args;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{
-    Code, Request, Response, Status,
-    metadata::MetadataValue,
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
-use url::Url;
-use zeroize::Zeroizing;
 
-use super::failure::{self, Failure};
+pub(super) use self::wire::GrpcChannel;
+use self::wire::{Protocol, Wire};
+use super::{
+    endpoint::Address,
+    failure::{self, Failure},
+};
 use crate::{
-    http_client::is_loopback,
+    config::{Environment, Process},
+    http_client::{cause::root_cause, is_loopback},
     proto,
     text::{Notation, is_unprintable},
 };
 
-/// Establishing a connection takes no longer than this, however long the call may take.
+/// Upper bound on establishing a connection, even if the call may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the gateway is, and who is calling.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ClientOptions {
-    /// The gateway: http://HOST:PORT, or https://HOST:PORT for TLS
+    /// Call the gateway at http://HOST:PORT, or at https://HOST:PORT for TLS
     #[arg(
         long,
         value_name = "URL",
         default_value = "http://127.0.0.1:50051",
-        env = "OTT_GATEWAY_ENDPOINT",
+        env = ENDPOINT_VARIABLE,
         hide_env_values = true,
         help_heading = CONNECTION
     )]
-    endpoint: Url,
-    /// Authorities (PEM) to believe instead of the system's
+    endpoint: String,
+    /// Trust these authorities (PEM) instead of the system's
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     ca_file: Option<PathBuf>,
-    /// Our certificate chain (PEM), if the gateway asks for one
+    /// Show this certificate chain (PEM) if the gateway asks for one
     #[arg(long, value_name = "FILE", requires = "private_key_file", help_heading = CONNECTION)]
     certificate_file: Option<PathBuf>,
-    /// The key (PEM) of our certificate
+    /// Use this key (PEM) of the certificate
     #[arg(long, value_name = "FILE", requires = "certificate_file", help_heading = CONNECTION)]
     private_key_file: Option<PathBuf>,
-    /// The name that the gateway's certificate must have, if not the endpoint's
+    /// Expect this name in the gateway's certificate instead of the endpoint's host
     #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
     server_name: Option<String>,
-    /// A file with the bearer token (or JWT) that proves who is calling
+    /// Prove who is calling with the bearer token (or JWT) in this file
     #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     bearer_token_file: Option<PathBuf>,
 }
 
 const CONNECTION: &str = "Connection";
+const ENDPOINT_VARIABLE: &str = "OTT_GATEWAY_ENDPOINT";
 
 /// A connection to a gateway, and what every call on it carries.
 #[derive(Debug)]
 pub(super) struct Client {
-    channel: Channel,
-    authorization: Option<MetadataValue<tonic::metadata::Ascii>>,
+    channel: GrpcChannel,
+    target: Target,
+    authorization: Option<MetadataValue<Ascii>>,
     timeout: Duration,
-    /// Whether it may be for want of a certificate of ours that a connection is closed.
-    may_lack_certificate: bool,
+}
+
+/// What a client has connected to.
+#[derive(Debug)]
+enum Target {
+    /// The endpoint of the options.
+    Endpoint(Address, Box<ClientOptions>),
+    /// An address from elsewhere.
+    Other(String),
 }
 
 impl ClientOptions {
     /// Connects; every call gets the deadline `timeout`.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Client, Failure> {
-        let endpoint = self.endpoint()?.connect_timeout(timeout.min(CONNECT_TIMEOUT));
-        let authorization = self.authorization()?;
-        let channel = endpoint.connect().await.map_err(|error| Failure::Connect {
-            endpoint: self.endpoint.to_string(),
-            cause: failure::chain(&error),
-        })?;
-        let may_lack_certificate = self.endpoint.scheme() == "https" && self.certificate_file.is_none();
-        Ok(Client { channel, authorization, timeout, may_lack_certificate })
-    }
-
-    fn endpoint(&self) -> Result<Endpoint, Failure> {
-        let url = &self.endpoint;
-        if !url.has_host() || !url.username().is_empty() || url.password().is_some() || url.path() != "/" {
-            return Err(Failure::Usage(
-                "--endpoint must be http://HOST:PORT or https://HOST:PORT".to_owned(),
-            ));
-        }
-        let endpoint =
-            Endpoint::from_shared(url.to_string()).map_err(|error| Failure::Usage(failure::chain(&error)))?;
-        match url.scheme() {
-            "https" => endpoint.tls_config(self.tls()?).map_err(|error| {
-                Failure::Usage(format!("the TLS options do not fit together: {}", failure::chain(&error)))
+        let address = self.address()?;
+        let limit = timeout.min(CONNECT_TIMEOUT);
+        let endpoint = self.endpoint(&address)?.connect_timeout(limit);
+        let authorization = self.authorization(&address)?;
+        let wire = Wire::default();
+        match endpoint.connect_with_connector(wire.connector(limit)).await {
+            Ok(channel) => Ok(Client {
+                channel: GrpcChannel { channel, wire },
+                target: Target::Endpoint(address, Box::new(self.clone())),
+                authorization,
+                timeout,
             }),
-            "http" if self.wants_tls() => Err(Failure::Usage(
-                "TLS options are given, but --endpoint begins with http://; write https://".to_owned(),
-            )),
-            "http" => Ok(endpoint),
-            _ => Err(Failure::Usage("--endpoint must begin with http:// or https://".to_owned())),
+            Err(error) => Err(diagnosis::diagnose(self, &address, &wire, &error).await),
         }
     }
 
-    const fn wants_tls(&self) -> bool {
-        self.ca_file.is_some() || self.certificate_file.is_some() || self.server_name.is_some()
+    fn address(&self) -> Result<Address, Failure> {
+        Address::parse(&self.endpoint).map_err(|rule| {
+            let is_variable = Process.value(ENDPOINT_VARIABLE).is_some_and(|value| *value == *self.endpoint);
+            let name = if is_variable { ENDPOINT_VARIABLE } else { "--endpoint" };
+            Failure::Usage(format!("{name} {rule}"))
+        })
+    }
+
+    fn endpoint(&self, address: &Address) -> Result<Endpoint, Failure> {
+        let endpoint = Endpoint::from_shared(address.url().to_string())
+            .map_err(|error| Failure::Usage(failure::chain(&error)))?;
+        if address.is_tls() {
+            return endpoint.tls_config(self.tls()?).map_err(|error| {
+                Failure::Usage(format!("the TLS options cannot be used: {}", failure::chain(&error)))
+            });
+        }
+        match self.tls_option() {
+            Some(option) => Err(Failure::Usage(format!(
+                "{option} is for TLS, but the endpoint begins with http://; write {}",
+                address.with_other_scheme()
+            ))),
+            None => Ok(endpoint),
+        }
+    }
+
+    /// The first option that is for TLS only.
+    fn tls_option(&self) -> Option<&'static str> {
+        [
+            ("--ca-file", self.ca_file.is_some()),
+            ("--certificate-file", self.certificate_file.is_some()),
+            ("--server-name", self.server_name.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(option, is_given)| is_given.then_some(option))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let mut tls = ClientTlsConfig::new();
         tls = match &self.ca_file {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(read("--ca-file", path)?)),
+            Some(path) => tls.ca_certificate(Certificate::from_pem(files::authorities("--ca-file", path)?)),
             None => tls.with_native_roots(),
         };
         if let Some(name) = &self.server_name {
+            if rustls::pki_types::ServerName::try_from(name.as_str()).is_err() {
+                return Err(Failure::Usage(
+                    "--server-name must be a host name or an IP address, without a scheme and a port"
+                        .to_owned(),
+                ));
+            }
             tls = tls.domain_name(name);
         }
         if let (Some(certificate), Some(key)) = (&self.certificate_file, &self.private_key_file) {
-            let certificate = read("--certificate-file", certificate)?;
-            tls = tls.identity(Identity::from_pem(certificate, read("--private-key-file", key)?));
+            let [certificate, key] = files::identity(certificate, key)?;
+            tls = tls.identity(Identity::from_pem(certificate, key));
         }
         Ok(tls)
     }
 
-    fn authorization(&self) -> Result<Option<MetadataValue<tonic::metadata::Ascii>>, Failure> {
+    fn authorization(&self, address: &Address) -> Result<Option<MetadataValue<Ascii>>, Failure> {
         let Some(path) = &self.bearer_token_file else { return Ok(None) };
-        if self.endpoint.scheme() == "http" && !is_loopback(&self.endpoint) {
-            return Err(Failure::Usage(
-                "--bearer-token-file needs an https:// endpoint: anybody on the way could read the token"
-                    .to_owned(),
-            ));
+        if !address.is_tls() && !is_loopback(address.url()) {
+            return Err(Failure::Usage(format!(
+                "--bearer-token-file needs TLS, because anyone on the way could read the token; write {}",
+                address.with_other_scheme()
+            )));
         }
-        let content = read("--bearer-token-file", path)?;
-        let token = std::str::from_utf8(&content).map(str::trim).unwrap_or_default();
-        let header = Zeroizing::new(format!("Bearer {token}"));
-        let mut value = MetadataValue::try_from(header.as_str())
-            .ok()
-            .filter(|_| !token.is_empty())
-            .ok_or_else(|| Failure::Usage("--bearer-token-file must hold one token".to_owned()))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        files::authorization(path).map(Some)
     }
 }
 
 impl Client {
+    /// A client on a channel that is already connected to `endpoint`. Calls carry no credential.
+    pub(super) fn on_channel(channel: Channel, endpoint: String, timeout: Duration) -> Self {
+        let channel = GrpcChannel { channel, wire: Wire::default() };
+        Self { channel, target: Target::Other(endpoint), authorization: None, timeout }
+    }
+
     /// The connection itself.
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> GrpcChannel {
         self.channel.clone()
     }
 
-    /// Waits for the answer to a request, no longer than the deadline that it carries.
+    /// Waits for the answer to a request, at most until the deadline that it carries.
     pub(super) async fn answer<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
-        // The transport has a timer of its own for that deadline and calls it CANCELLED;
-        // ours was started first and is asked first.
+        // The transport has a timer of its own for that deadline and reports it as CANCELLED.
+        // Ours was started first and is polled first.
         tokio::select! {
             biased;
-            () = tokio::time::sleep(self.timeout) => Err(Failure::NoAnswer { timeout: self.timeout }),
-            answer = call => answer.map(Response::into_inner).map_err(|status| self.failure(status)),
+            () = tokio::time::sleep(self.timeout) => Err(self.no_answer()),
+            answer = call => match answer {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(status) => Err(self.failure(status).await),
+            },
         }
     }
 
-    /// In TLS 1.3 a client notices only after its own handshake, from a closed connection,
-    /// that it should have shown a certificate (RFC 8446, section 4.4.2.4). A status that
-    /// was sent has no source; one about the connection has.
-    fn failure(&self, status: Status) -> Failure {
-        match std::error::Error::source(&status) {
-            Some(cause)
-                if self.may_lack_certificate
-                    && matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable) =>
-            {
-                Failure::Closed { cause: failure::chain(cause) }
+    fn no_answer(&self) -> Failure {
+        match &self.target {
+            Target::Endpoint(address, _) if self.channel.wire.protocol() == Protocol::Silent => {
+                Failure::Silent { endpoint: address.to_string(), timeout: self.timeout }
             }
-            _ => status.into(),
+            _ => Failure::NoAnswer { timeout: self.timeout },
+        }
+    }
+
+    /// The failure behind a status. One that was received has no source; one about the
+    /// connection has.
+    async fn failure(&self, status: Status) -> Failure {
+        let wire = &self.channel.wire;
+        if let Some(response) = wire.foreign_response() {
+            return diagnosis::foreign(&self.target.to_string(), &response);
+        }
+        match (status.source(), &self.target) {
+            (Some(cause), Target::Endpoint(address, options)) => {
+                diagnosis::diagnose(options, address, wire, cause).await
+            }
+            (Some(cause), Target::Other(endpoint)) => {
+                Failure::Connect { endpoint: endpoint.clone(), cause: root_cause(cause) }
+            }
+            (None, _) => status.into(),
         }
     }
 
@@ -191,9 +239,18 @@ impl Client {
     }
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Endpoint(address, _) => address.fmt(f),
+            Self::Other(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
 /// A message of the contract in the JSON mapping of Protocol Buffers.
 pub(super) fn json(name: &str, message: &impl prost::Message) -> Result<String, Failure> {
-    let failed = |what: &dyn std::error::Error| {
+    let failed = |what: &dyn Error| {
         Failure::Failed(format!("the answer cannot be shown as JSON: {}", failure::chain(what)))
     };
     let pool = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).map_err(|error| failed(&error))?;
@@ -229,12 +286,4 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> 
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start: {}", error.kind())))?
         .block_on(command)
-}
-
-fn read(argument: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    fs::read(path).map(Zeroizing::new).map_err(|error: io::Error| Failure::File {
-        argument,
-        path: path.to_path_buf(),
-        kind: error.kind(),
-    })
 }

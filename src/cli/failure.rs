@@ -4,12 +4,12 @@
 
 use std::{error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::config::Faults;
+use crate::config::{Faults, unreadable};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The arguments do not make sense together.
+    /// The arguments are not valid, or not together.
     #[error("{0}")]
     Usage(String),
     /// The configuration is wrong.
@@ -19,7 +19,7 @@ pub enum Failure {
     #[error("the configuration cannot be read now:\n{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     UnreadConfiguration(Faults),
     /// A file that an argument names cannot be read.
-    #[error("{argument}: {} cannot be read ({kind})", .path.display())]
+    #[error("{argument}: {}", unreadable(.path, *.kind))]
     File {
         /// The argument.
         argument: &'static str,
@@ -30,8 +30,9 @@ pub enum Failure {
     },
     /// Another program listens on an address.
     #[error(
-        "port {} is in use ({address}): stop what listens there, or choose another address with {setting}",
-        .address.port()
+        "port {} is in use ({address}){}: stop what listens there, or choose another address with {setting}",
+        .address.port(),
+        older_sandbox(.setting)
     )]
     PortInUse {
         /// The address.
@@ -63,14 +64,17 @@ pub enum Failure {
         /// How long was waited.
         timeout: Duration,
     },
-    /// The gateway ended a TLS connection on which it was shown no certificate.
+    /// The port has accepted a connection and sent nothing on it.
     #[error(
-        "the gateway closed the connection before it answered ({cause}): it may want to see a certificate, \
-         which --certificate-file and --private-key-file show"
+        "no answer within {}: {endpoint} has accepted the connection and sent nothing; check that this is the \
+         port of the gateway's gRPC listener. What became of the call is not known",
+        humantime::format_duration(*.timeout)
     )]
-    Closed {
-        /// The error of the transport.
-        cause: String,
+    Silent {
+        /// The endpoint.
+        endpoint: String,
+        /// How long was waited.
+        timeout: Duration,
     },
     /// The gateway answered with an error.
     #[error("{}", .0.message())]
@@ -99,7 +103,7 @@ impl Failure {
             | Self::Listen { .. }
             | Self::Connect { .. }
             | Self::NoAnswer { .. }
-            | Self::Closed { .. }
+            | Self::Silent { .. }
             | Self::Status(_)
             | Self::Failed(_) => ExitCode::FAILURE,
         }
@@ -116,6 +120,11 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
     }
+}
+
+/// What probably has the port: only the sandbox sets its addresses by flags.
+fn older_sandbox(setting: &str) -> &'static str {
+    if setting.starts_with("--") { ", perhaps by an older sandbox that is still running" } else { "" }
 }
 
 /// An error and what caused it, as one sentence without repetitions.

@@ -1,8 +1,10 @@
 //! `ott-gateway healthcheck`: asks the gRPC health service, for probes.
 
-use std::time::Duration;
+mod local;
 
-use clap::Args;
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, parser::ValueSource};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -11,7 +13,7 @@ use super::{
     client::{self, ClientOptions},
     failure::Failure,
     output::Output,
-    timeout,
+    serve, timeout,
 };
 
 /// Ask a running gateway whether it is serving.
@@ -21,10 +23,25 @@ use super::{
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The service to ask about: empty for the whole gateway, or ott.v1.OttService
+    /// Must be read before the client's options, which take their values out of the matches.
+    #[command(flatten)]
+    endpoint: EndpointOption,
+    /// Ask the gateway on this machine that runs with this configuration file
+    ///
+    /// Connects to `health_listen` of `[server]`, or to `listen` if there is none, with TLS if
+    /// there is [server.tls]. The server's certificate is not verified then: the gateway runs on
+    /// this machine, and nothing secret is sent. Takes precedence over `OTT_GATEWAY_ENDPOINT`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_parser = serve::file,
+        conflicts_with_all = ["ca_file", "certificate_file", "server_name", "bearer_token_file"]
+    )]
+    config: Option<PathBuf>,
+    /// Ask about this service: empty for the whole gateway, or ott.v1.OttService
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// How long to wait for the answer
+    /// Wait this long for the answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
@@ -34,16 +51,52 @@ pub(super) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   ott-gateway healthcheck
+  ott-gateway healthcheck --config /etc/ott-gateway/gateway.toml
   ott-gateway healthcheck --service ott.v1.OttService --timeout 1s
   ott-gateway healthcheck --endpoint https://127.0.0.1:50051 --server-name gateway.example \\
       --ca-file ca.pem --certificate-file probe.pem --private-key-file probe.key";
+
+/// Whether `--endpoint` is on the command line. Its variable may be set for other commands, so it
+/// does not conflict with `--config`.
+#[derive(Clone, Copy, Debug)]
+struct EndpointOption {
+    is_given: bool,
+}
+
+impl FromArgMatches for EndpointOption {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { is_given: matches.value_source("endpoint") == Some(ValueSource::CommandLine) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Adds no argument: `--endpoint` is one of the client's options.
+impl Args for EndpointOption {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
 
 pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
     client::block_on(check(arguments, output))
 }
 
 async fn check(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
-    let client = arguments.client.connect(arguments.timeout).await?;
+    let client = match &arguments.config {
+        Some(_) if arguments.endpoint.is_given => {
+            return Err(Failure::Usage("use either --config or --endpoint, not both".to_owned()));
+        }
+        Some(file) => local::connect(file, arguments.timeout).await?,
+        None => arguments.client.connect(arguments.timeout).await?,
+    };
     let request = client.request(HealthCheckRequest { service: arguments.service });
     let mut health = HealthClient::new(client.channel());
     match client.answer(health.check(request)).await?.status() {

@@ -16,20 +16,20 @@ use crate::proto::ott::v1::{
 
 /// Ask a running gateway for a one-time token.
 ///
-/// Prints the answer as JSON. The token works once and for 30 seconds. It is a secret until
-/// it is spent: it is printed because you asked for it, so mind where the output goes.
+/// Prints the answer as JSON. The token works once and for 30 seconds. Until it is spent it is
+/// a secret, so take care where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(flatten)]
     subject: SubjectArguments,
-    /// Which of the gateway's API clients to use [default: its default one]
+    /// Use this API client [default: the gateway's default]
     #[arg(long, value_name = "NAME")]
     api_client: Option<String>,
-    /// Also ask for a URL that logs a browser in and lands there: /mc/ or an https URL
+    /// Also ask for a URL that logs a browser in and leads there: /mc/ or an https URL
     #[arg(long, value_name = "URI")]
     target_uri: Option<String>,
-    /// How long to wait for the answer
+    /// Wait this long for the answer
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
@@ -44,17 +44,20 @@ Examples:
   ott-gateway issue --login a@b.example --endpoint https://gateway.example:50051 \\
       --ca-file ca.pem --certificate-file me.pem --private-key-file me.key";
 
+/// What to do about a user that is not named by an option.
+pub(super) const TIP: &str = "tip: name the user: ott-gateway issue --login johncustomer@mysite.com";
+
 /// The user, named in exactly one way.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct SubjectArguments {
-    /// The user's login
+    /// Name the user by login
     #[arg(long)]
     login: Option<String>,
-    /// The id that an identity provider has for the user
+    /// Name the user by the id at an identity provider
     #[arg(long, value_name = "ID")]
     external_id: Option<String>,
-    /// The platform's own id of the user
+    /// Name the user by the platform's own id
     #[arg(long, value_name = "ID")]
     user_id: Option<String>,
 }

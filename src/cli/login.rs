@@ -12,29 +12,47 @@ use super::{
     client::{self, ClientOptions},
     failure::Failure,
     output::Output,
-    timeout,
+    prompt, timeout,
 };
 use crate::proto::ott::v1::{LoginWithOttRequest, ott_service_client::OttServiceClient};
 
 /// Spend a one-time token at a running gateway.
 ///
 /// Prints account and session as JSON. The token is read from standard input, because
-/// arguments can be seen by every user of a machine: either the token alone, or the JSON
-/// that `ott-gateway issue` prints.
+/// every user of a machine can read arguments: either the token alone, or the JSON that
+/// `ott-gateway issue` prints. On a terminal it is asked for, and not shown.
 ///
-/// Anyone who holds the session can act as that user, so mind where the output goes.
+/// Anyone who holds the session can act as that user, so take care where the output goes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The API client (and so the data center) that the token is from [default: its default one]
+    /// Name the API client (and so the data center) of the token [default: the gateway's default]
     #[arg(long, value_name = "NAME")]
     api_client: Option<String>,
-    /// How long to wait for the answer
+    /// Wait this long for the answer
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout::parse)]
     timeout: Duration,
     #[command(flatten)]
     client: ClientOptions,
+    /// A token in the wrong place, to be refused without repeating it.
+    #[arg(hide = true, value_parser = misplaced)]
+    token: Vec<Misplaced>,
+    /// The same as an option.
+    #[arg(long, hide = true, aliases = ["token", "one-time-token", "otp"], value_parser = misplaced)]
+    ott: Option<Misplaced>,
 }
+
+/// An argument that is not kept.
+#[derive(Clone, Copy, Debug)]
+struct Misplaced;
+
+#[expect(clippy::unnecessary_wraps, reason = "the parser of arguments asks for a result")]
+fn misplaced(_: &str) -> Result<Misplaced, String> {
+    Ok(Misplaced)
+}
+
+/// What to do with a token.
+pub(super) const TIP: &str = "tip: pipe the token on standard input: ott-gateway login < token.txt";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,12 +63,29 @@ Examples:
 
 A token works once. After a failure, issue a new one.";
 
-/// More than any answer of `issue` has.
+/// Maximum size of the input, in bytes: more than the output of `issue`.
 const MAX_INPUT_BYTES: u64 = 64 * 1024;
 
 pub(super) fn run(arguments: Arguments, output: &mut Output) -> Result<(), Failure> {
-    let ott = read_token(output)?;
-    client::block_on(login(arguments, ott, output))
+    arguments.check()?;
+    client::block_on(async move {
+        let ott = read_token(output).await?;
+        login(arguments, ott, output).await
+    })
+}
+
+impl Arguments {
+    /// Refuses a token that is an argument.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.token.is_empty() && self.ott.is_none() {
+            return Ok(());
+        }
+        Err(Failure::Usage(
+            "the token must not be an argument, because every user of this machine can read arguments; pipe it on \
+             standard input: ott-gateway login < token.txt"
+                .to_owned(),
+        ))
+    }
 }
 
 async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result<(), Failure> {
@@ -62,15 +97,18 @@ async fn login(arguments: Arguments, ott: String, output: &mut Output) -> Result
     Ok(())
 }
 
-fn read_token(output: &mut Output) -> Result<String, Failure> {
-    let mut input = Zeroizing::new(String::new());
-    let read = if io::stdin().is_terminal() {
-        output.ask("one-time token: ");
-        io::stdin().read_line(&mut input).map(|_| ())
+async fn read_token(output: &mut Output) -> Result<String, Failure> {
+    let input = if io::stdin().is_terminal() {
+        prompt::ask("one-time token: ", output).await?
     } else {
-        io::stdin().lock().take(MAX_INPUT_BYTES).read_to_string(&mut input).map(|_| ())
+        let mut input = Zeroizing::new(String::new());
+        io::stdin()
+            .lock()
+            .take(MAX_INPUT_BYTES)
+            .read_to_string(&mut input)
+            .map_err(|error| Failure::Usage(format!("cannot read standard input: {error}")))?;
+        input
     };
-    read.map_err(|error| Failure::Usage(format!("standard input cannot be read ({})", error.kind())))?;
     token_in(&input).map_err(|rule| Failure::Usage(rule.to_owned()))
 }
 
@@ -82,13 +120,15 @@ fn token_in(input: &str) -> Result<String, &'static str> {
     }
     let input = input.trim();
     if input.is_empty() {
-        Err("standard input is empty: it must be the token, or what `ott-gateway issue` prints")
+        Err(
+            "standard input is empty; pipe the token or what `ott-gateway issue` prints: ott-gateway login < token.txt",
+        )
     } else if input.starts_with('{') {
         serde_json::from_str::<Issued>(input)
             .map(|issued| issued.ott)
-            .map_err(|_| "standard input is a JSON object without a token: it must have a member \"ott\"")
+            .map_err(|_| "standard input is a JSON object without a member \"ott\"; pipe the token or what `ott-gateway issue` prints")
     } else if input.contains(char::is_whitespace) {
-        Err("standard input must be one token, or what `ott-gateway issue` prints")
+        Err("standard input has more than one word; pipe the token or what `ott-gateway issue` prints")
     } else {
         Ok(input.to_owned())
     }

@@ -77,6 +77,13 @@ impl Output {
         let _ = self.out.flush();
     }
 
+    /// Prints a text of this program that is the result as a whole, unchanged: a script may
+    /// contain tabs.
+    pub(super) fn document(&mut self, text: &str) {
+        // If the reader has closed the pipe, it cannot be reported.
+        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+    }
+
     /// Prints lines about the result, not part of it.
     pub(super) fn note(&mut self, lines: impl Display) {
         print(&mut self.err, self.err_colour, lines, "\n");
@@ -102,7 +109,7 @@ impl Output {
     }
 
     /// Prints what the parser of the command line returned: help, the version or an error.
-    pub(super) fn usage(&mut self, message: &clap::Error) -> ExitCode {
+    pub(super) fn usage(&mut self, message: &clap::Error, tip: Option<&str>) -> ExitCode {
         let wrong = message.use_stderr();
         let (writer, colour) =
             if wrong { (&mut self.err, self.err_colour) } else { (&mut self.out, self.out_colour) };
@@ -111,6 +118,9 @@ impl Output {
             print(writer, true, text.ansi(), "");
         } else {
             print(writer, false, text, "");
+        }
+        if let Some(tip) = tip {
+            print(writer, colour, tip, "\n");
         }
         if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
     }

@@ -1,11 +1,16 @@
 //! `ott-gateway sandbox`: the gateway in front of a copy of the platform.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+mod account_list;
+mod public_url;
+mod ready_file;
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use tonic::transport::Endpoint;
 use url::Url;
 
+use self::ready_file::{Ready, ReadyFile};
 use super::{
     failure::{Failure, chain},
     output::Output,
@@ -13,36 +18,56 @@ use super::{
         LOG_FLUSH_LIMIT, audit_closed, listen_to_signals, lost, not_started, on_control_runtime,
         protect_from_signals, raise_limit_of_open_files, records_lost, start_log,
     },
-    walk::{Addresses, walk},
+    walk::{Addresses, opening, walk},
 };
 use crate::{
-    app::{App, Ended},
-    config::{Config, Process},
-    sandbox::{self, Accounts, FaultPlan},
+    app::{App, Ended, OnHangUp},
+    config::{Config, Process, SandboxPlatform},
+    credential::ClientId,
+    sandbox::{self, Accounts, FaultPlan, Sandbox},
     secret::client_secret::ClientSecret,
+    server::Transport,
 };
 
 /// Try everything on this machine, against a copy of the platform.
 ///
 /// Starts the copy and the gateway in front of it, walks once through issuing and
-/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, no account on
-/// the platform is needed, and no real credentials belong in it: the API client "sandbox"
-/// with the secret "sandbox-secret" is known to all.
+/// spending a token, and serves until Ctrl-C. Nothing leaves this machine, and no account on the
+/// platform is needed. Do not use real credentials: the API client "sandbox" and its secret
+/// "sandbox-secret" are public. Documentation: docs/sandbox.md.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Where the gateway serves gRPC
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
-    pub(super) listen: SocketAddr,
+    /// Where the gateway serves gRPC [default: 127.0.0.1:50051, or as in --config]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(super) listen: Option<SocketAddr>,
     /// Where the copy of the platform serves HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(super) platform_listen: SocketAddr,
-    /// A JSON file with the accounts, of which the walk takes the first [default: a built-in set]
+    /// Where browsers and other machines reach the copy of the platform: used in login URLs and in
+    /// what is printed [default: its address, or loopback if it listens on every address]
+    #[arg(long, value_name = "URL", value_parser = public_url::parse)]
+    pub(super) public_url: Option<Url>,
+    /// Read callers, access rules, quotas, TLS and audit from a configuration file of `serve`. Its
+    /// API clients keep their names and lead to the copy of the platform. There is no walk
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
+    pub(super) config: Option<PathBuf>,
+    /// Take the accounts from a JSON file, of which the walk uses the first [default: a built-in set]
     #[arg(long, value_name = "FILE")]
     pub(super) accounts: Option<PathBuf>,
+    /// List the accounts and exit
+    #[arg(long)]
+    pub(super) list_accounts: bool,
+    /// How long a one-time token is valid, from 1s to 1h
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = token_life)]
+    pub(super) token_life: Duration,
     /// Let every n-th request to the platform fail: KIND/N, such as 503/10
     #[arg(long, value_name = "SPEC")]
     pub(super) fault: Option<String>,
+    /// Write the addresses to a file as JSON once everything serves and the walk is done; the file is
+    /// removed at exit
+    #[arg(long, value_name = "FILE")]
+    pub(super) ready_file: Option<PathBuf>,
     /// Exit after the walk
     #[arg(long)]
     pub(super) once: bool,
@@ -52,64 +77,100 @@ const EXAMPLES: &str = "\
 Examples:
   ott-gateway sandbox
   ott-gateway sandbox --once
-  ott-gateway sandbox --listen 127.0.0.1:6000 --platform-listen 127.0.0.1:6001
+  ott-gateway sandbox --listen 127.0.0.1:0 --platform-listen 127.0.0.1:0 --ready-file ready.json
+  ott-gateway sandbox --listen 0.0.0.0:50051 --platform-listen 0.0.0.0:8080 \\
+    --public-url http://localhost:8080
+  ott-gateway sandbox --config gateway.toml
 
 Every error on demand: issue for the login fault+KIND@sandbox to let issuing fail, or for
-login-fault+KIND@sandbox to get a token whose login fails. KIND is an HTTP status (503), a
-status with an API code (400-1018), 429, html, malformed, cut, reset, slow, huge, redirect.";
+login-fault+KIND@sandbox to get a token whose login fails. KIND is a reason of docs/errors.md,
+such as DRAINING or USER_NOT_FOUND, alone or with one of its codes (AUDIT_UNAVAILABLE-ABORTED),
+or what the platform answers with: an HTTP status (503), a status with an API code (400-1018),
+429, html, malformed, cut, reset, slow, huge, redirect, blocked, other-account. --fault takes only
+the latter.
+
+For tests, on the platform's address:
+  GET  /sandbox/requests   the requests that the platform has received
+  POST /sandbox/reset      forget tokens, sessions, requests and used quotas
+                           (with the header content-type: application/json)";
 
 /// The user of the platform's own documentation.
 const DOCUMENTED_LOGIN: &str = "johncustomer@mysite.com";
+/// Where the gateway listens unless configured otherwise.
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 50051);
 
 pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
-    protect_from_signals()?;
     let accounts = match &arguments.accounts {
         Some(file) => Accounts::from_file(file).map_err(|error| Failure::Usage(chain(&error)))?,
         None => Accounts::built_in(),
     };
+    if arguments.list_accounts {
+        account_list::print(&accounts, output);
+        return Ok(());
+    }
+    let ip = arguments.platform_listen.ip();
+    if !ip.is_loopback() && !ip.is_unspecified() {
+        let rule = "must be a loopback address, or 0.0.0.0 or [::]: the gateway connects to it without TLS";
+        return Err(Failure::Usage(format!("--platform-listen: {rule}")));
+    }
+    protect_from_signals()?;
     let faults = match &arguments.fault {
         Some(plan) => plan.parse().map_err(|error| Failure::Usage(format!("--fault: {error}")))?,
         None => FaultPlan::none(),
     };
     let login = accounts.first_login().unwrap_or(DOCUMENTED_LOGIN).to_owned();
-    let settings =
-        sandbox::Settings { accounts, faults, ..sandbox::Settings::new(arguments.platform_listen) };
-    for (what, address) in [("gateway", arguments.listen), ("platform", arguments.platform_listen)] {
-        if !address.ip().is_loopback() {
-            output.note(format_args!(
-                "warning: the sandbox's {what} at {address} is open to the network, and its secret is known to all"
-            ));
-        }
-    }
+    let (client_id, client_secret) = accounts.credential();
+    let credential = (client_id.to_owned(), client_secret.to_owned());
+    let settings = sandbox::Settings {
+        accounts,
+        faults,
+        ott_lifetime: arguments.token_life,
+        public_url: arguments.public_url.as_ref().map(public_url::without_slash),
+        ..sandbox::Settings::new(arguments.platform_listen)
+    };
+    let ready_file = arguments.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
     on_control_runtime(async {
         let platform = sandbox::start(settings).await.map_err(platform_not_started)?;
-        let base_url = platform.base_url();
-        let data_center: Url =
-            base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is no URL")))?;
-        let secret = ClientSecret::parse(sandbox::CLIENT_SECRET.as_bytes())
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        let config = Config::sandbox(&data_center, arguments.listen, secret, &Process)?;
+        let config = configuration(arguments, &platform, credential)?;
+        for warning in &config.warnings {
+            output.note(format_args!("warning: {warning}"));
+        }
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
-        let app = Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "--listen"))?;
+        let has_tls = config.server.grpc.transport.client_auth().is_some();
+        let app = Box::pin(App::rehearse(config, platform.script()))
+            .await
+            .map_err(|error| not_started(&error, "--listen"))?;
         app.report_log(logging.clone());
 
-        let addresses = Addresses { gateway: app.local_addr(), platform: platform.local_addr() };
-        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.gateway))
-            .map_err(|error| Failure::Failed(chain(&error)))?;
-        let walked = walk(endpoint.connect_lazy(), addresses, &login, output).await;
+        let addresses =
+            public_url::shown(app.local_addr(), &platform.base_url(), arguments.public_url.as_ref());
+        warn_if_open(&[("gateway", app.local_addr()), ("platform", platform.local_addr())], output);
+        let walked = if arguments.config.is_some() {
+            opening(&addresses, output);
+            Ok(())
+        } else {
+            let gateway = public_url::on_this_machine(app.local_addr());
+            let endpoint = Endpoint::from_shared(format!("http://{gateway}"))
+                .map_err(|error| Failure::Failed(chain(&error)))?;
+            walk(endpoint.connect_lazy(), &addresses, &login, output).await
+        };
+        // After the walk, which would interfere with tests.
+        if let Some(file) = &ready_file {
+            file.write(&ready(&app, has_tls, &platform, &addresses))?;
+        }
         let done = if arguments.once {
             let records = app.stop().await;
             walked.and_then(|()| records.map_err(|_| records_lost()))
         } else {
-            // Who asks for faults, or brings accounts that cannot log in, wants to go on
-            // from there.
+            // Faults, or accounts that cannot log in, are why people use a sandbox.
             if let Err(failure) = &walked {
                 output.failure(failure);
                 output.note("The walk ended early; the sandbox goes on.");
             }
-            // Before the note: a Ctrl-C that answers it must be a drain already.
-            let signals = listen_to_signals()?;
+            // Before the note, so that a Ctrl-C in response to it starts a drain.
+            let signals = listen_to_signals(OnHangUp::Stop)?;
             output.note("\nServing until Ctrl-C.");
             match signals.serve(app).await {
                 Ended::InGoodOrder | Ended::AtOnce => Ok(()),
@@ -118,14 +179,85 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
                 Ended::RecordsLost => Err(records_lost()),
             }
         };
+        drop(ready_file);
         platform.stop().await;
         logging.flush(LOG_FLUSH_LIMIT);
         done
     })
 }
 
+/// The configuration of the gateway: that of the sandbox, or the file's with the copy of the
+/// platform in place of every data center.
+fn configuration(
+    arguments: &Arguments,
+    platform: &Sandbox,
+    (client_id, client_secret): (String, String),
+) -> Result<Config, Failure> {
+    let base_url = platform.base_url();
+    let url: Url = base_url.parse().map_err(|_| Failure::Failed(format!("{base_url} is not a URL")))?;
+    let secret = ClientSecret::parse(client_secret.as_bytes())
+        .map_err(|error| Failure::Usage(format!("--accounts: client_secret: {error}")))?;
+    let mut config = match &arguments.config {
+        None => {
+            let listen = arguments.listen.unwrap_or(DEFAULT_LISTEN);
+            Config::sandbox(&url, listen, secret, &Process)?
+        }
+        Some(file) => {
+            let platform =
+                SandboxPlatform { url: &url, client_id: &client_id, client_secret: &client_secret };
+            let mut config = Config::load_for_sandbox(file, platform, &Process)?;
+            if let Some(listen) = arguments.listen {
+                let grpc = &mut config.server.grpc;
+                grpc.listen = listen;
+                // Asked for explicitly, and there is nothing in a sandbox to protect.
+                if grpc.transport == Transport::LoopbackPlaintext {
+                    grpc.transport = Transport::Plaintext;
+                }
+            }
+            config
+        }
+    };
+    let client_id = ClientId::parse(&client_id)
+        .map_err(|error| Failure::Usage(format!("--accounts: client_id: {error}")))?;
+    for client in config.api_clients.by_name.values_mut() {
+        client.credential.client_id.clone_from(&client_id);
+        if let Some(url) = &arguments.public_url {
+            client.platform.data_center = client.platform.data_center.clone().seen_at(url);
+        }
+    }
+    Ok(config)
+}
+
+fn ready(app: &App, gateway_tls: bool, platform: &Sandbox, shown: &Addresses) -> Ready {
+    Ready {
+        gateway: public_url::on_this_machine(app.local_addr()).to_string(),
+        gateway_tls,
+        platform: platform.base_url(),
+        public_url: shown.platform.clone(),
+        admin: app.admin_addr().map(|address| public_url::on_this_machine(address).to_string()),
+        pid: std::process::id(),
+    }
+}
+
+/// Warns about addresses that other machines can reach, with their real ports.
+fn warn_if_open(addresses: &[(&str, SocketAddr)], output: &mut Output) {
+    for (what, address) in addresses.iter().filter(|(_, address)| !address.ip().is_loopback()) {
+        output.note(format_args!(
+            "warning: the sandbox's {what} at {address} is open to the network, and its secret is public"
+        ));
+    }
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:50051".to_owned())
+}
+
+fn token_life(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| bounds.contains(duration))
+        .ok_or_else(|| "must be a duration with its unit, from 1s to 1h".to_owned())
 }
 
 fn platform_not_started(error: sandbox::StartError) -> Failure {

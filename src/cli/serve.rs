@@ -1,6 +1,7 @@
 //! `ott-gateway serve`: the gateway itself.
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal},
     panic::AssertUnwindSafe,
     path::PathBuf,
@@ -12,27 +13,31 @@ use futures_util::FutureExt;
 
 use super::{
     failure::{Failure, chain},
+    output::Output,
     terminal,
 };
 use crate::{
-    app::{App, Ended, Signals, StartError, descriptors, set_signal_mask},
+    app::{App, Ended, OnHangUp, Signals, StartError, descriptors, set_signal_mask},
     config::{Config, Process},
+    server::tls::ClientAuth,
     telemetry::logging::{self, Logging},
 };
 
-/// How long the last lines of the log may take to be written.
+/// Maximum time for writing the last lines of the log.
 pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in flight end.
+/// Serve gRPC until SIGTERM or Ctrl-C, then let calls in progress end.
 ///
 /// Everything is set in one TOML file. Environment variables override the file:
 /// `OTT_GATEWAY__SERVER__LISTEN` is the key `listen` of `[server]`. An invalid configuration
 /// is refused before anything is opened, with all problems at once.
 ///
-/// SIGTERM, SIGINT and SIGQUIT end it within 30 seconds, unless the configuration gives calls
-/// in flight more time; a second one ends it within 3 seconds. SIGHUP and SIGUSR1 read the
+/// SIGTERM, SIGINT and SIGQUIT stop it within 30 seconds, unless the configuration gives calls
+/// in progress more time; a second one stops it within 3 seconds. SIGHUP and SIGUSR1 read the
 /// access rules again and reopen the audit file; changed rules, secrets and certificates are
 /// also picked up within 10 seconds without a signal.
+///
+/// On a terminal the log is text, elsewhere JSON, unless `log_format` is set.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -43,8 +48,8 @@ pub(super) struct Arguments {
 /// The configuration file.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgument {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", env = "OTT_GATEWAY_CONFIG", hide_env_values = true)]
+    /// Read the configuration from this file
+    #[arg(long, value_name = "FILE", env = "OTT_GATEWAY_CONFIG", hide_env_values = true, value_parser = file)]
     config: PathBuf,
 }
 
@@ -59,9 +64,24 @@ Minimal configuration (gateway.toml):
   callers = [\"anonymous\"]    # callers need no credential: for a first try only
   users = \"all\"
 
+Every key with its default: ott-gateway example-config
+
 Examples:
   ott-gateway serve --config gateway.toml
   OTT_GATEWAY__TELEMETRY__LOG_LEVEL=debug ott-gateway serve --config gateway.toml";
+
+/// The path of the configuration. It is read again after changes, which standard input cannot be.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("is empty; name the configuration file".to_owned()),
+        "-" => {
+            Err("standard input cannot be read again after a change; write the configuration to a file and \
+                    name that (a file of the name - is ./-)"
+                .to_owned())
+        }
+        path => Ok(PathBuf::from(path)),
+    }
+}
 
 impl ConfigArgument {
     /// Reads the file, and the environment variables that override it.
@@ -71,7 +91,11 @@ impl ConfigArgument {
 }
 
 /// `core_dumps` is whether they could be disabled, which is logged once there is a log.
-pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(), Failure> {
+pub(super) fn run(
+    arguments: &Arguments,
+    core_dumps: io::Result<()>,
+    output: &mut Output,
+) -> Result<(), Failure> {
     protect_from_signals()?;
     let config = arguments.config.load()?;
     let logging = start_log(&config)?;
@@ -97,10 +121,14 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
     raise_limit_of_open_files(&config);
     let served = on_control_runtime(async {
         // Before the gateway can be seen to serve: a signal sent then must not kill it.
-        let signals = listen_to_signals()?;
+        let signals = listen_to_signals(OnHangUp::Refresh)?;
+        let tls = tls_label(&config);
         let app =
             Box::pin(App::start(config)).await.map_err(|error| not_started(&error, "[server] listen"))?;
         app.report_log(logging.clone());
+        if io::stderr().is_terminal() {
+            output.note(listening(&app, tls));
+        }
         Ok(signals.serve(app).await)
     });
     tracing::info!("gateway stopped");
@@ -112,6 +140,28 @@ pub(super) fn run(arguments: &Arguments, core_dumps: io::Result<()>) -> Result<(
         Ended::AtOnce => Err(Failure::Failed("ended at once by a second signal".to_owned())),
         Ended::ThreadLost(thread) => Err(lost(&thread)),
     }
+}
+
+/// How the gRPC listener uses TLS.
+pub(super) fn tls_label(config: &Config) -> &'static str {
+    match config.server.grpc.transport.client_auth() {
+        None => "without TLS",
+        Some(ClientAuth::Off) => "TLS",
+        Some(ClientAuth::Optional { .. }) => "TLS, client certificates optional",
+        Some(ClientAuth::Require { .. }) => "TLS, client certificates required",
+    }
+}
+
+/// Where a gateway listens, in one line for a terminal.
+fn listening(app: &App, tls: &str) -> String {
+    let mut line = format!("Listening on {} (gRPC, {tls})", app.local_addr());
+    if let Some(address) = app.health_addr() {
+        let _ = write!(line, ", {address} (health, without TLS)");
+    }
+    if let Some(address) = app.admin_addr() {
+        let _ = write!(line, ", {address} (metrics and probes, HTTP)");
+    }
+    line + ". Ctrl-C stops it."
 }
 
 /// The failure of a gateway that stopped because the reader of its audit records is gone.
@@ -153,17 +203,20 @@ pub(super) fn raise_limit_of_open_files(config: &Config) {
 }
 
 /// Listens to the signals that a gateway knows.
-pub(super) fn listen_to_signals() -> Result<Signals, Failure> {
-    Signals::listen().map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
+pub(super) fn listen_to_signals(on_hang_up: OnHangUp) -> Result<Signals, Failure> {
+    Signals::listen(on_hang_up)
+        .map_err(|error| Failure::Failed(format!("signals cannot be received: {error}")))
 }
 
 /// Starts the log as configured.
 pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
+    let is_terminal = io::stderr().is_terminal();
+    let usual = if is_terminal { logging::Format::Text } else { logging::Format::Json };
     let directives = config.telemetry.log_level.parse().map_err(|error| Failure::Failed(chain(&error)))?;
     let settings = logging::Settings {
-        format: config.telemetry.log_format,
+        format: config.telemetry.log_format.unwrap_or(usual),
         directives,
-        has_colors: terminal::has_colors(&Process, io::stderr().is_terminal()),
+        has_colors: terminal::has_colors(&Process, is_terminal),
         has_priorities: terminal::is_journal(&Process, io::stderr()).unwrap_or(false),
     };
     logging::init(&settings).map_err(|error| Failure::Failed(chain(&error)))

@@ -1,6 +1,7 @@
 //! A gRPC status as a person reads it: what happened, the id to quote, what to do.
 //!
-//! Everything comes from the status itself, so it is as true for a newer gateway.
+//! Everything comes from the status itself, so that it also holds for a newer gateway. Whether a
+//! retry is useful is reported only for a status that a gateway has sent.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,7 +11,10 @@ use tonic_types::StatusExt;
 use super::failure;
 use crate::{telemetry::names::status_name, text::Printable};
 
-/// The report: a first line for the error, then one line per detail.
+/// The domain of the reasons that a gateway gives (`ErrorInfo`).
+const DOMAIN: &str = "ott-gateway";
+
+/// Returns the report: a first line for the error, then one line per detail.
 pub(super) fn report(status: &Status) -> String {
     let details = status.get_error_details();
     let mut report = status_name(status.code()).to_owned();
@@ -42,15 +46,19 @@ pub(super) fn report(status: &Status) -> String {
     if let Some(id) = request_id {
         line(&mut report, "request id", &format!("{id} (quote it to the gateway's operator)"));
     }
-    line(&mut report, "retry", &retry(status));
+    if details.error_info().is_some_and(|info| info.domain == DOMAIN) {
+        line(&mut report, "retry", &retry(status));
+    } else if status.code() == Code::Unimplemented {
+        line(&mut report, "hint", "check that this is the address of an ott-gateway");
+    }
     report
 }
 
-/// Whether and when a retry is worth it.
+/// Returns whether and when a retry is useful.
 fn retry(status: &Status) -> String {
     let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
     if let Some(wait) = wait {
-        // A wait is no shorter for being told in whole milliseconds.
+        // Rounded up, because a retry before the end of the wait is refused.
         let wait =
             Duration::from_millis(u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         return format!("after {}", humantime::format_duration(wait));
@@ -64,14 +72,15 @@ fn retry(status: &Status) -> String {
         Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => {
             "not until something has changed"
         }
-        Code::Unimplemented => "no: is this the address of an ott-gateway?",
+        Code::Unimplemented => "no: this gateway does not have the method",
         _ => "not with this request",
     }
     .to_owned()
 }
 
+/// Adds a detail. The colon separates the two also where the name is longer than the column.
 fn line(report: &mut String, name: &str, value: &str) {
-    let name = Printable(name).to_string();
+    let name = format!("{}:", Printable(name));
     let _ = write!(report, "\n  {name:<13} {}", Printable(value));
 }
 
@@ -96,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn report_tells_code_reason_message_details_id_and_retry() {
+    fn a_report_has_code_reason_message_details_id_and_retry() {
         let mut details = ErrorDetails::new();
         details
             .set_error_info(
@@ -106,16 +115,18 @@ mod tests {
             )
             .set_request_info("0199", "")
             .set_retry_info(Some(Duration::from_nanos(7_000_000_001)))
-            .add_bad_request_violation("login", "must not\u{1b}[2J be empty");
+            .add_bad_request_violation("login", "must not\u{1b}[2J be empty")
+            .add_quota_failure_violation("calls of this caller for this user", "the rate is used up");
         let status = Status::with_error_details(Code::ResourceExhausted, "The platform is busy.", details);
         assert_eq!(
             report(&status),
             "RESOURCE_EXHAUSTED (PLATFORM_RATE_LIMITED)\
              \n  The platform is busy.\
-             \n  login         must not\\u{1b}[2J be empty\
-             \n  http status   429\
-             \n  request id    0199 (quote it to the gateway's operator)\
-             \n  retry         after 7s 1ms"
+             \n  login:        must not\\u{1b}[2J be empty\
+             \n  calls of this caller for this user: the rate is used up\
+             \n  http status:  429\
+             \n  request id:   0199 (quote it to the gateway's operator)\
+             \n  retry:        after 7s 1ms"
         );
     }
 
@@ -125,7 +136,18 @@ mod tests {
         let status = Status::unimplemented("");
         assert_eq!(
             report(&status),
-            "UNIMPLEMENTED\n  no message\n  retry         no: is this the address of an ott-gateway?"
+            "UNIMPLEMENTED\n  no message\n  hint:         check that this is the address of an ott-gateway"
         );
+    }
+
+    #[test]
+    fn retry_is_reported_only_if_a_gateway_has_sent_the_status() {
+        let status = |domain: &str| {
+            let mut details = ErrorDetails::new();
+            details.set_error_info("OVERLOADED", domain, HashMap::new());
+            Status::with_error_details(Code::Unavailable, "busy", details)
+        };
+        assert!(report(&status("ott-gateway")).ends_with("\n  retry:        safe, after a moment"));
+        assert!(!report(&status("proxy.example")).contains("retry"));
     }
 }

@@ -174,6 +174,7 @@ async fn run_on_thread(line: String) -> (String, String, Result<(), String>) {
         let done = match parsed(&line).expect("the line is well formed") {
             Command::Issue(arguments) => issue::run(arguments, &mut output),
             Command::Healthcheck(arguments) => healthcheck::run(arguments, &mut output),
+            Command::Login(arguments) => arguments.check(),
             other => panic!("{other:?} is not run here"),
         };
         done.map_err(|failure| {
@@ -212,9 +213,8 @@ fn a_user_is_named_exactly_once() {
         "ott-gateway issue --login a --timeout 10",
         "ott-gateway issue --login a --timeout 0s",
         "ott-gateway issue --login a --certificate-file c",
-        "ott-gateway issue --login a --endpoint nowhere",
-        "ott-gateway login T1R=",
-        "ott-gateway login --ott T1R=",
+        "ott-gateway login --unknown T1R=",
+        "ott-gateway check-config --config -",
         "ott-gateway check-config --config f --explain a b",
         "ott-gateway check-config --config f --api-client eu2",
         "ott-gateway serve",
@@ -230,18 +230,26 @@ async fn options_that_make_no_sense_together_are_refused_before_connecting() {
     let (_, _, done) = run_on_thread("ott-gateway healthcheck --server-name a".to_owned()).await;
     assert_eq!(
         done.unwrap_err(),
-        "TLS options are given, but --endpoint begins with http://; write https://"
+        "--server-name is for TLS, but the endpoint begins with http://; write https://127.0.0.1:50051"
     );
+    let (_, _, done) = run_on_thread("ott-gateway issue --login a --endpoint nowhere".to_owned()).await;
+    assert!(done.unwrap_err().starts_with("--endpoint has no scheme; write http://nowhere:50051, or https"));
+    for arguments in ["T1R=", "--ott T1R=", "--token=T1R=", "--endpoint http://127.0.0.1:1 T1R="] {
+        let (_, err, done) = run_on_thread(format!("ott-gateway login {arguments}")).await;
+        let refusal = done.unwrap_err();
+        assert!(refusal.contains("pipe it on standard input") && !refusal.contains("T1R"), "{refusal}");
+        assert!(!err.contains("T1R"), "{err}");
+    }
     let (_, _, done) = run_on_thread(
         "ott-gateway healthcheck --bearer-token-file f --endpoint http://gateway.example:1".to_owned(),
     )
     .await;
-    assert!(done.unwrap_err().starts_with("--bearer-token-file needs an https:// endpoint"));
+    assert!(done.unwrap_err().starts_with("--bearer-token-file needs TLS"));
     let (_, _, done) = run_on_thread(
         "ott-gateway healthcheck --endpoint https://127.0.0.1:1 --ca-file /nowhere/ca".to_owned(),
     )
     .await;
-    assert_eq!(done.unwrap_err(), "--ca-file: /nowhere/ca cannot be read (entity not found)");
+    assert_eq!(done.unwrap_err(), "--ca-file: no such file: /nowhere/ca (there is no folder /nowhere)");
 }
 
 #[tokio::test]
@@ -279,18 +287,21 @@ async fn healthcheck_tells_by_its_result_whether_the_gateway_serves() {
     assert!(err.starts_with("error: NOT_FOUND\n"), "{err}");
     let (_, _, done) =
         run_on_thread("ott-gateway healthcheck --endpoint http://127.0.0.1:1".to_owned()).await;
-    assert!(done.unwrap_err().starts_with("cannot connect to http://127.0.0.1:1/: "));
+    assert!(done.unwrap_err().starts_with("cannot connect to http://127.0.0.1:1: "));
 }
 
 #[tokio::test]
 async fn silent_gateway_is_given_up_after_the_timeout() {
-    // Accepts connections (the kernel does) and never says a word.
+    // The kernel accepts connections, and nothing is sent.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let line = format!("ott-gateway healthcheck --endpoint http://{address} --timeout 200ms");
     assert_eq!(
         run_on_thread(line).await.2,
-        Err("no answer within 200ms; what became of the call is not known".to_owned())
+        Err(format!(
+            "no answer within 200ms: http://{address} has accepted the connection and sent nothing; check that this \
+             is the port of the gateway's gRPC listener. What became of the call is not known"
+        ))
     );
 }
 
@@ -357,11 +368,11 @@ async fn walk_tells_the_story_and_no_secret() {
     let address = gateway.listen().await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
     let channel = endpoint.connect().await.unwrap();
-    let addresses = Addresses { gateway: address, platform: "127.0.0.1:8080".parse().unwrap() };
+    let addresses = Addresses { gateway: address.to_string(), platform: "http://127.0.0.1:8080".to_owned() };
 
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), false);
-    walk(channel.clone(), addresses, "john@example", &mut output).await.unwrap();
+    walk(channel.clone(), &addresses, "john@example", &mut output).await.unwrap();
     let story = printed.text();
     for part in [
         "issue --endpoint",
@@ -381,7 +392,7 @@ async fn walk_tells_the_story_and_no_secret() {
     // The canned gateway's only token is spent by now.
     let printed = Printed::default();
     let mut output = Output::into(printed.clone(), Printed::default(), true);
-    let failure = walk(channel, addresses, "x'; rm", &mut output).await.unwrap_err();
+    let failure = walk(channel, &addresses, "x'; rm", &mut output).await.unwrap_err();
     assert!(matches!(failure, Failure::Status(_)), "{failure:?}");
     assert!(printed.text().contains("\u{1b}[1mIssueOtt\u{1b}[0m"));
 }
@@ -394,8 +405,11 @@ fn port_in_use_names_the_port_and_the_flag() {
     assert_eq!(
         Failure::listen(address, &error, "--listen").to_string(),
         format!(
-            "port {} is in use ({address}): stop what listens there, or choose another address with --listen",
+            "port {} is in use ({address}), perhaps by an older sandbox that is still running: stop what listens \
+             there, or choose another address with --listen",
             address.port()
         )
     );
+    let of_file = Failure::listen(address, &error, "[server] listen").to_string();
+    assert!(!of_file.contains("sandbox"), "{of_file}");
 }

@@ -8,5 +8,5 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .ok()
         .filter(|duration| bounds.contains(duration))
-        .ok_or_else(|| "must be a duration with its unit, such as 10s or 500ms, up to 10min".to_owned())
+        .ok_or_else(|| "must be a duration with its unit, such as 10s or 500ms, from 1ms to 10min".to_owned())
 }

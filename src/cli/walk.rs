@@ -1,9 +1,9 @@
-//! The walk that a newcomer sees: a token is issued, spent, and refused the second
-//! time, through real gRPC; then the lines to paste.
+//! The walk of the sandbox: a token is issued, spent, and refused the second time, over gRPC; then
+//! the lines to paste.
 //!
-//! It is a client like any other: it knows the gateway only by its address.
+//! It is an ordinary client, which has only the address of the gateway.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
@@ -24,9 +24,9 @@ use crate::{
 
 /// The platform's management console.
 const TARGET: &str = "/mc/";
-/// Nothing in a sandbox takes longer, unless a fault is asked for.
+/// Maximum time of a call; only faults take longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a token is shown.
+/// Maximum number of characters of a token that are shown.
 const SHOWN: usize = 20;
 /// The default address of the gateway for the commands.
 const DEFAULT_GATEWAY: &str = "127.0.0.1:50051";
@@ -46,29 +46,42 @@ answer = gateway.LoginWithOtt(ott.LoginWithOttRequest(ott=issued.ott), timeout=5
 print(answer.user.login, [cookie.name for cookie in answer.session.cookies])
 END";
 
-/// Where the two halves of the sandbox are.
-#[derive(Clone, Copy, Debug)]
+/// Where the two halves of the sandbox are, for those who use them.
+#[derive(Clone, Debug)]
 pub struct Addresses {
-    /// The gateway's gRPC listener.
-    pub gateway: SocketAddr,
-    /// The copy of the platform.
-    pub platform: SocketAddr,
+    /// Host and port of the gateway.
+    pub gateway: String,
+    /// URL of the copy of the platform, without a slash at its end.
+    pub platform: String,
 }
 
-/// Issues a token for the user with this login, spends it, tries it again, and tells the
-/// story with the lines to paste.
+/// Prints where the two halves are.
+pub(super) fn opening(addresses: &Addresses, output: &mut Output) {
+    let title = output.paint(Style::Heading, "ott-gateway sandbox");
+    output.line(format_args!("\n{title}  nothing leaves this machine, no account needed\n"));
+    for (name, place, what) in [
+        ("gateway", &addresses.gateway, "gRPC: ott.v1.OttService"),
+        ("platform", &addresses.platform, "a copy of the documented endpoints"),
+    ] {
+        let name = output.paint(Style::Name, format_args!("{name:<9}"));
+        output.line(format_args!("  {name} {}  ({what})", Printable(place)));
+    }
+}
+
+/// Issues a token for the user with this login, spends it and tries it again. Prints each step,
+/// and the lines to paste.
 ///
 /// # Errors
 ///
-/// The first call that ended otherwise than the story goes.
+/// The first call that did not end as expected.
 pub async fn walk(
     channel: Channel,
-    addresses: Addresses,
+    addresses: &Addresses,
     login: &str,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let mut story = Story { output, client: OttServiceClient::new(channel), login };
-    story.opening(addresses);
+    opening(addresses, story.output);
     let issued = story.issue().await?;
     let ott = story.log_in(issued.ott).await?;
     story.log_in_again(ott).await?;
@@ -83,16 +96,6 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    fn opening(&mut self, addresses: Addresses) {
-        let title = self.output.paint(Style::Heading, "ott-gateway sandbox");
-        self.output.line(format_args!("\n{title}  nothing leaves this machine, no account needed\n"));
-        self.detail("gateway", format_args!("{}  (gRPC: ott.v1.OttService)", addresses.gateway));
-        self.detail(
-            "platform",
-            format_args!("http://{}  (a copy of the documented endpoints)", addresses.platform),
-        );
-    }
-
     async fn issue(&mut self) -> Result<IssueOttResponse, Failure> {
         self.step(1, "IssueOtt", "a one-time token for a user");
         self.sent("login", self.login);
@@ -133,7 +136,7 @@ impl Story<'_> {
         let started = clock::now();
         let message = LoginWithOttRequest { ott, ..LoginWithOttRequest::default() };
         let Err(status) = self.client.login_with_ott(request(message)).await else {
-            return Err(Failure::Failed("the same token worked twice".to_owned()));
+            return Err(Failure::Failed("the same token was accepted twice".to_owned()));
         };
         let Some(info) = status.get_details_error_info().filter(|info| info.reason == "OTT_REJECTED") else {
             return Err(status.into());
@@ -164,16 +167,13 @@ impl Story<'_> {
         }
     }
 
-    fn lines_to_paste(&mut self, addresses: Addresses) {
-        let gateway = addresses.gateway;
+    fn lines_to_paste(&mut self, addresses: &Addresses) {
+        let gateway = &addresses.gateway;
         let program = program();
-        // What a shell or Python would take for something else is left to be filled in.
+        // A shell or Python could interpret other characters.
         let login = if is_plain(self.login) { self.login } else { "PASTE-A-LOGIN-HERE" };
-        let at = if gateway.to_string() == DEFAULT_GATEWAY {
-            String::new()
-        } else {
-            format!(" --endpoint http://{gateway}")
-        };
+        let at =
+            if gateway == DEFAULT_GATEWAY { String::new() } else { format!(" --endpoint http://{gateway}") };
         let heading = self.output.paint(Style::Heading, "Your turn");
         self.output.line(format_args!("\n{heading}: paste any of these into another terminal"));
         self.paste("from here", &format!("{program} issue{at} --login {login} |\n  {program} login{at}"));
@@ -186,20 +186,23 @@ impl Story<'_> {
         );
         self.paste(
             "from Python, in this repository: the stubs, then the two calls",
-            &PYTHON.replace("GATEWAY", &gateway.to_string()).replace("LOGIN", login),
+            &PYTHON.replace("GATEWAY", gateway).replace("LOGIN", login),
         );
         self.paste(
-            "in a browser: open the loginUrl that this prints, within 30 s",
+            "in a browser: open the loginUrl that this prints, before the token expires",
             &format!("{program} issue{at} --login {login} --target-uri {TARGET}"),
         );
         self.paste(
-            "every error on demand: an HTTP status, or html, malformed, cut, reset, slow, huge, redirect",
-            &format!("{program} issue{at} --login fault+503@sandbox"),
+            "every error on demand: a reason of docs/errors.md, or an answer of the platform (503, cut, slow …)",
+            &format!(
+                "{program} issue{at} --login fault+USER_NOT_FOUND@sandbox\n\
+                 {program} issue{at} --login login-fault+OTT_IN_USE@sandbox |\n  {program} login{at}"
+            ),
         );
     }
 
-    /// Lines without an indent, because Python would mind it; the title is a comment, so
-    /// that it may be pasted along.
+    /// Prints lines without an indent, because of Python. The title is a comment, so that it can be
+    /// pasted too.
     fn paste(&mut self, title: &str, lines: &str) {
         let title = self.output.paint(Style::Quiet, format_args!("# {title}"));
         self.output.line(format_args!("\n{title}\n{lines}"));
@@ -223,11 +226,6 @@ impl Story<'_> {
         self.field("←", field, value);
     }
 
-    fn detail(&mut self, name: &str, value: impl std::fmt::Display) {
-        let name = self.output.paint(Style::Name, format_args!("{name:<9}"));
-        self.output.line(format_args!("  {name} {}", Printable(value)));
-    }
-
     fn field(&mut self, arrow: &str, field: &str, value: impl std::fmt::Display) {
         let arrow = self.output.paint(Style::Quiet, arrow);
         let field = self.output.paint(Style::Name, format_args!("{field:<12}"));
@@ -241,9 +239,9 @@ fn request<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// The beginning of a token: enough to recognise it, too little to use it.
+/// The beginning of a token: enough to recognize it, too little to use it.
 fn shortened(ott: &str) -> String {
-    // At most half of it, however short it is.
+    // At most half of it, even if it is short.
     let shown: String = ott.chars().take(SHOWN.min(ott.len() / 2)).collect();
     format!("{shown}…")
 }
@@ -265,7 +263,7 @@ fn attributes(cookie: &Cookie) -> String {
     parts.join("; ")
 }
 
-/// How this program was called, if that is good to paste.
+/// The path by which this program was started, if it can be pasted.
 fn program() -> String {
     std::env::args_os()
         .next()
@@ -274,7 +272,7 @@ fn program() -> String {
         .unwrap_or_else(|| "ott-gateway".to_owned())
 }
 
-/// Whether text means itself, wherever it is pasted.
+/// Returns whether no shell and no language interprets the text.
 fn is_plain(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_@+".contains(&byte);
     !text.is_empty() && !text.starts_with('-') && text.bytes().all(is_plain)

@@ -52,7 +52,7 @@ impl ApiClients {
             let name: Arc<str> = Arc::from(name);
             if table.optional("default", value::boolean).unwrap_or(only) {
                 if let Some(first) = &default {
-                    let rule = format!("there must be one default at most, and \"{first}\" is one already");
+                    let rule = format!("only one API client can be the default, and \"{first}\" already is");
                     table.fault("default", Problem::rule(rule));
                 } else {
                     default = Some(Arc::clone(&name));
@@ -118,8 +118,8 @@ fn client_id(value: &Value) -> Result<ClientId, Problem> {
 
 fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Option<SecretSource> {
     if section.has("client_secret") {
-        let rule = "a secret must not be in the configuration: put it into a file and name that \
-                        with client_secret_file";
+        let rule = "a secret must not be in the configuration; write it to a file, and name the \
+                    file with client_secret_file";
         // Asked for, so that it is not an unknown key on top.
         let _ = section.optional("client_secret", |_| Err::<(), _>(Problem::rule(rule)));
     }
@@ -127,11 +127,15 @@ fn read_secret(section: &mut Section<'_>, environment: &dyn Environment) -> Opti
     match given.as_slice() {
         [] if !section.has("client_secret") => section.fault(
             "client_secret_file",
-            Problem::Missing("or one of client_secret_env and client_secret_credential"),
+            Problem::Missing(
+                "name the file of the secret, or set client_secret_env or client_secret_credential",
+            ),
         ),
         [first, rest @ ..] => {
             for key in rest {
-                let rule = format!("there must be one source of the secret, and {first} is one already");
+                let rule = format!(
+                    "only one source of the secret is allowed, and {first} is set as well; remove one of them"
+                );
                 section.fault(key, Problem::rule(rule));
             }
         }

@@ -8,7 +8,13 @@ use std::{
 
 use rustix::process::{Uid, geteuid};
 
-use super::{fault::Problem, named_file, section::Section, tree::Value, value};
+use super::{
+    fault::{Problem, ShownPath},
+    named_file,
+    section::Section,
+    tree::Value,
+    value,
+};
 use crate::audit::{HmacKeyFile, Settings, Sink};
 
 /// Reads `[audit]`.
@@ -27,7 +33,7 @@ pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
     }
     let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file");
     if section.has("hmac_key_id") && !section.has("hmac_key_file") {
-        section.fault("hmac_key_id", Problem::rule("names the key of hmac_key_file, which is not there"));
+        section.fault("hmac_key_id", Problem::rule("needs hmac_key_file"));
     }
     let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
         let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
@@ -48,9 +54,10 @@ fn file_sink(section: &Section<'_>, text: &str) -> Sink {
             Problem::rule("must be \"stdout\", \"off\", or the path of a file with a \"/\" in it"),
         );
     } else if path.is_dir() {
-        section.fault("sink", Problem::rule("is a folder; a file is needed"));
+        section.fault("sink", Problem::rule(format!("is a directory: {}; name a file", ShownPath(&path))));
     } else if !path.parent().is_some_and(Path::is_dir) {
-        section.fault("sink", Problem::rule("the file's folder does not exist"));
+        let folder = ShownPath(path.parent().unwrap_or(&path));
+        section.fault("sink", Problem::rule(format!("no such folder: {folder}; create it")));
     } else {
         warn_if_exposed(section, &path);
     }

@@ -78,14 +78,16 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
         (true, true) => {
             section.fault(
                 "jwks_url",
-                Problem::rule("there must be one source of keys, and jwks_file is one already"),
+                Problem::rule(
+                    "only one source of keys is allowed, and jwks_file is set as well; remove one of them",
+                ),
             );
         }
         _ => {}
     }
     for key in ["jwks_ca_file", "jwks_max_age"] {
         if section.has(key) && !section.has("jwks_url") {
-            section.fault(key, Problem::rule("is for jwks_url, which is not there"));
+            section.fault(key, Problem::rule("needs jwks_url"));
         }
     }
     let file = named_file::jwks(&mut section, "jwks_file").map(JwksSource::File);
@@ -97,10 +99,15 @@ fn read_jwt(mut section: Section<'_>, others: Option<&[JwtSettings]>) -> Option<
         .map(|url| JwksSource::Url(JwksUrl { url, ca_file, max_age }));
     for other in others.unwrap_or_default() {
         if name.is_some() && name == other.name {
-            section.fault("name", Problem::rule("is the name of another issuer too"));
+            section.fault("name", Problem::rule("is the name of another issuer as well; give each its own"));
         }
         if issuer.as_ref() == Some(&other.issuer) {
-            section.fault("issuer", Problem::rule("is there twice: its tokens could prove two callers"));
+            section.fault(
+                "issuer",
+                Problem::rule(
+                    "is the issuer of another table as well; its tokens would identify two callers",
+                ),
+            );
         }
     }
     section.finish();
@@ -165,7 +172,7 @@ pub(super) fn tokens(section: &Section<'_>) -> TokenHashes {
 fn token_hash(value: &Value) -> Result<TokenHash, Problem> {
     let rule = || {
         Problem::rule(
-            "must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, never the token itself",
+            "must be \"sha256:\" and the 64 hexadecimal digits of the token's SHA-256, not the token itself",
         )
     };
     let text = value::text(value)?;
@@ -216,7 +223,7 @@ fn from(value: &Value) -> Result<ForwardedFrom, Problem> {
         Ok(ForwardedFrom::Loopback)
     } else if let Ok(address) = text.parse::<IpAddr>() {
         if address.is_unspecified() || address.is_multicast() {
-            return Err(Problem::rule("is no address that anyone connects from"));
+            return Err(Problem::rule("must be an address that a peer can connect from"));
         }
         Ok(ForwardedFrom::Address(address))
     } else if text.strip_prefix("spiffe://").is_some_and(|id| !id.is_empty()) {

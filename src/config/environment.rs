@@ -16,10 +16,10 @@ use super::{
     tree::{Node, Table, Value},
 };
 
-const PREFIX: &str = "OTT_GATEWAY__";
-/// What a variable of ours begins with if its first separator was written too short.
-const SHORT_PREFIX: &str = "OTT_GATEWAY_";
-const SEPARATOR: &str = "__";
+pub(super) const PREFIX: &str = "OTT_GATEWAY__";
+/// Prefix of a variable of ours whose first separator was written too short.
+pub(super) const SHORT_PREFIX: &str = "OTT_GATEWAY_";
+pub(super) const SEPARATOR: &str = "__";
 
 /// Where environment variables come from.
 pub trait Environment {

@@ -4,7 +4,13 @@
 //! secret that was written on the wrong line. Keys and file names can contain any character; a
 //! finding is printed on one line regardless. Nothing is checked here.
 
-use std::{borrow::Cow, cell::RefCell, fmt, io, path::Path, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::text::Excerpt;
 
@@ -65,8 +71,8 @@ pub enum Problem {
     #[error("not valid TOML: {0}")]
     Syntax(String),
     /// A file cannot be read.
-    #[error("the file cannot be read ({0})")]
-    Unreadable(io::ErrorKind),
+    #[error("{0}")]
+    Unreadable(String),
     /// A file could not be read for a reason that is not the file: the file system did not respond,
     /// or no thread could be started.
     #[error("{0}")]
@@ -106,6 +112,65 @@ impl Problem {
     pub(super) fn rule(rule: impl Into<Cow<'static, str>>) -> Self {
         Self::Rule(rule.into())
     }
+}
+
+/// Returns why a file cannot be read, with its absolute path: a relative one may start at another
+/// folder than its reader expects.
+pub(crate) fn unreadable(path: &Path, kind: io::ErrorKind) -> String {
+    let shown = ShownPath(path);
+    match kind {
+        io::ErrorKind::NotFound => format!("no such file: {shown}"),
+        io::ErrorKind::NotADirectory => format!("no such file: {shown} (a part of the path is a file)"),
+        io::ErrorKind::IsADirectory => format!("is a directory: {shown}; name a file"),
+        io::ErrorKind::PermissionDenied => {
+            format!("permission denied: {shown}; allow this user to read it, and to enter its folders")
+        }
+        other => format!("the file cannot be read ({other}): {shown}"),
+    }
+}
+
+/// Returns the absolute form of a path, without following links.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A path in its absolute form. What does not exist is shown only if it looks like the name of a
+/// file: a secret is sometimes written where its file belongs.
+pub(super) struct ShownPath<'a>(pub(super) &'a Path);
+
+impl fmt::Display for ShownPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = absolute(self.0);
+        let existing = path.ancestors().find(|part| part.exists()).unwrap_or(Path::new("/"));
+        let missing: Vec<_> = path.strip_prefix(existing).into_iter().flatten().collect();
+        if !missing.iter().all(|part| part.to_str().is_some_and(is_name_of_file)) {
+            let existing = existing.display();
+            return write!(
+                f,
+                "in {existing} (the rest of the path is not shown, because it may be a secret)"
+            );
+        }
+        write!(f, "{}", path.display())?;
+        if missing.len() > 1
+            && let Some(folder) = path.parent()
+        {
+            write!(f, " (there is no folder {})", folder.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text looks like the name of a file and not like a generated secret: a few words or
+/// numbers with punctuation between them.
+fn is_name_of_file(text: &str) -> bool {
+    const MAX_NAME: usize = 64;
+    const MAX_WORD: usize = 20;
+    let is_word = |word: &str| {
+        let kind = |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_uppercase());
+        let changes = word.as_bytes().windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count();
+        word.len() <= MAX_WORD && changes <= 2 && word.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    text.len() <= MAX_NAME && text.split(['.', '-', '_']).all(is_word)
 }
 
 struct DidYouMean<'a>(Option<&'a str>);
@@ -194,6 +259,28 @@ impl Findings {
     pub(super) fn warning(&self, place: Place, key: impl Into<String>, rule: impl Into<Cow<'static, str>>) {
         let finding = Finding { place, key: key.into(), problem: Problem::rule(rule) };
         self.warnings.borrow_mut().push(finding);
+    }
+
+    /// Names the variable that was probably meant instead of each one that sets no key.
+    pub(super) fn suggest_variables(&self, meant: impl Fn(&str) -> Option<String>) {
+        let mut faults = self.faults.borrow_mut();
+        let mut renamed = Vec::new();
+        for fault in faults.iter_mut() {
+            let Place::Variable(name) = &fault.place else { continue };
+            let is_unknown = match &fault.problem {
+                Problem::UnknownKey { .. } => true,
+                // A variable that ends before the name of a key.
+                Problem::WrongType { expected, .. } => *expected == "a table",
+                _ => false,
+            };
+            if let Some(variable) = meant(name).filter(|_| is_unknown) {
+                renamed.push(fault.place.clone());
+                fault.problem = Problem::UnknownKey { nearest: Some(variable) };
+            }
+        }
+        // What is missing from a table that only such a variable has made.
+        faults
+            .retain(|fault| !matches!(fault.problem, Problem::Missing(_)) || !renamed.contains(&fault.place));
     }
 
     /// The faults, or what was read and the warnings.

@@ -6,7 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{fault::Problem, section::Section};
+use super::{
+    fault::{Problem, absolute, unreadable},
+    section::Section,
+};
 use crate::{
     caller::check_jwks,
     clock::WallClock,
@@ -83,6 +86,10 @@ pub(super) fn client_secret(section: &Section<'_>, key: &'static str, path: Path
             warn_of_exposure(section, key, file.exposure, Contains::Secret);
             Some(path)
         }
+        Err(InvalidSecret::Unreadable(kind)) => {
+            section.fault(key, Problem::Unreadable(unreadable(&path, kind)));
+            None
+        }
         Err(why) => {
             section.fault(key, why.into());
             None
@@ -100,7 +107,6 @@ pub(super) fn warn_of_doubts(section: &Section<'_>, key: &'static str, secret: &
 impl From<InvalidSecret> for Problem {
     fn from(why: InvalidSecret) -> Self {
         match why {
-            InvalidSecret::Unreadable(kind) => Self::Unreadable(kind),
             InvalidSecret::Unanswered | InvalidSecret::NoThread => Self::Unanswered(why.to_string().into()),
             other => Self::rule(other.to_string()),
         }
@@ -113,12 +119,13 @@ impl From<InvalidFile> for Problem {
     }
 }
 
-impl From<ReadError> for Problem {
-    fn from(error: ReadError) -> Self {
+impl Problem {
+    /// The problem of a file that cannot be read.
+    fn of_file(path: &Path, error: ReadError) -> Self {
         match error {
-            ReadError::Io(error) => Self::Unreadable(error.kind()),
+            ReadError::Io(error) => Self::Unreadable(unreadable(path, error.kind())),
             ReadError::Unanswered(why) => Self::Unanswered(why.to_string().into()),
-            other => Self::rule(other.to_string()),
+            other => Self::rule(format!("{} {other}", absolute(path).display())),
         }
     }
 }
@@ -188,5 +195,5 @@ fn warn_of_exposure(section: &Section<'_>, key: &'static str, exposure: Exposure
 
 /// Reads a file of the configuration, or the configuration itself.
 pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
-    Ok(files::read(path, files::MAX_BYTES)?)
+    files::read(path, files::MAX_BYTES).map_err(|error| Problem::of_file(path, error))
 }

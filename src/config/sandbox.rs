@@ -69,7 +69,7 @@ impl Config {
                     ..RuleSettings::new(vec![ANONYMOUS.to_owned()], Users::All)
                 }]),
                 audit: AuditSettings::new(Sink::Off),
-                telemetry: Telemetry { log_format: Format::Text, log_level, ..Telemetry::default() },
+                telemetry: Telemetry { log_format: Some(Format::Text), log_level, ..Telemetry::default() },
                 variables: Vec::new(),
                 environment: Vec::new(),
                 warnings: Vec::new(),

@@ -34,13 +34,13 @@ pub struct Server {
 /// The values of `client_auth`. The setting of the server also contains the authorities, which are
 /// another key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ClientAuthWord {
+pub(super) enum ClientAuthWord {
     Require,
     Optional,
     Off,
 }
 
-const CLIENT_AUTH: &[(&str, ClientAuthWord)] = &[
+pub(super) const CLIENT_AUTH: &[(&str, ClientAuthWord)] = &[
     ("require", ClientAuthWord::Require),
     ("optional", ClientAuthWord::Optional),
     ("off", ClientAuthWord::Off),

@@ -9,8 +9,8 @@ use crate::telemetry::{logging::Format, tracing};
 /// Logs and traces. Logs go to standard error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
-    /// `log_format`: "json" or "text"; "json".
-    pub log_format: Format,
+    /// `log_format`: "json" or "text"; none: text on a terminal, JSON elsewhere.
+    pub log_format: Option<Format>,
     /// `log_level`: "off", "error", "warn", "info", "debug" or "trace", and the same for
     /// single targets, such as `"info,ott_gateway::credential=debug"`; "info". With what the
     /// variable `RUST_LOG` changes of it.
@@ -24,7 +24,7 @@ const FORMATS: &[(&str, Format)] = &[("json", Format::Json), ("text", Format::Te
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log_format: Format::Json, log_level: "info".to_owned(), traces: None }
+        Self { log_format: None, log_level: "info".to_owned(), traces: None }
     }
 }
 
@@ -44,11 +44,11 @@ impl Telemetry {
         if configured.ca_file.is_some()
             && configured.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http")
         {
-            section.fault("otlp_ca_file", Problem::rule("is for an otlp_endpoint with https"));
+            section.fault("otlp_ca_file", Problem::rule("needs an otlp_endpoint with https"));
         }
         let (traces, in_effect) = otel::complete(configured, &section, environment);
         let telemetry = Self {
-            log_format: section.optional("log_format", value::word(FORMATS)).unwrap_or(default.log_format),
+            log_format: section.optional("log_format", value::word(FORMATS)),
             log_level: log_level::with_rust_log(level, environment, &section),
             traces,
         };

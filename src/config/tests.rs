@@ -63,8 +63,9 @@ impl Folder {
     /// The faults as lines, without the folder's random name.
     fn faults(&self, text: &str) -> Vec<String> {
         let faults = self.load(text).expect_err("the configuration is broken");
-        let folder = format!("{}/", self.folder.path().display());
-        faults.iter().map(|fault| fault.to_string().replace(&folder, "")).collect()
+        let folder = self.folder.path().display().to_string();
+        let without = |fault: String| fault.replace(&format!("{folder}/"), "").replace(&folder, "FOLDER");
+        faults.iter().map(|fault| without(fault.to_string())).collect()
     }
 }
 

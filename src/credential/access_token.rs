@@ -1,4 +1,4 @@
-//! One access token: how long it can be used, and when the next one is due.
+//! One access token: how long it is usable, and when it is renewed.
 //!
 //! Nothing here waits or sends requests. Lifetimes are counted from the moment the token
 //! request was *sent*, so that they are never overestimated.
@@ -32,7 +32,7 @@ const MAX_LIFETIME: Duration = Duration::from_hours(24);
 /// set, or the machine was suspended.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// A moment on both clocks.
+/// Current time of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     pub(super) instant: Instant,
@@ -48,12 +48,12 @@ impl Now {
 /// Maximum length of a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// The number of a token: each one fetched for an API client has a higher one.
+/// Sequence number of a token: each token fetched for an API client has a higher one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Generation(u64);
 
 impl Generation {
-    /// Before any token.
+    /// The value before the first token.
     pub(super) const ZERO: Self = Self(0);
 
     pub(super) const fn next(self) -> Self {
@@ -70,8 +70,8 @@ pub(super) struct Fetched {
 }
 
 impl Fetched {
-    /// Takes a token and its lifetime. `None` if a header cannot carry the token: it is empty,
-    /// over 16 KiB, or not visible ASCII.
+    /// Creates a result from a token and its lifetime. `None` if a header cannot carry the token:
+    /// it is empty, over 16 KiB, or not visible ASCII.
     pub(super) fn new(token: &str, lifetime: Duration) -> Option<Self> {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
@@ -91,7 +91,7 @@ impl Fetched {
         &self.header
     }
 
-    /// Its lifetime, at most a day.
+    /// Returns its lifetime, at most a day.
     pub(super) const fn lifetime(&self) -> Duration {
         self.lifetime
     }
@@ -103,8 +103,7 @@ impl fmt::Debug for Fetched {
     }
 }
 
-/// Returns a header value that is never shown, and whose memory is overwritten when it is
-/// dropped.
+/// Returns a header value that is marked sensitive and whose memory is overwritten on drop.
 pub(super) fn sensitive_header(parts: &[&str]) -> Option<HeaderValue> {
     let mut text = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
     for part in parts {
@@ -129,19 +128,20 @@ pub(super) struct AccessToken {
     verdicts: Verdicts,
 }
 
-/// What calls have found out about a token.
+/// Observations of calls about a token.
 #[derive(Debug, Default)]
 struct Verdicts {
     /// Whether the API has accepted it once.
     accepted: AtomicBool,
-    /// Milliseconds after its receipt at which the next call may try it.
+    /// When the next call may try it, in milliseconds after its receipt.
     next_trial_ms: AtomicU64,
-    /// The subject whose call was refused with it last, and none was accepted since; 0: none.
+    /// Subject of the last call that was refused with it; 0 if a call was accepted since.
     refused_subject: AtomicU64,
-    /// Milliseconds after its receipt of the first refusal since a call was accepted.
+    /// When a call was first refused with it since the last accepted one, in milliseconds after its
+    /// receipt.
     refused_ms: AtomicU64,
-    /// Whether calls for two different subjects were refused with it, and none was accepted
-    /// since: it is the token, and not one of them.
+    /// Whether calls for two different subjects were refused with it and none was accepted since.
+    /// The cause is then the token and not a subject.
     refused_by_several: AtomicBool,
 }
 
@@ -170,25 +170,25 @@ impl AccessToken {
         }
     }
 
-    /// Whether it outlives an exchange that begins now. Both clocks must agree: the
-    /// monotonic one does not advance during suspend, the wall clock can be set.
+    /// Returns whether it outlives an exchange that begins now. Both clocks must agree: the
+    /// monotonic clock does not advance during suspend, and the wall clock can be set.
     pub(super) fn is_usable(&self, now: Now) -> bool {
         now.instant < self.usable_until && now.wall < self.usable_until_wall
     }
 
-    /// The time since it was received.
+    /// Returns the time since it was received.
     pub(super) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.received)
     }
 
-    /// Whether the API has accepted it at least once.
+    /// Returns whether the API has accepted it at least once.
     pub(super) fn is_accepted(&self) -> bool {
         self.verdicts.accepted.load(Ordering::Relaxed)
     }
 
     /// Records that the API has accepted it. Returns whether this is the first time.
     pub(super) fn accept(&self) -> bool {
-        // Only loads once a token is accepted and not refused: every call passes here.
+        // Stores nothing once a token is accepted and not refused: every call runs this.
         if self.verdicts.refused_subject.load(Ordering::Relaxed) != 0 {
             self.verdicts.refused_subject.store(0, Ordering::Relaxed);
             self.verdicts.refused_by_several.store(false, Ordering::Relaxed);
@@ -196,7 +196,7 @@ impl AccessToken {
         !self.is_accepted() && !self.verdicts.accepted.swap(true, Ordering::Relaxed)
     }
 
-    /// Records that the API has refused it to a call for `subject`, which is not 0.
+    /// Records that the API has refused a call for `subject`, which is not 0, with it.
     pub(super) fn refuse(&self, subject: u64, now: Instant) {
         let before = self.verdicts.refused_subject.swap(subject, Ordering::Relaxed);
         if before == 0 {
@@ -208,19 +208,19 @@ impl AccessToken {
         }
     }
 
-    /// Whether a call was refused with it, and none was accepted since.
+    /// Returns whether a call was refused with it and none was accepted since.
     pub(super) fn is_refused(&self) -> bool {
         self.verdicts.refused_subject.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether calls for two different subjects were refused with it, and none was accepted
+    /// Returns whether calls for two different subjects were refused with it and none was accepted
     /// since.
     pub(super) fn is_refused_by_several(&self) -> bool {
         self.verdicts.refused_by_several.load(Ordering::Relaxed)
     }
 
-    /// Whether calls for two different subjects were refused with it, and for this long none
-    /// was accepted.
+    /// Returns whether calls for two different subjects were refused with it and none has been
+    /// accepted for `time`.
     pub(super) fn is_refused_by_several_for(&self, time: Duration, now: Instant) -> bool {
         let since = Duration::from_millis(self.verdicts.refused_ms.load(Ordering::Relaxed));
         self.is_refused_by_several() && self.age(now) >= since + time
@@ -239,15 +239,15 @@ impl AccessToken {
                 .is_ok()
     }
 
-    /// Returns when to fetch the next one: at 65–75 % of its lifetime, earlier if that would
-    /// leave less than a minute. A very short-lived token is renewed no earlier than at about
-    /// a quarter of its lifetime, so that renewals do not follow each other without a pause.
+    /// Returns when to fetch the next one: at 65–75 % of its lifetime, earlier if that would leave
+    /// less than a minute. A very short-lived token is renewed no earlier than at about a quarter
+    /// of its lifetime, to avoid a hot loop.
     pub(super) fn refresh_at(&self) -> Instant {
         let latest = self.lifetime.saturating_sub(RENEWAL_LEAD).max(self.lifetime / 4);
         self.sent + jittered(self.lifetime, 0.65, 0.75).min(jittered(latest, 0.9, 1.0))
     }
 
-    /// Returns whether the wall clock has moved against the monotonic one since the token was
+    /// Returns whether the wall clock has diverged from the monotonic one since the token was
     /// requested. Its remaining lifetime is then uncertain.
     pub(super) fn clock_jumped(&self, now: Now) -> bool {
         let expected = self.sent_wall + now.instant.saturating_duration_since(self.sent);
@@ -278,16 +278,16 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// A token for an exchange that begins now. Cheap to clone. Valid for one call only.
+/// Token for an exchange that begins now. Cheap to clone. Valid for one call only.
 #[derive(Clone)]
 pub struct Bearer {
     token: Arc<AccessToken>,
-    /// The token that the platform has refused to this call before.
+    /// The token with which the platform has refused this call before.
     refused: Option<Arc<AccessToken>>,
     replay: Replays,
 }
 
-/// What this call has done already because of a 401.
+/// What this call has already done because of a 401.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Replays {
     /// A token was requested for it.
@@ -301,8 +301,7 @@ impl Bearer {
         Self { token, refused: None, replay: Replays::default() }
     }
 
-    /// Returns the bearer with which the same call is sent again after the platform has
-    /// refused this one.
+    /// Returns the bearer for sending the same call again after the platform has refused this one.
     pub(super) fn replaced_by(&self, token: &Arc<AccessToken>, replay: Replays) -> Self {
         let refused = if Arc::ptr_eq(&self.token, token) {
             self.refused.clone()
@@ -312,15 +311,15 @@ impl Bearer {
         Self { token: Arc::clone(token), refused, replay }
     }
 
-    /// The value of the `Authorization` header, marked sensitive.
+    /// Returns the value of the `Authorization` header, marked sensitive.
     #[must_use]
     pub fn header_value(&self) -> &HeaderValue {
         &self.token.header
     }
 
-    /// Returns every `Authorization` header that has to do with the call: of this token, of the
-    /// one that the platform has refused before, and of the requests for both, which contain
-    /// the client secret.
+    /// Returns every `Authorization` header related to the call: those with this token and the one
+    /// that the platform has refused before, and those of both token requests, which contain the
+    /// client secret.
     pub fn authorizations(&self) -> impl Iterator<Item = &HeaderValue> {
         let tokens = [Some(&self.token), self.refused.as_ref()].into_iter().flatten();
         tokens.flat_map(|token| [Some(&token.header), token.requested_with.as_ref()]).flatten()
@@ -339,12 +338,12 @@ impl Bearer {
         self.replay
     }
 
-    /// Whether it is this token.
+    /// Returns whether it carries this token.
     pub(super) fn is(&self, token: &Arc<AccessToken>) -> bool {
         Arc::ptr_eq(&self.token, token)
     }
 
-    /// Whether the platform has refused this token to the call.
+    /// Returns whether the platform has refused the call with this token.
     pub(super) fn has_tried(&self, token: &Arc<AccessToken>) -> bool {
         self.is(token) || self.refused.as_ref().is_some_and(|refused| Arc::ptr_eq(refused, token))
     }

@@ -1,11 +1,11 @@
 //! Why there is no access token.
 //!
-//! The kind decides the caller's status (in `status`). The cause is for operators and never
+//! The kind determines the caller's status (in `status`). The cause is for operators and never
 //! reaches a caller.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// Why there is no access token. Shown as `KIND: CAUSE`, for operators.
+/// Failure to fetch or use an access token. Displayed as `KIND: CAUSE`, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialError {
     kind: CredentialErrorKind,
@@ -28,7 +28,7 @@ pub enum CredentialErrorKind {
     /// The token endpoint's certificate is not valid.
     #[error("the certificate of the platform's token endpoint is not valid")]
     CertificateInvalid,
-    /// The token endpoint is failing: 5xx, 429, a response that was cut off or is malformed.
+    /// The token endpoint is failing: 5xx, 429, or a truncated or malformed response.
     #[error("the platform's token endpoint is failing")]
     Failing,
     /// A firewall in front of the platform refused the request (403, not JSON).
@@ -55,7 +55,7 @@ pub enum CredentialErrorKind {
 }
 
 impl CredentialErrorKind {
-    /// Whether an operator has to act on this API client before there can be a token.
+    /// Returns whether an operator has to act on this API client before there can be a token.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::Rejected | Self::SecretUnreadable)
@@ -63,7 +63,7 @@ impl CredentialErrorKind {
 }
 
 impl CredentialError {
-    /// Creates an error. `cause` is a text of the network stack or a fixed text; it must not
+    /// Creates an error. `cause` comes from the network stack or is a fixed text; it must not
     /// contain text of a response body or a secret. Empty if the kind is enough.
     pub(crate) fn new(kind: CredentialErrorKind, cause: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, cause: cause.into(), retry_after: None }
@@ -74,25 +74,25 @@ impl CredentialError {
         Self::new(CredentialErrorKind::Failing, cause)
     }
 
-    /// The same error with the time after which another try can succeed.
+    /// Returns the same error with the delay after which a retry can succeed.
     pub(crate) const fn with_retry_after(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
         self
     }
 
-    /// What went wrong, for the status of a call.
+    /// Returns the kind, for the status of a call.
     #[must_use]
     pub const fn kind(&self) -> CredentialErrorKind {
         self.kind
     }
 
-    /// Why, for operators; empty if the kind is enough.
+    /// Returns the cause, for operators; empty if the kind is enough.
     #[must_use]
     pub fn cause(&self) -> &str {
         &self.cause
     }
 
-    /// The time after which another try can succeed, if it is known.
+    /// Returns the delay after which a retry can succeed, if it is known.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after

@@ -1,6 +1,6 @@
 //! The token request: exchanges the API client's id and secret for an access token.
 //!
-//! When it is sent and how long it may take is decided by the caller.
+//! The caller decides when it is sent and how long it may take.
 
 mod answer;
 mod lifetime;
@@ -47,12 +47,12 @@ const BODY: &str = "grant_type=client_credentials";
 
 /// Requests an access token from the platform.
 pub(super) trait TokenExchange: Send + Sync {
-    /// Sends one token request. The error's `retry_after` is the wait that the platform asks
-    /// for, within bounds.
+    /// Sends one token request. The error's `retry_after` is the delay that the platform asks for,
+    /// clamped.
     fn fetch(&self, secret: &ClientSecret) -> impl Future<Output = Result<Fetched, CredentialError>> + Send;
 }
 
-/// The exchange over HTTP.
+/// Token exchange over HTTP.
 pub(super) struct HttpExchange {
     api_client: Arc<str>,
     client_id: ClientId,
@@ -60,9 +60,9 @@ pub(super) struct HttpExchange {
     http: UnpooledClient,
     wall: WallClock,
     metrics: ApiClientMetrics,
-    /// Whether the clock of the last response was too far from ours, so that it is logged once.
+    /// Whether the clock of the last response was too far from ours. Prevents repeated warnings.
     skewed: AtomicBool,
-    /// What was wrong with the lifetime in the last response, so that it is logged once.
+    /// Problem with the lifetime in the last response. Prevents repeated warnings.
     lifetime_problem: Mutex<Option<Problem>>,
 }
 
@@ -108,7 +108,7 @@ impl HttpExchange {
         }
     }
 
-    /// Returns the time in the response's `Date`, and ours.
+    /// Returns the time in the `Date` header of the response, and ours.
     fn times(&self, headers: &HeaderMap) -> (Option<SystemTime>, SystemTime) {
         let ours = self.wall.now();
         let date = headers.get(DATE).and_then(|date| parse_date(date.as_bytes()));
@@ -118,7 +118,7 @@ impl HttpExchange {
         (date, ours)
     }
 
-    /// Warns of a lifetime that is not as documented, once until that changes.
+    /// Warns about an undocumented lifetime, once per change.
     fn note_lifetime(&self, granted: &Granted) {
         let mut last = self.lifetime_problem.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == granted.lifetime_problem {
@@ -157,18 +157,18 @@ impl HttpExchange {
 impl TokenExchange for HttpExchange {
     async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, CredentialError> {
         let unusable =
-            || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot contain it");
+            || CredentialError::new(CredentialErrorKind::SecretUnreadable, "a header cannot carry it");
         let authorization = basic(&self.client_id, secret).ok_or_else(unusable)?;
-        let response = self.send(authorization.clone()).await?;
+        let mut response = self.send(authorization.clone()).await?;
         let status = response.status();
         let headers = response.headers().clone();
         let (date, ours) = self.times(&headers);
         let body = if Answer::needs_body(status) {
-            body::read(response, MAX_BODY_BYTES).await
+            body::read(&mut response, MAX_BODY_BYTES).await
         } else {
             Ok(Zeroizing::default())
         };
-        let granted = Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.judge()?;
+        let granted = Answer { status, headers: &headers, body, now: date.unwrap_or(ours) }.interpret()?;
         self.note_lifetime(&granted);
         Ok(granted.token.requested_with(authorization))
     }
@@ -182,7 +182,7 @@ fn basic(client_id: &ClientId, secret: &ClientSecret) -> Option<HeaderValue> {
     sensitive_header(&["Basic ", &encoded])
 }
 
-/// The error of a request without a response head.
+/// Returns the error of a request that got no response head.
 fn without_response(error: &reqwest::Error, cause: String) -> CredentialError {
     let kind = if error.is_connect() {
         match ConnectFault::of(error) {

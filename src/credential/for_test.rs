@@ -1,5 +1,4 @@
-//! Credentials for the tests of other stages: the real thing, on an exchange that asks
-//! nobody.
+//! Credentials for the tests of other modules: the real code, with an exchange that sends nothing.
 
 use std::{
     sync::{
@@ -19,12 +18,12 @@ use crate::{clock::WallClock, secret::client_secret::ClientSecret, telemetry::me
 
 const LIFETIME: Duration = Duration::from_hours(2);
 
-/// Answers with `access-token-1`, `access-token-2` …, until it fails.
+/// Returns `access-token-1`, `access-token-2` …, until it fails.
 #[derive(Debug)]
 struct Numbered {
     next: AtomicU32,
     lifetime: Duration,
-    /// From this token on, counted from 1.
+    /// The first token that is refused, counted from 1, and the error.
     failing: Option<(u32, CredentialErrorKind)>,
 }
 
@@ -32,30 +31,32 @@ impl TokenExchange for Numbered {
     async fn fetch(&self, _: &ClientSecret) -> Result<Fetched, CredentialError> {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         match self.failing {
-            Some((from, kind)) if number >= from => Err(CredentialError::new(kind, "as the test wants it")),
-            _ => Ok(Fetched::new(&format!("access-token-{number}"), self.lifetime).expect("a good token")),
+            Some((from, kind)) if number >= from => {
+                Err(CredentialError::new(kind, "failure injected by the test"))
+            }
+            _ => Ok(Fetched::new(&format!("access-token-{number}"), self.lifetime).expect("a valid token")),
         }
     }
 }
 
 impl Credential {
-    /// One whose tokens are `access-token-1`, `access-token-2` and so on. Its refresh runs
-    /// on the current runtime.
+    /// Creates a credential with the tokens `access-token-1`, `access-token-2` and so on. Its
+    /// refresh task runs on the current runtime.
     pub(crate) fn for_test() -> Self {
-        Self::on(LIFETIME, None)
+        Self::with_tokens(LIFETIME, None)
     }
 
-    /// One that never gets a token.
+    /// Creates a credential that never gets a token.
     pub(crate) fn failing_for_test(error: CredentialErrorKind) -> Self {
-        Self::on(LIFETIME, Some((1, error)))
+        Self::with_tokens(LIFETIME, Some((1, error)))
     }
 
-    /// One with a single token, which is valid for four seconds.
+    /// Creates a credential with a single token, which is valid for four seconds.
     pub(crate) fn lapsing_for_test(error: CredentialErrorKind) -> Self {
-        Self::on(Duration::from_secs(4), Some((2, error)))
+        Self::with_tokens(Duration::from_secs(4), Some((2, error)))
     }
 
-    fn on(lifetime: Duration, failing: Option<(u32, CredentialErrorKind)>) -> Self {
+    fn with_tokens(lifetime: Duration, failing: Option<(u32, CredentialErrorKind)>) -> Self {
         let exchange = Numbered { next: AtomicU32::new(1), lifetime, failing };
         let secret = SecretSource::Fixed(ClientSecret::parse(b"secret").expect("a secret"));
         let metrics = ApiClientMetrics::default();

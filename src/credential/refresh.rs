@@ -1,7 +1,7 @@
 //! The task that keeps the token fresh: when to request one, and how long to pause.
 //!
-//! HTTP is left to a [`TokenExchange`], and reading the secret to its
-//! [source](super::source). No failure of either ends the task.
+//! A [`TokenExchange`] sends the requests, and the [source](super::source) reads the secret. No
+//! failure of either ends the task.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -25,14 +25,14 @@ use crate::{
     telemetry::metrics::{ApiClientMetrics, TokenRefresh},
 };
 
-/// Upper bound on one token request.
+/// Maximum duration of one token request.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Minimum interval between token requests.
 pub(super) const REQUEST_FLOOR: Duration = Duration::from_secs(1);
 
-/// Maximum interval between a failed request and the next. With a second for that request
-/// itself, calls succeed within 31 s of the platform's recovery.
+/// Maximum interval between a failed request and the next. If that request takes up to a second,
+/// calls succeed within 31 s of the platform's recovery.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Added to the floor after a failure.
@@ -41,7 +41,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 /// How often the two clocks are compared.
 pub(super) const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The same failure is logged again after this time.
+/// Interval after which the same failure is logged again.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl<X: TokenExchange> Task<X> {
         stop.run_until_cancelled(self.follow()).await;
     }
 
-    /// Follows the secret and keeps the token fresh. Never returns. Starts from the state of
-    /// an earlier run if that was dropped.
+    /// Follows the secret and keeps the token fresh. Never returns. If an earlier run was dropped,
+    /// continues from its state.
     pub(super) async fn follow(&mut self) {
         let (loaded, secrets) = watch::channel(Loaded::Pending);
         let source = self.source.clone();
@@ -100,7 +100,7 @@ impl<X: TokenExchange> Task<X> {
             match loaded {
                 Loaded::Pending => changed(&mut secrets).await,
                 Loaded::Unreadable(why) => {
-                    // Its source has logged it.
+                    // The source has logged it.
                     let kind = CredentialErrorKind::SecretUnreadable;
                     self.shared.failed(CredentialError::new(kind, (*why).to_owned()), None);
                     changed(&mut secrets).await;
@@ -120,11 +120,11 @@ impl<X: TokenExchange> Task<X> {
     /// Requests a token. Returns when the next request is due.
     async fn request(&mut self, secret: &ClientSecret, sent: Instant) -> Instant {
         let sent_wall = self.shared.wall().now();
-        let answer = match timeout(REQUEST_TIMEOUT, self.exchange.fetch(secret)).await {
-            Ok(answer) => answer,
+        let response = match timeout(REQUEST_TIMEOUT, self.exchange.fetch(secret)).await {
+            Ok(response) => response,
             Err(_) => Err(CredentialError::failing("no complete response within 10 s")),
         };
-        match answer.and_then(|fetched| self.token(fetched, sent, sent_wall)) {
+        match response.and_then(|fetched| self.token(fetched, sent, sent_wall)) {
             Ok(token) => {
                 let due = token.refresh_at();
                 self.record_success(token);
@@ -158,14 +158,15 @@ impl<X: TokenExchange> Task<X> {
         }
     }
 
-    /// Waits for the next token request: it is due, the secret has changed, a caller ordered
-    /// it, or the clocks no longer agree.
+    /// Waits until a token request is needed: it is due, the secret has changed, a caller has
+    /// ordered it, or the clocks have diverged.
     async fn rest(&mut self, due: Instant, secrets: &mut watch::Receiver<Loaded>) {
         loop {
             let wake = due.min(clock::now() + CLOCK_CHECK_INTERVAL);
             tokio::select! {
                 () = changed(secrets) => {
-                    // Failures of the old secret must not delay the new one.
+                    // Failures with the old secret must not delay the first request with the new
+                    // one.
                     self.failures = 0;
                     return;
                 }
@@ -176,7 +177,7 @@ impl<X: TokenExchange> Task<X> {
                 return;
             }
             // After a failure the next request is due soon in any case.
-            if self.failures == 0 && self.clocks_disagree() {
+            if self.failures == 0 && self.clocks_diverged() {
                 tracing::warn!(
                     api_client.name = %self.api_client,
                     "wall clock jumped, refreshing access token"
@@ -186,7 +187,7 @@ impl<X: TokenExchange> Task<X> {
         }
     }
 
-    fn clocks_disagree(&self) -> bool {
+    fn clocks_diverged(&self) -> bool {
         let now = self.shared.now();
         self.shared.tokens().is_some_and(|tokens| tokens.newest().clock_jumped(now))
     }
@@ -254,18 +255,18 @@ impl<X> Drop for Task<X> {
     }
 }
 
-/// Returns when to send the next request after `failures` in a row, the last of which was
+/// Returns when to send the next request after `failures` failures in a row. The last request was
 /// sent at `sent` and ended at `ended`.
 ///
-/// The pause counts from `sent`, so that a request that hung does not add to it. The wait
-/// that the platform asks for with `Retry-After` counts from `ended`.
+/// The pause counts from `sent`, so that a request that hung does not prolong it. The delay that
+/// the platform asks for with `Retry-After` counts from `ended`.
 fn next_request(failures: u32, retry_after: Option<Duration>, sent: Instant, ended: Instant) -> Instant {
     let backoff = sent + REQUEST_FLOOR + BACKOFF.full_jitter(failures);
-    let wished = retry_after.map_or(backoff, |wait| backoff.max(ended + wait));
-    wished.min(sent + MAX_PAUSE).max(ended + REQUEST_FLOOR)
+    let requested = retry_after.map_or(backoff, |wait| backoff.max(ended + wait));
+    requested.min(sent + MAX_PAUSE).max(ended + REQUEST_FLOOR)
 }
 
-/// Waits for another secret; forever if the source has ended.
+/// Waits for another secret. Never returns if the source has ended.
 async fn changed(secrets: &mut watch::Receiver<Loaded>) {
     if secrets.changed().await.is_err() {
         pending::<()>().await;

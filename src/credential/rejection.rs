@@ -1,13 +1,13 @@
-//! Decides what follows when the platform refuses an access token with a 401.
+//! Handles a 401 of the platform: decides whether and how a call is sent again.
 //!
-//! A 401 has four possible causes: the token was revoked, it has expired early, the API does
-//! not know a new token yet, or the platform refuses this one user. Trying another token
-//! separates the first three from the fourth.
+//! A 401 has four possible causes: the token was revoked, the token has expired early, the API does
+//! not know a new token yet, or the platform refuses this user. Trying another token distinguishes
+//! the first three from the fourth.
 //!
-//! Only the age of a token separates a revocation from a delay: the delay can differ between
-//! the nodes of a platform, so that a token which one of them accepts is still unknown to the
-//! next. A token younger than 10 s is therefore never replaced because of a 401, which would
-//! restart the delay. This also limits token requests because of a 401 to one in 10 s.
+//! Only the age of a token distinguishes a revocation from a delay: nodes of a platform can learn
+//! of a token at different times, so a token that one node accepts may be unknown to the next. A
+//! token younger than 10 s is therefore never replaced because of a 401, which would restart the
+//! delay. This also limits token requests caused by a 401 to one in 10 s.
 
 use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
@@ -20,17 +20,18 @@ use super::{
 };
 use crate::{backoff::jittered, call::Deadline};
 
-/// Maximum wait before a call is sent again with the same token.
+/// Maximum delay before a call is sent again with the same token.
 const SAME_TOKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// Retry delay for a caller while the API does not accept the token yet.
 const NOT_ACCEPTED_RETRY: Duration = Duration::from_secs(1);
 
-/// Time without an accepted call after which refusals to several subjects are about the token.
+/// Time without an accepted call after which refusals of several subjects are attributed to the
+/// token.
 const REVOKED_AFTER: Duration = Duration::from_secs(2);
 
-/// Time after which a new token that was never accepted is replaced, even while an older one
-/// is in service.
+/// Time after which a new token that was never accepted is replaced, even while the previous one is
+/// in service.
 const MAX_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How a call proceeds after the platform has answered it with a 401.
@@ -38,17 +39,17 @@ const MAX_PATIENCE: Duration = Duration::from_mins(1);
 pub enum Replay {
     /// It is sent again with this token at once.
     Now(Bearer),
-    /// It is sent again with this token after the wait: the API may not know the token yet.
-    /// The wait fits the call's deadline.
+    /// It is sent again with this token after the delay: the API may not know the token yet. The
+    /// delay fits the call's deadline.
     After(Duration, Bearer),
-    /// It is not sent again: the 401 is about this user, and is the answer.
+    /// It is not sent again: the 401 is about this user, and is final.
     Never,
 }
 
 enum Decision {
     Replay(Replay),
     Error(CredentialError),
-    /// A token request has to end first.
+    /// A token request has to complete first.
     Wait(Awaited),
 }
 
@@ -91,7 +92,7 @@ impl Shared {
                 && state.obstacle().is_none()
                 && !state.is_requested()
             {
-                // The call does not wait for it, because the older token works.
+                // The call does not wait for the new token, because the previous one works.
                 state.given_up = state.given_up.saturating_add(1);
                 self.order(state);
             }
@@ -107,7 +108,7 @@ impl Shared {
         self.refresh(state, &tokens, refused)
     }
 
-    /// The newest token is so young that some nodes may not know it, and no other one helps.
+    /// Decides for a newest token so young that some nodes may not know it, without another to use.
     fn not_accepted_yet(
         &self,
         state: &State,
@@ -133,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// Replaces the newest token, which every node has had enough time to accept.
+    /// Replaces the newest token, which every node has had time to accept.
     fn refresh(&self, state: &mut State, tokens: &Tokens, refused: &Bearer) -> Decision {
         if refused.replays().refreshed {
             return Decision::Replay(Replay::Never);
@@ -148,9 +149,8 @@ impl Shared {
     }
 }
 
-/// Whether a young token that has worked does not work for anybody any more, and neither does
-/// the older one. Nodes that get a token late do not cause this: others accept it
-/// all the while.
+/// Returns whether a young token that was accepted is now refused for every subject, and the
+/// previous one too. Nodes that learn of a token late do not cause this: others keep accepting it.
 fn is_revoked(tokens: &Tokens, now: Now) -> bool {
     let newest = tokens.newest();
     newest.is_accepted()
@@ -158,20 +158,20 @@ fn is_revoked(tokens: &Tokens, now: Now) -> bool {
         && tokens.previous(now).is_none_or(|previous| previous.is_refused_by_several())
 }
 
-/// What a 401 on a young token is about, if no token in service works for the call.
+/// Likely cause of a 401 on a young token, if no token in service works for the call.
 #[derive(Clone, Copy)]
 enum Suspicion {
-    /// The token: it is not known yet.
+    /// The API does not know the token yet.
     Delay,
-    /// The subject: others are accepted.
+    /// The subject is refused: others are accepted.
     Subject,
-    /// One of the two: no other call has used the older token since, or no node has accepted
-    /// the token before this one in time.
+    /// One of the two: no other call has used the previous token since, or the previous token was
+    /// replaced because no node accepted it in time.
     Either,
 }
 
 impl Suspicion {
-    /// `previous` is the older token. If there is one, the call was refused with it too.
+    /// `previous` is the previous token. If there is one, the call was refused with it too.
     fn of(previous: Option<&Arc<AccessToken>>, state: &State) -> Self {
         match previous {
             None if state.given_up == 0 => Self::Delay,
@@ -182,9 +182,9 @@ impl Suspicion {
     }
 }
 
-/// How long the nodes have to accept the newest token before a 401 leads to another one. Grows
-/// with each token that was replaced without having been accepted: replacing it restarts the
-/// delay after which they know it.
+/// Returns how long the nodes have to accept the newest token before a 401 leads to a token
+/// request. Grows with each token that was replaced without having been accepted, because each
+/// replacement restarts the delay.
 fn patience(state: &State) -> Duration {
     YOUNG.saturating_mul(4_u32.saturating_pow(state.given_up)).min(MAX_PATIENCE)
 }

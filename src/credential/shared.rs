@@ -1,8 +1,7 @@
 //! State shared by calls and the refresh task.
 //!
-//! Nothing here sends a request: calls order one, wait for the end of the one in progress,
-//! and read the tokens that the task has put into service. What follows from a 401 is in
-//! [`rejection`](super::rejection).
+//! Nothing here sends a request: calls order one, wait for the one in progress to end, and read the
+//! tokens that the task publishes. [`rejection`](super::rejection) handles a 401.
 
 use std::{hash::RandomState, sync::Arc};
 
@@ -25,8 +24,8 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The tokens that calls use. Written before `state`, so that a call that sees a new
-    /// state finds its token here.
+    /// Tokens that calls use. Written before `state`, so that a call that sees a new state finds
+    /// its token here.
     tokens: ArcSwapOption<Tokens>,
     state: watch::Sender<State>,
     ordered: Notify,
@@ -34,7 +33,7 @@ pub(super) struct Shared {
     pub(super) subjects: RandomState,
 }
 
-/// For calls.
+/// Interface for calls.
 impl Shared {
     pub(super) fn new(wall: WallClock) -> Self {
         Self {
@@ -50,7 +49,7 @@ impl Shared {
         Now { instant: clock::now(), wall: self.wall.now() }
     }
 
-    /// The token for a call that begins now. Takes no lock and does not allocate.
+    /// Returns the token for a call that begins now. Takes no lock and does not allocate.
     pub(super) fn current(&self) -> Option<Bearer> {
         self.tokens.load().as_ref()?.select(self.now())
     }
@@ -91,8 +90,8 @@ impl Shared {
         self.current().ok_or(failure)
     }
 
-    /// Decides under the lock of the state, so that of any number of calls one orders a
-    /// request and the others join it. Nobody is woken.
+    /// Decides under the lock of the state, so that one of several concurrent calls orders a
+    /// request and the others join it. Wakes no waiters.
     pub(super) fn locked<T>(&self, decide: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut decided = None;
         self.state.send_if_modified(|state| {
@@ -110,8 +109,8 @@ impl Shared {
         state.next_end()
     }
 
-    /// Waits for the end of a token request. Returns the error for a call that finds no
-    /// token in service after it.
+    /// Waits for a token request to end. Returns the error for a call that then finds no token in
+    /// service.
     pub(super) async fn ended(
         &self,
         awaited: Awaited,
@@ -120,7 +119,7 @@ impl Shared {
         let mut state = self.state.subscribe();
         let over = |state: &State| state.has_ended(awaited);
         let waited = timeout_at(deadline.instant(), async {
-            // The sender lives as long as `self`: waiting cannot fail.
+            // The sender is owned by `self`: waiting cannot fail.
             state.wait_for(over).await.ok().and_then(|state| state.failure())
         });
         let failure =
@@ -136,13 +135,13 @@ impl Shared {
     }
 }
 
-/// For the refresh task.
+/// Interface for the refresh task.
 impl Shared {
     pub(super) const fn wall(&self) -> &WallClock {
         &self.wall
     }
 
-    /// Whether a call that begins now gets a token.
+    /// Returns whether a call that begins now gets a token.
     pub(super) fn has_usable_token(&self) -> bool {
         self.tokens.load().as_ref().is_some_and(|tokens| tokens.are_usable(self.now()))
     }
@@ -151,33 +150,33 @@ impl Shared {
     pub(super) async fn ordered(&self) {
         loop {
             self.ordered.notified().await;
-            // If the task's timer fired before an order was seen, its permit is left over.
+            // If the timer of the task fired before it saw an order, a stale permit is left.
             if self.state.borrow().is_requested() {
                 return;
             }
         }
     }
 
-    /// From now on calls wait for the request that follows.
+    /// Makes calls wait for the request that follows.
     pub(super) fn request_due(&self) {
         self.locked(State::request);
     }
 
-    /// A token request returned this token.
+    /// Records that a token request returned this token.
     pub(super) fn succeeded(&self, token: AccessToken) {
         let tokens = Tokens::after(self.tokens.load().as_deref(), token, self.now());
         self.tokens.store(Some(Arc::new(tokens)));
         self.state.send_modify(State::succeeded);
     }
 
-    /// A token request failed, and the next is due at `retry_at`; none if only another
-    /// secret leads to one. The tokens in service stay there.
+    /// Records that a token request failed. The next is due at `retry_at`; `None` if only another
+    /// secret leads to one. Tokens stay in service.
     pub(super) fn failed(&self, error: CredentialError, retry_at: Option<Instant>) {
         let token_in_service = self.has_usable_token();
         self.state.send_modify(|state| state.failed(error, retry_at, token_in_service));
     }
 
-    /// The task has ended: calls do not wait for it any longer.
+    /// Records that the task has stopped, so that calls no longer wait for it.
     pub(super) fn stopped(&self) {
         self.state.send_modify(State::stopped);
     }

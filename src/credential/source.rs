@@ -1,6 +1,6 @@
-//! Reads an API client's secret, and follows a file that is rotated.
+//! Reads the secret of an API client, and follows a file that is rotated.
 //!
-//! [`client_secret`] decides which secrets are valid.
+//! [`client_secret`] validates secrets.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,12 +16,12 @@ use crate::{
 /// Source of an API client's secret.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// `client_secret_file`: a file, which is polled: a new secret is used within 10 seconds,
-    /// whether the file was rewritten, replaced by a rename, or is behind a symbolic link that was
+    /// `client_secret_file`: a polled file. A new secret is used within 10 seconds, whether the
+    /// file was rewritten, replaced by a rename, or reached through a symbolic link that was
     /// swapped.
     File(PathBuf),
-    /// `client_secret_credential`: the file of that name in `$CREDENTIALS_DIRECTORY`, where systemd
-    /// puts credentials. It is polled too.
+    /// `client_secret_credential`: the file of that name in `$CREDENTIALS_DIRECTORY`, the directory
+    /// of systemd credentials. It is polled too.
     Credential(PathBuf),
     /// `client_secret_env`: a secret that never changes, from an environment variable.
     Fixed(ClientSecret),
@@ -42,19 +42,19 @@ impl PartialEq for SecretSource {
 
 impl Eq for SecretSource {}
 
-/// The secret, as far as it is known.
+/// Result of reading the secret.
 #[derive(Clone, Debug)]
 pub(super) enum Loaded {
     /// Nothing has been read yet.
     Pending,
-    /// No secret could be read since the start.
+    /// No secret has been read since the start.
     Unreadable(Arc<str>),
     /// The secret to use. Kept if the file can no longer be read.
     Ready(ClientSecret),
 }
 
 impl SecretSource {
-    /// Publishes the secret, and each new one. Never returns.
+    /// Publishes the secret and each later one. Never returns.
     pub(super) async fn follow(
         self,
         api_client: Arc<str>,
@@ -75,7 +75,7 @@ impl SecretSource {
     }
 }
 
-/// A client secret's file.
+/// File of a client secret.
 struct SecretFile {
     path: PathBuf,
     api_client: Arc<str>,
@@ -104,7 +104,7 @@ impl FollowedFile for SecretFile {
     fn take_over(&mut self, new: &StoredSecret, old: Option<&StoredSecret>) -> Result<(), InvalidSecret> {
         if old.is_some() {
             tracing::info!(api_client.name = &*self.api_client, "new client secret read");
-            // Those of the first secret were reported with the configuration.
+            // Warnings about the first secret were reported with the configuration.
             for doubt in new.secret.doubts() {
                 tracing::warn!(
                     api_client.name = &*self.api_client,

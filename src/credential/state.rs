@@ -1,4 +1,4 @@
-//! The state of a credential: the result of its token requests, and when the next is due.
+//! State of a credential: the result of its token requests, and when the next is due.
 //!
 //! Nothing here waits. The tokens themselves are in [`tokens`](super::tokens).
 
@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::{CredentialError, CredentialHealth};
 use crate::clock::{self, Instant};
 
-/// Retry delay for a call that arrives after the task has stopped; another replica will
-/// answer it.
+/// Retry delay for a call that arrives after the task has stopped; another replica will serve it.
 const AFTER_STOP: Duration = Duration::from_secs(1);
 
 /// The state of a credential.
@@ -27,13 +26,13 @@ pub(super) struct State {
 
 #[derive(Debug)]
 enum Stage {
-    /// The first token request has not ended.
+    /// The first token request has not completed.
     Starting,
     /// The last token request was successful.
     InService,
     /// The last token request failed.
     Failing(Failing),
-    /// The task has ended: there will be no more token requests.
+    /// The task has stopped: there are no more token requests.
     Stopped { since: Instant },
 }
 
@@ -41,7 +40,7 @@ enum Stage {
 struct Failing {
     error: CredentialError,
     since: Instant,
-    /// When the next request is due; none if only another secret leads to one.
+    /// When the next request is due; `None` if only another secret leads to one.
     retry_at: Option<Instant>,
     /// The last definite refusal, if there was one since a token was last in service.
     refused: Option<Refused>,
@@ -60,7 +59,7 @@ impl Failing {
         self.retry_at.is_some_and(|at| at <= clock::now())
     }
 
-    /// The error for a call, with the rest of the pause.
+    /// Returns the error for a call, with the rest of the pause as its retry delay.
     fn error(&self) -> CredentialError {
         let rest = self.retry_at.map(|at| at.saturating_duration_since(clock::now()));
         self.error.clone().with_retry_after(rest)
@@ -71,7 +70,7 @@ impl State {
     pub(super) const fn new() -> Self {
         Self {
             stage: Stage::Starting,
-            // The first request is due from the start: a call that comes early waits for it.
+            // The first request is due from the start, so that an early call waits for it.
             requested: true,
             ended: 0,
             had_token: false,
@@ -79,7 +78,7 @@ impl State {
         }
     }
 
-    /// How the credential is doing.
+    /// Returns the health of the credential.
     pub(super) fn health(&self) -> CredentialHealth {
         match &self.stage {
             Stage::Starting => CredentialHealth::Starting,
@@ -102,17 +101,17 @@ impl State {
         self.requested
     }
 
-    /// Why no token can be requested now: the task has stopped, or pauses after a failure.
+    /// Returns why no token can be requested now: the task has stopped, or pauses after a failure.
     pub(super) fn obstacle(&self) -> Option<CredentialError> {
         match &self.stage {
             Stage::Stopped { .. } => Some(stopped()),
-            // A call that comes back when the pause is over does not get the old failure.
+            // A call that retries when the pause is over must not get the old failure.
             Stage::Failing(failing) if !failing.is_due() => Some(failing.error()),
             _ => None,
         }
     }
 
-    /// Why the last token request failed, if it did.
+    /// Returns why the last token request failed, if it did.
     pub(super) fn failure(&self) -> Option<CredentialError> {
         match &self.stage {
             Stage::Failing(failing) => Some(failing.error()),
@@ -120,30 +119,31 @@ impl State {
         }
     }
 
-    /// Makes a token request due. Returns whether none was before.
+    /// Makes a token request due. Returns whether none was due before.
     pub(super) const fn request(&mut self) -> bool {
         let is_new = !self.requested && !self.is_stopped();
         self.requested |= is_new;
         is_new
     }
 
-    /// The end of the request that is in progress or due.
+    /// Returns the number of the request that is in progress or due.
     pub(super) const fn next_end(&self) -> Awaited {
         Awaited(self.ended + 1)
     }
 
-    /// Whether that request has ended, or never will.
+    /// Returns whether that request has ended, or never will because the task has stopped.
     pub(super) const fn has_ended(&self, awaited: Awaited) -> bool {
         self.ended >= awaited.0 || self.is_stopped()
     }
 
-    /// A token request returned a token.
+    /// Records that a token request returned a token.
     pub(super) fn succeeded(&mut self) {
         self.had_token = true;
         self.end(Stage::InService);
     }
 
-    /// A token request failed. `token_in_service`: whether there is a token all the same.
+    /// Records that a token request failed. `token_in_service`: whether an earlier token is still
+    /// in service.
     pub(super) fn failed(
         &mut self,
         error: CredentialError,
@@ -173,7 +173,7 @@ impl State {
         self.ended += 1;
     }
 
-    /// There will be no more token requests.
+    /// Records that there are no more token requests.
     pub(super) fn stopped(&mut self) {
         self.stage = Stage::Stopped { since: clock::now() };
         self.requested = false;
@@ -184,17 +184,17 @@ impl State {
     }
 }
 
-/// The error of a call that comes after the task has ended.
+/// Returns the error of a call that arrives after the task has stopped.
 pub(super) fn stopped() -> CredentialError {
     CredentialError::failing("the gateway is stopping").with_retry_after(Some(AFTER_STOP))
 }
 
-/// The error of a call for which the token that was just fetched came too late.
+/// Returns the error of a call that finds the token just fetched already unusable.
 pub(super) fn unusable() -> CredentialError {
     CredentialError::failing("the new access token is not valid for long enough")
         .with_retry_after(Some(AFTER_STOP))
 }
 
-/// A token request that has to end first, by its number.
+/// Number of the token request that a call waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Awaited(u64);

@@ -1,8 +1,7 @@
-//! What ARCHITECTURE.md promises of access tokens, each with a test that fails without
-//! its mechanism.
+//! Tests for the guarantees in ARCHITECTURE.md, "Access tokens".
 //!
-//! Time is paused and the token endpoint is a fake that a test answers by hand; the real
-//! one stands in `http`, with real sockets.
+//! Time is paused, and each test answers the requests to a fake token endpoint itself. `http` tests
+//! the real exchange, with real sockets.
 
 mod faults;
 mod http;
@@ -47,14 +46,14 @@ fn soon() -> Deadline {
     Deadline::after(seconds(60))
 }
 
-/// The token endpoint, seen by the refresh task.
+/// Fake token endpoint.
 struct FakeExchange {
     requests: mpsc::UnboundedSender<TokenRequest>,
     in_flight: Arc<AtomicUsize>,
-    most_in_flight: Arc<AtomicUsize>,
+    max_in_flight: Arc<AtomicUsize>,
 }
 
-/// A token request that waits for its answer. Dropped, it never gets one.
+/// A token request that waits for its response. If this is dropped, it never gets one.
 struct TokenRequest {
     secret: String,
     at: Instant,
@@ -69,7 +68,7 @@ impl TokenRequest {
     }
 
     fn fail(self, kind: CredentialErrorKind) {
-        self.answer(Err(CredentialError::new(kind, "as the test wants it")));
+        self.answer(Err(CredentialError::new(kind, "failure injected by the test")));
     }
 
     fn answer(self, answer: Result<Fetched, CredentialError>) {
@@ -93,7 +92,7 @@ impl TokenExchange for FakeExchange {
     async fn fetch(&self, secret: &ClientSecret) -> Result<Fetched, CredentialError> {
         let now_in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         let _in_flight = InFlight(Arc::clone(&self.in_flight));
-        self.most_in_flight.fetch_max(now_in_flight, Ordering::SeqCst);
+        self.max_in_flight.fetch_max(now_in_flight, Ordering::SeqCst);
         let (answer, answered) = oneshot::channel();
         let secret = secret.expose().to_owned();
         let _ = self.requests.send(TokenRequest { secret, at: clock::now(), answer });
@@ -108,7 +107,7 @@ impl TokenExchange for FakeExchange {
 struct Running {
     credential: Credential,
     requests: mpsc::UnboundedReceiver<TokenRequest>,
-    most_in_flight: Arc<AtomicUsize>,
+    max_in_flight: Arc<AtomicUsize>,
     wall: WallClock,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -121,21 +120,21 @@ impl Running {
 
     fn start_with(secret: SecretSource) -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
-        let most_in_flight = Arc::new(AtomicUsize::new(0));
+        let max_in_flight = Arc::new(AtomicUsize::new(0));
         let exchange = FakeExchange {
             requests: sender,
             in_flight: Arc::default(),
-            most_in_flight: Arc::clone(&most_in_flight),
+            max_in_flight: Arc::clone(&max_in_flight),
         };
         let wall = WallClock::following_monotonic();
         let (credential, task) =
             with_exchange(Arc::from("eu2"), secret, exchange, ApiClientMetrics::default(), wall.clone());
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
-        Self { credential, requests, most_in_flight, wall, stop, task }
+        Self { credential, requests, max_in_flight, wall, stop, task }
     }
 
-    /// With a token of that lifetime in service, which has worked once.
+    /// Starts with a token of that lifetime in service, which was accepted once.
     async fn start_with_token(lifetime: Duration) -> Self {
         let mut running = Self::start();
         running.request().await.grant(lifetime);
@@ -143,30 +142,31 @@ impl Running {
         running
     }
 
-    /// A call succeeds.
+    /// Makes a call that succeeds.
     async fn token_works(&self) {
         let bearer = self.credential.bearer(soon()).await.expect("a token was granted");
         self.credential.accepted(&bearer);
     }
 
-    /// The next token request.
+    /// Waits for the next token request.
     async fn request(&mut self) -> TokenRequest {
         timeout(HOUR * 3, self.requests.recv()).await.expect("a token request is due").expect("the task runs")
     }
 
-    /// No token request is made for so long.
+    /// Asserts that no token is requested for `duration`.
     async fn is_quiet_for(&mut self, duration: Duration) {
         assert!(timeout(duration, self.requests.recv()).await.is_err(), "an unexpected token request");
     }
 
-    /// The newest token in service. Claims no trial of it, as a call would.
+    /// Returns the generation of the newest token in service. Unlike a call, does not claim a
+    /// trial.
     fn generation(&self) -> Option<Generation> {
         let shared = &self.credential.0;
         let tokens = shared.tokens().filter(|tokens| tokens.are_usable(shared.now()))?;
         Some(tokens.newest().generation())
     }
 
-    /// Many calls that need a token, all of them waiting.
+    /// Starts `count` calls that wait for a token.
     async fn waiters(
         &self,
         count: usize,
@@ -185,14 +185,14 @@ fn is_failing<T>(answer: &Result<T, CredentialError>) -> bool {
     answer.as_ref().is_err_and(|error| error.kind() == CredentialErrorKind::Failing)
 }
 
-/// The answer, and how long it took.
+/// Returns how long the future took, and its output.
 async fn timed<T>(future: impl Future<Output = T>) -> (Duration, T) {
     let start = clock::now();
     let output = future.await;
     (clock::now() - start, output)
 }
 
-/// Lets every task come to rest: time moves only when nothing else can.
+/// Waits until every task is idle: paused time advances only then.
 async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }

@@ -1,21 +1,21 @@
-//! Which of the tokens in service a call uses.
+//! Selects the token for a call among those in service.
 //!
-//! In an eventually consistent platform the API accepts a new token only seconds after it was
-//! issued, and answers 401 until then. The token before it is therefore used until the new
-//! one has worked once, and one call per second tries the new one.
+//! In an eventually consistent platform, the API may accept a new token only seconds after it was
+//! issued, and responds with 401 until then. The previous token is therefore used until the new one
+//! has been accepted once, and one call per second tries the new one.
 
 use std::{sync::Arc, time::Duration};
 
 use super::access_token::{AccessToken, Bearer, Now};
 
-/// A 401 on a token younger than this can mean that the node of the API which was asked does
-/// not know it yet, even if another one has accepted it.
+/// A 401 on a token younger than this can mean that this node of the API does not know it yet, even
+/// if another one has accepted it.
 pub(super) const YOUNG: Duration = Duration::from_secs(10);
 
-/// Interval between two calls that try a token which has not worked yet.
+/// Interval between two calls that try a token that was not accepted yet.
 pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The tokens in service: the newest, and the one before it that is known to work.
+/// Tokens in service: the newest, and an earlier one that is known to work.
 #[derive(Debug)]
 pub(super) struct Tokens {
     newest: Arc<AccessToken>,
@@ -23,11 +23,11 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// The tokens in service once `token` has been fetched.
+    /// Returns the tokens in service once `token` has been fetched.
     ///
-    /// The one to fall back on is the last that has worked. One that is still young does not
-    /// take the place of an older one, because some nodes may not know it yet; unless that one
-    /// is refused as well, or expires before `token` is known to all of them.
+    /// The fallback is the last token that was accepted. A young token does not replace an older
+    /// fallback, because some nodes may not know it yet, unless the older one is refused as well or
+    /// expires before all nodes know `token`.
     pub(super) fn after(before: Option<&Self>, token: AccessToken, now: Now) -> Self {
         let previous = before.and_then(|before| {
             let (newest, previous) = (&before.newest, before.previous.as_ref());
@@ -48,17 +48,17 @@ impl Tokens {
         &self.newest
     }
 
-    /// The token to fall back on, while it can still be used.
+    /// Returns the fallback token while it is usable.
     pub(super) fn previous(&self, now: Now) -> Option<&Arc<AccessToken>> {
         self.previous.as_ref().filter(|token| token.is_usable(now))
     }
 
-    /// Whether a call that begins now gets a token.
+    /// Returns whether a call that begins now gets a token.
     pub(super) fn are_usable(&self, now: Now) -> bool {
         self.newest.is_usable(now) || self.previous(now).is_some()
     }
 
-    /// The token for a call that begins now. Takes no lock and does not allocate.
+    /// Selects the token for a call that begins now. Takes no lock and does not allocate.
     pub(super) fn select(&self, now: Now) -> Option<Bearer> {
         let newest = self.newest.is_usable(now).then_some(&self.newest);
         let token = match (newest, self.previous(now)) {
@@ -71,8 +71,7 @@ impl Tokens {
         Some(Bearer::new(Arc::clone(token)))
     }
 
-    /// A token that a call can use instead of the one that the platform has refused it, and
-    /// that it has not tried itself.
+    /// Returns a token that a refused call can use instead, and has not tried yet.
     pub(super) fn instead_of(&self, refused: &Bearer, now: Now) -> Option<&Arc<AccessToken>> {
         let is_untried = |token: &&Arc<AccessToken>| !refused.has_tried(token);
         if !refused.is(&self.newest) {

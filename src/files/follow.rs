@@ -1,12 +1,12 @@
-//! Follows files: polls them, and takes over what they contain.
+//! Polls files and takes over their contents.
 //!
 //! A version is taken over when two successive polls see the same one, because a file that is
-//! written in place can be read half written. Values are compared as they were parsed: other
-//! bytes with the same meaning are no change, and do not delay one for longer than
-//! [`MAX_CHANGING`]. A value stays in use until another one can replace it.
+//! written in place can be read half written. Parsed values are compared: different bytes with the
+//! same meaning are not a change, and delay a change by at most [`MAX_CHANGING`]. A value stays in
+//! use until another one can replace it.
 //!
-//! Polling sees what a watch on the file does not: a Kubernetes secret changes by a symbolic link
-//! two folders up, and network file systems report nothing.
+//! Files are polled because a watch misses changes: a Kubernetes secret changes through a symbolic
+//! link in a parent directory, and network file systems report no events.
 
 use std::{
     collections::VecDeque,
@@ -26,49 +26,49 @@ use super::{
 };
 use crate::clock::{self, Instant, WallClock};
 
-/// Time between two polls. A change is in use within 10 s: it is seen by the next poll, and taken
-/// over by the one after that.
+/// Time between two polls. A change is in use within 10 s: the next poll sees it, and the one after
+/// that takes it over.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Minimum time between the two polls after a reload was requested.
-const ASKED_INTERVAL: Duration = Duration::from_millis(300);
+/// Minimum time between the two polls of a requested reload.
+const REQUESTED_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Minimum time between the two polls at start, when there is no value yet.
+/// Minimum time between the two polls at startup, when there is no value yet.
 const FIRST_INTERVAL: Duration = Duration::from_millis(4);
 
-/// At start, files that have not been written to for this long are used after one poll. Twice the
-/// coarsest time stamp of a common file system.
+/// At startup, files that have not been written for this long are used after one poll. Twice the
+/// coarsest timestamp resolution of common file systems.
 const SETTLED_AFTER: Duration = Duration::from_secs(4);
 
-/// After files have changed at every poll for this long, two polls that parse to the same value
-/// are enough: a template may write the time into a comment. With the time until the first poll,
-/// such a change is in use after 8 s, and connections have time to close before 10 s have passed.
+/// After files have changed at every poll for this long, two polls that parse to the same value are
+/// enough, because a template may write the time into a comment. Including the time until the first
+/// poll, such a change is in use after 8 s, which leaves connections time to close within 10 s.
 const MAX_CHANGING: Duration = Duration::from_secs(5);
 
-/// Files without a version that could be taken over for this long are reported. Longer than
-/// [`MAX_CHANGING`], which begins one poll later.
+/// Time without a settled version after which files are reported. Longer than [`MAX_CHANGING`],
+/// which begins one poll later.
 const MAX_UNSETTLED: Duration = Duration::from_secs(9);
 
-/// Reads files and parses them. Runs on a thread of its own for at most
+/// Reads and parses files. Runs on its own thread for at most
 /// [`READ_TIMEOUT`](super::READ_TIMEOUT).
 pub type Parser<T, E> = Arc<dyn Fn(&mut Reader) -> Result<T, E> + Send + Sync>;
 
-/// Files that are followed together because they make one value.
+/// Files that are followed together because they form one value.
 pub trait FollowedFile: Send {
-    /// What the files contain.
+    /// The parsed contents of the files.
     type Value: PartialEq + Send + 'static;
-    /// Why the files have no usable value.
+    /// Reason that the files have no usable value.
     type Error: Display + Send + 'static;
 
-    /// Path of the file, or paths, for log lines and for the limit on pending reads.
+    /// Returns the path or paths, for log lines and for the limit on pending reads.
     fn name(&self) -> Arc<str>;
 
     /// Returns the function that reads and parses the files.
     fn parser(&self) -> Parser<Self::Value, Self::Error>;
 
-    /// Returns whether two values have the same effect when they are taken over. Values that
-    /// differ in other ways are different versions, but a difference that changes at every poll
-    /// does not keep the rest from being taken over.
+    /// Returns whether two values have the same effect when they are taken over. Equivalent values
+    /// that differ are different versions, but a difference that changes at every poll does not
+    /// prevent the value from being taken over.
     fn are_equivalent(value: &Self::Value, other: &Self::Value) -> bool {
         value == other
     }
@@ -76,26 +76,26 @@ pub trait FollowedFile: Send {
     /// Returns the metrics of these files.
     fn outcomes(&self) -> &dyn Outcomes;
 
-    /// Puts a value into use. `old` is the value in use, if there is one, and can be equal to
-    /// `new` if a reload was requested.
+    /// Puts a value into use. `old` is the value in use, if any, and may equal `new` if a reload
+    /// was requested.
     ///
     /// # Errors
     ///
-    /// The value cannot be used now. It is tried again at every poll.
+    /// The value cannot be used now. This is tried again at every poll.
     fn take_over(&mut self, new: &Self::Value, old: Option<&Self::Value>) -> Result<(), Self::Error>;
 
-    /// Logs why a new version is not used. Not called again for the same reason until a version
-    /// could be used.
+    /// Logs the reason that a new version is not used. Not called again for the same reason until a
+    /// version is usable.
     fn refused(&mut self, error: &PollError<Self::Error>, in_use: Option<&Self::Value>);
 
-    /// Called at every poll, before anything is taken over, with the value that was seen, usable
-    /// or not.
+    /// Called at every poll, before a value is taken over, with the parsed value, whether it can be
+    /// used or not.
     fn polled(&mut self, _seen: Option<&Self::Value>) {}
 }
 
-/// Counts what became of new versions.
+/// Counts the outcomes of new versions.
 pub trait Outcomes: Send + Sync {
-    /// A first value is in use.
+    /// The first value is in use.
     fn loaded(&self);
     /// A new version was taken over, or refused.
     fn reloaded(&self, ok: bool);
@@ -103,7 +103,7 @@ pub trait Outcomes: Send + Sync {
     fn recovered(&self);
 }
 
-/// Why a poll has no usable value.
+/// Reason that a poll has no usable value.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError<E> {
     /// The files were not read in time.
@@ -112,12 +112,12 @@ pub enum PollError<E> {
     /// The contents cannot be used.
     #[error("{0}")]
     Refused(E),
-    /// No two polls have seen the same value.
+    /// No two successive polls have seen the same value.
     #[error("it has had different contents at every poll for {} seconds", MAX_UNSETTLED.as_secs())]
     KeepsChanging,
 }
 
-/// Reads and parses files once, as a [`Follower`] does. Blocks for at most
+/// Reads and parses files once, like a [`Follower`]. Blocks for at most
 /// [`READ_TIMEOUT`](super::READ_TIMEOUT).
 ///
 /// # Errors
@@ -138,14 +138,14 @@ where
 pub struct Trigger(Arc<Notify>);
 
 impl Trigger {
-    /// Asks for a reload, even if the files have not changed.
+    /// Requests a reload, even if the files have not changed.
     pub fn fire(&self) {
         self.0.notify_one();
     }
 }
 
-/// Maximum number of reasons that are remembered, so that a file that fails for several reasons in
-/// turn is not logged at every poll.
+/// Maximum number of remembered reasons, so that a file that alternates between several is not
+/// logged at every poll.
 const MAX_REASONS: usize = 8;
 
 /// Follows files.
@@ -155,22 +155,22 @@ pub struct Follower<F: FollowedFile> {
     parser: Parser<F::Value, F::Error>,
     in_use: Option<F::Value>,
     last: Option<Seen<F::Value>>,
-    /// Since when no version has settled.
+    /// Time since when no version has settled.
     changing_since: Option<Instant>,
-    /// Since when no poll has seen the value in use, or a settled version.
+    /// Time since when no poll has seen the value in use or a settled version.
     unsettled_since: Option<Instant>,
-    /// Reasons for refusals since the files had a usable value, the last one at the end.
+    /// Reasons for refusals since the files had a usable value, most recent last.
     reasons: VecDeque<String>,
     trigger: Trigger,
-    asked: bool,
+    requested: bool,
     wall: WallClock,
     interval: Duration,
 }
 
-/// What the last poll has seen.
+/// The version seen by the last poll.
 struct Seen<T> {
     version: Version,
-    /// Time of the first poll that has seen it.
+    /// Time of the first poll that saw it.
     since: Instant,
     value: SeenValue<T>,
 }
@@ -189,7 +189,7 @@ struct Reading<T, E> {
 }
 
 impl<F: FollowedFile> Follower<F> {
-    /// Follows files that have this value in use, or none yet.
+    /// Creates a follower of files whose value `in_use` is already in use, if any.
     #[must_use]
     pub fn new(file: F, in_use: Option<F::Value>, wall: WallClock) -> Self {
         if in_use.is_some() {
@@ -205,43 +205,43 @@ impl<F: FollowedFile> Follower<F> {
             unsettled_since: None,
             reasons: VecDeque::new(),
             trigger: Trigger::default(),
-            asked: false,
+            requested: false,
             wall,
             interval: POLL_INTERVAL,
         }
     }
 
-    /// Sets the time between two polls, which is [`POLL_INTERVAL`] otherwise.
+    /// Sets the time between two polls; default [`POLL_INTERVAL`].
     #[must_use]
     pub const fn poll_every(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Returns the path of the file, or the paths.
+    /// Returns the path or paths of the files.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns what makes it poll at once.
+    /// Returns the trigger that makes this follower poll at once.
     #[must_use]
     pub fn trigger(&self) -> Trigger {
         self.trigger.clone()
     }
 
-    /// Follows the files. Never returns. A run that was dropped can be continued by another.
+    /// Follows the files. Never returns. If the future is dropped, another call continues.
     pub async fn run(&mut self) -> Infallible {
         loop {
             let wait = self.poll().await;
-            self.asked |= timeout(wait, self.trigger.0.notified()).await.is_ok();
+            self.requested |= timeout(wait, self.trigger.0.notified()).await.is_ok();
         }
     }
 
     /// Polls once, and returns the time until the next poll.
     async fn poll(&mut self) -> Duration {
-        // This poll serves every request up to now.
-        self.asked |= self.trigger.0.notified().now_or_never().is_some();
+        // This poll serves all requests up to now.
+        self.requested |= self.trigger.0.notified().now_or_never().is_some();
         let parser = Arc::clone(&self.parser);
         let read = move |progress| {
             let mut reader = Reader::new(progress);
@@ -251,7 +251,7 @@ impl<F: FollowedFile> Follower<F> {
         match timed::read(&self.name, read).await {
             Ok(reading) => self.consider(reading),
             Err(error) => {
-                // A change must be in use within 10 s, and half of them have passed.
+                // A change must be in use within 10 s, and a timed-out read has used half of that.
                 let wait = if matches!(error, Unanswered::TimedOut) { Duration::ZERO } else { self.interval };
                 self.last = None;
                 self.file.polled(None);
@@ -265,14 +265,14 @@ impl<F: FollowedFile> Follower<F> {
         self.file.polled(reading.result.as_ref().ok());
         let is_settled = self.settle(&reading);
         let value = match reading.result {
-            Ok(value) if self.is_no_change(&value) && !self.asked => {
+            Ok(value) if self.is_no_change(&value) && !self.requested => {
                 let is_in_use = self.in_use.as_ref() == Some(&value);
                 self.see(if is_in_use { SeenValue::InUse } else { SeenValue::Other(value) });
                 self.unsettled_since = None;
                 if !self.reasons.is_empty() {
                     self.reasons.clear();
                     self.file.outcomes().recovered();
-                    tracing::info!(file.path = &*self.name, "file is usable again and has not changed");
+                    tracing::info!(file.path = &*self.name, "file usable again, contents unchanged");
                 }
                 return self.interval;
             }
@@ -303,7 +303,7 @@ impl<F: FollowedFile> Follower<F> {
         self.interval
     }
 
-    /// Notes the version, and returns whether its value may be taken over.
+    /// Records the version, and returns whether its value may be taken over.
     fn settle(&mut self, reading: &Reading<F::Value, F::Error>) -> bool {
         let now = clock::now();
         let last = self.last.as_ref();
@@ -313,7 +313,7 @@ impl<F: FollowedFile> Follower<F> {
             SeenValue::Other(value) => Some(value),
         });
         let value = reading.result.as_ref().ok();
-        // The value can depend on the time, and on files that the reader has not read.
+        // The value can depend on the time, and on files that bypass the reader.
         let differs = value.is_some() && last_value.is_some() && value != last_value;
         let same = last.filter(|last| last.version == reading.version && !differs);
         let is_equivalent = value.zip(last_value).is_some_and(|(value, last)| F::are_equivalent(value, last));
@@ -338,13 +338,13 @@ impl<F: FollowedFile> Follower<F> {
         is_settled
     }
 
-    /// Whether no version has settled for [`MAX_CHANGING`].
+    /// Returns whether no version has settled for [`MAX_CHANGING`].
     fn keeps_changing(&self) -> bool {
         self.changing_since.is_some_and(|since| clock::now() - since >= MAX_CHANGING)
     }
 
-    /// Whether a value needs not be taken over: it is in use, or it keeps changing in ways that
-    /// have no effect.
+    /// Returns whether a value need not be taken over: it is in use, or it keeps changing without
+    /// effect.
     fn is_no_change(&self, value: &F::Value) -> bool {
         let in_use = self.in_use.as_ref();
         in_use == Some(value)
@@ -362,19 +362,19 @@ impl<F: FollowedFile> Follower<F> {
         }
     }
 
-    /// Minimum time between two polls that see the same version.
+    /// Returns the minimum time between two polls that settle a version.
     const fn settling_time(&self) -> Duration {
         if self.in_use.is_none() {
             FIRST_INTERVAL
-        } else if self.asked {
-            ASKED_INTERVAL
+        } else if self.requested {
+            REQUESTED_INTERVAL
         } else {
             self.interval
         }
     }
 
-    /// Time until the version that was seen last could be taken over: if it stays as it is, or if
-    /// the files keep changing.
+    /// Returns the time until the last version could be taken over, either unchanged or while the
+    /// files keep changing.
     fn time_to_settle(&self) -> Duration {
         let now = clock::now();
         let unchanged = self.last.as_ref().map(|last| last.since + self.settling_time());
@@ -395,12 +395,12 @@ impl<F: FollowedFile> Follower<F> {
         }
         self.see(SeenValue::InUse);
         self.reasons.clear();
-        self.asked = false;
+        self.requested = false;
     }
 
-    /// Counts and logs a reason, unless that has been done since the files were usable.
+    /// Counts and logs a reason, unless it was reported since the files were last usable.
     fn refuse(&mut self, error: &PollError<F::Error>) {
-        let asked = std::mem::take(&mut self.asked);
+        let requested = std::mem::take(&mut self.requested);
         let reason = error.to_string();
         let known = self.reasons.iter().position(|known| *known == reason);
         if let Some(known) = known {
@@ -409,7 +409,7 @@ impl<F: FollowedFile> Follower<F> {
             self.reasons.pop_front();
         }
         self.reasons.push_back(reason);
-        if known.is_none() || asked {
+        if known.is_none() || requested {
             self.file.outcomes().reloaded(false);
             self.file.refused(error, self.in_use.as_ref());
         }

@@ -1,7 +1,7 @@
-//! Where a read is, so that another read does not hang at the same place.
+//! The progress of a read, so that other reads do not hang at the same place.
 //!
-//! A read that hangs keeps its thread. Once many do, further reads stop before the place at which
-//! an earlier one hangs, and hang only if the path leads to another place now.
+//! A hanging read occupies its thread. Once many do, further reads stop before the place at which
+//! an earlier one hangs, so they hang only if the path now leads to another place.
 
 use std::{
     collections::VecDeque,
@@ -15,40 +15,40 @@ use std::{
 
 use super::unanswered::Unanswered;
 
-/// Maximum number of symbolic links in a path, as of the kernel (`path_resolution(7)`).
+/// Maximum number of symbolic links in a path, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
 /// A place at which a read can hang: the next component of a path, or the file itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     path: PathBuf,
-    /// Devices and inodes on the way to it, symbolic links included.
+    /// Devices and inodes on the path to it, including symbolic links.
     way: Vec<(u64, u64)>,
-    /// Last changes of the file, or of the directory in which its next component is looked up.
+    /// Modification times of the file, or of the directory that contains the next component.
     times: Option<[i64; 4]>,
-    /// All mounts, because another file system at the same path is another place.
+    /// Hash of all mounts, because another file system at the same path is another place.
     mounts: u64,
 }
 
-/// The place that a read has reached, which is where it hangs if it does.
+/// The place that a read has reached, at which it hangs if it does not return.
 pub(super) type Reached = Arc<Mutex<Option<Place>>>;
 
 /// The progress of one read.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     reached: Reached,
-    /// Where earlier reads hang. Empty if this one may hang at the same places.
+    /// The places at which earlier reads hang. Empty if this read may hang there too.
     avoided: Vec<Place>,
     is_careful: bool,
 }
 
 impl Progress {
-    /// A read that may hang anywhere.
+    /// Creates the progress of a read that may hang anywhere.
     pub(super) fn free() -> Self {
         Self::default()
     }
 
-    /// A read that stops before these places.
+    /// Creates the progress of a read that stops before these places.
     pub(super) fn careful(avoided: Vec<Place>) -> Self {
         Self { avoided, is_careful: true, ..Self::default() }
     }
@@ -61,12 +61,12 @@ impl Progress {
         Arc::clone(&self.reached)
     }
 
-    /// Goes along a path up to its file, which is to be read next. An error of the file system is
-    /// left to that read.
+    /// Walks a path up to its file, which the caller reads next. File system errors are left to
+    /// that read.
     ///
     /// # Errors
     ///
-    /// An earlier read hangs at one of the places.
+    /// An earlier read hangs at one of the places on the path.
     pub(super) fn approach(&self, path: &Path) -> Result<(), Unanswered> {
         let mut rest: VecDeque<OsString> = components(path).collect();
         let mut place = Place { path: PathBuf::new(), way: Vec::new(), times: None, mounts: mounts() };
@@ -93,12 +93,12 @@ impl Progress {
         self.reach(&place)
     }
 
-    /// Begins work that does not show its progress.
+    /// Begins work that does not report its progress.
     ///
     /// # Errors
     ///
-    /// Earlier reads hang, so that this one may hang too.
-    pub(super) const fn unseen(&self) -> Result<(), Unanswered> {
+    /// Earlier reads hang, so this one may hang too.
+    pub(super) const fn untracked(&self) -> Result<(), Unanswered> {
         if self.is_careful { Err(Unanswered::TooManyPending) } else { Ok(()) }
     }
 
@@ -119,7 +119,7 @@ fn times(metadata: &Metadata) -> [i64; 4] {
     [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()]
 }
 
-/// Identifies the mounts of this process. Reading them does not access the file systems.
+/// Returns a hash of the mounts of this process. Reading them does not access the file systems.
 fn mounts() -> u64 {
     let mut hasher = DefaultHasher::new();
     fs::read("/proc/self/mountinfo").unwrap_or_default().hash(&mut hasher);
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Where a read of that path would hang if the file did not respond.
+    /// The place at which a read of `path` hangs if the file does not respond.
     fn reached(path: &Path) -> Place {
         let progress = Progress::free();
         progress.approach(path).expect("nothing is avoided");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn read_stops_before_the_file_that_hangs_until_the_path_leads_elsewhere() {
+    fn read_stops_before_a_hanging_file_until_the_path_leads_elsewhere() {
         let folder = tempfile::tempdir().expect("a directory");
         let at = |name: &str| folder.path().join(name);
         for version in ["one", "two"] {
@@ -156,14 +156,14 @@ mod tests {
         let mut leads_elsewhere = |what: &str| {
             assert!(Progress::careful(hanging.clone()).approach(&path).is_ok(), "{what}");
             hanging.push(reached(&path));
-            assert!(Progress::careful(hanging.clone()).approach(&path).is_err(), "{what}, and hangs");
+            assert!(Progress::careful(hanging.clone()).approach(&path).is_err(), "{what}, now hanging");
         };
         leads_elsewhere("nothing hangs yet");
         fs::write(at("one/new"), "one").expect("a file");
         replace("one/new", "one/file");
         leads_elsewhere("another file with the same contents");
-        let file = fs::File::options().append(true).open(at("one/file")).expect("it can be opened");
-        file.set_modified(std::time::UNIX_EPOCH).expect("it can be touched");
+        let file = fs::File::options().append(true).open(at("one/file")).expect("the file can be opened");
+        file.set_modified(std::time::UNIX_EPOCH).expect("the time can be set");
         leads_elsewhere("the file was written to");
         symlink("two", at("new")).expect("a link");
         replace("new", "data");
@@ -174,9 +174,9 @@ mod tests {
         leads_elsewhere("a file instead of the link");
     }
 
-    /// The directory itself does not respond, so its contents cannot be compared.
+    /// The directory does not respond, so its contents cannot be compared.
     #[test]
-    fn read_stops_before_a_directory_that_hangs_until_it_is_replaced() {
+    fn read_stops_before_a_hanging_directory_until_it_is_replaced() {
         let folder = tempfile::tempdir().expect("a directory");
         let (mount, other) = (folder.path().join("mount"), folder.path().join("other"));
         for directory in [&mount, &other] {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_file_system_are_left_to_the_read() {
+    fn file_system_errors_are_left_to_the_read() {
         let folder = tempfile::tempdir().expect("a directory");
         let circle = folder.path().join("circle");
         symlink("circle", &circle).expect("a link");

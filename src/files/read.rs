@@ -1,7 +1,7 @@
-//! One bounded read of a regular file.
+//! A bounded read of a regular file.
 //!
-//! Opening a FIFO blocks until another process writes to it, and a pipe or a device cannot be read a
-//! second time, which following a file for changes needs.
+//! Other kinds of files are refused: opening a FIFO blocks until another process writes to it, and
+//! pipes and devices cannot be read again, which following changes requires.
 
 use std::{
     fs::{self, Metadata, OpenOptions},
@@ -17,29 +17,29 @@ use zeroize::Zeroizing;
 
 use super::{progress::Progress, timed, unanswered::Unanswered};
 
-/// Maximum size of a file without a smaller limit of its own, in bytes. Several times the size of
-/// the bundle of all public authorities.
+/// Default maximum size of a file, in bytes. Several times the size of the bundle of all public
+/// authorities.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// Buffer for a file of unknown size: some file systems report a size of 0 for files that have
-/// contents.
+/// Size of the buffer for a file of unknown size. Some file systems report a size of 0 for files
+/// with contents.
 const UNKNOWN_SIZE_BUFFER: usize = 64 * 1024;
 
-/// Why a file cannot be read. `Display` is the sentence that `check-config`, the start and reloads
-/// report.
+/// Reason that a file cannot be read. `Display` is the text that `check-config`, startup and
+/// reloads report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// A FIFO, a pipe, a socket or a device.
+    /// The file is a FIFO, a pipe, a socket or a device.
     #[error("is not a regular file, so it cannot be read again after a change; write the contents to a file")]
     NotRegular,
     /// The file has more bytes than allowed.
     #[error("is larger than {0} bytes; check that this is the right file")]
     TooLarge(usize),
-    /// The operating system refuses to read it. A directory is
+    /// The operating system returned an error, for a directory
     /// [`IsADirectory`](io::ErrorKind::IsADirectory).
     #[error("the file cannot be read ({})", .0.kind())]
     Io(#[from] io::Error),
-    /// It was not read in time.
+    /// The file was not read in time.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
 }
@@ -58,30 +58,30 @@ impl From<ReadError> for io::Error {
 
 /// The contents of a file, overwritten when dropped.
 pub struct Contents {
-    /// Everything that the file contained.
+    /// The bytes of the file.
     pub bytes: Zeroizing<Vec<u8>>,
     /// The metadata of the file that was read, even if another one has replaced it since.
     pub metadata: Metadata,
-    /// What other users of the machine may do with the file.
+    /// Access of other users of this machine to the file.
     pub exposure: Exposure,
 }
 
-/// What every user of this machine may do with a file.
+/// Access of every user of this machine to a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exposure {
-    /// They may read it.
+    /// They can read it.
     pub readable: bool,
-    /// They may change it.
+    /// They can change it.
     pub writable: bool,
-    /// They may put another file in its place: they may write to its folder, or to that of the
-    /// symbolic link by which it was opened.
+    /// They can replace it, because they can write to its directory or to that of the symbolic link
+    /// by which it was opened.
     pub replaceable: bool,
 }
 
-/// Bits of a mode (inode(7)).
+/// Mode bits (inode(7)).
 const OTHERS_MAY_READ: u32 = 0o004;
 const OTHERS_MAY_WRITE: u32 = 0o002;
-/// In a folder with this bit, users may rename and remove their own files only.
+/// In a directory with this bit, users can rename and remove only their own files.
 const STICKY: u32 = 0o1000;
 
 impl Exposure {
@@ -90,15 +90,15 @@ impl Exposure {
             fs::metadata(folder)
                 .is_ok_and(|folder| folder.mode() & OTHERS_MAY_WRITE != 0 && folder.mode() & STICKY == 0)
         };
-        // The folder of a relative path without one is the current one.
+        // The parent of a bare file name is the current directory.
         let folder =
             path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder });
         let target = fs::canonicalize(path).ok();
-        let of_target = target.as_deref().and_then(Path::parent);
+        let target_folder = target.as_deref().and_then(Path::parent);
         Self {
             readable: file.mode() & OTHERS_MAY_READ != 0,
             writable: file.mode() & OTHERS_MAY_WRITE != 0,
-            replaceable: folder.into_iter().chain(of_target).any(is_open),
+            replaceable: folder.into_iter().chain(target_folder).any(is_open),
         }
     }
 }
@@ -114,21 +114,20 @@ impl std::fmt::Debug for Contents {
 ///
 /// # Errors
 ///
-/// The file is not a regular one, is larger than `max_bytes`, or cannot be read in time.
+/// The file is not a regular file, is larger than `max_bytes`, or cannot be read in time.
 pub fn read(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     let file = path.to_owned();
     timed::wait(&path.display().to_string(), move |progress| Reader::new(progress).read(&file, max_bytes))?
 }
 
-/// Reads the files of one poll, and notes their versions.
+/// Reads the files of one poll, and records their versions.
 pub struct Reader {
     progress: Progress,
     version: digest::Context,
     last_write: Option<SystemTime>,
 }
 
-/// Identifies the state of all files that were read in one poll: their contents, and which files
-/// they were.
+/// Identifies the state of all files that were read in one poll: their identity and their contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version([u8; 32]);
 
@@ -137,12 +136,12 @@ impl Reader {
         Self { progress, version: digest::Context::new(&SHA256), last_write: None }
     }
 
-    /// Reads a regular file of at most `max_bytes`. Follows symbolic links. Has no timeout of
-    /// its own: the poll has one.
+    /// Reads a regular file of at most `max_bytes`. Follows symbolic links. Has no timeout of its
+    /// own, because the poll has one.
     ///
     /// # Errors
     ///
-    /// The file is not a regular one, is larger than `max_bytes`, or cannot be read.
+    /// The file is not a regular file, is larger than `max_bytes`, or cannot be read.
     pub fn read(&mut self, path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
         let approached = self.progress.approach(path).map_err(ReadError::from);
         let result = approached.and_then(|()| read_untimed(path, max_bytes));
@@ -169,13 +168,13 @@ impl Reader {
         result
     }
 
-    /// Begins a read of files that this reader does not see.
+    /// Begins a read of files that bypasses this reader.
     ///
     /// # Errors
     ///
-    /// Earlier reads hang, so that this one may hang too.
-    pub const fn begin_unseen(&self) -> Result<(), Unanswered> {
-        self.progress.unseen()
+    /// Earlier reads hang, so this one may hang too.
+    pub const fn begin_untracked(&self) -> Result<(), Unanswered> {
+        self.progress.untracked()
     }
 
     pub(super) fn version(&self) -> Version {
@@ -184,7 +183,7 @@ impl Reader {
         Version(version)
     }
 
-    /// When the file that was written to last was written to; unknown on some file systems.
+    /// Returns the time of the last write to any of the files; unknown on some file systems.
     pub(super) const fn last_write(&self) -> Option<SystemTime> {
         self.last_write
     }
@@ -197,10 +196,10 @@ impl std::fmt::Debug for Reader {
 }
 
 fn read_untimed(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
-    // Before opening: opening a device can have side effects.
+    // Checked before opening, because opening a device can have side effects.
     check(&fs::metadata(path)?)?;
-    // The file can be replaced in between. This flag keeps opening a FIFO from blocking, and
-    // has no effect on a regular file.
+    // The file can be replaced in between. With this flag, opening a FIFO does not block. It has no
+    // effect on a regular file.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     let metadata = file.metadata()?;
@@ -214,11 +213,11 @@ fn read_untimed(path: &Path, max_bytes: usize) -> Result<Contents, ReadError> {
     Ok(Contents { bytes, metadata, exposure })
 }
 
-/// Reads a file whose metadata report this size.
+/// Reads a file whose metadata reports the size `reported`.
 ///
-/// The buffer is allocated in full, because one that grows leaves copies of a secret behind. It is
-/// not larger than needed either: it is overwritten when it is dropped, at every poll. A file that
-/// has more contents than it reported, because it grows, is read again with a larger buffer.
+/// The buffer is allocated at its full size, because a growing buffer leaves copies of a secret in
+/// memory. It is no larger than needed, because it is overwritten on drop, at every poll. A file
+/// with more contents than reported, because it grows, is read again with a larger buffer.
 fn read_contents(
     mut file: impl Read + Seek,
     reported: usize,
@@ -226,7 +225,7 @@ fn read_contents(
 ) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let mut expected = if reported == 0 { UNKNOWN_SIZE_BUFFER } else { reported }.min(max_bytes);
     loop {
-        // One more byte than expected, which shows that there is more.
+        // One more byte than expected shows whether there is more.
         let capacity = expected.saturating_add(1);
         let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
         (&mut file).take(capacity as u64).read_to_end(&mut bytes)?;
@@ -258,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn regular_file_is_read_up_to_its_limit_also_behind_a_link() {
+    fn regular_file_is_read_up_to_its_limit_even_through_a_symlink() {
         let folder = tempfile::tempdir().expect("a directory");
         let (path, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&path, [7; 100]).expect("a file");
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_regular_file_is_opened() {
+    fn only_regular_files_are_opened() {
         let folder = tempfile::tempdir().expect("a directory");
         let fifo = folder.path().join("fifo");
         // Opening it would block until the test is killed.
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_file_and_one_that_is_too_large_cost_no_memory() {
+    fn endless_and_too_large_files_use_no_memory() {
         let folder = tempfile::tempdir().expect("a directory");
         let (large, endless) = (folder.path().join("large"), folder.path().join("endless"));
         fs::File::create(&large).expect("a file").set_len(1 << 40).expect("a sparse file");
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn version_changes_with_the_contents_the_file_and_its_last_write() {
+    fn version_changes_with_contents_inode_and_modification_time() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("file");
         let version = || {
@@ -318,7 +317,7 @@ mod tests {
         };
         fs::write(&path, "one").expect("a file");
         set_time(1);
-        is_new("a file where there was none");
+        is_new("a new file");
         set_time(2);
         is_new("a later write of the same contents");
         fs::write(&path, "two").expect("a file");
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_grows_is_read_in_full_into_a_buffer_that_does_not() {
+    fn growing_file_is_read_in_full_without_growing_the_buffer() {
         let contents = |bytes: usize, reported: usize| {
             let read = read_contents(io::Cursor::new(vec![7; bytes]), reported, 100);
             read.map(|read| (read.len(), read.capacity()))
@@ -349,7 +348,7 @@ mod tests {
     /// Some file systems report a size of 0.
     #[cfg(target_os = "linux")]
     #[test]
-    fn file_that_reports_no_size_is_read() {
+    fn file_that_reports_a_size_of_0_is_read() {
         assert!(!read(Path::new("/proc/self/status"), MAX_BYTES).expect("a file").bytes.is_empty());
     }
 }

@@ -1,9 +1,8 @@
-//! Work on files that ends in time, for those who wait for it.
+//! Work on files with a time limit for the waiting caller.
 //!
-//! A system call that hangs, on a network mount for instance, cannot be interrupted. It keeps
-//! its thread, and nothing else: each piece of work has a new thread. The runtime's pool of
-//! blocking threads is not used, because it is shared with other work and because it panics when
-//! a thread cannot be started.
+//! A hanging system call, for instance on a network mount, cannot be interrupted. It occupies only
+//! its own thread, because each piece of work gets a new one. The runtime's blocking pool is not
+//! used, because it is shared with other work and panics when a thread cannot be started.
 
 use std::{
     collections::BTreeMap,
@@ -20,36 +19,38 @@ use super::{
 };
 use crate::clock::{self, Instant};
 
-/// Maximum duration of one read, parsing included.
+/// Maximum duration of one read, including parsing.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Number of reads of one file that may hang at the same place before further ones stop before
-/// it. A file that responds again, although reads of it never return, is read at once until then.
+/// Number of reads of one file that may hang at the same place before further reads stop before it.
+/// Up to this number, a file that responds again is read at once, even if earlier reads of it never
+/// return.
 const FREE_READS: usize = 16;
 
-/// Minimum time between two reads that may hang at a place at which [`FREE_READS`] others hang.
+/// Minimum interval between reads that may hang at a place at which [`FREE_READS`] others already
+/// hang.
 const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Maximum number of reads of one file that hang although they may not hang where others do:
-/// each of them has found another place, which hangs too.
+/// Maximum number of hanging reads of one file that stop at known places. Each of them has found
+/// another place that hangs.
 const MAX_CAREFUL_READS: usize = 16;
 
-/// Maximum number of reads of one file that have not returned. Threads that hang use memory; with
-/// this many of them, the file is read again once one of them returns.
+/// Maximum number of reads of one file that have not returned. Hanging threads use memory; at this
+/// number, the file is read again only once one of them returns.
 pub const MAX_PENDING_READS: usize = 64;
 
-/// Maximum number of reads of one file that may hang where others do.
+/// Maximum number of reads of one file that may hang at the same places as others.
 const MAX_FREE_READS: usize = MAX_PENDING_READS - MAX_CAREFUL_READS;
 
-/// Reads in progress by the name of their file.
+/// Reads in progress, by the name of their file.
 static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());
 
 #[derive(Default)]
 struct Pending {
-    /// Any number of parts may read one file at the same time; only reads that have not returned
+    /// Any number of callers may read one file at the same time. Only reads that have not returned
     /// within [`READ_TIMEOUT`] count as hanging.
     reads: Vec<ReadInProgress>,
-    /// When a read was started that may hang where others do.
+    /// Time of the last start of a read that may hang anywhere.
     last_free_start: Option<Instant>,
 }
 
@@ -60,7 +61,7 @@ struct ReadInProgress {
     reached: Reached,
 }
 
-/// A place among the reads of one file. Given back by its thread, even after a panic.
+/// A place among the reads of one file. Returned by its thread, even after a panic.
 struct Slot {
     name: Arc<str>,
     reached: Reached,
@@ -123,12 +124,12 @@ impl Drop for Slot {
     }
 }
 
-/// Does work on a file on a thread of its own, and waits for it. Blocks for at most
-/// [`READ_TIMEOUT`]. `name` is the path, or a name for several files that are read together.
+/// Runs work on a file on its own thread, and waits for it. Blocks for at most [`READ_TIMEOUT`].
+/// `name` is the path, or a name for several files that are read together.
 ///
 /// # Errors
 ///
-/// There is no result in time.
+/// The work has no result in time.
 pub(super) fn wait<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(Progress) -> T + Send + 'static,
@@ -141,11 +142,11 @@ pub(super) fn wait<T: Send + 'static>(
     })
 }
 
-/// Like [`wait`], without blocking the thread of the caller.
+/// Like [`wait`], without blocking the caller's thread.
 ///
 /// # Errors
 ///
-/// There is no result in time.
+/// The work has no result in time.
 pub(super) async fn read<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(Progress) -> T + Send + 'static,
@@ -153,17 +154,17 @@ pub(super) async fn read<T: Send + 'static>(
     run_within(name, READ_TIMEOUT, work).await
 }
 
-/// Does work that reads files on a thread of its own, and waits for it up to `limit`.
+/// Runs work that reads files on its own thread, and waits for it up to `limit`.
 ///
 /// # Errors
 ///
-/// There is no result in time.
+/// The work has no result in time.
 pub async fn run<T: Send + 'static>(
     name: &str,
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
-    run_within(name, limit, move |progress| progress.unseen().map(|()| work())).await?
+    run_within(name, limit, move |progress| progress.untracked().map(|()| work())).await?
 }
 
 async fn run_within<T: Send + 'static>(
@@ -171,7 +172,8 @@ async fn run_within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce(Progress) -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
-    // A paused clock would pass the timeout at once, because the runtime is idle meanwhile.
+    // A paused clock would advance to the timeout at once, because the runtime is idle while the
+    // thread works.
     #[cfg(test)]
     let _held = clock::HeldClock::new();
     let (send, receive) = oneshot::channel();
@@ -191,7 +193,7 @@ fn start<T>(
     let (slot, progress) = Slot::take(name)?;
     let work = move || {
         let result = work(progress);
-        // Before the result is received, so that the next read has the place.
+        // Dropped before the result is received, so that the place is free for the next read.
         drop(slot);
         send(result);
     };
@@ -219,7 +221,7 @@ mod tests {
         })
     }
 
-    /// Begins a read of that file which hangs until the sender is dropped.
+    /// Begins a read of `path` that hangs until the sender is dropped.
     async fn begin(path: &Path) -> (Sender<()>, JoinHandle<Result<(), Unanswered>>) {
         let (end, work) = hanging();
         let (begin, started) = channel();
@@ -237,7 +239,7 @@ mod tests {
         (end, read)
     }
 
-    /// A read of that file which times out and hangs until the sender is dropped.
+    /// A read of `path` that times out and hangs until the sender is dropped.
     async fn hangs(path: &Path) -> Sender<()> {
         let (end, read) = begin(path).await;
         tokio::time::advance(READ_TIMEOUT * 99 / 100).await;
@@ -247,14 +249,14 @@ mod tests {
         end
     }
 
-    /// A read of that file which does not hang.
+    /// A read of `path` that does not hang.
     async fn reads(path: &Path) -> Result<(), Unanswered> {
         let file = path.to_owned();
         read(&path.display().to_string(), move |progress: Progress| progress.approach(&file)).await?
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reads_that_hang_are_limited_and_a_file_that_replaces_the_one_that_hangs_is_read_at_once() {
+    async fn hanging_reads_are_limited_and_a_replaced_file_is_read_at_once() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("file");
         fs::write(&path, "").expect("a file");
@@ -264,7 +266,7 @@ mod tests {
             let new = folder.path().join("new");
             fs::write(&new, replaced.to_string()).expect("a file");
             let file = fs::File::options().append(true).open(&new).expect("it can be opened");
-            // The inode of a file that was replaced may be used again, within a tick of the clock.
+            // The inode of the replaced file may be reused within a tick of the clock.
             file.set_modified(UNIX_EPOCH + Duration::from_secs(replaced)).expect("it can be touched");
             fs::rename(new, &path).expect("renamed");
         };
@@ -290,9 +292,9 @@ mod tests {
         while reads(&path).await.is_err() {}
     }
 
-    /// Many API clients may have one file of authorities, and read it at the same time.
+    /// Many API clients may share one file of authorities, and read it at the same time.
     #[tokio::test(start_paused = true)]
-    async fn place_at_which_many_reads_begin_to_hang_together_is_avoided_at_once() {
+    async fn place_at_which_many_concurrent_reads_hang_is_avoided_at_once() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("file");
         fs::write(&path, "").expect("a file");
@@ -309,30 +311,30 @@ mod tests {
         reads(&path).await.expect("another file");
         for (end, read) in hanging {
             drop(end);
-            // It ended as its time was over, or as it returned.
+            // The read either timed out or returned.
             let _ = read.await.expect("no panic");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_does_not_show_its_progress_is_not_repeated_while_it_hangs() {
+    async fn untracked_work_is_not_repeated_while_it_hangs() {
         let mut ends = Vec::new();
         for _ in 0..FREE_READS {
             let (end, work) = hanging();
             ends.push(end);
-            let work = tokio::spawn(run("unseen", READ_TIMEOUT, work));
+            let work = tokio::spawn(run("untracked", READ_TIMEOUT, work));
             tokio::task::yield_now().await;
             tokio::time::advance(READ_TIMEOUT).await;
             assert!(matches!(work.await.expect("no panic"), Err(Unanswered::TimedOut)));
         }
-        assert!(matches!(run("unseen", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
+        assert!(matches!(run("untracked", READ_TIMEOUT, || ()).await, Err(Unanswered::TooManyPending)));
         tokio::time::advance(RETRY_INTERVAL).await;
-        assert!(run("unseen", READ_TIMEOUT, || ()).await.is_ok());
+        assert!(run("untracked", READ_TIMEOUT, || ()).await.is_ok());
     }
 
-    /// Many API clients may have one file of authorities, or one secret.
+    /// Many API clients may share one file of authorities, or one secret.
     #[tokio::test(start_paused = true)]
-    async fn any_number_of_reads_that_do_not_hang_may_be_in_progress() {
+    async fn number_of_reads_that_do_not_hang_is_not_limited() {
         let mut reads = Vec::new();
         for _ in 0..3 * MAX_PENDING_READS {
             let (end, work) = hanging();
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn panic_is_an_error_and_gives_its_place_back() {
+    async fn panic_is_an_error_and_frees_its_place() {
         for _ in 0..=FREE_READS {
             let result = run("panics", READ_TIMEOUT, || panic!("a test")).await;
             assert!(matches!(result, Err::<(), _>(Unanswered::Panicked)));
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn blocking_wait_ends_although_the_read_hangs() {
+    fn blocking_wait_ends_even_if_the_read_hangs() {
         let (_end, work) = hanging();
         let began = clock::now();
         assert!(matches!(wait("blocking", |_| work()), Err(Unanswered::TimedOut)));

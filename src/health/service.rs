@@ -1,7 +1,7 @@
-//! `grpc.health.v1`, as specified.
+//! The `grpc.health.v1` service, as specified.
 //!
-//! tonic's own service answers a `Watch` of an unknown service with an error, which clients
-//! take for a server without a health service. Nothing is decided here.
+//! tonic's own implementation answers a `Watch` of an unknown service with an error, which clients
+//! interpret as a server without a health service. [`Health`] decides the status.
 
 use std::pin::Pin;
 
@@ -23,7 +23,7 @@ use crate::{
     proto::ott::v1::ott_service_server::SERVICE_NAME,
 };
 
-/// Maximum size of a request message, in bytes: the names of services are short.
+/// Maximum size of a request message, in bytes. Service names are short.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// The gRPC health service of a gateway. Clones share the limits on streams.
@@ -56,8 +56,7 @@ impl HealthService {
     }
 }
 
-/// Returns whether the health of this service is known: the server as a whole, or the one
-/// service that it offers.
+/// Returns whether a service name is known: the server as a whole (empty), or its only service.
 fn is_known(service: &str) -> bool {
     service.is_empty() || service == SERVICE_NAME
 }
@@ -87,7 +86,7 @@ impl HealthTrait for ConnectionHealth {
             known: is_known(&request.get_ref().service),
             changes: self.health.0.changes.subscribe(),
             health: self.health.clone(),
-            told: None,
+            last_sent: None,
             _open: open,
         };
         Ok(Response::new(Box::pin(stream::unfold(watcher, Watcher::next))))
@@ -99,19 +98,19 @@ struct Watcher {
     health: Health,
     known: bool,
     changes: watch::Receiver<Phase>,
-    told: Option<ServingStatus>,
+    last_sent: Option<ServingStatus>,
     _open: OpenWatch,
 }
 
 impl Watcher {
-    /// The next change; none once watching is over.
+    /// Returns the next change, or `None` when the stream ends.
     async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
         loop {
             // Read before the conditions, so that no change between the two is missed.
             let phase = *self.changes.borrow_and_update();
             let (status, changes_at) = self.status();
-            if self.told != Some(status) {
-                self.told = Some(status);
+            if self.last_sent != Some(status) {
+                self.last_sent = Some(status);
                 return Some((Ok(answer(status)), self));
             }
             if phase == Phase::Closed {
@@ -119,7 +118,7 @@ impl Watcher {
             }
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
-                () = until(changes_at) => {}
+                () = sleep_until(changes_at) => {}
             }
         }
     }
@@ -128,13 +127,13 @@ impl Watcher {
         if !self.known {
             return (ServingStatus::ServiceUnknown, None);
         }
-        let (why_not, changes_at) = self.health.conditions().judge(clock::now());
+        let (why_not, changes_at) = self.health.conditions().evaluate(clock::now());
         let status = if why_not.is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
         (status, changes_at)
     }
 }
 
-async fn until(moment: Option<Instant>) {
+async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
@@ -153,8 +152,8 @@ fn unknown_service() -> Status {
     Status::not_found("unknown service")
 }
 
-/// The status of a `Watch` beyond the limits. Clients with client-side health checking take
-/// any other error for an unhealthy server and fail their calls (gRFC A17).
+/// Returns the status of a `Watch` beyond the limits. Clients with client-side health checking
+/// treat any other error as an unhealthy server and fail their calls (gRFC A17).
 #[expect(
     clippy::disallowed_methods,
     reason = "the health protocol has its own errors, without a reason of ours"
@@ -182,7 +181,7 @@ mod tests {
         Request::new(HealthCheckRequest { service: service.to_owned() })
     }
 
-    /// The service on a connection of its own.
+    /// The service on a new connection.
     fn service(health: Health) -> ConnectionHealth {
         let watches = Watches::new(64, Metrics::new().watches());
         let peer = WatchPeer::Address("192.0.2.1:1000".parse().expect("an address"));
@@ -204,15 +203,15 @@ mod tests {
 
     async fn next(stream: &mut Watch) -> Option<ServingStatus> {
         let answer = tokio::time::timeout(Duration::from_hours(1), stream.next()).await;
-        answer.expect("it tells by itself").map(|answer| answer.expect("no error").status())
+        answer.expect("a status arrives").map(|answer| answer.expect("no error").status())
     }
 
-    async fn says_nothing_for(stream: &mut Watch, time: Duration) -> bool {
+    async fn stays_silent_for(stream: &mut Watch, time: Duration) -> bool {
         tokio::time::timeout(time, stream.next()).await.is_err()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn check_tells_of_the_server_and_of_its_service_only() {
+    async fn check_reports_only_the_server_and_its_service() {
         let health = Health::new();
         let service = service(health.clone());
         for name in EVERY {
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_tells_the_present_and_then_changes_only() {
+    async fn watch_reports_the_current_status_and_then_only_changes() {
         let health = Health::new();
         let credential = health.credential("eu2");
         let service = service(health.clone());
@@ -234,13 +233,13 @@ mod tests {
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
         health.set_audit(AuditState::Unavailable);
         health.set_audit(AuditState::Available);
-        assert!(says_nothing_for(&mut stream, Duration::from_hours(1)).await);
+        assert!(stays_silent_for(&mut stream, Duration::from_hours(1)).await);
         credential.set(CredentialState::Accepted);
         assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_notices_a_minute_of_refusal_by_itself() {
+    async fn watch_reports_a_minute_of_refusal_without_an_event() {
         let health = Health::new();
         let credential = health.credential("eu2");
         let mut stream = watch(&service(health), "").await;
@@ -252,19 +251,19 @@ mod tests {
         });
         assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing));
-        // The timer of a paused clock wakes within its tick of a millisecond.
+        // Timers have a resolution of one millisecond.
         assert_eq!(refused.elapsed().as_secs(), 60);
         credential.set(CredentialState::Accepted);
         assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_of_an_unknown_service_says_so_and_stays_open() {
+    async fn watch_of_an_unknown_service_reports_it_and_stays_open() {
         let health = Health::new();
         let mut stream = watch(&service(health.clone()), "ott.v1.Other").await;
         assert_eq!(next(&mut stream).await, Some(ServingStatus::ServiceUnknown));
         health.set_draining();
-        assert!(says_nothing_for(&mut stream, Duration::from_hours(1)).await);
+        assert!(stays_silent_for(&mut stream, Duration::from_hours(1)).await);
         health.end_watches();
         assert_eq!(next(&mut stream).await, None);
     }
@@ -285,13 +284,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watch_beyond_the_limit_looks_like_a_server_without_a_health_service() {
+    async fn watch_beyond_the_limit_is_unimplemented() {
         let service = service(Health::new());
         let mut open = Vec::new();
         for _ in 0..MAX_WATCHES_PER_CONNECTION {
             open.push(watch(&service, "").await);
         }
-        let refused = service.watch(request("")).await.err().expect("one too many");
+        let refused = service.watch(request("")).await.err().expect("beyond the limit");
         assert_eq!(refused.code(), Code::Unimplemented);
         assert_eq!(check(&service, "").await, Ok(ServingStatus::Serving), "Check is not limited");
         open.pop();

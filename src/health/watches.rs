@@ -1,9 +1,9 @@
-//! Limits on `Watch` streams: for each connection and for each peer address.
+//! Limits on `Watch` streams, per connection and per peer address.
 //!
-//! There is no limit over all peers, because strangers would use it up: each connection has
-//! its own places, and the number of connections is limited elsewhere. A refused `Watch` is
-//! answered UNIMPLEMENTED (`service.rs`), which clients with client-side health checking take
-//! for a server without a health service: they go on and treat it as healthy (gRFC A17).
+//! There is no limit over all peers, because unidentified peers could use it up. Each connection
+//! has its own places, and the number of connections is limited elsewhere. A refused `Watch` gets
+//! UNIMPLEMENTED (`service.rs`), which clients with client-side health checking interpret as a
+//! server without a health service and treat as healthy (gRFC A17).
 
 use std::{
     collections::HashMap,
@@ -16,8 +16,8 @@ use std::{
 
 use crate::telemetry::metrics::{Counted, WatchLimit, WatchMetrics};
 
-/// Maximum number of `Watch` streams on one connection. A client needs one for each service
-/// name that it checks, and there are two.
+/// Maximum number of `Watch` streams per connection. A client needs one for each service name that
+/// it checks, and there are two names.
 pub const MAX_WATCHES_PER_CONNECTION: u32 = 4;
 
 /// The `Watch` streams of one gateway. Clones share their counts.
@@ -27,17 +27,17 @@ pub struct Watches(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     max_per_address: u32,
-    /// Only addresses with open streams.
+    /// Contains only addresses with open streams.
     by_address: Mutex<HashMap<IpAddr, u32>>,
     metrics: WatchMetrics,
 }
 
-/// The peer of a connection, as far as limits are concerned.
+/// The peer of a connection, for the limit per address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchPeer {
     /// A client, or clients behind one address.
     Address(SocketAddr),
-    /// A proxy that speaks for others. Its address has no limit of its own.
+    /// A trusted proxy, which is exempt from the limit per address.
     Proxy(SocketAddr),
 }
 
@@ -49,24 +49,24 @@ pub(super) struct ConnectionWatches {
     open: Arc<AtomicU32>,
 }
 
-/// The place of an open `Watch` stream, until it is dropped.
+/// The place of an open `Watch` stream, freed on drop.
 #[derive(Debug)]
 pub(super) struct OpenWatch {
     open: Arc<AtomicU32>,
-    _of_address: Option<OfAddress>,
+    _address_place: Option<AddressPlace>,
     _counted: Counted,
 }
 
-/// One stream of an address, until it is dropped.
+/// One stream counted for an address until dropped.
 #[derive(Debug)]
-struct OfAddress {
+struct AddressPlace {
     watches: Watches,
     address: IpAddr,
 }
 
 impl Watches {
-    /// Creates the limits. A peer address gets at most `max_per_address` streams, over all
-    /// its connections; loopback and proxies that speak for others are exempt.
+    /// Creates the limits. A peer address gets at most `max_per_address` streams over all its
+    /// connections. Loopback addresses and trusted proxies are exempt.
     #[must_use]
     pub fn new(max_per_address: u32, metrics: WatchMetrics) -> Self {
         Self(Arc::new(Inner { max_per_address, by_address: Mutex::default(), metrics }))
@@ -81,7 +81,7 @@ impl Watches {
         self.0.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_for(&self, address: IpAddr) -> Option<OfAddress> {
+    fn open_for(&self, address: IpAddr) -> Option<AddressPlace> {
         let mut by_address = self.by_address();
         let open = by_address.get(&address).copied().unwrap_or(0);
         if open >= self.0.max_per_address {
@@ -89,7 +89,7 @@ impl Watches {
         }
         by_address.insert(address, open + 1);
         drop(by_address);
-        Some(OfAddress { watches: self.clone(), address })
+        Some(AddressPlace { watches: self.clone(), address })
     }
 }
 
@@ -100,11 +100,11 @@ impl WatchPeer {
         }
     }
 
-    /// Returns the address whose streams are limited, unless the peer is exempt: of IPv6 the
-    /// /64 network, because a single host is usually given a whole /64.
+    /// Returns the address whose streams are limited, unless the peer is exempt. For IPv6 this is
+    /// the /64 network, because a single host usually has a whole /64.
     fn limited(self) -> Option<IpAddr> {
         let Self::Address(address) = self else { return None };
-        // A listener on IPv6 sees IPv4 peers under mapped addresses.
+        // An IPv6 listener reports IPv4 peers as IPv4-mapped addresses.
         match address.ip().to_canonical() {
             address if address.is_loopback() => None,
             IpAddr::V4(address) => Some(address.into()),
@@ -117,7 +117,7 @@ impl WatchPeer {
 }
 
 impl ConnectionWatches {
-    /// Takes a place for another stream, or counts and logs which limit is reached.
+    /// Takes a place for another stream. If a limit is reached, counts and logs it.
     pub(super) fn open(&self) -> Result<OpenWatch, WatchLimit> {
         self.take().inspect_err(|limit| {
             self.watches.0.metrics.refused(*limit);
@@ -134,16 +134,16 @@ impl ConnectionWatches {
         if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
             return Err(WatchLimit::Connection);
         }
-        let of_address = match self.peer.limited().map(|address| self.watches.open_for(address)) {
+        let address_place = match self.peer.limited().map(|address| self.watches.open_for(address)) {
             None => None,
-            Some(Some(of_address)) => Some(of_address),
+            Some(Some(address_place)) => Some(address_place),
             Some(None) => {
                 self.open.fetch_sub(1, Ordering::Relaxed);
                 return Err(WatchLimit::Address);
             }
         };
         let counted = self.watches.0.metrics.opened();
-        Ok(OpenWatch { open: Arc::clone(&self.open), _of_address: of_address, _counted: counted })
+        Ok(OpenWatch { open: Arc::clone(&self.open), _address_place: address_place, _counted: counted })
     }
 }
 
@@ -153,7 +153,7 @@ impl Drop for OpenWatch {
     }
 }
 
-impl Drop for OfAddress {
+impl Drop for AddressPlace {
     fn drop(&mut self) {
         let mut by_address = self.watches.by_address();
         match by_address.get_mut(&self.address) {
@@ -185,24 +185,24 @@ mod tests {
     }
 
     #[test]
-    fn connection_gets_its_places_again_when_streams_end() {
+    fn places_of_a_connection_become_free_when_streams_end() {
         let (watches, metrics) = watches(100);
         let connection = watches.of_connection(address("192.0.2.1:1000"));
         let mut open: Vec<_> = (0..4).map(|_| connection.open().expect("a place")).collect();
         assert_eq!(connection.open().err(), Some(WatchLimit::Connection));
         let another = watches.of_connection(address("192.0.2.1:1001"));
-        let elsewhere = another.open().expect("another connection has places of its own");
+        let elsewhere = another.open().expect("another connection has its own places");
         shows(&metrics, "ott_gateway_health_watches 5");
         shows(&metrics, r#"ott_gateway_health_watches_refused_total{limit="connection"} 1"#);
         open.pop();
-        open.push(connection.open().expect("a place again"));
+        open.push(connection.open().expect("the place is free again"));
         drop((open, another, elsewhere));
         shows(&metrics, "ott_gateway_health_watches 0");
-        assert!(watches.by_address().is_empty(), "nothing is kept of addresses without streams");
+        assert!(watches.by_address().is_empty(), "addresses without streams are removed");
     }
 
     #[test]
-    fn address_is_limited_over_its_connections_and_hurts_no_other() {
+    fn address_is_limited_over_its_connections_and_does_not_affect_others() {
         let (watches, metrics) = watches(6);
         let connections: Vec<_> = ["192.0.2.1:1000", "[::ffff:192.0.2.1]:1001"]
             .map(address)
@@ -220,13 +220,13 @@ mod tests {
         let _of_same: Vec<_> = (0..2).map(|_| same.open().expect("a place")).collect();
         assert_eq!(same.open().err(), Some(WatchLimit::Address), "a /64 counts as one address");
         let other = watches.of_connection(address("192.0.2.2:1000"));
-        let _other = other.open().expect("another address has places of its own");
+        let _other = other.open().expect("another address has its own places");
         open.pop();
-        open.push(connections[0].open().expect("a refusal takes no place of the connection"));
+        open.push(connections[0].open().expect("a refusal does not take a place of the connection"));
     }
 
     #[test]
-    fn loopback_and_proxies_are_limited_by_connection_only() {
+    fn loopback_and_proxies_are_limited_only_per_connection() {
         let (watches, _) = watches(1);
         let exempt = [
             address("127.0.0.1:1000"),

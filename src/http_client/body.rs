@@ -8,10 +8,10 @@ use super::{
 };
 use crate::memory::USUAL_BYTES;
 
-/// Initial capacity for a body that does not announce its length, in bytes.
+/// Initial capacity for a body without `Content-Length`, in bytes.
 const INITIAL_CAPACITY: usize = USUAL_BYTES;
 
-/// Why a body could not be read completely.
+/// Failure to read a complete body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// The body is longer than the limit.
@@ -21,11 +21,11 @@ pub enum BodyError {
         limit: usize,
     },
     /// The connection failed before the end of the body.
-    #[error("the response body was cut off: {cause}")]
+    #[error("the response body was truncated: {cause}")]
     CutOff {
         /// For the operator.
         cause: String,
-        /// What this machine or process lacked, if that was why.
+        /// The resource that this machine or process lacked, if that is the cause.
         missing: Option<LocalResource>,
     },
 }
@@ -36,13 +36,15 @@ impl BodyError {
     }
 }
 
-/// Reads a whole body of at most `limit` bytes. A longer announced length fails before
-/// anything is read; a body without a length is counted while it is read.
+/// Reads a whole body of at most `limit` bytes. A larger `Content-Length` fails before anything is
+/// read; a body without one is counted while it is read.
 ///
-/// The buffer is wiped when it is dropped, and so is every smaller buffer that it grew out of.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+/// The buffer is wiped on drop, as is every smaller buffer that it outgrew.
+///
+/// Takes a reference, because a future stores each argument twice.
+pub async fn read(response: &mut reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let too_large = || BodyError::TooLarge { limit };
-    let announced = announced_length(&response);
+    let announced = announced_length(response);
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
@@ -63,7 +65,7 @@ pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroi
     Ok(body)
 }
 
-/// Returns the length that a response announces for its body, in bytes.
+/// Returns the `Content-Length` of a response, in bytes.
 #[must_use]
 pub fn announced_length(response: &reqwest::Response) -> Option<usize> {
     response.content_length().map(|length| usize::try_from(length).unwrap_or(usize::MAX))

@@ -1,13 +1,13 @@
-//! The cause of a failed exchange, for operators.
+//! Causes of failed exchanges, for operators.
 //!
-//! Causes are texts of the network stack (DNS, TCP, TLS, HTTP framing). They contain no part
-//! of the request or the response. They are for the log, never for a caller.
+//! Causes are texts of the network stack (DNS, TCP, TLS, HTTP framing). They contain no part of the
+//! request or the response. They are logged, and never returned to a caller.
 
 use std::{error::Error, io};
 
 use crate::pki::{self, Peer};
 
-/// The text of the HTTP library for a connection that was not opened within its limit.
+/// Text of the HTTP library for a connection that was not opened in time.
 const TIMED_OUT: &str = "operation timed out";
 
 /// Iterates over an error and everything that caused it, outermost first.
@@ -39,9 +39,8 @@ impl<'a> Iterator for Causes<'a> {
     }
 }
 
-/// Returns the innermost cause of an error as text, for example "connection refused". A TLS
-/// failure is explained. Outer errors name the URL and the step, which the log contains in
-/// other fields.
+/// Returns the innermost cause of an error as text, for example "connection refused". TLS failures
+/// are explained. Outer errors contain the URL and the step, which the log has in other fields.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     match Causes::of(error).find_map(|cause| cause.downcast_ref()) {
@@ -50,8 +49,8 @@ pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// Returns the innermost cause. The TLS libraries report a closed connection in abbreviations, or
-/// with a link to their documentation.
+/// Returns the innermost cause. Replaces the texts of the TLS libraries for a closed connection,
+/// which are abbreviations or contain a link to their documentation.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let text = Causes::of(error).last().map_or_else(String::new, ToString::to_string);
     let is_closed = Causes::of(error).any(|cause| {
@@ -67,7 +66,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
         }
         text if is_another_protocol(error) => {
             format!(
-                "the server answered with another protocol than the expected version of HTTP; check the scheme \
+                "the server responded with a different protocol than the expected version of HTTP; check the scheme \
                  and the port of the URL ({text})"
             )
         }
@@ -75,45 +74,45 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// Whether a limit of our own has ended it: of the whole connection, or of one of its addresses.
+/// Returns whether one of our own time limits ended it: that of the connection, or of one address.
 fn has_elapsed(error: &(dyn Error + 'static)) -> bool {
     Causes::of(error).any(<dyn Error>::is::<tokio::time::error::Elapsed>)
 }
 
-/// Whether there was no connection.
+/// Returns whether no connection was opened.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
     Causes::of(error).any(|cause| cause.downcast_ref().is_some_and(reqwest::Error::is_connect))
 }
 
-/// Whether the response is not of the expected protocol at all, such as TLS in response to HTTP,
-/// or HTTP/1.1 in response to HTTP/2.
+/// Returns whether the response has a different protocol, such as TLS in response to HTTP, or
+/// HTTP/1.1 in response to HTTP/2.
 fn is_another_protocol(error: &(dyn Error + 'static)) -> bool {
     Causes::of(error).any(|cause| {
-        // The library has no other way to ask for this reason.
+        // The library has no other API for this reason.
         let no_version = |error: &hyper::Error| {
             error.is_parse() && error.to_string().starts_with("invalid HTTP version parsed")
         };
-        // The first bytes of HTTP/1.1 are the length of a frame that is larger than allowed.
+        // Read as a frame header, the first bytes of HTTP/1.1 are a length above the limit.
         let invalid_size =
             |error: &h2::Error| error.is_library() && error.reason() == Some(h2::Reason::FRAME_SIZE_ERROR);
         cause.downcast_ref().is_some_and(no_version) || cause.downcast_ref().is_some_and(invalid_size)
     })
 }
 
-/// Returns the root cause of a failed exchange with a server. `certificate_requested`: whether
-/// the server has lately asked for a client certificate. Servers that require one often close
-/// the connection without giving the reason.
+/// Returns the root cause of a failed exchange with a server. `certificate_requested`: whether the
+/// server has recently requested a client certificate. Servers that require one often close the
+/// connection without a reason.
 #[must_use]
 pub fn of_exchange(error: &(dyn Error + 'static), certificate_requested: bool) -> String {
     let cause = root_cause(error);
     if certificate_requested && is_refusal_without_certificate(error) {
-        format!("{cause}; the server asks for a client certificate, which the gateway does not have")
+        format!("{cause}; the server requested a client certificate, which the gateway does not have")
     } else {
         cause
     }
 }
 
-/// Whether the server ended the connection in one of the ways in which it refuses a client
+/// Returns whether the server closed the connection in a way that is typical for refusing a client
 /// without a certificate.
 fn is_refusal_without_certificate(error: &(dyn Error + 'static)) -> bool {
     Causes::of(error).any(|cause| {
@@ -139,7 +138,7 @@ pub fn is_invalid_certificate(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// Returns whether the server refused the HTTP/2 stream, so did not process the request
+/// Returns whether the server refused the HTTP/2 stream, and therefore did not process the request
 /// (RFC 9113, 8.7).
 #[must_use]
 pub fn is_refused_stream(error: &(dyn Error + 'static)) -> bool {
@@ -147,8 +146,8 @@ pub fn is_refused_stream(error: &(dyn Error + 'static)) -> bool {
         .any(|error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-/// Returns whether the server declared that it did not process the request (RFC 9113,
-/// 8.7): it refused the stream, or the stream is beyond the last one that its GOAWAY names.
+/// Returns whether the server declared that it did not process the request (RFC 9113, 8.7): it
+/// refused the stream, or the stream is beyond the last one in its GOAWAY.
 #[must_use]
 pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
     is_refused_stream(error)
@@ -156,8 +155,7 @@ pub fn is_not_processed(error: &(dyn Error + 'static)) -> bool {
             .any(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
-/// Returns whether the head of the response, over HTTP/1.1, is larger than the parser has room
-/// for.
+/// Returns whether an HTTP/1.1 response head exceeds the parser's limits.
 #[must_use]
 pub fn is_too_large_head(error: &(dyn Error + 'static)) -> bool {
     let mut causes = Causes::of(error).filter_map(<dyn Error>::downcast_ref::<hyper::Error>);
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_cause_looks_inside_io_errors() {
+    fn root_cause_unwraps_io_errors() {
         let inner = io::Error::other(rustls::Error::General("handshake".to_owned()));
         let outer = io::Error::other(inner);
         assert_eq!(root_cause(&outer), "TLS failed (General)");

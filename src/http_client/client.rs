@@ -1,6 +1,6 @@
 //! The HTTP client with all its limits.
 //!
-//! What is sent, and over which of several clients, is decided by the sender.
+//! The sender decides what is sent, and over which of several clients.
 
 use std::{
     fmt,
@@ -29,35 +29,33 @@ use super::{
 
 const PRODUCT: &str = concat!("ott-gateway/", env!("CARGO_PKG_VERSION"));
 
-/// Keep-alive of HTTP/2 connections while requests wait on them: a peer that disappeared
-/// without closing the connection is noticed within 8 s.
+/// Keep-alive of HTTP/2 connections with pending requests: a peer that disappeared without closing
+/// the connection is detected within 8 s.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum size of a response's header list, in bytes: more than the cookies of a login
-/// may take, so that too many of them get an error of their own. HTTP/2 enforces it
-/// itself; over HTTP/1.1 senders check it ([`header_bytes`]).
+/// Maximum size of a response's header list, in bytes. Larger than the limit on the cookies of a
+/// login, so that exceeding that limit has its own error. HTTP/2 enforces it; over HTTP/1.1,
+/// senders check it ([`header_bytes`]).
 pub const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-/// What an HTTP/2 server may send of one response before it is read, in bytes: responses of the
-/// usual size at once. Part of the memory of a call
-/// ([`CALL_BYTES`](crate::memory)).
+/// HTTP/2 stream window, in bytes: a server can send responses of the usual size at once. Part of
+/// the memory of a call ([`CALL_BYTES`](crate::memory)).
 const STREAM_WINDOW: u32 = 32 * 1024;
-/// The same for all responses on a connection, in bytes. Never used up: otherwise responses would
-/// hold each other up.
+/// HTTP/2 connection window, in bytes. Large enough that responses never block each other.
 const CONNECTION_WINDOW: u32 = 1 << 30;
-/// What HTTP/2 counts for each header beside its name and value, in bytes.
+/// Overhead that HTTP/2 counts per header in addition to its name and value, in bytes.
 const HEADER_OVERHEAD: usize = 32;
 /// Maximum number of header lines over HTTP/1.1. The limit in bytes is always reached first.
 const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
 
-/// What can be configured about the connections to a server.
+/// Settings of the connections to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// `ca_file`: the only authorities that the server's certificate may come from, in PEM; none:
+    /// `ca_file`: the only authorities trusted for the server's certificate, in PEM. `None` means
     /// the system's.
     pub ca_file: Option<PathBuf>,
-    /// `proxy_url`: the HTTP proxy on the way there; none. The usual proxy variables are not read.
+    /// `proxy_url`: the HTTP proxy to the server; none. The usual proxy variables are not read.
     pub proxy_url: Option<ProxyUrl>,
-    /// `max_idle_connections`: maximum number of idle connections that are kept for reuse, for each
+    /// `max_idle_connections`: maximum number of idle connections that are kept for reuse, per
     /// sender; 256, from 1 to 65,536.
     pub max_idle_connections: usize,
 }
@@ -75,30 +73,28 @@ pub struct HttpSettings {
     pub server: Url,
     /// Trusted authorities, shared by all clients and replaced when they change.
     pub tls: Arc<ClientTls>,
-    /// A proxy. Proxies set in the environment are ignored. Plain HTTP is only sent through a
+    /// The proxy, if any. Proxies set in the environment are ignored. Plain HTTP is only sent through a
     /// proxy on a loopback host.
     pub proxy: Option<Proxy>,
-    /// Limit for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s. Each of
-    /// several addresses of a family, at most four, has an equal share of it for TCP.
+    /// Timeout for connecting once the addresses of the host are known: TCP, proxy, TLS. 2 s. The
+    /// addresses of a family, at most four, share it equally for TCP.
     pub connect_timeout: Duration,
-    /// Age at which connections that are kept for reuse are replaced, so that changes in
-    /// DNS are followed. 10 min.
+    /// Age at which pooled connections are replaced, to follow changes in DNS. 10 min.
     pub max_connection_age: Duration,
-    /// Maximum number of idle connections that are kept for reuse, for each sender. 256.
+    /// Maximum number of idle pooled connections per sender. 256.
     pub max_idle_connections: usize,
     /// Looks up the names of the server and the proxy.
     resolver: Resolver,
     /// The server's protocol, shared by all clients made from these settings.
     protocol: Arc<LastProtocol>,
-    /// Whether a response may fail because it has more header lines than the parser has room
-    /// for by default.
+    /// Whether a response with more header lines than the parser's default limit may fail.
     expects_few_headers: bool,
     /// Set after such a response, for all clients made from these settings.
     needs_header_room: Arc<AtomicBool>,
 }
 
 impl HttpSettings {
-    /// Settings without a proxy, with the default times and limits.
+    /// Creates settings without a proxy, with the default times and limits.
     #[must_use]
     pub fn new(server: Url, tls: Arc<ClientTls>, resolver: Resolver) -> Self {
         Self {
@@ -115,7 +111,8 @@ impl HttpSettings {
         }
     }
 
-    /// Settings for a server whose connections are configured. The authorities are those of `tls`.
+    /// Returns the settings for a server whose connections are configured. The authorities are
+    /// those of `tls`.
     ///
     /// # Errors
     ///
@@ -134,9 +131,9 @@ impl HttpSettings {
         Ok(settings)
     }
 
-    /// Settings for requests that can be repeated. Over HTTP/1.1 the parser has room for 100
-    /// header lines, which costs nothing; more would be allocated anew for each response, 64
-    /// bytes a line. The first response with more lines fails its request, and clients that are
+    /// Returns the settings for requests that can be repeated. Over HTTP/1.1 the parser has room
+    /// for 100 header lines without an allocation; room for more is allocated for each response, 64
+    /// bytes per line. The first response with more lines fails its request, and clients that are
     /// built later have room for it.
     #[must_use]
     pub fn expecting_few_headers(self) -> Self {
@@ -153,10 +150,10 @@ impl HttpSettings {
         }
     }
 
-    /// Records what the failure of a request shows: about the server's responses, and about this
-    /// machine or process, which may have lacked a resource for the connection.
+    /// Records the failure of a request: a response with too many headers, or a resource that this
+    /// machine or process lacked for the connection.
     pub fn record_failure(&self, error: &reqwest::Error) {
-        // What a name lookup lacked was counted by the lookup.
+        // Resources that a name lookup lacked were counted by the lookup.
         if let Some(resource) = missing_resource_in(error) {
             self.count_exhaustion(resource);
         }
@@ -166,23 +163,23 @@ impl HttpSettings {
         {
             tracing::info!(
                 server.url = %self.server,
-                "more response headers than expected, making room for them"
+                "response headers exceeded default limit"
             );
         }
     }
 }
 
 impl HttpSettings {
-    /// Records the protocol of a response. Warns about an https server that does not speak
-    /// HTTP/2, once until that changes.
+    /// Records the protocol of a response. Warns once about an https server that does not support
+    /// HTTP/2, and again after a change.
     pub fn record_protocol(&self, version: Version) {
         let protocol = HttpProtocol::from(version);
         let changed = self.protocol.replace(protocol) != Some(protocol);
+        // Over HTTP/1.1 a stray response would be taken for the response to the next request.
         if changed && protocol == HttpProtocol::Http1 && self.server.scheme() == "https" {
             tracing::warn!(
                 server.url = %self.server,
-                "server does not speak HTTP/2, connections are not kept: over HTTP/1.1 a stray response \
-                 would be taken for the response to the next request"
+                "server does not support HTTP/2, not reusing connections"
             );
         }
     }
@@ -198,7 +195,7 @@ impl HttpSettings {
     pub async fn cause_of(&self, error: &reqwest::Error) -> String {
         let cause = cause::of_exchange(error, self.tls.was_asked_for_certificate());
         match &self.proxy {
-            // Boxed: it is rare and large, and the future of every call would grow by it.
+            // Boxed, because it is rare and would enlarge the future of every call.
             Some(proxy) => Box::pin(proxy.explain(cause, &self.server, &self.resolver)).await,
             None => cause,
         }
@@ -208,7 +205,7 @@ impl HttpSettings {
     ///
     /// # Errors
     ///
-    /// The name lookup failed, or did not end in time. It goes on in the second case.
+    /// The name lookup failed, or did not complete in time. It continues in the second case.
     pub async fn addresses_known(&self) -> Result<(), LookupError> {
         match self.peer() {
             Some(host) => host.addresses().await.map(|_| ()),
@@ -217,21 +214,21 @@ impl HttpSettings {
     }
 
     /// Sends a request. If the addresses of its host are not known, waits for them first, at most
-    /// for 6 s, which is not part of the limit for connecting.
+    /// for 6 s, which does not count against the connect timeout.
     ///
     /// # Errors
     ///
     /// There was no response.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
-        let once_more = request.try_clone();
+        let retry = request.try_clone();
         let mut sent = request.send().await;
         let lookup = sent.as_ref().err().and_then(|error| failed_lookup(error));
-        if let (Some(lookup), Some(once_more)) = (lookup, once_more) {
-            // Kept until the request is sent: addresses that nobody uses are forgotten.
+        if let (Some(lookup), Some(retry)) = (lookup, retry) {
+            // Kept until the request is sent, because unreferenced hosts are forgotten.
             let host = self.resolver.host(lookup.name());
             // If the lookup fails, so does the request, for the same reason.
             let _ = host.addresses().await;
-            sent = once_more.send().await;
+            sent = retry.send().await;
         }
         sent.inspect_err(|error| self.record_failure(error))
     }
@@ -248,8 +245,7 @@ impl HttpSettings {
         self.resolver.metrics().exhausted(resource);
     }
 
-    /// Returns the host that connections are opened to; `None` if its URL contains its
-    /// address.
+    /// Returns the host that connections are opened to; `None` if the URL contains its address.
     fn peer(&self) -> Option<Arc<resolver::Host>> {
         let url = self.proxy.as_ref().map_or(&self.server, Proxy::url);
         match url.host()? {
@@ -272,7 +268,7 @@ impl fmt::Debug for HttpSettings {
     }
 }
 
-/// How many header lines of a response over HTTP/1.1 the parser has room for.
+/// Number of header lines of an HTTP/1.1 response that the parser has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderRoom {
     /// 100, without an allocation.
@@ -286,7 +282,7 @@ pub enum HeaderRoom {
 pub enum HttpProtocol {
     /// HTTP/1.1 or older: a response belongs to a request only by its position.
     Http1,
-    /// HTTP/2: each response names its request.
+    /// HTTP/2: each response identifies its request.
     Http2,
 }
 
@@ -296,21 +292,24 @@ impl From<Version> for HttpProtocol {
     }
 }
 
-/// The protocol of a server's last response: 0 if there was none.
+/// Protocol of a server's last response: 0 if there was none.
 #[derive(Debug, Default)]
-struct LastProtocol(AtomicU8);
+pub struct LastProtocol(AtomicU8);
 
 impl LastProtocol {
-    fn get(&self) -> Option<HttpProtocol> {
+    /// Returns the protocol; `None` before the first response.
+    #[must_use]
+    pub fn get(&self) -> Option<HttpProtocol> {
         Self::decode(self.0.load(Ordering::Relaxed))
     }
 
-    fn replace(&self, protocol: HttpProtocol) -> Option<HttpProtocol> {
+    /// Records the protocol of a response. Returns the one before.
+    pub fn replace(&self, protocol: HttpProtocol) -> Option<HttpProtocol> {
         let code = match protocol {
             HttpProtocol::Http1 => 1,
             HttpProtocol::Http2 => 2,
         };
-        // Read first: writing would move the cache line between the workers at each call.
+        // Read first: a write by each call would move the cache line between the workers.
         if self.0.load(Ordering::Relaxed) == code {
             return Some(protocol);
         }
@@ -329,14 +328,13 @@ impl LastProtocol {
 /// Which connections a request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionReuse {
-    /// Each request gets a connection of its own: for rare requests, whose last
-    /// connection would be stale.
+    /// Each request gets a new connection: for rare requests, whose last connection would be stale.
     Never,
     /// A connection that has not been idle for longer than this.
     IdleFor(Duration),
 }
 
-/// Why there is no HTTP client.
+/// Failure to build an HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
     /// The server is not https, and it or the proxy in front of it is not on a loopback
@@ -351,13 +349,14 @@ pub enum HttpClientError {
     Build,
 }
 
-/// Returns the headers that every client adds to a request that does not have them. A request
-/// that has them already is cheaper.
+/// Returns the headers that every client adds to a request without them. Setting them in advance is
+/// cheaper.
 #[must_use]
 pub fn default_headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    // Without it the server may use any coding (RFC 9110, 12.5.3), and we decode none.
+    // Without it the server may use any content coding (RFC 9110, 12.5.3), and the client decodes
+    // none.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
     headers
@@ -365,7 +364,7 @@ pub fn default_headers() -> HeaderMap {
 
 /// Builds a client with an empty pool of connections. It follows no redirects, keeps no
 /// cookies, decompresses nothing and never repeats a request that may have been sent.
-#[expect(clippy::disallowed_methods, reason = "the one place that makes HTTP clients")]
+#[expect(clippy::disallowed_methods, reason = "the only place that builds HTTP clients")]
 pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest::Client, HttpClientError> {
     let server = &settings.server;
     let https_only = server.scheme() == "https";
@@ -390,7 +389,7 @@ pub fn build(settings: &HttpSettings, reuse: ConnectionReuse) -> Result<reqwest:
         .pool_idle_timeout(idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .tcp_nodelay(true)
-        // As browsers do: a malformed header that nobody reads must not cost a response.
+        // Like browsers: a malformed header that is not read must not fail the response.
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
@@ -429,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_a_proxy_is_not_shown() {
+    fn debug_output_contains_no_proxy_password() {
         let shown = format!("{:?} {0:#?}", with_proxy("https://eu2.example"));
         assert!(!shown.contains("canary"), "{shown}");
     }

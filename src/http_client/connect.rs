@@ -1,4 +1,4 @@
-//! Opening a connection: with addresses that are known already, within a limit of its own.
+//! Name lookups and failures of outgoing connections.
 
 use std::{
     error::Error,
@@ -14,18 +14,18 @@ use super::{
     resolver::{Host, LookupError, Resolver},
 };
 
-/// Maximum number of addresses of one family that a connection is tried with. Each gets its share of
-/// the limit for connecting: half a second of 2 s, which is enough for any distance.
-const MAX_OF_A_FAMILY: usize = 4;
+/// Maximum number of addresses of one family that a connection attempt uses. Each gets its share of
+/// the connect timeout: half a second of 2 s, which is enough for any distance.
+const MAX_PER_FAMILY: usize = 4;
 
 /// Why no connection could be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFault {
-    /// The server or the network.
+    /// The server or the network failed.
     Unreachable,
     /// The server's certificate is not valid.
     CertificateInvalid,
-    /// There are no addresses for the name. Shows nothing about the server.
+    /// The name has no addresses. Shows nothing about the server.
     NameLookup,
     /// This machine or process lacks a resource. Shows nothing about the server.
     Exhausted(LocalResource),
@@ -45,7 +45,7 @@ impl ConnectFault {
         }
     }
 
-    /// Returns the resource that this machine or process lacked, if that was why.
+    /// Returns the resource that this machine or process lacked, if that is the cause.
     #[must_use]
     pub const fn missing_resource(self) -> Option<LocalResource> {
         match self {
@@ -55,14 +55,14 @@ impl ConnectFault {
     }
 }
 
-/// Returns the name lookup for which a request was not sent, if that was why.
+/// Returns the failed name lookup that prevented the request, if that is the cause.
 pub(super) fn failed_lookup<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a LookupError> {
     Causes::of(error).find_map(<dyn Error>::downcast_ref)
 }
 
-/// The name lookups of an HTTP client that opens a connection. They are part of its limit for
-/// connecting, which a slow one would use up. So a name without addresses fails at once, and the
-/// sender of the request waits for them and sends it once more. A layer around the connector
+/// Name lookups of an HTTP client that opens a connection. They count against its connect timeout,
+/// which a slow lookup would use up. A name without known addresses therefore fails at once, and
+/// the sender waits for the addresses and sends the request again. A layer around the connector
 /// could wait for them, but every request would copy it, with 18 allocations
 /// (`benches/reqwest/README.md`).
 pub(super) struct KnownAddresses {
@@ -72,12 +72,12 @@ pub(super) struct KnownAddresses {
     pub(super) peer: Option<Arc<Host>>,
 }
 
-/// Returns the first addresses of each family. The HTTP library divides the limit for connecting
-/// among the addresses of a family, so that one that is dead does not use up all of it.
+/// Returns the first addresses of each family. The HTTP library divides the connect timeout among
+/// the addresses of a family, so that an unreachable one does not use it up.
 fn few_of_each_family(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     let family = |is_ipv4: bool| addresses.iter().copied().filter(move |ip| ip.is_ipv4() == is_ipv4);
     let first_is_ipv4 = addresses.first().is_some_and(IpAddr::is_ipv4);
-    family(first_is_ipv4).take(MAX_OF_A_FAMILY).chain(family(!first_is_ipv4).take(MAX_OF_A_FAMILY))
+    family(first_is_ipv4).take(MAX_PER_FAMILY).chain(family(!first_is_ipv4).take(MAX_PER_FAMILY))
 }
 
 impl Resolve for KnownAddresses {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_tried_with_few_addresses_of_each_family_in_their_order() {
+    fn connection_attempt_uses_few_addresses_of_each_family_in_order() {
         let ipv4 = |last| IpAddr::from([192, 0, 2, last]);
         let ipv6 = |last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let few = |addresses: &[IpAddr]| few_of_each_family(addresses).collect::<Vec<_>>();

@@ -1,9 +1,9 @@
-//! HTTP dates, read the way browsers read cookie dates.
+//! HTTP dates, parsed like browsers parse cookie dates.
 //!
-//! One parser for every date that a server sends (`Date`, `Expires`, `Retry-After`). It
-//! follows the algorithm of RFC 6265, section 5.1.1, which finds the parts of a date in any
-//! order. That covers the three formats of RFC 9110 and the many variations that servers
-//! write. It differs in two points:
+//! One parser for every date that a server sends (`Date`, `Expires`, `Retry-After`). It follows the
+//! algorithm of RFC 6265, section 5.1.1, which finds the parts of a date in any order. This covers
+//! the three formats of RFC 9110 and the many variations that servers send. It differs in two
+//! points:
 //!
 //! - A numeric UTC offset after the time is applied. RFC 6265 ignores it, which misreads
 //!   `08:00:00 +0200` by two hours. Zone names are ignored: every date without a numeric
@@ -20,7 +20,7 @@ const MONTHS: [&[u8; 3]; 12] =
 /// Maximum distance of a time zone from UTC, in hours.
 const MAX_OFFSET_HOURS: u16 = 14;
 
-/// Reads a date.
+/// Parses a date.
 ///
 /// Returns `None` if a part is missing or out of range, if the month does not have that
 /// day, or if the year is before 1601. The result may be before 1970.
@@ -75,7 +75,7 @@ pub fn parse_date(text: &[u8]) -> Option<SystemTime> {
     system_time(UtcDateTime::new(date, time).unix_timestamp() - offset.unwrap_or(0))
 }
 
-/// The date's tokens, each with the delimiter before it.
+/// Splits a date into tokens, each with the delimiter before it.
 fn tokens(text: &[u8]) -> impl Iterator<Item = (Option<u8>, &[u8])> {
     let mut start = 0_usize;
     text.split(|byte| is_delimiter(*byte))
@@ -101,11 +101,11 @@ fn time_of_day(token: &[u8]) -> Option<[u16; 3]> {
     ])
 }
 
-/// A UTC offset in seconds: `+0200`, `+02:00`, or `+2` if `is_short_allowed`.
+/// Parses a UTC offset, in seconds: `+0200`, `+02:00`, or `+2` if `is_short_allowed`.
 ///
-/// A year is never mistaken for an offset, because the largest offset is less than the
-/// first valid year. A two-digit year or a day could be, so short offsets are only read
-/// after the year has been found.
+/// A four-digit year is never mistaken for an offset, because the largest offset is less than the
+/// first valid year. A two-digit year or a day could be, so short offsets are only parsed after the
+/// year has been found.
 fn utc_offset(delimiter: Option<u8>, token: &[u8], is_short_allowed: bool) -> Option<i64> {
     let (hours, minutes) = match token {
         [hours @ .., b':', _, _] => (hours, &token[hours.len() + 1..]),
@@ -144,12 +144,12 @@ const fn full_year(year: u16) -> u16 {
     }
 }
 
-/// A number of one or two digits and nothing else.
+/// Parses a number that consists of one or two digits only.
 fn whole_number(text: &[u8]) -> Option<u16> {
     leading_number(text, 1, 2).filter(|_| text.len() <= 2 && text.iter().all(u8::is_ascii_digit))
 }
 
-/// The number at the start of the text, if it has `min` to `max` digits (at most 4).
+/// Parses the number at the start of the text, if it has `min` to `max` digits (at most 4).
 fn leading_number(text: &[u8], min: usize, max: usize) -> Option<u16> {
     let length = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if length < min || length > max {

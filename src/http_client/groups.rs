@@ -1,4 +1,4 @@
-//! The key exchange groups that servers chose, which is all that is kept of TLS sessions.
+//! Remembers the key exchange groups of servers, the only part of TLS sessions that is kept.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,11 +8,11 @@ use rustls::{
     pki_types::ServerName,
 };
 
-/// Maximum number of servers that are remembered: more than a configuration has.
+/// Maximum number of remembered servers: more than a configuration has.
 const MAX_SERVERS: usize = 64;
 
-/// Remembers the group of each server, so that the next handshake begins with it: a wrong guess
-/// costs a round trip. Keeps no session.
+/// Key exchange group of each server, offered first in the next handshake: a wrong guess costs a
+/// round trip. Stores no sessions.
 #[derive(Debug, Default)]
 pub(super) struct Groups(Mutex<Vec<(ServerName<'static>, NamedGroup)>>);
 

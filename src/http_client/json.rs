@@ -1,8 +1,8 @@
-//! JSON objects of responses, read the same way by every reader.
+//! JSON objects in responses, with the same parsing rules for all readers.
 //!
-//! One leading byte order mark is skipped (RFC 8259, 8.1 allows a reader to). Of members
-//! with the same name the last one counts, as in nearly every JSON parser. Values are kept as
-//! they were sent until they are read as a type.
+//! One leading byte order mark is skipped (allowed by RFC 8259, 8.1). Of members with the same name
+//! the last one counts, as in nearly every JSON parser. Values are kept in their original form
+//! until they are read as a type.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
@@ -12,17 +12,16 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Up to this number of members, comparing each with all others is cheaper than hashing.
+/// Number of members up to which pairwise comparison is cheaper than hashing.
 const FEW_MEMBERS: usize = 16;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The text is not a JSON object.
+/// Error for a text that is not a JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a JSON object")]
 pub struct NotAnObject;
 
-/// The members of a JSON object, in order and without duplicates, borrowed from the text
-/// that they were read from.
+/// Members of a JSON object, in order and without duplicates, borrowed from the JSON text.
 #[derive(Debug)]
 pub struct Object<'json>(Vec<(Name<'json>, &'json RawValue)>);
 
@@ -31,7 +30,7 @@ pub struct Object<'json>(Vec<(Name<'json>, &'json RawValue)>);
 struct Name<'json>(#[serde(borrow)] Cow<'json, str>);
 
 impl<'json> Object<'json> {
-    /// Reads the object that `json` consists of.
+    /// Parses a JSON object.
     pub fn parse(json: &'json [u8]) -> Result<Self, NotAnObject> {
         let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
         serde_json::from_slice(json).map_err(|_| NotAnObject)
@@ -120,16 +119,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_of_several_members_counts_and_order_is_kept() {
+    fn last_duplicate_counts_and_order_is_kept() {
         let object = Object::parse(br#"{"a":1,"b":2,"a":"3"}"#).unwrap();
-        assert_eq!(object.get::<i64>("a"), None, "the last one is a text");
+        assert_eq!(object.get::<i64>("a"), None, "the last one is a string");
         assert_eq!(object.get::<String>("a").as_deref(), Some("3"));
         let names: Vec<String> = object.to_members().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["b", "a"]);
     }
 
     #[test]
-    fn the_last_member_counts_among_few_and_among_many() {
+    fn last_duplicate_counts_among_few_and_many_members() {
         for count in [1, 2, FEW_MEMBERS / 2, FEW_MEMBERS / 2 + 1, 100] {
             let members = |value: usize| (0..count).map(move |name| format!(r#""{name}":{value}"#));
             let text = members(1).chain(members(2)).collect::<Vec<_>>().join(",");
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_order_mark_is_skipped_and_a_second_is_not() {
+    fn only_one_byte_order_mark_is_skipped() {
         assert!(Object::parse(b"\xef\xbb\xbf{}").is_ok());
         assert!(Object::parse(b"\xef\xbb\xbf\xef\xbb\xbf{}").is_err());
     }

@@ -1,4 +1,4 @@
-//! Failures whose cause is this machine or process, not the server.
+//! Failures caused by this machine or process, not by the server.
 
 use std::{
     error::Error,
@@ -10,24 +10,23 @@ use rustix::io::Errno;
 use super::cause::Causes;
 pub(super) use crate::telemetry::metrics::LocalResource;
 
-/// Returns the resource that was missing when the system refused to open a connection
-/// (`socket(2)`, `connect(2)`) or to use it (`sendmsg(2)`); `None` if the error is about the network
-/// or the server.
+/// Returns the resource that was missing when the system failed to open a connection (`socket(2)`,
+/// `connect(2)`) or to use it (`sendmsg(2)`); `None` if the network or the server is the cause.
 #[must_use]
 pub(super) fn missing_resource(error: &io::Error) -> Option<LocalResource> {
     let Some(errno) = Errno::from_io_error(error) else { return missing_resource_of_kind(error.kind()) };
     Some(match errno {
         Errno::MFILE | Errno::NFILE => LocalResource::Descriptors,
         Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => LocalResource::Ports,
-        // connect(2): EAGAIN if the kernel has no entry left in its routing cache.
+        // connect(2): EAGAIN if the kernel's routing cache is full.
         Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN => LocalResource::Memory,
         Errno::PERM | Errno::ACCESS => LocalResource::Permission,
         _ => return None,
     })
 }
 
-/// The same for an error without a number: the HTTP/2 library passes on only the kind of an error of
-/// a connection to its streams.
+/// The same for an error without an errno: the HTTP/2 library passes only the kind of a connection
+/// error to its streams.
 const fn missing_resource_of_kind(kind: ErrorKind) -> Option<LocalResource> {
     match kind {
         ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => Some(LocalResource::Ports),
@@ -37,7 +36,7 @@ const fn missing_resource_of_kind(kind: ErrorKind) -> Option<LocalResource> {
     }
 }
 
-/// The same for an error whose cause may be an [`io::Error`].
+/// The same for an error that may wrap an [`io::Error`].
 #[must_use]
 pub(super) fn missing_resource_in(error: &(dyn Error + 'static)) -> Option<LocalResource> {
     Causes::of(error).filter_map(<dyn Error>::downcast_ref).find_map(missing_resource)

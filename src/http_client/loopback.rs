@@ -1,4 +1,4 @@
-//! URLs that stay on this machine.
+//! Detects URLs that stay on this machine.
 
 use url::{Host, Url};
 

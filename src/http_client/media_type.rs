@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
-/// Returns whether the first `Content-Type` is `application/json`, with or without
-/// parameters. The content is not sniffed: a proxy's error page must not count as an answer.
+/// Returns whether the first `Content-Type` is `application/json`, with or without parameters. The
+/// content is not sniffed: an error page of a proxy must not count as a response of the server.
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
     headers

@@ -1,8 +1,8 @@
-//! The HTTP status with which a proxy refuses a tunnel.
+//! Proxies, and the HTTP status with which they refuse a tunnel.
 //!
-//! The HTTP library drops this status, but operators need it: 403 means a rule, 502 a name
-//! that the proxy cannot resolve, 503 an overload. So the tunnel is requested once more here,
-//! on a separate connection, and only the status line is read.
+//! The HTTP library drops this status, but operators need it: 403 means a rule, 502 a name that the
+//! proxy cannot resolve, 503 an overload. The tunnel is therefore requested again here, on a
+//! separate connection, and only the status line is read.
 
 use std::{
     fmt,
@@ -25,30 +25,30 @@ use zeroize::Zeroizing;
 use super::{ClientTls, Resolver, is_loopback};
 use crate::clock::{self, Instant};
 
-/// The text of the HTTP library for a tunnel that was refused with any status but 407.
+/// Text of the HTTP library for a tunnel that was refused with any status but 407.
 const REFUSED: &str = "tunnel error: unsuccessful";
-/// The text of the HTTP library for a tunnel that was refused with 407.
+/// Text of the HTTP library for a tunnel that was refused with 407.
 const UNAUTHENTICATED: &str = "tunnel error: proxy authorization required";
-/// Limit for finding out the status.
+/// Maximum duration of the request for the status.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for which a result is reused, so that a proxy that refuses tunnels does not get twice
-/// as many requests.
+/// Time for which a result is reused, so that requests to a proxy that refuses tunnels do not
+/// double.
 const REUSE: Duration = Duration::from_secs(1);
 /// Maximum size of a status line, in bytes.
 const MAX_STATUS_LINE: usize = 1024;
 
-/// A proxy's URL, which may contain a user and a password: `Debug` shows neither.
+/// URL of a proxy. It may contain a user and a password, which `Debug` hides.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUrl(Url);
 
 impl ProxyUrl {
-    /// Hides what the URL of a proxy contains.
+    /// Wraps the URL of a proxy.
     #[must_use]
     pub const fn new(url: Url) -> Self {
         Self(url)
     }
 
-    /// The URL with everything in it.
+    /// Returns the URL, including user and password.
     #[must_use]
     pub const fn expose(&self) -> &Url {
         &self.0
@@ -73,12 +73,12 @@ impl fmt::Debug for ProxyUrl {
 pub struct Proxy {
     url: Url,
     tls: Arc<ClientConfig>,
-    last: Arc<Mutex<Option<LastAnswer>>>,
+    last: Arc<Mutex<Option<LastStatus>>>,
 }
 
 /// When the status was last requested, and the result.
 #[derive(Clone, Copy)]
-struct LastAnswer {
+struct LastStatus {
     at: Instant,
     status: Option<u16>,
 }
@@ -92,14 +92,14 @@ impl Proxy {
         Self { url, tls: Arc::new(tls), last: Arc::default() }
     }
 
-    /// Returns its URL, with user and password if it has any.
+    /// Returns its URL, with user and password if there are any.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Explains the cause of a request that failed on its way to `server`: adds the status
-    /// with which the proxy refuses a tunnel, and returns any other cause unchanged.
+    /// Explains the cause of a failed request to `server`: adds the status with which the proxy
+    /// refused the tunnel, and returns any other cause unchanged.
     pub(super) async fn explain(&self, cause: String, server: &Url, resolver: &Resolver) -> String {
         if cause == UNAUTHENTICATED {
             return "the proxy refused the tunnel with HTTP status 407 (proxy authentication)".to_owned();
@@ -119,12 +119,12 @@ impl Proxy {
         if let Some(last) = last.filter(|last| now < last.at + REUSE) {
             return last.status;
         }
-        let status = timeout(TIMEOUT, self.ask(server, resolver)).await.ok().flatten();
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastAnswer { at: now, status });
+        let status = timeout(TIMEOUT, self.request_status(server, resolver)).await.ok().flatten();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastStatus { at: now, status });
         status
     }
 
-    async fn ask(&self, server: &Url, resolver: &Resolver) -> Option<u16> {
+    async fn request_status(&self, server: &Url, resolver: &Resolver) -> Option<u16> {
         let host = self.url.host_str()?;
         let port = self.url.port_or_known_default()?;
         let addresses = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -136,12 +136,16 @@ impl Proxy {
         if self.url.scheme() == "https" {
             let name = ServerName::try_from(host.to_owned()).ok()?;
             let connector = TlsConnector::from(Arc::clone(&self.tls));
-            return self.ask_over(connector.connect(name, stream).await.ok()?, server).await;
+            return self.request_status_over(connector.connect(name, stream).await.ok()?, server).await;
         }
-        self.ask_over(stream, server).await
+        self.request_status_over(stream, server).await
     }
 
-    async fn ask_over(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, server: &Url) -> Option<u16> {
+    async fn request_status_over(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        server: &Url,
+    ) -> Option<u16> {
         stream.write_all(&self.request(server)?).await.ok()?;
         let mut line = Vec::new();
         while !line.contains(&b'\n') && line.len() < MAX_STATUS_LINE {
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tunnel_is_asked_for_with_the_proxy_s_credentials() {
+    fn tunnel_request_carries_the_proxy_credentials() {
         let tls = crate::http_client::tls_config(None).unwrap();
         let proxy = Proxy::new("http://us%40er:p%3Ass@[::1]:3128".parse().unwrap(), &tls);
         let request = proxy.request(&"https://eu2.example/api/2".parse().unwrap()).unwrap();

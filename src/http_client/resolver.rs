@@ -1,13 +1,13 @@
 //! Name lookups for outgoing connections.
 //!
-//! A name has at most one lookup in progress in the process, for all workers, endpoints and
-//! clients. A lookup belongs to no request: its result is kept even if no request waits for it. Addresses are used for 30 s, then for up to 10 minutes while a lookup is in progress
-//! or fails, and names in use are looked up in the background, so that a resolver that is slow
-//! or down does not delay or fail connections.
+//! The process has at most one lookup in progress per name, shared by all workers, endpoints and
+//! clients. A lookup does not belong to a request: its result is kept even if no request waits for
+//! it. Addresses are used for 30 s, then for up to 10 minutes while a lookup is in progress or
+//! fails. Names in use are looked up in the background, so that a slow or failing resolver does not
+//! delay or fail connections.
 //!
-//! The system's own resolver is asked (`getaddrinfo`, so the hosts file and `nsswitch.conf`
-//! apply), on threads of this module. Which of several addresses is connected to is decided by
-//! the HTTP library.
+//! Lookups use the system's resolver (`getaddrinfo`, so the hosts file and `nsswitch.conf` apply),
+//! on separate threads. The HTTP library chooses among several addresses.
 
 mod host;
 mod query;
@@ -33,10 +33,10 @@ use self::{
 };
 use crate::telemetry::metrics::{LocalResource, OutgoingMetrics};
 
-/// Interval at which names in use are checked for addresses that are no longer fresh.
+/// Interval at which names in use are checked for stale addresses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks names up and keeps their addresses. Cheap to clone; all clones share their lookups.
+/// Looks up names and caches their addresses. Cheap to clone; all clones share their lookups.
 #[derive(Clone)]
 pub struct Resolver(Arc<Shared>);
 
@@ -49,25 +49,25 @@ struct Shared {
 }
 
 impl Resolver {
-    /// Creates a resolver that asks the system's. One is enough for a process.
+    /// Creates a resolver that uses the system's. One is enough for a process.
     #[must_use]
     pub fn system(metrics: OutgoingMetrics) -> Self {
         Self::new(Box::new(SystemNames::default()), metrics)
     }
 
-    /// A resolver whose metrics are not exported.
+    /// Creates a resolver whose metrics are not exported.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
         Self::system(OutgoingMetrics::default())
     }
 
-    /// A resolver that finds this address for every name, after that time.
+    /// Creates a resolver that finds `address` for every name, after `delay`.
     #[cfg(test)]
     pub(crate) fn answering_after(delay: Duration, address: std::net::IpAddr) -> Self {
         Self::new(Box::new(tests::Slow { delay, address }), OutgoingMetrics::default())
     }
 
-    /// Takes the addresses from all names.
+    /// Removes the addresses of all names.
     #[cfg(test)]
     pub(crate) fn forget_addresses(&self) {
         let hosts: Vec<_> = self.0.hosts().values().filter_map(Weak::upgrade).collect();
@@ -80,21 +80,20 @@ impl Resolver {
         Self(Arc::new(Shared { service, metrics, hosts: Mutex::default(), added: Notify::new() }))
     }
 
-    /// Looks up every name that an HTTP client connects to, now and whenever its addresses
-    /// are no longer fresh. Without this, names are looked up only when a connection needs
-    /// them.
+    /// Looks up every name that an HTTP client connects to, now and when its addresses become
+    /// stale. Without this, names are looked up only when a connection needs them.
     pub async fn keep_fresh(&self) -> Infallible {
         loop {
             let hosts: Vec<_> = self.0.hosts().values().filter_map(Weak::upgrade).collect();
             for host in hosts {
                 host.refresh_if_due();
             }
-            // The time is up, or there is a new host.
+            // Ends with the interval, or with a new host.
             let _ = timeout(CHECK_INTERVAL, self.0.added.notified()).await;
         }
     }
 
-    /// Returns a name's entry, which exists while it is referenced.
+    /// Returns the entry of a name, which exists while it is referenced.
     pub(super) fn host(&self, name: &str) -> Arc<Host> {
         let name = name.to_ascii_lowercase();
         let mut hosts = self.0.hosts();
@@ -117,7 +116,7 @@ impl Shared {
     /// Removes a host that is no longer referenced.
     fn forget(&self, name: &str) {
         let mut hosts = self.hosts();
-        // Its successor may have been added already.
+        // A new entry may have been added already.
         if hosts.get(name).is_some_and(|host| host.strong_count() == 0) {
             hosts.remove(name);
             self.metrics.host_forgotten(name);
@@ -136,7 +135,7 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// Why a name has no addresses. Its text is for operators.
+/// Failed name lookup. The text is for operators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("name lookup of {name}: {cause}")]
 pub struct LookupError {

@@ -1,7 +1,7 @@
 //! `Retry-After` as a duration (RFC 9110, section 10.2.3).
 //!
-//! Nothing is clamped or jittered here. That is up to the code that waits and to the code
-//! that passes the wait on to a caller.
+//! Clamping and jitter are left to the code that waits, and to the code that passes the delay to a
+//! caller.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,22 +12,20 @@ use http::{
 
 use super::date::parse_date;
 
-/// Wait assumed for a `Retry-After` that cannot be read.
+/// Delay assumed for a `Retry-After` that cannot be parsed.
 ///
-/// The server asked for a pause of unknown length. Five seconds relieve it, and delay
-/// nobody for long.
+/// The server asked for a pause of unknown length. Five seconds relieve it without a long delay.
 pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
-/// Returns how long a response asks its client to wait; `None` if it does not ask.
+/// Returns the delay that a response asks for; `None` if it asks for none.
 ///
 /// - A number is in seconds. Decimals are rounded up.
-/// - A date may have any form that [`parse_date`] reads. It is compared with the
-///   response's own `Date`, so that no shared clock is needed, or with `now` if that is
-///   missing or unreadable. A date in the past means no wait.
+/// - A date may have any format that [`parse_date`] accepts. It is compared with the response's
+///   `Date`, so that the clocks need not agree, or with `now` if that is missing or invalid. A date
+///   in the past means no delay.
 /// - Blanks and quotes around a value are ignored.
-/// - Of several values, in one header line or more, the longest wait counts.
-/// - A value that cannot be read, such as a negative number, counts as
-///   [`UNREADABLE_WAIT`].
+/// - Of several values, in one or more header lines, the longest delay counts.
+/// - A value that cannot be parsed, such as a negative number, counts as [`UNREADABLE_WAIT`].
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if !headers.contains_key(RETRY_AFTER) {
@@ -38,7 +36,7 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     lines.filter_map(|line| wait_of_line(line.as_bytes(), sent)).max().or(Some(UNREADABLE_WAIT))
 }
 
-/// The longest wait of one header line; `None` if the line is empty.
+/// Returns the longest delay in one header line; `None` if the line is empty.
 fn wait_of_line(line: &[u8], sent: SystemTime) -> Option<Duration> {
     let values: Vec<&[u8]> = line
         .split(|byte| *byte == b',')
@@ -61,15 +59,15 @@ fn wait(value: &[u8], sent: SystemTime) -> Option<Duration> {
     })
 }
 
-/// A number of seconds, rounded up to whole ones.
+/// Parses a number of seconds, rounded up.
 fn seconds(value: &[u8]) -> Option<Duration> {
     let text = str::from_utf8(value).ok()?;
-    // No letter but an exponent's, which leaves out "inf" and "nan".
+    // No letter but the exponent's, which excludes "inf" and "nan".
     if !text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) {
         return None;
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // A number that is too large for the type is a longer wait than any limit.
+        // A number too large for the type exceeds any limit.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && number.is_sign_positive())?;
@@ -139,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_without_the_header_asks_for_no_wait() {
+    fn response_without_the_header_has_no_delay() {
         assert_eq!(read_optional(&[], &[DATE_30]), None);
     }
 
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_read_counts_as_five_seconds() {
+    fn invalid_value_counts_as_five_seconds() {
         for text in [
             "",
             "  ",
@@ -206,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_of_several_values_counts() {
+    fn longest_of_several_values_counts() {
         for (values, expected) in [
             (&["120, 120"][..], 120),
             (&["1,120,3"], 120),
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_date_is_read_against_the_date_of_the_response() {
+    fn every_spelling_of_a_date_is_relative_to_the_date_of_the_response() {
         for text in [
             "Sun, 06 Nov 1994 08:49:37 GMT",
             "Sunday, 06-Nov-94 08:49:37 GMT",
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_clock_is_used_where_the_response_has_no_readable_date() {
+    fn own_clock_is_used_if_the_response_has_no_valid_date() {
         let value: &[&[u8]] = &[b"Sun, 06 Nov 1994 08:49:37 GMT"];
         assert_eq!(read(value, &[]), seconds(77));
         assert_eq!(read(value, &["today"]), seconds(77));
@@ -254,7 +252,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2048))]
 
         #[test]
-        fn arbitrary_values_never_panic_and_always_ask_for_a_wait(
+        fn arbitrary_values_never_panic_and_always_have_a_delay(
             values in prop::collection::vec("[ -~\\x{80}-\\x{ff}]{0,24}|[-+0-9.eE, ]{0,12}", 1..4),
             date in "[ -~]{0,32}",
         ) {
@@ -270,7 +268,7 @@ mod tests {
         }
 
         #[test]
-        fn a_date_is_the_same_wait_as_its_distance(ahead in 0_u64..1_000_000_000) {
+        fn delay_of_a_date_is_its_distance(ahead in 0_u64..1_000_000_000) {
             let until = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + NOW + Duration::from_secs(ahead));
             prop_assert_eq!(wait_of(&until), seconds(ahead));
         }

@@ -1,7 +1,7 @@
-//! URLs of servers, as operators write them.
+//! URLs of servers in the configuration.
 //!
-//! The text is checked before a URL parser normalizes it. What a lenient parser would drop,
-//! rewrite or guess (`https:/host`, `https://127.1`, an encoded host) is refused, because
+//! The text is checked before a URL parser normalizes it. Anything that a lenient parser would
+//! drop, rewrite or guess (`https:/host`, `https://127.1`, an encoded host) is rejected, because
 //! another parser may guess differently.
 
 use url::{Host, Url};
@@ -11,17 +11,17 @@ use super::is_loopback;
 /// Maximum length of a host name, in characters (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 253;
 
-/// Why a text is not the URL of a server.
+/// Why a text is not a valid URL of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidServerUrl {
     /// It has no scheme, no `://` or no host, or cannot be parsed.
-    #[error("must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"")]
+    #[error("must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"")]
     NotAbsolute,
     /// It has a character that URL parsers drop or rewrite.
     #[error("must be visible ASCII without backslashes; write an international host name in its xn-- form")]
     ForbiddenCharacter,
     /// Its scheme is neither https nor http.
-    #[error("must be an https URL")]
+    #[error("must begin with https:// or http://")]
     Scheme,
     /// It is http, and not on a loopback host.
     #[error("must be https (plain http is for loopback addresses only)")]
@@ -38,14 +38,13 @@ pub enum InvalidServerUrl {
     /// It has a query or a fragment.
     #[error("must not contain a query or a fragment")]
     QueryOrFragment,
-    /// Parsers have to interpret its host: an address in another form than the usual one.
+    /// Its host is ambiguous: an address in an unusual form.
     #[error("must have its host in plain form, for example 127.0.0.1 instead of 127.1")]
     AmbiguousHost,
     /// Its host has a wildcard.
     #[error("must name one host exactly, without wildcards")]
     Wildcard,
-    /// Its host cannot be a name: it has an empty label, or a hyphen at the wrong place, or is too
-    /// long.
+    /// Its host is not a valid name: it has an empty label or a misplaced hyphen, or is too long.
     #[error("must have a valid host name: letters, digits, hyphens and underscores between single dots")]
     HostName,
     /// Its port is 0 or empty.
@@ -53,9 +52,9 @@ pub enum InvalidServerUrl {
     Port,
 }
 
-/// Parses a URL with a host, https or http. User, path and query are allowed. A dot at the end
-/// of the host name is removed: names are looked up as absolute ones anyway, and certificates
-/// and `Host` headers have none.
+/// Parses a URL with a host, https or http. User, path and query are allowed. A trailing dot of the
+/// host name is removed: names are looked up as absolute names anyway, and certificates and `Host`
+/// headers have no trailing dot.
 pub fn parse(text: &str) -> Result<Url, InvalidServerUrl> {
     if !is_plain(text) {
         return Err(InvalidServerUrl::ForbiddenCharacter);
@@ -94,13 +93,16 @@ pub fn parse(text: &str) -> Result<Url, InvalidServerUrl> {
     Ok(url)
 }
 
-/// As [`parse`], but https, or http on a loopback host.
+/// Like [`parse`], but accepts only https, or http on a loopback host.
 pub fn parse_secure(text: &str) -> Result<Url, InvalidServerUrl> {
-    let url = parse(text)?;
+    let url = parse(text).map_err(|why| match why {
+        InvalidServerUrl::Scheme => InvalidServerUrl::NotHttps,
+        other => other,
+    })?;
     if url.scheme() == "https" || is_loopback(&url) { Ok(url) } else { Err(InvalidServerUrl::NotHttps) }
 }
 
-/// As [`parse_secure`], but scheme, host and port only.
+/// Like [`parse_secure`], but accepts only scheme, host and port.
 pub fn parse_origin(text: &str) -> Result<Url, InvalidServerUrl> {
     let url = parse_secure(text)?;
     check_no_credentials(text)?;
@@ -108,7 +110,7 @@ pub fn parse_origin(text: &str) -> Result<Url, InvalidServerUrl> {
     Ok(url)
 }
 
-/// Refuses the text of a URL with a user or a password, a query or a fragment.
+/// Rejects a URL with a user, a password, a query or a fragment.
 pub fn check_no_credentials(text: &str) -> Result<(), InvalidServerUrl> {
     if split(text).is_some_and(|(_, authority)| authority.contains('@')) {
         Err(InvalidServerUrl::UserInfo)
@@ -119,9 +121,9 @@ pub fn check_no_credentials(text: &str) -> Result<(), InvalidServerUrl> {
     }
 }
 
-/// Refuses the text of a URL with anything but one slash after the authority.
+/// Rejects a URL with anything but one slash after the authority.
 pub fn check_no_path(text: &str) -> Result<(), InvalidServerUrl> {
-    // Parsers turn "/." and "/x/.." into "/": the text itself must have no path.
+    // Parsers normalize "/." and "/x/.." to "/", so the text itself is checked.
     let rest = split(text).and_then(|(scheme, authority)| text.get(scheme.len() + 3 + authority.len()..));
     if text.contains(['?', '#']) {
         Err(InvalidServerUrl::QueryOrFragment)
@@ -141,13 +143,13 @@ pub fn split(text: &str) -> Option<(&str, &str)> {
     scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some((scheme, authority))
 }
 
-/// Returns whether a text has no character that URL parsers drop or rewrite.
+/// Returns whether a text is free of characters that URL parsers drop or rewrite.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
 }
 
-/// Underscores are not allowed by RFC 1123, but some names of services have them.
+/// RFC 1123 does not allow underscores, but some service names have them.
 fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -155,7 +157,7 @@ fn is_host_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    // The length of a label is left to the resolver.
+    // The resolver checks the length of labels.
     name.len() <= MAX_NAME && name.split('.').all(is_label)
 }
 
@@ -166,7 +168,7 @@ mod tests {
     use super::{InvalidServerUrl as Invalid, *};
 
     #[test]
-    fn url_with_one_meaning_is_accepted_and_normalized() {
+    fn unambiguous_url_is_accepted_and_normalized() {
         for (text, expected) in [
             ("https://dc.example", "https://dc.example/"),
             ("HTTPS://DC.example:443/", "https://dc.example/"),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn url_that_parsers_have_to_guess_is_refused() {
+    fn ambiguous_url_is_rejected() {
         for (text, why) in [
             ("", Invalid::NotAbsolute),
             ("dc.example", Invalid::NotAbsolute),
@@ -240,10 +242,9 @@ mod tests {
     }
 
     proptest! {
-        /// An accepted URL has the host that is in the text, at the place where every parser
-        /// expects it.
+        /// The host of an accepted URL is in the text, where every parser expects it.
         #[test]
-        fn accepted_host_stands_in_the_text(text in "https?:[/\\\\]{0,3}[a-z0-9.:@*%\\[\\]\\\\/?#_-]{0,30}") {
+        fn accepted_host_is_in_the_text(text in "https?:[/\\\\]{0,3}[a-z0-9.:@*%\\[\\]\\\\/?#_-]{0,30}") {
             if let Ok(url) = parse(&text) {
                 let host = url.host_str().unwrap_or_default();
                 let rest = text.split_once("://").map_or("", |(_, rest)| rest);

@@ -1,8 +1,8 @@
-//! TLS configuration: which servers are trusted. No check can be turned off.
+//! TLS configuration of the client. No certificate check can be disabled.
 //!
-//! The trusted authorities can be replaced while connections exist. Sessions are never resumed:
-//! a resumed session skips the check of the certificate, also after the certificate has expired
-//! or its authority has been withdrawn.
+//! The trusted authorities can be replaced while connections exist. Sessions are never resumed: a
+//! resumed session skips the check of the certificate, even after the certificate has expired or
+//! its authority was withdrawn.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
     pki::{Authorities, InvalidFile},
 };
 
-/// Why there is no TLS configuration.
+/// Failure to create a TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     /// The file of trusted certificates cannot be read.
@@ -65,7 +65,7 @@ pub enum TlsConfigError {
     Provider(rustls::Error),
 }
 
-/// Where trusted authorities come from.
+/// Source of trusted authorities.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuthoritySource {
     /// Only those in this file.
@@ -75,7 +75,7 @@ pub enum AuthoritySource {
 }
 
 impl AuthoritySource {
-    /// The file if there is one, else the system.
+    /// Returns the file if there is one, else the system.
     #[must_use]
     pub fn new(ca_file: Option<&Path>) -> Self {
         ca_file.map_or(Self::System, |path| Self::File(path.to_owned()))
@@ -96,7 +96,7 @@ impl AuthoritySource {
         })
     }
 
-    /// Reads and parses the authorities in a poll of theirs.
+    /// Reads and parses the authorities with the reader of a poll.
     ///
     /// # Errors
     ///
@@ -110,10 +110,9 @@ impl AuthoritySource {
                 Authorities::parse(&contents.bytes)
                     .map_err(|error| TlsConfigError::NotAuthorities { path: path.clone(), error })
             }
-            // Not through the reader: these are many files, found in a way that depends on the
-            // system.
+            // Not through the reader: the number and location of these files depend on the system.
             Self::System => {
-                reader.begin_unseen().map_err(|why| TlsConfigError::Unanswered {
+                reader.begin_untracked().map_err(|why| TlsConfigError::Unanswered {
                     name: self.to_string(),
                     reason: why.to_string(),
                 })?;
@@ -133,7 +132,7 @@ impl fmt::Display for AuthoritySource {
     }
 }
 
-/// The TLS configuration of connections to servers, with the authorities that they trust.
+/// TLS configuration of outgoing connections, with the trusted authorities.
 #[derive(Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
@@ -142,8 +141,8 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// TLS 1.2 and 1.3; the host name is always checked. Without authorities, every server is
-    /// refused.
+    /// Creates a configuration for TLS 1.2 and 1.3. The host name is always checked. Without
+    /// authorities, every server is refused.
     ///
     /// # Errors
     ///
@@ -155,8 +154,8 @@ impl ClientTls {
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(TlsConfigError::Provider)?
-            // "Dangerous" since a verifier could accept everyone; this one delegates to the
-            // library's own.
+            // "Dangerous" because a custom verifier could accept any server; this one delegates to
+            // the library's.
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&trust) as _)
             .with_client_cert_resolver(Arc::clone(&requests) as _);
@@ -166,7 +165,8 @@ impl ClientTls {
         Ok(Arc::new(Self { config: Arc::new(config), trust, requests }))
     }
 
-    /// The library's configuration. Copies of it follow changes of the authorities too.
+    /// Returns the configuration of the TLS library. Its copies also follow changes of the
+    /// authorities.
     #[must_use]
     pub const fn config(&self) -> &Arc<ClientConfig> {
         &self.config
@@ -177,32 +177,31 @@ impl ClientTls {
         self.trust.replace(authorities)
     }
 
-    /// Returns the trusted authorities; `None` without any.
+    /// Returns the trusted authorities; `None` if there are none.
     #[must_use]
     pub fn authorities(&self) -> Option<Authorities> {
         self.trust.authorities()
     }
 
-    /// Counts how often the authorities have changed. A connection that was opened in an
-    /// earlier generation may be to a server that is not trusted any more.
+    /// Returns the number of changes of the authorities. A connection that was opened in an earlier
+    /// generation may be to a server that is no longer trusted.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.trust.generation()
     }
 
-    /// Returns whether a server has asked for a client certificate within the last seconds.
+    /// Returns whether a server has requested a client certificate in the last seconds.
     #[must_use]
     pub fn was_asked_for_certificate(&self) -> bool {
         self.requests.were_recent()
     }
 }
 
-/// Time after a server's request for a certificate within which it may be the cause of a
-/// connection's end.
+/// Time for which a certificate request counts as a possible cause of a closed connection.
 const RECENT: Duration = Duration::from_secs(5);
 
-/// Has no certificate for servers that ask for one, and remembers when one did: such servers
-/// often close the connection without giving the reason.
+/// Records when a server last requested a client certificate, and offers none. Servers that require
+/// one often close the connection without a reason.
 #[derive(Debug, Default)]
 struct CertificateRequests(Mutex<Option<Instant>>);
 
@@ -224,14 +223,14 @@ impl ResolvesClientCert for CertificateRequests {
     }
 }
 
-/// The TLS configurations of a process: one for each source of authorities.
+/// TLS configurations of a process: one per source of authorities.
 #[derive(Debug, Default)]
 pub struct ClientTlsSet(BTreeMap<AuthoritySource, Arc<ClientTls>>);
 
 impl ClientTlsSet {
-    /// Returns the configuration for connections to `server`, through `proxy` if there is one.
-    /// The system's authorities are read only if one of the two is https, because an image
-    /// without them can still serve a platform on a loopback address.
+    /// Returns the configuration for connections to `server`, through `proxy` if there is one. The
+    /// system's authorities are read only if one of the two is https, because an image without them
+    /// can still be used with a platform on a loopback address.
     ///
     /// # Errors
     ///
@@ -255,13 +254,13 @@ impl ClientTlsSet {
         Ok(tls)
     }
 
-    /// Returns every source with the configuration that must follow it.
+    /// Returns every source and its configuration, which must follow changes of the source.
     pub fn into_sources(self) -> impl Iterator<Item = (AuthoritySource, Arc<ClientTls>)> {
         self.0.into_iter()
     }
 }
 
-/// Returns a configuration that is not shared, for a test.
+/// Returns a configuration that is not shared.
 #[cfg(test)]
 pub(crate) fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientTls>, TlsConfigError> {
     ClientTls::new(Some(&AuthoritySource::new(ca_file).load()?))

@@ -1,4 +1,4 @@
-//! The verifier of servers' certificates, whose authorities can be replaced.
+//! Verifier of server certificates whose authorities can be replaced.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use rustls::{
 
 use crate::pki::Authorities;
 
-/// Delegates to the library's verifier of the authorities that are trusted at the moment.
+/// Delegates to the library's verifier for the currently trusted authorities.
 #[derive(Debug)]
 pub(super) struct Trust {
     current: ArcSwap<Trusted>,
@@ -46,7 +46,8 @@ impl Trust {
             return false;
         }
         self.current.store(Arc::new(Trusted::new(Some(authorities), &self.provider)));
-        // After the store: a connection of the new generation was verified by the new verifier.
+        // After the store, so that connections of the new generation are verified by the new
+        // verifier.
         self.generation.fetch_add(1, Ordering::Release);
         true
     }
@@ -63,7 +64,7 @@ impl Trust {
 impl Trusted {
     fn new(authorities: Option<&Authorities>, provider: &Arc<CryptoProvider>) -> Self {
         let verifier = authorities.and_then(|authorities| {
-            // An error without roots only, and a set of authorities is never empty.
+            // Fails only without roots, and a set of authorities is never empty.
             WebPkiServerVerifier::builder_with_provider(authorities.roots(), Arc::clone(provider))
                 .build()
                 .ok()

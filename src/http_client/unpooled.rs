@@ -1,4 +1,4 @@
-//! A client for rare requests: for access tokens, and for the keys of JWT issuers.
+//! HTTP client for rare requests: for access tokens, and for the keys of JWT issuers.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use url::Url;
 use super::Resolver;
 use super::{ConnectionReuse, HttpClientError, HttpSettings, LookupError, build};
 
-/// A client for rare requests, each of which gets a connection of its own.
+/// HTTP client for rare requests, each of which gets a new connection.
 #[derive(Clone, Debug)]
 pub struct UnpooledClient {
     client: reqwest::Client,
@@ -16,12 +16,12 @@ pub struct UnpooledClient {
 }
 
 impl UnpooledClient {
-    /// A client with these settings.
+    /// Creates a client with these settings.
     pub fn new(settings: HttpSettings) -> Result<Self, HttpClientError> {
         Ok(Self { client: build(&settings, ConnectionReuse::Never)?, settings: Arc::new(settings) })
     }
 
-    /// A client of a server on this machine.
+    /// Creates a client of a server on this machine.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
         let server = Url::parse("http://127.0.0.1").expect("a URL");
@@ -29,14 +29,14 @@ impl UnpooledClient {
         Self::new(HttpSettings::new(server, tls, Resolver::for_test())).expect("a client")
     }
 
-    /// The client itself.
+    /// Returns the inner client.
     #[must_use]
     pub const fn client(&self) -> &reqwest::Client {
         &self.client
     }
 
     /// Sends a request that was built with [`client`](Self::client), and records the protocol of
-    /// the response. A name lookup is waited for as by [`HttpSettings::send`].
+    /// the response. Waits for a name lookup like [`HttpSettings::send`].
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl UnpooledClient {
         Ok(response)
     }
 
-    /// Fetches a document. Its server may speak any version of HTTP.
+    /// Fetches a document. The server may use any version of HTTP.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::http_client::{ClientTls, ConnectFault, cause};
 
-    /// Sends a request to a server of this name, at an address that is found after this time.
+    /// Sends a request to a server whose address is found after the duration `lookup`.
     async fn send_by_name(
         url: &str,
         lookup: Duration,
@@ -96,12 +96,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_limit_for_connecting_begins_when_the_addresses_are_known() {
+    async fn connect_timeout_starts_when_the_addresses_are_known() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://localhost:{}", listener.local_addr().unwrap().port());
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // A response before the request would be a fault.
+            // The client must not accept a response before its request.
             assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0);
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_limit_for_connecting_includes_the_tls_handshake() {
+    async fn connect_timeout_includes_the_tls_handshake() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}", silent.local_addr().unwrap().port());
         let limit = Duration::from_millis(300);

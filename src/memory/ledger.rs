@@ -1,6 +1,6 @@
-//! Who has reserved how much memory, who waits for some, and whose responses are not read.
+//! Accounting of memory for responses: reservations, waiters, and unread responses.
 //!
-//! Counts only; nothing here waits or reads the clock. All amounts of memory are in units.
+//! Does not wait or read the clock. Amounts of memory are in units.
 
 use std::{
     cmp::Reverse,
@@ -12,21 +12,22 @@ use tokio::sync::oneshot;
 
 use super::{reader::Reader, responses::Reservation};
 
-/// From this number of responses on, memory for some is kept for other callers.
+/// Minimum total, in responses, for which memory is kept for other callers.
 const MIN_SHARED: usize = 4;
-/// One part of this many is kept.
+/// Fraction of the total that is kept for other callers: one part of this number.
 const SPARE: usize = 8;
-/// Number of checks, ten a second, before which the peer has to accept something after a response
-/// is ready.
+/// Number of checks (ten per second) within which the peer has to accept data after a response is
+/// ready.
 const FIRST_CHECKS: u64 = 20;
-/// What it has to accept on the connection for each further check, in bytes: 32 KiB per second.
+/// Number of bytes that the peer has to accept on the connection per further check: 32 KiB per
+/// second.
 const BYTES_PER_CHECK: u64 = 3277;
-/// Number of checks before which it has to accept the whole response. Most callers have cancelled
-/// the call by then, because its deadline has passed.
+/// Number of checks within which the peer has to accept the whole response. By then, most callers
+/// have cancelled the call, because its deadline has passed.
 const MAX_CHECKS: u64 = 100;
 
-/// A caller, as far as the memory for responses is concerned. The members of a group have together
-/// the rights of one caller.
+/// A caller, as a consumer of memory for responses. The members of a group share the rights of one
+/// caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Consumer {
     /// Number of the group, or of the caller itself.
@@ -39,16 +40,16 @@ pub struct Consumer {
 #[derive(Debug)]
 pub(super) struct Ledger {
     total: usize,
-    /// What each waiter waits for: a response of the largest size.
+    /// Units that each waiter needs: a response of the maximum size.
     largest: usize,
     free: usize,
     used: HashMap<u64, Group>,
     waiting: HashMap<Consumer, BTreeMap<u64, oneshot::Sender<Arc<Reservation>>>>,
-    /// The numbers of all who wait.
+    /// The numbers of all waiters.
     queue: BTreeSet<u64>,
     unread: BTreeMap<u64, Unread>,
-    /// Number of checks so far. Used as a clock that stands still while nobody waits, and while the
-    /// process gets no processor time: then it is not the peer that does not read.
+    /// Number of checks so far. Used as a clock that does not advance while no call waits, or while
+    /// the process gets no CPU time, which is not the peer's fault.
     checks: u64,
     next_number: u64,
 }
@@ -64,16 +65,16 @@ struct Group {
 struct Unread {
     consumer: Consumer,
     units: usize,
-    /// The check before which it was ready.
+    /// The number of checks when it was ready.
     since: u64,
-    /// What the peer had accepted on the connection before, in bytes.
+    /// Number of bytes that the peer had accepted on the connection before.
     accepted_before: u64,
     reader: Arc<Reader>,
 }
 
 impl Unread {
-    /// Whether the peer has had enough time for what it has accepted since. Counted for the whole
-    /// connection, because responses on it can wait for each other.
+    /// Returns whether the peer has accepted too little since. Counts all bytes of the connection,
+    /// because responses on it can wait for each other.
     fn is_overdue(&self, checks: u64) -> bool {
         let age = checks - self.since;
         let accepted = self.reader.accepted() - self.accepted_before;
@@ -100,30 +101,30 @@ impl Ledger {
         }
     }
 
-    /// Units that nobody has.
+    /// Returns the number of free units.
     pub(super) const fn free(&self) -> usize {
         self.free
     }
 
-    /// Returns a number that no other reservation and no other waiter has.
+    /// Returns a unique number for a reservation or a waiter.
     pub(super) const fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
 
-    /// Number of those who wait.
+    /// Returns the number of waiters.
     pub(super) fn waiters(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether nobody has, wants or delivers anything.
+    /// Returns whether there are no reservations, waiters or unread responses.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         let is_empty = self.used.is_empty() && self.waiting.is_empty() && self.queue.is_empty();
         is_empty && self.unread.is_empty() && self.free == self.total
     }
 
-    /// Takes units if they are free and the rest for others is kept.
+    /// Takes units if they are free and the part for others is kept.
     pub(super) fn take(&mut self, consumer: Consumer, units: usize) -> bool {
         let may_take = self.may_take(consumer, units);
         if may_take {
@@ -139,7 +140,7 @@ impl Ledger {
         self.free >= units && self.used_by(consumer).0 + units <= self.total - self.spare()
     }
 
-    /// Units that one caller alone does not get.
+    /// Returns the number of units that a single caller does not get.
     fn spare(&self) -> usize {
         if self.total < MIN_SHARED * self.largest {
             return 0;
@@ -147,7 +148,7 @@ impl Ledger {
         (self.total / SPARE).next_multiple_of(self.largest)
     }
 
-    /// Gives units of a reservation back.
+    /// Gives back units of a reservation.
     pub(super) fn give_back(&mut self, number: u64, consumer: Consumer, units: usize) {
         self.free += units;
         if let Some(unread) = self.unread.get_mut(&number) {
@@ -166,7 +167,7 @@ impl Ledger {
         }
     }
 
-    /// Units of the group and of the member.
+    /// Returns the units of the group and of the member.
     fn used_by(&self, consumer: Consumer) -> (usize, usize) {
         let group = self.used.get(&consumer.group);
         group.map_or((0, 0), |group| {
@@ -187,8 +188,8 @@ impl Ledger {
         self.take_waiter(consumer, number);
     }
 
-    /// Takes memory for the next waiter, if there is enough: the first one of the caller that has
-    /// the least.
+    /// Takes memory for the next waiter, if there is enough. This is the first waiter of the caller
+    /// that holds the least.
     pub(super) fn grant(&mut self) -> Option<(Consumer, oneshot::Sender<Arc<Reservation>>)> {
         if self.free < self.largest {
             return None;
@@ -214,19 +215,21 @@ impl Ledger {
         granted
     }
 
-    /// Notes that a reservation is for a response that its caller has to accept from now on.
+    /// Records that the response of a reservation is ready, and its caller has to accept it from
+    /// now on.
     pub(super) fn deliver(&mut self, number: u64, consumer: Consumer, units: usize, reader: Arc<Reader>) {
         let (since, accepted_before) = (self.checks, reader.accepted());
         self.unread.insert(number, Unread { consumer, units, since, accepted_before, reader });
     }
 
-    /// Forgets a response: it has been delivered, or its connection has ended.
+    /// Forgets a response that has been delivered, or whose connection has ended.
     pub(super) fn delivered(&mut self, number: u64) {
         self.unread.remove(&number);
     }
 
-    /// Checks for responses that are not accepted, for the waiter with this number. Only the checks
-    /// of the one that has waited longest count, so that their interval is that of one waiter.
+    /// Checks for responses that are not accepted, for the waiter with this number. Only checks of
+    /// the first waiter in the queue count, so that their interval does not depend on the number of
+    /// waiters.
     pub(super) fn check(&mut self, waiter: u64) {
         if self.queue.first() == Some(&waiter) {
             self.checks += 1;
@@ -234,9 +237,9 @@ impl Ledger {
         }
     }
 
-    /// Closes connections with overdue responses, as many as are needed for those who wait: first
-    /// those of the callers that have the most, never those of one that has less than each caller
-    /// that waits.
+    /// Closes connections with overdue responses, as many as the waiters need. Starts with the
+    /// callers that hold the most, and never closes those of a caller that holds less than every
+    /// waiting caller.
     fn close_unread(&self) {
         let Some(least) = self.waiting.keys().map(|waiter| self.used_by(*waiter).0).min() else { return };
         let wanted = self.waiters().saturating_mul(self.largest).min(self.total);
@@ -257,7 +260,7 @@ impl Ledger {
             if expected >= wanted {
                 return;
             }
-            // Others of the same connection leave together with this one.
+            // Closing the connection also releases its other responses.
             unread.reader.closing().cancel();
             expected += unread.units;
         }
@@ -272,7 +275,7 @@ mod tests {
     const PER_CHECK: usize = 3277;
     const ALICE: Consumer = Consumer { group: 1, member: 1 };
     const BOB: Consumer = Consumer { group: 2, member: 2 };
-    /// Two members of one group.
+    /// EVE and EVA are members of one group.
     const EVE: Consumer = Consumer { group: 9, member: 3 };
     const EVA: Consumer = Consumer { group: 9, member: 4 };
 
@@ -280,10 +283,10 @@ mod tests {
         (0..100).take_while(|_| ledger.take(consumer, LARGEST)).count()
     }
 
-    /// Lets the one that has waited longest check this often.
+    /// Lets the first waiter check `times` times.
     fn check(ledger: &mut Ledger, times: u64) {
         for _ in 0..times {
-            let first = *ledger.queue.first().expect("somebody waits");
+            let first = *ledger.queue.first().expect("a waiter");
             ledger.check(first);
         }
     }
@@ -295,17 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn caller_that_is_alone_leaves_an_eighth_to_the_next() {
+    fn single_caller_leaves_an_eighth_to_others() {
         let mut ledger = Ledger::new(16 * LARGEST, LARGEST);
         assert_eq!(take_all(&mut ledger, EVE), 14);
         assert_eq!(take_all(&mut ledger, EVA), 0, "the group has the rights of one caller");
         assert_eq!(take_all(&mut ledger, BOB), 2);
         let mut small = Ledger::new(3 * LARGEST, LARGEST);
-        assert_eq!(take_all(&mut small, EVE), 3, "too little to keep a part");
+        assert_eq!(take_all(&mut small, EVE), 3, "too little memory to keep a part");
     }
 
     #[test]
-    fn the_caller_with_the_least_is_next() {
+    fn caller_with_the_least_memory_is_served_next() {
         let mut ledger = Ledger::new(4 * LARGEST, LARGEST);
         assert!(ledger.take(ALICE, LARGEST));
         assert_eq!(take_all(&mut ledger, EVE), 3);
@@ -313,11 +316,11 @@ mod tests {
         ledger.give_back(0, EVE, LARGEST);
         assert_eq!(ledger.grant().map(|(consumer, _)| consumer), Some(BOB));
         ledger.give_back(0, EVE, LARGEST);
-        assert_eq!(ledger.grant().map(|(consumer, _)| consumer), Some(EVA), "has less than the other");
+        assert_eq!(ledger.grant().map(|(consumer, _)| consumer), Some(EVA), "holds less than EVE");
     }
 
     #[test]
-    fn of_callers_that_have_the_same_the_one_that_waits_longest_is_next() {
+    fn among_callers_with_equal_memory_the_longest_waiter_is_served_next() {
         let mut ledger = Ledger::new(4 * LARGEST, LARGEST);
         assert!(ledger.take(EVE, LARGEST) && ledger.take(EVA, LARGEST) && ledger.take(ALICE, LARGEST));
         assert!(ledger.take(BOB, LARGEST));
@@ -325,7 +328,7 @@ mod tests {
         assert!(ledger.grant().is_none(), "nothing is free");
         let mut order = Vec::new();
         for number in 0..4 {
-            // What is granted is given back at once, apart from what was there before.
+            // First EVA gives back its memory, then each grant is given back at once.
             ledger.give_back(0, if number == 0 { EVA } else { order[number - 1] }, LARGEST);
             order.push(ledger.grant().expect("free").0);
             assert!(ledger.grant().is_none());
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn waiter_that_leaves_is_forgotten() {
+    fn waiter_that_leaves_is_removed() {
         let mut ledger = Ledger::new(LARGEST, LARGEST);
         let (granted, _waiting) = oneshot::channel();
         let number = ledger.wait(BOB, granted);
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_the_heaviest_caller_are_closed_and_no_more_than_are_needed() {
+    fn only_as_many_connections_of_the_heaviest_caller_are_closed_as_needed() {
         let mut ledger = Ledger::new(8 * LARGEST, LARGEST);
         let mut connections = Vec::new();
         for (number, consumer) in [ALICE, EVE, EVA, EVE, EVE, EVE, BOB].into_iter().enumerate() {
@@ -354,19 +357,19 @@ mod tests {
             ledger.deliver(number as u64, consumer, LARGEST, Arc::clone(&reader));
             connections.push(reader);
         }
-        // One whose peer reads.
+        // The peer of this connection reads.
         connections[1].accept(PER_CHECK);
         let closed = |connections: &[Arc<Reader>]| -> Vec<usize> {
             (0..7).filter(|number| connections[*number].closing().is_cancelled()).collect()
         };
-        // One is free, so two of three need room.
+        // One place is free, so two of the three waiters need memory.
         let _waiting = [BOB, BOB, BOB].map(|consumer| waits(&mut ledger, consumer));
         check(&mut ledger, FIRST_CHECKS - 1);
-        assert_eq!(closed(&connections), [0_usize; 0], "they still have time");
+        assert_eq!(closed(&connections), [0_usize; 0], "the time limit has not passed");
         check(&mut ledger, 1);
         assert_eq!(closed(&connections), [3, 4]);
         check(&mut ledger, 9);
-        assert_eq!(closed(&connections), [3, 4], "their memory will be free");
+        assert_eq!(closed(&connections), [3, 4], "their memory will become free");
         for number in [3, 4] {
             ledger.give_back(number, EVE, LARGEST);
             ledger.delivered(number);
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_reads_fast_enough_is_not_overdue_and_one_that_reads_a_little_is() {
+    fn only_a_peer_that_reads_too_slowly_is_overdue() {
         let mut ledger = Ledger::new(LARGEST, LARGEST);
         let [fast, slow] = [(); 2].map(|()| Arc::<Reader>::default());
         assert!(ledger.take(EVE, LARGEST));
@@ -388,13 +391,13 @@ mod tests {
             check(&mut ledger, 1);
         }
         assert!(slow.closing().is_cancelled() && !fast.closing().is_cancelled());
-        // Others are read meanwhile, but not this one.
+        // Even a fast peer has to accept the whole response in time.
         check(&mut ledger, 1);
         assert!(fast.closing().is_cancelled());
     }
 
     #[test]
-    fn only_one_waiter_checks_at_a_time_and_none_when_nobody_waits() {
+    fn only_checks_of_the_first_waiter_count() {
         let mut ledger = Ledger::new(LARGEST, LARGEST);
         let (first, second) = (oneshot::channel(), oneshot::channel());
         let (first, second) = (ledger.wait(BOB, first.0), ledger.wait(ALICE, second.0));
@@ -409,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn modest_slow_reader_makes_no_room_for_a_caller_that_has_more() {
+    fn slow_reader_is_not_closed_for_a_caller_that_holds_more() {
         let mut ledger = Ledger::new(8 * LARGEST, LARGEST);
         let reader = Arc::<Reader>::default();
         assert!(ledger.take(BOB, LARGEST));

@@ -1,12 +1,13 @@
-//! The memory that the system allows the process.
+//! The memory limit of the process.
 
 use std::{fs, path::Path};
 
-/// The file systems of control groups, as every container runtime and systemd mount them.
+/// Mount point of the cgroup file systems, as used by container runtimes and systemd.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Returns the memory limit of the process in bytes: that of its control group or of one of its
-/// parents, or else the memory of the machine; `None` if the system reports neither.
+/// Returns the memory limit of the process in bytes: the minimum of the limits of its control group
+/// and the parent groups, and of the memory of the machine. `None` if the system reports none of
+/// them.
 #[must_use]
 pub fn system_limit() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -14,8 +15,8 @@ pub fn system_limit() -> Option<u64> {
     cgroup_limit(Path::new(CGROUPS), &own).into_iter().chain(machine).min()
 }
 
-/// The smallest limit of the groups that `own` lists (cgroups(7), `/proc/pid/cgroup`), of either
-/// version.
+/// Returns the smallest limit of the groups listed in `own` (cgroups(7), `/proc/pid/cgroup`), of
+/// either version.
 fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
     own.lines()
         .filter_map(|line| {
@@ -23,7 +24,7 @@ fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
             let (controllers, group) = (fields.next()?, fields.next()?);
             let group = Path::new(group.trim_start_matches('/'));
             if controllers.is_empty() {
-                // On a system with both versions, the second one is mounted below.
+                // On a system with both versions, version 2 is mounted below.
                 let unified = smallest(&root.join("unified"), group, "memory.max");
                 smallest(root, group, "memory.max").into_iter().chain(unified).min()
             } else if controllers.split(',').any(|controller| controller == "memory") {
@@ -35,17 +36,17 @@ fn cgroup_limit(root: &Path, own: &str) -> Option<u64> {
         .min()
 }
 
-/// The smallest limit in `group` and its parents. A container may see itself as the root while
-/// `group` is a path outside of it, so folders that do not exist are skipped.
+/// Returns the smallest limit of `group` and its parents. In a container, `group` may be a path
+/// outside of its own root, so missing directories are skipped.
 fn smallest(root: &Path, group: &Path, file: &str) -> Option<u64> {
     group
         .ancestors()
-        // "max" is not a number; the first version writes a number larger than any memory.
+        // "max" is not a number. Version 1 reports a number larger than any memory instead.
         .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok()?.trim().parse().ok())
         .min()
 }
 
-/// `MemTotal` in bytes.
+/// Returns `MemTotal` in bytes.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn smallest_limit_of_a_group_and_its_parents_counts() {
+    fn smallest_limit_of_a_group_and_its_parents_is_used() {
         let (_folder, root) = groups(&[
             ("memory.max", "max\n"),
             ("pod/memory.max", "268435456\n"),
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn first_version_is_read_too_also_beside_the_second() {
+    fn version_1_is_read_even_beside_version_2() {
         let (_folder, root) = groups(&[
             ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
             ("memory/service/memory.limit_in_bytes", "67108864\n"),

@@ -1,9 +1,9 @@
-//! Memory for responses of the platform that may be large.
+//! Memory for large responses of the platform.
 //!
-//! It is reserved before the request is sent, for the largest response that may come: a login that
-//! has to wait keeps its token, and one that was sent never waits. What the response turns out not
-//! to need is released, and the rest once the last byte has been written to the caller's
-//! connection. A caller that does not accept its responses may lose the connection, but only while
+//! Memory is reserved before the request is sent, for the largest possible response: a login that
+//! has to wait keeps its token, and one that was sent never waits. Excess memory is released when
+//! the response arrives, and the rest once its last byte has been written to the caller's
+//! connection. A caller that does not accept its responses may lose its connection, but only while
 //! others wait.
 
 use std::{
@@ -23,34 +23,34 @@ use super::{
 
 /// Maximum size of a response that needs no reservation, in bytes.
 pub const USUAL_BYTES: usize = 16 * 1024;
-/// Number of copies of a response in memory for longer than a moment: as received or as its parsed
-/// members, and encoded. Others exist only while a worker converts one into the next.
+/// Number of long-lived copies of a response in memory: received or parsed, and encoded. Further
+/// copies exist only while a worker converts one into the next.
 const COPIES: usize = 2;
-/// The largest response that can be reserved for, in bytes.
+/// Maximum size of a response with a reservation, in bytes.
 pub const MAX_RESPONSE_BYTES: usize = 256 * 1024;
-/// The smallest useful total: four responses of the largest size.
+/// Minimum total: four responses of the maximum size.
 pub(super) const MIN_BYTES: usize = 4 * COPIES * MAX_RESPONSE_BYTES;
-/// What is counted, in bytes.
+/// Unit of accounting, in bytes.
 const UNIT: usize = 1024;
-/// Interval at which those who wait check for responses that are not accepted.
+/// Interval at which waiting calls check for responses that are not accepted.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The memory for responses of the whole process. Cheap to clone.
+/// The memory for responses of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ResponseMemory {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLedger>,
     http1: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SharedLedger {
     ledger: Mutex<Ledger>,
 }
 
-/// Memory that is reserved until this is dropped. Shared by a call and its response.
+/// Reserved memory, released on drop. Used by a call and its response.
 #[derive(Debug)]
 pub struct Reservation {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLedger>,
     consumer: Consumer,
     number: u64,
     units: Mutex<usize>,
@@ -58,56 +58,59 @@ pub struct Reservation {
     reader: OnceLock<Arc<Reader>>,
 }
 
-/// The place of one exchange over HTTP/1.1 until this is dropped.
+/// The place of one exchange over HTTP/1.1, freed on drop.
 #[derive(Debug)]
 pub struct Http1Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl ResponseMemory {
-    /// Memory of `bytes`, at least enough for four responses, and for the heads of as many
-    /// responses over HTTP/1.1 as `http1_exchanges`, at least one.
+    /// Creates memory of `bytes`, at least enough for four responses, and `http1_exchanges` places
+    /// for exchanges over HTTP/1.1, at least one.
     #[must_use]
     pub fn new(bytes: usize, http1_exchanges: usize) -> Self {
         let ledger = Ledger::new(bytes.max(MIN_BYTES) / UNIT, units(MAX_RESPONSE_BYTES));
         let http1_exchanges = http1_exchanges.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            shared: Arc::new(Shared { ledger: Mutex::new(ledger) }),
+            shared: Arc::new(SharedLedger { ledger: Mutex::new(ledger) }),
             http1: Arc::new(Semaphore::new(http1_exchanges)),
         }
     }
 
-    /// Waits for the place of an exchange over HTTP/1.1, until its response has been processed.
+    /// Waits for the place of an exchange over HTTP/1.1, to be held until its response has been
+    /// processed.
     ///
-    /// The HTTP library reads the head of a response as soon as it arrives, at any size below
-    /// 400 KiB, so its memory has to be there before the request is sent. Over HTTP/2 the
-    /// sizes of heads and of unread bodies are limited for the whole connection.
+    /// The HTTP library reads the head of a response of up to 400 KiB as soon as it arrives, so its
+    /// memory must be available before the request is sent. Over HTTP/2, heads and unread bodies
+    /// are limited per connection.
     pub async fn http1_place(&self) -> Option<Http1Place> {
         Arc::clone(&self.http1).acquire_owned().await.ok().map(Http1Place)
     }
 
-    /// Returns such a place if one is free.
+    /// Returns a place of an exchange over HTTP/1.1 if one is free.
     #[must_use]
     pub fn try_http1_place(&self) -> Option<Http1Place> {
         Arc::clone(&self.http1).try_acquire_owned().ok().map(Http1Place)
     }
 
-    /// Reserves memory for a response of the largest size if the caller can have it at once.
+    /// Reserves memory for a response of the maximum size, if it is available to the caller at
+    /// once.
     #[must_use]
     pub fn try_reserve(&self, consumer: Consumer) -> Option<Arc<Reservation>> {
         let mut ledger = self.shared.ledger();
-        // Those who wait could not have had it: they are served whenever something is released.
+        // This does not bypass the queue: waiters are served whenever memory is released, so this
+        // memory was not available to them.
         ledger.take(consumer, units(MAX_RESPONSE_BYTES)).then(|| {
             let number = ledger.number();
             Reservation::new(&self.shared, consumer, number)
         })
     }
 
-    /// Waits for memory for a response of the largest size. The caller that has the least is
-    /// served first.
+    /// Waits for memory for a response of the maximum size. The caller that holds the least memory
+    /// is served first.
     ///
-    /// The memory that others hold is released by what the platform and this process do, each
-    /// within its time limit, or by a caller that accepts its response. While somebody waits, a
-    /// connection is closed if its peer has accepted nothing for two seconds after a response was
-    /// ready, less than 32 KiB per second from then on, or not the whole response within ten seconds.
+    /// Held memory is released by steps of the platform and of this process, which have time
+    /// limits, or when a caller accepts its response. While a call waits, a connection is closed if
+    /// its peer accepts nothing within two seconds after a response is ready, less than 32 KiB per
+    /// second from then on, or not the whole response within ten seconds.
     pub async fn reserve(&self, consumer: Consumer) -> Arc<Reservation> {
         loop {
             if let Some(reserved) = self.try_reserve(consumer) {
@@ -129,7 +132,7 @@ impl ResponseMemory {
         }
     }
 
-    /// What is not reserved, in bytes.
+    /// Returns the unreserved memory, in bytes.
     #[must_use]
     pub fn available_bytes(&self) -> usize {
         self.shared.ledger().free().saturating_mul(UNIT)
@@ -137,18 +140,19 @@ impl ResponseMemory {
 }
 
 impl Default for ResponseMemory {
-    /// Memory for 512 responses of the largest size, and for any number of usual ones.
+    /// Creates memory for 512 responses of the maximum size, and for any number of exchanges over
+    /// HTTP/1.1.
     fn default() -> Self {
         Self::new(128 * MIN_BYTES, Semaphore::MAX_PERMITS)
     }
 }
 
-impl Shared {
+impl SharedLedger {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves those who wait, after something was released.
+    /// Serves waiters, after memory was released.
     fn serve_waiters(self: &Arc<Self>, mut ledger: MutexGuard<'_, Ledger>) {
         let mut served = Vec::new();
         while let Some((consumer, granted)) = ledger.grant() {
@@ -156,15 +160,15 @@ impl Shared {
         }
         drop(ledger);
         for (granted, reserved) in served {
-            // If the receiver is gone, this is released to the next one.
+            // If the receiver is gone, the reservation is dropped and released to the next waiter.
             let _ = granted.send(reserved);
         }
     }
 }
 
-/// A place in the queue, until this is dropped.
+/// A place in the queue, left on drop.
 struct Waiter<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedLedger,
     consumer: Consumer,
     number: u64,
 }
@@ -176,8 +180,8 @@ impl Drop for Waiter<'_> {
 }
 
 impl Reservation {
-    /// Of what has been taken for a response of the largest size.
-    fn new(shared: &Arc<Shared>, consumer: Consumer, number: u64) -> Arc<Self> {
+    /// Creates the reservation of memory that was taken for a response of the maximum size.
+    fn new(shared: &Arc<SharedLedger>, consumer: Consumer, number: u64) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
             consumer,
@@ -187,12 +191,12 @@ impl Reservation {
         })
     }
 
-    /// Releases what a response of this size does not need.
+    /// Releases the memory that a response of `bytes` bytes does not need.
     pub fn shrink_to_response(&self, bytes: usize) {
         self.shrink(bytes.saturating_mul(COPIES));
     }
 
-    /// Releases all but `bytes`: what is left of the response's copies.
+    /// Releases all but `bytes`, the size of the remaining copies of the response.
     pub fn shrink(&self, bytes: usize) {
         let mut units = self.units();
         let excess = units.saturating_sub(bytes.div_ceil(UNIT));
@@ -204,9 +208,8 @@ impl Reservation {
         }
     }
 
-    /// Notes that the response is ready to be read by that caller. If the caller does not accept it
-    /// in time and others wait, the caller's connection has to end. Only the first write takes
-    /// effect.
+    /// Records that the response is ready for `reader`. If the peer does not accept it in time and
+    /// others wait, its connection has to close. Only the first call takes effect.
     pub fn deliver(&self, reader: &Arc<Reader>) {
         if self.reader.set(Arc::clone(reader)).is_ok() {
             let units = self.units();
@@ -214,7 +217,7 @@ impl Reservation {
         }
     }
 
-    /// Notes that the caller has accepted this much of the response.
+    /// Records that the caller has accepted `bytes` bytes of the response.
     pub fn accepted(&self, bytes: usize) {
         if let Some(reader) = self.reader.get() {
             reader.accept(bytes);
@@ -250,13 +253,13 @@ mod tests {
     const ALICE: Consumer = Consumer { group: 1, member: 1 };
     const BOB: Consumer = Consumer { group: 2, member: 2 };
 
-    /// Reserves all that the caller gets at once.
+    /// Reserves all memory that is available to the caller at once.
     fn reserve_all(memory: &ResponseMemory, consumer: Consumer) -> Vec<Arc<Reservation>> {
         std::iter::from_fn(|| memory.try_reserve(consumer)).collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_wait_for_each_other_and_are_served_in_order() {
+    async fn requests_wait_for_memory_and_are_served_in_order() {
         let memory = ResponseMemory::new(0, 1);
         assert_eq!(memory.available_bytes(), 4 * ONE);
         let mut all = reserve_all(&memory, ALICE);
@@ -267,7 +270,7 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
         drop(all.remove(0));
         let first = first.now_or_never().expect("released");
-        assert!(second.as_mut().now_or_never().is_none(), "it was granted to the first");
+        assert!(second.as_mut().now_or_never().is_none(), "the memory was granted to the first");
         drop(first);
         drop(second.now_or_never().expect("released again"));
         drop(all);
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiter_that_is_gone_keeps_nothing() {
+    async fn dropped_waiter_keeps_no_memory() {
         let memory = ResponseMemory::new(0, 1);
         let all = (reserve_all(&memory, ALICE), reserve_all(&memory, BOB));
         let mut granted = Box::pin(memory.reserve(BOB));
@@ -283,13 +286,13 @@ mod tests {
         assert!(memory.reserve(BOB).now_or_never().is_none(), "dropped while it waits");
         assert_eq!(memory.shared.ledger().waiters(), 1);
         drop(all);
-        // Dropped before it looks.
+        // Dropped before it is polled.
         drop(granted);
         assert!(memory.shared.ledger().is_idle());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reservation_that_shrinks_releases_the_rest_and_never_grows() {
+    async fn shrinking_a_reservation_releases_the_rest_and_never_grows_it() {
         let memory = ResponseMemory::new(0, 1);
         let reserved = memory.try_reserve(ALICE).expect("free");
         let taken = |memory: &ResponseMemory| 4 * ONE - memory.available_bytes();
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connection_of_a_caller_that_does_not_read_is_closed_for_those_who_wait() {
+    async fn connection_of_a_caller_that_does_not_read_is_closed_while_others_wait() {
         let memory = ResponseMemory::new(0, 1);
         let reader = Arc::<Reader>::default();
         let mut unread = reserve_all(&memory, ALICE);
@@ -317,20 +320,20 @@ mod tests {
             async move { memory.reserve(BOB).await }
         });
         sleep(Duration::from_millis(1950)).await;
-        assert!(!reader.closing().is_cancelled(), "it still has time");
+        assert!(!reader.closing().is_cancelled(), "the time limit has not passed");
         sleep(Duration::from_millis(100)).await;
         assert!(reader.closing().is_cancelled() && !waiting.is_finished());
         // The connection ends.
         drop(unread.remove(0));
         drop(waiting.await.expect("no panic"));
-        // Delivered after all.
+        // Another response is delivered to the same reader.
         unread[0].deliver(&reader);
         drop((unread, bob));
         assert!(memory.shared.ledger().is_idle());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_reader_keeps_its_connection_while_nobody_waits() {
+    async fn slow_reader_keeps_its_connection_while_no_call_waits() {
         let memory = ResponseMemory::new(0, 1);
         let reader = Arc::<Reader>::default();
         let unread = memory.try_reserve(ALICE).expect("free");
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_over_http1_wait_for_each_other() {
+    fn exchanges_over_http1_wait_for_places() {
         let memory = ResponseMemory::new(0, 2);
         let place = || memory.http1_place().now_or_never();
         let (first, second) = (place().expect("free"), place().expect("free"));

@@ -1,7 +1,7 @@
-//! The canonical form of users' names: folding, and the characters that no name may contain.
+//! The canonical form of users' names.
 //!
-//! This is the only place where two spellings are compared. The platform does not document
-//! how it compares names, so spellings that it may treat as one user have one form here.
+//! All comparisons of spellings use this form. The platform does not document how it compares
+//! names, so spellings that it may treat as one user have one form here.
 
 use std::{borrow::Cow, iter::once};
 
@@ -10,19 +10,18 @@ use uuid::Uuid;
 
 use crate::text::is_unprintable;
 
-/// Ideographic full stop, a label separator in domain names (RFC 3490, section 3.1). The other
-/// variants of the dot are already one of the two in NFKC.
+/// Ideographic full stop, a label separator in domain names (RFC 3490, section 3.1). NFKC maps the
+/// other variants of the dot to it or to the ASCII dot.
 pub(super) const IDEOGRAPHIC_FULL_STOP: char = '\u{3002}';
 
-/// Maximum number of passes until folding changes nothing any more. Two are enough for all of
-/// Unicode 16.
+/// Maximum number of passes until folding is stable. Two are enough for all of Unicode 16.
 const MAX_PASSES: usize = 4;
 
-/// Folds a text: Unicode NFKC, then simple case folding, then NFKC again. Does not allocate if
-/// the text is ASCII in lower case.
+/// Folds a text: Unicode NFKC, then simple case folding, then NFKC again. Does not allocate if the
+/// text is lower-case ASCII.
 ///
-/// Case folding maps one character to one, and nothing outside ASCII to ASCII: `\u{df}` stays
-/// apart from `ss`, and the dotless `\u{131}` from `i`.
+/// Case folding maps each character to one character, and none from outside ASCII to ASCII:
+/// `\u{df}` stays different from `ss`, and the dotless `\u{131}` from `i`.
 pub(crate) fn fold(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -44,7 +43,8 @@ pub(crate) fn fold(text: &str) -> Cow<'_, str> {
     Cow::Owned(folded)
 }
 
-/// Lower case of the upper case, if each is one character: `\u{3c2}` and `\u{3c3}` are one.
+/// Returns the lower case of the upper case, if each is one character, so that `\u{3c2}` and
+/// `\u{3c3}` are equal.
 fn fold_case(character: char) -> char {
     fn only(mut mapped: impl Iterator<Item = char>) -> Option<char> {
         mapped.next().filter(|_| mapped.next().is_none())
@@ -54,7 +54,7 @@ fn fold_case(character: char) -> char {
     if lower.is_ascii() == character.is_ascii() { lower } else { character }
 }
 
-/// Returns whether folding turns a character outside ASCII into ASCII, as in full-width letters.
+/// Returns whether folding turns a character outside ASCII into ASCII, such as a full-width letter.
 pub(super) fn folds_into_ascii(text: &str) -> bool {
     if text.is_ascii() {
         return false;
@@ -65,8 +65,8 @@ pub(super) fn folds_into_ascii(text: &str) -> bool {
         .any(|character| nfkc.normalize_iter(once(character)).any(|folded| folded.is_ascii()))
 }
 
-/// Folds a text without its blanks and invisible characters. For names in the platform's
-/// responses, where a difference must not come from spelling alone.
+/// Folds a text without its blanks and invisible characters. For names in the platform's responses,
+/// where spelling alone must not count as a difference.
 pub(super) fn fold_visible(text: &str) -> String {
     let visible = |text: &str| -> String {
         text.chars().filter(|&character| !character.is_whitespace() && !is_unprintable(character)).collect()
@@ -75,7 +75,7 @@ pub(super) fn fold_visible(text: &str) -> String {
     fold(&visible(&folded)).into_owned()
 }
 
-/// Returns the canonical form (RFC 9562, section 4) of a folded text that is a UUID: with or
+/// Returns the canonical form (RFC 9562, section 4) of a folded text that is a UUID, with or
 /// without hyphens, brackets and `urn:uuid:`.
 pub(super) fn uuid(folded: &str) -> Option<String> {
     let brackets = ['{', '}', '(', ')', '[', ']'];
@@ -89,7 +89,7 @@ pub(super) fn uuid(folded: &str) -> Option<String> {
     Uuid::try_parse(&digits).ok().map(|uuid| uuid.hyphenated().to_string())
 }
 
-/// Returns the UUID that common parsers read from a folded text which is not one: Java's
+/// Returns the UUID that lenient parsers read from a folded text that is not a UUID: Java's
 /// `UUID.fromString` accepts groups with fewer or more leading zeros, and Go's
 /// `github.com/google/uuid` ignores the first and the last of 38 bytes.
 pub(super) fn uuid_of_lenient_parsers(folded: &str) -> Option<String> {

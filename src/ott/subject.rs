@@ -1,8 +1,8 @@
 //! The user that a token is for.
 //!
-//! A [`Subject`] has two forms: the one that the caller sent, which the platform gets unchanged,
-//! and the canonical one, which rules, quotas and the audit log see. It can only be made by
-//! [`Subject::new`], so that no subject is without its canonical form.
+//! A [`Subject`] has two forms: the one that the caller sent, which the platform receives
+//! unchanged, and the canonical one, which rules, quotas and the audit log use. It can only be
+//! created by [`Subject::new`], so that every subject has its canonical form.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -15,14 +15,14 @@ use crate::text::is_unprintable;
 /// Maximum size of a login, an external id or a user id, as sent and in canonical form, in bytes.
 pub const MAX_SUBJECT_BYTES: usize = 254;
 
-/// How a user is named.
+/// The kind of name of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SubjectKind {
-    /// By the account's login.
+    /// The account's login.
     Login,
-    /// By the id that an identity provider has for the account.
+    /// The id of the account at an identity provider.
     ExternalId,
-    /// By the platform's own id of the account.
+    /// The platform's own id of the account.
     UserId,
 }
 
@@ -38,15 +38,15 @@ impl SubjectKind {
     }
 }
 
-/// A user, named in exactly one way.
+/// A user, identified by a name of one kind.
 ///
 /// The canonical form depends on the kind:
 ///
 /// * Logins are folded: Unicode NFKC, simple case folding, NFKC. In the domain part, an
 ///   ideographic full stop is a dot.
-/// * User ids that are UUIDs in any spelling have the form of RFC 9562. Others are opaque, and
+/// * User ids that are UUIDs in any spelling have the form of RFC 9562. Others are opaque and
 ///   unchanged.
-/// * External ids are opaque, and unchanged: identity providers may distinguish case.
+/// * External ids are opaque and unchanged, because identity providers may distinguish case.
 ///
 /// ```
 /// use ott_gateway::ott::{Subject, SubjectKind};
@@ -59,23 +59,23 @@ impl SubjectKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     kind: SubjectKind,
-    // Shared by all clones: the call, its permit and the remembered token have one each.
+    // Shared by all clones: the call, its permit and the remembered token each have one.
     canonical: Arc<str>,
-    /// `None` if it is the canonical form.
+    /// `None` if equal to the canonical form.
     sent: Option<Arc<str>>,
     is_uuid: bool,
-    /// Whether the canonical form has ASCII characters that were sent as others.
+    /// Whether the canonical form contains ASCII characters that were sent as other characters.
     folds_into_ascii: bool,
 }
 
 impl Subject {
-    /// Checks the name of a user and brings it into canonical form. Allocates nothing else
-    /// if the name is ASCII in canonical form already.
+    /// Validates the name of a user and creates its canonical form. Does not allocate a second text
+    /// if the name is already canonical ASCII.
     ///
     /// # Errors
     ///
-    /// The name is empty, longer than [`MAX_SUBJECT_BYTES`], or contains characters that nobody
-    /// would see.
+    /// The name is empty, longer than [`MAX_SUBJECT_BYTES`], or violates one of the other rules of
+    /// [`InvalidSubject`].
     pub fn new(kind: SubjectKind, sent: String) -> Result<Self, InvalidSubject> {
         check(kind, &sent)?;
         let (canonical, is_uuid) = match kind {
@@ -90,14 +90,14 @@ impl Subject {
         let Some(canonical) = canonical else {
             return Ok(Self { kind, canonical: sent.into(), sent: None, is_uuid, folds_into_ascii: false });
         };
-        // Folding can turn one character into several, among them blanks.
+        // Folding can turn one character into several, including blanks.
         check(kind, &canonical)?;
         let folds_into_ascii =
             folds_into_ascii(&sent) || (kind == SubjectKind::Login && has_other_dot(&sent));
         Ok(Self { kind, canonical, sent: Some(sent.into()), is_uuid, folds_into_ascii })
     }
 
-    /// Returns how the user is named.
+    /// Returns the kind of name.
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         self.kind
@@ -115,7 +115,7 @@ impl Subject {
         self.sent.as_deref().unwrap_or(&self.canonical)
     }
 
-    /// Returns the canonical form, for everything else.
+    /// Returns the canonical form, for all other uses.
     #[must_use]
     pub fn canonical(&self) -> &str {
         &self.canonical
@@ -123,10 +123,10 @@ impl Subject {
 
     /// Returns the key of the user's quota.
     ///
-    /// It is coarser than the canonical form: external ids and opaque user ids that differ only
-    /// in their folding share a quota, and user ids that a lenient parser could read as one UUID.
-    /// The platform does not document whether it distinguishes them. Sharing cannot be used to exceed a quota; exact comparison in rules cannot be used
-    /// to reach another user.
+    /// It is coarser than the canonical form: external ids and opaque user ids that differ only in
+    /// folding share a quota, and so do user ids that a lenient parser could read as one UUID. The
+    /// platform does not document whether it distinguishes them. Coarse quota keys cannot be used
+    /// to exceed a quota, and exact comparison in rules cannot be used to reach another user.
     #[must_use]
     pub fn quota_key(&self) -> QuotaKey<'_> {
         let name = match self.kind {
@@ -141,11 +141,10 @@ impl Subject {
         QuotaKey { kind: self.kind, name }
     }
 
-    /// Returns whether a name of the same kind in a response of the platform is this user's.
-    /// `None` if the two cannot be compared.
+    /// Returns whether a name of the same kind in the platform's response is this user's. `None` if
+    /// the two cannot be compared.
     ///
-    /// Only names of different users count as different: blanks, invisible characters and
-    /// folding make no difference.
+    /// Blanks, invisible characters and folding do not count as a difference.
     #[must_use]
     pub fn is_named(&self, found: &str) -> Option<bool> {
         match self.kind {
@@ -159,25 +158,25 @@ impl Subject {
         }
     }
 
-    /// Whether it is a UUID.
+    /// Returns whether it is a UUID.
     pub(super) const fn is_uuid(&self) -> bool {
         self.is_uuid
     }
 
-    /// Whether the canonical form has ASCII characters that were sent as others.
+    /// Whether the canonical form contains ASCII characters that were sent as other characters.
     pub(super) const fn folds_into_ascii(&self) -> bool {
         self.folds_into_ascii
     }
 }
 
-/// Identifies a user in quotas.
+/// Key of a user in quotas.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct QuotaKey<'a> {
     kind: SubjectKind,
     name: Cow<'a, str>,
 }
 
-/// Why a text cannot be the name of a user.
+/// Reason that a text is not a valid name of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubject {
     /// It is empty.
@@ -195,18 +194,18 @@ pub enum InvalidSubject {
     /// It contains a blank that is not a space.
     #[error("must not contain blanks other than spaces")]
     UnusualBlank,
-    /// It contains a character that shows nothing or changes the direction of the text.
+    /// It contains a character that is invisible or changes the direction of the text.
     #[error("must not contain invisible characters")]
     InvisibleCharacter,
     /// The domain part of a login ends with a dot.
     #[error("must not end with a dot")]
     TrailingDot,
-    /// A pattern contains characters such as full-width letters, and could never match.
+    /// It is a pattern with characters such as full-width letters, which can never match.
     #[error("must not contain characters that are a form of ASCII characters, such as full-width letters")]
     FormOfAscii,
 }
 
-/// Checks the rules for all names of that kind, and for patterns of them.
+/// Checks the rules that apply to names and patterns of a kind.
 pub(super) fn check_characters(kind: SubjectKind, text: &str) -> Result<(), InvalidSubject> {
     if text.is_empty() {
         return Err(InvalidSubject::Empty);

@@ -1,6 +1,6 @@
-//! Sets of users, as access rules name them.
+//! Sets of users in access rules.
 //!
-//! How users are matched against the patterns of many rules at once is decided in `access`.
+//! `access` matches a user against the patterns of many rules at once.
 
 #[cfg(test)]
 use wildmatch::WildMatch;
@@ -10,7 +10,7 @@ use super::{
     subject::{InvalidSubject, Subject, SubjectKind, check_characters, fold_login},
 };
 
-/// The users that an access rule is for. There is no default: a rule names its users.
+/// The users of an access rule. There is no default: every rule names its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Users {
     /// All users.
@@ -21,7 +21,8 @@ pub enum Users {
 
 #[cfg(test)]
 impl Users {
-    /// Returns whether the user is one of them: one pattern after the other, as documented.
+    /// Returns whether the set contains the user. Checks one pattern after the other, as a
+    /// reference implementation.
     pub(crate) fn contain(&self, user: &Subject) -> bool {
         match self {
             Self::All => true,
@@ -29,28 +30,28 @@ impl Users {
         }
     }
 
-    /// Those users of one kind.
+    /// Creates a set of users of one kind.
     pub(crate) fn listed(kind: SubjectKind, patterns: &[&str]) -> Self {
         let pattern = |text: &&str| SubjectPattern::new(kind, text).expect("a pattern");
         Self::Listed(patterns.iter().map(pattern).collect())
     }
 }
 
-/// A pattern of users of one kind, compared in canonical form: `*` is any run of characters,
-/// `?` is one character.
+/// A pattern for users of one kind, compared in canonical form: `*` matches any run of characters,
+/// and `?` one character.
 ///
-/// Subjects with characters that are a form of ASCII characters, such as full-width letters, are
-/// not matched: the platform may have another user of that name.
+/// Subjects with compatibility forms of ASCII characters, such as full-width letters, are not
+/// matched, because the platform may have another user of that name.
 #[derive(Clone, Debug)]
 pub struct SubjectPattern {
     kind: SubjectKind,
     text: Box<str>,
     glob: Box<str>,
-    /// For user ids with wildcards: UUIDs are compared without regard to case.
+    /// For user ids with wildcards, because UUIDs are compared case-insensitively.
     uuid_glob: Option<Box<str>>,
 }
 
-/// What the canonical form of a user is compared with.
+/// The form of a user in which patterns are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubjectForm {
     /// A folded login.
@@ -64,11 +65,11 @@ pub enum SubjectForm {
 }
 
 impl SubjectPattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// No user can have a name that it matches.
+    /// The pattern cannot match any valid name.
     pub fn new(kind: SubjectKind, text: &str) -> Result<Self, InvalidSubject> {
         check_characters(kind, text)?;
         let has_wildcard = text.contains(['*', '?']);
@@ -88,7 +89,7 @@ impl SubjectPattern {
         Ok(Self { kind, text: text.into(), glob, uuid_glob })
     }
 
-    /// Returns the kind of users that it matches.
+    /// Returns the kind of users that the pattern matches.
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         self.kind
@@ -100,8 +101,8 @@ impl SubjectPattern {
         &self.text
     }
 
-    /// Returns the globs that decide, each with the form of users that it is for. In a glob, `*`
-    /// is any run of characters and `?` is one character; nothing escapes them.
+    /// Returns the globs of the pattern, each with the form of users that it applies to. In a glob,
+    /// `*` matches any run of characters and `?` one character; there is no escape.
     pub fn globs(&self) -> impl Iterator<Item = (SubjectForm, &str)> {
         let glob = &*self.glob;
         let (form, uuid_glob) = match self.kind {
@@ -128,8 +129,7 @@ impl SubjectForm {
 }
 
 impl Subject {
-    /// Returns the form of the user that patterns are compared with; `None` if no pattern matches
-    /// the user.
+    /// Returns the form of the user for patterns, or `None` if no pattern matches the user.
     #[must_use]
     pub const fn form(&self) -> Option<SubjectForm> {
         if self.folds_into_ascii() {
@@ -144,7 +144,7 @@ impl Subject {
     }
 }
 
-/// Patterns are the same if they are configured the same.
+/// Patterns are equal if their configured texts are equal.
 impl PartialEq for SubjectPattern {
     fn eq(&self, other: &Self) -> bool {
         (self.kind, &self.text) == (other.kind, &other.text)

@@ -1,4 +1,4 @@
-//! Authorities whose certificates are trusted.
+//! Trusted authorities.
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::validity::Validity;
 
-/// A set of authorities, never empty. Equal if the same certificates are trusted, regardless
-/// of their order.
+/// A set of authorities, never empty. Sets are equal if they trust the same certificates,
+/// regardless of their order.
 #[derive(Clone, Debug)]
 pub struct Authorities {
     roots: Arc<RootCertStore>,
     trusted: BTreeSet<Vec<u8>>,
-    /// In the order of the file, with their numbers among its blocks.
+    /// The certificates in the order of the file, with the numbers of their blocks.
     certificates: Vec<(usize, Certificate)>,
-    /// Numbers of the blocks that are private keys.
+    /// Numbers of the blocks with private keys.
     private_keys: Vec<usize>,
 }
 
@@ -39,12 +39,12 @@ impl Authorities {
     ///
     /// # Errors
     ///
-    /// There is no certificate, or a block that cannot be read, or one that cannot be trusted
-    /// as an authority.
+    /// There is no certificate, a block that cannot be parsed, or one that cannot be used as an
+    /// authority.
     pub fn parse(file: &[u8]) -> Result<Self, InvalidFile> {
         let blocks = Wanted::Authorities.blocks(file)?;
         let mut roots = RootCertStore::empty();
-        let mut found = Self::of_store(RootCertStore::empty(), BTreeSet::new());
+        let mut found = Self::from_store(RootCertStore::empty(), BTreeSet::new());
         for block in &blocks {
             match block.label {
                 Label::Certificate => {}
@@ -74,8 +74,8 @@ impl Authorities {
         Ok(Self { roots: Arc::new(roots), ..found })
     }
 
-    /// Takes the certificates of the system's store, except those that cannot be authorities.
-    /// Returns `None` if none are left.
+    /// Creates a set from the certificates of the system's store, except those that cannot be
+    /// authorities. Returns `None` if none are left.
     #[must_use]
     pub fn from_system(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
         let mut roots = RootCertStore::empty();
@@ -84,32 +84,33 @@ impl Authorities {
             .filter(|certificate| roots.add(certificate.clone()).is_ok())
             .map(|certificate| certificate.to_vec())
             .collect();
-        (!trusted.is_empty()).then(|| Self::of_store(roots, trusted))
+        (!trusted.is_empty()).then(|| Self::from_store(roots, trusted))
     }
 
-    fn of_store(roots: RootCertStore, trusted: BTreeSet<Vec<u8>>) -> Self {
+    fn from_store(roots: RootCertStore, trusted: BTreeSet<Vec<u8>>) -> Self {
         Self { roots: Arc::new(roots), trusted, certificates: Vec::new(), private_keys: Vec::new() }
     }
 
-    /// The set, as the TLS library uses it.
+    /// Returns the set in the form that the TLS library uses.
     #[must_use]
     pub fn roots(&self) -> Arc<RootCertStore> {
         Arc::clone(&self.roots)
     }
 
-    /// Number of certificates that are trusted.
+    /// Returns the number of trusted certificates.
     #[must_use]
     pub fn count(&self) -> usize {
         self.trusted.len()
     }
 
-    /// From when until when each certificate is valid, in the order of the file.
+    /// Returns the validity period of each certificate, in the order of the file.
     #[must_use]
     pub fn validities(&self) -> Vec<Validity> {
         self.certificates.iter().map(|(_, certificate)| certificate.validity()).collect()
     }
 
-    /// Returns what makes certificates of these authorities refused, now or in general.
+    /// Returns the reasons for peers to refuse certificates of these authorities, now or in
+    /// general.
     #[must_use]
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         let keys =

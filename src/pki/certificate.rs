@@ -1,4 +1,4 @@
-//! One certificate, and the parts of it that decide whether peers accept it.
+//! A certificate, and its properties that decide whether peers accept it.
 
 use rustls::{
     crypto::aws_lc_rs,
@@ -33,7 +33,7 @@ pub struct Certificate {
     pub(super) facts: Facts,
 }
 
-/// What peers check, apart from time and issuer.
+/// Properties that peers check, apart from validity period and issuer.
 #[expect(clippy::struct_excessive_bools, reason = "independent properties of a certificate")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -45,21 +45,21 @@ pub(super) struct Facts {
     pub(super) may_serve: bool,
     /// Whether its key usage, if it has one, includes digital signatures.
     pub(super) may_sign: bool,
-    /// Whether its key usage, if it has one, includes certificates' signatures.
+    /// Whether its key usage, if it has one, includes signing certificates.
     pub(super) may_issue: bool,
     /// Maximum number of CA certificates between it and a server's certificate (basicConstraints,
     /// pathLenConstraint).
     pub(super) max_issuers_below: Option<u32>,
-    /// Whether it names the place of its issuer's certificate (authorityInfoAccess).
+    /// Whether it contains the location of its issuer's certificate (authorityInfoAccess).
     pub(super) names_issuer_location: bool,
-    /// Whether it is signed with MD5 or SHA-1.
+    /// Whether its signature uses MD5 or SHA-1.
     pub(super) has_weak_signature: bool,
 }
 
 /// The kind of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// RSA, with its size in bits.
+    /// RSA, with the key size in bits.
     Rsa(usize),
     /// An RSA key restricted to RSASSA-PSS.
     RsaPss,
@@ -82,7 +82,7 @@ pub enum KeyKind {
 }
 
 impl Certificate {
-    /// Parses DER that has nothing behind the certificate.
+    /// Parses DER without trailing data.
     pub(super) fn parse(der: &[u8]) -> Result<Self, UnusableCertificate> {
         let (rest, parsed) =
             X509Certificate::from_der(der).map_err(|_| UnusableCertificate::NotCertificate)?;
@@ -99,7 +99,7 @@ impl Certificate {
         })
     }
 
-    /// Checks what the TLS library requires of a certificate that is sent or verified.
+    /// Checks the requirements of the TLS library on certificates that are sent or verified.
     pub(super) fn check(&self) -> Result<(), UnusableCertificate> {
         let (_, parsed) =
             X509Certificate::from_der(&self.der).map_err(|_| UnusableCertificate::NotCertificate)?;
@@ -112,35 +112,35 @@ impl Certificate {
         }
     }
 
-    /// Its encoding.
+    /// Returns the DER encoding.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// From when until when it is valid.
+    /// Returns the validity period.
     #[must_use]
     pub const fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// Returns whether its key is this one.
+    /// Returns whether the certificate contains this key.
     pub(super) fn has_public_key(&self, key: &SubjectPublicKeyInfoDer<'_>) -> bool {
         X509Certificate::from_der(&self.der).is_ok_and(|(_, parsed)| parsed.public_key().raw == key.as_ref())
     }
 
-    /// Returns whether its subject is also its issuer, as for a root.
+    /// Returns whether subject and issuer are equal, as in a root.
     pub(super) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Returns whether this certificate's key has signed `other`. Names are compared first:
-    /// clients look for issuers by name.
+    /// Returns whether this certificate's key has signed `other`. Names are compared first, because
+    /// clients find issuers by name.
     pub(super) fn has_issued(&self, other: &Self) -> bool {
         self.subject == other.issuer && self.has_signed(other).unwrap_or(true)
     }
 
-    /// `None` if the algorithms are unknown or too weak to be verified, or cannot be read.
+    /// Returns `None` if the algorithms are unknown, too weak to be verified, or cannot be parsed.
     fn has_signed(&self, other: &Self) -> Option<bool> {
         if matches!(self.facts.key, KeyKind::Rsa(bits) if bits < MIN_RSA_BITS) {
             return None;
@@ -167,8 +167,8 @@ impl Certificate {
 }
 
 impl Facts {
-    /// An extension that cannot be read counts as absent: whether the certificate can be used
-    /// is decided by the TLS library.
+    /// Reads the properties. An extension that cannot be parsed counts as absent, because the TLS
+    /// library decides whether the certificate can be used.
     fn of(parsed: &X509Certificate<'_>) -> Self {
         let constraints = parsed.basic_constraints().ok().flatten();
         let names = parsed.subject_alternative_name().ok().flatten();
@@ -211,7 +211,7 @@ impl KeyKind {
         }
     }
 
-    /// The kind of an algorithm; an RSA key has no size in it.
+    /// Returns the kind of an algorithm, with size 0 for RSA.
     pub(super) fn of_algorithm(algorithm: &Oid<'_>, curve: Option<&Oid<'_>>) -> Self {
         if *algorithm == OID_PKCS1_RSAENCRYPTION {
             Self::Rsa(0)
@@ -230,7 +230,7 @@ impl KeyKind {
         }
     }
 
-    /// The kind of an ECDSA key.
+    /// Returns the kind of an ECDSA key on a curve.
     pub(super) fn of_curve(curve: Option<&Oid<'_>>) -> Self {
         match curve {
             Some(curve) if *curve == OID_EC_P256 => Self::P256,
@@ -241,7 +241,7 @@ impl KeyKind {
     }
 }
 
-/// The size of an unsigned integer, in bits.
+/// Returns the size of an unsigned integer, in bits.
 pub(super) fn bits(integer: &[u8]) -> usize {
     let significant = integer.iter().skip_while(|byte| **byte == 0);
     let (first, bytes) =
@@ -249,14 +249,14 @@ pub(super) fn bits(integer: &[u8]) -> usize {
     first.map_or(0, |first| bytes * 8 - first.leading_zeros() as usize)
 }
 
-/// Whether a signature is made with MD5 or SHA-1.
+/// Returns whether the signature uses MD5 or SHA-1.
 fn has_weak_signature(parsed: &X509Certificate<'_>) -> bool {
     const ECDSA_WITH_SHA1: Oid<'_> = oid!(1.2.840.10045.4.1);
     let algorithm = &parsed.signature_algorithm.algorithm;
     [OID_PKCS1_MD5WITHRSAENC, OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, ECDSA_WITH_SHA1].contains(algorithm)
 }
 
-/// The elements of a DER sequence that has nothing behind it.
+/// Returns the elements of a DER sequence without trailing data.
 pub(super) fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let (rest, sequence) = Any::from_der(der).ok()?;
     if !rest.is_empty() || sequence.tag().0 != 16 {

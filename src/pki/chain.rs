@@ -11,7 +11,7 @@ use super::{
 };
 use crate::validity::Validity;
 
-/// A certificate chain, the server's own certificate first. Has at least one certificate.
+/// A certificate chain, with the server's own certificate first. Contains at least one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateChain {
     leaf: Certificate,
@@ -19,12 +19,11 @@ pub struct CertificateChain {
 }
 
 impl CertificateChain {
-    /// Parses a PEM file. Private keys and parameters beside the certificates are ignored, as
-    /// by other servers.
+    /// Parses a PEM file. Private keys and parameters in the file are ignored, as by other servers.
     ///
     /// # Errors
     ///
-    /// There is no certificate, or a block that is not one.
+    /// There is no certificate, or a block that is not a certificate.
     pub fn parse(file: &[u8]) -> Result<Self, InvalidFile> {
         let blocks = Wanted::CertificateChain.blocks(file)?;
         let mut chain = Vec::new();
@@ -48,36 +47,36 @@ impl CertificateChain {
         }
     }
 
-    /// The server's own certificate.
+    /// Returns the server's own certificate.
     #[must_use]
     pub const fn leaf(&self) -> &Certificate {
         &self.leaf
     }
 
-    /// All certificates in the order of the file.
+    /// Returns all certificates in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Certificate> {
         std::iter::once(&self.leaf).chain(&self.issuers)
     }
 
-    /// From when until when each of them is valid.
+    /// Returns the validity period of each certificate.
     #[must_use]
     pub fn validities(&self) -> Vec<Validity> {
         self.iter().map(Certificate::validity).collect()
     }
 
-    /// Returns the number of the first certificate, counted from 1, that is for this key.
+    /// Returns the number of the first certificate for this key, counted from 1.
     pub(super) fn number_of(&self, key: &PrivateKey) -> Option<usize> {
-        (1..).zip(self.iter()).find(|(_, certificate)| key.is_of(certificate)).map(|(number, _)| number)
+        (1..).zip(self.iter()).find(|(_, certificate)| key.belongs_to(certificate)).map(|(number, _)| number)
     }
 
-    /// Returns the warning about the server's own certificate if that is not valid now.
+    /// Returns the warning about the server's own certificate if it is not valid now.
     #[must_use]
     pub fn not_valid_now(&self, now: SystemTime) -> Option<Warning> {
         let doubts = warning::of_any(&self.leaf, now);
         doubts.into_iter().map(|doubt| Warning { number: 1, doubt }).find(Warning::is_about_time)
     }
 
-    /// Returns what makes clients refuse the certificates, now or in general.
+    /// Returns the reasons for clients to refuse the certificates, now or in general.
     #[must_use]
     pub fn warnings(&self, now: SystemTime) -> Vec<Warning> {
         let mut warnings = Vec::new();
@@ -99,7 +98,7 @@ impl CertificateChain {
         for (number, pair) in (2..).zip(all.windows(2)) {
             let [certificate, next] = pair else { continue };
             if next.has_issued(certificate) {
-                // The server's own certificate and this one do not count.
+                // Does not count the server's own certificate and this one.
                 for doubt in warning::of_issuer(next, number - 2) {
                     warn(number, doubt);
                 }

@@ -1,9 +1,9 @@
-//! TLS failures in plain words, for operators.
+//! Explains TLS failures to operators.
 //!
-//! The library's texts are written for its developers: names of enum variants, object
-//! identifiers as lists of numbers. Here each failure gets a clause that states the cause and
-//! the remedy; the library's own name for it follows in parentheses, if it is readable.
-//! Names in a peer's certificate are shortened and stripped of unprintable characters.
+//! The library's texts are meant for its developers: names of enum variants, object identifiers as
+//! lists of numbers. Here, each failure has a clause that states the cause and the remedy, followed
+//! by the library's name for it in parentheses, if readable. Names in a peer's certificate are
+//! shortened, and their unprintable characters are replaced.
 
 use std::{
     fmt::{Debug, Write},
@@ -16,7 +16,7 @@ use rustls::{
 
 use crate::validity;
 
-/// Which side of the connection the other end is.
+/// The role of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A client of the gateway.
@@ -25,12 +25,12 @@ pub enum Peer {
     Server,
 }
 
-/// Maximum number of names that are listed.
+/// Maximum number of listed names.
 const MAX_NAMES: usize = 5;
-/// Maximum number of characters of a name that are shown.
+/// Maximum number of characters of a listed name.
 const MAX_NAME_LENGTH: usize = 100;
 
-/// Returns the cause of a failed handshake with this peer.
+/// Returns the cause of a failed handshake with a peer.
 #[must_use]
 pub fn explain(error: &Error, peer: Peer) -> String {
     match error {
@@ -58,7 +58,7 @@ pub fn explain(error: &Error, peer: Peer) -> String {
     }
 }
 
-/// Returns why the library refuses a certificate in one of our own files.
+/// Returns the reason that the library refuses a certificate in one of our own files.
 pub(super) fn certificate(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => {
@@ -139,7 +139,7 @@ fn certificate_of(error: &CertificateError, peer: Peer) -> String {
     }
 }
 
-/// Failures that the TLS library does not map to its own errors.
+/// Explains failures that the TLS library does not map to its own errors.
 fn refused(error: &webpki::Error, subject: &str, authorities: &str) -> String {
     use webpki::Error as Refusal;
     match error {
@@ -277,16 +277,16 @@ fn named(clause: String, error: &impl Debug) -> String {
     }
 }
 
-/// The name of an enum variant, without the values in it. Unknown codes have no name.
+/// Returns the name of an enum variant, without its values. Unknown codes have no name.
 fn readable(error: &impl Debug) -> Option<String> {
     let text = format!("{error:?}");
     let name: String = text.chars().take_while(char::is_ascii_alphanumeric).collect();
     let is_name = name.starts_with(|first: char| first.is_ascii_uppercase()) && !name.starts_with("Unknown");
-    // `UnknownIssuer` and the like are names; `Unknown(0x33)` is not.
+    // `UnknownIssuer` is a name; `Unknown(0x33)` is not.
     (is_name || name.len() > "Unknown".len() && name.starts_with("Unknown")).then_some(name)
 }
 
-/// The names in a certificate, as the TLS library lists them: `DnsName("a.example")`.
+/// Formats the names in a certificate, which the TLS library returns as `DnsName("a.example")`.
 fn listed(presented: &[String]) -> String {
     if presented.is_empty() {
         return "it has no names (subjectAltName), so issue it with the name".to_owned();
@@ -309,7 +309,7 @@ fn listed(presented: &[String]) -> String {
     text
 }
 
-/// A name that a peer chose, fit for a log line.
+/// Makes a name chosen by a peer safe for a log line.
 fn printable(name: &str) -> String {
     let shown = name.chars().take(MAX_NAME_LENGTH);
     let mut text: String = shown

@@ -1,4 +1,4 @@
-//! Why a file cannot be used, and what fixes it. One sentence for each case.
+//! Errors in files, each with one sentence that states the cause and the remedy.
 
 use std::fmt;
 
@@ -8,28 +8,28 @@ use super::{
     pem::{self, Block, Label, Layout},
 };
 
-/// What a file must contain.
+/// The required contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// The certificate chain of the server.
     CertificateChain,
-    /// Its private key.
+    /// The private key of the server.
     PrivateKey,
-    /// Certificates of authorities.
+    /// The certificates of authorities.
     Authorities,
 }
 
-/// Why a file is not what it must be. `Display` is one sentence with the remedy, and has
-/// nothing of the contents.
+/// Reason that a file cannot be used. `Display` is one sentence with the remedy, and contains no
+/// part of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvalidFile {
-    /// It contains no PEM block.
+    /// The file contains no PEM block.
     Foreign(Foreign, Wanted),
-    /// A marker is spoilt. The line is counted from 1.
+    /// A marker is invalid. Lines are counted from 1.
     Layout {
-        /// How.
+        /// The kind of error.
         layout: Layout,
-        /// Where: the marker, or the BEGIN of the block.
+        /// The line of the marker, or of the BEGIN of the block.
         line: usize,
     },
     /// A block is not base64.
@@ -39,18 +39,18 @@ pub enum InvalidFile {
         /// Its first line.
         line: usize,
     },
-    /// It contains blocks, and none of the kind that is needed.
+    /// The file contains blocks, but none of the required kind.
     Missing {
-        /// What is needed.
+        /// The required contents.
         wanted: Wanted,
         /// The first block.
         found: Label,
     },
-    /// It contains what is needed, and a block that does not belong there.
+    /// The file contains a block of a kind that does not belong there.
     Unexpected {
-        /// What is needed.
+        /// The required contents.
         wanted: Wanted,
-        /// What was found.
+        /// The kind of the block.
         found: Label,
         /// The block, counted from 1.
         number: usize,
@@ -63,45 +63,45 @@ pub enum InvalidFile {
         number: usize,
         /// Its first line.
         line: usize,
-        /// Why.
+        /// The cause.
         why: UnusableCertificate,
     },
-    /// It contains this many private keys.
+    /// The file contains this number of private keys.
     SeveralKeys(usize),
     /// The private key cannot be used.
     Key {
         /// Its first line.
         line: usize,
-        /// Why.
+        /// The cause.
         why: UnusableKey,
     },
 }
 
-/// Why a block labelled as a certificate cannot be used.
+/// Reason that a block labelled as a certificate cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnusableCertificate {
     /// It is not a certificate.
     NotCertificate,
-    /// Something follows the certificate.
+    /// There is data after the certificate.
     TrailingData,
-    /// The server's own certificate is of X.509 version 1 or 2.
+    /// The server's own certificate has X.509 version 1 or 2.
     OldVersion,
     /// The TLS library refuses it, for this reason.
     Refused(String),
 }
 
-/// Why a private key cannot be used.
+/// Reason that a private key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnusableKey {
     /// It is encrypted.
     Encrypted,
-    /// It is in the format of OpenSSH.
+    /// It is in OpenSSH's format.
     Openssh,
-    /// It is cut or damaged.
+    /// It is truncated or damaged.
     Malformed,
-    /// An RSA key that is too short. In bits.
+    /// It is an RSA key that is too short; its size in bits.
     ShortRsa(usize),
-    /// TLS does not use keys of this kind.
+    /// It is of a kind that is not supported for TLS.
     Kind(KeyKind),
 }
 
@@ -111,7 +111,7 @@ impl Wanted {
         let is_document = |foreign| matches!(foreign, Foreign::Json | Foreign::Yaml | Foreign::Html);
         match pem::blocks(file) {
             Ok(blocks) if !blocks.is_empty() => Ok(blocks),
-            // Certificates inside another document have spoilt markers.
+            // Certificates inside another document have invalid markers.
             Err(error) => {
                 let foreign = Foreign::identify(file);
                 Err(if is_document(foreign) { InvalidFile::Foreign(foreign, self) } else { error })
@@ -120,13 +120,13 @@ impl Wanted {
         }
     }
 
-    /// The error for a file without what is needed.
+    /// Returns the error for a file without the required contents.
     pub(super) fn missing(self, blocks: &[Block]) -> InvalidFile {
         let found = blocks.first().map_or(Label::Unknown, |block| block.label);
         InvalidFile::Missing { wanted: self, found }
     }
 
-    /// The error for a block that does not belong there.
+    /// Returns the error for a block that does not belong there.
     pub(super) const fn unexpected(self, block: &Block, found: Label) -> InvalidFile {
         InvalidFile::Unexpected { wanted: self, found, number: block.number, line: block.line }
     }
@@ -203,7 +203,7 @@ impl fmt::Display for Layout {
     }
 }
 
-/// What to do about a block that is not what is needed.
+/// The remedy for a block that does not belong there.
 struct Remedy(Wanted, Label);
 
 impl fmt::Display for Remedy {
@@ -239,7 +239,7 @@ impl fmt::Display for Label {
             Self::Pkcs8 | Self::Pkcs1 | Self::Sec1 => "a private key",
             Self::DsaKey => "a DSA private key",
             Self::EncryptedKey => "an encrypted private key",
-            Self::OpensshKey => "a private key of OpenSSH",
+            Self::OpensshKey => "an OpenSSH private key",
             Self::PublicKey => "a public key",
             Self::Request => "a certificate signing request",
             Self::RevocationList => "a certificate revocation list",
@@ -257,7 +257,7 @@ impl fmt::Display for UnusableCertificate {
                 f.write_str("is labelled as a certificate and does not contain one; copy it again, in full")
             }
             Self::TrailingData => f.write_str(
-                "has data behind the certificate; export it again with `openssl x509 -in OLD -out NEW`",
+                "has data after the certificate; export it again with `openssl x509 -in OLD -out NEW`",
             ),
             Self::OldVersion => f.write_str(
                 "is a certificate of X.509 version 1, which TLS libraries refuse; issue it with extensions \
@@ -272,10 +272,10 @@ impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Encrypted => f.write_str("is encrypted; decrypt it with `openssl pkey -in OLD -out NEW`"),
-            Self::Openssh => f.write_str(
-                "is in the format of OpenSSH; convert it with `ssh-keygen -p -N '' -m PEM -f FILE`",
-            ),
-            Self::Malformed => f.write_str("is cut or damaged; copy it again, in full"),
+            Self::Openssh => {
+                f.write_str("is in OpenSSH's format; convert it with `ssh-keygen -p -N '' -m PEM -f FILE`")
+            }
+            Self::Malformed => f.write_str("is truncated or damaged; copy it again, in full"),
             Self::ShortRsa(bits) => write!(
                 f,
                 "is an RSA key of {bits} bits, which is too short; create one of at least {} bits and a \

@@ -1,4 +1,4 @@
-//! What a file is that contains no PEM block.
+//! Identifies the format of a file without a PEM block.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use super::{
     pem::{self, contains},
 };
 
-/// Other formats, and what becomes of PEM when it is copied about.
+/// Other formats, and common forms of damaged PEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
-    /// Nothing but white space, or nothing at all.
+    /// Empty, or only white space.
     Empty,
     /// Text in UTF-16 or UTF-32.
     Utf16,
@@ -38,9 +38,9 @@ pub enum Foreign {
     Yaml,
     /// An HTML or XML document.
     Html,
-    /// A public key of OpenSSH.
+    /// An OpenSSH public key.
     OpensshPublicKey,
-    /// A private key of `PuTTY`.
+    /// A `PuTTY` private key.
     PuttyKey,
     /// Other text.
     Text,
@@ -49,7 +49,7 @@ pub enum Foreign {
 }
 
 impl Foreign {
-    /// Returns what a file without PEM blocks is.
+    /// Identifies the format of a file without PEM blocks.
     pub(super) fn identify(file: &[u8]) -> Self {
         let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file).trim_ascii();
         if text.iter().all(|byte| *byte == 0) {
@@ -58,13 +58,13 @@ impl Foreign {
         if is_wide(file) {
             return Self::Utf16;
         }
-        if let Some(der) = Self::of_der(file) {
+        if let Some(der) = Self::from_der(file) {
             return der;
         }
         if [&b"\xfe\xed\xfe\xed"[..], b"\xce\xce\xce\xce"].iter().any(|magic| file.starts_with(magic)) {
             return Self::JavaKeyStore;
         }
-        if let Some(base64) = Self::of_base64(text) {
+        if let Some(base64) = Self::from_base64(text) {
             return base64;
         }
         match text {
@@ -85,7 +85,7 @@ impl Foreign {
         }
     }
 
-    /// Writes what was found and what fixes it.
+    /// Writes what was found and how to fix it.
     pub(super) fn describe(self, f: &mut fmt::Formatter<'_>, wanted: Wanted) -> fmt::Result {
         let key = wanted.is_key();
         let (found, remedy) = match self {
@@ -135,9 +135,9 @@ impl Foreign {
                 ("YAML", "write the PEM text of its field to a file of its own, without indentation")
             }
             Self::Html => ("HTML or XML", "download the PEM file itself"),
-            Self::OpensshPublicKey => ("a public key of OpenSSH", "use a certificate and key for TLS"),
+            Self::OpensshPublicKey => ("an OpenSSH public key", "use a certificate and key for TLS"),
             Self::PuttyKey => (
-                "a private key of PuTTY",
+                "a PuTTY private key",
                 "export it as PEM with `puttygen OLD -O private-openssh \
                                                          -o NEW` and then `ssh-keygen -p -N '' -m PEM -f NEW`",
             ),
@@ -147,8 +147,8 @@ impl Foreign {
         write!(f, "the file contains {found}; {remedy}")
     }
 
-    /// DER begins with a SEQUENCE; its structure shows what it is.
-    fn of_der(file: &[u8]) -> Option<Self> {
+    /// Identifies DER by its structure. It begins with a SEQUENCE.
+    fn from_der(file: &[u8]) -> Option<Self> {
         const INTEGER: u32 = 2;
         const OCTET_STRING: u32 = 4;
         const OID: u32 = 6;
@@ -170,8 +170,8 @@ impl Foreign {
         }
     }
 
-    fn of_base64(text: &[u8]) -> Option<Self> {
-        // Shorter than any key or certificate, and any word would be base64.
+    fn from_base64(text: &[u8]) -> Option<Self> {
+        // Shorter than any key or certificate. Without a minimum, any word would be base64.
         const MIN_LENGTH: usize = 40;
         let compact: Zeroizing<Vec<u8>> =
             Zeroizing::new(text.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect());
@@ -187,8 +187,8 @@ impl Foreign {
     }
 }
 
-/// Whether text is in UTF-16 or UTF-32: it begins with the mark of one, or every other byte
-/// of its start is zero.
+/// Returns whether a text is UTF-16 or UTF-32: it begins with a byte order mark, or every other
+/// byte of its start is zero.
 fn is_wide(file: &[u8]) -> bool {
     let has_mark = file.starts_with(b"\xff\xfe") || file.starts_with(b"\xfe\xff");
     let start = file.get(..8).unwrap_or_default();

@@ -16,16 +16,16 @@ pub struct ServerIdentity {
     key: Arc<CertifiedKey>,
 }
 
-/// Why chain and key are not a pair.
+/// Reason that chain and key are not a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPair {
-    /// The key is that of another certificate of the chain.
+    /// The key belongs to another certificate of the chain.
     #[error(
         "the private key belongs to certificate {0} of the chain, not to certificate 1; move the server's \
          own certificate to the top of the file, followed by its issuer"
     )]
     WrongOrder(usize),
-    /// The key belongs to none of the certificates.
+    /// The key does not belong to any of the certificates.
     #[error(
         "the private key does not belong to the certificate; use the key that the certificate was \
          requested with (compare the outputs of `openssl x509 -in CERTIFICATE -noout -pubkey` and \
@@ -38,11 +38,11 @@ pub enum InvalidPair {
 }
 
 impl ServerIdentity {
-    /// Joins chain and key.
+    /// Combines chain and key.
     ///
     /// # Errors
     ///
-    /// The key is not that of the first certificate.
+    /// The key does not belong to the first certificate.
     pub fn new(chain: CertificateChain, key: &PrivateKey) -> Result<Self, InvalidPair> {
         let ders = chain.iter().map(Certificate::der).cloned().collect();
         let certified = CertifiedKey::new(ders, key.signing_key());
@@ -58,13 +58,13 @@ impl ServerIdentity {
         }
     }
 
-    /// The chain.
+    /// Returns the chain.
     #[must_use]
     pub const fn chain(&self) -> &CertificateChain {
         &self.chain
     }
 
-    /// Presents the chain to every client.
+    /// Returns a resolver that presents the chain to every client.
     #[must_use]
     pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(Arc::clone(&self.key)))

@@ -1,8 +1,8 @@
-//! Blocks of a PEM file (RFC 7468), with their lines.
+//! Parses the blocks of a PEM file (RFC 7468), with line numbers.
 //!
-//! As lenient as OpenSSL where the meaning is clear: a byte order mark, any line ends, text
-//! around the blocks, headers of RFC 1421. Everything else that resembles a marker is an
-//! error: skipping it would silently shorten a chain.
+//! As lenient as OpenSSL where the meaning is clear: a byte order mark, any line endings, text
+//! around the blocks, RFC 1421 headers. Anything else that resembles a marker is an error, because
+//! skipping it would silently shorten a chain.
 
 use base64::{
     Engine,
@@ -20,20 +20,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const HYPHENS: &[u8] = b"-----";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// One block.
+/// One block of a PEM file.
 pub(super) struct Block {
     pub(super) label: Label,
     /// Counted from 1 among all blocks of the file.
     pub(super) number: usize,
-    /// The line of its BEGIN marker, counted from 1.
+    /// Line number of its BEGIN marker, counted from 1.
     pub(super) line: usize,
-    /// The decoded contents; may be a private key.
+    /// The decoded contents, possibly a private key.
     pub(super) der: Zeroizing<Vec<u8>>,
     /// Whether its headers declare it encrypted (RFC 1421, `Proc-Type`).
     pub(super) is_encrypted: bool,
 }
 
-/// What a block contains, by its label. The text of an unknown label is not kept: it may be
+/// The kind of a block, from its label. The text of an unknown label is not kept, because it may be
 /// part of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Label {
@@ -96,21 +96,21 @@ impl Label {
     }
 }
 
-/// How the markers of a file are spoilt.
+/// Error in the markers of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// A marker is indented.
     Indented,
-    /// Line breaks are written as a backslash and an `n`.
+    /// Line breaks are escaped as a backslash and an `n`.
     EscapedLineBreaks,
     /// Two markers, or a marker and contents, share a line.
     JoinedLines,
     /// A marker has dashes that are not ASCII hyphens.
     OtherDashes,
-    /// A marker has more or fewer than five hyphens, or is not in capitals.
+    /// A marker has more or fewer than five hyphens, or is not in upper case.
     MalformedMarker,
-    /// There is another BEGIN, or the END of another kind of block, where the block's own
-    /// END is expected.
+    /// A block is followed by another BEGIN, or by the END of another kind of block, instead of its
+    /// own END.
     MissingEnd,
     /// The file ends within a block.
     Cut,
@@ -118,15 +118,15 @@ pub enum Layout {
     MissingBegin,
 }
 
-/// What a line is, as far as markers are concerned.
+/// A line, classified by its markers.
 enum Line<'a> {
     Begin(&'a [u8]),
     End(&'a [u8]),
-    Spoilt(Layout),
+    Invalid(Layout),
     Other,
 }
 
-/// Returns all blocks of a file in its order.
+/// Returns all blocks of a file, in order.
 pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
     let mut blocks = Vec::new();
     let mut open: Option<Open<'_>> = None;
@@ -144,7 +144,7 @@ pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
             (Line::End(_), None) => {
                 return Err(InvalidFile::Layout { layout: Layout::MissingBegin, line: number });
             }
-            (Line::Spoilt(layout), _) => return Err(InvalidFile::Layout { layout, line: number }),
+            (Line::Invalid(layout), _) => return Err(InvalidFile::Layout { layout, line: number }),
         }
     }
     match open {
@@ -156,17 +156,17 @@ pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, InvalidFile> {
     }
 }
 
-/// Whether a file is cut within the hyphens or the first word of a BEGIN marker. A cut behind
-/// that leaves a malformed marker.
+/// Returns whether a file ends within the hyphens or the first word of a BEGIN marker. If it ends
+/// later, the marker is malformed.
 fn ends_in_marker(file: &[u8]) -> bool {
     lines(file).last().is_some_and(|line| !line.is_empty() && b"-----BEGIN ".starts_with(line))
 }
 
-/// A block whose END has not been seen.
+/// A block whose END has not been reached.
 struct Open<'a> {
     label: &'a [u8],
     line: usize,
-    /// Everything after the headers, without white space.
+    /// The text after the headers, without white space.
     base64: Zeroizing<Vec<u8>>,
     in_headers: bool,
     is_encrypted: bool,
@@ -183,7 +183,7 @@ impl<'a> Open<'a> {
             self.in_headers = true;
             self.is_encrypted |= line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED");
         } else if self.in_headers {
-            // The headers end at an empty line; before it, a header may be continued.
+            // The headers end at an empty line. Before it, a header may be continued.
             self.in_headers = !line.is_empty();
         } else {
             self.base64.extend(line.iter().filter(|byte| !byte.is_ascii_whitespace()));
@@ -198,7 +198,7 @@ impl<'a> Open<'a> {
     }
 }
 
-/// The lines of a file without their ends: LF, CR LF or CR, and trailing white space.
+/// Returns the lines of a file without line endings (LF, CR LF or CR) and trailing white space.
 fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(file);
     std::iter::from_fn(move || {
@@ -209,7 +209,7 @@ fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
             let after = &text[end..];
             after.strip_prefix(b"\r\n").unwrap_or(&after[1..])
         });
-        // Files that were concatenated can have a mark before each block.
+        // Concatenated files can have a byte order mark before each block.
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         Some(line.trim_ascii_end())
     })
@@ -222,18 +222,18 @@ fn classify(line: &[u8]) -> Line<'_> {
     if let Some(label) = marked(line, b"END ") {
         return Line::End(label);
     }
-    spoilt(line).map_or(Line::Other, Line::Spoilt)
+    marker_error(line).map_or(Line::Other, Line::Invalid)
 }
 
-/// The label of a marker of exactly this form.
+/// Returns the label of a well-formed marker.
 fn marked<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     let label = line.strip_prefix(HYPHENS)?.strip_prefix(word)?.strip_suffix(HYPHENS)?;
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" .#".contains(byte);
     (!label.is_empty() && label.iter().all(is_plain)).then_some(label)
 }
 
-/// How a line is spoilt that is meant to be a marker and is not one.
-fn spoilt(line: &[u8]) -> Option<Layout> {
+/// Returns the error in a line that resembles a marker and is not valid.
+fn marker_error(line: &[u8]) -> Option<Layout> {
     let trimmed = line.trim_ascii_start();
     let has = |text: &[u8]| contains(line, text);
     if has(b"-----BEGIN ") || has(b"-----END ") {
@@ -265,14 +265,14 @@ fn spoilt(line: &[u8]) -> Option<Layout> {
     })
 }
 
-/// Whether more than hyphens follows the label of the first marker.
+/// Returns whether the label of the first marker is followed by anything but hyphens.
 fn has_contents_after_marker(marker: &[u8]) -> bool {
     let label = marker.get(HYPHENS.len()..).unwrap_or_default();
     let end = (0..label.len()).find(|at| label[*at..].starts_with(HYPHENS));
     end.is_some_and(|end| label[end..].iter().any(|byte| *byte != b'-'))
 }
 
-/// The number of dashes of any encoding at the start, and what follows them.
+/// Returns the number of dashes of any encoding at the start, and the rest of the line.
 fn split_dashes(mut line: &[u8]) -> (usize, &[u8]) {
     // ASCII; U+2010 to U+2015 and U+2212 in UTF-8; en and em dash in Windows-1252.
     let starts = [&b"-"[..], b"\xe2\x80\x90", b"\xe2\x80\x91", b"\xe2\x80\x92", b"\xe2\x80\x93"];

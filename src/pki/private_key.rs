@@ -23,7 +23,7 @@ pub struct PrivateKey {
 
 impl PrivateKey {
     /// Parses a PEM file with one private key: PKCS #8, PKCS #1 or SEC 1. Certificates and
-    /// parameters beside it are ignored, as by other servers.
+    /// parameters in the file are ignored, as by other servers.
     ///
     /// # Errors
     ///
@@ -39,13 +39,13 @@ impl PrivateKey {
             }
         }
         match *keys {
-            [block] => Self::of_block(block),
+            [block] => Self::from_block(block),
             [] => Err(Wanted::PrivateKey.missing(&blocks)),
             [..] => Err(InvalidFile::SeveralKeys(keys.len())),
         }
     }
 
-    fn of_block(block: &Block) -> Result<Self, InvalidFile> {
+    fn from_block(block: &Block) -> Result<Self, InvalidFile> {
         let unusable = |why| InvalidFile::Key { line: block.line, why };
         let der: &[u8] = &block.der;
         let der = match block.label {
@@ -59,7 +59,7 @@ impl PrivateKey {
         };
         match any_supported_type(&der) {
             Ok(key) => Ok(Self { key }),
-            Err(_) => Err(unusable(why_refused(block.label, &block.der))),
+            Err(_) => Err(unusable(refusal(block.label, &block.der))),
         }
     }
 
@@ -67,15 +67,15 @@ impl PrivateKey {
         Arc::clone(&self.key)
     }
 
-    /// Returns whether it belongs to a certificate.
-    pub(super) fn is_of(&self, certificate: &Certificate) -> bool {
+    /// Returns whether the key belongs to a certificate.
+    pub(super) fn belongs_to(&self, certificate: &Certificate) -> bool {
         let public = self.key.public_key();
         public.is_some_and(|public| certificate.has_public_key(&public))
     }
 }
 
-/// Why the TLS library refuses a key.
-fn why_refused(label: Label, der: &[u8]) -> UnusableKey {
+/// Returns the reason that the TLS library refuses a key.
+fn refusal(label: Label, der: &[u8]) -> UnusableKey {
     match (label, kind(label, der)) {
         (_, None) => UnusableKey::Malformed,
         (_, Some(KeyKind::Rsa(bits))) if (1..MIN_RSA_BITS).contains(&bits) => UnusableKey::ShortRsa(bits),
@@ -86,7 +86,7 @@ fn why_refused(label: Label, der: &[u8]) -> UnusableKey {
     }
 }
 
-/// The kind of a key, if the structure can be read.
+/// Returns the kind of a key, if its structure can be parsed.
 fn kind(label: Label, der: &[u8]) -> Option<KeyKind> {
     let parts = elements(der)?;
     match label {

@@ -1,4 +1,4 @@
-//! Every way in which a file can be spoilt, and what peers refuse.
+//! Invalid files of every kind, and certificates that peers refuse.
 
 mod explaining;
 mod faults;
@@ -35,8 +35,8 @@ fn pair() -> Pair {
     pair_with(&KeyPair::generate().unwrap(), |_| {})
 }
 
-/// Whether chain and key parse and fit.
-fn fits(chain: &str, key: &str) -> bool {
+/// Whether chain and key parse and form a pair.
+fn is_pair(chain: &str, key: &str) -> bool {
     let chain = CertificateChain::parse(chain.as_bytes()).expect("a chain");
     ServerIdentity::new(chain, &PrivateKey::parse(key.as_bytes()).expect("a key")).is_ok()
 }
@@ -53,23 +53,23 @@ fn valid_files_are_accepted_as_openssl_accepts_them() {
     let changes: [&dyn Fn(&str) -> String; 7] =
         [&crlf, &cr, &mark, &around, &spaces, &no_end, &|text| text.to_owned()];
     for (number, change) in changes.into_iter().enumerate() {
-        assert!(fits(&change(&pair.chain), &change(&pair.key)), "{number}");
+        assert!(is_pair(&change(&pair.chain), &change(&pair.key)), "{number}");
         let authorities = Authorities::parse(change(&pair.chain).as_bytes()).expect("authorities");
         assert_eq!(authorities.count(), 2, "{number}");
     }
     let combined = pair.key.clone() + &pair.chain;
-    assert!(fits(&combined, &combined), "certificate and key in one file");
+    assert!(is_pair(&combined, &combined), "certificate and key in one file");
     let marked_twice = pair.chain.replace("-----BEGIN", "\u{feff}-----BEGIN");
-    assert!(fits(&marked_twice, &pair.key), "concatenated files with a mark each");
+    assert!(is_pair(&marked_twice, &pair.key), "concatenated files with a mark each");
     let old_label = pair.chain.replace(" CERTIFICATE", " X509 CERTIFICATE");
-    assert!(fits(&old_label, &pair.key));
+    assert!(is_pair(&old_label, &pair.key));
     let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
     let sec1 = include_str!("../../tests/fixtures/pki/sec1_key.pem");
     assert!(PrivateKey::parse(format!("{parameters}{sec1}").as_bytes()).is_ok());
 }
 
 #[test]
-fn pair_that_does_not_fit_is_refused_with_the_reason() {
+fn pair_that_does_not_match_is_refused_with_the_reason() {
     let (one, other) = (pair(), pair());
     let pairs = |chain: &str, key: &str| {
         let chain = CertificateChain::parse(chain.as_bytes()).unwrap();
@@ -94,7 +94,7 @@ fn authorities_are_equal_regardless_of_order_and_text() {
 
 proptest! {
     #[test]
-    fn arbitrary_files_are_parsed_without_a_panic_and_not_repeated(
+    fn arbitrary_files_cause_no_panic_and_errors_are_printable(
         file in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         for error in errors(&file) {
@@ -102,9 +102,9 @@ proptest! {
         }
     }
 
-    /// Texts that look like PEM, with a secret word in every place.
+    /// Texts that resemble PEM, with a secret word in every place.
     #[test]
-    fn errors_contain_nothing_of_the_file(
+    fn errors_contain_no_part_of_the_file(
         parts in proptest::collection::vec(
             prop_oneof![
                 Just("-----BEGIN PRIVATE KEY-----"), Just("-----END PRIVATE KEY-----"),
@@ -121,16 +121,16 @@ proptest! {
         }
     }
 
-    /// A file that is cut anywhere is refused, or is complete but for white space; it never
-    /// contains fewer certificates.
+    /// A truncated file is refused unless only white space is missing or the cut is between two
+    /// blocks.
     #[test]
-    fn cut_file_is_never_a_shorter_one(cut in 0_usize..2000) {
+    fn truncated_file_is_refused_unless_it_ends_after_a_block(cut in 0_usize..2000) {
         let pair = pair();
         let cut = cut.min(pair.chain.len());
         let first = pair.chain.find("-----END CERTIFICATE-----").unwrap() + 25;
         if let Ok(chain) = CertificateChain::parse(&pair.chain.as_bytes()[..cut]) {
             let complete = cut >= pair.chain.trim_end().len();
-            // Cut exactly between two blocks: it cannot be seen, and is warned about.
+            // A cut exactly between two blocks cannot be detected, and causes a warning.
             let between = (first..=first + 1).contains(&cut);
             prop_assert!(complete || between, "{cut}");
             prop_assert_eq!(chain.iter().count(), if complete { 2 } else { 1 });

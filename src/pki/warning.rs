@@ -1,4 +1,4 @@
-//! What makes peers refuse a certificate that the gateway itself can use.
+//! Reasons for peers to refuse a certificate that the gateway itself can use.
 
 use std::{fmt, time::SystemTime};
 
@@ -8,60 +8,60 @@ use crate::validity::{self, State};
 /// A warning about one block of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The certificate in question, counted from 1; for a private key, the block.
+    /// The number of the certificate, counted from 1; for a private key, the number of the block.
     pub number: usize,
-    /// Why.
+    /// The reason.
     pub doubt: Doubt,
 }
 
 impl Warning {
-    /// Returns whether it is about a time that passes by itself.
+    /// Returns whether the warning is about the validity period.
     #[must_use]
     pub const fn is_about_time(&self) -> bool {
         matches!(self.doubt, Doubt::Expired(_) | Doubt::NotYetValid(_))
     }
 }
 
-/// Why peers refuse a certificate.
+/// Reason for peers to refuse a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// It has expired.
+    /// The certificate has expired.
     Expired(SystemTime),
-    /// It is not valid yet.
+    /// The certificate is not valid yet.
     NotYetValid(SystemTime),
-    /// The server's certificate has no subjectAltName with a name of a server.
+    /// The server's certificate has no subjectAltName with a server name.
     NoNames,
     /// The server's certificate is limited to other purposes.
     NotForServers,
-    /// The server's certificate is that of an authority.
+    /// The server's certificate is a CA certificate.
     AuthorityAsServer,
-    /// The server's key may not make signatures.
+    /// The server's key may not be used for signatures.
     NoDigitalSignature,
-    /// It has not issued the certificate before it.
+    /// The certificate has not issued the one before it.
     NotIssuer,
-    /// It has not issued the certificate before it, and is not an authority.
+    /// The certificate has not issued the one before it, and is not an authority.
     NotAuthority,
-    /// It has issued the certificate before it, and is not an authority.
+    /// The certificate has issued the one before it, and is not an authority.
     IssuerNotAuthority,
-    /// It has issued the certificate before it, and its key may not sign certificates.
+    /// The certificate has issued the one before it, and its key may not sign certificates.
     IssuerMayNotSign,
-    /// It has issued the certificate before it, and is limited to other purposes than servers.
+    /// The certificate has issued the one before it, and is limited to purposes other than servers.
     IssuerNotForServers,
-    /// It allows fewer CA certificates below it than the chain has.
+    /// The certificate allows fewer CA certificates below it than the chain contains.
     ChainTooLong(u32),
-    /// The server's certificate comes without the certificate of its issuer.
+    /// The chain does not contain the issuer of the server's certificate.
     NoIntermediate,
-    /// The server's key is of a kind that `BoringSSL` does not use.
+    /// The server's key is of a kind that `BoringSSL` does not support.
     UnusualKey(KeyKind),
-    /// The RSA key is too short. In bits.
+    /// The RSA key is too short; its size in bits.
     ShortRsa(usize),
-    /// The signature is made with MD5 or SHA-1.
+    /// The signature uses MD5 or SHA-1.
     WeakSignature,
-    /// The block is a private key, in a file of authorities.
+    /// The block is a private key in a file of authorities.
     PrivateKey,
 }
 
-/// Doubts about any certificate.
+/// Returns the doubts about any certificate.
 pub(super) fn of_any(certificate: &Certificate, now: SystemTime) -> Vec<Doubt> {
     let validity = certificate.validity();
     let mut doubts = Vec::new();
@@ -75,18 +75,18 @@ pub(super) fn of_any(certificate: &Certificate, now: SystemTime) -> Vec<Doubt> {
     {
         doubts.push(Doubt::ShortRsa(bits));
     }
-    // Nobody checks the signature of a root.
+    // The signature of a root is not verified.
     if certificate.facts.has_weak_signature && !certificate.is_self_issued() {
         doubts.push(Doubt::WeakSignature);
     }
     doubts
 }
 
-/// Doubts about an issuer in a server's chain, with this number of issuers between the two.
+/// Returns the doubts about an issuer in a server's chain, with `below` issuers between the two.
 pub(super) fn of_issuer(issuer: &Certificate, below: usize) -> Vec<Doubt> {
     let facts = &issuer.facts;
     let mut doubts = Vec::new();
-    // Clients use their own copy of a root, and do not check what it may be used for.
+    // Clients use their own copy of a root, and do not check its purposes.
     if !issuer.is_self_issued() {
         let constraints = [
             (!facts.is_ca, Doubt::IssuerNotAuthority),
@@ -102,7 +102,7 @@ pub(super) fn of_issuer(issuer: &Certificate, below: usize) -> Vec<Doubt> {
     doubts
 }
 
-/// The doubt about a server's key, if there is one.
+/// Returns the doubt about a server's key, if any.
 pub(super) const fn of_server_key(key: KeyKind) -> Option<Doubt> {
     match key {
         KeyKind::Ed25519 | KeyKind::P521 => Some(Doubt::UnusualKey(key)),

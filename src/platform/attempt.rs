@@ -1,7 +1,7 @@
-//! One request to the platform, and how certain its effect is.
+//! One attempt to send a request to the platform, and the certainty of its effect.
 //!
-//! Certainty is decided here and nowhere else. What a response contains is read in
-//! `messages`; whether there is another attempt is decided in `retry`.
+//! Certainty is determined only here. `messages` parses responses, and `retry` decides whether
+//! there is another attempt.
 
 mod outcome;
 
@@ -36,68 +36,71 @@ use crate::{
     memory::{Reservation, USUAL_BYTES},
 };
 
-/// Maximum size of a response other than 2xx, in bytes. A longer one is not the
-/// platform's error object.
+/// Maximum size of a response other than 2xx, in bytes. A larger one is not the platform's error
+/// object.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// Interval at which a request that waits for a stream looks whether others get one.
+/// Interval at which a request that waits for a stream checks whether others get one.
 const STREAM_CHECK: Duration = Duration::from_millis(10);
-/// Number of checks in a row between which no stream was opened, after which the request
-/// moves to another connection. Counted instead of timed: a process that gets no processor
-/// time for a while would take its own pause for a limit of the peer.
+/// Number of consecutive checks without a newly opened stream after which the request moves to
+/// another connection. Counted instead of timed, because a process that is not scheduled for a
+/// while would mistake its own pause for a limit of the peer.
 const STREAM_CHECKS: u32 = 5;
 
-/// Maximum number of moves of one attempt to another connection after its stream was refused.
-/// Enough for a burst of first requests to a platform with a small limit of streams, and few
-/// enough for a platform that refuses streams to shed load.
+/// Maximum number of refused streams after which one attempt moves to another connection. Enough
+/// for a burst of first requests to a platform with a low stream limit, and few enough for a
+/// platform that refuses streams to shed load.
 const MAX_REFUSED_STREAMS: u32 = 4;
 
-/// One request.
+/// One request to the platform.
 pub(super) struct Request<'a> {
     pub(super) endpoint: &'a Endpoint,
-    /// The access token, where the endpoint needs one.
+    /// The access token, if the endpoint needs one.
     pub(super) authorization: Option<HeaderValue>,
-    /// W3C Trace Context, where the platform receives it.
+    /// W3C Trace Context, if it is propagated to the platform.
     pub(super) trace: HeaderMap,
     /// JSON.
     pub(super) body: Bytes,
-    /// What must not be passed on from an error message.
+    /// Values that must not be returned if an error message contains them.
     pub(super) confidential: Confidential<'a>,
 }
 
 /// Sends a request once and follows the exchange to its end, even past the call's deadline:
 /// once a request was sent, its outcome belongs in the audit log.
 ///
-/// `memory` is for the response. It is part of the call once there is one.
+/// `memory` is for the response, and is attached to the call once there is one.
 pub(super) async fn send(
     connections: &Arc<Connections>,
     request: &Request<'_>,
     mut memory: Option<Arc<Reservation>>,
     call: &Call,
     wall: &WallClock,
+    mut started: Instant,
 ) -> AttemptOutcome {
     call.attempt_begins();
     let mut refused = 0;
-    let mut lease = connections.lease();
-    // A client that has had a connection may still have it, and then needs no address.
+    let mut lease = connections.lease(started);
+    // A client that has had a response may still have a connection, and then needs no address.
     let mut may_need_address = lease.has_answered();
-    // Boxed: it is rare, and the future of every call would grow by it.
-    if !may_need_address && let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
-        call.attempt_ended(Certainty::NotSent);
-        return AttemptOutcome::NotSent(not_sent);
+    // Boxed, because it is rare and would enlarge the future of every call.
+    if !may_need_address {
+        if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
+            call.attempt_ended(Certainty::NotSent);
+            return AttemptOutcome::NotSent(not_sent);
+        }
+        started = clock::now();
     }
-    let mut until = clock::now() + request.endpoint.timeout;
     loop {
         let gate = BodyGate::new(call.clone(), wall.clone(), request.endpoint.min_time_left, lease);
         let guard = AttemptGuard { call, gate: &gate, certainty: None };
-        match exchange(connections, request, &mut memory, call, &gate, until).await {
+        match exchange(connections, request, &mut memory, call, &gate, started).await {
             Ok(AttemptOutcome::NotSent(NotSent::NameLookup(_))) if may_need_address => {
                 guard.end(Certainty::NotSent);
                 may_need_address = false;
                 if let Err(not_sent) = Box::pin(await_addresses(connections, request, call)).await {
                     return AttemptOutcome::NotSent(not_sent);
                 }
-                until = clock::now() + request.endpoint.timeout;
-                lease = connections.lease();
+                started = clock::now();
+                lease = connections.lease(started);
             }
             Ok(outcome) => {
                 guard.end(outcome.certainty(request.endpoint));
@@ -116,8 +119,8 @@ pub(super) async fn send(
 }
 
 /// Waits for the name lookup: before the first connection of a client, and when a later one found
-/// no address. The wait does not count against the timeout of the attempt: a slow lookup would use
-/// up all attempts of all calls, and each of them would find the addresses a moment later.
+/// no address. The wait does not count against the timeout of the attempt: otherwise a slow lookup
+/// would use up all attempts of all calls.
 async fn await_addresses(
     connections: &Connections,
     request: &Request<'_>,
@@ -131,14 +134,14 @@ async fn await_addresses(
     Err(lookup.map_or(NotSent::Withdrawn, |error| NotSent::NameLookup(error.to_string())))
 }
 
-/// The request needs another connection; the platform has not processed it.
+/// Why an unprocessed request needs another connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NoStream {
-    /// None was free in time.
+    /// No stream was free in time.
     Waited,
-    /// The platform refused it.
+    /// The platform refused the stream.
     Refused,
-    /// The server turned out to speak HTTP/1.1, so the request needs another connection.
+    /// The server turned out to use HTTP/1.1.
     Superseded,
 }
 
@@ -149,29 +152,33 @@ async fn exchange(
     memory: &mut Option<Arc<Reservation>>,
     call: &Call,
     gate: &Arc<BodyGate>,
-    until: Instant,
+    started: Instant,
 ) -> Result<AttemptOutcome, NoStream> {
     let lease = gate.lease();
     // One timer for all steps.
-    let mut late = pin!(sleep_until(until));
-    match before(late.as_mut(), pin!(lease.connection())).await {
-        Some(Ok(())) => {}
-        Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
-        None => return Ok(not_in_time(gate, call)),
-    }
+    let mut late = pin!(sleep_until(started + request.endpoint.timeout));
     let mut patience = Patience::default();
-    // A future of its own, whose memory the later steps use again.
-    match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
-        Some(turn) => turn?,
-        None => return Ok(not_in_time(gate, call)),
+    let mut now = started;
+    if lease.may_wait() {
+        match before(late.as_mut(), pin!(lease.connection())).await {
+            Some(Ok(())) => {}
+            Some(Err(failure)) => return Ok(AttemptOutcome::NotSent(failure.into())),
+            None => return Ok(not_in_time(gate, call)),
+        }
+        // A separate future, so that later steps reuse its memory.
+        match before(late.as_mut(), pin!(await_turn(connections, gate, &mut patience))).await {
+            Some(turn) => turn?,
+            None => return Ok(not_in_time(gate, call)),
+        }
+        now = clock::now();
     }
-    if !connections.is_usable(lease) && gate.close().is_none() {
+    if !connections.is_usable(lease, now) && gate.close().is_none() {
         return Err(NoStream::Superseded);
     }
     let body = OutgoingBody::new(request.body.clone(), Arc::clone(gate));
     let mut sending = pin!(lease.http().execute(outgoing(request, call, lease.protocol(), body)));
-    let response = loop {
-        let may_wait_for_stream = lease.may_wait_for_stream() && !gate.has_passed();
+    let mut response = loop {
+        let may_wait_for_stream = lease.may_wait() && !gate.has_passed();
         tokio::select! {
             biased;
             response = &mut sending => break response,
@@ -182,31 +189,32 @@ async fn exchange(
                 return Ok(not_in_time(gate, call));
             }
             () = stream_check(), if may_wait_for_stream => {
-                look_elsewhere(connections, gate, &mut patience)?;
+                check_other_connections(connections, gate, &mut patience)?;
             }
         }
     };
-    match response {
+    // By reference here and below: a future has room for each value that is moved twice.
+    match &mut response {
         Ok(response) => {
             connections.answered(lease, response.version());
             let outcome = read(connections, request, response, memory.take(), call, gate, late).await;
-            if !outcome.is_of_the_platform() {
+            if !outcome.is_from_platform() {
                 lease.distrust();
             }
             Ok(outcome)
         }
-        // Before a server's limit is known, more streams may be opened than it accepts.
-        Err(error) if is_refused_stream(&error) && lease.stream_refused() => Err(NoStream::Refused),
+        // More streams than the server accepts may be opened before its limit is known.
+        Err(error) if is_refused_stream(error) && lease.stream_refused() => Err(NoStream::Refused),
         Err(error) => {
-            connections.failed(&error);
+            connections.failed(error);
             let was_withdrawn = gate.is_withdrawn();
-            let cause = connections.cause_of(&error).await;
-            Ok(broken(&error, cause, was_withdrawn, gate, call))
+            let cause = connections.cause_of(error).await;
+            Ok(broken(error, cause, was_withdrawn, gate, call))
         }
     }
 }
 
-/// Waits for a result, which is `None` if the timer ends first.
+/// Waits for a result. Returns `None` if the timer fires first.
 async fn before<T>(late: Pin<&mut Sleep>, result: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::select! {
         biased;
@@ -220,8 +228,8 @@ async fn stream_check() {
     sleep(STREAM_CHECK).await;
 }
 
-/// Returns the request as the HTTP client sends it. A function of its own, so that the future of
-/// the attempt has no room for it.
+/// Builds the request for the HTTP client. A separate function, so that the future of the attempt
+/// does not store the request.
 fn outgoing(
     request: &Request<'_>,
     call: &Call,
@@ -234,6 +242,7 @@ fn outgoing(
         protocol,
         call.request_id_header(),
         request.authorization.clone(),
+        request.body.len(),
     );
     if !request.trace.is_empty() {
         headers.extend(request.trace.clone());
@@ -242,24 +251,24 @@ fn outgoing(
     outgoing
 }
 
-/// Waits until the request may be sent. Fails if it would find a stream on another connection.
+/// Waits until the request may be sent. Fails if another connection has a free stream.
 async fn await_turn(
     connections: &Connections,
     gate: &BodyGate,
     patience: &mut Patience,
 ) -> Result<(), NoStream> {
     let mut turn = pin!(gate.lease().turn());
-    // Usually it is free, and a timer would be for nothing.
+    // It is usually free, so no timer is needed.
     if turn.as_mut().now_or_never().is_some() {
         return Ok(());
     }
     while timeout(STREAM_CHECK, turn.as_mut()).await.is_err() {
-        look_elsewhere(connections, gate, patience)?;
+        check_other_connections(connections, gate, patience)?;
     }
     Ok(())
 }
 
-/// How long a request has waited while no stream was opened.
+/// Counts how long a request has waited without a newly opened stream.
 #[derive(Default)]
 struct Patience {
     opened_streams: u64,
@@ -274,8 +283,8 @@ impl Patience {
     }
 }
 
-/// Fails if a request that waits for a stream would find one on another connection.
-fn look_elsewhere(
+/// Fails if the request waits for a stream and another connection has a free one.
+fn check_other_connections(
     connections: &Connections,
     gate: &BodyGate,
     patience: &mut Patience,
@@ -292,7 +301,7 @@ fn look_elsewhere(
     Ok(())
 }
 
-/// The outcome of an attempt without a response head in time.
+/// Returns the outcome of an attempt without a response head in time.
 fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
     let is_queued = gate.lease().is_queued();
     if gate.close().is_some() {
@@ -308,7 +317,7 @@ fn not_in_time(gate: &BodyGate, call: &Call) -> AttemptOutcome {
     })
 }
 
-/// The outcome of an attempt without a response head.
+/// Returns the outcome of an attempt that failed without a response head.
 fn broken(
     error: &reqwest::Error,
     cause: String,
@@ -336,12 +345,12 @@ fn is_withdrawn(call: &Call) -> bool {
     call.is_abandoned() || call.deadline().remaining().is_zero()
 }
 
-/// Reads the rest of a response. Waits for nothing but the platform: what a large response needs
-/// was reserved before the request was sent.
+/// Reads the rest of a response. Waits only for the platform: memory for a large response was
+/// reserved before the request was sent.
 async fn read(
     connections: &Connections,
     request: &Request<'_>,
-    mut response: reqwest::Response,
+    response: &mut reqwest::Response,
     mut memory: Option<Arc<Reservation>>,
     call: &Call,
     gate: &BodyGate,
@@ -350,13 +359,13 @@ async fn read(
     let status = response.status();
     call.set_http_status(status.as_u16());
     let headers = std::mem::take(response.headers_mut());
-    let announced = announced_length(&response);
+    let announced = announced_length(response);
     let mut limit = if status.is_success() { request.endpoint.max_response_bytes } else { MAX_ERROR_BYTES };
     if memory.is_none() && limit > USUAL_BYTES && announced.is_none_or(|length| length > USUAL_BYTES) {
         memory = request.endpoint.memory.try_reserve(call.consumer());
         if memory.is_none() {
-            // Only an error of an endpoint without large responses. The platform's error objects
-            // are small.
+            // Only for an error of an endpoint without large responses. The platform's error
+            // objects are small.
             limit = USUAL_BYTES;
         }
     }
@@ -381,7 +390,7 @@ async fn read(
                 if let Some(resource) = missing {
                     connections.count_exhaustion(resource);
                 }
-                let cause = format!("the response body was cut off: {cause}");
+                let cause = format!("the response body was truncated: {cause}");
                 return AttemptOutcome::Interrupted { cause, headers: Some(headers), missing };
             }
             None => {
@@ -400,8 +409,7 @@ async fn read(
     }
 }
 
-/// An attempt in progress. When it ends or is dropped, its lease ends and the call records
-/// its certainty.
+/// Guard of an attempt in progress. On drop, the lease ends and the call records the certainty.
 struct AttemptGuard<'a> {
     call: &'a Call,
     gate: &'a BodyGate,

@@ -1,9 +1,9 @@
-//! The circuit breaker of one endpoint: after too many failures only one probe a second
-//! goes through, so that an endpoint that is down fails callers fast.
+//! Circuit breaker of one endpoint: after too many failures it admits one probe per second, so that
+//! calls fail fast while the endpoint is down.
 //!
-//! Each endpoint has its own, and is probed by its own requests: that minting works does not
-//! mean that logins do. A login as a probe may cost its token, but nothing else shows that
-//! logins work again. What an attempt shows is decided in `attempt`.
+//! Each endpoint has a separate breaker and is probed by its own requests, because minting can work
+//! while logins fail. A login that serves as a probe may lose its token, but nothing else shows
+//! that logins work again. `attempt` decides what counts as evidence.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -39,22 +39,22 @@ impl Default for BreakerSettings {
 pub(super) enum BreakerPermit {
     /// The breaker is closed.
     Closed,
-    /// The one attempt that finds out whether the endpoint is back.
+    /// The one attempt that checks whether the endpoint has recovered.
     Probe,
 }
 
-/// What an attempt shows about the endpoint.
+/// Evidence of an attempt about the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// It answers.
+    /// It responds.
     Up,
-    /// It does not answer, or only with errors of its own.
+    /// It does not respond, or responds with server errors.
     Down,
     /// Nothing: the attempt ended for reasons of this machine or process.
     Nothing,
 }
 
-/// The breaker is open; another attempt makes sense after this time.
+/// Error for an open breaker, with the time until the next attempt makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Open {
     pub(super) retry_after: Duration,
@@ -90,15 +90,15 @@ impl Breaker {
         }
     }
 
-    /// Returns whether [`admit`](Self::admit) would refuse an attempt now. Uses up no probe.
+    /// Checks whether [`admit`](Self::admit) would refuse an attempt now. Does not use up a probe.
     pub(super) fn check(&self) -> Result<(), Open> {
         let due = self.next_probe_ms.load(Ordering::Acquire);
         let wait = Duration::from_millis(due.saturating_sub(self.now_ms()));
         if self.settings.is_none() || wait.is_zero() { Ok(()) } else { Err(Open { retry_after: wait }) }
     }
 
-    /// Asks to make an attempt. While the breaker is open, one attempt per probe interval
-    /// goes through. A probe that is never reported (its caller disconnected before
+    /// Requests permission for an attempt. While the breaker is open, one attempt per probe
+    /// interval is admitted. A probe that is never reported (its caller disconnected before
     /// anything was sent) proves nothing, and the next one follows.
     pub(super) fn admit(&self) -> Result<BreakerPermit, Open> {
         let due = self.next_probe_ms.load(Ordering::Acquire);
@@ -115,8 +115,8 @@ impl Breaker {
         Err(Open { retry_after: if wait.is_zero() { settings.probe_interval } else { wait } })
     }
 
-    /// Reports what an admitted attempt has shown.
-    pub(super) fn report(&self, permit: BreakerPermit, evidence: Evidence) {
+    /// Reports the evidence of an admitted attempt that ended at `now`.
+    pub(super) fn report(&self, permit: BreakerPermit, evidence: Evidence, now: Instant) {
         let Some(settings) = self.settings else { return };
         let failed = match evidence {
             Evidence::Up => false,
@@ -125,14 +125,14 @@ impl Breaker {
         };
         match permit {
             BreakerPermit::Probe if failed => {
-                // Unless it was closed meanwhile.
+                // Unless the breaker has closed in the meantime.
                 if self.next_probe_ms.load(Ordering::Acquire) != 0 {
                     self.metrics.breaker(self.operation, BreakerState::Open);
                 }
             }
             BreakerPermit::Probe => self.close(),
             BreakerPermit::Closed => {
-                self.attempts.add(Counts { total: 1, marked: u64::from(failed) });
+                self.attempts.add(Counts { total: 1, marked: u64::from(failed) }, now);
                 if failed {
                     self.open_if_failing(settings);
                 }
@@ -155,7 +155,7 @@ impl Breaker {
                 rpc.method = self.operation.name(),
                 attempts = total,
                 failures,
-                "circuit breaker opened, probing once a second"
+                "circuit breaker opened"
             );
         }
     }
@@ -192,18 +192,18 @@ mod tests {
 
     fn fail(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, Evidence::Down);
+            breaker.report(BreakerPermit::Closed, Evidence::Down, clock::now());
         }
     }
 
     fn succeed(breaker: &Breaker, times: usize) {
         for _ in 0..times {
-            breaker.report(BreakerPermit::Closed, Evidence::Up);
+            breaker.report(BreakerPermit::Closed, Evidence::Up, clock::now());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn opens_at_half_of_twenty_and_not_before() {
+    async fn opens_when_half_of_twenty_attempts_fail() {
         let breaker = breaker();
         succeed(&breaker, 10);
         fail(&breaker, 9);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_of_more_than_ten_seconds_ago_do_not_count() {
+    async fn failures_older_than_ten_seconds_do_not_count() {
         let breaker = breaker();
         fail(&breaker, 19);
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_probe_a_second_as_long_as_they_fail() {
+    async fn one_probe_a_second_is_admitted_while_probes_fail() {
         let breaker = breaker();
         fail(&breaker, 20);
         for _ in 0..30 {
@@ -238,24 +238,24 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert!(breaker.admit().is_err(), "a second probe");
-            breaker.report(BreakerPermit::Probe, Evidence::Down);
+            breaker.report(BreakerPermit::Probe, Evidence::Down, clock::now());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_succeeds_closes_it_for_good() {
+    async fn successful_probe_closes_the_breaker() {
         let breaker = breaker();
         fail(&breaker, 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Up);
+        breaker.report(BreakerPermit::Probe, Evidence::Up, clock::now());
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 1);
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed), "the old failures are forgotten");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_change_of_state_shows_in_the_metric_and_opening_and_closing_in_the_log() {
+    async fn state_changes_are_in_the_metric_and_opening_and_closing_are_logged() {
         const STATE: &str = r#"ott_gateway_breaker_state{api_client="eu2",operation="LoginWithOtt"} "#;
         let metrics = Metrics::new();
         let state = || {
@@ -274,12 +274,12 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
             assert_eq!(state(), "1", "half-open");
-            breaker.report(BreakerPermit::Probe, Evidence::Down);
+            breaker.report(BreakerPermit::Probe, Evidence::Down, clock::now());
             assert_eq!(state(), "2", "open again");
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Up);
+        breaker.report(BreakerPermit::Probe, Evidence::Up, clock::now());
         assert_eq!(state(), "0", "closed again");
         let text = log.text();
         let [opened, closed] = text.lines().collect::<Vec<_>>()[..] else { panic!("two lines: {text}") };
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_never_reported_is_followed_by_the_next() {
+    async fn unreported_probe_is_followed_by_the_next() {
         let breaker = breaker();
         fail(&breaker, 20);
         for _ in 0..3 {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_ends_while_it_is_open_does_not_close_it() {
+    async fn attempt_admitted_before_it_opened_does_not_close_it() {
         let breaker = breaker();
         fail(&breaker, 20);
         succeed(&breaker, 1);
@@ -310,16 +310,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_that_show_nothing_neither_open_nor_close_it() {
+    async fn attempts_without_evidence_neither_open_nor_close_it() {
         let breaker = breaker();
         for _ in 0..100 {
-            breaker.report(BreakerPermit::Closed, Evidence::Nothing);
+            breaker.report(BreakerPermit::Closed, Evidence::Nothing, clock::now());
         }
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Closed));
         fail(&breaker, 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(breaker.admit(), Ok(BreakerPermit::Probe));
-        breaker.report(BreakerPermit::Probe, Evidence::Nothing);
+        breaker.report(BreakerPermit::Probe, Evidence::Nothing, clock::now());
         assert!(breaker.admit().is_err());
     }
 

@@ -113,8 +113,7 @@ impl Connections {
 
     /// Assigns a request to a client: the first that has a free stream, else a new one,
     /// else the one with the fewest requests.
-    pub(super) fn lease(self: &Arc<Self>) -> Lease {
-        let now = clock::now();
+    pub(super) fn lease(self: &Arc<Self>, now: Instant) -> Lease {
         let mut state = self.state();
         self.renew_if_due(&mut state, now);
         self.replace_unusable(&mut state, now);
@@ -133,8 +132,8 @@ impl Connections {
 
     /// Returns whether a request on this lease may be sent. It may not if the server turned
     /// out to speak HTTP/1.1 after the lease was taken.
-    pub(super) fn is_usable(&self, lease: &Lease) -> bool {
-        self.may_use(lease.client(), clock::now())
+    pub(super) fn is_usable(&self, lease: &Lease, now: Instant) -> bool {
+        self.may_use(lease.client(), now)
     }
 
     /// Replaces the first client if no request may use its connections any more.
@@ -169,8 +168,10 @@ impl Connections {
 
     fn choose(&self, state: &mut State, is_candidate: impl Fn(&Arc<Client>) -> bool) -> Lease {
         let is_free = |client: &&Arc<Client>| is_candidate(client) && client.has_room();
-        if state.clients().find(is_free).is_none()
-            && state.others.len() + 1 < MAX_CLIENTS
+        if let Some(free) = state.clients().find(is_free) {
+            return Lease::new(Arc::clone(free));
+        }
+        if state.others.len() + 1 < MAX_CLIENTS
             && let Some(client) = self.new_client(state.first.server())
         {
             state.others.push(client);
@@ -238,7 +239,7 @@ impl Connections {
 
     /// Returns a client for a request that is not an attempt, such as a logout.
     pub(super) fn http(self: &Arc<Self>) -> reqwest::Client {
-        self.lease().http().clone()
+        self.lease(clock::now()).http().clone()
     }
 
     /// Sends a request that is not an attempt.

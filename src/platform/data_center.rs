@@ -1,8 +1,8 @@
-//! Where the platform is: the URLs of one data center, and where a login may land.
+//! URLs of one data center of the platform, and the allowed targets of a login.
 //!
-//! Nothing here sends anything. The text of a target is checked before a URL parser
-//! normalizes it: what a lenient parser would drop, rewrite or guess is refused, because a
-//! browser may guess differently.
+//! Nothing here does I/O. The text of a target is checked before a URL parser normalizes it:
+//! anything that a lenient parser would drop, rewrite or guess is rejected, because a browser may
+//! guess differently.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
@@ -15,14 +15,16 @@ use crate::{
 /// Maximum size of a `target_uri`, in bytes.
 pub const MAX_TARGET_URI_BYTES: usize = 2048;
 
-/// RFC 3986 section 2.3: only unreserved characters stand for themselves in the
-/// fragment, so that no token or target can end its own value.
-const UNRESERVED_STAYS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Only unreserved characters (RFC 3986, section 2.3) are kept as they are in the fragment, so that
+/// no token or target can end its own value.
+const KEEP_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One data center of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataCenter {
     base: Url,
+    /// Base URL for browsers.
+    public: Url,
     token: Url,
     ott: Url,
     ott_login: Url,
@@ -34,11 +36,11 @@ pub struct DataCenter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(url::Origin);
 
-/// Where a browser lands after the login: an absolute URL that has been checked.
+/// Target of a browser after the login: an absolute URL that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Landing(Url);
 
-/// Why a login may not land there.
+/// Why a `target_uri` is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTargetUri {
     /// It is empty.
@@ -47,7 +49,7 @@ pub enum InvalidTargetUri {
     /// It is longer than [`MAX_TARGET_URI_BYTES`].
     #[error("must be at most 2048 bytes long")]
     TooLong,
-    /// It has a character that a browser would drop or bend.
+    /// It has a character that a browser would drop or rewrite.
     #[error("must be visible ASCII without backslashes; percent-encode everything else")]
     ForbiddenCharacter,
     /// It is neither a path nor an absolute https URL.
@@ -59,17 +61,17 @@ pub enum InvalidTargetUri {
     /// It has a user name, a password or an encoded host.
     #[error("must not contain a user name, a password or a percent-encoded host")]
     UserInfo,
-    /// It is on a host that no rule names.
+    /// Its origin is not allowed.
     #[error("must be on the data center or on one of the API client's target_origins")]
     ForeignOrigin,
 }
 
 impl DataCenter {
-    /// Reads a data center's URL, for example `https://eu2-cloud.acronis.com`.
+    /// Parses the URL of a data center, for example `https://eu2-cloud.acronis.com`.
     ///
-    /// https only, except on loopback hosts, where a sandbox listens. The host is in lower
-    /// case, a default port and a dot at the end of the host are removed: two spellings of one
-    /// data center are equal.
+    /// Accepts https only, except on loopback hosts, for a sandbox. The host is converted to lower
+    /// case, and a default port and a trailing dot of the host are removed, so that all spellings
+    /// of a data center are equal.
     pub fn parse(text: &str) -> Result<Self, InvalidServerUrl> {
         let base = server_url::parse_origin(text)?;
         let at = |path: &str| {
@@ -83,46 +85,59 @@ impl DataCenter {
             ott_login: at("/api/2/idp/ott/login"),
             logout: at("/api/2/idp/logout"),
             external_login: at("/api/2/idp/external-login"),
+            public: base.clone(),
             base,
         })
     }
 
-    /// The data center itself.
+    /// Returns the base URL, which requests are sent to.
     #[must_use]
     pub const fn base_url(&self) -> &Url {
         &self.base
     }
 
-    /// Where access tokens are fetched.
+    /// Returns the same data center with the origin of another URL for browsers: login URLs use it.
+    #[must_use]
+    pub fn seen_at(mut self, public: &Url) -> Self {
+        let at = |path: &str| {
+            let mut url = public.clone();
+            url.set_path(path);
+            url
+        };
+        self.external_login = at(self.external_login.path());
+        self.public = at("/");
+        self
+    }
+
+    /// Returns the endpoint for access tokens.
     #[must_use]
     pub const fn token_url(&self) -> &Url {
         &self.token
     }
 
-    /// Where one-time tokens are issued.
+    /// Returns the endpoint that issues one-time tokens.
     #[must_use]
     pub const fn ott_url(&self) -> &Url {
         &self.ott
     }
 
-    /// Where one-time tokens are spent.
+    /// Returns the endpoint that spends one-time tokens.
     #[must_use]
     pub const fn ott_login_url(&self) -> &Url {
         &self.ott_login
     }
 
-    /// Where a session is ended.
+    /// Returns the endpoint that ends a session.
     #[must_use]
     pub const fn logout_url(&self) -> &Url {
         &self.logout
     }
 
-    /// Checks where a login may land: on a path of this data center, or on an
-    /// absolute https URL whose origin is the data center's own or an allowed one.
+    /// Checks the target of a login: a path on this data center, or an absolute https URL whose
+    /// origin is the data center's or an allowed one.
     ///
-    /// The data center's own origin may be http where [`parse`](Self::parse) allows
-    /// it, on loopback. Nothing is decoded on the way: the landing has the same
-    /// meaning to every parser.
+    /// The origin of the data center may be http where [`parse`](Self::parse) allows it, on
+    /// loopback. Nothing is decoded, so that the target has the same meaning for every parser.
     pub fn landing(&self, target_uri: &str, allowed: &[Origin]) -> Result<Landing, InvalidTargetUri> {
         if target_uri.is_empty() {
             return Err(InvalidTargetUri::Empty);
@@ -137,11 +152,11 @@ impl DataCenter {
             if target_uri.starts_with("//") {
                 return Err(InvalidTargetUri::DoubleSlash);
             }
-            self.base.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
+            self.public.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         } else {
             let (scheme, authority) =
                 server_url::split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
-            if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.base.scheme()) {
+            if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.public.scheme()) {
                 return Err(InvalidTargetUri::NeitherPathNorHttps);
             }
             if authority.contains(['@', '%']) {
@@ -150,7 +165,7 @@ impl DataCenter {
             Url::parse(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         };
         let origin = url.origin();
-        if origin != self.base.origin() && !allowed.iter().any(|one| one.0 == origin) {
+        if origin != self.public.origin() && !allowed.iter().any(|one| one.0 == origin) {
             return Err(InvalidTargetUri::ForeignOrigin);
         }
         if begins_with_two_slashes(url.path()) {
@@ -159,11 +174,11 @@ impl DataCenter {
         Ok(Landing(url))
     }
 
-    /// The URL that logs a browser in and takes it to the landing. Token and target
-    /// stand in the fragment, which no server sees.
+    /// Returns the URL that logs a browser in and redirects it to the target. Token and target are
+    /// in the fragment, which no server receives.
     #[must_use]
     pub fn browser_login_url(&self, ott: &OneTimeToken, landing: &Landing) -> LoginUrl {
-        let encoded = |text| utf8_percent_encode(text, UNRESERVED_STAYS);
+        let encoded = |text| utf8_percent_encode(text, KEEP_UNRESERVED);
         let (before, between) = ("#ott=", "&targetURI=");
         let (token, target) = (ott.expose(), landing.0.as_str());
         let pieces = || {
@@ -173,7 +188,8 @@ impl DataCenter {
                 .chain([between])
                 .chain(encoded(target))
         };
-        // Measured first: a string that grew would leave copies of the token behind.
+        // The size is computed first, because a string that grows would leave copies of the token
+        // behind.
         let mut url = String::with_capacity(pieces().map(str::len).sum());
         url.extend(pieces());
         LoginUrl::new(url)
@@ -181,23 +197,26 @@ impl DataCenter {
 }
 
 impl Origin {
-    /// Reads an https origin, for example `https://portal.example.com:8443`.
+    /// Parses an https origin, for example `https://portal.example.com:8443`.
     pub fn parse(text: &str) -> Result<Self, InvalidServerUrl> {
-        let url = server_url::parse_origin(text)?;
+        let url = server_url::parse_origin(text).map_err(|error| match error {
+            InvalidServerUrl::NotHttps => InvalidServerUrl::NotHttpsOrigin,
+            other => other,
+        })?;
         if url.scheme() == "https" { Ok(Self(url.origin())) } else { Err(InvalidServerUrl::NotHttpsOrigin) }
     }
 }
 
 impl Landing {
-    /// The absolute URL.
+    /// Returns the absolute URL.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }
 
-/// Whether a path would name another host if someone resolved it as a relative
-/// reference, also after decoding it once.
+/// Returns whether a path would refer to another host when resolved as a relative reference, even
+/// after decoding it once.
 fn begins_with_two_slashes(path: &str) -> bool {
     percent_decode_str(path)
         .skip(1)

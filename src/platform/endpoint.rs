@@ -1,7 +1,7 @@
-//! An endpoint of the platform's API: what is different between minting a token and
-//! logging in with one.
+//! Endpoints of the platform's API: the differences between minting a token and logging in with
+//! one.
 //!
-//! Requests to any endpoint go through the same loop (`exchange`); these are its data.
+//! Requests to all endpoints go through the same loop (`exchange`), which uses this data.
 
 use std::time::Duration;
 
@@ -17,29 +17,28 @@ use crate::{
 /// One endpoint, shared by all workers.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    /// The method of the contract that it serves.
+    /// The gRPC method that it serves.
     pub(super) operation: Operation,
-    /// Where requests go.
+    /// The URL of requests.
     pub(super) url: Url,
-    /// What every request to it carries.
+    /// Headers of every request.
     pub(super) headers: RequestHeaders,
-    /// Limit for one attempt, from connecting to the end of the response body.
+    /// Timeout of one attempt, from connecting to the end of the response body.
     pub(super) timeout: Duration,
     /// Maximum size of a 2xx response, in bytes.
     pub(super) max_response_bytes: usize,
-    /// With less than this left of the deadline nothing is sent.
+    /// Minimum time before the deadline for sending a request.
     pub(super) min_time_left: Duration,
-    /// When a failed attempt may be followed by another.
+    /// Whether and when a failed attempt may be repeated.
     pub(super) repeat: Repeat,
-    /// Whether the endpoint is asked at all.
+    /// Circuit breaker of the endpoint.
     pub(super) breaker: Breaker,
     /// Memory for its responses, shared by the whole process.
     pub(super) memory: ResponseMemory,
 }
 
 impl Endpoint {
-    /// `POST /idp/ott`, which mints a token. Repeating it is safe: a token that nobody
-    /// received expires.
+    /// `POST /idp/ott`, which mints a token. Repeating it is safe: an undelivered token expires.
     pub(super) fn ott(settings: &Settings, memory: &ResponseMemory, metrics: &ApiClientMetrics) -> Self {
         let Settings { data_center, limits, .. } = settings;
         Self {
@@ -76,13 +75,13 @@ impl Endpoint {
         }
     }
 
-    /// Returns whether its responses may be larger than usual.
+    /// Returns whether its responses may be larger than [`USUAL_BYTES`].
     pub(super) const fn has_large_responses(&self) -> bool {
         self.max_response_bytes > USUAL_BYTES
     }
 
-    /// Returns whether a request that may have been processed has used up something that
-    /// the caller cannot use again.
+    /// Returns whether a request that may have been processed has spent something that cannot be
+    /// used again.
     pub(super) const fn spends(&self) -> bool {
         matches!(self.repeat, Repeat::IfNotSent { .. })
     }

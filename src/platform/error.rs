@@ -1,19 +1,19 @@
 //! Failures of operations at the platform.
 //!
 //! `Display` is for the operator: it contains the root cause, but no secret and no text of a
-//! response body. Which gRPC status a caller gets is decided in `status`. How certain the
-//! effect is, is stored only in the [`Call`](crate::call::Call).
+//! response body. `status` decides which gRPC status a caller gets. The certainty of the effect is
+//! stored only in the [`Call`](crate::call::Call).
 
 use std::{fmt, time::Duration};
 
 pub use super::{error_code::PlatformErrorCode, set_cookie::CookieProblem};
 use crate::credential::CredentialError;
 
-/// Why an operation failed: its last failure.
+/// Last failure of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
-    /// No connection: TCP, a proxy, a TLS handshake that was cut off; or the
-    /// stream was refused before it was processed.
+    /// There is no connection (TCP, a proxy, an aborted TLS handshake), or the stream was refused
+    /// before it was processed.
     #[error("cannot reach the platform: {0}")]
     Unreachable(String),
     /// The platform's certificate is expired, for another name, or not trusted.
@@ -29,7 +29,7 @@ pub enum PlatformError {
     #[error("no free HTTP/2 stream: all that the platform accepts are in use by this gateway")]
     Queued,
     /// The memory for the response stayed in use by other calls.
-    #[error("no memory for the response: all that this process may use for responses is in use")]
+    #[error("no memory for the response: all memory for responses is in use")]
     MemoryInUse,
     /// The breaker is open: the endpoint has been failing.
     #[error("the circuit breaker is open, next probe in {retry_after:?}")]
@@ -37,8 +37,8 @@ pub enum PlatformError {
         /// Time until the next probe.
         retry_after: Duration,
     },
-    /// The request may have been sent, and there is no usable response: reset, timeout,
-    /// cut-off body.
+    /// The request may have been sent, and there is no usable response: reset, timeout, truncated
+    /// body.
     #[error("the exchange with the platform was interrupted: {0}")]
     Interrupted(String),
     /// A response other than 2xx.
@@ -55,7 +55,7 @@ pub enum PlatformError {
     DeadlinePassed,
 }
 
-/// What is wrong with a 2xx response. Fixed texts: nothing of the body is kept.
+/// Problem with a 2xx response. The texts are fixed, and contain nothing of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformation {
     /// The content type is not JSON.
@@ -67,7 +67,7 @@ pub enum Malformation {
     /// It is not a JSON object.
     #[error("its body is not a JSON object")]
     Json,
-    /// Its body is larger than this kind of response may be.
+    /// Its body is larger than allowed for this kind of response.
     #[error("its body is too large")]
     TooLarge,
     /// Its headers are larger than 64 KiB.
@@ -81,7 +81,7 @@ pub enum Malformation {
     Cookies(CookieProblem),
 }
 
-/// A response other than 2xx, reduced to what may be passed on.
+/// A response other than 2xx, reduced to the parts that may be returned to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorAnswer {
     /// The HTTP status.
@@ -93,12 +93,12 @@ pub struct ErrorAnswer {
 }
 
 impl ErrorAnswer {
-    /// Returns whether the response definitely means that the request had no effect.
+    /// Returns whether the response proves that the request had no effect.
     ///
-    /// 408, 425 and 499 are sent by proxies while the server may have the request, and a
-    /// redirect can follow an action. With `spends`, a wrong answer would cost the caller
-    /// something, so the refusal has to come from the platform itself, with its error object:
-    /// what a proxy answers with may have come after the request had reached the platform.
+    /// Proxies send 408, 425 and 499 while the server may have the request, and a redirect can
+    /// follow an action. With `spends`, a wrong result would cost the caller a token, so the
+    /// refusal has to come from the platform itself, with its error object: a response of a proxy
+    /// may be sent after the request has reached the platform.
     #[must_use]
     pub fn is_definite(&self, spends: bool) -> bool {
         match self.status {
@@ -132,14 +132,13 @@ impl fmt::Display for ErrorAnswer {
     }
 }
 
-/// The platform's error object, reduced to what may be passed on.
+/// The platform's error object, reduced to the parts that may be returned to the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErrorBody {
     /// The platform's code, unless it merely repeats the HTTP status.
     pub code: Option<PlatformErrorCode>,
     /// The part of the platform that answered: at most 64 bytes of visible ASCII.
     pub domain: Option<String>,
-    /// Its message, at most 256 bytes, without control characters and without any of the
-    /// request's own values.
+    /// Its message, at most 256 bytes, without control characters and values of the request.
     pub message: Option<String>,
 }

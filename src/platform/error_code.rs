@@ -1,6 +1,6 @@
-//! The platform's own error codes, after its page "API error codes".
+//! Error codes of the platform, from its page "API error codes".
 //!
-//! What a code means for a caller is decided in `status`.
+//! `status` decides what a code means for a caller.
 
 macro_rules! codes {
     ($($variant:ident = $number:literal, $meaning:literal;)*) => {
@@ -8,7 +8,7 @@ macro_rules! codes {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum PlatformErrorCode {
             $(#[doc = concat!(stringify!($number), ": ", $meaning, ".")] $variant,)*
-            /// A code that the documentation does not know.
+            /// An undocumented code.
             Unknown(i64),
         }
 
@@ -16,7 +16,7 @@ macro_rules! codes {
             /// Every documented code.
             pub const DOCUMENTED: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The code with that number.
+            /// Returns the code with that number.
             #[must_use]
             pub const fn from_number(number: i64) -> Self {
                 match number {
@@ -25,7 +25,7 @@ macro_rules! codes {
                 }
             }
 
-            /// The number on the wire.
+            /// Returns the number on the wire.
             #[must_use]
             pub const fn number(self) -> i64 {
                 match self {
@@ -34,7 +34,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What the documentation says it means; none for an unknown one.
+            /// Returns the documented meaning; `None` for an unknown code.
             #[must_use]
             pub const fn meaning(self) -> Option<&'static str> {
                 match self {

@@ -21,21 +21,21 @@ use super::{
 };
 use crate::{
     call::Call,
-    clock,
+    clock::{self, Instant},
     credential::{Bearer, Replay},
     memory::{Http1Place, Reservation},
-    telemetry::tracing::{Attempt, CallSpan},
+    telemetry::tracing::{Attempt, AttemptSpan, CallSpan},
 };
 
-/// What one call asks an endpoint for.
+/// Request of one call to an endpoint.
 pub(super) struct Exchange<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) connections: &'a Arc<Connections>,
     /// JSON.
     pub(super) body: Bytes,
-    /// Values of the request that must not be passed on if an error message repeats them.
+    /// Values of the request that must not be returned if an error message repeats them.
     pub(super) echoes: &'a [&'a str],
-    /// Secrets in the request, no part of which must be passed on.
+    /// Secrets in the request. No part of them may be returned.
     pub(super) secrets: &'a [&'a str],
     /// The user that it is for, if the endpoint needs an access token.
     pub(super) subject: Option<&'a str>,
@@ -43,15 +43,17 @@ pub(super) struct Exchange<'a> {
     pub(super) span: &'a CallSpan,
 }
 
-/// What an attempt needs beside time.
+/// Resources of an attempt.
 struct Ready {
-    /// For its response, if that may be large.
+    /// Memory for its response, if that may be large.
     memory: Option<Arc<Reservation>>,
-    /// Among the exchanges over HTTP/1.1, if it may be one.
+    /// Place among the exchanges over HTTP/1.1, if it may be one.
     place: Option<Http1Place>,
     permit: BreakerPermit,
-    /// If the endpoint needs an access token.
+    /// Access token, if the endpoint needs one.
     bearer: Option<Bearer>,
+    /// When all of them had been acquired, and there was still time for an attempt.
+    at: Instant,
 }
 
 /// An exchange without a usable response. Not `Debug`, because headers may contain cookies.
@@ -62,6 +64,12 @@ pub(super) struct FailedExchange {
     pub(super) headers: Option<HeaderMap>,
 }
 
+impl FailedExchange {
+    fn boxed(error: PlatformError, headers: Option<HeaderMap>) -> Box<Self> {
+        Box::new(Self { error, headers })
+    }
+}
+
 impl From<PlatformError> for FailedExchange {
     fn from(error: PlatformError) -> Self {
         Self { error, headers: None }
@@ -69,29 +77,31 @@ impl From<PlatformError> for FailedExchange {
 }
 
 impl PlatformClient {
-    /// Makes attempts until one succeeds or another would not help. `read` takes what the
-    /// call needs out of a 2xx response.
+    /// Makes attempts until one succeeds or another would not help. `read` extracts the result from
+    /// a 2xx response.
     ///
-    /// Starts no attempt past the call's deadline or after the caller disconnected, but
-    /// follows the one in progress to its end.
+    /// Starts no attempt after the call's deadline or after the caller has disconnected, but
+    /// completes the one in progress.
     pub(super) async fn exchange<T>(
         &self,
-        exchange: Exchange<'_>,
+        exchange: &Exchange<'_>,
         read: impl Fn(&Answer) -> Result<T, Malformation>,
     ) -> Result<T, FailedExchange> {
-        let Exchange { endpoint, call, .. } = exchange;
+        let Exchange { endpoint, call, .. } = *exchange;
         let shared = &*self.api_client;
         shared.retry_budget.count_call();
         let mut retries = Retries::new(endpoint.repeat, self.limits().retry_policy());
         let mut renewed = None;
-        let mut last: Option<FailedExchange> = None;
+        // Boxed, because the future of every call would have room for it otherwise.
+        let mut last: Option<Box<FailedExchange>> = None;
         loop {
-            let Ready { memory, place, permit, bearer } = match self.ready(&exchange, renewed.take()).await {
+            let Ready { memory, place, permit, bearer, at } = match self.ready(exchange, renewed.take()).await
+            {
                 Ok(ready) => ready,
-                // The platform's last response explains more than why it is not asked again.
-                Err(error) => return Err(last.unwrap_or_else(|| error.into())),
+                // The platform's last response is more useful than the reason for not retrying.
+                Err(error) => return Err(last.map_or_else(|| error.into(), |last| *last)),
             };
-            let failed = match self.attempt(&exchange, memory, permit, bearer.as_ref()).await {
+            let failed = match self.attempt(exchange, memory, permit, bearer.as_ref(), at).await {
                 AttemptOutcome::Succeeded(answer) => match read(&answer) {
                     Ok(value) => {
                         if let Some(bearer) = &bearer {
@@ -99,18 +109,17 @@ impl PlatformClient {
                         }
                         return Ok(value);
                     }
-                    Err(malformation) => FailedExchange {
-                        error: PlatformError::Malformed(malformation),
-                        headers: Some(answer.headers),
-                    },
+                    Err(malformation) => {
+                        FailedExchange::boxed(PlatformError::Malformed(malformation), Some(answer.headers))
+                    }
                 },
                 AttemptOutcome::Failed(answer, headers) => {
-                    FailedExchange { error: PlatformError::Answer(answer), headers: Some(headers) }
+                    FailedExchange::boxed(PlatformError::Answer(answer), Some(headers))
                 }
                 AttemptOutcome::Interrupted { cause, headers, .. } => {
-                    FailedExchange { error: PlatformError::Interrupted(cause), headers }
+                    FailedExchange::boxed(PlatformError::Interrupted(cause), headers)
                 }
-                AttemptOutcome::NotSent(cause) => PlatformError::from(cause).into(),
+                AttemptOutcome::NotSent(cause) => FailedExchange::boxed(PlatformError::from(cause), None),
             };
             // The response has been processed.
             drop(place);
@@ -124,42 +133,46 @@ impl PlatformClient {
                             sleep(wait).await;
                             bearer
                         }
-                        Replay::Never => return Err(failed),
+                        Replay::Never => return Err(*failed),
                     });
                     continue;
                 }
-                (Some(bearer), _) if is_of_the_api(&failed.error) => shared.credential.accepted(bearer),
+                (Some(bearer), _) if is_from_api(&failed.error) => shared.credential.accepted(bearer),
                 _ => {}
             }
             let remaining = call.deadline().remaining();
             match retries.wait_after(&failed.error, remaining) {
-                Some(wait) if is_in_time(endpoint, wait, call).is_ok() && shared.retry_budget.take() => {
+                Some(wait)
+                    if is_in_time(endpoint, wait, call, clock::now()).is_ok()
+                        && shared.retry_budget.take() =>
+                {
                     shared.metrics.retry(endpoint.operation);
                     sleep(wait).await;
                     last = Some(failed);
                 }
-                _ => return Err(failed),
+                _ => return Err(*failed),
             }
         }
     }
 
-    /// Gets everything that an attempt needs.
+    /// Acquires the resources of an attempt.
     ///
-    /// What waits here has sent nothing: a login keeps its token. The memory is first, because
-    /// calls with small responses wait for the other places too.
+    /// A call that waits here has sent nothing, so a login keeps its token. Memory comes first,
+    /// because calls with small responses also wait for the other resources.
     async fn ready(&self, exchange: &Exchange<'_>, renewed: Option<Bearer>) -> Result<Ready, PlatformError> {
         let Exchange { endpoint, call, connections, .. } = exchange;
-        is_in_time(endpoint, Duration::ZERO, call)?;
+        is_in_time(endpoint, Duration::ZERO, call, clock::now())?;
         let open = |open: Open| PlatformError::BreakerOpen { retry_after: open.retry_after };
-        let longest = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
+        let max_wait = || call.deadline().remaining().saturating_sub(endpoint.min_time_left);
         let mut memory = None;
         if endpoint.has_large_responses() {
             memory = endpoint.memory.try_reserve(call.consumer());
             if memory.is_none() {
                 // A call that would be refused does not wait.
                 endpoint.breaker.check().map_err(open)?;
-                // Boxed here and below: it is rare, and the future of every call would grow by it.
-                let reserved = Box::pin(timeout(longest(), endpoint.memory.reserve(call.consumer())));
+                // Boxed here and below, because it is rare and would enlarge the future of every
+                // call.
+                let reserved = Box::pin(timeout(max_wait(), endpoint.memory.reserve(call.consumer())));
                 memory = Some(reserved.await.map_err(|_elapsed| PlatformError::MemoryInUse)?);
             }
         }
@@ -168,20 +181,30 @@ impl PlatformClient {
             place = endpoint.memory.try_http1_place();
             if place.is_none() {
                 endpoint.breaker.check().map_err(open)?;
-                let free = Box::pin(timeout(longest(), endpoint.memory.http1_place()));
+                let free = Box::pin(timeout(max_wait(), endpoint.memory.http1_place()));
                 place = free.await.map_err(|_elapsed| PlatformError::MemoryInUse)?;
             }
         }
         let permit = endpoint.breaker.admit().map_err(open)?;
         let bearer = match renewed {
             None if exchange.subject.is_some() => {
-                let bearer = self.api_client.credential.bearer(call.deadline()).await?;
-                is_in_time(endpoint, Duration::ZERO, call)?;
-                Some(bearer)
+                Some(self.api_client.credential.bearer(call.deadline()).await?)
             }
             renewed => renewed,
         };
-        Ok(Ready { memory, place, permit, bearer })
+        // Again, because all of this can take time.
+        let at = clock::now();
+        is_in_time(endpoint, Duration::ZERO, call, at)?;
+        Ok(Ready { memory, place, permit, bearer, at })
+    }
+
+    /// Returns the headers that propagate the trace, if they are sent.
+    fn trace_of(&self, span: &AttemptSpan) -> HeaderMap {
+        let mut trace = HeaderMap::new();
+        if self.api_client.settings.propagate_trace {
+            span.inject(&mut trace);
+        }
+        trace
     }
 
     /// Makes one admitted attempt and reports it to the breaker, the metrics and the trace.
@@ -191,6 +214,7 @@ impl PlatformClient {
         memory: Option<Arc<Reservation>>,
         permit: BreakerPermit,
         bearer: Option<&Bearer>,
+        started: Instant,
     ) -> AttemptOutcome {
         let Exchange { endpoint, connections, call, .. } = exchange;
         let span = exchange.span.attempt(&Attempt {
@@ -199,14 +223,10 @@ impl PlatformClient {
             url: &endpoint.url,
             resends: call.attempts(),
         });
-        let mut trace = HeaderMap::new();
-        if self.api_client.settings.propagate_trace {
-            span.inject(&mut trace);
-        }
         let request = Request {
             endpoint,
             authorization: bearer.map(|bearer| bearer.header_value().clone()),
-            trace,
+            trace: self.trace_of(&span),
             body: exchange.body.clone(),
             confidential: Confidential {
                 echoes: exchange.echoes,
@@ -217,15 +237,16 @@ impl PlatformClient {
                 metrics: &self.api_client.metrics,
             },
         };
-        let started = clock::now();
-        let outcome = attempt::send(connections, &request, memory, call, &self.api_client.wall).await;
-        let took = started.elapsed();
+        let outcome =
+            attempt::send(connections, &request, memory, call, &self.api_client.wall, started).await;
+        let ended = clock::now();
+        let took = ended.saturating_duration_since(started);
         let (certainty, status) = (outcome.certainty(endpoint), outcome.http_status());
         match (outcome.error_type(), status) {
             (Some(error_type), _) => span.failed(error_type, &outcome.cause()),
             (None, status) => span.answered(status.unwrap_or_default()),
         }
-        endpoint.breaker.report(permit, outcome.evidence());
+        endpoint.breaker.report(permit, outcome.evidence(), ended);
         self.api_client.metrics.request(endpoint.operation, certainty, status, took);
         tracing::debug!(
             request.id = %call.request_id(),
@@ -241,18 +262,19 @@ impl PlatformClient {
     }
 }
 
-/// Returns an error unless an attempt may start after this wait: the caller still waits for
-/// the response, and there is enough time to deliver it.
-fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call) -> Result<(), PlatformError> {
+/// Returns an error unless an attempt may start this wait after `now`: the caller must still be
+/// waiting, with enough time left to deliver the response.
+fn is_in_time(endpoint: &Endpoint, wait: Duration, call: &Call, now: Instant) -> Result<(), PlatformError> {
     let needed = wait.saturating_add(endpoint.min_time_left);
-    if call.is_abandoned() || call.deadline().remaining() < needed {
+    if call.is_abandoned() || call.deadline().remaining_at(now) < needed {
         return Err(PlatformError::DeadlinePassed);
     }
     Ok(())
 }
 
-/// Returns whether the platform's API itself answered, and not a proxy or a firewall.
-fn is_of_the_api(error: &PlatformError) -> bool {
+/// Returns whether the response came from the platform's API itself, and not from a proxy or a
+/// firewall.
+fn is_from_api(error: &PlatformError) -> bool {
     matches!(error, PlatformError::Answer(answer) if answer.body.is_some())
 }
 

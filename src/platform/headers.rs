@@ -1,9 +1,9 @@
-//! The headers of requests to one endpoint. Most of them are the same for every request, so
-//! that a request gets a copy, of its exact size, instead of building them one by one.
+//! Headers of requests to one endpoint. Most are the same for every request, so each request gets a
+//! copy with the exact capacity instead of inserting them one by one.
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 use url::Url;
 
@@ -12,10 +12,10 @@ use crate::{
     http_client::{HttpProtocol, default_headers},
 };
 
-/// The headers of requests to one endpoint.
+/// Headers of requests to one endpoint.
 #[derive(Debug)]
 pub(super) struct RequestHeaders {
-    /// Without `Host`: HTTP/2 has a field of its own for it.
+    /// Without `Host`, for which HTTP/2 has a pseudo-header.
     common: HeaderMap,
     /// With `Host`. The HTTP client would otherwise derive it from the URL for each request.
     http1: HeaderMap,
@@ -25,12 +25,13 @@ impl RequestHeaders {
     /// Creates the headers of requests to this URL. With `authorizes`, requests usually carry an
     /// access token.
     pub(super) fn new(url: &Url, authorizes: bool) -> Self {
-        // Room for what the HTTP client adds, Content-Length for example.
+        // Room for headers that the HTTP client adds, so that the copy does not allocate again.
         let mut common = HeaderMap::with_capacity(8);
         common.extend(default_headers());
         common.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // Replaced in each request. A header that is added to a copy makes it allocate again.
+        // Replaced in each request. Adding a header to a copy would make it allocate again.
         common.insert(RequestId::HEADER, HeaderValue::from_static(""));
+        common.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         if authorizes {
             common.insert(AUTHORIZATION, HeaderValue::from_static(""));
         }
@@ -42,18 +43,21 @@ impl RequestHeaders {
         Self { common, http1 }
     }
 
-    /// Returns the headers of one request. `protocol` is the server's, if it is known.
+    /// Returns the headers of one request with a body of `length` bytes. `protocol` is that of the
+    /// server, if known.
     pub(super) fn for_request(
         &self,
         protocol: Option<HttpProtocol>,
         request_id: HeaderValue,
         authorization: Option<HeaderValue>,
+        length: usize,
     ) -> HeaderMap {
         let mut headers = match protocol {
             Some(HttpProtocol::Http1) => self.http1.clone(),
             Some(HttpProtocol::Http2) | None => self.common.clone(),
         };
         headers.insert(RequestId::HEADER, request_id);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         match authorization {
             Some(authorization) => headers.insert(AUTHORIZATION, authorization),
             None => headers.remove(AUTHORIZATION),
@@ -89,22 +93,23 @@ mod tests {
             ("http://[::1]/", "[::1]"),
         ] {
             let http1 = Some(HttpProtocol::Http1);
-            let sent = headers(url).for_request(http1, HeaderValue::from_static("id"), None);
+            let sent = headers(url).for_request(http1, HeaderValue::from_static("id"), None, 7);
             assert_eq!(sent.get_all(HOST).iter().collect::<Vec<_>>(), [host], "{url}");
         }
     }
 
     #[test]
-    fn only_requests_over_http1_have_a_host_and_none_has_an_empty_header() {
+    fn only_http1_requests_have_a_host_and_none_has_an_empty_header() {
         let headers = headers("https://eu2.example");
         let id = || HeaderValue::from_static("id");
         for protocol in [None, Some(HttpProtocol::Http2), Some(HttpProtocol::Http1)] {
-            let sent = headers.for_request(protocol, id(), None);
+            let sent = headers.for_request(protocol, id(), None, 7);
             assert_eq!(sent.contains_key(HOST), protocol == Some(HttpProtocol::Http1), "{protocol:?}");
             assert!(!sent.contains_key(AUTHORIZATION), "{protocol:?}");
-            let sent = headers.for_request(protocol, id(), Some(HeaderValue::from_static("Bearer x")));
+            let sent = headers.for_request(protocol, id(), Some(HeaderValue::from_static("Bearer x")), 7);
             assert_eq!(sent[AUTHORIZATION], "Bearer x");
             assert_eq!(sent[RequestId::HEADER], "id");
+            assert_eq!(sent[CONTENT_LENGTH], "7");
             assert!(sent.values().all(|value| !value.is_empty()), "{sent:?}");
         }
     }

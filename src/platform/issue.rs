@@ -28,7 +28,7 @@ impl PlatformClient {
             call,
             span,
         };
-        let issued = self.exchange(exchange, |answer| {
+        let issued = self.exchange(&exchange, |answer| {
             let ott = messages::issued(answer)?;
             Ok(IssuedToken { ott, expires_at: answer.sent_at + TOKEN_LIFETIME })
         });

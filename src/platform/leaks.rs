@@ -1,11 +1,11 @@
-//! Finds parts of secrets in a text of the platform, in any usual encoding.
+//! Finds parts of secrets in texts from the platform, in any usual encoding.
 //!
 //! The platform, or a firewall in front of it, may repeat a part of the request in its error
-//! message: cut, quoted, escaped, as base64 or as a list of bytes. A text that shares
-//! [`RUN`] characters in a row with a secret is not passed on at all, because no replacement
-//! can be complete.
+//! message: truncated, quoted, escaped, as base64 or as a list of bytes. A text that shares [`RUN`]
+//! consecutive characters with a secret is withheld entirely, because no replacement can be
+//! complete.
 //!
-//! Used only when a request has failed, for a text of bounded size.
+//! Used only for failed requests, on texts of bounded size.
 
 mod encodings;
 mod escapes;
@@ -18,22 +18,22 @@ use zeroize::Zeroizing;
 use encodings::{LENIENT, compatible, decodings, has_base64_run, utf16_bytes};
 use escapes::unescaped;
 
-/// Number of equal characters in a row that count as a part of a secret.
+/// Number of consecutive equal characters that count as a part of a secret.
 pub(super) const RUN: usize = 8;
-/// Number of encodings inside each other that are undone, escapes not counted.
+/// Maximum number of nested encodings that are decoded, not counting escapes.
 const MAX_DEPTH: usize = 2;
-/// Number of layers of escapes below which encodings are looked for. Below more of them, only
-/// the text itself is examined.
+/// Number of layers of escapes up to which encodings are decoded. Beyond that, only the text itself
+/// is examined.
 const MAX_DECODED_STAGES: usize = 4;
-/// Bits of the filter in front of the sorted runs: the hash of a run is 14 bits long.
+/// Size of the filter in front of the sorted runs, in words: the hash of a run has 14 bits.
 const FILTER_WORDS: usize = (1 << 14) / 64;
 
-/// The secrets of one exchange with the platform.
+/// Secrets of one exchange with the platform.
 #[derive(Default)]
 pub(super) struct Secrets(Vec<Zeroizing<Vec<u8>>>);
 
 impl Secrets {
-    /// Adds a secret as it is sent.
+    /// Adds a secret in the form in which it is sent.
     pub(super) fn add(&mut self, secret: &[u8]) {
         if secret.len() >= RUN {
             self.0.push(Zeroizing::new(secret.to_vec()));
@@ -44,8 +44,8 @@ impl Secrets {
         }
     }
 
-    /// Adds the value of an `Authorization` header: a token, or an id and a password with the
-    /// form in which both are sent. The id is not a secret.
+    /// Adds the value of an `Authorization` header: a token, or the encoded pair of an id and a
+    /// password, and that password. The id is not a secret.
     pub(super) fn add_authorization(&mut self, header: &HeaderValue) {
         let value = header.as_bytes();
         let blank = value.iter().position(|&byte| byte == b' ');
@@ -66,10 +66,10 @@ impl Secrets {
         self.add(&pair[name..]);
     }
 
-    /// Returns whether the text contains a part of one of the secrets: [`RUN`] characters in a
-    /// row, in any case and direction, with any characters between them that are not
-    /// alphanumeric, and also if the text or parts of it are escaped, base64, base32,
-    /// hexadecimal, numbers of bytes, or UTF-16 that was read as something else.
+    /// Returns whether the text contains a part of one of the secrets: [`RUN`] consecutive
+    /// characters, in any case and direction, possibly separated by characters that are not
+    /// alphanumeric. Also detects parts that are escaped, base64, base32, hexadecimal, lists of
+    /// byte values, or UTF-16 that was decoded as something else.
     pub(super) fn have_part_in(&self, text: &str) -> bool {
         if self.0.is_empty() {
             return false;
@@ -84,10 +84,10 @@ impl Secrets {
     }
 }
 
-/// Every [`RUN`] characters in a row of a text, in all its readings.
+/// All runs of [`RUN`] consecutive characters of a text, in all its readings.
 struct Runs {
     sorted: Vec<u64>,
-    /// Most runs of a secret are not in the text; this is cheaper than a search.
+    /// Filters out most runs of a secret, which are not in the text, without a search.
     filter: [u64; FILTER_WORDS],
 }
 
@@ -99,14 +99,14 @@ impl Runs {
         runs
     }
 
-    /// Adds a text and what it is an encoding of.
+    /// Adds a text and its decodings.
     fn add(&mut self, text: &[u8], depth: usize) {
         self.add_reading(text);
         let original = compatible(text);
         self.add_reading(&original);
         self.add_decodings(&original, depth);
         utf16_bytes(text).for_each(|bytes| self.add_reading(&bytes));
-        // Bytes that only look like an escape are gone after a stage, so that each is examined.
+        // A stage removes bytes that only look like an escape, so each stage is examined.
         for (number, stage) in unescaped(text).enumerate() {
             utf16_bytes(&stage).for_each(|bytes| self.add_reading(&bytes));
             let stage = compatible(&stage);
@@ -118,8 +118,8 @@ impl Runs {
     }
 
     fn add_decodings(&mut self, text: &[u8], depth: usize) {
-        // A text can contain words before and after its base64, but bytes that were decoded by
-        // mistake are noise, in which nothing has to be looked for.
+        // A text can contain words around its base64, but bytes that were decoded by mistake are
+        // noise and need not be decoded again.
         if depth < MAX_DEPTH && (depth == 0 || has_base64_run(text)) {
             decodings(text).for_each(|decoded| self.add(&decoded, depth + 1));
         }
@@ -141,14 +141,14 @@ impl Runs {
     }
 }
 
-/// The place of a run in the filter.
+/// Returns the position of a run in the filter.
 fn place(run: u64) -> (usize, u64) {
     // Multiplicative hashing (Knuth, 6.4) spreads texts that differ in few bits.
     let hash = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
     (usize::try_from(hash / 64).unwrap_or_default(), 1 << (hash % 64))
 }
 
-/// Every [`RUN`] bytes in a row, as a number.
+/// Returns all runs of [`RUN`] consecutive bytes, as numbers.
 fn runs_of(text: impl Iterator<Item = u8>) -> impl Iterator<Item = u64> {
     let mut run = 0_u64;
     text.enumerate().filter_map(move |(index, byte)| {
@@ -157,17 +157,16 @@ fn runs_of(text: impl Iterator<Item = u8>) -> impl Iterator<Item = u64> {
     })
 }
 
-/// The alphanumeric characters, in lower case.
+/// Returns the alphanumeric characters, in lower case.
 fn folded(text: &[u8]) -> impl DoubleEndedIterator<Item = u8> {
     text.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase)
 }
 
-/// The secret in base64, as a part of a longer text: once for each place within the three
-/// bytes that make four symbols.
+/// Returns the secret in base64 as a part of a longer text, for each of the three alignments.
 fn base64_forms(secret: &[u8]) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
     (0..3).map(move |start| {
         let part = secret.get(start..).unwrap_or_default();
-        // The last symbol depends on what follows.
+        // The last symbol depends on the following bytes.
         let whole = part.len() - part.len() % 3;
         Zeroizing::new(STANDARD_NO_PAD.encode(&part[..whole]).into_bytes())
     })

@@ -1,4 +1,4 @@
-//! Spending a one-time token, and logging out a session that nobody received.
+//! Spends one-time tokens, and logs out undelivered sessions.
 
 use http::{HeaderMap, header::COOKIE};
 use tokio::time::timeout;
@@ -19,14 +19,14 @@ use crate::{
 };
 
 impl PlatformClient {
-    /// Spends a one-time token: logs in as its user. Each attempt is a span below that of
-    /// the call.
+    /// Spends a one-time token: logs in as its user. Each attempt is a child span of the call's
+    /// span.
     ///
-    /// The token is sent once. Only an attempt that provably sent nothing is repeated: a
-    /// 429 is passed on with its `Retry-After` even where minting would wait.
+    /// The token is sent once. Only an attempt that provably sent nothing is repeated: a 429 is
+    /// returned with its `Retry-After` even if minting would wait.
     ///
-    /// A response that cannot be used may have started a session. That session is part of the
-    /// error, and the caller has to [log it out](Self::log_out).
+    /// An unusable response may have started a session. That session is part of the error, and the
+    /// caller has to [log it out](Self::log_out).
     pub async fn log_in(
         &self,
         permit: &LoginPermit,
@@ -45,7 +45,7 @@ impl PlatformClient {
             call,
             span,
         };
-        let logged_in = self.exchange(exchange, |answer| {
+        let logged_in = self.exchange(&exchange, |answer| {
             let account = messages::account(answer)?;
             let cookies = self.read_cookies(&answer.headers);
             cookies.irregularities.warn(call);
@@ -55,7 +55,7 @@ impl PlatformClient {
             }
         });
         logged_in.await.map_err(|FailedExchange { error, headers }| {
-            // Unless the platform itself refused the token, cookies may belong to a session.
+            // Cookies may belong to a session, unless the platform itself refused the token.
             let is_refused_by_platform = matches!(&error, PlatformError::Answer(answer) if answer.body.is_some())
                 && call.certainty() == Certainty::Refused;
             let headers = headers.filter(|_| !is_refused_by_platform);
@@ -64,11 +64,11 @@ impl PlatformClient {
         })
     }
 
-    /// Logs a session out at the platform, with its own cookies and no others. Best effort
-    /// within [`logout_timeout`](super::Limits::logout_timeout).
+    /// Logs a session out at the platform, with only its own cookies. Best effort, within
+    /// [`logout_timeout`](super::Limits::logout_timeout).
     pub async fn log_out(&self, session: &Session, call: &Call) -> LogoutOutcome {
         let failed = |cause: &str| LogoutOutcome::Failed { cause: cause.to_owned() };
-        // All its cookies were deletions, so there is no session to log out.
+        // All cookies were deletions, so there is no session to log out.
         let Some(cookies) = session.logout_header() else { return LogoutOutcome::Ended };
         let url = self.api_client.data_center().logout_url().clone();
         let request = self
@@ -95,12 +95,12 @@ impl PlatformClient {
 pub enum LogoutOutcome {
     /// The platform ended it.
     Ended,
-    /// The platform answered with an error; the session may still be alive.
+    /// The platform responded with an error; the session may still be active.
     Refused {
         /// The HTTP status.
         http_status: u16,
     },
-    /// There was no response; the session may still be alive.
+    /// There was no response; the session may still be active.
     Failed {
         /// For the operator.
         cause: String,
@@ -110,7 +110,7 @@ pub enum LogoutOutcome {
 /// A login without a result for its caller.
 #[derive(Debug)]
 pub struct FailedLogin {
-    /// What went wrong.
+    /// The failure.
     pub error: PlatformError,
     /// The session that the platform may have started, to be
     /// [logged out](PlatformClient::log_out); empty if there is none.

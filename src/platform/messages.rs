@@ -1,7 +1,7 @@
-//! Requests to the platform and its responses, as JSON.
+//! JSON of requests to the platform and of its responses.
 //!
-//! Requests are written into memory that is overwritten afterwards. Responses are read
-//! without sniffing, and nothing of their text is passed on except the documented members.
+//! Requests are written into memory that is overwritten afterwards. Content types are not sniffed,
+//! and only the documented members of a response are returned.
 
 use std::time::SystemTime;
 
@@ -32,32 +32,36 @@ use crate::{
     text::is_unprintable,
 };
 
-/// Maximum size of a message that is passed on, in bytes.
+/// Maximum size of a message that is returned, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256;
-/// Maximum size of the name of a part of the platform, in bytes.
+/// Maximum size of a domain, the name of a part of the platform, in bytes.
 const MAX_DOMAIN_BYTES: usize = 64;
-/// Maximum number of characters of a text of the platform that are looked at. What is passed on
-/// is shorter, and is judged together with what follows it.
+/// Maximum number of examined characters of a text from the platform. The returned text is shorter,
+/// and is examined together with the text that follows it.
 const MAX_EXAMINED_CHARACTERS: usize = 512;
-/// Maximum number of bytes of JSON that one byte of text becomes (`\u001f`).
+/// Maximum number of JSON bytes for one byte of text (`\u001f`).
 const MAX_ESCAPE: usize = 6;
+/// Bytes of the braces of a JSON object.
+const BRACES: usize = 2;
+/// Bytes of the quotes, the colon and the comma of a JSON member.
+const PUNCTUATION: usize = 6;
 
-/// The body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
+/// Returns the body of `POST /idp/ott`: `{"purpose":"user_login","login":…}`.
 pub(super) fn issue_request(subject: &Subject) -> Bytes {
     object(&[("purpose", "user_login"), (subject.field(), subject.as_sent())])
 }
 
-/// The body of `POST /idp/ott/login`: `{"ott":…}`.
+/// Returns the body of `POST /idp/ott/login`: `{"ott":…}`.
 pub(super) fn login_request(ott: &OneTimeToken) -> Bytes {
     object(&[("ott", ott.expose())])
 }
 
-/// Writes a JSON object of texts into memory that never moves and is overwritten when it is
-/// dropped.
+/// Writes a JSON object of strings into memory that is never reallocated and is overwritten on
+/// drop.
 fn object(members: &[(&str, &str)]) -> Bytes {
-    let longest: usize =
-        members.iter().map(|(name, value)| (name.len() + value.len()) * MAX_ESCAPE + 6).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(longest + 2));
+    let max_bytes: usize =
+        members.iter().map(|(name, value)| max_json_bytes(name) + max_json_bytes(value) + PUNCTUATION).sum();
+    let mut json = Zeroizing::new(Vec::with_capacity(max_bytes + BRACES));
     for (index, (name, value)) in members.iter().enumerate() {
         json.push(if index == 0 { b'{' } else { b',' });
         write_text(&mut json, name);
@@ -68,18 +72,24 @@ fn object(members: &[(&str, &str)]) -> Bytes {
     Bytes::from_owner(json)
 }
 
+/// Returns the maximum size of a text in JSON, in bytes, without its quotes.
+fn max_json_bytes(text: &str) -> usize {
+    let is_escaped = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
+    text.len() + text.bytes().filter(is_escaped).count() * (MAX_ESCAPE - 1)
+}
+
 fn write_text(json: &mut Vec<u8>, text: &str) {
-    // Writing a text into memory does not fail.
+    // Writing a string to memory does not fail.
     let _ = serde_json::to_writer(json, text);
 }
 
-/// Reads the response to `POST /idp/ott`: `{"ott": "..."}`.
+/// Parses the response to `POST /idp/ott`: `{"ott": "..."}`.
 pub(super) fn issued(answer: &Answer) -> Result<OneTimeToken, Malformation> {
     let ott = json(answer)?.get("ott").ok_or(Malformation::Missing)?;
     OneTimeToken::try_new(ott).map_err(|_| Malformation::Missing)
 }
 
-/// Reads the response to `POST /idp/ott/login`: the user account.
+/// Parses the response to `POST /idp/ott/login`: the user account.
 pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
     let account = json(answer)?;
     for required in ["id", "login"] {
@@ -90,16 +100,16 @@ pub(super) fn account(answer: &Answer) -> Result<Account, Malformation> {
     Ok(Account::new(account.to_members()))
 }
 
-/// What of an exchange must not be passed on if an error message repeats it.
+/// Values of an exchange that must not be returned if an error message repeats them.
 #[derive(Clone, Copy)]
 pub(super) struct Confidential<'a> {
-    /// Values of the request that the caller knows, but that have no place in its log.
+    /// Values of the request that the caller knows, but that do not belong in its log.
     pub(super) echoes: &'a [&'a str],
     /// Secrets in the request's body.
     pub(super) secrets: &'a [&'a str],
-    /// What the request was authorized with.
+    /// The credential of the request.
     pub(super) bearer: Option<&'a Bearer>,
-    /// The password that the proxy was shown.
+    /// The password for the proxy.
     pub(super) proxy_password: Option<&'a Secret>,
     /// The call, for the log.
     pub(super) call: &'a Call,
@@ -107,13 +117,13 @@ pub(super) struct Confidential<'a> {
 }
 
 impl Confidential<'_> {
-    /// Returns every value that is replaced where it is repeated as it is.
+    /// Returns every value that is replaced where it is repeated verbatim.
     fn values(&self) -> impl Iterator<Item = &str> {
         let token = self.bearer.and_then(|bearer| bearer.header_value().to_str().ok()?.split_once(' '));
         self.echoes.iter().chain(self.secrets).copied().chain(token.map(|(_, token)| token))
     }
 
-    /// Returns every secret of the exchange, those in the response included.
+    /// Returns every secret of the exchange, including those in the response.
     fn all_secrets(&self, response: &HeaderMap) -> Secrets {
         let mut secrets = Secrets::default();
         self.secrets.iter().for_each(|secret| secrets.add(secret.as_bytes()));
@@ -126,8 +136,7 @@ impl Confidential<'_> {
         secrets
     }
 
-    /// Reports that texts of a response contain a part of a secret, which somebody else may have
-    /// logged.
+    /// Reports that a response contains a part of a secret, which its sender may have logged.
     fn report_withheld(&self, status: u16) {
         self.metrics.text_withheld();
         tracing::warn!(
@@ -139,11 +148,11 @@ impl Confidential<'_> {
     }
 }
 
-/// The text contains a part of a secret.
+/// Error for a text that contains a part of a secret.
 #[derive(Debug)]
 struct ContainsSecret;
 
-/// Reads a response other than 2xx.
+/// Parses a response other than 2xx.
 pub(super) fn error(answer: &Answer, confidential: &Confidential<'_>, now: SystemTime) -> ErrorAnswer {
     let status = answer.status.as_u16();
     ErrorAnswer {
@@ -156,7 +165,7 @@ pub(super) fn error(answer: &Answer, confidential: &Confidential<'_>, now: Syste
 fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> Option<ErrorBody> {
     let error = json(answer).ok()?.object("error")?;
     let text = |name| error.get::<String>(name);
-    // A number, or a text that contains one.
+    // A number, or a string that contains one.
     let code: Option<i64> = error.get("code").or_else(|| text("code")?.trim().parse().ok());
     let code = code.filter(|code| *code != i64::from(status));
     let (domain, message) = (text("domain"), text("message"));
@@ -187,7 +196,7 @@ fn error_body(answer: &Answer, status: u16, confidential: &Confidential<'_>) -> 
     })
 }
 
-/// Joins the texts of one error so that each order of the three is in the result: a secret can
+/// Joins the texts of one error so that the result contains every order of the three: a secret can
 /// be split over them.
 fn in_every_order([first, second, third]: [&str; 3]) -> String {
     // The shortest sequence that contains all permutations.
@@ -199,7 +208,8 @@ fn json(answer: &Answer) -> Result<Object<'_>, Malformation> {
     if !is_json(&answer.headers) {
         return Err(Malformation::ContentType);
     }
-    // A label alone must not cost a token: only a body that cannot be read is compressed.
+    // The header alone must not waste a token: only a body that cannot be parsed counts as
+    // compressed.
     let is_encoded = || answer.headers.contains_key(CONTENT_ENCODING);
     Object::parse(body).map_err(
         |NotAnObject| {
@@ -223,17 +233,16 @@ fn presentable_domain(
     Ok(is_presentable.then_some(domain))
 }
 
-/// Returns the part of a message that can be passed on, not yet without the short ones of the
-/// values.
+/// Returns the part of a message that can be returned. Short values are not replaced yet.
 fn examined_message(
     message: &str,
     confidential: &Confidential<'_>,
     secrets: &Secrets,
 ) -> Result<Option<String>, ContainsSecret> {
-    // Unprintable characters come first, because one in the middle of a value would hide it.
+    // Unprintable characters are removed first, because one in the middle of a value would hide it.
     let printable = message.chars().filter(|&character| !is_unprintable(character));
-    // The caller chooses some of the values. If short ones, such as a single letter, were
-    // replaced before, they would take a secret apart, and nothing of it would be found.
+    // The caller chooses some of the values. Replacing short ones first, such as a single letter,
+    // would split a secret so that it is not found.
     let mut message = without_values(printable.take(MAX_EXAMINED_CHARACTERS).collect(), confidential, RUN);
     if secrets.have_part_in(&message) {
         return Err(ContainsSecret);
@@ -248,7 +257,7 @@ fn presentable_message(message: String, confidential: &Confidential<'_>) -> Opti
     (!message.trim().is_empty()).then_some(message)
 }
 
-/// Replaces each occurrence of the values of at least that size, which is not 0, with an
+/// Replaces each occurrence of the values of at least `min_bytes`, which is not 0, with an
 /// ellipsis, ignoring ASCII case. Removing them could join two halves of another occurrence.
 fn without_values(mut text: String, confidential: &Confidential<'_>, min_bytes: usize) -> String {
     for value in confidential.values().filter(|value| value.len() >= min_bytes) {

@@ -1,8 +1,8 @@
-//! The body of a request, and the gate through which it leaves.
+//! Body of a request, and the gate that it passes when it is sent.
 //!
-//! The HTTP client asks for the body only once it has a connection to write it to. A
-//! body that was never asked for proves that the platform cannot have acted on the
-//! request, and one that is withdrawn can no longer leave. Nothing here sends.
+//! The HTTP client polls the body only once it has a connection to write it to. A body that was
+//! never polled proves that the platform cannot have acted on the request, and a withdrawn body can
+//! no longer be sent. Nothing here does I/O.
 
 use std::{
     pin::Pin,
@@ -15,13 +15,16 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::connections::Lease;
-use crate::{call::Call, clock::WallClock};
+use crate::{
+    call::Call,
+    clock::{self, WallClock},
+};
 
-/// Lets the body of one attempt leave at most once, or never.
+/// Allows the body of one attempt to be sent at most once.
 pub(super) struct BodyGate {
     call: Call,
     wall: WallClock,
-    /// With less than this left of the call's deadline the body does not leave.
+    /// Minimum time before the call's deadline for sending the body.
     min_time_left: Duration,
     lease: Lease,
     state: Mutex<State>,
@@ -35,22 +38,23 @@ enum State {
 }
 
 impl BodyGate {
-    /// Creates a gate that the body has not passed.
+    /// Creates a gate that the body has not passed yet.
     pub(super) fn new(call: Call, wall: WallClock, min_time_left: Duration, lease: Lease) -> Arc<Self> {
         Arc::new(Self { call, wall, min_time_left, lease, state: Mutex::new(State::Waiting) })
     }
 
-    /// The connection that the body is meant for.
+    /// Returns the lease of the body's connection.
     pub(super) const fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Lets the body pass, unless it was withdrawn, nobody waits for the response, or the
-    /// response would come too late to be delivered. The call is marked under the lock, so
-    /// that no body leaves after its attempt has ended.
+    /// Allows the body to be sent, unless it was withdrawn, the caller is gone, or the response
+    /// would be too late to be delivered. Marks the call under the lock, so that no body is sent
+    /// after its attempt has ended.
     fn pass(&self) -> Result<(), Withdrawn> {
         let mut state = self.state();
-        let remaining = self.call.deadline().remaining();
+        let now = clock::now();
+        let remaining = self.call.deadline().remaining_at(now);
         if *state == State::Waiting
             && !self.call.is_abandoned()
             && !remaining.is_zero()
@@ -58,7 +62,7 @@ impl BodyGate {
         {
             *state = State::Passed(self.wall.now());
             self.call.sending();
-            self.lease.sent();
+            self.lease.sent(now);
             return Ok(());
         }
         if *state == State::Waiting {
@@ -67,23 +71,23 @@ impl BodyGate {
         Err(Withdrawn)
     }
 
-    /// The time now, by the clock that dates a body that leaves.
+    /// Returns the current time of the clock that records when the body is sent.
     pub(super) fn now(&self) -> SystemTime {
         self.wall.now()
     }
 
-    /// Returns whether the body can no longer leave.
+    /// Returns whether the body can no longer be sent.
     pub(super) fn is_withdrawn(&self) -> bool {
         *self.state() == State::Withdrawn
     }
 
-    /// Returns whether the body has left.
+    /// Returns whether the body was sent.
     pub(super) fn has_passed(&self) -> bool {
         matches!(*self.state(), State::Passed(_))
     }
 
-    /// Ends the attempt: a body that has not passed never will. Returns when it passed, if
-    /// it did.
+    /// Ends the attempt: a body that was not sent never will be. Returns when it was sent, if it
+    /// was.
     pub(super) fn close(&self) -> Option<SystemTime> {
         let mut state = self.state();
         match *state {
@@ -100,19 +104,19 @@ impl BodyGate {
     }
 }
 
-/// The request must not be sent any more.
+/// Error for a request that must not be sent any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request was withdrawn before it was sent")]
 pub(super) struct Withdrawn;
 
-/// A body of known length in one piece.
+/// A body of known length, in one chunk.
 pub(super) struct OutgoingBody {
     bytes: Option<Bytes>,
     gate: Arc<BodyGate>,
 }
 
 impl OutgoingBody {
-    /// A body that leaves through this gate.
+    /// Creates a body that passes this gate.
     pub(super) const fn new(bytes: Bytes, gate: Arc<BodyGate>) -> Self {
         Self { bytes: Some(bytes), gate }
     }
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_was_asked_for_has_passed() {
+    async fn polled_body_has_passed() {
         let call = call();
         let gate = gate(&call, Duration::ZERO);
         assert_eq!(call.certainty(), Certainty::NotSent);
@@ -173,17 +177,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_withdrawn_body_never_leaves() {
+    async fn withdrawn_body_is_never_sent() {
         let call = call();
         let gate = gate(&call, Duration::ZERO);
         assert!(gate.close().is_none());
         assert_eq!(body(&gate).collect().await.unwrap_err(), Withdrawn);
-        assert!(gate.close().is_none(), "asking later changes nothing");
+        assert!(gate.close().is_none(), "polling it later changes nothing");
         assert_eq!(call.certainty(), Certainty::NotSent);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_leaves_past_the_deadline_or_for_nobody() {
+    async fn nothing_is_sent_after_the_deadline_or_for_a_disconnected_caller() {
         let gate_of_late_call = gate(&call(), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(body(&gate_of_late_call).collect().await.unwrap_err(), Withdrawn);
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_leaves_whose_response_would_be_too_late() {
+    async fn nothing_is_sent_if_the_response_would_be_too_late() {
         let call = call();
         let gate = gate(&call, Duration::from_millis(400));
         tokio::time::advance(Duration::from_millis(601)).await;

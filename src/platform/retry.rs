@@ -1,4 +1,4 @@
-//! Whether a failed attempt is followed by another, and when.
+//! Decides whether and when a failed attempt is repeated.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -6,16 +6,16 @@ use super::{
     error::PlatformError,
     window::{Counts, Window},
 };
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, clock};
 
-/// Minimum wait after a response with `Retry-After`: a server that sends 0 must not be asked
-/// again at once.
+/// Minimum delay after a response with `Retry-After`: even if a server sends 0, the request must
+/// not be repeated at once.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Whether a request may be sent again.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Repeat {
-    /// Yes: its effect is harmless.
+    /// Yes: repeating it is harmless.
     Safe {
         /// Maximum number of attempts of one call; a replay with another access token is
         /// not counted.
@@ -23,21 +23,21 @@ pub(super) enum Repeat {
     },
     /// Once, if it was not sent.
     IfNotSent {
-        /// Not with less than this left of the call's deadline.
+        /// Minimum time before the call's deadline.
         min_time_left: Duration,
     },
 }
 
-/// How soon a request may be sent again.
+/// Delays before a request is sent again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RetryPolicy {
-    /// The waits between attempts.
+    /// Delays between attempts.
     pub(super) backoff: Backoff,
-    /// A `Retry-After` up to this is waited for; a longer one is passed on at once.
+    /// Maximum `Retry-After` that is waited for; a longer one is returned at once.
     pub(super) max_retry_after: Duration,
 }
 
-/// The retries of one call.
+/// Retries of one call.
 #[derive(Debug)]
 pub(super) struct Retries {
     repeat: Repeat,
@@ -52,7 +52,7 @@ impl Retries {
         Self { repeat, policy, failures: 0, malformed: false }
     }
 
-    /// Returns the wait before another attempt after this failure, with `time_left` of the
+    /// Returns the delay before another attempt after this failure, with `time_left` until the
     /// call's deadline. `None` if there must not be another.
     pub(super) fn wait_after(&mut self, error: &PlatformError, time_left: Duration) -> Option<Duration> {
         self.failures += 1;
@@ -72,9 +72,11 @@ impl Retries {
             | PlatformError::Exhausted(_)
             | PlatformError::Interrupted(_) => Some(self.backoff()),
             PlatformError::Answer(answer) if matches!(answer.status, 408 | 425 | 499 | 500..) => {
-                answer.retry_after.map_or_else(|| Some(self.backoff()), |wish| self.after_wish(wish))
+                answer.retry_after.map_or_else(|| Some(self.backoff()), |wait| self.after_requested(wait))
             }
-            PlatformError::Answer(answer) if answer.status == 429 => self.after_wish(answer.retry_after?),
+            PlatformError::Answer(answer) if answer.status == 429 => {
+                self.after_requested(answer.retry_after?)
+            }
             // Only once: a second malformed response is not a transient error.
             PlatformError::Malformed(_) => {
                 (!std::mem::replace(&mut self.malformed, true)).then(|| self.backoff())
@@ -89,10 +91,10 @@ impl Retries {
         }
     }
 
-    /// Adds jitter to the wait that the platform asks for, so that callers that were refused
-    /// together do not come back together.
-    fn after_wish(&self, wish: Duration) -> Option<Duration> {
-        (wish <= self.policy.max_retry_after).then(|| wish.max(MIN_RETRY_AFTER) + self.backoff())
+    /// Adds jitter to the delay that the platform asks for, so that callers that were refused
+    /// together do not retry together.
+    fn after_requested(&self, wait: Duration) -> Option<Duration> {
+        (wait <= self.policy.max_retry_after).then(|| wait.max(MIN_RETRY_AFTER) + self.backoff())
     }
 
     fn backoff(&self) -> Duration {
@@ -109,25 +111,24 @@ const fn is_not_sent(error: &PlatformError) -> bool {
     )
 }
 
-/// Retries per second that are always granted, so that a gateway with few calls retries too.
+/// Retries per second that are always granted, so that a gateway with few calls can retry.
 const FLOOR_PER_SECOND: u64 = 10;
 /// Share of calls that may be retried beyond the floor, in percent.
 const PERCENT_OF_CALLS: u64 = 10;
 
-/// Budget for the retries of all calls of one API client. Ten per second are granted, and
-/// beyond that a tenth of the calls of the last ten seconds, so that retries never multiply
-/// the load on a failing platform.
+/// Retry budget of all calls of one API client. Grants ten retries per second, and beyond that a
+/// tenth of the calls of the last ten seconds, so that retries never multiply the load on a failing
+/// platform.
 ///
-/// `tower::retry::budget::TpsBudget` promises something else: its floor is one for the whole
-/// window, so that a hundred retries may be sent in one second, its share is added to the floor
-/// instead of beginning beyond it, and it checks the budget and takes from it in two steps, so that
-/// several workers can take the same retry. It also takes a lock for each call, not only for each
-/// retry.
+/// `tower::retry::budget::TpsBudget` has other semantics: its floor is one for the whole window, so
+/// that a hundred retries may be sent in one second; its share is added to the floor instead of
+/// beginning beyond it; and it checks the budget and takes from it in two steps, so that several
+/// workers can take the same retry. It also takes a lock for each call, not only for each retry.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     /// `total` counts calls, `marked` counts retries.
     window: Window,
-    /// Makes checking the budget and taking from it one step. Counting calls does not need it.
+    /// Makes checking the budget and taking from it atomic. Counting calls does not need it.
     taking: Mutex<()>,
 }
 
@@ -139,10 +140,10 @@ impl RetryBudget {
 
     /// Counts a call.
     pub(super) fn count_call(&self) {
-        self.window.add(Counts { total: 1, marked: 0 });
+        self.window.add(Counts { total: 1, marked: 0 }, clock::now());
     }
 
-    /// Takes one retry out of the budget. Returns whether there was one.
+    /// Takes one retry from the budget. Returns whether there was one.
     #[must_use]
     pub(super) fn take(&self) -> bool {
         let _taking = self.taking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -150,7 +151,7 @@ impl RetryBudget {
         let granted = self.window.this_second().marked < FLOOR_PER_SECOND
             || (marked + 1) * 100 <= total * PERCENT_OF_CALLS;
         if granted {
-            self.window.add(Counts { total: 0, marked: 1 });
+            self.window.add(Counts { total: 0, marked: 1 }, clock::now());
         }
         granted
     }
@@ -166,7 +167,7 @@ mod tests {
     };
 
     const LONG: Duration = Duration::from_secs(10);
-    /// Maximum wait after the first failure.
+    /// Maximum delay after the first failure.
     const SHORT: Duration = Duration::from_millis(200);
 
     fn policy() -> RetryPolicy {
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_transient_is_tried_three_times_in_all() {
+    fn transient_failures_are_attempted_three_times() {
         let statuses = [408, 425, 499, 500, 503].map(|status| answer(status, None));
         let not_sent = [PlatformError::NameLookup(String::new()), PlatformError::Exhausted(String::new())];
         for error in [unreachable(), interrupted()].into_iter().chain(not_sent).chain(statuses) {
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_between_attempts_use_the_range_up_to_their_maximum() {
+    fn delays_between_attempts_are_spread_up_to_their_maximum() {
         let malformed = || PlatformError::Malformed(Malformation::Json);
         let errors = [unreachable(), interrupted(), answer(500, None), answer(408, None)];
         for error in errors.into_iter().chain([malformed()]) {
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_final_is_not_tried_again() {
+    fn final_failures_are_not_repeated() {
         let statuses = [307, 400, 401, 403, 404, 409, 415, 429].map(|status| answer(status, None));
         let others = [
             PlatformError::CertificateInvalid(String::new()),
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_sent_again_once_and_only_if_it_was_not_sent() {
+    fn login_is_repeated_once_and_only_if_it_was_not_sent() {
         let statuses = (100..600).map(|status| answer(status, Some(Duration::ZERO)));
         let others = [
             PlatformError::CertificateInvalid(String::new()),
@@ -271,19 +272,19 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_response_is_asked_for_again_once() {
+    fn request_is_repeated_once_after_a_malformed_response() {
         let mut retries = minting();
         assert!(retries.wait_after(&PlatformError::Malformed(Malformation::Json), LONG).is_some());
         assert_eq!(retries.wait_after(&PlatformError::Malformed(Malformation::Missing), LONG), None);
     }
 
     #[test]
-    fn waits_that_the_platform_asks_for_are_jittered_and_never_zero() {
+    fn requested_delays_are_jittered_and_never_zero() {
         for status in [408, 429, 503] {
-            for (wish, floor) in [(2000, 2000), (1, 100), (0, 100)] {
+            for (requested, floor) in [(2000, 2000), (1, 100), (0, 100)] {
                 let waits: Vec<Duration> = (0..100)
                     .map(|_| {
-                        let error = answer(status, Some(Duration::from_millis(wish)));
+                        let error = answer(status, Some(Duration::from_millis(requested)));
                         minting().wait_after(&error, LONG).expect("a second attempt")
                     })
                     .collect();
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ten_a_second_are_granted_without_any_calls() {
+    async fn ten_retries_a_second_are_granted_without_any_calls() {
         let budget = RetryBudget::new();
         for _ in 0..3 {
             assert_eq!((0..25).filter(|_| budget.take()).count(), 10);
@@ -308,7 +309,7 @@ mod tests {
         (0..1000).for_each(|_| budget.count_call());
         assert_eq!((0..1000).filter(|_| budget.take()).count(), 100);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!((0..1000).filter(|_| budget.take()).count(), 10, "the tenth is spent, the floor is not");
+        assert_eq!((0..1000).filter(|_| budget.take()).count(), 10, "the tenth is used up, the floor is not");
         tokio::time::advance(Duration::from_secs(5)).await;
         (0..200).for_each(|_| budget.count_call());
         assert_eq!((0..1000).filter(|_| budget.take()).count(), 10, "10 % of 200, less the 10 before");

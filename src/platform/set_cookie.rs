@@ -1,16 +1,16 @@
-//! Reads the session from the `Set-Cookie` headers of a login response.
+//! Parses the session from the `Set-Cookie` headers of a login response.
 //!
-//! Cookies are read as browsers read them (RFC 6265, sections 5.2 and 5.3), because a
-//! login whose cookies are refused has wasted its token:
+//! Cookies are parsed like browsers parse them (RFC 6265, sections 5.2 and 5.3), because rejecting
+//! the cookies of a login wastes its token:
 //!
 //! - A string without `=` or without a name is not a cookie. It is ignored with a warning.
-//! - An attribute that cannot be read is ignored; the cookie is kept.
+//! - An invalid attribute is ignored; the cookie is kept.
 //! - A later cookie with the same name, domain and path replaces an earlier one.
 //!
-//! The contract's strings are UTF-8, and its callers send them in headers of their own. A
-//! live cookie that is not UTF-8 or has control characters cannot be passed on, so the
-//! login has failed ([`CookieProblem::NotTransferable`]); its bytes are kept for the logout.
-//! HTAB is not counted as a control character here: it is valid inside a header value.
+//! Strings of the gRPC API are UTF-8, and callers send them in their own headers. A live cookie
+//! that is not UTF-8 or has control characters cannot be returned, so the login fails
+//! ([`CookieProblem::NotTransferable`]); its bytes are kept for the logout. HTAB does not count as
+//! a control character here, because it is valid inside a header value.
 //!
 //! Neither names nor values of cookies are logged.
 
@@ -39,18 +39,18 @@ const MAX_COOKIES: usize = 32;
 /// Maximum total size of the `Set-Cookie` headers of one response, in bytes.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// Result of reading the `Set-Cookie` headers of a response.
+/// Result of parsing the `Set-Cookie` headers of a response.
 #[derive(Debug)]
 pub(super) struct SetCookies {
-    /// The session; with a problem, what is known of it, to be logged out.
+    /// The session. If there is a problem, the known part of it, to be logged out.
     pub(super) session: Session,
-    /// Why the session cannot be passed to the caller; `None` if it can.
+    /// Why the session cannot be returned to the caller; `None` if it can.
     pub(super) problem: Option<CookieProblem>,
-    /// What was not as it should be, for the operator.
+    /// Irregular headers, for the operator.
     pub(super) irregularities: Irregularities,
 }
 
-/// What was irregular about the `Set-Cookie` headers of a response.
+/// Number of irregularities in the `Set-Cookie` headers of a response.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Irregularities {
     ignored: u32,
@@ -59,7 +59,7 @@ pub(super) struct Irregularities {
     suspect_headers: u32,
 }
 
-/// Why the session of a login cannot be passed to the caller.
+/// Why the session of a login cannot be returned to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CookieProblem {
     /// More than 32 cookies.
@@ -76,10 +76,10 @@ pub enum CookieProblem {
     NoneUsable,
 }
 
-/// Reads all `Set-Cookie` headers in order.
+/// Parses all `Set-Cookie` headers in order.
 ///
-/// `now` is our clock. A cookie counts as a deletion if it has expired by our clock and
-/// by the response's own `Date`: a clock that is wrong must not cost a live session.
+/// `now` is our time. A cookie counts as a deletion if it has expired both by our clock and by the
+/// `Date` of the response, so that a wrong clock does not lose a live session.
 pub(super) fn read(headers: &HeaderMap, now: SystemTime) -> SetCookies {
     let sent = headers.get(DATE).and_then(|date| parse_date(date.as_bytes()));
     let earliest_now = sent.map_or(now, |sent| sent.min(now));
@@ -103,7 +103,7 @@ pub(super) fn read(headers: &HeaderMap, now: SystemTime) -> SetCookies {
 }
 
 impl Irregularities {
-    /// Warns the operator, with the call that they were met in.
+    /// Logs warnings with the request id and the API client of the call.
     pub(super) fn warn(self, call: &Call) {
         let request_id = call.request_id();
         let api_client = call.api_client();
@@ -112,7 +112,7 @@ impl Irregularities {
                 request.id = %request_id,
                 api_client.name = api_client.as_deref(),
                 cookies.ignored = self.ignored,
-                "ignored unreadable cookies in login response"
+                "ignored invalid cookies in login response"
             );
         }
         if self.ignored_attributes > 0 {
@@ -120,7 +120,7 @@ impl Irregularities {
                 request.id = %request_id,
                 api_client.name = api_client.as_deref(),
                 attributes.ignored = self.ignored_attributes,
-                "ignored unreadable cookie attributes in login response"
+                "ignored invalid cookie attributes in login response"
             );
         }
         if self.split_headers > 0 || self.suspect_headers > 0 {
@@ -129,13 +129,13 @@ impl Irregularities {
                 api_client.name = api_client.as_deref(),
                 headers.split = self.split_headers,
                 headers.ambiguous = self.suspect_headers,
-                "Set-Cookie header looks folded, check proxies in front of the platform"
+                "set-cookie header looks folded"
             );
         }
     }
 }
 
-/// Cookies of one response while it is being read.
+/// Cookies of one response while it is being parsed.
 #[derive(Default)]
 struct Jar<'h> {
     cookies: Vec<ReceivedCookie<'h>>,
@@ -158,7 +158,7 @@ impl<'h> Jar<'h> {
         self.irregularities.ignored_attributes += cookie.ignored_attributes;
         self.cookies.retain(|earlier| !earlier.is_replaced_by(&cookie));
         if cookie.has_expired(now) && cookie.as_text().is_none() {
-            // It has deleted what it could. Nobody needs to see it.
+            // It has already deleted the earlier cookie, and need not be returned.
             return Ok(());
         }
         if self.cookies.len() == MAX_COOKIES {
@@ -173,7 +173,7 @@ impl<'h> Jar<'h> {
             return Some(CookieProblem::NotTransferable);
         }
         let is_any_live = self.cookies.iter().any(|cookie| !cookie.has_expired(now));
-        // Deletions alone are not a problem: like no header at all, they lose nothing.
+        // Deletions alone are not a problem: like a missing header, they lose nothing.
         (self.irregularities.ignored > 0 && !is_any_live).then_some(CookieProblem::NoneUsable)
     }
 

@@ -1,4 +1,4 @@
-//! The platform client against a server that misbehaves: every row of the fault matrix.
+//! The platform client with a misbehaving server.
 
 #[expect(dead_code, reason = "the tests of the whole program use the rest")]
 #[path = "../../tests/it/support/upstream.rs"]

@@ -1,6 +1,6 @@
-//! Events of the last ten seconds, counted in slots of one second.
+//! Counts of events in the last ten seconds, in slots of one second.
 //!
-//! Counting takes no lock. What the counts mean is decided by the owner.
+//! Counting takes no lock. The owner interprets the counts.
 
 use std::{
     array,
@@ -24,11 +24,11 @@ const SECOND_MAX: u64 = (1 << 24) - 1;
 pub(super) struct Counts {
     /// All events.
     pub(super) total: u64,
-    /// Failures among them, or the number of retries.
+    /// Failures among them, or retries.
     pub(super) marked: u64,
 }
 
-/// The sliding window.
+/// Sliding window.
 #[derive(Debug)]
 pub(super) struct Window {
     started: Instant,
@@ -41,9 +41,9 @@ impl Window {
         Self { started: clock::now(), slots: array::from_fn(|_| AtomicU64::new(0)) }
     }
 
-    /// Adds to the counts of the current second.
-    pub(super) fn add(&self, counts: Counts) {
-        let second = self.second();
+    /// Adds to the counts of the second of `now`.
+    pub(super) fn add(&self, counts: Counts, now: Instant) {
+        let second = self.second(now);
         let _ = self.slot(second).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let kept = read(word, second).unwrap_or_default();
             let total = (kept.total + counts.total).min(COUNT_MAX);
@@ -54,12 +54,12 @@ impl Window {
 
     /// Returns the counts of the current second.
     pub(super) fn this_second(&self) -> Counts {
-        self.at(self.second())
+        self.at(self.second(clock::now()))
     }
 
     /// Returns the counts of the last ten seconds, including the current one.
     pub(super) fn totals(&self) -> Counts {
-        let now = self.second();
+        let now = self.second(clock::now());
         (now.saturating_sub(SECONDS - 1)..=now).map(|second| self.at(second)).fold(
             Counts::default(),
             |sum, slot| Counts { total: sum.total + slot.total, marked: sum.marked + slot.marked },
@@ -81,8 +81,8 @@ impl Window {
         read(self.slot(second).load(Ordering::Relaxed), second).unwrap_or_default()
     }
 
-    fn second(&self) -> u64 {
-        clock::now().saturating_duration_since(self.started).as_secs()
+    fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs()
     }
 }
 
@@ -102,11 +102,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn counts_are_forgotten_after_ten_seconds_and_not_before() {
+    async fn counts_expire_after_exactly_ten_seconds() {
         let window = Window::new();
-        window.add(Counts { total: 2, marked: 1 });
+        window.add(Counts { total: 2, marked: 1 }, clock::now());
         tokio::time::advance(Duration::from_secs(9)).await;
-        window.add(Counts { total: 1, marked: 1 });
+        window.add(Counts { total: 1, marked: 1 }, clock::now());
         assert_eq!(window.totals(), Counts { total: 3, marked: 2 });
         assert_eq!(window.this_second(), Counts { total: 1, marked: 1 });
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -116,11 +116,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slot_is_used_anew_in_its_next_round() {
+    async fn slot_is_reused_in_the_next_round() {
         let window = Window::new();
-        window.add(Counts { total: 5, marked: 5 });
+        window.add(Counts { total: 5, marked: 5 }, clock::now());
         tokio::time::advance(Duration::from_secs(10)).await;
-        window.add(Counts { total: 1, marked: 0 });
+        window.add(Counts { total: 1, marked: 0 }, clock::now());
         assert_eq!(window.totals(), Counts { total: 1, marked: 0 });
         window.clear();
         assert_eq!(window.totals(), Counts::default());
@@ -131,7 +131,9 @@ mod tests {
         let window = Window::new();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| window.add(Counts { total: 1, marked: 0 })));
+                scope.spawn(|| {
+                    (0..1000).for_each(|_| window.add(Counts { total: 1, marked: 0 }, clock::now()));
+                });
             }
         });
         assert_eq!(window.totals().total, 4000);

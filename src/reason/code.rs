@@ -1,8 +1,8 @@
-//! The gRPC codes that a failure can have; `OK` is not among them.
+//! The gRPC codes of failures.
 
 use tonic::Code;
 
-/// A gRPC code of a failed call: never `OK`, and only what the contract documents.
+/// A gRPC code of a failed call: never `OK`, and only codes that the contract documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureCode {
     /// `INVALID_ARGUMENT`.
@@ -32,7 +32,7 @@ pub enum FailureCode {
 }
 
 impl FailureCode {
-    /// The code's name in the gRPC documentation.
+    /// Returns the code's name in the gRPC documentation.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

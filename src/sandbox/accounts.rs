@@ -1,19 +1,21 @@
 //! Who exists in the sandbox: tenants, users and API clients.
 //!
-//! They never change while it runs. Tokens and sessions are in `tokens`; how a
-//! file of accounts is read, and what is wrong with one, in `file`.
+//! They never change while it runs. Tokens and sessions are in `tokens`; `file` reads a file of
+//! accounts and reports what is wrong with it.
 
 pub(super) mod file;
+mod listing;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use file::AccountsError;
+pub use listing::ListedAccount;
 use serde_json::value::RawValue;
 
-/// The id of the sandbox's API client.
+/// Id of the sandbox's API client.
 pub const CLIENT_ID: &str = "sandbox";
-/// The secret of the sandbox's API client; it opens nothing but the sandbox.
+/// Secret of the sandbox's API client. It is valid for a sandbox only.
 pub const CLIENT_SECRET: &str = "sandbox-secret";
 
 /// Tenants, users and API clients.
@@ -22,10 +24,10 @@ pub const CLIENT_SECRET: &str = "sandbox-secret";
 /// - `tenants`: `id`, `name`, and optionally `parent_id` (none: a root), `kind`
 ///   (`customer`), `enabled` (true), `locked` (false), `support_access` (true);
 /// - `api_clients`: `client_id`, `client_secret`, `tenant_id`, optionally `name`.
-///   Left out, there is one: [`CLIENT_ID`] with [`CLIENT_SECRET`] in the first tenant;
-/// - `users`: the account objects as the platform answers them. `id`, `login` and
-///   `tenant_id` must be there, `enabled` and `external_id` are heeded, and everything
-///   else is answered exactly as it stands in the file.
+///   Without the list there is one: [`CLIENT_ID`] with [`CLIENT_SECRET`] in the first tenant;
+/// - `users`: the account objects that the platform returns. `id`, `login` and `tenant_id` are
+///   required, `enabled` and `external_id` are optional, and everything else is returned exactly
+///   as it is in the file.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     tenants: Vec<Arc<Tenant>>,
@@ -45,7 +47,7 @@ pub(super) struct Tenant {
     pub(super) support_access: bool,
 }
 
-/// A user, and the account object that the platform answers for it.
+/// A user, and the account object that the platform returns for it.
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) id: String,
@@ -56,7 +58,7 @@ pub(super) struct User {
     pub(super) account: Box<RawValue>,
 }
 
-/// A party that may ask for access tokens.
+/// An API client, which can request access tokens.
 pub(super) struct ApiClient {
     pub(super) id: String,
     pub(super) secret: String,
@@ -70,7 +72,7 @@ impl std::fmt::Debug for ApiClient {
     }
 }
 
-/// Whom a one-time token is asked for.
+/// The user that a one-time token is requested for.
 #[derive(Debug)]
 pub(super) enum Subject {
     Login(String),
@@ -78,7 +80,7 @@ pub(super) enum Subject {
     UserId(String),
 }
 
-/// Why an API client may not have a token for a user, or see something.
+/// Why an API client gets no token for a user, or cannot see a tenant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Barred {
     /// Not in the API client's tenant, nor below it.
@@ -94,8 +96,8 @@ pub(super) enum Barred {
 }
 
 impl Accounts {
-    /// The set that the sandbox brings along: the documented example, and one
-    /// account for each way in which the platform refuses one.
+    /// The built-in accounts: the documented example, and one for each way in which the platform
+    /// refuses an account.
     #[must_use]
     #[expect(
         clippy::expect_used,
@@ -116,6 +118,13 @@ impl Accounts {
     #[must_use]
     pub fn first_login(&self) -> Option<&str> {
         self.users.first().map(|user| user.login.as_str())
+    }
+
+    /// Id and secret of the first API client.
+    #[must_use]
+    pub fn credential(&self) -> (&str, &str) {
+        let client = self.api_clients.first();
+        client.map_or((CLIENT_ID, CLIENT_SECRET), |client| (&client.id, &client.secret))
     }
 
     pub(super) fn user(&self, subject: &Subject) -> Option<&Arc<User>> {
@@ -144,17 +153,17 @@ impl Accounts {
         self.api_clients.iter().find(|client| client.id == id)
     }
 
-    /// Whether `client` may see what lies in `tenant_id`.
+    /// Returns whether `client` can see the tenant and what is in it.
     pub(super) fn may_see(&self, client: &ApiClient, tenant_id: &str) -> Result<(), Barred> {
         self.branch(client, tenant_id).map(|_| ())
     }
 
-    /// Whether `client` may log in as `user`, in the order in which the platform
-    /// would tell: first what the client may not know, then what is wrong with the user.
+    /// Returns whether `client` can log `user` in. Checks in the order of the platform: first what
+    /// the client must not learn, then the state of the user.
     pub(super) fn may_log_in_as(&self, client: &ApiClient, user: &User) -> Result<(), Barred> {
         let branch = self.branch(client, &user.tenant_id)?;
-        // The client's own tenant may have support access off: that shuts out its
-        // parents, not itself.
+        // Support access that is off in the client's own tenant excludes the tenants above, not the
+        // client.
         if branch.iter().any(|tenant| tenant.id != client.tenant_id && !tenant.support_access) {
             return Err(Barred::SupportAccessOff);
         }
@@ -168,8 +177,7 @@ impl Accounts {
         if user.enabled { Ok(()) } else { Err(Barred::UserDisabled) }
     }
 
-    /// The tenants from `root` down to `tenant_id`, both included; none if it does not
-    /// lie there.
+    /// The tenants from `root` down to `tenant_id`, both included; `None` if it is not below.
     pub(super) fn way(&self, root: &str, tenant_id: &str) -> Option<Vec<&Tenant>> {
         let mut way = self.ancestors(tenant_id);
         let end = way.iter().position(|tenant| tenant.id == root)?;
@@ -183,7 +191,7 @@ impl Accounts {
         self.way(&client.tenant_id, tenant_id).ok_or(Barred::OutsideSubtree)
     }
 
-    /// The tenant and all above it, up to its root. Ends: `file` refuses circles.
+    /// The tenant and all above it, up to its root. `file` refuses circles.
     fn ancestors(&self, tenant_id: &str) -> Vec<&Tenant> {
         let parent =
             |tenant: &&Tenant| tenant.parent_id.as_ref().and_then(|id| self.tenant(id)).map(Arc::as_ref);
@@ -192,7 +200,7 @@ impl Accounts {
 }
 
 impl User {
-    /// A user that exists only to meet a fault: its login names the fault.
+    /// A user that exists only for a failure on demand, which its login names.
     pub(super) fn of_fault(login: &str, tenant_id: &str) -> Option<Self> {
         let id = "5a4d0b0c-0000-4000-8000-000000fa0170";
         let account = serde_json::json!({

@@ -1,7 +1,7 @@
-//! The endpoints that tell about one user, tenant or API client; `directory` has many.
+//! The endpoints for a single user, tenant or API client; those for many are in `directory`.
 //!
-//! Read-only, and only as much as clients of the login endpoints ask for on their way.
-//! Fields that the sandbox does not know are left out rather than made up.
+//! Read-only, and only what clients of the login endpoints need. Fields without a value in the
+//! sandbox are left out.
 
 use std::sync::Arc;
 
@@ -19,10 +19,9 @@ use super::error::ApiError;
 use super::idp;
 use super::log::Concerns;
 
-/// `GET /api/2/users/me`: whom the session belongs to.
+/// `GET /api/2/users/me`: the user of the session.
 ///
-/// With an access token it tells about the API client, as far as the vendor's first
-/// Python samples need it.
+/// With an access token, the API client: the fields that the vendor's first Python samples use.
 pub(super) async fn me(State(world): State<Arc<World>>, headers: HeaderMap) -> Result<Response, ApiError> {
     if headers.contains_key(header::AUTHORIZATION) {
         let client = world.api_client(&headers)?;
@@ -66,7 +65,7 @@ pub(super) async fn tenant(
 /// A tenant as the platform describes it.
 pub(super) fn tenant_object(tenant: &Tenant) -> Value {
     json!({
-        // "Support access", by the name that the API has for it.
+        // The API's name for support access.
         "ancestral_access": tenant.support_access,
         "enabled": tenant.enabled,
         "id": tenant.id,
@@ -78,7 +77,7 @@ pub(super) fn tenant_object(tenant: &Tenant) -> Value {
     })
 }
 
-/// `GET /api/2/clients/{id}`: an API client at or below the asking one's tenant.
+/// `GET /api/2/clients/{id}`: an API client at or below the tenant of the requesting one.
 pub(super) async fn client(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -112,17 +111,16 @@ pub(super) async fn openid_configuration(State(world): State<Arc<World>>, header
     }))
 }
 
-/// `GET /api/1/accounts`: which data center a login lives in. There is but one.
+/// `GET /api/1/accounts`: the data center of a login. There is only one.
 pub(super) async fn data_center(State(world): State<Arc<World>>, headers: HeaderMap) -> Json<Value> {
     Json(json!({ "server_url": base_url(&world, &headers) }))
 }
 
-/// The sandbox's address as the client knows it, so that it holds through a forwarded
-/// port too.
+/// The sandbox's URL as the client reached it, which also works through a forwarded port.
 fn base_url(world: &World, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(|host| host.parse::<Authority>().ok()) {
         Some(host) if !host.as_str().contains('@') => format!("http://{host}"),
-        _ => world.base_url.clone(),
+        _ => world.public_url.clone(),
     }
 }

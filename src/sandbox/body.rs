@@ -1,6 +1,6 @@
-//! Reading a request's body: its form, its size, its pace.
+//! Reading the body of a request: its type, its size, its time.
 //!
-//! What the fields mean is judged by the endpoint.
+//! The endpoints check the fields.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// Far more than any documented request needs.
+/// Maximum size of a body, in bytes: far more than any documented request needs.
 const MAX_BYTES: usize = 64 * 1024;
-/// What is over the limit is read and dropped up to here: answered and closed at once,
-/// the client would see a reset instead of the answer.
+/// Maximum number of bytes that are read of a body that is too large. If the connection were closed
+/// at once, the client would see a reset instead of the answer.
 const MAX_DRAINED: usize = 1024 * 1024;
-/// A client that is slower than this has gone.
+/// Maximum time for a body.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// Lets a request on only with its whole body at hand, whatever comes of it then.
+/// Passes a request on once its whole body has arrived.
 pub(super) async fn take_whole(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let whole = match tokio::time::timeout(MAX_TIME, read(body)).await {
@@ -56,33 +56,34 @@ async fn read(mut body: Body) -> Result<Bytes, ApiError> {
     Ok(whole.freeze())
 }
 
-/// The JSON object that a request carries.
+/// The JSON object in a request.
 pub(super) fn json_object(headers: &HeaderMap, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     require_type(headers, "application/json")?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(bad_request("The body must be a JSON object.".to_owned())),
         Err(error) => {
-            // The parser's own sentence may repeat a part of the body.
+            // The parser's own message can repeat a part of the body.
             let (line, column) = (error.line(), error.column());
             Err(bad_request(format!("The body is not valid JSON (line {line}, column {column}).")))
         }
     }
 }
 
-/// The fields of the HTML form that a request carries, in their order.
+/// The fields of the HTML form in a request, in their order.
 pub(super) fn form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, ApiError> {
     require_type(headers, "application/x-www-form-urlencoded")?;
     Ok(url::form_urlencoded::parse(body).into_owned().collect())
 }
 
-fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), ApiError> {
+/// Refuses a body of another type.
+pub(super) fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), ApiError> {
     let sent = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = sent.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case(wanted) {
         return Ok(());
     }
-    let info = format!("Send the body as {wanted} and say so in Content-Type.");
+    let info = format!("Send the body as {wanted}, with that Content-Type.");
     Err(ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, info))
 }
 

@@ -1,7 +1,7 @@
-//! The endpoints that list and search: who lies at and below a tenant.
+//! The endpoints that list and search tenants and users.
 //!
-//! Read-only, for clients that look a user up before they log in as it. A single
-//! user, tenant or API client is told about in `api`.
+//! Read-only, for clients that look a user up before they log it in. Single users, tenants and API
+//! clients are in `api`.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use super::accounts::{ApiClient, Subject, Tenant, User};
 use super::api::tenant_object;
 use super::error::ApiError;
 
-/// As many as one answer holds, unless the request says otherwise.
+/// Default maximum number of items in a response.
 const LIMIT: usize = 1000;
 
-/// What every list of the platform is wrapped in.
+/// The object around every list of the platform.
 #[derive(Serialize)]
 pub(super) struct Items<T> {
     items: Vec<T>,
@@ -123,7 +123,7 @@ pub(super) async fn check_login(
 }
 
 /// `GET /api/2/search`: the tenants and users at and below `tenant` whose name or
-/// login contains `text`, whatever the case of its letters.
+/// login contains `text`, ignoring case.
 pub(super) async fn search(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -170,7 +170,7 @@ pub(super) async fn search(
     Ok(Json(Items { items: tenants.chain(users).take(limit).collect() }))
 }
 
-/// A tenant that there is, and that the client may see.
+/// An existing tenant that the client can see.
 fn seen_tenant(world: &World, client: &ApiClient, id: Option<String>) -> Result<Arc<Tenant>, ApiError> {
     let tenant = id.and_then(|id| world.accounts.tenant(&id)).ok_or_else(|| ApiError::no_such("tenant"))?;
     let seen = world.accounts.may_see(client, &tenant.id);
@@ -184,7 +184,7 @@ fn name_of(user: &User) -> (String, String) {
     (said("/contact/firstname"), said("/contact/lastname"))
 }
 
-/// What stands behind the question mark.
+/// The query of a request.
 struct Query(String);
 
 impl Query {

@@ -14,7 +14,7 @@ use super::accounts::Barred;
 /// The domain that the platform's account server names in its errors.
 const DOMAIN: &str = "PlatformAccountServer";
 
-/// An error answer.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -42,7 +42,7 @@ struct Body {
 }
 
 impl ApiError {
-    /// An error that has no code of its own: the code is the HTTP status.
+    /// An error without a code of its own: the code is the HTTP status.
     pub(super) fn plain(status: StatusCode, info: impl Into<String>) -> Self {
         let message = status.canonical_reason().unwrap_or("Error");
         Self::coded(status, u32::from(status.as_u16()), message, info)
@@ -65,7 +65,7 @@ impl ApiError {
         error
     }
 
-    /// 401: no access token, or not a good one.
+    /// 401: the access token is missing or not valid.
     pub(super) fn access_token() -> Self {
         let info = "The access token is missing, expired or invalid.";
         let error = Self::plain(StatusCode::UNAUTHORIZED, info);
@@ -129,7 +129,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// 404 for a path that is no endpoint.
+/// 404 for a path that is not an endpoint.
 pub(super) async fn no_such_endpoint(_: Uri) -> ApiError {
     ApiError::plain(StatusCode::NOT_FOUND, "There is no such endpoint in the sandbox.")
 }

@@ -1,18 +1,18 @@
-//! A bounded store of things that live for a fixed time.
+//! A bounded store of values that expire after a fixed time.
 //!
-//! It does not know what it keeps. All entries of one store live equally long, so
-//! that the oldest is always the next to end, and pruning costs nothing to speak of.
+//! All entries of a store have the same lifetime, so the oldest is always the next to expire, and
+//! pruning is cheap.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
 
-/// Entries kept at most; beyond it the oldest is dropped. Far more than anyone
-/// trying things out needs, and a few dozen megabytes at worst.
+/// Maximum number of entries; beyond it the oldest is dropped. More than any test needs, and a few
+/// dozen megabytes at most.
 const CAPACITY: usize = 100_000;
 
-/// Values by a secret name, each gone once its time is over.
+/// Values by a secret name, until they expire.
 pub(super) struct Expiring<T> {
     lifetime: Duration,
     capacity: usize,
@@ -25,7 +25,7 @@ impl<T> Expiring<T> {
         Self { lifetime, capacity: CAPACITY, entries: HashMap::new(), by_age: VecDeque::new() }
     }
 
-    /// Keeps `value` from now for the store's lifetime.
+    /// Keeps `value` for the store's lifetime, from now.
     pub(super) fn insert(&mut self, name: String, value: T) {
         let now = clock::now();
         while let Some((end, _)) = self.by_age.front()
@@ -39,12 +39,18 @@ impl<T> Expiring<T> {
         self.entries.insert(name, (end, value));
     }
 
-    /// The value, while it lives.
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.by_age.clear();
+    }
+
+    /// The value, unless it has expired.
     pub(super) fn find(&self, name: &str) -> Option<&T> {
         self.entries.get(name).filter(|(end, _)| clock::now() < *end).map(|(_, value)| value)
     }
 
-    /// Takes the value out, so that nobody finds it again.
+    /// Removes the value.
     pub(super) fn take(&mut self, name: &str) -> Option<T> {
         self.entries.remove(name).filter(|(end, _)| clock::now() < *end).map(|(_, value)| value)
     }

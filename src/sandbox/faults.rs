@@ -1,8 +1,7 @@
-//! Faults on demand: what can go wrong between the platform and its clients.
+//! Faults of the copy of the platform: the ways in which its answers fail.
 //!
-//! A fault that refuses ([`Fault::refusal`]) happens instead of the work. One that
-//! spoils happens after it: the work is done, the token spent, and the answer lost on
-//! its way, which is what makes such a fault worth testing against.
+//! A fault that refuses ([`Fault::refusal`]) comes instead of the work. One that spoils the answer
+//! comes after it: the work is done, the token is spent, and the answer is lost.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -16,27 +15,33 @@ use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::wire::Cutter;
 
-/// What `slow` waits before it answers.
+/// Delay of the answer of `slow`.
 const SLOWNESS: Duration = Duration::from_secs(5);
-/// What a `429` asks its client to wait, in seconds.
+/// `Retry-After` of a `429`, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("7");
 /// Where `redirect` leads: a name that never resolves (RFC 6761, section 6.4).
 const ELSEWHERE: HeaderValue = HeaderValue::from_static("http://elsewhere.invalid/");
-/// `huge` sends this many pieces, 16 MiB in all, and does not say so beforehand.
+/// Number of pieces that `huge` sends, 16 MiB in total, without a length beforehand.
 const HUGE_PIECES: usize = 256;
 const HUGE_PIECE: Bytes = Bytes::from_static(&[b' '; 64 * 1024]);
 
-/// One way in which an answer goes wrong.
+/// Id and login of the user whose account `other-account` answers with.
+const OTHER_USER: (&str, &str) = ("5a4d0b0c-0000-4000-8000-0000000c4ed0", "someone.else@sandbox");
+
+/// One way in which an answer fails.
 ///
 /// Written as: an HTTP status from 300 to 599 (`503`; the JSON error's code is then the
-/// status too, a 3xx leads to another host, and `429` says `Retry-After: 7`), a status
+/// status too, a 3xx leads to another host, and `429` has `Retry-After: 7`), a status
 /// with an API code (`400-1018`), `html` (a proxy's page under a 200), `malformed`
 /// (broken JSON under a 200), `cut` (half a body), `reset` (a TCP reset instead of an
-/// answer), `slow` (the answer comes after 5 s), `huge` (16 MiB), `redirect` (302).
+/// answer), `slow` (the answer comes after 5 s), `huge` (16 MiB), `redirect` (302),
+/// `blocked` (a firewall's page under a 403), `other-account` (at the login: the account of
+/// another user).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A JSON error with this status and code.
@@ -55,49 +60,44 @@ pub enum Fault {
     Huge,
     /// A 302 to another host.
     Redirect,
+    /// A page of a firewall under a 403.
+    Blocked,
+    /// The account of another user. Only an answer with an account is changed.
+    OtherAccount,
 }
 
-/// Text that names no fault.
+/// Text that is not a fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no such fault: there is {}", Fault::KINDS)]
+#[error("no such fault; the faults are {}", Fault::KINDS)]
 pub struct UnknownFault;
 
-/// Which requests go wrong without asking for it.
+/// Which requests fail without asking for it.
 ///
 /// Written as `KIND/N`: every N-th request to an endpoint under `/api/2` meets the
-/// [`Fault`] KIND, as in `503/10`. `KIND` alone means every request. Only the page for
-/// browsers at `/api/2/idp/external-login` is spared.
+/// [`Fault`] KIND, as in `503/10`. `KIND` alone means every request. The page for browsers at
+/// `/api/2/idp/external-login` never fails.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan(Option<(Fault, NonZeroU64)>);
 
 /// A plan that cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FaultPlanError {
-    /// KIND is none.
+    /// KIND is not a fault.
     #[error("{0}; write KIND/N, as in `503/10` for every tenth request")]
     Kind(#[from] UnknownFault),
-    /// N is no count.
-    #[error("N must be a whole number from 1 on; write KIND/N, as in `503/10` for every tenth request")]
+    /// N is not a count.
+    #[error("N must be a whole number of at least 1; write KIND/N, as in `503/10` for every tenth request")]
     Count,
 }
 
-/// The plan, being carried out.
+/// The plan, and the number of requests so far.
 pub(super) struct Planned {
     plan: FaultPlan,
     seen: AtomicU64,
 }
 
-/// What a login asks to go wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    /// `fault+KIND@sandbox`: issuing a token fails.
-    Issue(Fault),
-    /// `login-fault+KIND@sandbox`: spending the token fails.
-    Login(Fault),
-}
-
 impl FaultPlan {
-    /// Nothing goes wrong unless it is asked for.
+    /// No request fails unless it asks for it.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
@@ -118,22 +118,15 @@ impl Planned {
         Self { plan, seen: AtomicU64::new(0) }
     }
 
-    /// Counts one request, and says whether it is its turn to go wrong.
+    /// Resets the count.
+    pub(super) fn restart(&self) {
+        self.seen.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a request. Returns the fault if it is one of those that fail.
     pub(super) fn next(&self) -> Option<Fault> {
         let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
         self.plan.0.filter(|(_, every)| seen % *every == 0).map(|(fault, _)| fault)
-    }
-}
-
-impl Demand {
-    /// What `login` asks for; `None` for a login that is just a login.
-    pub(super) fn of(login: &str) -> Option<Result<Self, UnknownFault>> {
-        let login = login.to_ascii_lowercase();
-        let asked = login.strip_suffix("@sandbox")?;
-        if let Some(kind) = asked.strip_prefix("fault+") {
-            return Some(kind.parse().map(Self::Issue));
-        }
-        asked.strip_prefix("login-fault+").map(|kind| kind.parse().map(Self::Login))
     }
 }
 
@@ -149,8 +142,15 @@ impl FromStr for Fault {
             "slow" => Self::Slow,
             "huge" => Self::Huge,
             "redirect" => Self::Redirect,
+            "blocked" => Self::Blocked,
+            "other-account" => Self::OtherAccount,
             _ => {
                 let (status, code) = text.split_once('-').map_or((text, None), |(s, c)| (s, Some(c)));
+                let is_number =
+                    |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+                if status.len() != 3 || !is_number(status) || !code.is_none_or(is_number) {
+                    return Err(UnknownFault);
+                }
                 let number: u16 = status.parse().map_err(|_| UnknownFault)?;
                 let status = StatusCode::from_u16(number)
                     .ok()
@@ -179,17 +179,19 @@ impl fmt::Display for Fault {
             Self::Slow => f.write_str("slow"),
             Self::Huge => f.write_str("huge"),
             Self::Redirect => f.write_str("redirect"),
+            Self::Blocked => f.write_str("blocked"),
+            Self::OtherAccount => f.write_str("other-account"),
         }
     }
 }
 
 impl Fault {
-    /// The kinds there are, for a person to read.
+    /// All kinds, for a person to read.
     pub const KINDS: &str = "an HTTP status (`503`), a status with an API code (`400-1018`), `429`, \
-        `html`, `malformed`, `cut`, `reset`, `slow`, `huge` or `redirect`";
+        `html`, `malformed`, `cut`, `reset`, `slow`, `huge`, `redirect`, `blocked`, `other-account`";
 
-    /// The answer of a fault that happens instead of the work; `None` if this one
-    /// spoils the answer after the work.
+    /// The answer of a fault that comes instead of the work; `None` if it spoils the answer after
+    /// the work.
     pub(super) fn refusal(self) -> Option<Response> {
         let mut response = match self {
             Self::Status(status, code) => {
@@ -197,7 +199,14 @@ impl Fault {
                 ApiError::coded(status, code, message, "A fault on demand.").into_response()
             }
             Self::Redirect => StatusCode::FOUND.into_response(),
-            Self::Html | Self::Malformed | Self::Cut | Self::Reset | Self::Slow | Self::Huge => return None,
+            Self::Blocked => (StatusCode::FORBIDDEN, Html(FIREWALL_PAGE)).into_response(),
+            Self::Html
+            | Self::Malformed
+            | Self::Cut
+            | Self::Reset
+            | Self::Slow
+            | Self::Huge
+            | Self::OtherAccount => return None,
         };
         if response.status().is_redirection() {
             response.headers_mut().insert(header::LOCATION, ELSEWHERE);
@@ -209,7 +218,7 @@ impl Fault {
         Some(response)
     }
 
-    /// Spoils the answer of work that is done.
+    /// Spoils the answer after the work is done.
     pub(super) async fn spoil(self, answer: Response, cutter: &Cutter) -> Response {
         let mut spoilt = match self {
             Self::Html => Html(PROXY_PAGE).into_response(),
@@ -217,7 +226,7 @@ impl Fault {
             Self::Cut => half(answer, cutter).await,
             Self::Reset => {
                 cutter.cut();
-                // Never gets out: the connection is reset when it is written.
+                // Never sent: writing it resets the connection.
                 StatusCode::OK.into_response()
             }
             Self::Slow => {
@@ -225,26 +234,30 @@ impl Fault {
                 answer
             }
             Self::Huge => huge(),
-            Self::Status(..) | Self::Redirect => self.refusal().unwrap_or(answer),
+            Self::OtherAccount => of_another_user(answer).await,
+            Self::Status(..) | Self::Redirect | Self::Blocked => self.refusal().unwrap_or(answer),
         };
         spoilt.extensions_mut().insert(Met(self));
         spoilt
     }
 }
 
-/// Tells the log which fault an answer met.
+/// The fault that an answer met, for log and journal.
 #[derive(Clone, Copy)]
 pub(super) struct Met(pub(super) Fault);
 
 const PROXY_PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Please wait</title></head>\n\
-    <body><h1>Checking your connection</h1><p>A proxy says this, not the platform.</p></body></html>\n";
+    <body><h1>Checking your connection</h1><p>This page is from a proxy, not from the platform.</p></body></html>\n";
+
+const FIREWALL_PAGE: &str = "<!DOCTYPE html>\n<html><head><title>Forbidden</title></head>\n\
+    <body><h1>Request blocked</h1><p>This page is from a firewall, not from the platform.</p></body></html>\n";
 
 fn json(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// The head of the answer as it is, with the length of the whole body, and half of it.
-/// Of an answer without a body, nothing is sent.
+/// The head of the answer with the length of the whole body, and half of the body. An answer
+/// without a body is not sent at all.
 async fn half(answer: Response, cutter: &Cutter) -> Response {
     let (mut head, body) = answer.into_parts();
     let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
@@ -254,8 +267,7 @@ async fn half(answer: Response, cutter: &Cutter) -> Response {
     }
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
     let half = whole.slice(..whole.len() / 2);
-    // The pause between the half and the end lets the server send the half: it sends
-    // what it has whenever the body has nothing ready.
+    // The server sends the half while the body is not ready: it flushes whenever it has to wait.
     let body = stream::unfold(Some(half), |rest| async move {
         if let Some(half) = rest {
             return Some((Ok(half), None));
@@ -266,7 +278,24 @@ async fn half(answer: Response, cutter: &Cutter) -> Response {
     Response::from_parts(head, Body::from_stream(body))
 }
 
-/// An answer that is right but for its size: a client has to count to notice.
+/// The answer with id and login of another user, and with its headers, which contain a session. An
+/// answer without an account stays as it is.
+async fn of_another_user(answer: Response) -> Response {
+    let (mut head, body) = answer.into_parts();
+    let Ok(whole) = body.collect().await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let whole = whole.to_bytes();
+    let account: Option<Map<String, Value>> = serde_json::from_slice(&whole).ok();
+    let Some(mut account) = account.filter(|account| account.contains_key("login")) else {
+        return Response::from_parts(head, Body::from(whole));
+    };
+    account.insert("id".to_owned(), OTHER_USER.0.into());
+    account.insert("login".to_owned(), OTHER_USER.1.into());
+    account.insert("external_id".to_owned(), Value::Null);
+    head.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(head, Body::from(Value::Object(account).to_string()))
+}
+
+/// A valid answer that is too large; only a client that counts notices.
 fn huge() -> Response {
     let start = Bytes::from_static(br#"{"ott": "SANDBOX-huge", "id": "huge", "login": "huge@sandbox""#);
     let pieces = std::iter::once(start)
@@ -294,6 +323,8 @@ mod tests {
             "slow",
             "huge",
             "redirect",
+            "blocked",
+            "other-account",
         ] {
             assert_eq!(kind.parse::<Fault>().unwrap().to_string(), kind);
         }
@@ -301,7 +332,10 @@ mod tests {
 
     #[test]
     fn what_is_no_fault_is_refused_with_the_list_of_those_there_are() {
-        for text in ["", "200", "304", "600", "99999", "400-", "400-x", "-1018", "nothing", "HTML "] {
+        for text in [
+            "", "200", "304", "600", "99999", "0503", "+503", "503x", "400-", "400-x", "400-+1", "-1018",
+            "nothing", "HTML ",
+        ] {
             assert_eq!(text.parse::<Fault>(), Err(UnknownFault), "{text}");
         }
         assert!(UnknownFault.to_string().contains("`redirect`"));
@@ -329,21 +363,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<FaultPlan>().unwrap_err(), error, "{text}");
             assert!(error.to_string().contains("503/10"));
-        }
-    }
-
-    #[test]
-    fn a_login_asks_for_a_fault_only_by_the_documented_form() {
-        assert_eq!(
-            Demand::of("fault+503@sandbox"),
-            Some(Ok(Demand::Issue(Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 503))))
-        );
-        assert_eq!(Demand::of("Login-Fault+Cut@Sandbox"), Some(Ok(Demand::Login(Fault::Cut))));
-        assert_eq!(Demand::of("fault+oops@sandbox"), Some(Err(UnknownFault)));
-        for login in
-            ["johncustomer@mysite.com", "fault+503@mysite.com", "fault@sandbox", "x-fault+503@sandbox"]
-        {
-            assert_eq!(Demand::of(login), None, "{login}");
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The endpoints that give out tokens and spend them: `/api/2/idp/…`.
+//! The endpoints that issue tokens and spend them: `/api/2/idp/…`.
 //!
-//! Who exists is in `accounts`, what is given out in `tokens`; what else the platform
-//! tells about users and tenants is in `api`.
+//! Users are in `accounts`, issued tokens in `tokens`, other endpoints in `api`.
 
 use std::sync::Arc;
 
@@ -17,10 +16,12 @@ use serde_json::{Map, Value, json};
 use super::World;
 use super::accounts::{ApiClient, Subject, User};
 use super::body;
+use super::demand::{Demand, Kind};
 use super::error::ApiError;
-use super::faults::Demand;
-use super::log::Concerns;
-use super::tokens::{Login, SessionName, unpadded};
+use super::faults::Fault;
+use super::log::{About, By, Concerns};
+use super::script;
+use super::tokens::{Login, SessionName, fingerprint, unpadded};
 use crate::clock::unix_seconds;
 
 /// The two cookies of a session.
@@ -54,7 +55,7 @@ pub(super) async fn token(State(world): State<Arc<World>>, headers: HeaderMap, b
         Some(_) => oauth_error(
             StatusCode::BAD_REQUEST,
             "unsupported_grant_type",
-            "The sandbox knows grant_type=client_credentials only.",
+            "The sandbox supports only grant_type=client_credentials.",
         ),
         None => oauth_error(StatusCode::BAD_REQUEST, "invalid_request", "grant_type is missing."),
     }
@@ -64,13 +65,15 @@ fn access_token(world: &World, client: &Arc<ApiClient>) -> Response {
     let lifetime = world.access_token_lifetime;
     let answer = json!({
         "access_token": world.tokens.new_access_token(client),
-        // Not on the documented page, but what the vendor's Go library reads.
+        // Not documented, but the vendor's Go library reads it.
         "expires_in": lifetime.as_secs(),
         "expires_on": unix_seconds(world.wall_clock.now() + lifetime),
         "id_token": unpadded(),
         "token_type": "bearer",
     });
-    Json(answer).into_response()
+    let mut response = Json(answer).into_response();
+    response.extensions_mut().insert(By(Arc::clone(client)));
+    response
 }
 
 fn oauth_error(status: StatusCode, error: &str, description: &str) -> Response {
@@ -92,10 +95,13 @@ pub(super) async fn ott(
     }
     let subject = subject(&fields)?;
     let demand = match &subject {
-        Subject::Login(login) => Demand::of(login),
+        Subject::Login(login) => Demand::of(login, &world.accounts),
         Subject::ExternalId(_) | Subject::UserId(_) => None,
     };
-    let demand = demand.transpose().map_err(|error| ApiError::field("login", error.to_string()))?;
+    let demand = demand.transpose().map_err(|unknown| {
+        script::warn(unknown);
+        ApiError::field("login", unknown.rules().join("; "))
+    })?;
 
     let user = match (&demand, subject) {
         (Some(_), Subject::Login(login)) => {
@@ -111,24 +117,31 @@ pub(super) async fn ott(
             Arc::clone(user)
         }
     };
-    let issue = |fault| {
-        let login = Login { user: Arc::clone(&user), fault };
-        Json(json!({ "ott": world.tokens.new_one_time_token(login) })).into_response()
+    let issue = |failure| {
+        let login = Login { user: Arc::clone(&user), failure };
+        let token = world.tokens.new_one_time_token(login);
+        let mut response = Json(json!({ "ott": token })).into_response();
+        response.extensions_mut().insert(fingerprint(&token).map(About));
+        response
     };
     let mut response = match demand {
-        Some(Demand::Issue(fault)) => fault.refusal().unwrap_or_else(|| {
+        Some(Demand::Issue(Kind::Platform(fault))) => fault.refusal().unwrap_or_else(|| {
             let mut response = issue(None);
             response.extensions_mut().insert(fault);
             response
         }),
-        Some(Demand::Login(fault)) => issue(Some(fault)),
+        Some(Demand::Issue(Kind::Gateway(reason, _))) => {
+            let info = format!("{} is a failure of the gateway: ask the gateway for it.", reason.as_str());
+            return Err(ApiError::field("login", info));
+        }
+        Some(Demand::Login(failure)) => issue(Some(failure)),
         None => issue(None),
     };
     response.extensions_mut().insert(Concerns(user));
     Ok(response)
 }
 
-/// The one of the three subjects that is there.
+/// The subject: exactly one of the three fields.
 fn subject(fields: &Map<String, Value>) -> Result<Subject, ApiError> {
     let subjects = (text(fields, "login")?, text(fields, "external_id")?, text(fields, "user_id")?);
     match subjects {
@@ -139,7 +152,7 @@ fn subject(fields: &Map<String, Value>) -> Result<Subject, ApiError> {
     }
 }
 
-/// The text of a field; null is as good as absent.
+/// The text of a field; null counts as absent.
 fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, ApiError> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -150,7 +163,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<Option
 
 /// `POST /api/2/idp/ott/login`: a session for a one-time token.
 ///
-/// Needs no `Authorization`, and looks at none: the vendor's Python sample sends one.
+/// Ignores `Authorization`, which the vendor's Python sample sends.
 pub(super) async fn ott_login(
     State(world): State<Arc<World>>,
     headers: HeaderMap,
@@ -160,8 +173,14 @@ pub(super) async fn ott_login(
     let Some(token) = text(&fields, "ott")? else {
         return Err(ApiError::field("ott", "ott is required."));
     };
-    // A fault that refuses does so before the token is spent.
-    if let Some(Login { user, fault: Some(fault) }) = world.tokens.login(token)
+    let mut response = spend(&world, token).into_response();
+    response.extensions_mut().insert(fingerprint(token).map(About));
+    Ok(response)
+}
+
+fn spend(world: &World, token: &str) -> Result<Response, ApiError> {
+    // A fault that refuses comes before the token is spent.
+    if let Some(Login { user, failure: Some(Kind::Platform(fault)) }) = world.tokens.login(token)
         && let Some(mut refusal) = fault.refusal()
     {
         refusal.extensions_mut().insert(Concerns(user));
@@ -174,8 +193,8 @@ pub(super) async fn ott_login(
     let session = world.tokens.new_session(&login.user);
     let mut response = account(&login.user);
     set_cookies(response.headers_mut(), &session, "");
-    if let Some(fault) = login.fault {
-        response.extensions_mut().insert(fault);
+    if let Some(Kind::Platform(fault)) = login.failure {
+        response.extensions_mut().insert::<Fault>(fault);
     }
     response.extensions_mut().insert(Concerns(login.user));
     Ok(response)
@@ -196,7 +215,7 @@ pub(super) async fn logout(
     Ok(response)
 }
 
-/// The account object, exactly as it stands in the accounts.
+/// The account object, exactly as it is in the accounts.
 pub(super) fn account(user: &User) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], user.account.get().to_owned()).into_response()
 }
@@ -213,7 +232,7 @@ pub(super) fn session_name(headers: &HeaderMap) -> Option<SessionName> {
 fn set_cookies(headers: &mut HeaderMap, session: &SessionName, more: &str) {
     for (name, value) in [(SESSION_ID, &session.id), (SESSION_KEY, &session.key)] {
         let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{more}");
-        // Tokens are base64 letters, which a header may always carry.
+        // Tokens are base64, which is valid in a header.
         if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
             cookie.set_sensitive(true);
             headers.append(header::SET_COOKIE, cookie);
@@ -221,7 +240,7 @@ fn set_cookies(headers: &mut HeaderMap, session: &SessionName, more: &str) {
     }
 }
 
-/// What stands after the scheme in `Authorization`.
+/// The credentials after the scheme in `Authorization`.
 pub(super) fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (name, credentials) = value.split_once(' ')?;

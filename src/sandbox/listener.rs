@@ -1,7 +1,6 @@
 //! Accepting connections and serving HTTP/1.1 on them.
 //!
-//! axum has a loop of its own, but one that keeps no hold of the connection: a fault
-//! that resets it needs one.
+//! The loop of axum gives no access to the connection, which a fault that resets it needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +19,13 @@ use tower::ServiceExt as _;
 
 use super::wire::{Cutter, Wire};
 
-/// Connections at a time; more wait in the kernel's queue.
+/// Maximum number of connections; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1_024;
-/// How long a request's head may take, and how long an idle connection is kept.
+/// Maximum time for the head of a request, and for an idle connection.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(75);
-/// What a connection may still take once the sandbox stops.
+/// Maximum time of a connection after the sandbox stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// The pause after a failed `accept`, which fails again at once while descriptors are short.
+/// Pause after a failed `accept`, which fails again at once while there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is cancelled, each connection as a task of `tasks`.
@@ -46,7 +45,7 @@ pub(super) async fn serve(
                     tasks.spawn(connection(stream, router.clone(), stop.clone(), place));
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "the sandbox could not accept a connection");
+                    tracing::warn!(error = %error, "sandbox cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -64,8 +63,7 @@ async fn connection(
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
-    // An answer is one or two small writes: waiting to join them only delays it. If it
-    // cannot be set, the answer is merely later.
+    // An answer is one or two small writes, which waiting for more would delay.
     let _ = stream.set_nodelay(true);
     let cutter = Cutter::default();
     let wire = Wire::new(stream, cutter.clone());
@@ -80,7 +78,7 @@ async fn connection(
             .header_read_timeout(MAX_HEAD_TIME)
             .serve_connection(TokioIo::new(wire), service)
     );
-    // How a connection ends is its client's business, or a fault's.
+    // A connection can end in any way, through its client or a fault.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {

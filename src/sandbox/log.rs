@@ -1,27 +1,46 @@
-//! One readable line for each request.
+//! One readable line for each request, and its entry in the journal.
 //!
-//! It names the endpoint by its pattern, not by what was asked: no query, no header and
-//! no body is ever in it. The only login it shows is that of a known account.
+//! The line names the endpoint by its route. It has no query, header or body of the request, and
+//! no login but that of a known account.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::MatchedPath;
-use axum::http::Request;
+use axum::extract::{MatchedPath, State};
+use axum::http::{HeaderMap, Request};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::accounts::User;
+use super::World;
+use super::accounts::{ApiClient, User};
 use super::faults::Met;
+use super::journal::{Entry, shortened};
 use crate::clock;
 
-/// Tells the log whom an answer concerns.
+/// The user that an answer is about.
 #[derive(Clone)]
 pub(super) struct Concerns(pub(super) Arc<User>);
 
-/// Writes the line once the answer is there.
-pub(super) async fn requests(request: Request<Body>, next: Next) -> Response {
+/// The API client that has authenticated with its secret.
+#[derive(Clone)]
+pub(super) struct By(pub(super) Arc<ApiClient>);
+
+/// Fingerprint of the one-time token that an answer is about.
+#[derive(Clone)]
+pub(super) struct About(pub(super) String);
+
+/// Paths of the sandbox itself, which are not part of the platform and not in the journal.
+const OWN: [&str; 2] = ["/sandbox/", "/favicon.ico"];
+
+/// Writes the line and the entry after the answer.
+pub(super) async fn requests(
+    State(world): State<Arc<World>>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
     let started = clock::now();
+    let entry =
+        (!OWN.iter().any(|own| request.uri().path().starts_with(own))).then(|| begun(&world, &request));
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
@@ -34,5 +53,35 @@ pub(super) async fn requests(request: Request<Body>, next: Next) -> Response {
         duration_ms = started.elapsed().as_millis(),
         "the sandbox answered"
     );
+    if let Some(entry) = entry {
+        let found = response.extensions();
+        world.journal.add(Entry {
+            time: humantime::format_rfc3339_millis(world.wall_clock.now()).to_string(),
+            status: response.status().as_u16(),
+            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            api_client: found.get::<By>().map(|by| by.0.id.clone()).or(entry.api_client),
+            login: found.get::<Concerns>().map(|concerns| concerns.0.login.clone()),
+            fault: found.get::<Met>().map(|met| met.0.to_string()),
+            ott_sha256: found.get::<Option<About>>().and_then(|about| Some(about.as_ref()?.0.clone())),
+            ..entry
+        });
+    }
     response
+}
+
+/// What a request itself has for the journal.
+fn begun(world: &World, request: &Request<Body>) -> Entry {
+    let id = |headers: &HeaderMap| headers.get("x-request-id")?.to_str().ok().map(shortened);
+    Entry {
+        time: String::new(),
+        method: shortened(request.method().as_str()),
+        path: shortened(request.uri().path()),
+        status: 0,
+        duration_ms: 0,
+        api_client: world.api_client(request.headers()).ok().map(|client| client.id.clone()),
+        login: None,
+        fault: None,
+        ott_sha256: None,
+        request_id: id(request.headers()),
+    }
 }

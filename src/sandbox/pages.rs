@@ -1,7 +1,7 @@
-//! The pages that a browser sees: the external login, and the console that it lands on.
+//! The pages for browsers: the external login, and the console that it leads to.
 //!
-//! They carry their script and style inside, allowed by a nonce, and load nothing.
-//! What accounts say of themselves is escaped.
+//! They contain their script and style, allowed by a nonce, and load nothing. Values of accounts
+//! are escaped.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ const EXTERNAL_LOGIN: &str = include_str!("pages/external_login.html");
 const LOGGED_IN: &str = include_str!("pages/logged_in.html");
 const NOT_LOGGED_IN: &str = include_str!("pages/not_logged_in.html");
 
-/// `GET /api/2/idp/external-login`: takes the token out of the URL's fragment, spends
-/// it, and goes on to where the fragment says.
+/// `GET /api/2/idp/external-login`: spends the token in the URL's fragment and continues to the
+/// target in the fragment.
 pub(super) async fn external_login() -> Response {
     page(EXTERNAL_LOGIN, &[])
 }
 
-/// `GET /mc/`: the management console, in so far as it says who is logged in.
+/// `GET /mc/`: the management console, which only shows who is logged in.
 pub(super) async fn console(State(world): State<Arc<World>>, headers: HeaderMap) -> Response {
     let Some(user) = world.logged_in(&headers) else { return page(NOT_LOGGED_IN, &[]) };
     let account: Value = serde_json::from_str(user.account.get()).unwrap_or_default();
@@ -40,17 +40,17 @@ pub(super) async fn console(State(world): State<Arc<World>>, headers: HeaderMap)
     page(LOGGED_IN, &[("name", name), ("login", &user.login), ("id", &user.id), ("tenant", tenant)])
 }
 
-/// Leads to the console.
+/// Redirects to the console.
 pub(super) async fn to_console() -> Redirect {
     Redirect::temporary("/mc/")
 }
 
-/// There is no picture for the tab, and that is no error.
+/// There is no icon, which is not an error.
 pub(super) async fn no_icon() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Fills a template in one pass, so that no value can pose as a place for another.
+/// Fills a template in one pass, so that no value is taken for a placeholder.
 fn page(template: &str, values: &[(&str, &str)]) -> Response {
     let nonce = STANDARD.encode(rand::random::<[u8; 18]>());
     let mut html = String::with_capacity(template.len() + STYLE.len());

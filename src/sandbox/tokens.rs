@@ -1,48 +1,49 @@
 //! The access tokens, one-time tokens and sessions that the sandbox has given out.
 //!
-//! Who may have one is decided in `idp`. Every token starts with [`MARK`], so that
-//! none can be taken for a real one.
+//! Who gets one is decided in `idp`. Every token starts with [`MARK`], so that none can be mistaken
+//! for a real one.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 
 use super::accounts::{ApiClient, User};
+use super::demand::Kind;
 use super::expiring::Expiring;
-use super::faults::Fault;
 
-/// What every token of the sandbox starts with.
+/// Prefix of every token of the sandbox.
 pub const MARK: &str = "SANDBOX-";
 
-/// How long a session lives. The platform documents no number; half a working day
-/// outlasts any trying-out.
+/// Lifetime of a session. The platform documents none; half a working day is enough for any test.
 const SESSION_LIFETIME: Duration = Duration::from_hours(4);
 
-/// What is given out, and to whom it belongs.
+/// Issued tokens and sessions, and whose they are.
 pub(super) struct Tokens {
     access: Mutex<Expiring<Arc<ApiClient>>>,
     one_time: Mutex<Expiring<Login>>,
     sessions: Mutex<Expiring<Session>>,
 }
 
-/// What a one-time token is good for.
+/// The login that a one-time token allows.
 #[derive(Clone)]
 pub(super) struct Login {
     pub(super) user: Arc<User>,
-    /// How spending it goes wrong, if its user is there to meet a fault.
-    pub(super) fault: Option<Fault>,
+    /// How spending it fails, if its user asks for a failure.
+    pub(super) failure: Option<Kind>,
 }
 
-/// Someone who is logged in.
+/// A session of a user.
 struct Session {
     key: String,
     user: Arc<User>,
 }
 
-/// The two halves of a session, each in a cookie of its own. A client that keeps only
-/// one of several `Set-Cookie` headers is found out.
+/// The two halves of a session, each in a cookie of its own: a client that keeps only one of
+/// several `Set-Cookie` headers has no session.
 pub(super) struct SessionName {
     pub(super) id: String,
     pub(super) key: String,
@@ -57,6 +58,12 @@ impl Tokens {
         }
     }
 
+    /// Forgets one-time tokens and sessions. Access tokens stay.
+    pub(super) fn forget(&self) {
+        open(&self.one_time).clear();
+        open(&self.sessions).clear();
+    }
+
     pub(super) fn new_access_token(&self, client: &Arc<ApiClient>) -> String {
         let token = unpadded();
         open(&self.access).insert(token.clone(), Arc::clone(client));
@@ -67,15 +74,15 @@ impl Tokens {
         open(&self.access).find(access_token).cloned()
     }
 
-    /// A new one-time token. It ends in `==`, as the platform's do: whoever puts it
-    /// into a URL unescaped is to notice.
+    /// A new one-time token. It ends in `==`, as the platform's do, so that a client that puts it
+    /// into a URL without escaping it fails.
     pub(super) fn new_one_time_token(&self, login: Login) -> String {
         let token = format!("{MARK}{}", URL_SAFE.encode(rand::random::<[u8; 31]>()));
         open(&self.one_time).insert(token.clone(), login);
         token
     }
 
-    /// What a one-time token is good for, without spending it.
+    /// The login that a one-time token allows, without spending it.
     pub(super) fn login(&self, one_time_token: &str) -> Option<Login> {
         open(&self.one_time).find(one_time_token).cloned()
     }
@@ -107,8 +114,19 @@ pub(super) fn unpadded() -> String {
     format!("{MARK}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
 }
 
-/// The store behind the lock. Nothing panics while it holds one, and if it did, a
-/// store of tokens is whole between any two calls.
+/// The start of the SHA-256 of a one-time token of a sandbox, in hexadecimal digits; `None` for
+/// any other text, which could be a real secret.
+pub(super) fn fingerprint(token: &str) -> Option<String> {
+    let hash = digest::digest(&digest::SHA256, token.as_bytes());
+    let digits = hash.as_ref().iter().take(8).fold(String::new(), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    });
+    token.starts_with(MARK).then_some(digits)
+}
+
+/// The store behind the lock. A poisoned one is used: a store is consistent between any two calls.
 fn open<T>(store: &Mutex<T>) -> MutexGuard<'_, T> {
     store.lock().unwrap_or_else(PoisonError::into_inner)
 }

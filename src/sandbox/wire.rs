@@ -1,6 +1,6 @@
-//! The bytes of one connection: can be cut for real, and does not wait for ever.
+//! The bytes of one connection, which can be reset and has a write timeout.
 //!
-//! HTTP is hyper's; when to cut is decided in `faults`.
+//! `faults` decides when to reset it.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// A peer that takes nothing for this long is given up.
+/// Maximum time without progress of a write.
 const MAX_STALL: Duration = Duration::from_secs(30);
 
 /// Cuts a connection: its next write resets it.
@@ -42,7 +42,7 @@ impl Wire {
         Self { stream, cutter, stall: None }
     }
 
-    /// Fails once the connection is cut, having seen to it that its end is a reset.
+    /// Fails once the connection is cut, after making sure that it ends with a reset.
     fn check(&self) -> io::Result<()> {
         if self.cutter.is_cut() {
             // Closing with a linger time of zero sends RST instead of FIN.
@@ -52,7 +52,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Passes a write's progress on; fails when there is none for too long.
+    /// Passes the progress of a write on; fails if there is none for [`MAX_STALL`].
     fn limit_stall<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stall = None;

@@ -1,8 +1,8 @@
-//! The one parser of client secrets.
+//! Parses client secrets.
 //!
-//! `config` uses it to check a configuration and `credential` to follow a rotated file, so
-//! that both refuse the same secrets, whether they come from a file, an environment
-//! variable or a systemd credential. Sending a secret is left to `credential`.
+//! This is the only parser: `config` uses it to check a configuration and `credential` to follow a
+//! rotated file, so that both refuse the same secrets, whether they come from a file, an
+//! environment variable or a systemd credential. `credential` sends the secret.
 
 #[cfg(test)]
 mod tests;
@@ -12,21 +12,21 @@ use std::{fmt, io, path::Path};
 use super::Secret;
 use crate::files::{self, Contents, Exposure, ReadError, Unanswered};
 
-/// Maximum size of a client secret in bytes, its newline included.
+/// Maximum size of a client secret in bytes, including its newline.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A secret that Basic authentication can carry (RFC 7617): UTF-8 text without control
+/// A secret that is valid for Basic authentication (RFC 7617): UTF-8 text without control
 /// characters, not blank.
 #[derive(Clone)]
 pub struct ClientSecret(Secret);
 
 impl ClientSecret {
-    /// Reads the bytes of a file or a variable. One newline at the end (`\n` or `\r\n`) is not
-    /// part of the secret: editors, `echo` and `base64` add it.
+    /// Parses the bytes of a file or a variable. One trailing newline (`\n` or `\r\n`) is not part
+    /// of the secret, because editors, `echo` and `base64` add it.
     ///
     /// # Errors
     ///
-    /// The bytes are not one line of text, are blank, or are more than 64 KiB.
+    /// The bytes are not one line of text, are blank, or exceed 64 KiB.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidSecret> {
         if bytes.len() > MAX_BYTES {
             return Err(InvalidSecret::TooLarge);
@@ -47,13 +47,13 @@ impl ClientSecret {
         Ok(Self(Secret::new(text.to_owned())))
     }
 
-    /// Returns the secret, to be sent.
+    /// Returns the secret, for sending.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose()
     }
 
-    /// Returns signs of a copying mistake in a valid secret, at most one of each kind.
+    /// Returns signs that a valid secret was copied incorrectly, at most one of each kind.
     pub fn doubts(&self) -> impl Iterator<Item = Doubt> {
         let has = |is: fn(char) -> bool| {
             let text = self.expose();
@@ -70,28 +70,28 @@ impl fmt::Debug for ClientSecret {
     }
 }
 
-/// Why there is no client secret.
+/// Reason that a client secret is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
-    /// The operating system refuses to read the file.
+    /// The operating system returned an error for the file.
     #[error("the file cannot be read ({0})")]
     Unreadable(io::ErrorKind),
     /// The file system did not respond.
     #[error("the file could not be read within 5 seconds; check the file system that it is on")]
     Unanswered,
-    /// The operating system did not start a thread to read it.
+    /// The operating system could not start a thread to read the file.
     #[error("cannot start a thread to read the file; check the limits on threads and processes")]
     NoThread,
-    /// A FIFO, a pipe, a socket or a device.
+    /// The file is a FIFO, a pipe, a socket or a device.
     #[error("is not a regular file, so it cannot be read again after a change; write the secret to a file")]
     NotRegular,
-    /// More than 64 KiB.
+    /// The text is longer than 64 KiB.
     #[error("the secret is longer than 64 KiB; check that this is the right file or variable")]
     TooLarge,
-    /// Not UTF-8.
+    /// The text is not UTF-8.
     #[error("the secret must be UTF-8 text; write the text that the platform has shown")]
     NotText,
-    /// Nothing but blanks, or nothing at all.
+    /// The text is empty or blank.
     #[error("the secret is blank; write the secret that the platform has shown")]
     Blank,
     /// The text begins with U+FEFF.
@@ -100,7 +100,7 @@ pub enum InvalidSecret {
     /// The text has more than one line.
     #[error("the secret contains a line break; write it on one line, with at most one newline at the end")]
     LineBreak,
-    /// RFC 7617 forbids control characters in a password.
+    /// The text contains a control character, which RFC 7617 forbids in a password.
     #[error("the secret contains a control character; write only the characters that the platform has shown")]
     ControlCharacter,
 }
@@ -117,7 +117,7 @@ impl From<ReadError> for InvalidSecret {
     }
 }
 
-/// A sign that a secret was copied with too many characters.
+/// A sign that a secret was copied with extra characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// A blank or an invisible character at either end.
@@ -127,7 +127,7 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// The warning.
+    /// Returns the text of the warning.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -137,21 +137,21 @@ impl Doubt {
     }
 }
 
-/// A secret that is in a file.
+/// A secret from a file.
 #[derive(Debug)]
 pub struct StoredSecret {
     /// The secret.
     pub secret: ClientSecret,
-    /// What every user of this machine may do with the file.
+    /// Access of every user of this machine to the file.
     pub exposure: Exposure,
 }
 
 impl StoredSecret {
-    /// Reads the contents of a file of at most [`MAX_BYTES`].
+    /// Parses the contents of a file of at most [`MAX_BYTES`].
     ///
     /// # Errors
     ///
-    /// The contents are not a secret.
+    /// The contents are not a valid secret.
     pub fn parse(contents: &Contents) -> Result<Self, InvalidSecret> {
         Ok(Self { secret: ClientSecret::parse(&contents.bytes)?, exposure: contents.exposure })
     }
@@ -161,7 +161,7 @@ impl StoredSecret {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or its contents are not a secret.
+    /// The file cannot be read, or its contents are not a valid secret.
     pub fn read(path: &Path) -> Result<Self, InvalidSecret> {
         Self::parse(&files::read(path, MAX_BYTES)?)
     }
@@ -174,7 +174,7 @@ impl PartialEq for StoredSecret {
     }
 }
 
-/// The bytes without one newline at the end.
+/// Returns the bytes without one trailing newline.
 #[must_use]
 pub fn without_newline(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line))
@@ -182,10 +182,10 @@ pub fn without_newline(bytes: &[u8]) -> &[u8] {
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// What ends a line, in ASCII and Unicode.
+/// Line breaks in ASCII and Unicode.
 const LINE_BREAKS: [char; 7] = ['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// Returns whether a character is invisible, so that copying it goes unnoticed.
+/// Returns whether a character is invisible, so that it is copied unnoticed.
 fn is_blank(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2060}' | BYTE_ORDER_MARK)
 }

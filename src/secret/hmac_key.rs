@@ -1,26 +1,27 @@
-//! The one check of the key of the audit fingerprints.
+//! Validates the key of the audit fingerprints.
 //!
-//! `config` uses it to check a configuration and `app` when the gateway starts.
+//! `config` uses this to check a configuration, and `app` when the gateway starts.
 
 use super::client_secret::without_newline;
 
-/// Minimum size of a key in bytes, one newline at its end not counted: the size of the
-/// fingerprints' hash, as RFC 2104 recommends.
+/// Minimum size of a key in bytes, without a trailing newline: the size of the fingerprints' hash,
+/// as RFC 2104 recommends.
 pub const MIN_BYTES: usize = 32;
 
-/// Why there is no HMAC key.
+/// Reason that an HMAC key is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHmacKey {
-    /// Not UTF-8.
+    /// It is not UTF-8.
     #[error("the key must be UTF-8 text")]
     NotText,
-    /// Nothing but blanks, or nothing at all.
+    /// It is empty or blank.
     #[error("the key is blank")]
     Blank,
-    /// Has NUL characters, as a file whose contents were lost in a crash. Such a key is no secret.
+    /// It contains NUL characters, like a file whose contents were lost in a crash, so it may not
+    /// be secret.
     #[error("the key contains a NUL character; write a new key to the file, as text")]
     Nul,
-    /// Fewer bytes than [`MIN_BYTES`].
+    /// It has fewer bytes than [`MIN_BYTES`].
     #[error("the key is too short: it needs at least {MIN_BYTES} bytes")]
     TooShort,
 }
@@ -29,7 +30,7 @@ pub enum InvalidHmacKey {
 ///
 /// # Errors
 ///
-/// The contents are not text, are blank, or are too short.
+/// The contents are not text, are blank, contain NUL characters, or are too short.
 pub fn check(contents: &[u8]) -> Result<(), InvalidHmacKey> {
     let key = without_newline(contents);
     if std::str::from_utf8(key).is_err() {
@@ -50,10 +51,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_that_was_lost_is_refused() {
+    fn key_with_nul_characters_is_refused() {
         assert_eq!(check(&[0; 64]), Err(InvalidHmacKey::Nul));
         assert_eq!(check(&[&[b'k'; 40][..], &[0]].concat()), Err(InvalidHmacKey::Nul));
-        // As "openssl rand -base64 64" writes it.
+        // As written by "openssl rand -base64 64".
         assert_eq!(check(&[&[b'k'; 64][..], b"\n", &[b'k'; 24], b"\n"].concat()), Ok(()));
     }
 }

@@ -1,8 +1,8 @@
-//! The one log line of a call that has ended.
+//! The log line of a finished call.
 //!
-//! The level of a failed call depends on who has to act (`docs/logging.md`); a successful
-//! call is logged at `debug`. No line contains a user or a token; the audit record with the
-//! same request id names the user.
+//! The level of a failed call depends on who has to act (`docs/logging.md`); a successful call is
+//! logged at `debug`. No line contains a user or a token: the user is in the audit record with the
+//! same request id.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::{
     telemetry::{logging::CALL_TARGET, tracing::CallSpan},
 };
 
-/// Writes the line of a call that ended `took` after it arrived.
+/// Writes the line of a call that took `took`.
 pub(super) fn write(call: &Call, ending: Ending, took: Duration, span: &CallSpan) {
-    // `tracing` fixes the level of an event at compile time, so each level has its own.
+    // `tracing` fixes the level of an event at compile time, so each level needs its own event.
     macro_rules! line {
         ($level:ident, $message:literal) => {
             tracing::$level!(

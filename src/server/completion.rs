@@ -1,8 +1,8 @@
-//! The end of a call: only documented statuses leave, and every call has an audit record.
+//! The end of a call: ensures that only documented statuses are sent, and that every call has an
+//! audit record.
 //!
-//! How a call ended is decided once, and audit, metrics, trace and log all use it. The
-//! handler's side records calls that reached their handler; only other calls are recorded
-//! here.
+//! The ending of a call is decided once, and used by audit, metrics, trace and log. Calls that
+//! reached their handler are recorded by the handler's side; only other calls are recorded here.
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, StatusCode};
@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// Which calls have an audit record.
+/// Whether a call has an audit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Audited {
-    /// Those of the gateway's own service.
+    /// The call is for the gateway's own service.
     Yes,
-    /// All others.
+    /// The call is for another service.
     No,
 }
 
-/// Work to do at the end of one call, even if the call is dropped.
+/// The work at the end of one call, done even if the call is dropped.
 #[derive(Debug)]
 pub(super) struct Completion {
     call: Call,
@@ -38,10 +38,9 @@ pub(super) struct Completion {
     audit: Audit,
     refused_calls: RefusedCalls,
     metrics: Metrics,
-    /// Whether the call has a record and a log line of its own although it is refused, once
-    /// decided.
+    /// Whether the call has its own record and log line although it is refused, once decided.
     has_own_record: Option<bool>,
-    /// How the call ends, once decided. Without it, a dropped call was cancelled.
+    /// The ending of the call, once decided. A call that is dropped before was cancelled.
     ending: Option<Ending>,
     finished: bool,
 }
@@ -60,8 +59,8 @@ impl Completion {
         Self { call, span, audited, audit, refused_calls, metrics, has_own_record, ending, finished: false }
     }
 
-    /// Whether a call that is refused has an audit record and a log line of its own. Calls
-    /// whose work has begun always have.
+    /// Returns whether a refused call has its own audit record and log line. A call whose work has
+    /// begun always has.
     pub(super) fn has_own_record(&mut self) -> bool {
         if self.call.has_work_begun() {
             return true;
@@ -69,13 +68,13 @@ impl Completion {
         *self.has_own_record.get_or_insert_with(|| self.refused_calls.has_own_record(&self.call))
     }
 
-    /// Decides how the call ends, before what remains to be done for it. What its caller does
-    /// from now on does not change that.
+    /// Sets the ending of the call before the rest of its work. Nothing that the caller does from
+    /// now on changes it.
     pub(super) fn decide(&mut self, ending: Ending) {
         self.ending = Some(ending);
     }
 
-    /// Returns the response as it is sent, once the call's record is written.
+    /// Writes the record of the call, and returns the response to send.
     pub(super) async fn finish(
         mut self,
         outcome: Result<Response<ResponseBody>, Failure>,
@@ -108,22 +107,22 @@ impl Completion {
         if let Some(memory) = self.call.memory() {
             response.extensions_mut().insert(memory);
         }
-        self.show(ending);
+        self.report(ending);
         self.finished = true;
         response
     }
 
-    /// Whether a call that ends like this is counted in a record of many refused calls.
+    /// Returns whether a call with this ending is counted in a record of many refused calls.
     fn is_summarized(&mut self, ending: Ending) -> bool {
         ending != Ending::Succeeded && !self.has_own_record()
     }
 
-    /// Ends a call whose request never arrived in full. Nobody receives the response,
-    /// because the stream is closed.
+    /// Ends a call whose request never arrived completely. The response is not sent, because the
+    /// stream is closed.
     fn finish_broken(mut self, why: BrokenBody) -> Response<ResponseBody> {
         match why {
             BrokenBody::Cancelled => {
-                // Dropped unfinished, as when the caller disconnects later.
+                // Dropped unfinished, as if the caller had disconnected later.
                 drop(self);
                 let mut response = Response::new(ResponseBody::default());
                 response
@@ -135,13 +134,13 @@ impl Completion {
                 let failure = Failure::malformed_body(why);
                 self.ending = Some(failure.ending(&self.call));
                 answer(failure, &self.call)
-                // Dropped here: recording must not wait, because hyper drops the call at
-                // the first wait.
+                // `self` is dropped here, which records the call without waiting: hyper drops the
+                // call at the first wait.
             }
         }
     }
 
-    /// Writes the record, unless that was claimed before.
+    /// Writes the record, unless it was claimed before.
     async fn record(&mut self, ending: Ending) -> Result<(), AuditUnavailable> {
         if self.is_summarized(ending) {
             if self.call.claim_record() {
@@ -155,15 +154,16 @@ impl Completion {
         self.refused_calls.name(&self.call, ending);
         let record = self.audit.record(&self.call, ending);
         if ending.reason() == Some(Reason::AuditUnavailable) {
-            // Known to fail now, so not waited for. The audit writes it once it can.
+            // Not awaited, because it is known to fail now. The audit writes the record once it
+            // can.
             let _ = record.now_or_never();
             return Ok(());
         }
         record.await
     }
 
-    /// Shows the end in metrics, traces and the log.
-    fn show(&mut self, ending: Ending) {
+    /// Reports the ending in metrics, traces and the log.
+    fn report(&mut self, ending: Ending) {
         let is_summarized = self.is_summarized(ending);
         let call = &self.call;
         let method = call.operation().into();
@@ -190,13 +190,13 @@ impl Completion {
 }
 
 impl Drop for Completion {
-    /// The caller disconnected before it was answered.
+    /// Completes a call whose caller disconnected before it was answered.
     fn drop(&mut self) {
         if self.finished {
             return;
         }
         let ending = self.ending.unwrap_or(Ending::Cancelled);
-        self.show(ending);
+        self.report(ending);
         if self.is_summarized(ending) {
             if self.call.claim_record() {
                 self.refused_calls.summarize(&self.call, ending);
@@ -213,8 +213,8 @@ impl Drop for Completion {
         let (audit, call) = (self.audit.clone(), self.call.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // A record that cannot be written is reported by the audit itself; there
-                // is no caller left to refuse.
+                // The audit itself reports records that cannot be written, and there is no caller
+                // left to refuse.
                 let _ = audit.record(&call, ending).await;
             });
         }
@@ -231,19 +231,19 @@ pub(super) fn answer(failure: Failure, call: &Call) -> Response<ResponseBody> {
 
 fn add_request_id(response: &mut Response<ResponseBody>, call: &Call) {
     let mut id = call.request_id_header();
-    // HPACK then does not index it. No other response has the same id, and each one would push
-    // headers out of the table that are the same in all responses.
+    // HPACK does not index sensitive fields. No other response has the same id, and each id would
+    // displace headers from the table that are the same in all responses.
     id.set_sensitive(true);
     response.headers_mut().insert(RequestId::HEADER, id);
 }
 
-/// Returns how a call ended that a handler has answered: the call holds its failure.
+/// Returns the ending of a call that a handler has answered. The call contains its failure.
 fn ending_of_handler(call: &Call) -> Ending {
     call.failure().map_or(Ending::Succeeded, |(code, reason)| Ending::Failed(code, reason))
 }
 
-/// Returns the documented failure for a status that the gRPC library created. Statuses of
-/// our own are documented, and the call holds their code and reason.
+/// Returns the documented failure for a status that the gRPC library created. Our own statuses are
+/// documented, and the call contains their code and reason.
 fn undocumented(response: &Response<ResponseBody>, call: &Call) -> Option<Failure> {
     if call.failure().is_some() {
         return None;
@@ -252,14 +252,14 @@ fn undocumented(response: &Response<ResponseBody>, call: &Call) -> Option<Failur
         Some(status) if status.code() != Code::Ok => {
             Some(Failure::from_undocumented(status.code(), status.message()))
         }
-        // The router answers in plain HTTP where there is no such method.
+        // The router answers unknown methods in plain HTTP.
         None if response.status() != StatusCode::OK => Some(Failure::new(Reason::MethodUnknown)),
         Some(_) | None => None,
     }
 }
 
-/// Replaces the response of a router that has no such method by the documented one, and
-/// leaves any other response as it is.
+/// Replaces the router's response to an unknown method with the documented one, and keeps any other
+/// response.
 pub(super) fn with_documented_unknown_method(
     response: Response<ResponseBody>,
     call: &Call,
@@ -323,7 +323,7 @@ mod tests {
         let span = CallSpan::default();
         let completion = Completion::of(call(), span, Audited::Yes, audit.clone(), refused, metrics.clone());
         let mut finish = Box::pin(completion.finish(Err(Failure::new(Reason::CallerNotAllowed))));
-        assert!(finish.as_mut().now_or_never().is_none(), "the record is being written");
+        assert!(finish.as_mut().now_or_never().is_none(), "the record has not been written yet");
         drop(finish);
         assert_eq!(handled(&metrics), ["PermissionDenied"]);
         assert!(
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_id_of_a_response_takes_no_place_in_the_table_of_hpack() {
+    async fn request_id_of_a_response_is_not_added_to_the_hpack_table() {
         let metrics = Metrics::new();
         for succeeds in [true, false] {
             let call = call();

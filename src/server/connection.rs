@@ -1,7 +1,7 @@
-//! One connection, from its first byte to its last: TLS, HTTP/2, time limits, drain.
+//! The life of one connection: TLS, HTTP/2, time limits, drain.
 //!
-//! Each wait for the peer has an end. What a call on the connection goes through is
-//! not decided here.
+//! Every wait for the peer has a time limit. The handling of calls is in `stack` and
+//! `health_stack`.
 
 use std::{convert::Infallible, error::Error, pin::pin, sync::Arc, time::Duration};
 
@@ -32,12 +32,12 @@ use crate::{
     telemetry::metrics::{ConnectionEnd, ConnectionState, Counted, Http2Error, Metrics, SecurityEvent},
 };
 
-/// Time for calls in progress after the peer's certificate is no longer trusted.
+/// Time for calls in progress once the peer's certificate is no longer trusted.
 const UNTRUSTED_GRACE: Duration = Duration::from_secs(1);
 
-/// What all connections of one worker have in common.
+/// The context that all connections of a worker share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ConnectionContext {
     pub(super) port: Arc<Port>,
     pub(super) handshakes: Option<Handshakes>,
     pub(super) limits: Limits,
@@ -46,8 +46,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
 }
 
-/// Serves a connection until it ends, has to make room for another, or a drain closes it.
-pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, place: Place) {
+/// Serves a connection until it ends, is evicted for another, or is closed by a drain.
+pub(super) async fn serve(shared: Arc<ConnectionContext>, stream: TcpStream, place: Place) {
     let closed = OnWake::new(shared.phases.close.cancelled());
     let end = tokio::select! {
         biased;
@@ -57,15 +57,15 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream, place: Place) 
     place.give_back(end);
 }
 
-async fn secure_and_serve(shared: &Shared, stream: TcpStream, place: &Place) -> ConnectionEnd {
-    let shaking_hands = shared.metrics.connection(ConnectionState::Handshake);
+async fn secure_and_serve(shared: &ConnectionContext, stream: TcpStream, place: &Place) -> ConnectionEnd {
+    let handshaking = shared.metrics.connection(ConnectionState::Handshake);
     let address = place.entry().address();
     let Some(handshakes) = &shared.handshakes else {
         let peer = Peer::plaintext(address);
-        return serve_http2(shared, stream, peer, None, place.entry(), shaking_hands).await;
+        return serve_http2(shared, stream, peer, None, place.entry(), handshaking).await;
     };
-    // Boxed, like the stream, because a task is as large as the largest of its states, all the
-    // time, and each state that a value passes through has room of its own for it.
+    // Boxed, like the stream, because a task is always as large as its largest state, and each
+    // state that a value passes through reserves space for it.
     let handshake = Box::pin(async {
         let (stream, peer, trust) = handshakes.complete(stream, address).await?;
         Some((Box::new(stream), peer, trust))
@@ -75,18 +75,18 @@ async fn secure_and_serve(shared: &Shared, stream: TcpStream, place: &Place) -> 
         Some(None) => ConnectionEnd::Handshake,
         Some(Some((stream, peer, trust))) => {
             place.authenticated(&peer);
-            serve_http2(shared, stream, peer, Some(trust), place.entry(), shaking_hands).await
+            serve_http2(shared, stream, peer, Some(trust), place.entry(), handshaking).await
         }
     }
 }
 
 async fn serve_http2<Io>(
-    shared: &Shared,
+    shared: &ConnectionContext,
     io: Io,
     peer: Peer,
     mut trust: Option<Trust>,
     entry: &Arc<Entry>,
-    shaking_hands: Counted,
+    handshaking: Counted,
 ) -> ConnectionEnd
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -96,17 +96,17 @@ where
         None => return ConnectionEnd::Evicted,
         Some(Ok(Ok(io))) => io,
         Some(Ok(Err(error))) => {
-            tracing::debug!(peer.address = %peer.address(), %error, "a peer does not speak HTTP/2");
+            tracing::debug!(peer.address = %peer.address(), %error, "peer does not speak HTTP/2");
             return ConnectionEnd::Handshake;
         }
         Some(Err(_elapsed)) => {
             shared.metrics.security_event(SecurityEvent::SlowPreface);
-            tracing::debug!(peer.address = %peer.address(), "a peer did not send its preface in time");
+            tracing::debug!(peer.address = %peer.address(), "peer sent no preface in time");
             return ConnectionEnd::Handshake;
         }
     };
 
-    drop(shaking_hands);
+    drop(handshaking);
     let open = shared.metrics.connection(ConnectionState::Open);
     let peer = peer.with_recognition(entry.recognition().clone());
     let requests = Arc::new(shared.port.connection(peer));
@@ -115,14 +115,15 @@ where
     let budget = shared.stream_budget.clone();
     let io = Guarded::new(io, pass.clone(), &shared.limits, peer, budget, shared.metrics.clone());
     let service = service_fn(|request| {
-        // Not when the future is first polled: its wait for that counts too.
+        // Taken before the future is polled, so that queueing counts against the deadline.
         let arrived = pass.clock().now();
         let call = entry.call(arrived);
         let (port, requests) = (Arc::clone(&shared.port), Arc::clone(&requests));
         let may_be_reset = pass.has_resets();
         async move {
             if may_be_reset {
-                // hyper drops the future of a stream that has been reset only while it waits.
+                // Yields once, because hyper drops the future of a reset stream only while it is
+                // pending.
                 yield_now().await;
             }
             Ok::<_, Infallible>(call.responding(port.answer(request, &requests, arrived).await))
@@ -148,31 +149,30 @@ where
     let _draining = shared.metrics.connection(ConnectionState::Draining);
     connection.as_mut().graceful_shutdown();
     match end {
-        // A drain has time limits of its own.
+        // A drain has its own time limits.
         ConnectionEnd::Drain => {
             match entry.unread().run_until_cancelled(pass.drive(connection.as_mut())).await {
                 Some(ended) => drop(ended_by_itself(peer, &ended, &shared.metrics)),
                 None => drop(timeout(shared.limits.unread_grace, pass.drive(connection)).await),
             }
         }
-        // Its place has been given away, or its peer accepts nothing: the GOAWAY is written, and
-        // not waited for.
+        // The place has been given away, or the peer accepts nothing: the GOAWAY is written without
+        // waiting for the peer.
         _ if end == ConnectionEnd::Evicted || entry.is_stalled(clock::now(), &shared.limits) => {
             let _ = pass.drive(connection).now_or_never();
         }
-        // Behind a proxy, the calls of others can share the connection with the response that
-        // nobody reads.
+        // Behind a proxy, calls of others can share the connection with the unread response.
         ConnectionEnd::Unread => {
             let closing = timeout(shared.limits.unread_grace, pass.drive(connection));
             drop(entry.evicted().run_until_cancelled(closing).await);
         }
         _ => {
             let Limits { goaway_timeout, connection_grace, .. } = shared.limits;
-            // A peer that ignores its GOAWAY can start calls until then.
+            // A peer that ignores the GOAWAY can start calls until then.
             let connection_grace =
                 if end == ConnectionEnd::Untrusted { UNTRUSTED_GRACE } else { connection_grace };
             let last = clock::now() + connection_grace;
-            // Calls of unidentified callers are not waited for.
+            // Calls of unidentified callers get no grace period.
             let has_grace = || end != ConnectionEnd::Unidentified || entry.recognition().is_set();
             let closing = async {
                 if timeout(goaway_timeout.min(connection_grace), pass.drive(connection.as_mut()))
@@ -187,7 +187,7 @@ where
             let closing = entry.unread().run_until_cancelled(closing);
             match entry.evicted().run_until_cancelled(closing).await {
                 Some(Some(false)) => {
-                    tracing::debug!(peer.address = %peer.address(), "a connection ignored its GOAWAY");
+                    tracing::debug!(peer.address = %peer.address(), "peer ignored GOAWAY");
                 }
                 Some(None) => drop(timeout(shared.limits.unread_grace, pass.drive(connection)).await),
                 Some(Some(true)) | None => {}
@@ -197,7 +197,7 @@ where
     end
 }
 
-/// Resolves once the peer's certificate is no longer trusted.
+/// Resolves when the peer's certificate is no longer trusted.
 async fn withdrawn(trust: &mut Option<Trust>) {
     match trust {
         Some(trust) => trust.withdrawn().await,
@@ -205,7 +205,7 @@ async fn withdrawn(trust: &mut Option<Trust>) {
     }
 }
 
-/// HTTP/2 with every limit set.
+/// Returns an HTTP/2 builder with every limit set.
 fn builder(limits: &Limits, clock: TurnClock) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -224,8 +224,8 @@ fn builder(limits: &Limits, clock: TurnClock) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Logs how a connection ended that was not closed from this side, and counts the errors of
-/// HTTP/2 for which the library ended it.
+/// Logs the end of a connection that was not closed by this side, and counts the HTTP/2 errors for
+/// which the library ended it.
 fn ended_by_itself(peer: &Peer, ended: &hyper::Result<()>, metrics: &Metrics) -> ConnectionEnd {
     let Err(error) = ended else { return ConnectionEnd::Peer };
     if let Some((rejected, reason)) = rejection(error) {
@@ -243,7 +243,7 @@ fn ended_by_itself(peer: &Peer, ended: &hyper::Result<()>, metrics: &Metrics) ->
     ConnectionEnd::Broken
 }
 
-/// The error with which the HTTP/2 library ended the connection, if it did, and its code.
+/// Returns the error with which the HTTP/2 library ended the connection, if it did, and its code.
 fn rejection(error: &hyper::Error) -> Option<(&h2::Error, h2::Reason)> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     let reason = error.reason()?;

@@ -1,11 +1,12 @@
-//! The open connections of a server, over all its workers, and who makes room for whom.
+//! The open connections of a server, over all its workers, and the choice of connections that make
+//! room for new ones.
 //!
-//! Connections are counted in total and per peer from the moment they are accepted, TLS
-//! handshakes included. When there are too many, a peer that has not proven who it is makes
-//! room: on the main port the connection that has gone longest without an identified call,
-//! on the health port, where nobody proves anything, the one that has been idle longest.
+//! Connections are counted in total and per peer from the moment they are accepted, TLS handshakes
+//! included. When there are too many, a connection without an identified caller makes room: on the
+//! main port the oldest connection that has carried no identified call, on the health port, where
+//! no caller is identified, the one that has been idle longest.
 //!
-//! The lock is taken when a connection is accepted and when it ends, never by a call.
+//! The lock is taken when a connection is accepted or ends, never by a call.
 
 mod entry;
 mod peer_key;
@@ -32,10 +33,11 @@ use crate::{
     },
 };
 
-/// Connections that have made room and are not closed yet, at most, and never more than may be
-/// open. They are counted apart from the others, because their place has been given away.
+/// Maximum number of connections that have made room and are not closed yet; at most the maximum
+/// number of connections. They are counted separately, because their place has been given away.
 pub(crate) const MAX_LEAVING: usize = 64;
-/// How long a new connection waits for one of them to close, which takes one turn of a worker.
+/// Maximum time that a new connection waits for one of them to close, which takes one turn of a
+/// worker.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The connections of one server. Cheap to clone.
@@ -50,16 +52,16 @@ struct Inner {
     identification: Identification,
     metrics: Metrics,
     table: Mutex<Table>,
-    /// Notified whenever a connection has ended.
+    /// Notified when a connection has ended.
     ended: Notify,
 }
 
-/// Which connections can be closed to make room.
+/// The connections that can be closed to make room.
 #[derive(Clone, Copy, Debug)]
 enum RoomFrom {
-    /// Those without an identified call, the one that was accepted first.
+    /// Those without an identified call, oldest first.
     Unidentified,
-    /// All, the one that has been idle longest.
+    /// All, longest idle first.
     Any,
 }
 
@@ -77,11 +79,11 @@ struct Table {
 #[derive(Debug, Default)]
 struct Group {
     open: usize,
-    /// Those that may be closed to make room, in the order in which they were accepted.
+    /// Connections that may be closed to make room, in the order in which they were accepted.
     candidates: BTreeMap<u64, Arc<Entry>>,
 }
 
-/// The outcome of one attempt to find room.
+/// The outcome of one attempt to admit a connection.
 enum Attempt {
     Admitted(Place),
     Refused(ConnectionRefusal),
@@ -90,8 +92,7 @@ enum Attempt {
 }
 
 impl Connections {
-    /// `identification` decides which peers are trusted proxies, which have no limit of
-    /// their own.
+    /// `identification` determines the trusted proxies, which are exempt from the limit per peer.
     pub(super) fn new(limits: &Limits, identification: Identification, metrics: Metrics) -> Self {
         let room_from =
             if limits.unidentified_timeout.is_some() { RoomFrom::Unidentified } else { RoomFrom::Any };
@@ -106,8 +107,8 @@ impl Connections {
         }))
     }
 
-    /// Returns a place for a connection from that address, or counts and logs that there is
-    /// none. Waits at most [`LEAVING_TIMEOUT`].
+    /// Returns a place for a connection from `address`. If there is none, counts and logs the
+    /// refusal. Waits at most [`LEAVING_TIMEOUT`].
     pub(super) async fn admit(&self, address: SocketAddr) -> Option<Place> {
         let ip = address.ip();
         let exempt =
@@ -133,7 +134,7 @@ impl Connections {
         let mut guard = self.table();
         let table = &mut *guard;
         let peer = key.and_then(|key| table.peers.get_mut(&key)).filter(|peer| peer.open >= max_per_peer);
-        // A peer at its own limit makes room itself, so that it costs nobody else a place.
+        // A peer at its own limit makes room itself, so that it does not take a place from others.
         let (full, refusal) = match peer {
             Some(peer) => (Some(peer), ConnectionRefusal::PeerLimit),
             None if table.all.open >= max => (Some(&mut table.all), ConnectionRefusal::TotalLimit),
@@ -154,13 +155,13 @@ impl Connections {
         Attempt::Admitted(Place { connections: self.clone(), entry, end: ConnectionEnd::Broken })
     }
 
-    /// Number of connections, those that are being closed included.
+    /// Returns the number of connections, including those that are being closed.
     pub(super) fn open(&self) -> usize {
         let table = self.table();
         table.all.open + table.leaving
     }
 
-    /// Resolves when there is no connection left.
+    /// Resolves when no connection is left.
     pub(super) async fn all_ended(&self) {
         loop {
             let mut ended = pin!(self.0.ended.notified());
@@ -187,12 +188,12 @@ impl Connections {
 
     fn report_end(&self, address: SocketAddr, end: ConnectionEnd) {
         self.0.metrics.connection_ended(end);
-        let made_room = match end {
-            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit | ConnectionEnd::Unread => true,
-            ConnectionEnd::Idle
-            | ConnectionEnd::Unidentified
-            | ConnectionEnd::Age
-            | ConnectionEnd::Untrusted => false,
+        let event = match end {
+            ConnectionEnd::Evicted | ConnectionEnd::PeerLimit | ConnectionEnd::Unread => None,
+            ConnectionEnd::Idle | ConnectionEnd::Unidentified | ConnectionEnd::Age => {
+                Some("connection closed by a time limit")
+            }
+            ConnectionEnd::Untrusted => Some("connection closed, client authority withdrawn"),
             ConnectionEnd::Peer
             | ConnectionEnd::Answered
             | ConnectionEnd::Broken
@@ -201,19 +202,19 @@ impl Connections {
         };
         let due = self.table().ended[end as usize].due();
         let Some(suppressed) = due else { return };
-        if made_room {
+        if let Some(event) = event {
+            tracing::info!(
+                peer.address = %address,
+                reason = end.as_str(),
+                log.suppressed = suppressed,
+                "{event}"
+            );
+        } else {
             tracing::warn!(
                 peer.address = %address,
                 reason = end.as_str(),
                 log.suppressed = suppressed,
                 "connection closed to make room"
-            );
-        } else {
-            tracing::info!(
-                peer.address = %address,
-                reason = end.as_str(),
-                log.suppressed = suppressed,
-                "connection closed by a time limit"
             );
         }
     }
@@ -258,11 +259,11 @@ impl Group {
         self.candidates.remove(&entry.number);
     }
 
-    /// Returns the connection that makes room next, if there is one.
+    /// Returns the connection that makes room next, if any.
     fn next_to_leave(&mut self, room_from: RoomFrom) -> Option<Arc<Entry>> {
         match room_from {
             RoomFrom::Unidentified => loop {
-                // Each identified connection is passed over once in its life.
+                // Each identified connection is removed from the candidates once.
                 let first = self.candidates.first_entry()?;
                 if !first.get().recognition().is_set() {
                     return Some(Arc::clone(first.get()));
@@ -275,7 +276,7 @@ impl Group {
     }
 }
 
-/// The place of one connection, given back when this is dropped.
+/// The place of one connection, given back on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     connections: Connections,
@@ -284,13 +285,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The connection.
+    /// Returns the connection.
     pub(super) const fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 
-    /// Stops counting the connection among those of its peer if the peer has turned out to
-    /// be a trusted proxy, as its certificate shows.
+    /// Stops counting the connection towards the limit of its peer if the peer's certificate
+    /// identifies a trusted proxy.
     pub(super) fn authenticated(&self, peer: &Peer) {
         if self.connections.0.identification.trusts(peer) {
             self.connections.table().remove_from_peer(&self.entry);
@@ -307,7 +308,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let connections = &self.connections;
         let mut table = connections.table();
-        // If its place has been given away, that counts, regardless of how it ended.
+        // If the place was given away, that is the reported reason, regardless of how the
+        // connection ended.
         match self.entry.evicted_for() {
             Some(limit) => {
                 self.end = match limit {

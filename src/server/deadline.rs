@@ -22,13 +22,13 @@ use crate::{
     status::{Failure, Reason},
 };
 
-/// Header with the time that a caller waits for its call.
+/// Header with the caller's timeout.
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Subtracted from the caller's deadline, so that our response arrives in time.
 const MARGIN: Duration = Duration::from_millis(20);
 
-/// Retry delay of a call that was cut off by a drain; another replica answers it.
+/// Retry delay of a call that was refused or cut off by a drain. Another replica serves the retry.
 pub(super) const RETRY_AFTER_DRAIN: Duration = Duration::from_secs(1);
 
 /// The `grpc-timeout` header violates the gRPC specification.
@@ -67,8 +67,8 @@ fn parse(value: &HeaderValue) -> Option<Duration> {
 
 /// Runs `work` until the deadline, or until a drain cuts the call off.
 ///
-/// The failure is then recorded in the call before the work is dropped, because cleaning up
-/// after the work (its record, a session) depends on how the caller was answered.
+/// In either case, the failure is recorded in the call before the work is dropped, because cleanup
+/// after the work (its record, a session) depends on the response to the caller.
 pub(super) async fn within<T>(
     call: &Call,
     cut_off: &CancellationToken,
@@ -79,7 +79,7 @@ pub(super) async fn within<T>(
     let drained = pin!(cut_off.cancelled());
     let mut ends = Ends { timer, cut_off, drained, watched_for: None };
     let end = if call.deadline().remaining().is_zero() {
-        // The timer would still let the work be polled once.
+        // The timer would still allow one poll of the work.
         Err(End::Deadline)
     } else {
         poll_fn(|cx| {
@@ -103,27 +103,28 @@ pub(super) async fn within<T>(
     Err(failure)
 }
 
-/// What ends a call before its work does.
+/// Event that ends a call before its work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Deadline,
     Drain,
 }
 
-/// What can end a call before its work does.
+/// The events that can end a call before its work is done.
 ///
-/// The timer and the wait for the drain are registered once the work has to wait, and again only
-/// if another task goes on with the call. Each takes a lock, and a call is polled several times.
+/// The timer and the wait for the drain are registered when the work first waits, and again only if
+/// the call moves to another task. Each registration takes a lock, and a call is polled several
+/// times.
 struct Ends<'a, D> {
     timer: Pin<&'a mut Sleep>,
     cut_off: &'a CancellationToken,
     drained: Pin<&'a mut D>,
-    /// Whom both will wake.
+    /// The waker that both have registered.
     watched_for: Option<Waker>,
 }
 
 impl<D: Future<Output = ()>> Ends<'_, D> {
-    /// Returns what has come, the deadline first.
+    /// Returns the event that has occurred, the deadline first.
     fn reached(&self) -> Option<End> {
         if self.timer.is_elapsed() {
             Some(End::Deadline)
@@ -132,7 +133,7 @@ impl<D: Future<Output = ()>> Ends<'_, D> {
         }
     }
 
-    /// Has the task woken when one of them comes.
+    /// Registers the task to be woken by either event.
     fn watch(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.watched_for.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
@@ -143,7 +144,8 @@ impl<D: Future<Output = ()>> Ends<'_, D> {
             }
             self.drained.as_mut().poll(cx).map(|()| End::Drain)
         });
-        // Work that has used up the budget of its turn would keep the timer from being registered.
+        // Unconstrained, because work that has used up its task's budget would prevent the timer
+        // from being registered.
         let end = Pin::new(&mut unconstrained(register)).poll(cx);
         self.watched_for = Some(cx.waker().clone());
         end
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn timeouts_are_parsed_as_grpc_defines_them() {
         assert_eq!(timeout("1H"), Some(Duration::from_hours(1)));
         assert_eq!(timeout("2M"), Some(Duration::from_mins(2)));
         assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deadline_is_the_shorter_of_both_less_the_margin_from_arrival() {
+    async fn deadline_is_the_smaller_timeout_less_the_margin_from_arrival() {
         let arrived = clock::now();
         let max = Duration::from_secs(10);
         let of = |pairs: &[&str]| {
@@ -200,15 +202,15 @@ mod tests {
         assert_eq!(of(&["100m"]), Ok(Duration::from_millis(80)));
         assert_eq!(of(&["5m"]), Ok(Duration::ZERO));
         assert_eq!(of(&["1 S"]), Err(MalformedTimeout));
-        assert_eq!(of(&["1S", "2S"]), Err(MalformedTimeout), "which of the two?");
+        assert_eq!(of(&["1S", "2S"]), Err(MalformedTimeout), "ambiguous");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_work_is_never_begun() {
+    async fn work_past_its_deadline_is_never_started() {
         let arrived = clock::now();
         let call = Call::new(arrived, Deadline::at(arrived + Duration::from_millis(80)));
         tokio::time::advance(Duration::from_millis(80)).await;
-        let work = async { unreachable!("waiting has used the time up") };
+        let work = async { unreachable!("the deadline has passed") };
         let answer: Result<(), _> = within(&call, &CancellationToken::new(), work).await;
         assert_eq!(answer.unwrap_err().reason(), Reason::DeadlineExceeded);
         assert!(call.is_abandoned());
@@ -227,15 +229,15 @@ mod tests {
         Call::new(clock::now(), Deadline::after(Duration::from_secs(10)))
     }
 
-    /// Returns what ends work that never ends itself, within a time that only a test which fails
-    /// needs.
+    /// Returns the reason that ends work which never completes. Only a failing test reaches the
+    /// timeout.
     async fn ended(work: impl Future<Output = Result<(), Failure>>) -> Option<Reason> {
         let answer = tokio::time::timeout(Duration::from_hours(1), work).await.ok()?;
         Some(answer.expect_err("the work never ends").reason())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn call_that_uses_up_its_turn_ends_at_its_deadline_and_by_a_drain() {
+    async fn call_that_uses_up_its_budget_ends_at_its_deadline_and_by_a_drain() {
         let greedy = || async {
             while tokio::task::coop::has_budget_remaining() {
                 tokio::task::consume_budget().await;
@@ -266,15 +268,15 @@ mod tests {
             if drained {
                 cut_off.cancel();
             }
-            assert_eq!(task.await.expect("it does not panic"), Some(reason));
+            assert_eq!(task.await.expect("the task does not panic"), Some(reason));
             let after = if drained { Duration::ZERO } else { Duration::from_secs(10) };
             assert_eq!(begun.elapsed(), after, "the task was woken");
         }
     }
 
-    /// The deadline comes first, then the drain, then the work, also if all come at once.
+    /// If they coincide, the deadline takes precedence over the drain, and the drain over the work.
     #[tokio::test(start_paused = true)]
-    async fn of_what_comes_at_once_the_deadline_is_first_and_the_drain_second() {
+    async fn deadline_takes_precedence_over_the_drain_and_the_drain_over_the_work() {
         for (late, reason) in [(true, Some(Reason::DeadlineExceeded)), (false, Some(Reason::Draining))] {
             let (cut_off, call) = (CancellationToken::new(), call());
             let (answer, answered) = tokio::sync::oneshot::channel::<()>();
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_drain_cuts_off_says_whether_a_login_may_have_happened() {
+    async fn reason_of_a_call_cut_off_by_a_drain_shows_whether_a_login_may_have_happened() {
         let cases = [
             (Operation::IssueOtt, true, Reason::Draining),
             (Operation::LoginWithOtt, false, Reason::Draining),
@@ -314,11 +316,11 @@ mod tests {
         }
     }
 
-    /// What a call's work leaves behind asks the call how it was answered.
+    /// Cleanup of a call's work depends on how the call was answered.
     #[tokio::test(start_paused = true)]
-    async fn work_that_is_cut_off_is_dropped_once_the_call_has_its_failure() {
-        struct AsksWhenDropped(Call, std::sync::mpsc::Sender<Option<Reason>>);
-        impl Drop for AsksWhenDropped {
+    async fn failure_is_recorded_before_cut_off_work_is_dropped() {
+        struct ReadsFailureOnDrop(Call, std::sync::mpsc::Sender<Option<Reason>>);
+        impl Drop for ReadsFailureOnDrop {
             fn drop(&mut self) {
                 let reason = self.0.failure().map(|(_, reason)| reason);
                 self.1.send(reason.filter(|_| self.0.is_abandoned())).unwrap();
@@ -327,7 +329,7 @@ mod tests {
         for (drained, reason) in [(false, Reason::DeadlineExceeded), (true, Reason::Draining)] {
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
             let (sender, dropped) = std::sync::mpsc::channel();
-            let leftover = AsksWhenDropped(call.clone(), sender);
+            let leftover = ReadsFailureOnDrop(call.clone(), sender);
             let cut_off = CancellationToken::new();
             let work = async {
                 let _leftover = leftover;

@@ -1,4 +1,4 @@
-//! The shutdown of the server: in steps, each with a time limit that no peer can extend.
+//! The shutdown of the server, in steps whose time limits no peer can extend.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use crate::{
     clock::{self, Instant},
 };
 
-/// Maximum time for writing the records of calls that are cut off.
+/// Maximum time to write the records of calls that are cut off.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
-/// Maximum durations of the steps of a drain (ARCHITECTURE.md, "The drain"); together with
-/// the remaining work of the process, less than 30 s.
+/// Maximum durations of the steps of a drain (ARCHITECTURE.md, "The drain"). With the remaining
+/// work of the process, the defaults add up to less than 30 s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainTimes {
-    /// `drain_lame_duck`: time for which load balancers see `NOT_SERVING` before anything else changes.
+    /// `drain_lame_duck`: time during which health reports `NOT_SERVING` before anything else
+    /// changes.
     pub lame_duck: Duration,
-    /// Time after the GOAWAY for which calls that crossed it are accepted.
+    /// Time after the GOAWAY during which calls that crossed it are accepted.
     pub stragglers: Duration,
-    /// `drain_timeout`: from the beginning of the drain until calls in flight are cut off.
+    /// `drain_timeout`: time from the start of the drain until calls in flight are cut off.
     pub cut_off: Duration,
-    /// Maximum time for platform requests that were cut off to end.
+    /// Maximum time for the platform requests of cut-off calls to end.
     pub settle: Duration,
     /// Maximum time for responses to reach a peer before its connection is closed.
     pub linger: Duration,
@@ -42,33 +43,33 @@ impl Default for DrainTimes {
     }
 }
 
-/// How a drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Calls that were cut off because they did not end in time.
+    /// Number of calls that were cut off because they did not end in time.
     pub cut_off: usize,
-    /// Connections that were closed by force.
+    /// Number of connections that were closed by force.
     pub closed: usize,
 }
 
-/// The steps of a drain, as connections and calls see them.
+/// The steps of a drain, which connections and calls observe.
 #[derive(Clone, Debug)]
 pub(super) struct Phases {
-    /// No more connections; existing ones get a GOAWAY.
+    /// No connections are accepted any more, and the open ones get a GOAWAY.
     pub(super) go_away: CancellationToken,
-    /// Calls in flight are answered now.
+    /// Calls in flight are cut off and answered.
     pub(super) cut_off: CancellationToken,
-    /// Connections are closed now.
+    /// Connections are closed.
     pub(super) close: CancellationToken,
 }
 
 impl Phases {
-    /// None has come yet.
+    /// Creates the phases of a drain that has not started. `go_away` is shared with the caller.
     pub(super) fn new(go_away: CancellationToken) -> Self {
         Self { go_away, cut_off: CancellationToken::new(), close: CancellationToken::new() }
     }
 
-    /// The same steps, on tokens of their own: workers then share no lock for a call.
+    /// Returns the same phases on child tokens, so that workers do not share a lock in calls.
     pub(super) fn for_worker(&self) -> Self {
         Self {
             go_away: self.go_away.child_token(),
@@ -78,7 +79,7 @@ impl Phases {
     }
 }
 
-/// What a drain watches and moves.
+/// The state that a drain observes and changes.
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) times: DrainTimes,
@@ -92,7 +93,7 @@ pub(super) struct Drain {
     pub(super) connections: Connections,
 }
 
-/// The calls of a server, as its drain ends them.
+/// The calls of a server, as its drain sees them.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     pub(super) gate: Gate,
@@ -101,7 +102,7 @@ pub(super) struct Calls {
 }
 
 impl Drain {
-    /// Ends all calls, then all connections. With `hurry`, waits for nothing but the records
+    /// Ends all calls, then all connections. Once `hurry` is cancelled, waits only for the records
     /// of calls that are cut off.
     pub(super) async fn run(&self) -> Drained {
         let cut_off_at = clock::now() + self.times.cut_off;
@@ -115,7 +116,7 @@ impl Drain {
             "sending GOAWAY to all connections"
         );
         self.phases.go_away.cancel();
-        // A peer that has not seen the GOAWAY yet may have sent calls: they are served.
+        // Serves calls that a peer sent before it saw the GOAWAY.
         self.unless_hurried(timeout(self.times.stragglers, self.connections.all_ended())).await;
         let cut_off = match &self.calls {
             Some(calls) => self.end_calls(calls, cut_off_at).await,
@@ -136,17 +137,17 @@ impl Drain {
             return 0;
         }
         let cut_off = in_flight.count();
-        tracing::warn!(calls.in_flight = cut_off, "calls were cut off by the drain");
+        tracing::warn!(calls.in_flight = cut_off, "drain cut off calls in flight");
         self.phases.cut_off.cancel();
         if !matches!(self.unless_hurried(timeout(self.times.settle, in_flight.idle())).await, Some(Ok(()))) {
-            // Their outcome stays unknown, but their records are written.
+            // The outcome of these calls stays unknown, but their records are written.
             in_flight.give_up();
             let _ = timeout(LAST_RECORDS, in_flight.idle()).await;
         }
         cut_off
     }
 
-    /// Waits for `step`, and returns `None` at once if the drain has to hurry.
+    /// Waits for `step`. Returns `None` at once if the drain has to hurry.
     async fn unless_hurried<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         self.hurry.run_until_cancelled(step).await
     }

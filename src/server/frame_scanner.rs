@@ -1,12 +1,11 @@
-//! Finds the frames in a stream of HTTP/2 bytes, without interpreting them.
+//! Finds the frames in a stream of HTTP/2 bytes, without decoding their payload.
 //!
-//! The HTTP/2 library reports neither the streams that it rejects nor the resets that it
-//! receives. The frame headers (RFC 9113, section 4.1) show both, at the cost of a few
-//! instructions per frame.
+//! The HTTP/2 library reports neither the streams that it rejects nor the resets that it receives.
+//! The frame headers (RFC 9113, section 4.1) show both, for a few instructions per frame.
 
 /// Length of a frame header.
 const HEADER: usize = 9;
-/// Bytes of the payload that are kept, enough for an error code.
+/// Number of payload bytes that are kept, enough for an error code.
 const PREFIX: usize = 4;
 
 /// Types of frames (RFC 9113, section 6).
@@ -24,7 +23,7 @@ const END_STREAM: u8 = 1;
 /// The flag `ACK` of SETTINGS and PING.
 const ACK: u8 = 1;
 
-/// The beginning of one frame.
+/// The header and the first payload bytes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) kind: u8,
@@ -36,30 +35,31 @@ pub(super) struct Frame {
     prefix: [u8; PREFIX],
 }
 
-/// Follows one direction of a connection, at any division of its bytes.
+/// Scans one direction of a connection, whose bytes may be divided arbitrarily.
 #[derive(Debug, Default)]
 pub(super) struct FrameScanner {
-    /// Header and first payload bytes of the frame at hand.
+    /// Header and first payload bytes of the current frame.
     start: [u8; HEADER + PREFIX],
     filled: usize,
-    /// Bytes to pass over before the next frame begins.
+    /// Number of bytes to skip before the next frame.
     skip: usize,
 }
 
 impl FrameScanner {
-    /// A scanner for bytes that have `skip` others in front of the first frame.
+    /// Creates a scanner that skips `skip` bytes before the first frame.
     pub(super) fn after(skip: usize) -> Self {
         Self { skip, ..Self::default() }
     }
 
-    /// Whether the last byte was the last one of a frame.
+    /// Returns whether the last byte was the end of a frame.
     pub(super) const fn is_between_frames(&self) -> bool {
         self.filled == 0 && self.skip == 0
     }
 
-    /// Takes `bytes` up to the next frame whose beginning is complete.
+    /// Consumes `bytes` up to the point where the start of the next frame is complete.
     ///
-    /// Returns how many bytes were taken, and the frame; without a frame, all bytes were taken.
+    /// Returns the number of bytes consumed and the frame. Without a frame, all bytes were
+    /// consumed.
     pub(super) fn next(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
         let mut taken = 0;
         loop {
@@ -74,14 +74,14 @@ impl FrameScanner {
             if more < wanted {
                 return (taken, None);
             }
-            // With the header complete, a prefix may be wanted too.
+            // Once the header is complete, a payload prefix may be needed too.
             if self.filled == self.wanted() {
                 return (taken, Some(self.complete()));
             }
         }
     }
 
-    /// How many bytes of the frame at hand are to be collected.
+    /// Number of bytes to collect of the current frame.
     fn wanted(&self) -> usize {
         if self.filled < HEADER { HEADER } else { HEADER + self.length().min(PREFIX) }
     }
@@ -109,27 +109,27 @@ impl FrameScanner {
 }
 
 impl Frame {
-    /// Whether the frame is the last one of its side of the stream.
+    /// Returns whether the frame ends its side of the stream.
     pub(super) const fn ends_stream(&self) -> bool {
         matches!(self.kind, kind::DATA | kind::HEADERS) && self.flags & END_STREAM != 0
     }
 
-    /// Whether the frame demands an acknowledgement.
-    pub(super) const fn demands_ack(&self) -> bool {
+    /// Returns whether the frame requires an acknowledgement.
+    pub(super) const fn requires_ack(&self) -> bool {
         matches!(self.kind, kind::SETTINGS | kind::PING) && self.flags & ACK == 0
     }
 
-    /// Whether a header block consists of nothing but a `:status` other than 200.
+    /// Returns whether a header block consists only of a `:status` other than 200.
     ///
-    /// `:status` is the first field. 200 has an index of its own (RFC 7541, appendix A); any
-    /// other one takes a byte if it has been sent before, and at most five.
+    /// `:status` is the first field. 200 has its own index (RFC 7541, appendix A); any other status
+    /// takes one byte if it was sent before, and at most five.
     pub(super) fn is_bare_error_status(&self) -> bool {
         const STATUS_200: u8 = 0x88;
         let changes_table_size = self.prefix[0] & 0xe0 == 0x20;
         (1..=5).contains(&self.length) && self.prefix[0] != STATUS_200 && !changes_table_size
     }
 
-    /// The error code of a `RST_STREAM` frame.
+    /// Returns the error code of a `RST_STREAM` frame.
     pub(super) fn error_code(&self) -> h2::Reason {
         u32::from_be_bytes(self.prefix).into()
     }

@@ -1,6 +1,7 @@
-//! Whether a call may begin here at all.
+//! Admission of calls: drain, audit availability, and limits on calls.
 //!
-//! What is refused here was not sent anywhere, so a retry elsewhere is safe.
+//! A call that is refused here was not sent to the platform, so it is safe to retry it on another
+//! replica.
 
 use std::{
     sync::{
@@ -22,7 +23,7 @@ use crate::{
 /// Retry delay of a call that was refused, before jitter.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The one gate that all calls of all workers pass. Cheap to clone.
+/// The gate of all calls of all workers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     closed: Arc<AtomicBool>,
@@ -37,13 +38,13 @@ impl Gate {
         Self { closed: Arc::default(), in_flight, bodies, audit, metrics }
     }
 
-    /// Refuses all further calls, including those whose body has not arrived.
+    /// Refuses all further calls, including those whose body has not arrived yet.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Refuses a call while none is accepted, before anything is spent on finding out who
-    /// calls.
+    /// Refuses the call if no calls are accepted at the moment. Call this before identifying the
+    /// caller, which costs more.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(Failure::new(Reason::Draining).retry_after(RETRY_AFTER_DRAIN));
@@ -54,40 +55,42 @@ impl Gate {
         Ok(())
     }
 
-    /// Waits until the record of a call can be expected to be written in time. Nothing may be
-    /// sent to the platform before.
+    /// Waits until the audit is expected to write the record of the call in time. Nothing may be
+    /// sent to the platform before this returns.
     pub(super) async fn expect_record(&self) -> Result<(), Failure> {
         self.audit.expect_record().await.map_err(|_| audit_unavailable())
     }
 
-    /// Lets a call wait for its body.
+    /// Admits a call to wait for its body.
     pub(super) fn await_body(&self, holder: &Holder) -> Result<AwaitedBody, Failure> {
         self.bodies.wait(holder).map_err(|exhausted| {
-            self.overloaded(match exhausted {
+            let limit = match exhausted {
                 Exhausted::Share => CallLimit::CallerBodies,
                 Exhausted::Total => CallLimit::Bodies,
-            })
+            };
+            self.overloaded(exhausted, limit)
         })
     }
 
-    /// Lets a call be in flight. `share` is the number of places that its holder may have, by
-    /// default half of them while others want some.
+    /// Admits a call to be in flight. `share` is the maximum number of places for its holder; by
+    /// default half of all places while others need some.
     pub(super) fn admit(&self, holder: &Holder, share: Option<usize>) -> Result<InFlight, Failure> {
         let place = self.in_flight.admit(holder, share).map_err(|exhausted| {
-            self.overloaded(match exhausted {
+            let limit = match exhausted {
                 Exhausted::Share => CallLimit::CallerInFlight,
                 Exhausted::Total => CallLimit::InFlight,
-            })
+            };
+            self.overloaded(exhausted, limit)
         })?;
-        // After the place is taken: a drain closes the gate before it waits for the calls in
-        // flight, so it either refuses this call here or waits for it.
+        // Checked after the place is taken: a drain closes the gate before it waits for the calls
+        // in flight, so this call is either refused here or waited for.
         self.check()?;
         Ok(place)
     }
 
-    fn overloaded(&self, limit: CallLimit) -> Failure {
+    fn overloaded(&self, exhausted: Exhausted, limit: CallLimit) -> Failure {
         self.metrics.call_shed(limit);
-        Failure::overloaded(limit.as_str()).retry_after(retry_after())
+        Failure::overloaded(exhausted, limit.as_str()).retry_after(retry_after())
     }
 }
 
@@ -95,7 +98,7 @@ fn audit_unavailable() -> Failure {
     Failure::new(Reason::AuditUnavailable).retry_after(retry_after())
 }
 
-/// Spread out, so that calls that were refused together do not come back together.
+/// Returns a delay with jitter, so that calls that were refused together do not retry together.
 fn retry_after() -> Duration {
     jittered(RETRY_AFTER, 0.5, 1.5)
 }

@@ -1,40 +1,39 @@
-//! What answers the calls of one worker, behind the middleware.
+//! The services that answer the calls of one worker, behind the middleware.
 //!
-//! The middleware has already found the method of a call and read its message, so the service is
-//! called directly. A router and the library's unary handler would do both a second time.
+//! The middleware has already determined the method of a call and read its message, so the service
+//! is called directly. A router and the library's unary handler would do both again.
 
 use std::fmt;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE, request::Parts};
 use tonic::{metadata::GRPC_CONTENT_TYPE, service::Routes};
 use tower::Service;
 
 use super::response_body::ResponseBody;
+#[cfg(feature = "sandbox")]
+use crate::service::RehearsedService;
 use crate::{access::Admission, arrival::Arrival, service::OttService, status::Failure};
 
-/// Headers of a response that are added by the gateway: its type and the id of its call.
+/// Number of response headers that the gateway adds: the content type and the request id.
 const RESPONSE_HEADERS: usize = 2;
 
-/// The gateway's own service, and the routes of everything else.
+/// The gateway's own service, and the routes of all other services.
 pub struct Handlers {
     calls: Calls,
     routes: Routes,
 }
 
-/// What answers the calls of the gateway's own service.
+/// The service that answers the gateway's own calls.
 enum Calls {
     Service(OttService),
-    /// The routes, to test the middleware with handlers that do something else.
+    /// The service of a sandbox, which fails on demand.
+    #[cfg(feature = "sandbox")]
+    Rehearsed(Box<RehearsedService>),
+    /// The routes, so that tests can run the middleware with their own handlers.
     #[cfg(test)]
     Routed,
-}
-
-/// The answer of one of them.
-enum Answer<S, #[cfg(test)] R> {
-    Service(S),
-    #[cfg(test)]
-    Routed(std::pin::Pin<Box<R>>),
 }
 
 impl Handlers {
@@ -44,8 +43,15 @@ impl Handlers {
         Self { calls: Calls::Service(service), routes: routes.prepare() }
     }
 
-    /// Answers a call of the gateway's own service. `message` is its complete body. Neither is
-    /// kept while the call waits.
+    /// As [`new`](Self::new), with a service that fails on demand. For the command `sandbox` only.
+    #[cfg(feature = "sandbox")]
+    #[must_use]
+    pub fn rehearsed(service: RehearsedService, routes: Routes) -> Self {
+        Self { calls: Calls::Rehearsed(Box::new(service)), routes: routes.prepare() }
+    }
+
+    /// Answers a call of the gateway's own service. `message` is its complete body. The future
+    /// borrows neither `head` nor `message`, so they need not be kept while the call waits.
     pub(super) fn call(
         &self,
         head: &Parts,
@@ -53,23 +59,25 @@ impl Handlers {
         arrival: Arrival,
         admission: Admission,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Failure>> + use<'_> {
-        let answer = match &self.calls {
+        match &self.calls {
             Calls::Service(service) => {
-                Answer::Service(service.answer(arrival, admission, &head.headers, message))
+                let answer = service.answer(arrival, admission, &head.headers, message);
+                let answer = answer.map(|message| message.map(succeeded));
+                #[cfg(any(test, feature = "sandbox"))]
+                let answer = answer.left_future();
+                answer
+            }
+            #[cfg(feature = "sandbox")]
+            Calls::Rehearsed(service) => {
+                let answer = service.answer(arrival, admission, &head.headers, message);
+                answer.map(|message| message.map(succeeded)).boxed().right_future()
             }
             #[cfg(test)]
             Calls::Routed => {
                 let mut request =
                     Request::from_parts(head.clone(), http_body_util::Full::new(message.clone()));
                 request.extensions_mut().insert(arrival);
-                Answer::Routed(Box::pin(self.route(request)))
-            }
-        };
-        async move {
-            match answer {
-                Answer::Service(answer) => answer.await.map(succeeded),
-                #[cfg(test)]
-                Answer::Routed(answer) => Ok(answer.await),
+                self.route(request).map(Ok).boxed().right_future()
             }
         }
     }
@@ -99,7 +107,7 @@ fn succeeded(message: Bytes) -> Response<ResponseBody> {
 
 #[cfg(test)]
 impl From<Routes> for Handlers {
-    /// Routes to all services, of which one is the gateway's own.
+    /// Routes to all services, including the gateway's own.
     fn from(routes: Routes) -> Self {
         Self { calls: Calls::Routed, routes: routes.prepare() }
     }

@@ -1,9 +1,8 @@
-//! The stack of health calls: the health service or nothing.
+//! The stack of health calls: the health service and UNIMPLEMENTED for everything else.
 //!
-//! Nobody proves who they are here, so a request must not cost anything that identified
-//! callers need. There is no audit record, span or log line per request, no identification and
-//! no place among the calls in flight, and this stack is not given the means to create them.
-//! Its only metrics are counters of its own.
+//! Health callers are not identified, so a request must not use resources that identified callers
+//! need. A request has no audit record, span, log line, identification or place among the calls in
+//! flight, and this stack does not hold the means to create them. It only has its own counters.
 
 use std::time::Duration;
 
@@ -25,8 +24,8 @@ const METHODS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Hea
 const ENCODING: &str = "grpc-encoding";
 /// Prefix of the paths of the health service.
 const HEALTH_SERVICE: &str = "/grpc.health.v1.Health/";
-/// Maximum time from the headers of a request to those of its response. The service never
-/// waits by itself, so only a request message that does not arrive takes this long.
+/// Maximum time from the headers of a request to the headers of its response. The service itself
+/// never waits, so only a request message that does not arrive takes this long.
 const REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// The health service of one connection, and UNIMPLEMENTED for everything else.
@@ -54,8 +53,7 @@ impl HealthStack {
             outcome.refusal = Some(HealthRefusal::NotGrpc);
             return not_grpc(status);
         }
-        // The service itself answers a path that is not its own with UNIMPLEMENTED, without
-        // reading the message.
+        // The service answers an unknown path with UNIMPLEMENTED, without reading the message.
         match timeout(REQUEST_LIMIT, self.0.clone().call(reduced(request))).await {
             Ok(Ok(response)) => {
                 outcome.refusal = refusal(&response);
@@ -67,7 +65,8 @@ impl HealthStack {
     }
 }
 
-/// Returns a request that keeps nothing of a peer's headers while it waits for its message.
+/// Returns a request without the peer's headers, so that it does not hold them while it waits for
+/// its message.
 fn reduced<B>(request: Request<B>) -> Request<Body>
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
@@ -76,10 +75,10 @@ where
     let (head, body) = request.into_parts();
     let mut reduced = Request::new(Body::new(body));
     *reduced.version_mut() = Version::HTTP_2;
-    // A path that is not the service's own is answered at once.
+    // An unknown path is answered at once.
     let path = METHODS.into_iter().find(|path| *path == head.uri.path()).unwrap_or("/");
     *reduced.uri_mut() = Uri::from_static(path);
-    // Copied, because a header may share the memory of all others.
+    // Copied, because a header value may share a buffer with all other headers.
     let encoding =
         head.headers.get(ENCODING).and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
     if let Some(encoding) = encoding {
@@ -88,8 +87,8 @@ where
     reduced
 }
 
-/// The outcome of one request, counted when this is dropped. A request whose connection ends
-/// is dropped before it is answered.
+/// The outcome of one request, counted on drop. A request whose connection ends is dropped before
+/// it is answered.
 struct Outcome<'a> {
     metrics: &'a HealthCallMetrics,
     /// `None` if the request is answered with a health status.
@@ -107,10 +106,10 @@ impl Drop for Outcome<'_> {
 
 /// Returns why the health service refused a request, if it did.
 fn refusal(response: &Response<Body>) -> Option<HealthRefusal> {
-    // Only an error has its status in the headers.
+    // Only an error response has its status in the headers.
     let code = Code::from_bytes(response.headers().get(Status::GRPC_STATUS)?.as_bytes());
     match code {
-        // The status of a service that is not known.
+        // NOT_FOUND is the health status of an unknown service.
         Code::Ok | Code::NotFound => None,
         Code::Unimplemented => Some(HealthRefusal::Unimplemented),
         _ => Some(HealthRefusal::NoMessage),
@@ -126,8 +125,7 @@ fn bare(code: Code) -> Response<Body> {
     response
 }
 
-/// Returns an HTTP status, so that a prober that does not use gRPC does not take the response
-/// for success.
+/// Returns an HTTP status, so that a prober without gRPC does not mistake the response for success.
 fn not_grpc(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -139,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn request_keeps_nothing_that_its_peer_may_choose_the_size_of() {
+    fn request_keeps_nothing_of_a_size_that_the_peer_chooses() {
         let large = "x".repeat(8000);
         for (path, kept) in [(METHODS[0], METHODS[0]), (METHODS[1], METHODS[1]), (&*format!("/{large}"), "/")]
         {

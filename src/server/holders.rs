@@ -1,7 +1,7 @@
-//! Who holds the places of a call: an identified caller, or the address of its peer.
+//! The holder of a call's places: an identified caller, or the address of a peer.
 //!
-//! Callers that proved nothing form one group: a deployment may allow them something, but they
-//! must not take from identified callers more than one caller could.
+//! Callers without proof of identity form one group: a deployment may allow them some calls, but
+//! all of them together must not take more places than one identified caller could.
 
 use std::{
     collections::HashMap,
@@ -15,15 +15,15 @@ use crate::{
     caller::{Caller, Peer, Proof},
 };
 
-/// Maximum number of holders that a worker remembers, of callers and of peers each.
+/// Maximum number of callers, and of peers, that a worker remembers.
 const REMEMBERED: usize = 1024;
 
 /// The holders of all workers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holders(Arc<Shared>);
+pub(super) struct Holders(Arc<Registry>);
 
-/// The holders that one worker has met, so that a call of a known caller takes no lock that
-/// another worker takes.
+/// The holders that one worker remembers, so that a call of a known caller takes no lock shared
+/// with other workers.
 #[derive(Debug)]
 pub(super) struct WorkerHolders {
     all: Holders,
@@ -31,10 +31,10 @@ pub(super) struct WorkerHolders {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    /// Makes the numbers of holders from what identifies them. A number is the same whenever its
-    /// holder is created, because responses that are not read outlive it. Its key is random, so
-    /// that nobody can choose a name with the number of another caller.
+struct Registry {
+    /// Hashes the identity of a holder to its number. A number is the same each time its holder is
+    /// created, because unread responses outlive the holder. The key is random, so that a caller
+    /// cannot choose a name that collides with another caller's number.
     numbers: RandomState,
     anonymous: Holder,
     callers: Mutex<InUse<Arc<str>>>,
@@ -47,10 +47,10 @@ struct Met {
     peers: HashMap<PeerNetwork, Holder>,
 }
 
-/// The holders that a worker remembers, or that have a place.
+/// The holders that are remembered by a worker or have a place.
 struct InUse<K> {
     holders: HashMap<K, WeakHolder>,
-    /// Number of entries at which those no longer in use are removed.
+    /// Number of entries at which unused ones are removed.
     prune_at: usize,
 }
 
@@ -61,11 +61,11 @@ impl Holders {
 }
 
 impl WorkerHolders {
-    /// Returns who holds the places of a call. The address of a peer that passes on the calls
-    /// of others (`is_proxy`), or that is on this machine, identifies nobody.
+    /// Returns the holder of a call's places. The address of a peer that forwards calls of others
+    /// (`is_proxy`) or is on this machine identifies no caller.
     pub(super) fn of(&self, caller: &Caller, peer: &Peer, is_proxy: bool) -> Holder {
         let shared = &self.all.0;
-        // Only tasks of this worker's thread use it, so the lock is always free.
+        // Used only by tasks of this worker's thread, so the lock is never contended.
         let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         if *caller.proof() != Proof::None {
             return remembered(&mut met.callers, caller.name(), || {
@@ -140,13 +140,13 @@ mod tests {
         Peer::plaintext(format!("{address}:40000").parse().expect("an address"))
     }
 
-    /// Number of places of 64 that the holder of such a call gets, beside those that are taken.
+    /// Takes as many of 64 places as the holder can get beside those already taken.
     fn places(limit: &InFlightLimit, holder: &Holder) -> Vec<crate::call::InFlight> {
         (0..64).map_while(|_| limit.admit(holder, Some(8)).ok()).collect()
     }
 
     #[test]
-    fn an_identified_caller_is_one_holder_on_all_workers_and_addresses() {
+    fn identified_caller_is_one_holder_on_all_workers_and_addresses() {
         let (limit, holders) = (InFlightLimit::new(64), Holders::default());
         let [here, there] = [holders.for_worker(), holders.for_worker()];
         let billing = Caller::for_test("token:billing", Proof::Token);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_callers_are_one_group_of_addresses() {
+    fn anonymous_callers_form_one_group_of_addresses() {
         let (limit, holders) = (InFlightLimit::new(64), Holders::default());
         let worker = holders.for_worker();
         let of = |address: &str, is_proxy| worker.of(&Caller::anonymous(), &peer(address), is_proxy);
@@ -167,14 +167,14 @@ mod tests {
         assert_eq!(places(&limit, &of("[2001:db8::2]", false)).len(), 0, "the same network");
         let second = places(&limit, &of("192.0.2.1", false));
         assert_eq!(second.len(), 4);
-        assert_eq!(places(&limit, &of("192.0.2.2", false)).len(), 0, "the group has its share");
+        assert_eq!(places(&limit, &of("192.0.2.2", false)).len(), 0, "the group has used up its share");
         drop((first, second));
-        assert_eq!(places(&limit, &of("192.0.2.1", true)).len(), 8, "a proxy's address identifies nobody");
+        assert_eq!(places(&limit, &of("192.0.2.1", true)).len(), 8, "a proxy's address identifies no caller");
         assert_eq!(places(&limit, &of("127.0.0.1", false)).len(), 8, "nor does a loopback address");
     }
 
     #[test]
-    fn memory_is_bounded_and_counts_survive() {
+    fn memory_is_bounded_and_places_in_use_stay_counted() {
         let (limit, holders) = (InFlightLimit::new(64), Holders::default());
         let worker = holders.for_worker();
         let busy = Caller::for_test("jwt:busy", Proof::Jwt { issuer: None });
@@ -191,16 +191,16 @@ mod tests {
         assert_eq!(held.len(), 8);
         assert_eq!(places(&limit, &worker.of(&busy, &peer("192.0.2.1"), false)).len(), 0);
     }
-    /// Its responses may still be unread then.
+    /// Responses of a forgotten holder may still be unread.
     #[test]
-    fn holder_that_was_forgotten_is_the_same_consumer_of_memory_when_it_is_back() {
+    fn forgotten_holder_is_the_same_memory_consumer_when_it_returns() {
         let holders = Holders::default();
         let [here, there] = [holders.for_worker(), holders.for_worker()];
         let named = |name: &str| Caller::for_test(name, Proof::Jwt { issuer: None });
         let consumers = |worker: &WorkerHolders| {
             let caller = |name| worker.of(&named(name), &peer("192.0.2.1"), false).consumer();
-            let stranger = |address| worker.of(&Caller::anonymous(), &peer(address), false).consumer();
-            [caller("jwt:one"), caller("jwt:other"), stranger("192.0.2.1"), stranger("198.51.100.1")]
+            let anonymous = |address| worker.of(&Caller::anonymous(), &peer(address), false).consumer();
+            [caller("jwt:one"), caller("jwt:other"), anonymous("192.0.2.1"), anonymous("198.51.100.1")]
         };
         let before = consumers(&here);
         for number in 0..=REMEMBERED {
@@ -208,11 +208,14 @@ mod tests {
             let address = format!("10.{}.{}.1", number / 256, number % 256);
             here.of(&Caller::anonymous(), &peer(&address), false);
         }
-        assert!(!here.met.lock().unwrap().callers.contains_key("jwt:one"), "it was forgotten");
+        assert!(!here.met.lock().unwrap().callers.contains_key("jwt:one"), "the holder was forgotten");
         assert_eq!(consumers(&here), before);
         assert_eq!(consumers(&there), before, "on another worker");
-        let [one, other, stranger, another] = before;
-        assert!(one.group != other.group && one.group != stranger.group);
-        assert!(stranger.group == another.group && stranger.member != another.member);
+        let [one, other, first_anonymous, second_anonymous] = before;
+        assert!(one.group != other.group && one.group != first_anonymous.group);
+        assert!(
+            first_anonymous.group == second_anonymous.group
+                && first_anonymous.member != second_anonymous.member
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! A port for HTTP/1.1 without TLS: one request on each connection, on a thread of its own.
+//! A port for HTTP/1.1 without TLS: one request per connection, on its own thread.
 //!
-//! Nobody proves who they are here, so strangers must not cost the callers of the main port
-//! anything: the thread shares no queue with the one that accepts their connections, and a
-//! full port gives the place of the longest-idle connection to the newcomer, so that probes
-//! and scrapes are never refused. What is answered is not known here.
+//! Clients are not identified here, so they must not affect the callers of the main port: the
+//! thread shares no queue with the one that accepts their connections. A full port gives the place
+//! of the longest-idle connection to the new one, so that probes and scrapes are never refused. The
+//! caller of this module supplies the responses.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,8 @@ use crate::{
     telemetry::metrics::{ConnectionEnd, Metrics},
 };
 
-/// A running HTTP/1.1 port. Dropped without [`stop`](Self::stop), it stops in the background.
+/// A running HTTP/1.1 port. It stops in the background if it is dropped without
+/// [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Http1Server {
     local_addr: SocketAddr,
@@ -44,13 +45,13 @@ pub struct Http1Server {
 }
 
 impl Http1Server {
-    /// The address in use.
+    /// Returns the bound address.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Closes all connections and ends the thread.
+    /// Closes all connections and stops the thread.
     pub async fn stop(self) {
         drop(self.stop);
         // The sender is dropped with the thread.
@@ -59,10 +60,10 @@ impl Http1Server {
 }
 
 impl Bound {
-    /// Starts a thread of that name that answers HTTP/1.1 requests. `metrics` counts its
+    /// Starts a thread named `thread` that answers HTTP/1.1 requests. `metrics` counts its
     /// connections.
     ///
-    /// Of the limits, those on connections, `idle_timeout` (until the head of the request is
+    /// Of the limits, only those on connections, `idle_timeout` (until the head of the request is
     /// complete), `connection_age` (in total) and `max_header_list` apply.
     ///
     /// # Errors
@@ -83,7 +84,7 @@ impl Bound {
         let (started, is_started) = oneshot::channel();
         let (end, stopped) = oneshot::channel::<()>();
         let heartbeat = metrics.threads().register(thread);
-        // Its answers to probes show that it responds.
+        // Needs no heartbeat while idle: its answers to probes show that it responds.
         heartbeat.pulse().wait();
         let serving =
             stop.clone().run_until_cancelled_owned(serve(listener, settings.limits, metrics, answer));
@@ -103,8 +104,9 @@ impl Bound {
                 let _ = started.send(Ok(()));
                 match runtime.block_on(serving) {
                     None => heartbeat.retire(),
-                    // The thread counts as dead: `heartbeat` is dropped.
-                    Some(Ok(())) => tracing::error!(listener.address = %local_addr, "listener ended"),
+                    // The thread counts as dead, because `heartbeat` is dropped without being
+                    // retired.
+                    Some(Ok(())) => tracing::error!(listener.address = %local_addr, "listener stopped"),
                     Some(Err(error)) => {
                         tracing::error!(listener.address = %local_addr, %error, "listener failed");
                     }
@@ -113,7 +115,7 @@ impl Bound {
             })
             .map_err(ServeError::Thread)?;
         is_started.await.map_err(|_| ServeError::Ended)??;
-        tracing::info!(listener.address = %local_addr, "the server is listening");
+        tracing::info!(listener.address = %local_addr, "server listening");
         Ok(Http1Server { local_addr, stop: stop.drop_guard(), stopped })
     }
 }
@@ -168,7 +170,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.max_header_list as usize)
-        // Scrapes and probes are far apart.
+        // Scrapes and probes are too far apart to benefit from it.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
@@ -209,7 +211,7 @@ mod tests {
     struct Served {
         address: SocketAddr,
         metrics: Metrics,
-        /// Gets a permit for each request of `/never`.
+        /// Gets a permit for each request for `/never`.
         entered: Arc<Semaphore>,
         task: AbortHandle,
     }
@@ -232,7 +234,7 @@ mod tests {
         settings
     }
 
-    /// Answers `/` at once, `/never` never, and `/long` with more than a socket holds.
+    /// Answers `/` at once, `/never` never, and `/long` with more data than a socket buffers.
     async fn answer(request: Request<Incoming>, entered: Arc<Semaphore>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/never" => {
@@ -279,11 +281,11 @@ mod tests {
         }
     }
 
-    /// What the port still sends before it closes the connection.
+    /// Reads what the port sends before it closes the connection.
     async fn rest(mut stream: TcpStream) -> Vec<u8> {
         let mut received = Vec::new();
-        // A reset, of a connection that was closed with unread bytes, is an end as well.
-        let _ = timeout(SOON, stream.read_to_end(&mut received)).await.expect("it is closed");
+        // A reset also ends the connection: the port may have closed it with unread bytes.
+        let _ = timeout(SOON, stream.read_to_end(&mut received)).await.expect("the connection is closed");
         received
     }
 
@@ -318,14 +320,17 @@ mod tests {
         }
         for stream in busy.iter().chain([&oldest]) {
             let read = stream.try_read(&mut [0]);
-            assert!(read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is open");
+            assert!(
+                read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+                "the connection is open"
+            );
         }
         assert!(served.is_answered().await, "all have a request, so the oldest makes room");
         assert_eq!(rest(oldest).await, b"");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_and_slow_peers_are_closed_in_time() {
+    async fn silent_and_slow_connections_are_closed_in_time() {
         let served = served();
         for opening in [&b""[..], b"GET / HTTP/1.1\r\nx-slow: "] {
             let (stream, started) = (served.opened(opening).await, clock::now());
@@ -338,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn request_whose_response_does_not_leave_is_ended_in_time() {
+    async fn request_whose_response_is_not_sent_is_ended_in_time() {
         let served = served();
         for path in ["/never", "/long"] {
             let request = format!("GET {path} HTTP/1.1\r\nhost: gateway\r\n\r\n");
@@ -371,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopped_port_has_closed_everything() {
+    async fn stopped_port_has_closed_its_connections_and_its_listener() {
         let metrics = Metrics::new();
         let entered = Arc::new(Semaphore::new(0));
         let answer = move |request| answer(request, Arc::clone(&entered));

@@ -1,7 +1,7 @@
-//! The response to clients that speak HTTP/1.1.
+//! The response to HTTP/1.1 clients.
 //!
-//! gRPC needs HTTP/2. A connection that is closed without a response does not show its owner
-//! why, so an HTTP/1.1 client gets a response with the reason.
+//! gRPC needs HTTP/2. Closing the connection without a response would hide the reason from the
+//! user, so an HTTP/1.1 client gets a response that states it.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use tokio::{
     time::timeout,
 };
 
-/// The protocol of the port, for people who read it in a response.
+/// Human-readable description of the port's protocol.
 pub(super) const SPOKEN: &str = "This port speaks gRPC over HTTP/2 only: POST with content-type application/grpc or \
      application/grpc+proto. HTTP/1.1, gRPC-Web, Connect and JSON are not served.";
 
-/// Maximum time for the response to leave, and for the client to close.
+/// Maximum time to send the response and for the client to close.
 const LIMIT: Duration = Duration::from_secs(1);
-/// Maximum number of bytes of the request that are read after the response. A connection that
-/// is closed with unread bytes is reset, and a reset can overtake the response.
+/// Maximum number of request bytes that are read after the response. Closing a connection with
+/// unread bytes resets it, and the reset can overtake the response.
 const MAX_UNREAD_BYTES: usize = 64 * 1024;
 
-/// Why an HTTP/1.1 request cannot be served.
+/// Reason that an HTTP/1.1 request cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unserved {
     /// The port expects HTTP/2.
     NotHttp2,
-    /// The port expects TLS, too.
+    /// The port also expects TLS.
     NotTls,
 }
 
-/// Returns whether a connection that begins with these bytes can be an HTTP/1.1 client's: all
-/// its methods are upper-case letters. A TLS `ClientHello` begins with a control character.
+/// Returns whether a connection that begins with these bytes may come from an HTTP/1.1 client: HTTP
+/// methods begin with an upper-case letter, and a TLS `ClientHello` with a control character.
 pub(super) const fn looks_like(first_bytes: &[u8]) -> bool {
     matches!(first_bytes, [b'A'..=b'Z', ..])
 }
 
-/// Answers any HTTP/1.1 request, and closes the connection.
+/// Sends the response and closes the connection.
 pub(super) async fn refuse<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, unserved: Unserved) {
     let response = response(unserved);
     let answer = async {
@@ -49,7 +49,7 @@ pub(super) async fn refuse<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, unse
         }
         std::io::Result::Ok(())
     };
-    // A client that does not want the response does not get it.
+    // A client that does not read the response does not get it.
     let _ = timeout(LIMIT, answer).await;
 }
 
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_begins_with_a_method_is_taken_for_http1() {
+    fn only_bytes_that_begin_with_a_method_look_like_http1() {
         for (bytes, expected) in [
             (&b"GET / HTTP/1.1\r\n"[..], true),
             (b"POST", true),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn client_that_neither_reads_nor_closes_is_left_after_a_second() {
+    async fn client_that_neither_reads_nor_closes_is_dropped_after_a_second() {
         let (mut port, _client) = tokio::io::duplex(8);
         let begun = crate::clock::now();
         refuse(&mut port, Unserved::NotHttp2).await;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn client_that_sends_without_end_is_not_read_without_end() {
+    async fn client_that_never_stops_sending_is_read_up_to_the_limit() {
         let (mut port, mut client) = tokio::io::duplex(MAX_UNREAD_BYTES * 2);
         client.write_all(&vec![b'x'; MAX_UNREAD_BYTES * 2]).await.expect("room");
         let begun = crate::clock::now();

@@ -1,83 +1,83 @@
-//! Every limit of the server, each with the fault that it stops.
+//! Limits on peers, each with the attack or failure that it bounds.
 
 use std::time::Duration;
 
-/// What a peer may take from the server. All are set; none is left to a library's
-/// default.
+/// Limits on what peers may take from the server. All of them are set explicitly; none is left to a
+/// library's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `max_connections`: maximum number of connections, over all workers. One more takes the place of one that
-    /// has carried no identified call, and is closed if all have.
+    /// `max_connections`: maximum number of connections, over all workers. A further one takes the
+    /// place of a connection that has carried no identified call, and is closed if there is none.
     pub max_connections: usize,
-    /// `max_connections_per_peer`: maximum number of connections of one peer: an IPv4 address or a /64 network of IPv6.
-    /// Loopback addresses and trusted proxies have no such limit. One more takes the place of
-    /// another one of the same peer, as above. `None`: a quarter of `max_connections`.
+    /// `max_connections_per_peer`: maximum number of connections of one peer: an IPv4 address or an
+    /// IPv6 /64. Loopback addresses and trusted proxies are exempt. A further one takes the place
+    /// of another connection of the same peer, as above. `None` means a quarter of
+    /// `max_connections`.
     pub max_connections_per_peer: Option<usize>,
     /// `idle_timeout`: a connection without a call in progress for this time is sent a GOAWAY.
     pub idle_timeout: Duration,
-    /// A connection is sent a GOAWAY this long after it was accepted if it has carried no
-    /// call of a caller that the access rules name. `None` for a port on which nobody is
-    /// identified: there, the connection that has been idle longest makes room for others.
+    /// A connection is sent a GOAWAY this long after it was accepted if it has carried no call of a
+    /// caller that the access rules name. `None` for a port without caller identification: there,
+    /// the connection that has been idle longest makes room for others.
     pub unidentified_timeout: Option<Duration>,
     /// A connection that has carried no call of a caller that the access rules name is closed
     /// when the peer has not accepted a response for this time, after `unidentified_timeout`.
     pub delivery_timeout: Duration,
-    /// A TLS handshake ends within this time, waiting for its share of CPU time included.
+    /// Maximum time for a TLS handshake, including the wait for its share of CPU time.
     pub handshake_timeout: Duration,
-    /// The HTTP/2 preface is there within this time.
+    /// Maximum time for the HTTP/2 preface to arrive.
     pub preface_timeout: Duration,
-    /// A silent peer is pinged after this time.
+    /// A peer that has sent nothing for this time is pinged.
     pub keepalive_interval: Duration,
-    /// A ping is answered within this time, or the connection is closed.
+    /// A connection whose ping is not answered within this time is closed.
     pub keepalive_timeout: Duration,
-    /// `max_connection_age`: a connection gets a GOAWAY at this age ± 10 %, so that a load balancer can redistribute
-    /// the callers.
+    /// `max_connection_age`: a connection gets a GOAWAY at this age ± 10 %, so that a load balancer
+    /// can redistribute the callers.
     pub connection_age: Duration,
-    /// A connection that was sent a GOAWAY because of a time limit and still has calls in
-    /// progress is closed after this time; longer than any call may take.
+    /// A connection with calls in progress that was sent a GOAWAY because of a time limit is closed
+    /// after this time, which is longer than any call may take.
     pub connection_grace: Duration,
     /// The same without calls in progress. The peer answers the GOAWAY within one round trip.
     pub goaway_timeout: Duration,
-    /// Time for the other calls of a connection that is closed because a response on it is not
-    /// read and others wait for its memory.
+    /// Time for the other calls of a connection that is closed because the peer does not read a
+    /// response whose memory others wait for.
     pub unread_grace: Duration,
-    /// Streams at once on one connection; more are refused (`REFUSED_STREAM`).
+    /// Maximum number of open streams per connection; further ones are refused (`REFUSED_STREAM`).
     pub max_streams: u32,
-    /// Streams at once on one connection that has carried no call of a caller that the access
-    /// rules name. Nothing is read from the one on that would exceed it, until one of them ends
-    /// or a call names the caller. Bounds what peers without a credential hold in total.
+    /// Maximum number of open streams on a connection that has carried no call of a caller that the
+    /// access rules name. At the stream that would exceed it, reading pauses until another stream
+    /// ends or a call identifies the caller. Bounds what peers without a credential hold in total.
     pub unidentified_streams: usize,
-    /// Streams beyond that, at once on all those connections together.
+    /// Maximum number of open streams beyond that, on all those connections together.
     pub shared_unidentified_streams: usize,
-    /// Streams that a client may reset or have refused (`REFUSED_STREAM`) at once. Each stream
-    /// that is answered adds one again, up to this number. Beyond it and
-    /// `resets_per_second`, the connection ends with GOAWAY (rapid reset, CVE-2023-44487).
-    /// More than the 1,000 calls that a client's channel may have waiting when their common
-    /// deadline passes; nghttp2 allows 1,000.
+    /// Burst of streams that a client may reset or have refused (`REFUSED_STREAM`). Each stream
+    /// that is answered adds one again, up to this number. Beyond it and `resets_per_second`, the
+    /// connection ends with GOAWAY (rapid reset, CVE-2023-44487). More than the 1,000 calls that a
+    /// client's channel may have waiting when their common deadline passes; nghttp2 allows 1,000.
     pub reset_burst: u32,
-    /// How many of them are added per second.
+    /// Number added to the allowance per second.
     pub resets_per_second: u32,
-    /// Streams that our side may have to reset at once because of the peer's errors; more end
-    /// the connection with GOAWAY (`MadeYouReset`, CVE-2025-8671). As many as may be open. A
-    /// request body that arrives after its call was answered does not count.
+    /// Burst of streams that our side may reset because of the peer's errors; more end the
+    /// connection with GOAWAY (`MadeYouReset`, CVE-2025-8671). Equal to `max_streams`. A request
+    /// body that arrives after its call was answered does not count.
     pub stream_error_burst: u32,
-    /// How many of them are added per second.
+    /// Number added to the allowance per second.
     pub stream_errors_per_second: u32,
-    /// Streams that our side resets or refuses in the life of a connection. Bounds the frames
-    /// that wait for a peer which does not read.
+    /// Maximum number of streams that our side resets or refuses in the lifetime of a connection.
+    /// Bounds the frames queued for a peer that does not read.
     pub max_local_error_resets: usize,
-    /// Resets that are read before the streams that were opened until then are accepted.
-    /// Bounds the streams that wait to be accepted after they were reset.
+    /// Maximum number of resets that are read before the streams opened until then are accepted.
+    /// Bounds the streams that were reset and wait to be accepted.
     pub max_pending_resets: usize,
-    /// Request headers, in bytes as HPACK counts them.
+    /// Maximum size of the request headers, in bytes as HPACK counts them.
     pub max_header_list: u32,
-    /// One frame, in bytes.
+    /// Maximum frame size, in bytes.
     pub max_frame: u32,
-    /// Bytes that a peer may send ahead on one stream.
+    /// Flow-control window of a stream, in bytes.
     pub stream_window: u32,
-    /// Bytes that a peer may send ahead on one connection.
+    /// Flow-control window of a connection, in bytes.
     pub connection_window: u32,
-    /// Bytes of an answer that are buffered for a peer that does not read.
+    /// Maximum number of bytes buffered per stream for a peer that does not read.
     pub max_send_buffer: usize,
 }
 

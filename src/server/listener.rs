@@ -1,6 +1,6 @@
 //! The listening socket, and the loop that accepts connections from it.
 //!
-//! Nothing is read here: a slow peer never keeps others from being accepted.
+//! Nothing is read from connections here, so a slow peer never delays accepting others.
 
 use std::{
     future::poll_fn,
@@ -16,15 +16,15 @@ use tokio::{net::TcpStream, time::sleep};
 use super::connections::{Connections, Place};
 use crate::{backoff::Backoff, telemetry::logging::LogThrottle};
 
-/// Connections that the kernel has accepted and we have not yet.
+/// Length of the kernel's queue of connections that have not been accepted yet.
 const BACKLOG: i32 = 1024;
-/// Bytes that the kernel keeps for a peer that has not acknowledged them; it doubles the
-/// number, for its own structures. Without a limit it grows to several megabytes per
-/// connection. More than 100 responses, as many as a connection may have at once.
+/// Size of the kernel's send buffer of a connection, in bytes, which the kernel doubles for its own
+/// structures. Without a limit the buffer grows to several megabytes. Has room for more than 100
+/// responses, the maximum number of streams of a connection.
 const SEND_BUFFER: usize = 128 * 1024;
-/// A peer that vanished without a word is found out after this time.
+/// Idle time after which TCP keepalive probes detect a peer that vanished.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
-/// After an error that lasts, such as too few file descriptors.
+/// Delay after a persistent error, such as too few file descriptors.
 const ACCEPT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
 
 /// An accepted connection and its place among all connections.
@@ -37,44 +37,44 @@ pub(super) struct Accepted {
 /// Binds the address and listens.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart need not wait for connections of the former process to be forgotten.
+    // Otherwise a restart fails while connections of the previous process are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Accepted connections inherit it.
+    // Accepted connections inherit the size.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Accepts connections and hands on each for which there is a place.
+/// Accepts connections and passes on each one that gets a place.
 ///
-/// `accept` is the listener's own; tests put one that fails in its place.
+/// `accept` is the listener's `poll_accept`; tests replace it with one that fails.
 pub(super) async fn accept_all(
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>,
     connections: Connections,
     mut hand_on: impl FnMut(Accepted),
 ) {
     let mut failures = 0;
-    let trouble = LogThrottle::default();
+    let throttle = LogThrottle::default();
     loop {
         let (stream, address) = match poll_fn(&mut accept).await {
             Ok(accepted) => {
                 failures = 0;
                 accepted
             }
-            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) if affects_one_connection(&error) => continue,
             Err(error) => {
                 failures += 1;
-                if let Some(suppressed) = trouble.due() {
+                if let Some(suppressed) = throttle.due() {
                     tracing::error!(
                         %error,
                         failures,
                         log.suppressed = suppressed,
-                        "connections cannot be accepted"
+                        "cannot accept connections"
                     );
                 }
-                sleep(ACCEPT_BACKOFF.longest(failures)).await;
+                sleep(ACCEPT_BACKOFF.max_delay(failures)).await;
                 continue;
             }
         };
@@ -82,21 +82,21 @@ pub(super) async fn accept_all(
         match prepare(stream) {
             Ok(stream) => hand_on(Accepted { stream, place }),
             Err(error) => {
-                tracing::debug!(peer.address = %address, %error, "a connection ended as it was accepted");
+                tracing::debug!(peer.address = %address, %error, "connection failed while being accepted");
             }
         }
     }
 }
 
-/// Sets what every connection has, and frees it from the acceptor's runtime.
+/// Sets the socket options, and detaches the connection from the acceptor's runtime.
 fn prepare(stream: TcpStream) -> io::Result<std::net::TcpStream> {
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
     stream.into_std()
 }
 
-/// The connection at hand is gone; the next one may be fine.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Returns whether an error concerns only the connection at hand, so that the next one may succeed.
+fn affects_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -1,7 +1,7 @@
-//! The complete body of a unary call, read before its handler is called.
+//! Reads the complete body of a unary call before its handler runs.
 //!
-//! A call that has not arrived completely has cost its caller a header and nothing else, so it
-//! must not occupy a place among the calls in flight.
+//! A call that has not arrived completely has cost its caller only the headers, so it must not
+//! occupy a place among the calls in flight.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -13,10 +13,10 @@ use crate::{
     status::{Failure, Reason},
 };
 
-/// Length of the prefix of a gRPC message: a flag and four bytes of length.
+/// Length of the prefix of a gRPC message: one flag byte and four bytes of length.
 pub(super) const PREFIX: usize = 5;
 
-/// A body while it arrives. Reading can be interrupted and resumed.
+/// A body that is still arriving. Reading can be interrupted and resumed.
 #[derive(Debug)]
 pub(super) struct ArrivingMessage<B> {
     body: RequestBody<B>,
@@ -26,14 +26,15 @@ pub(super) struct ArrivingMessage<B> {
     is_begun: bool,
 }
 
-/// Why a body cannot be used.
+/// Reason that a body cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnusableBody {
-    /// It broke off; the call contains the reason.
+    /// It broke off, for this reason, which the call also records.
     Broken(BrokenBody),
     /// The message is longer than allowed, or too much follows it.
     TooLarge,
-    /// There is not exactly one message: none, a part of one, or something after the first.
+    /// It is not exactly one message: it is empty, incomplete, or continues after the first
+    /// message.
     NotOneMessage,
 }
 
@@ -46,16 +47,16 @@ where
         Self { body, limit, received: BytesMut::new(), is_begun: false }
     }
 
-    /// Whether reading has begun.
+    /// Returns whether reading has begun.
     pub(super) const fn is_begun(&self) -> bool {
         self.is_begun
     }
 
-    /// Returns the complete body, message and prefix. Fails as soon as the prefix announces a
-    /// message that is too large.
+    /// Returns the complete body, message and prefix. Fails as soon as the prefix contains a length
+    /// above the limit.
     ///
-    /// The body of a unary call is exactly one message. Something after it must not be ignored:
-    /// a proxy that reads the last message would see another user than the one served.
+    /// The body of a unary call must be exactly one message. Further messages must not be ignored:
+    /// a proxy that inspects the last one would see a different user than the one served.
     pub(super) async fn complete(&mut self) -> Result<Bytes, UnusableBody> {
         let body = self.read().await?;
         let announced = announced(&body).map(|length| length.saturating_add(PREFIX));
@@ -71,12 +72,12 @@ where
             let Some(frame) = self.body.frame().await.transpose().map_err(UnusableBody::Broken)? else {
                 return Ok(self.received.split().freeze());
             };
-            // Trailers of a request have no meaning in gRPC.
+            // gRPC defines no request trailers.
             let Ok(data) = frame.into_data() else { continue };
             if self.received.is_empty() && http_body::Body::is_end_stream(&self.body) {
                 return if self.is_too_large(&data) { Err(UnusableBody::TooLarge) } else { Ok(data) };
             }
-            // Copied: each frame would keep the whole buffer that it was read into.
+            // Copied, because a frame keeps the whole buffer that it was read into.
             self.received.extend_from_slice(&data);
             if self.is_too_large(&self.received) {
                 return Err(UnusableBody::TooLarge);
@@ -89,7 +90,7 @@ where
     }
 }
 
-/// The length of the message as its prefix announces it, in bytes.
+/// Returns the length of the message according to its prefix, in bytes.
 fn announced(received: &[u8]) -> Option<usize> {
     let length = received.get(1..PREFIX)?.try_into().ok()?;
     Some(usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX))
@@ -128,7 +129,8 @@ mod tests {
 
     const LIMIT: usize = 64;
 
-    /// A body whose frames arrive one after the other. Like hyper's, it knows its end.
+    /// A body whose frames arrive one after the other. Like hyper's, it reports the end of the
+    /// stream.
     #[derive(Clone, Default)]
     struct Frames(Arc<Mutex<(VecDeque<Bytes>, bool)>>);
 
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_in_one_frame_is_not_copied() {
+    async fn body_in_one_frame_is_not_copied() {
         let frames = Frames::default();
         frames.arrive(&message(3, b"abc"), true);
         let sent = frames.0.lock().unwrap().0[0].as_ptr();
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_announces_too_much_is_refused_before_it_arrives() {
+    async fn message_with_an_excessive_length_prefix_is_refused_before_it_arrives() {
         for length in [LIMIT + 1, u32::MAX as usize] {
             let frames = Frames::default();
             frames.arrive(&message(u32::try_from(length).unwrap(), b""), false);
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_not_one_message_is_refused() {
+    async fn body_that_is_not_one_message_is_refused() {
         for body in [
             &[][..],
             &[0; 4],
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn anything_after_a_message_is_bounded() {
+    async fn body_beyond_its_message_is_limited() {
         let frames = Frames::default();
         frames.arrive(&message(1, b"a"), false);
         frames.arrive(&[0; LIMIT], false);
@@ -220,9 +222,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// However a body is cut into frames, and however often reading is interrupted.
+        /// For any division into frames and any interruptions of reading.
         #[test]
-        fn a_body_is_read_as_it_was_sent(
+        fn body_is_read_as_it_was_sent(
             content in proptest::collection::vec(any::<u8>(), 0..LIMIT + 8),
             cuts in proptest::collection::vec(0..LIMIT + 13, 0..6),
             ends_alone in any::<bool>(),

@@ -1,4 +1,4 @@
-//! Waiting for rare events in a task that is polled often.
+//! Cheap waits for rare events in a task that is polled often.
 
 use std::{
     pin::Pin,
@@ -7,11 +7,11 @@ use std::{
 
 use futures_util::{Stream as _, stream::FuturesUnordered};
 
-/// A future that is polled only when it has been woken itself.
+/// A future that is polled only when its own waker was called.
 ///
-/// The task of a connection is polled several times for each call. What ends the connection (a
-/// drain, an eviction, a time limit) happens once, but each poll of a cancellation token takes a
-/// lock, and each poll of a timer compares times.
+/// The task of a connection is polled several times for each call. The events that end the
+/// connection (a drain, an eviction, a time limit) occur once, but each poll of a cancellation
+/// token takes a lock, and each poll of a timer compares times.
 pub(super) struct OnWake<F>(FuturesUnordered<F>);
 
 impl<F: Future> OnWake<F> {
@@ -26,7 +26,7 @@ impl<F: Future> Future for OnWake<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         match ready!(Pin::new(&mut self.0).poll_next(cx)) {
             Some(output) => Poll::Ready(output),
-            // The output has been returned before.
+            // The output was returned by an earlier poll.
             None => Poll::Pending,
         }
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_future_is_polled_only_when_it_was_woken() {
+    fn future_is_polled_only_when_it_was_woken() {
         let (event, polls) = (CancellationToken::new(), Cell::new(0));
         let mut cancelled = pin!(event.cancelled());
         let counted = poll_fn(|cx| {
@@ -59,11 +59,11 @@ mod tests {
         event.cancel();
         assert!(on_wake.as_mut().poll(&mut cx).is_ready());
         assert_eq!(polls.get(), 2);
-        assert!(on_wake.as_mut().poll(&mut cx).is_pending(), "it has returned its output");
+        assert!(on_wake.as_mut().poll(&mut cx).is_pending(), "the output was returned before");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_task_that_waits_is_woken() {
+    async fn waiting_task_is_woken() {
         let event = CancellationToken::new();
         let waiting = tokio::spawn({
             let event = event.clone();

@@ -1,4 +1,4 @@
-//! What a port serves: health, and on the main port the gateway's calls.
+//! The services of a port: health, and on the main port the gateway's calls.
 
 use http::{Request, Response};
 
@@ -10,7 +10,7 @@ use crate::{
     telemetry::metrics::HealthCallMetrics,
 };
 
-/// The stacks of a port; one for each worker.
+/// The services of a port; one instance per worker.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) health: HealthService,
@@ -19,7 +19,7 @@ pub(super) struct Port {
     pub(super) calls: Option<CallStack>,
 }
 
-/// A connection, as its requests see it.
+/// The context of a connection, shared by its requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: Peer,
@@ -27,7 +27,7 @@ pub(super) struct Connection {
 }
 
 impl Port {
-    /// Returns what the requests of a new connection share.
+    /// Returns the context of a new connection.
     pub(super) fn connection(&self, peer: Peer) -> Connection {
         let watch_peer = if self.calls.as_ref().is_some_and(|calls| calls.identification.trusts(&peer)) {
             WatchPeer::Proxy(peer.address())
@@ -49,14 +49,14 @@ impl Port {
         B::Error: Into<tonic::codegen::StdError>,
     {
         match &self.calls {
-            // Both are boxed. A task has room for the largest of its states even while a peer
-            // accepts its response. A health call, which needs no credential, has no room for
-            // another call.
+            // Both are boxed: a task is as large as its largest state, even while the peer reads
+            // the response. A health call, which needs no credential, must not take the space of a
+            // gateway call.
             Some(calls) if !HealthStack::serves(&request) => {
                 calls.answer(request, &connection.peer, arrived).await
             }
-            // The health port, or a health call, which must get an answer even when other
-            // calls do not.
+            // The health port, or a health call, which is answered even when other calls are
+            // refused.
             Some(_) | None => {
                 Box::pin(connection.health.answer(request, &self.health_calls)).await.map(ResponseBody::from)
             }
@@ -65,7 +65,7 @@ impl Port {
 }
 
 impl Connection {
-    /// The other end of the connection.
+    /// Returns the other end of the connection.
     pub(super) const fn peer(&self) -> &Peer {
         &self.peer
     }

@@ -1,8 +1,8 @@
-//! The first bytes of a connection: the preface of HTTP/2.
+//! The HTTP/2 connection preface.
 //!
-//! hyper waits without a limit for a peer that sends nothing, and cannot end such a connection
-//! gracefully. So the preface is read here, within a time, and hyper gets a connection on which
-//! it has already arrived. A client that speaks HTTP/1.1 gets a response with the reason.
+//! hyper has no time limit for a peer that sends nothing, and cannot shut that connection down
+//! gracefully. The preface is therefore read here, and hyper gets a connection on which it has
+//! already arrived. The caller limits the time. An HTTP/1.1 client gets a response with the reason.
 
 use std::{
     io,
@@ -14,20 +14,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::http1_refusal::{self, Unserved};
 
-/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+/// First bytes of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Length of the preface, in bytes.
 pub(super) const LENGTH: usize = PREFACE.len();
 
-/// A connection whose preface has been read, and is given out once more.
+/// A connection whose preface was read here, and is replayed to the reader.
 #[derive(Debug)]
 pub(super) struct Prefaced<Io> {
     io: Io,
     given: usize,
 }
 
-/// Waits for the preface. Fails as soon as a byte is not that of HTTP/2.
+/// Waits for the preface. Fails at the first byte that differs from it.
 pub(super) async fn expect<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) -> io::Result<Prefaced<Io>> {
     let mut read = [0; PREFACE.len()];
     let mut length = 0;

@@ -1,7 +1,7 @@
-//! The messages of refused calls, read for the audit record only.
+//! Reads the messages of refused calls, for the audit record only.
 //!
-//! Most calls are refused before their message is read. One that gets a record of its own may
-//! wait a little for its message, on places that no accepted call uses; without a place it is
+//! Most calls are refused before their message is read. A refused call with its own record may wait
+//! briefly for its message, in places that accepted calls do not use; without a free place it is
 //! answered at once.
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::{
 /// Maximum number of refused calls that wait for their message, over all workers.
 const PLACES: usize = 64;
 
-/// The places of refused calls. Cheap to clone.
+/// The places of refused calls that wait for their message. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct RefusedBodies {
     places: BodyLimit,
@@ -31,7 +31,7 @@ pub(super) struct RefusedBodies {
     timeout: Duration,
 }
 
-/// The places of refused calls, as one worker uses them.
+/// One worker's handle of the places of refused calls.
 #[derive(Debug)]
 pub(super) struct WorkerRefusedBodies {
     places: BodyLimit,
@@ -54,8 +54,8 @@ impl RefusedBodies {
 }
 
 impl WorkerRefusedBodies {
-    /// Keeps the message of a refused call in the call, if it arrives in time. For calls that
-    /// were refused before their message was read.
+    /// Stores the message of a refused call in the call, if it arrives in time. For calls that were
+    /// refused before their message was read.
     pub(super) async fn receive<B>(
         &self,
         message: &mut ArrivingMessage<B>,
@@ -70,7 +70,7 @@ impl WorkerRefusedBodies {
         let arrived = if let Some(arrived) = message.complete().now_or_never() {
             arrived.ok()
         } else {
-            // Counted by the peer: most of these callers are not identified.
+            // Counted per peer, because most of these callers are not identified.
             let holder = self.holders.of(&Caller::anonymous(), peer, is_proxy);
             let Ok(_place) = self.places.wait(&holder) else { return };
             let wait = self.timeout.min(call.deadline().remaining());

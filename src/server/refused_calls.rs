@@ -1,9 +1,9 @@
-//! Keeps refused calls from flooding the audit and the log: a token bucket for each peer or
-//! caller, and one record and one log line a second for the calls beyond it.
+//! Keeps refused calls from flooding the audit and the log: a token bucket per peer or caller, and
+//! one record and one log line per second for the calls beyond it.
 //!
-//! A call is refused if it ended before its work began: nothing was sent to the platform for
-//! it. A call of an identified caller is counted by the caller, so that nobody else at its
-//! address affects it; any other call is counted by the address of its peer.
+//! A call counts as refused if it ended before its work began, so nothing was sent to the platform.
+//! A call of an identified caller is counted per caller, so that others at its address do not
+//! affect it; any other call is counted per peer address.
 
 mod bucket;
 mod table;
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Interval between the records of refused calls that have none of their own.
+/// Interval between the records of refused calls without their own record.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The refused calls of a server. Cheap to clone.
@@ -37,7 +37,7 @@ pub(super) struct RefusedCalls(Arc<Inner>);
 struct Inner {
     peers: Table<PeerNetwork>,
     callers: Table<Arc<str>>,
-    /// Notified of every call that is counted.
+    /// Notified for every call that is counted.
     counted: Notify,
     requests: RefusedRequests,
     audit: Audit,
@@ -58,8 +58,8 @@ impl RefusedCalls {
         Self(Arc::new(Inner { peers, callers, counted: Notify::new(), requests, audit, metrics, clock }))
     }
 
-    /// Decides whether a refused call gets a record and a log line of its own. Ask once for
-    /// each call: it costs a token.
+    /// Decides whether a refused call gets its own record and log line. Takes a token, so call this
+    /// once per call.
     pub(super) fn has_own_record(&self, call: &Call) -> bool {
         let now = clock::now();
         let recording = match key(call) {
@@ -69,7 +69,7 @@ impl RefusedCalls {
         recording == Recording::Own
     }
 
-    /// Completes a refused call with what its request named.
+    /// Adds the user and the API client of its request to a refused call.
     pub(super) fn name(&self, call: &Call, ending: Ending) {
         self.0.requests.name(call, ending);
     }
@@ -92,17 +92,17 @@ impl RefusedCalls {
         self.0.metrics.refused_call_summarized(counted_by);
     }
 
-    /// Writes what has been counted, once a second if there is something. Never returns.
+    /// Writes the counts once per second, if there are any. Never returns.
     pub(super) async fn flush_regularly(self) {
         loop {
-            // Also what an earlier run has left behind.
+            // Includes counts left by an earlier run of this task.
             self.flush();
             self.0.counted.notified().await;
             tokio::time::sleep(FLUSH_INTERVAL).await;
         }
     }
 
-    /// Writes what has been counted since the last time.
+    /// Writes the counts since the last flush.
     pub(super) fn flush(&self) {
         let Inner { peers, callers, audit, .. } = &*self.0;
         for summary in peers.take().into_iter().chain(callers.take()) {
@@ -121,7 +121,7 @@ impl RefusedCalls {
     }
 }
 
-/// What a refused call is counted by.
+/// The key by which a refused call is counted.
 enum Key<'a> {
     Caller(&'a Arc<str>),
     Peer(PeerNetwork),

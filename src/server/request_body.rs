@@ -1,8 +1,8 @@
-//! The body of a request, and why it broke off if it did.
+//! The body of a request, which records why it broke off.
 //!
-//! The caller or its network causes a body to break off, never the gateway. For some HTTP/2
-//! error codes the gRPC library reports it as an internal error, so the reason is recorded
-//! here, where the error still has a type.
+//! A body breaks off because of the caller or its network, never because of the gateway. The gRPC
+//! library reports some HTTP/2 error codes as internal errors, so the reason is recorded here,
+//! where the error is still typed.
 
 use std::{
     error::Error,
@@ -16,10 +16,10 @@ use tonic::codegen::StdError;
 
 use crate::call::{BrokenBody, Call};
 
-/// A request body that records in its call that it broke off.
+/// A request body that records in its call why it broke off.
 ///
-/// Its error is always [`BrokenBody`] without a source: the gRPC library treats some HTTP/2
-/// errors as the end of the message, and would start a handler with half of it.
+/// Its error is always a [`BrokenBody`] without a source: the gRPC library treats some HTTP/2
+/// errors as the end of the message, and would start a handler with half a message.
 #[derive(Debug)]
 pub(super) struct RequestBody<B> {
     inner: B,
@@ -52,8 +52,8 @@ where
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(Err(error)) => self.broken(reason(&*error.into())),
-            // hyper reports a stream that was reset with NO_ERROR as a body that ends, but
-            // not as a stream that has ended.
+            // hyper reports a stream that was reset with NO_ERROR as the end of the body, but not
+            // as the end of the stream.
             None if !self.inner.is_end_stream() => self.broken(BrokenBody::Cancelled),
             None => Poll::Ready(None),
         }
@@ -68,8 +68,8 @@ where
     }
 }
 
-/// Returns why a body broke off. h2 resets a stream by itself only if the peer violates the
-/// protocol on it; any other error means that the peer or the connection was lost.
+/// Returns why a body broke off. h2 itself resets a stream only if the peer violates the protocol
+/// on it; any other error means that the peer cancelled or the connection was lost.
 fn reason(error: &(dyn Error + 'static)) -> BrokenBody {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_ends_is_not_broken() {
+    async fn complete_body_is_not_broken() {
         let body = Full::<Bytes>::from("message");
         assert_eq!(read(body).await, (None, Ok(Bytes::from_static(b"message"))));
         assert_eq!(read(http_body_util::Empty::<Bytes>::new()).await, (None, Ok(Bytes::new())));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_ends_before_its_stream_was_cancelled() {
+    async fn body_that_ends_before_its_stream_was_cancelled() {
         // As hyper reports a stream that was reset with NO_ERROR.
         let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"mess")))];
         let body = StreamBody::new(futures_util::stream::iter(frames));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_error_is_the_callers() {
+    async fn any_error_means_that_the_caller_cancelled() {
         let frames = [Err::<Frame<Bytes>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))];
         let body = StreamBody::new(futures_util::stream::iter(frames));
         assert_eq!(read(body).await, (Some(BrokenBody::Cancelled), Err(BrokenBody::Cancelled)));

@@ -1,8 +1,7 @@
-//! The body of a response: one message and the status OK, or what another service returns.
+//! The body of a response: one message and the status OK, or the body of another service.
 //!
 //! The message of a call is complete before its response begins, so it needs no stream and no
-//! allocation of its own. The head of the response, and what a failed call returns, are decided
-//! elsewhere.
+//! allocation of its own. Response headers and failures are handled elsewhere.
 
 use std::{
     pin::Pin,
@@ -18,7 +17,7 @@ use tonic::{Status, body::Body};
 #[derive(Debug, Default)]
 pub(super) struct ResponseBody(Rest);
 
-/// What has not been sent.
+/// The unsent part of a response.
 #[derive(Debug, Default)]
 enum Rest {
     /// A message with its prefix, then the status.
@@ -78,7 +77,7 @@ impl http_body::Body for ResponseBody {
         }
     }
 
-    /// The size of a message is not given, so that responses have no `content-length`.
+    /// The size of a message is unknown on purpose, so that responses have no `content-length`.
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Rest::Message(_) | Rest::Status | Rest::Nothing => SizeHint::default(),
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_followed_by_its_status() {
+    fn message_is_followed_by_its_status() {
         let body = ResponseBody::succeeded(Bytes::from_static(b"\0\0\0\0\x01x"));
         assert!(!body.is_end_stream() && body.size_hint().exact().is_none());
         let (message, trailers) = collected(body);
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_ends_with_the_status() {
+    fn stream_ends_with_the_status() {
         let mut body = ResponseBody::succeeded(Bytes::from_static(b"\0\0\0\0\0"));
         let mut ends = Vec::new();
         while let Some(frame) = body.frame().now_or_never().expect("it never waits") {
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_of_another_service_is_passed_on() {
+    fn body_of_another_service_is_passed_on() {
         let other = || ResponseBody::from(Body::new(Full::new(Bytes::from_static(b"text"))));
         assert_eq!(other().size_hint().exact(), Some(4));
         assert_eq!(collected(other()), (Bytes::from_static(b"text"), None));

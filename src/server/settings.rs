@@ -1,4 +1,4 @@
-//! What can be chosen about the server, apart from the limits on peers.
+//! Settings of the server, except for the limits on peers.
 
 use std::{
     net::SocketAddr,
@@ -9,54 +9,53 @@ use std::{
 
 use super::{BucketSettings, DrainTimes, Limits, tls};
 
-/// Maximum number of worker threads unless configured. Each worker has connections to the platform
-/// of its own, and one handles thousands of calls a second.
+/// Maximum default number of worker threads. Each worker has its own connections to the platform,
+/// and handles thousands of calls per second.
 const MAX_DEFAULT_WORKERS: usize = 16;
 
-/// What can be configured about the server (`[server]`). The documentation of a field begins with
-/// its key; `docs/configuration.md` has the bounds.
+/// Settings of a server (`[server]`). The documentation of a field begins with its key;
+/// `docs/configuration.md` has the bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `listen`: the address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
     /// `plaintext` and `[server.tls]`: how connections are secured.
     pub transport: Transport,
-    /// `worker_threads`: the number of threads that handle calls; unless given, one for each core,
-    /// at most 16.
+    /// `worker_threads`: number of worker threads. Default: one per core, at most 16.
     pub worker_threads: Option<NonZeroUsize>,
     /// `max_deadline`: maximum duration of a call; also that of a call without a deadline.
     pub max_deadline: Duration,
-    /// `max_in_flight`: calls in flight at once, over all workers; more are answered with
-    /// `OVERLOADED`.
+    /// `max_in_flight`: maximum number of calls in flight, over all workers; further calls fail
+    /// with `OVERLOADED`.
     pub max_in_flight: usize,
-    /// `max_awaited_bodies`: calls whose body has not arrived, over all workers; more are answered with
-    /// `OVERLOADED`. At most `max_in_flight` in effect. The default has room for a burst of one
-    /// caller, on ten connections, of which all headers are read before the first message.
+    /// `max_awaited_bodies`: maximum number of calls whose body has not arrived, over all workers;
+    /// further calls fail with `OVERLOADED`. Capped at `max_in_flight`. The default has room for a
+    /// burst of one caller on ten connections, with all headers read before the first message.
     pub max_awaited_bodies: usize,
     /// `body_timeout`: maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
-    /// `refused_call_rate` and `refused_call_burst`: records and log lines of refused calls, of one
-    /// peer or one caller.
+    /// `refused_call_rate` and `refused_call_burst`: limit on records and log lines of refused
+    /// calls, per peer or caller.
     pub refused_calls: BucketSettings,
-    /// What a peer may take.
+    /// Limits on peers.
     pub limits: Limits,
-    /// `drain_lame_duck` and `drain_timeout`: how long the steps of a drain take.
+    /// `drain_lame_duck` and `drain_timeout`: durations of the steps of a drain.
     pub drain: DrainTimes,
 }
 
 /// How connections are secured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Not at all, which is allowed only on a loopback address.
+    /// Not encrypted; allowed only on a loopback address.
     LoopbackPlaintext,
-    /// No encryption on any address: a proxy in front provides it.
+    /// Not encrypted, on any address: a proxy in front provides encryption.
     Plaintext,
-    /// By TLS.
+    /// TLS.
     Tls(tls::Settings),
 }
 
 impl Transport {
-    /// Returns whether clients show certificates; `None` without TLS.
+    /// Returns whether clients present certificates, or `None` without TLS.
     #[must_use]
     pub const fn client_auth(&self) -> Option<&tls::ClientAuth> {
         match self {
@@ -73,7 +72,7 @@ impl Transport {
 }
 
 impl Settings {
-    /// The documented defaults (`docs/configuration.md`) on this address.
+    /// Returns the documented defaults (`docs/configuration.md`) for this address.
     #[must_use]
     pub fn new(listen: SocketAddr, transport: Transport) -> Self {
         Self {

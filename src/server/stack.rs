@@ -1,7 +1,7 @@
-//! The middleware of the main port: the steps of a call between connection and handler.
+//! The middleware of the main port: the steps between connection and handler.
 //!
-//! Each step has its own file. Whether a caller may call the method is decided here, for which users
-//! in the typed handlers.
+//! Each step has its own file. Access to methods is decided here, and access to users in the typed
+//! handlers.
 
 use std::{
     future::ready,
@@ -35,13 +35,13 @@ use super::{
     response_body::ResponseBody,
 };
 use crate::{
-    access::{Access, Denied},
+    access::{Access, Admission, Denied, Policy},
     arrival::Arrival,
     audit::Audit,
     call::{Call, Deadline, Holder, Operation, RequestId},
     caller::{BearerTokens, Caller, Identification, Peer, Proof},
     clock::Instant,
-    status::{Failure, Reason},
+    status::{Case, Failure, Reason},
     telemetry::{
         metrics::{Metrics, SecurityEvent},
         panics,
@@ -49,16 +49,16 @@ use crate::{
     },
 };
 
-/// Maximum size of a request message, in bytes, as the contract states.
+/// Maximum size of a request message, in bytes, as documented in the proto file.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
-/// The paths of the gateway's own service.
+/// Path prefix of the gateway's own service.
 const OTT_SERVICE: &str = "/ott.v1.OttService/";
-/// The paths of the reflection services, of either version.
+/// Path prefixes of both versions of the reflection service.
 const REFLECTION_SERVICES: [&str; 2] =
     ["/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
 
-/// The middleware of the main port and the handlers behind it; one for each worker.
+/// The middleware of the main port and the handlers behind it; one per worker.
 #[derive(Debug)]
 pub(super) struct CallStack {
     pub(super) handlers: Handlers,
@@ -75,7 +75,7 @@ pub(super) struct CallStack {
     pub(super) times: CallTimes,
 }
 
-/// How long the parts of a call may take.
+/// Time limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallTimes {
     /// Maximum deadline of a call; also that of a call without one.
@@ -85,10 +85,11 @@ pub(super) struct CallTimes {
 }
 
 impl CallStack {
-    /// Answers one call that arrived then from that peer.
+    /// Answers one call from `peer` that arrived at `arrived`.
     ///
-    /// The future is boxed, because the library moves it several times when it makes a task of it,
-    /// and contains each value once: an `async fn` would keep its arguments and what is made of them.
+    /// The future is boxed, because the library moves it several times when it spawns a task for
+    /// it. It is not an `async fn`, which would keep its arguments in addition to the values made
+    /// from them.
     pub(super) fn answer<'a, B>(
         &'a self,
         request: Request<B>,
@@ -115,7 +116,8 @@ impl CallStack {
         let mut message = ArrivingMessage::new(RequestBody::new(body, call.clone()), MAX_MESSAGE_BYTES);
         Box::pin(async move {
             let outcome = {
-                // Pinned here and below, because passing a future by value makes room for it twice.
+                // Pinned here and below, because passing a future by value reserves space for it
+                // twice.
                 let work = pin!(self.admit_and_answer(&mut head, &mut message, &call, span, timeout, peer));
                 self.without_panic(&call, work).await
             };
@@ -123,8 +125,8 @@ impl CallStack {
                 && !message.is_begun()
                 && completion.has_own_record()
             {
-                // Decided before the message is read: a caller that withholds it, or breaks it off,
-                // must not hide why the call was refused.
+                // Decided before the message is read, so that a caller that withholds or breaks off
+                // the message cannot hide why the call was refused.
                 completion.decide(failure.ending(&call));
                 let is_proxy = self.identification.trusts(peer);
                 self.refused_bodies.receive(&mut message, &call, peer, is_proxy, &self.cut_off).await;
@@ -135,8 +137,8 @@ impl CallStack {
 
     /// The steps that can refuse a call, in order, and the handler behind them.
     ///
-    /// A call that will be refused takes no place, and one that has not arrived completely
-    /// none among the calls in flight: until then its caller has spent next to nothing on it.
+    /// A call that will be refused takes no place, and a call whose body has not arrived takes none
+    /// among the calls in flight, because it has cost its caller almost nothing.
     async fn admit_and_answer<B>(
         &self,
         head: &mut Parts,
@@ -152,7 +154,7 @@ impl CallStack {
     {
         self.check(timeout)?;
         let work = pin!(async {
-            // Read once: tokens and rules of one version decide on the whole call.
+            // Read once, so that tokens and rules of one version apply to the whole call.
             let policy = self.access.policy();
             let caller = self.identify(&head.headers, call, peer, policy.tokens()).await?;
             if *caller.proof() != Proof::None {
@@ -166,11 +168,7 @@ impl CallStack {
                 return Err(Failure::new(Reason::MethodUnknown));
             };
             let policy = policy.into_shared();
-            let admission = self.access.admits(Arc::clone(&policy), &caller, operation);
-            if admission.as_ref().err().is_none_or(Denied::names_caller) {
-                peer.recognition().set();
-            }
-            let admission = admission?;
+            let admission = self.admits(Arc::clone(&policy), &caller, operation, peer)?;
             let holder = self.holder(&caller, peer);
             call.set_consumer(holder.consumer());
             let message = self.receive(message, &holder).await?;
@@ -186,11 +184,26 @@ impl CallStack {
                 recognition: peer.recognition().clone(),
             };
             let answer = self.handlers.call(head, &message, arrival, admission);
-            // The call may wait for long, and needs neither.
+            // The call may wait for a long time and needs neither.
             drop((message, mem::take(&mut head.headers)));
             answer.await
         });
         deadline::within(call, &self.cut_off, work).await
+    }
+
+    /// Returns what the rules allow the caller, who is recognized if one of them names it.
+    fn admits(
+        &self,
+        policy: Arc<Policy>,
+        caller: &Caller,
+        operation: Operation,
+        peer: &Peer,
+    ) -> Result<Admission, Denied> {
+        let admission = self.access.admits(policy, caller, operation);
+        if admission.as_ref().err().is_none_or(Denied::names_caller) {
+            peer.recognition().set();
+        }
+        admission
     }
 
     /// Returns the complete body of a call.
@@ -199,7 +212,7 @@ impl CallStack {
         B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<tonic::codegen::StdError>,
     {
-        // Most bodies arrive together with their headers: those never wait.
+        // Most bodies arrive together with their headers, and need no place.
         if let Some(arrived) = message.complete().now_or_never() {
             return Ok(arrived?);
         }
@@ -214,9 +227,9 @@ impl CallStack {
         }
     }
 
-    /// Reflection is offered to callers that a rule names, within the limit of calls in
-    /// flight. It is not counted as a call, and keeps its own errors. If it is switched off,
-    /// there is no such method.
+    /// Answers a reflection request within the limit of calls in flight. The service checks that a
+    /// rule names the caller. The request is not counted as a call, and its own errors are kept. If
+    /// reflection is disabled, the method is unknown.
     async fn answer_reflection<B>(
         &self,
         request: Request<B>,
@@ -234,7 +247,7 @@ impl CallStack {
             deadline::within(call, &self.cut_off, async {
                 let policy = self.access.policy();
                 let caller = self.identify(request.headers(), call, peer, policy.tokens()).await?;
-                // A stream: it has no complete body to wait for.
+                // Reflection is a stream, so there is no complete body to wait for.
                 let share = self.access.max_in_flight(&policy, &caller);
                 let in_flight = self.gate.admit(&self.holder(&caller, peer), share)?;
                 request.extensions_mut().insert(Arrival {
@@ -255,11 +268,13 @@ impl CallStack {
         }
     }
 
-    /// Refuses a call that cannot be accepted, regardless of who calls.
+    /// Refuses a call that cannot be accepted from any caller.
     fn check(&self, timeout: Result<(), MalformedTimeout>) -> Result<(), Failure> {
         timeout.map_err(|MalformedTimeout| {
-            Failure::new(Reason::InvalidRequest)
-                .violation("grpc-timeout", "1 to 8 digits and one of the units H M S m u n, given once")
+            Failure::new(Reason::InvalidRequest).violation(
+                "grpc-timeout",
+                "must be one value of 1 to 8 digits and one of the units H M S m u n",
+            )
         })?;
         self.gate.check()
     }
@@ -268,7 +283,7 @@ impl CallStack {
         self.holders.of(caller, peer, self.identification.trusts(peer))
     }
 
-    /// Notes what a call is known by: its id, its times and its method.
+    /// Creates the call: its id, its times and its method.
     fn arrive<B>(
         &self,
         request: &Request<B>,
@@ -311,14 +326,13 @@ impl CallStack {
         Ok(caller)
     }
 
-    /// Turns a panic into an answer; the connection and its other calls go on.
+    /// Turns a panic into a failure, so that the connection and its other calls continue.
     async fn without_panic<T>(
         &self,
         call: &Call,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        // What the work has left half done is dropped with it; the call's own record
-        // consists of atomics.
+        // Unwind safe: state of the work is dropped with it, and the state of the call is atomic.
         AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_payload| {
             call.abandon();
             panics::call_panicked(call, &self.metrics);
@@ -327,7 +341,7 @@ impl CallStack {
     }
 }
 
-/// The caller's own id for the call, if it gave exactly one that is well formed.
+/// Returns the caller's request id if there is exactly one and it is well formed, else a new one.
 fn request_id(headers: &HeaderMap) -> RequestId {
     let mut given = headers.get_all(RequestId::HEADER).iter();
     match (given.next(), given.next()) {
@@ -340,8 +354,8 @@ fn audited<B>(request: &Request<B>) -> Audited {
     if request.uri().path().starts_with(OTT_SERVICE) { Audited::Yes } else { Audited::No }
 }
 
-/// Accepts gRPC with protocol buffers only: not gRPC-Web, not JSON. The error is the HTTP
-/// status to answer with.
+/// Checks that a request is gRPC with protocol buffers, not gRPC-Web or JSON. The error is the HTTP
+/// status of the response.
 pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
     if request.method() != Method::POST {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -354,11 +368,15 @@ pub(super) fn speaks_grpc<B>(request: &Request<B>) -> Result<(), StatusCode> {
     }
 }
 
-/// Answers a request that is not gRPC: with an HTTP status and a text that a person can read,
-/// and with a gRPC status in case the client does understand it.
+/// Answers a request that is not gRPC with an HTTP status and a readable text, and with a gRPC
+/// status in case the client understands it.
 fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<ResponseBody> {
-    let rule = "POST, with content-type application/grpc or application/grpc+proto";
-    let failure = Failure::not_grpc(SPOKEN).violation("content-type", rule);
+    let not_grpc = Failure::of(Case::NotGrpc);
+    let failure = if status == StatusCode::METHOD_NOT_ALLOWED {
+        not_grpc.violation(":method", "must be POST")
+    } else {
+        not_grpc.violation("content-type", "must be application/grpc or application/grpc+proto")
+    };
     let mut response = completion::answer(failure, call);
     *response.status_mut() = status;
     if !is_grpc {
@@ -368,8 +386,8 @@ fn refuse_protocol(status: StatusCode, is_grpc: bool, call: &Call) -> Response<R
     response
 }
 
-/// Whether a client expects the response in gRPC's form: with a gRPC content type that is not
-/// served, such as `application/grpc+json`.
+/// Returns whether the client expects a gRPC response: its content type is a gRPC type, though
+/// possibly one that is not served, such as `application/grpc+json`.
 fn expects_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
     content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))

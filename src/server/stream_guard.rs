@@ -1,22 +1,21 @@
 //! Limits on open, reset and rejected streams of one connection.
 //!
-//! A stream that its client resets gives its place under the limit of streams to another at
-//! once, so a client could make a connection open any number of them (rapid reset,
-//! CVE-2023-44487). The HTTP/2 library limits how many may wait to be accepted when they are
-//! reset. That limit alone mistakes clients for attackers whose calls all reach their deadline
-//! in the same moment. Here, two others are in front of it:
+//! A reset stream no longer counts towards the limit of open streams, so a client could open any
+//! number of streams on a connection (rapid reset, CVE-2023-44487). The HTTP/2 library limits the
+//! number of streams that are reset while they wait to be accepted. That limit alone would close
+//! connections of honest clients whose calls all reach their deadline at the same moment. Therefore
+//! two other limits apply first:
 //!
-//! - Per pass of the worker over its ready tasks, few resets are read. The streams before them
-//!   are then accepted before more is read, so that the library's limit is never reached and
-//!   memory stays bounded.
-//! - Over time, resets and errors each have an allowance. When it is used up, the connection
-//!   ends with GOAWAY.
+//! - Few resets are read per pass of the worker over its ready tasks. The streams before them are
+//!   accepted before more is read, so that the library's limit is never reached and memory stays
+//!   bounded.
+//! - Resets and errors each have an allowance over time. When one is used up, the connection ends
+//!   with GOAWAY.
 //!
-//! A client that does not reset its streams but keeps them open is limited as long as nobody
-//! knows who it is: see [`openings`].
+//! Until a client is identified, [`openings`] limits the streams that it keeps open.
 //!
-//! It all happens on the bytes of the connection, because the library does not report what it
-//! rejects.
+//! The limits work on the bytes of the connection, because the library does not report the streams
+//! that it rejects.
 
 mod allowance;
 mod openings;
@@ -48,23 +47,22 @@ use crate::{
     telemetry::metrics::{Http2Error, Metrics},
 };
 
-/// The time at which the worker last turned to this connection, and the resets that were read
-/// since. Cheap to clone.
+/// One poll of a connection: its start, and the number of resets read since. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pass {
     resets: Arc<AtomicUsize>,
     clock: TurnClock,
 }
 
-/// A connection whose streams are limited.
+/// A connection with limits on its streams.
 #[derive(Debug)]
 pub(super) struct Guarded<Io> {
     io: Io,
     pass: Pass,
     max_resets_per_pass: usize,
-    /// Bytes that have been read and belong to a later pass.
+    /// Bytes that were read but belong to a later pass.
     held: Vec<u8>,
-    /// A frame that opens a stream for which there is no place yet.
+    /// A frame that opens a stream which has no place yet.
     opening: Option<Opening>,
     incoming: FrameScanner,
     outgoing: FrameScanner,
@@ -73,7 +71,7 @@ pub(super) struct Guarded<Io> {
     is_ended: bool,
 }
 
-/// The beginning of a frame that opens a stream, of which one byte is held back.
+/// The start of a frame that opens a stream, with its last byte held back.
 #[derive(Debug)]
 struct Opening {
     frame: Frame,
@@ -81,7 +79,7 @@ struct Opening {
 }
 
 impl Pass {
-    /// Drives the connection with these passes: each poll is one.
+    /// Drives the connection. Each poll is a pass.
     pub(super) async fn drive<F: Future>(&self, mut connection: Pin<&mut F>) -> F::Output {
         poll_fn(|cx| {
             self.resets.store(0, Ordering::Relaxed);
@@ -91,20 +89,20 @@ impl Pass {
         .await
     }
 
-    /// Whether streams were reset in this pass, so that one which is accepted in it may be
-    /// among them.
+    /// Returns whether streams were reset in this pass. A stream that is accepted in it may be one
+    /// of them.
     pub(super) fn has_resets(&self) -> bool {
         self.resets.load(Ordering::Relaxed) > 0
     }
 
-    /// The time at which this pass began.
+    /// Returns the clock that is read at the start of each pass.
     pub(super) const fn clock(&self) -> &TurnClock {
         &self.clock
     }
 }
 
 impl<Io> Guarded<Io> {
-    /// Limits the streams of a connection whose preface is still to be read from `io`.
+    /// Limits the streams of a connection. Its preface must not have been read from `io` yet.
     pub(super) fn new(
         io: Io,
         pass: Pass,
@@ -128,14 +126,14 @@ impl<Io> Guarded<Io> {
         }
     }
 
-    /// Takes what has been read from `start` on, up to the last reset that this pass may have,
-    /// or to a stream for which there is no place. Holds the rest.
+    /// Processes the bytes of `buffer` from `start` on, up to the last reset that this pass may
+    /// read or to a stream without a place. Holds the rest.
     fn take_incoming(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, start: usize) {
         let mut end = start;
         while let (taken, Some(frame)) = self.incoming.next(&buffer.filled()[end..]) {
             end += taken;
             if self.streams.opens(&frame) && self.streams.open.poll_place(cx).is_pending() {
-                // Without its last byte that was read, the frame is not complete.
+                // Holding back the last byte that was read keeps the frame incomplete.
                 end -= 1;
                 let last_byte = buffer.filled()[end];
                 self.opening = Some(Opening { frame, last_byte });
@@ -162,12 +160,12 @@ impl<Io> Guarded<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Guarded<Io> {
-    /// Fails if the connection is to end.
+    /// Returns an error if the connection has to end.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.streams.excess.map_or(Ok(()), |reason| Err(self.end(cx, reason)))
     }
 
-    /// Follows what has been written, the first `written` bytes of `buffers`.
+    /// Processes the first `written` bytes of `buffers`, which have been written.
     fn follow_outgoing(&mut self, cx: &Context<'_>, buffers: &[io::IoSlice<'_>], mut written: usize) {
         for buffer in buffers {
             let mut bytes = &buffer[..written.min(buffer.len())];
@@ -181,13 +179,13 @@ impl<Io: AsyncWrite + Unpin> Guarded<Io> {
             }
         }
         if self.streams.excess.is_some() || (self.opening.is_some() && self.streams.open.has_place()) {
-            // The library reads next, which ends the connection or its pause.
+            // Makes the library read, which ends the connection or its pause.
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Ends the connection: a GOAWAY frame if the client reads, and an error for the library,
-    /// which then drops all streams.
+    /// Ends the connection: sends a GOAWAY frame if the client reads, and returns an error to the
+    /// library, which then drops all streams.
     fn end(&mut self, cx: &mut Context<'_>, reason: Http2Error) -> io::Error {
         if !std::mem::replace(&mut self.is_ended, true) && self.outgoing.is_between_frames() {
             let frame = go_away(self.streams.last, reason);
@@ -195,17 +193,17 @@ impl<Io: AsyncWrite + Unpin> Guarded<Io> {
             while let Poll::Ready(Ok(written @ 1..)) = Pin::new(&mut self.io).poll_write(cx, rest) {
                 rest = &rest[written..];
             }
-            // A client that does not read is not waited for.
+            // Not awaited, because the client may not read.
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
         io::Error::other(reason.as_str())
     }
 }
 
-/// The frame that ends a connection (RFC 9113, section 6.8).
+/// Returns the frame that ends a connection (RFC 9113, section 6.8).
 fn go_away(last_stream: u32, reason: Http2Error) -> Vec<u8> {
     let debug_data = reason.as_str().as_bytes();
-    // The names are shorter than a byte can count.
+    // The reasons are much shorter than 247 bytes.
     let length = u8::try_from(8 + debug_data.len()).unwrap_or(8);
     let mut frame = vec![0, 0, length, kind::GOAWAY, 0, 0, 0, 0, 0];
     frame.extend(last_stream.to_be_bytes());
@@ -246,7 +244,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<Io> {
         }
         this.take_incoming(cx, buffer, start);
         if buffer.filled().len() == start && this.opening.is_some() {
-            // To the library, a read without bytes is the end of the connection.
+            // The library would take a read without bytes for the end of the connection.
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))

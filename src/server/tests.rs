@@ -1,4 +1,4 @@
-//! Real sockets and real peers, well-behaved and otherwise.
+//! The server on real sockets, with well-behaved and misbehaving peers.
 
 pub(super) mod authority;
 mod calls;
@@ -36,7 +36,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tonic_types::StatusExt;
 
 use super::{
-    DrainTimes, Parts, Server, Settings, Transport, bind,
+    Dependencies, DrainTimes, Server, Settings, Transport, bind,
     drain::Calls,
     holders::Holders,
     refused_bodies::RefusedBodies,
@@ -54,25 +54,25 @@ use crate::{
     telemetry::{metrics::Metrics, tracing::Tracer},
 };
 
-/// How long a test waits for something that must happen. Only a test that fails waits this long.
+/// Timeout for expected events. Only a failing test waits this long.
 const SOON: Duration = Duration::from_mins(2);
-/// A limit that is not reached in a test.
+/// A time limit that no test reaches.
 const NEVER: Duration = Duration::from_hours(1);
 const ISSUE: &str = "/ott.v1.OttService/IssueOtt";
 const LOGIN: &str = "/ott.v1.OttService/LoginWithOtt";
 
-/// A handler that does what the header `x-do` says.
+/// A handler that is controlled by the header `x-do`.
 #[derive(Clone)]
 struct Handler {
     entered: mpsc::UnboundedSender<Call>,
-    /// Each permit lets one held call go on.
+    /// Each permit releases one held call.
     release: Arc<Semaphore>,
 }
 
 impl Handler {
     async fn answer(self, request: Request<axum::body::Body>) -> Response<Body> {
         let extensions = request.extensions();
-        let arrival = extensions.get::<Arrival>().expect("the stack puts it there").clone();
+        let arrival = extensions.get::<Arrival>().expect("the stack inserts it").clone();
         let Arrival { call, caller, in_flight, .. } = arrival;
         let what = request.headers().get("x-do").map_or("", |what| what.to_str().unwrap()).to_owned();
         let release = Arc::clone(&self.release);
@@ -90,7 +90,7 @@ impl Handler {
                 call.sending();
                 hold.await;
             }
-            // As a handler does whose work must go on when its caller goes away.
+            // Like a handler whose work must continue when its caller disconnects.
             "detach" => tokio::spawn(async move {
                 hold.await;
                 drop(in_flight);
@@ -118,7 +118,7 @@ impl Handler {
     }
 }
 
-/// A running server, and what its handlers tell.
+/// A running server, and the calls that reach its handlers.
 struct Running {
     server: Server,
     address: SocketAddr,
@@ -128,7 +128,7 @@ struct Running {
     metrics: Metrics,
 }
 
-/// Settings of a server on one worker, without TLS, that drains fast.
+/// Settings of a server with one worker and without TLS, which drains fast.
 fn settings() -> Settings {
     let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
     settings.worker_threads = NonZeroUsize::new(1);
@@ -142,25 +142,28 @@ fn settings() -> Settings {
     settings
 }
 
-/// A main port on which every caller may use all places.
+/// Starts a main port on which every caller may use all places.
 async fn start(change: impl FnOnce(&mut Settings)) -> Running {
     start_changed(change, |_| {}).await
 }
 
 async fn start_with(metrics: Metrics, change: impl FnOnce(&mut Settings)) -> Running {
-    start_changed(change, |parts| parts.metrics = metrics).await
+    start_changed(change, |dependencies| dependencies.metrics = metrics).await
 }
 
-async fn start_changed(change: impl FnOnce(&mut Settings), change_parts: impl FnOnce(&mut Parts)) -> Running {
+async fn start_changed(
+    change: impl FnOnce(&mut Settings),
+    change_dependencies: impl FnOnce(&mut Dependencies),
+) -> Running {
     let mut settings = settings();
     change(&mut settings);
     let (entered, calls) = mpsc::unbounded_channel();
     let handler = Handler { entered, release: Arc::new(Semaphore::new(0)) };
     let release = Arc::clone(&handler.release);
     let draining = CancellationToken::new();
-    let mut parts = parts(draining.clone());
-    change_parts(&mut parts);
-    let metrics = parts.metrics.clone();
+    let mut dependencies = dependencies(draining.clone());
+    change_dependencies(&mut dependencies);
+    let metrics = dependencies.metrics.clone();
     let bound = bind(settings).unwrap();
     let routes = move || {
         let handler = handler.clone();
@@ -171,7 +174,7 @@ async fn start_changed(change: impl FnOnce(&mut Settings), change_parts: impl Fn
             .route(LOGIN, axum::routing::post(answer));
         Ok::<_, Infallible>(Routes::from(router).into())
     };
-    let server = bound.serve(parts, routes).await.unwrap();
+    let server = bound.serve(dependencies, routes).await.unwrap();
     Running { address: server.local_addr(), server, entered: calls, release, draining, metrics }
 }
 
@@ -179,8 +182,8 @@ fn health() -> HealthService {
     HealthService::new(Health::new(), Watches::new(8, Metrics::new().watches()))
 }
 
-fn parts(draining: CancellationToken) -> Parts {
-    Parts {
+fn dependencies(draining: CancellationToken) -> Dependencies {
+    Dependencies {
         identification: Identification::none(),
         access: access(Some(1_000_000)),
         audit: Audit::off(),
@@ -202,7 +205,7 @@ fn two_callers() -> BearerTokens {
     BearerTokens::for_test([("a", token("a")), ("b", token("b"))]).unwrap()
 }
 
-/// Allows everyone everything, and one caller this number of calls in flight.
+/// Allows all calls, and `max_in_flight` calls in flight per caller.
 fn access(max_in_flight: Option<u32>) -> Access {
     access_with(max_in_flight, BearerTokens::default())
 }
@@ -228,7 +231,7 @@ impl Running {
         self.server.drain.calls.as_ref().expect("the main port")
     }
 
-    /// A stack whose calls the server drains, without routes.
+    /// A stack without routes, with the server's gate and refused calls.
     fn call_stack(&self, identification: Identification) -> CallStack {
         CallStack {
             handlers: Routes::default().into(),
@@ -246,12 +249,12 @@ impl Running {
         }
     }
 
-    /// The next call that reaches its handler.
+    /// Returns the next call that reaches its handler.
     async fn next(&mut self) -> Call {
         timeout(SOON, self.entered.recv()).await.expect("a call reaches its handler").unwrap()
     }
 
-    /// Waits until this series has this value.
+    /// Waits until `series` has `value`.
     async fn counts(&self, series: &str, value: u32) {
         let expected = format!("{series} {value}");
         let is_so = async {
@@ -264,14 +267,14 @@ impl Running {
         timeout(SOON, is_so).await.unwrap_or_else(|_| panic!("{expected}: {}", shown()));
     }
 
-    /// Value of a metric, by its name and labels.
+    /// Returns the value of a metric by its name and labels.
     fn metric(&self, name: &str) -> u64 {
         let text = self.metrics.render();
         let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(key, _)| key == name));
         line.unwrap_or_else(|| panic!("{name}: {text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Resolves when a metric has that value.
+    /// Waits until a metric has `value`.
     async fn metric_is(&self, name: &str, value: u64) {
         let is = async {
             while self.metric(name) != value {
@@ -281,7 +284,7 @@ impl Running {
         timeout(SOON, is).await.unwrap_or_else(|_| panic!("{name} is {}, not {value}", self.metric(name)));
     }
 
-    /// A new connection is served.
+    /// Checks that a new connection is served.
     async fn still_serves(&self) {
         let answer = self.client().await.call(ISSUE, &[]).await;
         assert_eq!(answer.code(), Some(tonic::Code::Ok), "{answer:?}");
@@ -305,7 +308,7 @@ impl Answer {
         Status::from_header_map(&self.headers).map(|status| status.code())
     }
 
-    /// The reason of a failure: in the details, or before there are any, in the message.
+    /// The reason of a failure: from the details, or from the message if there are none.
     fn reason(&self) -> String {
         let status = Status::from_header_map(&self.headers).unwrap_or_else(|| panic!("no status: {self:?}"));
         match status.get_error_details().error_info() {
@@ -321,7 +324,7 @@ impl Client {
         Self { send, connection: tokio::spawn(connection) }
     }
 
-    /// Sends a call; the answer is still to come.
+    /// Sends a call, and returns its pending response.
     async fn send(&mut self, path: &str, headers: &[(&str, &str)]) -> h2::client::ResponseFuture {
         let mut request = Request::post(format!("http://gateway{path}"));
         if !headers.iter().any(|(name, _)| *name == "content-type") {
@@ -336,7 +339,7 @@ impl Client {
         answer
     }
 
-    /// Sends the headers of a call; the body is still to be sent.
+    /// Sends the headers of a call, without its body.
     async fn half_open(
         &mut self,
         headers: &[(&str, &str)],
@@ -357,6 +360,6 @@ impl Client {
 }
 
 async fn received(answer: h2::client::ResponseFuture) -> Result<Answer, h2::Error> {
-    let (head, _) = timeout(SOON, answer).await.expect("an answer comes")?.into_parts();
+    let (head, _) = timeout(SOON, answer).await.expect("a response arrives")?.into_parts();
     Ok(Answer { http: head.status, headers: head.headers })
 }

@@ -1,8 +1,8 @@
-//! The time at which a connection's task was last polled.
+//! A clock that is read once per poll of a connection's task.
 //!
-//! The HTTP/2 library asks for the time at each poll and for each part of a body, only to send
-//! keepalive pings seconds later. A clock that is read once per turn is exact enough for that, and
-//! for the arrival of a call: its headers were read in the same turn.
+//! The HTTP/2 library reads the time at each poll and for each part of a body, only to schedule
+//! keepalive pings that are seconds apart. One reading per turn is precise enough for that, and for
+//! the arrival time of a call, whose headers were read in the same turn.
 
 use std::{
     pin::Pin,
@@ -18,22 +18,22 @@ use hyper_util::rt::TokioTimer;
 
 use crate::clock::{self, Instant};
 
-/// The time of one connection. Cheap to clone.
+/// The clock of one connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct TurnClock {
     created: Instant,
-    /// Nanoseconds from `created` to the beginning of the turn.
+    /// Nanoseconds from `created` to the start of the turn.
     turn: Arc<AtomicU64>,
 }
 
 impl TurnClock {
-    /// Notes that the connection's task is polled.
+    /// Records the time at the start of a poll.
     pub(super) fn turn_begins(&self) {
         let elapsed = clock::now().saturating_duration_since(self.created).as_nanos();
         self.turn.store(u64::try_from(elapsed).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The beginning of the turn.
+    /// Returns the start of the turn.
     pub(super) fn now(&self) -> Instant {
         self.created + Duration::from_nanos(self.turn.load(Ordering::Relaxed))
     }
@@ -68,20 +68,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_is_that_of_the_turn() {
+    async fn time_changes_only_when_a_turn_begins() {
         let clock = TurnClock::default();
         let created = clock.now();
         assert_eq!(created, clock::now());
         tokio::time::advance(Duration::from_secs(7)).await;
         assert_eq!(clock.now(), created, "the same turn");
-        let of_library = clock.clone();
+        let library_clock = clock.clone();
         clock.turn_begins();
         assert_eq!(clock.now(), created + Duration::from_secs(7));
-        assert_eq!(Timer::now(&of_library), clock::now().into_std());
+        assert_eq!(Timer::now(&library_clock), clock::now().into_std());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_timers_run_on_without_turns() {
+    async fn timers_do_not_depend_on_turns() {
         let (clock, begun) = (TurnClock::default(), clock::now());
         clock.sleep(Duration::from_secs(1)).await;
         assert_eq!(begun.elapsed(), Duration::from_secs(1));

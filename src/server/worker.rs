@@ -1,7 +1,6 @@
-//! One thread with a runtime of its own, and the connections that live on it.
+//! A worker thread with its own runtime, and the connections that it serves.
 //!
-//! What a connection needs never leaves its thread, so calls share no queue and no
-//! pool.
+//! The state of a connection stays on its thread, so workers share no queue and no pool.
 
 use std::{
     io,
@@ -21,15 +20,15 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     ServeError,
-    connection::{self, Shared},
+    connection::{self, ConnectionContext},
     listener::Accepted,
 };
 use crate::telemetry::threads::{Activity, Condition, Heartbeat, Pulse};
 
-/// Time between measurements of the lag of a worker that has something to do.
+/// Time between lag measurements of a worker that is not idle.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A running worker, as the acceptor sees it.
+/// The acceptor's handle of a running worker.
 #[derive(Debug)]
 pub(super) struct Worker {
     connections: mpsc::UnboundedSender<Accepted>,
@@ -37,28 +36,28 @@ pub(super) struct Worker {
     pulse: Pulse,
 }
 
-/// Resolves when a worker serves, or could not be made.
+/// Resolves when a worker serves, or could not be created.
 pub(super) type Started<E> = oneshot::Receiver<Result<(), ServeError<E>>>;
 
-/// Resolves when a worker's thread has nothing left to do, or is dead.
-pub(super) type Ended = oneshot::Receiver<()>;
+/// Resolves when a worker's thread has finished or died.
+pub(super) type Stopped = oneshot::Receiver<()>;
 
 impl Worker {
-    /// Starts a worker. `make` runs once on its thread, inside its runtime; its answer
-    /// comes by `started`.
+    /// Starts a worker. `make` runs once on the worker's thread, inside its runtime; [`Started`]
+    /// receives its result.
     pub(super) fn start<E: Send + 'static>(
         heartbeat: Heartbeat,
-        make: impl FnOnce() -> Result<Shared, E> + Send + 'static,
-    ) -> io::Result<(Self, Started<E>, Ended)> {
+        make: impl FnOnce() -> Result<ConnectionContext, E> + Send + 'static,
+    ) -> io::Result<(Self, Started<E>, Stopped)> {
         let (started, is_started) = oneshot::channel();
         let (end, ended) = oneshot::channel();
-        // Unbounded, but never longer than the number of connections allowed.
+        // Unbounded, but limited by the maximum number of connections.
         let (connections, accepted) = mpsc::unbounded_channel();
         let load = Arc::new(AtomicUsize::new(0));
         let pulse = heartbeat.pulse();
         let worker = Self { connections, load: Arc::clone(&load), pulse: pulse.clone() };
         thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
-            // Dropped with the thread, also if it panics.
+            // Dropped with the thread, even if it panics.
             let _end = end;
             let activity = Activity::new(pulse);
             // Built on this thread: if the thread cannot be started, nothing drops a runtime
@@ -74,7 +73,7 @@ impl Worker {
                 match make() {
                     Ok(shared) => {
                         let _ = started.send(Ok(()));
-                        // All its calls wait as long.
+                        // The lag delays all calls of the worker.
                         let metrics = shared.metrics.clone();
                         let beating =
                             activity.start_beating(LAG_INTERVAL, move |lag| metrics.event_loop_lag(lag));
@@ -89,22 +88,22 @@ impl Worker {
                     }
                 }
             });
-            // A name lookup that hangs must not hold the thread up.
+            // A hanging name lookup must not block the thread.
             runtime.shutdown_background();
             heartbeat.retire();
         })?;
         Ok((worker, is_started, ended))
     }
 
-    /// Returns what decides which worker gets a connection, the lowest first: whether its
-    /// heartbeat is late, and how many connections it has. `None` if it is blocked or dead.
+    /// Returns the sort key for new connections, lowest first: whether the heartbeat is late, then
+    /// the number of connections. `None` if the worker is blocked or dead.
     fn rank(&self) -> Option<(bool, usize)> {
         let condition = self.pulse.condition();
         let late = condition == Condition::Late;
         (!condition.is_failure()).then(|| (late, self.load.load(Ordering::Relaxed)))
     }
 
-    /// Hands a connection over; gives it back if the worker is dead.
+    /// Hands over a connection; returns it if the worker is dead.
     fn hand_over(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.connections.send(accepted).map_err(|refused| {
@@ -114,8 +113,8 @@ impl Worker {
     }
 }
 
-/// Hands a connection to the worker that has the fewest, of those that respond. Without one,
-/// the connection is closed, so that its peer tries another replica.
+/// Hands a connection to the responsive worker with the fewest connections. If there is none,
+/// closes the connection, so that the peer tries another replica.
 pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
     let mut ranked: Vec<_> =
         workers.iter().filter_map(|worker| worker.rank().map(|rank| (rank, worker))).collect();
@@ -126,14 +125,14 @@ pub(super) fn hand_to_least_loaded(workers: &[Worker], mut accepted: Accepted) {
             Err(refused) => accepted = refused,
         }
     }
-    tracing::error!(peer.address = %accepted.place.entry().address(), "no worker can serve a connection");
+    tracing::error!(peer.address = %accepted.place.entry().address(), "no worker available, closing connection");
 }
 
 /// Serves connections until the drain closes them.
 ///
-/// A panic in the task of one connection ends with that task.
+/// A panic in the task of one connection does not affect the others.
 async fn serve_all(
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionContext>,
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
     load: Arc<AtomicUsize>,
 ) {
@@ -144,18 +143,18 @@ async fn serve_all(
             () = shared.phases.close.cancelled() => break,
             Some(accepted) = accepted.recv() => accepted,
         };
-        let counted = Counted(Arc::clone(&load));
+        let load_guard = LoadGuard(Arc::clone(&load));
         match TcpStream::from_std(stream) {
             Ok(stream) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
-                    let _counted = counted;
+                    let _load_guard = load_guard;
                     connection::serve(shared, stream, place).await;
                 });
             }
             Err(error) => {
                 let address = place.entry().address();
-                tracing::debug!(peer.address = %address, %error, "a connection could not be taken over");
+                tracing::debug!(peer.address = %address, %error, "cannot take over connection");
             }
         }
     }
@@ -163,11 +162,11 @@ async fn serve_all(
     tasks.wait().await;
 }
 
-/// A connection counts until this is dropped, even if its task panics.
+/// Counts a connection until dropped, even if its task panics.
 #[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
+struct LoadGuard(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

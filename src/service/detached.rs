@@ -187,6 +187,11 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
     // Wakes nothing by itself: a call is abandoned where its work is dropped, and the task that
     // the work moves to polls it.
     poll_fn(|_| if call.is_abandoned() { Poll::Ready(()) } else { Poll::Pending }).await;
+    // On the heap: the future of every call would have room for it otherwise.
+    Box::pin(at_rest_or_given_up(call, in_flight)).await;
+}
+
+async fn at_rest_or_given_up(call: &Call, in_flight: Option<&InFlight>) {
     let given_up = async {
         match in_flight {
             Some(in_flight) => in_flight.given_up().await,
@@ -194,7 +199,7 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
         }
     };
     tokio::select! {
-        () = call.at_rest() => {}
+        () = call.idle() => {}
         () = given_up => {}
     }
 }
@@ -204,7 +209,7 @@ async fn is_obsolete(call: &Call, in_flight: Option<&InFlight>) {
 /// itself: what matters is that it is polled before the work goes on.
 async fn unrecordable(call: &Call, audit: &Audit) {
     poll_fn(|_| {
-        let may_withdraw = || call.is_at_rest() && call.certainty() != Certainty::Done;
+        let may_withdraw = || call.is_idle() && call.certainty() != Certainty::Done;
         if audit.is_unavailable() && may_withdraw() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;

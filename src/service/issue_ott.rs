@@ -31,7 +31,8 @@ impl OttService {
         call.set_subject(subject.clone());
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
         let landing = target_uri
-            .map(|uri| client.api_client().landing(&uri))
+            // Boxed, because most calls have none, and their future would have room for it twice.
+            .map(|uri| client.api_client().landing(&uri).map(Box::new))
             .transpose()
             .map_err(|rule| Failure::new(Reason::InvalidRequest).violation("target_uri", rule.to_string()))?;
 
@@ -45,10 +46,11 @@ impl OttService {
                 .issue_ott(&permit, &task_call, &span)
                 .await
                 .map_err(|error| Failure::from_platform(Operation::IssueOtt, &error))?;
-            if let Some(fingerprint) = audit.fingerprint(&issued.ott) {
+            let hash = audit.token_hash(&issued.ott);
+            if let Some(fingerprint) = audit.fingerprint(&hash) {
                 task_call.set_fingerprint(fingerprint);
             }
-            known_tokens.issued(&issued.ott, permit.subject().clone());
+            known_tokens.issued(hash, permit.subject().clone());
             let login_url =
                 landing.map(|landing| client.api_client().browser_login_url(&issued.ott, &landing));
             Ok((issued, login_url))

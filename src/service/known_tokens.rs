@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use crate::{
     clock::{self, Instant},
-    ott::{OneTimeToken, Subject},
+    ott::{Subject, TokenHash},
 };
 
 /// Time for which the user of a token is remembered: the token's lifetime of 30 s, and the
@@ -27,24 +25,21 @@ const SHARDS: usize = 16;
 /// total enough for 1,600 tokens a second, in at most some 30 MiB.
 const MAX_REMEMBERED: usize = 65_536 / SHARDS;
 
-type Hash = [u8; 32];
-
 /// The tokens of this replica. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct KnownTokens(Arc<[Mutex<Shard>; SHARDS]>);
 
 #[derive(Debug, Default)]
 struct Shard {
-    in_use: HashSet<Hash>,
-    issued: HashMap<Hash, Subject>,
+    in_use: HashSet<TokenHash>,
+    issued: HashMap<TokenHash, Subject>,
     /// The issued ones, oldest first.
-    by_age: VecDeque<(Instant, Hash)>,
+    by_age: VecDeque<(Instant, TokenHash)>,
 }
 
 impl KnownTokens {
     /// Records the user that a token was issued for.
-    pub(super) fn issued(&self, ott: &OneTimeToken, subject: Subject) {
-        let hash = hash(ott);
+    pub(super) fn issued(&self, hash: TokenHash, subject: Subject) {
         let now = clock::now();
         let mut shard = self.shard(&hash);
         while let Some(&(at, oldest)) = shard.by_age.front()
@@ -60,29 +55,22 @@ impl KnownTokens {
     /// Marks a token as being spent until the guard is dropped. `None` if another call is
     /// spending it.
     #[must_use]
-    pub(super) fn claim(&self, ott: &OneTimeToken) -> Option<TokenInUse> {
-        let hash = hash(ott);
+    pub(super) fn claim(&self, hash: TokenHash) -> Option<TokenInUse> {
         let mut shard = self.shard(&hash);
         let subject = shard.issued.get(&hash).cloned();
         shard.in_use.insert(hash).then(|| TokenInUse { tokens: self.clone(), hash, subject })
     }
 
-    fn shard(&self, hash: &Hash) -> MutexGuard<'_, Shard> {
-        self.0[usize::from(hash[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, hash: &TokenHash) -> MutexGuard<'_, Shard> {
+        self.0[usize::from(hash.bytes()[0]) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn hash(ott: &OneTimeToken) -> Hash {
-    let mut hash = Hash::default();
-    hash.copy_from_slice(digest(&SHA256, ott.expose().as_bytes()).as_ref());
-    hash
 }
 
 /// Marks a token as being spent for as long as it lives.
 #[derive(Debug)]
 pub(super) struct TokenInUse {
     tokens: KnownTokens,
-    hash: Hash,
+    hash: TokenHash,
     subject: Option<Subject>,
 }
 
@@ -102,10 +90,14 @@ impl Drop for TokenInUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ott::SubjectKind;
+    use crate::{
+        audit::Audit,
+        ott::{OneTimeToken, SubjectKind},
+    };
 
-    fn token(text: &str) -> OneTimeToken {
-        OneTimeToken::try_new(text.to_owned()).expect("visible ASCII")
+    fn token(text: &str) -> TokenHash {
+        let ott = OneTimeToken::try_new(text.to_owned()).expect("visible ASCII");
+        Audit::off().token_hash(&ott)
     }
 
     fn subject(login: &str) -> Subject {
@@ -113,24 +105,24 @@ mod tests {
     }
 
     fn remembered(tokens: &KnownTokens, text: &str) -> Option<Subject> {
-        tokens.claim(&token(text)).expect("nobody else spends it").subject().cloned()
+        tokens.claim(token(text)).expect("nobody else spends it").subject().cloned()
     }
 
     #[test]
     fn a_token_is_in_use_until_its_guard_is_dropped() {
         let tokens = KnownTokens::default();
-        let first = tokens.claim(&token("one")).expect("nobody else spends it");
-        assert!(tokens.clone().claim(&token("one")).is_none());
-        assert!(tokens.claim(&token("two")).is_some());
+        let first = tokens.claim(token("one")).expect("nobody else spends it");
+        assert!(tokens.clone().claim(token("one")).is_none());
+        assert!(tokens.claim(token("two")).is_some());
         drop(first);
-        assert!(tokens.claim(&token("one")).is_some());
+        assert!(tokens.claim(token("one")).is_some());
         assert!(tokens.0.iter().all(|shard| shard.lock().expect("not poisoned").in_use.is_empty()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_user_of_a_token_is_remembered_until_the_token_is_dead() {
         let tokens = KnownTokens::default();
-        tokens.issued(&token("one"), subject("anna"));
+        tokens.issued(token("one"), subject("anna"));
         assert_eq!(remembered(&tokens.clone(), "one"), Some(subject("anna")));
         assert_eq!(
             remembered(&tokens, "one"),
@@ -140,7 +132,7 @@ mod tests {
         assert_eq!(remembered(&tokens, "two"), None);
         tokio::time::advance(REMEMBERED).await;
         for other in 0..1000 {
-            tokens.issued(&token(&format!("other {other}").replace(' ', "-")), subject("otto"));
+            tokens.issued(token(&format!("other {other}").replace(' ', "-")), subject("otto"));
         }
         assert_eq!(remembered(&tokens, "one"), None);
         assert_eq!(remembered(&tokens, "other-999"), Some(subject("otto")));
@@ -150,7 +142,7 @@ mod tests {
     async fn the_number_of_remembered_tokens_is_bounded() {
         let tokens = KnownTokens::default();
         for number in 0..SHARDS * MAX_REMEMBERED + 10_000 {
-            tokens.issued(&token(&format!("OTT-{number}")), subject("anna"));
+            tokens.issued(token(&format!("OTT-{number}")), subject("anna"));
         }
         for shard in tokens.0.iter() {
             let shard = shard.lock().expect("not poisoned");

@@ -30,14 +30,15 @@ impl OttService {
         call.set_operation(Operation::LoginWithOtt);
 
         let convert::LoginWithOtt { ott, api_client } = message.try_into()?;
-        if let Some(fingerprint) = self.audit.fingerprint(&ott) {
+        let hash = self.audit.token_hash(&ott);
+        if let Some(fingerprint) = self.audit.fingerprint(&hash) {
             call.set_fingerprint(fingerprint);
         }
         let client = self.client_for(&call, &admission, api_client.as_deref())?;
 
         let permit = self.access.permit_login(admission, Arc::clone(client.name()))?;
 
-        let Some(in_use) = self.known_tokens.claim(&ott) else {
+        let Some(in_use) = self.known_tokens.claim(hash) else {
             self.metrics.security_event(SecurityEvent::OttInUse);
             return Err(Failure::new(Reason::OttInUse));
         };

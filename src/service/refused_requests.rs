@@ -52,7 +52,9 @@ impl RefusedRequests {
             Some(Operation::LoginWithOtt) => {
                 let Ok(request) = LoginWithOttRequest::decode(message) else { return };
                 let ott = OneTimeToken::try_new(request.ott).ok();
-                if let Some(fingerprint) = ott.and_then(|ott| self.audit.fingerprint(&ott)) {
+                if let Some(fingerprint) =
+                    ott.and_then(|ott| self.audit.fingerprint(&self.audit.token_hash(&ott)))
+                {
                     call.set_fingerprint(fingerprint);
                 }
                 request.api_client

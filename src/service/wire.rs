@@ -8,7 +8,7 @@ use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderName};
 use prost::Message;
 
-use crate::status::{Failure, Reason};
+use crate::status::{Case, Failure, Reason};
 
 /// Length of the prefix of a gRPC message: a flag and four bytes of length.
 const PREFIX: usize = 5;
@@ -27,9 +27,11 @@ pub(super) fn decode<M: Message + Default>(headers: &HeaderMap, body: &[u8]) -> 
     if headers.get(ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::unsupported_compression());
     }
-    uncompressed(body)
-        .and_then(|message| M::decode(message).ok())
-        .ok_or_else(|| Failure::new(Reason::InvalidRequest))
+    let message = uncompressed(body).ok_or_else(|| {
+        let is_flagged = body.first().is_some_and(|flag| *flag != 0);
+        Failure::of(if is_flagged { Case::CompressedFlag } else { Case::NotOneMessage })
+    })?;
+    M::decode(message).map_err(|error| Failure::undecodable(&error))
 }
 
 /// Returns the message of a body that is exactly one message, unless it is compressed.
@@ -77,33 +79,39 @@ mod tests {
         HeaderMap::from_iter([(ENCODING, HeaderValue::from_static(value))])
     }
 
-    fn refusal(headers: &HeaderMap, body: &[u8]) -> Option<(Reason, FailureCode)> {
+    fn refusal(headers: &HeaderMap, body: &[u8]) -> Option<(Case, FailureCode)> {
         let call = crate::call::Call::new(
             crate::clock::now(),
             crate::call::Deadline::after(std::time::Duration::from_secs(1)),
         );
         let failure = decode::<IssueOttRequest>(headers, body).err()?;
-        Some((failure.reason(), failure.code(&call)))
+        assert_eq!(failure.reason(), Reason::InvalidRequest);
+        Some((failure.case(), failure.code(&call)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn compressed_requests_are_refused_as_grpc_requires() {
         let none = HeaderMap::new();
-        let unimplemented = Some((Reason::InvalidRequest, FailureCode::Unimplemented));
-        let invalid = Some((Reason::InvalidRequest, FailureCode::InvalidArgument));
+        let unimplemented = Some((Case::CompressedMessage, FailureCode::Unimplemented));
+        let flagged = Some((Case::CompressedFlag, FailureCode::InvalidArgument));
+        let undecodable = Some((Case::UndecodableMessage, FailureCode::InvalidArgument));
+        let incomplete = Some((Case::NotOneMessage, FailureCode::InvalidArgument));
         for value in ["gzip", "deflate", "zstd", "Identity", ""] {
             assert_eq!(refusal(&encoding(value), &framed(0, b"")), unimplemented, "{value:?}");
         }
         for flag in [1, 2, 255] {
             for headers in [&none, &encoding("identity")] {
-                assert_eq!(refusal(headers, &framed(flag, b"")), invalid, "{flag}");
+                assert_eq!(refusal(headers, &framed(flag, b"")), flagged, "{flag}");
             }
         }
         for headers in [&none, &encoding("identity")] {
             assert_eq!(refusal(headers, &framed(0, b"")), None);
         }
-        assert_eq!(refusal(&none, &framed(0, b"\xff")), invalid);
-        assert_eq!(refusal(&none, &framed(0, b"\x0a\x01\xff")), invalid, "not UTF-8");
+        assert_eq!(refusal(&none, &framed(0, b"\xff")), undecodable);
+        assert_eq!(refusal(&none, &framed(0, b"\x0a\x01\xff")), undecodable, "not UTF-8");
+        for body in [&[][..], &[0, 0], &[0, 0, 0, 0, 1]] {
+            assert_eq!(refusal(&none, body), incomplete, "{body:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! A failure put on the wire: message, details and trailers, within 4 KiB.
+//! Encodes a failure as a status: message, details and trailers, within 4 KiB.
 //!
-//! Which reason and which code a failure has is decided before.
+//! Reason, case and code of a failure have been decided before.
 
-use std::{borrow::Cow, collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, mem, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
@@ -15,41 +15,39 @@ use tonic::{
 };
 use tonic_types::pb;
 
-use super::{Failure, FailureCode, Reason, Violation, may_be_spent};
+use super::{
+    Case, Failure, FailureCode, Reason, Violation, may_be_spent,
+    message::{Message as Text, bounded},
+};
 use crate::{
     backoff,
     call::{Call, Operation},
-    text::is_unprintable,
 };
 
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2):
 /// clients that limit theirs to 8 KiB hang or reset on more.
 const MAX_STATUS_BYTES: usize = 4096;
-/// What RFC 9113 counts for each header besides name and value.
+/// Bytes that RFC 9113 adds to name and value of each header.
 const HEADER_OVERHEAD: usize = 32;
 /// Maximum wait in a `RetryInfo`.
 const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
 /// Wait in a `RetryInfo`, plus jitter, where the platform gave none.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How long a one-time token lives; a longer wait outlives it.
+/// Lifetime of a one-time token.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
-/// Maximum size in bytes of the platform's message, and of any other text of its or of ours
-/// that is passed on.
-const MAX_TEXT_BYTES: usize = 256;
-/// Maximum number of violations that are named.
+/// Maximum number of violations in a status.
 const MAX_VIOLATIONS: usize = 16;
 
 /// Number of headers that most responses have, with the request id that is added later.
 const USUAL_HEADERS: usize = 6;
-/// When a client may retry, for clients with a retry policy.
+/// Trailer that stops gRPC clients with a retry policy (gRFC A6).
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-/// Makes Envoy not retry.
+/// Trailer that stops retries by Envoy.
 const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 /// Accepted compressions.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 const DOMAIN: &str = "ott-gateway";
-const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent: issue a new one and log in with that.";
 
 /// `google.rpc.ErrorInfo` with its metadata in order, so that the same answer is the
 /// same bytes.
@@ -63,9 +61,11 @@ struct ErrorInfo {
     metadata: BTreeMap<String, String>,
 }
 
-/// Everything that a status is made of.
-struct Parts {
+/// The parts of a status.
+struct Parts<'a> {
     code: FailureCode,
+    text: Text<'a>,
+    /// `text` and `violations`, composed.
     message: String,
     info: ErrorInfo,
     request_id: String,
@@ -109,9 +109,9 @@ fn encoded(message: String) -> String {
     }
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     /// Returns as much of a failure as fits into [`MAX_STATUS_BYTES`], and its encoded details.
-    fn within_limit(failure: Failure, call: &Call) -> (Self, Vec<u8>) {
+    fn within_limit(failure: Failure, call: &'a Call) -> (Self, Vec<u8>) {
         let mut parts = Self::of(failure, call);
         loop {
             let details = parts.encode();
@@ -121,34 +121,44 @@ impl Parts {
         }
     }
 
-    fn of(failure: Failure, call: &Call) -> Self {
+    fn of(mut failure: Failure, call: &'a Call) -> Self {
         let may_be_spent = may_be_spent(call);
         let wait = retry_delay(&failure);
-        let retry = is_retry_advised(&failure, call, wait);
+        let outlives_token = call.operation() == Some(Operation::LoginWithOtt)
+            && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
+        let retry = is_retry_advised(&failure, call, outlives_token);
+        let text = Text::of(&failure, call, outlives_token);
+        let mut violations = mem::take(&mut failure.violations);
+        violations.truncate(MAX_VIOLATIONS);
         Self {
             code: failure.code(call),
-            message: message(&failure, may_be_spent),
+            message: text.text(&violations),
+            text,
             request_id: call.request_id().to_string(),
             retry_delay: wait.filter(|_| retry),
             quota: quota(&failure, call),
             trailers: trailers(&failure, retry, may_be_spent),
             info: ErrorInfo {
-                reason: failure.reason.as_str().to_owned(),
+                reason: failure.reason().as_str().to_owned(),
                 domain: DOMAIN.to_owned(),
                 metadata: metadata(&failure, call),
             },
-            violations: failure.violations.into_iter().take(MAX_VIOLATIONS).collect(),
+            violations,
         }
     }
 
-    /// Leaves something out, what matters least first; false if all is needed.
+    /// Leaves out one part, the least important first. Returns false if everything left is needed.
     fn shorten(&mut self) -> bool {
         let metadata = &mut self.info.metadata;
-        metadata.remove("apiMessage").is_some()
-            || metadata.remove("apiDomain").is_some()
-            || self.violations.pop().is_some()
+        if metadata.remove("apiMessage").is_some() || metadata.remove("apiDomain").is_some() {
+            return true;
+        }
+        let is_shorter = self.violations.pop().is_some()
             || self.quota.take().is_some()
             || metadata.remove("apiClient").is_some()
+            || self.text.leave_out_values();
+        self.message = self.text.text(&self.violations);
+        is_shorter
     }
 
     /// Encodes `google.rpc.Status`.
@@ -157,7 +167,7 @@ impl Parts {
         pb::Status { code, message: self.message.clone(), details: self.details() }.encode_to_vec()
     }
 
-    /// What the status takes up in a header list, with these details.
+    /// Returns the size of the status in a header list, with these details, in bytes.
     fn size(&self, details: &[u8]) -> usize {
         let code = i32::from(tonic::Code::from(self.code));
         let of_status = [
@@ -200,65 +210,43 @@ fn any(name: &str, detail: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: detail.encode_to_vec() }
 }
 
-/// The fixed sentences of the reason, and the known meaning of the platform's code.
-fn message(failure: &Failure, may_be_spent: bool) -> String {
-    let entry = failure.reason.entry();
-    let action = match failure.reason {
-        Reason::LoginOutcomeUnknown => entry.action,
-        _ if may_be_spent => TOKEN_MAY_BE_SPENT,
-        _ => entry.action,
-    };
-    let meaning = failure.meaning.unwrap_or(entry.meaning);
-    let mut message = format!("{meaning} {action}");
-    if let Some(code) = failure.platform.as_ref().and_then(|body| body.code)
-        && let Some(meaning) = code.meaning()
-    {
-        message.push_str(" The platform's code is ");
-        message.push_str(&code.number().to_string());
-        message.push_str(": ");
-        message.push_str(meaning);
-        message.push('.');
-    }
-    message
-}
-
 fn metadata(failure: &Failure, call: &Call) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
-    let mut tell = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    let mut add = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     if let Some(operation) = call.operation() {
-        tell("operation", operation.name().to_owned());
-        tell("outcome", call.certainty().as_str().to_owned());
+        add("operation", operation.name().to_owned());
+        add("outcome", call.certainty().as_str().to_owned());
     }
     // Names of API clients must not be confirmed to callers that may not use them.
-    if let Some(api_client) = call.api_client().filter(|_| failure.reason != Reason::CallerNotAllowed) {
-        tell("apiClient", bounded(&api_client));
+    if let Some(api_client) = call.api_client().filter(|_| failure.reason() != Reason::CallerNotAllowed) {
+        add("apiClient", bounded(&api_client));
     }
-    // A token that is unknown, used or expired: the caller must not see which.
-    if failure.reason == Reason::OttRejected {
+    // The caller must not learn whether a token is unknown, used or expired.
+    if failure.reason() == Reason::OttRejected {
         return metadata;
     }
     if call.operation().is_some() {
-        tell("attempts", call.attempts().to_string());
+        add("attempts", call.attempts().to_string());
     }
     if let Some(status) = failure.http_status.or_else(|| call.http_status()) {
-        tell("httpStatus", status.to_string());
+        add("httpStatus", status.to_string());
     }
     let Some(platform) = &failure.platform else { return metadata };
     if let Some(code) = platform.code {
-        tell("apiCode", code.number().to_string());
+        add("apiCode", code.number().to_string());
     }
     if let Some(domain) = &platform.domain {
-        tell("apiDomain", bounded(domain));
+        add("apiDomain", bounded(domain));
     }
     if let Some(message) = &platform.message {
-        tell("apiMessage", bounded(message));
+        add("apiMessage", bounded(message));
     }
     metadata
 }
 
-/// What a caller waits before a retry, should it retry.
+/// Returns how long a caller waits before a retry.
 fn retry_delay(failure: &Failure) -> Option<Duration> {
-    let usual = || match failure.reason {
+    let usual = || match failure.reason() {
         Reason::Overloaded
         | Reason::GatewayExhausted
         | Reason::Draining
@@ -270,11 +258,8 @@ fn retry_delay(failure: &Failure) -> Option<Duration> {
     failure.retry_after.or_else(usual).map(|wait| wait.min(MAX_RETRY_DELAY))
 }
 
-fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> bool {
-    let operation = call.operation();
-    let outlives_token =
-        operation == Some(Operation::LoginWithOtt) && wait.is_some_and(|wait| wait >= TOKEN_LIFETIME);
-    let answers = failure.reason.entry().answers(operation);
+fn is_retry_advised(failure: &Failure, call: &Call, outlives_token: bool) -> bool {
+    let answers = failure.reason().entry().answers(call.operation());
     answers.is_some_and(|answers| answers.retry.is_advised(failure.code))
         && !outlives_token
         && !may_be_spent(call)
@@ -283,21 +268,20 @@ fn is_retry_advised(failure: &Failure, call: &Call, wait: Option<Duration>) -> b
 fn trailers(failure: &Failure, retry: bool, may_be_spent: bool) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(USUAL_HEADERS);
     if !retry {
-        // gRPC clients with a retry policy stop at once (gRFC A6).
         trailers.insert(RETRY_PUSHBACK, HeaderValue::from_static("-1"));
     }
     if may_be_spent {
-        // So does Envoy, which ignores the other one.
+        // Envoy ignores the other trailer.
         trailers.insert(RATE_LIMITED, HeaderValue::from_static("true"));
     }
-    if failure.code == FailureCode::Unimplemented && failure.reason == Reason::InvalidRequest {
+    if failure.case == Case::CompressedMessage {
         trailers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     trailers
 }
 
 fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation> {
-    if failure.reason != Reason::CallerQuotaExceeded {
+    if failure.reason() != Reason::CallerQuotaExceeded {
         return None;
     }
     let (subject, description) = match &failure.quota {
@@ -309,18 +293,6 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
         description: bounded(description),
         ..Default::default()
     })
-}
-
-/// The text without unprintable characters, and only as much of it as fits.
-fn bounded(text: &str) -> String {
-    let mut bounded = String::new();
-    for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {
-        if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {
-            break;
-        }
-        bounded.push(letter);
-    }
-    bounded
 }
 
 /// Length of a message as the gRPC library encodes it, which encodes more than it has to.

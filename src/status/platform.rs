@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Failure, FailureCode, Reason};
+use super::{Case, Failure, FailureCode, Reason};
 use crate::{
     backoff::jittered,
     call::Operation,
@@ -21,20 +21,21 @@ impl Failure {
     #[must_use]
     pub fn from_platform(operation: Operation, error: &PlatformError) -> Self {
         let failure = match error {
-            PlatformError::Unreachable(_)
-            | PlatformError::CertificateInvalid(_)
-            | PlatformError::NameLookup(_) => Self::new(Reason::PlatformUnreachable),
-            PlatformError::Exhausted(_) => Self::new(Reason::GatewayExhausted),
-            PlatformError::Queued | PlatformError::MemoryInUse => Self::new(Reason::Overloaded),
+            PlatformError::Unreachable(_) => Self::of(Case::PlatformUnreachable),
+            PlatformError::CertificateInvalid(_) => Self::of(Case::PlatformCertificateInvalid),
+            PlatformError::NameLookup(_) => Self::of(Case::PlatformNameUnresolved),
+            PlatformError::Exhausted(_) => Self::of(Case::GatewayExhausted),
+            PlatformError::Queued => Self::of(Case::NoFreeStream),
+            PlatformError::MemoryInUse => Self::of(Case::NoFreeMemory),
             PlatformError::BreakerOpen { retry_after } => {
-                Self::new(Reason::PlatformUnavailable).retry_after(*retry_after)
+                Self::of(Case::BreakerOpen).retry_after(*retry_after)
             }
-            PlatformError::Interrupted(_) => Self::new(match operation {
-                Operation::IssueOtt => Reason::PlatformUnavailable,
-                Operation::LoginWithOtt => Reason::LoginOutcomeUnknown,
+            PlatformError::Interrupted(_) => Self::of(match operation {
+                Operation::IssueOtt => Case::ResponseInterrupted,
+                Operation::LoginWithOtt => Case::LoginInterrupted,
             }),
             PlatformError::Answer(answer) => from_answer(operation, answer),
-            PlatformError::Malformed(_) => Self::new(Reason::PlatformProtocolError),
+            PlatformError::Malformed(_) => Self::of(Case::MalformedResponse),
             PlatformError::Credential(error) => from_credential(error),
             PlatformError::DeadlinePassed => Self::new(Reason::DeadlineExceeded),
         };
@@ -45,30 +46,24 @@ impl Failure {
 fn from_credential(error: &CredentialError) -> Failure {
     match error.kind() {
         // An operator has to act on both, and callers cannot do anything about either.
-        CredentialErrorKind::Rejected | CredentialErrorKind::SecretUnreadable => {
-            Failure::new(Reason::PlatformCredentialRejected)
-        }
-        CredentialErrorKind::Unreachable | CredentialErrorKind::CertificateInvalid => {
-            Failure::new(Reason::PlatformUnreachable)
-        }
-        CredentialErrorKind::Exhausted => Failure::new(Reason::GatewayExhausted),
-        CredentialErrorKind::Failing => waits(error),
-        CredentialErrorKind::NotAcceptedYet => {
-            waits(error).with_meaning("The platform does not accept the gateway's new access token yet.")
-        }
-        CredentialErrorKind::RefreshLimited => waits(error).with_meaning(
-            "The platform refused the gateway's access token, and a new one was requested moments ago.",
-        ),
-        CredentialErrorKind::Blocked => Failure::new(Reason::PlatformBlocked),
+        CredentialErrorKind::Rejected => Failure::of(Case::CredentialRejected),
+        CredentialErrorKind::SecretUnreadable => Failure::of(Case::CredentialUnreadable),
+        CredentialErrorKind::Unreachable => Failure::of(Case::PlatformUnreachable),
+        CredentialErrorKind::CertificateInvalid => Failure::of(Case::PlatformCertificateInvalid),
+        CredentialErrorKind::Exhausted => Failure::of(Case::GatewayExhausted),
+        CredentialErrorKind::Failing => waits(Case::NoAccessToken, error),
+        CredentialErrorKind::NotAcceptedYet => waits(Case::AccessTokenNotAcceptedYet, error),
+        CredentialErrorKind::RefreshLimited => waits(Case::AccessTokenRefused, error),
+        CredentialErrorKind::Blocked => Failure::of(Case::TokenRequestBlocked),
         CredentialErrorKind::Protocol { status } => {
-            Failure::new(Reason::PlatformProtocolError).with_http_status(status)
+            Failure::of(Case::TokenEndpointProtocolError).with_http_status(status)
         }
         CredentialErrorKind::DeadlinePassed => Failure::new(Reason::DeadlineExceeded),
     }
 }
 
-fn waits(error: &CredentialError) -> Failure {
-    Failure::new(Reason::PlatformUnavailable).retry_after(error.retry_after().unwrap_or_default())
+fn waits(case: Case, error: &CredentialError) -> Failure {
+    Failure::of(case).retry_after(error.retry_after().unwrap_or_default())
 }
 
 fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
@@ -78,7 +73,7 @@ fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
         // Bare, so that unknown, used and expired tokens cannot be distinguished.
         return Failure::new(reason);
     }
-    let failure = Failure::new(reason).with_code(grpc).with_answer(answer);
+    let failure = Failure::of(case_of(reason, code)).with_code(grpc).with_answer(answer);
     let wish = answer.retry_after.filter(|_| {
         matches!(reason, Reason::PlatformRateLimited | Reason::PlatformUnavailable | Reason::PlatformBlocked)
     });
@@ -87,6 +82,28 @@ fn from_answer(operation: Operation, answer: &ErrorAnswer) -> Failure {
         Some(wish) if wish < MIN_RETRY_DELAY => failure.retry_after(jittered(MIN_RETRY_DELAY, 1.0, 2.0)),
         Some(wish) => failure.retry_after(wish),
         None => failure,
+    }
+}
+
+/// Returns the case of a reason that a response and its code decided.
+const fn case_of(reason: Reason, code: Option<Api>) -> Case {
+    match (reason, code) {
+        // Of the token endpoint's own answers, `from_credential` decides.
+        (Reason::PlatformCredentialRejected, _) => Case::AccessTokenRejected,
+        (Reason::PlatformAccessDenied, Some(Api::AddressForbidden)) => Case::GatewayAddressForbidden,
+        (Reason::PlatformAccessDenied, Some(Api::MachineRegistration)) => Case::PlatformOperationDenied,
+        (Reason::PlatformConflict, Some(Api::VersionMismatch)) => Case::ConflictingChange,
+        (
+            Reason::PlatformConflict,
+            Some(
+                Api::TenantNameConflict
+                | Api::SyncShareEmailConflict
+                | Api::InfrastructureConflict
+                | Api::GuestUserExists
+                | Api::LocationConflict,
+            ),
+        ) => Case::ConflictingObject,
+        (reason, _) => Case::general(reason),
     }
 }
 

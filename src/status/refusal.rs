@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use super::{Failure, FailureCode, Reason};
+use super::{Case, Failure, FailureCode};
 use crate::{
     access::{Denied, ExceededQuota, Refused},
-    call::BrokenBody,
-    caller::CallerError,
+    call::{BrokenBody, Exhausted},
+    caller::{CallerError, Unread},
 };
 
 /// Retry delay while the issuer's keys are not available yet.
@@ -19,28 +19,27 @@ impl Failure {
     /// Creates the failure of a request whose body violates HTTP/2, so that it has no message.
     #[must_use]
     pub fn malformed_body(broken: BrokenBody) -> Self {
-        Self::new(Reason::InvalidRequest).because(&broken)
+        Self::of(Case::MalformedBody).because(&broken)
     }
 
     /// Creates the failure of a call whose body is not exactly one gRPC message.
     #[must_use]
     pub fn not_one_message() -> Self {
-        Self::new(Reason::InvalidRequest)
-            .with_meaning("The body of the call is not exactly one complete gRPC message.")
+        Self::of(Case::NotOneMessage)
     }
 
     /// Creates the failure of a request whose message is compressed, with the code that gRPC
     /// requires.
     #[must_use]
     pub fn unsupported_compression() -> Self {
-        Self::new(Reason::InvalidRequest).with_code(FailureCode::Unimplemented)
+        Self::of(Case::CompressedMessage).with_code(FailureCode::Unimplemented)
     }
 
-    /// Creates the failure of a request that is not gRPC over HTTP/2. `spoken` is what the port
-    /// speaks instead.
+    /// Creates the failure of a request whose message cannot be decoded. The error contains names of
+    /// messages and fields, and nothing of the request.
     #[must_use]
-    pub fn not_grpc(spoken: &'static str) -> Self {
-        Self::new(Reason::InvalidRequest).with_meaning(spoken)
+    pub fn undecodable(error: &prost::DecodeError) -> Self {
+        Self::of(Case::UndecodableMessage).because(error)
     }
 
     /// Creates the failure of a request whose message did not arrive within `limit`, although
@@ -48,15 +47,18 @@ impl Failure {
     #[must_use]
     pub fn slow_body(limit: Duration) -> Self {
         let cause = format_args!("request body did not arrive within {limit:?}");
-        Self::new(Reason::DeadlineExceeded)
-            .with_meaning("The request's message did not arrive in time after its headers; nothing was sent.")
-            .because(&cause)
+        Self::of(Case::SlowMessage).because(&cause)
     }
 
-    /// Creates the failure of a call that exceeds a limit of this replica.
+    /// Creates the failure of a call that exceeds a limit of this replica, or the share of its
+    /// caller. `limit` is the name of the limit in metrics.
     #[must_use]
-    pub fn overloaded(limit: &'static str) -> Self {
-        Self::new(Reason::Overloaded).because(&format_args!("limit reached: {limit}"))
+    pub fn overloaded(exhausted: Exhausted, limit: &'static str) -> Self {
+        let case = match exhausted {
+            Exhausted::Total => Case::ReplicaOverloaded,
+            Exhausted::Share => Case::CallerOverloads,
+        };
+        Self::of(case).because(&format_args!("limit reached: {limit}"))
     }
 }
 
@@ -64,21 +66,26 @@ impl From<CallerError> for Failure {
     /// UNAVAILABLE while the issuer's keys are missing: that is temporary, and another replica
     /// may have them. Any other problem is in the caller's credential.
     fn from(error: CallerError) -> Self {
-        let failure = Self::new(Reason::CallerUnauthenticated).because(&error);
-        if error.is_temporary() {
-            failure
-                .with_code(FailureCode::Unavailable)
-                .with_meaning("The JWT issuer's keys are not available to this replica; retry with backoff.")
-                .retry_after(KEYS_RETRY_AFTER)
-        } else {
-            failure
-        }
+        let case = match error {
+            _ if error.is_temporary() => {
+                let failure = Self::of(Case::IssuerKeysMissing).because(&error);
+                return failure.with_code(FailureCode::Unavailable).retry_after(KEYS_RETRY_AFTER);
+            }
+            CallerError::DuplicateIdentity => Case::RepeatedCredential,
+            // Which part of a credential is not valid is logged only.
+            CallerError::InvalidCredential | CallerError::InvalidJwt(_) => Case::InvalidCredential,
+            CallerError::InvalidCertificate(_) => Case::CertificateWithoutName,
+            CallerError::Unread(Unread::Authorization) => Case::UnacceptedCredential,
+            CallerError::Unread(Unread::Forwarded) => Case::UntrustedIdentityHeader,
+            CallerError::InvalidForwarded(_) => Case::ProxyNamesNoCaller,
+        };
+        Self::of(case).because(&error)
     }
 }
 
 impl From<Denied> for Failure {
     fn from(denied: Denied) -> Self {
-        Self::new(Reason::CallerNotAllowed).because(&denied)
+        Self::of(Case::CallerNotAllowed).because(&denied)
     }
 }
 
@@ -86,16 +93,15 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::NotAllowed(denied) => denied.into(),
-            Refused::QuotaExceeded { quota, retry_after } => {
-                let cause = format_args!("the quota {quota} is used up");
-                let subject = match quota {
-                    ExceededQuota::Caller => "calls of this caller",
-                    ExceededQuota::User => "calls of this caller for this user",
+            Refused::QuotaExceeded { quota, limit, rule, retry_after } => {
+                let (case, subject) = match quota {
+                    ExceededQuota::Caller => (Case::CallerQuota, "calls of this caller"),
+                    ExceededQuota::User => (Case::UserQuota, "calls of this caller for this user"),
                 };
-                Self::new(Reason::CallerQuotaExceeded)
-                    .because(&cause)
+                Self::of(case)
+                    .because(&format_args!("the quota {quota} of access rule {rule} is used up ({limit})"))
                     .retry_after(retry_after)
-                    .quota(subject, "the rate that the gateway's access rules allow")
+                    .quota(subject, limit.to_string())
             }
         }
     }

@@ -1,4 +1,5 @@
 mod catalogue;
+mod messages;
 mod platform;
 mod undocumented;
 mod wire;
@@ -68,7 +69,7 @@ impl Answer {
         }
     }
 
-    fn told(&self, key: &str) -> Option<&str> {
+    fn reported(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 

@@ -6,16 +6,16 @@
 
 use tonic::Code;
 
-use super::{Failure, Reason};
+use super::{Case, Failure, Reason};
 #[cfg(doc)]
 use crate::call::Call;
 
-/// Beginnings of tonic's messages about a request that cannot be decoded.
-const UNDECODABLE: [&str; 4] = [
-    "failed to decode Protobuf message",
-    "Missing request message",
-    "Unexpected EOF decoding stream",
-    "protocol error: received message with",
+/// Beginnings of tonic's messages about a request that it cannot read.
+const UNREADABLE: [(&str, Case); 4] = [
+    ("failed to decode Protobuf message", Case::UndecodableMessage),
+    ("Missing request message", Case::NotOneMessage),
+    ("Unexpected EOF decoding stream", Case::NotOneMessage),
+    ("protocol error: received message with", Case::CompressedFlag),
 ];
 
 impl Failure {
@@ -27,18 +27,17 @@ impl Failure {
     /// that broke off either: the call itself [records that](Call::broken_body).
     #[must_use]
     pub fn from_undocumented(code: Code, message: &str) -> Self {
-        match code {
-            Code::Internal if UNDECODABLE.iter().any(|start| message.starts_with(start)) => {
-                Self::new(Reason::InvalidRequest)
-            }
+        let unreadable = UNREADABLE.iter().find(|(start, _)| message.starts_with(start));
+        match (code, unreadable) {
+            (Code::Internal, Some((_, case))) => Self::of(*case),
             // The same code with "encoded" means a response of ours that is too long.
-            Code::OutOfRange if message.starts_with("Error, decoded message length too large") => {
+            (Code::OutOfRange, _) if message.starts_with("Error, decoded message length too large") => {
                 Self::new(Reason::RequestTooLarge)
             }
-            Code::Unimplemented if message.starts_with("Content is compressed with") => {
+            (Code::Unimplemented, _) if message.starts_with("Content is compressed with") => {
                 Self::unsupported_compression()
             }
-            Code::Unimplemented => Self::new(Reason::MethodUnknown),
+            (Code::Unimplemented, _) => Self::new(Reason::MethodUnknown),
             _ => Self::new(Reason::InternalError),
         }
     }

@@ -34,8 +34,8 @@ impl Fixture {
     }
 }
 
-/// Starts a duty that fails the first `failures` times, in the given way, and then goes on.
-/// The receiver gets the number and the time of each start.
+/// Starts a duty that fails `failures` times, in the given way, and then keeps running. The
+/// receiver gets the number and the time of each start.
 fn failing(
     fixture: &Fixture,
     failures: u32,
@@ -58,7 +58,7 @@ fn failing(
 }
 
 #[tokio::test(start_paused = true)]
-async fn duty_that_ends_is_restarted_with_its_state_however_it_ended() {
+async fn duty_is_restarted_with_its_state_after_any_kind_of_end() {
     let ways: [fn() -> Exit; 3] =
         [|| panic!("a defect"), || Exit::Returned, || Exit::Failed("a cause".to_owned())];
     for fail in ways {
@@ -66,20 +66,20 @@ async fn duty_that_ends_is_restarted_with_its_state_however_it_ended() {
         let mut started = failing(&fixture, 4, fail);
         let mut times = Vec::new();
         for expected in 1..=5 {
-            let (run, at) = started.recv().await.expect("it is restarted");
-            assert_eq!(run, expected, "its state is kept");
+            let (run, at) = started.recv().await.expect("the duty is restarted");
+            assert_eq!(run, expected, "the state is kept");
             times.push(at);
         }
         let pauses: Vec<u128> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800]);
         assert_eq!(fixture.sample("ott_gateway_duty_restarts_total", "access_token").as_deref(), Some("4"));
-        assert_eq!(fixture.down(), [""; 0], "it runs again within ten seconds");
+        assert_eq!(fixture.down(), [""; 0], "the duty runs again within ten seconds");
         assert_eq!(fixture.sample("ott_gateway_duty_up", "access_token").as_deref(), Some("1"));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn duty_that_keeps_failing_is_down_after_ten_seconds_until_it_has_run_for_five() {
+async fn failing_duty_is_down_after_ten_seconds_until_it_has_run_for_five() {
     let fixture = Fixture::new();
     // Failures at 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3 and 16.3 s.
     let mut started = failing(&fixture, 9, || panic!("a defect"));
@@ -89,7 +89,7 @@ async fn duty_that_keeps_failing_is_down_after_ten_seconds_until_it_has_run_for_
     tokio::time::sleep_until(first + Duration::from_millis(10_100)).await;
     assert_eq!(fixture.down(), ["duty access_token of \"eu2\" has been failing for 10 s"]);
     assert_eq!(fixture.sample("ott_gateway_duty_up", "access_token").as_deref(), Some("0"));
-    // The tenth run goes on from 21.3 s.
+    // The tenth run starts at 21.3 s and keeps running.
     tokio::time::sleep_until(first + Duration::from_millis(26_200)).await;
     assert_eq!(fixture.down(), ["duty access_token of \"eu2\" has been failing for 26 s"]);
     tokio::time::sleep_until(first + Duration::from_millis(26_400)).await;
@@ -99,7 +99,7 @@ async fn duty_that_keeps_failing_is_down_after_ten_seconds_until_it_has_run_for_
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_far_apart_are_restarted_without_a_long_pause() {
+async fn infrequent_failures_do_not_increase_the_delay() {
     let fixture = Fixture::new();
     let runs = Arc::new(AtomicU32::new(0));
     let seen = Arc::clone(&runs);
@@ -107,24 +107,24 @@ async fn failures_far_apart_are_restarted_without_a_long_pause() {
         seen.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { sleep(Duration::from_secs(6)).await })
     });
-    // 6.1 s for each run: the pause does not grow.
+    // 6.1 s per run, so the delay does not grow.
     sleep(Duration::from_millis(61_050)).await;
     assert_eq!(runs.load(Ordering::SeqCst), 11);
     assert_eq!(fixture.down(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn duty_that_has_finished_is_not_restarted_and_not_down() {
+async fn finished_duty_is_not_restarted_and_not_down() {
     let fixture = Fixture::new();
     fixture.supervisor.start(Duty::DrainHealth, None, (), |()| Box::pin(async { Exit::Finished }));
     sleep(Duration::from_mins(1)).await;
     assert_eq!(fixture.down(), [""; 0]);
-    assert_eq!(fixture.sample("ott_gateway_duty_up", "drain_health"), None, "it is no longer shown");
+    assert_eq!(fixture.sample("ott_gateway_duty_up", "drain_health"), None, "the series is removed");
     assert_eq!(fixture.sample("ott_gateway_duty_restarts_total", "drain_health").as_deref(), Some("0"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn duties_end_when_they_are_told_to_also_between_two_runs() {
+async fn cancellation_stops_running_duties_and_those_between_two_runs() {
     let fixture = Fixture::new();
     let mut running = failing(&fixture, 0, || Exit::Returned);
     let mut resting = failing(&fixture, u32::MAX, || panic!("a defect"));

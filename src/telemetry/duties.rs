@@ -1,4 +1,4 @@
-//! The background tasks of a gateway, and whether each of them runs.
+//! Background tasks of a gateway, and whether each of them runs.
 //!
 //! [`supervision`](crate::supervision) runs the tasks and records here when one starts and
 //! ends; `admin` and the metrics read it.
@@ -41,7 +41,7 @@ labels! {
         Accept = "accept",
         /// Writes summaries of refused calls.
         RefusedCalls = "refused_calls",
-        /// Keeps the addresses of the names in use fresh.
+        /// Keeps the addresses of names in use fresh.
         NameLookups = "name_lookups",
         /// Follows one source of the authorities that outgoing connections trust.
         Authorities = "authorities",
@@ -52,7 +52,7 @@ labels! {
     }
 }
 
-/// The duties of one gateway. Cheap to clone.
+/// Duties of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Duties(Arc<Inner>);
 
@@ -83,9 +83,9 @@ struct State {
 struct Run {
     /// Set while the task runs.
     started: Option<Instant>,
-    /// The first of the failures from which the duty has not recovered.
+    /// Time of the first failure since the duty last recovered.
     failing_since: Option<Instant>,
-    /// Number of those failures.
+    /// Number of failures since the duty last recovered.
     failures: u32,
 }
 
@@ -96,7 +96,7 @@ pub struct Down {
     pub duty: Duty,
     /// What it is for, if there are several: an API client, an issuer, a listener.
     pub subject: Option<Box<str>>,
-    /// Time since it failed first.
+    /// Time since its first failure.
     pub since: Duration,
 }
 
@@ -105,7 +105,7 @@ impl Duties {
         Self(Arc::new(Inner { running: Mutex::default(), restarts }))
     }
 
-    /// Adds a duty, which has not started yet.
+    /// Adds a duty that has not started yet.
     pub fn register(&self, duty: Duty, subject: Option<&str>) -> Registration {
         let state = Arc::new(State { duty, subject: subject.map(Box::from), run: Mutex::default() });
         lock(&self.0.running).push(Arc::clone(&state));
@@ -138,7 +138,7 @@ impl Registration {
         lock(&self.state.run).started = Some(clock::now());
     }
 
-    /// Records that the task has ended although the gateway goes on, and counts a restart.
+    /// Records that the task has ended while the gateway keeps running, and counts a restart.
     /// Returns the number of failures since the duty last ran for 5 s.
     pub fn failed(&self) -> u32 {
         let now = clock::now();

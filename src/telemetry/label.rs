@@ -1,19 +1,19 @@
-//! Labels of metrics: enums with a fixed set of values, so that a typo does not compile.
+//! Labels of metrics: enums with a fixed set of values. The compiler rejects a misspelled value.
 
 /// A label of a metric with a fixed set of values.
 pub(super) trait Label: Copy + 'static {
     /// All values, each at its index.
     const VALUES: &'static [Self];
 
-    /// The value in metrics.
+    /// Returns the value in metrics.
     fn as_str(self) -> &'static str;
 
-    /// The position among all values.
+    /// Returns the position among all values.
     fn index(self) -> usize;
 }
 
-/// Defines the enum of a label. Each variant stands beside its value, and all of them are listed in
-/// their order, so that neither can be forgotten.
+/// Defines the enum of a label. Each variant is declared with its value, and the list of all
+/// variants is generated, so that neither can be omitted.
 macro_rules! labels {
     (
         $(#[$attribute:meta])*
@@ -28,10 +28,10 @@ macro_rules! labels {
         }
 
         impl $name {
-            /// All of them, in order.
+            /// All values, in order.
             $visibility const ALL: [Self; [$(stringify!($variant)),*].len()] = [$(Self::$variant),*];
 
-            /// The value in metrics, and in log lines and records that name it.
+            /// Returns the value in metrics, and in log lines and records that name it.
             #[must_use]
             $visibility const fn as_str(self) -> &'static str {
                 match self {

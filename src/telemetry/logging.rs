@@ -1,8 +1,8 @@
-//! Log lines: one for each event, JSON or text, on standard error.
+//! Logging: one line per event, JSON or text, on standard error.
 //!
-//! Writing never waits for the reader: lines are dropped, and counted, instead. The HTTP and
-//! TLS crates are never logged below `info`, regardless of the directives, because they would
-//! print what they carry. The format of a line is in `line`.
+//! Writing never waits for the reader: lines are dropped and counted instead. The HTTP and TLS
+//! crates are never logged below `info`, regardless of the directives, because they would log the
+//! data that they carry. `line` formats a line.
 
 #[cfg(test)]
 pub(crate) mod captured;
@@ -30,41 +30,41 @@ use self::{
 };
 use super::{metrics::Metrics, threads::Threads};
 
-/// The target of the one line that each failed call leaves: never limited, because
-/// each is about another call.
+/// Target of the one line of each failed call. Never limited, because each line is about a
+/// different call.
 pub const CALL_TARGET: &str = "ott_gateway::call";
 
-/// How often lines that were left out are reported.
+/// Interval at which suppressed lines are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// Our own targets; everything else is capped.
+/// Prefix of our own targets; the levels of all others are capped.
 const OURS: &str = "ott_gateway";
 
-/// What can be chosen about the log.
+/// Settings of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How a line looks.
+    /// Format of a line.
     pub format: Format,
-    /// What is logged.
+    /// Targets and levels that are logged.
     pub directives: Directives,
     /// Whether lines in text format have colors.
     pub has_colors: bool,
-    /// Whether each line begins with its syslog priority (`<3>` for an error), by which the
-    /// journal of systemd can filter by level.
+    /// Whether each line begins with its syslog priority (`<3>` for an error), so that the systemd
+    /// journal can filter by level.
     pub has_priorities: bool,
 }
 
-/// How a line looks.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object.
     #[default]
     Json,
-    /// For people; with colours on a terminal.
+    /// Text for people, with colors on a terminal.
     Text,
 }
 
-/// What is logged: `LEVEL` and `TARGET=LEVEL`, separated by commas, as in `RUST_LOG`.
-/// Without a level of its own the rest is logged at `info`.
+/// Targets and levels that are logged: `LEVEL` and `TARGET=LEVEL`, separated by commas, as in
+/// `RUST_LOG`. Without a `LEVEL`, other targets are logged at `info`.
 #[derive(Clone, Debug)]
 pub struct Directives(Targets);
 
@@ -77,7 +77,7 @@ pub enum LoggingError {
     /// The writer's thread cannot be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[from] io::Error),
-    /// There is a log in this process already.
+    /// This process has a log already.
     #[error("logging has been started already")]
     AlreadyStarted,
 }
@@ -107,7 +107,7 @@ impl Default for Directives {
     }
 }
 
-/// Starts the log of this process; once.
+/// Starts the log of this process. Can be called once.
 pub fn init(settings: &Settings) -> Result<Logging, LoggingError> {
     let writer = LogWriter::start(io::stderr())?;
     let limiter = Limiter::default();
@@ -124,7 +124,7 @@ where
 {
     let cap = Targets::new()
         .with_default(LevelFilter::INFO)
-        // It warns of each peer that misbehaves, as often as the peer likes.
+        // It warns about each misbehaving peer, without a limit.
         .with_target("h2", LevelFilter::ERROR)
         .with_target(OURS, LevelFilter::TRACE);
     let filter = settings.directives.0.clone().and(cap);
@@ -136,25 +136,26 @@ where
     Registry::default().with(Limited::new(lines, limiter).with_filter(filter))
 }
 
-/// Logs where a panic was. Its message can contain anything, unless it is a constant.
+/// Logs the location of a panic. Its message is logged only if it is a constant, because a
+/// formatted one may contain secrets.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     let message = panic.payload().downcast_ref::<&'static str>().copied();
     tracing::error!(
         panic.location = location.as_deref(),
         panic.message = message,
-        "panic: this is a fault of the gateway"
+        "panicked, please report this bug"
     );
 }
 
 impl Logging {
-    /// Registers the thread that writes.
+    /// Registers the writer thread.
     pub fn watch(&self, threads: &Threads) {
         self.writer.watch(threads);
     }
 
-    /// Reports lines that were left out, every 10 seconds, in the log and as metrics.
-    /// Runs until the future is dropped.
+    /// Reports dropped and suppressed lines every 10 seconds, in the log and as metrics. Runs until
+    /// the future is dropped.
     pub async fn report(self, metrics: Metrics) -> Infallible {
         let mut ticks = tokio::time::interval(REPORT_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,8 +166,8 @@ impl Logging {
         }
     }
 
-    /// Waits until the lines so far are written, at most that long. Blocks the thread:
-    /// for the end of the process.
+    /// Waits until all lines so far are written, at most for `limit`. Blocks the thread; for use at
+    /// the end of the process.
     pub fn flush(&self, limit: Duration) {
         self.limiter.report_suppressed();
         self.writer.flush(limit);

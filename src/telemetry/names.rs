@@ -1,13 +1,13 @@
-//! The words under which things are shown: gRPC codes and services.
+//! Names of gRPC codes and services in telemetry.
 //!
-//! Where each word is used (metric, record, span) is decided there.
+//! Metrics, records and spans choose among them.
 
 use tonic::Code;
 
-/// The full name of the service.
+/// Full name of the service.
 pub const SERVICE: &str = "ott.v1.OttService";
 
-/// How many gRPC codes there are.
+/// Number of gRPC codes.
 pub const CODES: usize = 17;
 
 /// All gRPC codes, each at the index of its number.
@@ -31,7 +31,7 @@ pub const ALL_CODES: [Code; CODES] = [
     Code::Unauthenticated,
 ];
 
-/// A code as `docs` and records spell it: `NOT_FOUND`.
+/// Returns a code as in records and the documentation: `NOT_FOUND`.
 #[must_use]
 pub const fn status_name(code: Code) -> &'static str {
     match code {
@@ -55,8 +55,7 @@ pub const fn status_name(code: Code) -> &'static str {
     }
 }
 
-/// A code as the metrics of other gRPC servers, and the dashboards made for them,
-/// spell it: `NotFound`.
+/// Returns a code as in the metrics of other gRPC servers, and in dashboards for them: `NotFound`.
 #[must_use]
 pub const fn metric_code(code: Code) -> &'static str {
     match code {
@@ -85,11 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_two_distinct_words() {
+    fn every_code_has_two_names() {
         for (number, code) in ALL_CODES.iter().enumerate() {
             assert_eq!(*code as usize, number);
-            // The two spellings differ in case and underscores only, but for the one
-            // word that Go spells with a single l.
+            // The two names differ only in case and underscores, except that Go spells "Canceled"
+            // with a single l.
             let plain = status_name(*code).replace('_', "").to_lowercase().replace("cancelled", "canceled");
             assert_eq!(metric_code(*code).to_lowercase(), plain);
         }

@@ -1,10 +1,10 @@
-//! Panics while a call is handled: counted, and logged without their text.
+//! Counts and logs panics of calls, without their text.
 
 use super::metrics::Metrics;
 use crate::call::{Call, Operation};
 
-/// Counts a panic of a call and logs it. The panic's own text is left out, because it may
-/// quote anything.
+/// Counts a panic of a call and logs it. The message of the panic is omitted, because it may
+/// contain secrets.
 pub fn call_panicked(call: &Call, metrics: &Metrics) {
     metrics.panic();
     tracing::error!(

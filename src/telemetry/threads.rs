@@ -1,9 +1,9 @@
 //! Heartbeats of the gateway's threads.
 //!
-//! A thread with a runtime beats by a timer while it has something to do ([`Activity`]). A thread
-//! that waits for work marks its waits. An idle thread never wakes up only for its heartbeat,
-//! except for the one that watches all others. What follows from a missing heartbeat is decided by
-//! `admin` and `server`, and what follows from the death of a thread by `app`.
+//! A thread with a runtime has a heartbeat timer while it is busy ([`Activity`]). Other threads
+//! mark when they wait for work. An idle thread never wakes up only for its heartbeat, except for
+//! the one that watches all others. `admin` and `server` act on a missing heartbeat, and `app` on
+//! the death of a thread.
 
 use std::{
     convert::Infallible,
@@ -25,14 +25,14 @@ use crate::clock::{self, Instant};
 
 mod activity;
 
-/// A thread without a heartbeat for this long is blocked.
+/// Time without a heartbeat after which a thread counts as blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(10);
 
-/// Values of [`State::beat`] that are not a time.
+/// Values of [`State::beat`] that are not times.
 const WAITING: u64 = u64::MAX;
 const DEAD: u64 = u64::MAX - 1;
 
-/// The threads of one gateway. Cheap to clone.
+/// Threads of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Threads(Arc<Inner>);
 
@@ -40,12 +40,12 @@ pub struct Threads(Arc<Inner>);
 struct Inner {
     blocked_after: Duration,
     running: Mutex<Vec<Pulse>>,
-    /// The first thread that has died.
+    /// Name of the first thread that has died.
     lost: watch::Sender<Option<Arc<str>>>,
 }
 
-/// The heartbeat of a thread, owned by the thread: if it is dropped before
-/// [`retire`](Self::retire), the thread counts as dead.
+/// Heartbeat of a thread, owned by the thread. If it is dropped without [`retire`](Self::retire),
+/// the thread counts as dead.
 #[derive(Debug)]
 #[must_use = "the thread is dead when this is dropped"]
 pub struct Heartbeat {
@@ -53,7 +53,7 @@ pub struct Heartbeat {
     pulse: Pulse,
 }
 
-/// Sets and reads a thread's heartbeat. Cheap to clone; neither waits nor takes a lock.
+/// Handle to record and read the heartbeat of a thread. Cheap to clone; never waits or locks.
 #[derive(Clone, Debug)]
 pub struct Pulse(Arc<State>);
 
@@ -64,11 +64,11 @@ struct State {
     blocked_after: Duration,
     /// Milliseconds from `started` to the last heartbeat, or one of the constants above.
     beat: AtomicU64,
-    /// Notified to ask a thread without a timer for a heartbeat.
+    /// Notified to request a heartbeat from a thread without a timer.
     asked: Notify,
 }
 
-/// The condition of a thread.
+/// Condition of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// It had a heartbeat recently, or waits for work.
@@ -102,7 +102,7 @@ impl Threads {
         Self(Arc::new(Inner { blocked_after, running: Mutex::default(), lost: watch::Sender::default() }))
     }
 
-    /// Adds a thread, which has its first heartbeat now. `name` must be unique.
+    /// Adds a thread and records its first heartbeat. `name` must be unique.
     pub fn register(&self, name: impl Into<Box<str>>) -> Heartbeat {
         let pulse = Pulse(Arc::new(State {
             name: name.into(),
@@ -129,9 +129,8 @@ impl Threads {
         running.iter().map(|pulse| (pulse.0.name.clone(), pulse.condition())).collect()
     }
 
-    /// Resolves with the name of the first thread that has died: it panicked, or returned
-    /// before its heartbeat was retired. A thread cannot be restarted, because what it owned
-    /// is gone.
+    /// Resolves with the name of the first thread that has died: it panicked, or returned without
+    /// retiring its heartbeat. A thread cannot be restarted, because its state is lost.
     pub async fn lost(&self) -> Arc<str> {
         let mut lost = self.0.lost.subscribe();
         loop {
@@ -139,14 +138,14 @@ impl Threads {
                 return Arc::clone(name);
             }
             if lost.changed().await.is_err() {
-                // The sender lives as long as `self`.
+                // Not reached: `self` owns the sender.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Beats for the calling thread, asks threads whose heartbeat is late for one, and logs when
-    /// another thread stops responding and when it responds again.
+    /// Records heartbeats of the calling thread, requests late heartbeats of other threads, and
+    /// logs when a thread stops responding and when it responds again.
     pub async fn supervise(&self, own: &Pulse) -> Infallible {
         let mut known: Vec<Unresponsive> = Vec::new();
         loop {
@@ -179,7 +178,7 @@ impl Heartbeat {
         self.pulse.clone()
     }
 
-    /// Removes the thread, which ends as intended.
+    /// Removes the thread, which ends normally.
     pub fn retire(self) {
         self.threads.running().retain(|other| !Arc::ptr_eq(&other.0, &self.pulse.0));
     }
@@ -200,42 +199,42 @@ impl Drop for Heartbeat {
 }
 
 impl Pulse {
-    /// Records a heartbeat. The thread is busy from now on, or goes on being so.
+    /// Records a heartbeat. The thread counts as busy from now on.
     pub fn beat(&self) {
         let since = clock::now().saturating_duration_since(self.0.started);
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(DEAD - 1);
         self.0.beat.store(since, Ordering::Release);
     }
 
-    /// Records that the thread waits for work. No heartbeat is due until it has some.
+    /// Records that the thread waits for work. Until it has some, it needs no heartbeat.
     pub fn wait(&self) {
         self.0.beat.store(WAITING, Ordering::Release);
     }
 
-    /// Asks the thread for a heartbeat. A thread that is not blocked has one soon.
+    /// Requests a heartbeat. A thread that is not blocked responds soon.
     fn ask(&self) {
         self.0.asked.notify_one();
     }
 
-    /// Waits until the thread is asked for a heartbeat.
+    /// Waits until a heartbeat is requested.
     async fn asked(&self) {
         self.0.asked.notified().await;
     }
 
-    /// The name of the thread.
+    /// Returns the name of the thread.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The time between heartbeats of a thread that beats by a timer: less than half of the
-    /// time after which it is blocked.
+    /// Returns the interval of a heartbeat timer: less than half of the time after which a thread
+    /// counts as blocked.
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.0.blocked_after * 2 / 5
     }
 
-    /// Returns the condition of the thread now.
+    /// Returns the current condition of the thread.
     #[must_use]
     pub fn condition(&self) -> Condition {
         let State { started, blocked_after, beat, .. } = &*self.0;
@@ -277,7 +276,7 @@ impl fmt::Display for Unresponsive {
 
 #[cfg(test)]
 impl Threads {
-    /// Threads that count as blocked after another time than 10 s.
+    /// Creates threads that count as blocked after `blocked_after`.
     pub(super) fn for_test(blocked_after: Duration) -> Self {
         Self::with_limit(blocked_after)
     }
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn thread_that_waits_for_work_owes_no_heartbeat() {
+    async fn thread_that_waits_for_work_needs_no_heartbeat() {
         let threads = Threads::new();
         let heartbeat = threads.register("audit");
         heartbeat.pulse().wait();
@@ -319,17 +318,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(12)).await;
         assert_eq!(reported(&threads), ["thread audit has been blocked for 12 s"]);
         heartbeat.retire();
-        assert_eq!(reported(&threads), [""; 0], "it has ended as intended");
+        assert_eq!(reported(&threads), [""; 0], "it has ended normally");
     }
 
     #[test]
-    fn thread_that_panics_is_dead_and_stays_so() {
+    fn thread_that_panics_stays_dead() {
         let threads = Threads::new();
         let heartbeat = threads.register("worker-1");
         let pulse = heartbeat.pulse();
         let thread = std::thread::spawn(move || {
             heartbeat.pulse().beat();
-            panic!("as a defect would");
+            panic!("simulated defect");
         });
         thread.join().expect_err("it panics");
         assert_eq!(pulse.condition(), Condition::Dead);
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_thread_that_dies_is_reported_and_one_that_retires_is_not() {
+    async fn first_dead_thread_is_reported_and_a_retired_one_is_not() {
         let threads = Threads::new();
         let (retired, first, second) =
             (threads.register("health-0"), threads.register("worker-0"), threads.register("worker-1"));
@@ -347,11 +346,11 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!(&*threads.lost().await, "worker-0");
-        assert_eq!(&*threads.lost().await, "worker-0", "also for those who ask later");
+        assert_eq!(&*threads.lost().await, "worker-0", "later callers get the same name");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn supervision_is_a_heartbeat_of_its_own_thread() {
+    async fn supervision_records_heartbeats_of_its_own_thread() {
         let threads = Threads::new();
         let heartbeat = threads.register("control");
         let pulse = heartbeat.pulse();

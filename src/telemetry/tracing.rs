@@ -1,9 +1,7 @@
-//! Traces by OTLP/gRPC: one span for each call, and one for each attempt at the
-//! platform.
+//! Traces over OTLP/gRPC: one span per call, and one per attempt at the platform.
 //!
-//! Off unless configured, and then nothing but an empty check is left of it. A
-//! collector that is slow or gone costs spans, never a call. No span names a user or
-//! holds a token.
+//! Off unless configured; the cost is then a single check. A slow or unavailable collector loses
+//! spans, and never delays a call. Spans contain no user names and no tokens.
 
 #[cfg(not(feature = "otlp"))]
 mod none;
@@ -23,43 +21,43 @@ use url::Url;
 
 use crate::call::{Certainty, Operation};
 
-/// What can be configured about traces: by `[telemetry]`, or by the variables of the environment
-/// that OpenTelemetry defines (`OTEL_…`).
+/// Settings of traces: `[telemetry]`, or the environment variables that OpenTelemetry defines
+/// (`OTEL_…`).
 #[derive(Clone, PartialEq)]
 pub struct Settings {
-    /// `otlp_endpoint`: where the collector listens, for example `http://127.0.0.1:4317`.
+    /// `otlp_endpoint`: URL of the collector, for example `http://127.0.0.1:4317`.
     pub endpoint: Url,
-    /// `otlp_ca_file`: the only authorities that the certificate of an `https` collector may come
-    /// from; the system's.
+    /// `otlp_ca_file`: the only authorities trusted for the certificate of an `https` collector.
+    /// `None` means the system's.
     pub ca_file: Option<PathBuf>,
     /// Headers of each request to the collector. Their values are secrets.
     pub headers: HeaderMap,
-    /// Maximum time of one attempt to send a batch. 5 s.
+    /// Timeout of one attempt to send a batch. 5 s.
     pub attempt_timeout: Duration,
-    /// Maximum time for which a batch is sent again. 30 s.
+    /// Maximum time for which sending a batch is retried. 30 s.
     pub batch_timeout: Duration,
-    /// Which calls are recorded.
+    /// Sampling of calls.
     pub sampling: SamplingSettings,
-    /// The spans that wait for the collector.
+    /// Queue of spans for the collector.
     pub queue: QueueSettings,
     /// `service.name` of the resource. `ott-gateway`.
     pub service_name: String,
-    /// Further attributes of the resource.
+    /// Additional attributes of the resource.
     pub resource: Vec<(String, String)>,
     /// Maximum number of attributes of a span. 128.
     pub max_attributes: u32,
-    /// Maximum length of attributes that contain text of others, in characters. 1024.
+    /// Maximum length of attributes with text from others, in characters. 1024.
     pub max_value_length: usize,
-    /// Whether W3C Trace Context is read from callers and passed on.
+    /// Whether W3C Trace Context is accepted from callers and propagated.
     pub propagate: bool,
 }
 
-/// How an `https` collector is authenticated.
+/// TLS for connections to an `https` collector.
 #[derive(Clone)]
 pub struct CollectorTls {
     /// The configuration of new connections. Follows changes of the trusted authorities.
     pub config: Arc<ClientConfig>,
-    /// Returns how often the authorities have changed. Connections of an earlier generation are
+    /// Returns the number of changes of the authorities. Connections of an earlier generation are
     /// not used.
     pub generation: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -70,28 +68,28 @@ impl fmt::Debug for CollectorTls {
     }
 }
 
-/// Which calls are recorded.
+/// Settings of sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingSettings {
-    /// `trace_ratio`: share of the calls that are recorded, from 0 to 1. 1.
+    /// `trace_ratio`: share of calls that are recorded, from 0 to 1. 1.
     pub ratio: f64,
-    /// Whether the decision of an identified caller takes precedence. True.
+    /// Whether the sampling decision of an identified caller takes precedence. True.
     pub follow_callers: bool,
 }
 
 /// Limits of the queue of spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
-    /// Maximum number of spans that are not sent yet. 8192.
+    /// Maximum number of unsent spans. 8192.
     pub max_spans: usize,
-    /// Maximum number of spans that are sent together. 512.
+    /// Maximum number of spans per batch. 512.
     pub batch: usize,
-    /// Time after which a batch is sent although it is not complete. 5 s.
+    /// Time after which an incomplete batch is sent. 5 s.
     pub delay: Duration,
 }
 
 impl Settings {
-    /// Settings for a collector, with the default limits.
+    /// Creates settings for a collector, with the default limits.
     #[must_use]
     pub fn new(endpoint: Url) -> Self {
         Self {
@@ -136,13 +134,13 @@ pub enum TracingError {
     /// The endpoint is not an address such as `http://127.0.0.1:4317`.
     #[error("the trace collector's endpoint is not an http or https URL")]
     Endpoint,
-    /// An `https` collector needs authorities.
-    #[error("the trace collector's certificate cannot be verified without authorities")]
+    /// An `https` collector needs trusted authorities.
+    #[error("cannot verify the certificate of the trace collector without trusted authorities")]
     Tls,
     /// The thread that sends spans cannot be started.
-    #[error("the thread that sends traces cannot be started")]
+    #[error("cannot start the thread that sends traces")]
     Exporter,
-    /// This program was built without traces.
+    /// This program was built without support for traces.
     #[error("this program was built without the feature `otlp`")]
     Unsupported,
 }
@@ -152,27 +150,27 @@ pub enum TracingError {
 pub struct CallEnd<'a> {
     /// The gRPC status code.
     pub code: tonic::Code,
-    /// The reason, unless all went well.
+    /// The reason of a failure.
     pub reason: Option<&'static str>,
     /// The cause of a failure, for the operator.
     pub cause: Option<&'a str>,
     /// The API client that was used.
     pub api_client: Option<&'a str>,
-    /// What is known of the platform's side.
+    /// How certain the effect at the platform is.
     pub outcome: Certainty,
 }
 
 /// One attempt at the platform, for its span.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// What it is about.
+    /// The operation.
     pub operation: Operation,
     /// The HTTP method.
     pub method: &'static str,
-    /// Where to: a data center and one of the few paths that it has, without anything
-    /// secret and without anything of the call.
+    /// The URL: a data center and one of its few paths. Contains no secrets and no data of the
+    /// call.
     pub url: &'a Url,
-    /// How many attempts there were before.
+    /// Number of previous attempts.
     pub resends: u32,
 }
 

@@ -1,10 +1,10 @@
-//! Escapes for any text, and that they lose nothing.
+//! Escapes of arbitrary text.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A character of each kind that must not be printed.
+/// Unprintable characters of each kind.
 const HOSTILE: &str = "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{ad}\u{34f}\u{61c}\u{115f}\u{180e}\u{200b}\u{200d}\u{200f}\
     \u{2028}\u{2029}\u{202e}\u{2060}\u{2066}\u{2800}\u{3164}\u{fdd0}\u{fe0f}\u{feff}\u{fffb}\u{ffff}\u{1d173}\
     \u{1ffff}\u{e0001}\u{e007f}\u{e0100}\u{10ffff}";
@@ -44,7 +44,7 @@ fn every_kind_of_unprintable_character_is_on_the_list() {
 }
 
 #[test]
-fn escapes_are_those_that_readers_of_the_notation_know() {
+fn escapes_follow_the_notation() {
     let text = "a\"\\\n\r\t\u{1b}\u{202e}\u{e0001}é";
     assert_eq!(escaped(text, Notation::Plain), "a\"\\\\n\\r\\t\\u{1b}\\u{202e}\\u{e0001}é");
     assert_eq!(escaped(text, Notation::Quoted), "a\\\"\\\\\\n\\r\\t\\u{1b}\\u{202e}\\u{e0001}é");
@@ -53,11 +53,11 @@ fn escapes_are_those_that_readers_of_the_notation_know() {
 }
 
 #[test]
-fn bounded_text_is_cut_between_characters_and_carries_its_length() {
+fn bounded_text_is_cut_between_characters_and_contains_its_length() {
     let bounded = |text: &str, limit| {
         let mut to = String::new();
         let mut writer = Bounded::new(&mut to, Notation::Plain, limit);
-        // In two parts, as `Display` implementations write.
+        // In two parts, as `Display` implementations may write.
         let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
         writer.write_str(first).and_then(|()| writer.write_str(second)).expect("memory");
         let written = writer.finish().expect("memory");
@@ -69,19 +69,19 @@ fn bounded_text_is_cut_between_characters_and_carries_its_length() {
     assert_eq!(bounded("abcde\n", 6), ("abcde… [cut, 6 bytes in all]".to_owned(), 5));
     assert_eq!(Excerpt("a\nbcdef", 5).to_string(), "a\\nbc… [cut, 7 bytes in all]");
     assert_eq!(bounded("", 0), (String::new(), 0));
-    assert_eq!(bounded("\u{1b}a", 5), ("… [cut, 2 bytes in all]".to_owned(), 0), "nothing follows a gap");
+    assert_eq!(bounded("\u{1b}a", 5), ("… [cut, 2 bytes in all]".to_owned(), 0), "no text follows a cut");
 }
 
 proptest! {
-    /// The comparison by bytes finds what the one by characters finds.
+    /// The search by bytes finds the same character as the search by characters.
     #[test]
     fn first_unprintable_character_is_found_in_any_text(text in hostile_text()) {
         prop_assert_eq!(find_unprintable(&text), text.find(is_unprintable));
     }
 
-    /// The same after any number of characters that are compared in blocks, and for every notation.
+    /// The same after any number of plain characters, and for every notation.
     #[test]
-    fn first_character_to_escape_is_found_behind_any_number_of_plain_ones(
+    fn first_escaped_character_is_found_after_any_number_of_plain_ones(
         plain in "[ -!#-\\[\\]-~]{0,70}",
         text in hostile_text(),
     ) {
@@ -94,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_puts_an_unprintable_character_on_a_line(text in hostile_text(), limit in 0_usize..80) {
+    fn output_never_contains_unprintable_characters(text in hostile_text(), limit in 0_usize..80) {
         for notation in [Notation::Plain, Notation::Quoted, Notation::Json] {
             prop_assert!(is_on_one_printable_line(&escaped(&text, notation)));
             let mut to = String::new();
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn json_gives_every_text_back(text in hostile_text()) {
+    fn json_round_trips_every_text(text in hostile_text()) {
         let ours = format!("\"{}\"", escaped(&text, Notation::Json));
         prop_assert_eq!(&serde_json::from_str::<String>(&ours).expect("a JSON string"), &text);
         let mut json = Vec::new();

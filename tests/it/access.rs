@@ -1,4 +1,4 @@
-//! Who may do what, seen from outside: rules, order of checks, quotas.
+//! Access rules, the order of checks, and quotas, tested from outside.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    calling::{by_hand, issue, login, metric, reason, told, with},
+    calling::{by_hand, issue, login, metric, reason, result_of, with},
     gateway::{Gateway, Setup},
     raw,
     upstream::{self, Upstream},
@@ -37,8 +37,7 @@ fn tokens() -> String {
     table
 }
 
-/// A gateway with two API clients, `test` and `other`, these rules, and callers with
-/// tokens.
+/// A gateway with the API clients `test` and `other`, `rules`, and callers with tokens.
 fn setup(platform: &Upstream, rules: &str) -> Setup {
     let other = format!(
         "[api_clients.other]
@@ -54,13 +53,13 @@ fn setup(platform: &Upstream, rules: &str) -> Setup {
         .replacing("[audit]", &format!("{other}\n{}\n[audit]", tokens()))
 }
 
-/// A caller: a client with its credential.
-struct As<'a> {
+/// A caller: a channel and the name of its credential.
+struct Caller<'a> {
     channel: &'a Channel,
     name: &'a str,
 }
 
-impl As<'_> {
+impl Caller<'_> {
     fn sign<T>(&self, request: Request<T>) -> Request<T> {
         if self.name == "anonymous" {
             return request;
@@ -68,22 +67,22 @@ impl As<'_> {
         with(request, "authorization", &format!("Bearer token-{}", self.name))
     }
 
-    async fn asks(&self, message: IssueOttRequest) -> String {
+    async fn send(&self, message: IssueOttRequest) -> String {
         let mut request = Request::new(message);
         request.set_timeout(Duration::from_secs(10));
-        told(&OttServiceClient::new(self.channel.clone()).issue_ott(self.sign(request)).await)
+        result_of(&OttServiceClient::new(self.channel.clone()).issue_ott(self.sign(request)).await)
     }
 
-    async fn issues(&self, user: &str) -> String {
-        self.asks(message(user, "")).await
+    async fn issue(&self, user: &str) -> String {
+        self.send(message(user, "")).await
     }
 
-    async fn logs_in(&self, ott: &str) -> String {
-        told(&OttServiceClient::new(self.channel.clone()).login_with_ott(self.sign(login(ott))).await)
+    async fn log_in(&self, ott: &str) -> String {
+        result_of(&OttServiceClient::new(self.channel.clone()).login_with_ott(self.sign(login(ott))).await)
     }
 }
 
-/// A request for `login:NAME`, `external_id:ID` or `user_id:ID` with that API client.
+/// Request for `login:NAME`, `external_id:ID` or `user_id:ID` with this API client.
 fn message(user: &str, api_client: &str) -> IssueOttRequest {
     let (kind, name) = user.split_once(':').expect("KIND:NAME");
     let name = name.to_owned();
@@ -95,8 +94,8 @@ fn message(user: &str, api_client: &str) -> IssueOttRequest {
     IssueOttRequest { subject, api_client: api_client.to_owned(), ..IssueOttRequest::default() }
 }
 
-/// How many requests that matter the platform has seen.
-fn asked(platform: &Upstream) -> usize {
+/// Number of token and login requests that the platform received.
+fn sent_requests(platform: &Upstream) -> usize {
     platform.count(upstream::OTT) + platform.count(upstream::LOGIN)
 }
 
@@ -105,13 +104,13 @@ fn last(gateway: &Gateway) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_of_api_clients_cannot_be_guessed() {
+async fn denied_callers_cannot_probe_api_client_names() {
     let platform = Upstream::http().await;
     let rules = "[[access.rules]]\ncallers = [\"token:a\"]\napi_clients = [\"test\"]\nusers = \"all\"\n\
                  [[access.rules]]\ncallers = [\"token:b\"]\nusers = \"all\"\n";
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
-    let (a, b) = (As { channel: &channel, name: "a" }, As { channel: &channel, name: "b" });
+    let (a, b) = (Caller { channel: &channel, name: "a" }, Caller { channel: &channel, name: "b" });
     let refusal = async |api_client: &str, target_uri: &str| {
         let message = IssueOttRequest { target_uri: target_uri.to_owned(), ..message("login:x", api_client) };
         let mut request = Request::new(message);
@@ -121,15 +120,20 @@ async fn names_of_api_clients_cannot_be_guessed() {
         (status.message().to_owned(), status.details().to_vec())
     };
     let configured = refusal("other", "").await;
+    assert_eq!(
+        configured.0,
+        "The gateway's access rules do not allow this IssueOtt call to the caller \"token:a\". Ask the gateway's \
+         operator for a rule that allows it."
+    );
     assert_eq!(refusal("nosuch", "").await, configured);
-    assert_eq!(refusal("other", "javascript:x").await, configured, "not even by its landing page");
-    assert_eq!(a.asks(message("login:x", "test")).await, "OK");
-    assert_eq!(b.asks(message("login:x", "nosuch")).await, "InvalidArgument API_CLIENT_UNKNOWN");
-    assert_eq!(b.asks(message("login:x", "other")).await, "OK");
+    assert_eq!(refusal("other", "javascript:x").await, configured, "a check of the target URI reveals it");
+    assert_eq!(a.send(message("login:x", "test")).await, "OK");
+    assert_eq!(b.send(message("login:x", "nosuch")).await, "InvalidArgument API_CLIENT_UNKNOWN");
+    assert_eq!(b.send(message("login:x", "other")).await, "OK");
 }
 
 #[tokio::test]
-async fn without_rules_there_is_no_gateway_and_a_rule_for_nobody_is_a_mistake() {
+async fn rules_that_are_missing_or_match_no_caller_prevent_the_start() {
     let platform = Upstream::http().await;
     let faults: [(&str, &str); 6] = [
         ("", "access"),
@@ -149,7 +153,7 @@ async fn without_rules_there_is_no_gateway_and_a_rule_for_nobody_is_a_mistake() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it() {
+async fn calls_that_no_rule_allows_are_denied_without_a_platform_request() {
     let platform = Upstream::http().await;
     let rules = format!(
         "[[access.rules]]
@@ -170,7 +174,7 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
     );
     let gateway = setup(&platform, &rules).start();
     let channel = gateway.channel().await;
-    let by = |name| As { channel: &channel, name };
+    let by = |name| Caller { channel: &channel, name };
     let cases = [
         ("a", message("login:x@shop.example", ""), "OK"),
         ("a", message("login:X@SHOP.EXAMPLE", "test"), "OK"),
@@ -189,9 +193,9 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
     let mut sent = 0;
     for (index, (caller, message, expected)) in cases.into_iter().enumerate() {
         let described = format!("{caller}: {message:?}");
-        assert_eq!(by(caller).asks(message).await, expected, "{described}");
+        assert_eq!(by(caller).send(message).await, expected, "{described}");
         sent += usize::from(expected == "OK");
-        assert_eq!(asked(&platform), sent, "{described}");
+        assert_eq!(sent_requests(&platform), sent, "{described}");
         assert_eq!(gateway.audit().len(), index + 1, "denied calls have a record too");
         let record = last(&gateway);
         assert_eq!(record["attempts"], u32::from(expected == "OK"), "{record}");
@@ -202,14 +206,14 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
             );
         }
     }
-    // The methods are told apart, and so are the API clients of a login.
+    // A rule applies only to its methods, and for logins only to its API clients.
     let token = platform.token();
-    assert_eq!(by("a").logs_in(&token).await, NOT_ALLOWED, "the default API client is not other");
-    assert_eq!(asked(&platform), sent);
+    assert_eq!(by("a").log_in(&token).await, NOT_ALLOWED, "the default API client is not other");
+    assert_eq!(sent_requests(&platform), sent);
     let mut request = login(&token);
     request.get_mut().api_client = "other".to_owned();
     let answer = OttServiceClient::new(channel.clone()).login_with_ott(by("c").sign(request)).await;
-    assert_eq!(told(&answer), "OK");
+    assert_eq!(result_of(&answer), "OK");
     assert_eq!(platform.count(upstream::LOGIN), 1);
 
     let admin = gateway.admin();
@@ -219,36 +223,36 @@ async fn nobody_may_do_what_no_rule_allows_and_the_platform_hears_nothing_of_it(
     let counted =
         [denied("caller").await, denied("method").await, denied("api_client").await, denied("user").await];
     assert_eq!(counted.iter().sum::<f64>().to_string(), "9", "{counted:?}");
-    gateway.stderr().wait_for("why a call was denied", |line| {
+    gateway.stderr().wait_for("the reason of the denial", |line| {
         (line.contains("call failed") && line.contains("no access rule allows this call: user")).then_some(())
     });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn anonymous_must_be_named_in_full() {
+async fn wildcards_do_not_match_anonymous() {
     let platform = Upstream::http().await;
     for (callers, expected) in [("*", NOT_ALLOWED), ("?*", NOT_ALLOWED), ("anonymous", "OK")] {
         let rule = format!("[[access.rules]]\ncallers = [\"{callers}\"]\n{EVERYBODY}");
         let gateway = setup(&platform, &rule).start();
         let channel = gateway.channel().await;
         assert_eq!(
-            As { channel: &channel, name: "anonymous" }.issues("login:x").await,
+            Caller { channel: &channel, name: "anonymous" }.issue("login:x").await,
             expected,
             "{callers}"
         );
         let identified = if callers == "anonymous" { NOT_ALLOWED } else { "OK" };
-        assert_eq!(As { channel: &channel, name: "a" }.issues("login:x").await, identified, "{callers}");
+        assert_eq!(Caller { channel: &channel, name: "a" }.issue("login:x").await, identified, "{callers}");
     }
-    assert_eq!(asked(&platform), 3);
+    assert_eq!(sent_requests(&platform), 3);
 }
 
 const ISSUE: &str = "/ott.v1.OttService/IssueOtt";
 const LOGIN: &str = "/ott.v1.OttService/LoginWithOtt";
-/// Not a message of the contract, nor of anything.
+/// Not a valid Protobuf message.
 const GARBAGE: &[u8] = b"\xff\xff\xff\xff\xff";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn caller_comes_before_method_and_method_before_message() {
+async fn caller_is_checked_before_method_and_method_before_message() {
     let platform = Upstream::http().await;
     let rules = format!(
         "[[access.rules]]\ncallers = [\"token:a\"]\nmethods = [\"IssueOtt\"]\nlogins = [\"ok\"]\n{UNLIMITED}"
@@ -264,23 +268,23 @@ async fn caller_comes_before_method_and_method_before_message() {
     let invalid = "InvalidArgument INVALID_REQUEST";
     let too_long = vec![0x0a; 20_000];
     for body in [GARBAGE, b"", &too_long] {
-        assert_eq!(answer(ISSUE, "wrong", body).await, unknown, "who calls comes first");
-        assert_eq!(answer(ISSUE, "token-b", body).await, NOT_ALLOWED, "then whether it may call at all");
+        assert_eq!(answer(ISSUE, "wrong", body).await, unknown, "the caller is identified first");
+        assert_eq!(answer(ISSUE, "token-b", body).await, NOT_ALLOWED, "then it needs a rule");
         assert_eq!(answer(ISSUE, "", body).await, NOT_ALLOWED, "the same for anonymous");
     }
-    assert_eq!(answer(LOGIN, "token-a", b"").await, NOT_ALLOWED, "the method before what is in the message");
+    assert_eq!(answer(LOGIN, "token-a", b"").await, NOT_ALLOWED, "the method is checked before the message");
     assert_eq!(answer(ISSUE, "token-a", b"").await, invalid);
     assert_eq!(answer(ISSUE, "token-a", GARBAGE).await, invalid);
-    // The message before the user: whom it is about must be known first.
+    // The message is validated before the rule is checked for its user.
     assert_eq!(answer(ISSUE, "token-a", b"\x0a\x01x").await, NOT_ALLOWED);
     assert_eq!(answer(ISSUE, "token-a", b"\x0a\x01\n").await, invalid);
-    assert_eq!(asked(&platform), 0);
+    assert_eq!(sent_requests(&platform), 0);
     assert_eq!(answer(ISSUE, "token-a", b"\x0a\x02ok").await, "Ok ");
-    assert_eq!(asked(&platform), 1);
+    assert_eq!(sent_requests(&platform), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_spelling_of_a_path_leads_around_the_rules() {
+async fn no_spelling_of_a_path_bypasses_the_rules() {
     let platform = Upstream::http().await;
     let rules = format!("[[access.rules]]\ncallers = [\"token:a\"]\n{EVERYBODY}");
     let gateway = setup(&platform, &rules).start();
@@ -322,7 +326,7 @@ async fn no_spelling_of_a_path_leads_around_the_rules() {
         let (code, _) = by_hand(gateway.address(), "/grpc.health.v1.Health/Check", &[header], b"").await;
         assert_eq!(code, Code::Ok);
     }
-    assert_eq!(asked(&platform), 0);
+    assert_eq!(sent_requests(&platform), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -336,9 +340,9 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
         for service in ["", "ott.v1.OttService"] {
             let check = HealthCheckRequest { service: service.to_owned() };
             let mut request = Request::new(check);
-            // A credential that is no good is not even looked at.
+            // An invalid credential is ignored.
             request.metadata_mut().insert("authorization", "Bearer wrong".parse().unwrap());
-            HealthClient::new(channel.clone()).check(request).await.expect("health is told to anyone");
+            HealthClient::new(channel.clone()).check(request).await.expect("health needs no credential");
         }
     }
     // ListServices.
@@ -353,7 +357,7 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
         assert_eq!(code(&reflecting, &[("authorization", "Bearer wrong")]).await, Code::Unauthenticated);
         assert_eq!(code(&reflecting, &[]).await, Code::PermissionDenied);
         assert_eq!(code(&silent, &[("authorization", "Bearer token-a")]).await, Code::Unimplemented);
-        // An unknown symbol is an answer within the stream, and the next request is answered too.
+        // An unknown symbol is an error message within the stream, which continues.
         let unknown_and_list = [&b"\0\0\0\0\x03\x22\x01x"[..], b"\0\0\0\0\x02\x3a\x00"].concat();
         let mut raw = raw::Connection::to(reflecting.address()).await;
         let answered = raw.post(&path, &[("authorization", "Bearer token-a")], &unknown_and_list).await;
@@ -361,11 +365,11 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
         assert_eq!(answered.status.code(), Code::Ok, "{text}");
         let unknown = text.find("symbol not found: x").expect("an error in the stream");
         assert!(text[unknown..].contains("ott.v1.OttService"), "{text}");
-        // Its deadline counts as that of any call.
+        // The deadline is parsed as for any call.
         let malformed = [("authorization", "Bearer token-a"), ("grpc-timeout", "soon")];
         assert_eq!(code(&reflecting, &malformed).await, Code::InvalidArgument);
     }
-    // Neither is counted as a call.
+    // Neither health nor reflection counts as a call.
     for gateway in [&reflecting, &silent] {
         let page = gateway.admin_get("/metrics").await;
         let counted: Vec<&str> = page
@@ -387,7 +391,7 @@ async fn health_needs_no_identity_and_reflection_follows_the_rules() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come() {
+async fn quotas_allow_exactly_the_burst_and_report_the_wait() {
     let platform = Upstream::http().await;
     let rules = "[[access.rules]]
         callers = [\"token:?\"]
@@ -399,23 +403,23 @@ async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
     let exceeded = "ResourceExhausted CALLER_QUOTA_EXCEEDED";
-    let a = As { channel: &channel, name: "a" };
-    // All at once: exactly the burst of the user gets through.
+    let a = Caller { channel: &channel, name: "a" };
+    // Concurrent calls: exactly the user's burst is allowed.
     let together = (0..5).map(|index| {
         let spelling = if index % 2 == 0 { "login:Same@example" } else { "login:same@EXAMPLE" };
-        a.issues(spelling)
+        a.issue(spelling)
     });
     let answers = futures_util::future::join_all(together).await;
     let count = |wanted: &str| answers.iter().filter(|answer| *answer == wanted).count();
-    assert_eq!((count("OK"), count(exceeded)), (3, 2), "one user, however it is spelt: {answers:?}");
-    assert_eq!(asked(&platform), 3);
-    // Five of the caller's seven are used, the refused ones too.
-    assert_eq!(a.issues("login:other@example").await, "OK");
-    assert_eq!(a.logs_in(&platform.token()).await, "OK");
+    assert_eq!((count("OK"), count(exceeded)), (3, 2), "both spellings are one user: {answers:?}");
+    assert_eq!(sent_requests(&platform), 3);
+    // The refused calls also counted: five of the caller's seven are used.
+    assert_eq!(a.issue("login:other@example").await, "OK");
+    assert_eq!(a.log_in(&platform.token()).await, "OK");
     for attempt in 0..3 {
-        assert_eq!(a.issues(&format!("login:more-{attempt}")).await, exceeded);
+        assert_eq!(a.issue(&format!("login:more-{attempt}")).await, exceeded);
     }
-    assert_eq!(asked(&platform), 5);
+    assert_eq!(sent_requests(&platform), 5);
     let status = OttServiceClient::new(channel.clone()).issue_ott(a.sign(issue("x"))).await.unwrap_err();
     assert_eq!(reason(&status), "CALLER_QUOTA_EXCEEDED");
     let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
@@ -423,24 +427,32 @@ async fn quotas_let_exactly_so_many_calls_through_and_say_when_the_next_may_come
     let violations = status.get_details_quota_failure().unwrap().violations;
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].subject, "calls of this caller");
+    assert_eq!(violations[0].description, "1/h, burst 7");
+    assert_eq!(
+        status.message(),
+        "The quota for calls of the caller \"token:a\" is used up: 1/h, burst 7. Wait for the time in RetryInfo, \
+         then retry."
+    );
+    let cause = "the quota calls_per_caller of access rule 1 is used up (1/h, burst 7)";
+    gateway.stderr().wait_for("the cause", |line| line.contains(cause).then_some(()));
     assert!(status.get_details_request_info().is_some());
     let record = last(&gateway);
     assert_eq!(
         (&record["reason"], &record["caller"], &record["outcome"]),
         (&"CALLER_QUOTA_EXCEEDED".into(), &"token:a".into(), &"not_sent".into())
     );
-    // Another caller has a quota of its own, and the wrong spelling of a message costs nothing.
-    let b = As { channel: &channel, name: "b" };
+    // Each caller has a separate quota, and invalid messages do not count.
+    let b = Caller { channel: &channel, name: "b" };
     for _ in 0..20 {
-        assert_eq!(b.asks(IssueOttRequest::default()).await, "InvalidArgument INVALID_REQUEST");
+        assert_eq!(b.send(IssueOttRequest::default()).await, "InvalidArgument INVALID_REQUEST");
     }
-    assert_eq!(b.issues("login:same@example").await, "OK");
+    assert_eq!(b.issue("login:same@example").await, "OK");
     let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"other\"}").await;
     assert_eq!(counted.to_string(), "6");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dry_run_counts_and_warns_but_lets_calls_pass() {
+async fn dry_run_counts_and_warns_but_refuses_no_call() {
     let platform = Upstream::http().await;
     let rules = "[access]
         quota_dry_run = true
@@ -453,36 +465,36 @@ async fn dry_run_counts_and_warns_but_lets_calls_pass() {
     let gateway = setup(&platform, rules).start();
     let channel = gateway.channel().await;
     for _ in 0..6 {
-        assert_eq!(As { channel: &channel, name: "a" }.issues("login:x").await, "OK");
+        assert_eq!(Caller { channel: &channel, name: "a" }.issue("login:x").await, "OK");
     }
-    let b = As { channel: &channel, name: "b" };
-    assert_eq!(b.issues("login:x").await, NOT_ALLOWED, "rules are never only tried");
-    assert_eq!(asked(&platform), 6);
+    let b = Caller { channel: &channel, name: "b" };
+    assert_eq!(b.issue("login:x").await, NOT_ALLOWED, "dry run does not apply to rules");
+    assert_eq!(sent_requests(&platform), 6);
     let counted = metric(gateway.admin(), "ott_gateway_quota_exceeded_total{caller=\"token:a\"}").await;
     assert_eq!(counted.to_string(), "4");
     gateway
         .stderr()
         .wait_for("the warning", |line| line.contains("accepting the call in dry run").then_some(()));
 
-    // A reload ends the dry run; what takes a restart is named.
+    // A reload ends the dry run and logs which changes require a restart.
     let file = gateway.folder().join("config.toml");
     let config = std::fs::read_to_string(&file).expect("the configuration");
     let config = config.replace("quota_dry_run = true", "quota_dry_run = false");
     let config = config.replace("[server]", "[server]\nmax_in_flight = 77");
     std::fs::write(&file, config).expect("a new configuration");
     gateway.signal("HUP");
-    let told = |line: &str| line.contains("take effect after a restart").then(|| line.to_owned());
-    let told = gateway.stderr().wait_for("what takes a restart", told);
-    assert!(told.contains("\"config.sections\":\"server\""), "{told}");
+    let find = |line: &str| line.contains("require a restart").then(|| line.to_owned());
+    let line = gateway.stderr().wait_for("changes that require a restart", find);
+    assert!(line.contains("\"config.sections\":\"server\""), "{line}");
     assert_eq!(
-        As { channel: &channel, name: "a" }.issues("login:x").await,
+        Caller { channel: &channel, name: "a" }.issue("login:x").await,
         "ResourceExhausted CALLER_QUOTA_EXCEEDED"
     );
-    assert_eq!(asked(&platform), 6);
+    assert_eq!(sent_requests(&platform), 6);
 }
 
 #[tokio::test]
-async fn explain_tells_which_rule_decides() {
+async fn explain_reports_which_rule_decides() {
     let platform = Upstream::http().await;
     let rules = format!(
         "[[access.rules]]\ncallers = [\"token:a\"]\nlogins = [\"*@shop.example\"]\n\
@@ -521,31 +533,31 @@ async fn explain_tells_which_rule_decides() {
         ("", "anonymous LoginWithOtt -", denied),
     ];
     for (api_client, call, verdict) in cases {
-        let (code, told, stderr) = explained(&with_default, api_client, call);
+        let (code, output, stderr) = explained(&with_default, api_client, call);
         assert_eq!(code, Some(0), "{stderr}");
-        assert_eq!(told.lines().last(), Some(verdict), "{call} --api-client {api_client}: {told}");
+        assert_eq!(output.lines().last(), Some(verdict), "{call} --api-client {api_client}: {output}");
         let meant = if api_client.is_empty() {
             "with API client test (the default; --api-client names another)".to_owned()
         } else {
             format!("with API client {api_client}")
         };
-        assert_eq!(told.lines().next(), Some(meant.as_str()));
-        let rules: Vec<&str> = told.lines().filter(|line| line.starts_with("rule ")).collect();
-        assert_eq!(rules.len(), 3, "{told}");
+        assert_eq!(output.lines().next(), Some(meant.as_str()));
+        let rules: Vec<&str> = output.lines().filter(|line| line.starts_with("rule ")).collect();
+        assert_eq!(rules.len(), 3, "{output}");
         for (number, line) in (1..).zip(rules) {
             let decides = verdict == format!("ALLOWED by rule {number}");
-            assert_eq!(line.starts_with(&format!("rule {number} allows it")), decides, "{told}");
+            assert_eq!(line.starts_with(&format!("rule {number} allows it")), decides, "{output}");
         }
     }
-    // Without a default, the rules are not even asked unless the call names an API client.
+    // Without a default, a call that names no API client is denied before the rules.
     let call = "token:a IssueOtt login:x@shop.example";
-    let (code, told, _) = explained(&without_default, "", call);
+    let (code, output, _) = explained(&without_default, "", call);
     let none = "DENIED: the call names no API client (API_CLIENT_UNKNOWN)";
-    assert_eq!((code, told.lines().last()), (Some(0), Some(none)), "{told}");
-    assert!(told.contains("other, test") && !told.contains("rule 1"), "{told}");
-    let (_, told, _) = explained(&without_default, "test", call);
-    assert_eq!(told.lines().last(), Some("ALLOWED by rule 1"));
-    // What no call can be is no question.
+    assert_eq!((code, output.lines().last()), (Some(0), Some(none)), "{output}");
+    assert!(output.contains("other, test") && !output.contains("rule 1"), "{output}");
+    let (_, output, _) = explained(&without_default, "test", call);
+    assert_eq!(output.lines().last(), Some("ALLOWED by rule 1"));
+    // Impossible calls are usage errors.
     for (api_client, call, why) in [
         ("ther", call, "no API client is called \"ther\"; did you mean \"other\"?"),
         ("", "billing IssueOtt x", "CALLER cannot be \"billing\""),
@@ -553,8 +565,8 @@ async fn explain_tells_which_rule_decides() {
         ("", "token:a IssueOtt -", "USER is required"),
         ("", "token:a LoginWithOtt x", "USER must be `-`"),
     ] {
-        let (code, told, stderr) = explained(&with_default, api_client, call);
-        assert_eq!((code, told.as_str()), (Some(2), ""), "{call}");
+        let (code, output, stderr) = explained(&with_default, api_client, call);
+        assert_eq!((code, output.as_str()), (Some(2), ""), "{call}");
         assert!(stderr.contains(why), "{stderr}");
     }
     assert_eq!(platform.requests().len(), 0);

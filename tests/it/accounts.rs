@@ -1,4 +1,4 @@
-//! The account and the session, as the platform sent them and as a caller gets them.
+//! Account and session: what the platform sends and what the caller receives.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn start() -> (Upstream, Gateway, Client) {
     (upstream, gateway, client)
 }
 
-/// Logs in at a platform that gives that answer.
+/// Logs in; the platform responds with `answer`.
 async fn log_in(upstream: &Upstream, client: &mut Client, answer: Answer) -> LoginWithOttResponse {
     upstream.next(LOGIN, answer);
     client.login_with_ott(call::login("OTT")).await.expect("a login").into_inner()
@@ -34,13 +34,13 @@ async fn account(upstream: &Upstream, client: &mut Client, json: &str) -> UserAc
     log_in(upstream, client, answer).await.user.expect("an account")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a field of the account holds")]
+#[expect(clippy::unnecessary_wraps, reason = "fields of the account are optional")]
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
 #[tokio::test]
-async fn the_documented_account_goes_through_unchanged() {
+async fn documented_account_is_returned_unchanged() {
     let (upstream, _gateway, mut client) = start().await;
     let user = account(&upstream, &mut client, DOCUMENTED).await;
     let expected = UserAccount {
@@ -74,17 +74,17 @@ async fn the_documented_account_goes_through_unchanged() {
     };
     assert!(user == expected, "{user:?}");
 
-    // The id that a login tells is good for the next token.
+    // The user id from a login is valid for the next token request.
     let id = user.id.expect("an id");
     let request =
         IssueOttRequest { subject: Some(Subject::UserId(id.clone())), ..IssueOttRequest::default() };
     client.issue_ott(request).await.expect("a token");
-    let asked = upstream.requests_to(upstream::OTT).pop().expect("it was asked for");
-    assert_eq!(asked.text(), format!(r#"{{"purpose":"user_login","user_id":"{id}"}}"#));
+    let request = upstream.requests_to(upstream::OTT).pop().expect("a token request");
+    assert_eq!(request.text(), format!(r#"{{"purpose":"user_login","user_id":"{id}"}}"#));
 }
 
 #[tokio::test]
-async fn null_and_absent_differ_from_empty_and_lists_do_not() {
+async fn null_and_absent_differ_from_empty_except_in_lists() {
     let (upstream, _gateway, mut client) = start().await;
     let minimal = account(&upstream, &mut client, r#"{"id":"42","login":"someone"}"#).await;
     let expected = UserAccount { id: text("42"), login: text("someone"), ..UserAccount::default() };
@@ -110,7 +110,7 @@ async fn null_and_absent_differ_from_empty_and_lists_do_not() {
 }
 
 #[tokio::test]
-async fn what_the_contract_does_not_know_is_kept_as_it_was_sent() {
+async fn undocumented_fields_are_kept_verbatim() {
     let (upstream, _gateway, mut client) = start().await;
     let json = r#"{"login":"someone","access_policies" : [ {"role_id":"admin", "resource_id":null,
         "n":1.50e+2} ],"id":"42","a \"new\" one":"\u00e9\u0000","big":123456789012345678901234567890,
@@ -129,7 +129,7 @@ async fn what_the_contract_does_not_know_is_kept_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_field_of_another_type_costs_nobody_a_token() {
+async fn fields_of_unexpected_type_do_not_fail_the_login() {
     let (upstream, _gateway, mut client) = start().await;
     for member in [
         r#""enabled":"true""#,
@@ -160,7 +160,7 @@ async fn a_field_of_another_type_costs_nobody_a_token() {
 }
 
 #[tokio::test]
-async fn every_further_field_that_the_platform_names_is_typed() {
+async fn all_documented_fields_are_typed() {
     let (upstream, _gateway, mut client) = start().await;
     let texts = [
         "external_id",
@@ -214,7 +214,7 @@ async fn every_further_field_that_the_platform_names_is_typed() {
 }
 
 #[tokio::test]
-async fn cookies_come_parsed_and_as_one_ready_header() {
+async fn cookies_are_returned_parsed_and_as_one_header() {
     let (upstream, _gateway, mut client) = start().await;
     let before = ott_gateway::clock::WallClock::system().now();
     let answer = Answer::json(200, DOCUMENTED)
@@ -241,7 +241,7 @@ async fn cookies_come_parsed_and_as_one_ready_header() {
 }
 
 #[tokio::test]
-async fn without_a_cookie_the_login_is_good_and_the_log_warns() {
+async fn login_without_cookie_succeeds_with_a_warning() {
     let (upstream, gateway, mut client) = start().await;
     let answer = log_in(&upstream, &mut client, Answer::json(200, DOCUMENTED)).await;
     let session = answer.session.expect("an empty session");
@@ -257,7 +257,7 @@ async fn without_a_cookie_the_login_is_good_and_the_log_warns() {
 }
 
 #[tokio::test]
-async fn logins_side_by_side_never_see_each_others_cookies() {
+async fn concurrent_logins_do_not_share_cookies() {
     let (upstream, _gateway, client) = start().await;
     join_all((0..200).map(async |number| {
         let mut client = client.clone();
@@ -276,7 +276,7 @@ async fn logins_side_by_side_never_see_each_others_cookies() {
 }
 
 #[tokio::test]
-async fn a_session_of_another_user_than_the_token_s_is_ended_and_reaches_nobody() {
+async fn session_of_another_user_is_logged_out_and_not_returned() {
     let (upstream, gateway, mut client) = start().await;
     let ott = client.issue_ott(call::issue("anna@example.com")).await.expect("a token").into_inner().ott;
     let foreign = Answer::json(200, r#"{"id":"43","login":"otto@example.com"}"#);
@@ -286,16 +286,16 @@ async fn a_session_of_another_user_than_the_token_s_is_ended_and_reaches_nobody(
     assert_eq!((status.code(), refused.reason.as_str()), (tonic::Code::Aborted, "ACCOUNT_MISMATCH"));
     assert_eq!(refused.metadata["outcome"], "done");
     assert!(!format!("{status:?}").contains("otto"), "{status:?}");
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=SESSION-OF-OTTO"));
-    gateway.stderr().wait_for("the operator's cause", |line| {
+    gateway.stderr().wait_for("the cause", |line| {
         let cause = "the account in the response is not the user that the token was issued for";
         (line.contains("ACCOUNT_MISMATCH") && line.contains(cause)).then_some(())
     });
     call::issue_and_log_in(&mut client).await;
 }
 
-/// A gateway whose only rule is for these users.
+/// A gateway whose only rule allows `users`.
 async fn start_for(upstream: &Upstream, users: &str) -> (Gateway, Client) {
     let gateway = Setup::for_platform(upstream.address()).replacing("users = \"all\"", users).start();
     let client = gateway.client().await;
@@ -303,7 +303,7 @@ async fn start_for(upstream: &Upstream, users: &str) -> (Gateway, Client) {
 }
 
 #[tokio::test]
-async fn a_session_of_a_user_that_no_rule_allows_is_ended_and_reaches_nobody() {
+async fn session_of_a_user_that_no_rule_allows_is_logged_out_and_not_returned() {
     let upstream = Upstream::http().await;
     let (_issuer, mut issuer) = start_for(&upstream, "users = \"all\"").await;
     let (gateway, mut limited) = start_for(&upstream, "logins = [\"anna@*\"]\nuser_ids = [\"43\"]").await;
@@ -317,7 +317,7 @@ async fn a_session_of_a_user_that_no_rule_allows_is_ended_and_reaches_nobody() {
     );
     assert_eq!(refused.metadata["outcome"], "done");
     assert!(!format!("{status:?}").contains("otto"), "{status:?}");
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     let cookie = format!("sid=SESSION-OF-{otto}");
     assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some(&*cookie));
     let [record] = &gateway.audit()[..] else { panic!("one record") };
@@ -334,12 +334,12 @@ async fn a_session_of_a_user_that_no_rule_allows_is_ended_and_reaches_nobody() {
         assert!(page.lines().any(|line| line == sample), "{sample}\n{page}");
     }
 
-    // Each name of an account counts, in canonical form.
+    // One allowed name of the account is enough, compared in canonical form.
     for account in [r#"{"id":"1","login":"Anna@Example.COM"}"#, r#"{"id":"43","login":"otto"}"#] {
         upstream.next(LOGIN, Answer::json(200, account).header("set-cookie", "sid=1"));
         limited.login_with_ott(call::login("OTT")).await.expect(account);
     }
-    // Names that cannot be compared allow nothing.
+    // Names without a canonical form match no rule.
     for account in [
         r#"{"id":"1","login":" anna@x"}"#,
         r#"{"id":"","login":""}"#,
@@ -353,7 +353,7 @@ async fn a_session_of_a_user_that_no_rule_allows_is_ended_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_rule_by_external_id_allows_logins_with_tokens_of_the_same_replica() {
+async fn rule_by_external_id_allows_tokens_issued_by_the_same_replica() {
     let upstream = Upstream::http().await;
     let (gateway, mut client) = start_for(&upstream, "external_ids = [\"E-1\"]").await;
     let account = || Answer::json(200, r#"{"id":"1","login":"anna"}"#).header("set-cookie", "sid=1");
@@ -377,7 +377,7 @@ async fn a_rule_by_external_id_allows_logins_with_tokens_of_the_same_replica() {
 }
 
 #[tokio::test]
-async fn another_spelling_of_the_same_user_is_not_another_user() {
+async fn spellings_of_one_user_are_not_a_mismatch() {
     let (upstream, _gateway, mut client) = start().await;
     let id = "5af4b95b-ffc8-4d76-9a2e-21bdbac3d81c";
     let login = |login: &str| Some(Subject::Login(login.to_owned()));
@@ -388,7 +388,7 @@ async fn another_spelling_of_the_same_user_is_not_another_user() {
         (login("zo\u{eb}"), "{\"id\":\"1\",\"login\":\"zoe\u{308}\"}", true),
         (login("anna"), r#"{"id":"1","login":"anna2"}"#, false),
         (Some(Subject::UserId(id.to_uppercase())), &format!(r#"{{"id":"{id}","login":"anna"}}"#), true),
-        // Ids in responses are opaque: one that cannot be compared is not another user.
+        // Ids in responses are opaque: an id that cannot be compared is not a mismatch.
         (Some(Subject::UserId(id.to_owned())), r#"{"id":"1","login":"anna"}"#, true),
         (
             Some(Subject::UserId(id.to_owned())),

@@ -1,4 +1,4 @@
-//! Several API clients in one gateway: which one a call goes through.
+//! Selection among several API clients of one gateway.
 
 use ott_gateway::proto::ott::v1::{IssueOttRequest, LoginWithOttRequest};
 use tonic::{Code, Status};
@@ -9,7 +9,7 @@ use crate::support::{
     upstream::{Answer, LOGIN, OTT, TOKEN, Upstream},
 };
 
-/// A gateway with the API clients `eu2` and `us5`, and what is said of `eu2` besides.
+/// A gateway with the API clients `eu2` and `us5`, and `further` settings of `eu2`.
 async fn two(further: &str) -> (Upstream, Upstream, Gateway, Client) {
     let (eu2, us5) = (Upstream::http().await, Upstream::http().await);
     let gateway = Setup::for_platforms(&[("eu2", eu2.address()), ("us5", us5.address())])
@@ -19,7 +19,7 @@ async fn two(further: &str) -> (Upstream, Upstream, Gateway, Client) {
     (eu2, us5, gateway, client)
 }
 
-/// Issues a token through one API client and spends it through the same.
+/// Issues a token and logs in with it, both through `api_client`.
 async fn through(client: &mut Client, api_client: &str) -> Result<(), Status> {
     let request = IssueOttRequest { api_client: api_client.to_owned(), ..call::issue("someone") };
     let ott = client.issue_ott(request).await?.into_inner().ott;
@@ -33,27 +33,27 @@ fn counts(upstream: &Upstream) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn a_call_goes_through_the_api_client_that_it_names_and_else_through_the_default() {
+async fn calls_use_the_named_or_else_the_default_api_client() {
     let (eu2, us5, _gateway, mut client) = two("default = true").await;
     through(&mut client, "us5").await.expect("the named one");
     assert_eq!((counts(&eu2), counts(&us5)), ((0, 0), (1, 1)));
     through(&mut client, "").await.expect("the default one");
     through(&mut client, "eu2").await.expect("the default one, by its name");
     assert_eq!((counts(&eu2), counts(&us5)), ((2, 2), (1, 1)));
-    assert_eq!((eu2.count(TOKEN), us5.count(TOKEN)), (1, 1), "a token of its own for each");
+    assert_eq!((eu2.count(TOKEN), us5.count(TOKEN)), (1, 1), "each has its own access token");
 
-    // What one of them lets out is worth nothing at the other.
+    // A one-time token of one API client is invalid at the other.
     let ott = eu2.token();
     (0..10).for_each(|_| drop(eu2.token()));
     let request = LoginWithOttRequest { api_client: "us5".to_owned(), ..call::login(&eu2.token()) };
     let status = client.login_with_ott(request).await.expect_err("a token of eu2");
     assert_eq!(refused(&status).reason, "OTT_REJECTED");
     assert_eq!(refused(&status).metadata["apiClient"], "us5");
-    client.login_with_ott(call::login(&ott)).await.expect("it was not spent at eu2");
+    client.login_with_ott(call::login(&ott)).await.expect("eu2 did not see the token");
 }
 
 #[tokio::test]
-async fn an_unknown_api_client_is_refused_and_asks_nobody() {
+async fn unknown_api_client_is_refused_without_a_platform_request() {
     let (eu2, us5, gateway, mut client) = two("default = true").await;
     for name in ["eu3", "EU2", "eu2 ", "*", &"x".repeat(1000)] {
         let issue = IssueOttRequest { api_client: name.to_owned(), ..call::issue("someone") };
@@ -78,9 +78,9 @@ async fn an_unknown_api_client_is_refused_and_asks_nobody() {
     assert_eq!(gateway.audit().len(), 12);
 }
 
-/// Rules are asked about the API client that the call ends up with.
+/// Rules apply to the API client that the call resolves to.
 #[tokio::test]
-async fn a_rule_for_other_api_clients_does_not_allow_the_default_one() {
+async fn rule_for_another_api_client_does_not_allow_the_default() {
     for (allowed, method) in [("us5", ""), ("eu2", ""), ("us5", "IssueOtt"), ("us5", "LoginWithOtt")] {
         let (eu2, us5) = (Upstream::http().await, Upstream::http().await);
         let methods = if method.is_empty() { String::new() } else { format!("\nmethods = [\"{method}\"]") };
@@ -93,9 +93,9 @@ async fn a_rule_for_other_api_clients_does_not_allow_the_default_one() {
             .start();
         let mut client = gateway.client().await;
         for name in ["", "eu2", "us5"] {
-            let is_allowed = |asked: &str| {
+            let is_allowed = |called: &str| {
                 let api_client = if name.is_empty() { "eu2" } else { name };
-                api_client == allowed && (method.is_empty() || method == asked)
+                api_client == allowed && (method.is_empty() || method == called)
             };
             let request = IssueOttRequest { api_client: name.to_owned(), ..call::issue("someone") };
             let issued = client.issue_ott(request).await;
@@ -108,18 +108,18 @@ async fn a_rule_for_other_api_clients_does_not_allow_the_default_one() {
                 assert_eq!(refused(&status).reason, "CALLER_NOT_ALLOWED", "{allowed} {method} {name}");
             }
         }
-        let asked = usize::from(method.is_empty() || method == "IssueOtt");
+        let issued = usize::from(method.is_empty() || method == "IssueOtt");
         let spent = usize::from(method.is_empty() || method == "LoginWithOtt");
         let (eu2, us5) = (counts(&eu2), counts(&us5));
-        // The default one is asked for twice: with its name and without.
+        // The default API client gets two calls: with its name and without.
         let expected =
-            if allowed == "eu2" { ((2 * asked, 2 * spent), (0, 0)) } else { ((0, 0), (asked, spent)) };
+            if allowed == "eu2" { ((2 * issued, 2 * spent), (0, 0)) } else { ((0, 0), (issued, spent)) };
         assert_eq!((eu2, us5), expected, "{allowed} {method}");
     }
 }
 
 #[tokio::test]
-async fn without_a_default_a_call_must_name_one() {
+async fn without_a_default_calls_must_name_an_api_client() {
     let (_eu2, us5, _gateway, mut client) = two("default = false").await;
     let status = through(&mut client, "").await.expect_err("which one?");
     assert_eq!(refused(&status).reason, "API_CLIENT_UNKNOWN");
@@ -130,7 +130,7 @@ async fn without_a_default_a_call_must_name_one() {
 }
 
 #[tokio::test]
-async fn a_data_center_that_is_down_costs_the_other_nothing() {
+async fn data_center_outage_does_not_affect_the_other() {
     let (eu2, us5, _gateway, mut client) = two("default = true").await;
     eu2.always(LOGIN, Answer::empty(503));
     for _ in 0..25 {

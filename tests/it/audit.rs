@@ -1,5 +1,5 @@
-//! The audit log of the real binary: one line for every call, before its answer; and no
-//! token where no line can be written.
+//! The audit log of the real binary: each call's record is written before its response, and no
+//! token is returned without a record.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,8 @@ use tonic::{Code, Request, transport::Channel};
 use crate::support::{
     admin::Admin,
     calling::{
-        asked, audit_file_check_is_due, by_hand, issue, load, login, metric, reason, told, until, with,
+        admin_get, by_hand, issue, load, login, metric, reason, result_of, until, wait_for_audit_file_check,
+        with,
     },
     gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, Upstream},
@@ -40,7 +41,7 @@ fn documented() -> BTreeMap<String, String> {
     cells.map(|mut cells| (cells.next().unwrap(), cells.next().unwrap())).collect()
 }
 
-/// Holds a record against the documentation.
+/// Checks a record against the documentation.
 fn check(record: &Value) {
     let documented = documented();
     let record = record.as_object().expect("an object");
@@ -53,7 +54,7 @@ fn check(record: &Value) {
             "object" => value.is_object() || value.is_null(),
             other => panic!("{name} has the type {other}"),
         };
-        assert!(fits, "{name} is to be a {kind}: {value}");
+        assert!(fits, "{name} must be a {kind}: {value}");
     }
     let missing: Vec<&String> =
         documented.keys().filter(|name| !record.contains_key(*name) && *name != "late").collect();
@@ -76,7 +77,7 @@ fn essence(record: &Value) -> String {
     ["caller", "method", "code", "reason", "outcome", "attempts"].map(word).join(" ")
 }
 
-/// The record of the call with that id; waits for it.
+/// Waits for the record of the call with this id.
 async fn record_of(gateway: &Gateway, id: &str) -> Value {
     let mut found = None;
     until(id, async || {
@@ -95,18 +96,18 @@ fn identified<T>(id: &str, request: Request<T>) -> Request<T> {
     with(request, "x-request-id", id)
 }
 
-/// What the command in `docs/audit.md` prints of a token.
+/// Output of the command in `docs/audit.md` for `token`.
 fn recomputed(key_file: &Path, token: &str) -> String {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
-    let command = page.lines().find(|line| line.contains("| openssl dgst ")).expect("it is described");
+    let command = page.lines().find(|line| line.contains("| openssl dgst ")).expect("a documented command");
     let command = command.replace("hmac-key", &key_file.display().to_string());
     let output = Command::new("sh").args(["-c", &command]).env("TOKEN", token).output().expect("a shell");
-    assert!(output.status.success() && output.stderr.is_empty(), "openssl is there: {output:?}");
+    assert!(output.status.success() && output.stderr.is_empty(), "openssl is required: {output:?}");
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "one kind of call after the other, against one gateway")]
+#[expect(clippy::too_many_lines, reason = "one gateway for all kinds of calls")]
 async fn every_call_of_every_kind_has_exactly_one_record() {
     let platform = Upstream::http().await;
     let token = "sha256:4ececb2d8ec1f9c6dbdf7cc0e409fa66eb0c1b49bd91b92508af8c1b89643364";
@@ -133,7 +134,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     let mut expected = Vec::new();
     let mut expect = |essence: &str| expected.push(essence.to_owned());
 
-    // The good ones, joined by the fingerprint that anyone with the key can compute.
+    // Successful calls, with the fingerprint that the key holder can compute.
     let issued = client(&channel).issue_ott(issue("x@example.com")).await.unwrap().into_inner();
     expect("anonymous IssueOtt OK null done 1");
     client(&channel).login_with_ott(login(&issued.ott)).await.unwrap();
@@ -152,7 +153,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     }
 
     let refused =
-        |answer: Result<_, _>| told::<()>(&answer.map(|_: tonic::Response<_>| tonic::Response::new(())));
+        |answer: Result<_, _>| result_of::<()>(&answer.map(|_: tonic::Response<_>| tonic::Response::new(())));
     assert_eq!(
         refused(client(&channel).issue_ott(issue("x@other.com")).await),
         "PermissionDenied CALLER_NOT_ALLOWED"
@@ -186,18 +187,18 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     expect("anonymous IssueOtt NOT_FOUND USER_NOT_FOUND refused 1");
     platform.next(LOGIN, Behaviour::Reset);
     let lost = client(&channel).login_with_ott(login(&platform.token())).await;
-    assert_eq!(told(&lost), "Aborted LOGIN_OUTCOME_UNKNOWN");
+    assert_eq!(result_of(&lost), "Aborted LOGIN_OUTCOME_UNKNOWN");
     expect("anonymous LoginWithOtt ABORTED LOGIN_OUTCOME_UNKNOWN unknown 1");
 
-    // A deadline that passes while the platform works: the record says what came of it.
+    // The deadline passes before the platform responds: the record has the outcome.
     let go_on = Arc::new(Semaphore::new(0));
     platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
     let mut short = identified("deadline", login(&platform.token()));
     short.set_timeout(Duration::from_secs(4));
     let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
     let call = tokio::spawn(async move { waiting.login_with_ott(short).await });
-    platform.asked(LOGIN, asking + 1).await;
-    // The replica is full meanwhile.
+    platform.wait_for(LOGIN, asking + 1).await;
+    // Meanwhile the replica is full.
     assert_eq!(refused(client(&channel).issue_ott(issue("x@example.com")).await), "Unavailable OVERLOADED");
     expect("anonymous IssueOtt UNAVAILABLE OVERLOADED not_sent 0");
     // On a busy machine the client's own timer may be the first.
@@ -207,26 +208,26 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
     let record = record_of(&gateway, "deadline").await;
     assert_eq!(essence(&record), "anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
     expect("anonymous LoginWithOtt DEADLINE_EXCEEDED DEADLINE_EXCEEDED done 1");
-    until("the session that nobody got is ended", async || platform.count(LOGOUT) == 1).await;
+    until("the undelivered session is logged out", async || platform.count(LOGOUT) == 1).await;
 
-    // A caller that goes away.
+    // A caller that disconnects.
     platform.next(LOGIN, Behaviour::Held(Arc::clone(&go_on), Box::new(Behaviour::Healthy)));
     let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
     let before = Admin(gateway.admin()).scrape().find(cancelled).unwrap_or(0.0);
     let (mut waiting, asking) = (client(&channel), platform.count(LOGIN));
     let gone = identified("gone", login(&platform.token()));
     let call = tokio::spawn(async move { waiting.login_with_ott(gone).await });
-    platform.asked(LOGIN, asking + 1).await;
+    platform.wait_for(LOGIN, asking + 1).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
-    Admin(gateway.admin()).comes_to(cancelled, before + 1.0).await;
+    Admin(gateway.admin()).wait_for(cancelled, before + 1.0).await;
     go_on.add_permits(1);
     let record = record_of(&gateway, "gone").await;
     assert_eq!(essence(&record), "anonymous LoginWithOtt CANCELLED cancelled done 1");
     expect("anonymous LoginWithOtt CANCELLED cancelled done 1");
-    until("the session that nobody got is ended", async || platform.count(LOGOUT) == 2).await;
+    until("the undelivered session is logged out", async || platform.count(LOGOUT) == 2).await;
 
-    // And a good one at the end.
+    // Finally a successful call.
     until("room for a call", async || {
         let answer = refused(client(&channel).issue_ott(issue("x@example.com")).await);
         if answer != "OK" {
@@ -246,7 +247,7 @@ async fn every_call_of_every_kind_has_exactly_one_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn record_is_in_the_file_before_the_answer_leaves() {
+async fn record_is_in_the_file_before_the_response() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address()).start();
     let channel = gateway.channel().await;
@@ -270,7 +271,7 @@ async fn record_is_in_the_file_before_the_answer_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_login_and_no_request_id_can_forge_a_line() {
+async fn logins_and_request_ids_cannot_forge_a_line() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address()).start();
     let channel = gateway.channel().await;
@@ -282,11 +283,11 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     let deceptive = ["a\u{2028}b\u{2029}c", "\u{202e}txet", "\u{feff}\u{200b}"];
     for name in deceptive {
         let answer = client(&channel).issue_ott(issue(name)).await;
-        assert_eq!(told(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
+        assert_eq!(result_of(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
     }
     for name in ["a\nb", "a\r\nb", "\0", "\u{7f}", "\u{85}", "\u{1b}[31m", &"x".repeat(255)] {
         let answer = client(&channel).issue_ott(issue(name)).await;
-        assert_eq!(told(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
+        assert_eq!(result_of(&answer), "InvalidArgument INVALID_REQUEST", "{name:?}");
     }
     let id = "x\",\"caller\":\"admin";
     client(&channel).issue_ott(identified(id, issue("last"))).await.unwrap();
@@ -299,78 +300,78 @@ async fn no_login_and_no_request_id_can_forge_a_line() {
     records.iter().for_each(check);
     assert!(records.iter().all(|record| record["caller"] == "anonymous" && record["peer"] == "127.0.0.1"));
     for (record, name) in records.iter().zip(written) {
-        assert_eq!(record["user"]["value"], name.to_lowercase(), "the canonical form, and nothing is lost");
+        assert_eq!(record["user"]["value"], name.to_lowercase(), "the canonical form, otherwise unchanged");
     }
-    assert_eq!(platform.requests_to(OTT).len(), 5, "what was refused was not sent");
+    assert_eq!(platform.requests_to(OTT).len(), 5, "refused calls were not sent");
 }
 
-/// Replaces what the symbolic link of a sink leads to, in one step, and waits until the next record
+/// Points the sink's symbolic link to another file, atomically, and waits until the next record
 /// goes there.
-async fn lead(link: &Path, to: &Path) {
+async fn retarget(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).unwrap();
     fs::rename(new, link).unwrap();
-    audit_file_check_is_due().await;
+    wait_for_audit_file_check().await;
 }
 
-/// A gateway whose sink is a link to a good file, with its admin address; the sink
-/// breaks when the link is changed.
+/// A gateway whose sink is a symbolic link to a regular file; changing the link makes the sink
+/// unavailable.
 fn behind_link(platform: &Upstream) -> Gateway {
     let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit.jsonl", "FOLDER/link.jsonl");
     symlink(setup.folder().join("audit.jsonl"), setup.folder().join("link.jsonl")).unwrap();
     setup.start()
 }
 
-/// Calls on, with the sink broken: the platform is asked for nothing more.
-async fn nothing_leaves(gateway: &Gateway, channel: &Channel, platform: &Upstream) {
+/// Checks that calls are refused without platform requests while the sink is unavailable.
+async fn refuses_all_calls(gateway: &Gateway, channel: &Channel, platform: &Upstream) {
     let admin = gateway.admin();
-    until("not ready", async || asked(admin, "/readyz").await.0 == 503).await;
-    assert_eq!(asked(admin, "/livez").await.0, 200, "a restart would not help");
+    until("not ready", async || admin_get(admin, "/readyz").await.0 == 503).await;
+    assert_eq!(admin_get(admin, "/livez").await.0, 200, "a restart would not help");
     let before = platform.requests().len();
     for _ in 0..20 {
         let status = client(channel).issue_ott(issue("x@example.com")).await.unwrap_err();
-        assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+        assert_eq!(result_of::<()>(&Err(status)), UNAVAILABLE);
         let status = client(channel).login_with_ott(login("some-token")).await.unwrap_err();
         assert!(
             status.metadata().get("grpc-retry-pushback-ms").is_none(),
-            "it was not sent: retry elsewhere"
+            "it was not sent, so other replicas may retry it"
         );
-        assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+        assert_eq!(result_of::<()>(&Err(status)), UNAVAILABLE);
     }
     assert_eq!(platform.requests().len(), before, "refused before anything is sent");
 }
 
-/// Waits until the gateway is ready again, and makes a call.
+/// Waits until the gateway is ready again and a call succeeds.
 async fn recovers(gateway: &Gateway, channel: &Channel) {
     let admin = gateway.admin();
-    until("ready again", async || asked(admin, "/readyz").await.0 == 200).await;
+    until("ready again", async || admin_get(admin, "/readyz").await.0 == 200).await;
     let answer = client(channel).issue_ott(identified("after", issue("x@example.com"))).await;
-    assert_eq!(told(&answer), "OK");
+    assert_eq!(result_of(&answer), "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_disk_lets_no_token_out_and_recovers_by_itself() {
+async fn full_disk_withholds_tokens_and_recovers_by_itself() {
     let platform = Upstream::http().await;
     let gateway = behind_link(&platform);
     let channel = gateway.channel().await;
     client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
-    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
+    retarget(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
     let status = client(&channel).issue_ott(identified("lost", issue("x@example.com"))).await.unwrap_err();
-    assert_eq!(told::<()>(&Err(status.clone())), UNAVAILABLE);
+    assert_eq!(result_of::<()>(&Err(status.clone())), UNAVAILABLE);
     assert!(!format!("{status:?}").contains("OTT-"), "{status:?}");
-    assert_eq!(platform.count(OTT), 2, "the one that found out had been sent");
-    nothing_leaves(&gateway, &channel, &platform).await;
+    assert_eq!(platform.count(OTT), 2, "the first failed write comes after its request");
+    refuses_all_calls(&gateway, &channel, &platform).await;
 
-    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
+    retarget(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
     recovers(&gateway, &channel).await;
-    // What happened meanwhile is written late, and marked.
+    // Records of this time are written late and marked.
     let records = gateway.audit();
     records.iter().for_each(check);
     let lost: Vec<&Value> = records.iter().filter(|record| record["request_id"] == "lost").collect();
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0]["late"], true);
-    assert_eq!(lost[0]["outcome"], "done", "a token was issued, and dropped");
-    assert_eq!(records.len(), 1 + 1 + 40 + 1, "also those that were turned away");
+    assert_eq!(lost[0]["outcome"], "done", "a token was issued and dropped");
+    assert_eq!(records.len(), 1 + 1 + 40 + 1, "including the refused calls");
     assert!(records.last().unwrap().get("late").is_none());
     let counted =
         metric(gateway.admin(), r#"ott_gateway_audit_records_total{result="late",sink="file"}"#).await;
@@ -378,29 +379,29 @@ async fn full_disk_lets_no_token_out_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_of_a_login_that_cannot_be_recorded_is_ended_at_the_platform() {
+async fn session_of_a_login_that_cannot_be_recorded_is_logged_out() {
     let platform = Upstream::http().await;
     let gateway = behind_link(&platform);
     let channel = gateway.channel().await;
     let token = client(&channel).issue_ott(issue("x@example.com")).await.unwrap().into_inner().ott;
-    lead(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
+    retarget(&gateway.folder().join("link.jsonl"), Path::new("/dev/full")).await;
     let status = client(&channel).login_with_ott(login(&token)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
     assert_eq!(status.metadata().get("x-envoy-ratelimited").unwrap(), "true");
     assert!(!format!("{status:?}").contains("SESSION"), "{status:?}");
-    until("the session is ended", async || platform.count(LOGOUT) == 1).await;
+    until("the session is logged out", async || platform.count(LOGOUT) == 1).await;
     let logout = platform.requests_to(LOGOUT).remove(0);
     assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
-    nothing_leaves(&gateway, &channel, &platform).await;
-    lead(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
+    refuses_all_calls(&gateway, &channel, &platform).await;
+    retarget(&gateway.folder().join("link.jsonl"), &gateway.folder().join("audit.jsonl")).await;
     recovers(&gateway, &channel).await;
     let records = gateway.audit();
     assert_eq!(records.iter().filter(|record| record["method"] == "LoginWithOtt").count(), 21);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
+async fn removed_folder_withholds_tokens_until_it_is_back() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit", "FOLDER/log/audit");
     let log = setup.folder().join("log");
@@ -409,10 +410,10 @@ async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
     let channel = gateway.channel().await;
     client(&channel).issue_ott(issue("x@example.com")).await.unwrap();
     fs::remove_dir_all(&log).unwrap();
-    audit_file_check_is_due().await;
+    wait_for_audit_file_check().await;
     let answer = client(&channel).issue_ott(issue("x@example.com")).await;
-    assert_eq!(told(&answer), UNAVAILABLE);
-    nothing_leaves(&gateway, &channel, &platform).await;
+    assert_eq!(result_of(&answer), UNAVAILABLE);
+    refuses_all_calls(&gateway, &channel, &platform).await;
     fs::create_dir(&log).unwrap();
     recovers(&gateway, &channel).await;
     let text = fs::read_to_string(log.join("audit.jsonl")).unwrap();
@@ -420,7 +421,7 @@ async fn removed_folder_lets_no_token_out_and_recovers_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn standard_output_has_nothing_but_records() {
+async fn standard_output_contains_only_records() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("FOLDER/audit.jsonl", "stdout")
@@ -446,9 +447,9 @@ async fn standard_output_has_nothing_but_records() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_log_level_turns_the_audit_off() {
+async fn log_levels_do_not_affect_the_audit() {
     let platform = Upstream::http().await;
-    // But for the line that tells the test where the gateway is.
+    // Except for the line with the gateway's address, which the test needs.
     let gateway =
         Setup::for_platform(platform.address()).environment("RUST_LOG", "off,ott_gateway::app=info").start();
     let channel = gateway.channel().await;
@@ -470,7 +471,7 @@ async fn rotation_by_rename_and_signal_loses_no_record() {
         let old = gateway.folder().join(format!("audit.{number}"));
         fs::rename(&file, &old).unwrap();
         gateway.signal("HUP");
-        until("the file is opened anew", async || file.exists()).await;
+        until("the file is reopened", async || file.exists()).await;
         rotated.push(old);
     }
     stop.cancel();
@@ -480,7 +481,7 @@ async fn rotation_by_rename_and_signal_loses_no_record() {
     let mut lines = 0;
     for part in rotated {
         for line in fs::read_to_string(part).unwrap().lines() {
-            let record: Value = serde_json::from_str(line).expect("no line is torn");
+            let record: Value = serde_json::from_str(line).expect("a whole record");
             if record["event"] == "sink_probe" {
                 continue;
             }
@@ -489,10 +490,10 @@ async fn rotation_by_rename_and_signal_loses_no_record() {
             lines += 1;
         }
     }
-    assert_eq!((ids.len(), lines), (calls as usize, calls as usize), "each call once");
+    assert_eq!((ids.len(), lines), (calls as usize, calls as usize), "one record per call");
 }
 
-/// Runs the next test where a small file system is mounted, in a mount namespace of its own.
+/// Runs the next test in its own mount namespace with a small file system.
 #[test]
 fn small_disk_fills_up_and_is_emptied() {
     let disk = tempfile::tempdir().unwrap();
@@ -540,20 +541,20 @@ async fn child_on_a_small_disk() {
         }
         assert!(tokens < 10_000, "the disk never fills up");
     };
-    assert_eq!(told::<()>(&Err(status)), UNAVAILABLE);
+    assert_eq!(result_of::<()>(&Err(status)), UNAVAILABLE);
     assert_eq!(platform.count(OTT), tokens + 1);
-    nothing_leaves(&gateway, &channel, &platform).await;
+    refuses_all_calls(&gateway, &channel, &platform).await;
     fs::remove_file(disk.join("ballast")).unwrap();
     recovers(&gateway, &channel).await;
     let text = fs::read_to_string(disk.join("audit.jsonl")).unwrap();
     let mut records: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("a torn line is finished")).collect();
+        text.lines().map(|line| serde_json::from_str(line).expect("partial lines are completed")).collect();
     records.retain(|record| record["event"] == "call");
     records.iter().for_each(check);
     let delivered = records.iter().filter(|record| record["code"] == "OK" && record.get("late").is_none());
-    // The token whose line the full disk tore was not delivered, and its line was begun
-    // as that of a good call.
+    // The token whose line the full disk cut was not delivered, although its line starts as that of
+    // a successful call.
     assert!((tokens + 1..=tokens + 2).contains(&delivered.count()));
     let ids: BTreeSet<&str> = records.iter().filter_map(|record| record["request_id"].as_str()).collect();
-    assert_eq!(ids.len(), tokens + 1 + 40 + 1, "every call has its line");
+    assert_eq!(ids.len(), tokens + 1 + 40 + 1, "one record per call");
 }

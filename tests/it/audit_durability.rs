@@ -1,4 +1,4 @@
-//! Audit records that survive a crash: `fsync`, and files that end in half a line.
+//! Crash safety of audit records: `fsync`, and files that end in a partial line.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,20 +11,20 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::support::{
-    calling::{audit_file_check_is_due, issue, issued, login, told, until, with},
+    calling::{issue, issued, login, result_of, until, wait_for_audit_file_check, with},
     gateway::{Gateway, Setup},
     upstream::Upstream,
 };
 
-/// A gateway whose disk is observed, and can be made slow or broken.
+/// A preloaded library that observes the gateway's disk and can make it slow or fail.
 pub(crate) struct Observed {
     folder: PathBuf,
 }
 
 impl Observed {
-    /// Builds the library that observes them, and sets the gateway up to use it.
+    /// Builds the library and adds it to the setup.
     pub(crate) fn setup(setup: Setup) -> (Self, Setup) {
-        let folder = fs::canonicalize(setup.folder()).expect("the test's own folder");
+        let folder = fs::canonicalize(setup.folder()).expect("the test's folder");
         let library = folder.join("sync.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/sync.c");
         let compiled = Command::new("cc")
@@ -45,42 +45,42 @@ impl Observed {
         (Self { folder }, setup)
     }
 
-    /// All calls so far, with paths relative to the test's own folder.
+    /// All sync calls so far, with paths relative to the test's folder.
     fn calls(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.join("sync.log")).unwrap_or_default();
         let folder = self.folder.display().to_string();
         log.lines().map(|line| line.replace(&folder, "FOLDER")).collect()
     }
 
-    /// The call that syncs all of that file as it is now.
+    /// The call that syncs the whole file at its current length.
     fn all_of(&self, name: &str) -> String {
         let length = fs::metadata(self.folder.join(name)).expect("the file is there").len();
         format!("fdatasync FOLDER/{name} {length}")
     }
 
-    /// Sets how long each write of a record takes, with its sync.
+    /// Sets the duration of each write of a record, with its sync.
     pub(crate) fn set_delay(&self, milliseconds: u32) {
         self.put("sync.delay", &milliseconds.to_string());
     }
 
-    /// Makes one in ten writes to the audit file fail with this error.
+    /// Makes one in ten writes to the audit file fail with `error`.
     pub(crate) fn set_write_error(&self, error: Errno) {
         self.put("write.fails", &format!("10 {}", error.raw_os_error()));
     }
 
-    /// Writes a file in one step: the gateway may read it at any time.
+    /// Replaces a file atomically, because the gateway may read it at any time.
     fn put(&self, name: &str, text: &str) {
         let new = self.folder.join("new");
-        fs::write(&new, text).expect("it is written");
-        fs::rename(new, self.folder.join(name)).expect("it is renamed");
+        fs::write(&new, text).expect("a writable folder");
+        fs::rename(new, self.folder.join(name)).expect("a renamed file");
     }
 
     fn set_failing(&self, failing: bool) {
         let switch = self.folder.join("sync.fails");
         if failing {
-            fs::write(switch, "").expect("it is written");
+            fs::write(switch, "").expect("a writable folder");
         } else {
-            fs::remove_file(switch).expect("it goes");
+            fs::remove_file(switch).expect("a removable file");
         }
     }
 }
@@ -91,7 +91,7 @@ async fn issue_one(gateway: &Gateway) -> String {
 
 #[cfg(target_env = "gnu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
+async fn record_and_file_name_are_synced_before_the_response() {
     let platform = Upstream::http().await;
     let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
     let gateway = setup.start();
@@ -104,10 +104,10 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
     for _ in 0..3 {
         assert_eq!(issue_one(&gateway).await, "OK");
         expected.push(observed.all_of("audit.jsonl"));
-        assert_eq!(observed.calls(), expected, "one for each record, after it was written");
+        assert_eq!(observed.calls(), expected, "one sync after each record");
     }
 
-    // Rotated with a signal, and without.
+    // Rotation with a signal and without.
     let rename =
         |to: &str| fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join(to)).unwrap();
     rename("audit.1");
@@ -117,27 +117,27 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
     assert_eq!(issue_one(&gateway).await, "OK");
     expected.push(observed.all_of("audit.jsonl"));
     rename("audit.2");
-    audit_file_check_is_due().await;
+    wait_for_audit_file_check().await;
     assert_eq!(issue_one(&gateway).await, "OK");
     expected.extend(["fsync FOLDER 0".to_owned(), observed.all_of("audit.jsonl")]);
     assert_eq!(observed.calls(), expected);
 
-    // A refused call causes none, however many there are.
+    // Refused calls cause no sync.
     let mut client = gateway.client().await;
     for _ in 0..3 {
         let refused = client.issue_ott(IssueOttRequest::default()).await;
-        assert_eq!(told(&refused), "InvalidArgument INVALID_REQUEST");
+        assert_eq!(result_of(&refused), "InvalidArgument INVALID_REQUEST");
     }
     assert_eq!(gateway.audit().len(), 1 + 3);
     assert_eq!(observed.calls(), expected);
 
-    // What may not be on the disk is not handed out.
+    // A result without a synced record is not returned.
     observed.set_failing(true);
-    let asked = platform.token();
-    let lost = client.login_with_ott(with(login(&asked), "x-request-id", "lost")).await;
-    assert_eq!(told(&lost), "Aborted AUDIT_UNAVAILABLE");
+    let ott = platform.token();
+    let lost = client.login_with_ott(with(login(&ott), "x-request-id", "lost")).await;
+    assert_eq!(result_of(&lost), "Aborted AUDIT_UNAVAILABLE");
     observed.set_failing(false);
-    until("it recovers", async || told(&client.issue_ott(issue("x@example.com")).await) == "OK").await;
+    until("it recovers", async || result_of(&client.issue_ott(issue("x@example.com")).await) == "OK").await;
     assert_eq!(observed.calls().last(), Some(&observed.all_of("audit.jsonl")));
     let records: Vec<Value> =
         gateway.audit().into_iter().filter(|record| record["request_id"] == "lost").collect();
@@ -146,79 +146,79 @@ async fn record_and_name_of_the_file_are_on_the_disk_before_the_answer() {
 
 #[cfg(target_env = "gnu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn folder_that_cannot_be_synced_refuses_to_start_or_refuses_calls() {
+async fn folder_that_cannot_be_synced_prevents_the_start_or_refuses_calls() {
     let platform = Upstream::http().await;
     let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
     observed.set_failing(true);
     let output = setup.refused();
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("cannot sync its folder"), "{text}");
+    assert!(text.contains("cannot sync the folder"), "{text}");
 
     let (observed, setup) = Observed::setup(Setup::for_platform(platform.address()));
     let gateway = setup.start();
     observed.set_failing(true);
     fs::rename(gateway.folder().join("audit.jsonl"), gateway.folder().join("audit.1")).unwrap();
-    audit_file_check_is_due().await;
+    wait_for_audit_file_check().await;
     assert_eq!(issue_one(&gateway).await, "Unavailable AUDIT_UNAVAILABLE");
     observed.set_failing(false);
     until("it recovers", async || issue_one(&gateway).await == "OK").await;
-    // The previous file is in use until the name of the new one is on the disk.
+    // The previous file stays in use until the name of the new one is synced.
     let synced_names = || observed.calls().iter().filter(|call| **call == "fsync FOLDER 0").count();
     until("the new file is in use", async || synced_names() == 2).await;
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!(observed.calls().last(), Some(&observed.all_of("audit.jsonl")));
 }
 
-/// The records of calls that follow a torn line, which must still be there, and end.
-fn after_torn(path: &Path, torn: &str) -> Vec<Value> {
+/// Records of calls after a partial line, which must be kept and completed.
+fn after_partial_line(path: &Path, partial: &str) -> Vec<Value> {
     let text = fs::read_to_string(path).expect("the file is there");
-    let rest = text.strip_prefix(torn).and_then(|rest| rest.strip_prefix('\n'));
-    let rest = rest.unwrap_or_else(|| panic!("the torn line does not end: {text}"));
+    let rest = text.strip_prefix(partial).and_then(|rest| rest.strip_prefix('\n'));
+    let rest = rest.unwrap_or_else(|| panic!("the partial line is not completed: {text}"));
     let lines = rest.lines().map(|line| serde_json::from_str(line).expect("a whole record"));
     lines.filter(|line: &Value| line["event"] == "call").collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn file_that_a_crash_has_cut_goes_on_with_a_line_of_its_own_and_a_warning() {
-    const TORN: &str = r#"{"event":"call","time":"2026-0"#;
+async fn file_cut_by_a_crash_continues_on_a_new_line_with_a_warning() {
+    const PARTIAL: &str = r#"{"event":"call","time":"2026-0"#;
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address());
-    let path = setup.file("audit.jsonl", TORN);
+    let path = setup.file("audit.jsonl", PARTIAL);
     let gateway = setup.start();
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!(issue_one(&gateway).await, "OK");
-    assert_eq!(after_torn(&path, TORN).len(), 2);
+    assert_eq!(after_partial_line(&path, PARTIAL).len(), 2);
     gateway.stderr().wait_for("a warning", |line| {
-        (line.contains("audit sink ended in half a line") && line.contains("WARN")).then_some(())
+        (line.contains("audit sink ended in partial line") && line.contains("WARN")).then_some(())
     });
 
-    // A file that is put in its place meanwhile.
-    for (torn, signal) in [("x", true), ("a line\nand half a l", false)] {
+    // A file that replaces it at run time.
+    for (partial, signal) in [("x", true), ("a line\nand half a l", false)] {
         let other = gateway.folder().join("other.jsonl");
-        fs::write(&other, torn).unwrap();
+        fs::write(&other, partial).unwrap();
         fs::rename(&other, &path).unwrap();
         if signal {
             gateway.signal("HUP");
         } else {
-            audit_file_check_is_due().await;
+            wait_for_audit_file_check().await;
         }
         assert_eq!(issue_one(&gateway).await, "OK");
-        assert_eq!(after_torn(&path, torn).len(), 1);
+        assert_eq!(after_partial_line(&path, partial).len(), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn standard_output_that_continues_a_torn_file_does_so_on_a_new_line() {
+async fn standard_output_continues_a_partial_file_on_a_new_line() {
     let platform = Upstream::http().await;
     for append in [true, false] {
         let setup = Setup::for_platform(platform.address()).replacing("FOLDER/audit.jsonl", "stdout");
         let path = setup.file("records.jsonl", "half a li");
-        // Without `append`, as a shell leaves it that has let another program write first.
+        // Without `append`, as in a shell where another program has written first.
         let mut file = OpenOptions::new().write(true).append(append).open(&path).unwrap();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
         let gateway = setup.stdout(file).start();
         assert_eq!(issue_one(&gateway).await, "OK");
-        assert_eq!(after_torn(&path, "half a li").len(), 1);
+        assert_eq!(after_partial_line(&path, "half a li").len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What a flood of refused calls costs those who are allowed.
+//! Effect of a flood of refused calls on allowed calls.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,13 +19,13 @@ use crate::support::{
 
 fn read_available(pipe: &mut File, text: &mut String) {
     let mut bytes = Vec::new();
-    // Ends when the pipe is empty for now.
+    // Fails with `WouldBlock` once the pipe is empty.
     let _ = pipe.read_to_end(&mut bytes);
     text.push_str(std::str::from_utf8(&bytes).expect("text"));
 }
 
-/// The reader of the records pauses, as `kubectl logs` or a log shipper may. The pipe has room
-/// for the records of the allowed calls, and nothing else may fill it.
+/// The reader of the records pauses, as `kubectl logs` or a log shipper may. The pipe has room only
+/// for the records of the allowed calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn refused_calls_do_not_fill_the_sink_of_allowed_ones() {
     const FLOOD: u32 = 4000;
@@ -53,14 +53,14 @@ async fn refused_calls_do_not_fill_the_sink_of_allowed_ones() {
     let channel = gateway.channel().await;
     let mut allowed = 0;
     while !flood.is_empty() || allowed < 20 {
-        assert_eq!(issued(&channel, &[]).await, "OK", "call {allowed}, although nobody reads");
+        assert_eq!(issued(&channel, &[]).await, "OK", "call {allowed} while the reader pauses");
         allowed += 1;
         if allowed > 20 {
             flood.join_next().await.transpose().expect("no caller fails");
         }
     }
 
-    // Read at last: the record of each allowed call is there, and none is late.
+    // After the pause, the record of each allowed call is there, and no record is late.
     let mut text = String::new();
     until("all records are written", async || {
         read_available(&mut pipe, &mut text);
@@ -77,6 +77,6 @@ async fn refused_calls_do_not_fill_the_sink_of_allowed_ones() {
     let good = lines.iter().filter(|line| line["code"] == "OK" && line.get("late").is_none()).count();
     assert_eq!((good, platform.count(OTT)), (allowed, allowed));
     let admin = Admin(gateway.admin());
-    admin.comes_to(r#"ott_gateway_audit_records_lost_total{class="allowed"}"#, 0.0).await;
-    admin.comes_to(r#"ott_gateway_audit_records_total{result="failed",sink="file"}"#, 0.0).await;
+    admin.wait_for(r#"ott_gateway_audit_records_lost_total{class="allowed"}"#, 0.0).await;
+    admin.wait_for(r#"ott_gateway_audit_records_total{result="failed",sink="file"}"#, 0.0).await;
 }

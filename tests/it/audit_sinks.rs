@@ -1,4 +1,4 @@
-//! Sinks that are rotated, closed, or none at all.
+//! Sinks that are rotated, closed or discard records.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     admin::Admin,
-    calling::{asked, audit_file_check_is_due, issued, load, login, metric, told, until},
+    calling::{admin_get, issued, load, login, metric, result_of, until, wait_for_audit_file_check},
     gateway::{Gateway, Setup},
     upstream::{LOGIN, OTT, Upstream},
 };
@@ -25,7 +25,7 @@ async fn issue_one(gateway: &Gateway) -> String {
     issued(&gateway.channel().await, &[]).await
 }
 
-/// The records of calls in a text of whole lines.
+/// Records of calls in a text of whole lines.
 fn records(text: &str) -> Vec<Value> {
     let lines = text.lines().map(|line| serde_json::from_str(line).expect("a whole record"));
     lines.filter(|line: &Value| line["event"] == "call").collect()
@@ -36,7 +36,7 @@ fn records_in(path: &Path) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reader_of_standard_output_that_is_gone_ends_the_process() {
+async fn closed_standard_output_stops_the_process() {
     let platform = Upstream::http().await;
     let (reader, writer) = std::io::pipe().unwrap();
     let mut gateway = Setup::for_platform(platform.address())
@@ -45,7 +45,7 @@ async fn reader_of_standard_output_that_is_gone_ends_the_process() {
         .start();
     assert_eq!(issue_one(&gateway).await, "OK");
     drop(reader);
-    // Without another call.
+    // The probe notices it without another call.
     let status = gateway.ended().await;
     assert_eq!(status.code(), Some(1));
     gateway.stderr().wait_for("the reason", |line| {
@@ -54,12 +54,12 @@ async fn reader_of_standard_output_that_is_gone_ends_the_process() {
     gateway
         .stderr()
         .wait_for("what to do", |line| line.contains("restart the gateway with a reader").then_some(()));
-    assert_eq!(platform.count(OTT), 1, "no token was lost for it");
+    assert_eq!(platform.count(OTT), 1, "no token was lost");
 }
 
-/// The pipe is full from the start, and read later.
+/// The pipe is full at the start and read later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn standard_output_that_is_not_read_from_the_start_costs_no_login() {
+async fn standard_output_without_a_reader_at_first_costs_no_login() {
     const CALLS: usize = 10;
     let platform = Upstream::http().await;
     let (mut reader, mut writer) = std::io::pipe().unwrap();
@@ -75,23 +75,23 @@ async fn standard_output_that_is_not_read_from_the_start_costs_no_login() {
     let mut calls = JoinSet::new();
     for _ in 0..CALLS {
         let (mut client, token) = (gateway.client().await, platform.token());
-        calls.spawn(async move { told(&client.login_with_ott(login(&token)).await) });
+        calls.spawn(async move { result_of(&client.login_with_ott(login(&token)).await) });
     }
     while let Some(answer) = calls.join_next().await {
         assert_eq!(answer.unwrap(), "Unavailable AUDIT_UNAVAILABLE");
     }
     assert_eq!(platform.count(LOGIN), 0);
     let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-    until("it serves", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+    until("it serves", async || admin_get(gateway.admin(), "/readyz").await.0 == 200).await;
     let mut client = gateway.client().await;
-    assert_eq!(told(&client.login_with_ott(login(&platform.token())).await), "OK");
+    assert_eq!(result_of(&client.login_with_ott(login(&platform.token())).await), "OK");
     drop(gateway);
     reading.join().unwrap().unwrap();
 }
 
 /// Another program that shares standard output may have made it non-blocking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lines_are_whole_in_a_non_blocking_pipe_with_a_slow_reader() {
+async fn slow_reader_of_a_non_blocking_pipe_gets_whole_lines() {
     const CALLS: usize = 60;
     let platform = Upstream::http().await;
     let (mut reader, writer) = std::io::pipe().unwrap();
@@ -126,7 +126,7 @@ async fn lines_are_whole_in_a_non_blocking_pipe_with_a_slow_reader() {
 #[test]
 fn sink_that_discards_records_is_refused_at_start_and_by_check_config() {
     const HINT: &str = "set sink = \"off\"";
-    // A gateway that starts after all is ended.
+    // `timeout` stops a gateway that starts despite the sink.
     let run = |setup: &Setup, command: &str, redirection: &str| {
         setup.write_config();
         let script = format!("exec timeout 20 \"$0\" {command} --config \"$1\" {redirection}");
@@ -153,7 +153,7 @@ fn sink_that_discards_records_is_refused_at_start_and_by_check_config() {
         let setup = setup.replacing("FOLDER/audit.jsonl", "stdout");
         let (code, text) = run(&setup, "serve", redirection);
         assert!(code == Some(1) && text.contains(HINT), "{redirection}: {code:?} {text}");
-        // Another process than the one that serves: its own output shows nothing.
+        // Not the serving process, so its own output is no evidence.
         let (code, text) = run(&setup, "check-config", redirection);
         assert_eq!(code, Some(0), "{redirection}: {text}");
     }
@@ -170,7 +170,7 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     let failed = r#"ott_gateway_audit_faults_total{kind="reopen_failed"}"#;
     assert_eq!(issue_one(&gateway).await, "OK");
 
-    // A folder is where the file should be.
+    // A folder has the name of the file.
     fs::rename(log.join("audit.jsonl"), log.join("audit.1")).unwrap();
     fs::create_dir(log.join("audit.jsonl")).unwrap();
     gateway.signal("HUP");
@@ -180,34 +180,34 @@ async fn previous_file_is_used_until_the_new_one_can_be_opened() {
     assert_eq!(issue_one(&gateway).await, "OK");
     assert!(metric(admin.0, failed).await >= 1.0);
     fs::remove_dir(log.join("audit.jsonl")).unwrap();
-    until("it is opened without a call", async || log.join("audit.jsonl").exists()).await;
-    gateway.stderr().wait_for("its end", |line| line.contains("new audit file opened").then_some(()));
+    until("the file is opened without a call", async || log.join("audit.jsonl").exists()).await;
+    gateway.stderr().wait_for("the new file", |line| line.contains("new audit file opened").then_some(()));
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!((records_in(&log.join("audit.1")).len(), records_in(&log.join("audit.jsonl")).len()), (2, 1));
 
-    // The folder is gone, with the file in it.
+    // The folder is moved away with the file.
     fs::rename(&log, &moved).unwrap();
-    audit_file_check_is_due().await;
+    wait_for_audit_file_check().await;
     assert_eq!(issue_one(&gateway).await, "OK");
     fs::create_dir(&log).unwrap();
-    until("it is opened again", async || log.join("audit.jsonl").exists()).await;
+    until("the file is reopened", async || log.join("audit.jsonl").exists()).await;
     assert_eq!(issue_one(&gateway).await, "OK");
     assert_eq!(
         (records_in(&moved.join("audit.jsonl")).len(), records_in(&log.join("audit.jsonl")).len()),
         (2, 1)
     );
-    assert_eq!(asked(admin.0, "/readyz").await.0, 200);
+    assert_eq!(admin_get(admin.0, "/readyz").await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotation_by_copy_and_truncate_and_by_removal_tears_no_line_and_refuses_nobody() {
+async fn rotation_by_copytruncate_or_removal_cuts_no_line_and_refuses_no_call() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address()).start();
     let file = gateway.folder().join("audit.jsonl");
     let grown = async || {
         until("some records", async || fs::metadata(&file).is_ok_and(|file| file.len() > 2000)).await;
     };
-    // `load` fails with the first call that does.
+    // `load` fails when a call fails.
     let stop = CancellationToken::new();
     let calls = tokio::spawn(load(gateway.client().await, stop.clone()));
     for _ in 0..5 {
@@ -224,7 +224,7 @@ async fn rotation_by_copy_and_truncate_and_by_removal_tears_no_line_and_refuses_
 }
 
 #[test]
-fn audit_file_that_others_can_read_or_replace_is_warned_about() {
+fn audit_file_accessible_to_others_causes_a_warning() {
     let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let warnings = |setup: &Setup| {
         setup.write_config();

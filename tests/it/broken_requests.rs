@@ -1,8 +1,8 @@
-//! Requests whose body never arrives in full: the caller resets its stream, its connection
-//! is lost, or the body does not match its `content-length`.
+//! Requests whose body never arrives in full: the caller resets the stream, the connection is lost,
+//! or the body does not match its `content-length`.
 //!
-//! That is never a fault of the gateway. Log, audit and metrics must agree on each call,
-//! and no handler may start on half a request.
+//! These are not gateway errors. Log, audit and metrics must agree on each call, and no handler may
+//! run on a partial request.
 
 use bytes::Bytes;
 use h2::{Reason, SendStream, client::ResponseFuture};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::support::{
-    calling::{issue, login, metric, told, until},
+    calling::{issue, login, metric, result_of, until},
     gateway::{Gateway, Setup},
     raw::framed,
     upstream::{LOGIN, OTT, Upstream},
@@ -19,8 +19,8 @@ use crate::support::{
 
 const METHODS: [&str; 2] = ["IssueOtt", "LoginWithOtt"];
 
-/// A call whose head has arrived at the gateway, and whose body is on its way.
-struct Begun {
+/// A call whose head has arrived at the gateway and whose body is incomplete.
+struct PartialCall {
     id: String,
     method: &'static str,
     stream: SendStream<Bytes>,
@@ -28,9 +28,8 @@ struct Begun {
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-impl Begun {
-    /// Sends the head and these bytes of the body, and waits until the gateway has begun
-    /// the call.
+impl PartialCall {
+    /// Sends the head and `body`, and waits until the gateway has started the call.
     async fn send(
         gateway: &Gateway,
         method: &'static str,
@@ -61,18 +60,18 @@ impl Begun {
     }
 }
 
-/// Something that a caller does to its own request.
-type Fault = fn(&mut Begun);
+/// Something that the caller does to break its request.
+type Fault = fn(&mut PartialCall);
 
 fn message() -> Bytes {
     framed(false, b"\x0a\x01x").into()
 }
 
-fn half_a_message() -> Bytes {
+fn partial_message() -> Bytes {
     message().slice(..6)
 }
 
-/// The log line of a call, and how many there are.
+/// Waits for the log line of a call.
 fn line_of(gateway: &Gateway, id: &str) -> Value {
     gateway.stderr().wait_for(id, |line| {
         let line: Value = serde_json::from_str(line).ok()?;
@@ -80,9 +79,9 @@ fn line_of(gateway: &Gateway, id: &str) -> Value {
     })
 }
 
-/// What log, audit and metrics make of a call: level, code and reason in the log; code,
-/// reason and outcome in the audit; the counters that moved.
-async fn books(gateway: &Gateway, mut begun: Begun, fault: Fault) -> [String; 3] {
+/// Returns how log, audit and metrics report a call: level, code and reason in the log; code,
+/// reason and outcome in the audit; the counters that changed.
+async fn reports(gateway: &Gateway, mut begun: PartialCall, fault: Fault) -> [String; 3] {
     let (id, method) = (begun.id.clone(), begun.method);
     let counters = |code: &str| {
         format!(
@@ -112,7 +111,7 @@ async fn books(gateway: &Gateway, mut begun: Begun, fault: Fault) -> [String; 3]
         !records.is_empty()
     })
     .await;
-    assert_eq!(records.len(), 1, "one record for one call: {records:?}");
+    assert_eq!(records.len(), 1, "one record per call: {records:?}");
     assert_eq!(records[0].get("late"), None, "{records:?}");
     let words = |value: &Value, names: &[&str]| {
         let word = |name: &&str| value[*name].as_str().unwrap_or("-").to_owned();
@@ -140,26 +139,26 @@ const INVALID: [&str; 3] = [
     "InvalidArgument INVALID_REQUEST",
 ];
 
-/// A gateway that waits for the rest of a request for longer than any test takes.
+/// A gateway that waits longer for the rest of a request than any test takes.
 fn patient(platform: &Upstream) -> Gateway {
     let waits = "[server]\nbody_timeout = \"60s\"\nmax_deadline = \"60s\"";
     Setup::for_platform(platform.address()).replacing("[server]", waits).start()
 }
 
-/// The process that was treated like this works, and has asked the platform for nothing.
+/// Checks that the same process still serves and has sent nothing to the platform.
 async fn still_serves(gateway: &Gateway, platform: &Upstream) {
     gateway.in_flight(0).await;
     assert_eq!((platform.count(OTT), platform.count(LOGIN)), (0, 0), "no handler has run");
     let mut client = gateway.client().await;
     let token = client.issue_ott(issue("x@example.com")).await.expect("a token").into_inner().ott;
-    assert_eq!(told(&client.login_with_ott(login(&token)).await), "OK");
+    assert_eq!(result_of(&client.login_with_ott(login(&token)).await), "OK");
     let log = gateway.stderr().text();
     let alarm = log.lines().find(|line| line.contains("\"ERROR\"") || line.contains("\"WARN\""));
     assert_eq!(alarm, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stream_that_its_caller_resets_is_cancelled_in_log_audit_and_metrics() {
+async fn stream_reset_by_the_caller_is_a_cancelled_call() {
     let platform = Upstream::http().await;
     let gateway = patient(&platform);
     let resets: [(&str, Fault); 7] = [
@@ -172,12 +171,12 @@ async fn stream_that_its_caller_resets_is_cancelled_in_log_audit_and_metrics() {
         ("unknown", |begun| begun.stream.send_reset(Reason::from(0xdead))),
     ];
     for method in METHODS {
-        // With the whole message, only the end of the stream is missing.
-        for (part, body) in [("none", Bytes::new()), ("half", half_a_message()), ("whole", message())] {
+        // With the whole message, only END_STREAM is missing.
+        for (part, body) in [("none", Bytes::new()), ("half", partial_message()), ("whole", message())] {
             for (name, reset) in resets {
                 let id = format!("{method}-{part}-{name}");
-                let begun = Begun::send(&gateway, method, &id, None, body.clone()).await;
-                assert_eq!(books(&gateway, begun, reset).await, CANCELLED, "{id}");
+                let begun = PartialCall::send(&gateway, method, &id, None, body.clone()).await;
+                assert_eq!(reports(&gateway, begun, reset).await, CANCELLED, "{id}");
             }
         }
     }
@@ -185,14 +184,14 @@ async fn stream_that_its_caller_resets_is_cancelled_in_log_audit_and_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_that_is_lost_while_a_request_arrives_is_a_cancelled_call() {
+async fn connection_lost_while_a_request_arrives_is_a_cancelled_call() {
     let platform = Upstream::http().await;
     let gateway = patient(&platform);
     for method in METHODS {
-        for (part, body) in [("none", Bytes::new()), ("half", half_a_message()), ("whole", message())] {
+        for (part, body) in [("none", Bytes::new()), ("half", partial_message()), ("whole", message())] {
             let id = format!("{method}-{part}-closed");
-            let begun = Begun::send(&gateway, method, &id, None, body.clone()).await;
-            assert_eq!(books(&gateway, begun, |begun| begun.connection.abort()).await, CANCELLED, "{id}");
+            let begun = PartialCall::send(&gateway, method, &id, None, body.clone()).await;
+            assert_eq!(reports(&gateway, begun, |begun| begun.connection.abort()).await, CANCELLED, "{id}");
         }
     }
     still_serves(&gateway, &platform).await;
@@ -205,24 +204,24 @@ async fn body_that_does_not_match_its_content_length_is_an_invalid_request() {
     let (short, long) = (message().len() - 1, message().len() + 1);
     let faults: [(&str, usize, Bytes, Fault); 5] = [
         ("ends-early", long, message(), |begun| begun.stream.send_data(Bytes::new(), true).expect("sent")),
-        ("ends-in-a-message", long, half_a_message(), |begun| {
+        ("ends-in-a-message", long, partial_message(), |begun| {
             begun.stream.send_data(Bytes::new(), true).expect("sent");
         }),
         ("ends-with-trailers", long, message(), |begun| {
             begun.stream.send_trailers(HeaderMap::new()).expect("sent");
         }),
-        ("goes-on", short, half_a_message(), |begun| {
+        ("goes-on", short, partial_message(), |begun| {
             begun.stream.send_data(message(), false).expect("sent");
         }),
-        ("ends-late", short, half_a_message(), |begun| {
+        ("ends-late", short, partial_message(), |begun| {
             begun.stream.send_data(message(), true).expect("sent");
         }),
     ];
     for method in METHODS {
         for (name, length, body, fault) in &faults {
             let id = format!("{method}-{name}");
-            let begun = Begun::send(&gateway, method, &id, Some(*length), body.clone()).await;
-            assert_eq!(books(&gateway, begun, *fault).await, INVALID, "{id}");
+            let begun = PartialCall::send(&gateway, method, &id, Some(*length), body.clone()).await;
+            assert_eq!(reports(&gateway, begun, *fault).await, INVALID, "{id}");
             let cause = line_of(&gateway, &id)["cause"].clone();
             assert_eq!(cause, "the request body violates HTTP/2, or does not match its content-length");
         }

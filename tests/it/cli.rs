@@ -1,4 +1,4 @@
-//! The program from outside: exit codes, and what it prints where.
+//! Exit codes and output of the program.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn help_goes_to_standard_output_and_is_no_failure() {
+fn help_goes_to_standard_output_and_succeeds() {
     let done = run(&["--help"]);
     assert_eq!(done.status.code(), Some(0));
     let help = text(&done.stdout);
@@ -32,18 +32,18 @@ fn help_goes_to_standard_output_and_is_no_failure() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_a_gateway_that_is_not_there_is_1() {
+fn wrong_usage_exits_with_2_and_unreachable_gateway_with_1() {
     assert_eq!(run(&[]).status.code(), Some(2));
     assert_eq!(run(&["issue"]).status.code(), Some(2));
     assert_eq!(run(&["login"]).status.code(), Some(2), "standard input is empty");
     let done = run(&["healthcheck", "--endpoint", "http://127.0.0.1:1"]);
     assert_eq!(done.status.code(), Some(1));
-    assert!(text(&done.stderr).starts_with("error: cannot connect to http://127.0.0.1:1/: "));
+    assert!(text(&done.stderr).starts_with("error: cannot connect to http://127.0.0.1:1: "));
     assert!(done.stdout.is_empty());
 }
 
 #[test]
-fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
+fn invalid_configuration_exits_with_2_and_every_problem_and_valid_one_with_0() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let path = file.to_str().unwrap();
@@ -67,7 +67,7 @@ fn broken_configuration_is_2_with_every_fault_and_a_good_one_is_0() {
     assert!(text(&done.stdout).contains("eu2 at https://eu2-cloud.acronis.com/"));
 }
 
-/// A secret that is refused, by its bytes or by the kind of its file.
+/// Secrets that are refused for their bytes or for their file type.
 #[test]
 fn check_config_and_serve_refuse_the_same_secrets_with_the_same_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,18 +114,18 @@ fn check_config_and_serve_refuse_the_same_secrets_with_the_same_text() {
                 .output()
                 .unwrap()
         });
-        let told = text(&checked.stderr);
+        let stderr = text(&checked.stderr);
         assert!(
-            told.contains(&format!("{}:4: api_clients.eu2.{key}: ", config.display())),
-            "{source}: {told}"
+            stderr.contains(&format!("{}:4: api_clients.eu2.{key}: ", config.display())),
+            "{source}: {stderr}"
         );
-        assert_eq!((checked.status.code(), served.status.code()), (Some(2), Some(2)), "{source}: {told}");
-        assert_eq!(told, text(&served.stderr), "{source}");
+        assert_eq!((checked.status.code(), served.status.code()), (Some(2), Some(2)), "{source}: {stderr}");
+        assert_eq!(stderr, text(&served.stderr), "{source}");
         assert!(checked.stdout.is_empty() && served.stdout.is_empty());
     }
 }
 
-/// A file that is valid JSON and cannot be used for its purpose.
+/// A file of valid JSON without a usable key.
 #[test]
 fn check_config_and_serve_refuse_the_same_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -140,15 +140,18 @@ fn check_config_and_serve_refuse_the_same_files() {
     fs::write(&config, contents).unwrap();
     let path = config.to_str().unwrap();
     let [checked, served] = ["check-config", "serve"].map(|command| run(&[command, "--config", path]));
-    let told = text(&checked.stderr);
-    assert_eq!((checked.status.code(), served.status.code()), (Some(2), Some(2)), "{told}");
-    assert!(told.contains("gateway.toml:4: callers.jwt.jwks_file: none of its keys can verify"), "{told}");
-    assert_eq!(told, text(&served.stderr));
+    let stderr = text(&checked.stderr);
+    assert_eq!((checked.status.code(), served.status.code()), (Some(2), Some(2)), "{stderr}");
+    assert!(
+        stderr.contains("gateway.toml:4: callers.jwt.jwks_file: none of its keys can verify"),
+        "{stderr}"
+    );
+    assert_eq!(stderr, text(&served.stderr));
 }
 
-/// What is read again after a change must be a file: a pipe is empty the second time.
+/// Reloads read the file again, and a pipe is empty the second time.
 #[test]
-fn a_configuration_through_a_pipe_is_refused_by_every_command() {
+fn configuration_from_a_pipe_is_refused() {
     for command in ["check-config", "serve"] {
         let script = format!("exec \"$0\" {command} --config <(echo '[server]')");
         let done = Command::new("bash")
@@ -156,14 +159,17 @@ fn a_configuration_through_a_pipe_is_refused_by_every_command() {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let told = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{told}");
-        assert!(told.contains("is not a regular file, so it cannot be read again after a change"), "{told}");
+        let stderr = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{stderr}");
+        assert!(
+            stderr.contains("is not a regular file, so it cannot be read again after a change"),
+            "{stderr}"
+        );
     }
 }
 
 #[test]
-fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
+fn commands_with_secrets_disable_core_dumps() {
     let mut login = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .arg("login")
         .stdin(Stdio::piped())
@@ -171,16 +177,16 @@ fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // It waits for its token; until it has come so far, it still has our limits.
+    // The command inherits our limits, changes them, and waits for its token.
     let limits = format!("/proc/{}/limits", login.id());
     let core = || {
         let limits = fs::read_to_string(&limits).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
         line.split_whitespace().skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
     };
-    let mut looks = 0;
-    while core() != ["0", "0"] && looks < 12_000 {
-        looks += 1;
+    let mut polls = 0;
+    while core() != ["0", "0"] && polls < 12_000 {
+        polls += 1;
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let seen = core();
@@ -189,20 +195,9 @@ fn a_command_that_may_hold_a_secret_leaves_no_core_dump() {
     assert_eq!(seen, ["0", "0"]);
 }
 
-#[test]
-fn a_sandbox_that_is_open_to_the_network_says_so() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = holder.local_addr().unwrap().to_string();
-    // The platform's address is in use, so that nothing is really opened.
-    let done = run(&["sandbox", "--once", "--listen", "0.0.0.0:0", "--platform-listen", &taken]);
-    assert_eq!(done.status.code(), Some(1));
-    let said = text(&done.stderr);
-    assert!(said.contains("warning: the sandbox's gateway at 0.0.0.0:0 is open to the network"), "{said}");
-}
-
 #[cfg(feature = "sandbox")]
 #[test]
-fn sandbox_goes_on_after_a_walk_that_ended_early_until_it_is_interrupted() {
+fn sandbox_serves_after_a_failed_walk_until_it_is_interrupted() {
     use std::io::{BufRead as _, BufReader};
 
     let folder = tempfile::tempdir().unwrap();
@@ -215,7 +210,7 @@ fn sandbox_goes_on_after_a_walk_that_ended_early_until_it_is_interrupted() {
 
     let once = run(&[&arguments[..], &["--once"]].concat());
     assert_eq!(once.status.code(), Some(0), "{}", text(&once.stderr));
-    assert!(text(&once.stdout).contains("own@t"), "the first account is the one that the walk logs in");
+    assert!(text(&once.stdout).contains("own@t"), "the walk logs in the first account");
 
     let faults = ["--fault", "400-1018/3"];
     let once = run(&[&arguments[..], &faults, &["--once"]].concat());
@@ -228,8 +223,8 @@ fn sandbox_goes_on_after_a_walk_that_ended_early_until_it_is_interrupted() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(sandbox.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let told: Vec<_> = lines.by_ref().take_while(|line| line != "Serving until Ctrl-C.").collect();
-    assert!(told.iter().any(|line| line.contains("USER_DISABLED")), "{told:?}");
+    let printed: Vec<_> = lines.by_ref().take_while(|line| line != "Serving until Ctrl-C.").collect();
+    assert!(printed.iter().any(|line| line.contains("USER_DISABLED")), "{printed:?}");
 
     let killed = Command::new("kill").args(["-INT", &sandbox.id().to_string()]).status().unwrap();
     assert!(killed.success());

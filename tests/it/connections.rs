@@ -1,4 +1,4 @@
-//! Peers that open connections and do not use them, in front of the real binary.
+//! Peers that open connections and do not use them, against the real binary.
 
 use std::{
     io::{Read, Write},
@@ -25,7 +25,7 @@ use crate::support::{
 /// Preface and empty SETTINGS of an HTTP/2 client.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// The bearer token `canary-token`, as the configuration names it.
+/// Hash of the bearer token `canary-token` for the configuration.
 const TOKEN_HASH: &str = "sha256:4b598de5faa6a2208f99f7b8a6b61378ac7d7a36d9524056e9be61c17c37667f";
 
 fn ended(reason: &str) -> String {
@@ -74,7 +74,7 @@ async fn issue(client: &mut OttServiceClient<Channel>) {
     client.issue_ott(request).await.expect("a token");
 }
 
-/// Checks the health on a new connection, and returns the connection.
+/// Checks health on a new connection, and returns the connection.
 async fn is_serving(address: SocketAddr) -> HealthClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
     let mut health = HealthClient::new(endpoint.connect().await.expect("the gateway accepts"));
@@ -93,12 +93,12 @@ fn until_closed(mut stream: &TcpStream) -> Vec<u8> {
             Ok(0) => return sent,
             Ok(length) => sent.extend(&buffer[..length]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return sent,
-            Err(error) => panic!("it is not closed: {error}"),
+            Err(error) => panic!("the connection is not closed: {error}"),
         }
     }
 }
 
-/// A GOAWAY frame with `NO_ERROR` on stream 0, as it is sent first.
+/// The first GOAWAY frame of a graceful shutdown: `NO_ERROR`, maximum stream id.
 const GOAWAY: &[u8] = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
 
 fn contains_goaway(sent: &[u8]) -> bool {
@@ -106,7 +106,7 @@ fn contains_goaway(sent: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_without_a_credential_keep_nobody_out() {
+async fn idle_connections_without_a_credential_are_evicted() {
     let (_upstream, setup) = setup("").await;
     let gateway = setup.start();
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
@@ -121,7 +121,7 @@ async fn idle_connections_without_a_credential_keep_nobody_out() {
     for evicted in &idle[..2] {
         assert!(contains_goaway(&until_closed(evicted)));
     }
-    admin.comes_to(&ended("evicted"), 2.0).await;
+    admin.wait_for(&ended("evicted"), 2.0).await;
     admin.scrape().has(&[(&refused("total_limit"), 0.0), (&refused("peer_limit"), 0.0)]);
     let warned = gateway.stderr().text();
     assert!(warned.contains("connection closed to make room"), "{warned}");
@@ -129,7 +129,7 @@ async fn idle_connections_without_a_credential_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_of_callers_are_kept_and_the_refused_are_counted() {
+async fn connections_of_callers_are_kept_and_refused_ones_counted() {
     let (_upstream, setup) = setup("max_connections = 2").await;
     let gateway = setup.start();
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
@@ -139,13 +139,13 @@ async fn places_of_callers_are_kept_and_the_refused_are_counted() {
     admin.scrape().has(&[(&refused("total_limit"), 1.0), (&ended("evicted"), 0.0)]);
     issue(&mut first).await;
     drop(second);
-    admin.comes_to(&ended("peer"), 1.0).await;
+    admin.wait_for(&ended("peer"), 1.0).await;
     token_is_issued(address).await;
 }
 
-/// The connections of a caller whose token is wrong are those of a stranger.
+/// Connections with an invalid token count as unidentified.
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_calls_and_unknown_callers_hold_no_place() {
+async fn connections_without_an_accepted_call_are_evicted() {
     let (_upstream, setup) = setup("max_connections = 3").await;
     let gateway = setup.start();
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
@@ -156,14 +156,14 @@ async fn refused_calls_and_unknown_callers_hold_no_place() {
         if !authorization.is_empty() {
             request.metadata_mut().insert("authorization", authorization.parse().expect("ASCII"));
         }
-        client.issue_ott(request).await.expect_err("nobody is named so");
+        client.issue_ott(request).await.expect_err("an unknown caller");
         strangers.push(client);
     }
     let mut clients = Vec::new();
     for _ in 0..3 {
         clients.push(token_is_issued(address).await);
     }
-    admin.comes_to(&ended("evicted"), 2.0).await;
+    admin.wait_for(&ended("evicted"), 2.0).await;
     for client in &mut clients {
         issue(client).await;
     }
@@ -177,10 +177,10 @@ async fn idle_connections_are_closed_with_a_goaway() {
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
     let mut client = token_is_issued(address).await;
     let stranger = open(address);
-    admin.comes_to(&ended("idle"), 1.0).await;
-    // The peer does not answer the ping that follows the GOAWAY.
+    admin.wait_for(&ended("idle"), 1.0).await;
+    // The peer does not acknowledge the PING that follows the GOAWAY.
     assert!(contains_goaway(&until_closed(&stranger)));
-    admin.comes_to(&ended("unidentified"), 1.0).await;
+    admin.wait_for(&ended("unidentified"), 1.0).await;
     issue(&mut client).await;
     let logged = gateway.stderr().text();
     for reason in ["idle", "unidentified"] {
@@ -190,7 +190,7 @@ async fn idle_connections_are_closed_with_a_goaway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_peers_on_the_health_port_keep_no_probe_out() {
+async fn idle_peers_on_the_health_port_do_not_block_probes() {
     let (_upstream, setup) = setup("health_listen = \"127.0.0.1:0\"").await;
     let gateway = setup.start();
     let (health, admin) = (gateway.health_address(), Admin(gateway.admin()));
@@ -199,13 +199,13 @@ async fn idle_peers_on_the_health_port_keep_no_probe_out() {
     for _ in 0..3 {
         probes.push(is_serving(health).await);
     }
-    admin.comes_to(&ended("evicted"), 203.0 - 64.0).await;
+    admin.wait_for(&ended("evicted"), 203.0 - 64.0).await;
 
-    // The others are closed after 10 s without a call.
+    // The remaining connections are closed after 10 s without a call.
     for stream in &idle {
         assert!(contains_goaway(&until_closed(stream)));
     }
-    admin.comes_to(&ended("idle"), 64.0).await;
+    admin.wait_for(&ended("idle"), 64.0).await;
     is_serving(health).await;
     admin.scrape().has(&[(&ended("evicted"), 203.0 - 64.0), (&refused("total_limit"), 0.0)]);
     token_is_issued(gateway.address()).await;

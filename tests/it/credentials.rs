@@ -1,6 +1,5 @@
-//! Access tokens, from outside: how often the platform is asked for one, and which one
-//! calls go out with. What takes minutes or hours is tested beside the code, on paused
-//! clocks.
+//! Access tokens: how often the gateway requests one, and which one each call carries. Behaviour
+//! over minutes or hours is unit-tested with a paused clock.
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
@@ -28,7 +27,7 @@ fn held(permits: &Arc<Semaphore>, then: impl Into<Behaviour>) -> Behaviour {
     Behaviour::Held(Arc::clone(permits), Box::new(then.into()))
 }
 
-/// How many requests for one-time tokens went out with which access token.
+/// Number of requests for one-time tokens by access token.
 fn bearers(upstream: &Upstream) -> BTreeMap<String, usize> {
     let mut bearers = BTreeMap::new();
     for request in upstream.requests_to(OTT) {
@@ -38,16 +37,16 @@ fn bearers(upstream: &Upstream) -> BTreeMap<String, usize> {
     bearers
 }
 
-/// A gateway in which a thousand calls have time enough, also on a busy machine.
+/// A gateway with enough time for a thousand calls, even on a busy machine.
 fn patient(upstream: &Upstream) -> Gateway {
     Setup::for_platform(upstream.address()).replacing("[server]", "[server]\nmax_deadline = \"60s\"").start()
 }
 
-/// Held by tests with a thousand calls, which take the whole machine.
+/// Serializes the tests with a thousand calls, which use the whole machine.
 static CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// A thousand calls at once, over twenty connections.
-async fn a_thousand_calls(gateway: &Gateway) -> JoinSet<Result<(), Status>> {
+/// Starts a thousand concurrent calls over twenty connections.
+async fn thousand_calls(gateway: &Gateway) -> JoinSet<Result<(), Status>> {
     let mut calls = JoinSet::new();
     for _ in 0..20 {
         let client = gateway.client().await;
@@ -60,15 +59,15 @@ async fn a_thousand_calls(gateway: &Gateway) -> JoinSet<Result<(), Status>> {
 }
 
 #[tokio::test]
-async fn a_thousand_calls_that_wait_for_the_first_token_cause_one_request() {
+async fn thousand_calls_waiting_for_the_first_token_cause_one_request() {
     let _crowd = CROWD.lock().await;
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, held(&permits, Behaviour::Healthy));
     let gateway = patient(&upstream);
-    let calls = a_thousand_calls(&gateway).await;
+    let calls = thousand_calls(&gateway).await;
     gateway.in_flight(1000).await;
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (1, 0));
     permits.add_permits(1);
     for answer in calls.join_all().await {
@@ -78,7 +77,7 @@ async fn a_thousand_calls_that_wait_for_the_first_token_cause_one_request() {
 }
 
 #[tokio::test]
-async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
+async fn thousand_concurrent_refusals_cause_one_refresh_and_a_replay_each() {
     let _crowd = CROWD.lock().await;
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
@@ -89,16 +88,16 @@ async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
     for _ in 0..1000 {
         upstream.next(OTT, Answer::empty(401));
     }
-    let calls = a_thousand_calls(&gateway).await;
-    // All have been refused before there is another access token.
-    upstream.asked(OTT, 1001).await;
+    let calls = thousand_calls(&gateway).await;
+    // All calls are refused before the new access token arrives.
+    upstream.wait_for(OTT, 1001).await;
     gateway.in_flight(1000).await;
     permits.add_permits(1);
     for answer in calls.join_all().await {
         answer.expect("a token");
     }
     assert_eq!(upstream.count(TOKEN), 2);
-    // A busy machine does not answer all of them within the time of one attempt. Those are counted.
+    // On a busy machine some attempts time out. Each counts as a retry.
     let retries =
         Admin(gateway.admin()).scrape().find("ott_gateway_platform_retries_total{operation=\"IssueOtt\"}");
     let replays = upstream.count(OTT) - 1001;
@@ -111,7 +110,7 @@ async fn a_thousand_refusals_at_once_cause_one_refresh_and_as_many_replays() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_while_the_old_one_is_served() {
+async fn token_is_renewed_while_the_old_one_is_in_use() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     // Usable for 30 s of its 40, renewed after 10.
@@ -119,31 +118,31 @@ async fn a_token_is_renewed_while_the_old_one_is_served() {
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
-    upstream.asked(TOKEN, 2).await;
+    upstream.wait_for(TOKEN, 2).await;
     for _ in 0..5 {
         call::issue_and_log_in(&mut client).await;
     }
     assert_eq!(
         bearers(&upstream),
         BTreeMap::from([("Bearer OLD".to_owned(), 6)]),
-        "nobody waits for the new one"
+        "no call waits for the new token"
     );
     permits.add_permits(1);
     until_bearer(&upstream, &mut client, "Bearer NEW").await;
     assert_eq!(upstream.count(TOKEN), 2);
 }
 
-/// Issues until that access token is in use.
+/// Issues tokens until the access token is in use.
 async fn until_bearer(upstream: &Upstream, client: &mut Client, bearer: &str) {
     let until = clock::now() + PATIENCE;
     while !bearers(upstream).contains_key(bearer) {
-        assert!(clock::now() < until, "{bearer} is never used: {:?}", bearers(upstream));
+        assert!(clock::now() < until, "{bearer} was never used: {:?}", bearers(upstream));
         client.issue_ott(call::issue("someone")).await.expect("a token");
     }
 }
 
 #[tokio::test]
-async fn a_rotated_secret_is_used_and_costs_no_call() {
+async fn rotated_secret_is_used_and_costs_no_call() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, token("OLD", 7200)).next(TOKEN, held(&permits, token("NEW", 7200)));
@@ -154,7 +153,7 @@ async fn a_rotated_secret_is_used_and_costs_no_call() {
     let rotated = clock::now();
     let fresh = gateway.folder().join("fresh");
     fs::write(&fresh, "another-secret\n").expect("a file");
-    fs::rename(&fresh, gateway.folder().join("client-secret")).expect("it takes the other's place");
+    fs::rename(&fresh, gateway.folder().join("client-secret")).expect("a replaced file");
     while upstream.count(TOKEN) == 1 {
         assert!(rotated.elapsed() < PATIENCE, "not picked up");
         call::issue_and_log_in(&mut client).await;
@@ -164,7 +163,7 @@ async fn a_rotated_secret_is_used_and_costs_no_call() {
     let basic = "Basic dGVzdC1jbGllbnQ6YW5vdGhlci1zZWNyZXQ=";
     assert_eq!(upstream.requests_to(TOKEN)[1].header("authorization"), Some(basic));
     call::issue_and_log_in(&mut client).await;
-    assert_eq!(bearers(&upstream).len(), 1, "the old token stays until the new secret has worked");
+    assert_eq!(bearers(&upstream).len(), 1, "the old token stays in use until the new secret has worked");
     permits.add_permits(1);
     until_bearer(&upstream, &mut client, "Bearer NEW").await;
     call::issue_and_log_in(&mut client).await;
@@ -172,7 +171,7 @@ async fn a_rotated_secret_is_used_and_costs_no_call() {
 }
 
 #[tokio::test]
-async fn whatever_answers_a_token_request_calls_succeed_once_the_platform_has_healed() {
+async fn calls_recover_from_any_token_response() {
     let faults: Vec<(Behaviour, &str)> = vec![
         (Answer::json(200, "{").into(), "PLATFORM_UNAVAILABLE"),
         (Answer::json(200, "{}").into(), "PLATFORM_UNAVAILABLE"),
@@ -216,7 +215,7 @@ async fn whatever_answers_a_token_request_calls_succeed_once_the_platform_has_he
         assert_eq!(upstream.count(OTT), 0, "{shown}");
         let until = clock::now() + PATIENCE;
         while let Err(status) = client.issue_ott(request()).await {
-            assert!(clock::now() < until, "{name} never heals: {status:?}");
+            assert!(clock::now() < until, "{name} never recovers: {status:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (3, 1), "{shown}");
@@ -226,7 +225,7 @@ async fn whatever_answers_a_token_request_calls_succeed_once_the_platform_has_he
 }
 
 #[tokio::test]
-async fn a_caller_that_gives_up_does_not_take_the_refresh_along() {
+async fn cancelled_caller_does_not_cancel_the_refresh() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, token("REVOKED", 7200)).next(TOKEN, held(&permits, token("GOOD", 7200)));
@@ -240,9 +239,9 @@ async fn a_caller_that_gives_up_does_not_take_the_refresh_along() {
         tokio::spawn(async move { client.issue_ott(call::issue("someone")).await.map(drop) })
     };
     let first = spawn();
-    upstream.asked(TOKEN, 2).await;
+    upstream.wait_for(TOKEN, 2).await;
     let second = spawn();
-    upstream.asked(OTT, 3).await;
+    upstream.wait_for(OTT, 3).await;
     first.abort();
     let _ = first.await;
     gateway.in_flight(1).await;
@@ -252,7 +251,7 @@ async fn a_caller_that_gives_up_does_not_take_the_refresh_along() {
 }
 
 #[tokio::test]
-async fn a_user_whose_refusal_persists_costs_others_nothing() {
+async fn persistent_refusal_of_one_user_does_not_affect_others() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -262,20 +261,20 @@ async fn a_user_whose_refusal_persists_costs_others_nothing() {
     upstream.next(OTT, Answer::empty(401)).next(TOKEN, held(&permits, token("NEW", 7200)));
     let mut others = client.clone();
     let refused_again = tokio::spawn(async move { client.issue_ott(call::issue("someone")).await });
-    upstream.asked(TOKEN, 2).await;
+    upstream.wait_for(TOKEN, 2).await;
     call::issue_and_log_in(&mut others).await;
     let mut client = others;
     upstream.always(OTT, Answer::empty(401));
     permits.add_permits(1);
-    // With a new token as well, and others are accepted: it is about this user.
+    // The new token is refused too while others are accepted, so it is this user's problem.
     let status = refused_again.await.expect("no panic").expect_err("refused again");
     assert_eq!(refused(&status).reason, "PLATFORM_CREDENTIAL_REJECTED");
     for _ in 0..20 {
-        // Nobody knows yet whether the next token would be refused too.
+        // It is unknown whether the next token would be refused too.
         let status = client.issue_ott(call::issue("someone")).await.expect_err("refused again");
         let refused = refused(&status);
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "PLATFORM_UNAVAILABLE"));
-        let delay = refused.retry_delay.expect("the rest of the floor");
+        let delay = refused.retry_delay.expect("the rest of the minimum interval");
         assert!(delay > Duration::ZERO && delay <= Duration::from_secs(10), "{delay:?}");
         assert_eq!(refused.pushback, None, "it can be retried");
     }
@@ -285,20 +284,20 @@ async fn a_user_whose_refusal_persists_costs_others_nothing() {
 }
 
 #[tokio::test]
-async fn a_revoked_access_token_is_replaced_at_once_although_a_user_is_always_refused() {
+async fn revoked_token_is_replaced_at_once_despite_a_persistently_refused_user() {
     let upstream = Upstream::http().await;
     upstream.next(TOKEN, token("FIRST", 7200)).next(TOKEN, token("SECOND", 7200));
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
     call::until_access_token_is_old().await;
-    // The refresh that is due to one user's refusals is spent.
+    // The one refresh for this user's refusals is used.
     upstream.always(OTT, Answer::empty(401));
     client.issue_ott(call::issue("always-refused")).await.expect_err("refused");
     upstream.always(OTT, Behaviour::Healthy);
     until_bearer(&upstream, &mut client, "Bearer SECOND").await;
     call::until_access_token_is_old().await;
-    // Both are revoked; the next is good.
+    // Both tokens are revoked; the next is valid.
     for _ in 0..4 {
         upstream.next(OTT, Answer::empty(401));
     }
@@ -310,9 +309,9 @@ async fn a_revoked_access_token_is_replaced_at_once_although_a_user_is_always_re
     assert_eq!(upstream.count(TOKEN), 3);
 }
 
-/// An eventually consistent platform answers 401 until its API knows a new token.
+/// An eventually consistent platform responds with 401 until its API accepts a new token.
 #[tokio::test]
-async fn a_new_access_token_that_the_api_does_not_know_yet_costs_no_call() {
+async fn new_access_token_not_yet_known_to_the_api_costs_no_call() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -323,7 +322,7 @@ async fn a_new_access_token_that_the_api_does_not_know_yet_costs_no_call() {
 }
 
 #[tokio::test]
-async fn a_lifetime_that_cannot_be_read_costs_no_call() {
+async fn unreadable_token_lifetime_costs_no_call() {
     let answers = [
         r#"{"access_token":"ACCESS","expires_in":7200.0}"#,
         r#"{"access_token":"ACCESS","expires_in":" 7200 "}"#,
@@ -356,7 +355,7 @@ async fn a_lifetime_that_cannot_be_read_costs_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_config_online_names_the_cause_for_each_api_client() {
+async fn check_config_online_reports_the_cause_for_each_api_client() {
     let closed = Reserved::new();
     let answers = [
         ("bad-id", Answer::json(400, r#"{"error":"invalid_client","error_description":"canary"}"#)),

@@ -1,7 +1,7 @@
-//! A configuration file that was cut off is refused, or allows less than the whole file.
+//! Truncated configuration files are refused, or allow no more than the whole file.
 //!
-//! Every example of the documentation, a file with every kind of key, and generated files are cut
-//! at every byte.
+//! The tests cut the examples of the documentation, a file with every kind of key, and generated
+//! files at every byte.
 
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Command};
 
@@ -16,7 +16,7 @@ use proptest::{prelude::*, sample::select};
 
 use crate::docs::{Place, blocks, completed};
 
-/// The number of the rule that decides on each question, if any allows it.
+/// The number of the rule that allows each probe, if any.
 fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
     let rules = Rules::try_new(access.rules.clone()).expect("usable rules");
     let decide = |probe: &Probe| {
@@ -25,7 +25,7 @@ fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
     probes.iter().map(decide).collect()
 }
 
-/// Whether the quotas of a rule are no wider than those of another.
+/// Whether the quotas of `rule` are no wider than those of `than`.
 fn has_no_wider_quotas(rule: &RuleSettings, than: &RuleSettings) -> bool {
     let per_hour = |rate: Rate| match rate {
         Rate::Unlimited => f64::INFINITY,
@@ -46,7 +46,7 @@ struct Probe {
     user: Option<Subject>,
 }
 
-/// Questions about everything that the rules name, and about what they do not name.
+/// Probes for everything that the rules name, and for other names.
 fn probes(access: &Access) -> Vec<Probe> {
     let plain = |pattern: &String| pattern.replace(['*', '?'], "x");
     let mut callers: Vec<String> = ["anonymous", "token:other", "dns:other"].map(str::to_owned).into();
@@ -78,7 +78,7 @@ fn probes(access: &Access) -> Vec<Probe> {
     probes
 }
 
-/// A whole file, and what is allowed by it.
+/// A whole file and what it allows.
 struct Whole {
     access: Access,
     tokens: TokenHashes,
@@ -90,12 +90,12 @@ impl Whole {
     fn new(access: Access, tokens: TokenHashes) -> Self {
         let probes = probes(&access);
         let decisions = decisions(&access, &probes);
-        assert!(decisions.iter().any(Option::is_some), "something is allowed");
+        assert!(decisions.iter().any(Option::is_some), "the whole file allows something");
         Self { access, tokens, probes, decisions }
     }
 
-    /// Compares a part of the file with it.
-    fn assert_allows_no_less_than(&self, access: &Access, tokens: &TokenHashes, part: &str) {
+    /// Checks that a part of the file allows no more than the whole.
+    fn assert_allows_at_least(&self, access: &Access, tokens: &TokenHashes, part: &str) {
         for (name, hashes) in tokens {
             assert_eq!(self.tokens.get(name), Some(hashes), "a token changed in:\n{part}");
         }
@@ -118,8 +118,8 @@ impl Whole {
     }
 }
 
-/// Cuts a file at every byte, and compares what is accepted as a reload and at the start.
-/// Returns the number of accepted parts.
+/// Cuts a file at every byte and checks the parts that a reload or the start accepts. Returns the
+/// number of accepted parts.
 fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize {
     let text = fs::read(file).expect("the whole file");
     let config = Config::load(Some(file), environment).unwrap_or_else(|faults| panic!("{faults}"));
@@ -128,15 +128,15 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
     for end in 0..text.len() {
         let part = &text[..end];
         let Ok((reloadable, _)) = Reloadable::parse(file, part, environment) else {
-            // The start is stricter than a reload, so there is nothing to compare.
+            // The start is stricter than a reload, so it refuses this part too.
             continue;
         };
         accepted += 1;
         let shown = String::from_utf8_lossy(part);
-        whole.assert_allows_no_less_than(&reloadable.access, &reloadable.tokens, &shown);
+        whole.assert_allows_at_least(&reloadable.access, &reloadable.tokens, &shown);
         fs::write(file, part).expect("can be written");
         let Ok(cut) = Config::load(Some(file), environment) else { continue };
-        whole.assert_allows_no_less_than(&cut.access, &cut.callers.tokens, &shown);
+        whole.assert_allows_at_least(&cut.access, &cut.callers.tokens, &shown);
         for (name, client) in &cut.api_clients.by_name {
             let whole = &config.api_clients.by_name[name];
             let [cut, whole] = [client, whole].map(|client| &client.connections.ca_file);
@@ -163,7 +163,7 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
 }
 
 #[test]
-fn every_example_of_the_documentation_is_refused_or_narrower_wherever_it_is_cut() {
+fn truncated_documentation_examples_are_refused_or_narrower() {
     for block in blocks("toml") {
         let whole = if block.info == "toml part" { completed(&block.text) } else { block.text };
         let mut place = Place::new();
@@ -173,19 +173,19 @@ fn every_example_of_the_documentation_is_refused_or_narrower_wherever_it_is_cut(
 }
 
 #[test]
-fn a_file_with_every_kind_of_key_is_refused_or_narrower_wherever_it_is_cut() {
+fn truncated_file_with_every_kind_of_key_is_refused_or_narrower() {
     let mut place = Place::new();
     let file = place.prepare(EVERY_KIND_OF_KEY);
     assert!(cut_everywhere(&file, place.environment()) > 10, "some parts are accepted");
 }
 
-/// The start, `check-config` and reloads use the same reader; this is the program itself.
+/// The start, `check-config` and reloads use the same reader; this runs the real binary.
 #[test]
-fn the_program_refuses_a_file_that_was_cut_before_the_users_of_a_rule() {
+fn binary_refuses_a_file_truncated_before_the_users_of_a_rule() {
     let mut place = Place::new();
     let file = place.prepare(EVERY_KIND_OF_KEY);
     let text = fs::read_to_string(&file).expect("the file");
-    // The key set is empty, and refused.
+    // The key set is empty and would be refused.
     let (before, jwt) = text.split_once("[callers.jwt]").expect("an issuer");
     let (_, after) = jwt.split_once("[callers.forwarded]").expect("a table after it");
     let text = format!("{before}[callers.forwarded]{after}");
@@ -198,10 +198,10 @@ fn the_program_refuses_a_file_that_was_cut_before_the_users_of_a_rule() {
     let whole = run(&text);
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let cut = run(text.split("logins = ").next().expect("a part"));
-    let told = String::from_utf8_lossy(&cut.stderr).into_owned();
-    assert_eq!(cut.status.code(), Some(2), "{told}");
-    assert!(told.contains("list them in logins, external_ids or user_ids"), "{told}");
-    assert!(told.contains("users = \"all\""), "{told}");
+    let stderr = String::from_utf8_lossy(&cut.stderr).into_owned();
+    assert_eq!(cut.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("list them in logins, external_ids or user_ids"), "{stderr}");
+    assert!(stderr.contains("users = \"all\""), "{stderr}");
 }
 
 const EVERY_KIND_OF_KEY: &str = r#"
@@ -339,7 +339,7 @@ fn any_file() -> impl Strategy<Value = String> {
     ]);
     let rules = prop::collection::vec(any_rule(), 1..3);
     (rules, jwt, tls, client, telemetry).prop_flat_map(|(rules, jwt, tls, client, telemetry)| {
-        // The rules are one part: between them, other tables are possible, but change nothing.
+        // The rules stay together: tables between them are valid but make no difference.
         let parts = vec![
             format!("[api_clients.eu2]\n{client}"),
             TOKENS.to_owned(),
@@ -357,9 +357,9 @@ fn any_file() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { max_global_rejects: 20_000, ..ProptestConfig::with_cases(64) })]
 
-    /// Files that are not valid as a whole are of no interest here.
+    /// Files that are invalid as a whole are skipped.
     #[test]
-    fn no_valid_file_allows_more_after_it_was_cut(text in any_file()) {
+    fn no_valid_file_allows_more_when_truncated(text in any_file()) {
         let folder = PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let file = folder.0.join("gateway.toml");
         fs::write(&file, &text).expect("can be written");
@@ -368,12 +368,12 @@ proptest! {
     }
 }
 
-/// A folder with the files that generated configurations name.
-struct Shared(std::path::PathBuf, #[expect(dead_code, reason = "removes the folder")] Place);
+/// A folder with the files that generated configurations refer to.
+struct SharedFolder(std::path::PathBuf, #[expect(dead_code, reason = "removes the folder")] Place);
 
-static PLACE: std::sync::LazyLock<std::sync::Mutex<Shared>> = std::sync::LazyLock::new(|| {
+static PLACE: std::sync::LazyLock<std::sync::Mutex<SharedFolder>> = std::sync::LazyLock::new(|| {
     let mut place = Place::new();
     let file = place.prepare(EVERY_KIND_OF_KEY);
     let folder = file.parent().expect("a folder").to_owned();
-    std::sync::Mutex::new(Shared(folder, place))
+    std::sync::Mutex::new(SharedFolder(folder, place))
 });

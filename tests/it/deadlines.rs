@@ -1,4 +1,4 @@
-//! Time that runs out, and callers that go away.
+//! Deadlines and callers that disconnect.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,13 +23,12 @@ const SPEND: &str = "/ott.v1.OttService/LoginWithOtt";
 async fn start() -> (Upstream, Gateway, Client) {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     let client = gateway.client().await;
     (upstream, gateway, client)
 }
 
-/// A call with a deadline that its sender does not keep itself: what comes back is the
-/// gateway's own answer.
+/// Makes a call whose deadline the client does not enforce, so that the response is the gateway's.
 async fn within(timeout: &str, gateway: &Gateway, path: &str, message: impl Message) -> Refused {
     let body = raw::framed(false, &message.encode_to_vec());
     let mut connection = raw::Connection::to(gateway.address()).await;
@@ -40,7 +39,7 @@ fn held(permits: &Arc<Semaphore>) -> Behaviour {
     Behaviour::Held(Arc::clone(permits), Box::new(Behaviour::Healthy))
 }
 
-/// Waits until there are this many records, and returns the last one.
+/// Waits until there are `count` records, and returns the last one.
 async fn record(gateway: &Gateway, count: usize) -> Value {
     until("the records", async || gateway.audit().len() >= count).await;
     let records = gateway.audit();
@@ -49,17 +48,17 @@ async fn record(gateway: &Gateway, count: usize) -> Value {
 }
 
 #[tokio::test]
-async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
+async fn passed_deadline_is_reported_with_the_outcome() {
     let (upstream, gateway, mut client) = start().await;
     let permits = Arc::new(Semaphore::new(0));
 
     upstream.next(OTT, held(&permits));
-    let asked = clock::now();
+    let began = clock::now();
     let issue = within("3S", &gateway, ISSUE, call::issue("someone")).await;
-    assert!(asked.elapsed() >= Duration::from_millis(2900), "{:?}", asked.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
     assert_eq!((issue.code, issue.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_eq!((issue.metadata["outcome"].as_str(), issue.metadata["attempts"].as_str()), ("unknown", "1"));
-    assert_eq!((issue.pushback, issue.ratelimited), (None, None), "another token may be minted");
+    assert_eq!((issue.pushback, issue.ratelimited), (None, None), "another token may be issued");
     permits.add_permits(1);
     let recorded = record(&gateway, 1).await;
     assert_eq!(recorded["reason"], "DEADLINE_EXCEEDED");
@@ -73,9 +72,9 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
     let trailers = (login.pushback.as_deref(), login.ratelimited.as_deref());
     assert_eq!(trailers, (Some("-1"), Some("true")), "the token may be spent");
 
-    // The login comes to its end nevertheless; nobody gets its session, so it is ended.
+    // The login still completes, and its undelivered session is logged out.
     permits.add_permits(1);
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     assert_eq!(
         upstream.requests_to(LOGOUT)[0].header("cookie"),
         Some(format!("sid=SESSION-OF-{ott}").as_str())
@@ -87,19 +86,19 @@ async fn a_deadline_is_answered_by_its_name_and_with_the_outcome() {
 }
 
 #[tokio::test]
-async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
+async fn missing_or_longer_deadlines_are_limited_to_the_configured_one() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address())
         .replacing("[server]", "[server]\nmax_deadline = \"4s\"")
         .start();
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     let client = gateway.client().await;
     upstream.next(LOGIN, Behaviour::Stall).next(LOGIN, Behaviour::Stall);
     let mut first = client.clone();
-    let asked = clock::now();
+    let began = clock::now();
     let (first, second) =
         tokio::join!(first.login_with_ott(call::login("A")), within("1H", &gateway, SPEND, call::login("B")));
-    assert!(asked.elapsed() >= Duration::from_millis(3900), "{:?}", asked.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(3900), "{:?}", began.elapsed());
     for refused in [refused(&first.expect_err("it stalls")), second] {
         assert_eq!((refused.code, refused.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     }
@@ -107,7 +106,7 @@ async fn without_a_deadline_the_configured_one_holds_and_a_longer_one_is_cut() {
 }
 
 #[tokio::test]
-async fn a_malformed_timeout_is_refused_and_sends_nothing() {
+async fn malformed_timeout_is_refused_without_a_platform_request() {
     let (upstream, gateway, mut client) = start().await;
     let mut connection = raw::Connection::to(gateway.address()).await;
     let body = raw::framed(false, &call::issue("someone").encode_to_vec());
@@ -126,7 +125,7 @@ async fn a_malformed_timeout_is_refused_and_sends_nothing() {
     assert_eq!(upstream.count(OTT), 0);
     for timeout in ["1H", "5M", "8S", "8000m", "8000000u", "99999999n"] {
         let answered = connection.post(ISSUE, &[("grpc-timeout", timeout)], &body).await;
-        // 99999999n is a tenth of a second, which a busy machine may not keep.
+        // 99999999n is a tenth of a second, too short for a busy machine.
         let allowed = [Code::Ok, if timeout == "99999999n" { Code::DeadlineExceeded } else { Code::Ok }];
         assert!(allowed.contains(&answered.status.code()), "{timeout}: {:?}", answered.status);
     }
@@ -134,11 +133,11 @@ async fn a_malformed_timeout_is_refused_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn with_too_little_time_left_nothing_is_sent() {
+async fn nothing_is_sent_with_too_little_time_left() {
     let (upstream, gateway, mut client) = start().await;
     let before = upstream.requests().len();
     let mut calls = 0;
-    // Of 35 ms the margin for the way back takes 20, and an attempt needs 20 more.
+    // Of 35 ms, 20 are reserved for the response, and an attempt needs 20 more.
     for timeout in ["0S", "1n", "1m", "20m", "35m"] {
         let issue = within(timeout, &gateway, ISSUE, call::issue("someone")).await;
         let login = within(timeout, &gateway, SPEND, call::login("OTT")).await;
@@ -159,7 +158,7 @@ async fn with_too_little_time_left_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_deadline_counts_the_wait_for_an_access_token() {
+async fn deadline_includes_the_wait_for_an_access_token() {
     let upstream = Upstream::http().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, held(&permits));
@@ -171,25 +170,25 @@ async fn a_deadline_counts_the_wait_for_an_access_token() {
     assert_eq!(upstream.count(OTT), 0);
     permits.add_permits(1);
     call::issue_and_log_in(&mut client).await;
-    assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (1, 1), "it did not take the request along");
+    assert_eq!((upstream.count(TOKEN), upstream.count(OTT)), (1, 1), "the token request was not cancelled");
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_leaves_a_record_and_no_session() {
+async fn cancelled_login_leaves_a_record_and_no_session() {
     let (upstream, gateway, client) = start().await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(LOGIN, held(&permits));
     let ott = upstream.token();
     let (mut leaving, message) = (client.clone(), call::login(&ott));
     let call = tokio::spawn(async move { leaving.login_with_ott(message).await });
-    upstream.asked(LOGIN, 1).await;
+    upstream.wait_for(LOGIN, 1).await;
     call.abort();
     let _ = call.await;
-    // Another call on the same connection: by its answer the gateway has seen the reset.
-    client.clone().issue_ott(call::issue("someone")).await.expect("the connection is well");
+    // When another call on this connection succeeds, the gateway has seen the reset.
+    client.clone().issue_ott(call::issue("someone")).await.expect("an open connection");
     permits.add_permits(1);
 
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     let logout = &upstream.requests_to(LOGOUT)[0];
     assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{ott}").as_str()));
     assert_eq!(logout.header("authorization"), None);
@@ -203,27 +202,27 @@ async fn a_caller_that_goes_away_leaves_a_record_and_no_session() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_ends_the_retries_and_leaves_one_record() {
+async fn cancelled_call_stops_retries_and_leaves_one_record() {
     let (upstream, gateway, client) = start().await;
     let permits = Arc::new(Semaphore::new(0));
     let failing = Behaviour::Held(Arc::clone(&permits), Box::new(Answer::empty(503).into()));
     upstream.next(OTT, failing);
     let mut leaving = client.clone();
     let call = tokio::spawn(async move { leaving.issue_ott(call::issue("someone")).await });
-    upstream.asked(OTT, 1).await;
+    upstream.wait_for(OTT, 1).await;
     call.abort();
     let _ = call.await;
-    client.clone().login_with_ott(call::login("OTT")).await.expect_err("it is no token");
+    client.clone().login_with_ott(call::login("OTT")).await.expect_err("an invalid token");
     permits.add_permits(1);
     let records = record(&gateway, 2).await;
     assert_eq!((&records["method"], &records["code"]), (&"IssueOtt".into(), &"CANCELLED".into()));
     assert_eq!((&records["outcome"], &records["attempts"]), (&"unknown".into(), &1.into()));
     call::issue_and_log_in(&mut client.clone()).await;
-    assert_eq!(upstream.count(OTT), 2, "nobody waited for a second attempt");
+    assert_eq!(upstream.count(OTT), 2, "no second attempt");
 }
 
 #[tokio::test]
-async fn connections_that_break_off_leave_nothing_behind() {
+async fn lost_connections_leave_nothing_behind() {
     let (upstream, gateway, client) = start().await;
     let permits = Arc::new(Semaphore::new(0));
     for _ in 0..10 {
@@ -235,13 +234,13 @@ async fn connections_that_break_off_leave_nothing_behind() {
         let message = call::login(&upstream.token());
         calls.spawn(async move { leaving.login_with_ott(message).await.map(drop) });
     }
-    upstream.asked(LOGIN, 10).await;
-    // The connections go with their clients.
+    upstream.wait_for(LOGIN, 10).await;
+    // Dropping the clients closes their connections.
     calls.shutdown().await;
     let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
-    Admin(gateway.admin()).comes_to(cancelled, 10.0).await;
+    Admin(gateway.admin()).wait_for(cancelled, 10.0).await;
     permits.add_permits(10);
-    upstream.asked(LOGOUT, 10).await;
+    upstream.wait_for(LOGOUT, 10).await;
     record(&gateway, 10).await;
     let mut ended: Vec<_> = upstream
         .requests_to(LOGOUT)
@@ -250,6 +249,6 @@ async fn connections_that_break_off_leave_nothing_behind() {
         .collect();
     ended.sort_unstable();
     ended.dedup();
-    assert_eq!(ended.len(), 10, "each session once");
-    client.clone().issue_ott(call::issue("someone")).await.expect("all is well");
+    assert_eq!(ended.len(), 10, "each session is logged out once");
+    client.clone().issue_ott(call::issue("someone")).await.expect("a working gateway");
 }

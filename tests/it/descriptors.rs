@@ -1,4 +1,4 @@
-//! A limit of open files that is lower than what the configuration needs.
+//! Limits of open files below what the configuration needs.
 
 use std::{fs, net::TcpStream};
 
@@ -13,7 +13,7 @@ use crate::support::{
     upstream::{TOKEN, Upstream},
 };
 
-/// Starts a gateway with that argument of `ulimit`.
+/// Starts a gateway under `ulimit` with this argument.
 async fn start(limit: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::http().await;
     let launcher = format!("ulimit {limit}; exec \"$0\" \"$@\"");
@@ -21,11 +21,11 @@ async fn start(limit: &str) -> (Upstream, Gateway) {
         .replacing("[server]", "[server]\nworker_threads = 2")
         .launched_by(&["sh", "-c", &launcher]);
     let gateway = setup.start();
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     (upstream, gateway)
 }
 
-/// The soft limit of open files of a running gateway.
+/// Soft limit of open files of a running gateway.
 fn soft_limit(gateway: &Gateway) -> u64 {
     let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.id())).expect("it runs");
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
@@ -53,21 +53,21 @@ async fn connections_leave_descriptors_for_probes_calls_and_records() {
     let (_upstream, gateway) = start("-n 300").await;
     let admin = Admin(gateway.admin());
     gateway.stderr().wait_for("the lower limits", |line| {
-        line.contains("limit of open files is too low, accepting fewer connections and calls").then_some(())
+        line.contains("limit of open files too low, accepting fewer connections and calls").then_some(())
     });
     let limit = admin.scrape().value(r#"ott_gateway_limit{limit="connections"}"#);
     assert!((8.0..256.0).contains(&limit), "{limit}");
     let mut client = gateway.client().await;
     call::issue_and_log_in(&mut client).await;
 
-    // More idle connections than the process may open files.
+    // More idle connections than the limit of open files.
     let mut idle = Vec::new();
     for _ in 0..320 {
         idle.push(TcpStream::connect(gateway.address()).expect("the kernel accepts it"));
     }
     let evicted = 320.0 + 1.0 - limit;
     let reason = r#"ott_gateway_connections_ended_total{reason="evicted"}"#;
-    admin.comes_to(reason, evicted).await;
+    admin.wait_for(reason, evicted).await;
     assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
     for _ in 0..20 {
         call::issue_and_log_in(&mut client).await;
@@ -82,12 +82,12 @@ async fn connections_leave_descriptors_for_probes_calls_and_records() {
 }
 
 #[tokio::test]
-async fn limit_that_is_too_low_for_any_connection_is_refused_at_the_start() {
+async fn limit_too_low_for_any_connection_prevents_the_start() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address())
         .replacing("[server]", "[server]\nworker_threads = 2")
         .launched_by(&["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""]);
-    let (status, log) = setup.try_start().err().expect("it does not start");
+    let (status, log) = setup.try_start().err().expect("a failed start");
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("the limit of open files is 64, and the gateway needs at least "), "{log}");
 }

@@ -1,6 +1,5 @@
-//! What the documentation says is so: examples of configuration load, every key that the
-//! code reads is described (and no other), defaults are the real ones, and commands have
-//! the options that are shown.
+//! Checks the documentation against the code: example configurations load, the described keys,
+//! defaults and bounds are the real ones, and commands have the documented options.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,14 +16,14 @@ use syn::{
 };
 use tempfile::TempDir;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// README.md, CONTRIBUTING.md, ARCHITECTURE.md, tests/README.md and docs/*.md, with their names.
 fn pages() -> Vec<(String, String)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(root().join("docs"))
-        .expect("there is documentation")
+        .expect("the documentation")
         .map(|entry| entry.expect("can be listed").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
@@ -35,7 +34,7 @@ fn pages() -> Vec<(String, String)> {
     paths.iter().map(|path| (path.display().to_string(), read(path))).collect()
 }
 
-/// A fenced block: where it begins, what stands after the fence, and the text.
+/// A fenced code block: its position, info string and text.
 pub(crate) struct Block {
     place: String,
     pub(crate) info: String,
@@ -63,7 +62,7 @@ pub(crate) fn blocks(wanted: &str) -> Vec<Block> {
     found
 }
 
-/// A folder in which whatever an example names is there.
+/// A folder with all files that examples refer to.
 pub(crate) struct Place {
     folder: TempDir,
     environment: BTreeMap<String, String>,
@@ -85,7 +84,7 @@ impl Place {
     }
 
     /// Reads a configuration after making the files that it names.
-    fn load(&mut self, text: &str) -> Result<Config, Faults> {
+    pub(crate) fn load(&mut self, text: &str) -> Result<Config, Faults> {
         let file = self.prepare(text);
         Config::load(Some(&file), &self.environment)
     }
@@ -95,8 +94,8 @@ impl Place {
         &self.environment
     }
 
-    /// Writes a configuration and the files that it names; paths from the root start in this
-    /// folder instead.
+    /// Writes a configuration and the files that it refers to. Absolute paths are moved into this
+    /// folder.
     pub(crate) fn prepare(&mut self, text: &str) -> PathBuf {
         let mut written = String::new();
         for line in text.lines() {
@@ -143,8 +142,8 @@ impl Place {
     }
 }
 
-/// Puts the hash of a random token where an example shows a placeholder for one.
-fn with_hashes(line: &str) -> String {
+/// Replaces the placeholder for the hash of a token with that of a random one.
+pub(crate) fn with_hashes(line: &str) -> String {
     let Some((before, rest)) = line.split_once("sha256:OUTPUT-") else { return line.to_owned() };
     let after = rest.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter == '-');
     let hash = uuid::Uuid::new_v4().simple().to_string().repeat(2);
@@ -152,7 +151,7 @@ fn with_hashes(line: &str) -> String {
 }
 
 #[test]
-fn no_hash_of_a_token_is_shown_in_the_documentation() {
+fn documentation_contains_no_token_hash() {
     for (page, text) in pages() {
         let shown = text
             .split("sha256:")
@@ -162,7 +161,7 @@ fn no_hash_of_a_token_is_shown_in_the_documentation() {
     }
 }
 
-/// What an example that shows a part leaves out.
+/// Completes an example that shows only a part.
 pub(crate) fn completed(part: &str) -> String {
     let mut whole = part.to_owned();
     if !part.contains("[api_clients.") {
@@ -177,14 +176,31 @@ pub(crate) fn completed(part: &str) -> String {
     whole
 }
 
+/// Adds the proofs of the callers that the rules of an example name, if the example has none.
+fn with_proofs(text: &str) -> String {
+    let names = |prefix: &str| text.contains(&format!("callers = [\"{prefix}"));
+    let mut proofs = String::new();
+    if (names("spiffe:") || names("dns:"))
+        && !text.contains("client_ca_file")
+        && !text.contains("[callers.forwarded]")
+    {
+        proofs.push_str("[callers.forwarded]\nheader = \"x-forwarded-client-cert\"\nfrom = [\"loopback\"]\n");
+    }
+    if names("jwt:") && !text.contains("callers.jwt]") {
+        proofs.push_str("[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"jwks\"\n");
+    }
+    proofs + text
+}
+
 #[test]
-fn every_example_of_configuration_loads_without_a_warning() {
+fn configuration_examples_load_without_a_warning() {
     let blocks = blocks("toml");
-    assert!(blocks.len() >= 6, "the examples are found");
+    assert!(blocks.len() >= 6, "too few examples found");
     for block in blocks {
         let whole = if block.info == "toml part" { completed(&block.text) } else { block.text };
+        let whole = with_proofs(&whole);
         let config = Place::new().load(&whole).unwrap_or_else(|faults| panic!("{}: {faults}", block.place));
-        // An example may show a secret in the environment, and is warned of it.
+        // Examples may show a secret in the environment, which causes a warning.
         let warnings = config.warnings.iter().filter(|warning| !warning.key.ends_with("client_secret_env"));
         let warnings: Vec<String> = warnings.map(ToString::to_string).collect();
         assert!(warnings.is_empty(), "{}: {warnings:?}", block.place);
@@ -199,7 +215,7 @@ struct Row {
     bounds: String,
 }
 
-/// The tables and the keys that docs/configuration.md describes.
+/// The tables and keys that docs/configuration.md describes.
 fn described() -> (BTreeSet<String>, Vec<Row>) {
     let page = fs::read_to_string(root().join("docs/configuration.md")).expect("can be read");
     let (mut tables, mut rows) = (BTreeSet::new(), Vec::new());
@@ -227,9 +243,9 @@ fn described() -> (BTreeSet<String>, Vec<Row>) {
     (tables, rows)
 }
 
-/// Collects the keys that the code asks for, by the type that asks.
+/// The keys that the code reads, by the type that reads them.
 #[derive(Default)]
-struct Asked {
+struct KeysInCode {
     by: String,
     keys: BTreeSet<(String, String)>,
     tables: BTreeSet<(String, String)>,
@@ -245,7 +261,7 @@ fn literal(expression: Option<&Expr>) -> Option<String> {
     }
 }
 
-impl<'ast> Visit<'ast> for Asked {
+impl<'ast> Visit<'ast> for KeysInCode {
     fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
         if let Type::Path(path) = &*item.self_ty {
             self.by = path.path.segments.last().expect("a type has a name").ident.to_string();
@@ -259,7 +275,7 @@ impl<'ast> Visit<'ast> for Asked {
     }
 
     fn visit_item_const(&mut self, item: &'ast ItemConst) {
-        // The three sources of a secret are asked for out of a list.
+        // The three sources of a secret are read in a loop over this list.
         if item.ident == "SOURCES"
             && let Expr::Array(array) = &*item.expr
         {
@@ -298,7 +314,7 @@ impl<'ast> Visit<'ast> for Asked {
     }
 }
 
-/// Which table each type, or function, of the configuration reads.
+/// The table that each configuration type, or function, reads.
 const TABLES: &[(&str, &str)] = &[
     ("Config", ""),
     ("Server", "server"),
@@ -317,49 +333,66 @@ const TABLES: &[(&str, &str)] = &[
     ("Telemetry", "telemetry"),
 ];
 
-/// Asked for only to be refused.
+/// Keys that are read only to be refused.
 const REFUSED: &[&str] = &["client_secret"];
 
-#[test]
-fn every_key_that_the_code_reads_is_described_and_no_other() {
-    let mut asked = Asked::default();
+/// Returns the keys and the tables that the code reads, with their tables.
+fn read_by_code() -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut used = KeysInCode::default();
     let folder = fs::read_dir(root().join("src/config")).expect("the configuration's folder");
-    let files = folder.map(|entry| entry.expect("can be listed").path()).filter(|path| path.is_file());
+    let files = folder.map(|entry| entry.expect("can be listed").path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
     for file in files.chain([root().join("src/config.rs")]) {
-        // reloadable.rs reads a part of what the others read.
-        if !["section.rs", "tests.rs", "reloadable.rs"].iter().any(|name| file.ends_with(name)) {
+        // reloadable.rs and health_endpoint.rs read a part of what the others read.
+        if !["section.rs", "tests.rs", "reloadable.rs", "health_endpoint.rs"]
+            .iter()
+            .any(|name| file.ends_with(name))
+        {
             let text = fs::read_to_string(&file).expect("can be read");
-            asked.visit_file(&syn::parse_file(&text).expect("is Rust"));
+            used.visit_file(&syn::parse_file(&text).expect("is Rust"));
         }
     }
     let table_of = |by: &str| {
         let known = TABLES.iter().find(|(name, _)| *name == by);
-        known.unwrap_or_else(|| panic!("{by} reads a table that this test does not know")).1
+        known.unwrap_or_else(|| panic!("{by} is missing in TABLES")).1
     };
     let dotted = |(by, key): &(String, String)| {
         let table = table_of(by);
         if table.is_empty() { key.clone() } else { format!("{table}.{key}") }
     };
-    let (tables, rows) = described();
     // A list of tables that may also be a single table is described as a table.
-    let is_key = |asked_for: &&(String, String)| {
-        !REFUSED.contains(&asked_for.1.as_str()) && !asked.tables.contains(*asked_for)
-    };
-    let in_code: BTreeSet<String> = asked.keys.iter().filter(is_key).map(dotted).collect();
+    let is_key =
+        |entry: &&(String, String)| !REFUSED.contains(&entry.1.as_str()) && !used.tables.contains(*entry);
+    let keys = used.keys.iter().filter(is_key).map(dotted).collect();
+    (keys, used.tables.iter().map(dotted).collect())
+}
+
+/// Returns the keys that the code reads and that have values of their own, with their tables.
+pub(crate) fn keys_in_code() -> BTreeSet<String> {
+    let mut keys = read_by_code().0;
+    // A list of tables.
+    keys.remove("access.rules");
+    keys
+}
+
+#[test]
+fn described_keys_are_those_that_the_code_reads() {
+    let (in_code, tables_in_code) = read_by_code();
+    let (tables, rows) = described();
     let in_docs: BTreeSet<String> = rows.iter().map(|row| format!("{}.{}", row.table, row.key)).collect();
-    assert!(in_code.len() > 40, "the keys are found: {in_code:?}");
+    assert!(in_code.len() > 40, "too few keys found: {in_code:?}");
     let missing: Vec<_> = in_code.difference(&in_docs).collect();
     let unknown: Vec<_> = in_docs.difference(&in_code).collect();
     assert!(
         missing.is_empty() && unknown.is_empty(),
         "not described: {missing:?}; not in the code: {unknown:?}"
     );
-    for table in asked.tables.iter().map(dotted) {
+    for table in tables_in_code {
         assert!(tables.iter().any(|heading| heading.starts_with(&table)), "[{table}] is not described");
     }
 }
 
-/// The least that makes every table possible.
+/// Minimal configuration with every table.
 const BASE: &[(&str, &[(&str, &str)])] = &[
     ("server", &[]),
     (
@@ -389,7 +422,7 @@ const BASE: &[(&str, &[(&str, &str)])] = &[
     ("telemetry", &[]),
 ];
 
-/// The base with one key set, or without it.
+/// The base configuration with one key set to `value` or removed.
 fn base_with(row: &Row, value: Option<&str>) -> String {
     let mut text = String::new();
     for (table, keys) in BASE {
@@ -398,7 +431,7 @@ fn base_with(row: &Row, value: Option<&str>) -> String {
             other => format!("[{}]", other.replace("NAME", "eu2")),
         };
         writeln!(text, "{header}").expect("a string");
-        // First, because a key that narrows a rule comes before the users.
+        // First, because keys that narrow a rule must precede its users.
         if *table == row.table
             && let Some(value) = value
         {
@@ -414,11 +447,11 @@ fn base_with(row: &Row, value: Option<&str>) -> String {
 }
 
 #[test]
-fn what_is_described_as_the_default_is_the_default() {
+fn described_defaults_are_the_real_ones() {
     let mut place = Place::new();
     let mut compared = 0;
     for row in described().1 {
-        // Some defaults are words, not values.
+        // Some defaults are described in prose.
         let Some(default) = row.default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) else {
             continue;
         };
@@ -437,7 +470,7 @@ fn what_is_described_as_the_default_is_the_default() {
 }
 
 #[test]
-fn what_is_described_as_the_bounds_is_accepted_and_no_more() {
+fn described_bounds_are_the_real_ones() {
     let mut place = Place::new();
     let mut tried = 0;
     for row in described().1 {
@@ -448,13 +481,13 @@ fn what_is_described_as_the_bounds_is_accepted_and_no_more() {
             Ok(_) => String::new(),
             Err(faults) => faults.to_string(),
         };
-        // The longest lame duck needs a longer drain, which is another rule.
+        // The maximum drain_lame_duck needs a longer drain_timeout, which is another check.
         let other_rule = "must be shorter than drain_timeout";
         for bound in [least, most] {
             let faults = faults(bound);
             assert!(faults.is_empty() || faults.contains(other_rule), "{key} = {bound}: {faults}");
         }
-        // Ten times as much, of a number or of a number in quotes.
+        // Ten times the bound, for plain and quoted numbers.
         let digits = most.find(|letter: char| letter.is_ascii_digit()).expect("a bound has a number");
         let end =
             most[digits..].find(|letter: char| !letter.is_ascii_digit()).map_or(most.len(), |at| digits + at);
@@ -465,13 +498,13 @@ fn what_is_described_as_the_bounds_is_accepted_and_no_more() {
     assert!(tried >= 10, "{tried} bounds were found");
 }
 
-/// What stands in backquotes at the beginning.
+/// The text in backquotes at the beginning.
 fn quoted(text: &str) -> Option<&str> {
     text.strip_prefix('`')?.split('`').next()
 }
 
 #[test]
-fn every_variable_that_has_an_effect_is_described_and_no_other() {
+fn described_variables_are_those_with_an_effect() {
     let mut described = Vec::new();
     for page in ["docs/configuration.md", "docs/tracing.md"] {
         let text = fs::read_to_string(root().join(page)).expect("can be read");
@@ -490,7 +523,7 @@ fn every_variable_that_has_an_effect_is_described_and_no_other() {
 }
 
 #[test]
-fn every_command_that_is_shown_has_the_options_that_are_shown() {
+fn documented_commands_have_the_documented_options() {
     let help = |command: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_ott-gateway")).args([command, "--help"]).output();
         let output = output.expect("the binary runs");
@@ -521,7 +554,7 @@ fn every_command_that_is_shown_has_the_options_that_are_shown() {
     assert!(commands >= 10, "{commands} commands were found");
 }
 
-/// Every function's name in the source and the tests.
+/// Collects the names of all functions under a folder.
 fn functions(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).expect("can be listed") {
         let path = entry.expect("can be listed").path();
@@ -536,7 +569,7 @@ fn functions(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_test_and_metric_that_the_threat_model_names_exists() {
+fn tests_and_metrics_in_the_threat_model_exist() {
     let mut names = BTreeSet::new();
     for folder in ["src", "tests"] {
         functions(&root().join(folder), &mut names);
@@ -545,7 +578,7 @@ fn every_test_and_metric_that_the_threat_model_names_exists() {
     let quoted = page.split('`').skip(1).step_by(2);
     let (metrics, others): (Vec<&str>, Vec<&str>) =
         quoted.partition(|name| name.starts_with("ott_gateway_") || name.starts_with("grpc_server_"));
-    // Names of tests are sentences; keys and headers have fewer words.
+    // Test names have at least five words; keys and headers have fewer.
     let tests: Vec<&str> = others.into_iter().filter(|name| name.matches('_').count() >= 4).collect();
     assert!(tests.len() >= 40, "{} tests were found", tests.len());
     let missing: Vec<_> = tests.iter().filter(|name| !names.contains(**name)).collect();
@@ -557,6 +590,25 @@ fn every_test_and_metric_that_the_threat_model_names_exists() {
         let family = metric.split('{').next().expect("a name");
         assert!(described.contains(&format!("| `{family}` |")), "{metric} is not described");
     }
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_described() {
+    let described = fs::read_to_string(root().join("docs/metrics.md")).expect("can be read");
+    let mut named = 0;
+    for (page, text) in pages() {
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let name = quoted.split(['{', '(', ' ']).next().unwrap_or_default();
+            // Buckets and sums are parts of a histogram.
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            let family = family.unwrap_or(name);
+            if ["ott_gateway_", "grpc_server_"].iter().any(|prefix| family.starts_with(prefix)) {
+                assert!(described.contains(&format!("| `{family}` |")), "{page}: {name} is not described");
+                named += 1;
+            }
+        }
+    }
+    assert!(named >= 60, "{named} metrics were found");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The end of the process: nothing is lost, and nobody can hold it up.
+//! Shutdown: no result is lost, and peers cannot delay it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ async fn start(server: &str) -> (Upstream, Gateway, Client) {
     let upstream = Upstream::http().await;
     let gateway =
         Setup::for_platform(upstream.address()).replacing("drain_lame_duck = \"100ms\"", server).start();
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     let client = gateway.client().await;
     (upstream, gateway, client)
 }
@@ -46,13 +46,13 @@ async fn until_health(gateway: &Gateway, status: ServingStatus) {
     }
 }
 
-/// Waits until the gateway has said so.
+/// Waits until the log contains `words`.
 fn logged(gateway: &Gateway, words: &str) {
     gateway.stderr().wait_for(words, |line| line.contains(words).then_some(()));
 }
 
 #[tokio::test]
-async fn calls_in_flight_end_well_and_the_process_with_them() {
+async fn process_stops_after_its_calls_have_completed() {
     let (upstream, mut gateway, client) = start("drain_lame_duck = \"100ms\"").await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(OTT, held(&permits)).next(LOGIN, held(&permits));
@@ -60,8 +60,8 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
     let login = call::login(&upstream.token());
     let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
     let spent = tokio::spawn(async move { spending.login_with_ott(login).await });
-    upstream.asked(OTT, 1).await;
-    upstream.asked(LOGIN, 1).await;
+    upstream.wait_for(OTT, 1).await;
+    upstream.wait_for(LOGIN, 1).await;
 
     gateway.signal("TERM");
     logged(&gateway, "sending GOAWAY to all connections");
@@ -77,7 +77,7 @@ async fn calls_in_flight_end_well_and_the_process_with_them() {
 }
 
 #[tokio::test]
-async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
+async fn lame_duck_reports_not_serving_and_still_serves_calls() {
     let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"15s\"").await;
     until_health(&gateway, ServingStatus::Serving).await;
     gateway.signal("TERM");
@@ -91,14 +91,14 @@ async fn in_the_lame_duck_health_says_so_and_calls_are_still_served() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_is_told_whether_it_may_have_happened() {
+async fn calls_cut_off_by_the_drain_report_their_outcome() {
     let (upstream, mut gateway, client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
     upstream.next(OTT, Behaviour::Stall).next(LOGIN, Behaviour::Stall);
     let (mut issuing, mut spending) = (client.clone(), client.clone());
     let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
     let spent = tokio::spawn(async move { spending.login_with_ott(call::login("OTT")).await });
-    upstream.asked(OTT, 1).await;
-    upstream.asked(LOGIN, 1).await;
+    upstream.wait_for(OTT, 1).await;
+    upstream.wait_for(LOGIN, 1).await;
     gateway.signal("TERM");
     let issue = refused(&issued.await.expect("no panic").expect_err("it stalls"));
     assert_eq!((issue.code, issue.reason.as_str()), (Code::Unavailable, "DRAINING"));
@@ -115,25 +115,25 @@ async fn what_does_not_end_in_time_is_told_whether_it_may_have_happened() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
+async fn session_undelivered_because_of_the_drain_is_logged_out() {
     let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"").await;
     let permits = Arc::new(Semaphore::new(0));
     upstream.next(LOGIN, held(&permits)).next(LOGOUT, held(&permits));
     let ott = upstream.token();
     let login = call::login(&ott);
     let spent = tokio::spawn(async move { client.login_with_ott(login).await });
-    upstream.asked(LOGIN, 1).await;
+    upstream.wait_for(LOGIN, 1).await;
     gateway.signal("TERM");
     let status = spent.await.expect("no panic").expect_err("it is held");
     assert_eq!(refused(&status).reason, "LOGIN_OUTCOME_UNKNOWN");
     permits.add_permits(1);
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(gateway.is_running(), "the platform has not answered yet");
+    assert!(gateway.is_running(), "the platform has not responded yet");
     permits.add_permits(1);
     assert_eq!(gateway.ended().await.code(), Some(0));
     let ended = upstream.requests_to(LOGOUT);
-    assert_eq!(ended.len(), 1, "its session is ended before the process is");
+    assert_eq!(ended.len(), 1, "the session is logged out before the process stops");
     assert_eq!(ended[0].header("cookie"), Some(format!("sid=SESSION-OF-{ott}").as_str()));
     let records = gateway.audit();
     assert_eq!(records.len(), 1, "{records:?}");
@@ -144,19 +144,19 @@ async fn a_session_that_the_drain_keeps_from_its_caller_is_ended() {
 }
 
 #[tokio::test]
-async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is() {
+async fn session_with_an_unreadable_account_is_logged_out_before_the_process_stops() {
     let (upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
     let permits = Arc::new(Semaphore::new(0));
     let unreadable = Answer::html(200).header("set-cookie", "sid=CANARY; Path=/");
     upstream.next(LOGIN, unreadable).next(LOGOUT, held(&permits));
-    let status = client.login_with_ott(call::login("OTT")).await.expect_err("nobody can read it");
+    let status = client.login_with_ott(call::login("OTT")).await.expect_err("an unreadable response");
     assert_eq!(refused(&status).reason, "PLATFORM_PROTOCOL_ERROR");
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     drop(client);
     gateway.signal("TERM");
     logged(&gateway, "sending GOAWAY to all connections");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(gateway.is_running(), "the platform has not answered yet");
+    assert!(gateway.is_running(), "the platform has not responded yet");
     permits.add_permits(1);
     assert_eq!(gateway.ended().await.code(), Some(0));
     logged(&gateway, "undelivered session ended");
@@ -164,7 +164,7 @@ async fn a_session_whose_account_cannot_be_read_is_ended_before_the_process_is()
 }
 
 #[tokio::test]
-async fn stubborn_peers_hold_nothing_up() {
+async fn unresponsive_peers_do_not_delay_the_shutdown() {
     // Longer than this test waits for the process.
     let drain = "drain_lame_duck = \"0s\"\ndrain_timeout = \"10min\"";
     let (_upstream, mut gateway, mut client) = start(drain).await;
@@ -172,8 +172,8 @@ async fn stubborn_peers_hold_nothing_up() {
     let silent = TcpStream::connect(gateway.address()).await.expect("it accepts");
     let mut half = TcpStream::connect(gateway.address()).await.expect("it accepts");
     half.write_all(b"PRI * HTTP/2.0\r\n").await.expect("it reads");
-    // The whole preface and settings, and then never a word, no acknowledgement either.
-    let deaf = h2_without_a_word(gateway.address()).await;
+    // Sends the preface and SETTINGS, then nothing, not even an acknowledgement.
+    let unresponsive = silent_h2(gateway.address()).await;
     let mut watch = HealthClient::new(gateway.channel().await)
         .watch(HealthCheckRequest { service: String::new() })
         .await
@@ -187,10 +187,10 @@ async fn stubborn_peers_hold_nothing_up() {
     assert_eq!(second.status(), ServingStatus::NotServing);
     let status = gateway.ended().await;
     assert_eq!(status.code(), Some(0), "{}", gateway.stderr().text());
-    drop((silent, half, deaf, watch));
+    drop((silent, half, unresponsive, watch));
 }
 
-async fn h2_without_a_word(gateway: SocketAddr) -> TcpStream {
+async fn silent_h2(gateway: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(gateway).await.expect("it accepts");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it reads");
     let mut settings = [0; 9];
@@ -199,22 +199,22 @@ async fn h2_without_a_word(gateway: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_stops_the_process_at_once() {
     let (upstream, mut gateway, client) = start("drain_lame_duck = \"60s\"\ndrain_timeout = \"10min\"").await;
     upstream.next(OTT, Behaviour::Stall);
     let mut issuing = client.clone();
     let issued = tokio::spawn(async move { issuing.issue_ott(call::issue("someone")).await });
-    upstream.asked(OTT, 1).await;
+    upstream.wait_for(OTT, 1).await;
     gateway.signal("TERM");
     logged(&gateway, "drain started");
     gateway.signal("TERM");
-    // A drain that ends would end it with status 0.
+    // After a completed drain, the status would be 0.
     assert_eq!(gateway.ended().await.code(), Some(1));
-    issued.await.expect("no panic").expect_err("the process is gone");
+    issued.await.expect("no panic").expect_err("the process has stopped");
 }
 
 #[tokio::test]
-async fn interrupt_drains_as_terminate_does() {
+async fn sigint_drains_like_sigterm() {
     let (_upstream, mut gateway, mut client) = start("drain_lame_duck = \"0s\"").await;
     call::issue_and_log_in(&mut client).await;
     gateway.signal("INT");
@@ -222,7 +222,7 @@ async fn interrupt_drains_as_terminate_does() {
 }
 
 #[tokio::test]
-async fn of_many_calls_during_a_drain_none_is_lost() {
+async fn no_call_is_lost_during_a_drain() {
     let (upstream, mut gateway, _client) = start("drain_lame_duck = \"300ms\"").await;
     let mut callers = JoinSet::new();
     for _ in 0..20 {
@@ -241,18 +241,17 @@ async fn of_many_calls_during_a_drain_none_is_lost() {
             }
         });
     }
-    upstream.asked(LOGIN, 20).await;
+    upstream.wait_for(LOGIN, 20).await;
     gateway.signal("TERM");
     let mut logins = 0;
     for (done, last) in callers.join_all().await {
         logins += done;
-        // A documented answer, or one of the connection itself, which a client knows to
-        // be safe: the call was never taken on.
+        // Either a documented status, or a connection error that clients may safely retry.
         if last.details().is_empty() {
             let text = format!("{last:?}");
-            let never_taken =
+            let not_accepted =
                 ["GoAway", "Connection refused", "connection closed", "ConnectError", "NotConnected"];
-            assert!(never_taken.iter().any(|words| text.contains(words)), "{text}");
+            assert!(not_accepted.iter().any(|words| text.contains(words)), "{text}");
         } else {
             let refused = refused(&last);
             assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "DRAINING"));
@@ -260,7 +259,7 @@ async fn of_many_calls_during_a_drain_none_is_lost() {
     }
     assert_eq!(gateway.ended().await.code(), Some(0));
     assert!(logins > 0);
-    // Whatever the platform did has its record, and no login was left without a caller.
+    // Each platform request has a record, and each session was delivered.
     let records = gateway.audit();
     let done = |method: &str| {
         let of = |record: &&serde_json::Value| record["method"] == method && record["code"] == "OK";
@@ -272,12 +271,12 @@ async fn of_many_calls_during_a_drain_none_is_lost() {
 }
 
 #[tokio::test]
-async fn a_platform_that_is_down_does_not_keep_the_process() {
+async fn platform_outage_does_not_delay_the_shutdown() {
     let (upstream, mut gateway, _client) = start("drain_lame_duck = \"0s\"").await;
     let stalled = Upstream::http().await;
     stalled.always(TOKEN, Behaviour::Stall);
     let mut waiting = Setup::for_platform(stalled.address()).start();
-    stalled.asked(TOKEN, 1).await;
+    stalled.wait_for(TOKEN, 1).await;
     waiting.signal("TERM");
     assert_eq!(waiting.ended().await.code(), Some(0));
 

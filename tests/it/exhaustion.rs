@@ -1,4 +1,4 @@
-//! Resources that the gateway's own process lacks for connections to the platform.
+//! The gateway process has too few resources for connections to the platform.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ use crate::support::{
     upstream::{LOGIN, Upstream},
 };
 
-/// Leaves the process no descriptor beyond those that it has.
+/// Limits the process to the descriptors that it has open.
 fn take_descriptors(gateway: &Gateway) {
     let open: Vec<u64> = fs::read_dir(format!("/proc/{}/fd", gateway.id()))
-        .expect("its descriptors")
+        .expect("the open descriptors")
         .map(|entry| {
             entry
                 .expect("an entry")
@@ -32,22 +32,21 @@ fn take_descriptors(gateway: &Gateway) {
 fn limit_descriptors(gateway: &Gateway, current: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(gateway.id()).expect("a process id"));
     let maximum = getrlimit(Resource::Nofile).maximum;
-    prlimit(pid, Resource::Nofile, Rlimit { current: current.or(maximum), maximum })
-        .expect("its limits are set");
+    prlimit(pid, Resource::Nofile, Rlimit { current: current.or(maximum), maximum }).expect("new limits");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_without_descriptors_says_so_and_does_not_blame_the_platform() {
+async fn missing_descriptors_are_not_reported_as_platform_errors() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address()).start();
     let mut client = gateway.client().await;
     issue_and_log_in(&mut client).await;
     let logins = platform.count(LOGIN);
 
-    // Over HTTP/1.1 every login has a connection of its own.
+    // Over HTTP/1.1, each login opens a new connection.
     take_descriptors(&gateway);
     let mut attempts = 0;
-    // The breaker would open at the twentieth.
+    // The breaker would open at the 20th failure.
     for _ in 0..25 {
         let status = client.login_with_ott(login("OTT-1")).await.expect_err("there is no descriptor");
         let refused = refused(&status);

@@ -1,5 +1,5 @@
-//! Files that cannot be read for a while: the real binary shows it, and takes over the next
-//! usable version of each of them by itself.
+//! Temporarily unreadable files: the real binary reports them, and loads the next usable version by
+//! itself.
 
 use std::{
     fs,
@@ -16,20 +16,20 @@ use tonic::transport::Channel;
 use crate::support::{
     admin::Admin,
     authority::{Authority, Identity},
-    calling::{issue, issued, told, until},
+    calling::{issue, issued, result_of, until},
     gateway::{Gateway, Setup},
     issuer::Issuer,
     upstream::{self, Upstream},
 };
 
-/// What is in the place of a file.
+/// What replaces a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// Nothing.
+    /// The file is missing.
     Missing,
-    /// A FIFO that nobody writes to.
+    /// A FIFO without a writer.
     Fifo,
-    /// A link to a device that never ends.
+    /// A link to an endless device.
     Device,
     /// A file of 1 GiB.
     Huge,
@@ -37,12 +37,12 @@ enum Fault {
     Directory,
     /// A file that the operating system refuses to open, even for root.
     Refused,
-    /// A file that is opened without an end.
+    /// A file whose `open` never returns.
     Hanging,
 }
 
 impl Fault {
-    /// Puts it in the place of a file.
+    /// Replaces a file with the fault.
     fn put(self, path: &Path) {
         if self == Self::Hanging {
             fs::write(hangs(path), "").unwrap();
@@ -60,7 +60,7 @@ impl Fault {
         }
     }
 
-    /// Puts a file in its place.
+    /// Replaces the fault with a file.
     fn replace(self, path: &Path, content: &str) {
         match self {
             Self::Hanging => fs::remove_file(hangs(path)).unwrap(),
@@ -75,7 +75,7 @@ fn hangs(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.hangs", path.display()))
 }
 
-/// Replaces a file in one step.
+/// Replaces a file atomically.
 fn put(path: &Path, content: &str) {
     let new = path.with_extension("new");
     fs::write(&new, content).unwrap();
@@ -83,7 +83,7 @@ fn put(path: &Path, content: &str) {
     fs::rename(new, path).unwrap();
 }
 
-/// The contents of all files. Nothing of one version is valid in another one.
+/// One version of all files. Credentials of one version are invalid in the others.
 struct Version {
     number: usize,
     pair: Identity,
@@ -172,19 +172,19 @@ impl Running {
         self.server.channel(self.gateway.address(), client).await.ok()
     }
 
-    /// What the login of that version is answered with, without a client certificate.
+    /// Result of a call for the login of `version`, without a client certificate.
     async fn allowed(&self, version: &Version) -> String {
         let Some(channel) = self.channel(None).await else { return "no connection".to_owned() };
-        told(&OttServiceClient::new(channel).issue_ott(issue(&version.login())).await)
+        result_of(&OttServiceClient::new(channel).issue_ott(issue(&version.login())).await)
     }
 
-    /// What a JWT of that version is answered with.
+    /// Result of a call with a JWT of `version`.
     async fn jwt(&self, version: &Version) -> String {
         let Some(channel) = self.channel(None).await else { return "no connection".to_owned() };
         issued(&channel, &[("authorization", &version.issuer.bearer(json!({})))]).await
     }
 
-    /// Whether a client with the certificate of that version is served.
+    /// Whether a client with the certificate of `version` is served.
     async fn serves(&self, version: &Version) -> bool {
         let Some(channel) = self.channel(Some(&version.client)).await else { return false };
         issued(&channel, &[]).await == "OK"
@@ -194,7 +194,7 @@ impl Running {
         self.server.shown(self.gateway.address(), None).await == version.pair.der()
     }
 
-    /// Whether a token was requested with the secret of that version.
+    /// Whether a token was requested with the secret of `version`.
     fn uses_secret(&self, version: &Version) -> bool {
         let basic = format!("Basic {}", STANDARD.encode(format!("test-client:{}", version.secret())));
         let requests = self.platform.requests_to(upstream::TOKEN);
@@ -207,7 +207,7 @@ impl Running {
     }
 }
 
-/// A gateway in which opening a file can hang.
+/// Preloads a library that can make `open` hang.
 fn preloaded(setup: Setup) -> Setup {
     let library = fs::canonicalize(setup.folder()).unwrap().join("hang.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/hang.c");
@@ -217,7 +217,7 @@ fn preloaded(setup: Setup) -> Setup {
     setup.environment("LD_PRELOAD", &library.display().to_string())
 }
 
-/// Puts the fault in the place of every file, then the next version of each.
+/// Replaces every file with the fault, then with its next version.
 async fn recovers_from(fault: Fault) {
     let server = Authority::new("server");
     let versions = [0, 1, 2].map(|number| Version::new(number, &server));
@@ -236,11 +236,11 @@ async fn recovers_from(fault: Fault) {
         ]
     };
 
-    // All files but the key.
+    // All files except the key.
     let broken = FILES.iter().filter(|name| **name != "tls.key");
     broken.for_each(|name| fault.put(&running.path(name)));
     for what in ["rules", "client_secret", "jwks", "certificate", "client_ca"] {
-        until(&format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
+        until(&format!("{fault:?} is reported for {what}"), async || running.failing(what)).await;
     }
     assert_eq!(running.allowed(first).await, "OK", "the last version stays in use");
     assert!(running.serves(first).await && running.jwt(first).await == "OK" && running.shows(first).await);
@@ -250,7 +250,7 @@ async fn recovers_from(fault: Fault) {
             _ => fault.replace(&running.path(name), &content),
         }
     }
-    until(&format!("all is in force after {fault:?}"), async || {
+    until(&format!("the second version is in use after {fault:?}"), async || {
         running.allowed(second).await == "OK"
             && running.serves(second).await
             && running.jwt(second).await == "OK"
@@ -260,14 +260,14 @@ async fn recovers_from(fault: Fault) {
     .await;
     assert_eq!(running.allowed(first).await, "PermissionDenied CALLER_NOT_ALLOWED");
     assert_eq!(running.jwt(first).await, "Unauthenticated CALLER_UNAUTHENTICATED");
-    assert!(!running.serves(first).await, "its authority is withdrawn");
+    assert!(!running.serves(first).await, "the first authority is withdrawn");
     for what in ["rules", "client_secret", "jwks", "certificate", "client_ca"] {
         assert!(!running.failing(what), "{what}");
     }
 
-    // The key alone: the authorities are taken over meanwhile.
+    // Only the key: the authorities are still reloaded.
     fault.put(&running.path("tls.key"));
-    until(&format!("{fault:?} is shown for the key"), async || running.failing("certificate")).await;
+    until(&format!("{fault:?} is reported for the key"), async || running.failing("certificate")).await;
     put(&running.path("ca.crt"), &third.clients.certificate());
     until("the authority is withdrawn", async || !running.serves(second).await).await;
     assert!(running.serves(third).await && running.failing("certificate"));
@@ -278,43 +278,43 @@ async fn recovers_from(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_it_was_missing() {
+async fn files_are_reloaded_after_they_were_missing() {
     recovers_from(Fault::Missing).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_a_fifo() {
+async fn files_are_reloaded_after_a_fifo() {
     recovers_from(Fault::Fifo).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_a_link_to_an_endless_device() {
+async fn files_are_reloaded_after_a_link_to_an_endless_device() {
     recovers_from(Fault::Device).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_a_huge_one() {
+async fn files_are_reloaded_after_a_huge_one() {
     recovers_from(Fault::Huge).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_a_directory() {
+async fn files_are_reloaded_after_a_directory() {
     recovers_from(Fault::Directory).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_one_that_cannot_be_opened() {
+async fn files_are_reloaded_after_one_that_cannot_be_opened() {
     recovers_from(Fault::Refused).await;
 }
 
 #[cfg(target_env = "gnu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_file_is_taken_over_after_one_that_hangs() {
+async fn files_are_reloaded_after_one_that_hangs() {
     recovers_from(Fault::Hanging).await;
 }
 
-/// `check-config` reports this fault of each file in the words that a reload logs.
-async fn has_one_verdict(fault: Fault) {
+/// Checks that `check-config` reports this fault of each file with the text that a reload logs.
+async fn is_reported_alike(fault: Fault) {
     let server = Authority::new("server");
     let version = Version::new(0, &server);
     let running = Running::start(fault, &version, server).await;
@@ -328,7 +328,7 @@ async fn has_one_verdict(fault: Fault) {
         fault.put(&running.path(name));
     }
     for (_, _, what) in files {
-        until(&format!("{fault:?} is shown for {what}"), async || running.failing(what)).await;
+        until(&format!("{fault:?} is reported for {what}"), async || running.failing(what)).await;
     }
     let check = |config: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ott-gateway"));
@@ -349,22 +349,22 @@ async fn has_one_verdict(fault: Fault) {
     }
 
     fault.put(&config);
-    until(&format!("{fault:?} is shown for the rules"), async || running.failing("rules")).await;
+    until(&format!("{fault:?} is reported for the rules"), async || running.failing("rules")).await;
     let checked = check(&config);
     let (_, sentence) = checked.trim().split_once("config.toml: ").unwrap();
     assert!(log().contains(&format!("config.toml: {sentence}")), "{fault:?}: {sentence}\n{}", log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_config_and_a_reload_agree_on_files_that_cannot_be_read() {
+async fn check_config_and_reloads_report_unreadable_files_alike() {
     let faults = [Fault::Missing, Fault::Fifo, Fault::Device, Fault::Huge, Fault::Directory, Fault::Refused];
-    futures_util::future::join_all(faults.map(has_one_verdict)).await;
+    futures_util::future::join_all(faults.map(is_reported_alike)).await;
 }
 
-/// `check-config` and the start end after 5 seconds, and name the file.
+/// `check-config` and the start fail after 5 seconds and name the file.
 #[cfg(target_env = "gnu")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn file_that_hangs_is_an_error_of_check_config_and_of_the_start() {
+async fn file_that_hangs_fails_check_config_and_the_start() {
     for name in ["config.toml", "client-secret"] {
         let setup = preloaded(Setup::for_platform(([127, 0, 0, 1], 9).into()));
         setup.write_config();
@@ -380,7 +380,7 @@ async fn file_that_hangs_is_an_error_of_check_config_and_of_the_start() {
     }
 }
 
-/// Each of these files is refused by `check-config`, and by the start for the same reason.
+/// `check-config` and the start refuse these files for the same reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_config_and_the_start_agree_on_key_files() {
     let with = |name: &str, content: &str| {
@@ -412,7 +412,7 @@ async fn check_config_and_the_start_agree_on_key_files() {
             assert!(!output.status.success() && printed.contains(expected), "{name}: {printed}");
         }
     }
-    // A member that nothing reads, and that not every JSON parser accepts.
+    // An unused member with a number that not every JSON parser accepts.
     let unusual = Issuer::new("k").jwks().replacen('{', "{\"version\": 1e999, ", 1);
     let output = with("jwks.json", &unusual).run(&["check-config"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

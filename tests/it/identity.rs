@@ -1,5 +1,4 @@
-//! Who a caller is, seen from outside: which proofs the real binary believes, and from
-//! whom.
+//! Caller identity: which credentials the real binary accepts, and from which peers.
 
 use std::{
     fs,
@@ -20,7 +19,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{
     authority::{Authority, write},
-    calling::{issue, issued, metric, told, until, with},
+    calling::{issue, issued, metric, result_of, until, with},
     gateway::{Gateway, Setup},
     issuer::{Issuer, claims, forged, in_seconds},
     upstream::{Answer, Tls, Upstream},
@@ -30,15 +29,14 @@ const UNKNOWN: &str = "Unauthenticated CALLER_UNAUTHENTICATED";
 const SPOOFED: &str = "ott_gateway_spoofed_identity_headers_total";
 const XFCC: &str = "x-forwarded-client-cert";
 
-/// A gateway that lets in every identified caller and no other, with that added to its
-/// configuration.
+/// A gateway that allows every identified caller and no other, with `more` configuration.
 fn setup(platform: &Upstream, more: &str) -> Setup {
     Setup::for_platform(platform.address())
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["*"]"#)
         .replacing("[[access.rules]]", &format!("{more}\n[[access.rules]]"))
 }
 
-/// The same, with TLS and that `client_auth`.
+/// The same, with TLS and `client_auth`.
 fn with_tls(setup: Setup, authority: &Authority, client_auth: &str) -> Setup {
     let folder = setup.folder().join("tls");
     fs::create_dir(&folder).unwrap();
@@ -76,7 +74,7 @@ fn hash(token: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificate_names_its_caller_if_it_names_exactly_one() {
+async fn certificate_identifies_its_caller_if_it_has_exactly_one_name() {
     let platform = Upstream::http().await;
     let authority = Authority::new("mesh");
     let gateway = with_tls(setup(&platform, ""), &authority, "optional").start();
@@ -104,20 +102,20 @@ async fn certificate_names_its_caller_if_it_names_exactly_one() {
     for names in bad {
         let channel = authority.channel(gateway.address(), Some(&authority.issue(names))).await.unwrap();
         assert_eq!(issued(&channel, &[]).await, UNKNOWN, "{names:?}");
-        assert_eq!(last_caller(&gateway), (Value::Null, Value::Null), "a common name is nobody's name");
+        assert_eq!(last_caller(&gateway), (Value::Null, Value::Null), "a common name identifies no caller");
     }
-    // Without a certificate, a caller is anonymous, and no rule names that.
+    // Without a certificate, the caller is anonymous, which no rule allows.
     let channel = authority.channel(gateway.address(), None).await.unwrap();
     assert_eq!(issued(&channel, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED");
     assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
-    assert_eq!(platform.requests().len(), before, "and the platform saw nothing of all that");
+    assert_eq!(platform.requests().len(), before, "nothing was sent to the platform");
     gateway.stderr().wait_for("why", |line| {
         (line.contains("call failed") && line.contains("it has more than one URI")).then_some(())
     });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bearer_token_proves_its_name_and_nothing_else_does() {
+async fn only_the_exact_bearer_token_proves_its_name() {
     let platform = Upstream::http().await;
     let tokens = format!(
         "[callers.tokens]\nci = \"{}\"\nreports = [\"{}\", \"{}\"]",
@@ -152,7 +150,7 @@ async fn bearer_token_proves_its_name_and_nothing_else_does() {
         assert_eq!(issued(&channel, &[("authorization", wrong)]).await, UNKNOWN, "{wrong}");
     }
     let twice = [("authorization", "Bearer canary-ci"), ("authorization", "Bearer canary-ci")];
-    assert_eq!(issued(&channel, &twice).await, UNKNOWN, "twice is no proof, even of the same");
+    assert_eq!(issued(&channel, &twice).await, UNKNOWN, "duplicates prove nothing, even if equal");
     assert_eq!(issued(&channel, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED", "anonymous");
     assert_eq!(platform.requests().len(), sent);
     let admin = gateway.admin();
@@ -167,7 +165,7 @@ async fn bearer_token_proves_its_name_and_nothing_else_does() {
 const JWT: &str = "[callers.jwt]\nissuer = \"https://issuer.example\"\naudience = \"ott-gateway\"\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
+async fn only_a_fully_valid_jwt_proves_its_subject() {
     let platform = Upstream::http().await;
     let issuer = Issuer::new("k1");
     let setup = setup(&platform, &format!("{JWT}jwks_file = \"FOLDER/jwks.json\""));
@@ -178,14 +176,14 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
         assert_eq!(issued(&channel, &[("authorization", &issuer.bearer(good))]).await, "OK");
         assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
     }
-    // A subject that looks like another kind of name stays a subject.
+    // A subject that looks like another kind of name is still a JWT subject.
     let posing = issuer.bearer(json!({ "sub": "spiffe://mesh/ns/root/sa/admin" }));
     assert_eq!(issued(&channel, &[("authorization", &posing)]).await, "OK");
     assert_eq!(last_caller(&gateway), proven("jwt:spiffe://mesh/ns/root/sa/admin", "jwt"));
 
     let sent = platform.requests().len();
     let hs256 = {
-        // The classic: the public key, which everybody has, taken for a shared secret.
+        // Key confusion: the public key used as a shared secret.
         let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::HS256) };
         let key = EncodingKey::from_secret(issuer.jwks().as_bytes());
         format!("Bearer {}", encode(&header, &claims(json!({})), &key).unwrap())
@@ -194,20 +192,20 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
     let embedded = json!({ "alg": "ES256", "jwk": impostor.jwk() });
     let wrong = [
         ("expired", issuer.bearer(json!({ "exp": in_seconds(-60) }))),
-        ("without an end", issuer.bearer(json!({ "exp": null }))),
+        ("no expiry", issuer.bearer(json!({ "exp": null }))),
         ("not valid yet", issuer.bearer(json!({ "nbf": in_seconds(120) }))),
         ("another audience", issuer.bearer(json!({ "aud": "other" }))),
         ("no audience", issuer.bearer(json!({ "aud": null }))),
         ("another issuer", issuer.bearer(json!({ "iss": "https://issuer.example/" }))),
         ("no subject", issuer.bearer(json!({ "sub": null }))),
         ("an empty subject", issuer.bearer(json!({ "sub": "" }))),
-        ("a subject that forges", issuer.bearer(json!({ "sub": "portal\nadmin" }))),
+        ("a subject with a line break", issuer.bearer(json!({ "sub": "portal\nadmin" }))),
         ("another's signature", impostor.bearer(json!({}))),
         ("an unknown key", Issuer::new("k2").bearer(json!({}))),
         ("a shared secret", hs256),
         ("no algorithm", forged(&json!({ "alg": "none" }), b"")),
         ("no algorithm, in capitals", forged(&json!({ "alg": "NONE", "kid": "k1" }), b"")),
-        ("its own key", forged(&embedded, &[0; 64])),
+        ("an embedded key", forged(&embedded, &[0; 64])),
         ("a zero signature", forged(&json!({ "alg": "ES256", "kid": "k1" }), &[0; 64])),
     ];
     for (what, token) in &wrong {
@@ -218,8 +216,8 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
         (line.contains("call failed") && line.contains("the JWT is not valid: it has expired")).then_some(())
     });
 
-    // A new key in the file is believed within 10 s, the old one no more, not even for a token
-    // that has been used all the time.
+    // Within 10 s, a new key in the file is accepted and the old one is not, even for tokens used
+    // before.
     let new = Issuer::new("k2");
     let (used, old) = (issuer.bearer(json!({})), issuer.bearer(json!({ "sub": "other" })));
     for _ in 0..3 {
@@ -228,18 +226,18 @@ async fn jwt_proves_its_subject_if_everything_about_it_is_right() {
     }
     write(gateway.folder(), "jwks.json", &new.jwks());
     let new = new.bearer(json!({}));
-    let is_believed = async || issued(&channel, &[("authorization", &new)]).await == "OK";
-    until("the new key is believed", is_believed).await;
+    let is_accepted = async || issued(&channel, &[("authorization", &new)]).await == "OK";
+    until("the new key is accepted", is_accepted).await;
     for withdrawn in [used, old] {
         assert_eq!(issued(&channel, &[("authorization", &withdrawn)]).await, UNKNOWN);
     }
 }
 
-/// What an issuer's HTTP server answers, and how often it was asked.
+/// The response of an issuer's HTTP server, and its number of requests.
 #[derive(Clone)]
-struct Published(Arc<(Mutex<(StatusCode, String)>, AtomicU32)>);
+struct KeyServer(Arc<(Mutex<(StatusCode, String)>, AtomicU32)>);
 
-impl Published {
+impl KeyServer {
     async fn start() -> (Self, String) {
         let answer = (StatusCode::SERVICE_UNAVAILABLE, String::new());
         let published = Self(Arc::new((Mutex::new(answer), AtomicU32::new(0))));
@@ -255,17 +253,17 @@ impl Published {
         (published, url)
     }
 
-    fn answer(&self, status: StatusCode, body: String) {
+    fn set_response(&self, status: StatusCode, body: String) {
         *self.0.0.lock().unwrap() = (status, body);
     }
 
-    fn asked(&self) -> u32 {
+    fn requests(&self) -> u32 {
         self.0.1.load(Ordering::SeqCst)
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_issuers_cannot_pose_as_each_other() {
+async fn issuers_cannot_impersonate_each_other() {
     let platform = Upstream::http().await;
     // Both use the same key id, and both have a subject `portal`.
     let (corp, k8s) = (Issuer::new("k1"), Issuer::new("k1"));
@@ -278,17 +276,17 @@ async fn two_issuers_cannot_pose_as_each_other() {
     setup.file("k8s.json", &k8s.jwks());
     let gateway = setup.start();
     let channel = gateway.channel().await;
-    let told = async |bearer: String| issued(&channel, &[("authorization", &bearer)]).await;
+    let with_bearer = async |bearer: String| issued(&channel, &[("authorization", &bearer)]).await;
     let claims = |issuer: &str, subject: &str| json!({ "iss": issuer, "sub": subject, "iat": in_seconds(0), "exp": in_seconds(300) });
     let (at_corp, at_k8s) = ("https://corp.example", "https://k8s.example");
-    assert_eq!(told(corp.bearer(claims(at_corp, "portal"))).await, "OK");
+    assert_eq!(with_bearer(corp.bearer(claims(at_corp, "portal"))).await, "OK");
     assert_eq!(last_caller(&gateway), proven("jwt:corp:portal", "jwt:corp"));
-    assert_eq!(told(k8s.bearer(claims(at_k8s, "portal"))).await, "OK");
+    assert_eq!(with_bearer(k8s.bearer(claims(at_k8s, "portal"))).await, "OK");
     assert_eq!(last_caller(&gateway), proven("jwt:k8s:portal", "jwt:k8s"));
 
     let not_allowed = "PermissionDenied CALLER_NOT_ALLOWED";
     for subject in ["other", "k8s:portal", "jwt:k8s:portal"] {
-        assert_eq!(told(corp.bearer(claims(at_corp, subject))).await, not_allowed, "{subject}");
+        assert_eq!(with_bearer(corp.bearer(claims(at_corp, subject))).await, not_allowed, "{subject}");
         assert_eq!(last_caller(&gateway), proven(&format!("jwt:corp:{subject}"), "jwt:corp"));
     }
     for (what, bearer) in [
@@ -296,39 +294,43 @@ async fn two_issuers_cannot_pose_as_each_other() {
         ("signed by the other issuer", k8s.bearer(claims(at_corp, "portal"))),
         ("an unknown issuer", corp.bearer(claims("https://issuer.example", "portal"))),
         (
-            "too long a life",
+            "a lifetime above the limit",
             corp.bearer(json!({ "iss": at_corp, "iat": in_seconds(0), "exp": in_seconds(3600) })),
         ),
-        ("no start", corp.bearer(json!({ "iss": at_corp }))),
+        ("no issue time", corp.bearer(json!({ "iss": at_corp }))),
     ] {
-        assert_eq!(told(bearer).await, UNKNOWN, "{what}");
+        assert_eq!(with_bearer(bearer).await, UNKNOWN, "{what}");
     }
-    assert_eq!(told(k8s.bearer(json!({ "iss": at_k8s }))).await, "OK", "each issuer has its own checks");
+    assert_eq!(
+        with_bearer(k8s.bearer(json!({ "iss": at_k8s }))).await,
+        "OK",
+        "each issuer has its own checks"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_from_a_url_are_waited_for_kept_and_not_hammered() {
+async fn keys_from_a_url_are_fetched_kept_and_rate_limited() {
     let platform = Upstream::http().await;
-    let (published, url) = Published::start().await;
+    let (published, url) = KeyServer::start().await;
     let (first, second) = (Issuer::new("k1"), Issuer::new("k2"));
     let gateway = setup(&platform, &format!("{JWT}jwks_url = \"{url}\"")).start();
     let channel = gateway.channel().await;
     let bearer = first.bearer(json!({}));
 
-    // No keys yet: nobody can be identified, which is not the caller's fault.
+    // Without keys, no caller can be identified, which is not the caller's error.
     let request = with(issue("someone@example.com"), "authorization", &bearer);
     let status = OttServiceClient::new(channel.clone()).issue_ott(request).await.unwrap_err();
-    assert_eq!(told::<()>(&Err(status.clone())), "Unavailable CALLER_UNAUTHENTICATED");
+    assert_eq!(result_of::<()>(&Err(status.clone())), "Unavailable CALLER_UNAUTHENTICATED");
     let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert_eq!(wait, Duration::from_secs(2));
     assert!(status.metadata().get("grpc-retry-pushback-ms").is_none());
-    published.answer(StatusCode::OK, first.jwks());
-    let is_believed = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
-    until("the first keys are fetched", is_believed).await;
+    published.set_response(StatusCode::OK, first.jwks());
+    let is_accepted = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
+    until("the first keys are fetched", is_accepted).await;
 
-    // Made-up key ids cause one fetch in 10 s at most, whatever their number.
-    let before = published.asked();
-    published.answer(StatusCode::OK, second.jwks());
+    // Unknown key ids cause at most one fetch in 10 s, regardless of their number.
+    let before = published.requests();
+    published.set_response(StatusCode::OK, second.jwks());
     let flood = (0..60).map(|_| {
         let (channel, made_up) = (channel.clone(), Issuer::new("made-up").bearer(json!({})));
         async move { issued(&channel, &[("authorization", &made_up)]).await }
@@ -336,18 +338,18 @@ async fn keys_from_a_url_are_waited_for_kept_and_not_hammered() {
     for answer in futures_util::future::join_all(flood).await {
         assert_eq!(answer, UNKNOWN);
     }
-    assert!(published.asked() - before <= 1, "{} fetches", published.asked() - before);
+    assert!(published.requests() - before <= 1, "{} fetches", published.requests() - before);
 
-    // A new key is found by its id, and an issuer that fails takes no key away.
+    // A new key is fetched because of its id, and a failing issuer removes no key.
     let new = second.bearer(json!({}));
-    let is_believed = async || issued(&channel, &[("authorization", &new)]).await == "OK";
-    until("the new key is fetched", is_believed).await;
-    published.answer(StatusCode::INTERNAL_SERVER_ERROR, String::new());
+    let is_accepted = async || issued(&channel, &[("authorization", &new)]).await == "OK";
+    until("the new key is fetched", is_accepted).await;
+    published.set_response(StatusCode::INTERNAL_SERVER_ERROR, String::new());
     assert_eq!(issued(&channel, &[("authorization", &new)]).await, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() {
+async fn keys_are_fetched_only_from_servers_of_the_configured_authority() {
     let platform = Upstream::http().await;
     let issuer = Issuer::new("k1");
     let bearer = issuer.bearer(json!({}));
@@ -372,14 +374,14 @@ async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() 
             .wait_for(what, |line| line.contains("cannot refresh JWT keys").then(|| line.to_owned()));
         assert!(why.contains("certificate"), "{what}: {why}");
         let channel = gateway.channel().await;
-        let told = issued(&channel, &[("authorization", &bearer)]).await;
-        assert_eq!(told, "Unavailable CALLER_UNAUTHENTICATED", "{what}");
-        assert_eq!(server.count("/jwks"), 0, "{what}: it is not even asked");
+        let result = issued(&channel, &[("authorization", &bearer)]).await;
+        assert_eq!(result, "Unavailable CALLER_UNAUTHENTICATED", "{what}");
+        assert_eq!(server.count("/jwks"), 0, "{what}: no request is sent");
     }
     let gateway = trusting(&good, &authority(&good));
     let channel = gateway.channel().await;
-    let is_believed = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
-    until("the keys are fetched", is_believed).await;
+    let is_accepted = async || issued(&channel, &[("authorization", &bearer)]).await == "OK";
+    until("the keys are fetched", is_accepted).await;
     assert_eq!(last_caller(&gateway), proven("jwt:portal", "jwt"));
     assert_eq!(good.count("/jwks"), 1);
     let stranger = Issuer::new("k1").bearer(json!({}));
@@ -387,7 +389,7 @@ async fn keys_are_fetched_only_from_whom_the_configured_authority_vouches_for() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_configured_proxy_speaks_for_others() {
+async fn only_the_configured_proxy_forwards_identities() {
     let platform = Upstream::http().await;
     let authority = Authority::new("mesh");
     let forwarded = "[callers.forwarded]
@@ -401,15 +403,15 @@ async fn only_the_configured_proxy_speaks_for_others() {
     let envoy = connect(&["spiffe://mesh/ns/edge/sa/envoy"]).await;
     let portal = connect(&["spiffe://mesh/ns/web/sa/portal"]).await;
 
-    let told = "By=spiffe://mesh/ns/edge/sa/envoy;Hash=00ff;Subject=\"CN=a\\\",URI=spiffe://mesh/forged;b\";\
+    let header = "By=spiffe://mesh/ns/edge/sa/envoy;Hash=00ff;Subject=\"CN=a\\\",URI=spiffe://mesh/forged;b\";\
                 URI=spiffe://mesh/ns/web/sa/portal";
-    assert_eq!(issued(&envoy, &[(XFCC, told)]).await, "OK");
+    assert_eq!(issued(&envoy, &[(XFCC, header)]).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "forwarded"));
     let forwarded_twice = "URI=spiffe://mesh/ns/root/sa/admin,URI=spiffe://mesh/ns/web/sa/portal";
     assert_eq!(issued(&envoy, &[(XFCC, forwarded_twice)]).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "forwarded"), "the last one");
     assert_eq!(issued(&envoy, &[]).await, "PermissionDenied CALLER_NOT_ALLOWED");
-    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "the proxy is not the caller behind it");
+    assert_eq!(last_caller(&gateway), proven("anonymous", "none"), "the proxy's identity is not used");
     assert!(metric(admin, SPOOFED).await < 0.5);
 
     let sent = platform.requests().len();
@@ -422,29 +424,29 @@ async fn only_the_configured_proxy_speaks_for_others() {
     assert_eq!(issued(&envoy, &duplicate).await, UNKNOWN);
     assert_eq!(platform.requests().len(), sent);
 
-    // Anyone else who sends the header is who its certificate says, and is counted.
+    // For other peers, the certificate counts, and the header is a security event.
     let admin_header = [(XFCC, "URI=spiffe://mesh/ns/root/sa/admin")];
     assert_eq!(issued(&portal, &admin_header).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/web/sa/portal", "certificate"));
     let nobody = authority.channel(gateway.address(), None).await.unwrap();
     assert_eq!(issued(&nobody, &admin_header).await, UNKNOWN, "loopback is not configured");
     assert_eq!(last_caller(&gateway), (Value::Null, Value::Null));
-    // Twice is refused, although it would not be read.
+    // A duplicate is refused although the header is not used.
     assert_eq!(issued(&portal, &duplicate).await, UNKNOWN);
-    // A name is compared as a whole.
+    // Names are compared as a whole.
     let nearly = connect(&["spiffe://mesh/ns/edge/sa/envoy2"]).await;
     assert_eq!(issued(&nearly, &admin_header).await, "OK");
     assert_eq!(last_caller(&gateway), proven("spiffe://mesh/ns/edge/sa/envoy2", "certificate"));
-    // Linkerd's header is not the configured one, not even from the proxy.
+    // Linkerd's header is not configured and is refused even from the proxy.
     let linkerd = [("l5d-client-id", "spiffe://mesh/ns/root/sa/admin")];
     assert_eq!(issued(&envoy, &linkerd).await, UNKNOWN);
     assert!((metric(admin, SPOOFED).await - 4.0).abs() < 0.5, "{}", metric(admin, SPOOFED).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
+async fn loopback_sidecar_forwards_identities_only_if_configured() {
     let platform = Upstream::http().await;
-    let believing = |header: &str| {
+    let trusting_loopback = |header: &str| {
         setup(&platform, &format!("[callers.forwarded]\nheader = \"{header}\"\nfrom = [\"loopback\"]"))
             .start()
     };
@@ -452,14 +454,14 @@ async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
         assert_eq!(issued(channel, &[(header, value)]).await, "OK", "{header}: {value}");
         last_caller(gateway)
     };
-    let gateway = believing(XFCC);
+    let gateway = trusting_loopback(XFCC);
     let channel = gateway.channel().await;
     let portal = proven("spiffe://mesh/ns/web/sa/portal", "forwarded");
     assert_eq!(sees(&gateway, &channel, XFCC, "URI=spiffe://mesh/ns/web/sa/portal").await, portal);
     let dns = proven("dns:portal.web", "forwarded");
     assert_eq!(sees(&gateway, &channel, XFCC, "URI=;DNS=portal.web").await, dns);
 
-    let gateway = believing("l5d-client-id");
+    let gateway = trusting_loopback("l5d-client-id");
     let channel = gateway.channel().await;
     let linkerd = proven("dns:portal.web.serviceaccount.identity.linkerd.cluster.local", "forwarded");
     let value = "portal.web.serviceaccount.identity.linkerd.cluster.local";
@@ -479,13 +481,13 @@ async fn sidecar_on_loopback_speaks_for_others_only_if_it_is_configured() {
     assert!((metric(gateway.admin(), SPOOFED).await - 2.0).abs() < 0.5);
 }
 
-/// A header, and the caller and the proof that it stands for.
+/// A header, and the caller and proof that it results in.
 type Identifying<'a> = (&'static str, &'a str, (&'a str, &'a str));
 
-/// Every kind of credential at gateways that read it and at gateways that do not. All of them
-/// allow `anonymous` everything, so that a credential that is passed over would show.
+/// Every kind of credential at gateways that accept it and at gateways that do not. All rules allow
+/// `anonymous`, so that an ignored credential would be noticed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
+async fn unsupported_credentials_are_refused_not_ignored() {
     let platform = Upstream::http().await;
     let authority = Authority::new("mesh");
     let issuer = Issuer::new("k1");
@@ -496,7 +498,7 @@ async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
     let (token, jwt_name) = (("token:ci", "token"), ("jwt:portal", "jwt"));
     let named = (XFCC, "URI=spiffe://mesh/portal");
     let behind = ("spiffe://mesh/portal", "forwarded");
-    // What identifies a caller at a gateway with this configuration; anything else is refused.
+    // The headers that identify a caller for each configuration; others are refused.
     let gateways: [(&str, &str, Vec<Identifying<'_>>); 5] = [
         ("nothing", "", vec![]),
         ("tokens", &tokens, vec![("authorization", "Bearer canary-ci", token)]),
@@ -536,7 +538,7 @@ async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
         } else {
             gateway.channel().await
         };
-        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: nothing is shown");
+        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: no credential");
         assert_eq!(last_caller(&gateway), proven("anonymous", "none"));
         for headers in &shown {
             let identified = identifying.iter().find(|(name, value, _)| headers[..] == [(*name, *value)]);
@@ -554,13 +556,13 @@ async fn no_credential_that_cannot_be_checked_is_taken_for_none() {
             assert_eq!(issued(&named, &[]).await, "OK");
             assert_eq!(last_caller(&gateway), proven("spiffe://mesh/portal", "certificate"));
         }
-        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: and the process goes on");
+        assert_eq!(issued(&channel, &[]).await, "OK", "{what}: the process still serves");
     }
 }
 
-/// A reload that removes the last bearer token leaves its holder refused, not anonymous.
+/// After a reload removes the last bearer token, its holder is refused, not anonymous.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_holder_of_the_last_token_is_refused_after_it_was_removed() {
+async fn holder_of_a_removed_last_token_is_refused() {
     let platform = Upstream::http().await;
     let tokens = format!("[callers.tokens]\nci = \"{}\"\n", hash("canary-ci"));
     let gateway =
@@ -578,5 +580,5 @@ async fn the_holder_of_the_last_token_is_refused_after_it_was_removed() {
         (line.contains("call failed") && line.contains("no [callers.jwt] and no [callers.tokens]"))
             .then_some(())
     });
-    assert_eq!(issued(&channel, &[]).await, "OK", "who shows nothing is anonymous, as the rules allow");
+    assert_eq!(issued(&channel, &[]).await, "OK", "callers without a credential are anonymous");
 }

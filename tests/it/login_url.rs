@@ -1,16 +1,15 @@
-//! `target_uri` from end to end: a login URL leads to the data center or to an origin
-//! that is allowed, and nowhere else.
+//! `target_uri` end to end: a login URL leads only to the data center or an allowed origin.
 
 use tonic_types::StatusExt;
 
 use crate::support::{
-    calling::{issue, told},
+    calling::{issue, result_of},
     gateway::Setup,
     upstream::{self, Upstream},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn login_url_leads_to_the_data_center_or_an_allowed_origin_and_nowhere_else() {
+async fn login_url_leads_only_to_the_data_center_or_an_allowed_origin() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing(
@@ -32,26 +31,26 @@ async fn login_url_leads_to_the_data_center_or_an_allowed_origin_and_nowhere_els
         ("https://portal.example/a%2Fb?next=https://other.example", String::new()),
         ("HTTPS://PORTAL.EXAMPLE:443/x", "https://portal.example/x".to_owned()),
     ];
-    for (target, lands) in good {
+    for (target, resolved) in good {
         let answer =
             issue_to(target).await.unwrap_or_else(|status| panic!("{target}: {status:?}")).into_inner();
         let url = url::Url::parse(&answer.login_url).expect("a URL");
         assert_eq!(url.origin().ascii_serialization(), data_center, "{url}");
         assert_eq!(url.path(), "/api/2/idp/external-login", "{target}");
-        assert_eq!(url.query(), None, "nothing of it is sent to a server, or logged there");
+        assert_eq!(url.query(), None, "nothing is sent to a server or logged there");
         let fragment: Vec<(String, String)> =
             url::form_urlencoded::parse(url.fragment().unwrap().as_bytes()).into_owned().collect();
         assert_eq!(fragment[0], ("ott".to_owned(), answer.ott));
         assert_eq!((fragment.len(), fragment[1].0.as_str()), (2, "targetURI"));
-        let landing = url::Url::parse(&fragment[1].1).expect("an absolute URL");
+        let target_uri = url::Url::parse(&fragment[1].1).expect("an absolute URL");
         assert!(
             [data_center.as_str(), "https://portal.example"]
-                .contains(&landing.origin().ascii_serialization().as_str()),
-            "{landing}"
+                .contains(&target_uri.origin().ascii_serialization().as_str()),
+            "{target_uri}"
         );
-        assert!(landing.username().is_empty() && landing.password().is_none());
-        if !lands.is_empty() {
-            assert_eq!(landing.as_str(), lands);
+        assert!(target_uri.username().is_empty() && target_uri.password().is_none());
+        if !resolved.is_empty() {
+            assert_eq!(target_uri.as_str(), resolved);
         }
     }
     let sent = platform.count(upstream::OTT);
@@ -82,14 +81,14 @@ async fn login_url_leads_to_the_data_center_or_an_allowed_origin_and_nowhere_els
     ];
     for target in bad {
         let status = issue_to(target).await.expect_err(target);
-        assert_eq!(told::<()>(&Err(status.clone())), "InvalidArgument INVALID_REQUEST", "{target:?}");
+        assert_eq!(result_of::<()>(&Err(status.clone())), "InvalidArgument INVALID_REQUEST", "{target:?}");
         let violations = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(violations[0].field, "target_uri", "{target:?}");
-        assert!(!status.message().contains("evil"), "the value is not echoed");
+        assert!(!status.message().contains("evil"), "the value is not repeated");
     }
-    assert_eq!(platform.count(upstream::OTT), sent, "no token is minted for a URL that leads astray");
+    assert_eq!(platform.count(upstream::OTT), sent, "no token is issued for a refused URL");
     let answer = issue_to("").await.unwrap().into_inner();
-    assert_eq!(answer.login_url, "", "only when it is asked for");
+    assert_eq!(answer.login_url, "", "no login URL unless requested");
     let shown =
         gateway.stderr().text() + &std::fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
     assert!(!shown.contains("external-login"), "no login URL in log or audit");

@@ -1,4 +1,4 @@
-//! What a running gateway logs, and where the id of a call turns up.
+//! The log of a running gateway, and the ids of calls.
 
 use std::time::Duration;
 
@@ -39,15 +39,15 @@ fn call_lines(gateway: &Gateway) -> Vec<Value> {
     lines.filter(|line| line["target"] == "ott_gateway::call").collect()
 }
 
-/// The only line of the call with that id; waits for it.
+/// Waits for the line of the call with this id, which must be the only one.
 fn line_of(gateway: &Gateway, id: &str) -> Value {
-    let is_it = |line: &str| {
+    let find = |line: &str| {
         let line: Value = serde_json::from_str(line).ok()?;
         (line["target"] == "ott_gateway::call" && line["request.id"] == id).then_some(line)
     };
-    let line = gateway.stderr().wait_for(id, is_it);
-    let of_it = call_lines(gateway).iter().filter(|line| line["request.id"] == id).count();
-    assert_eq!(of_it, 1, "one line for one call");
+    let line = gateway.stderr().wait_for(id, find);
+    let lines = call_lines(gateway).iter().filter(|line| line["request.id"] == id).count();
+    assert_eq!(lines, 1, "one line per call");
     line
 }
 
@@ -58,7 +58,7 @@ fn has(line: &Value, fields: &[(&str, Value)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
+async fn failed_call_logs_one_line_at_the_level_of_its_reason() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -117,11 +117,11 @@ async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
         ],
     );
 
-    let asked = upstream.count(OTT);
+    let requests = upstream.count(OTT);
     upstream.next(OTT, Behaviour::Stall);
     tokio::select! {
         _ = client.issue_ott(issue("gave-up")) => panic!("it stalls"),
-        () = upstream.asked(OTT, asked + 1) => {}
+        () = upstream.wait_for(OTT, requests + 1) => {}
     }
     let gave_up = [("level", "INFO".into()), ("rpc.code", "Cancelled".into()), ("outcome", "unknown".into())];
     has(&line_of(&gateway, "gave-up"), &gave_up);
@@ -135,7 +135,7 @@ async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
     let took = late["duration_ms"].as_u64().expect("a number");
     assert!((1900..60_000).contains(&took), "{late}");
 
-    // Failures that repeat are each another call's: none is left out.
+    // Repeated failures are not suppressed, because each is a different call.
     for number in 0..30 {
         upstream.next(OTT, Answer::html(403));
         fails(&mut client, issue(&format!("again-{number}"))).await;
@@ -146,47 +146,54 @@ async fn a_failed_call_leaves_one_line_at_the_level_of_whoever_must_act() {
 
     client.issue_ott(issue("good")).await.expect("a token");
     fails(&mut client, Request::new(IssueOttRequest::default())).await;
-    assert!(call_lines(&gateway).iter().all(|line| line["request.id"] != "good"), "no line for a good call");
+    assert!(
+        call_lines(&gateway).iter().all(|line| line["request.id"] != "good"),
+        "no line for a successful call"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_id_of_a_call_is_the_same_wherever_it_turns_up() {
+async fn request_id_is_the_same_everywhere() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     let good = client.issue_ott(issue("order-7.a_B")).await.expect("a token");
-    assert_eq!(good.metadata().get("x-request-id").expect("it is there"), "order-7.a_B");
+    assert_eq!(good.metadata().get("x-request-id").expect("a request id"), "order-7.a_B");
 
     let too_long = "a".repeat(65);
     for (given, taken) in [("order-8", true), ("not well formed", false), (too_long.as_str(), false)] {
         upstream.next(OTT, Answer::html(403));
         let failed = fails(&mut client, issue(given)).await;
         let id =
-            failed.metadata().get("x-request-id").expect("it is there").to_str().expect("text").to_owned();
+            failed.metadata().get("x-request-id").expect("a request id").to_str().expect("text").to_owned();
         assert_eq!(id == given, taken, "{given}");
-        assert_eq!(failed.get_details_request_info().expect("it is there").request_id, id);
+        assert_eq!(failed.get_details_request_info().expect("a request id").request_id, id);
         line_of(&gateway, &id);
-        let sent = upstream.requests_to(OTT).pop().expect("it was asked");
+        let sent = upstream.requests_to(OTT).pop().expect("a request");
         assert_eq!(sent.header("x-request-id"), Some(id.as_str()));
         let records = gateway.audit();
         let record = records.last().expect("a record");
         assert!(record.to_string().contains(&format!("\"{id}\"")), "{record}");
     }
-    // Also where no handler was reached.
+    // The id is also used when no handler runs.
     let mut malformed = issue("order-9");
     malformed.metadata_mut().insert("grpc-timeout", "soon".parse().expect("a value"));
     let failed = fails(&mut client, malformed).await;
-    assert_eq!(failed.metadata().get("x-request-id").expect("it is there"), "order-9");
-    assert_eq!(failed.get_details_request_info().expect("it is there").request_id, "order-9");
+    assert_eq!(failed.metadata().get("x-request-id").expect("a request id"), "order-9");
+    assert_eq!(failed.get_details_request_info().expect("a request id").request_id, "order-9");
     has(&line_of(&gateway, "order-9"), &[("level", "INFO".into()), ("reason", "INVALID_REQUEST".into())]);
     let mut twice = issue("order-10");
     twice.metadata_mut().append("x-request-id", "order-11".parse().expect("a value"));
     let good = client.issue_ott(twice).await.expect("a token");
-    assert_eq!(good.metadata().get("x-request-id").expect("it is there").len(), 36, "neither of two");
+    assert_eq!(
+        good.metadata().get("x-request-id").expect("a request id").len(),
+        36,
+        "a generated id instead of either"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
+async fn trace_level_logs_every_call_and_no_secret() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).environment("RUST_LOG", "trace");
     let mut gateway = setup.start();
@@ -213,7 +220,7 @@ async fn at_its_most_talkative_the_log_has_every_call_and_nothing_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_without_a_usable_cookie_is_warned_about() {
+async fn login_without_a_usable_cookie_causes_a_warning() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;

@@ -1,8 +1,8 @@
-//! Tests of the whole program: the real binary on real sockets, and the files beside it.
+//! Integration tests: the real binary on real sockets, and the repository's other files.
 //!
-//! One binary for all of them, so that the crate is linked once and the helpers in
-//! [`support`] are compiled once. Tests share its process and run in parallel:
-//! tests/README.md lists what follows from that.
+//! All are in one test binary, so that the crate is linked once and the helpers in [`support`] are
+//! compiled once. Tests share its process and run in parallel; tests/README.md lists the
+//! consequences.
 
 #![expect(
     clippy::expect_used,
@@ -22,17 +22,24 @@ mod audit_flood;
 mod audit_sinks;
 mod audit_writes;
 mod broken_requests;
+mod certificates;
 mod cli;
+mod cli_slips;
+mod cli_terminal;
+mod clients;
 mod connections;
 mod credentials;
 mod cut_files;
 mod deadlines;
+mod deployment;
 mod descriptors;
 mod docs;
 mod draining;
 mod egress;
+mod example_config;
 mod exhaustion;
 mod file_faults;
+mod healthcheck;
 mod identity;
 mod login_url;
 mod logs;
@@ -43,8 +50,13 @@ mod operations;
 mod output;
 mod pki;
 mod probes;
+mod reflection;
 mod refused_calls;
 mod reload;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+#[cfg(feature = "sandbox")]
+mod sandbox_tools;
 mod secrets;
 mod signals;
 mod statuses;

@@ -1,4 +1,4 @@
-//! The memory of the process stays within its limit, whatever the platform sends.
+//! The process stays within its memory limit regardless of platform responses and slow readers.
 
 use std::{fs, ops::Range, sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ use crate::support::{
 
 const MIB: u64 = 1024 * 1024;
 
-/// The largest resident memory of a process so far, in bytes (proc(5), `VmHWM`).
+/// Peak resident memory of a process, in bytes (proc(5), `VmHWM`).
 fn peak(gateway: &Gateway) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.id())).expect("a running process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the line");
     line.trim().strip_suffix(" kB").expect("in kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
-/// A login whose account is nearly as large as the gateway reads.
+/// A login response with an account close to the maximum size.
 fn large_login() -> Answer {
     let padding = "x".repeat(255 * 1024);
     Answer::json(
@@ -47,9 +47,9 @@ fn login(token: usize) -> Request<LoginWithOttRequest> {
     request
 }
 
-/// Sends 600 logins at one time to a gateway with 128 MiB, and expects every session to be
+/// Sends 600 concurrent logins to a gateway with 128 MiB, and expects every session to be
 /// delivered.
-async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
+async fn six_hundred_logins_fit_into_memory(answer: Answer) {
     let upstream = Upstream::http().await;
     let held = Arc::new(Semaphore::new(0));
     upstream.always(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(answer.into())));
@@ -61,7 +61,7 @@ async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
     let before = peak(&gateway);
 
     let mut calls = JoinSet::new();
-    // No connection has more than 100 streams.
+    // A connection has at most 100 streams.
     for connection in 0..6 {
         let client = gateway.client().await;
         for call in 0..100 {
@@ -69,10 +69,10 @@ async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
             calls.spawn(async move { client.login_with_ott(login(connection * 100 + call)).await });
         }
     }
-    // As many logins as fit have been sent before the first response arrives, apart from memory
-    // for six of other callers. The others wait.
-    upstream.asked(LOGIN, 38).await;
-    admin.comes_to("ott_gateway_calls_in_flight", 600.0).await;
+    // Before the first response, as many logins are sent as fit into memory, less a reserve of six
+    // for other callers. The rest wait.
+    upstream.wait_for(LOGIN, 38).await;
+    admin.wait_for("ott_gateway_calls_in_flight", 600.0).await;
     assert_eq!(upstream.count(LOGIN), 38);
     held.add_permits(600);
     let (mut delivered, mut others) = (0, Vec::new());
@@ -88,30 +88,30 @@ async fn six_hundred_logins_fit_into_the_memory(answer: Answer) {
     assert_eq!((delivered, &others), (600, &Vec::new()));
     let used = peak(&gateway);
     assert!(used < 128 * MIB, "{} MiB, before the calls {} MiB", used / MIB, before / MIB);
-    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 0.0).await;
+    admin.wait_for("ott_gateway_response_memory_reserved_bytes", 0.0).await;
 }
 
-/// Without a limit, their bodies take more than 600 MiB at one time.
+/// Without a limit, the bodies take more than 600 MiB.
 #[tokio::test(flavor = "multi_thread")]
-async fn any_number_of_the_largest_responses_fits_into_the_memory() {
-    six_hundred_logins_fit_into_the_memory(large_login()).await;
+async fn any_number_of_maximum_size_responses_fits_into_memory() {
+    six_hundred_logins_fit_into_memory(large_login()).await;
 }
 
-/// Without a limit, their heads take about 90 MiB at one time, beside 70 MiB for the calls.
+/// Without a limit, the heads take about 90 MiB in addition to 70 MiB for the calls.
 #[tokio::test(flavor = "multi_thread")]
-async fn any_number_of_the_largest_response_heads_fits_into_the_memory() {
+async fn any_number_of_maximum_size_response_heads_fits_into_memory() {
     let small = Answer::json(200, r#"{"id":"9b6d2f6e-0f3c-4a53-9c55-0d9c8f1f7d11","login":"a"}"#)
         .header("set-cookie", "session=1; Path=/");
     let value = "x".repeat(4000);
     let large = (0..15).fold(small, |answer, number| answer.header(&format!("x-{number}"), value.clone()));
-    six_hundred_logins_fit_into_the_memory(large).await;
+    six_hundred_logins_fit_into_memory(large).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_login_is_sent_without_memory_for_its_response() {
     let upstream = Upstream::http().await;
-    // Their bodies do not come: the memory stays reserved until the calls give up. The three leave
-    // no memory for a fourth of the same caller.
+    // The bodies never arrive, so the memory stays reserved until the calls are cancelled. These
+    // three leave no memory for a fourth call of the same caller.
     let stalled = Answer::json(200, "{").header("content-length", (200 * 1024).to_string());
     upstream.next(LOGIN, stalled.clone()).next(LOGIN, stalled.clone()).next(LOGIN, stalled);
     upstream.always(LOGIN, large_login());
@@ -126,26 +126,26 @@ async fn no_login_is_sent_without_memory_for_its_response() {
         let mut client = client.clone();
         calls.spawn(async move { client.login_with_ott(login(call)).await });
     }
-    // Two copies of what the three announce.
-    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 1200.0 * 1024.0).await;
+    // Two copies of the three announced bodies.
+    admin.wait_for("ott_gateway_response_memory_reserved_bytes", 1200.0 * 1024.0).await;
     let mut waiting = client.clone();
     let mut request = crate::support::calling::login("waits");
     request.set_timeout(Duration::from_secs(3));
     let status = waiting.login_with_ott(request).await.expect_err("no memory");
     assert_eq!(reason(&status), "OVERLOADED");
-    assert_eq!(upstream.count(LOGIN), 3, "its token was not sent");
+    assert_eq!(upstream.count(LOGIN), 3, "the token was not sent");
 
     calls.shutdown().await;
-    let response = waiting.login_with_ott(login(1000)).await.expect("there is memory again");
+    let response = waiting.login_with_ott(login(1000)).await.expect("released memory");
     assert!(response.into_inner().user.is_some());
 }
 
-/// How a caller that does not read its responses stops the gateway from sending them.
+/// How a caller that does not read responses blocks the gateway from sending them.
 #[derive(Clone, Copy, Debug)]
 enum Stall {
-    /// By an HTTP/2 window of this size for each response.
+    /// With an HTTP/2 window of this size per stream.
     Window(u32),
-    /// By not reading from the socket.
+    /// By not reading the socket.
     Socket,
 }
 
@@ -161,7 +161,7 @@ impl NonReader {
     /// Sends logins with these tokens.
     async fn send(gateway: &Gateway, stall: Stall, tokens: Range<usize>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        // What fits into its buffers is accepted.
+        // Data that fits into the socket buffers counts as sent.
         socket.set_recv_buffer_size(4096).expect("a small buffer");
         let stream = socket.connect(gateway.address()).await.expect("the gateway accepts");
         let mut builder = h2::client::Builder::new();
@@ -175,7 +175,7 @@ impl NonReader {
         let driver = tokio::spawn(async move {
             tokio::select! {
                 _ = &mut connection => {}
-                // Kept open, and never read again.
+                // The connection stays open but is not read.
                 () = stopped.notified() => std::future::pending().await,
             }
         });
@@ -203,9 +203,9 @@ impl Drop for NonReader {
     }
 }
 
-/// Callers that do not read cost other callers nothing: neither tokens nor, while they wait for
-/// memory, a place. Their connections are closed once somebody needs the memory.
-async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections: usize, logins: usize) {
+/// Checks that callers that do not read cost other callers neither tokens nor a place among those
+/// that wait for memory, and that their connections are closed once others need the memory.
+async fn non_readers_do_not_affect_others(stall: Stall, connections: usize, logins: usize) {
     let upstream = Upstream::http().await;
     let held = Arc::new(Semaphore::new(0));
     upstream.always(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(large_login().into())));
@@ -218,20 +218,20 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
         .start();
     let admin = Admin(gateway.admin());
 
-    // Of four responses that fit into the memory, one caller gets three.
+    // Of the four responses that fit into memory, one caller may have three.
     let mut non_readers = Vec::new();
     for connection in 0..connections {
         let tokens = connection * logins..(connection + 1) * logins;
         non_readers.push(NonReader::send(&gateway, stall, tokens).await);
     }
-    upstream.asked(LOGIN, 3).await;
+    upstream.wait_for(LOGIN, 3).await;
     let in_flight = u32::try_from(connections * logins).expect("a few");
-    admin.comes_to("ott_gateway_calls_in_flight", f64::from(in_flight)).await;
+    admin.wait_for("ott_gateway_calls_in_flight", f64::from(in_flight)).await;
     for connection in &non_readers {
         connection.stop.notify_one();
     }
     held.add_permits(1000);
-    // The other caller has its part of the memory at once.
+    // The other caller gets its share of memory at once.
     let client = gateway.client().await;
     let mut calls = JoinSet::new();
     for call in 0..20 {
@@ -240,18 +240,18 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
         calls.spawn(async move { client.login_with_ott(request).await });
     }
     while let Some(result) = calls.join_next().await {
-        assert!(result.expect("no panic").expect("it has memory").into_inner().user.is_some());
+        assert!(result.expect("no panic").expect("memory for the response").into_inner().user.is_some());
     }
-    // A caller that shares the memory with those that do not read gets some of theirs.
+    // A caller that shares the memory with the non-readers gets some of theirs.
     let mut client = client;
-    let response = client.login_with_ott(login(1000)).await.expect("room was made");
+    let response = client.login_with_ott(login(1000)).await.expect("memory of a closed connection");
     assert!(response.into_inner().user.is_some());
     assert!(admin.scrape().value(r#"ott_gateway_connections_ended_total{reason="unread"}"#) >= 1.0);
     assert!(gateway.stderr().text().contains("connection closed to make room"));
 
     drop(non_readers);
-    admin.comes_to("ott_gateway_calls_in_flight", 0.0).await;
-    admin.comes_to("ott_gateway_response_memory_reserved_bytes", 0.0).await;
+    admin.wait_for("ott_gateway_calls_in_flight", 0.0).await;
+    admin.wait_for("ott_gateway_response_memory_reserved_bytes", 0.0).await;
     let uncertain = gateway
         .audit()
         .into_iter()
@@ -262,16 +262,16 @@ async fn callers_that_do_not_read_cost_others_nothing(stall: Stall, connections:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_open_no_window_cost_others_nothing() {
-    callers_that_do_not_read_cost_others_nothing(Stall::Window(0), 3, 4).await;
+async fn callers_with_a_zero_window_do_not_affect_others() {
+    non_readers_do_not_affect_others(Stall::Window(0), 3, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_open_a_small_window_cost_others_nothing() {
-    callers_that_do_not_read_cost_others_nothing(Stall::Window(1000), 3, 4).await;
+async fn callers_with_a_small_window_do_not_affect_others() {
+    non_readers_do_not_affect_others(Stall::Window(1000), 3, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_do_not_read_their_sockets_cost_others_nothing() {
-    callers_that_do_not_read_cost_others_nothing(Stall::Socket, 1, 28).await;
+async fn callers_that_do_not_read_their_sockets_do_not_affect_others() {
+    non_readers_do_not_affect_others(Stall::Socket, 1, 28).await;
 }

@@ -1,8 +1,7 @@
-//! What happens to a running gateway, made to happen, and what `/metrics` says of it: exact
-//! values.
+//! Exact values of `/metrics` after events that the tests cause.
 //!
-//! Not here: audit records that are late (`audit.rs`), and what cannot be made to happen at
-//! will from outside: panics, and lines that the log drops or leaves out.
+//! Not here: late audit records (`audit.rs`), and events that a test cannot cause from outside:
+//! panics, and dropped or suppressed log lines.
 
 use std::{io::Write, net::TcpStream, sync::Arc, time::Duration};
 
@@ -67,14 +66,14 @@ fn started(setup: Setup) -> (Gateway, Admin) {
     (gateway, admin)
 }
 
-#[expect(clippy::too_many_lines, reason = "the events, and then what is said of them")]
+#[expect(clippy::too_many_lines, reason = "the events and then their metrics")]
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_a_call_can_end_is_counted() {
+async fn every_result_of_a_call_is_counted() {
     let upstream = Upstream::http().await;
     let (gateway, admin) = started(Setup::for_platform(upstream.address()));
     let mut client = gateway.client().await;
 
-    // 4 good ones.
+    // Four successful calls.
     let ott = issued(&mut client).await;
     client.login_with_ott(login(&ott)).await.expect("a session");
     until_access_token_is_old().await;
@@ -83,7 +82,7 @@ async fn every_way_a_call_can_end_is_counted() {
     upstream.next(OTT, Behaviour::Reset);
     issued(&mut client).await;
 
-    // The platform's failures.
+    // Platform errors.
     let replay = client.login_with_ott(login(&ott)).await.expect_err("it is spent");
     assert_eq!(replay.code(), Code::Unauthenticated);
     for _ in 0..3 {
@@ -96,7 +95,7 @@ async fn every_way_a_call_can_end_is_counted() {
     let ambiguous = client.login_with_ott(login(&upstream.token())).await.expect_err("no answer");
     assert_eq!(ambiguous.code(), Code::Aborted);
 
-    // A token that is being spent already.
+    // A token that is already being spent.
     let held = Arc::new(Semaphore::new(0));
     upstream.next(LOGIN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
     let ott = upstream.token();
@@ -104,27 +103,27 @@ async fn every_way_a_call_can_end_is_counted() {
         let (mut client, ott) = (client.clone(), ott.clone());
         async move { client.login_with_ott(login(&ott)).await }
     });
-    upstream.asked(LOGIN, 4).await;
+    upstream.wait_for(LOGIN, 4).await;
     admin.scrape().has(&[("ott_gateway_calls_in_flight", 1.0)]);
     assert_eq!(client.login_with_ott(login(&ott)).await.expect_err("in use").code(), Code::Aborted);
     held.add_permits(1);
     first.await.expect("no panic").expect("a session");
 
-    // Callers that give up: by their deadline, and by going away.
+    // Callers that stop waiting: deadline and cancellation.
     upstream.next(OTT, Behaviour::Stall);
     let mut hurried = issue();
     hurried.set_timeout(Duration::from_secs(3));
     assert_eq!(refused(&mut client, hurried).await, Code::DeadlineExceeded);
     upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
-    let asked = upstream.count(OTT);
+    let requests = upstream.count(OTT);
     tokio::select! {
         _ = client.issue_ott(issue()) => panic!("it is held"),
-        () = upstream.asked(OTT, asked + 1) => {}
+        () = upstream.wait_for(OTT, requests + 1) => {}
     }
-    admin.comes_to(r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="IssueOtt"}"#, 1.0).await;
+    admin.wait_for(r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="IssueOtt"}"#, 1.0).await;
     held.add_permits(1);
 
-    // What never reaches a handler, or gets no further than that.
+    // Calls that are refused before or in the handler.
     assert_eq!(refused(&mut client, with(issue(), "grpc-timeout", "soon")).await, Code::InvalidArgument);
     assert_eq!(refused(&mut client, Request::new(IssueOttRequest::default())).await, Code::InvalidArgument);
     let large = client.login_with_ott(login(&"x".repeat(20_000))).await.expect_err("too large");
@@ -135,7 +134,7 @@ async fn every_way_a_call_can_end_is_counted() {
     let codec = tonic_prost::ProstCodec::<IssueOttRequest, IssueOttRequest>::default();
     assert_eq!(grpc.unary(issue(), path, codec).await.expect_err("unknown").code(), Code::Unimplemented);
 
-    admin.comes_to("ott_gateway_calls_in_flight", 0.0).await;
+    admin.wait_for("ott_gateway_calls_in_flight", 0.0).await;
     let scrape = admin.scrape();
     scrape.has(&[
         (r#"grpc_server_started_total{grpc_method="IssueOtt",grpc_service="ott.v1.OttService",grpc_type="unary"}"#, 9.0),
@@ -171,8 +170,8 @@ async fn every_way_a_call_can_end_is_counted() {
         (r#"ott_gateway_security_events_total{kind="ott_in_use"}"#, 1.0),
         (r#"ott_gateway_caller_calls_total{caller="anonymous",method="IssueOtt",code="OK"}"#, 3.0),
         (r#"ott_gateway_caller_calls_total{caller="anonymous",method="LoginWithOtt",code="Aborted"}"#, 2.0),
-        // All but the one with a malformed deadline, which is turned away before its
-        // caller is asked for, the one in a hurry, and that of the unknown method.
+        // All except the call with a malformed deadline, which is refused before its caller is
+        // identified, the call with a deadline, and the call of an unknown method.
         (r#"ott_gateway_calls_without_deadline_total{caller="anonymous"}"#, 13.0),
         (r#"ott_gateway_platform_requests_total{api_client="test",operation="IssueOtt",outcome="done",http_status="200"}"#, 4.0),
         (r#"ott_gateway_platform_requests_total{operation="IssueOtt",outcome="refused",http_status="401"}"#, 1.0),
@@ -184,20 +183,20 @@ async fn every_way_a_call_can_end_is_counted() {
         (r#"ott_gateway_platform_request_seconds_count{operation="LoginWithOtt"}"#, 4.0),
         (r#"ott_gateway_platform_retries_total{api_client="test",operation="IssueOtt"}"#, 3.0),
         (r#"ott_gateway_platform_retries_total{operation="LoginWithOtt"}"#, 0.0),
-        // The first token, and another after the 401.
+        // The first token and another after the 401.
         (r#"ott_gateway_access_token_refreshes_total{api_client="test",result="ok"}"#, 2.0),
         (r#"ott_gateway_audit_records_total{sink="file",result="ok"}"#, 16.0),
         (r#"ott_gateway_audit_records_total{sink="file",result="failed"}"#, 0.0),
         (r#"ott_gateway_connections{state="open"}"#, 2.0),
         ("ott_gateway_panics_total", 0.0),
     ]);
-    assert_eq!(gateway.audit().len(), 16, "a record for each");
+    assert_eq!(gateway.audit().len(), 16, "a record per call");
     let text = scrape.text();
     assert!(!text.contains("canary") && !text.contains("OTT-"), "no user and no token: {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_calls_and_who_may_not_is_counted() {
+async fn callers_and_denials_are_counted() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address())
         .replacing(
@@ -256,7 +255,7 @@ async fn who_calls_and_who_may_not_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_breaker_shows_and_shows_when_it_closes() {
+async fn breaker_state_is_reported() {
     const STATE: &str = r#"ott_gateway_breaker_state{api_client="test",operation="IssueOtt"}"#;
     let upstream = Upstream::http().await;
     upstream.always(OTT, Answer::empty(500));
@@ -270,22 +269,22 @@ async fn an_open_breaker_shows_and_shows_when_it_closes() {
     for code in futures_util::future::join_all(calls).await {
         assert_eq!(code, Code::Unavailable);
     }
-    assert!(admin.scrape().value(STATE) > 0.0, "open, or half-open while a probe is under way");
-    let asked = upstream.count(OTT);
+    assert!(admin.scrape().value(STATE) > 0.0, "open, or half-open during a probe");
+    let requests = upstream.count(OTT);
     let sum = |outcome| format!(r#"ott_gateway_platform_requests_total{{outcome="{outcome}"}}"#);
-    let counted = f64::from(u32::try_from(asked).expect("few"));
-    admin.comes_to(&sum("unknown"), counted).await;
+    let counted = f64::from(u32::try_from(requests).expect("few"));
+    admin.wait_for(&sum("unknown"), counted).await;
 
     upstream.always(OTT, Behaviour::Healthy);
-    let mut healed = client.clone();
-    while healed.issue_ott(issue()).await.is_err() {
+    let mut recovering = client.clone();
+    while recovering.issue_ott(issue()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     admin.scrape().has(&[(STATE, 0.0), (&sum("done"), 1.0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_that_fails_shows_before_anyone_is_hurt() {
+async fn failing_credential_is_reported_before_calls_fail() {
     const REMAINING: &str = r#"ott_gateway_access_token_remaining_seconds{api_client="test"}"#;
     let upstream = Upstream::http().await;
     let refreshes = |result: &str| {
@@ -297,10 +296,10 @@ async fn a_credential_that_fails_shows_before_anyone_is_hurt() {
     let token = r#"{"access_token":"ACCESS","expires_in":7200,"token_type":"bearer"}"#;
     upstream.next(TOKEN, Answer::json(200, token).header("date", httpdate::fmt_http_date(ahead)));
     let (_gateway, admin) = started(Setup::for_platform(upstream.address()));
-    admin.comes_to(&refreshes("rejected"), 1.0).await;
-    admin.comes_to(&refreshes("failed"), 1.0).await;
+    admin.wait_for(&refreshes("rejected"), 1.0).await;
+    admin.wait_for(&refreshes("failed"), 1.0).await;
     admin.scrape().has(&[(REMAINING, 0.0), (&refreshes("ok"), 0.0)]);
-    admin.comes_to(&refreshes("ok"), 1.0).await;
+    admin.wait_for(&refreshes("ok"), 1.0).await;
     let scrape = admin.scrape();
     let remaining = scrape.value(REMAINING);
     assert!((7150.0..=7200.0).contains(&remaining), "{remaining}");
@@ -309,7 +308,7 @@ async fn a_credential_that_fails_shows_before_anyone_is_hurt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_records_that_cannot_be_written_show() {
+async fn failed_audit_writes_are_counted() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "/dev/full");
     let (gateway, admin) = started(setup);
@@ -326,7 +325,7 @@ async fn audit_records_that_cannot_be_written_show() {
     assert_eq!(upstream.count(OTT), 0);
 }
 
-/// With a certificate of its own, and an authority for those of callers.
+/// Adds a server certificate and an authority for client certificates.
 fn with_tls(setup: Setup, authority: &Authority) -> Setup {
     authority.issue(&["localhost"]).write(setup.folder());
     setup.file("ca.crt", &authority.certificate());
@@ -342,7 +341,7 @@ fn with_tls(setup: Setup, authority: &Authority) -> Setup {
     )
 }
 
-/// A key set with one key, known by that id (RFC 7515, appendix A.3).
+/// A key set with one key with this id (RFC 7515, appendix A.3).
 fn jwks(id: &str) -> String {
     format!(
         r#"{{"keys":[{{"kty":"EC","crv":"P-256","kid":"{id}","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}}]}}"#
@@ -350,7 +349,7 @@ fn jwks(id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reloads_and_what_is_refused_at_one_show() {
+async fn successful_and_refused_reloads_are_counted() {
     const ALL: [&str; 5] = ["rules", "certificate", "client_ca", "client_secret", "jwks"];
     let upstream = Upstream::http().await;
     let (old, new) = (Authority::new("old"), Authority::new("new"));
@@ -366,7 +365,7 @@ async fn reloads_and_what_is_refused_at_one_show() {
     setup.file("jwks.json", &jwks("one"));
     let (gateway, admin) = started(setup);
     let folder = gateway.folder();
-    admin.comes_to(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 1.0).await;
+    admin.wait_for(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 1.0).await;
     let reloads =
         |what: &str, result: &str| format!(r#"ott_gateway_reloads_total{{what="{what}",result="{result}"}}"#);
     let failing = |what: &str| format!(r#"ott_gateway_reload_failing{{what="{what}"}}"#);
@@ -386,12 +385,12 @@ async fn reloads_and_what_is_refused_at_one_show() {
     write(folder, "jwks.json", r#"{"keys":[]}"#);
     gateway.signal("HUP");
     for what in ["rules", "client_secret", "client_ca", "jwks"] {
-        admin.comes_to(&failing(what), 1.0).await;
+        admin.wait_for(&failing(what), 1.0).await;
         admin.scrape().has(&[(&reloads(what, "failed"), 1.0), (&reloads(what, "ok"), 0.0)]);
     }
     admin.scrape().has(&[(&failing("certificate"), 0.0), (&reloads("certificate", "failed"), 0.0)]);
     write(folder, "tls.crt", "no certificate");
-    admin.comes_to(&failing("certificate"), 1.0).await;
+    admin.wait_for(&failing("certificate"), 1.0).await;
 
     write(folder, "config.toml", &config.replace("user_rate = \"unlimited\"", ""));
     write(folder, "client-secret", "another-client-secret\n");
@@ -400,19 +399,19 @@ async fn reloads_and_what_is_refused_at_one_show() {
     new.issue(&["localhost"]).write(folder);
     gateway.signal("HUP");
     for what in ALL {
-        admin.comes_to(&reloads(what, "ok"), 1.0).await;
+        admin.wait_for(&reloads(what, "ok"), 1.0).await;
         admin.scrape().has(&[(&failing(what), 0.0), (&reloads(what, "failed"), 1.0)]);
     }
-    // With the new secret there is a new token.
-    admin.comes_to(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 2.0).await;
+    // The new secret causes a new token.
+    admin.wait_for(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_that_never_come_to_a_call_show() {
+async fn peers_without_a_call_are_counted() {
     let handshakes = |result: &str| format!(r#"ott_gateway_tls_handshakes_total{{result="{result}"}}"#);
     let security = |kind: &str| format!(r#"ott_gateway_security_events_total{{kind="{kind}"}}"#);
     let ended = |reason: &str| format!(r#"ott_gateway_connections_ended_total{{reason="{reason}"}}"#);
-    let shaking_hands = r#"ott_gateway_connections{state="handshake"}"#;
+    let in_handshake = r#"ott_gateway_connections{state="handshake"}"#;
     let upstream = Upstream::http().await;
     let authority = Authority::new("server");
     let setup = with_tls(Setup::for_platform(upstream.address()), &authority)
@@ -424,18 +423,18 @@ async fn peers_that_never_come_to_a_call_show() {
     let _makes_room = connect();
     let without_preface = secured(address, authority.client(None, &["h2"], &TLS13)).await;
     let _without_preface = without_preface.expect("a handshake");
-    admin.comes_to(shaking_hands, 2.0).await;
+    admin.wait_for(in_handshake, 2.0).await;
     let _says_nothing = connect();
-    admin.comes_to(&ended("evicted"), 1.0).await;
-    admin.comes_to(&handshakes("timeout"), 1.0).await;
-    admin.comes_to(&security("slow_preface"), 1.0).await;
-    admin.comes_to(shaking_hands, 0.0).await;
+    admin.wait_for(&ended("evicted"), 1.0).await;
+    admin.wait_for(&handshakes("timeout"), 1.0).await;
+    admin.wait_for(&security("slow_preface"), 1.0).await;
+    admin.wait_for(in_handshake, 0.0).await;
 
     connect().write_all(b"GET / HTTP/1.0\r\n\r\n").expect("it reads");
-    admin.comes_to(&handshakes("failed"), 1.0).await;
+    admin.wait_for(&handshakes("failed"), 1.0).await;
     drop(secured(address, authority.client(None, &[], &TLS13)).await);
-    admin.comes_to(&handshakes("no_alpn"), 1.0).await;
-    admin.comes_to(shaking_hands, 0.0).await;
+    admin.wait_for(&handshakes("no_alpn"), 1.0).await;
+    admin.wait_for(in_handshake, 0.0).await;
 
     let mut client = OttServiceClient::new(authority.channel(address, None).await.expect("a connection"));
     client.issue_ott(issue()).await.expect("a token");
@@ -447,16 +446,16 @@ async fn peers_that_never_come_to_a_call_show() {
         (&security("slow_handshake"), 1.0),
         (&security("slow_preface"), 1.0),
         (&ended("evicted"), 1.0),
-        // No TLS, no HTTP/2, too late with either.
+        // No TLS, no ALPN, a slow handshake and a slow preface.
         (&ended("handshake"), 4.0),
         ("ott_gateway_connections_refused_total", 0.0),
         (r#"ott_gateway_connections{state="open"}"#, 1.0),
-        (shaking_hands, 0.0),
+        (in_handshake, 0.0),
     ]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_and_connections_that_http2_rejects_show_in_metrics_and_log() {
+async fn rejected_http2_streams_and_connections_are_counted_and_logged() {
     let upstream = Upstream::http().await;
     let (gateway, admin) = started(Setup::for_platform(upstream.address()));
     let resets = "ott_gateway_http2_stream_resets_total";
@@ -473,34 +472,34 @@ async fn streams_and_connections_that_http2_rejects_show_in_metrics_and_log() {
         stream.write_all(&frame(4, 0, &[])).expect("it reads");
         stream
     };
-    // Literal fields that are not indexed (RFC 7541, section 6.2.2).
+    // Literal fields without indexing (RFC 7541, section 6.2.2).
     let field = |name: &str, value: &str| {
         let length = |text: &str| u8::try_from(text.len()).expect("a short one");
         [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
     };
     let logged = |message: &str, reason: &str| {
         let reason = format!("\"http2.error\":\"{reason}\"");
-        let is_it = |line: &&str| line.contains(message) && line.contains(&reason);
+        let matches = |line: &&str| line.contains(message) && line.contains(&reason);
         gateway.stderr().wait_for(message, |text| {
-            let line = text.lines().find(is_it)?;
+            let line = text.lines().find(matches)?;
             assert!(line.contains("\"level\":\"INFO\"") && line.contains("127.0.0.1"), "{line}");
             Some(())
         });
     };
 
-    // A header that HTTP/2 does not have.
+    // A header that HTTP/2 forbids.
     let mut malformed = connect();
     malformed.write_all(&frame(1, 5, &field("connection", "close"))).expect("it reads");
-    admin.comes_to(&errors("stream", "protocol_error"), 1.0).await;
+    admin.wait_for(&errors("stream", "protocol_error"), 1.0).await;
     logged("HTTP/2 stream rejected", "protocol_error");
 
-    // A name that header compression cannot carry.
+    // A header name that makes the connection fail.
     let mut in_capitals = connect();
     in_capitals.write_all(&frame(1, 5, &field("X-Name", "a"))).expect("it reads");
-    admin.comes_to(&errors("connection", "protocol_error"), 1.0).await;
+    admin.wait_for(&errors("connection", "protocol_error"), 1.0).await;
     logged("HTTP/2 connection rejected", "protocol_error");
 
-    // 2,001 resets and more, with hardly a second for the allowance to grow.
+    // More than 2,000 resets, faster than the allowance is refilled.
     let mut rapid = connect();
     let request = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
     let block: Vec<u8> = request.iter().flat_map(|(name, value)| field(name, value)).collect();
@@ -514,7 +513,7 @@ async fn streams_and_connections_that_http2_rejects_show_in_metrics_and_log() {
             break;
         }
     }
-    admin.comes_to(&errors("connection", "too_many_resets"), 1.0).await;
+    admin.wait_for(&errors("connection", "too_many_resets"), 1.0).await;
     logged("HTTP/2 connection rejected", "too_many_resets");
     let counted = admin.scrape().value(resets);
     assert!((2001.0..100_000.0).contains(&counted), "{counted}");
@@ -524,17 +523,17 @@ async fn streams_and_connections_that_http2_rejects_show_in_metrics_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_drains_shows() {
+async fn draining_connections_are_counted() {
     let upstream = Upstream::http().await;
     let (mut gateway, admin) = started(Setup::for_platform(upstream.address()));
     let mut client = gateway.client().await;
     let held = Arc::new(Semaphore::new(0));
     upstream.next(OTT, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
     let call = tokio::spawn(async move { client.issue_ott(issue()).await });
-    upstream.asked(OTT, 1).await;
+    upstream.wait_for(OTT, 1).await;
     admin.scrape().has(&[(r#"ott_gateway_connections{state="open"}"#, 1.0)]);
     gateway.signal("TERM");
-    admin.comes_to(r#"ott_gateway_connections{state="draining"}"#, 1.0).await;
+    admin.wait_for(r#"ott_gateway_connections{state="draining"}"#, 1.0).await;
     admin.scrape().has(&[(r#"ott_gateway_connections{state="open"}"#, 0.0)]);
     held.add_permits(1);
     call.await.expect("no panic").expect("a token");
@@ -542,7 +541,7 @@ async fn a_connection_that_drains_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_process_and_its_workers_show() {
+async fn process_and_threads_are_reported() {
     let upstream = Upstream::http().await;
     let (_gateway, admin) = started(Setup::for_platform(upstream.address()));
     let scrape = admin.scrape();

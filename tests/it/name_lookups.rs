@@ -1,4 +1,4 @@
-//! Name servers that are slow, silent or failing, in front of the real resolver.
+//! Slow, silent and failing name servers, with the real resolver.
 
 use std::{
     io::{self, Write},
@@ -51,7 +51,7 @@ impl Platform {
             .start()
     }
 
-    /// Asserts that calls succeed, each login on a connection of its own.
+    /// Asserts that calls succeed, each login on a new connection.
     async fn serves(&self, gateway: &Gateway, calls: usize) {
         let mut client = gateway.client().await;
         let (logins, connections) = (self.upstream.count(LOGIN), self.upstream.connections());
@@ -64,25 +64,22 @@ impl Platform {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_calls_succeed_in_a_default_pod_while_ipv6_is_never_answered() {
+async fn first_calls_succeed_in_a_default_pod_while_ipv6_queries_get_no_reply() {
     let Some(platform) = Platform::new().await else { return };
     platform.names.replies(Family::Ipv6, Reply::Silence);
     let gateway = platform.gateway();
     platform.serves(&gateway, 5).await;
     let queries = platform.names.queries();
     let expected = [(HOST.to_owned(), Family::Ipv4), (HOST.to_owned(), Family::Ipv6)];
-    assert!(
-        queries.iter().all(|query| expected.contains(query)),
-        "the search list costs nothing: {queries:?}"
-    );
-    // One lookup for both workers, both endpoints and the token requests. An unanswered query
-    // is repeated by the system.
+    assert!(queries.iter().all(|query| expected.contains(query)), "the search list is not used: {queries:?}");
+    // One lookup for both workers, both endpoints and the token requests. The system repeats
+    // queries without a reply.
     let answered = queries.iter().filter(|(_, family)| *family == Family::Ipv4).count();
     assert_eq!(answered, 1, "{queries:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_resolver_that_falls_silent_or_fails_costs_no_call() {
+async fn silent_or_failing_name_server_costs_no_call() {
     let Some(platform) = Platform::new().await else { return };
     let gateway = platform.gateway();
     platform.serves(&gateway, 1).await;
@@ -96,21 +93,21 @@ async fn a_resolver_that_falls_silent_or_fails_costs_no_call() {
     platform.names.replies_to_all(Reply::Honest);
     gateway
         .stderr()
-        .wait_for("the next one", |line| line.contains("name lookup succeeds again").then_some(()));
+        .wait_for("the next success", |line| line.contains("name lookup succeeds again").then_some(()));
     platform.serves(&gateway, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_cannot_be_looked_up_is_reported_as_such_and_never_opens_the_breaker() {
+async fn failed_name_lookup_is_reported_and_does_not_open_the_breaker() {
     let Some(platform) = Platform::new().await else { return };
     platform.names.replies_to_all(Reply::ServerFailure);
     let gateway = platform.gateway();
     let mut client = gateway.client().await;
-    let status = client.issue_ott(issue("someone")).await.expect_err("there is no access token");
+    let status = client.issue_ott(issue("someone")).await.expect_err("no access token");
     assert_eq!(refused(&status).reason, "PLATFORM_UNREACHABLE");
-    // A login needs no access token. The breaker would open at the twentieth.
+    // A login needs no access token. The breaker would open at the 20th failure.
     for _ in 0..25 {
-        let status = client.login_with_ott(login("OTT-1")).await.expect_err("there is no address");
+        let status = client.login_with_ott(login("OTT-1")).await.expect_err("no address");
         let refused = refused(&status);
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "PLATFORM_UNREACHABLE"));
         assert_eq!(refused.metadata["outcome"], "not_sent");
@@ -122,9 +119,9 @@ async fn a_name_that_cannot_be_looked_up_is_reported_as_such_and_never_opens_the
     assert_eq!(platform.upstream.connections(), 0);
     platform.names.replies_to_all(Reply::Honest);
     let admin = Admin(gateway.admin());
-    admin.comes_to(r#"ott_gateway_name_lookups_total{query="ipv4",result="ok"}"#, 1.0).await;
-    // The next request for an access token follows after a pause.
+    admin.wait_for(r#"ott_gateway_name_lookups_total{query="ipv4",result="ok"}"#, 1.0).await;
+    // The next token request follows after a delay.
     let admin = Admin(gateway.admin());
-    admin.comes_to(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 1.0).await;
+    admin.wait_for(r#"ott_gateway_access_token_refreshes_total{result="ok"}"#, 1.0).await;
     platform.serves(&gateway, 5).await;
 }

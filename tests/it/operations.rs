@@ -1,4 +1,4 @@
-//! The dashboard, the alerts and the runbook speak of what the gateway really shows.
+//! Dashboard, alerts and runbook refer only to real metrics and log messages.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,28 +17,28 @@ fn file(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
 }
 
-/// What a gateway shows after one good call: every label of every metric, with its values.
+/// Every label of every metric with its values, after one successful call.
 async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let subject = Some(Subject::Login("user".to_owned()));
     let request = IssueOttRequest { subject, ..IssueOttRequest::default() };
     gateway.client().await.issue_ott(request).await.expect("a token");
-    // Only one with TLS shows certificates, only one with a JWKS URL the age of keys, and only
-    // one that connects to a name the age of its addresses.
+    // Metrics of certificates need TLS, the age of keys a JWKS URL, and the age of addresses a host
+    // name.
     let pair = Authority::new("server").issue(&["localhost"]);
     let setup = Setup::for_platform(upstream.address());
     pair.write(setup.folder());
     let files = "certificate_file = \"FOLDER/tls.crt\"\nprivate_key_file = \"FOLDER/tls.key\"";
     let jwt = "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_url = \"http://localhost:1/\"";
     let with_tls = setup.replacing("[admin]", &format!("[server.tls]\n{files}\n{jwt}\n[admin]")).start();
-    let of_files_and_names = async || {
+    let has_files_and_names = async || {
         let text = Admin(with_tls.admin()).scrape().text().to_owned();
         ["ott_gateway_certificate_not_after", "ott_gateway_name_addresses_age_seconds{"]
             .iter()
             .all(|metric| text.contains(metric))
     };
-    until("certificates and addresses are shown", of_files_and_names).await;
+    until("certificates and addresses are reported", has_files_and_names).await;
     let mut shown: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let pages = [gateway.admin(), with_tls.admin()].map(|admin| Admin(admin).scrape().text().to_owned());
     for line in pages.iter().flat_map(|page| page.lines()).filter(|line| !line.starts_with('#')) {
@@ -52,7 +52,7 @@ async fn shown() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
     shown
 }
 
-/// The names and values of `name="value",…`, whatever the operator.
+/// The names and values of `name="value",…`, regardless of the operator.
 fn matchers(text: &str) -> Vec<(String, String)> {
     let parts: Vec<&str> = text.split('"').collect();
     let pair = |pair: &[&str]| {
@@ -73,7 +73,8 @@ fn selectors(expression: &str) -> Vec<(&str, &str)> {
         let name = &rest[start..];
         let end = name.find(|c| !is_word(c)).unwrap_or(name.len());
         let (name, after) = name.split_at(end);
-        let matchers = after.strip_prefix('{').map_or("", |it| it.split_once('}').expect("it is closed").0);
+        let matchers =
+            after.strip_prefix('{').map_or("", |it| it.split_once('}').expect("a closing brace").0);
         selectors.push((name, matchers));
         rest = after;
     }
@@ -81,8 +82,8 @@ fn selectors(expression: &str) -> Vec<(&str, &str)> {
 }
 
 /// Labels that Prometheus adds.
-const OF_THE_SCRAPE: [&str; 2] = ["job", "instance"];
-/// Labels whose values are all shown from the start.
+const SCRAPE_LABELS: [&str; 2] = ["job", "instance"];
+/// Labels whose values are all reported from the start.
 const CLOSED: [&str; 6] = ["reason", "kind", "grpc_code", "grpc_service", "result", "state"];
 
 async fn assert_real(expressions: &[(String, String)]) {
@@ -90,9 +91,9 @@ async fn assert_real(expressions: &[(String, String)]) {
     let mut wrong = Vec::new();
     for (place, expression) in expressions {
         let selectors = selectors(expression);
-        assert!(!selectors.is_empty(), "{place} reads nothing: {expression}");
+        assert!(!selectors.is_empty(), "{place} reads no metric: {expression}");
         for (name, with) in selectors {
-            // People speak of a histogram by the name that all its series begin with.
+            // The runbook names a histogram by the common prefix of its series.
             let counted = format!("{name}_count");
             let of_histogram = || shown.get(&counted).filter(|_| place == "runbook");
             let Some(labels) = shown.get(name).or_else(of_histogram) else {
@@ -101,7 +102,7 @@ async fn assert_real(expressions: &[(String, String)]) {
             };
             for (label, value) in matchers(with) {
                 let known = labels.get(&label);
-                if known.is_none() && !OF_THE_SCRAPE.contains(&label.as_str()) {
+                if known.is_none() && !SCRAPE_LABELS.contains(&label.as_str()) {
                     wrong.push(format!("{place}: {name} has no label {label}"));
                 }
                 if !CLOSED.contains(&label.as_str()) {
@@ -118,7 +119,7 @@ async fn assert_real(expressions: &[(String, String)]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// All members of that name, however deep.
+/// All members with this name, at any depth.
 fn members<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(object) => {
@@ -135,7 +136,7 @@ fn members<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dashboard_shows_metrics_that_there_are() {
+async fn dashboard_uses_existing_metrics() {
     let dashboard: Value =
         serde_json::from_str(&file("deploy/grafana/ott-gateway.json")).expect("the dashboard is JSON");
     let mut found = Vec::new();
@@ -163,14 +164,14 @@ fn alerts() -> Vec<(String, String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_alerts_watch_metrics_that_there_are() {
+async fn alerts_use_existing_metrics() {
     let alerts: Vec<_> = alerts().into_iter().map(|(name, expression, _)| (name, expression)).collect();
     assert!(alerts.len() >= 8);
     assert_real(&alerts).await;
 }
 
 #[test]
-fn each_alert_has_its_paragraph_in_the_runbook_and_its_tests() {
+fn each_alert_has_a_runbook_section_and_tests() {
     let runbook = file("docs/runbook.md");
     let tests = file("deploy/prometheus/alerts.test.yaml");
     let headings: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
@@ -179,17 +180,17 @@ fn each_alert_has_its_paragraph_in_the_runbook_and_its_tests() {
     assert_eq!(headings, names);
     for (name, _, rest) in &alerts {
         let link = format!("runbook_url: docs/runbook.md#{}", name.to_lowercase());
-        assert!(rest.contains(&link), "{name} does not link to its paragraph");
+        assert!(rest.contains(&link), "{name} does not link to its section");
         assert!(tests.contains(&format!("alertname: {name}\n        exp_alerts:\n          - ")), "{name}");
-        let paragraph = runbook.split(&format!("## {name}\n")).nth(1).expect("its paragraph");
-        let paragraph = paragraph.split("\n## ").next().expect("its paragraph");
+        let section = runbook.split(&format!("## {name}\n")).nth(1).expect("a section");
+        let section = section.split("\n## ").next().expect("a section");
         for part in ["**Means:**", "**Check:**", "**Do:**"] {
-            assert!(paragraph.contains(part), "{name} has no {part}");
+            assert!(section.contains(part), "{name} has no {part}");
         }
     }
 }
 
-/// Everything under `src`.
+/// Appends all source files under a folder.
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -202,7 +203,7 @@ fn sources(folder: &Path, text: &mut String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_runbook_quotes_metrics_and_log_lines_that_there_are() {
+async fn runbook_quotes_existing_metrics_and_log_messages() {
     let runbook = file("docs/runbook.md");
     let mut source = String::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut source);
@@ -214,7 +215,7 @@ async fn the_runbook_quotes_metrics_and_log_lines_that_there_are() {
             expressions.push(("runbook".to_owned(), quoted.to_owned()));
         } else if quoted.split(' ').count() >= 4 && !quoted.contains('-') {
             log_lines += 1;
-            assert!(source.contains(quoted), "nothing in the program says `{quoted}`");
+            assert!(source.contains(quoted), "`{quoted}` is not in the source code");
         }
     }
     assert!(log_lines >= 8, "{log_lines}");

@@ -1,4 +1,4 @@
-//! What the real program prints, byte by byte, when others have chosen a part of the text.
+//! Output of the real program for text that others control.
 
 use std::{
     fs::{self, File},
@@ -17,7 +17,7 @@ use crate::support::{
     upstream::{Answer, OTT, Upstream},
 };
 
-/// A key of TOML with what steers a terminal, ends a line or hides in it.
+/// A TOML key with terminal escapes, line breaks and invisible characters.
 const KEY: &str = r#""x\u001b[2J\nforged\u0085\u009b31m\u202e\u200b\U000E0041""#;
 const ESCAPED: &str = r"x\u{1b}[2J\nforged\u{85}\u{9b}31m\u{202e}\u{200b}\u{e0041}";
 
@@ -32,7 +32,7 @@ fn printed(done: &Output) -> String {
 }
 
 #[test]
-fn commands_print_no_key_and_no_argument_raw() {
+fn commands_escape_keys_and_arguments() {
     let platform = "127.0.0.1:1".parse().expect("an address");
     let setup =
         Setup::for_platforms(&[(KEY, platform)]).replacing("[server]", &format!("[server]\n{KEY} = 1"));
@@ -58,7 +58,7 @@ fn commands_print_no_key_and_no_argument_raw() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_has_no_key_raw_in_either_format() {
+async fn log_escapes_keys_in_both_formats() {
     let upstream = Upstream::http().await;
     for format in ["json", "text"] {
         let gateway = Setup::for_platform(upstream.address())
@@ -66,7 +66,7 @@ async fn a_log_has_no_key_raw_in_either_format() {
             .start();
         let config = gateway.folder().join("config.toml");
         let good = fs::read_to_string(&config).expect("the configuration");
-        fs::write(&config, format!("{good}\n[access.{KEY}]\n")).expect("it is written");
+        fs::write(&config, format!("{good}\n[access.{KEY}]\n")).expect("a writable folder");
         gateway.signal("HUP");
         let refused = |line: &str| line.contains("keeping the current ones").then(|| line.to_owned());
         let line = gateway.stderr().wait_for("the refusal", refused);
@@ -75,7 +75,7 @@ async fn a_log_has_no_key_raw_in_either_format() {
             let line: Value = serde_json::from_str(&line).expect("one JSON object");
             line["config.faults"].as_str().expect("a text").to_owned()
         } else {
-            // A string between quotes, in which a backslash is escaped once more.
+            // A quoted string, in which backslashes are escaped again.
             line.replace("\\\\", "\\")
         };
         assert!(faults.contains(&format!("access.{ESCAPED}: unknown key")), "{faults}");
@@ -83,14 +83,14 @@ async fn a_log_has_no_key_raw_in_either_format() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_reload_is_a_short_line_however_much_is_wrong() {
+async fn refused_reload_with_many_problems_logs_a_short_line() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let config = gateway.folder().join("config.toml");
     let good = fs::read_to_string(&config).expect("the configuration");
     let rules = (0..400).map(|number| format!("[[access.rules]]\nunknown_{number} = 1\n"));
     let rules = rules.collect::<Vec<_>>().concat();
-    fs::write(&config, format!("{good}\n{rules}")).expect("it is written");
+    fs::write(&config, format!("{good}\n{rules}")).expect("a writable folder");
     gateway.signal("HUP");
     let refused = |line: &str| {
         line.contains("keeping the current ones").then(|| {
@@ -102,18 +102,18 @@ async fn a_refused_reload_is_a_short_line_however_much_is_wrong() {
     let faults = line["config.faults"].as_str().expect("a text");
     let number: usize = faults.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
     assert!(number >= 400 && faults.contains("of which the first 10 are"), "{faults}");
-    // And the same process takes over what is right.
-    fs::write(&config, format!("{good}\n")).expect("it is written");
+    // The same process loads a valid file.
+    fs::write(&config, format!("{good}\n")).expect("a writable folder");
     gateway.signal("HUP");
     gateway.stderr().wait_for("the reload", |line| line.contains("access rules reloaded").then_some(()));
 }
 
-/// The log of a sandbox, whose standard error is a file.
+/// The log of a sandbox whose standard error is a file.
 fn log_of_sandbox(variables: &[(&str, &str)], is_journal: bool) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("log");
     let file = File::create(&path).expect("a file");
-    let of = file.metadata().expect("its metadata");
+    let of = file.metadata().expect("the metadata of the file");
     let inode = of.ino() + u64::from(!is_journal);
     let done = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(["sandbox", "--once", "--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0"])
@@ -125,13 +125,13 @@ fn log_of_sandbox(variables: &[(&str, &str)], is_journal: bool) -> String {
         .stdout(Stdio::null())
         .stderr(file)
         .status()
-        .expect("it starts");
+        .expect("a running sandbox");
     assert!(done.success());
-    fs::read_to_string(&path).expect("its log")
+    fs::read_to_string(&path).expect("the log")
 }
 
 #[test]
-fn lines_for_the_journal_begin_with_their_priority() {
+fn journal_lines_start_with_their_priority() {
     let log = log_of_sandbox(&[], true);
     assert!(log.lines().count() > 2, "{log}");
     for line in log.lines() {
@@ -142,14 +142,14 @@ fn lines_for_the_journal_begin_with_their_priority() {
 }
 
 #[test]
-fn colors_of_the_log_follow_the_usual_variables() {
+fn log_colors_follow_the_usual_variables() {
     assert!(!log_of_sandbox(&[], false).contains('\u{1b}'), "not a terminal");
     assert!(log_of_sandbox(&[("CLICOLOR_FORCE", "1")], false).contains("\u{1b}[32m INFO\u{1b}[0m"));
     assert!(!log_of_sandbox(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false).contains('\u{1b}'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rust_log_of_other_programs_changes_nothing() {
+async fn rust_log_for_other_programs_is_ignored() {
     let upstream = Upstream::http().await;
     for (value, warning) in
         [("my_app=debug,h2=off", None), ("1", Some("1 of 1")), ("info,[x", Some("1 of 2"))]
@@ -171,13 +171,13 @@ async fn rust_log_of_other_programs_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_part_of_the_client_secret_is_passed_on() {
+async fn no_part_of_the_client_secret_is_returned() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     // The secret is `canary-client-secret`.
     let basic = STANDARD.encode("test-client:canary-client-secret");
-    for (leak, is_passed_on) in [
+    for (leak, is_returned) in [
         ("client-secret", false),
         ("CLIENT%2dSECRET", false),
         (&basic, false),
@@ -187,11 +187,11 @@ async fn no_part_of_the_client_secret_is_passed_on() {
     ] {
         let body = format!(r#"{{"error":{{"code":1002,"domain":"{leak}","message":"{leak}"}}}}"#);
         upstream.next(OTT, Answer::json(400, body));
-        let status = client.issue_ott(call::issue("someone")).await.expect_err("it is refused");
+        let status = client.issue_ott(call::issue("someone")).await.expect_err("a refusal");
         let metadata = status.get_details_error_info().expect("a reason").metadata;
         let passed = ["apiMessage", "apiDomain"].map(|key| metadata.contains_key(key));
-        assert_eq!(passed[0], is_passed_on, "{leak}: {metadata:?}");
-        assert!(is_passed_on || !metadata.values().any(|value| value.contains(leak)), "{leak}: {metadata:?}");
+        assert_eq!(passed[0], is_returned, "{leak}: {metadata:?}");
+        assert!(is_returned || !metadata.values().any(|value| value.contains(leak)), "{leak}: {metadata:?}");
     }
     let metrics = gateway.admin_get("/metrics").await;
     let withheld = r#"ott_gateway_platform_texts_withheld_total{api_client="test"} 5"#;

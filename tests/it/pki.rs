@@ -1,5 +1,5 @@
-//! Certificates, keys and authorities in files: `check-config`, the start and a reload of the
-//! real binary accept and refuse the same ones, and changes of authorities are followed.
+//! Files with certificates, keys and authorities: `check-config`, start and reload of the real
+//! binary accept and refuse the same ones, and changed authorities are reloaded.
 
 use std::{collections::BTreeMap, process::Output, sync::Mutex};
 
@@ -21,7 +21,7 @@ macro_rules! fixture {
     };
 }
 
-/// The files of the gateway, by the key that names each.
+/// The files of the gateway with their configuration keys.
 const FILES: &[(&str, &str)] = &[
     ("server.tls.certificate_file", "tls.crt"),
     ("server.tls.private_key_file", "tls.key"),
@@ -57,8 +57,8 @@ fn setup(authority: &Authority, identity: &Identity) -> Setup {
     setup
 }
 
-/// Ways to spoil any PEM file.
-fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>)> {
+/// Ways to corrupt any PEM file.
+fn corrupted(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let end = text.find("-----END").unwrap();
     let label = text.lines().next().unwrap().trim_matches('-').trim_start_matches("BEGIN ").to_owned();
@@ -80,27 +80,27 @@ fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("a request", fixture!("request.pem")),
         ("a public key", fixture!("public_key.pem")),
         ("a revocation list", fixture!("revocation_list.pem")),
-        ("only OpenSSL's own", fixture!("trusted.pem")),
-        ("a block that is not what its label states", bytes(&broken)),
+        ("only OpenSSL's TRUSTED CERTIFICATE", fixture!("trusted.pem")),
+        ("a block that does not match its label", bytes(&broken)),
         ("unknown label", bytes(&text.replace("BEGIN ", "BEGIN OUR ").replace("END ", "END OUR "))),
     ]
 }
 
-/// A fault, and the files that have it: the place of each in [`FILES`], and its contents.
+/// A fault and the affected files: index in [`FILES`] and contents.
 type Case = (String, Vec<(usize, Vec<u8>)>);
 
 /// Every case.
 fn cases(authority: &Authority, identity: &Identity) -> Vec<Case> {
     let other = authority.issue(&["localhost"]);
     let mut cases = Vec::new();
-    // Certificate and key are judged as a pair, so they are spoilt in different gateways.
-    for (fault, file) in spoilt(&identity.certificate) {
+    // Certificate and key are checked as a pair, so they are corrupted in different gateways.
+    for (fault, file) in corrupted(&identity.certificate) {
         cases.push((fault.to_owned(), vec![(0, file)]));
     }
-    for (fault, file) in spoilt(&identity.private_key) {
+    for (fault, file) in corrupted(&identity.private_key) {
         cases.push((format!("{fault} (key)"), vec![(1, file)]));
     }
-    for (fault, file) in spoilt(&authority.certificate()) {
+    for (fault, file) in corrupted(&authority.certificate()) {
         cases.push((format!("{fault} (authorities)"), (2..5).map(|place| (place, file.clone())).collect()));
     }
     let certificates = identity.certificate.clone() + &authority.certificate();
@@ -109,7 +109,7 @@ fn cases(authority: &Authority, identity: &Identity) -> Vec<Case> {
     let mut case =
         |fault: &str, place: usize, file: Vec<u8>| cases.push((fault.to_owned(), vec![(place, file)]));
     case("a key in the certificate's file", 0, identity.private_key.clone().into());
-    case("no certificate behind the leaf", 0, (certificates.clone() + broken).into());
+    case("an invalid certificate after the leaf", 0, (certificates.clone() + broken).into());
     case("version 1", 0, fixture!("version1.pem"));
     case("a certificate in the key's file", 1, identity.certificate.clone().into());
     case("another key", 1, other.private_key.clone().into());
@@ -125,13 +125,13 @@ fn cases(authority: &Authority, identity: &Identity) -> Vec<Case> {
     case("short RSA key", 1, fixture!("short_rsa_key.pem"));
     let bundle: Vec<u8> = (certificates + broken).into();
     cases.push((
-        "a broken block in a bundle".to_owned(),
+        "an invalid block in a bundle".to_owned(),
         (2..5).map(|place| (place, bundle.clone())).collect(),
     ));
     cases
 }
 
-/// The sentences about files in the output of a refused command, by key.
+/// Texts about files in the output of a failed command, by key.
 fn sentences(output: &Output) -> BTreeMap<String, String> {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -144,7 +144,7 @@ fn sentences(output: &Output) -> BTreeMap<String, String> {
     text.lines().filter(|line| !line.contains("warning")).filter_map(finding).collect()
 }
 
-/// Waits for a log line in which a field contains this sentence.
+/// Waits for a log line with a field that contains this text.
 fn logged(gateway: &Gateway, sentence: &str) {
     gateway.stderr().wait_for(sentence, |line| {
         let line: Value = serde_json::from_str(line).ok()?;
@@ -153,7 +153,7 @@ fn logged(gateway: &Gateway, sentence: &str) {
     });
 }
 
-/// Runs one case through all three. Returns the number of files on which they agree.
+/// Runs one case through all three. Returns the number of files, on which they agree.
 fn agree(authority: &Authority, identity: &Identity, fault: &str, files: &[(usize, Vec<u8>)]) -> usize {
     let setup = setup(authority, identity);
     let put = |folder: &std::path::Path, name: &str, contents: &[u8]| {
@@ -166,7 +166,7 @@ fn agree(authority: &Authority, identity: &Identity, fault: &str, files: &[(usiz
     let checked = sentences(&setup.run(&["check-config"]));
     let started = sentences(&setup.run(&["serve"]));
     assert_eq!(checked, started, "{fault}");
-    // The sentence about a pair is about the key, whichever file is wrong.
+    // Problems of a pair are reported for the key, regardless of the invalid file.
     let keys: Vec<&str> = checked.keys().map(String::as_str).collect();
     assert_eq!(keys.len(), files.len(), "{fault}: {checked:?}");
 
@@ -195,7 +195,7 @@ fn check_config_start_and_reload_agree_on_every_file() {
     let authority = Authority::new("ours");
     let identity = authority.issue(&["localhost"]);
     let cases = Mutex::new(cases(&authority, &identity).into_iter());
-    // Most of the time is waiting for two polls.
+    // In parallel, because most of the time is spent waiting for two polls.
     let agreed: usize = std::thread::scope(|scope| {
         let work = || {
             let mut agreed = 0;
@@ -212,7 +212,7 @@ fn check_config_start_and_reload_agree_on_every_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificate_that_clients_refuse_is_warned_about_at_check_start_and_reload() {
+async fn certificate_that_clients_refuse_causes_a_warning_at_check_start_and_reload() {
     let authority = Authority::new("ours");
     let (usual, nameless) = (authority.issue(&["localhost"]), authority.issue(&[]));
     let expected = "certificate 1 of the file has no subjectAltName";
@@ -229,9 +229,9 @@ async fn certificate_that_clients_refuse_is_warned_about_at_check_start_and_relo
     logged(&gateway, expected);
 }
 
-/// The same sentence, with what can be done about it at that moment.
+/// The same text, as a warning or a refusal.
 #[test]
-fn certificate_that_has_expired_is_a_warning_or_a_refusal_in_the_same_words() {
+fn expired_certificate_is_a_warning_or_a_refusal_with_the_same_text() {
     let authority = Authority::new("ours");
     let (valid, expired) =
         (authority.issue(&["localhost"]), authority.issue_valid(&["localhost"], (2000, 2020)));
@@ -246,7 +246,7 @@ fn certificate_that_has_expired_is_a_warning_or_a_refusal_in_the_same_words() {
     assert!(text.contains("warning: ") && text.contains(words), "{text}");
     let gateway = first.start();
     logged(&gateway, words);
-    // There is no valid one to keep.
+    // No valid certificate is in use, so the new one is loaded.
     authority.issue_valid(&["localhost"], (2000, 2019)).write(gateway.folder());
     logged(&gateway, "TLS certificate reloaded for new connections");
     assert_eq!(failing(&gateway), Some(0.0));
@@ -257,7 +257,7 @@ fn certificate_that_has_expired_is_a_warning_or_a_refusal_in_the_same_words() {
     assert_eq!(failing(&gateway), Some(1.0));
 }
 
-/// A request for a token by that API client.
+/// A request for a token from `api_client`.
 fn by(api_client: &str) -> Request<IssueOttRequest> {
     let mut request = issue("someone@example.com");
     api_client.clone_into(&mut request.get_mut().api_client);
@@ -265,7 +265,7 @@ fn by(api_client: &str) -> Request<IssueOttRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn authorities_of_platforms_are_followed() {
+async fn changed_authorities_of_platforms_are_reloaded() {
     let protocols = &["http/1.1"];
     let (old_tls, new_tls) =
         (Tls::new("localhost", false, protocols), Tls::new("localhost", false, protocols));
@@ -296,14 +296,14 @@ async fn authorities_of_platforms_are_followed() {
     write(gateway.folder(), "ca.crt", "not a certificate");
     until("the file is refused", async || metric(gateway.admin(), failing).await > 0.5).await;
     logged(&gateway, "text without a BEGIN line");
-    assert!(answers("new").await, "the last good set stays");
+    assert!(answers("new").await, "the last valid set stays in use");
     write(gateway.folder(), "ca.crt", &old_ca);
-    until("the old one is back", async || answers("old").await).await;
+    until("the old one is trusted again", async || answers("old").await).await;
     assert!(metric(gateway.admin(), failing).await < 0.5);
 }
 
 #[test]
-fn image_without_authorities_serves_a_platform_on_loopback_only() {
+fn image_without_authorities_serves_only_a_platform_on_loopback() {
     let without = |setup: Setup| {
         let empty = setup.file("empty.pem", "").display().to_string();
         setup.environment("SSL_CERT_FILE", &empty).environment("SSL_CERT_DIR", "")

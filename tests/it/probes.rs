@@ -1,5 +1,5 @@
-//! What probes see: the admin pages, the gRPC health service, the `healthcheck` command,
-//! and the health port beside mutual TLS.
+//! Probes: the admin pages, the gRPC health service, the `healthcheck` command, and the health port
+//! beside mutual TLS.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ use crate::support::{
     upstream::{self, Behaviour, TOKEN, Upstream},
 };
 
-fn asks(service: &str) -> HealthCheckRequest {
+fn check_of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
 }
 
@@ -47,7 +47,7 @@ async fn becomes_ready(admin: Admin) {
     }
 }
 
-/// Runs `ott-gateway healthcheck` against that address.
+/// Runs `ott-gateway healthcheck` against `endpoint`.
 fn healthcheck(endpoint: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
         .args(["healthcheck", "--endpoint", endpoint])
@@ -57,7 +57,7 @@ fn healthcheck(endpoint: &str, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_starts_says_what_it_waits_for_and_then_serves() {
+async fn starting_gateway_reports_what_it_waits_for_and_then_serves() {
     let upstream = Upstream::http().await;
     let held = Arc::new(Semaphore::new(0));
     upstream.next(TOKEN, Behaviour::Held(Arc::clone(&held), Box::new(Behaviour::Healthy)));
@@ -70,15 +70,15 @@ async fn a_gateway_that_starts_says_what_it_waits_for_and_then_serves() {
     let mut seen = Vec::new();
     let mut watches = Vec::new();
     for service in ["", "ott.v1.OttService"] {
-        let told = health.check(asks(service)).await.expect("it answers").into_inner();
-        assert_eq!(told.status(), ServingStatus::NotServing, "{service:?}");
-        watches.push(health.watch(asks(service)).await.expect("it answers").into_inner());
+        let response = health.check(check_of(service)).await.expect("a response").into_inner();
+        assert_eq!(response.status(), ServingStatus::NotServing, "{service:?}");
+        watches.push(health.watch(check_of(service)).await.expect("a response").into_inner());
     }
-    let unknown = health.check(asks("no.such.Service")).await.expect_err("there is none");
+    let unknown = health.check(check_of("no.such.Service")).await.expect_err("an unknown service");
     assert_eq!(unknown.code(), Code::NotFound);
-    watches.push(health.watch(asks("no.such.Service")).await.expect("it waits").into_inner());
+    watches.push(health.watch(check_of("no.such.Service")).await.expect("a stream").into_inner());
     for watch in &mut watches {
-        seen.push(watch.message().await.expect("it goes on").expect("a first word").status());
+        seen.push(watch.message().await.expect("an open stream").expect("a first message").status());
     }
     let starting = [ServingStatus::NotServing, ServingStatus::NotServing, ServingStatus::ServiceUnknown];
     assert_eq!(seen, starting);
@@ -90,21 +90,21 @@ async fn a_gateway_that_starts_says_what_it_waits_for_and_then_serves() {
     held.add_permits(1);
     becomes_ready(admin).await;
     for watch in &mut watches[..2] {
-        let word = tokio::time::timeout(PATIENCE, watch.message()).await.expect("soon");
-        assert_eq!(word.expect("it goes on").expect("a word").status(), ServingStatus::Serving);
+        let message = tokio::time::timeout(PATIENCE, watch.message()).await.expect("soon");
+        assert_eq!(message.expect("an open stream").expect("a message").status(), ServingStatus::Serving);
     }
     let done = healthcheck(&endpoint, &["--service", "ott.v1.OttService"]);
     assert_eq!((done.status.code(), &done.stdout[..]), (Some(0), &b"SERVING\n"[..]));
-    assert_eq!(healthcheck("http://127.0.0.1:1", &[]).status.code(), Some(1), "nobody is there");
+    assert_eq!(healthcheck("http://127.0.0.1:1", &[]).status.code(), Some(1), "no server");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
+async fn unavailable_audit_log_makes_the_replica_not_ready() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "/dev/full");
     let gateway = setup.start();
     let admin = Admin(gateway.admin());
-    // It has never been ready.
+    // It is not ready from the start.
     assert_eq!(admin.page("/readyz").0, 503);
     let why = (503, "not ready: audit records cannot be written\n".to_owned());
     until("the reason", async || admin.page("/readyz") == why).await;
@@ -115,18 +115,18 @@ async fn a_broken_audit_log_takes_the_replica_out_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_platform_that_is_down_is_no_reason_to_leave() {
+async fn platform_outage_does_not_affect_readiness() {
     let upstream = Upstream::http().await;
     upstream.always(TOKEN, upstream::Answer::empty(503));
     let gateway = Setup::for_platform(upstream.address()).start();
     becomes_ready(Admin(gateway.admin())).await;
-    let failed = gateway.client().await.issue_ott(issue()).await.expect_err("there is no token");
+    let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no access token");
     assert_eq!(failed.code(), Code::Unavailable);
 }
 
 /// A rolling update with a wrong secret must stop at the first new replica.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_replica_with_a_refused_credential_is_not_ready_until_it_is_accepted() {
+async fn new_replica_is_not_ready_until_its_credential_is_accepted() {
     let (good, wrong) = (Upstream::http().await, Upstream::http().await);
     wrong.always(TOKEN, upstream::Answer::json(401, r#"{"error":"invalid_client"}"#));
     let platforms = [("good", good.address()), ("wrong", wrong.address())];
@@ -140,25 +140,25 @@ async fn a_new_replica_with_a_refused_credential_is_not_ready_until_it_is_accept
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut health = HealthClient::new(gateway.channel().await);
-    let told = health.check(asks("")).await.expect("it answers").into_inner();
-    assert_eq!(told.status(), ServingStatus::NotServing);
+    let response = health.check(check_of("")).await.expect("a response").into_inner();
+    assert_eq!(response.status(), ServingStatus::NotServing);
     assert_eq!(admin.page("/livez").0, 200, "a restart would not help");
 
-    // A platform that then does not answer at all does not take the refusal back.
+    // A later platform outage does not clear the refusal.
     let refusals = wrong.count(TOKEN);
     wrong.always(TOKEN, upstream::Answer::empty(503));
-    wrong.asked(TOKEN, refusals + 2).await;
+    wrong.wait_for(TOKEN, refusals + 2).await;
     assert_eq!(admin.page("/readyz"), (503, why.to_owned()));
 
     wrong.always(TOKEN, Behaviour::Healthy);
     becomes_ready(admin).await;
-    // From now on one credential that is refused is no reason.
+    // Once ready, a refused credential no longer affects readiness.
     let request = IssueOttRequest { api_client: "wrong".to_owned(), ..issue() };
     gateway.client().await.issue_ott(request).await.expect("a token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_ends_says_so_before_it_closes() {
+async fn stopping_gateway_reports_not_ready_before_it_closes() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing(
         "drain_lame_duck = \"100ms\"",
@@ -170,23 +170,32 @@ async fn a_gateway_that_ends_says_so_before_it_closes() {
     let probe = format!("http://{}", gateway.health_address());
     assert_eq!(healthcheck(&probe, &[]).status.code(), Some(0));
     let mut client = gateway.client().await;
-    let mut watch =
-        HealthClient::new(gateway.channel().await).watch(asks("")).await.expect("it answers").into_inner();
-    assert_eq!(watch.message().await.expect("a word").expect("a word").status(), ServingStatus::Serving);
+    let mut watch = HealthClient::new(gateway.channel().await)
+        .watch(check_of(""))
+        .await
+        .expect("a response")
+        .into_inner();
+    assert_eq!(
+        watch.message().await.expect("an open stream").expect("a message").status(),
+        ServingStatus::Serving
+    );
 
     gateway.signal("TERM");
-    assert_eq!(watch.message().await.expect("a word").expect("a word").status(), ServingStatus::NotServing);
+    assert_eq!(
+        watch.message().await.expect("an open stream").expect("a message").status(),
+        ServingStatus::NotServing
+    );
     assert_eq!(admin.page("/readyz"), (503, "not ready: draining\n".to_owned()));
     assert_eq!(admin.page("/livez").0, 200);
-    assert_eq!(healthcheck(&probe, &[]).status.code(), Some(1), "the health port says so too");
-    client.issue_ott(issue()).await.expect("calls still get through while the word goes round");
-    let end = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the watch ends with the drain");
-    assert!(end.expect("an orderly end").is_none());
+    assert_eq!(healthcheck(&probe, &[]).status.code(), Some(1), "the health port reports it too");
+    client.issue_ott(issue()).await.expect("calls are served while probes notice");
+    let end = tokio::time::timeout(PATIENCE, watch.message()).await.expect("the end of the watch");
+    assert!(end.expect("no error").is_none());
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_get_through_to_a_gateway_that_asks_for_certificates() {
+async fn probes_reach_a_gateway_that_requires_client_certificates() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing(
         "[admin]",
@@ -217,26 +226,26 @@ async fn probes_get_through_to_a_gateway_that_asks_for_certificates() {
     assert_eq!((done.status.code(), &done.stdout[..]), (Some(0), &b"SERVING\n"[..]), "{done:?}");
     assert_eq!(with(&[]).status.code(), Some(1), "no certificate");
     let foreign = with(&["--certificate-file", &other, "--private-key-file", &other_key]);
-    assert_eq!(foreign.status.code(), Some(1), "a certificate of somebody else's");
+    assert_eq!(foreign.status.code(), Some(1), "a certificate from another authority");
     let misnamed = healthcheck(
         &secured,
         &["--ca-file", &ca, "--certificate-file", &certificate, "--private-key-file", &key],
     );
     assert_eq!(misnamed.status.code(), Some(1), "the gateway's certificate is for another name");
 
-    // What kubelets do: plaintext, no certificate, and nothing else there.
+    // Like a kubelet: plaintext, no certificate; the port serves nothing else.
     let plain = format!("http://{}", gateway.health_address());
     assert_eq!(healthcheck(&plain, &[]).status.code(), Some(0));
     assert_eq!(healthcheck(&plain, &["--service", "ott.v1.OttService"]).status.code(), Some(0));
     let channel = Endpoint::from_shared(plain).expect("a URL").connect().await.expect("it accepts");
-    let refused = OttServiceClient::new(channel).issue_ott(issue()).await.expect_err("health alone");
+    let refused = OttServiceClient::new(channel).issue_ott(issue()).await.expect_err("only health is served");
     assert_eq!(refused.code(), Code::Unimplemented);
     assert_eq!(upstream.count(upstream::OTT), 0);
 }
 
-/// What is done on the health port leaves no trace among the records of the service.
+/// Calls on the health port do not appear in audit, metrics, traces or log.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_traced_nor_logged() {
+async fn calls_on_the_health_port_are_not_recorded() {
     let upstream = Upstream::http().await;
     let (collector, received) = collector().await;
     let mut gateway = Setup::for_platform(upstream.address())
@@ -257,9 +266,9 @@ async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_trace
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         metadata.insert("traceparent", parent.parse().expect("a value"));
         let refused = OttServiceClient::new(stranger.clone()).issue_ott(request).await;
-        let refused = refused.expect_err("health alone");
+        let refused = refused.expect_err("only health is served");
         assert_eq!((refused.code(), refused.message()), (Code::Unimplemented, ""));
-        HealthClient::new(stranger.clone()).check(asks("")).await.expect("health is served");
+        HealthClient::new(stranger.clone()).check(check_of("")).await.expect("health is served");
     }
 
     let mut honest = Request::new(issue());
@@ -285,7 +294,7 @@ async fn strangers_on_the_health_port_are_neither_recorded_nor_counted_nor_trace
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
+async fn hanging_sink_fails_liveness_after_ten_seconds_and_recovers() {
     let upstream = Upstream::http().await;
     let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
     let setup = Setup::for_platform(upstream.address()).replacing("FOLDER/audit.jsonl", "stdout");
@@ -297,14 +306,14 @@ async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
     fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
     while writer.write(&[b'\n'; 1024]).is_ok() {}
     fcntl_setfl(&writer, OFlags::empty()).expect("a flag");
-    // Not the gateway's own: the reader reads to the end of the pipe.
+    // Only the gateway's descriptor stays open, so that the reader finds the end of the pipe.
     drop(writer);
     let began = clock::now();
     let failed = gateway.client().await.issue_ott(issue()).await.expect_err("no record, no token");
     assert_eq!(failed.code(), Code::Unavailable);
-    // Another thread reports it, a moment after the call.
+    // Another thread reports it shortly after the call.
     while admin.page("/readyz").0 != 503 {
-        assert!(began.elapsed() < PATIENCE, "it stays ready");
+        assert!(began.elapsed() < PATIENCE, "the gateway stays ready");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let until = began + 3 * PATIENCE;
@@ -313,7 +322,7 @@ async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
         if status == 503 {
             break body;
         }
-        assert!(clock::now() < until, "it stays alive: {body}");
+        assert!(clock::now() < until, "the gateway stays alive: {body}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
@@ -322,37 +331,37 @@ async fn a_sink_that_hangs_fails_liveness_after_ten_seconds_and_recovers() {
     admin.scrape().has(&[(r#"ott_gateway_thread_up{thread="audit"}"#, 0.0)]);
     gateway
         .stderr()
-        .wait_for("what does not respond", |line| line.contains("thread does not respond").then_some(()));
+        .wait_for("the blocked thread", |line| line.contains("thread does not respond").then_some(()));
 
     let drained = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
     becomes_ready(admin).await;
     assert_eq!(admin.page("/livez"), (200, "ok\n".to_owned()));
     gateway.client().await.issue_ott(issue()).await.expect("a token");
     drop(gateway);
-    drained.join().expect("no panic").expect("it reads to the end");
+    drained.join().expect("no panic").expect("no read error");
 }
 
-/// How often the threads of that name have gone to sleep so far.
+/// Number of times that threads with this name prefix have gone to sleep.
 fn sleeps(process: u32, name: &str) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
     let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let of_name = statuses.filter(|status| status.starts_with(&format!("Name:\t{name}")));
+    let matching = statuses.filter(|status| status.starts_with(&format!("Name:\t{name}")));
     let count = |status: String| {
         let line =
             status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim));
         line.expect("a count").parse::<u64>().expect("a number")
     };
-    of_name.map(count).sum()
+    matching.map(count).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
+async fn idle_threads_rarely_wake_up_for_heartbeats() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing("[admin]", "worker_threads = 2\n[admin]");
     let gateway = setup.start();
     becomes_ready(Admin(gateway.admin())).await;
     gateway.client().await.issue_ott(issue()).await.expect("a token");
-    // The end of what the call has left behind, such as its connection.
+    // Until everything after the call is done, such as closing its connection.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let began = clock::now();
     let before = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
@@ -360,12 +369,12 @@ async fn idle_threads_hardly_wake_up_for_their_heartbeats() {
     let after = ["worker-", "audit"].map(|name| sleeps(gateway.id(), name));
     assert!(before[0] > 0 && before[1] > 0, "{before:?}");
     let heartbeats = 2 * (began.elapsed().as_secs() + 1);
-    assert!(after[0] - before[0] <= heartbeats, "at most one a second and worker: {before:?} {after:?}");
+    assert!(after[0] - before[0] <= heartbeats, "at most one per second and worker: {before:?} {after:?}");
     assert_eq!(after[1], before[1], "the audit thread waits for records only");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_threads_sleep_for_longer_than_a_heartbeat_may_be_missing_and_count_as_alive() {
+async fn idle_threads_that_sleep_beyond_the_heartbeat_limit_are_alive() {
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address()).replacing("[admin]", "worker_threads = 4\n[admin]");
     let gateway = setup.start();
@@ -390,7 +399,7 @@ async fn idle_threads_sleep_for_longer_than_a_heartbeat_may_be_missing_and_count
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_of_a_request_on_the_admin_port_keeps_no_probe_out() {
+async fn partial_requests_on_the_admin_port_do_not_block_probes() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let admin = Admin(gateway.admin());

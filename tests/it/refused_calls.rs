@@ -1,5 +1,4 @@
-//! Refused calls in audit and log: whom they wanted to be, and that a flood of them is counted
-//! instead of written.
+//! Refused calls in audit and log: the user they asked for, and summaries of floods.
 
 use bytes::Bytes;
 use ott_gateway::proto::ott::v1::{
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::Request;
 
 use crate::support::{
-    calling::{issue, metric, told, until, with},
+    calling::{issue, metric, result_of, until, with},
     gateway::{Gateway, PATIENCE, Setup},
     raw::framed,
     upstream::Upstream,
@@ -19,7 +18,7 @@ use crate::support::{
 const UNAUTHENTICATED: &str = "Unauthenticated CALLER_UNAUTHENTICATED";
 const SUMMARIZED: &str = r#"ott_gateway_refused_calls_summarized_total{counted_by="peer"}"#;
 
-/// A gateway with a caller that has the token `canary-limited`, and these server settings.
+/// A gateway with a caller that has the token `canary-limited`, and `server` settings.
 fn setup(platform: &Upstream, server: &str) -> Setup {
     let token = "sha256:4ececb2d8ec1f9c6dbdf7cc0e409fa66eb0c1b49bd91b92508af8c1b89643364";
     Setup::for_platform(platform.address())
@@ -32,12 +31,12 @@ fn records(gateway: &Gateway, event: &str) -> Vec<Value> {
     gateway.audit_lines(event)
 }
 
-/// Number of calls in the records of many calls.
+/// Number of calls in summary records.
 fn summarized(gateway: &Gateway) -> u64 {
     records(gateway, "refused_calls").iter().filter_map(|record| record["count"].as_u64()).sum()
 }
 
-/// Whom the last record names: user, API client, and which of them is not valid.
+/// User, API client and `unvalidated` of the last record.
 fn named(gateway: &Gateway) -> [Value; 3] {
     let record = records(gateway, "call").pop().expect("a record");
     ["user", "api_client", "unvalidated"].map(|name| record[name].clone())
@@ -53,7 +52,7 @@ fn issue_with(subject: Subject, api_client: &str) -> Request<IssueOttRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_call_is_recorded_with_whom_it_wanted_to_be() {
+async fn refused_call_is_recorded_with_its_user_and_api_client() {
     let platform = Upstream::http().await;
     let gateway = setup(&platform, "").start();
     let channel = gateway.channel().await;
@@ -67,26 +66,26 @@ async fn a_refused_call_is_recorded_with_whom_it_wanted_to_be() {
     ];
     for (subject, api_client, kind, unvalidated) in cases {
         let (Subject::Login(value) | Subject::ExternalId(value) | Subject::UserId(value)) = subject.clone();
-        assert_eq!(told(&client.issue_ott(issue_with(subject, api_client)).await), UNAUTHENTICATED);
-        until("its record", async || named(&gateway)[0]["value"] == *value).await;
+        assert_eq!(result_of(&client.issue_ott(issue_with(subject, api_client)).await), UNAUTHENTICATED);
+        until("the record", async || named(&gateway)[0]["value"] == *value).await;
         let api_client = if api_client.is_empty() { Value::Null } else { json!(api_client) };
         assert_eq!(named(&gateway), [json!({ "kind": kind, "value": value }), api_client, unvalidated]);
     }
 
-    // A stolen token is found by its fingerprint, and is not recorded.
+    // A stolen token is recorded only by its fingerprint.
     let issued = client.issue_ott(issue("x@example.com")).await.expect("a token").into_inner();
     let fingerprint = records(&gateway, "call").pop().expect("a record")["ott_fingerprint"].clone();
     let login = LoginWithOttRequest { ott: issued.ott.clone(), api_client: "test".to_owned() };
     let login = with(Request::new(login), "authorization", "Bearer wrong");
-    assert_eq!(told(&client.login_with_ott(login).await), UNAUTHENTICATED);
-    until("its record", async || records(&gateway, "call").len() == 6).await;
+    assert_eq!(result_of(&client.login_with_ott(login).await), UNAUTHENTICATED);
+    until("the record", async || records(&gateway, "call").len() == 6).await;
     assert_eq!(records(&gateway, "call")[5]["ott_fingerprint"], fingerprint);
     let text = std::fs::read_to_string(gateway.folder().join("audit.jsonl")).expect("the audit log");
     assert!(!text.contains(&issued.ott), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_call_waits_a_little_for_its_message_and_not_for_ever() {
+async fn refused_call_waits_for_its_message_for_a_limited_time() {
     let platform = Upstream::http().await;
     let gateway = setup(&platform, "body_timeout = \"500ms\"").start();
     let stream = tokio::net::TcpStream::connect(gateway.address()).await.expect("the gateway accepts");
@@ -100,13 +99,13 @@ async fn a_refused_call_waits_a_little_for_its_message_and_not_for_ever() {
             .body(())
             .expect("a request");
         requests = requests.ready().await.expect("the connection is open");
-        let (answer, mut body) = requests.send_request(request, false).expect("it is sent");
+        let (answer, mut body) = requests.send_request(request, false).expect("an open connection");
         if sends_message {
-            // In frames of their own, after the headers were read.
+            // In separate frames, after the headers are read.
             let refused = r#"ott_gateway_security_events_total{kind="caller_unauthenticated"}"#;
             let is_refused = async || metric(gateway.admin(), refused).await > 0.0;
             until("the call is refused and waits", is_refused).await;
-            body.send_data(Bytes::from(framed(false, &message)), true).expect("it is sent");
+            body.send_data(Bytes::from(framed(false, &message)), true).expect("an open connection");
         }
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
         assert_eq!(answer.headers()["grpc-status"], "16", "UNAUTHENTICATED");
@@ -117,7 +116,7 @@ async fn a_refused_call_waits_a_little_for_its_message_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_breaks_off_its_message_does_not_hide_why_it_was_refused() {
+async fn incomplete_message_does_not_hide_the_refusal_reason() {
     let platform = Upstream::http().await;
     let gateway = setup(&platform, "body_timeout = \"60s\"").start();
     let stream = tokio::net::TcpStream::connect(gateway.address()).await.expect("the gateway accepts");
@@ -134,11 +133,12 @@ async fn a_caller_that_breaks_off_its_message_does_not_hide_why_it_was_refused()
         }
         requests = requests.ready().await.expect("the connection is open");
         let request = request.body(()).expect("a request");
-        let (_answer, mut body) = requests.send_request(request, false).expect("it is sent");
+        let (_answer, mut body) = requests.send_request(request, false).expect("an open connection");
         let is_refused = async || metric(gateway.admin(), refused).await > f64::from(number) - 0.5;
         until("the call is refused and waits", is_refused).await;
         if is_malformed {
-            body.send_data(Bytes::from(framed(false, b"more than announced")), true).expect("it is sent");
+            body.send_data(Bytes::from(framed(false, b"more than announced")), true)
+                .expect("an open connection");
         } else {
             body.send_reset(h2::Reason::CANCEL);
         }
@@ -153,7 +153,7 @@ async fn a_caller_that_breaks_off_its_message_does_not_hide_why_it_was_refused()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second() {
+async fn flood_of_refused_calls_is_counted_exactly_and_summarized() {
     let platform = Upstream::http().await;
     let server = "refused_call_rate = \"1/h\"\nrefused_call_burst = 5";
     let mut gateway = setup(&platform, server).start();
@@ -161,7 +161,7 @@ async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second()
     let mut client = OttServiceClient::new(channel.clone());
     for number in 0..50 {
         let subject = Subject::Login(format!("user-{number}@example.com"));
-        assert_eq!(told(&client.issue_ott(issue_with(subject, "test")).await), UNAUTHENTICATED);
+        assert_eq!(result_of(&client.issue_ott(issue_with(subject, "test")).await), UNAUTHENTICATED);
     }
     let handled = r#"grpc_server_handled_total{grpc_code="Unauthenticated",grpc_method="IssueOtt",grpc_service="ott.v1.OttService",grpc_type="unary"}"#;
     assert!((metric(gateway.admin(), handled).await - 50.0).abs() < 0.5, "the metric counts every call");
@@ -179,18 +179,18 @@ async fn a_flood_of_refused_calls_is_counted_exactly_and_written_once_a_second()
         }
     }
 
-    // An identified caller at the same address is not affected, nor is a good call.
+    // Neither allowed calls nor identified callers from the same address are affected.
     let allowed = client.issue_ott(issue("someone@example.com")).await;
-    assert_eq!(told(&allowed), "OK");
+    assert_eq!(result_of(&allowed), "OK");
     let limited = with(Request::new(IssueOttRequest::default()), "authorization", "Bearer canary-limited");
-    assert_ne!(told(&client.issue_ott(limited).await), "OK");
+    assert_ne!(result_of(&client.issue_ott(limited).await), "OK");
     until("both records", async || records(&gateway, "call").len() == 7).await;
     assert_eq!(records(&gateway, "call")[6]["caller"], "token:limited");
 
-    // What is counted when the gateway stops is written before it does.
+    // Pending counts are written before the gateway stops.
     for _ in 0..20 {
         let subject = Subject::Login("late@example.com".to_owned());
-        assert_eq!(told(&client.issue_ott(issue_with(subject, "test")).await), UNAUTHENTICATED);
+        assert_eq!(result_of(&client.issue_ott(issue_with(subject, "test")).await), UNAUTHENTICATED);
     }
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));

@@ -1,5 +1,4 @@
-//! What the real binary takes over from changed files without a restart, and what it
-//! refuses to.
+//! Reloads of changed files by the real binary, and refused changes.
 
 use std::{
     fs,
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     admin::Admin,
-    calling::{issue, issued, load, metric, told, until},
+    calling::{issue, issued, load, metric, result_of, until},
     gateway::{Gateway, Setup},
     upstream::{self, Answer, Upstream},
 };
@@ -33,12 +32,12 @@ fn hash(token: &str) -> String {
     )
 }
 
-/// The configuration as it is now.
+/// The current configuration.
 fn config(gateway: &Gateway) -> String {
     fs::read_to_string(gateway.folder().join("config.toml")).unwrap()
 }
 
-/// Replaces a file in one step.
+/// Replaces a file atomically.
 fn put(gateway: &Gateway, name: &str, content: &str) {
     let new = gateway.folder().join(format!(".{name}.new"));
     fs::write(&new, content).unwrap();
@@ -47,11 +46,11 @@ fn put(gateway: &Gateway, name: &str, content: &str) {
 }
 
 async fn issues(gateway: &Gateway, login: &str) -> String {
-    told(&gateway.client().await.issue_ott(issue(login)).await)
+    result_of(&gateway.client().await.issue_ott(issue(login)).await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
+async fn new_rules_are_in_use_within_10_seconds_without_losing_a_call() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("users = \"all\"", "logins = [\"load@*\", \"old@*\"]")
@@ -62,7 +61,7 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED);
 
     put(&gateway, "config.toml", &config(&gateway).replace("old@*", "new@*"));
-    until("the new rules are in force", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the new rules are in use", async || issues(&gateway, "new@x").await == "OK").await;
     assert_eq!(issues(&gateway, "old@x").await, NOT_ALLOWED, "both at once");
     gateway.stderr().wait_for("what changed", |line| {
         (line.contains("access rules reloaded") && line.contains("\"access.rules_changed\":true"))
@@ -72,19 +71,19 @@ async fn new_rules_are_in_force_within_10_seconds_without_losing_a_call() {
     // SIGHUP: at once.
     put(&gateway, "config.toml", &config(&gateway).replace("new@*", "newest@*"));
     gateway.signal("HUP");
-    let is_in_force = async || issues(&gateway, "newest@x").await == "OK";
-    until("the newest rules are in force", is_in_force).await;
-    // Only a signal loads a file that has not changed.
+    let is_in_use = async || issues(&gateway, "newest@x").await == "OK";
+    until("the newest rules are in use", is_in_use).await;
+    // Only a signal reloads an unchanged file.
     let loaded = metric(gateway.admin(), OK).await;
     gateway.signal("HUP");
-    until("the signal is obeyed", async || metric(gateway.admin(), OK).await > loaded).await;
+    until("the file is reloaded", async || metric(gateway.admin(), OK).await > loaded).await;
     stop.cancel();
     assert!(calls.await.expect("no call is lost") > 50);
     assert_eq!(metric(gateway.admin(), FAILED).await.to_string(), "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_new_rules_have_metrics_of_their_own() {
+async fn callers_of_new_rules_get_metrics() {
     let platform = Upstream::http().await;
     let tokens = format!("[callers.tokens]\none = \"{}\"\ntwo = \"{}\"\n[audit]", hash("one"), hash("two"));
     let gateway = Setup::for_platform(platform.address())
@@ -102,7 +101,7 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
 
     put(&gateway, "config.toml", &config(&gateway).replace("[\"token:one\"]", "[\"token:two\"]"));
     gateway.signal("HUP");
-    until("the new rules are in force", async || {
+    until("the new rules are in use", async || {
         issued(&channel, &[("authorization", "Bearer canary-two")]).await == "OK"
     })
     .await;
@@ -110,7 +109,7 @@ async fn callers_of_new_rules_have_metrics_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() {
+async fn invalid_new_version_is_refused_and_the_current_one_stays() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("users = \"all\"", "logins = [\"old@*\"]")
@@ -121,12 +120,12 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
     let widened = good.replace("old@*", "*").replace(&hash("first"), &hash("second"));
     let half = &widened[..widened.find("[audit]").unwrap() + 4];
     let broken = [
-        ("half a file", half.to_owned()),
+        ("a partial file", half.to_owned()),
         ("an unknown key", widened.replace("logins =", "login =")),
         ("no rules", widened.split("[[access.rules]]").next().unwrap().to_owned()),
         ("a misspelled section", widened.replace("[callers.tokens]", "[callers.token]")),
-        ("a rule for nobody", widened.replace("\"anonymous\"", "\"annonymous\"")),
-        ("no text", "\u{0}\u{1}".to_owned()),
+        ("a rule without callers", widened.replace("\"anonymous\"", "\"annonymous\"")),
+        ("not text", "\u{0}\u{1}".to_owned()),
     ];
     for (number, (what, content)) in (1_u32..).zip(broken) {
         put(&gateway, "config.toml", &content);
@@ -137,10 +136,10 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
         assert_eq!(issues(&gateway, "new@x").await, NOT_ALLOWED, "{what}");
         let channel = gateway.channel().await;
         let second = issued(&channel, &[("authorization", "Bearer canary-second")]).await;
-        assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: not half of it either");
+        assert_eq!(second, "Unauthenticated CALLER_UNAUTHENTICATED", "{what}: no part of it is used");
     }
-    gateway.stderr().wait_for("the fault with its line", |line| {
-        (line.contains("new access rules refused as a whole") && line.contains("did you mean")).then_some(())
+    gateway.stderr().wait_for("the error with its line", |line| {
+        (line.contains("new access rules refused") && line.contains("did you mean")).then_some(())
     });
     fs::remove_file(gateway.folder().join("config.toml")).unwrap();
     gateway.signal("HUP");
@@ -148,7 +147,7 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
     assert_eq!(issues(&gateway, "old@x").await, "OK");
 
     put(&gateway, "config.toml", &widened);
-    until("the good one", async || issues(&gateway, "new@x").await == "OK").await;
+    until("the valid version", async || issues(&gateway, "new@x").await == "OK").await;
     assert!(metric(admin, OK).await >= 1.0);
     let log = gateway.stderr().text();
     for secret in [hash("first"), hash("second")] {
@@ -157,30 +156,30 @@ async fn broken_new_version_is_refused_as_a_whole_and_the_last_good_one_stays() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bearer_tokens_are_replaced_while_calls_go_on() {
+async fn bearer_tokens_are_replaced_at_run_time() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("\"anonymous\"", "\"anonymous\", \"token:ci\"")
         .replacing("[audit]", &format!("[callers.tokens]\nci = \"{}\"\n[audit]", hash("first")))
         .start();
     let channel = gateway.channel().await;
-    let told = async |token: &str| {
+    let with_token = async |token: &str| {
         let bearer = format!("Bearer canary-{token}");
         issued(&channel, &[("authorization", bearer.as_str())]).await
     };
     let both = format!("[\"{}\", \"{}\"]", hash("first"), hash("second"));
     let with_first = config(&gateway);
     put(&gateway, "config.toml", &with_first.replace(&format!("\"{}\"", hash("first")), &both));
-    until("the second token is believed", async || told("second").await == "OK").await;
-    assert_eq!(told("first").await, "OK", "both, while one replaces the other");
+    until("the second token is accepted", async || with_token("second").await == "OK").await;
+    assert_eq!(with_token("first").await, "OK", "both during the replacement");
     put(&gateway, "config.toml", &with_first.replace(&hash("first"), &hash("second")));
-    let gone = async || told("first").await == "Unauthenticated CALLER_UNAUTHENTICATED";
-    until("the first token is believed no more", gone).await;
-    assert_eq!(told("second").await, "OK");
+    let gone = async || with_token("first").await == "Unauthenticated CALLER_UNAUTHENTICATED";
+    until("the first token is refused", gone).await;
+    assert_eq!(with_token("second").await, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
+async fn changes_are_logged_by_name_and_number_without_values() {
     let platform = Upstream::http().await;
     let tokens = |names: &[(&str, &str)]| {
         let lines = names.iter().map(|(name, token)| format!("{name} = \"{}\"\n", hash(token)));
@@ -195,7 +194,7 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
         .replacing("[[access.rules]]", rules)
         .replacing("[audit]", &format!("{before}[audit]"))
         .start();
-    // One token comes, one goes, one is replaced; one rule comes first, one is edited.
+    // One token is added, one removed, one replaced; one rule is added first, one edited.
     let after = tokens(&[("ci", "fourth"), ("portal", "fifth"), ("reports", "third")]);
     let added = "[[access.rules]]\ncallers = [\"jwt:*\"]\nlogins = [\"kept@*\"]\n";
     let good = config(&gateway);
@@ -219,7 +218,7 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
     ] {
         assert_eq!(line[field], value, "{field}: {line}");
     }
-    // What has not changed is not in the line.
+    // The line contains only changes.
     put(&gateway, "config.toml", &changed.replace(&after, &before));
     gateway.signal("HUP");
     let line = gateway.stderr().wait_for("what changed back", |line| {
@@ -235,7 +234,7 @@ async fn what_changed_is_logged_by_name_and_number_and_never_by_value() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_the_new_secret_works() {
+async fn symlink_swap_rotates_the_client_secret_and_keeps_the_old_token_until_the_new_secret_works() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address())
         .replacing("FOLDER/client-secret", "FOLDER/mounted/client-secret");
@@ -257,7 +256,7 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
     let basic = |secret: &str| format!("Basic {}", STANDARD.encode(format!("test-client:{secret}")));
     assert_eq!(platform.requests_to(upstream::TOKEN).iter().map(shown).collect::<Vec<_>>(), [basic("first")]);
 
-    // The platform does not know the new secret yet.
+    // The platform does not accept the new secret yet.
     platform.next(upstream::TOKEN, Answer::json(401, r#"{"error":"invalid_client"}"#));
     symlink("..2", mounted.join("..new")).unwrap();
     fs::rename(mounted.join("..new"), mounted.join("..data")).unwrap();
@@ -276,7 +275,7 @@ async fn client_secret_rotates_by_a_symlink_swap_and_the_old_token_stays_until_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fault_elsewhere_does_not_stop_a_revocation() {
+async fn unrelated_errors_do_not_block_a_revocation() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address())
         .replacing("users = \"all\"", "logins = [\"kept@*\", \"revoked@*\"]")
@@ -289,10 +288,10 @@ async fn fault_elsewhere_does_not_stop_a_revocation() {
         .replace("client_id = \"test-client\"", "client_id = \"\"");
     put(&gateway, "config.toml", &(changed + "\n[next.version]\nkey = 1\n"));
     let revoked = async || issues(&gateway, "revoked@x").await == NOT_ALLOWED;
-    until("the revocation is in force", revoked).await;
+    until("the revocation is in use", revoked).await;
     assert_eq!(issues(&gateway, "kept@x").await, "OK");
-    let line = gateway.stderr().wait_for("the other faults", |line| {
-        line.contains("the gateway cannot restart with this configuration").then(|| line.to_owned())
+    let line = gateway.stderr().wait_for("the other errors", |line| {
+        line.contains("configuration invalid, restart would fail").then(|| line.to_owned())
     });
     for fault in ["audit.hmac_key_file", "client_id: must not be empty", "next: unknown key"] {
         assert!(line.contains(fault), "{fault}: {line}");
@@ -302,7 +301,7 @@ async fn fault_elsewhere_does_not_stop_a_revocation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
+async fn changes_that_require_a_restart_do_not_block_other_changes() {
     let platform = Upstream::http().await;
     let gateway =
         Setup::for_platform(platform.address()).replacing("users = \"all\"", "logins = [\"old@*\"]").start();
@@ -313,12 +312,12 @@ async fn what_takes_a_restart_is_left_alone_and_does_not_stop_what_does_not() {
     put(&gateway, "config.toml", &changed);
     gateway.signal("HUP");
     until("the new rules", async || issues(&gateway, "new@x").await == "OK").await;
-    gateway.stderr().wait_for("the sections that wait", |line| {
-        (line.contains("take effect after a restart") && line.contains("\"server, audit\"")).then_some(())
+    gateway.stderr().wait_for("the sections that require a restart", |line| {
+        (line.contains("require a restart") && line.contains("\"server, audit\"")).then_some(())
     });
     let mut client = OttServiceClient::new(gateway.channel().await);
-    assert_eq!(told(&client.issue_ott(issue("old@x")).await), NOT_ALLOWED);
-    // The record of a refused call is written after its answer.
+    assert_eq!(result_of(&client.issue_ott(issue("old@x")).await), NOT_ALLOWED);
+    // Records of refused calls are written after the response.
     let records = || fs::read_to_string(gateway.folder().join("audit.jsonl")).unwrap();
     let last = async || records().lines().last().unwrap().contains("CALLER_NOT_ALLOWED");
     until("the record of the last call", last).await;

@@ -1,7 +1,7 @@
-//! Nothing that is secret gets out, but where the contract hands it to its caller.
+//! No secret leaves the gateway, except where the contract returns it to the caller.
 //!
-//! Everything secret carries a mark of its own, everything is logged that can be, and
-//! then every byte that the gateway has put out anywhere is searched for the marks.
+//! Each secret contains a mark, logging is at its most verbose level, and all output of the gateway
+//! is searched for the marks.
 
 use std::{fmt::Write as _, fs, time::Duration};
 
@@ -20,8 +20,8 @@ use crate::support::{
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Upstream},
 };
 
-/// What must be found nowhere. `mark` is in all of them, so that no part of one gets out
-/// either; base64 of the first and of the client's id with it is another.
+/// Text that must not be found. All secrets contain `mark`; the client secret is also searched in
+/// base64, alone and with the client id.
 const SECRET: &str = "mark-client-secret";
 const SECRET_BASE64: &str = "bWFyay1jbGllbnQtc2VjcmV0";
 const BASIC: &str = "dGVzdC1jbGllbnQ6bWFyay1jbGllbnQtc2VjcmV0";
@@ -49,8 +49,8 @@ fn with_bearer<T>(message: T) -> Request<T> {
     request
 }
 
-/// Everything that a failed call told, beside what stands in its details.
-fn told(status: &Status) -> String {
+/// Everything that a failed call returns to its caller.
+fn shown_to_caller(status: &Status) -> String {
     let mut text = format!("{status:?}\n{status}\n");
     for (name, value) in status.metadata().clone().into_headers() {
         let _ = writeln!(text, "{name:?}: {}", String::from_utf8_lossy(value.as_bytes()));
@@ -59,7 +59,7 @@ fn told(status: &Status) -> String {
     text
 }
 
-/// Calls of every kind, good and bad; gives what the failed ones told.
+/// Makes calls of every kind. Returns everything that the failed ones return to the caller.
 async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<String> {
     let mut client = gateway.client().await;
     let mut statuses = Vec::new();
@@ -68,7 +68,7 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
     let account =
         r#"{"id":"42","login":"someone","odd":"mark-odd-field","contact":{"mobile":"mark-odd-phone"}}"#;
 
-    // What is asked for is handed out.
+    // The caller receives what it requested.
     upstream.next(OTT, Answer::json(200, format!(r#"{{"ott":"{}"}}"#, OTTS[0])));
     let request = IssueOttRequest { target_uri: "/mc/".to_owned(), ..call::issue("someone") };
     let issued = client.issue_ott(with_bearer(request)).await.expect("a token").into_inner();
@@ -80,7 +80,7 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
     assert_eq!(login.session.as_ref().expect("a session").cookie_header, format!("sid={COOKIE}"));
     statuses.push(format!("{issued:?}\n{login:?}\n{:?}", call::login(OTTS[0])));
 
-    // Every fault, with answers that quote what they were sent.
+    // Every error, with responses that quote the request.
     let quoting = |status: u16, quoted: &str| {
         let error = r#"{"error":{"code":1018,"message":"QUOTED","domain":"QUOTED","details":{"info":"QUOTED mark-in-a-body"}}}"#;
         Answer::json(status, error.replace("QUOTED", quoted)).header("x-trace", BODY)
@@ -103,7 +103,7 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
             upstream.next(OTT, behaviour.clone());
         }
         if let Err(status) = client.issue_ott(with_bearer(call::issue("someone"))).await {
-            statuses.push(told(&status));
+            statuses.push(shown_to_caller(&status));
         }
         upstream.forget_next(OTT);
     }
@@ -125,35 +125,37 @@ async fn all_kinds_of_calls(upstream: &Upstream, gateway: &Gateway) -> Vec<Strin
     ] {
         upstream.next(LOGIN, behaviour);
         if let Err(status) = client.login_with_ott(with_bearer(call::login(OTTS[1]))).await {
-            statuses.push(told(&status));
+            statuses.push(shown_to_caller(&status));
         }
     }
 
-    // Requests that are wrong, with a token in every place.
+    // Invalid requests, with a token in every field.
     for request in [
         IssueOttRequest { target_uri: format!("https://mark-host.example/#{}", OTTS[0]), ..call::issue("a") },
         IssueOttRequest { api_client: OTTS[0].to_owned(), ..call::issue("a") },
         call::issue(&format!("{}\n", OTTS[0])),
     ] {
-        statuses.push(told(&client.issue_ott(request).await.expect_err("it is wrong")));
+        statuses.push(shown_to_caller(&client.issue_ott(request).await.expect_err("an invalid request")));
     }
     for token in [format!("{} ", OTTS[0]), OTTS[0].repeat(400)] {
-        statuses.push(told(&client.login_with_ott(call::login(&token)).await.expect_err("it is wrong")));
+        statuses.push(shown_to_caller(
+            &client.login_with_ott(call::login(&token)).await.expect_err("an invalid request"),
+        ));
     }
 
-    // A caller that goes away, and a session that is ended for it.
+    // A caller that disconnects, and the logout of its session.
     upstream.next(LOGIN, Behaviour::Drip(Duration::from_millis(2), session(account)));
     upstream.next(LOGOUT, Answer::empty(500).body(BODY));
     let before = upstream.count(LOGIN);
     let mut leaving = client.clone();
     let call = tokio::spawn(async move { leaving.login_with_ott(call::login(OTTS[2])).await });
-    upstream.asked(LOGIN, before + 1).await;
+    upstream.wait_for(LOGIN, before + 1).await;
     call.abort();
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     statuses
 }
 
-/// The SHA-256 of a bearer token, as it is configured.
+/// SHA-256 of a bearer token for the configuration.
 fn hash(token: &str) -> String {
     digest(&SHA256, token.as_bytes()).as_ref().iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -161,8 +163,8 @@ fn hash(token: &str) -> String {
     })
 }
 
-/// Callers with every kind of proof, good and bad; gives what those that were refused were
-/// told, and of each credential what must be found nowhere.
+/// Makes calls with every kind of credential. Returns everything that the refused calls return, and
+/// the parts of the credentials that must not be found.
 async fn all_kinds_of_callers(gateway: &Gateway, issuer: &Issuer) -> (Vec<String>, Vec<String>) {
     const XFCC: &str = "x-forwarded-client-cert";
     let mut client = gateway.client().await;
@@ -224,20 +226,20 @@ async fn all_kinds_of_callers(gateway: &Gateway, issuer: &Issuer) -> (Vec<String
             Ok(_) => assert_eq!(code, Code::Ok, "{headers:?}"),
             Err(status) => {
                 assert_eq!(code, status.code(), "{headers:?}: {status:?}");
-                statuses.push(told(&status));
+                statuses.push(shown_to_caller(&status));
             }
         }
     }
-    // By a proxy that nobody is behind.
+    // Through an unreachable proxy.
     let request = IssueOttRequest { api_client: "other".to_owned(), ..call::issue("someone") };
-    statuses.push(told(&client.issue_ott(with_bearer(request)).await.expect_err("no platform")));
+    statuses.push(shown_to_caller(&client.issue_ott(with_bearer(request)).await.expect_err("no platform")));
     (statuses, marks)
 }
 
-async fn nothing_gets_out(format: &str) {
+async fn assert_no_leaks(format: &str) {
     let upstream = Upstream::http().await;
     let access = format!(r#"{{"access_token":"{ACCESS}","id_token":"{BODY}","expires_in":7200}}"#);
-    // First the token request fails, with an answer that quotes the secret.
+    // The first token request fails with a response that quotes the secret.
     upstream
         .next(
             TOKEN,
@@ -278,8 +280,8 @@ async fn nothing_gets_out(format: &str) {
     setup.file("jwks.json", &issuer.jwks());
     setup.file("audit-key", "mark-audit-key-0123456789-0123456789-0123456789");
     let mut gateway = setup.start();
-    upstream.asked(TOKEN, 3).await;
-    // Until the access token is there.
+    upstream.wait_for(TOKEN, 3).await;
+    // Until there is an access token.
     let mut client = gateway.client().await;
     while client.issue_ott(call::issue("someone")).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -293,18 +295,18 @@ async fn nothing_gets_out(format: &str) {
     let ready = gateway.admin_get("/readyz").await;
     gateway.signal("TERM");
     assert!(gateway.ended().await.success());
-    // What was printed last is still being read.
+    // Until the last output is read.
     tokio::time::sleep(Duration::from_millis(200)).await;
 
     let log = gateway.stderr().text();
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "everything is logged that can be");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log level is not trace");
     let audit = fs::read_to_string(gateway.folder().join("audit.jsonl")).expect("an audit log");
     assert!(audit.lines().count() > 25);
     let mut found = Vec::new();
     for request in upstream.requests() {
         leaks("the platform", &String::from_utf8_lossy(&request.raw), &marks, &mut found);
     }
-    assert!(found.len() > 25, "what is there is found");
+    assert!(found.len() > 25, "the marks are not found in the requests");
     found.clear();
     leaks("stderr", &log, &marks, &mut found);
     leaks("stdout", &gateway.stdout().text(), &marks, &mut found);
@@ -322,11 +324,11 @@ async fn nothing_gets_out(format: &str) {
 }
 
 #[tokio::test]
-async fn nothing_secret_gets_out_in_a_log_of_json() {
-    nothing_gets_out("json").await;
+async fn no_secret_leaks_with_a_json_log() {
+    assert_no_leaks("json").await;
 }
 
 #[tokio::test]
-async fn nothing_secret_gets_out_in_a_log_of_text() {
-    nothing_gets_out("text").await;
+async fn no_secret_leaks_with_a_text_log() {
+    assert_no_leaks("text").await;
 }

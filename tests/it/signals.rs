@@ -1,4 +1,4 @@
-//! Signals, also with masks and dispositions that a parent process has left.
+//! Signals, including masks and dispositions inherited from a parent process.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use tonic::Code;
 
 use crate::support::{
     call::{self, Client, refused},
-    calling::{issue, told},
+    calling::{issue, result_of},
     gateway::{Gateway, Setup},
     upstream::{Behaviour, LOGIN, TOKEN, Upstream},
 };
@@ -15,7 +15,7 @@ async fn start(change: impl FnOnce(Setup) -> Setup) -> (Upstream, Gateway, Clien
     let upstream = Upstream::http().await;
     let setup = Setup::for_platform(upstream.address());
     let gateway = change(setup.replacing("\"100ms\"", "\"0s\"")).start();
-    upstream.asked(TOKEN, 1).await;
+    upstream.wait_for(TOKEN, 1).await;
     let client = gateway.client().await;
     (upstream, gateway, client)
 }
@@ -30,7 +30,7 @@ async fn drains(gateway: &mut Gateway, signal: &str) {
 }
 
 #[tokio::test]
-async fn signals_that_mean_nothing_to_a_gateway_change_nothing() {
+async fn unused_signals_are_ignored() {
     let (_upstream, mut gateway, mut client) = start(|setup| setup).await;
     for signal in [
         "USR2", "ALRM", "VTALRM", "PROF", "XFSZ", "XCPU", "TTIN", "TTOU", "PIPE", "IO", "PWR", "STKFLT",
@@ -45,7 +45,7 @@ async fn signals_that_mean_nothing_to_a_gateway_change_nothing() {
 }
 
 #[tokio::test]
-async fn stop_signals_drain_although_the_parent_process_blocked_or_ignored_them() {
+async fn stop_signals_drain_even_if_blocked_or_ignored_by_the_parent() {
     let signals = "TERM,INT,QUIT,HUP,USR1,USR2";
     for how in ["--block-signal", "--ignore-signal"] {
         for stop in ["TERM", "INT", "QUIT"] {
@@ -59,7 +59,7 @@ async fn stop_signals_drain_although_the_parent_process_blocked_or_ignored_them(
 }
 
 #[tokio::test]
-async fn hang_up_and_user_signal_reload_although_the_parent_process_blocked_or_ignored_them() {
+async fn reload_signals_work_even_if_blocked_or_ignored_by_the_parent() {
     for launcher in ["--default-signal", "--block-signal=HUP,USR1", "--ignore-signal=HUP,USR1"] {
         let (_upstream, mut gateway, mut client) = start(|setup| setup.launched_by(&["env", launcher])).await;
         for (before, signal) in ["HUP", "USR1"].into_iter().enumerate() {
@@ -82,13 +82,13 @@ async fn audit_log_beyond_the_file_size_limit_refuses_calls_and_recovers_with_a_
     let mut answers = Vec::new();
     while answers.last().is_none_or(|answer| answer == "OK") {
         assert!(answers.len() < 100, "4 KiB hold fewer records");
-        answers.push(told(&client.issue_ott(issue("someone@example.com")).await));
+        answers.push(result_of(&client.issue_ott(issue("someone@example.com")).await));
     }
     assert_eq!(answers.last().map(String::as_str), Some("Unavailable AUDIT_UNAVAILABLE"));
     assert!(answers.len() > 2, "some records fit: {answers:?}");
     logged(&gateway, "File too large");
     let log = gateway.folder().join("audit.jsonl");
-    fs::rename(&log, gateway.folder().join("full")).expect("it is there");
+    fs::rename(&log, gateway.folder().join("full")).expect("a log file");
     gateway.signal("USR1");
     logged(&gateway, "audit sink available again");
     call::issue_and_log_in(&mut client).await;
@@ -96,7 +96,7 @@ async fn audit_log_beyond_the_file_size_limit_refuses_calls_and_recovers_with_a_
 }
 
 #[tokio::test]
-async fn second_signal_writes_the_records_of_calls_in_flight() {
+async fn second_signal_still_writes_the_records_of_calls_in_flight() {
     const LOGINS: usize = 20;
     let (upstream, mut gateway, client) = start(|setup| setup).await;
     upstream.always(LOGIN, Behaviour::Stall);
@@ -106,7 +106,7 @@ async fn second_signal_writes_the_records_of_calls_in_flight() {
         let login = call::login(&format!("OTT-{number}"));
         calls.push(tokio::spawn(async move { client.login_with_ott(login).await }));
     }
-    upstream.asked(LOGIN, LOGINS).await;
+    upstream.wait_for(LOGIN, LOGINS).await;
     gateway.signal("TERM");
     logged(&gateway, "sending GOAWAY to all connections");
     gateway.signal("INT");
@@ -121,7 +121,7 @@ async fn second_signal_writes_the_records_of_calls_in_flight() {
     }
     for call in calls {
         let status = call.await.expect("no panic").expect_err("it stalls");
-        // Either the answer of the gateway, or the end of the connection.
+        // Either the gateway's response or a closed connection.
         assert!(status.details().is_empty() || refused(&status).code == Code::Aborted, "{status:?}");
     }
 }

@@ -1,9 +1,8 @@
-//! Every way in which the platform can fail, as the status that the contract documents
-//! for it.
+//! The documented status for every platform failure.
 //!
-//! The tables here are written from the documentation and not from the code: for each
-//! cause the code, the reason, everything in `ErrorInfo`, how to retry, and how often the
-//! platform was asked. After every fault the same process goes on to a success.
+//! The tables are written from the documentation, not from the code: for each cause the code, the
+//! reason, everything in `ErrorInfo`, how to retry, and the number of platform requests. After
+//! every failure the same process serves a successful call.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +20,7 @@ use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
 
-use self::{Again::*, Operation::*};
+use self::{Operation::*, Retry::*};
 use crate::support::{
     call::{self, Client, Refused, refused},
     gateway::{PATIENCE, Setup},
@@ -30,7 +29,7 @@ use crate::support::{
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, OTT, TOKEN, Tls, Upstream},
 };
 
-/// The most that a status may take up.
+/// Maximum size of a status.
 const MAX_STATUS_BYTES: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,18 +38,18 @@ enum Operation {
     LoginWithOtt,
 }
 
-/// Whether the same request may be sent again, as the trailers tell.
+/// Whether the same request may be retried, according to the trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    /// Nothing speaks against it.
-    Welcome,
-    /// It would fail again.
+enum Retry {
+    /// It may be retried.
+    Allowed,
+    /// A retry would fail again.
     Useless,
-    /// The token is or may be spent.
+    /// The token is spent or may be.
     Spent,
 }
 
-/// One row: what the platform does, and the answer.
+/// One row: what the platform does, and the expected status.
 #[derive(Clone, Debug)]
 struct Row {
     name: String,
@@ -59,14 +58,14 @@ struct Row {
     code: Code,
     reason: &'static str,
     outcome: &'static str,
-    again: Again,
+    retry: Retry,
     wait: std::ops::RangeInclusive<f64>,
-    /// Of `ErrorInfo`'s metadata what not every row has.
-    told: Vec<(&'static str, String)>,
+    /// Metadata of `ErrorInfo` that not every row has.
+    extra: Vec<(&'static str, String)>,
     attempts: Option<usize>,
-    /// Whether the access token has worked before. One that has not may be unknown to the API yet.
+    /// Whether the access token has worked before. Otherwise the API may not know it yet.
     token_has_worked: bool,
-    /// Requests at the operation's path, sessions ended, access tokens asked for.
+    /// Requests to the method's path, logouts, and token requests.
     requests: usize,
     logouts: usize,
     refreshes: usize,
@@ -76,7 +75,7 @@ impl Row {
     fn new(
         operation: Operation,
         platform: impl Into<Behaviour>,
-        (code, reason, outcome, again): (Code, &'static str, &'static str, Again),
+        (code, reason, outcome, retry): (Code, &'static str, &'static str, Retry),
     ) -> Self {
         let platform = platform.into();
         Self {
@@ -86,9 +85,9 @@ impl Row {
             code,
             reason,
             outcome,
-            again,
+            retry,
             wait: 0.0..=0.0,
-            told: Vec::new(),
+            extra: Vec::new(),
             attempts: Some(1),
             requests: 1,
             logouts: 0,
@@ -97,7 +96,7 @@ impl Row {
         }
     }
 
-    /// The platform does it so often, and so often it is asked.
+    /// The platform repeats its behaviour for this number of requests.
     fn times(mut self, times: usize) -> Self {
         self.platform = vec![self.platform[0].clone(); times];
         self.attempts = Some(times);
@@ -105,27 +104,30 @@ impl Row {
         self
     }
 
-    fn tells(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.told.push((key, value.to_string()));
+    fn with_metadata(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.extra.push((key, value.to_string()));
         self
     }
 
-    /// What an answer of [`error`] tells.
-    fn tells_error(self, status: u16, code: i64) -> Self {
-        let row = self.tells("httpStatus", status).tells("apiDomain", "Server").tells("apiMessage", "why");
-        if code == i64::from(status) { row } else { row.tells("apiCode", code) }
+    /// Adds the metadata of a response from [`error`].
+    fn with_error(self, status: u16, code: i64) -> Self {
+        let row = self
+            .with_metadata("httpStatus", status)
+            .with_metadata("apiDomain", "Server")
+            .with_metadata("apiMessage", "why");
+        if code == i64::from(status) { row } else { row.with_metadata("apiCode", code) }
     }
 
-    fn waits(mut self, seconds: std::ops::RangeInclusive<f64>) -> Self {
+    fn with_wait(mut self, seconds: std::ops::RangeInclusive<f64>) -> Self {
         self.wait = seconds;
         self
     }
 
-    /// Refused with an access token that works for others, with the next one, and once more
-    /// after a wait, since the API may not have known that one yet.
+    /// Refused with an access token that works for others, with the next one, and again after a
+    /// wait, because the API may not have known the new token.
     fn stays_refused(self) -> Self {
         let row = self.times(3);
-        // One more is the call of another user.
+        // One more for the call of another user.
         Self { token_has_worked: true, refreshes: 1, requests: row.requests + 1, ..row }
     }
 
@@ -134,20 +136,20 @@ impl Row {
         self
     }
 
-    /// The one answer to every token that is not valid: it does not tell how often or
-    /// with what the platform answered.
+    /// The one status for every invalid token. It does not reveal the number of attempts or the
+    /// platform's response.
     fn rejected_token(platform: impl Into<Behaviour>) -> Self {
         let answer = (Code::Unauthenticated, "OTT_REJECTED", "refused", Useless);
         Self { attempts: None, ..Self::new(LoginWithOtt, platform, answer) }
     }
 
-    /// Makes the call, looks at everything, and goes on to a success.
+    /// Makes the call, checks everything, and then makes a successful call.
     async fn check(self, mut client: Client, upstream: &Upstream, api_client: &str) {
         let path = if self.operation == IssueOtt { OTT } else { LOGIN };
-        // The first access token is fetched at the start, call or no call.
-        upstream.asked(TOKEN, 1).await;
+        // The first access token is fetched at start, without a call.
+        upstream.wait_for(TOKEN, 1).await;
         if self.token_has_worked {
-            ask(&mut client, IssueOtt, api_client, "").await.expect("the platform is healthy");
+            send(&mut client, IssueOtt, api_client, "").await.expect("the platform is healthy");
             call::until_access_token_is_old().await;
         }
         let (before, logouts, tokens) = (upstream.count(path), upstream.count(LOGOUT), upstream.count(TOKEN));
@@ -163,42 +165,42 @@ impl Row {
             queue(&self.platform[..1]);
             let mut other = client.clone();
             let others = async {
-                upstream.asked(TOKEN, tokens + 1).await;
-                ask(&mut other, IssueOtt, api_client, "").await.expect("the old token works");
+                upstream.wait_for(TOKEN, tokens + 1).await;
+                send(&mut other, IssueOtt, api_client, "").await.expect("the old token works");
                 queue(&self.platform[1..]);
                 permits.add_permits(1);
             };
-            tokio::join!(ask(&mut client, self.operation, api_client, &ott), others).0
+            tokio::join!(send(&mut client, self.operation, api_client, &ott), others).0
         } else {
             queue(&self.platform);
-            ask(&mut client, self.operation, api_client, &ott).await
+            send(&mut client, self.operation, api_client, &ott).await
         };
         let name = &self.name;
         let status = status.expect_err(name);
         self.compare(&refused(&status), api_client);
         assert_eq!(upstream.count(path) - before, self.requests, "requests after {name}");
         if self.logouts > 0 {
-            upstream.asked(LOGOUT, logouts + self.logouts).await;
+            upstream.wait_for(LOGOUT, logouts + self.logouts).await;
         }
-        assert_eq!(upstream.count(LOGOUT) - logouts, self.logouts, "sessions ended after {name}");
+        assert_eq!(upstream.count(LOGOUT) - logouts, self.logouts, "logouts after {name}");
 
-        let issued = ask(&mut client, IssueOtt, api_client, "").await.expect(name);
-        ask(&mut client, LoginWithOtt, api_client, &issued).await.expect(name);
+        let issued = send(&mut client, IssueOtt, api_client, "").await.expect(name);
+        send(&mut client, LoginWithOtt, api_client, &issued).await.expect(name);
         assert_eq!(upstream.count(TOKEN) - tokens, self.refreshes, "access tokens after {name}");
     }
 
     fn compare(&self, refused: &Refused, api_client: &str) {
         let name = &self.name;
         let mut metadata: BTreeMap<String, String> =
-            self.told.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+            self.extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         metadata.insert("operation".to_owned(), format!("{:?}", self.operation));
         metadata.insert("outcome".to_owned(), self.outcome.to_owned());
         metadata.insert("apiClient".to_owned(), api_client.to_owned());
         if let Some(attempts) = self.attempts {
             metadata.insert("attempts".to_owned(), attempts.to_string());
         }
-        let pushback = (self.again != Welcome).then(|| "-1".to_owned());
-        let ratelimited = (self.again == Spent).then(|| "true".to_owned());
+        let pushback = (self.retry != Allowed).then(|| "-1".to_owned());
+        let ratelimited = (self.retry == Spent).then(|| "true".to_owned());
         assert_eq!((refused.code, refused.reason.as_str()), (self.code, self.reason), "{name}: {refused:?}");
         assert_eq!(refused.metadata, metadata, "{name}");
         assert_eq!(refused.domain, "ott-gateway", "{name}");
@@ -211,8 +213,8 @@ impl Row {
     }
 }
 
-/// One call through that API client; the issued token, or the token that was spent.
-async fn ask(
+/// Makes one call through `api_client`. Returns the issued or spent token.
+async fn send(
     client: &mut Client,
     operation: Operation,
     api_client: &str,
@@ -232,7 +234,7 @@ async fn ask(
     }
 }
 
-/// The platform's error object.
+/// A response with the platform's error object.
 fn error(status: u16, code: i64) -> Answer {
     Answer::json(
         status,
@@ -240,12 +242,12 @@ fn error(status: u16, code: i64) -> Answer {
     )
 }
 
-/// A gateway with an API client and a platform of its own for each row.
-async fn each_on_its_own(rows: Vec<Row>) {
+/// Checks all rows concurrently, each with its own API client and platform.
+async fn check_concurrently(rows: Vec<Row>) {
     let mut platforms = Vec::new();
     for index in 0..rows.len() {
         let upstream = Upstream::http().await;
-        // No two platforms issue the same token.
+        // Each platform issues different tokens.
         (0..index * 8).for_each(|_| drop(upstream.token()));
         platforms.push((format!("client-{index}"), upstream));
     }
@@ -260,8 +262,8 @@ async fn each_on_its_own(rows: Vec<Row>) {
     join_all(checks).await;
 }
 
-/// One gateway and one platform for all rows, one after the other.
-async fn one_after_the_other(rows: Vec<Row>) {
+/// Checks the rows one after another, with one gateway and platform.
+async fn check_in_sequence(rows: Vec<Row>) {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let client = gateway.client().await;
@@ -275,8 +277,8 @@ const ISSUED: &str = r#"{"ott":"OTT"}"#;
 const LOGGED_IN: &str = r#"{"id":"42","login":"someone"}"#;
 
 #[tokio::test]
-async fn a_platform_that_fails_is_asked_three_times_for_a_token() {
-    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Welcome);
+async fn failing_issuance_is_attempted_three_times() {
+    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Allowed);
     let mut rows = Vec::new();
     for answer in [error(500, 500), error(503, 1000), error(599, 1018)] {
         let (status, code) = match rows.len() {
@@ -284,49 +286,49 @@ async fn a_platform_that_fails_is_asked_three_times_for_a_token() {
             1 => (503, 1000),
             _ => (599, 1018),
         };
-        rows.push(Row::new(IssueOtt, answer, fails).times(3).tells_error(status, code));
+        rows.push(Row::new(IssueOtt, answer, fails).times(3).with_error(status, code));
     }
-    rows.push(Row::new(IssueOtt, Answer::html(502), fails).times(3).tells("httpStatus", 502));
-    rows.push(Row::new(IssueOtt, Answer::empty(504), fails).times(3).tells("httpStatus", 504));
+    rows.push(Row::new(IssueOtt, Answer::html(502), fails).times(3).with_metadata("httpStatus", 502));
+    rows.push(Row::new(IssueOtt, Answer::empty(504), fails).times(3).with_metadata("httpStatus", 504));
     rows.push(Row::new(IssueOtt, Behaviour::Reset, fails).times(3));
     rows.push(Row::new(IssueOtt, Behaviour::Close, fails).times(3));
     rows.push(Row::new(IssueOtt, Behaviour::HeaderFlood, fails).times(3));
-    for broken in [
+    for incomplete in [
         Behaviour::CutAfter(5, Answer::json(200, ISSUED)),
         Behaviour::ShortAfter(5, Answer::json(200, ISSUED)),
     ] {
-        rows.push(Row::new(IssueOtt, broken, fails).times(3).tells("httpStatus", 200));
+        rows.push(Row::new(IssueOtt, incomplete, fails).times(3).with_metadata("httpStatus", 200));
     }
-    each_on_its_own(rows).await;
+    check_concurrently(rows).await;
 }
 
 #[tokio::test]
-async fn a_login_that_may_have_happened_is_sent_once_and_aborted() {
+async fn login_with_unknown_outcome_is_sent_once_and_aborted() {
     let unknown = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
     let cut = |answer| Behaviour::CutAfter(5, answer);
     let set = |answer: Answer| answer.header("set-cookie", "sid=SESSION");
-    one_after_the_other(vec![
-        Row::new(LoginWithOtt, error(500, 500), unknown).tells_error(500, 500),
-        Row::new(LoginWithOtt, error(503, 1018), unknown).tells_error(503, 1018),
-        Row::new(LoginWithOtt, Answer::html(502), unknown).tells("httpStatus", 502),
-        Row::new(LoginWithOtt, Answer::empty(504), unknown).tells("httpStatus", 504),
+    check_in_sequence(vec![
+        Row::new(LoginWithOtt, error(500, 500), unknown).with_error(500, 500),
+        Row::new(LoginWithOtt, error(503, 1018), unknown).with_error(503, 1018),
+        Row::new(LoginWithOtt, Answer::html(502), unknown).with_metadata("httpStatus", 502),
+        Row::new(LoginWithOtt, Answer::empty(504), unknown).with_metadata("httpStatus", 504),
         Row::new(LoginWithOtt, Behaviour::Reset, unknown),
         Row::new(LoginWithOtt, Behaviour::Close, unknown),
         Row::new(LoginWithOtt, Behaviour::HeaderFlood, unknown),
-        Row::new(LoginWithOtt, cut(Answer::json(200, LOGGED_IN)), unknown).tells("httpStatus", 200),
-        // The cookies came, so the session can be ended.
+        Row::new(LoginWithOtt, cut(Answer::json(200, LOGGED_IN)), unknown).with_metadata("httpStatus", 200),
+        // The cookies arrived, so the session can be logged out.
         Row::new(LoginWithOtt, cut(set(Answer::json(200, LOGGED_IN))), unknown)
-            .tells("httpStatus", 200)
+            .with_metadata("httpStatus", 200)
             .logs_out(),
         Row::new(LoginWithOtt, Behaviour::ShortAfter(5, set(Answer::json(200, LOGGED_IN))), unknown)
-            .tells("httpStatus", 200)
+            .with_metadata("httpStatus", 200)
             .logs_out(),
     ])
     .await;
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_as_documented_is_the_operators_concern() {
+async fn undocumented_response_is_a_protocol_error() {
     let issuing = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done", Useless);
     let long = "x".repeat(4097);
     let mut rows: Vec<Row> = [
@@ -348,14 +350,14 @@ async fn an_answer_that_is_not_as_documented_is_the_operators_concern() {
     .into_iter()
     .map(|answer| {
         let status = if format!("{answer:?}").contains("204") { 204 } else { 200 };
-        Row::new(IssueOtt, answer, issuing).times(2).tells("httpStatus", status)
+        Row::new(IssueOtt, answer, issuing).times(2).with_metadata("httpStatus", status)
     })
     .collect();
     for announced in [true, false] {
         let huge = Behaviour::Huge { status: 200, bytes: 17 * 1024, announced };
-        rows.push(Row::new(IssueOtt, huge, issuing).times(2).tells("httpStatus", 200));
+        rows.push(Row::new(IssueOtt, huge, issuing).times(2).with_metadata("httpStatus", 200));
     }
-    each_on_its_own(rows).await;
+    check_concurrently(rows).await;
 
     let login = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done", Spent);
     let mut rows: Vec<Row> = [
@@ -369,37 +371,37 @@ async fn an_answer_that_is_not_as_documented_is_the_operators_concern() {
         Answer::json(200, r#"{"id":"","login":"someone"}"#),
     ]
     .into_iter()
-    .map(|answer| Row::new(LoginWithOtt, answer, login).tells("httpStatus", 200))
+    .map(|answer| Row::new(LoginWithOtt, answer, login).with_metadata("httpStatus", 200))
     .collect();
     for announced in [true, false] {
         let huge = Behaviour::Huge { status: 200, bytes: 257 * 1024, announced };
-        rows.push(Row::new(LoginWithOtt, huge, login).tells("httpStatus", 200));
+        rows.push(Row::new(LoginWithOtt, huge, login).with_metadata("httpStatus", 200));
     }
     let unusable = Answer::json(200, "{}").header("set-cookie", "sid=SESSION");
-    rows.push(Row::new(LoginWithOtt, unusable, login).tells("httpStatus", 200).logs_out());
+    rows.push(Row::new(LoginWithOtt, unusable, login).with_metadata("httpStatus", 200).logs_out());
     let many = (0..33)
         .fold(Answer::json(200, LOGGED_IN), |answer, n| answer.header("set-cookie", format!("c{n}=SESSION")));
-    rows.push(Row::new(LoginWithOtt, many, login).tells("httpStatus", 200).logs_out());
+    rows.push(Row::new(LoginWithOtt, many, login).with_metadata("httpStatus", 200).logs_out());
     let long = Answer::json(200, LOGGED_IN)
         .header("set-cookie", "sid=SESSION")
         .header("set-cookie", format!("long={}", "x".repeat(16 * 1024)));
-    rows.push(Row::new(LoginWithOtt, long, login).tells("httpStatus", 200).logs_out());
-    one_after_the_other(rows).await;
+    rows.push(Row::new(LoginWithOtt, long, login).with_metadata("httpStatus", 200).logs_out());
+    check_in_sequence(rows).await;
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_once_and_by_its_status() {
+async fn refusals_are_not_retried_and_map_to_their_status() {
     let mut rows = Vec::new();
-    let mut issue = |answer: Answer, code, reason, again, told: Option<(u16, i64)>, status: u16| {
-        let row = Row::new(IssueOtt, answer, (code, reason, "refused", again));
-        rows.push(match told {
-            Some((status, code)) => row.tells_error(status, code),
-            None => row.tells("httpStatus", status),
+    let mut issue = |answer: Answer, code, reason, retry, error_body: Option<(u16, i64)>, status: u16| {
+        let row = Row::new(IssueOtt, answer, (code, reason, "refused", retry));
+        rows.push(match error_body {
+            Some((status, code)) => row.with_error(status, code),
+            None => row.with_metadata("httpStatus", status),
         });
     };
     let json = |status: u16| (error(status, status.into()), Some((status, i64::from(status))));
-    let mut both = |answer: (Answer, Option<(u16, i64)>), code, reason, again, status| {
-        issue(answer.0, code, reason, again, answer.1, status);
+    let mut both = |answer: (Answer, Option<(u16, i64)>), code, reason, retry, status| {
+        issue(answer.0, code, reason, retry, answer.1, status);
     };
     let html = |status| (Answer::html(status), None);
     both(json(400), Code::InvalidArgument, "PLATFORM_REJECTED_REQUEST", Useless, 400);
@@ -412,7 +414,7 @@ async fn a_refusal_is_told_once_and_by_its_status() {
     );
     both(html(400), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 400);
     both(json(403), Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", Useless, 403);
-    both(html(403), Code::Unavailable, "PLATFORM_BLOCKED", Welcome, 403);
+    both(html(403), Code::Unavailable, "PLATFORM_BLOCKED", Allowed, 403);
     both(json(404), Code::NotFound, "USER_NOT_FOUND", Useless, 404);
     both(html(404), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, 404);
     both(json(409), Code::Aborted, "PLATFORM_CONFLICT", Useless, 409);
@@ -421,11 +423,11 @@ async fn a_refusal_is_told_once_and_by_its_status() {
         both(json(status), Code::Internal, "PLATFORM_PROTOCOL_ERROR", Useless, status);
     }
 
-    let mut login = |answer: (Answer, Option<(u16, i64)>), code, reason, again, status: u16| {
-        let row = Row::new(LoginWithOtt, answer.0, (code, reason, "refused", again));
+    let mut login = |answer: (Answer, Option<(u16, i64)>), code, reason, retry, status: u16| {
+        let row = Row::new(LoginWithOtt, answer.0, (code, reason, "refused", retry));
         rows.push(match answer.1 {
-            Some((status, code)) => row.tells_error(status, code),
-            None => row.tells("httpStatus", status),
+            Some((status, code)) => row.with_error(status, code),
+            None => row.with_metadata("httpStatus", status),
         });
     };
     login(json(403), Code::PermissionDenied, "PLATFORM_ACCESS_DENIED", Useless, 403);
@@ -435,11 +437,11 @@ async fn a_refusal_is_told_once_and_by_its_status() {
     }
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, status.into()))));
     rows.extend([400, 401, 404, 410].map(|status| Row::rejected_token(error(status, 4711))));
-    one_after_the_other(rows).await;
+    check_in_sequence(rows).await;
 }
 
 #[tokio::test]
-async fn a_response_that_proves_nothing_is_never_called_a_refusal() {
+async fn ambiguous_responses_are_not_reported_as_refusals() {
     let mut rows = Vec::new();
     for status in [300, 301, 302, 303, 304, 307, 308] {
         let elsewhere = || {
@@ -447,20 +449,20 @@ async fn a_response_that_proves_nothing_is_never_called_a_refusal() {
             answer.header("set-cookie", "sid=SESSION")
         };
         let issue = (Code::Internal, "PLATFORM_PROTOCOL_ERROR", "unknown", Useless);
-        rows.push(Row::new(IssueOtt, elsewhere(), issue).tells("httpStatus", status));
+        rows.push(Row::new(IssueOtt, elsewhere(), issue).with_metadata("httpStatus", status));
         let login = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
-        rows.push(Row::new(LoginWithOtt, elsewhere(), login).tells("httpStatus", status).logs_out());
+        rows.push(Row::new(LoginWithOtt, elsewhere(), login).with_metadata("httpStatus", status).logs_out());
     }
     let login = (Code::Aborted, "LOGIN_OUTCOME_UNKNOWN", "unknown", Spent);
     for status in [401, 408, 410, 425, 429, 499] {
-        rows.push(Row::new(LoginWithOtt, Answer::html(status), login).tells("httpStatus", status));
+        rows.push(Row::new(LoginWithOtt, Answer::html(status), login).with_metadata("httpStatus", status));
     }
     for status in [408, 425, 499] {
         rows.push(
-            Row::new(LoginWithOtt, error(status, status.into()), login).tells_error(status, status.into()),
+            Row::new(LoginWithOtt, error(status, status.into()), login).with_error(status, status.into()),
         );
     }
-    // What a proxy refuses may have reached the platform before.
+    // The platform may have received a request that a proxy refuses.
     for (status, code, reason) in [
         (400, Code::Internal, "PLATFORM_PROTOCOL_ERROR"),
         (403, Code::Aborted, "PLATFORM_BLOCKED"),
@@ -470,19 +472,21 @@ async fn a_response_that_proves_nothing_is_never_called_a_refusal() {
     ] {
         let answer = Answer::html(status);
         rows.push(
-            Row::new(LoginWithOtt, answer, (code, reason, "unknown", Spent)).tells("httpStatus", status),
+            Row::new(LoginWithOtt, answer, (code, reason, "unknown", Spent))
+                .with_metadata("httpStatus", status),
         );
     }
-    one_after_the_other(rows).await;
+    check_in_sequence(rows).await;
 
-    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Welcome);
-    let retried = [408, 425, 499]
-        .map(|status| Row::new(IssueOtt, Answer::html(status), fails).times(3).tells("httpStatus", status));
-    each_on_its_own(retried.into()).await;
+    let fails = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "unknown", Allowed);
+    let retried = [408, 425, 499].map(|status| {
+        Row::new(IssueOtt, Answer::html(status), fails).times(3).with_metadata("httpStatus", status)
+    });
+    check_concurrently(retried.into()).await;
 }
 
-/// What each of the platform's codes means, after the table in `docs/errors.md`.
-fn of_api_code(code: i64) -> (Code, &'static str) {
+/// Status of each platform code, from the table in `docs/errors.md`.
+fn from_api_code(code: i64) -> (Code, &'static str) {
     match code {
         1018 => (Code::FailedPrecondition, "USER_DISABLED"),
         1003 => (Code::FailedPrecondition, "TENANT_DISABLED"),
@@ -502,85 +506,85 @@ fn of_api_code(code: i64) -> (Code, &'static str) {
 async fn every_api_code_has_its_status() {
     let mut rows = Vec::new();
     for code in 1000..=1035 {
-        let (grpc, reason) = of_api_code(code);
+        let (grpc, reason) = from_api_code(code);
         let fails = reason == "PLATFORM_UNAVAILABLE";
         for status in [400, 404] {
-            let again = if fails { Welcome } else { Useless };
-            let row = Row::new(IssueOtt, error(status, code), (grpc, reason, "refused", again));
-            rows.push(row.tells_error(status, code));
+            let retry = if fails { Allowed } else { Useless };
+            let row = Row::new(IssueOtt, error(status, code), (grpc, reason, "refused", retry));
+            rows.push(row.with_error(status, code));
         }
-        // At a login all codes decide where the answer cannot be about the token, …
+        // For logins, every code counts if the response cannot be about the token.
         let decided = if fails {
             (Code::Aborted, reason, "unknown", Spent)
         } else {
             (grpc, reason, "refused", Useless)
         };
-        rows.push(Row::new(LoginWithOtt, error(403, code), decided).tells_error(403, code));
-        // … and where it can, only those that tell of the account.
+        rows.push(Row::new(LoginWithOtt, error(403, code), decided).with_error(403, code));
+        // If it can be about the token, only codes about the account count.
         for status in [400, 401] {
             rows.push(match code {
                 1002 | 1003 | 1012 | 1018 => {
-                    Row::new(LoginWithOtt, error(status, code), decided).tells_error(status, code)
+                    Row::new(LoginWithOtt, error(status, code), decided).with_error(status, code)
                 }
                 _ => Row::rejected_token(error(status, code)),
             });
         }
     }
-    one_after_the_other(rows).await;
+    check_in_sequence(rows).await;
 }
 
 #[tokio::test]
-async fn a_rate_limit_is_waited_for_or_passed_on() {
-    let limit = (Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused", Welcome);
+async fn rate_limit_is_waited_for_or_returned() {
+    let limit = (Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused", Allowed);
     let too_late = (Code::ResourceExhausted, "PLATFORM_RATE_LIMITED", "refused", Useless);
     let after = |value: &str| error(429, 429).header("retry-after", value);
-    one_after_the_other(vec![
-        Row::new(IssueOtt, error(429, 429), limit).tells_error(429, 429).waits(1.0..=2.0),
-        Row::new(IssueOtt, Answer::html(429), limit).tells("httpStatus", 429).waits(1.0..=2.0),
-        Row::new(IssueOtt, after("3"), limit).tells_error(429, 429).waits(3.0..=3.0),
-        Row::new(IssueOtt, after("86400"), limit).tells_error(429, 429).waits(3600.0..=3600.0),
-        Row::new(IssueOtt, after("-5"), limit).tells_error(429, 429).waits(5.0..=5.0),
+    check_in_sequence(vec![
+        Row::new(IssueOtt, error(429, 429), limit).with_error(429, 429).with_wait(1.0..=2.0),
+        Row::new(IssueOtt, Answer::html(429), limit).with_metadata("httpStatus", 429).with_wait(1.0..=2.0),
+        Row::new(IssueOtt, after("3"), limit).with_error(429, 429).with_wait(3.0..=3.0),
+        Row::new(IssueOtt, after("86400"), limit).with_error(429, 429).with_wait(3600.0..=3600.0),
+        Row::new(IssueOtt, after("-5"), limit).with_error(429, 429).with_wait(5.0..=5.0),
         Row::new(
             IssueOtt,
             after("Sun, 06 Nov 1994 08:49:37 GMT").header("date", "Sun, 06 Nov 1994 08:49:30 GMT"),
             limit,
         )
-        .tells_error(429, 429)
-        .waits(7.0..=7.0),
-        // Minting would wait for so short a time; a token is not sent again.
-        Row::new(LoginWithOtt, after("1"), limit).tells_error(429, 429).waits(1.0..=1.0),
-        Row::new(LoginWithOtt, after("29"), limit).tells_error(429, 429).waits(29.0..=29.0),
-        Row::new(LoginWithOtt, error(429, 429), limit).tells_error(429, 429).waits(1.0..=2.0),
-        // The token will be dead by then.
-        Row::new(LoginWithOtt, after("30"), too_late).tells_error(429, 429),
+        .with_error(429, 429)
+        .with_wait(7.0..=7.0),
+        // Issuance would wait for this short time, but a login is not sent again.
+        Row::new(LoginWithOtt, after("1"), limit).with_error(429, 429).with_wait(1.0..=1.0),
+        Row::new(LoginWithOtt, after("29"), limit).with_error(429, 429).with_wait(29.0..=29.0),
+        Row::new(LoginWithOtt, error(429, 429), limit).with_error(429, 429).with_wait(1.0..=2.0),
+        // The token will have expired by then.
+        Row::new(LoginWithOtt, after("30"), too_late).with_error(429, 429),
     ])
     .await;
 
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     upstream.next(OTT, after("1"));
-    let asked = clock::now();
+    let began = clock::now();
     call::issue_and_log_in(&mut gateway.client().await).await;
-    assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(upstream.count(OTT), 2);
 }
 
 #[tokio::test]
-async fn a_credential_that_stays_refused_is_not_the_callers_fault() {
+async fn persistently_refused_credential_is_an_internal_error() {
     let refused = (Code::Internal, "PLATFORM_CREDENTIAL_REJECTED", "refused", Useless);
-    each_on_its_own(vec![
-        Row::new(IssueOtt, error(401, 401), refused).stays_refused().tells_error(401, 401),
-        Row::new(IssueOtt, Answer::empty(401), refused).stays_refused().tells("httpStatus", 401),
-        // A 401 refreshes first, whatever code it has.
+    check_concurrently(vec![
+        Row::new(IssueOtt, error(401, 401), refused).stays_refused().with_error(401, 401),
+        Row::new(IssueOtt, Answer::empty(401), refused).stays_refused().with_metadata("httpStatus", 401),
+        // A 401 first refreshes the token, regardless of its code.
         Row::new(IssueOtt, error(401, 1018), (Code::FailedPrecondition, "USER_DISABLED", "refused", Useless))
             .stays_refused()
-            .tells_error(401, 1018),
+            .with_error(401, 1018),
     ])
     .await;
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_is_never_seen() {
+async fn transient_failures_are_hidden_by_retries() {
     let (faults, mut platforms) = (
         [
             Behaviour::Answer(error(401, 401)),
@@ -601,7 +605,7 @@ async fn a_fault_that_passes_is_never_seen() {
     let gateway = Setup::for_platforms(&addresses).start();
     let client = gateway.client().await;
     join_all(platforms.iter().map(async |(name, upstream)| {
-        let ott = ask(&mut client.clone(), IssueOtt, name, "").await.expect(name);
+        let ott = send(&mut client.clone(), IssueOtt, name, "").await.expect(name);
         assert!(ott.starts_with("OTT-"), "{ott}");
         assert_eq!(upstream.count(OTT), 2, "{name}");
     }))
@@ -609,38 +613,38 @@ async fn a_fault_that_passes_is_never_seen() {
 }
 
 #[tokio::test]
-async fn a_platform_that_is_not_there_is_tried_again() {
+async fn unreachable_platform_is_retried() {
     let ports = [Reserved::new(), Reserved::new()];
     let addresses = ports.each_ref().map(Reserved::address);
     let platforms = [Upstream::http_at(addresses[0]).await, Upstream::http_at(addresses[1]).await];
     let gateway = Setup::for_platforms(&[("issue", addresses[0]), ("login", addresses[1])]).start();
     let mut client = gateway.client().await;
     for (name, upstream) in ["issue", "login"].into_iter().zip(&platforms) {
-        upstream.asked(TOKEN, 1).await;
-        // No connection is kept: on one that is being closed, a request may have been sent.
+        upstream.wait_for(TOKEN, 1).await;
+        // Connections are not reused, because a request may have been sent on one that is being closed.
         let issued = Answer::json(200, r#"{"ott":"OTT"}"#).header("connection", "close");
         upstream.next(OTT, issued);
-        ask(&mut client, IssueOtt, name, "").await.expect("the platform is there");
+        send(&mut client, IssueOtt, name, "").await.expect("a reachable platform");
     }
     drop(platforms);
 
-    let unreachable = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Welcome);
+    let unreachable = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Allowed);
     for (operation, name, attempts) in [(IssueOtt, "issue", 3), (LoginWithOtt, "login", 2)] {
-        let status = ask(&mut client, operation, name, "OTT").await.expect_err("nobody is there");
+        let status = send(&mut client, operation, name, "OTT").await.expect_err("an unreachable platform");
         let row = Row::new(operation, Behaviour::Close, unreachable).times(attempts);
         row.compare(&refused(&status), name);
     }
 
     for (name, address) in ["issue", "login"].into_iter().zip(addresses) {
         let upstream = Upstream::http_at(address).await;
-        let ott = ask(&mut client, IssueOtt, name, "").await.expect("it is back");
-        ask(&mut client, LoginWithOtt, name, &ott).await.expect("it is back");
+        let ott = send(&mut client, IssueOtt, name, "").await.expect("a reachable platform");
+        send(&mut client, LoginWithOtt, name, &ott).await.expect("a reachable platform");
         assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (1, 1));
     }
 }
 
 #[tokio::test]
-async fn a_platform_whose_certificate_is_not_valid_gets_nothing() {
+async fn platform_with_an_invalid_certificate_gets_no_request() {
     let impostor = Upstream::https(Tls::new("localhost", true, &["http/1.1"])).await;
     let honest = Upstream::http().await;
     let ca_file = impostor.ca_file().expect("it has TLS").display().to_string();
@@ -651,41 +655,41 @@ async fn a_platform_whose_certificate_is_not_valid_gets_nothing() {
         )
         .start();
     let mut client = gateway.client().await;
-    let invalid = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Welcome);
+    let invalid = (Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent", Allowed);
     for (operation, attempts) in [(IssueOtt, 0), (LoginWithOtt, 1)] {
-        let status = ask(&mut client, operation, "impostor", "OTT").await.expect_err("it is expired");
+        let status = send(&mut client, operation, "impostor", "OTT").await.expect_err("it is expired");
         let row = Row { attempts: Some(attempts), ..Row::new(operation, Behaviour::Close, invalid) };
         row.compare(&refused(&status), "impostor");
     }
     assert!(impostor.requests().is_empty());
-    let ott = ask(&mut client, IssueOtt, "honest", "").await.expect("the other one is well");
-    ask(&mut client, LoginWithOtt, "honest", &ott).await.expect("the other one is well");
+    let ott = send(&mut client, IssueOtt, "honest", "").await.expect("the other platform is not affected");
+    send(&mut client, LoginWithOtt, "honest", &ott).await.expect("the other platform is not affected");
 }
 
 #[tokio::test]
-async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_is_back_and_the_other_is_not() {
+async fn open_breaker_blocks_only_the_failing_endpoint_until_it_recovers() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
     upstream.always(LOGIN, Answer::empty(503));
-    let open = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent", Welcome);
-    let (mut sent, mut not_sent, mut minted, mut opened_at) = (0, 0, 0, None);
+    let open = (Code::Unavailable, "PLATFORM_UNAVAILABLE", "not_sent", Allowed);
+    let (mut sent, mut not_sent, mut issued_count, mut opened_at) = (0, 0, 0, None);
     while not_sent < 20 {
-        let status = ask(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
+        let status = send(&mut client, LoginWithOtt, "test", "OTT").await.expect_err("it fails");
         let failure = refused(&status);
         if failure.metadata["outcome"] == "not_sent" {
-            let row = Row::new(LoginWithOtt, Behaviour::Close, open).waits(0.001..=1.0);
+            let row = Row::new(LoginWithOtt, Behaviour::Close, open).with_wait(0.001..=1.0);
             Row { attempts: Some(0), ..row }.compare(&failure, "test");
             not_sent += 1;
             opened_at.get_or_insert((clock::now(), sent));
-            ask(&mut client, IssueOtt, "test", "").await.expect("minting is not affected");
-            minted += 1;
+            send(&mut client, IssueOtt, "test", "").await.expect("issuance is not affected");
+            issued_count += 1;
         } else {
             sent += 1;
             assert!(sent < 1000, "the breaker stays closed");
         }
     }
-    assert_eq!((upstream.count(LOGIN), upstream.count(OTT)), (sent, minted));
+    assert_eq!((upstream.count(LOGIN), upstream.count(OTT)), (sent, issued_count));
     let (opened_at, sent_before) = opened_at.expect("it is open");
     let probes = usize::try_from(opened_at.elapsed().as_secs()).expect("few") + 1;
     assert!(sent_before >= 20 && sent - sent_before <= probes, "one probe a second: {sent_before} {sent}");
@@ -693,9 +697,9 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_is_back_and_the_o
     upstream.always(LOGIN, Behaviour::Healthy);
     let ott = upstream.token();
     let until = clock::now() + PATIENCE;
-    while let Err(status) = ask(&mut client, LoginWithOtt, "test", &ott).await {
+    while let Err(status) = send(&mut client, LoginWithOtt, "test", &ott).await {
         assert_eq!(refused(&status).metadata["outcome"], "not_sent", "a login is its own probe");
-        assert!(clock::now() < until, "the endpoint is never tried again");
+        assert!(clock::now() < until, "the breaker stays open");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(upstream.count(LOGIN), sent + 1);
@@ -703,7 +707,7 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_until_it_is_back_and_the_o
 }
 
 #[tokio::test]
-async fn a_token_that_is_being_spent_is_not_spent_again() {
+async fn concurrent_login_with_the_same_token_is_refused() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let client = gateway.client().await;
@@ -711,10 +715,10 @@ async fn a_token_that_is_being_spent_is_not_spent_again() {
     let ott = upstream.token();
     upstream.next(LOGIN, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
     let (mut first, spending) = (client.clone(), ott.clone());
-    let first = tokio::spawn(async move { ask(&mut first, LoginWithOtt, "test", &spending).await });
-    upstream.asked(LOGIN, 1).await;
+    let first = tokio::spawn(async move { send(&mut first, LoginWithOtt, "test", &spending).await });
+    upstream.wait_for(LOGIN, 1).await;
 
-    let status = ask(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is in use");
+    let status = send(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is in use");
     let in_use = (Code::Aborted, "OTT_IN_USE", "not_sent", Useless);
     let row = Row { attempts: Some(0), ..Row::new(LoginWithOtt, Behaviour::Close, in_use) };
     row.compare(&refused(&status), "test");
@@ -722,35 +726,35 @@ async fn a_token_that_is_being_spent_is_not_spent_again() {
     first.await.expect("no panic").expect("the first one logs in");
     assert_eq!(upstream.count(LOGIN), 1);
 
-    let status = ask(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is spent");
+    let status = send(&mut client.clone(), LoginWithOtt, "test", &ott).await.expect_err("it is spent");
     Row::rejected_token(Behaviour::Healthy).compare(&refused(&status), "test");
     call::issue_and_log_in(&mut client.clone()).await;
 }
 
 #[tokio::test]
-async fn a_full_replica_sends_calls_away_at_once() {
+async fn overloaded_replica_refuses_calls_at_once() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address())
         .replacing("[server]", "[server]\nmax_in_flight = 1\nworker_threads = 1")
         .start();
     let client = gateway.client().await;
     let permits = Arc::new(Semaphore::new(0));
-    // A login, because its attempt may take the longest.
+    // A login, because its attempt has the longest timeout.
     upstream.next(LOGIN, Behaviour::Held(Arc::clone(&permits), Box::new(Behaviour::Healthy)));
     let (mut first, ott) = (client.clone(), upstream.token());
-    let first = tokio::spawn(async move { ask(&mut first, LoginWithOtt, "test", &ott).await });
-    upstream.asked(LOGIN, 1).await;
+    let first = tokio::spawn(async move { send(&mut first, LoginWithOtt, "test", &ott).await });
+    upstream.wait_for(LOGIN, 1).await;
     for operation in [IssueOtt, LoginWithOtt] {
-        let status = ask(&mut client.clone(), operation, "test", "OTT").await.expect_err("it is full");
+        let status = send(&mut client.clone(), operation, "test", "OTT").await.expect_err("it is full");
         let refused = refused(&status);
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "OVERLOADED"));
         assert_eq!(refused.metadata["outcome"], "not_sent");
         assert!(refused.retry_delay.is_some_and(|delay| delay >= Duration::from_millis(500)));
         assert_eq!((refused.pushback, refused.ratelimited), (None, None));
     }
-    // Calls that were refused together must not come back together.
+    // Calls that are refused together must get different delays.
     let refused_together = join_all((0..100).map(async |_| {
-        let status = ask(&mut client.clone(), IssueOtt, "test", "").await.expect_err("it is full");
+        let status = send(&mut client.clone(), IssueOtt, "test", "").await.expect_err("it is full");
         refused(&status).retry_delay.expect("RetryInfo").as_millis()
     }));
     let delays = refused_together.await;
@@ -765,7 +769,7 @@ async fn a_full_replica_sends_calls_away_at_once() {
 }
 
 #[tokio::test]
-async fn an_unknown_a_used_and_an_expired_token_get_the_same_answer_to_the_byte() {
+async fn unknown_used_and_expired_tokens_get_identical_statuses() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -797,7 +801,7 @@ async fn an_unknown_a_used_and_an_expired_token_get_the_same_answer_to_the_byte(
 }
 
 #[tokio::test]
-async fn what_breaks_the_contract_is_told_by_field_and_sends_nothing() {
+async fn invalid_fields_are_reported_without_a_platform_request() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -851,8 +855,8 @@ async fn what_breaks_the_contract_is_told_by_field_and_sends_nothing() {
         assert_eq!((refused.pushback.as_deref(), refused.ratelimited), (Some("-1"), None));
     }
     assert_eq!(upstream.requests().len(), before);
-    // The longest that is allowed.
-    client.issue_ott(call::issue(&"x".repeat(254))).await.expect("254 bytes are enough for anyone");
+    // The maximum length.
+    client.issue_ott(call::issue(&"x".repeat(254))).await.expect("a login of 254 bytes");
     call::issue_and_log_in(&mut client).await;
 }
 
@@ -861,13 +865,13 @@ fn target(uri: &str) -> IssueOttRequest {
 }
 
 #[tokio::test]
-async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
+async fn unknown_methods_and_invalid_messages_have_a_documented_reason() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut connection = raw::Connection::to(gateway.address()).await;
     let issue = "/ott.v1.OttService/IssueOtt";
     let login = "/ott.v1.OttService/LoginWithOtt";
-    // Switched off, as it is unless configured.
+    // Off by default.
     let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     let garbage = raw::framed(false, b"\xff\xff\xff");
     let not_utf8 = raw::framed(false, b"\x0a\x02\xff\xfe");
@@ -875,26 +879,35 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     let gzip = raw::framed(true, b"\x1f\x8b\x08");
     let encoded = &[("grpc-encoding", "gzip")][..];
     let none = &[][..];
-    for (path, headers, body, code, reason) in [
-        ("/ott.v1.OttService/RevokeOtt", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/other.Service/Method", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (reflection, none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        ("/", none, &garbage, Code::Unimplemented, "METHOD_UNKNOWN"),
-        (issue, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (login, none, &garbage, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &not_utf8, Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &Vec::new(), Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![0, 0, 0, 0, 9, 1], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &vec![7, 0, 0, 0, 0], Code::InvalidArgument, "INVALID_REQUEST"),
-        (issue, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (login, none, &long, Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
-        (issue, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
-        (login, encoded, &gzip, Code::Unimplemented, "INVALID_REQUEST"),
+    let unknown = (Code::Unimplemented, "METHOD_UNKNOWN", "The gateway has no such method.");
+    let invalid = |message| (Code::InvalidArgument, "INVALID_REQUEST", message);
+    let undecodable = invalid("The request message cannot be decoded.");
+    let incomplete = invalid("The body of the call is not exactly one complete gRPC message.");
+    let flagged = invalid("The compressed flag of the request message is not 0");
+    let too_long =
+        (Code::ResourceExhausted, "REQUEST_TOO_LARGE", "The request message is longer than 16 KiB.");
+    let compressed = (Code::Unimplemented, "INVALID_REQUEST", "The request message is compressed.");
+    for (path, headers, body, (code, reason, message)) in [
+        ("/ott.v1.OttService/RevokeOtt", none, &garbage, unknown),
+        ("/other.Service/Method", none, &garbage, unknown),
+        (reflection, none, &garbage, unknown),
+        ("/", none, &garbage, unknown),
+        (issue, none, &garbage, undecodable),
+        (login, none, &garbage, undecodable),
+        (issue, none, &not_utf8, undecodable),
+        (issue, none, &Vec::new(), incomplete),
+        (issue, none, &vec![0, 0, 0, 0, 9, 1], incomplete),
+        (issue, none, &vec![7, 0, 0, 0, 0], flagged),
+        (issue, none, &long, too_long),
+        (login, none, &long, too_long),
+        (issue, encoded, &gzip, compressed),
+        (login, encoded, &gzip, compressed),
     ] {
         let answered = connection.post(path, headers, body).await;
         let refused = refused(&answered.status);
         let name = format!("{path} {headers:?} {:?}", &body[..body.len().min(12)]);
         assert_eq!((refused.code, refused.reason.as_str()), (code, reason), "{name}");
+        assert!(refused.message.starts_with(message), "{name}: {}", refused.message);
         assert_eq!(answered.http, 200, "{name}");
         assert_eq!(refused.domain, "ott-gateway", "{name}");
         assert_eq!(refused.pushback.as_deref(), Some("-1"), "{name}");
@@ -905,7 +918,7 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
     }
     assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (0, 0));
 
-    // The longest that is allowed is decoded; fields that nobody knows are ignored.
+    // A message of the maximum size is decoded, and unknown fields are ignored.
     let unknown_field = [b"\x0a\x04user\xfa\x01\xf0\x7f".as_slice(), &vec![b'x'; 16 * 1024 - 16]].concat();
     let answered = connection.post(issue, none, &raw::framed(false, &unknown_field)).await;
     assert_eq!(answered.status.code(), Code::Ok, "{:?}", answered.status);
@@ -913,14 +926,14 @@ async fn what_is_no_call_of_ours_is_told_with_a_documented_reason() {
 }
 
 #[tokio::test]
-async fn a_response_is_one_message_followed_by_its_status() {
+async fn response_is_one_message_followed_by_its_status() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut connection = raw::Connection::to(gateway.address()).await;
     let message = IssueOttRequest { subject: Some(Subject::Login("x".to_owned())), ..Default::default() };
     let one = raw::framed(false, &message.encode_to_vec());
     let path = "/ott.v1.OttService/IssueOtt";
-    // A client that accepts compressed responses gets one that is not compressed.
+    // Clients that accept compression get an uncompressed response.
     let accepts = &[("grpc-accept-encoding", "gzip"), ("grpc-encoding", "identity"), ("x-request-id", "a-1")];
     for headers in [&[][..], accepts] {
         let answered = connection.post(path, headers, &one).await;
@@ -935,21 +948,21 @@ async fn a_response_is_one_message_followed_by_its_status() {
         let response = IssueOttResponse::decode(content).expect("one message");
         assert!(!response.ott.is_empty() && response.expire_time.is_some());
     }
-    let minted = upstream.count(OTT);
+    let issued_count = upstream.count(OTT);
 
-    // Several messages, in one frame: none of them is served.
+    // Two messages, or a compressed one, are refused.
     let two = [&one[..], &one[..]].concat();
     let compressed = raw::framed(true, &message.encode_to_vec());
     for body in [two, compressed] {
         let refused = refused(&connection.post(path, accepts, &body).await.status);
         assert_eq!((refused.code, refused.reason.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
     }
-    assert_eq!(upstream.count(OTT), minted);
+    assert_eq!(upstream.count(OTT), issued_count);
     call::issue_and_log_in(&mut gateway.client().await).await;
 }
 
 #[tokio::test]
-async fn what_the_platform_says_is_passed_on_without_secrets_and_within_bounds() {
+async fn platform_texts_are_returned_bounded_and_without_secrets() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -967,10 +980,10 @@ async fn what_the_platform_says_is_passed_on_without_secrets_and_within_bounds()
         let refused = refused(status);
         assert_eq!(refused.reason, "USER_DISABLED");
         assert_eq!(refused.metadata["apiCode"], "1018");
-        let told = &refused.metadata["apiMessage"];
-        assert!(told.len() <= 256 && told.starts_with("user "), "{told}");
-        assert!(!told.to_lowercase().contains(own), "{told}");
-        assert!(!told.contains(['\r', '\n']), "{told}");
+        let message = &refused.metadata["apiMessage"];
+        assert!(message.len() <= 256 && message.starts_with("user "), "{message}");
+        assert!(!message.to_lowercase().contains(own), "{message}");
+        assert!(!message.contains(['\r', '\n']), "{message}");
         assert!(refused.metadata["apiDomain"].len() <= 64);
         assert!(refused.size <= MAX_STATUS_BYTES, "{}", refused.size);
         assert!(!format!("{status:?}").contains("hidden"));

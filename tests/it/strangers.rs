@@ -1,4 +1,4 @@
-//! What callers that have proven nothing cost those who have.
+//! Effect of unidentified callers on identified ones.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -24,7 +24,7 @@ const STREAMS: usize = 100;
 /// Number of calls of the honest caller during a flood.
 const CALLS: usize = 136;
 
-/// The URL of a server that accepts connections and never responds.
+/// URL of a server that accepts connections and never responds.
 async fn silent() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/jwks", listener.local_addr().unwrap());
@@ -38,7 +38,7 @@ async fn silent() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jwts_of_unknown_keys_cost_an_identified_caller_nothing_while_their_issuer_is_silent() {
+async fn jwts_of_unknown_keys_with_a_silent_issuer_do_not_affect_an_identified_caller() {
     let platform = Upstream::http().await;
     let url = silent().await;
     let token = BEARER.strip_prefix("Bearer ").unwrap();
@@ -48,7 +48,7 @@ async fn jwts_of_unknown_keys_cost_an_identified_caller_nothing_while_their_issu
         text
     });
     let gateway = Setup::for_platform(platform.address())
-        // The flood keeps a slow machine busy for longer than a call usually has.
+        // The flood keeps a slow machine busy for longer than the default deadline.
         .replacing("[server]", "[server]\nmax_deadline = \"60s\"")
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["token:shop"]"#)
         .replacing(
@@ -62,7 +62,7 @@ async fn jwts_of_unknown_keys_cost_an_identified_caller_nothing_while_their_issu
     let honest = gateway.channel().await;
     assert_eq!(issued(&honest, &[("authorization", BEARER)]).await, "OK");
 
-    // The first fetch is in progress for 5 s, and never succeeds.
+    // The first fetch takes 5 s and fails.
     let strangers = Arc::new(Barrier::new(CONNECTIONS + 1));
     let mut flood = JoinSet::new();
     for connection in 0..CONNECTIONS {
@@ -88,21 +88,21 @@ async fn jwts_of_unknown_keys_cost_an_identified_caller_nothing_while_their_issu
         }
     }
     let admin = gateway.admin();
-    let mut ends = Vec::new();
+    let mut results = Vec::new();
     for result in ["fetched", "failed", "timed_out", "issuer_failing", "total_limit", "peer_limit"] {
-        ends.push(metric(admin, &format!("ott_gateway_jwt_key_waits_total{{result=\"{result}\"}}")).await);
+        results.push(metric(admin, &format!("ott_gateway_jwt_key_waits_total{{result=\"{result}\"}}")).await);
     }
-    assert!((ends.iter().sum::<f64>() - 4500.0).abs() < 0.5, "every call is counted: {ends:?}");
-    assert!(ends[0] < 0.5 && ends[5] > 0.5, "few of one address waited: {ends:?}");
+    assert!((results.iter().sum::<f64>() - 4500.0).abs() < 0.5, "every call is counted: {results:?}");
+    assert!(results[0] < 0.5 && results[5] > 0.5, "few calls per address wait: {results:?}");
     assert!(metric(admin, "ott_gateway_calls_shed_total{limit=\"in_flight\"}").await < 0.5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_known_key_is_used_at_once_while_a_fetch_hangs() {
+async fn known_key_is_used_at_once_while_a_fetch_hangs() {
     let platform = Upstream::http().await;
     let issuer = Issuer::new("k1");
     let keys = issuer.jwks();
-    // Answers the first request, and no later one.
+    // Responds only to the first request.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/jwks", listener.local_addr().unwrap());
     let hanging = Arc::new(Semaphore::new(0));
@@ -137,7 +137,7 @@ async fn a_known_key_is_used_at_once_while_a_fetch_hangs() {
     let known = issuer.bearer(json!({}));
     let is_known = async || issued(&channel, &[("authorization", &known)]).await == "OK";
     until("the keys are fetched", is_known).await;
-    // From 10 s on, an unknown key causes the fetch that hangs.
+    // After 10 s, an unknown key causes a fetch, which hangs.
     let made_up = forged(&json!({ "alg": "ES256", "kid": "made-up" }), &[0; 64]);
     let hangs_now = async || {
         issued(&channel, &[("authorization", &made_up)]).await;

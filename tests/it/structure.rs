@@ -1,9 +1,9 @@
-//! The layers of ARCHITECTURE.md: dependencies between the stages run downwards.
+//! The layers of ARCHITECTURE.md: modules depend only on lower layers.
 //!
-//! Checked in the source, so that a `use` in the wrong direction fails here and not in a
+//! The tests parse the source, so that a `use` in the wrong direction fails here instead of in a
 //! review.
 
-mod circles;
+mod cycles;
 
 use std::{
     collections::BTreeSet,
@@ -17,9 +17,9 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The modules that each module may use (ARCHITECTURE.md: server → service → {caller,
-/// access, platform} → credential → {`http_client`, secret, clock, backoff}). A module that is
-/// not listed is refused, so that a new one has to be placed.
+/// The modules that each module may use (ARCHITECTURE.md: server → service → {caller, access,
+/// platform} → credential → {`http_client`, secret, clock, backoff}). Unlisted modules fail, so
+/// that each new one must be placed.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
@@ -39,6 +39,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ott",
             "clock",
             "secret",
+            "pki",
             "text",
         ],
     ),
@@ -67,6 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ott",
             "backoff",
             "supervision",
+            "rehearsal",
         ],
     ),
     (
@@ -130,6 +132,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "secret",
             "text",
+            "rehearsal",
         ],
     ),
     ("arrival", &["caller", "access", "telemetry", "call", "clock"]),
@@ -172,29 +175,30 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("validity", &[]),
     ("clock", &[]),
     ("backoff", &[]),
-    ("sandbox", &["clock"]),
+    ("rehearsal", &["reason"]),
+    ("sandbox", &["clock", "reason", "rehearsal"]),
 ];
 
-/// The places that start tasks and threads, how many each has, and why they are no duties of
-/// `supervision`. A task that runs as long as the gateway has to be one: otherwise its end is
-/// seen by nobody.
+/// Files that start tasks and threads, how many, and why they are not duties of `supervision`. A
+/// task that runs as long as the gateway must be a duty, because otherwise nothing notices its end.
 const MAY_SPAWN: &[(&str, usize, &str)] = &[
     ("src/supervision.rs", 1, "runs the duties"),
     ("src/audit/thread.rs", 1, "the audit thread, which has a heartbeat"),
-    ("src/audit/handover.rs", 1, "the hand-over of a worker: without it, each line is sent by itself"),
+    ("src/audit/handover.rs", 1, "the hand-over of a worker; without it, lines are sent one by one"),
     ("src/server/http1.rs", 2, "the admin thread, which has a heartbeat, and the connections on it"),
     ("src/server/worker.rs", 2, "a worker, which has a heartbeat, and the connections on it"),
     ("src/telemetry/threads/activity.rs", 1, "the heartbeat of a thread"),
     ("src/telemetry/logging/writer.rs", 1, "the log thread, which reports lines that it cannot write"),
     ("src/telemetry/tracing/otlp/export.rs", 1, "the thread that sends spans"),
     ("src/server/completion.rs", 1, "the record of one call"),
-    ("src/server/tls/turns.rs", 1, "the end of one step of a handshake"),
+    ("src/server/tls/turns.rs", 1, "the completion of one handshake step"),
     ("src/service/detached.rs", 1, "the work of one call"),
     ("src/service/undelivered.rs", 1, "the logout of one session"),
     ("src/platform/connections.rs", 1, "one renewal of connections"),
     ("src/app/online_check.rs", 1, "one token request"),
     ("src/app/reload.rs", 1, "one check of the configuration"),
-    ("src/config/common_tokens.rs", 1, "one comparison of tokens with words"),
+    ("src/config/common_tokens.rs", 1, "one comparison with common tokens"),
+    ("src/cli/prompt.rs", 1, "one read from the terminal"),
     ("src/files/timed.rs", 1, "one read of files"),
     ("src/http_client/resolver/system.rs", 1, "the threads of name lookups"),
     ("src/sandbox.rs", 1, "the copy of the platform"),
@@ -218,7 +222,7 @@ fn tasks_that_run_as_long_as_the_gateway_are_supervised() {
 }
 
 #[test]
-fn a_task_that_is_started_is_seen() {
+fn started_tasks_are_counted() {
     let text = "
         fn f() { tokio::spawn(async {}); thread::Builder::new().spawn(|| ()); tasks.spawn(async {}); }
         async fn g() { tokio::select! { _ = spawn_blocking(|| ()) => {} } }
@@ -232,18 +236,18 @@ fn a_task_that_is_started_is_seen() {
 fn dependencies_run_downwards() {
     let mut wrong = Vec::new();
     for file in sources(Path::new("src")) {
-        let room = room_of(&file);
-        if room == "lib" {
+        let module = module_of(&file);
+        if module == "lib" {
             continue;
         }
-        let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == room) else {
-            wrong.push(format!("{}: the room `{room}` has no place in the drawing", file.display()));
+        let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: the module `{module}` has no layer in MAY_USE", file.display()));
             continue;
         };
         let text = fs::read_to_string(&file).expect("a source file can be read");
         for used in uses(&text) {
-            if used != room && !allowed.contains(&used.as_str()) {
-                wrong.push(format!("{}: `{room}` uses `{used}`", file.display()));
+            if used != module && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{}: `{module}` uses `{used}`", file.display()));
             }
         }
     }
@@ -251,24 +255,24 @@ fn dependencies_run_downwards() {
 }
 
 #[test]
-fn the_drawing_has_no_circle() {
+fn layers_have_no_cycle() {
     let mut placed: BTreeSet<&str> = BTreeSet::new();
     let mut left: Vec<_> = MAY_USE.to_vec();
     while !left.is_empty() {
         let before = left.len();
-        left.retain(|(room, uses)| {
+        left.retain(|(module, uses)| {
             let ready = uses.iter().all(|used| placed.contains(used));
             if ready {
-                placed.insert(room);
+                placed.insert(module);
             }
             !ready
         });
-        assert!(left.len() < before, "a circle among {left:?}");
+        assert!(left.len() < before, "a cycle among {left:?}");
     }
 }
 
 #[test]
-fn a_use_in_the_wrong_direction_is_seen() {
+fn uses_of_modules_are_found() {
     let text = "
         use crate::{call::Call, server::Thing, Word};
         use crate::app;
@@ -295,7 +299,7 @@ fn every_ignored_test_is_started_by_another() {
     let mut ignored = 0;
     for file in files {
         let text = fs::read_to_string(&file).expect("the file can be read");
-        // Without the name of this attribute in one piece, which this file would be found by.
+        // Split, so that this file does not match itself.
         for part in text.split(concat!("#[", "ignore")).skip(1) {
             let (_, name) = part.split_once("fn ").expect("a function");
             let (name, _) = name.split_once('(').expect("its arguments");
@@ -324,20 +328,20 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The top-level module that a file belongs to.
-fn room_of(file: &Path) -> String {
+fn module_of(file: &Path) -> String {
     let first = file.components().nth(1).expect("a file under src/");
     Path::new(first.as_os_str()).with_extension("").to_string_lossy().into_owned()
 }
 
-/// The top-level modules of the crate that a file's code names, tests left out.
+/// The top-level modules of the crate that a file's code uses, excluding tests.
 fn uses(text: &str) -> BTreeSet<String> {
-    let mut seen = Seen::default();
+    let mut seen = UsedModules::default();
     seen.visit_file(&syn::parse_file(text).expect("a source file is Rust"));
-    seen.rooms
+    seen.modules
 }
 
-/// How many tasks and threads a file's code starts, tests left out: by any function whose name
-/// begins with `spawn`.
+/// Number of calls that start tasks or threads, excluding tests: of any function whose name begins
+/// with `spawn`.
 fn spawns(text: &str) -> usize {
     let mut spawns = Spawns::default();
     spawns.visit_file(&syn::parse_file(text).expect("a source file is Rust"));
@@ -380,13 +384,13 @@ impl<'ast> Visit<'ast> for Spawns {
         visit::visit_expr_call(self, call);
     }
 
-    /// The arguments of a macro are not parsed: a call in them is found by its tokens.
+    /// Macro arguments are not parsed, so calls in them are found by tokens.
     fn visit_macro(&mut self, call: &'ast Macro) {
         self.0 += spawns_in(call.tokens.clone());
     }
 }
 
-/// How many words that begin with `spawn` are followed by parentheses.
+/// Number of identifiers that begin with `spawn` and are followed by parentheses.
 fn spawns_in(tokens: TokenStream) -> usize {
     let mut count = 0;
     let mut names_spawn = false;
@@ -412,21 +416,21 @@ fn is_test(module: &ItemMod) -> bool {
 }
 
 #[derive(Default)]
-struct Seen {
-    rooms: BTreeSet<String>,
+struct UsedModules {
+    modules: BTreeSet<String>,
 }
 
-impl Seen {
+impl UsedModules {
     fn note(&mut self, name: &Ident) {
         let name = name.to_string();
-        // A type or constant at the crate's root is no room.
+        // Types and constants of the crate root are not modules.
         if name.starts_with(|first: char| first.is_lowercase()) {
-            self.rooms.insert(name);
+            self.modules.insert(name);
         }
     }
 }
 
-impl<'ast> Visit<'ast> for Seen {
+impl<'ast> Visit<'ast> for UsedModules {
     fn visit_item_mod(&mut self, module: &'ast ItemMod) {
         if !is_test(module) {
             visit::visit_item_mod(self, module);
@@ -459,9 +463,9 @@ impl<'ast> Visit<'ast> for Seen {
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let mut segments = path.segments.iter();
         if segments.next().is_some_and(|first| first.ident == "crate" || first.ident == "ott_gateway")
-            && let Some(room) = segments.next()
+            && let Some(module) = segments.next()
         {
-            self.note(&room.ident);
+            self.note(&module.ident);
         }
         visit::visit_path(self, path);
     }

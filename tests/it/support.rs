@@ -1,5 +1,4 @@
-//! The gateway process and its surroundings in a test: the platform, callers, a JWT issuer,
-//! a trace collector.
+//! Test support: the gateway process, the platform, callers, a JWT issuer, a trace collector.
 
 pub(crate) mod admin;
 pub(crate) mod authority;
@@ -11,5 +10,8 @@ pub(crate) mod issuer;
 pub(crate) mod nameserver;
 pub(crate) mod port;
 pub(crate) mod raw;
-#[expect(dead_code, reason = "the unit tests of `platform` use the rest")]
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox;
+pub(crate) mod terminal;
+#[expect(dead_code, reason = "some of it is used only by the unit tests of `platform`")]
 pub(crate) mod upstream;

@@ -1,4 +1,4 @@
-//! A machine that starts no more threads, as a limit of processes makes it.
+//! A machine that starts no more threads, as at a limit of processes.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -6,23 +6,23 @@ use ott_gateway::clock;
 
 use crate::support::{
     admin::Admin,
-    calling::{issue, told},
+    calling::{issue, result_of},
     gateway::{Gateway, PATIENCE, Setup},
     upstream::Upstream,
 };
 
-/// More threads than the gateway starts for itself and for its first call.
+/// More threads than the gateway needs to start and serve its first call.
 const ENOUGH: usize = 14;
 
-/// Sets a gateway up that can start that many threads until the file that is returned is removed.
+/// Limits the number of threads that a gateway can start, until the returned file is removed.
 fn limited(setup: Setup, allowed: usize) -> (Setup, PathBuf) {
-    let folder = fs::canonicalize(setup.folder()).expect("the test's own folder");
+    let folder = fs::canonicalize(setup.folder()).expect("the test's folder");
     let (library, limited) = (folder.join("threads.so"), folder.join("limited"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/threads.c");
     let compiled =
         Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).output().expect("cc");
     assert!(compiled.status.success(), "{compiled:?}");
-    fs::write(&limited, "").expect("it is written");
+    fs::write(&limited, "").expect("a writable folder");
     let setup = setup
         .replacing("[server]", "[server]\nworker_threads = 2")
         .environment("LD_PRELOAD", &library.display().to_string())
@@ -31,12 +31,12 @@ fn limited(setup: Setup, allowed: usize) -> (Setup, PathBuf) {
     (setup, limited)
 }
 
-/// Calls until a call succeeds.
+/// Waits until a call succeeds.
 async fn serves(gateway: &Gateway) {
     let until = clock::now() + PATIENCE;
     let mut client = gateway.client().await;
     loop {
-        let answer = told(&client.issue_ott(issue("someone@example.com")).await);
+        let answer = result_of(&client.issue_ott(issue("someone@example.com")).await);
         if answer == "OK" {
             return;
         }
@@ -46,7 +46,7 @@ async fn serves(gateway: &Gateway) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gateway_without_threads_ends_with_the_cause_or_recovers_once_it_gets_some() {
+async fn gateway_without_threads_stops_with_the_cause_or_recovers() {
     let upstream = Upstream::http().await;
     let (mut ended, mut recovered) = (0, 0);
     for allowed in 0..ENOUGH {
@@ -59,13 +59,13 @@ async fn gateway_without_threads_ends_with_the_cause_or_recovers_once_it_gets_so
                 ended += 1;
             }
             Ok(gateway) => {
-                fs::remove_file(limited).expect("it is there");
+                fs::remove_file(limited).expect("a removable file");
                 serves(&gateway).await;
                 assert_eq!(Admin(gateway.admin()).page("/livez"), (200, "ok\n".to_owned()));
                 recovered += 1;
             }
         }
     }
-    // The log, the audit, two workers and the admin port cannot do without.
+    // At least the log, audit, admin and two worker threads are required.
     assert!(ended >= 5 && recovered >= 1, "{ended} ended, {recovered} recovered");
 }

@@ -1,5 +1,5 @@
-//! TLS on the listener of the real binary: who gets in, and how its files are changed
-//! while calls go on.
+//! TLS on the listener of the real binary: client authentication, and rotation of its files under
+//! load.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ use crate::support::{
     upstream::{self, Upstream},
 };
 
-/// A gateway whose TLS files are in a folder of its own, `tls`.
+/// A gateway with its TLS files in the folder `tls`.
 fn setup(platform: &Upstream, pair: &Identity, client_auth: &str) -> Setup {
     let setup = Setup::for_platform(platform.address());
     fs::create_dir(setup.folder().join("tls")).unwrap();
@@ -54,33 +54,36 @@ fn with_tls(setup: Setup, client_auth: &str) -> Setup {
         .replacing(r#"callers = ["anonymous"]"#, r#"callers = ["anonymous", "*"]"#)
 }
 
-/// Whether a client is let in: whether the gateway answers it in HTTP/2.
-async fn gets_in(address: SocketAddr, config: Arc<ClientConfig>) -> bool {
+/// Whether the gateway accepts a client, which means that it responds in HTTP/2.
+async fn is_accepted(address: SocketAddr, config: Arc<ClientConfig>) -> bool {
     let Ok(mut stream) = secured(address, config).await else { return false };
-    // A preface and empty settings. A client that is let in is answered with settings.
+    // The preface and empty SETTINGS. An accepted client receives SETTINGS.
     if stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_err() {
         return false;
     }
     let mut head = [0; 9];
     let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await;
-    read.expect("an answer, or an end").is_ok() && head[3] == 4
+    read.expect("a response or the end of the connection").is_ok() && head[3] == 4
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_versions_of_tls_are_spoken_and_http2_must_be_agreed_on() {
+async fn tls_1_2_and_1_3_are_supported_and_alpn_h2_is_required() {
     let platform = Upstream::http().await;
     let authority = Authority::new("server");
     let gateway = setup(&platform, &authority.issue(&["localhost"]), "off").start();
     for version in [&TLS12, &TLS13] {
-        assert!(gets_in(gateway.address(), authority.client(None, &["h2"], version)).await, "{version:?}");
+        assert!(
+            is_accepted(gateway.address(), authority.client(None, &["h2"], version)).await,
+            "{version:?}"
+        );
         for protocols in [&["http/1.1"][..], &[]] {
             let client = authority.client(None, protocols, version);
-            assert!(!gets_in(gateway.address(), client).await, "{version:?} {protocols:?}");
+            assert!(!is_accepted(gateway.address(), client).await, "{version:?} {protocols:?}");
         }
     }
     let stranger = Authority::new("stranger");
     let client = stranger.client(None, &["h2"], &TLS13);
-    assert!(secured(gateway.address(), client).await.is_err(), "nobody vouches for the gateway");
+    assert!(secured(gateway.address(), client).await.is_err(), "the client does not trust the gateway");
     assert_eq!(platform.count(upstream::OTT), 0);
 
     let channel = authority.channel(gateway.address(), None).await.unwrap();
@@ -102,7 +105,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     let (address, admin) = (gateway.address(), Admin(gateway.admin()));
     let failures = |reason: &str| format!("ott_gateway_tls_handshake_failures_total{{reason=\"{reason}\"}}");
     let shown = async |reason: &str, cause: &str| {
-        admin.comes_to(&failures(reason), 1.0).await;
+        admin.wait_for(&failures(reason), 1.0).await;
         let field = format!("\"tls.failure\":\"{reason}\"");
         let find = |text: &str| text.lines().find(|line| line.contains(&field)).map(str::to_owned);
         let line = gateway.stderr().wait_for(&field, find);
@@ -129,15 +132,15 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     ];
     for (reason, cause, identity) in with_certificates {
         let client = authority.client(identity.as_ref(), &["h2"], &TLS13);
-        assert!(!gets_in(address, client).await, "{reason}");
+        assert!(!is_accepted(address, client).await, "{reason}");
         shown(reason, cause).await;
     }
-    assert!(!gets_in(address, authority.client(Some(&ours), &["http/1.1"], &TLS13)).await);
+    assert!(!is_accepted(address, authority.client(Some(&ours), &["http/1.1"], &TLS13)).await);
     shown("no_alpn", "did not choose HTTP/2").await;
-    assert!(!gets_in(address, other.client(Some(&ours), &["h2"], &TLS13)).await);
+    assert!(!is_accepted(address, other.client(Some(&ours), &["h2"], &TLS13)).await);
     shown("rejected_by_client", "the client does not trust the authority of the gateway's certificate").await;
     drop(TcpStream::connect(address).await.unwrap());
-    shown("disconnected", "the connection broke").await;
+    shown("disconnected", "connection failed").await;
 
     let plaintext = async || {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -149,7 +152,7 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
     for _ in 1..100 {
         plaintext().await;
     }
-    admin.comes_to(&failures("not_tls"), 100.0).await;
+    admin.wait_for(&failures("not_tls"), 100.0).await;
     let lines = gateway.stderr().text().matches("TLS handshake failed").count();
     assert!(lines < 100, "the lines about one peer are limited: {lines}");
 
@@ -158,21 +161,25 @@ async fn failed_handshakes_are_counted_and_logged_with_their_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_show_certificates_as_required() {
+async fn client_certificates_are_checked_as_configured() {
     let platform = Upstream::http().await;
     let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
     let (ours, theirs) =
         (authority.issue(&["spiffe://mesh/ns/a/sa/b"]), other.issue(&["spiffe://mesh/ns/a/sa/b"]));
     let expectations =
         [("off", [true, true, true]), ("optional", [true, true, false]), ("require", [false, true, false])];
-    for (client_auth, lets_in) in expectations {
+    for (client_auth, accepts) in expectations {
         let setup = setup(&platform, &authority.issue(&["localhost"]), client_auth);
         write(&setup.folder().join("tls"), "ca.crt", &authority.certificate());
         let gateway = setup.start();
-        for (identity, lets_in) in [None, Some(&ours), Some(&theirs)].into_iter().zip(lets_in) {
+        for (identity, accepts) in [None, Some(&ours), Some(&theirs)].into_iter().zip(accepts) {
             for version in [&TLS12, &TLS13] {
                 let client = authority.client(identity, &["h2"], version);
-                assert_eq!(gets_in(gateway.address(), client).await, lets_in, "{client_auth} {version:?}");
+                assert_eq!(
+                    is_accepted(gateway.address(), client).await,
+                    accepts,
+                    "{client_auth} {version:?}"
+                );
             }
         }
         let channel = authority.channel(gateway.address(), Some(&ours)).await.unwrap();
@@ -183,8 +190,8 @@ async fn clients_show_certificates_as_required() {
     }
 }
 
-/// Calls on an old connection and on a new one for each call, while `change` happens;
-/// not one may be lost. Returns what `change` returns.
+/// Calls on one old connection and on a new connection per call during `change`; every call must
+/// succeed. Returns the result of `change`.
 async fn under_load<T>(
     gateway: &Gateway,
     trusted: &[&Authority],
@@ -223,13 +230,13 @@ async fn under_load<T>(
     stop.cancel();
     while let Some(calls) = tasks.join_next().await {
         let calls = calls.expect("no call is lost");
-        assert!(calls > 10, "{calls} calls are no load");
+        assert!(calls > 10, "only {calls} calls");
     }
     result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one_never() {
+async fn new_pair_is_used_within_10_seconds_without_losing_a_call_and_an_invalid_one_never() {
     let platform = Upstream::http().await;
     let authority = Authority::new("server");
     let (first, second) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
@@ -241,27 +248,27 @@ async fn new_pair_is_shown_within_10_seconds_without_losing_a_call_and_a_bad_one
         // The new certificate with the old key.
         write(&folder, "tls.crt", &second.certificate);
         until("the wrong pair is refused", async || metric(admin, refused).await >= 1.0).await;
-        gateway.stderr().wait_for("that the pair was refused", |line| {
+        gateway.stderr().wait_for("the refused pair", |line| {
             line.contains("new TLS files refused, keeping the current ones").then_some(())
         });
         assert_eq!(authority.shown(address, None).await, first.der());
-        // Half a file, written in place.
+        // A partial file, written in place.
         fs::write(folder.join("tls.key"), &second.private_key[..second.private_key.len() / 2]).unwrap();
-        until("half a key is refused", async || metric(admin, refused).await >= 2.0).await;
+        until("a partial key is refused", async || metric(admin, refused).await >= 2.0).await;
         assert_eq!(authority.shown(address, None).await, first.der());
         second.write(&folder);
         let shows = async || authority.shown(address, None).await == second.der();
-        until("the new pair is shown", shows).await;
+        until("the new pair is in use", shows).await;
     })
     .await;
     assert!((metric(admin, taken).await - 1.0).abs() < 0.5, "once");
-    assert!((metric(admin, refused).await - 2.0).abs() < 0.5, "each told once");
+    assert!((metric(admin, refused).await - 2.0).abs() < 0.5, "each reported once");
     let log = gateway.stderr().text();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
+async fn expired_certificate_causes_a_warning_at_start_and_is_refused_at_reload() {
     let platform = Upstream::http().await;
     let authority = Authority::new("server");
     let (expired, good) =
@@ -281,7 +288,7 @@ async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
         let client = authority.client(None, &["h2"], &TLS13);
         secured(address, client).await.is_ok()
     };
-    until("the new certificate is shown", shows).await;
+    until("the new certificate is in use", shows).await;
     assert!(metric(admin, ends).await > 60_000_000_000.0);
     expired.write(&folder);
     let failing = r#"ott_gateway_reload_failing{what="certificate"}"#;
@@ -296,8 +303,8 @@ async fn expired_certificate_is_warned_of_at_start_and_refused_at_reload() {
     assert_eq!(issued(&channel, &[]).await, "OK");
 }
 
-/// Lays a version of a secret out as Kubernetes mounts it, and swaps it in: `NAME` links
-/// to `..data/NAME`, and `..data` to the version's folder.
+/// Writes a version of a secret like Kubernetes, and swaps it in: `NAME` links to `..data/NAME`,
+/// and `..data` to the version's folder.
 fn mount(folder: &Path, version: &str, files: &[(&str, &str)]) {
     let versioned = folder.join(format!("..{version}"));
     fs::create_dir(&versioned).unwrap();
@@ -313,7 +320,7 @@ fn mount(folder: &Path, version: &str, files: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_is_rotated_by_a_symlink_swap_without_losing_a_call() {
+async fn symlink_swap_rotates_all_files_without_losing_a_call() {
     let platform = Upstream::http().await;
     let (old_ca, new_ca) = (Authority::new("old"), Authority::new("new"));
     let (old, new) = (old_ca.issue(&["localhost"]), new_ca.issue(&["localhost"]));
@@ -338,28 +345,29 @@ async fn everything_is_rotated_by_a_symlink_swap_without_losing_a_call() {
     swap("1", &old, &old_ca.certificate());
     let gateway = with_tls(setup, "require").start();
     let address = gateway.address();
-    let new_gets_in = async || {
-        gets_in(address, old_ca.client(Some(&new_client), &["h2"], &TLS13)).await
-            || gets_in(address, new_ca.client(Some(&new_client), &["h2"], &TLS13)).await
+    let new_is_accepted = async || {
+        is_accepted(address, old_ca.client(Some(&new_client), &["h2"], &TLS13)).await
+            || is_accepted(address, new_ca.client(Some(&new_client), &["h2"], &TLS13)).await
     };
-    assert!(!new_gets_in().await);
+    assert!(!new_is_accepted().await);
     under_load(&gateway, &[&old_ca, &new_ca], Some(&old_client), async {
-        // As operators rotate an authority: first both, and the new pair with them.
+        // To rotate an authority, operators first configure both, with the new pair.
         swap("2", &new, &both);
-        until("the new client CA is believed", new_gets_in).await;
+        until("the new client CA is trusted", new_is_accepted).await;
         assert_eq!(new_ca.shown(address, Some(&old_client)).await, new.der());
     })
     .await;
     under_load(&gateway, &[&new_ca], Some(&new_client), async {
         swap("3", &new, &new_ca.certificate());
-        let old_is_out = async || !gets_in(address, new_ca.client(Some(&old_client), &["h2"], &TLS13)).await;
-        until("the old client CA is believed no more", old_is_out).await;
+        let old_is_refused =
+            async || !is_accepted(address, new_ca.client(Some(&old_client), &["h2"], &TLS13)).await;
+        until("the old client CA is no longer trusted", old_is_refused).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_of_openssl_are_as_good_as_any() {
+async fn openssl_certificates_are_accepted() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address());
     let folder = setup.folder().join("tls");
@@ -376,7 +384,7 @@ async fn certificates_of_openssl_are_as_good_as_any() {
         issue client ec "-pkeyopt ec_paramgen_curve:P-256" "URI:spiffe://mesh/ns/web/sa/portal,DNS:portal.web" clientAuth
     "#;
     let made = Command::new("sh").args(["-c", script]).current_dir(&folder).stderr(Stdio::piped()).output();
-    let made = made.expect("openssl is there");
+    let made = made.expect("openssl");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let gateway = with_tls(setup, "require").start();
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
@@ -392,7 +400,7 @@ async fn certificates_of_openssl_are_as_good_as_any() {
 }
 
 #[tokio::test]
-async fn plaintext_for_other_machines_is_refused_at_start_unless_it_is_meant() {
+async fn plaintext_for_other_machines_requires_explicit_configuration() {
     let platform = Upstream::http().await;
     let open = || {
         Setup::for_platform(platform.address()).replacing(

@@ -1,4 +1,4 @@
-//! Traces of a running gateway, as a real receiver of OTLP over gRPC gets them.
+//! Traces of a running gateway, received by an OTLP collector over gRPC.
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
@@ -34,8 +34,8 @@ fn traced(upstream: &Upstream, collector: SocketAddr, more: &str) -> Setup {
         .replacing("[telemetry]", &format!("[telemetry]\notlp_endpoint = \"http://{collector}\"\n{more}"))
 }
 
-/// Ends the gateway in good order, so that everything has been sent.
-async fn ends(gateway: &mut Gateway) {
+/// Stops the gateway gracefully, so that all spans are exported.
+async fn stop(gateway: &mut Gateway) {
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
@@ -74,7 +74,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt() {
+async fn call_is_a_child_span_of_its_caller_with_a_child_per_attempt() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
     let mut gateway = traced(&upstream, address, "trace_ratio = 0.0").start();
@@ -89,7 +89,7 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
         .insert("traceparent", format!("00-{OTHER_TRACE}-{PARENT}-01").parse().expect("a value"));
     upstream.next(LOGIN, upstream::Behaviour::Reset);
     assert_eq!(client.login_with_ott(spent).await.expect_err("no answer").code(), Code::Aborted);
-    // Not for the collector: the caller has decided so, or nobody has.
+    // Not sampled: by the caller's decision, or without one.
     client.issue_ott(issue(TRACE, "00")).await.expect("a token");
     client
         .issue_ott(IssueOttRequest {
@@ -98,7 +98,7 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
         })
         .await
         .expect("a token");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
 
     let mut servers = received.of_kind(SpanKind::Server);
     servers.sort_by_key(|span| span.start_time_unix_nano);
@@ -160,12 +160,12 @@ async fn a_call_is_a_span_below_its_callers_with_one_below_it_for_each_attempt()
         assert!(!everything.contains(secret), "{secret}");
     }
     for request in upstream.requests() {
-        assert_eq!(request.header("traceparent"), None, "the platform is not told unless it is configured");
+        assert_eq!(request.header("traceparent"), None, "the platform gets no trace context by default");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
+async fn unidentified_callers_do_not_control_sampling() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
     let mut gateway = traced(&upstream, address, "trace_ratio = 0.0").start();
@@ -177,23 +177,23 @@ async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
     stranger.metadata_mut().insert("authorization", "Bearer wrong".parse().expect("a value"));
     assert_eq!(client.issue_ott(stranger).await.expect_err("refused").code(), Code::Unauthenticated);
     client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
     let traces: Vec<String> =
         received.of_kind(SpanKind::Server).iter().map(|span| hex(&span.trace_id)).collect();
     assert_eq!(traces, [OTHER_TRACE]);
 
-    // The other way round, it cannot hide from a gateway that records every call.
+    // Nor can it prevent sampling by a gateway that samples every call.
     let (address, received) = collector().await;
     let mut gateway = traced(&upstream, address, "trace_ratio = 1.0").start();
     let mut stranger = issue(TRACE, "00");
     stranger.metadata_mut().insert("authorization", "Bearer wrong".parse().expect("a value"));
     gateway.client().await.issue_ott(stranger).await.expect_err("refused");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
     assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
+async fn trace_context_reaches_the_platform_where_configured() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
     let mut gateway = traced(&upstream, address, "")
@@ -203,19 +203,19 @@ async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
     upstream.next(OTT, Answer::empty(503));
     client.issue_ott(issue(TRACE, "01")).await.expect("a token");
     client.issue_ott(issue(OTHER_TRACE, "00")).await.expect("a token");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
 
     let mut attempts = received.of_kind(SpanKind::Client);
     attempts.sort_by_key(|span| span.start_time_unix_nano);
-    let told: Vec<String> = upstream
+    let sent: Vec<String> = upstream
         .requests_to(OTT)
         .iter()
-        .map(|request| request.header("traceparent").expect("it is told").to_owned())
+        .map(|request| request.header("traceparent").expect("a traceparent").to_owned())
         .collect();
-    let [first, second, unsampled] = &told[..] else { panic!("{told:?}") };
+    let [first, second, unsampled] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!(attempts.len(), 2);
-    for (told, attempt) in [first, second].into_iter().zip(&attempts) {
-        assert_eq!(*told, format!("00-{TRACE}-{}-01", hex(&attempt.span_id)), "the parent is the attempt");
+    for (header, attempt) in [first, second].into_iter().zip(&attempts) {
+        assert_eq!(*header, format!("00-{TRACE}-{}-01", hex(&attempt.span_id)), "the parent is the attempt");
     }
     assert!(
         unsampled.starts_with(&format!("00-{OTHER_TRACE}-")) && unsampled.ends_with("-00"),
@@ -225,7 +225,7 @@ async fn the_platform_is_told_of_the_trace_where_that_is_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_operations_carry_the_trace_to_the_platform_if_that_is_configured_and_only_then() {
+async fn both_methods_propagate_the_trace_only_if_configured() {
     for propagate in [true, false] {
         let upstream = Upstream::http().await;
         let (address, _received) = collector().await;
@@ -248,8 +248,8 @@ async fn both_operations_carry_the_trace_to_the_platform_if_that_is_configured_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
-    // Accepts by its backlog alone, and never says a word.
+async fn unresponsive_collector_delays_neither_calls_nor_shutdown() {
+    // The kernel accepts connections in its backlog; nothing responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let gone = Reserved::new();
     for collector in [silent.local_addr().expect("an address"), gone.address()] {
@@ -261,15 +261,15 @@ async fn a_collector_that_is_gone_or_silent_slows_no_call_and_no_end() {
         for _ in 0..200 {
             client.issue_ott(issue(TRACE, "01")).await.expect("a token");
         }
-        ends(&mut gateway).await;
-        let lost = ["trace export failed, dropped spans", "trace collector did not accept the last spans"];
-        let told = |line: &str| lost.iter().any(|message| line.contains(message)).then_some(());
-        gateway.stderr().wait_for("that spans were lost", told);
+        stop(&mut gateway).await;
+        let lost = ["trace export failed, dropped spans", "trace export timed out, dropped spans"];
+        let is_reported = |line: &str| lost.iter().any(|message| line.contains(message)).then_some(());
+        gateway.stderr().wait_for("lost spans", is_reported);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_collector_answers_to_a_part_of_the_spans_is_logged_and_counted() {
+async fn partial_success_of_a_collector_is_logged_and_counted() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
     received.reject_next(1, &format!("span too old\u{1b}[31m\nforged line{}", "x".repeat(100_000)));
@@ -277,7 +277,7 @@ async fn what_a_collector_answers_to_a_part_of_the_spans_is_logged_and_counted()
     let mut client = gateway.client().await;
     client.issue_ott(issue(TRACE, "01")).await.expect("a token");
     let found = |line: &str| line.contains("trace collector rejected spans").then(|| line.to_owned());
-    let line = gateway.stderr().wait_for("that a span was rejected", found);
+    let line = gateway.stderr().wait_for("a rejected span", found);
     assert!(line.contains("span too old") && line.contains("\"spans\":1"), "{line}");
     assert!(line.len() < 1000 && !line.contains('\u{1b}'), "{line}");
     let lost = "ott_gateway_trace_spans_lost_total{reason=\"rejected\"}";
@@ -289,11 +289,11 @@ async fn what_a_collector_answers_to_a_part_of_the_spans_is_logged_and_counted()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, arrived).await.expect("it arrives");
+    tokio::time::timeout(PATIENCE, arrived).await.expect("a span in time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_collectors_certificate_must_come_from_the_configured_authority() {
+async fn collector_certificate_must_come_from_the_configured_authority() {
     let upstream = Upstream::http().await;
     let (good, other) = (Tls::new("localhost", false, &["h2"]), Tls::new("localhost", false, &["h2"]));
     let (address, received) = collector_with_tls(&good).await;
@@ -304,11 +304,11 @@ async fn the_collectors_certificate_must_come_from_the_configured_authority() {
             let mut gateway = traced(upstream, address, &format!("otlp_ca_file = \"{ca_file}\""))
                 .replacing(&format!("http://{address}"), &format!("https://localhost:{}", address.port()))
                 .environment("OTEL_BSP_SCHEDULE_DELAY", "50")
-                // Never used beside a file of its own.
+                // Ignored for connections with a configured `ca_file`.
                 .environment("SSL_CERT_FILE", "/nonexistent")
                 .start();
             gateway.client().await.issue_ott(issue(TRACE, "01")).await.expect("a token");
-            ends(&mut gateway).await;
+            stop(&mut gateway).await;
             let log = gateway.stderr().text();
             assert!(log.contains(expected), "{log}");
             assert!(!log.contains("SSL_CERT_FILE"), "{log}");
@@ -320,7 +320,7 @@ async fn the_collectors_certificate_must_come_from_the_configured_authority() {
     assert_eq!(received.of_kind(SpanKind::Server).len(), 1);
 }
 
-/// The open connection to a collector is not used after its authority was withdrawn.
+/// An open connection to a collector is not used after its authority was withdrawn.
 #[tokio::test(flavor = "multi_thread")]
 async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
     let upstream = Upstream::http().await;
@@ -353,14 +353,14 @@ async fn collector_whose_authority_was_withdrawn_gets_no_more_spans() {
     client.issue_ott(issue(OTHER_TRACE, "01")).await.expect("a token");
     let retries = "ott_gateway_trace_export_retries_total";
     until("the collector is refused", async || metric(gateway.admin(), retries).await >= 1.0).await;
-    assert_eq!(received.of_kind(SpanKind::Server).len(), 1, "nothing more arrives");
+    assert_eq!(received.of_kind(SpanKind::Server).len(), 1, "no more spans arrive");
     replace(&authorities[0]);
     reloaded(2.0).await;
     until("the spans arrive", async || received.of_kind(SpanKind::Server).len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_environments_collector_gets_the_configured_headers_and_resource() {
+async fn collector_from_the_environment_gets_configured_headers_and_resource() {
     let upstream = Upstream::http().await;
     let (address, received) = collector().await;
     let variables = [
@@ -379,7 +379,7 @@ async fn the_environments_collector_gets_the_configured_headers_and_resource() {
     let mut request = issue(TRACE, "00");
     request.metadata_mut().remove("authorization");
     gateway.client().await.issue_ott(request).await.expect("a token");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
     let [span] = &received.of_kind(SpanKind::Server)[..] else { panic!("{:?}", received.spans()) };
     assert_ne!(hex(&span.trace_id), TRACE, "trace context is not read");
     let mut resource = received.resource();
@@ -393,10 +393,10 @@ async fn the_environments_collector_gets_the_configured_headers_and_resource() {
     assert_eq!(resource, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert!(received.headers().iter().all(|headers| headers["api-key"] == "canary-key"));
 
-    // A switch for all programs of a machine.
+    // Disables tracing for all programs of a machine.
     let (address, received) = collector().await;
     let mut gateway = traced(&upstream, address, "").environment("OTEL_SDK_DISABLED", "true").start();
     gateway.client().await.issue_ott(issue(TRACE, "01")).await.expect("a token");
-    ends(&mut gateway).await;
+    stop(&mut gateway).await;
     assert!(received.spans().is_empty());
 }

@@ -1,5 +1,5 @@
-//! Sessions that the platform opened and no caller received: each is logged out, and
-//! reported once in log, metrics and audit, joined to its call.
+//! Sessions that the platform opened and no caller received: each is logged out and reported once
+//! in log, metrics and audit, with the id of its call.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,7 +16,7 @@ use tonic::{Code, Request};
 
 use crate::support::{
     admin::Admin,
-    calling::{asked, issue, login, told, until, with},
+    calling::{admin_get, issue, login, result_of, until, with},
     gateway::{Gateway, Setup},
     upstream::{Answer, Behaviour, LOGIN, LOGOUT, Upstream},
 };
@@ -29,7 +29,7 @@ fn counter(outcome: &str) -> String {
     format!(r#"ott_gateway_undelivered_sessions_total{{api_client="test",outcome="{outcome}"}}"#)
 }
 
-/// The log line of an undelivered session; waits for it.
+/// Waits for the log line of an undelivered session.
 fn line_of(gateway: &Gateway, id: &str) -> Value {
     gateway.stderr().wait_for(id, |line| {
         let line: Value = serde_json::from_str(line).ok()?;
@@ -38,7 +38,7 @@ fn line_of(gateway: &Gateway, id: &str) -> Value {
     })
 }
 
-/// The only audit line of an undelivered session; waits for it.
+/// Waits for the audit line of an undelivered session, which must be the only one.
 async fn event_of(gateway: &Gateway, id: &str) -> Value {
     let mut events = Vec::new();
     until(id, async || {
@@ -47,24 +47,24 @@ async fn event_of(gateway: &Gateway, id: &str) -> Value {
         !events.is_empty()
     })
     .await;
-    assert_eq!(events.len(), 1, "one event for one session: {events:?}");
+    assert_eq!(events.len(), 1, "one event per session: {events:?}");
     events.remove(0)
 }
 
-/// Waits until the audit log is available, if it was not.
+/// Waits until the audit log is available.
 async fn ready(gateway: &Gateway) {
-    until("ready", async || asked(gateway.admin(), "/readyz").await.0 == 200).await;
+    until("ready", async || admin_get(gateway.admin(), "/readyz").await.0 == 200).await;
 }
 
-/// Logs in with a token of another login, so that the same process is seen to work.
+/// Checks that the same process still serves a login with another token.
 async fn still_serves(gateway: &Gateway) {
     let mut client = gateway.client().await;
     let token = client.issue_ott(issue("x@example.com")).await.expect("a token").into_inner().ott;
-    assert_eq!(told(&client.login_with_ott(login(&token)).await), "OK");
+    assert_eq!(result_of(&client.login_with_ott(login(&token)).await), "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_whose_caller_left_is_logged_out_and_reported_with_its_call() {
+async fn session_of_a_cancelled_call_is_logged_out_and_reported_with_its_call() {
     let platform = Upstream::http().await;
     let gateway = Setup::for_platform(platform.address()).start();
     let admin = Admin(gateway.admin());
@@ -84,11 +84,11 @@ async fn session_whose_caller_left_is_logged_out_and_reported_with_its_call() {
         let mut client = gateway.client().await;
         let request = identified(id, login(&token));
         let call = tokio::spawn(async move { client.login_with_ott(request).await });
-        platform.asked(LOGIN, number).await;
+        platform.wait_for(LOGIN, number).await;
         call.abort();
         assert!(call.await.expect_err("aborted").is_cancelled());
         let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
-        admin.comes_to(cancelled, f64::from(u32::try_from(number).expect("few cases"))).await;
+        admin.wait_for(cancelled, f64::from(u32::try_from(number).expect("few cases"))).await;
         go_on.add_permits(1);
 
         let event = event_of(&gateway, id).await;
@@ -107,7 +107,7 @@ async fn session_whose_caller_left_is_logged_out_and_reported_with_its_call() {
         assert_eq!(line["rpc.method"], "LoginWithOtt");
         assert_eq!((&line["api_client.name"], &line["http.status"]), (&"test".into(), &status));
 
-        let logout = platform.requests_to(LOGOUT).pop().expect("it was sent");
+        let logout = platform.requests_to(LOGOUT).pop().expect("a logout");
         assert_eq!(logout.header("x-request-id"), Some(id));
         assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
     }
@@ -129,7 +129,7 @@ async fn session_of_an_unusable_login_is_reported_too() {
     assert_eq!(event_of(&gateway, "unusable").await["outcome"], "logged_out");
     assert_eq!(line_of(&gateway, "unusable")["level"], "INFO");
 
-    // Cookies that the platform deletes make no session.
+    // Deleted cookies are not a session.
     let deletes = Answer::html(200).header("set-cookie", "sid=; Max-Age=0");
     platform.next(LOGIN, deletes);
     client.login_with_ott(identified("deleted", login("OTT"))).await.expect_err("no account");
@@ -138,7 +138,7 @@ async fn session_of_an_unusable_login_is_reported_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_that_the_process_cannot_log_out_before_it_stops_is_reported() {
+async fn session_that_cannot_be_logged_out_before_shutdown_is_reported() {
     let platform = Upstream::http().await;
     let mut gateway = Setup::for_platform(platform.address())
         .replacing("drain_lame_duck = \"100ms\"", "drain_lame_duck = \"0s\"\ndrain_timeout = \"1s\"")
@@ -149,24 +149,24 @@ async fn session_that_the_process_cannot_log_out_before_it_stops_is_reported() {
     let mut client = gateway.client().await;
     let request = identified("stopped", login(&platform.token()));
     let call = tokio::spawn(async move { client.login_with_ott(request).await });
-    platform.asked(LOGIN, 1).await;
+    platform.wait_for(LOGIN, 1).await;
     gateway.signal("TERM");
     call.await.expect("no panic").expect_err("cut off by the drain");
     go_on.add_permits(1);
-    platform.asked(LOGOUT, 1).await;
+    platform.wait_for(LOGOUT, 1).await;
     assert_eq!(gateway.ended().await.code(), Some(0));
     let event = event_of(&gateway, "stopped").await;
     assert_eq!((&event["outcome"], &event["platform_status"]), (&"logout_failed".into(), &Value::Null));
     assert_eq!(line_of(&gateway, "stopped")["level"], "WARN");
 }
 
-/// The audit log as a named pipe that is full, and that nobody reads until told to.
-struct StuffedPipe {
+/// The audit log as a full named pipe, which is read only on request.
+struct FullPipe {
     pipe: File,
     text: String,
 }
 
-impl StuffedPipe {
+impl FullPipe {
     fn new(path: &Path) -> Self {
         mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a named pipe");
         let pipe = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
@@ -175,18 +175,18 @@ impl StuffedPipe {
     }
 
     fn fill(&mut self) {
-        // Byte by byte at the end, so that nothing at all fits any more.
+        // Finally byte by byte, so that not a single byte fits.
         for step in [4096, 1] {
             while self.pipe.write(&vec![b'\n'; step]).is_ok() {}
         }
     }
 
-    /// All lines of a call so far; reads until there are as many.
+    /// Reads until there are `count` lines of a call, and returns them.
     async fn lines_of(&mut self, id: &str, count: usize) -> Vec<Value> {
         let mut lines: Vec<Value> = Vec::new();
         until(id, async || {
             let mut bytes = Vec::new();
-            // Ends with an error when the pipe is empty for now.
+            // Fails with `WouldBlock` once the pipe is empty.
             let _ = self.pipe.read_to_end(&mut bytes);
             self.text.push_str(&String::from_utf8(bytes).expect("text"));
             let whole = self.text.rfind('\n').map_or("", |end| &self.text[..end]);
@@ -201,10 +201,10 @@ impl StuffedPipe {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn call_that_is_cancelled_while_its_record_is_written_is_corrected_in_the_audit() {
+async fn cancellation_during_the_audit_write_is_corrected_in_the_audit() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address()).replacing("audit.jsonl", "audit.pipe");
-    let mut pipe = StuffedPipe::new(&setup.folder().join("audit.pipe"));
+    let mut pipe = FullPipe::new(&setup.folder().join("audit.pipe"));
     let gateway = setup.start();
     let admin = Admin(gateway.admin());
     let token = platform.token();
@@ -212,13 +212,13 @@ async fn call_that_is_cancelled_while_its_record_is_written_is_corrected_in_the_
     let mut client = gateway.client().await;
     let request = identified("cancelled", login(&token));
     let call = tokio::spawn(async move { client.login_with_ott(request).await });
-    // The record is begun as soon as the platform's answer is read.
+    // The audit write starts once the platform's response is read.
     let done = r#"ott_gateway_platform_requests_total{operation="LoginWithOtt",outcome="done"}"#;
-    admin.comes_to(done, 1.0).await;
+    admin.wait_for(done, 1.0).await;
     call.abort();
     assert!(call.await.expect_err("aborted").is_cancelled());
     let cancelled = r#"grpc_server_handled_total{grpc_code="Canceled",grpc_method="LoginWithOtt"}"#;
-    admin.comes_to(cancelled, 1.0).await;
+    admin.wait_for(cancelled, 1.0).await;
 
     // The record, its correction, and the session.
     let lines = pipe.lines_of("cancelled", 3).await;
@@ -229,30 +229,30 @@ async fn call_that_is_cancelled_while_its_record_is_written_is_corrected_in_the_
     assert_eq!(records[0]["ott_fingerprint"], records[1]["ott_fingerprint"]);
     let session = lines.iter().find(|line| line["event"] == "undelivered_session").expect("an event");
     assert_eq!(session["outcome"], "logged_out");
-    let logout = platform.requests_to(LOGOUT).pop().expect("it was sent");
+    let logout = platform.requests_to(LOGOUT).pop().expect("a logout");
     assert_eq!(logout.header("cookie"), Some(format!("sid=SESSION-OF-{token}").as_str()));
     assert_eq!(platform.count(LOGOUT), 1);
 
     ready(&gateway).await;
     let (_, served) = tokio::join!(pipe.lines_of("after", 1), async {
         let mut client = gateway.client().await;
-        told(&client.login_with_ott(identified("after", login(&platform.token()))).await)
+        result_of(&client.login_with_ott(identified("after", login(&platform.token()))).await)
     });
     assert_eq!(served, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deadline_that_passes_while_the_record_is_written_is_corrected_in_the_audit() {
+async fn deadline_during_the_audit_write_is_corrected_in_the_audit() {
     let platform = Upstream::http().await;
     let setup = Setup::for_platform(platform.address()).replacing("audit.jsonl", "audit.pipe");
-    let mut pipe = StuffedPipe::new(&setup.folder().join("audit.pipe"));
+    let mut pipe = FullPipe::new(&setup.folder().join("audit.pipe"));
     let gateway = setup.start();
     let mut client = gateway.client().await;
     let mut sessions = 0;
-    // On a slow machine the deadline passes before the platform's answer is read; the only
-    // record is right then.
+    // On a slow machine the deadline passes before the platform's response is read. Then the only
+    // record is correct.
     for attempt in 0.. {
-        assert!(attempt < 20, "the deadline always passes before the record is begun");
+        assert!(attempt < 20, "the deadline always passes before the audit write starts");
         ready(&gateway).await;
         pipe.fill();
         let id = format!("attempt-{attempt}");
@@ -275,17 +275,17 @@ async fn deadline_that_passes_while_the_record_is_written_is_corrected_in_the_au
     ready(&gateway).await;
     let (_, served) = tokio::join!(pipe.lines_of("after", 1), async {
         let mut client = gateway.client().await;
-        told(&client.login_with_ott(identified("after", login(&platform.token()))).await)
+        result_of(&client.login_with_ott(identified("after", login(&platform.token()))).await)
     });
     assert_eq!(served, "OK");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gateway_that_stops_without_its_last_records_ends_sessions_and_reports_the_loss() {
+async fn shutdown_without_the_last_records_logs_out_sessions_and_reports_the_loss() {
     let platform = Upstream::http().await;
     for is_read in [false, true] {
         let setup = Setup::for_platform(platform.address()).replacing("audit.jsonl", "audit.pipe");
-        let mut pipe = StuffedPipe::new(&setup.folder().join("audit.pipe"));
+        let mut pipe = FullPipe::new(&setup.folder().join("audit.pipe"));
         let mut gateway = setup.start();
         ready(&gateway).await;
         pipe.fill();
@@ -293,7 +293,7 @@ async fn gateway_that_stops_without_its_last_records_ends_sessions_and_reports_t
         let request = identified("last", login(&platform.token()));
         let call = tokio::spawn(async move { client.login_with_ott(request).await });
         let done = r#"ott_gateway_platform_requests_total{operation="LoginWithOtt",outcome="done"}"#;
-        Admin(gateway.admin()).comes_to(done, 1.0).await;
+        Admin(gateway.admin()).wait_for(done, 1.0).await;
         gateway.signal("TERM");
         let refused = call.await.expect("no panic").expect_err("the record hangs");
         assert_eq!(refused.code(), Code::Aborted, "{refused:?}");

@@ -1,4 +1,4 @@
-//! What the gateway sends to the platform, byte for byte, and what it never sends.
+//! The exact requests that the gateway sends to the platform.
 
 use ott_gateway::proto::ott::v1::{IssueOttRequest, issue_ott_request::Subject};
 
@@ -11,7 +11,7 @@ use crate::support::{
 /// Base64 of `test-client:canary-client-secret`.
 const BASIC: &str = "Basic dGVzdC1jbGllbnQ6Y2FuYXJ5LWNsaWVudC1zZWNyZXQ=";
 
-/// The names of the headers, sorted.
+/// Sorted header names.
 fn header_names(request: &Recorded) -> Vec<&str> {
     let mut names: Vec<&str> = request.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
@@ -22,11 +22,11 @@ fn has(request: &Recorded, text: &str) -> bool {
     String::from_utf8_lossy(&request.raw).to_lowercase().contains(&text.to_lowercase())
 }
 
-/// The SHA-256 of the caller's token, `of-the-caller`.
+/// SHA-256 of the caller's token `of-the-caller`.
 const CALLER_HASH: &str = "bd8f8f08856767c6c08200be7513153ac6fc21c386ac93f10dc7262c7cb38a41";
 
 #[tokio::test]
-async fn requests_are_exactly_as_the_platform_wants_them() {
+async fn requests_have_exactly_the_documented_form() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address())
         .replacing("callers = [\"anonymous\"]", "callers = [\"anonymous\", \"token:ci\"]")
@@ -78,7 +78,7 @@ async fn requests_are_exactly_as_the_platform_wants_them() {
 }
 
 #[tokio::test]
-async fn every_subject_is_sent_as_json_under_its_own_name() {
+async fn subjects_are_sent_as_json_by_their_kind() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -91,14 +91,14 @@ async fn every_subject_is_sent_as_json_under_its_own_name() {
     ] {
         let request = IssueOttRequest { subject: Some(subject), purpose: 1, ..IssueOttRequest::default() };
         client.issue_ott(request).await.expect("a token");
-        let sent = upstream.requests_to(OTT).pop().expect("it was asked for");
+        let sent = upstream.requests_to(OTT).pop().expect("a token request");
         let sent: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
         assert_eq!(sent, serde_json::json!({"purpose": "user_login", field: value}));
     }
 }
 
 #[tokio::test]
-async fn no_redirect_is_followed_and_nothing_reaches_another_host() {
+async fn redirects_are_not_followed_to_other_hosts() {
     let upstream = Upstream::http().await;
     let elsewhere = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
@@ -115,18 +115,18 @@ async fn no_redirect_is_followed_and_nothing_reaches_another_host() {
     assert_eq!((upstream.count(OTT), upstream.count(LOGIN)), (5, 5));
     call::issue_and_log_in(&mut client).await;
 
-    // Nor at the token endpoint.
+    // Redirects of the token endpoint are not followed either.
     let redirecting = Upstream::http().await;
     let location = format!("{}{TOKEN}", elsewhere.url());
     redirecting.next(TOKEN, Answer::empty(307).header("location", location));
     let gateway = Setup::for_platform(redirecting.address()).start();
-    redirecting.asked(TOKEN, 1).await;
+    redirecting.wait_for(TOKEN, 1).await;
     let _ = gateway.client().await.issue_ott(call::issue("someone")).await;
     assert_eq!(elsewhere.connections(), 0);
 }
 
 #[tokio::test]
-async fn no_cookie_is_ever_sent_but_to_end_a_session_that_nobody_gets() {
+async fn cookies_are_sent_only_to_log_out_undelivered_sessions() {
     let upstream = Upstream::http().await;
     let gateway = Setup::for_platform(upstream.address()).start();
     let mut client = gateway.client().await;
@@ -147,7 +147,7 @@ async fn no_cookie_is_ever_sent_but_to_end_a_session_that_nobody_gets() {
             .header("set-cookie", "second=\"quoted value\"; Domain=elsewhere.example"),
     );
     client.login_with_ott(call::login("OTT")).await.expect_err("no account");
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     let logout = &upstream.requests_to(LOGOUT)[0];
     assert!(logout.raw.starts_with(b"GET /api/2/idp/logout HTTP/1.1\r\n"));
     assert_eq!(logout.header("cookie"), Some("sid=LOST; second=\"quoted value\""));
@@ -161,7 +161,7 @@ async fn no_cookie_is_ever_sent_but_to_end_a_session_that_nobody_gets() {
 }
 
 #[tokio::test]
-async fn proxies_of_the_environment_are_not_heeded() {
+async fn environment_proxies_are_ignored_for_https() {
     let upstream = Upstream::https(Tls::new("localhost", false, &["http/1.1"])).await;
     let ca_file = upstream.ca_file().expect("it has TLS").display().to_string();
     let proxy = Upstream::http().await;
@@ -179,7 +179,7 @@ async fn proxies_of_the_environment_are_not_heeded() {
 }
 
 #[tokio::test]
-async fn the_configured_proxy_is_asked_and_the_platform_is_not() {
+async fn configured_proxy_is_used_instead_of_a_direct_connection() {
     let upstream = Upstream::http().await;
     let proxy = Upstream::http().await;
     let data_center = format!("data_center_url = \"{}\"", upstream.url());

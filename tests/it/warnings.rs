@@ -1,5 +1,4 @@
-//! What an operator has to know about a configuration that is valid: the log of a start and
-//! `check-config` report it.
+//! Warnings about valid configurations, in the log at start and from `check-config`.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -10,7 +9,7 @@ use crate::support::{
     upstream::{Tls, Upstream},
 };
 
-/// A gateway with a file of each kind that contains a secret.
+/// A gateway with every kind of secret file.
 fn setup(platform: &Upstream) -> Setup {
     let setup = Setup::for_platform(platform.address())
         .replacing(
@@ -27,7 +26,7 @@ fn setup(platform: &Upstream) -> Setup {
 }
 
 #[tokio::test]
-async fn secret_files_that_others_can_read_are_reported_at_start_and_by_check_config() {
+async fn secret_files_readable_by_others_are_reported() {
     let platform = Upstream::http().await;
     for (file, key) in [
         ("", ""),
@@ -38,7 +37,7 @@ async fn secret_files_that_others_can_read_are_reported_at_start_and_by_check_co
         let setup = setup(&platform);
         if !file.is_empty() {
             let path = setup.folder().join(file);
-            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("its mode can be set");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a changed mode");
         }
         setup.write_config();
         let checked = setup.run(&["check-config"]);
@@ -59,7 +58,7 @@ async fn secret_files_that_others_can_read_are_reported_at_start_and_by_check_co
 }
 
 #[tokio::test]
-async fn variables_that_override_the_file_are_reported_at_start_and_by_check_config() {
+async fn variables_that_override_the_file_are_reported() {
     let platform = Upstream::http().await;
     let names = [
         "OTT_GATEWAY__ACCESS__QUOTA_DRY_RUN",
@@ -76,7 +75,7 @@ async fn variables_that_override_the_file_are_reported_at_start_and_by_check_con
     let report = String::from_utf8_lossy(&checked.stdout).into_owned();
     let gateway = setup.start();
     let log = gateway.stderr().text();
-    let line = log.lines().find(|line| line.contains("config.variables")).expect("the log names them");
+    let line = log.lines().find(|line| line.contains("config.variables")).expect("the variables in the log");
     for name in names {
         assert!(line.contains(name), "{line}");
         assert!(report.contains(name), "{report}");
@@ -88,7 +87,7 @@ async fn variables_that_override_the_file_are_reported_at_start_and_by_check_con
 }
 
 #[tokio::test]
-async fn variables_in_effect_are_named_with_their_values_unless_these_are_secret() {
+async fn variables_in_effect_are_reported_with_non_secret_values() {
     let platform = Upstream::http().await;
     let variables = [
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1", true),
@@ -113,7 +112,8 @@ async fn variables_in_effect_are_named_with_their_values_unless_these_are_secret
     let log = setup.start().stderr().text();
     for (name, value, is_shown) in variables {
         let line = |text: &str| text.lines().find(|line| line.contains(name)).map(str::to_owned);
-        let (logged, reported) = (line(&log).expect("it is logged"), line(&report).expect("it is reported"));
+        let (logged, reported) =
+            (line(&log).expect("a log line"), line(&report).expect("a line of the report"));
         assert!(logged.contains("environment variable in effect"), "{logged}");
         assert_eq!(
             (logged.contains(value), reported.contains(value)),
@@ -133,7 +133,7 @@ async fn variables_in_effect_are_named_with_their_values_unless_these_are_secret
 }
 
 #[tokio::test]
-async fn authorities_that_replace_the_systems_are_reported_and_never_stop_a_connection_with_its_own() {
+async fn ssl_cert_file_is_reported_and_ignored_by_clients_with_a_ca_file() {
     let (good, own) =
         (Tls::new("localhost", false, &["http/1.1"]), Tls::new("localhost", false, &["http/1.1"]));
     let ca_file = good.ca_file.clone();
@@ -165,4 +165,41 @@ async fn authorities_that_replace_the_systems_are_reported_and_never_stop_a_conn
     let issued_now = async || issued(&channel, &[]).await == "OK";
     until("a token is issued", issued_now).await;
     assert!(!gateway.stderr().text().contains("SSL_CERT_FILE"));
+}
+
+#[tokio::test]
+async fn rules_that_no_caller_matches_are_reported_at_start_and_by_check_config() {
+    let platform = Upstream::http().await;
+    let setup = Setup::for_platforms(&[("one", platform.address()), ("two", platform.address())])
+        .replacing(
+            "callers = [\"anonymous\"]",
+            "callers = [\"*\", \"anonymous\", \"spiffe://*\", \"dns:portal\", \"jwt:*\", \"token:*\"]",
+        )
+        .environment("OTT_GATEWAY_SERVER_LISTEN", "canary")
+        .environment("ott_gateway__admin__listen", "canary")
+        .environment("OTT_GATEWAY_PORT_50051_TCP", "tcp://10.0.0.1:50051");
+    setup.write_config();
+    let checked = setup.run(&["check-config"]);
+    let report = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.code(), Some(0), "{report}");
+    let gateway = setup.start();
+    let log = gateway.stderr().text();
+    let log: Vec<&str> = log.lines().filter(|line| line.contains("configuration warning")).collect();
+    let expected = [
+        "access.rules[1].callers[1]: matches no caller: nothing identifies callers",
+        "access.rules[1].callers[3]: matches no caller: no certificates are read",
+        "access.rules[1].callers[4]: matches no caller: no certificates are read",
+        "access.rules[1].callers[5]: matches no caller: configure the issuer",
+        "access.rules[1].callers[6]: matches no caller: [callers.tokens] has no such name",
+        "api_clients: no API client is the default",
+        "OTT_GATEWAY_SERVER_LISTEN: has no effect; did you mean OTT_GATEWAY__SERVER__LISTEN?",
+        "ott_gateway__admin__listen: has no effect; did you mean OTT_GATEWAY__ADMIN__LISTEN?",
+    ];
+    for warning in expected {
+        assert_eq!(report.matches(warning).count(), 1, "{warning}: {report}");
+        assert_eq!(log.iter().filter(|line| line.contains(warning)).count(), 1, "{warning}: {log:?}");
+    }
+    assert_eq!(report.matches("warning: ").count(), expected.len(), "{report}");
+    assert_eq!(log.len(), expected.len(), "{log:?}");
+    assert!(!report.contains("canary"), "{report}");
 }

@@ -1,7 +1,7 @@
-//! Does one thing a number of times, to be counted by callgrind or dhat.
+//! Repeats one operation, to be counted by callgrind or dhat.
 //!
 //! `reqwest-costs serve` answers requests on a free port of the loopback address, which it prints.
-//! `reqwest-costs CASE TIMES ADDRESS` does what [`Case`] names, one after the other.
+//! `reqwest-costs CASE TIMES ADDRESS` runs a case sequentially.
 
 use std::{
     convert::Infallible,
@@ -51,7 +51,7 @@ async fn run(case: &str, times: usize, address: &str) -> Result<(), Failure> {
     let headers = headers();
     match case {
         "hyper-util" => send(times, hyper_client(None), &uri, &headers).await,
-        // Room for as many header lines as 64 KiB contain.
+        // As many header lines as fit into 64 KiB.
         "hyper-util-header-room" => send(times, hyper_client(Some(2048)), &uri, &headers).await,
         "follow-redirect" => {
             let never =
@@ -86,7 +86,7 @@ async fn run(case: &str, times: usize, address: &str) -> Result<(), Failure> {
     }
 }
 
-/// What an API client sends: one header that differs, one secret, the rest static.
+/// Headers of an API client: one that differs, one secret, the rest static.
 fn headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -105,7 +105,7 @@ fn hyper_client(max_headers: Option<usize>) -> HyperClient {
     builder.build_http()
 }
 
-/// Everything that can be switched off is.
+/// A client with all optional features disabled.
 fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())

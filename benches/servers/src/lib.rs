@@ -1,4 +1,4 @@
-//! What the servers of the benchmarks share: their command line.
+//! Command-line options of the benchmark servers.
 
 use std::{env, error::Error};
 
@@ -16,7 +16,7 @@ pub fn option(name: &str) -> Option<String> {
 /// The value of `--NAME` on the command line.
 ///
 /// # Errors
-/// If it is not there.
+/// If it is missing.
 pub fn required(name: &str) -> Result<String, Failure> {
     option(name).ok_or_else(|| format!("{name} is missing").into())
 }

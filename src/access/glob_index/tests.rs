@@ -6,7 +6,7 @@ use wildmatch::WildMatch;
 use super::*;
 
 thread_local! {
-    /// Number of times that a character was read at a node on this thread.
+    /// Number of characters read at nodes on this thread.
     pub(super) static READ: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -15,8 +15,7 @@ fn index(globs: &[impl AsRef<str>]) -> GlobIndex {
     GlobIndex::new(&globs)
 }
 
-/// The rules whose globs match, where each rule has one, and how often a character was read at a
-/// node for that.
+/// The rules whose globs match, with one glob per rule, and the number of characters read at nodes.
 fn found(index: &GlobIndex, rules: usize, text: &str) -> (Vec<usize>, usize) {
     READ.set(0);
     let mut found = RuleSet::none(rules);
@@ -25,7 +24,7 @@ fn found(index: &GlobIndex, rules: usize, text: &str) -> (Vec<usize>, usize) {
 }
 
 #[test]
-fn globs_are_found_wherever_their_wildcards_are() {
+fn globs_are_found_with_wildcards_at_any_position() {
     let globs = [
         "jwt:portal",
         "jwt:*",
@@ -52,7 +51,7 @@ fn globs_are_found_wherever_their_wildcards_are() {
     assert_eq!(matching(""), [2, 11, 12]);
 }
 
-/// Globs by a number, and a text that one of a thousand matches.
+/// A family of numbered globs, and a text that matches one of a thousand.
 type Kind = (fn(usize) -> String, &'static str);
 
 const KINDS: [Kind; 14] = [
@@ -73,24 +72,24 @@ const KINDS: [Kind; 14] = [
 ];
 
 #[test]
-fn globs_that_a_text_does_not_follow_cost_nothing() {
+fn globs_that_do_not_match_cost_almost_nothing() {
     const RULES: usize = 1000;
     for (glob, text) in KINDS {
         let one = found(&index(&[glob(999)]), 1, text);
         let index = index(&(0..RULES).map(glob).collect::<Vec<_>>());
         let all = found(&index, RULES, text);
         assert_eq!((one.0, all.0.last()), (vec![0], Some(&999)), "{text}");
-        // Numbers that begin or end the same are followed for as long as they do.
+        // Globs are followed along common prefixes and suffixes of their numbers.
         assert!(all.1 <= 3 * one.1, "{}: {} for one glob, {} for all", glob(999), one.1, all.1);
         assert_eq!(found(&index, RULES, "dns:other").0, [0; 0]);
     }
-    // A thousand rules with the same glob have one.
+    // A thousand rules with the same glob share one.
     let same = index(&vec!["jwt:p?rtal"; RULES]);
     assert_eq!(found(&same, RULES, "jwt:portal"), ((0..RULES).collect(), 10));
 }
 
 #[test]
-fn time_grows_with_the_length_of_a_text_and_not_faster() {
+fn time_is_linear_in_the_length_of_the_text() {
     for (glob, _) in KINDS {
         let globs: Vec<_> = (0..1000).map(glob).collect();
         let index = index(&globs);
@@ -108,21 +107,21 @@ fn time_grows_with_the_length_of_a_text_and_not_faster() {
 }
 
 #[test]
-fn wildcards_side_by_side_are_the_same_in_any_order() {
+fn adjacent_wildcards_are_equal_in_any_order() {
     for (one, other) in [("*?*?", "??*"), ("a**?b", "a?*b"), ("?**a***", "*?a*")] {
         assert_eq!(tokens(one), tokens(other));
     }
     assert_ne!(tokens("??"), tokens("?*"));
 }
 
-/// What names and globs are made of; the first ones are in globs only.
+/// Parts of names and globs. The first four occur only in globs.
 const PARTS: [&str; 11] = ["*", "?", "**", "?*", "a", "aa", "ab", "ba", "/staging/", "sta", "\u{e4}"];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn index_finds_exactly_the_globs_that_match(
+    fn index_finds_exactly_the_matching_globs(
         globs in prop::collection::vec("[ab\u{e4}*?]{0,6}", 1..80),
         text in "[ab\u{e4}]{0,8}",
     ) {
@@ -132,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn index_finds_exactly_the_globs_that_match_among_long_ones(
+    fn index_finds_exactly_the_matching_long_globs(
         globs in prop::collection::vec(prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..9), 1..60),
         text in prop::collection::vec(prop::sample::select(PARTS[4..].to_vec()), 0..14),
     ) {

@@ -1,4 +1,4 @@
-//! What one quota remembers of each caller.
+//! The state of one quota, per caller.
 
 use std::{
     collections::HashMap,
@@ -12,14 +12,14 @@ use std::{
 use super::{CallerKey, Memory, Nanos, memory::Place};
 use crate::telemetry::metrics::QuotaBucket;
 
-/// Shards of the map: many more than cores, so that two calls rarely meet.
+/// Number of shards of the map, many more than cores, so that calls rarely contend.
 const SHARDS: usize = 64;
 
-/// What is remembered of one caller.
+/// The remembered state of one caller.
 pub(super) trait Remembered {
     fn new(place: Place) -> Self;
 
-    /// Whether it is the same as that of a caller that has not called yet.
+    /// Returns whether the state equals that of a caller that has not called yet.
     fn is_unused(&self, now: Nanos) -> bool;
 }
 
@@ -40,7 +40,7 @@ impl Remembered for CallerBucket {
     }
 }
 
-/// By the hashes of callers.
+/// State by the hash of the caller's name.
 type Shard<T> = Mutex<HashMap<u64, Arc<T>>>;
 
 /// A `T` for each caller.
@@ -49,10 +49,10 @@ pub(super) struct PerCaller<T> {
     bucket: QuotaBucket,
     hasher: RandomState,
     shards: Box<[Shard<T>]>,
-    /// Whether anything was ever remembered. Most of many rules are never used, and forgetting
+    /// Whether anything was ever remembered. Of many rules, most are never used, and forgetting
     /// locks every shard.
     is_used: AtomicBool,
-    /// The buckets of the callers for which there is no room.
+    /// The common buckets of callers without state of their own.
     shared: Box<[AtomicU64]>,
 }
 
@@ -71,7 +71,7 @@ impl<T: Remembered> PerCaller<T> {
         self.hasher.hash_one(key)
     }
 
-    /// What is remembered of a caller; a new one is remembered from now on. None if there is no
+    /// Returns the state of a caller, and creates it for a new one. Returns `None` if there is no
     /// room for it.
     pub(super) fn find(&self, caller: CallerKey<'_>, memory: &Memory) -> Option<Arc<T>> {
         let key = self.hash(&caller.name);
@@ -86,7 +86,7 @@ impl<T: Remembered> PerCaller<T> {
         Some(new)
     }
 
-    /// The bucket that a caller for which there is no room shares with others.
+    /// Returns the common bucket of callers without state of their own.
     pub(super) fn shared(&self, caller: CallerKey<'_>) -> &AtomicU64 {
         &self.shared[shard_of(self.hash(&caller.name))]
     }
@@ -103,16 +103,17 @@ impl<T: Remembered> PerCaller<T> {
         }
     }
 
-    /// The shards in which something may be remembered.
+    /// Returns the shards, or none if nothing was ever remembered.
     fn used_shards(&self) -> &[Shard<T>] {
         if self.is_used.load(Ordering::Relaxed) { &self.shards } else { &[] }
     }
 
-    /// Forgets the callers of which nothing needs to be remembered.
+    /// Forgets callers with unused state.
     pub(super) fn forget_idle(&self, now: Nanos) {
         for shard in self.used_shards() {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            // A call that is about to take from it holds on to it; no other can, under the lock.
+            // A call that is about to take from it holds a reference; under the lock, no other call
+            // can get one.
             shard.retain(|_, known| Arc::strong_count(known) > 1 || !known.is_unused(now));
         }
     }

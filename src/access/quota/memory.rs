@@ -1,4 +1,4 @@
-//! How much all quotas of a gateway may remember.
+//! Limits on the state that all quotas of a gateway remember.
 
 use std::sync::{
     Arc,
@@ -11,34 +11,34 @@ use crate::{
     telemetry::metrics::{Metrics, QuotaBucket},
 };
 
-/// Users that are remembered at one time unless configured otherwise.
+/// Default maximum number of remembered users.
 pub(in crate::access) const DEFAULT_MAX_USERS: usize = 262_144;
-/// Maximum number of callers with a bucket of their own that only globs match.
+/// Maximum number of callers with their own bucket that only globs match.
 pub(super) const MAX_CALLERS: usize = 65_536;
-/// Maximum number of callers with users of their own that only globs match, each of which takes
+/// Maximum number of callers with their own table of users that only globs match. Each table takes
 /// about a kilobyte.
 pub(super) const MAX_USER_TABLES: usize = 8192;
 
-/// Users of each caller that are remembered in any case.
+/// Number of users of each caller that are always remembered.
 pub(super) const MIN_USERS: usize = 16;
 
-/// Nanoseconds between two searches for full buckets.
+/// Interval between searches for full buckets, in nanoseconds.
 const FORGET_INTERVAL: Nanos = 10_000_000_000;
-/// The same, while there is no room.
+/// The same while there is no room.
 const FORGET_INTERVAL_WITHOUT_ROOM: Nanos = 1_000_000_000;
 
-/// Bounds what all quotas remember together, across reloads.
+/// Bounds the state of all quotas together, across reloads.
 #[derive(Debug)]
 pub(in crate::access) struct Memory {
     started: Instant,
     last_search: AtomicU64,
-    /// For the callers that rules name in full. The others have a pool of their own, so that
-    /// any number of them takes nothing from these.
+    /// For callers that rules name literally. All others have a separate pool, so that any number
+    /// of them takes nothing from these.
     literal: Arc<Pool>,
     others: Arc<Pool>,
 }
 
-/// What one kind of callers may have remembered.
+/// Limits on the state of one kind of callers.
 #[derive(Debug)]
 pub(super) struct Pool {
     max_callers: usize,
@@ -50,7 +50,7 @@ pub(super) struct Pool {
     metrics: Metrics,
 }
 
-/// A place in a [`Pool`], free again when this is dropped.
+/// A place in a [`Pool`], freed on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     pool: Arc<Pool>,
@@ -58,7 +58,8 @@ pub(super) struct Place {
 }
 
 impl Memory {
-    /// For at most that many users of callers that rules name in full, and as many of others.
+    /// Creates a memory for at most `max_users` users of callers that rules name literally, and as
+    /// many of all others.
     pub(in crate::access) fn new(max_users: usize, metrics: &Metrics) -> Self {
         let pool = |max_callers, max_user_tables| {
             Arc::new(Pool {
@@ -74,26 +75,26 @@ impl Memory {
         Self {
             started: clock::now(),
             last_search: AtomicU64::default(),
-            // Their number is that of the names in the configuration.
+            // Their number is limited by the number of names in the configuration.
             literal: pool(usize::MAX, usize::MAX),
             others: pool(MAX_CALLERS, MAX_USER_TABLES),
         }
     }
 
-    /// Changes how many users may be remembered. Those that are beyond it stay until their
-    /// buckets are full.
+    /// Sets the maximum number of remembered users. Users beyond it stay until their buckets are
+    /// full.
     pub(in crate::access) fn set_max_users(&self, max_users: usize) {
         for pool in [&self.literal, &self.others] {
             pool.max_users.store(max_users, Ordering::Relaxed);
         }
     }
 
-    /// The time, as buckets count it.
+    /// Returns the time on the clock of the buckets.
     pub(in crate::access) fn now(&self) -> Nanos {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Returns whether it is time to forget full buckets; true for one thread only.
+    /// Returns whether it is time to forget full buckets. Returns true to one thread only.
     pub(in crate::access) fn should_forget(&self, now: Nanos, without_room: bool) -> bool {
         let interval = if without_room { FORGET_INTERVAL_WITHOUT_ROOM } else { FORGET_INTERVAL };
         let last = self.last_search.load(Ordering::Relaxed);
@@ -105,7 +106,7 @@ impl Memory {
         if is_literal { &self.literal } else { &self.others }
     }
 
-    /// Users that are remembered now.
+    /// Number of remembered users.
     #[cfg(test)]
     pub(super) fn users(&self) -> usize {
         [&self.literal, &self.others].map(|pool| pool.users.load(Ordering::Relaxed)).iter().sum()
@@ -113,7 +114,7 @@ impl Memory {
 }
 
 impl Pool {
-    /// A place for another caller; none if there are too many.
+    /// Returns a place for another caller, or `None` if there are too many.
     pub(super) fn place(self: &Arc<Self>, bucket: QuotaBucket) -> Option<Place> {
         let (taken, max) = self.callers_with(bucket);
         if taken.fetch_add(1, Ordering::Relaxed) >= max {
@@ -135,8 +136,8 @@ impl Pool {
 }
 
 impl Place {
-    /// Returns whether a caller that has that many users remembered may have another one: up to
-    /// half of all while there is room, then up to an equal share, and a few in any case.
+    /// Returns whether a caller with `users` remembered users may have another one: up to half of
+    /// all while there is room, then up to an equal share, and always up to [`MIN_USERS`].
     pub(super) fn has_room_for_another_user(&self, users: usize) -> bool {
         let max = self.pool.max_users.load(Ordering::Relaxed);
         let remembered = self.pool.users.load(Ordering::Relaxed);

@@ -13,7 +13,7 @@ fn per_hour(number: u32) -> Rate {
     Rate::PerPeriod { calls: calls(number), period: Duration::from_hours(1) }
 }
 
-/// The quotas of one rule, with the memory of a gateway.
+/// The quotas of one rule, with their own memory.
 struct Quotas {
     per_caller: CallerQuota,
     per_user: UserQuota,
@@ -24,7 +24,7 @@ struct Quotas {
 }
 
 impl Quotas {
-    /// With the same limit for callers and for users.
+    /// Quotas with the same limit for callers and for users.
     fn new(rate: Rate, burst: u32, max_users: usize) -> Self {
         let metrics = Metrics::new();
         Self {
@@ -52,7 +52,7 @@ impl Quotas {
         decision.outcome
     }
 
-    /// As `access` does it.
+    /// As `access` does.
     fn make_room(&self, now: Nanos) {
         if self.memory.should_forget(now, true) {
             self.forget(now);
@@ -64,7 +64,7 @@ impl Quotas {
         self.per_user.forget_full(now);
     }
 
-    /// How many of these users a caller gets a call for.
+    /// Number of users for which the caller gets a call.
     fn users(&self, caller: &str, users: std::ops::Range<u32>) -> usize {
         users.filter(|user| self.user(caller, user).is_ok()).count()
     }
@@ -81,7 +81,7 @@ fn taken(tries: u32, mut take: impl FnMut() -> Result<(), Duration>) -> u32 {
 }
 
 #[test]
-fn a_rate_is_shown_as_it_is_configured() {
+fn rate_is_displayed_as_configured() {
     for (rate, text) in [
         (Rate::per_second(calls(50)), "50/s"),
         (Rate::per_minute(calls(30)), "30/min"),
@@ -93,7 +93,7 @@ fn a_rate_is_shown_as_it_is_configured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bucket_gives_its_burst_and_then_its_rate() {
+async fn burst_is_allowed_at_once_and_the_rate_over_time() {
     let quotas = Quotas::new(Rate::per_minute(calls(30)), 10, 1024);
     assert_eq!(taken(100, || quotas.caller("dns:a")), 10);
     assert_eq!(quotas.caller("dns:a"), Err(Duration::from_secs(2)));
@@ -103,12 +103,12 @@ async fn a_bucket_gives_its_burst_and_then_its_rate() {
     assert_eq!(taken(100, || quotas.user("dns:b", &"john")), 10, "of each caller");
 
     tokio::time::advance(Duration::from_mins(1)).await;
-    assert_eq!(taken(100, || quotas.caller("dns:a")), 10, "no more than the burst is saved up");
+    assert_eq!(taken(100, || quotas.caller("dns:a")), 10, "no more than the burst accumulates");
     assert_eq!(taken(100, || quotas.user("dns:a", &"john")), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_wait_until_the_next_call_is_exact() {
+async fn wait_until_the_next_call_is_exact() {
     let quotas = Quotas::new(Rate::per_second(calls(50)), 3, 1024);
     for take in [&(|| quotas.caller("dns:a")) as &dyn Fn() -> _, &|| quotas.user("dns:a", &"john")] {
         assert_eq!(taken(9, take), 3);
@@ -116,7 +116,7 @@ async fn the_wait_until_the_next_call_is_exact() {
         assert_eq!(take(), Err(Duration::from_millis(13)));
 
         tokio::time::advance(Duration::from_millis(12)).await;
-        assert_eq!(take(), Err(Duration::from_millis(1)), "a moment before, it is still closed");
+        assert_eq!(take(), Err(Duration::from_millis(1)), "still exceeded a millisecond before");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(take(), Ok(()));
         assert_eq!(take(), Err(Duration::from_millis(20)));
@@ -124,7 +124,7 @@ async fn the_wait_until_the_next_call_is_exact() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unlimited_quota_remembers_nobody() {
+async fn unlimited_quota_remembers_no_callers() {
     let quotas = Quotas::new(Rate::Unlimited, 1, 1024);
     assert_eq!(taken(10_000, || quotas.caller("dns:a")), 10_000);
     assert_eq!(quotas.users("dns:a", 0..10_000), 10_000);
@@ -132,7 +132,7 @@ async fn an_unlimited_quota_remembers_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_names_too_many_users_makes_only_its_own_users_share() {
+async fn caller_with_too_many_users_makes_only_its_own_users_share_buckets() {
     const SHARED: usize = 8;
     for (flooder, other) in [
         ("token:billing", "token:support"),
@@ -145,28 +145,28 @@ async fn a_caller_that_names_too_many_users_makes_only_its_own_users_share() {
         assert_eq!(
             quotas.users(flooder, 0..80_000),
             2047 + 2 * SHARED,
-            "half of the room, then shared buckets"
+            "half of the places, then shared buckets"
         );
         assert_eq!(quotas.buckets("user"), 2048);
         assert_eq!(quotas.shared.replace(0), 80_000 - 2047);
-        assert_eq!(taken(10, || quotas.user(flooder, &"early")), 0, "its state was not forgotten");
+        assert_eq!(taken(10, || quotas.user(flooder, &"early")), 0, "the early bucket was not forgotten");
 
-        assert_eq!(quotas.users(other, 0..300), 300, "{other} does not notice {flooder}");
+        assert_eq!(quotas.users(other, 0..300), 300, "{flooder} does not affect {other}");
         assert_eq!(quotas.users(other, 0..300), 300);
-        assert_eq!(quotas.users(other, 0..300), 0, "and has its own limits");
+        assert_eq!(quotas.users(other, 0..300), 0, "its own limits apply");
         assert_eq!(quotas.shared.get(), 0);
 
-        // The flooder's buckets are full after an hour, that of the early user after two.
+        // The flooder's buckets are full after an hour, the early user's after two.
         tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!(quotas.users(flooder, 90_000..90_001), 1);
-        assert_eq!(taken(10, || quotas.user(flooder, &90_000)), 1, "it has a bucket of its own again");
+        assert_eq!(taken(10, || quotas.user(flooder, &90_000)), 1, "the user has its own bucket again");
         assert_eq!(taken(10, || quotas.user(flooder, &"early")), 1);
         assert_eq!(quotas.shared.get(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_of_callers_and_users_is_remembered_in_bounded_memory() {
+async fn memory_is_bounded_for_any_number_of_callers_and_users() {
     const MAX_USERS: usize = 1024;
     let quotas = Quotas::new(per_hour(1), 2, MAX_USERS);
     for number in 0..20_000 {
@@ -179,7 +179,7 @@ async fn any_number_of_callers_and_users_is_remembered_in_bounded_memory() {
     assert_eq!(quotas.buckets("user"), i64::try_from(quotas.memory.users()).unwrap());
     assert!(quotas.shared.replace(0) > 0);
 
-    // Those whom rules name in full do not notice.
+    // Callers that rules name literally are not affected.
     for literal in ["token:billing", "token:support"] {
         assert_eq!(taken(10, || quotas.caller(literal)), 2);
         assert_eq!(quotas.users(literal, 0..512), 512);
@@ -195,38 +195,38 @@ async fn any_number_of_callers_and_users_is_remembered_in_bounded_memory() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_beyond_those_that_are_remembered_share_and_are_not_let_off() {
+async fn callers_beyond_the_limit_share_buckets_and_stay_limited() {
     let quotas = Quotas::new(per_hour(1), 1, 1024);
     let callers = u32::try_from(memory::MAX_CALLERS).unwrap();
     assert_eq!(taken(1, || quotas.caller("jwt:early")), 1);
     let admitted = (0..2 * callers).filter(|number| quotas.caller(&format!("jwt:{number}")).is_ok()).count();
     assert_eq!(admitted, memory::MAX_CALLERS - 1 + 64, "the others share 64 buckets");
-    assert_eq!(taken(10, || quotas.caller("jwt:early")), 0, "it was not forgotten");
+    assert_eq!(taken(10, || quotas.caller("jwt:early")), 0, "the early caller was not forgotten");
     assert_eq!(taken(10, || quotas.caller("token:billing")), 1);
     assert_eq!(quotas.buckets("caller"), i64::from(callers) + 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_callers_have_an_equal_share_when_everything_is_in_use() {
+async fn callers_get_equal_shares_when_all_places_are_in_use() {
     let quotas = Quotas::new(per_hour(1), 1, 4096);
     for caller in ["jwt:a", "jwt:b", "jwt:c", "jwt:d"] {
         quotas.users(caller, 0..10_000);
     }
     quotas.shared.set(0);
-    // Two callers have half each; the others a third and a quarter.
+    // Two callers have half each, the others a third and a quarter.
     assert_eq!(quotas.buckets("user"), 2048 + 2048 + 4096 / 3 + 4096 / 4);
     assert_eq!(quotas.users("jwt:e", 0..4096 / 5), 4096 / 5);
     assert_eq!(quotas.shared.get(), 0);
     quotas.memory.set_max_users(1_000_000);
-    assert_eq!(quotas.users("jwt:a", 20_000..40_000), 20_000, "a larger size takes effect at once");
+    assert_eq!(quotas.users("jwt:a", 20_000..40_000), 20_000, "a larger limit takes effect at once");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Against the plainest model: a bucket of calls for each user, counted in whole intervals.
+    /// Compares with a simple model: one bucket of calls per user, counted in whole intervals.
     #[test]
-    fn it_gives_exactly_what_plain_buckets_give(
+    fn quotas_match_a_simple_model(
         burst in 1_u32..20,
         steps in prop::collection::vec((0_u64..5, 1_u32..8, 0_u8..3, 0_u8..3), 1..60),
     ) {
@@ -249,7 +249,7 @@ proptest! {
                 let expected = (*bucket).min(tries);
                 prop_assert_eq!(taken(tries, || quotas.caller(&name)), expected);
                 *bucket -= expected;
-                // Forgetting what is full changes nothing.
+                // Forgetting full buckets changes nothing.
                 quotas.forget(quotas.memory.now());
                 prop_assert_eq!(quotas.shared.get(), 0);
             }

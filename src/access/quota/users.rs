@@ -11,8 +11,8 @@ use std::{
 
 use super::{Nanos, Spacing, callers::Remembered, memory::Place};
 
-/// Shards of the table, so that a search for full buckets holds up only some of the caller's
-/// calls, and each of them shortly.
+/// Number of shards, so that a search for full buckets delays only some of the caller's calls, and
+/// only briefly.
 const SHARDS: usize = 8;
 
 /// The buckets of one caller's users.
@@ -25,14 +25,14 @@ pub(super) struct UserTable {
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// For each user, the moment at which its bucket will be full again.
+    /// Per user, the time at which its bucket will be full again.
     full_at: HashMap<u64, Nanos>,
-    /// The bucket of the users for which there is no room.
+    /// The common bucket of users without a bucket of their own.
     shared: Nanos,
 }
 
 impl UserTable {
-    /// Takes one call from a user's bucket. None if there is no room for the bucket.
+    /// Takes one call from a user's bucket. Returns `None` if there is no room for the bucket.
     pub(super) fn take(&self, user: u64, spacing: Spacing, now: Nanos) -> Option<Result<(), Duration>> {
         let mut shard = self.shard(user);
         if let Some(full_at) = shard.full_at.get_mut(&user) {
@@ -46,7 +46,7 @@ impl UserTable {
         Some(take(shard.full_at.entry(user).or_default(), spacing, now))
     }
 
-    /// Takes one call from the bucket that a user for which there is no room shares with others.
+    /// Takes one call from the common bucket of users without a bucket of their own.
     pub(super) fn take_shared(&self, user: u64, spacing: Spacing, now: Nanos) -> Result<(), Duration> {
         take(&mut self.shard(user).shared, spacing, now)
     }

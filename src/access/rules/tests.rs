@@ -22,7 +22,7 @@ fn login(text: &str) -> Subject {
     subject(Login, text)
 }
 
-/// The position of the rule that decides on a call.
+/// Returns the position of the rule that decides a call.
 fn decide(
     rules: &Rules,
     caller: &str,
@@ -49,7 +49,7 @@ fn allows(settings: &[RuleSettings], caller: &str, user: &Subject) -> bool {
 }
 
 #[test]
-fn an_unusable_set_is_refused_whole() {
+fn set_with_an_invalid_rule_is_refused_as_a_whole() {
     use InvalidRules as Invalid;
     let with = |change: fn(&mut RuleSettings)| {
         let mut wrong = rule(&["dns:a"]);
@@ -78,7 +78,7 @@ fn an_unusable_set_is_refused_whole() {
 }
 
 #[test]
-fn a_caller_that_cannot_exist_is_refused_and_one_that_can_is_not() {
+fn only_entries_that_a_caller_name_can_match_are_accepted() {
     for entry in ["alice", "spiffe:/a", "spiffe://", "jwt:", "DNS:a", "anonymous?", "ano*", "x*", "jwt/*"] {
         assert_eq!(
             Rules::try_new(vec![rule(&[entry])]).unwrap_err(),
@@ -101,16 +101,16 @@ fn no_glob_matches_anonymous() {
 }
 
 #[test]
-fn no_kind_of_proof_poses_as_another() {
+fn names_of_one_kind_of_proof_do_not_match_another() {
     let rules = [rule(&["spiffe://td/*"])];
     assert!(allows(&rules, "spiffe://td/ns/a", &login("a")));
-    for poser in ["jwt:spiffe://td/ns/a", "token:spiffe://td/ns/a", "dns:spiffe://td/ns/a"] {
-        assert!(!allows(&rules, poser, &login("a")), "{poser}");
+    for name in ["jwt:spiffe://td/ns/a", "token:spiffe://td/ns/a", "dns:spiffe://td/ns/a"] {
+        assert!(!allows(&rules, name, &login("a")), "{name}");
     }
 }
 
 #[test]
-fn naming_one_user_list_closes_the_other_two() {
+fn listing_one_kind_of_user_excludes_the_others() {
     let all = [rule(&["dns:a"])];
     let only_logins = [RuleSettings { users: Users::listed(Login, &["*"]), ..rule(&["dns:a"]) }];
     let only_ids = [RuleSettings { users: Users::listed(UserId, &["7?"]), ..rule(&["dns:a"]) }];
@@ -123,7 +123,7 @@ fn naming_one_user_list_closes_the_other_two() {
 }
 
 #[test]
-fn logins_match_without_regard_to_case_and_ids_with_it() {
+fn logins_match_case_insensitively_and_ids_case_sensitively() {
     let rules = |glob: &str| [RuleSettings { users: Users::listed(Login, &[glob]), ..rule(&["dns:a"]) }];
     for (glob, user) in [
         ("*@MySite.com", "John@mysite.COM"),
@@ -147,11 +147,11 @@ fn logins_match_without_regard_to_case_and_ids_with_it() {
     let ids = [RuleSettings { users: Users::listed(ExternalId, &["A*"]), ..rule(&["dns:a"]) }];
     assert!(allows(&ids, "dns:a", &subject(ExternalId, "Ab")));
     assert!(!allows(&ids, "dns:a", &subject(ExternalId, "ab")));
-    assert!(!allows(&[rule(&["dns:A"])], "dns:a", &login("a")), "callers' names have a case");
+    assert!(!allows(&[rule(&["dns:A"])], "dns:a", &login("a")), "callers' names are case-sensitive");
 }
 
 #[test]
-fn a_denial_tells_how_close_the_closest_rule_came() {
+fn denial_reports_the_first_mismatch_of_the_closest_rule() {
     let rules = Rules::try_new(vec![
         RuleSettings { methods: Some(vec![Operation::LoginWithOtt]), ..rule(&["dns:a"]) },
         RuleSettings {
@@ -171,7 +171,7 @@ fn a_denial_tells_how_close_the_closest_rule_came() {
 }
 
 #[test]
-fn an_explanation_names_the_rule_that_decides() {
+fn explanation_names_the_deciding_rule() {
     let rules = Rules::try_new(vec![
         RuleSettings { methods: Some(vec![Operation::LoginWithOtt]), ..rule(&["spiffe://td/portal"]) },
         RuleSettings {
@@ -201,7 +201,7 @@ fn an_explanation_names_the_rule_that_decides() {
     assert_eq!(explain("spiffe://td/x", "john@elsewhere").deciding_rule(), Some(3));
 }
 
-/// A call, with the names of the user that are known.
+/// A call, for the reference implementation.
 struct PlainCall<'a> {
     caller: &'a str,
     operation: Operation,
@@ -209,7 +209,7 @@ struct PlainCall<'a> {
     user: Option<&'a Subject>,
 }
 
-/// What `docs/configuration.md` states about globs, written as plainly as possible.
+/// Reference implementation of globs as `docs/configuration.md` defines them.
 fn plainly_matches(glob: &str, text: &str) -> bool {
     fn matches(glob: &[char], text: &[char]) -> bool {
         match (glob, text) {
@@ -223,7 +223,7 @@ fn plainly_matches(glob: &str, text: &str) -> bool {
     matches(&glob.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>())
 }
 
-/// What it states about rules: the first part of a call that a rule is not for.
+/// Reference implementation of a rule: returns the first part of a call that does not match.
 fn plain_mismatch(rule: &RuleSettings, call: &PlainCall<'_>) -> Option<AccessDenial> {
     let any = |globs: &[String], text: &str| globs.iter().any(|glob| plainly_matches(glob, text));
     if !plainly_names(rule, call.caller) {
@@ -247,7 +247,7 @@ fn plainly_names(rule: &RuleSettings, caller: &str) -> bool {
     }
 }
 
-/// The first rule that allows a call; else the furthest that any rule came.
+/// Returns the first rule that allows a call, else the first mismatch of the closest rule.
 fn plain_decision(rules: &[RuleSettings], call: &PlainCall<'_>) -> Result<usize, AccessDenial> {
     let mismatches: Vec<_> = rules.iter().map(|rule| plain_mismatch(rule, call)).collect();
     let first = mismatches.iter().position(Option::is_none);
@@ -259,7 +259,7 @@ fn any_list() -> impl Strategy<Value = Option<Vec<String>>> {
 }
 
 const KINDS: [SubjectKind; 3] = [Login, ExternalId, UserId];
-/// A user id that has several spellings.
+/// A user id with several spellings.
 const UUID: &str = "a0b1c2d3-e4f5-4a6b-8c7d-9e0f1a2b3c4d";
 
 fn any_users() -> impl Strategy<Value = Users> {
@@ -276,7 +276,7 @@ fn any_users() -> impl Strategy<Value = Users> {
 fn any_user() -> impl Strategy<Value = Subject> {
     let text = prop_oneof![
         8 => "[aAb]{1,3}",
-        // Letters that are a form of ASCII letters: no pattern matches.
+        // Compatibility forms of ASCII letters, which no pattern matches.
         1 => "[a\u{ff41}]{1,2}",
         1 => prop::sample::select(vec![UUID, "{A0B1C2D3-E4F5-4A6B-8C7D-9E0F1A2B3C4D}"]).prop_map(str::to_owned),
     ];
@@ -302,7 +302,7 @@ fn any_rule() -> impl Strategy<Value = RuleSettings> {
     })
 }
 
-/// Few rules, or more than a word of a set has room for.
+/// Few rules, or more than fit into one word of a set.
 fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
     prop_oneof![7 => prop::collection::vec(any_rule(), 1..5), 1 => prop::collection::vec(any_rule(), 60..80)]
 }
@@ -310,9 +310,9 @@ fn any_rules() -> impl Strategy<Value = Vec<RuleSettings>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// The index and a scan of all rules decide the same, with the same rule or the same denial.
+    /// The index and a scan of all rules return the same rule or the same denial.
     #[test]
-    fn index_decides_as_a_scan_of_all_rules_does(
+    fn index_decides_like_a_scan_of_all_rules(
         settings in any_rules(),
         caller in prop_oneof![1 => Just("anonymous".to_owned()), 6 => "(dns:|jwt:)[ab]{1,3}"],
         api_client in "[aAb]{1,3}",
@@ -331,15 +331,15 @@ proptest! {
             prop_assert_eq!(line.contains(" is for other") || line.contains(" is not for"), denies, "{}", line);
         }
         let named = settings.iter().position(|rule| plainly_names(rule, &caller));
-        prop_assert_eq!(rules.index.of_caller(&caller).first(), named);
+        prop_assert_eq!(rules.index.for_caller(&caller).first(), named);
         prop_assert_eq!(rules.mention(&caller), named.is_some());
-        prop_assert!(expected.is_err() || rules.admitting(&caller, operation).is_ok(), "what is allowed is admitted first");
+        prop_assert!(expected.is_err() || rules.admitting(&caller, operation).is_ok(), "allowed calls are also admitted");
     }
 
-    /// The users of a login are compared once the account is known, with any of the rules that
-    /// allow the login.
+    /// Users of a login are checked once the account is known, against all rules that allow the
+    /// login.
     #[test]
-    fn account_of_a_login_is_allowed_exactly_if_some_rule_allows_it(
+    fn account_of_a_login_is_allowed_if_and_only_if_some_rule_allows_it(
         settings in any_rules(),
         caller in "(dns:|jwt:)[ab]{1,3}",
         api_client in "[aAb]{1,3}",

@@ -1,20 +1,20 @@
-//! What a new version has changed, by number or name and never by value.
+//! Differences between two versions, by number or name and never by value.
 
 use crate::{access::RuleSettings, caller::TokenHashes};
 
-/// What a new version has changed; none where nothing has.
+/// Changes in a new version; `None` if there are none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Difference {
     pub(super) added: Option<String>,
     pub(super) removed: Option<String>,
-    /// What has kept its name and nothing else.
+    /// Entries with the same name and a different value.
     pub(super) replaced: Option<String>,
 }
 
 impl Difference {
-    /// Rules by their numbers, from 1: new ones as the new configuration counts them, removed
-    /// ones as the old one did. An edited rule is both.
-    pub(super) fn of_rules(old: &[RuleSettings], new: &[RuleSettings]) -> Self {
+    /// Returns the differences of rules, by their numbers from 1: added ones as counted in the new
+    /// configuration, removed ones as in the old one. An edited rule is both.
+    pub(super) fn between_rules(old: &[RuleSettings], new: &[RuleSettings]) -> Self {
         let missing = |from: &[RuleSettings], those: &[RuleSettings]| {
             let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
             listed(numbered.map(|(number, _)| number.to_string()))
@@ -22,7 +22,7 @@ impl Difference {
         Self { added: missing(old, new), removed: missing(new, old), replaced: None }
     }
 
-    pub(super) fn of_tokens(old: &TokenHashes, new: &TokenHashes) -> Self {
+    pub(super) fn between_tokens(old: &TokenHashes, new: &TokenHashes) -> Self {
         let missing = |from: &TokenHashes, those: &TokenHashes| {
             listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
         };

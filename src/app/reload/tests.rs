@@ -10,7 +10,7 @@ use crate::{
     telemetry::logging::captured::CapturedLog,
 };
 
-/// A configuration file, and what follows it.
+/// A configuration file and its follower.
 struct Followed {
     folder: TempDir,
     access: Access,
@@ -30,7 +30,7 @@ fn config_for(callers: &[&str]) -> String {
 }
 
 impl Followed {
-    /// Loads a configuration for those callers, then puts `at_start` in its place, if any, and
+    /// Loads a configuration for those callers, then replaces it with `at_start`, if given, and
     /// follows the file.
     fn start(callers: &[&str], at_start: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -53,8 +53,7 @@ impl Followed {
         self.folder.path().join("gateway.toml")
     }
 
-    /// Replaces the file as a whole: a poll that is reading it on another thread sees the old
-    /// contents or the new ones.
+    /// Replaces the file atomically: a concurrent poll reads either the old or the new contents.
     fn put(&self, text: &str) {
         let new = self.folder.path().join("new");
         fs::write(&new, text).unwrap();
@@ -66,7 +65,7 @@ impl Followed {
         self.access.mentions(&self.access.policy(), &caller).is_ok()
     }
 
-    /// Versions that were taken over and refused, and whether the newest is refused.
+    /// Returns the number of accepted and of rejected versions, and whether the newest is rejected.
     fn counts(&self) -> [i64; 3] {
         let shown = self.metrics.render();
         let value = |name: &str| {
@@ -81,7 +80,7 @@ impl Followed {
     }
 }
 
-/// Long enough for a change to be in force, as `docs/configuration.md` promises.
+/// Time after which a change is in force (`docs/configuration.md`).
 const IN_FORCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +88,7 @@ async fn file_that_is_being_written_is_not_taken_over() {
     let followed = Followed::start(&["dns:a"], None);
     let whole = config_for(&["dns:b", "dns:c"]);
     let half = config_for(&["dns:b"]);
-    assert!(whole.starts_with(&half), "the half is a configuration too");
+    assert!(whole.starts_with(&half), "the first half is a valid configuration too");
     sleep(POLL_INTERVAL / 2).await;
     followed.put(&half);
     sleep(POLL_INTERVAL).await;
@@ -143,7 +142,7 @@ async fn file_with_a_comment_that_always_changes_is_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_section_that_always_changes_does_not_stop_a_revocation() {
+async fn another_section_that_always_changes_does_not_prevent_a_revocation() {
     let followed = Followed::start(&["dns:a", "dns:b"], None);
     let write_every_second = async |callers: &[&str], seconds: u64| {
         for second in 0..seconds {
@@ -152,7 +151,7 @@ async fn another_section_that_always_changes_does_not_stop_a_revocation() {
         }
     };
     write_every_second(&["dns:a", "dns:b"], 30).await;
-    assert_eq!(followed.counts(), [0, 0, 0], "nothing that is reloaded has changed");
+    assert_eq!(followed.counts(), [0, 0, 0], "the reloadable part has not changed");
     write_every_second(&["dns:b"], IN_FORCE.as_secs()).await;
     assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
     assert_eq!(followed.counts(), [1, 0, 0]);
@@ -163,19 +162,19 @@ async fn another_section_that_always_changes_does_not_stop_a_revocation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn change_that_takes_a_restart_is_logged_although_no_rule_has_changed() {
+async fn change_that_requires_a_restart_is_logged_even_if_no_rule_has_changed() {
     let log = CapturedLog::start();
     let followed = Followed::start(&["dns:a"], None);
     let changed = format!("[admin]\nlisten = \"off\"\n{}", config_for(&["dns:a"]));
     followed.put(&changed);
     sleep(IN_FORCE).await;
-    assert_eq!(log.text().matches("take effect after a restart").count(), 1, "{}", log.text());
+    assert_eq!(log.text().matches("require a restart").count(), 1, "{}", log.text());
     sleep(Duration::from_mins(1)).await;
-    assert_eq!((followed.counts(), log.text().matches("after a restart").count()), ([1, 0, 0], 1));
+    assert_eq!((followed.counts(), log.text().matches("require a restart").count()), ([1, 0, 0], 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_version_is_retried_until_one_is_in_force() {
+async fn rejected_version_is_retried_until_one_is_in_force() {
     let followed = Followed::start(&["dns:a"], None);
     sleep(IN_FORCE).await;
     fs::remove_file(followed.file()).unwrap();
@@ -183,12 +182,12 @@ async fn refused_version_is_retried_until_one_is_in_force() {
     assert_eq!(followed.counts(), [0, 1, 1], "counted once, not at every poll");
     followed.put("[access]");
     sleep(Duration::from_mins(1)).await;
-    assert_eq!(followed.counts(), [0, 2, 1], "another version, and another refusal");
+    assert_eq!(followed.counts(), [0, 2, 1], "another version, and another rejection");
     assert!(followed.allows("dns:a"));
 
     followed.put(&config_for(&["dns:a"]));
     sleep(IN_FORCE).await;
-    assert_eq!(followed.counts(), [0, 2, 0], "what is in force is back in the file");
+    assert_eq!(followed.counts(), [0, 2, 0], "the file has the version in force again");
     followed.put(&config_for(&["dns:b"]));
     sleep(IN_FORCE).await;
     assert!(followed.allows("dns:b") && !followed.allows("dns:a"));
@@ -196,7 +195,7 @@ async fn refused_version_is_retried_until_one_is_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_elsewhere_do_not_stop_a_revocation() {
+async fn errors_elsewhere_do_not_prevent_a_revocation() {
     let followed = Followed::start(&["dns:a", "dns:b"], None);
     sleep(IN_FORCE).await;
     let revoked = config_for(&["dns:b"]).replace("\"secret\"", "\"nothing\"");

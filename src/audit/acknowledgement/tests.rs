@@ -27,7 +27,7 @@ impl Counter {
     }
 }
 
-/// A signal, and how often the task that it wakes is woken. The task registers once.
+/// Returns a signal, and a counter of its wake-ups. The task registers once.
 fn signal() -> (Arc<Signal>, Arc<Counter>) {
     let (signal, counter) = (Arc::<Signal>::default(), Arc::<Counter>::default());
     signal.register(&Waker::from(Arc::clone(&counter)));
@@ -35,7 +35,7 @@ fn signal() -> (Arc<Signal>, Arc<Counter>) {
 }
 
 #[test]
-fn first_of_call_and_thread_decides() {
+fn call_or_thread_decides_whichever_is_first() {
     let (signal, woken) = signal();
     let mut wakes = Wakes::default();
 
@@ -58,11 +58,11 @@ fn first_of_call_and_thread_decides() {
     acknowledger.failed(&mut wakes);
     assert!(waiter.is_decided());
     assert_eq!(call.now_or_never(), Some(Err(AuditUnavailable)));
-    assert_eq!(woken.count(), 0, "nobody is woken before the end of the batch");
+    assert_eq!(woken.count(), 0, "no task is woken before the end of the batch");
 }
 
 #[test]
-fn call_that_gives_up_while_its_line_is_written_is_decided_once() {
+fn race_between_giving_up_and_writing_is_decided_once() {
     let signal = Arc::default();
     for _ in 0..2000 {
         let (acknowledger, call, waiter) = acknowledgement(&signal);
@@ -103,7 +103,7 @@ fn batch_wakes_each_task_once_even_if_the_thread_panics() {
 }
 
 #[test]
-fn line_that_is_dropped_fails_and_wakes_unless_its_call_is_gone() {
+fn dropped_line_fails_and_wakes_its_call_if_it_still_waits() {
     let (signal, woken) = signal();
     let (acknowledger, call, _waiter) = acknowledgement(&signal);
     drop(acknowledger);

@@ -31,7 +31,7 @@ impl Wake for Counter {
     }
 }
 
-/// Records when it is woken among others.
+/// Records the order of wake-ups.
 struct Recorder(usize, Arc<Mutex<Vec<usize>>>);
 
 impl Wake for Recorder {
@@ -40,7 +40,7 @@ impl Wake for Recorder {
     }
 }
 
-/// A hand-over whose task is polled by the test, and the messages that the thread would receive.
+/// A hand-over whose task the test polls, and the messages that the thread would receive.
 struct Fixture {
     handover: Arc<Handover>,
     driver: Driver,
@@ -49,7 +49,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Its task was polled once.
+    /// Polls the task once.
     fn new() -> Self {
         let (writer, inbox) = Writer::new(1000, &Metrics::new());
         let (handover, driver) = Handover::new(writer);
@@ -77,7 +77,7 @@ impl Fixture {
         self.handover.submit_awaited(text.to_owned()).expect("the task runs")
     }
 
-    /// The messages that have arrived: the texts of their lines.
+    /// Returns the texts of the lines of each message.
     fn messages(&self) -> Vec<Vec<String>> {
         self.arrived().map(|lines| lines.iter().map(text).collect()).collect()
     }
@@ -89,7 +89,7 @@ impl Fixture {
         })
     }
 
-    /// The lines that have arrived.
+    /// Returns the lines that have arrived.
     fn lines(&self) -> Vec<Line> {
         self.arrived().flatten().collect()
     }
@@ -106,7 +106,7 @@ fn text(line: &Line) -> String {
 }
 
 #[tokio::test]
-async fn lines_of_a_turn_are_one_message_and_one_wake_up() {
+async fn lines_of_a_turn_are_sent_as_one_message_with_one_wake_up() {
     let mut fixture = Fixture::new();
     for turn in 1..=3 {
         let first = fixture.submit_awaited("a");
@@ -116,7 +116,7 @@ async fn lines_of_a_turn_are_one_message_and_one_wake_up() {
         assert!(fixture.messages().is_empty(), "nothing is sent before the end of the turn");
         assert_eq!(fixture.poll(), Poll::Pending);
         assert_eq!(fixture.messages(), [["a", "b", "c"]]);
-        // Their lines were dropped just now, which wakes the task.
+        // Dropping their lines has woken the task.
         assert_eq!(fixture.poll(), Poll::Pending);
         assert_eq!(first.now_or_never(), Some(Err(AuditUnavailable)));
         assert_eq!(third.now_or_never(), Some(Err(AuditUnavailable)));
@@ -125,7 +125,7 @@ async fn lines_of_a_turn_are_one_message_and_one_wake_up() {
 }
 
 #[tokio::test]
-async fn batch_that_is_decided_wakes_the_task_once_and_its_calls_in_order() {
+async fn decided_batch_wakes_the_task_once_and_its_calls_in_order() {
     let mut fixture = Fixture::new();
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut calls: Vec<_> = (0..5).map(|_| fixture.submit_awaited("x")).collect();
@@ -133,7 +133,7 @@ async fn batch_that_is_decided_wakes_the_task_once_and_its_calls_in_order() {
         let waker = Waker::from(Arc::new(Recorder(number, Arc::clone(&order))));
         assert!(call.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
     }
-    // The second one is dropped, as when its caller disconnects.
+    // The second one is dropped, as if its caller disconnected.
     drop(calls.remove(1));
     assert_eq!(fixture.poll(), Poll::Pending);
     let before = fixture.woken();
@@ -161,7 +161,7 @@ async fn batch_that_is_decided_wakes_the_task_once_and_its_calls_in_order() {
 }
 
 #[tokio::test]
-async fn flush_sends_lines_in_the_middle_of_a_turn_and_each_once() {
+async fn flush_in_the_middle_of_a_turn_sends_each_line_once() {
     let mut fixture = Fixture::new();
     fixture.submit("a");
     let call = fixture.submit_awaited("b");
@@ -181,7 +181,7 @@ async fn flush_sends_lines_in_the_middle_of_a_turn_and_each_once() {
 }
 
 #[tokio::test]
-async fn task_that_ends_sends_its_lines_and_leaves_nobody_waiting() {
+async fn ending_task_sends_its_lines_and_leaves_no_call_waiting() {
     let mut fixture = Fixture::new();
     let sent = fixture.submit_awaited("sent");
     assert_eq!(fixture.poll(), Poll::Pending);
@@ -205,14 +205,14 @@ async fn task_that_ends_sends_its_lines_and_leaves_nobody_waiting() {
     let fates: Vec<_> = lines.into_iter().map(|line| line.finish(&mut Wakes::default())).collect();
     let as_expected =
         matches!(fates[..], [Fate::Repeat(_), Fate::Repeat(_), Fate::Unawaited, Fate::Unawaited]);
-    assert!(as_expected, "calls that are gone have a late record");
+    assert!(as_expected, "calls that have given up get a late record");
 }
 
 #[tokio::test]
-async fn hand_over_that_is_dropped_sends_its_lines_and_ends_its_task() {
+async fn dropped_hand_over_sends_its_lines_and_ends_its_task() {
     let Fixture { handover, driver, woken, .. } = Fixture::new();
     drop(handover);
-    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "to end");
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "woken to end");
     assert_eq!(driver.now_or_never(), Some(()));
 
     let fixture = Fixture::new();
@@ -222,7 +222,7 @@ async fn hand_over_that_is_dropped_sends_its_lines_and_ends_its_task() {
     assert_eq!(driver.now_or_never(), Some(()));
     let Ok(Message::Lines(lines)) = inbox.try_recv() else { panic!("no line") };
     assert_eq!(text(&lines[0]), "last");
-    assert!(inbox.recv().is_err(), "nothing keeps the thread any more");
+    assert!(inbox.recv().is_err(), "no sender keeps the thread running");
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn calls_fail_at_once_when_the_thread_has_stopped() {
     assert!(!writer.availability().is_unavailable(), "the thread itself reports that");
     let later = submit();
     writer.take_place(AuditClass::Refused, 3).expect("a place");
-    let refused = Line::unawaited("{".to_owned(), AuditClass::Refused).of_calls(3);
+    let refused = Line::unawaited("{".to_owned(), AuditClass::Refused).for_calls(3);
     handover.submit(refused).expect("not known yet");
     assert_eq!(poll(), Poll::Pending);
     assert_eq!(later.now_or_never(), Some(Err(AuditUnavailable)));
@@ -257,7 +257,7 @@ async fn calls_fail_at_once_when_the_thread_has_stopped() {
     assert!(shown.contains(r#"ott_gateway_audit_records_pending{class="refused"} 0"#), "{shown}");
 }
 
-/// A task that runs, on a clock that only the test moves.
+/// A running task, on a clock that only the test advances.
 struct Timed {
     writer: Writer,
     handover: Arc<Handover>,
@@ -285,7 +285,7 @@ impl Timed {
         *self.writer.availability().subscribe().borrow()
     }
 
-    /// Moves the clock, and lets all tasks that are ready run.
+    /// Advances the clock, and runs all tasks that are ready.
     async fn advance(&self, by: Duration) {
         tokio::time::advance(by).await;
         for _ in 0..10 {
@@ -303,7 +303,7 @@ async fn sink_is_checked_once_a_call_has_waited_for_one_write() {
     timed.advance(MAX_WRITE.saturating_sub(MS)).await;
     assert_eq!(timed.standing(), Standing::Available);
     timed.advance(2 * MS).await;
-    assert_eq!(timed.standing(), Standing::Unavailable, "noticed without another call");
+    assert_eq!(timed.standing(), Standing::Unavailable, "detected without another call");
     assert!(!early.is_finished(), "its record may still be written");
     assert!(timed.writer.availability().take_distrust());
 }
@@ -323,9 +323,9 @@ async fn each_call_gives_up_at_its_own_limit_unless_its_line_is_written_before()
     assert!(first.is_finished());
     assert_eq!(first.await.expect("no panic"), Err(AuditUnavailable));
     assert_eq!(timed.standing(), Standing::Unavailable);
-    assert!(timed.writer.availability().take_distrust(), "the thread has to see a good write first");
+    assert!(timed.writer.availability().take_distrust(), "a write must succeed in time first");
 
-    // The others wait on. The line of the second one is written just in time.
+    // The others keep waiting. The line of the second one is written just in time.
     timed.advance(1990 * MS).await;
     let (mut lines, mut is_woken) = (Vec::new(), false);
     for message in timed.inbox.try_iter() {
@@ -369,7 +369,7 @@ async fn all_calls_of_a_worker_share_one_timer() {
         assert!(call.is_finished(), "the task was woken");
         assert_eq!(call.await.expect("no panic"), Ok(()));
     }
-    // What is left of them does not keep a later call from its own times.
+    // They do not affect the limits of a later call.
     let last = timed.call();
     timed.advance(RECORD_LIMIT.saturating_sub(MS)).await;
     assert!(!last.is_finished());
@@ -394,7 +394,7 @@ async fn runtime_has_one_hand_over_at_a_time() {
     assert!(!Arc::ptr_eq(&own, &other));
     assert!(!other.turn().is_driven, "its runtime has ended");
     assert!(Arc::ptr_eq(&own, &handovers.of_this_runtime(&writer).expect("a runtime")));
-    assert_eq!(handovers.all().len(), 1, "the other one is forgotten");
+    assert_eq!(handovers.all().len(), 1, "the other one is removed");
     let outside = std::thread::scope(|scope| {
         scope.spawn(|| handovers.of_this_runtime(&writer).is_none()).join().expect("no panic")
     });

@@ -1,7 +1,7 @@
-//! A JSON object that is written member by member, at the cost of one allocation.
+//! A JSON object that is written member by member, with one allocation.
 //!
-//! The text is the same, byte for byte, as that of `serde_json` with [`PrintableJson`], which also
-//! escapes every string that needs it.
+//! The text is byte for byte that of `serde_json` with [`PrintableJson`], which also escapes every
+//! string that needs it.
 
 use std::{fmt::Write, net::IpAddr, time::SystemTime};
 
@@ -35,7 +35,7 @@ impl Object {
         self.0
     }
 
-    /// Adds a string. `name` comes from [`name!`], as in all that follow.
+    /// Adds a string. `name` must come from [`name!`], as in all methods below.
     pub(super) fn string(&mut self, name: &str, value: &str) {
         self.0.push_str(name);
         self.push_string(value);
@@ -144,8 +144,8 @@ impl Object {
     }
 }
 
-/// Whether the text is the same inside a JSON string. Compares all bytes, because the compiler
-/// makes that a few instructions for many bytes.
+/// Returns whether the text needs no escaping inside a JSON string. Checks all bytes without an
+/// early exit, because the compiler vectorizes that.
 fn is_plain(text: &str) -> bool {
     let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
     text.bytes().fold(true, |so_far, byte| so_far & is_plain(byte))
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// What `serde_json` writes.
+    /// Returns what `serde_json` writes.
     fn reference(value: &impl Serialize) -> String {
         let mut bytes = Vec::new();
         value.serialize(&mut Serializer::with_formatter(&mut bytes, PrintableJson)).expect("JSON");
@@ -172,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_value_is_written_as_serde_json_does(
+        fn each_value_is_written_as_by_serde_json(
             text in prop_oneof![any::<String>(), "[ -~]{0,40}", "[a-z\"\\\\\u{7f}\u{202e}é]{0,20}"],
             number in any::<u32>(),
             small in 0..100_000_u32,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_that_has_to_be_escaped_is() {
+    fn every_character_that_needs_escaping_is_escaped() {
         for character in (0..=0x2100).filter_map(char::from_u32) {
             let text = character.to_string();
             assert_eq!(written(|object| object.string("", &text)), reference(&text), "{text:?}");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_null() {
+    fn missing_value_is_null() {
         let object = written(|object| {
             object.optional(name!("a"), None);
             object.number(name!("b"), None);

@@ -1,4 +1,4 @@
-//! Refused calls that have no record of their own: one record for many.
+//! One record for many refused calls that have no record of their own.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -63,41 +63,41 @@ impl RefusedCalls {
         self.last = now;
         *self.reasons.entry(reason(call, ending).unwrap_or("none")).or_default() += 1;
         if let Some(peer) = call.peer() {
-            example(&mut self.peers, &peer.ip().to_canonical(), IpAddr::eq, IpAddr::clone);
+            keep_example(&mut self.peers, &peer.ip().to_canonical(), IpAddr::eq, IpAddr::clone);
         }
         if let Some((caller, _)) = call.caller() {
-            example(&mut self.callers, caller, Arc::eq, Arc::clone);
+            keep_example(&mut self.callers, caller, Arc::eq, Arc::clone);
         }
         if let Some(user) = user_of(call) {
             let is_same = |known: &(_, String, bool), user: &User<'_>| {
                 (known.0, &*known.1, known.2) == (user.kind, user.value, user.unvalidated)
             };
-            example(&mut self.users, &user, is_same, |user| {
+            keep_example(&mut self.users, &user, is_same, |user| {
                 (user.kind, user.value.to_owned(), user.unvalidated)
             });
         }
     }
 
-    /// Whether another user would be kept, so that decoding a message is worth its cost.
+    /// Returns whether another user would be kept, so that decoding a message is worth its cost.
     #[must_use]
     pub const fn wants_users(&self) -> bool {
-        // Also bounded by calls: a flood that names one user is decoded no more often.
+        // Also bounded by the number of calls, so that a flood that names one user is not decoded.
         self.users.len() < EXAMPLES && self.count < 4 * EXAMPLES as u64
     }
 
-    /// By what the calls are counted together.
+    /// Returns the property by which the calls are grouped.
     #[must_use]
     pub const fn counted_by(&self) -> CountedBy {
         self.counted_by
     }
 
-    /// Number of calls.
+    /// Returns the number of calls.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Number of calls by reason, most frequent first, for the log.
+    /// Returns the number of calls by reason, most frequent first, for the log.
     #[must_use]
     pub fn reasons(&self) -> String {
         let mut reasons: Vec<_> = self.reasons.iter().collect();
@@ -107,20 +107,20 @@ impl RefusedCalls {
         reasons.join(" ")
     }
 
-    /// Addresses of peers, as examples.
+    /// Returns examples of peer addresses.
     #[must_use]
     pub fn peers(&self) -> &[IpAddr] {
         &self.peers
     }
 
-    /// Names of callers, as examples.
+    /// Returns examples of caller names.
     #[must_use]
     pub fn callers(&self) -> &[Arc<str>] {
         &self.callers
     }
 }
 
-fn example<T, K: ?Sized>(
+fn keep_example<T, K: ?Sized>(
     examples: &mut Vec<T>,
     seen: &K,
     is_same: impl Fn(&T, &K) -> bool,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_record_stays_small_whatever_is_counted() {
+    async fn size_of_a_record_is_bounded() {
         let clock = WallClock::following_monotonic();
         let mut calls = RefusedCalls::new(CountedBy::Others, clock.now());
         for number in 0..=255 {

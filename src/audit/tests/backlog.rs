@@ -1,4 +1,4 @@
-//! Lines in a file whose writes are short, fail, or are lost again.
+//! Lines in a file whose writes are short, fail, or are lost afterwards.
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -9,18 +9,17 @@ use crate::{
     telemetry::metrics::AuditClass,
 };
 
-/// What happens next.
+/// One step of a test case.
 #[derive(Clone, Debug)]
 enum Step {
     /// A line of an allowed call, which waits for it, or of a refused one.
     Line(AuditClass),
-    /// A write of this part of the batch, in per cent, after which the disk kept what was
-    /// written or may not have.
+    /// A write of this part of the batch, in per cent. `synced`: whether the data is known to be on
+    /// the disk.
     Write { part: usize, synced: bool },
     /// The write is not repeated.
     GiveUp,
-    /// Another process appends a line of its own, only half of it if that follows half of
-    /// ours.
+    /// Another process appends a line, or a partial line if ours is partial.
     Foreign,
     /// The file is renamed, and opened again.
     Rotate,
@@ -39,7 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..60)
 }
 
-/// The thread's part of a write.
+/// Does the part of a write that the thread does.
 fn write(backlog: &mut Backlog, output: &mut sink::Output, part: usize, synced: bool) {
     output.ready().expect("it opens");
     backlog.resume(output, false);
@@ -57,7 +56,7 @@ fn write(backlog: &mut Backlog, output: &mut sink::Output, part: usize, synced: 
 }
 
 #[test]
-fn line_that_the_disk_may_have_lost_is_written_again_before_it_is_confirmed() {
+fn line_that_was_not_synced_is_written_again_before_it_is_confirmed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let output = Sink::File(path.clone()).open(true, &Metrics::new());
@@ -66,7 +65,7 @@ fn line_that_the_disk_may_have_lost_is_written_again_before_it_is_confirmed() {
     let (ack, mut written, _waiter) = acknowledgement(&Arc::default());
     backlog.push(Line::awaited("{\"event\":\"call\"".to_owned(), ack));
     write(&mut backlog, &mut output, 100, false);
-    assert_eq!((&mut written).now_or_never(), None, "its call waits on");
+    assert_eq!((&mut written).now_or_never(), None, "its call keeps waiting");
     write(&mut backlog, &mut output, 100, true);
     assert_eq!(written.now_or_never(), Some(Ok(())));
     assert!(backlog.is_empty());
@@ -77,7 +76,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_line_is_whole_and_confirmed_only_when_it_is_there(steps in steps()) {
+    fn each_line_is_whole_and_confirmed_only_when_written(steps in steps()) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         let sink = Sink::File(path.clone());
@@ -101,7 +100,7 @@ proptest! {
                 Step::Foreign => {
                     let mut other = OpenOptions::new().append(true).open(&path).expect("it opens");
                     let line = b"\"of another process\"\n";
-                    // The torn line may be in a file that was rotated since.
+                    // The partial line may be in a file that was rotated away.
                     let is_torn = backlog.is_torn()
                         && fs::read(&path).expect("bytes").last().is_some_and(|last| *last != b'\n');
                     let length = if is_torn { line.len() / 2 } else { line.len() };
@@ -129,7 +128,7 @@ proptest! {
                         let id = record["request_id"].as_str().expect("an id").to_owned();
                         whole.push((id, record["late"] == true));
                     }
-                    // A half line stands alone, or before a line of the other process.
+                    // A partial line is alone, or before a line of the other process.
                     _ => prop_assert!(starts <= 1 && !line.ends_with('}'), "{}", line),
                 }
             }
@@ -138,7 +137,7 @@ proptest! {
             let copies: Vec<bool> =
                 whole.iter().filter(|(other, _)| *other == id.to_string()).map(|(_, late)| *late).collect();
             prop_assert!(!copies.is_empty(), "{} is lost", id);
-            // The call went on without its line: it is late, or was taken back.
+            // The call continued without its line, so there must be a late line.
             if class == AuditClass::Allowed && written.now_or_never() != Some(Ok(())) {
                 prop_assert!(copies.contains(&true), "{} was not delivered", id);
             }

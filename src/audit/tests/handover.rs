@@ -1,4 +1,4 @@
-//! Workers that hand over their lines in batches, with a thread that writes.
+//! Workers that hand over lines in batches to a real writer thread.
 
 use std::thread;
 
@@ -22,7 +22,7 @@ fn writes(metrics: &Metrics) -> u64 {
 }
 
 #[tokio::test]
-async fn records_of_one_turn_are_one_write() {
+async fn records_of_one_turn_are_written_together() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let metrics = Metrics::new();
@@ -40,13 +40,13 @@ async fn records_of_one_turn_are_one_write() {
     }
 }
 
-/// The clocks of the workers stand still: no call stops waiting because of the time.
+/// The clocks of the workers do not advance: no call stops waiting because of its limit.
 #[tokio::test]
 async fn calls_of_all_workers_fail_at_once_when_the_thread_dies() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let (audit, mut pipe, filled) = started_then_full(&Metrics::new(), &path).await;
-    // No call waits for this line, so it blocks the thread for as long as nobody reads.
+    // No call waits for this line, so it blocks the thread until the pipe is read.
     audit.correct_record(&call(), OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
     let workers: Vec<_> = (0..3)
@@ -68,7 +68,7 @@ async fn calls_of_all_workers_fail_at_once_when_the_thread_dies() {
     })
     .await;
     audit.0.as_ref().expect("it is on").writer.panic();
-    // The write that blocks the thread ends.
+    // Reading ends the write that blocks the thread.
     assert!(read_available(&mut pipe).len() >= filled);
     until("no call waits", || workers.iter().all(thread::JoinHandle::is_finished)).await;
     for worker in workers {
@@ -92,7 +92,7 @@ async fn flush_covers_lines_that_workers_have_not_sent() {
                 audit.correct_record(&first, Ending::Cancelled);
                 audit
             });
-            // Nothing runs on this runtime any more, which has not ended either.
+            // This runtime is not polled any more, but is not dropped either.
             audit.correct_record(&last, Ending::Cancelled);
             (runtime, audit)
         }
@@ -103,7 +103,7 @@ async fn flush_covers_lines_that_workers_have_not_sent() {
     let expected = [&first, &last].map(|call| call.request_id().to_string());
     assert_eq!(ids(&lines_of(&path), true), expected);
 
-    // A worker that ends with lines in its batch, and drops calls afterwards.
+    // The worker ends with unsent lines, and more lines are handed over afterwards.
     let after = [call(), call()];
     on_worker.correct_record(&after[0], Ending::Cancelled);
     runtime.shutdown_background();
@@ -115,7 +115,7 @@ async fn flush_covers_lines_that_workers_have_not_sent() {
 }
 
 #[tokio::test]
-async fn call_on_a_worker_that_has_ended_still_gets_its_record() {
+async fn call_on_a_stopped_worker_still_gets_its_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let audit = started(&path);
@@ -130,7 +130,7 @@ async fn call_on_a_worker_that_has_ended_still_gets_its_record() {
 }
 
 #[tokio::test]
-async fn call_that_is_dropped_while_its_line_waits_has_one_late_record() {
+async fn call_dropped_while_its_line_is_pending_has_one_late_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let audit = started(&path);
@@ -145,7 +145,7 @@ async fn call_that_is_dropped_while_its_line_waits_has_one_late_record() {
 }
 
 #[tokio::test]
-async fn removed_file_is_noticed_after_the_interval_and_replaced() {
+async fn removed_file_is_detected_after_the_interval_and_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: false };
@@ -154,7 +154,7 @@ async fn removed_file_is_noticed_after_the_interval_and_replaced() {
     for is_removed in [true, false] {
         audit.record(&call(), OK).await.expect("it is written");
         if is_removed {
-            fs::remove_file(&path).expect("it goes");
+            fs::remove_file(&path).expect("it is removed");
         } else {
             fs::rename(&path, folder.path().join("audit.1")).expect("it renames");
         }
@@ -167,7 +167,7 @@ async fn removed_file_is_noticed_after_the_interval_and_replaced() {
         let last = call();
         audit.record(&last, OK).await.expect("it is written");
         assert_eq!(ids(&lines_of(&path), false).last(), Some(&last.request_id().to_string().as_str()));
-        // Records go to the new file from the first one in it on, and none is late.
+        // No record in the new file is late.
         assert_eq!(ids(&lines_of(&path), true).len(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Lines that show whether the sink is available.
+//! Probes that show whether the sink is available.
 
 use super::*;
 
@@ -10,13 +10,13 @@ fn probe(cause: &str, late: bool) -> (String, bool) {
     (cause.to_owned(), late)
 }
 
-/// Waits until the sink may be used, as a call does before it sends anything.
+/// Waits until the sink may be used, like a call before it sends anything.
 async fn expect_record(audit: &Audit) {
-    timeout(PATIENCE, audit.expect_record()).await.expect("soon").expect("the sink is available");
+    timeout(PATIENCE, audit.expect_record()).await.expect("it returns").expect("the sink is available");
 }
 
 #[tokio::test]
-async fn call_is_sent_after_the_first_write_and_only_a_new_file_takes_another() {
+async fn calls_wait_for_a_probe_at_start_and_after_a_new_file_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, moved) = (folder.path().join("audit.jsonl"), folder.path().join("audit.1"));
     for fsync in [false, true] {
@@ -38,18 +38,18 @@ async fn call_is_sent_after_the_first_write_and_only_a_new_file_takes_another() 
         audit.flush(PATIENCE).await.expect("it flushes");
         audit.record(&call(), OK).await.expect("it is written");
         assert_eq!(probes_in(&path).len(), 1);
-        // Another one, opened without a call.
+        // Another file, opened without a call.
         fs::rename(&path, &moved).expect("it renames");
         audit.reopen();
         audit.flush(PATIENCE).await.expect("it flushes");
         assert_eq!(probes_in(&path), [probe("new_file", false)]);
-        // The record of a call shows the same.
+        // The record of a call replaces the probe.
         fs::rename(&path, &moved).expect("it renames");
         audit.record(&call(), OK).await.expect("it is written");
         assert_eq!(probes_in(&path), []);
         let written = r#"ott_gateway_audit_records_total{result="ok",sink="file"} 2"#;
         assert!(metrics.render().contains(written), "probes are not counted: {}", metrics.render());
-        fs::remove_file(&path).expect("it goes");
+        fs::remove_file(&path).expect("it is removed");
     }
 }
 
@@ -66,9 +66,9 @@ async fn first_calls_after_a_pause_wait_for_one_probe() {
     assert_eq!(probes_in(&path).len(), 2);
 }
 
-/// Its line is not synced, which may take longer.
+/// Its line is not synced, so it does not show how long a sync takes.
 #[tokio::test]
-async fn record_of_a_refused_call_does_not_show_that_the_sink_is_available() {
+async fn record_of_a_refused_call_does_not_replace_a_probe() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     let audit = started(&path);
@@ -87,7 +87,7 @@ async fn record_of_a_refused_call_does_not_show_that_the_sink_is_available() {
 }
 
 #[tokio::test]
-async fn first_write_that_fails_refuses_calls_before_they_are_sent() {
+async fn failed_first_write_refuses_calls_before_anything_is_sent() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink("/dev/full", &path).expect("a link");
@@ -95,7 +95,7 @@ async fn first_write_that_fails_refuses_calls_before_they_are_sent() {
     assert!(!audit.is_unavailable(), "not known yet");
     assert_eq!(audit.expect_record().await, Err(AuditUnavailable));
     assert_eq!(audit.expect_record().await, Err(AuditUnavailable));
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
     expect_record(&audit).await;

@@ -1,5 +1,4 @@
-//! What refused calls can do to records of allowed ones, and what becomes of records that
-//! are too many.
+//! Effect of refused calls on records of allowed calls, and records beyond the bounds.
 
 use std::time::SystemTime;
 
@@ -34,7 +33,7 @@ fn value(metrics: &Metrics, name: &str) -> u64 {
     line.trim().parse().expect("a whole number")
 }
 
-/// Whether a thread of this process is inside a system call on that file.
+/// Returns whether a thread of this process is inside a system call on that file.
 pub(super) fn is_blocked_on(path: &Path) -> bool {
     let threads = fs::read_dir("/proc/self/task").expect("the threads of this process");
     threads.flatten().any(|thread| {
@@ -51,10 +50,10 @@ pub(super) async fn until(what: &str, reached: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, reaching).await.unwrap_or_else(|_| panic!("never: {what}"));
+    timeout(PATIENCE, reaching).await.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
-/// Reads the pipe until the work is done, and then what is left.
+/// Reads the pipe until the work is done, and then the rest.
 async fn reading<T>(pipe: &mut fs::File, text: &mut String, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let result = loop {
@@ -70,15 +69,15 @@ async fn reading<T>(pipe: &mut fs::File, text: &mut String, work: impl Future<Ou
 }
 
 #[tokio::test]
-async fn flood_of_refused_calls_during_a_blocked_write_costs_no_record_of_an_allowed_call() {
+async fn flood_of_refused_calls_during_a_blocked_write_loses_no_record_of_an_allowed_call() {
     let until = clock::now() + PATIENCE;
-    // On a busy machine the write is blocked for longer than the sink may take.
+    // On a busy machine the write may be blocked for longer than the limit.
     while !flood_during_a_blocked_write().await {
         assert!(clock::now() < until, "the machine is too slow for this test");
     }
 }
 
-/// Returns whether it took less time than a write may take. Otherwise, calls are rightly refused.
+/// Returns false if it took longer than a write may take, because calls are then refused correctly.
 async fn flood_during_a_blocked_write() -> bool {
     const FLOOD: usize = REFUSED + 100;
     const ALLOWED: usize = 500;
@@ -90,7 +89,7 @@ async fn flood_during_a_blocked_write() -> bool {
     let now = SystemTime::UNIX_EPOCH;
     let mut flood: Vec<String> = (0..FLOOD).map(|_| record::of_call(&refused_call(), DENIED, now)).collect();
     let started = audit.0.as_ref().expect("it is on");
-    // No call waits for this line, so it blocks the thread for as long as nobody reads.
+    // No call waits for this line, so it blocks the thread until the pipe is read.
     let first = call();
     let began = clock::now();
     audit.correct_record(&first, OK);
@@ -113,7 +112,7 @@ async fn flood_during_a_blocked_write() -> bool {
     }
     assert!(results.iter().all(Result::is_ok), "no allowed call fails");
     flushed.expect("it flushes");
-    assert!(!standing.has_changed().expect("the audit lives"), "the sink was available all the time");
+    assert!(!standing.has_changed().expect("the audit lives"), "the sink stayed available");
 
     let lines = parsed(&text[filled..]);
     assert_eq!(ids(&lines, true), [first.request_id().to_string()]);
@@ -135,7 +134,7 @@ async fn flood_during_a_blocked_write() -> bool {
 }
 
 #[tokio::test]
-async fn refused_calls_leave_room_in_a_pipe_that_nobody_reads() {
+async fn refused_calls_leave_room_in_an_unread_pipe() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let mut pipe = pipe(&path);
@@ -159,7 +158,7 @@ async fn refused_calls_leave_room_in_a_pipe_that_nobody_reads() {
 }
 
 #[tokio::test]
-async fn record_longer_than_the_room_for_refused_calls_gets_into_an_empty_pipe() {
+async fn record_longer_than_the_room_for_refused_calls_is_written_to_an_empty_pipe() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let mut pipe = pipe(&path);
@@ -180,7 +179,7 @@ async fn record_longer_than_the_room_for_refused_calls_gets_into_an_empty_pipe()
 }
 
 #[tokio::test]
-async fn refused_calls_of_a_sink_that_fails_are_kept_and_written_late() {
+async fn records_of_refused_calls_are_kept_during_an_outage_and_written_late() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink("/dev/full", &path).expect("a link");
@@ -189,13 +188,13 @@ async fn refused_calls_of_a_sink_that_fails_are_kept_and_written_late() {
     let allowed = call();
     assert_eq!(audit.record(&allowed, OK).await, Err(AuditUnavailable));
     refuse(&audit, REFUSED - 1);
-    let turned_away = Ending::Failed(FailureCode::Unavailable, Reason::AuditUnavailable);
-    assert_eq!(audit.record(&refused_call(), turned_away).await, Err(AuditUnavailable));
+    let refused_by_audit = Ending::Failed(FailureCode::Unavailable, Reason::AuditUnavailable);
+    assert_eq!(audit.record(&refused_call(), refused_by_audit).await, Err(AuditUnavailable));
     refuse(&audit, 10);
     let failed = r#"ott_gateway_audit_records_total{result="failed",sink="file"}"#;
     assert_eq!(value(&metrics, failed), 2, "calls that failed because of the audit, and no others");
 
-    fs::remove_file(&path).expect("it goes");
+    fs::remove_file(&path).expect("it is removed");
     symlink(&good, &path).expect("a link");
     recovery(&audit).await;
     audit.flush(PATIENCE).await.expect("it flushes");
@@ -213,7 +212,7 @@ async fn lost_records_are_reported_without_another_call() {
     audit.correct_record(&call(), OK);
     until("the thread is blocked in its write", || is_blocked_on(&path)).await;
     refuse(&audit, REFUSED + 7);
-    // One line that stands for three calls.
+    // One line that represents three calls.
     let mut summary = RefusedCalls::new(CountedBy::Others, SystemTime::UNIX_EPOCH);
     for _ in 0..3 {
         summary.add(&refused_call(), DENIED, SystemTime::UNIX_EPOCH);
@@ -231,11 +230,11 @@ async fn lost_records_are_reported_without_another_call() {
 }
 
 #[tokio::test]
-async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
+async fn panic_of_the_thread_is_reported_at_once_with_its_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     let mut pipe = pipe(&path);
-    let audit = started_on_no_worker(&Metrics::new(), &path);
+    let audit = started_off_worker(&Metrics::new(), &path);
     let filled = fill_once_proven(&audit, &mut pipe).await;
     let mut standing = standing(&audit);
     let started = audit.0.as_ref().expect("it is on");
@@ -249,7 +248,7 @@ async fn thread_that_panics_is_reported_at_once_and_by_its_name() {
     timeout(PATIENCE, standing.wait_for(|now| *now == Standing::Unavailable))
         .await
         .expect("no call is needed")
-        .expect("it lives");
+        .expect("the audit log runs");
     assert_eq!(record.await, Err(AuditUnavailable));
 
     // The sink is unavailable before the thread has dropped all lines.

@@ -1,17 +1,17 @@
-//! Files that end in half a line, because of a crash or a full disk.
+//! Files that end in a partial line, because of a crash or a full disk.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Writes one record to the file, as a new process would, and returns its request id.
+/// Writes one record to the file, like a new process, and returns its request id.
 async fn append(path: &Path) -> String {
     let (audit, call) = (started(path), call());
     audit.record(&call, OK).await.expect("it is written");
     call.request_id().to_string()
 }
 
-/// Asserts that the file has the content that was there, and one line on its own after it.
+/// Asserts that the file has its previous content, followed by one separate line.
 fn assert_appended(path: &Path, before: &[u8], id: &str) {
     let after = fs::read(path).expect("the file is there");
     let added = after.strip_prefix(before).expect("nothing that was there is changed");
@@ -40,12 +40,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_record_is_joined_to_what_was_there_before(content in contents(), rotated in any::<bool>()) {
+    fn no_record_is_joined_to_existing_content(content in contents(), rotated in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("audit.jsonl");
         if rotated {
-            // Another file takes its place while the gateway runs.
+            // Another file replaces it while the gateway runs.
             runtime.block_on(async {
                 let (audit, first, second) = (started(&path), call(), call());
                 audit.record(&first, OK).await.expect("it is written");
@@ -64,7 +64,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn only_the_first_record_ends_the_line_that_was_there() {
+async fn only_the_first_record_ends_the_partial_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     fs::write(&path, "half a li").expect("it is written");
@@ -81,7 +81,7 @@ async fn only_the_first_record_ends_the_line_that_was_there() {
 }
 
 #[tokio::test]
-async fn line_is_ended_by_the_record_of_a_refused_call_too() {
+async fn record_of_a_refused_call_also_ends_the_partial_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     fs::write(&path, "half a li").expect("it is written");

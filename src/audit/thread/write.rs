@@ -1,4 +1,4 @@
-//! One write: what goes into it, how it is repeated, and what it shows of the sink.
+//! One write: its content, its repetition, and its effect on the availability of the sink.
 
 use std::{io, thread, time::Duration};
 
@@ -16,8 +16,8 @@ use crate::{
     telemetry::metrics::{AuditClass, AuditFault, AuditSink, Metrics, RecordResult},
 };
 
-/// Time within which a failed write is repeated, from its beginning, before it counts as
-/// failed. Calls wait that long.
+/// Time for which a failing write is repeated, from its beginning, before it counts as failed.
+/// Calls wait for it.
 const REPEAT_LIMIT: Duration = Duration::from_secs(1);
 /// Pause before a failed write is repeated; each further pause is twice as long.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -32,15 +32,14 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// Time over which lost records are counted before a line reports them.
 const LOST_PERIOD: Duration = Duration::from_secs(1);
 
-/// What a write that succeeded has written.
+/// Result of a successful write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Written {
     /// Nothing, which shows nothing about the sink.
     Nothing,
-    /// Lines of refused calls only, which were not synced: lines of allowed calls may take
-    /// longer.
+    /// Lines of refused calls only, which are not synced: lines of allowed calls may take longer.
     Unsynced,
-    /// What calls wait for, with its sync if that is configured.
+    /// Lines of allowed calls, synced if that is configured.
     Synced,
 }
 
@@ -51,7 +50,7 @@ impl Thread {
         let started = clock::now();
         self.write_probe_if_due(started);
         self.shared.availability.begin(started);
-        let result = self.write_patiently(started);
+        let result = self.write_with_repeats(started);
         let now = clock::now();
         let took = now.saturating_duration_since(started);
         if !matches!(result, Ok(Written::Nothing)) {
@@ -84,7 +83,7 @@ impl Thread {
         self.judge.failed(now);
         self.retry_at = Some(now + RETRY);
         self.probe = None;
-        // Published before calls stop waiting, so that none of them starts another.
+        // Published before waiting calls fail, so that no new call starts.
         if self.output.is_closed_by(error) {
             self.shared.availability.set_closed(error);
         } else {
@@ -94,7 +93,7 @@ impl Thread {
         self.wakes.send();
     }
 
-    /// Adds a probe if it is time for one.
+    /// Adds a probe if one is due.
     fn write_probe_if_due(&mut self, now: Instant) {
         if self.retry_at.is_some() {
             self.write_probe(ProbeCause::Outage);
@@ -103,7 +102,7 @@ impl Thread {
         }
     }
 
-    /// Adds a probe, unless a line of an allowed call shows the same.
+    /// Adds a probe, unless a pending line of an allowed call replaces it.
     fn write_probe(&mut self, cause: ProbeCause) {
         if self.backlog.has_no_allowed() && !self.is_last_turn {
             let text = record::of_probe(cause, self.clock.now());
@@ -111,9 +110,9 @@ impl Thread {
         }
     }
 
-    /// Writes one batch. If that fails while the sink is not known to fail, repeats it for
-    /// [`REPEAT_LIMIT`], which calls wait in any case.
-    fn write_patiently(&mut self, started: Instant) -> io::Result<Written> {
+    /// Writes one batch. If that fails outside of an outage, repeats it for [`REPEAT_LIMIT`], which
+    /// calls wait for in any case.
+    fn write_with_repeats(&mut self, started: Instant) -> io::Result<Written> {
         let mut result = self.write_batch(self.retry_at.is_some(), false);
         let mut pause = MIN_PAUSE;
         while let Err(error) = &result {
@@ -136,17 +135,17 @@ impl Thread {
         if has_failed {
             self.output.check_again();
         }
-        // Done even if there is nothing to write, so that a file is opened again at once.
+        // Runs even if there is nothing to write, so that a file is opened again at once.
         if self.output.ready()? == Ready::NewFile {
             self.shared.availability.doubt();
             self.write_probe(ProbeCause::NewFile);
         }
         if has_failed {
-            // A disk that failed has to keep something before more is written to it.
+            // After a failure, a sync must succeed before more is written.
             self.output.sync()?;
         }
         self.backlog.resume(&mut self.output, continues);
-        self.backlog.fill(&self.output, self.hurries());
+        self.backlog.fill(&self.output, self.must_write_all());
         let mut bytes = std::mem::take(&mut self.bytes);
         self.backlog.append_unwritten(&mut bytes);
         let is_empty = bytes.is_empty();
@@ -154,15 +153,17 @@ impl Thread {
         bytes.clear();
         bytes.shrink_to(KEPT_BYTES);
         self.bytes = bytes;
-        if written > 0 && self.backlog.ends_half_a_line() {
+        if written > 0 && self.backlog.ends_partial_line() {
             self.metrics.audit_fault(AuditFault::HalfLine);
-            tracing::warn!("audit sink ended in half a line, started a new line");
+            tracing::warn!("audit sink ended in partial line");
         }
         let has_name = self.output.check_written();
-        // Lines that are whole are confirmed even if the rest failed. Lines of refused calls
-        // alone are not synced: an allowed call would have to wait for that. They are while
-        // the sink is unavailable, because this write is judged as that of an allowed call.
-        let must_sync = self.backlog.has_allowed_in_batch() || self.hurries() || !self.judge.is_available();
+        // Complete lines are confirmed even if the rest failed. A batch with only lines of refused
+        // calls is not synced, because an allowed call would have to wait for that. While the sink
+        // is unavailable it is synced, because the write is then judged like that of an allowed
+        // call.
+        let must_sync =
+            self.backlog.has_allowed_in_batch() || self.must_write_all() || !self.judge.is_available();
         let synced = if must_sync && has_name.is_ok() { self.output.sync() } else { Ok(()) };
         let written = if has_name.is_ok() { written } else { 0 };
         let Self { backlog, output, shared, metrics, sink, wakes, .. } = self;
@@ -195,7 +196,7 @@ impl Thread {
     /// Adds a line about the lost records of each class, at most once in each period.
     fn report_lost(&mut self) {
         let is_due = self.report_at.is_some_and(|at| at <= clock::now()) && !self.backlog.is_held_back();
-        if self.retry_at.is_some() || !(is_due || self.hurries()) {
+        if self.retry_at.is_some() || !(is_due || self.must_write_all()) {
             return;
         }
         self.report_at = None;
@@ -210,8 +211,7 @@ impl Thread {
     }
 }
 
-/// Ends a line that is where it has to be. Returns the line that has to be written because
-/// this one is not valid.
+/// Ends a line that was written. Returns the line to write instead if this one is not valid.
 fn end(line: Line, shared: &Shared, metrics: &Metrics, sink: AuditSink, wakes: &mut Wakes) -> Option<Line> {
     let (class, has_place) = (line.class(), line.has_place());
     let result = match line.finish(wakes) {

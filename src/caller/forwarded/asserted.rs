@@ -1,8 +1,8 @@
-//! The callers that a trusted proxy has named on one connection, so that the header that it
-//! repeats is parsed once.
+//! A cache of the callers that a trusted proxy has asserted on one connection, so that a repeated
+//! header is parsed once.
 //!
-//! What a header names depends on nothing but its bytes, so nothing withdraws an entry. Whether
-//! the peer may name callers at all is checked for each call, in `forwarded`.
+//! The caller depends only on the bytes of the header, so entries never become invalid. `forwarded`
+//! checks for each call whether the peer may assert callers.
 
 use std::{
     collections::VecDeque,
@@ -13,19 +13,19 @@ use std::{
 use super::super::Caller;
 use crate::telemetry::metrics::CallerMemoryMetrics;
 
-/// Maximum number of values that are remembered for a connection: a proxy may serve several
-/// clients on one.
+/// Maximum number of remembered values per connection. A proxy may serve several clients on one
+/// connection.
 const MAX_VALUES: usize = 8;
-/// Maximum size of these values together, in bytes. A larger one is parsed each time.
+/// Maximum total size of these values, in bytes. A larger value is parsed each time.
 const MAX_BYTES: usize = 4096;
 
-/// Values of the header with the callers that they name. Clones share them.
+/// Header values and the callers that they name. Clones share them.
 #[derive(Clone, Default)]
 pub(in crate::caller) struct AssertedCallers(Arc<Mutex<Values>>);
 
 #[derive(Default)]
 struct Values {
-    /// The oldest first.
+    /// Oldest first.
     callers: VecDeque<(Box<[u8]>, Caller)>,
     bytes: usize,
     /// Set with the first entry.
@@ -33,8 +33,7 @@ struct Values {
 }
 
 impl AssertedCallers {
-    /// Returns the caller that a value names: from memory, or as parsed. Errors are not
-    /// remembered.
+    /// Returns the caller that a value names, from the cache or as parsed. Errors are not cached.
     pub(super) fn caller<E>(
         &self,
         value: &[u8],
@@ -52,16 +51,16 @@ impl AssertedCallers {
         Ok(caller)
     }
 
-    /// Only calls of one connection use it, all on the thread of one worker, so it is always
-    /// free.
+    /// Used only by calls of one connection, all on the thread of one worker, so the lock is never
+    /// contended.
     fn lock(&self) -> MutexGuard<'_, Values> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Values {
-    /// The oldest values give way. The value is copied: a part of the buffer of all headers
-    /// would keep the whole buffer.
+    /// Remembers a value, and forgets the oldest ones if there are too many. The value is copied,
+    /// because a slice would keep the buffer of all headers.
     fn remember(&mut self, value: &[u8], caller: &Caller, metrics: &CallerMemoryMetrics) {
         if value.len() > MAX_BYTES {
             return;
@@ -113,12 +112,12 @@ mod tests {
         Caller::for_test(name, Proof::Forwarded)
     }
 
-    /// Returns what a value names, and whether it was parsed for that.
-    fn asked(asserted: &AssertedCallers, value: &[u8]) -> (String, bool) {
-        asked_counted(asserted, &metrics(), value)
+    /// Returns the caller of a value, and whether the value was parsed.
+    fn looked_up(asserted: &AssertedCallers, value: &[u8]) -> (String, bool) {
+        looked_up_counted(asserted, &metrics(), value)
     }
 
-    fn asked_counted(
+    fn looked_up_counted(
         asserted: &AssertedCallers,
         metrics: &CallerMemoryMetrics,
         value: &[u8],
@@ -132,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_repeated_is_parsed_once_for_a_connection() {
+    fn repeated_value_is_parsed_once_per_connection() {
         let connection = AssertedCallers::default();
         for value in ["spiffe://td/a", "spiffe://td/b"] {
-            assert_eq!(asked(&connection, value.as_bytes()), (value.to_owned(), true));
+            assert_eq!(looked_up(&connection, value.as_bytes()), (value.to_owned(), true));
         }
         for value in ["spiffe://td/b", "spiffe://td/a", "spiffe://td/b"] {
-            assert_eq!(asked(&connection.clone(), value.as_bytes()), (value.to_owned(), false));
+            assert_eq!(looked_up(&connection.clone(), value.as_bytes()), (value.to_owned(), false));
         }
-        assert!(asked(&AssertedCallers::default(), b"spiffe://td/a").1, "another connection");
+        assert!(looked_up(&AssertedCallers::default(), b"spiffe://td/a").1, "another connection");
     }
 
     #[test]
@@ -149,11 +148,11 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(connection.caller(b"x", &metrics(), || Err("malformed")), Err("malformed"));
         }
-        assert_eq!(asked(&connection, b"x"), ("x".to_owned(), true));
+        assert_eq!(looked_up(&connection, b"x"), ("x".to_owned(), true));
     }
 
     #[test]
-    fn values_that_do_not_fit_and_connections_that_end_show_in_the_metrics() {
+    fn metrics_show_displaced_values_and_closed_connections() {
         let metrics = Metrics::new();
         let memory = metrics.caller_memory(CallerMemory::Forwarded);
         let shows = |entries: usize, hits: usize, misses: usize, displaced: usize| {
@@ -173,15 +172,15 @@ mod tests {
         };
         let (first, second) = (AssertedCallers::default(), AssertedCallers::default());
         for _ in 0..3 {
-            asked_counted(&first, &memory, b"spiffe://td/a");
+            looked_up_counted(&first, &memory, b"spiffe://td/a");
         }
-        asked_counted(&second, &memory, b"spiffe://td/a");
+        looked_up_counted(&second, &memory, b"spiffe://td/a");
         shows(2, 2, 2, 0);
         for number in 0..20 {
-            asked_counted(&first, &memory, format!("spiffe://td/{number}").as_bytes());
+            looked_up_counted(&first, &memory, format!("spiffe://td/{number}").as_bytes());
         }
         shows(1 + MAX_VALUES, 2, 22, 21 - MAX_VALUES);
-        asked_counted(&first, &memory, &[b'a'; MAX_BYTES + 1]);
+        looked_up_counted(&first, &memory, &[b'a'; MAX_BYTES + 1]);
         shows(1 + MAX_VALUES, 2, 23, 21 - MAX_VALUES);
         drop(first);
         shows(1, 2, 23, 21 - MAX_VALUES);
@@ -191,15 +190,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn memory_of_a_connection_is_bounded_and_names_the_caller_of_each_value(
+        fn memory_of_a_connection_is_bounded_and_returns_the_caller_of_each_value(
             sizes in prop::collection::vec((0..12_u8, prop::sample::select(vec![1_usize, 300, 1000, 4096, 4097])), 1..60),
         ) {
             let connection = AssertedCallers::default();
             for (letter, size) in sizes {
                 let value = vec![b'a' + letter; size];
-                let (name, _) = asked(&connection, &value);
+                let (name, _) = looked_up(&connection, &value);
                 prop_assert_eq!(name.as_bytes(), &*value);
-                let (_, is_parsed) = asked(&connection, &value);
+                let (_, is_parsed) = looked_up(&connection, &value);
                 prop_assert_eq!(is_parsed, size > MAX_BYTES, "the newest is remembered");
                 let values = connection.lock();
                 prop_assert!(values.callers.len() <= MAX_VALUES);

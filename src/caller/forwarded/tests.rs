@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn told(text: &str) -> Result<String, ForwardedFault> {
+fn parsed_name(text: &str) -> Result<String, ForwardedFault> {
     from_xfcc(&HeaderValue::from_bytes(text.as_bytes()).unwrap())
 }
 
 #[test]
-fn the_last_element_names_the_caller() {
+fn last_element_names_the_caller() {
     for (text, name) in [
         ("URI=spiffe://td/a", "spiffe://td/a"),
         ("uri=spiffe://td/a", "spiffe://td/a"),
@@ -20,7 +20,7 @@ fn the_last_element_names_the_caller() {
         (r#"Subject="CN=a,O=b;URI=spiffe://td/forged";URI=spiffe://td/a"#, "spiffe://td/a"),
         (r#"Subject="CN=\",URI=spiffe://td/forged,\"";URI=spiffe://td/a"#, "spiffe://td/a"),
         (r#"Subject="CN=a\\";URI=spiffe://td/a"#, "spiffe://td/a"),
-        // As Envoy 1.40 writes the subject of a certificate that tries to break out.
+        // As Envoy 1.40 encodes a certificate whose subject tries to inject an element.
         (
             r#"Hash=ab;Subject="O=b\\\\,CN=a\"\,URI=spiffe://td/forged\;x=\"";URI=spiffe://td/a;DNS=a.example;DNS=b.example"#,
             "spiffe://td/a",
@@ -33,12 +33,12 @@ fn the_last_element_names_the_caller() {
         ("Cert=\"-----BEGIN%20CERTIFICATE-----%0Ax%3D%3D\";Chain=\"x\";URI=spiffe://td/a", "spiffe://td/a"),
         ("New-Key=x;URI=spiffe://td/a", "spiffe://td/a"),
     ] {
-        assert_eq!(told(text).as_deref(), Ok(name), "{text}");
+        assert_eq!(parsed_name(text).as_deref(), Ok(name), "{text}");
     }
 }
 
 #[test]
-fn what_is_malformed_or_names_several_names_nobody() {
+fn malformed_or_ambiguous_header_is_refused() {
     for text in [
         "",
         ",",
@@ -56,7 +56,7 @@ fn what_is_malformed_or_names_several_names_nobody() {
         "U RI=spiffe://td/a",
         "\u{e4}=a",
     ] {
-        assert_eq!(told(text), Err(ForwardedFault::Malformed), "{text:?}");
+        assert_eq!(parsed_name(text), Err(ForwardedFault::Malformed), "{text:?}");
     }
     for (text, fault) in [
         ("Hash=ab", NameFault::Nameless),
@@ -69,7 +69,7 @@ fn what_is_malformed_or_names_several_names_nobody() {
         ("URI=\"spiffe://td/a\\,b\"", NameFault::MalformedSpiffeId),
         ("DNS=*.example", NameFault::MalformedDnsName),
     ] {
-        assert_eq!(told(text), Err(ForwardedFault::Name(fault)), "{text}");
+        assert_eq!(parsed_name(text), Err(ForwardedFault::Name(fault)), "{text}");
     }
     assert_eq!(
         from_xfcc(&HeaderValue::from_bytes(b"URI=\xff").unwrap()),
@@ -79,17 +79,17 @@ fn what_is_malformed_or_names_several_names_nobody() {
 }
 
 #[test]
-fn linkerds_header_is_a_name_alone() {
-    let told = |text: &str| from_l5d_client_id(&HeaderValue::from_str(text).unwrap());
+fn linkerd_header_is_a_bare_name() {
+    let parsed_name = |text: &str| from_l5d_client_id(&HeaderValue::from_str(text).unwrap());
     let name = "portal.default.serviceaccount.identity.linkerd.cluster.local";
-    assert_eq!(told(name), Ok(format!("dns:{name}")));
-    assert_eq!(told("spiffe://td/a"), Ok("spiffe://td/a".to_owned()));
-    assert_eq!(told("a, b"), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
-    assert_eq!(told(""), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
-    assert_eq!(told("SPIFFE://td/a"), Err(ForwardedFault::Name(NameFault::MalformedSpiffeId)));
+    assert_eq!(parsed_name(name), Ok(format!("dns:{name}")));
+    assert_eq!(parsed_name("spiffe://td/a"), Ok("spiffe://td/a".to_owned()));
+    assert_eq!(parsed_name("a, b"), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
+    assert_eq!(parsed_name(""), Err(ForwardedFault::Name(NameFault::MalformedDnsName)));
+    assert_eq!(parsed_name("SPIFFE://td/a"), Err(ForwardedFault::Name(NameFault::MalformedSpiffeId)));
 }
 
-/// Writes a header as a proxy does, every value in quotes.
+/// Encodes a header as a proxy does, with every value in quotes.
 fn written(elements: &[Vec<(String, String)>]) -> String {
     let pair = |(key, value): &(String, String)| {
         format!("{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
@@ -105,7 +105,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_in_quotes_comes_out_as_it_went_in(
+    fn quoted_values_round_trip(
         elements in prop::collection::vec(prop::collection::vec(("[A-Za-z]{1,8}", "\\PC{0,24}"), 1..4), 1..4),
     ) {
         let text = written(&elements);
@@ -118,21 +118,21 @@ proptest! {
     }
 
     #[test]
-    fn nothing_before_the_last_element_or_in_quotes_changes_who_it_is(
+    fn earlier_elements_and_quoted_values_do_not_change_the_caller(
         before in prop::collection::vec(prop::collection::vec(("[A-Za-z]{1,8}", "\\PC{0,24}"), 1..4), 0..3),
         subject in "\\PC{0,40}",
     ) {
         let mut elements = before;
         elements.push(vec![("Subject".to_owned(), subject)]);
-        prop_assert_eq!(told(&(written(&elements) + ";URI=spiffe://td/a")).unwrap(), "spiffe://td/a");
+        prop_assert_eq!(parsed_name(&(written(&elements) + ";URI=spiffe://td/a")).unwrap(), "spiffe://td/a");
     }
 }
 
 #[test]
-fn loopback_means_this_machine_and_no_other() {
+fn loopback_matches_only_this_machine() {
     let is_loopback = |address: &str| {
         let peer = Peer::plaintext(std::net::SocketAddr::new(address.parse().unwrap(), 4321));
-        ForwardedFrom::Loopback.is(&peer)
+        ForwardedFrom::Loopback.matches(&peer)
     };
     for address in ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.1"] {
         assert!(is_loopback(address), "{address}");

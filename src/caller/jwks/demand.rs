@@ -1,9 +1,9 @@
-//! Fetches of keys on demand, and bounded waiting for them.
+//! Key fetches on demand, with bounded waiting.
 //!
-//! Anyone can make up a key id, so a call whose token names an unknown one has proven nothing.
-//! Such calls wait in a small pool of places of their own, for a short time, and never while the
-//! issuer is failing. They can neither hold up callers with known keys nor make the issuer
-//! answer more than one fetch per [`UNKNOWN_KEY_FLOOR`].
+//! Anyone can invent a key id, so a call whose token names an unknown key is unauthenticated. These
+//! calls wait briefly, in a small pool of their own, and never while the issuer is failing. They
+//! can neither delay callers with known keys nor cause more than one fetch per
+//! [`UNKNOWN_KEY_FLOOR`].
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,19 +21,18 @@ use crate::{
     telemetry::metrics::{KeyWait, KeyWaitMetrics},
 };
 
-/// Minimum time between two fetches that unknown keys cause.
+/// Minimum interval between fetches caused by unknown keys.
 pub(super) const UNKNOWN_KEY_FLOOR: Duration = Duration::from_secs(10);
 /// Maximum time that a call waits for a fetch.
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// Maximum number of calls that wait for fetches, of all issuers together.
+/// Maximum number of calls that wait for fetches, over all issuers.
 const MAX_WAITERS: usize = 32;
 /// Maximum number of them from one peer network.
 const MAX_WAITERS_PER_NETWORK: usize = MAX_WAITERS / 4;
-/// Maximum number of them from proxies and from this machine, whose addresses do not identify a
-/// client.
+/// Maximum number of them from proxies and this machine, whose addresses do not identify a client.
 const MAX_WAITERS_FROM_PROXIES: usize = MAX_WAITERS / 2;
 
-/// Why it is unknown whether an issuer has a key.
+/// Reason that a key could not be looked up at its issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFetchFault {
     /// The last fetch failed, so waiting for the next one is pointless.
@@ -42,15 +41,15 @@ pub enum KeyFetchFault {
     /// The fetch takes longer than a call waits for it.
     #[error("the issuer's keys were not fetched within 1 second")]
     Slow,
-    /// Too many calls wait for a fetch already.
+    /// Too many calls are already waiting for a fetch.
     #[error("too many calls wait for the issuer's keys")]
     Crowded,
 }
 
-/// What a token with an unknown key can rely on.
+/// Freshness of the keys for a token with an unknown key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::caller) enum Freshness {
-    /// The keys were just fetched again.
+    /// The keys have just been fetched again.
     Fetched,
     /// The keys are recent enough that no new fetch is due.
     Recent,
@@ -64,19 +63,19 @@ pub(in crate::caller) struct KeyWaiters {
     metrics: KeyWaitMetrics,
 }
 
-/// The place of a call that waits. Dropping it frees the place.
+/// The place of a waiting call, freed on drop.
 #[derive(Debug)]
 struct Waiting<'a> {
     waiters: &'a KeyWaiters,
     network: Option<PeerNetwork>,
 }
 
-/// Connects the calls that lack a key with the task that fetches keys.
+/// Connects calls with unknown keys to the task that fetches keys.
 #[derive(Debug)]
 pub(super) struct Demand {
     state: Mutex<State>,
     wanted: Notify,
-    /// Number of fetches that have ended.
+    /// Number of finished fetches.
     ended: watch::Sender<u64>,
 }
 
@@ -88,13 +87,13 @@ struct State {
     last_failed: bool,
 }
 
-/// What a call can expect of the next fetch.
+/// State of the next fetch, for a call.
 enum Prospect {
-    /// None is due.
+    /// No fetch is due.
     Recent,
-    /// The last one failed.
+    /// The last fetch failed.
     Failed,
-    /// One is in progress.
+    /// A fetch is in progress.
     InProgress(watch::Receiver<u64>),
 }
 
@@ -116,7 +115,7 @@ impl KeyWaiters {
         Ok(Waiting { waiters: self, network })
     }
 
-    /// At most [`MAX_WAITERS`] entries, and never taken for a token with a known key.
+    /// Held briefly, for at most [`MAX_WAITERS`] entries, and never for a token with a known key.
     fn lock(&self) -> MutexGuard<'_, Vec<Option<PeerNetwork>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,7 +140,7 @@ impl Demand {
         Self { state: Mutex::default(), wanted: Notify::new(), ended: watch::Sender::new(0) }
     }
 
-    /// Asks for a fetch if one is due, and waits for the one in progress.
+    /// Requests a fetch if one is due, and waits for the one in progress.
     pub(super) async fn refreshed(
         &self,
         waiters: &KeyWaiters,
@@ -187,7 +186,7 @@ impl Demand {
         if state.last_failed {
             return Prospect::Failed;
         }
-        // Under the lock, so that the fetch cannot end in between.
+        // Subscribed under the lock, so that the fetch cannot end before.
         Prospect::InProgress(self.ended.subscribe())
     }
 
@@ -205,7 +204,7 @@ impl Demand {
         self.ended.send_modify(|count| *count += 1);
     }
 
-    /// Returns once a call wants a fetch that has not begun.
+    /// Returns when a call has requested a fetch that has not begun.
     pub(super) async fn wanted(&self) {
         while !self.state().wanted {
             self.wanted.notified().await;

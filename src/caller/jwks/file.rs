@@ -1,4 +1,4 @@
-//! An issuer's keys in a file.
+//! Follows a file with an issuer's keys.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -13,18 +13,18 @@ use crate::{
     telemetry::metrics::JwksMetrics,
 };
 
-/// Why a key file cannot be used.
+/// Reason that a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksFileFault {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// It has no usable keys.
+    /// The file has no usable keys.
     #[error(transparent)]
     Jwks(#[from] JwksFault),
 }
 
-/// A key file, and the key ring that has its keys.
+/// A key file, and the key ring that it feeds.
 pub(super) struct KeyFile {
     path: PathBuf,
     ring: Arc<KeyRing>,
@@ -32,7 +32,7 @@ pub(super) struct KeyFile {
 }
 
 impl KeyFile {
-    /// Reads the file for the first time, so that a wrong one is an error at start. Blocks.
+    /// Reads the file for the first time, so that an invalid file is a startup error. Blocks.
     pub(super) fn start(
         path: PathBuf,
         ring: Arc<KeyRing>,
@@ -56,7 +56,8 @@ impl FollowedFile for KeyFile {
 
     fn parser(&self) -> Parser<KeySet, JwksFileFault> {
         let path = self.path.clone();
-        // With the limit of `check-config`; that of a key set is one of its contents.
+        // Read with the same limit as in `check-config`. The limit of a key set applies to its
+        // contents.
         Arc::new(move |reader| Ok(KeySet::parse(&reader.read(&path, files::MAX_BYTES)?.bytes)?))
     }
 

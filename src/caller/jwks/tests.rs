@@ -18,8 +18,7 @@ use crate::{
     telemetry::{logging::captured::CapturedLog, metrics::Metrics},
 };
 
-/// An issuer that serves a key set over real HTTP, counts the fetches, and can hold
-/// them back.
+/// An issuer that serves a key set over HTTP, counts the fetches, and can delay them.
 #[derive(Clone)]
 struct Issuer(Arc<IssuerState>);
 
@@ -61,25 +60,25 @@ impl Issuer {
 
 const MAX_AGE: Duration = Duration::from_hours(24);
 
-fn of(metrics: &Metrics) -> JwksMetrics {
+fn issuer_metrics(metrics: &Metrics) -> JwksMetrics {
     metrics.jwt_issuer("corp")
 }
 
 fn start(url: Url, metrics: JwksMetrics) -> (Arc<KeyRing>, JwksRefresh) {
     let source = JwksUrl { url, ca_file: None, max_age: MAX_AGE };
-    JwksRefresh::of_url(&source, UnpooledClient::for_test(), metrics)
+    JwksRefresh::from_url(&source, UnpooledClient::for_test(), metrics)
 }
 
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, mut refresh) = start(url, of(&Metrics::new()));
+    let (ring, mut refresh) = start(url, issuer_metrics(&Metrics::new()));
     tokio::spawn(async move { refresh.run().await });
     ring
 }
 
-/// Whether newer keys were fetched. Calls do not wait long enough for a busy machine, so this
-/// asks again until the fetch has ended.
+/// Waits for newer keys, and returns whether they were fetched. Calls do not wait long enough on a
+/// busy machine, so this retries until the fetch has ended.
 async fn fetched_again(ring: &KeyRing) -> bool {
-    // Metrics are expensive to make, and floods ask often.
+    // Metrics are expensive to create, and floods call this often.
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let waiters = KeyWaiters::new(METRICS.get_or_init(Metrics::new).jwt_key_waits());
     let mut waited = false;
@@ -93,19 +92,19 @@ async fn fetched_again(ring: &KeyRing) -> bool {
     }
 }
 
-/// Moves the clock on, between two waits for real sockets.
+/// Advances the clock between two waits for real sockets.
 async fn later(by: Duration) {
     tokio::time::pause();
     tokio::time::advance(by).await;
     tokio::time::resume();
 }
 
-/// Waits for the fetch under way, or the next one, to end.
+/// Waits for the fetch in progress, or the next one, to end.
 async fn next_end(mut ended: watch::Receiver<u64>) {
     timeout(Duration::from_mins(2), ended.changed()).await.expect("a fetch ends").unwrap();
 }
 
-/// Waits for the end of a fetch that begins after the longest wait between fetches.
+/// Waits for the end of a fetch that begins after the maximum delay between fetches.
 async fn next_fetch_after_failures(ring: &KeyRing) {
     // The task sleeps only after it has reported the end of the last fetch.
     tokio::task::yield_now().await;
@@ -124,7 +123,7 @@ fn key(id: &str) -> SigningKey {
 }
 
 #[tokio::test]
-async fn the_first_callers_wait_for_the_first_fetch_and_share_it() {
+async fn first_callers_share_the_first_fetch() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let held = issuer.0.gate.acquire().await.unwrap();
     let ring = follow(url);
@@ -146,7 +145,7 @@ async fn the_first_callers_wait_for_the_first_fetch_and_share_it() {
 }
 
 #[test]
-fn fetches_after_a_failure_are_spread() {
+fn fetches_after_failures_are_spread() {
     for (failures, maximum) in [(1, 1), (3, 4), (5, 16), (9, 30)] {
         let waits: Vec<Duration> = (0..100).map(|_| next_fetch(failures)).collect();
         assert_spread(&waits, MIN_RETRY_WAIT, Duration::from_secs(maximum));
@@ -154,7 +153,7 @@ fn fetches_after_a_failure_are_spread() {
 }
 
 #[tokio::test]
-async fn a_flood_of_unknown_keys_fetches_once_in_ten_seconds() {
+async fn flood_of_unknown_keys_causes_one_fetch_per_ten_seconds() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let ring = follow(url);
     assert!(fetched_again(&ring).await);
@@ -174,7 +173,7 @@ async fn a_flood_of_unknown_keys_fetches_once_in_ten_seconds() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_found_by_the_first_token_that_needs_it() {
+async fn new_key_is_fetched_for_the_first_token_that_needs_it() {
     let (old, new) = (key("old"), key("new"));
     let (issuer, url) = Issuer::start(&[&old]).await;
     let ring = follow(url);
@@ -188,22 +187,22 @@ async fn a_new_key_is_found_by_the_first_token_that_needs_it() {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_again_every_five_minutes_unasked() {
+async fn keys_are_refreshed_every_five_minutes() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let ring = follow(url);
     assert!(fetched_again(&ring).await);
     issuer.answer(StatusCode::OK, jwks(&[&key("k2")]));
-    // Until the task sleeps: the fetch's end is told before.
+    // Lets the task reach its sleep, because it reports the end of the fetch before.
     tokio::task::yield_now().await;
     let ended = ring.demand.as_ref().unwrap().ends();
     later(REFETCH_INTERVAL).await;
     next_end(ended).await;
-    assert!(has(&ring, "k2") && !has(&ring, "k1"), "a key that was withdrawn is gone");
+    assert!(has(&ring, "k2") && !has(&ring, "k1"), "the withdrawn key is removed");
     assert_eq!(issuer.fetches(), 2);
 }
 
 #[tokio::test]
-async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
+async fn last_valid_keys_stay_in_use_after_any_invalid_response() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let ring = follow(url);
     assert!(fetched_again(&ring).await);
@@ -222,7 +221,7 @@ async fn the_last_good_keys_stay_whatever_the_issuer_answers() {
     }
     issuer.answer(StatusCode::OK, jwks(&[&key("k2")]));
     next_fetch_after_failures(&ring).await;
-    assert!(has(&ring, "k2"), "and it recovers by itself");
+    assert!(has(&ring, "k2"), "the ring recovers by itself");
 }
 
 #[test]
@@ -231,7 +230,7 @@ fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
     const STALE: &str = "keys_in_use=true";
     const LOADED: &str = "JWT keys loaded";
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let (_ring, mut refresh) = start(url, of(&Metrics::new()));
+    let (_ring, mut refresh) = start(url, issuer_metrics(&Metrics::new()));
     let log = CapturedLog::start();
     let count = |level: &str, words: &str| {
         log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()
@@ -253,7 +252,7 @@ fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_cut_off_at_the_bound() {
+async fn endless_response_is_cut_off_at_the_size_limit() {
     let endless = || async {
         let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1024]));
         axum::body::Body::from_stream(chunks)
@@ -266,7 +265,7 @@ async fn an_endless_answer_is_cut_off_at_the_bound() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_never_answers_is_given_up_on_and_tried_again() {
+async fn fetch_without_a_response_times_out_and_is_retried() {
     let (issuer, url) = Issuer::start(&[&key("k1")]).await;
     let held = issuer.0.gate.acquire().await.unwrap();
     let ring = follow(url);
@@ -298,7 +297,7 @@ impl Followed {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, keys).unwrap();
         let metrics = Metrics::new();
-        let (ring, mut refresh) = JwksRefresh::of_file(path, of(&metrics)).unwrap();
+        let (ring, mut refresh) = JwksRefresh::from_file(path, issuer_metrics(&metrics)).unwrap();
         let task = tokio::spawn(async move { refresh.run().await });
         Self { folder, ring, metrics, _task: AbortOnDropHandle::new(task) }
     }
@@ -318,7 +317,7 @@ impl Followed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_file_is_taken_over_and_broken_one_is_not() {
+async fn changed_file_is_loaded_and_invalid_one_is_not() {
     let file = Followed::start(&jwks(&[&key("k1")]));
     assert!(has(&file.ring, "k1"), "read at start");
     for broken in [&b"{\"keys\": [{\"kty"[..], b"", b"{\"keys\": []}"] {
@@ -332,20 +331,20 @@ async fn changed_file_is_taken_over_and_broken_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_without_usable_keys_or_that_is_too_large_is_an_error_at_start() {
+async fn file_that_has_no_usable_keys_or_is_too_large_is_a_startup_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     let mut large = jwks(&[&key("k1")]);
     large.resize(MAX_JWKS_BYTES + 1, b' ');
     for (content, expected) in [(&b"{}"[..], "not a JSON Web Key Set"), (&large, "larger than 256 KiB")] {
         std::fs::write(&path, content).unwrap();
-        let refused = JwksRefresh::of_file(path.clone(), of(&Metrics::new())).unwrap_err();
+        let refused = JwksRefresh::from_file(path.clone(), issuer_metrics(&Metrics::new())).unwrap_err();
         assert!(refused.to_string().contains("jwks.json"), "{refused}");
         assert!(refused.to_string().contains(expected), "{refused}");
     }
 }
 
-/// How often the keys were reloaded, how often that failed, and whether it fails now.
+/// Number of reloads, number of failed reloads, and whether reloading fails now.
 fn counted(metrics: &Metrics) -> [Option<u32>; 3] {
     let text = metrics.render();
     [
@@ -357,7 +356,7 @@ fn counted(metrics: &Metrics) -> [Option<u32>; 3] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_is_counted_as_reloaded_only_when_its_keys_have_changed() {
+async fn file_counts_as_reloaded_only_if_its_keys_changed() {
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let spaced = [&b"  "[..], &two].concat();
     let file = Followed::start(&one);
@@ -369,7 +368,7 @@ async fn file_is_counted_as_reloaded_only_when_its_keys_have_changed() {
         (Some(b"{}"), [1, 1, 1]),
         (Some(b"{}"), [1, 1, 1]),
         (None, [1, 2, 1]),
-        // For the same reason as the first.
+        // Refused for the same reason as the first invalid content.
         (Some(b""), [1, 2, 1]),
         // The keys in use.
         (Some(&two), [1, 2, 0]),
@@ -384,12 +383,12 @@ async fn file_is_counted_as_reloaded_only_when_its_keys_have_changed() {
 }
 
 #[tokio::test]
-async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
+async fn fetch_counts_as_a_reload_only_if_it_returns_other_keys() {
     let (issuer, url) = Issuer::start(&[]).await;
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let metrics = Metrics::new();
-    let (_ring, mut refresh) = start(url.clone(), of(&metrics));
-    assert_eq!(counted(&metrics), [None; 3], "there is nothing yet");
+    let (_ring, mut refresh) = start(url.clone(), issuer_metrics(&metrics));
+    assert_eq!(counted(&metrics), [None; 3], "nothing has been fetched yet");
     let fetches = [
         (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
         (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
@@ -408,44 +407,44 @@ async fn fetch_is_counted_as_a_reload_only_when_it_brings_other_keys() {
     }
 }
 
-/// Whether metrics show that the keys are too old.
+/// Whether the metrics show that the keys are too old.
 fn expired(metrics: &Metrics) -> bool {
     metrics.render().contains(r#"ott_gateway_jwt_keys_expired{issuer="corp"} 1"#)
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_cannot_be_fetched_again_prove_nothing_after_their_maximum_age() {
+async fn keys_are_not_accepted_beyond_their_maximum_age_if_they_cannot_be_refreshed() {
     let metrics = Metrics::new();
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let (ring, mut refresh) = start(url, of(&metrics));
+    let (ring, mut refresh) = start(url, issuer_metrics(&metrics));
     let good = || Ok(jwks(&[&key("k1")]));
     let find = || ring.find(Algorithm::ES256, Some("k1")).0;
     refresh.take(good());
     tokio::time::advance(MAX_AGE).await;
     refresh.take(Err(FetchFault::Status(503)));
-    assert!(matches!(find(), Lookup::Found(_)), "to the last moment");
+    assert!(matches!(find(), Lookup::Found(_)), "until the maximum age");
     assert!(!expired(&metrics));
 
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert!(matches!(find(), Lookup::TooOld), "without the refresh having noticed");
+    assert!(matches!(find(), Lookup::TooOld), "even before the refresh task notices");
     for _ in 0..3 {
         refresh.take(Err(FetchFault::Status(503)));
         assert!(expired(&metrics) && matches!(find(), Lookup::TooOld));
     }
-    // A set that cannot be used does not renew the old one.
+    // An unusable set does not renew the old keys.
     refresh.take(Ok(b"{\"keys\": []}".to_vec()));
     assert!(matches!(find(), Lookup::TooOld));
 
     refresh.take(good());
-    assert!(!expired(&metrics) && matches!(find(), Lookup::Found(_)), "the same keys, fetched anew");
+    assert!(!expired(&metrics) && matches!(find(), Lookup::Found(_)), "the same keys, fetched again");
     tokio::time::advance(MAX_AGE / 2).await;
     refresh.take(good());
     tokio::time::advance(MAX_AGE / 4 * 3).await;
-    assert!(matches!(find(), Lookup::Found(_)), "each fetch counts, also of the same keys");
+    assert!(matches!(find(), Lookup::Found(_)), "each fetch renews the age, even with the same keys");
 }
 
 #[tokio::test(start_paused = true)]
-async fn age_is_that_of_the_clock_that_shows_more() {
+async fn age_is_the_larger_one_of_both_clocks() {
     let clock = WallClock::following_monotonic();
     let ring = KeyRing { clock: clock.clone(), ..KeyRing::new(Some(MAX_AGE), None) };
     ring.keep(KeySet::parse(&jwks(&[&key("k1")])).unwrap());
@@ -459,7 +458,7 @@ async fn age_is_that_of_the_clock_that_shows_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn generation_of_keys_changes_with_the_keys_and_ends_with_their_age() {
+async fn generation_changes_with_the_keys_and_ends_at_their_maximum_age() {
     let (one, other) = (jwks(&[&key("k1")]), jwks(&[&key("k1")]));
     let ring = KeyRing::fixed(&one, Some(MAX_AGE));
     let first = ring.generation();
@@ -469,10 +468,10 @@ async fn generation_of_keys_changes_with_the_keys_and_ends_with_their_age() {
     assert_eq!(ring.generation(), first, "the same keys, fetched again");
     ring.replace(&other);
     let second = ring.generation();
-    assert!(second.is_some() && second != first, "another key of the same name");
+    assert!(second.is_some() && second != first, "another key with the same id");
     ring.replace(&one);
     let third = ring.generation();
-    assert!(third.is_some() && third != second && third != first, "keys that come back are new");
+    assert!(third.is_some() && third != second && third != first, "earlier keys get a new generation");
     tokio::time::advance(MAX_AGE + Duration::from_secs(1)).await;
     assert_eq!(ring.generation(), None, "too old");
     ring.replace(&one);
@@ -488,7 +487,7 @@ async fn keys_in_a_file_have_no_maximum_age() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_fails_is_shown_beside_one_that_does_not() {
+async fn failing_issuer_is_shown_beside_a_working_one() {
     let metrics = Metrics::new();
     let start = |issuer: &str| {
         let url = "https://issuer.example/jwks".parse().unwrap();
@@ -503,7 +502,7 @@ async fn an_issuer_that_fails_is_shown_beside_one_that_does_not() {
 }
 
 #[test]
-fn keys_come_over_https_or_from_this_machine() {
+fn keys_are_fetched_only_over_https_or_from_this_machine() {
     for (url, safe) in [
         ("https://issuer.example/jwks", true),
         ("http://127.0.0.1:8080/jwks", true),

@@ -21,7 +21,7 @@ pub(super) use remembered::VERIFIED;
 pub(in crate::caller) const ISSUER: &str = "https://issuer.example";
 pub(in crate::caller) const AUDIENCE: &str = "ott-gateway";
 
-/// A private key of a test's issuer, made anew for each test.
+/// A private key of a test's issuer, generated for each test.
 pub(in crate::caller) struct SigningKey {
     id: String,
     algorithm: Algorithm,
@@ -71,7 +71,7 @@ impl SigningKey {
         Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) }
     }
 
-    /// A good token for that subject.
+    /// A valid token for `subject`.
     pub(in crate::caller) fn token_for(&self, subject: &str) -> String {
         self.sign(&claims(&json!({ "sub": subject })))
     }
@@ -82,7 +82,7 @@ pub(in crate::caller) fn jwks(keys: &[&SigningKey]) -> Vec<u8> {
     json!({ "keys": keys }).to_string().into_bytes()
 }
 
-/// Good claims, with changes; null takes a claim away.
+/// Valid claims, with changes. `null` removes a claim.
 fn claims(changes: &Value) -> Value {
     let mut claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": in_seconds(300), "sub": "portal" });
     for (name, value) in changes.as_object().unwrap() {
@@ -110,7 +110,7 @@ fn verifier_of(settings: JwtSettings, jwks: &[u8]) -> JwtVerifier {
     )
 }
 
-/// The issuer of these tests, whose keys are given to the verifier as they are.
+/// The issuer of these tests, whose keys are passed to the verifier directly.
 fn settings() -> JwtSettings {
     JwtSettings {
         name: None,
@@ -131,7 +131,7 @@ async fn verified(verifier: &JwtVerifier, token: &str) -> Result<String, JwtFaul
     seen.map(|caller| caller.name().to_string())
 }
 
-/// What a token proves to the verifiers, which may remember it.
+/// Identifies the caller of a token, which the verifiers may remember.
 async fn seen_by(verifiers: &JwtVerifiers, token: &str) -> Result<Caller, JwtFault> {
     let digest = TokenDigest::of(token);
     match verifiers.remembered(digest) {
@@ -140,14 +140,14 @@ async fn seen_by(verifiers: &JwtVerifiers, token: &str) -> Result<Caller, JwtFau
     }
 }
 
-/// A token with that header, signed by nobody.
+/// A token with `header` and without a valid signature.
 fn unsigned(header: &Value, claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode("signature"))
 }
 
 #[tokio::test]
-async fn a_token_signed_with_an_accepted_algorithm_proves_its_subject() {
+async fn token_signed_with_an_accepted_algorithm_identifies_its_subject() {
     for algorithm in ALGORITHMS {
         let key = SigningKey::new("k1", algorithm);
         let verifier = verifier(&jwks(&[&key]));
@@ -163,7 +163,7 @@ async fn a_token_signed_with_an_accepted_algorithm_proves_its_subject() {
 }
 
 #[tokio::test]
-async fn every_claim_is_held_against_what_is_configured() {
+async fn every_claim_is_checked_against_the_settings() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let verifier = verifier(&jwks(&[&key]));
     for (changes, outcome) in [
@@ -199,7 +199,7 @@ async fn every_claim_is_held_against_what_is_configured() {
 }
 
 #[tokio::test]
-async fn no_algorithm_is_confused_with_another() {
+async fn algorithms_are_not_confused() {
     let rsa = SigningKey::new("rsa", Algorithm::RS256);
     let ec = SigningKey::new("ec", Algorithm::ES256);
     let verifier = verifier(&jwks(&[&rsa, &ec]));
@@ -228,14 +228,14 @@ async fn no_algorithm_is_confused_with_another() {
         assert_eq!(verified(&verifier, &token).await, Err(JwtFault::Algorithm), "{algorithm} {id}");
     }
 
-    // The classic: a shared-secret signature, made with the public key as the secret.
+    // The classic attack: an HMAC signature with the public key as the secret.
     let public = rsa.jwk()["n"].as_str().unwrap().to_owned();
     let header = Header { kid: Some("rsa".to_owned()), ..Header::new(Algorithm::HS256) };
     let secret = EncodingKey::from_secret(&URL_SAFE_NO_PAD.decode(public).unwrap());
     let forged = encode(&header, &claims(&json!({})), &secret).unwrap();
     assert_eq!(verified(&verifier, &forged).await, Err(JwtFault::Algorithm));
 
-    // A key that the token itself brings along is not looked at.
+    // A key that is embedded in the token is ignored.
     let own = SigningKey::new("ec", Algorithm::ES256);
     let header = Header {
         kid: Some("ec".to_owned()),
@@ -249,7 +249,7 @@ async fn no_algorithm_is_confused_with_another() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_key_id_is_for_the_only_key_of_its_kind() {
+async fn token_without_a_key_id_uses_the_only_key_for_its_algorithm() {
     let (first, second) = (SigningKey::new("k1", Algorithm::ES256), SigningKey::new("k2", Algorithm::ES256));
     let ed = SigningKey::new("k3", Algorithm::EdDSA);
     let token = encode(&Header::new(Algorithm::ES256), &claims(&json!({})), &first.key).unwrap();
@@ -260,7 +260,7 @@ async fn a_token_without_a_key_id_is_for_the_only_key_of_its_kind() {
 }
 
 #[tokio::test]
-async fn what_is_no_jwt_is_malformed() {
+async fn text_that_is_not_a_jwt_is_malformed() {
     let verifier = verifier(&jwks(&[&SigningKey::new("k1", Algorithm::EdDSA)]));
     for token in ["", ".", "..", "a.b.c", "e30.e30.e30", "bnVsbA.e30.e30", "e30.e30", "e30.e30.e30.e30"] {
         assert_eq!(verified(&verifier, token).await, Err(JwtFault::Malformed), "{token}");
@@ -268,7 +268,7 @@ async fn what_is_no_jwt_is_malformed() {
 }
 
 #[tokio::test]
-async fn a_configured_type_is_compared_as_a_media_type() {
+async fn configured_type_is_compared_as_a_media_type() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let signed = |typ: Option<&str>| {
         let header = Header { typ: typ.map(str::to_owned), ..key.header() };
@@ -295,11 +295,11 @@ async fn a_configured_type_is_compared_as_a_media_type() {
 }
 
 #[tokio::test]
-async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
+async fn configured_lifetime_requires_iat_and_bounds_exp() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
     let verifier = verifier_of(settings, &jwks(&[&key]));
-    // Read once: the next second may begin between two readings.
+    // Read once, because the next second may begin between two readings.
     let now = in_seconds(0);
     for (changes, outcome) in [
         (json!({ "iat": now }), Ok("jwt:portal")),
@@ -313,7 +313,7 @@ async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
         (json!({ "iat": "now" }), Err(JwtFault::Lifetime)),
         (json!({ "iat": 0 }), Err(JwtFault::Lifetime)),
         (json!({ "iat": -1e300 }), Err(JwtFault::Lifetime)),
-        // A short one from next year would be valid until then.
+        // A short-lived token issued next year would be valid until then.
         (json!({ "iat": in_seconds(31_000_000), "exp": in_seconds(31_000_060) }), Err(JwtFault::NotYetValid)),
         (json!({ "iat": 1e300, "exp": in_seconds(300) }), Err(JwtFault::NotYetValid)),
     ] {
@@ -322,7 +322,7 @@ async fn a_configured_lifetime_needs_iat_and_bounds_exp() {
     }
 }
 
-/// Two issuers with names, and the key of each.
+/// Two named issuers and their keys.
 struct Two {
     verifiers: JwtVerifiers,
     keys: [SigningKey; 2],
@@ -332,7 +332,7 @@ const OTHER_ISSUER: &str = "https://other.example";
 
 impl Two {
     fn new() -> Self {
-        // The same key id: it does not name an issuer.
+        // Both have the same key id, which does not identify an issuer.
         let keys = [(); 2].map(|()| SigningKey::new("k1", Algorithm::ES256));
         let named = |name: &str, issuer: &str, key| {
             let settings =
@@ -355,7 +355,7 @@ impl Two {
 }
 
 #[tokio::test]
-async fn each_of_several_issuers_proves_callers_of_its_own_only() {
+async fn each_of_several_issuers_identifies_only_its_own_callers() {
     let two = Two::new();
     let [corp, k8s] = &two.keys;
     assert_eq!(two.sees(corp, ISSUER, "portal").await.as_deref(), Ok("jwt:corp jwt:corp:portal"));
@@ -365,7 +365,11 @@ async fn each_of_several_issuers_proves_callers_of_its_own_only() {
         let expected = format!("jwt:corp jwt:corp:{subject}");
         assert_eq!(two.sees(corp, ISSUER, subject).await, Ok(expected));
     }
-    assert_eq!(two.sees(corp, OTHER_ISSUER, "portal").await, Err(JwtFault::Signature), "another's keys");
+    assert_eq!(
+        two.sees(corp, OTHER_ISSUER, "portal").await,
+        Err(JwtFault::Signature),
+        "another issuer's keys"
+    );
     assert_eq!(two.sees(k8s, ISSUER, "portal").await, Err(JwtFault::Signature));
     assert_eq!(two.sees(corp, "https://third.example", "portal").await, Err(JwtFault::Issuer));
     assert_eq!(two.sees(corp, "", "portal").await, Err(JwtFault::Issuer));
@@ -397,7 +401,7 @@ fn issuers_that_could_be_confused_are_refused() {
         vec![issuer(Some("x"), "a"), issuer(Some("x-1"), "b")],
     ] {
         let number = good.len();
-        assert_eq!(start(good).unwrap().1.len(), number, "a refresh for each");
+        assert_eq!(start(good).unwrap().1.len(), number, "one refresh per issuer");
     }
     for wrong in [
         vec![issuer(None, "a"), issuer(None, "b")],
@@ -417,15 +421,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn no_text_is_a_token_of_any_issuer(text in "\\PC{0,40}(\\.\\PC{0,40}){0,4}") {
+    fn arbitrary_text_is_not_accepted_as_a_token(text in "\\PC{0,40}(\\.\\PC{0,40}){0,4}") {
         let two = Two::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         prop_assert!(runtime.block_on(seen_by(&two.verifiers, &text)).is_err());
     }
 
-    /// Of RFC 7515 section 4.1.9: `application/` is put before what has no `/`.
+    /// RFC 7515 section 4.1.9: `application/` is prepended to types without a `/`.
     #[test]
-    fn media_types_are_the_same_if_their_full_forms_are(
+    fn media_types_are_equal_if_their_full_forms_are(
         one in "([aA]pplication/|text/)?[a-bA-B+/]{0,3}",
         other in "([aA]pplication/|text/)?[a-bA-B+/]{0,3}",
     ) {

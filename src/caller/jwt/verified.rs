@@ -1,14 +1,14 @@
-//! The tokens of one issuer that were verified recently, so that a caller that repeats its token
-//! pays for one signature check.
+//! A cache of recently verified tokens of one issuer, so that a repeated token costs one signature
+//! check.
 //!
-//! Only tokens that have passed every check get here, and only what a later call needs is kept:
-//! the SHA-256 of the token, its caller, and what has to be checked again each time. Whether a
-//! token may be remembered, and what withdraws it, is decided in `jwt`.
+//! Only tokens that have passed every check are stored, with only the values that a later call
+//! needs: the SHA-256 of the token, its caller, and the conditions to check again each time. `jwt`
+//! decides which tokens are stored and which conditions apply.
 //!
-//! The memory is a table of fixed size, split into small sets, each for the digests that hash to
-//! it. Reading takes no lock and writes nothing that another worker reads. In a full set, the
-//! caller with the most tokens gives way, so that a caller with any number of tokens displaces
-//! mostly its own. A displaced token is verified in full again.
+//! The cache is a set-associative table of fixed size. Reading takes no lock and writes nothing
+//! that another worker reads. A full set evicts a token of the caller that has the most, so that a
+//! caller with any number of tokens evicts mostly its own. An evicted token is verified in full
+//! again.
 
 use std::sync::{
     Arc,
@@ -21,24 +21,24 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::super::{Caller, jwks::KeyGeneration, name};
 use crate::telemetry::metrics::CallerMemoryMetrics;
 
-/// Maximum number of tokens that are remembered, of all issuers together, unless there are more
-/// than [`MAX_TOKENS`] / [`WAYS`] issuers.
+/// Maximum number of remembered tokens of all issuers together, unless there are more than
+/// [`MAX_TOKENS`] / [`WAYS`] issuers.
 pub(super) const MAX_TOKENS: usize = 4096;
-/// Places of a set. With fewer, tokens of several callers would more often share too small a set.
+/// Places per set. With fewer, tokens of several callers would more often compete for a set.
 const WAYS: usize = 8;
 /// Maximum memory of one remembered token, in bytes, without the allocator's overhead.
 const MAX_TOKEN_BYTES: usize = 512;
 
 /// `jwt:`, the issuer's name, `:` and the subject.
 const MAX_NAME_BYTES: usize = 4 + name::MAX_ISSUER_NAME_BYTES + 1 + name::MAX_PLAIN_NAME_BYTES;
-/// The counts of a reference-counted allocation.
+/// Size of the counters of a reference-counted allocation.
 const COUNTS: usize = 2 * size_of::<usize>();
 const _: () = assert!(size_of::<VerifiedToken>() + MAX_NAME_BYTES + 2 * COUNTS <= MAX_TOKEN_BYTES);
 
 /// The SHA-256 of a token.
 ///
-/// Digests are compared in variable time: what the time reveals about one does not help to find
-/// a token that has it.
+/// Digests are compared in variable time, because knowledge of a digest does not help to find its
+/// token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::caller) struct TokenDigest([u8; 32]);
 
@@ -52,14 +52,15 @@ pub(super) struct VerifiedToken {
     pub(super) validity: Validity,
 }
 
-/// When a token is valid, in whole seconds since 1970, both inclusive, with the leeway applied.
+/// Validity period of a token, in whole seconds since 1970, both ends inclusive, including the
+/// leeway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
     pub(super) from: u64,
     pub(super) until: u64,
 }
 
-/// What is checked each time a token is seen again.
+/// The conditions that are checked each time a token is used again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conditions {
     /// The keys in use.
@@ -71,20 +72,20 @@ pub(super) struct Conditions {
 /// The remembered tokens of one issuer.
 pub(super) struct VerifiedTokens {
     sets: Box<[Set]>,
-    /// Number of tokens that were ever stored.
+    /// Total number of tokens stored so far.
     stored: AtomicU64,
     metrics: CallerMemoryMetrics,
 }
 
 #[derive(Default)]
 struct Set {
-    /// A part of the digest in each place, so that most places need not be read. A tag that does
-    /// not belong to its token, because another thread is writing, only hides the token.
+    /// Part of the digest in each place, so that most places need not be read. A tag that does not
+    /// match its token, because another thread is writing, only hides the token.
     tags: [AtomicU32; WAYS],
     places: [ArcSwapOption<Stored>; WAYS],
 }
 
-/// A remembered token, and how many were stored before it.
+/// A remembered token, and the number of tokens stored before it.
 struct Stored {
     token: VerifiedToken,
     number: u64,
@@ -97,7 +98,7 @@ impl TokenDigest {
         Self(bytes)
     }
 
-    /// Two numbers that are independent of each other.
+    /// Returns two independent hashes: the index of the set, and the tag.
     fn hashes(self) -> (usize, u32) {
         let number = |bytes: Option<&[u8; 4]>| bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let (set, tag) = (number(self.0.first_chunk()), number(self.0.last_chunk()));
@@ -112,13 +113,13 @@ impl VerifiedToken {
 }
 
 impl VerifiedTokens {
-    /// The memory of one of that many issuers, which have equal parts of it.
+    /// Creates the cache of one of `issuers` issuers, which share [`MAX_TOKENS`] equally.
     pub(super) fn new(issuers: usize, metrics: CallerMemoryMetrics) -> Self {
         let sets = (MAX_TOKENS / WAYS / issuers.max(1)).max(1);
         Self { sets: (0..sets).map(|_| Set::default()).collect(), stored: AtomicU64::default(), metrics }
     }
 
-    /// Returns the caller that a token proves, if it is remembered and still valid.
+    /// Returns the caller of a token, if the token is remembered and still valid.
     pub(super) fn caller(&self, digest: TokenDigest, conditions: Conditions) -> Option<Caller> {
         let (set, tag) = self.set(digest);
         for (known, place) in set.tags.iter().zip(&set.places) {
@@ -158,16 +159,15 @@ impl VerifiedTokens {
         (&self.sets[hash % self.sets.len()], tag)
     }
 
-    /// Number of tokens that are remembered now, valid or not.
+    /// Number of remembered tokens, valid or not.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.sets.iter().flat_map(|set| &set.places).filter(|place| place.load().is_some()).count()
     }
 }
 
-/// Where to remember a token: in the place of its predecessor with the same digest, in one that
-/// is empty or whose token is of no use, or in that of the oldest token of the caller that has
-/// the most.
+/// Returns the place for a token: that of a token with the same digest, an empty one or one whose
+/// token is not valid any more, or that of the oldest token of the caller that has the most.
 fn place_for(places: &[Option<Arc<Stored>>; WAYS], new: &VerifiedToken, conditions: Conditions) -> usize {
     let is_free = |place: &Option<Arc<Stored>>| {
         place
@@ -178,13 +178,13 @@ fn place_for(places: &[Option<Arc<Stored>>; WAYS], new: &VerifiedToken, conditio
         return free;
     }
     let tokens = || places.iter().flatten();
-    let of_caller = |caller: &Caller| tokens().filter(|stored| stored.token.caller == *caller).count();
-    let gives_way = |stored: &Stored| (of_caller(&stored.token.caller), u64::MAX - stored.number);
-    let fullest = (0..).zip(tokens()).max_by_key(|(_, stored)| gives_way(stored));
+    let tokens_of = |caller: &Caller| tokens().filter(|stored| stored.token.caller == *caller).count();
+    let eviction_priority = |stored: &Stored| (tokens_of(&stored.token.caller), u64::MAX - stored.number);
+    let fullest = (0..).zip(tokens()).max_by_key(|(_, stored)| eviction_priority(stored));
     fullest.map_or(0, |(index, _)| index)
 }
 
-/// Without the contents: they name callers.
+/// Omits the contents, which name callers.
 impl std::fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VerifiedTokens").field("sets", &self.sets.len()).finish_non_exhaustive()

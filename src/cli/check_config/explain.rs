@@ -1,7 +1,7 @@
-//! `check-config --explain`: which access rule would decide on a call, and why.
+//! `check-config --explain`: which access rule would decide a call, and why.
 //!
-//! A question that no call could ask is refused: the answer must hold for the call that
-//! is made. The rules themselves are held against it in `access`.
+//! A call that nobody could make is refused, because the answer must hold for real calls. The
+//! rules themselves are evaluated in `access`.
 
 use crate::{
     access::{Explanation, Rules},
@@ -11,17 +11,17 @@ use crate::{
     ott::{Subject, SubjectKind},
 };
 
-/// Such a call as `--explain` asks about.
+/// The call that `--explain` asks about.
 #[derive(Debug)]
 pub(super) struct Question {
     caller: String,
     operation: Operation,
     api_client: Option<String>,
-    /// None for a login, which does not say whom its token is for.
+    /// None for a login, whose request does not name the user.
     user: Option<Subject>,
 }
 
-/// Why no call can be such a one as is asked about.
+/// Why no call can be the one that is asked about.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoSuchCall {
     #[error("METHOD must be IssueOtt or LoginWithOtt")]
@@ -35,21 +35,27 @@ pub(super) enum NoSuchCall {
     Token { name: String, nearest: Option<String> },
     #[error("USER is required for IssueOtt: which rule decides depends on it")]
     NoUser,
-    #[error("USER must be `-` for LoginWithOtt: a login does not say whom its token is for")]
+    #[error("USER must be `-` for LoginWithOtt: its request does not name the user")]
     UserOfLogin,
     #[error("USER {0}")]
     User(String),
+    #[error(
+        "USER cannot begin with {prefix:?}: the kinds of user are login:NAME, external_id:ID and user_id:ID{}; \
+         write login:{shown} if that is the login",
+        hint(.nearest.as_deref())
+    )]
+    UserKind { prefix: String, shown: String, nearest: Option<String> },
     #[error("--api-client: no API client is called {name:?}{}", hint(.nearest.as_deref()))]
     ApiClient { name: String, nearest: Option<String> },
 }
 
-/// What would become of such a call.
+/// How such a call would be decided.
 pub(super) enum Answer {
     /// The rules decide.
     Decided {
         /// With which API client.
         api_client: String,
-        /// Whether that is the default one, for the call names none.
+        /// Whether that is the default one, because the call names none.
         is_default: bool,
         /// What they decide.
         explanation: Explanation,
@@ -79,7 +85,7 @@ impl Question {
         Ok(Self { caller: caller.clone(), operation, api_client: api_client.map(str::to_owned), user })
     }
 
-    /// What the rules say to it, in that configuration.
+    /// Returns what the rules of that configuration decide.
     pub(super) fn put_to(&self, rules: &Rules, config: &Config) -> Result<Answer, NoSuchCall> {
         let tokens = &config.callers.tokens;
         if let Some(name) = self.caller.strip_prefix("token:")
@@ -103,12 +109,22 @@ impl Question {
     }
 }
 
+/// The user of a text. One without a colon is a login; a login with a colon is written with its
+/// kind, so that a misspelled kind is not part of a name.
 fn subject(text: &str) -> Result<Subject, NoSuchCall> {
     let (kind, name) = match text.split_once(':') {
         Some(("login", name)) => (SubjectKind::Login, name),
         Some(("external_id", name)) => (SubjectKind::ExternalId, name),
         Some(("user_id", name)) => (SubjectKind::UserId, name),
-        _ => (SubjectKind::Login, text),
+        Some((prefix, _)) => {
+            let nearest = nearest(prefix, ["login", "external_id", "user_id"].into_iter());
+            return Err(NoSuchCall::UserKind {
+                prefix: format!("{prefix}:"),
+                shown: text.to_owned(),
+                nearest,
+            });
+        }
+        None => (SubjectKind::Login, text),
     };
     Subject::new(kind, name.to_owned()).map_err(|rule| NoSuchCall::User(rule.to_string()))
 }
@@ -126,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn user_is_named_by_kind_and_a_bare_name_is_a_login() {
+    fn user_is_named_by_kind_and_a_name_without_a_colon_is_a_login() {
         let field = |text: &str| {
             let user = read("dns:a", "IssueOtt", text).unwrap().user.unwrap();
             (user.field(), user.as_sent().to_owned())
@@ -135,12 +151,18 @@ mod tests {
         assert_eq!(field("login:a:b"), ("login", "a:b".to_owned()));
         assert_eq!(field("external_id:x"), ("external_id", "x".to_owned()));
         assert_eq!(field("user_id:1"), ("user_id", "1".to_owned()));
-        assert_eq!(field("a:b"), ("login", "a:b".to_owned()));
+        for text in ["email:a@b", "Login:a", "user-id:1", "a:b", ":a", "login :a"] {
+            let error = read("dns:a", "IssueOtt", text).unwrap_err();
+            assert!(matches!(error, NoSuchCall::UserKind { .. }), "{error}");
+            for part in ["login:NAME, external_id:ID and user_id:ID", &format!("write login:{text} if")] {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        }
         assert!(matches!(read("dns:a", "IssueOtt", "user_id:"), Err(NoSuchCall::User(_))));
     }
 
     #[test]
-    fn what_no_call_can_be_is_not_answered() {
+    fn calls_that_nobody_can_make_are_refused() {
         for caller in ["", "portal", "Anonymous", "dns:", "dns:Portal", "spiffe://a", "jwt:", "mail:a", "*"] {
             let refused = read(caller, "IssueOtt", "x").unwrap_err();
             assert_eq!(refused, NoSuchCall::Caller(caller.to_owned()));

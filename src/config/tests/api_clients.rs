@@ -10,7 +10,7 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:1: api_clients.eu2.data_center_url: is missing: the data center's URL, such as \"https://eu2-cloud.acronis.com\"",
                 "gateway.toml:1: api_clients.eu2.client_id: is missing: the API client's id",
-                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: or one of client_secret_env and client_secret_credential",
+                "gateway.toml:1: api_clients.eu2.client_secret_file: is missing: name the file of the secret, or set client_secret_env or client_secret_credential",
             ],
         ),
         (
@@ -18,15 +18,15 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must be https (plain http is for loopback addresses only)",
                 "gateway.toml:3: api_clients.eu2.client_id: must not be empty",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (entity not found)",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: no such file: nothing",
             ],
         ),
         (
             "data_center_url = \"eu2\"\nclient_id = \"a:b\"\nclient_secret_file = \".\"",
             &[
-                "gateway.toml:2: api_clients.eu2.data_center_url: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:2: api_clients.eu2.data_center_url: must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"",
                 "gateway.toml:3: api_clients.eu2.client_id: must be at most 255 visible ASCII characters without a colon",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: the file cannot be read (is a directory)",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: is a directory: FOLDER; name a file",
             ],
         ),
         (
@@ -40,15 +40,15 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2/api/2\"\nclient_id = \"id\"\nclient_secret = \"canary-5f0c\"",
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must end after the host and the port, without a path",
-                "gateway.toml:4: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
+                "gateway.toml:4: api_clients.eu2.client_secret: a secret must not be in the configuration; write it to a file, and name the file with client_secret_file",
             ],
         ),
         (
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\nclient_secret_env = \"UNSET\"\nclient_secret_credential = \"a/b\"",
             &[
-                "gateway.toml:5: api_clients.eu2.client_secret_env: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:5: api_clients.eu2.client_secret_env: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
                 "gateway.toml:5: api_clients.eu2.client_secret_env: no such environment variable is set",
-                "gateway.toml:6: api_clients.eu2.client_secret_credential: there must be one source of the secret, and client_secret_file is one already",
+                "gateway.toml:6: api_clients.eu2.client_secret_credential: only one source of the secret is allowed, and client_secret_file is set as well; remove one of them",
                 "gateway.toml:6: api_clients.eu2.client_secret_credential: must be the name of a credential, without a path",
             ],
         ),
@@ -62,7 +62,7 @@ fn every_fault_of_an_api_client_is_found() {
             "data_center_url = \"https://eu2\"\nclient_id = \"id\"\nclient_secret_file = \"secret\"\ntarget_origins = [\"https://a\", \"https://a/b\", \"javascript:x\", \"http://localhost\"]",
             &[
                 "gateway.toml:5: api_clients.eu2.target_origins[2]: must end after the host and the port, without a path",
-                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be an absolute URL, such as \"https://eu2-cloud.acronis.com\"",
+                "gateway.toml:5: api_clients.eu2.target_origins[3]: must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"",
                 "gateway.toml:5: api_clients.eu2.target_origins[4]: must be https",
             ],
         ),
@@ -162,7 +162,7 @@ fn two_defaults_are_refused_and_none_is_not() {
     assert_eq!(
         folder.faults(&both),
         [
-            "gateway.toml:10: api_clients.us5.default: there must be one default at most, and \"eu2\" is one already"
+            "gateway.toml:10: api_clients.us5.default: only one API client can be the default, and \"eu2\" already is"
         ]
     );
     assert_eq!(folder.load(&format!("{CLIENT}{second}{RULE}")).unwrap().api_clients.default, None);

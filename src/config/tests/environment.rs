@@ -107,11 +107,27 @@ fn fault_of_the_environment_names_the_variable() {
             "OTT_GATEWAY_SERVER__REFLECTION: unknown key; did you mean \"OTT_GATEWAY__SERVER__REFLECTION\"?",
             "OTT_GATEWAY__ACCESS__RULES: access.rules: is a list of tables, which can only be set in the file",
             "OTT_GATEWAY__ACCESS__RULES__0__CALLERS: access.rules.0.callers: is part of a list, which can only be set in the file",
-            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret must not be in the configuration: put it into a file and name that with client_secret_file",
+            "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_SECRET: api_clients.eu2.client_secret: a secret must not be in the configuration; write it to a file, and name the file with client_secret_file",
             "OTT_GATEWAY__SERVER: server: is a table; a variable sets one of its keys",
-            "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"listen\"?",
+            "OTT_GATEWAY__SERVER__LISEN: server.lisen: unknown key; did you mean \"OTT_GATEWAY__SERVER__LISTEN\"?",
             "OTT_GATEWAY__SERVER__MAX_DEADLINE: server.max_deadline: must be a duration with its unit, such as \"10s\" or \"500ms\"",
             "OTT_GATEWAY__SERVER__PLAINTEXT: server.plaintext: must be true or false",
         ]
     );
+}
+
+#[test]
+fn a_variable_with_a_misspelled_path_is_one_fault_with_the_right_name() {
+    for (name, meant) in [
+        ("OTT_GATEWAY__SERVER_LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY__SERVR__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY___SERVER__LISTEN", "OTT_GATEWAY__SERVER__LISTEN"),
+        ("OTT_GATEWAY__CONFIG", "OTT_GATEWAY_CONFIG"),
+        ("OTT_GATEWAY__API_CLIENTS__US5_CLIENT_ID", "OTT_GATEWAY__API_CLIENTS__US5__CLIENT_ID"),
+        ("OTT_GATEWAY__API_CLIENTS__EU2__CLIENT__ID", "OTT_GATEWAY__API_CLIENTS__EU2__CLIENT_ID"),
+    ] {
+        let faults = Folder::new().with(name, "canary").faults(&working_and(""));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].ends_with(&format!("unknown key; did you mean \"{meant}\"?")), "{faults:?}");
+    }
 }

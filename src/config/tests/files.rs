@@ -45,7 +45,10 @@ fn configuration_that_is_not_text_is_refused() {
 #[test]
 fn missing_file_is_a_fault() {
     let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
-    assert_eq!(faults.to_string(), "/nowhere/gateway.toml: the file cannot be read (entity not found)");
+    assert_eq!(
+        faults.to_string(),
+        "/nowhere/gateway.toml: no such file: /nowhere/gateway.toml (there is no folder /nowhere)"
+    );
 }
 
 #[test]

@@ -79,3 +79,26 @@ fn faults_never_show_a_value() {
         assert!(!format!("{faults} {faults:?}").contains(CANARY), "{faults}");
     }
 }
+
+#[test]
+fn a_path_to_nothing_is_shown_unless_it_may_be_a_secret() {
+    let folder = Folder::new();
+    let fault = |file: &str| {
+        let text = working_and("").replace("file = \"secret\"", &format!("file = \"{file}\""));
+        folder.faults(&text).concat()
+    };
+    for name in ["eu2.secret", "client-secret_2026.txt", "SECRET2", "tls.crt-old"] {
+        assert!(fault(name).ends_with(&format!("no such file: {name}")), "{}", fault(name));
+    }
+    assert!(fault("keys/eu2.secret").ends_with("no such file: keys/eu2.secret (there is no folder keys)"));
+    for secret in [
+        "q8Zx2KpL0vT4",
+        "2955b448-7df8-43fc-9c63-a21511dbe06d",
+        "/9j4AAQ/SkZJRg==",
+        "correct horse",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ] {
+        let fault = fault(secret);
+        assert!(fault.contains("it may be a secret") && !fault.contains(&secret[4..]), "{fault}");
+    }
+}

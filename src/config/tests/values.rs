@@ -57,7 +57,7 @@ fn one_token_belongs_to_one_caller() {
         [
             "gateway.toml:10: callers.tokens.b: is the same token as that of \"a\"",
             "gateway.toml:11: callers.tokens.c[1]: must be \"sha256:\" and the 64 hexadecimal digits of the \
-             token's SHA-256, never the token itself",
+             token's SHA-256, not the token itself",
         ]
     );
 }
@@ -73,6 +73,6 @@ fn fingerprint_key_is_named_by_its_file_unless_told() {
     );
     assert_eq!(
         folder.faults(&working_and("[audit]\nhmac_key_id = \"2026-01\"")),
-        ["gateway.toml:9: audit.hmac_key_id: names the key of hmac_key_file, which is not there"]
+        ["gateway.toml:9: audit.hmac_key_id: needs hmac_key_file"]
     );
 }

@@ -15,7 +15,7 @@ use crate::{
     secret::Secret,
 };
 
-/// `Retry-After` is kept within these bounds.
+/// `Retry-After` is clamped to these bounds.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(100);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
@@ -32,22 +32,23 @@ const OAUTH_ERRORS: [&str; 9] = [
     "temporarily_unavailable",
 ];
 
-/// OAuth codes that refuse the API client.
+/// OAuth codes that mean that the API client is refused.
 const REFUSED_CLIENT: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_client"];
 
-/// The platform's own codes that refuse the API client, and HTTP statuses used as codes.
+/// Codes of the platform, and HTTP statuses used as codes, that mean that the API client is
+/// refused.
 const REFUSED_CLIENT_CODES: [i64; 6] = [401, 403, 1002, 1003, 1012, 1018];
 
-/// A response of the token endpoint.
+/// Response of the token endpoint.
 pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Result<Zeroizing<Vec<u8>>, BodyError>,
-    /// The time at which it was made: its `Date`, else ours.
+    /// When it was sent: its `Date`, or else our time.
     pub(super) now: SystemTime,
 }
 
-/// A token and what was wrong with the lifetime that the response reports.
+/// A token, and the problem with the lifetime in the response.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: Fetched,
@@ -70,14 +71,14 @@ impl ErrorCode {
 }
 
 impl Answer<'_> {
-    /// Returns whether the body can change the result. A body that never ends must not delay
-    /// the other statuses.
+    /// Returns whether the body can change the result. For other statuses, a body that never ends
+    /// must not delay the result.
     pub(super) fn needs_body(status: StatusCode) -> bool {
         status.is_success() || status == StatusCode::BAD_REQUEST || status == StatusCode::FORBIDDEN
     }
 
     /// Returns the token, or why there is none.
-    pub(super) fn judge(self) -> Result<Granted, CredentialError> {
+    pub(super) fn interpret(self) -> Result<Granted, CredentialError> {
         if self.status.is_success() {
             return self.token();
         }
@@ -112,7 +113,7 @@ impl Answer<'_> {
         CredentialError::new(kind, cause)
     }
 
-    /// The JSON object of a refusal, if it is one and is labelled so.
+    /// Returns the body of a refusal if it is a JSON object and declared as JSON.
     fn refusal(&self) -> Result<Option<Object<'_>>, BodyError> {
         let body = self.body.as_ref().map_err(Clone::clone)?;
         Ok(if is_json(self.headers) { Object::parse(body).ok() } else { None })
@@ -142,7 +143,7 @@ impl Answer<'_> {
     }
 }
 
-/// The error code of a refusal, in the form of OAuth or of the platform.
+/// Returns the error code of a refusal, in the format of OAuth or of the platform.
 fn error_code(refusal: &Object<'_>) -> Option<ErrorCode> {
     if let Some(error) = refusal.object("error") {
         let number = error.get::<i64>("code");

@@ -1,4 +1,4 @@
-//! The lifetime of an access token, read from its response.
+//! Lifetime of an access token, read from the token response.
 //!
 //! A lifetime that cannot be read counts as missing: the token is used for a few minutes and
 //! then renewed.
@@ -12,21 +12,20 @@ use crate::http_client::json::Object;
 /// Lifetime assumed if the response reports none.
 const ASSUMED: Duration = Duration::from_mins(5);
 
-/// Maximum lifetime that is not reported as a problem. A token is used for less
-/// (`access_token`).
+/// A longer lifetime is reported as a problem. `access_token` uses a token for less than this.
 const MAX: Duration = Duration::from_hours(30 * 24);
 
 /// An `expires_on` further away than this is not a time in seconds: 100 years.
 const MAX_EXPIRES_ON_SECONDS: f64 = 100.0 * 365.25 * 86_400.0;
 
-/// A lifetime and what was wrong with the response's own.
+/// Lifetime, and the problem with the one in the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lifetime {
     pub(super) duration: Duration,
     pub(super) problem: Option<Problem>,
 }
 
-/// What is wrong with the lifetime that a response reports.
+/// Problem with the lifetime in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     /// Neither `expires_in` nor `expires_on`.
@@ -40,22 +39,22 @@ pub(super) enum Problem {
 }
 
 impl Problem {
-    /// For the log.
+    /// Returns the text for the log.
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Missing => "the response contains neither expires_in nor expires_on; assuming 5 minutes",
             Self::ExpiresInUnusable => "expires_in is not a positive number of seconds; using expires_on",
             Self::Unusable => {
-                "expires_in is not a positive number of seconds, and expires_on not a time in the future; \
+                "expires_in is not a positive number of seconds, and expires_on is not a time in the future; \
                  assuming 5 minutes"
             }
-            Self::TooLong => "the lifetime is longer than 30 days; it is cut",
+            Self::TooLong => "the lifetime is longer than 30 days; using 30 days",
         }
     }
 }
 
-/// Reads the lifetime: `expires_in` in seconds, or else `expires_on` in Unix time, which is
-/// compared with `now`, the time of the response.
+/// Reads the lifetime: `expires_in` in seconds, or else `expires_on` in Unix time, relative to
+/// `now`, the time of the response.
 pub(super) fn read(response: &Object<'_>, now: SystemTime) -> Lifetime {
     let present = |name| response.raw(name).filter(|value| value.get() != "null");
     let (lifetime, end) = (present("expires_in"), present("expires_on"));
@@ -75,17 +74,17 @@ fn reported(seconds: f64, problem: Option<Problem>) -> Lifetime {
     if seconds > MAX.as_secs_f64() {
         return Lifetime { duration: MAX, problem: Some(Problem::TooLong) };
     }
-    // Within the bounds, so converting cannot fail.
+    // The value is within bounds, so the conversion cannot fail.
     let duration = Duration::try_from_secs_f64(seconds).unwrap_or(ASSUMED);
     Lifetime { duration, problem }
 }
 
-/// Whole seconds, rounded down; none if there is not even one.
+/// Returns the whole seconds, or `None` if there are less than one.
 fn positive(seconds: f64) -> Option<f64> {
     Some(seconds.floor()).filter(|seconds| *seconds >= 1.0)
 }
 
-/// The seconds until a moment in Unix time. Milliseconds are recognized by their size.
+/// Returns the seconds until a Unix time. Milliseconds are recognized by their magnitude.
 fn until(moment: f64, now: SystemTime) -> Option<f64> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let seconds = moment.floor() - now.floor();
@@ -99,7 +98,7 @@ fn until(moment: f64, now: SystemTime) -> Option<f64> {
     }
 }
 
-/// A number in any spelling: a JSON number, or a text that contains one, with or without
+/// Parses a number in any spelling: a JSON number, or a string that contains one, with or without
 /// blanks and the unit `s`. A number too large for `f64` is infinite.
 fn number(value: &RawValue) -> Option<f64> {
     let text = serde_json::from_str::<String>(value.get()).ok();
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn expires_in_comes_before_expires_on_and_of_duplicates_the_last_one_counts() {
+    fn expires_in_precedes_expires_on_and_the_last_duplicate_counts() {
         assert_eq!(lifetime(r#""expires_in":60,"expires_on":1562867764"#), (60, None));
         assert_eq!(lifetime(r#""expires_in":60,"expires_on":1"#), (60, None));
         assert_eq!(lifetime(r#""expires_in":60,"expires_in":90"#), (90, None));
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn expires_in_that_cannot_be_used_is_as_good_as_none() {
+    fn unusable_expires_in_counts_as_missing() {
         for spelling in [
             "0",
             "-1",
@@ -232,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_lifetime_is_five_minutes() {
+    fn missing_lifetime_defaults_to_five_minutes() {
         for members in ["", r#""expires_in":null"#, r#""expires_in":null,"expires_on":null"#] {
             assert_eq!(lifetime(members), (300, Some(Problem::Missing)), "{members}");
         }
     }
 
     #[test]
-    fn absurdly_long_lifetime_is_cut() {
+    fn lifetime_is_capped_at_thirty_days() {
         assert_eq!(lifetime(r#""expires_in":2592000"#), (30 * DAY, None));
         for members in [
             r#""expires_in":2592001"#,

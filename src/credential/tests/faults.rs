@@ -1,14 +1,14 @@
-//! That no failure is the last word, and the invariants of token requests, under random
-//! sequences of faults.
+//! Recovery and invariants of token requests, under random sequences of faults.
 
 use proptest::prelude::*;
 
 use super::{refresh::REQUEST_FLOOR, *};
 
-/// From the platform's healing to a call's success (ARCHITECTURE.md, "Access tokens").
-const HEALED_WITHIN: Duration = Duration::from_secs(31);
+/// Maximum time from the platform's recovery to a successful call (ARCHITECTURE.md, "Access
+/// tokens").
+const RECOVERY_LIMIT: Duration = Duration::from_secs(31);
 
-/// How the platform deals with one token request.
+/// How the platform responds to one token request.
 #[derive(Clone, Debug)]
 enum Fault {
     Grants { lifetime_s: u64 },
@@ -17,7 +17,7 @@ enum Fault {
     Hangs,
 }
 
-/// What happens meanwhile on our side.
+/// Concurrent events in the gateway.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Call,
@@ -66,12 +66,12 @@ fn event() -> impl Strategy<Value = (u64, Event)> {
 }
 
 impl Running {
-    /// Answers token requests as told until the platform heals, and well from then on.
-    /// Gives the moments at which they came.
+    /// Answers token requests according to `steps` until `recovers_at`, and with a token
+    /// afterwards. Returns when they arrived.
     async fn platform(
         mut requests: mpsc::UnboundedReceiver<TokenRequest>,
         steps: Vec<Step>,
-        heals_at: Instant,
+        recovers_at: Instant,
         over: CancellationToken,
     ) -> Vec<Instant> {
         let mut moments = Vec::new();
@@ -79,10 +79,10 @@ impl Running {
         let mut hung = Vec::new();
         while let Some(request) = requests.recv().await {
             moments.push(request.at);
-            let step = steps.next().filter(|_| request.at < heals_at);
+            let step = steps.next().filter(|_| request.at < recovers_at);
             let Some(Step { fault, answers_after_ms }) = step else {
                 sleep(Duration::from_millis(100)).await;
-                // The last one may be cut short by the end of the test.
+                // The end of the test may interrupt the last one.
                 if !over.is_cancelled() {
                     request.grant(LIFETIME);
                 }
@@ -93,8 +93,8 @@ impl Running {
                 Fault::Grants { lifetime_s } => request.grant(seconds(lifetime_s)),
                 Fault::Fails(error) => request.fail(error),
                 Fault::Limits { retry_after_ms } => {
-                    let wish = Some(Duration::from_millis(retry_after_ms));
-                    request.answer(Err(CredentialError::failing("429").with_retry_after(wish)));
+                    let retry_after = Some(Duration::from_millis(retry_after_ms));
+                    request.answer(Err(CredentialError::failing("429").with_retry_after(retry_after)));
                 }
                 Fault::Hangs => hung.push(request),
             }
@@ -103,18 +103,14 @@ impl Running {
     }
 }
 
-async fn lives_through(
-    steps: Vec<Step>,
-    events: Vec<(u64, Event)>,
-    faulty_for_ms: u64,
-) -> Result<(), String> {
-    let Running { credential, requests, most_in_flight, wall, stop, task } = Running::start();
+async fn recovers(steps: Vec<Step>, events: Vec<(u64, Event)>, faulty_for_ms: u64) -> Result<(), String> {
+    let Running { credential, requests, max_in_flight, wall, stop, task } = Running::start();
     let start = clock::now();
-    let heals_at = start + Duration::from_millis(faulty_for_ms);
-    let platform = tokio::spawn(Running::platform(requests, steps, heals_at, stop.clone()));
+    let recovers_at = start + Duration::from_millis(faulty_for_ms);
+    let platform = tokio::spawn(Running::platform(requests, steps, recovers_at, stop.clone()));
     for (pause_ms, event) in events {
         let next = clock::now() + Duration::from_millis(pause_ms);
-        if next >= heals_at {
+        if next >= recovers_at {
             break;
         }
         tokio::time::sleep_until(next).await;
@@ -131,9 +127,9 @@ async fn lives_through(
             Event::ClockSet { by_ms } => wall.shift_by_ms(by_ms),
         }
     }
-    tokio::time::sleep_until(heals_at).await;
-    // Any call that comes after this time succeeds.
-    sleep(HEALED_WITHIN).await;
+    tokio::time::sleep_until(recovers_at).await;
+    // Any later call succeeds.
+    sleep(RECOVERY_LIMIT).await;
     let (took, answer) = timed(credential.bearer(soon())).await;
     if let Err(error) = answer {
         return Err(format!("still failing: {error}"));
@@ -144,7 +140,7 @@ async fn lives_through(
     stop.cancel();
     task.await.map_err(|error| error.to_string())?;
     let moments = platform.await.map_err(|error| error.to_string())?;
-    if most_in_flight.load(Ordering::SeqCst) != 1 {
+    if max_in_flight.load(Ordering::SeqCst) != 1 {
         return Err("more than one request in flight".to_owned());
     }
     for pair in moments.windows(2) {
@@ -160,7 +156,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn within_31_seconds_of_healing_calls_succeed_and_requests_never_pile_up(
+    fn calls_succeed_within_31_seconds_of_recovery_and_requests_never_pile_up(
         steps in prop::collection::vec(step(), 1..20),
         events in prop::collection::vec(event(), 0..60),
         faulty_for_ms in 0_u64..300_000,
@@ -170,7 +166,7 @@ proptest! {
             .start_paused(true)
             .build()
             .expect("a runtime can be built");
-        let lived = runtime.block_on(lives_through(steps, events, faulty_for_ms));
-        prop_assert_eq!(lived, Ok(()));
+        let result = runtime.block_on(recovers(steps, events, faulty_for_ms));
+        prop_assert_eq!(result, Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! The exchange over real sockets: what is sent, and what every kind of answer means.
+//! The exchange over real sockets: the request, and the result of every kind of response.
 
 use std::{io, net::SocketAddr};
 
@@ -21,7 +21,7 @@ pub(super) enum Answer {
     Bytes(String),
     /// These bytes, then a reset.
     Reset(String),
-    /// These bytes, and then nothing for as long as the client stays.
+    /// These bytes, and then nothing until the client disconnects.
     Open(String),
     /// Closed before a request was read.
     Unread,
@@ -40,8 +40,8 @@ impl Answer {
     }
 }
 
-/// A server that answers one connection after the other as it is told, and keeps what
-/// it was sent.
+/// A server that answers one connection after the other with the queued answers, and records the
+/// requests.
 pub(super) struct Server {
     address: SocketAddr,
     answers: mpsc::UnboundedSender<Answer>,
@@ -52,11 +52,11 @@ impl Server {
     pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
-        let (answers, mut told) = mpsc::unbounded_channel::<Answer>();
+        let (answers, mut queued) = mpsc::unbounded_channel::<Answer>();
         let (received_by, received) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let Some(answer) = told.recv().await else { return };
+                let Some(answer) = queued.recv().await else { return };
                 if let Ok(request) = respond(stream, answer).await {
                     let _ = received_by.send(request);
                 }
@@ -69,8 +69,8 @@ impl Server {
         exchange(&format!("http://{}/api/2/idp/token", self.address))
     }
 
-    /// What the exchange makes of that answer.
-    pub(super) async fn judged(
+    /// Returns the result of the exchange for that answer.
+    pub(super) async fn result_of(
         &self,
         exchange: &HttpExchange,
         answer: Answer,
@@ -110,8 +110,8 @@ async fn respond(mut stream: TcpStream, answer: Answer) -> io::Result<String> {
 pub(super) fn exchange(url: &str) -> HttpExchange {
     HttpExchange::new(
         Arc::from("eu2"),
-        ClientId::parse("the-id").expect("a good id"),
-        Url::parse(url).expect("a good URL"),
+        ClientId::parse("the-id").expect("a valid id"),
+        Url::parse(url).expect("a valid URL"),
         UnpooledClient::for_test(),
         WallClock::system(),
         ApiClientMetrics::default(),
@@ -123,13 +123,13 @@ fn failing() -> CredentialErrorKind {
 }
 
 #[tokio::test]
-async fn request_is_what_the_platform_documents() {
+async fn request_has_the_documented_form() {
     let mut server = Server::start().await;
-    let fetched = server.judged(&server.exchange(), Answer::json("200 OK", GRANT)).await.expect("a token");
+    let fetched = server.result_of(&server.exchange(), Answer::json("200 OK", GRANT)).await.expect("a token");
     assert_eq!(fetched.header(), "Bearer good-token");
     assert_eq!(fetched.lifetime(), seconds(7200));
 
-    let request = server.received.recv().await.expect("it was received");
+    let request = server.received.recv().await.expect("the server received it");
     let (head, body) = request.split_once("\r\n\r\n").expect("a head and a body");
     let mut lines = head.lines();
     assert_eq!(lines.next(), Some("POST /api/2/idp/token HTTP/1.1"));
@@ -151,7 +151,7 @@ async fn request_is_what_the_platform_documents() {
     assert_eq!(body, "grant_type=client_credentials");
 }
 
-/// Everything but the platform is the real thing: the file, the task, the client.
+/// Everything but the platform is real: the file, the task, the client.
 #[tokio::test]
 async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file() {
     let mut server = Server::start().await;
@@ -159,12 +159,12 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
     let path = directory.path().join("secret");
     std::fs::write(&path, format!("{SECRET}\n")).expect("it can be written");
     let settings = Settings {
-        client_id: ClientId::parse("the-id").expect("a good id"),
+        client_id: ClientId::parse("the-id").expect("a valid id"),
         secret: SecretSource::File(path),
     };
     let endpoint = TokenEndpoint {
         api_client: Arc::from("eu2"),
-        url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a good URL"),
+        url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a valid URL"),
         http: UnpooledClient::for_test(),
     };
     assert!(!format!("{settings:?} {endpoint:?}").contains(SECRET));
@@ -177,7 +177,7 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
     let error = credential.bearer(soon()).await.expect_err("the connection was cut");
     assert_eq!(error.kind(), CredentialErrorKind::Failing);
     sleep(error.retry_after().expect("the rest of the pause")).await;
-    let bearer = credential.bearer(soon()).await.expect("it has healed");
+    let bearer = credential.bearer(soon()).await.expect("the server has recovered");
     assert_eq!(bearer.header_value(), "Bearer good-token");
 
     server.answers.send(Answer::json("200 OK", &GRANT.replace("good", "better"))).expect("the server runs");
@@ -198,9 +198,9 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
     assert_eq!(sent, 2);
 }
 
-/// After each of them the next request on the same exchange works.
+/// After each response, the next request on the same exchange succeeds.
 #[tokio::test]
-async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
+async fn every_kind_of_response_is_classified_and_does_not_affect_the_next() {
     let html = "<html>no</html>";
     let oauth = |code: &str| format!(r#"{{"error":"{code}","error_description":"no"}}"#);
     let platform = |code: &str| format!(r#"{{"error":{{"code":{code},"message":"no"}}}}"#);
@@ -244,10 +244,10 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
         (Answer::json("200 OK", html), failing()),
         (Answer::json("200 OK", grant_in_part), failing()),
         (Answer::json("204 No Content", ""), failing()),
-        // Too long, as told beforehand and as counted.
+        // Too long, according to `Content-Length` and as counted.
         (Answer::json("200 OK", &padded), failing()),
         (Answer::Bytes(format!("{chunked}{:x}\r\n{padded}\r\n0\r\n\r\n", padded.len())), failing()),
-        // Cut off: before anything, before the head, in the head, in the body.
+        // Truncated: before anything, before the head, in the head, in the body.
         (Answer::Unread, failing()),
         (Answer::Bytes(String::new()), failing()),
         (Answer::Reset(String::new()), failing()),
@@ -267,16 +267,16 @@ async fn every_kind_of_answer_has_its_meaning_and_none_spoils_the_next() {
     let exchange = server.exchange();
     for (answer, expected) in cases {
         let shown = format!("{answer:.200?}");
-        let failure = server.judged(&exchange, answer).await.expect_err(&shown);
+        let failure = server.result_of(&exchange, answer).await.expect_err(&shown);
         assert_eq!(failure.kind(), expected, "{shown}");
-        let next = server.judged(&exchange, Answer::json("200 OK", GRANT)).await;
+        let next = server.result_of(&exchange, Answer::json("200 OK", GRANT)).await;
         assert!(next.is_ok(), "after {shown}: {next:?}");
     }
 }
 
-/// However wrong our own clock is.
+/// Our own clock may be wrong.
 #[tokio::test]
-async fn expires_on_is_read_by_the_clock_of_the_answer() {
+async fn expires_on_is_relative_to_the_date_of_the_response() {
     let server = Server::start().await;
     let body = r#"{"access_token":"good","expires_on":1562867764}"#;
     let answer = Answer::Bytes(format!(
@@ -284,36 +284,36 @@ async fn expires_on_is_read_by_the_clock_of_the_answer() {
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     ));
-    let fetched = server.judged(&server.exchange(), answer).await.expect("a token");
+    let fetched = server.result_of(&server.exchange(), answer).await.expect("a token");
     assert_eq!(fetched.lifetime(), HOUR);
 }
 
 #[tokio::test]
-async fn body_of_a_401_that_never_comes_does_not_hide_the_refusal() {
+async fn missing_body_of_a_401_does_not_delay_the_refusal() {
     let server = Server::start().await;
     let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 500\r\n\r\n".to_owned();
     let exchange = server.exchange();
-    let judged = timeout(seconds(120), server.judged(&exchange, Answer::Open(head))).await;
-    let failure = judged.expect("its head is enough").expect_err("a refusal");
+    let result_of = timeout(seconds(120), server.result_of(&exchange, Answer::Open(head))).await;
+    let failure = result_of.expect("its head is enough").expect_err("a refusal");
     assert_eq!(failure.kind(), CredentialErrorKind::Rejected);
 }
 
 #[tokio::test]
-async fn answer_that_announces_too_much_is_not_even_read() {
+async fn response_with_a_too_large_content_length_is_not_read() {
     let server = Server::start().await;
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 65537\r\n\r\n";
     let failure =
-        server.judged(&server.exchange(), Answer::Bytes(head.to_owned())).await.expect_err("too long");
+        server.result_of(&server.exchange(), Answer::Bytes(head.to_owned())).await.expect_err("too long");
     assert_eq!(failure, CredentialError::failing("the response body is larger than 65536 bytes"));
 }
 
 #[tokio::test]
-async fn wish_to_wait_comes_with_the_failure() {
+async fn failure_carries_retry_after() {
     let server = Server::start().await;
     let answer = Answer::Bytes(
         "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n".to_owned(),
     );
-    let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
+    let failure = server.result_of(&server.exchange(), answer).await.expect_err("a failure");
     assert_eq!(failure.retry_after(), Some(seconds(7)));
 }
 
@@ -325,14 +325,14 @@ async fn redirect_to_another_host_is_not_followed() {
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{}/\r\nContent-Length: 0\r\n\r\n",
         other.address
     ));
-    let failure = server.judged(&server.exchange(), answer).await.expect_err("a failure");
+    let failure = server.result_of(&server.exchange(), answer).await.expect_err("a failure");
     assert_eq!(failure.kind(), CredentialErrorKind::Protocol { status: 307 });
     assert!(other.received.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn endpoint_that_is_not_there_is_unreachable() {
-    // Bound and not listening: nothing else is given its port.
+async fn missing_endpoint_is_unreachable() {
+    // Bound but not listening, so that nothing else gets its port.
     let closed = TcpSocket::new_v4().expect("a socket");
     closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = closed.local_addr().expect("it is bound");
@@ -345,7 +345,7 @@ async fn endpoint_that_is_not_there_is_unreachable() {
 }
 
 #[tokio::test]
-async fn handshake_that_is_cut_off_is_unreachable_and_no_fault_of_the_certificate() {
+async fn aborted_handshake_is_unreachable_and_not_a_certificate_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     let server = tokio::spawn(async move {
@@ -360,7 +360,7 @@ async fn handshake_that_is_cut_off_is_unreachable_and_no_fault_of_the_certificat
 }
 
 #[tokio::test]
-async fn certificate_that_nobody_vouches_for_is_invalid_and_nothing_is_sent() {
+async fn untrusted_certificate_is_invalid_and_nothing_is_sent() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("it can be made");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -1,4 +1,4 @@
-//! Promises 4, 5 and 6: renewing in time, one request for all, and never the end.
+//! Renewal in time, one request for all waiting calls, and recovery from every failure.
 
 use super::{
     access_token::AccessToken,
@@ -8,7 +8,7 @@ use super::{
 use crate::backoff::assert_spread;
 
 #[tokio::test(start_paused = true)]
-async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_served() {
+async fn token_is_renewed_at_65_to_75_percent_of_its_lifetime_while_still_in_service() {
     let mut moments = Vec::new();
     for _ in 0..20 {
         let start = clock::now();
@@ -18,7 +18,7 @@ async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_serv
         let age = renewal.at - start;
         assert!(age >= LIFETIME.mul_f64(0.65) && age <= LIFETIME.mul_f64(0.75), "{age:?}");
 
-        // The request is in flight, and nobody waits for it.
+        // The request is in flight, and no call waits for it.
         let (took, bearer) = timed(running.credential.bearer(soon())).await;
         assert_eq!(took, Duration::ZERO);
         assert_eq!(bearer.ok().map(|bearer| bearer.generation()), first);
@@ -32,7 +32,7 @@ async fn token_is_renewed_at_65_to_75_percent_of_its_life_while_it_is_still_serv
     assert!(moments.len() > 10, "replicas must not renew in step");
 }
 
-/// Renewals of `lifetime`, by the time since the token was requested.
+/// Returns the times of 100 renewals, counted from the token request.
 fn renewals(lifetime: Duration) -> Vec<Duration> {
     let wall = WallClock::following_monotonic();
     let renewal = |_| {
@@ -46,7 +46,7 @@ fn renewals(lifetime: Duration) -> Vec<Duration> {
 #[tokio::test(start_paused = true)]
 async fn renewals_are_spread_over_a_tenth_of_the_time() {
     assert_spread(&renewals(LIFETIME), LIFETIME.mul_f64(0.65), LIFETIME.mul_f64(0.75));
-    // With a minute left at the latest, and not before a quarter of the lifetime.
+    // With a minute left at the latest, but not before a quarter of the lifetime.
     for (lifetime, latest) in [(120, 60), (90, 30), (40, 10)] {
         assert_spread(&renewals(seconds(lifetime)), seconds(latest).mul_f64(0.9), seconds(latest));
     }
@@ -73,7 +73,7 @@ async fn pauses_after_failures_are_spread_up_to_their_maximum() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_with_a_short_life_is_renewed_with_a_minute_left() {
+async fn short_lived_token_is_renewed_with_a_minute_left() {
     for lifetime in [seconds(200), seconds(120), seconds(80)] {
         let start = clock::now();
         let mut running = Running::start_with_token(lifetime).await;
@@ -84,7 +84,7 @@ async fn token_with_a_short_life_is_renewed_with_a_minute_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_that_lives_seconds_is_renewed_in_time_without_a_hot_loop() {
+async fn token_valid_for_seconds_is_renewed_in_time_without_a_hot_loop() {
     let start = clock::now();
     let mut running = Running::start();
     for n in 0..20 {
@@ -97,7 +97,7 @@ async fn token_that_lives_seconds_is_renewed_in_time_without_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousand_calls_that_wait_for_the_first_token_cause_one_request() {
+async fn thousand_calls_waiting_for_the_first_token_cause_one_request() {
     let mut running = Running::start();
     let waiting = running.waiters(1000).await;
     let request = running.request().await;
@@ -110,10 +110,10 @@ async fn thousand_calls_that_wait_for_the_first_token_cause_one_request() {
         assert_eq!(answer.ok().map(|bearer| bearer.generation()), first);
     }
     running.is_quiet_for(HOUR).await;
-    assert_eq!(running.most_in_flight.load(Ordering::SeqCst), 1);
+    assert_eq!(running.max_in_flight.load(Ordering::SeqCst), 1);
 }
 
-/// Not one after the other, each with a request of its own.
+/// They do not send one request each, one after the other.
 #[tokio::test(start_paused = true)]
 async fn thousand_calls_share_the_failure_of_one_request() {
     let mut running = Running::start();
@@ -133,10 +133,10 @@ async fn thousand_calls_share_the_failure_of_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn caller_that_gives_up_does_not_cancel_the_request_that_others_wait_for() {
+async fn cancelled_call_does_not_cancel_the_request_that_others_wait_for() {
     let mut running = Running::start();
     let first = running.credential.clone();
-    // The first to come is the first to go.
+    // The call that caused the request leaves first.
     let impatient = tokio::spawn(async move { first.bearer(Deadline::after(seconds(1))).await });
     settle().await;
     let dropped = running.waiters(1).await;
@@ -154,7 +154,7 @@ async fn caller_that_gives_up_does_not_cancel_the_request_that_others_wait_for()
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_that_gets_no_answer_ends_after_ten_seconds_and_the_next_one_works() {
+async fn request_without_a_response_ends_after_ten_seconds_and_the_next_succeeds() {
     let mut running = Running::start();
     let waiting = running.waiters(1).await;
     let (hung, start) = (running.request().await, clock::now());
@@ -193,9 +193,9 @@ async fn pauses_after_failures_grow_from_one_second_to_thirty_with_jitter() {
     }
     early.sort_unstable();
     early.dedup();
-    assert!(early.len() > 10, "replicas that failed together come back together");
-    assert!(late.iter().any(|pause| *pause > seconds(20)), "it does not grow");
-    assert!(late.iter().any(|pause| *pause < seconds(10)), "it has no full jitter");
+    assert!(early.len() > 10, "replicas that failed together retry together");
+    assert!(late.iter().any(|pause| *pause > seconds(20)), "the pause does not grow");
+    assert!(late.iter().any(|pause| *pause < seconds(10)), "the pause has no full jitter");
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,21 +212,21 @@ async fn success_resets_the_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wish_of_the_platform_to_wait_is_respected_within_bounds() {
-    for (wish, expected) in [(seconds(20), seconds(20)), (MAX_PAUSE, MAX_PAUSE)] {
+async fn retry_after_of_the_platform_is_respected_within_bounds() {
+    for (retry_after, expected) in [(seconds(20), seconds(20)), (MAX_PAUSE, MAX_PAUSE)] {
         let mut running = Running::start();
         let request = running.request().await;
         let at = request.at;
-        request.answer(Err(CredentialError::failing("429").with_retry_after(Some(wish))));
+        request.answer(Err(CredentialError::failing("429").with_retry_after(Some(retry_after))));
         let pause = running.request().await.at - at;
         assert!(pause >= expected && pause <= expected + Duration::from_millis(2), "{pause:?}");
     }
 }
 
-/// Else a platform that heals just after such a request was sent would not be believed
-/// for 40 seconds.
+/// Otherwise a platform that recovers just after such a request was sent would be retried only
+/// after 40 seconds.
 #[tokio::test(start_paused = true)]
-async fn time_that_a_failed_request_took_is_part_of_the_pause() {
+async fn duration_of_a_failed_request_is_part_of_the_pause() {
     let mut running = Running::start();
     let mut before = running.request().await.at;
     for n in 0..30 {
@@ -249,17 +249,17 @@ async fn time_that_a_failed_request_took_is_part_of_the_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_during_a_pause_gets_the_failure_at_once_and_is_told_when_to_come_back() {
+async fn call_during_a_pause_fails_at_once_with_the_rest_of_the_pause() {
     let mut running = Running::start();
     running.request().await.answer(Err(CredentialError::failing("429").with_retry_after(Some(seconds(20)))));
     sleep(seconds(5)).await;
     let (took, answer) = timed(running.credential.bearer(soon())).await;
     assert_eq!(took, Duration::ZERO);
-    let error = answer.expect_err("it pauses");
+    let error = answer.expect_err("the task pauses");
     assert_eq!((error.kind(), error.cause()), (CredentialErrorKind::Failing, "429"));
     let retry_after = error.retry_after().expect("the rest of the pause");
     assert!(retry_after <= seconds(15) && retry_after > seconds(14), "{retry_after:?}");
-    // And who comes back then is not told of the old failure.
+    // A call that retries then does not get the old failure.
     tokio::time::advance(retry_after).await;
     let waiting = running.waiters(1).await;
     running.request().await.grant(LIFETIME);
@@ -286,7 +286,7 @@ async fn failed_renewal_does_not_displace_the_token_in_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_failure_is_the_last_word() {
+async fn calls_succeed_again_after_every_kind_of_failure() {
     let mut running = Running::start();
     for error in [
         CredentialErrorKind::Rejected,
@@ -301,11 +301,11 @@ async fn no_failure_is_the_last_word() {
             running.request().await.fail(error);
         }
         settle().await;
-        let healed = clock::now();
+        let recovered = clock::now();
         running.request().await.grant(seconds(4));
         let bearer = running.credential.bearer(soon()).await;
         assert!(bearer.is_ok(), "{error:?}");
-        assert!(clock::now() - healed <= seconds(31), "{error:?}");
+        assert!(clock::now() - recovered <= seconds(31), "{error:?}");
     }
 }
 
@@ -329,7 +329,7 @@ async fn health_follows_the_credential() {
     let refused = health.current();
     let CredentialHealth::Refused { had_token: false, error, .. } = &refused else { panic!("{refused:?}") };
     assert_eq!(error.kind(), CredentialErrorKind::Rejected);
-    // A platform that does not answer at all does not take it back.
+    // It stays refused if the platform then stops responding.
     running.request().await.fail(CredentialErrorKind::Unreachable);
     settle().await;
     assert_eq!(health.current(), refused);
@@ -345,13 +345,13 @@ async fn health_follows_the_credential() {
     assert!(matches!(refused, CredentialHealth::Refused { had_token: true, .. }), "{refused:?}");
 }
 
-/// Otherwise the next pause would begin with a second request.
+/// Otherwise a second request would follow immediately.
 #[tokio::test(start_paused = true)]
-async fn order_that_the_timer_has_overtaken_is_void() {
+async fn order_is_void_if_the_timer_has_sent_the_request() {
     let running = Running::start_with_token(LIFETIME).await;
     let shared = Shared::new(running.wall.clone());
     let token = || {
-        let fetched = Fetched::new("token", LIFETIME).expect("a good token");
+        let fetched = Fetched::new("token", LIFETIME).expect("a valid token");
         let now = shared.now();
         AccessToken::new(fetched, Generation::ZERO.next(), (now.instant, now.wall), now.instant)
     };
@@ -360,13 +360,13 @@ async fn order_that_the_timer_has_overtaken_is_void() {
     shared.accepted(&bearer);
     sleep(tokens::YOUNG).await;
     let ordered = timeout(seconds(1), shared.after_rejection(&bearer, "someone", soon()));
-    assert!(ordered.await.is_err(), "it is ordered and waits");
+    assert!(ordered.await.is_err(), "the call waits for the request that it ordered");
     shared.succeeded(token());
     assert!(timeout(HOUR, shared.ordered()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_task_that_was_stopped() {
+async fn no_call_waits_for_a_stopped_task() {
     let mut running = Running::start();
     let waiting = running.waiters(10).await;
     let request = running.request().await;
@@ -380,7 +380,7 @@ async fn nobody_waits_for_a_task_that_was_stopped() {
     assert!(took.is_zero() && answer.is_err());
 }
 
-/// The refresh task lives on one runtime, calls on others.
+/// The refresh task runs on one runtime, calls on others.
 #[test]
 fn calls_on_other_runtimes_wait_for_the_same_request() {
     let runtime = || {

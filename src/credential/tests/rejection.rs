@@ -1,4 +1,4 @@
-//! What happens when the platform refuses a token with a 401.
+//! Handling of a 401 of the platform.
 
 use std::{collections::HashMap, sync::Mutex};
 
@@ -13,7 +13,8 @@ use crate::backoff::assert_spread;
 type Outcome = Result<Replay, CredentialError>;
 
 impl Running {
-    /// With a token in service that has worked once, and that every node has had time to accept.
+    /// Starts with a token in service that was accepted once, and that every node has had time to
+    /// accept.
     async fn start_with_old_token() -> Self {
         let running = Self::start_with_token(LIFETIME).await;
         sleep(YOUNG).await;
@@ -24,12 +25,12 @@ impl Running {
         self.credential.bearer(soon()).await.expect("a token is in service")
     }
 
-    /// What a call for `subject` does after a 401, and when it knows.
+    /// Returns how a call for `subject` proceeds after a 401, and how long that decision took.
     async fn refused(&self, bearer: &Bearer, subject: &str) -> (Duration, Outcome) {
         timed(self.credential.after_rejection(bearer, subject, soon())).await
     }
 
-    /// Many calls for one subject that saw the refusal, all of them waiting.
+    /// Starts `count` calls for one subject that were refused and wait.
     async fn all_refused(&self, count: usize, bearer: &Bearer, subject: &'static str) -> JoinSet<Outcome> {
         let mut calls = JoinSet::new();
         for _ in 0..count {
@@ -40,7 +41,7 @@ impl Running {
         calls
     }
 
-    /// A token request that a 401 leads to, answered with a new token.
+    /// Makes a 401 lead to a token request, and answers it with a new token.
     async fn forced_refresh(&mut self, bearer: &Bearer, subject: &'static str) -> Bearer {
         let calls = self.all_refused(1, bearer, subject).await;
         self.request().await.grant(LIFETIME);
@@ -72,7 +73,7 @@ fn is_never(outcome: &Outcome) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_for_a_new_token_to_be_accepted_are_spread_over_half_a_second() {
+async fn delays_before_a_replay_with_the_same_token_are_spread_over_half_a_second() {
     let mut waits = Vec::new();
     for _ in 0..100 {
         let running = Running::start_with_token(LIFETIME).await;
@@ -89,28 +90,28 @@ async fn thousand_refusals_of_one_token_lead_to_one_refresh_and_each_gets_the_ne
     let calls = running.all_refused(1000, &refused, "someone").await;
     let request = running.request().await;
     running.is_quiet_for(seconds(5)).await;
-    // Others are not held up: the refusal may be about one user.
+    // Other calls do not wait: the refusal may be about one user.
     assert_eq!(running.bearer().await.generation(), refused.generation());
     request.grant(LIFETIME);
     for outcome in calls.join_all().await {
         assert!(now(outcome).generation() > refused.generation());
     }
 
-    // A call that hears of the refusal late.
+    // A call whose 401 arrives late.
     let (took, outcome) = running.refused(&refused, "late").await;
     assert!(took.is_zero() && now(outcome).generation() > refused.generation());
     running.is_quiet_for(HOUR).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_seconds() {
+async fn user_who_is_always_refused_delays_no_other_and_is_limited_for_ten_seconds() {
     let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     let second = running.forced_refresh(&first, "bad").await;
     let forced_at = clock::now();
 
-    // Others are served with the first token, and this user is refused with the new one as
-    // well: after one wait, the 401 is the answer.
+    // Others are served with the first token, and this user is refused with the new one as well:
+    // after one delay, the 401 is final.
     running.credential.accepted(&first);
     let (wait, again) = after(running.refused(&second, "bad").await.1);
     assert!(wait >= Duration::from_millis(500) && wait <= seconds(1), "{wait:?}");
@@ -122,7 +123,7 @@ async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_second
     for n in 1..=80 {
         sleep(Duration::from_millis(100)).await;
         running.token_works().await;
-        // As a call makes it: with each token that is left to it.
+        // Like a call: with each token that it has not tried.
         let mut bearer = running.bearer().await;
         let error = loop {
             match running.refused(&bearer, "bad").await {
@@ -145,17 +146,17 @@ async fn user_whose_refusal_persists_stalls_nobody_and_is_limited_for_ten_second
     }
     assert!(running.requests.try_recv().is_err());
 
-    // Until the second token is no longer young either.
+    // The limit ends when the second token is no longer young.
     tokio::time::sleep_until(forced_at + YOUNG + seconds(2)).await;
     let current = running.bearer().await;
     let third = running.forced_refresh(&current, "bad").await;
     assert!(third.generation() > second.generation());
 }
 
-/// Nothing has worked since the first token was refused: it may have been revoked, and the API
+/// No call was accepted since the first token was refused: it may have been revoked, and the API
 /// may not know the second one yet.
 #[tokio::test(start_paused = true)]
-async fn young_token_is_never_the_reason_for_an_answer_that_cannot_be_retried() {
+async fn refusal_of_a_young_token_can_always_be_retried() {
     let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     let mut bearer = running.forced_refresh(&first, "someone").await;
@@ -201,15 +202,15 @@ async fn subject_that_was_refused_before_does_not_delay_the_refresh_for_another(
     assert!(now(running.refused(&revoked, "bad").await.1).is(third.token()), "both get the same one");
 }
 
-/// The last token that has worked for long is the one to fall back on.
+/// The fallback is the last token that is no longer young.
 #[tokio::test(start_paused = true)]
-async fn young_token_does_not_take_the_place_of_the_proven_one() {
+async fn young_token_does_not_replace_the_proven_fallback() {
     let running = Running::start_with_token(LIFETIME).await;
     let shared = &running.credential.0;
     let mut generation = Generation::ZERO;
     let mut renew = |lifetime| {
         generation = generation.next();
-        let fetched = Fetched::new("token", lifetime).expect("a good token");
+        let fetched = Fetched::new("token", lifetime).expect("a valid token");
         let now = shared.now();
         let token = access_token::AccessToken::new(fetched, generation, (now.instant, now.wall), now.instant);
         shared.succeeded(token);
@@ -226,12 +227,12 @@ async fn young_token_does_not_take_the_place_of_the_proven_one() {
     assert!(is_previous(&proven));
     sleep(YOUNG / 2).await;
     let newest = renew(LIFETIME);
-    assert!(is_previous(&proven), "the one before was young");
+    assert!(is_previous(&proven), "the one in between was young");
     sleep(YOUNG).await;
     renew(LIFETIME);
     assert!(is_previous(&newest) && !is_previous(&young), "it is no longer young");
 
-    // Unless the older one is revoked, or expires first.
+    // A young one does if the older one is revoked or expires first.
     newest.refuse(1, clock::now());
     newest.refuse(2, clock::now());
     let young = Arc::clone(shared.tokens().expect("in service").newest());
@@ -245,7 +246,7 @@ async fn young_token_does_not_take_the_place_of_the_proven_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_of_several_users_between_calls_that_work_are_theirs() {
+async fn refusals_between_accepted_calls_are_attributed_to_their_users() {
     let mut running = Running::start_with_old_token().await;
     let first = running.bearer().await;
     running.forced_refresh(&first, "bad").await;
@@ -265,7 +266,7 @@ async fn refusals_of_several_users_between_calls_that_work_are_theirs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forced_refresh_that_fails_is_shared_leaves_the_token_in_service_and_is_made_up_for() {
+async fn failed_forced_refresh_is_shared_keeps_the_token_in_service_and_is_retried() {
     let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let calls = running.all_refused(100, &refused, "someone").await;
@@ -297,7 +298,7 @@ async fn refusal_during_a_renewal_joins_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refused_call_leaves_at_its_deadline_and_the_refresh_goes_on() {
+async fn refused_call_ends_at_its_deadline_and_the_refresh_continues() {
     let mut running = Running::start_with_old_token().await;
     let refused = running.bearer().await;
     let deadline = Deadline::after(seconds(1));
@@ -309,7 +310,7 @@ async fn refused_call_leaves_at_its_deadline_and_the_refresh_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_token_is_tried_by_one_call_a_second_until_it_has_worked() {
+async fn new_token_is_tried_by_one_call_a_second_until_it_is_accepted() {
     let mut running = Running::start_with_old_token().await;
     let old = running.bearer().await.generation();
     running.request().await.grant(LIFETIME);
@@ -320,7 +321,7 @@ async fn new_token_is_tried_by_one_call_a_second_until_it_has_worked() {
         for _ in 0..100 {
             assert_eq!(running.bearer().await.generation(), old);
         }
-        // Refused: it costs this call one replay with the old token, and no refresh.
+        // A refusal costs this call one replay with the old token, and no refresh.
         assert_eq!(now(running.refused(&trial, "someone").await.1).generation(), old);
         tokio::time::advance(TRIAL_INTERVAL).await;
     }
@@ -333,7 +334,7 @@ async fn new_token_is_tried_by_one_call_a_second_until_it_has_worked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_is_repeated_with_the_same_token_only_as_its_deadline_allows() {
+async fn call_is_repeated_with_the_same_token_only_if_its_deadline_allows() {
     let mut running = Running::start();
     running.request().await.grant(LIFETIME);
     let bearer = running.bearer().await;
@@ -348,7 +349,7 @@ async fn call_is_repeated_with_the_same_token_only_as_its_deadline_allows() {
     assert!(running.requests.try_recv().is_err(), "a refresh would restart the delay");
 }
 
-/// A token that is never accepted is no delay. Its replacements get more and more time.
+/// A token that is never accepted is not merely delayed. Its replacements get more and more time.
 #[tokio::test(start_paused = true)]
 async fn token_that_is_never_accepted_is_replaced_at_growing_intervals() {
     let mut running = Running::start();
@@ -381,22 +382,21 @@ async fn token_that_is_never_accepted_is_replaced_at_growing_intervals() {
         assert!(clock::now() - began <= seconds(11), "a call outlives its deadline");
         sleep(seconds(1)).await;
     }
-    // After 10 s, 40 s more, and then every minute.
+    // After 10 s, after 40 s more, and then every minute.
     assert_eq!(granted.len(), 4, "{granted:?}");
     assert!((10..=13).contains(&granted[0]) && (50..=56).contains(&granted[1]), "{granted:?}");
 
-    // And once a token is accepted, all is as before.
+    // Once a token is accepted, the interval is back to normal.
     sleep(YOUNG).await;
     running.token_works().await;
     let bearer = running.bearer().await;
     running.forced_refresh(&bearer, "someone").await;
 }
 
-/// A platform that knows its tokens: those that it has issued, since when, and which of them
-/// it has revoked.
+/// A platform that keeps track of the tokens that it has issued and revoked.
 #[derive(Clone)]
 struct Platform {
-    /// How long each of its nodes takes to know a token. They answer in turn.
+    /// Time until each of its nodes accepts a new token. The nodes respond in turn.
     lags: Arc<[Duration]>,
     calls: Arc<AtomicUsize>,
     issued: Arc<Mutex<HashMap<String, Instant>>>,
@@ -404,7 +404,7 @@ struct Platform {
     requests: Arc<AtomicUsize>,
 }
 
-/// What became of a call.
+/// Result of a call.
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
     Works,
@@ -413,8 +413,8 @@ enum Call {
 }
 
 impl Platform {
-    /// Grants every token request with a token of that lifetime, which its API accepts `lag`
-    /// later.
+    /// Answers every token request with a token of that lifetime, which the API accepts after
+    /// `lag`.
     fn start(running: Running, lifetime: Duration, lag: Duration) -> (Self, Credential) {
         Self::start_with_nodes(running, lifetime, &[lag])
     }
@@ -430,13 +430,13 @@ impl Platform {
         };
         let served = platform.clone();
         tokio::spawn(async move {
-            // Dropping it would end the task.
+            // Dropping it would stop the refresh task.
             let _stop = stop;
             while let Some(request) = requests.recv().await {
                 let number = served.requests.fetch_add(1, Ordering::SeqCst);
                 let token = format!("token-{number}");
                 served.issued.lock().expect("no panic").insert(format!("Bearer {token}"), clock::now());
-                request.answer(Ok(Fetched::new(&token, lifetime).expect("a good token")));
+                request.answer(Ok(Fetched::new(&token, lifetime).expect("a valid token")));
             }
         });
         (platform, credential)
@@ -453,7 +453,7 @@ impl Platform {
         issued.is_some_and(|at| clock::now() >= at + lag) && subject != "bad"
     }
 
-    /// A call as the platform's client makes it, with a deadline of 10 s.
+    /// Makes a call like the platform client does, with a deadline of 10 s.
     async fn call(&self, credential: &Credential, subject: &str) -> Call {
         let deadline = Deadline::after(seconds(10));
         let mut bearer = match credential.bearer(deadline).await {
@@ -478,7 +478,7 @@ impl Platform {
         }
     }
 
-    /// Calls of many users at this interval, for that time. Returns those that did not work.
+    /// Makes calls of many users at `interval`, for `time`. Returns those that failed.
     async fn calls(&self, credential: &Credential, interval: Duration, time: Duration) -> Vec<Call> {
         let end = clock::now() + time;
         let mut calls = JoinSet::new();
@@ -501,7 +501,7 @@ impl Platform {
 const OFTEN: Duration = Duration::from_millis(50);
 
 #[tokio::test(start_paused = true)]
-async fn no_call_fails_at_a_renewal_although_the_api_learns_of_the_new_token_late() {
+async fn no_call_fails_at_a_renewal_if_the_api_learns_of_the_new_token_late() {
     for lag in [Duration::ZERO, seconds(2), seconds(8)] {
         let (platform, credential) = Platform::start(Running::start(), seconds(70), lag);
         assert_eq!(platform.calls(&credential, OFTEN, seconds(9)).await, []);
@@ -517,12 +517,12 @@ async fn no_call_fails_at_a_renewal_although_the_api_learns_of_the_new_token_lat
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_that_learn_of_a_token_at_different_times_cost_no_call_and_no_token_request() {
+async fn nodes_that_learn_of_a_token_at_different_times_cause_no_failure_and_no_token_request() {
     let lags = [Duration::ZERO, seconds(2), seconds(4)];
     let (platform, credential) = Platform::start_with_nodes(Running::start(), LIFETIME, &lags);
     let (interval, time) = (Duration::from_millis(100), seconds(45));
     assert_eq!(platform.calls(&credential, interval, time).await, []);
-    assert!(platform.refusals.load(Ordering::SeqCst) > 0, "the lag shows");
+    assert!(platform.refusals.load(Ordering::SeqCst) > 0, "the lag causes refusals");
     assert_eq!(platform.requests(), 1);
     for renewal in 1..=3 {
         while platform.requests() == renewal {
@@ -532,18 +532,18 @@ async fn nodes_that_learn_of_a_token_at_different_times_cost_no_call_and_no_toke
         assert_eq!(platform.requests(), renewal + 1);
     }
 
-    // There is no older token that works.
+    // No earlier token works.
     platform.revoke_all();
     assert_eq!(platform.calls(&credential, interval, time).await, []);
     assert_eq!(platform.requests(), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn revoked_token_is_replaced_at_once_although_a_user_is_always_refused() {
+async fn revoked_token_is_replaced_at_once_even_if_a_user_is_always_refused() {
     for lag in [Duration::ZERO, seconds(2)] {
         let (platform, credential) = Platform::start(Running::start(), LIFETIME, lag);
         assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
-        // The forced refresh that is due to this user is spent.
+        // This user uses up the forced refresh.
         assert_ne!(platform.call(&credential, "bad").await, Call::Works);
         assert_eq!(platform.calls(&credential, OFTEN, YOUNG).await, []);
         let requests = platform.requests();
@@ -557,13 +557,13 @@ async fn revoked_token_is_replaced_at_once_although_a_user_is_always_refused() {
     }
 }
 
-/// Revoked before it has ever been used, together with the token before it.
-/// A user who is always refused keeps the newest token young; a revocation must show anyway.
+/// The previous token is revoked as well. A user who is always refused keeps the newest token
+/// young; the revocation must be detected regardless.
 #[tokio::test(start_paused = true)]
-async fn young_token_that_is_revoked_is_replaced_although_a_user_is_always_refused() {
+async fn young_token_that_is_revoked_is_replaced_even_if_a_user_is_always_refused() {
     let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
     assert_eq!(platform.calls(&credential, OFTEN, seconds(30)).await, []);
-    // Leads to a new token.
+    // Causes a token request.
     let bad = (platform.clone(), credential.clone());
     tokio::spawn(async move { bad.0.call(&bad.1, "bad").await });
     assert_eq!(platform.calls(&credential, OFTEN, seconds(3)).await, []);
@@ -571,7 +571,7 @@ async fn young_token_that_is_revoked_is_replaced_although_a_user_is_always_refus
     assert_eq!(requests, 2);
     platform.revoke_all();
     let revoked = clock::now();
-    // The first refusal alone may be about its user.
+    // The first refusal alone may be about the user.
     let failed = platform.calls(&credential, OFTEN, seconds(2)).await;
     assert!(failed.len() <= 1, "{failed:?}");
     assert!(revoked.elapsed() < seconds(5), "{:?}", revoked.elapsed());
@@ -589,9 +589,9 @@ async fn token_that_is_revoked_before_its_first_use_is_replaced() {
     assert!(platform.requests() <= 5, "{}", platform.requests());
 }
 
-/// Some servers revoke a token when they issue the next.
+/// Some servers revoke a token when they issue the next one.
 #[tokio::test(start_paused = true)]
-async fn old_token_that_ends_with_the_issue_of_the_new_one_costs_no_call() {
+async fn no_call_fails_if_issuing_a_token_revokes_the_previous_one() {
     let (platform, credential) = Platform::start(Running::start(), seconds(70), Duration::ZERO);
     for _ in 0..100 {
         let before = platform.requests();
@@ -605,7 +605,7 @@ async fn old_token_that_ends_with_the_issue_of_the_new_one_costs_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_whose_refusal_persists_costs_one_token_request_in_ten_seconds() {
+async fn user_who_is_always_refused_causes_one_token_request_in_ten_seconds() {
     let (platform, credential) = Platform::start(Running::start(), LIFETIME, Duration::ZERO);
     assert_eq!(platform.calls(&credential, OFTEN, seconds(20)).await, []);
     let requests = platform.requests();

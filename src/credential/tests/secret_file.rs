@@ -1,4 +1,4 @@
-//! Promises 8 and 9: where the secret comes from, and its rotation.
+//! Sources of the secret, and its rotation.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::telemetry::logging::captured::CapturedLog;
 
-/// From writing a secret to the request that uses it.
+/// Maximum time from writing a secret to the request that uses it.
 const PICKED_UP: Duration = Duration::from_secs(10);
 
 fn directory_with(name: &str, content: &str) -> TempDir {
@@ -21,7 +21,7 @@ fn directory_with(name: &str, content: &str) -> TempDir {
 }
 
 impl Running {
-    /// With a secret's file, and a token that its secret has fetched.
+    /// Starts with a secret file, and a token that was fetched with its secret.
     async fn start_with_file(path: &Path, secret: &str) -> Self {
         let mut running = Self::start_with(SecretSource::File(path.to_owned()));
         let request = running.request().await;
@@ -31,7 +31,7 @@ impl Running {
         running
     }
 
-    /// The request that a changed secret leads to, soon, and while the old token serves.
+    /// Waits for the token request that a changed secret causes, while the old token is in service.
     async fn uses(&mut self, secret: &str) -> TokenRequest {
         let changed = clock::now();
         let before = self.generation();
@@ -44,7 +44,7 @@ impl Running {
 }
 
 #[tokio::test(start_paused = true)]
-async fn secret_that_was_renamed_over_is_used_and_the_old_token_serves_until_it_has_worked() {
+async fn secret_replaced_by_a_rename_is_used_and_the_old_token_stays_until_it_works() {
     let directory = directory_with("secret", "old\n");
     let path = directory.path().join("secret");
     let mut running = Running::start_with_file(&path, "old").await;
@@ -64,7 +64,7 @@ async fn secret_that_was_renamed_over_is_used_and_the_old_token_serves_until_it_
 
 #[tokio::test(start_paused = true)]
 async fn secret_behind_a_swapped_symbolic_link_is_used() {
-    // As Kubernetes lays out a mounted secret.
+    // The layout of a mounted Kubernetes secret.
     let directory = tempfile::tempdir().expect("a directory can be made");
     let at = |name: &str| directory.path().join(name);
     for (version, secret) in [("..v1", "old"), ("..v2", "new")] {
@@ -80,7 +80,7 @@ async fn secret_behind_a_swapped_symbolic_link_is_used() {
     running.uses("new").await.grant(LIFETIME);
 }
 
-/// Fails if one reading were enough.
+/// Fails if a secret is used after a single reading.
 #[tokio::test(start_paused = true)]
 async fn half_written_secret_is_not_used() {
     let directory = directory_with("secret", "old");
@@ -95,7 +95,7 @@ async fn half_written_secret_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn secret_that_is_still_being_written_to_is_not_used_even_if_it_reads_the_same() {
+async fn secret_that_is_still_being_written_is_not_used_even_if_its_content_is_unchanged() {
     let directory = directory_with("secret", "old");
     let path = directory.path().join("secret");
     let mut running = Running::start_with_file(&path, "old").await;
@@ -110,7 +110,7 @@ async fn secret_that_is_still_being_written_to_is_not_used_even_if_it_reads_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_works() {
+async fn refused_new_secret_leaves_the_old_token_in_service_until_another_works() {
     let directory = directory_with("secret", "old");
     let path = directory.path().join("secret");
     let mut running = Running::start_with_file(&path, "old").await;
@@ -123,7 +123,7 @@ async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_wo
         assert_eq!((request.secret.as_str(), running.generation()), ("wrong", old));
         request.fail(CredentialErrorKind::Rejected);
     }
-    // However long the pause has become, the right secret is tried at once.
+    // The right secret is tried at once, even during a long pause.
     fs::write(&path, "right").expect("it can be written");
     let written = clock::now();
     loop {
@@ -135,7 +135,7 @@ async fn new_secret_that_is_refused_leaves_the_old_token_in_service_until_one_wo
         }
         request.fail(CredentialErrorKind::Rejected);
     }
-    // And its first failure is a first failure.
+    // The backoff starts again with the new secret.
     let failed = clock::now();
     let request = running.request().await;
     assert!(request.at - failed <= seconds(2) + Duration::from_millis(2));
@@ -160,7 +160,7 @@ async fn secret_that_changes_during_a_request_is_tried_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
+async fn missing_file_fails_calls_and_is_used_once_it_exists() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = directory.path().join("secret");
     let mut running = Running::start_with(SecretSource::File(path.clone()));
@@ -175,7 +175,7 @@ async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
     let health = running.credential.health().current();
     assert!(matches!(health, CredentialHealth::Refused { had_token: false, .. }), "{health:?}");
     running.is_quiet_for(HOUR).await;
-    // The cause is that of the last reading.
+    // The cause is updated with each reading.
     fs::write(&path, "one\ntwo\n").expect("it can be written");
     running.is_quiet_for(seconds(10)).await;
     let error = running.credential.bearer(soon()).await.expect_err("there is no secret");
@@ -190,9 +190,9 @@ async fn missing_file_is_told_to_calls_and_used_once_it_is_there() {
     assert!(running.credential.bearer(soon()).await.is_ok());
 }
 
-/// Every millisecond of the start counts: the first token request waits for the secret.
+/// The first token request waits for the secret, so this delays the start.
 #[tokio::test(start_paused = true)]
-async fn settled_file_is_used_at_the_first_reading_and_a_fresh_one_at_the_second() {
+async fn old_file_is_used_at_the_first_reading_and_a_recent_one_at_the_second() {
     for (age, wait) in [(seconds(5), Duration::ZERO), (seconds(1), Duration::from_millis(4))] {
         let directory = directory_with("secret", "there");
         let path = directory.path().join("secret");
@@ -206,7 +206,7 @@ async fn settled_file_is_used_at_the_first_reading_and_a_fresh_one_at_the_second
     }
 }
 
-/// A file that is written in two steps while the gateway starts.
+/// The file is written in two steps while the gateway starts.
 #[tokio::test(start_paused = true)]
 async fn half_written_secret_is_not_used_at_start_either() {
     let directory = directory_with("secret", "half");
@@ -218,7 +218,7 @@ async fn half_written_secret_is_not_used_at_start_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_that_vanishes_or_is_emptied_does_not_take_the_secret_away() {
+async fn secret_is_kept_if_its_file_is_emptied_or_removed() {
     let directory = directory_with("secret", "old");
     let path = directory.path().join("secret");
     let mut running = Running::start_with_file(&path, "old").await;
@@ -231,7 +231,7 @@ async fn file_that_vanishes_or_is_emptied_does_not_take_the_secret_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_that_is_only_touched_leads_to_nothing() {
+async fn touching_the_file_causes_no_token_request() {
     let directory = directory_with("secret", "old");
     let path = directory.path().join("secret");
     let mut running = Running::start_with_file(&path, "old").await;
@@ -242,13 +242,13 @@ async fn file_that_is_only_touched_leads_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fixed_secret_is_used_as_it_is() {
+async fn fixed_secret_is_used_unchanged() {
     let mut running = Running::start_with(SecretSource::Fixed(secret(" s\u{e9}cret ")));
     assert_eq!(running.request().await.secret, " s\u{e9}cret ");
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_secret_that_others_can_read_or_that_looks_wrong_is_warned_about() {
+async fn exposed_or_suspicious_new_secret_causes_a_warning() {
     let log = CapturedLog::start();
     let warnings = || -> Vec<String> {
         let text = log.text();
@@ -277,7 +277,7 @@ async fn new_secret_that_others_can_read_or_that_looks_wrong_is_warned_about() {
         set(&next, mode).expect("its mode can be set");
         fs::rename(&next, &path).expect("it can be renamed");
         running.uses(secret).await.grant(LIFETIME);
-        // Some polls more: each version is warned about once.
+        // After more polls: each version causes one warning.
         sleep(seconds(20)).await;
         running.token_works().await;
         let new = warnings().split_off(before);
@@ -290,7 +290,7 @@ async fn new_secret_that_others_can_read_or_that_looks_wrong_is_warned_about() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn secret_that_cannot_be_read_is_logged_once_and_at_the_level_of_what_it_means() {
+async fn unreadable_secret_is_logged_once_with_a_level_by_its_effect() {
     let log = CapturedLog::start();
     let directory = tempfile::tempdir().expect("a directory can be made");
     let path = directory.path().join("secret");

@@ -1,10 +1,10 @@
-//! Promises 1, 2 and 3: the token in service.
+//! The token in service.
 
 use std::{sync::mpsc, thread};
 
 use super::*;
 
-/// Answers every request with a failure.
+/// Fails every token request from now on.
 fn fails_from_now_on(mut running: Running) -> (Credential, WallClock) {
     let (credential, wall) = (running.credential.clone(), running.wall.clone());
     tokio::spawn(async move {
@@ -16,7 +16,7 @@ fn fails_from_now_on(mut running: Running) -> (Credential, WallClock) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_is_handed_out_until_thirty_seconds_before_its_end_and_no_longer() {
+async fn token_is_handed_out_until_thirty_seconds_before_its_expiry() {
     let start = clock::now();
     let (credential, _) = fails_from_now_on(Running::start_with_token(LIFETIME).await);
     tokio::time::sleep_until(start + LIFETIME - seconds(30) - Duration::from_millis(2)).await;
@@ -28,7 +28,7 @@ async fn token_is_handed_out_until_thirty_seconds_before_its_end_and_no_longer()
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_lived_token_is_handed_out_until_a_quarter_of_its_life_is_left() {
+async fn short_lived_token_is_handed_out_until_a_quarter_of_its_lifetime_is_left() {
     let start = clock::now();
     let (credential, _) = fails_from_now_on(Running::start_with_token(seconds(40)).await);
     tokio::time::sleep_until(start + seconds(30) - Duration::from_millis(2)).await;
@@ -38,7 +38,7 @@ async fn short_lived_token_is_handed_out_until_a_quarter_of_its_life_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn life_is_counted_from_the_sending_of_the_request_not_from_its_answer() {
+async fn lifetime_counts_from_the_sending_of_the_request() {
     let start = clock::now();
     let mut running = Running::start();
     let request = running.request().await;
@@ -51,9 +51,9 @@ async fn life_is_counted_from_the_sending_of_the_request_not_from_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_that_ended_while_the_machine_slept_is_not_handed_out() {
+async fn token_that_expired_during_suspend_is_not_handed_out() {
     let mut running = Running::start_with_token(LIFETIME).await;
-    // The monotonic clock stands still while the machine sleeps.
+    // The monotonic clock does not advance during suspend.
     running.wall.shift_by_ms(7_200_000);
     assert!(running.credential.current().is_none());
     let credential = running.credential.clone();
@@ -63,7 +63,7 @@ async fn token_that_ended_while_the_machine_slept_is_not_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_set_back_does_not_lengthen_the_life_of_a_token() {
+async fn setting_the_wall_clock_back_does_not_extend_the_lifetime_of_a_token() {
     let start = clock::now();
     let running = Running::start_with_token(LIFETIME).await;
     running.wall.shift_by_ms(-3_600_000);
@@ -73,7 +73,7 @@ async fn wall_clock_set_back_does_not_lengthen_the_life_of_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_that_moves_against_the_monotonic_one_leads_to_one_refresh_and_no_more() {
+async fn divergence_of_the_clocks_causes_exactly_one_refresh() {
     for shift in [31_000, 3_600_000, -31_000, -3_600_000] {
         let mut running = Running::start_with_token(LIFETIME).await;
         sleep(seconds(100)).await;
@@ -87,14 +87,14 @@ async fn wall_clock_that_moves_against_the_monotonic_one_leads_to_one_refresh_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_that_drifts_a_little_leads_to_nothing() {
+async fn small_drift_of_the_wall_clock_causes_no_refresh() {
     let mut running = Running::start_with_token(LIFETIME).await;
     running.wall.shift_by_ms(29_000);
     running.is_quiet_for(HOUR).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_that_jumps_to_and_fro_causes_no_storm() {
+async fn wall_clock_that_jumps_back_and_forth_causes_no_request_storm() {
     let mut running = Running::start_with_token(LIFETIME).await;
     let start = clock::now();
     let mut requests: u32 = 0;
@@ -110,7 +110,7 @@ async fn wall_clock_that_jumps_to_and_fro_causes_no_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_that_expired_on_its_way_is_a_failure_and_waiters_are_told() {
+async fn token_that_expired_on_arrival_is_a_failure_for_all_waiters() {
     let mut running = Running::start();
     let waiting = running.waiters(3).await;
     let request = running.request().await;
@@ -124,8 +124,7 @@ async fn token_that_expired_on_its_way_is_a_failure_and_waiters_are_told() {
     assert!(running.credential.bearer(soon()).await.is_ok());
 }
 
-/// Fails (and does not hang) if the hot path takes the lock that callers and the refresh
-/// task share.
+/// Fails (and does not hang) if the hot path takes the lock that calls and the refresh task share.
 #[tokio::test(start_paused = true)]
 async fn reading_the_token_takes_no_lock() {
     let running = Running::start_with_token(LIFETIME).await;
@@ -141,17 +140,17 @@ async fn reading_the_token_takes_no_lock() {
 #[tokio::test(start_paused = true)]
 async fn header_is_the_bearer_token_and_is_marked_sensitive() {
     let mut running = Running::start();
-    running.request().await.answer(Ok(Fetched::new("xyz.UVW-987", LIFETIME).expect("a good token")));
+    running.request().await.answer(Ok(Fetched::new("xyz.UVW-987", LIFETIME).expect("a valid token")));
     let bearer = running.credential.bearer(soon()).await.expect("a token was granted");
     assert_eq!(bearer.header_value(), "Bearer xyz.UVW-987");
     assert!(bearer.header_value().is_sensitive());
     let debug = format!("{bearer:?} {:?}", running.credential);
-    // Letters that the address of a field, in hexadecimal, cannot contain.
+    // Letters that cannot occur in a hexadecimal address of a field.
     assert!(!debug.contains("xyz") && !debug.contains("UVW"), "{debug}");
 }
 
 #[test]
-fn token_that_cannot_stand_in_a_header_is_none() {
+fn token_that_a_header_cannot_carry_is_rejected() {
     let long = "a".repeat(16 * 1024);
     assert!(Fetched::new(&long, LIFETIME).is_some());
     for token in ["", " ", "a b", "a\r\nb", "a\tb", "ä", "\u{7f}", &format!("{long}a")] {
@@ -160,7 +159,7 @@ fn token_that_cannot_stand_in_a_header_is_none() {
 }
 
 #[test]
-fn client_id_is_what_basic_authentication_can_carry() {
+fn client_id_must_be_valid_in_basic_authentication() {
     assert!(ClientId::parse("6bc0d2f1-5a3b-4a7e-9d21-0a4a2f5d1c11").is_ok());
     let long = "a".repeat(256);
     assert!(ClientId::parse(&long[1..]).is_ok());

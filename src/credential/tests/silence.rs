@@ -1,9 +1,9 @@
-//! Nothing secret is logged or shown.
+//! No secret is logged, and repeated problems are logged once.
 
 use super::*;
 use crate::telemetry::logging::captured::CapturedLog;
 
-/// Whole credentials against a server that tells secrets wherever it can.
+/// The server returns secrets in every possible place.
 #[tokio::test]
 async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,7 +50,7 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
         assert!(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
         stop.cancel();
         task.await.expect("no panic");
-        server.await.expect("no panic").expect("it was asked");
+        server.await.expect("no panic").expect("the server received a request");
     }
     let text = log.text();
     assert!(text.contains("cannot refresh access token") && text.contains("access token fetched"), "{text}");
@@ -60,7 +60,7 @@ async fn neither_the_secret_nor_a_token_nor_a_body_is_ever_logged() {
 }
 
 #[test]
-fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
+fn clock_skew_is_warned_about_once_until_it_ends() {
     let log = CapturedLog::start();
     let exchange = http::exchange("http://127.0.0.1:1/");
     let ours = WallClock::system().now();
@@ -74,7 +74,7 @@ fn clock_far_from_the_platforms_is_warned_of_once_until_it_is_right_again() {
 }
 
 #[tokio::test]
-async fn unclear_lifetime_is_warned_of_once_per_change_with_the_api_client() {
+async fn unclear_lifetime_is_warned_about_once_per_change_with_the_api_client() {
     let log = CapturedLog::start();
     let server = http::Server::start().await;
     let exchange = server.exchange();
@@ -92,7 +92,7 @@ async fn unclear_lifetime_is_warned_of_once_per_change_with_the_api_client() {
         (unclear[2], 4),
     ] {
         let body = format!(r#"{{"access_token":"good"{rest}}}"#);
-        server.judged(&exchange, http::Answer::json("200 OK", &body)).await.expect("a token");
+        server.result_of(&exchange, http::Answer::json("200 OK", &body)).await.expect("a token");
         assert_eq!(log.text().matches("access token lifetime unclear").count(), warnings, "{rest}");
     }
     assert!(log.text().contains("api_client.name=eu2") && !log.text().contains("canary"), "{}", log.text());
@@ -118,7 +118,7 @@ async fn same_failure_is_logged_once_a_minute_and_the_recovery_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jump_of_the_wall_clock_is_logged_with_the_token_request_that_it_leads_to() {
+async fn wall_clock_jump_is_logged_with_the_token_request_that_it_causes() {
     let log = CapturedLog::start();
     let mut running = Running::start_with_token(LIFETIME).await;
     for (jump_ms, jumps) in [(29_000, 0), (31_000, 1), (-31_000, 2)] {

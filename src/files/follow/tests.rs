@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::files::{MAX_BYTES, READ_TIMEOUT};
 
-/// What a follower did, as seen from outside.
+/// The observable actions of a follower.
 #[derive(Debug, Default)]
 struct Record {
     loaded: AtomicUsize,
@@ -26,7 +26,7 @@ struct Record {
     refused: AtomicUsize,
     recovered: AtomicUsize,
     reasons: Mutex<Vec<String>>,
-    /// The number of a version is refused when it is taken over.
+    /// A value that is refused when it is to be taken over.
     unusable: Mutex<Option<u32>>,
     /// Reads hang while this is `Some`, until its sender is dropped.
     hangs: Mutex<Option<watch::Receiver<()>>>,
@@ -47,7 +47,7 @@ impl Outcomes for Record {
     }
 }
 
-/// A file with a number; the rest of its first line after a `#` has no meaning.
+/// A file with a number; text after a `#` is ignored.
 struct Number {
     path: PathBuf,
     record: Arc<Record>,
@@ -70,7 +70,7 @@ impl FollowedFile for Number {
     fn parser(&self) -> Parser<u32, String> {
         let (path, record) = (self.path.clone(), Arc::clone(&self.record));
         Arc::new(move |reader| {
-            // Hangs as if the file were being read.
+            // Hangs as if the read of the file did.
             let contents = reader.read(&path, MAX_BYTES).map_err(|error| error.to_string())?;
             let hangs = record.hangs.lock().unwrap().clone();
             if let Some(mut hangs) = hangs {
@@ -127,8 +127,8 @@ impl Followed {
         self.folder.path().join("file")
     }
 
-    /// Replaces the file as a whole: a poll that is reading it on another thread sees the old
-    /// contents or the new ones.
+    /// Replaces the file atomically, so that a poll on another thread sees either the old or the
+    /// new contents.
     fn put(&self, text: &str) {
         let new = self.folder.path().join("new");
         fs::write(&new, text).unwrap();
@@ -139,7 +139,7 @@ impl Followed {
         *self.in_use.borrow()
     }
 
-    /// Versions taken over, refused, and recoveries.
+    /// Numbers of versions taken over, versions refused, and recoveries.
     fn counts(&self) -> [usize; 3] {
         let Record { taken_over, refused, recovered, .. } = &*self.record;
         [taken_over, refused, recovered].map(|count| count.load(Ordering::SeqCst))
@@ -153,7 +153,7 @@ impl Followed {
 const IN_USE: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
-async fn version_is_taken_over_after_two_polls_that_see_the_same() {
+async fn version_is_taken_over_after_two_polls_that_see_it() {
     let followed = Followed::start("1", Some(1));
     sleep(POLL_INTERVAL / 2).await;
     followed.put("2");
@@ -165,12 +165,12 @@ async fn version_is_taken_over_after_two_polls_that_see_the_same() {
     sleep(POLL_INTERVAL).await;
     assert_eq!((followed.in_use(), followed.counts()), (Some(23), [1, 0, 0]));
     sleep(Duration::from_mins(1)).await;
-    assert_eq!(followed.counts(), [1, 0, 0], "once for one version");
+    assert_eq!(followed.counts(), [1, 0, 0], "each version is taken over once");
     assert_eq!(followed.record.loaded.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_bytes_with_the_same_value_are_no_change() {
+async fn different_bytes_with_the_same_value_are_not_a_change() {
     let followed = Followed::start("1", Some(1));
     for second in 0..30 {
         followed.put(&format!("1 # written at {second}"));
@@ -180,7 +180,7 @@ async fn other_bytes_with_the_same_value_are_no_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_same() {
+async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_stays_the_same() {
     let followed = Followed::start("1", Some(1));
     sleep(IN_USE).await;
     for second in 0..10 {
@@ -191,7 +191,7 @@ async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_sam
         }
     }
     assert_eq!((followed.in_use(), followed.counts()), (Some(2), [1, 0, 0]));
-    // It has been changing before the next change.
+    // The file has already been changing before its value changes.
     for second in 0..10 {
         followed.put(&format!("3 # written at {second}"));
         sleep(Duration::from_secs(1)).await;
@@ -199,9 +199,9 @@ async fn file_that_changes_at_every_poll_is_taken_over_once_its_value_is_the_sam
     assert_eq!(followed.in_use(), Some(3));
 }
 
-/// Regardless of how often, and of when between two polls.
+/// Regardless of the frequency of changes and of their start between two polls.
 #[tokio::test(start_paused = true)]
-async fn file_that_begins_to_change_again_and_again_is_in_use_in_time() {
+async fn file_that_begins_to_change_constantly_is_in_use_in_time() {
     for every in [500, 1000, 2500, 2900, 3000, 3100, 3500, 4000, 4500] {
         for after_poll in [1, 1000, 1999, 2001, 2999] {
             let followed = Followed::start("1", Some(1));
@@ -222,7 +222,7 @@ async fn file_that_begins_to_change_again_and_again_is_in_use_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn value_that_changes_at_every_poll_is_refused_and_reported_once() {
+async fn constantly_changing_value_is_refused_and_reported_once() {
     let followed = Followed::start("1", Some(1));
     for value in 2..60 {
         followed.put(&value.to_string());
@@ -281,35 +281,35 @@ async fn value_that_cannot_be_used_yet_is_tried_at_every_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn request_takes_over_at_once_and_never_a_half_written_file() {
+async fn requested_reload_is_fast_and_never_takes_over_a_half_written_file() {
     let followed = Followed::start("1", Some(1));
     sleep(POLL_INTERVAL / 2).await;
     followed.put("2");
     followed.trigger.fire();
-    sleep(ASKED_INTERVAL / 2).await;
+    sleep(REQUESTED_INTERVAL / 2).await;
     followed.put("23");
-    // More requests do not shorten the time.
+    // Further requests do not shorten the time.
     followed.trigger.fire();
     sleep(Duration::from_millis(1)).await;
     followed.trigger.fire();
-    sleep(ASKED_INTERVAL / 2).await;
+    sleep(REQUESTED_INTERVAL / 2).await;
     assert_eq!(followed.in_use(), Some(1));
-    sleep(ASKED_INTERVAL).await;
+    sleep(REQUESTED_INTERVAL).await;
     assert_eq!((followed.in_use(), followed.counts()), (Some(23), [1, 0, 0]));
     sleep(POLL_INTERVAL * 2).await;
     followed.trigger.fire();
-    sleep(ASKED_INTERVAL).await;
-    assert_eq!(followed.counts(), [2, 0, 0], "an unchanged file too");
+    sleep(REQUESTED_INTERVAL).await;
+    assert_eq!(followed.counts(), [2, 0, 0], "an unchanged file is also taken over");
     followed.put("x");
     for refused in 1..4 {
         followed.trigger.fire();
-        sleep(ASKED_INTERVAL * 2).await;
-        assert_eq!(followed.counts(), [2, refused, 0], "each request has an answer");
+        sleep(REQUESTED_INTERVAL * 2).await;
+        assert_eq!(followed.counts(), [2, refused, 0], "each request is reported");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_value_is_used_at_once_if_it_was_written_long_ago() {
+async fn first_value_is_used_at_once_if_its_file_is_old() {
     for (age, polls_of_4_ms) in [(5, 0), (1, 1)] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
@@ -334,7 +334,7 @@ async fn first_value_is_used_at_once_if_it_was_written_long_ago() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_value_that_is_missing_is_reported_at_once() {
+async fn missing_first_value_is_reported_at_once() {
     let followed = Followed::start("x", None);
     sleep(Duration::from_millis(1)).await;
     assert_eq!((followed.in_use(), followed.counts()), (None, [0, 1, 0]));
@@ -344,12 +344,12 @@ async fn first_value_that_is_missing_is_reported_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn poll_that_hangs_is_reported_and_the_next_one_happens() {
+async fn hanging_poll_is_reported_and_polling_continues() {
     let followed = Followed::start("1", Some(1));
     sleep(POLL_INTERVAL / 2).await;
     let (end, ended) = watch::channel(());
     *followed.record.hangs.lock().unwrap() = Some(ended);
-    // Time has to be advanced: it is held while a read is in progress.
+    // The clock does not advance by itself while a read is in progress.
     advance(POLL_INTERVAL).await;
     while followed.record.hanging.load(Ordering::SeqCst) == 0 {
         yield_now().await;
@@ -370,9 +370,9 @@ async fn poll_that_hangs_is_reported_and_the_next_one_happens() {
     drop(end);
 }
 
-/// Regardless of how many reads of the file hang, and of how long they have done so.
+/// Regardless of the number of hanging reads of the file and of their duration.
 #[tokio::test(start_paused = true)]
-async fn file_that_replaces_one_that_hangs_is_in_use_in_time() {
+async fn replacement_of_a_hanging_file_is_in_use_in_time() {
     let followed = Followed::start("1", Some(1));
     let (end, ended) = watch::channel(());
     *followed.record.hangs.lock().unwrap() = Some(ended);
@@ -385,7 +385,7 @@ async fn file_that_replaces_one_that_hangs_is_in_use_in_time() {
         until_hanging(hanging).await;
         advance(READ_TIMEOUT + Duration::from_millis(1)).await;
     }
-    // Less than the minute after which a read may hang at the same place.
+    // Less than the minute after which a read may hang at the same place again.
     sleep(Duration::from_secs(40)).await;
     assert_eq!(followed.record.hanging.load(Ordering::SeqCst), 16, "reads stop before the file");
     *followed.record.hangs.lock().unwrap() = None;

@@ -1,4 +1,4 @@
-//! Dates as servers write them, and arbitrary bytes.
+//! Dates as servers send them, and arbitrary bytes.
 
 use proptest::prelude::*;
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 #[test]
-fn all_common_spellings_of_a_date_are_read() {
+fn all_common_spellings_of_a_date_are_parsed() {
     for text in [
         "Sun, 06 Nov 1994 08:49:37 GMT",
         "Sunday, 06-Nov-94 08:49:37 GMT",
@@ -47,7 +47,7 @@ fn all_common_spellings_of_a_date_are_read() {
 }
 
 #[test]
-fn a_numeric_offset_is_applied_wherever_it_follows_the_time() {
+fn numeric_offset_after_the_time_is_applied() {
     for text in [
         "Sun, 06 Nov 1994 10:49:37 +0200",
         "Sun, 06 Nov 1994 10:49:37+0200",
@@ -92,7 +92,7 @@ fn two_digit_years_run_from_1970_to_2069() {
 }
 
 #[test]
-fn impossible_dates_are_not_read() {
+fn impossible_dates_are_rejected() {
     for text in [
         "",
         " ",
@@ -140,7 +140,7 @@ fn dates_at_both_ends_are_read_with_any_offset() {
     assert_eq!(last, at(253_402_300_799 + 14 * 3600));
 }
 
-/// Texts made of pieces of dates, so that all branches are reached.
+/// Generates texts from pieces of dates, so that all branches are reached.
 fn almost_a_date() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[A-Za-z]{1,4}",
@@ -172,9 +172,9 @@ proptest! {
         }
     }
 
-    /// `httpdate` reads the three formats of RFC 9110 and nothing else.
+    /// `httpdate` parses only the three formats of RFC 9110.
     #[test]
-    fn every_date_that_httpdate_reads_is_read_alike(
+    fn dates_that_httpdate_parses_have_the_same_value(
         text in "(Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-3][0-9] (Jan|Feb|Nov|Dec) (19[6-9]|20[0-9])[0-9] [0-2][0-9]:[0-6][0-9]:[0-6][0-9] GMT",
     ) {
         if let Ok(expected) = httpdate::parse_http_date(&text) {
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn every_style_of_every_moment_is_read_back(seconds in 0_u64..=253_402_300_799, hours in -14_i64..=14) {
+    fn every_format_of_every_time_is_parsed_back(seconds in 0_u64..=253_402_300_799, hours in -14_i64..=14) {
         let moment = at(seconds);
         let fixdate = httpdate::fmt_http_date(moment);
         prop_assert_eq!(httpdate::parse_http_date(&fixdate).ok(), Some(moment));

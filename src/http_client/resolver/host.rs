@@ -1,4 +1,4 @@
-//! One name whose addresses are kept.
+//! One name whose addresses are cached.
 
 use std::{
     fmt,
@@ -19,11 +19,11 @@ use crate::{
     telemetry::metrics::{LookupQuery, OutgoingMetrics},
 };
 
-/// Maximum time that a connection waits for the addresses of a name. Longer than 5 s, after
-/// which the system's resolver repeats a query that was lost.
+/// Maximum time that a connection waits for the addresses of a name. Longer than 5 s, after which
+/// the system's resolver repeats a lost query.
 const MAX_WAIT: Duration = Duration::from_secs(6);
 
-/// A name, its addresses, and the lookup in progress, shared by everyone who connects to it.
+/// A name, its addresses, and the lookup in progress, shared by all connections to it.
 pub(in super::super) struct Host {
     name: Box<str>,
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// Returns the addresses, or waits for the lookup in progress, at most for [`MAX_WAIT`].
-    /// Dropping the future does not end the lookup.
+    /// Dropping the future does not cancel the lookup.
     pub(in super::super) async fn addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
         let give_up_at = clock::now() + MAX_WAIT;
         let mut changed = self.changed.subscribe();
@@ -66,8 +66,8 @@ impl Host {
         }
     }
 
-    /// Returns the addresses, or why there are none, without waiting for a lookup. Only for the
-    /// second family of addresses it waits as [`addresses`](Self::addresses) does, for 50 ms.
+    /// Returns the addresses, or why there are none, without waiting for a lookup. Like
+    /// [`addresses`](Self::addresses), it waits 50 ms for the second family of addresses.
     pub(in super::super) async fn known_addresses(self: &Arc<Self>) -> Result<Arc<[IpAddr]>, LookupError> {
         let mut changed = self.changed.subscribe();
         loop {
@@ -82,7 +82,7 @@ impl Host {
         }
     }
 
-    /// Returns what can be done now. Starts a lookup if the addresses are not fresh.
+    /// Returns the next step of a request. Starts a lookup if the addresses are not fresh.
     fn step(self: &Arc<Self>) -> Step {
         self.refresh_if_due();
         self.state().step(clock::now())
@@ -125,7 +125,7 @@ impl Host {
         self.changed.send_replace(());
     }
 
-    /// Must not be called with the state locked: a query may end at once.
+    /// Must not be called with the state locked, because a query may end at once.
     fn ask(self: &Arc<Self>, questions: Vec<Question>) {
         for (query, id) in questions {
             self.shared.service.ask(Reply::new(Arc::clone(self), query, id, clock::now()));

@@ -1,4 +1,4 @@
-//! What a name lookup asks, and how a query can end.
+//! Queries of a name lookup, and their results.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ pub(super) trait NameService: Send + Sync {
     fn ask(&self, reply: Reply);
 }
 
-/// The addresses that a query was answered with.
+/// Addresses in the answer to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) addresses: Vec<IpAddr>,
@@ -21,14 +21,14 @@ pub(super) struct Answer {
     pub(super) is_routable: bool,
 }
 
-/// Why a query has no addresses.
+/// Failure of a query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
     #[error("no such name")]
     NoSuchName,
     #[error("the name has no address")]
     NoAddress,
-    /// The name servers are not asked for the absolute name, because the hosts file lists it.
+    /// The absolute name is not looked up, because the hosts file lists the name.
     #[error("the name is in the hosts file")]
     InHostsFile,
     #[error("the name servers failed (SERVFAIL, REFUSED) or cannot be reached")]
@@ -65,11 +65,11 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// A query in progress. It always ends: if it is dropped without a result, it has failed.
+/// A query in progress. Dropping it without a result fails it, so that it always ends.
 pub(super) struct Reply {
     host: Arc<Host>,
     query: LookupQuery,
-    /// Distinguishes it from an earlier query of the same kind that was given up.
+    /// Distinguishes it from an earlier query of the same kind that was abandoned.
     id: u64,
     asked_at: Instant,
     is_sent: bool,

@@ -1,5 +1,4 @@
-//! The addresses of one name, and the queries in progress for it. Starts nothing and waits
-//! for nothing.
+//! State of one name: its addresses, and the queries in progress. Does no I/O and never waits.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -15,35 +14,35 @@ const USABLE_FOR: Duration = Duration::from_mins(10);
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// Minimum interval between two lookups of a name, and time for which a failed one is reused.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// A query without a result for this long is no longer waited for. It exceeds what the system
-/// needs for three silent name servers.
+/// Time after which a query without a result is abandoned. Longer than the system needs for three
+/// unresponsive name servers.
 pub(super) const QUERY_LIMIT: Duration = Duration::from_mins(1);
 
-/// What can be done for a request that needs the addresses.
+/// Next step of a request that needs the addresses.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Use these.
     Use(Arc<[IpAddr]>),
-    /// Wait for a change, at most until then if there is a time.
+    /// Wait for a change, at most until the given time.
     Wait(Option<Instant>),
     /// The lookup has failed.
     Fail(QueryError),
 }
 
-/// A query to ask, with its id.
+/// A query to send, with its id.
 pub(super) type Question = (LookupQuery, u64);
 
-/// Effect of a result that its name's host has to act on.
+/// Effect of a result that the host has to act on.
 #[derive(Debug, Default)]
 pub(super) struct Effect {
-    /// Queries to ask next.
+    /// Queries to send next.
     pub(super) questions: Vec<Question>,
     /// The addresses have just been confirmed.
     pub(super) is_confirmed: bool,
     pub(super) change: Option<Change>,
 }
 
-/// A lookup that ended otherwise than the one before it.
+/// A lookup with a different result than the previous one.
 #[derive(Debug)]
 pub(super) enum Change {
     /// It failed.
@@ -52,12 +51,12 @@ pub(super) enum Change {
     Recovered,
 }
 
-/// The forms of a name that a lookup asks for, in this order.
+/// Forms of a name that a lookup tries, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// With a dot at its end, so that the search list of `resolv.conf` is not applied. Each
-    /// family is asked for separately, so that a server that never answers one of them does
-    /// not delay the other.
+    /// With a trailing dot, so that the search list of `resolv.conf` is not applied. Each family
+    /// has a separate query, so that a server that never answers one of them does not delay the
+    /// other.
     Absolute,
     /// As configured.
     AsConfigured,
@@ -89,7 +88,7 @@ pub(super) struct State {
     asked_at: Option<Instant>,
     /// When a lookup last had addresses.
     confirmed_at: Option<Instant>,
-    /// Since when there have been addresses without interruption.
+    /// Since when addresses have been known without interruption.
     known_since: Option<Instant>,
     /// Set while lookups fail.
     failure: Option<QueryError>,
@@ -101,7 +100,7 @@ struct Track {
     known: Option<Known>,
     /// The id of the query in progress, and when it was asked.
     in_progress: Option<(u64, Instant)>,
-    /// How the query of the present lookup ended.
+    /// Result of the query in the current lookup.
     result: Option<Result<(), QueryError>>,
 }
 
@@ -123,9 +122,9 @@ impl Track {
 }
 
 impl State {
-    /// A name without any addresses yet.
+    /// Creates the state of a name without addresses.
     pub(super) fn new(name: &str) -> Self {
-        // A name without a dot has a meaning only through the search list or the hosts file.
+        // A name without a dot only resolves through the search list or the hosts file.
         let first_form = if name.contains('.') { Form::Absolute } else { Form::AsConfigured };
         Self {
             first_form,
@@ -139,13 +138,13 @@ impl State {
         }
     }
 
-    /// Starts a lookup if the addresses are not fresh and none is in progress. Returns the
-    /// queries to ask.
+    /// Starts a lookup if the addresses are not fresh and none is in progress. Returns the queries
+    /// to send.
     #[must_use]
     pub(super) fn begin_if_due(&mut self, now: Instant) -> Vec<Question> {
         let is_fresh = self.confirmed_at.is_some_and(|at| now < at + FRESH_FOR);
         let is_too_soon = self.asked_at.is_some_and(|at| now < at + RETRY_PAUSE);
-        // A query that hangs does not keep the other one from being asked again.
+        // A query that hangs must not prevent a new query for the other family.
         let is_idle = self.form.queries().iter().any(|query| !self.track(*query).is_in_progress(now));
         if is_fresh || is_too_soon || !is_idle {
             return Vec::new();
@@ -153,7 +152,7 @@ impl State {
         self.begin(self.first_form, now)
     }
 
-    /// Returns what a request that needs the addresses can do.
+    /// Returns the next step of a request that needs the addresses.
     pub(super) fn step(&self, now: Instant) -> Step {
         let addresses = self.addresses(now);
         if addresses.is_empty() {
@@ -230,7 +229,7 @@ impl State {
                 effect.change = self.failure.take().map(|_| Change::Recovered);
             }
             Err(error) if self.has_failed() => {
-                // NXDOMAIN needs no second opinion, and a search list may still find the name.
+                // NXDOMAIN applies to both families, and a search list may still find the name.
                 if form == Form::Absolute {
                     effect.questions = self.begin(Form::AsConfigured, now);
                 } else {
@@ -240,7 +239,7 @@ impl State {
             }
             Err(_) => {}
         }
-        self.forget_what_is_gone();
+        self.remove_missing_family();
         effect
     }
 
@@ -254,8 +253,8 @@ impl State {
             && (results().any(is_denied) || results().all(|result| matches!(result, Some(Err(_)))))
     }
 
-    /// A name that has addresses of one family only loses those of the other.
-    fn forget_what_is_gone(&mut self) {
+    /// Removes the addresses of a family that the name no longer has.
+    fn remove_missing_family(&mut self) {
         let has_answer = self.form.queries().iter().any(|query| self.track(*query).result == Some(Ok(())));
         if has_answer {
             for query in self.form.queries() {

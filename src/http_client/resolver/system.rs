@@ -1,8 +1,8 @@
-//! The system's resolver, on threads of its own.
+//! The system's resolver, on separate threads.
 //!
-//! `getaddrinfo` blocks its thread, for half a minute or more if the name servers are silent.
-//! So each query has a thread while it is in progress, up to a limit; more of them wait for
-//! their turn, until their lookup no longer waits for them.
+//! `getaddrinfo` blocks its thread, for half a minute or more if the name servers do not respond.
+//! Each query in progress therefore has a thread, up to a limit. Further queries are queued, until
+//! their lookup no longer waits for them.
 
 mod hosts_file;
 
@@ -27,9 +27,9 @@ use crate::{
     telemetry::metrics::{LocalResource, LookupQuery},
 };
 
-/// Maximum number of threads that look names up.
+/// Maximum number of lookup threads.
 const MAX_THREADS: usize = 32;
-/// Maximum number of addresses that are kept of one answer.
+/// Maximum number of addresses that are kept per answer.
 const MAX_ADDRESSES: usize = 32;
 /// `EAI_AGAIN` after this long means that no name server answered: the resolver waits at least
 /// 5 s for each (`timeout` in resolv.conf, unless configured).
@@ -40,7 +40,7 @@ const EAI_ADDRFAMILY: i32 = -9;
 /// The system's resolver.
 pub(super) struct SystemNames {
     threads: Arc<Threads>,
-    /// Size of the threads' stacks, in bytes; the standard library's unless set.
+    /// Stack size of the threads, in bytes; the default of the standard library unless set.
     stack_size: Option<usize>,
 }
 
@@ -67,13 +67,14 @@ impl SystemNames {
         Self { threads: Arc::new(Threads { hosts_file, max, queue: Mutex::default() }), stack_size: None }
     }
 
-    /// A resolver with one thread at a time.
+    /// Creates a resolver with at most one thread.
     #[cfg(test)]
     pub(super) fn with_one_thread() -> Self {
         Self::new(PathBuf::from("/etc/hosts"), 1)
     }
 
-    /// A resolver whose threads cannot be created: no machine has the memory for them.
+    /// Creates a resolver whose threads cannot be created: no machine has enough memory for their
+    /// stacks.
     #[cfg(test)]
     pub(super) fn without_threads() -> Self {
         Self { stack_size: Some(1 << 60), ..Self::default() }
@@ -87,7 +88,7 @@ impl NameService for SystemNames {
         queue.waiting.push_back(reply);
         let not_started = if queue.running < self.threads.max { self.start_thread(&mut queue) } else { None };
         drop(queue);
-        // Only now: the host can ask its next query at once.
+        // After unlocking, because the host may send its next query at once.
         for reply in overdue {
             let elapsed = reply.elapsed();
             reply.send(Err(QueryError::NoAnswer(elapsed)));
@@ -107,8 +108,8 @@ impl SystemNames {
             builder = builder.stack_size(size);
         }
         let threads = Arc::clone(&self.threads);
-        // The thread takes the query from the queue, which is locked meanwhile: a thread that
-        // cannot be created takes nothing with it.
+        // The thread takes the query from the queue, so that no query is lost if the thread cannot
+        // be created. The queue is locked until then.
         match builder.spawn(move || threads.work()) {
             Ok(_) => {
                 queue.running += 1;
@@ -120,8 +121,8 @@ impl SystemNames {
 }
 
 impl Queue {
-    /// Takes the queries that are too old for their lookup, which has asked again. Otherwise
-    /// threads that hang would make the queue grow without a limit.
+    /// Removes the queries that their lookup has abandoned and sent again. Otherwise threads that
+    /// hang would make the queue grow without bound.
     fn take_overdue(&mut self) -> Vec<Reply> {
         let mut overdue = Vec::new();
         while let Some(reply) = self.waiting.pop_front_if(|reply| reply.elapsed() >= QUERY_LIMIT) {
@@ -132,9 +133,9 @@ impl Queue {
 }
 
 impl Threads {
-    /// Answers queries until none is waiting.
+    /// Answers queries until the queue is empty.
     fn work(self: Arc<Self>) {
-        // Also if a query panics.
+        // Decrements the count even if a query panics.
         let running = Running(self);
         while let Some(reply) = running.next() {
             let result = look_up(&running.0, reply.name(), reply.query());
@@ -168,12 +169,12 @@ impl Drop for Running {
     }
 }
 
-/// Asks the system. Blocks.
+/// Looks up a name with the system's resolver. Blocks.
 fn look_up(threads: &Threads, name: &str, query: LookupQuery) -> Result<Answer, QueryError> {
     let absolute = if name.ends_with('.') { name.to_owned() } else { format!("{name}.") };
     let (name, family) = match query {
         LookupQuery::AsConfigured => (name, 0),
-        // The hosts file has no absolute names, and its entry overrides the name servers.
+        // The hosts file has no absolute names, and its entries override the name servers.
         _ if hosts_file::lists(&threads.hosts_file, name) => return Err(QueryError::InHostsFile),
         LookupQuery::Ipv4 => (&*absolute, AddrFamily::Inet.into()),
         LookupQuery::Ipv6 => (&*absolute, AddrFamily::Inet6.into()),
@@ -228,7 +229,7 @@ mod tests {
     use crate::{http_client::resolver::Resolver, telemetry::metrics::OutgoingMetrics};
 
     #[test]
-    fn names_of_the_hosts_file_are_left_to_the_system() {
+    fn names_in_the_hosts_file_are_resolved_by_the_system() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "127.0.0.1 localhost\n10.0.0.1 platform.example\n").unwrap();
         let threads = Threads { hosts_file: file.path().to_owned(), max: 1, queue: Mutex::default() };
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn queries_that_no_thread_has_taken_leave_the_queue_when_their_lookup_asks_again() {
+    async fn queued_queries_are_removed_when_their_lookup_sends_them_again() {
         let names = SystemNames::new(PathBuf::from("/etc/hosts"), 0);
         let threads = Arc::clone(&names.threads);
         let resolver = Resolver::new(Box::new(names), OutgoingMetrics::default());

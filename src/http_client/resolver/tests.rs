@@ -1,4 +1,4 @@
-//! Sharing, age and order of addresses, with held answers on a paused clock.
+//! Sharing, age and order of addresses, with delayed answers on a paused clock.
 
 use std::{net::IpAddr, sync::Mutex, time::Duration};
 
@@ -33,7 +33,7 @@ impl NameService for Held {
     }
 }
 
-/// Answers every query with the same address, after a while.
+/// Answers every query with the same address, after a delay.
 pub(super) struct Slow {
     pub(super) delay: Duration,
     pub(super) address: IpAddr,
@@ -50,12 +50,12 @@ impl NameService for Slow {
 }
 
 impl Held {
-    /// The queries that have no answer yet, in the order in which they were asked.
+    /// Returns the pending queries, in the order in which they were sent.
     fn queries(&self) -> Vec<LookupQuery> {
         self.0.lock().unwrap().iter().map(Reply::query).collect()
     }
 
-    /// Takes the oldest query of that kind.
+    /// Removes the oldest query of that kind.
     fn take(&self, query: LookupQuery) -> Reply {
         let mut held = self.0.lock().unwrap();
         let index = held.iter().position(|reply| reply.query() == query);
@@ -87,7 +87,7 @@ fn resolver() -> (Resolver, Held) {
     (Resolver::new(Box::new(held.clone()), OutgoingMetrics::default()), held)
 }
 
-/// Whether addresses are there at once, and which.
+/// Returns the result for a request if it is available without waiting.
 async fn at_once(host: &Arc<Host>) -> Option<Result<Vec<String>, String>> {
     let now = clock_now();
     let result = timeout(Duration::ZERO, host.addresses()).await.ok()?;
@@ -104,12 +104,12 @@ fn clock_now() -> crate::clock::Instant {
     crate::clock::now()
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "compared with what may not be there")]
+#[expect(clippy::unnecessary_wraps, reason = "compared with an optional result")]
 fn found(addresses: &[&str]) -> Option<Result<Vec<String>, String>> {
     Some(Ok(addresses.iter().map(ToString::to_string).collect()))
 }
 
-/// A host whose addresses of both families have just been confirmed.
+/// Returns a host whose addresses of both families have just been confirmed.
 fn known(resolver: &Resolver, held: &Held) -> Arc<Host> {
     let host = resolver.host(NAME);
     host.refresh_if_due();
@@ -119,7 +119,7 @@ fn known(resolver: &Resolver, held: &Held) -> Arc<Host> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_of_connections_share_one_lookup_and_none_of_them_ends_it() {
+async fn connections_share_one_lookup_that_none_of_them_cancels() {
     let (resolver, held) = resolver();
     let waiting: Vec<_> = (0..50)
         .map(|_| {
@@ -127,7 +127,7 @@ async fn any_number_of_connections_share_one_lookup_and_none_of_them_ends_it() {
             tokio::spawn(async move { texts(host.addresses().await) })
         })
         .collect();
-    // An attempt that gives up leaves the lookup to the next one.
+    // An attempt that times out does not cancel the lookup.
     let host = resolver.host(NAME);
     assert!(timeout(Duration::from_secs(3), host.addresses()).await.is_err());
     assert_eq!(held.queries(), [Ipv4, Ipv6]);
@@ -146,7 +146,7 @@ async fn any_number_of_connections_share_one_lookup_and_none_of_them_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_waits_six_seconds_for_addresses_and_the_next_one_finds_them() {
+async fn connection_waits_six_seconds_for_addresses_and_the_next_one_gets_them() {
     let (resolver, held) = resolver();
     let host = resolver.host(NAME);
     let started = clock_now();
@@ -159,7 +159,7 @@ async fn a_connection_waits_six_seconds_for_addresses_and_the_next_one_finds_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_family_that_is_never_answered_delays_the_first_connection_by_50_ms_and_no_other() {
+async fn unanswered_family_delays_only_the_first_connection_by_50_ms() {
     let (resolver, held) = resolver();
     let host = resolver.host(NAME);
     host.refresh_if_due();
@@ -173,27 +173,27 @@ async fn a_family_that_is_never_answered_delays_the_first_connection_by_50_ms_an
         held.answer(Ipv4, V4);
         assert_eq!(at_once(&host).await, found(&[V4]));
     }
-    // A query is given up after a minute, so that there is always one at most.
+    // A query is abandoned after a minute, so that at most one is pending.
     let unanswered = held.queries();
     assert!(unanswered.iter().all(|query| *query == Ipv6) && unanswered.len() <= 11, "{unanswered:?}");
     held.take(Ipv6).send(Ok(answer("2001:db8::dead", true)));
-    assert_eq!(at_once(&host).await, found(&[V4]), "an answer to a query that was given up");
+    assert_eq!(at_once(&host).await, found(&[V4]), "an answer to an abandoned query");
     advance(Duration::from_mins(1)).await;
     host.refresh_if_due();
     while held.queries().contains(&Ipv6) {
         held.answer(Ipv6, V6);
     }
-    assert_eq!(at_once(&host).await, found(&[V6, V4]), "it answers after all");
+    assert_eq!(at_once(&host).await, found(&[V6, V4]), "the second family is answered");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connector_waits_for_no_lookup_and_reports_the_last_failure() {
+async fn known_addresses_does_not_wait_and_reports_the_last_failure() {
     let (resolver, held) = resolver();
     let host = resolver.host(NAME);
     let started = clock_now();
     let known = async || texts(host.known_addresses().await);
     assert_eq!(known().await, Err("name lookup of eu2.example: no answer for 0 s".to_owned()));
-    assert_eq!(held.queries(), [Ipv4, Ipv6], "the lookup that is waited for elsewhere");
+    assert_eq!(held.queries(), [Ipv4, Ipv6], "it starts a lookup");
     held.fail_lookup(&QueryError::NoAddress);
     let failed = Err("name lookup of eu2.example: the name has no address".to_owned());
     assert_eq!(known().await, failed);
@@ -210,7 +210,7 @@ async fn a_connector_waits_for_no_lookup_and_reports_the_last_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fresh_addresses_are_used_without_a_lookup_and_older_ones_while_one_is_in_progress() {
+async fn fresh_addresses_are_used_without_a_lookup_and_stale_ones_while_one_is_in_progress() {
     let (resolver, held) = resolver();
     let host = known(&resolver, &held);
     advance(Duration::from_millis(29_999)).await;
@@ -227,7 +227,7 @@ async fn fresh_addresses_are_used_without_a_lookup_and_older_ones_while_one_is_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_addresses_are_used_for_ten_minutes_of_silence_or_failure() {
+async fn last_addresses_are_used_for_ten_minutes_without_a_successful_lookup() {
     for error in [None, Some(QueryError::ServerFailure), Some(QueryError::NoSuchName)] {
         let (resolver, held) = resolver();
         let host = known(&resolver, &held);
@@ -252,7 +252,7 @@ async fn the_last_addresses_are_used_for_ten_minutes_of_silence_or_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_lookup_is_reported_at_once_and_repeated_after_a_second() {
+async fn failed_lookup_is_reported_at_once_and_repeated_after_a_second() {
     let (resolver, held) = resolver();
     let host = resolver.host(NAME);
     let log = CapturedLog::start();
@@ -265,7 +265,7 @@ async fn a_failed_lookup_is_reported_at_once_and_repeated_after_a_second() {
     for _ in 0..100 {
         assert_eq!(at_once(&host).await, failed);
     }
-    assert!(held.queries().is_empty(), "a lookup for each connection");
+    assert!(held.queries().is_empty(), "no lookup for each connection");
     for _ in 0..3 {
         advance(Duration::from_secs(1)).await;
         assert_eq!(at_once(&host).await, None, "a new lookup");
@@ -283,13 +283,13 @@ async fn a_failed_lookup_is_reported_at_once_and_repeated_after_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_name_as_configured_is_asked_for_if_there_is_no_such_absolute_name() {
+async fn configured_name_is_looked_up_if_the_absolute_name_does_not_exist() {
     for error in [QueryError::NoSuchName, QueryError::InHostsFile] {
         let (resolver, held) = resolver();
         let host = resolver.host(NAME);
         host.refresh_if_due();
         held.fail(Ipv4, error);
-        assert_eq!(held.queries(), [Ipv6, AsConfigured], "it does not wait for the other family");
+        assert_eq!(held.queries(), [Ipv6, AsConfigured], "without waiting for the other family");
         held.answer(AsConfigured, "10.0.0.1");
         assert_eq!(at_once(&host).await, found(&["10.0.0.1"]));
         held.answer(Ipv6, V6);
@@ -303,7 +303,7 @@ async fn the_name_as_configured_is_asked_for_if_there_is_no_such_absolute_name()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absolute_name_with_addresses_of_one_family_is_not_searched_for() {
+async fn absolute_name_with_addresses_of_one_family_is_final() {
     for (answered, failed) in [(Ipv4, Ipv6), (Ipv6, Ipv4)] {
         for error in [QueryError::NoAddress, QueryError::NoSuchName, QueryError::ServerFailure] {
             let (resolver, held) = resolver();
@@ -318,14 +318,14 @@ async fn an_absolute_name_with_addresses_of_one_family_is_not_searched_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_of_a_family_that_is_gone_are_not_used() {
+async fn addresses_of_a_removed_family_are_not_used() {
     let (resolver, held) = resolver();
     let host = known(&resolver, &held);
     advance(FRESH_FOR).await;
     host.refresh_if_due();
     held.fail(Ipv6, QueryError::ServerFailure);
     held.answer(Ipv4, V4);
-    assert_eq!(at_once(&host).await, found(&[V6, V4]), "a failure takes nothing away");
+    assert_eq!(at_once(&host).await, found(&[V6, V4]), "a failure does not remove addresses");
     advance(FRESH_FOR).await;
     host.refresh_if_due();
     held.fail(Ipv6, QueryError::NoAddress);
@@ -334,7 +334,7 @@ async fn addresses_of_a_family_that_is_gone_are_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_without_a_dot_are_asked_for_as_configured_only() {
+async fn names_without_a_dot_are_looked_up_only_as_configured() {
     let (resolver, held) = resolver();
     let host = resolver.host("platform");
     assert_eq!(at_once(&host).await, None);
@@ -364,7 +364,7 @@ async fn names_in_use_are_looked_up_at_the_start_and_stay_fresh() {
         async move { resolver.keep_fresh().await }
     });
     tokio::task::yield_now().await;
-    assert_eq!(held.queries(), [Ipv4, Ipv6], "before anything connects");
+    assert_eq!(held.queries(), [Ipv4, Ipv6], "before the first connection");
     let late = resolver.host("eu3.example");
     tokio::task::yield_now().await;
     assert_eq!(held.queries(), [Ipv4, Ipv6, Ipv4, Ipv6]);
@@ -384,12 +384,12 @@ async fn names_in_use_are_looked_up_at_the_start_and_stay_fresh() {
     assert!((68..=80).contains(&lookups), "{lookups}");
     drop((early, late));
     tokio::time::sleep(Duration::from_mins(5)).await;
-    assert!(held.queries().is_empty(), "names that nobody connects to");
+    assert!(held.queries().is_empty(), "unused names are not looked up");
     refreshing.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_query_that_is_dropped_has_failed() {
+async fn dropped_query_fails() {
     let (resolver, held) = resolver();
     let host = resolver.host(NAME);
     for _ in 0..10 {
@@ -409,10 +409,10 @@ async fn a_query_that_is_dropped_has_failed() {
 
 /// Uses the system's threads, so the clock is not paused.
 #[tokio::test]
-async fn threads_that_cannot_be_created_fail_their_lookup_and_take_nothing_with_them() {
+async fn failure_to_create_a_thread_fails_the_lookup_and_loses_no_query() {
     let metrics = Metrics::new();
     let resolver = Resolver::new(Box::new(SystemNames::without_threads()), metrics.outgoing());
-    // More names than there may be threads.
+    // More names than the maximum number of threads.
     for number in 0..100 {
         let host = resolver.host(&format!("eu{number}.example"));
         let error = host.addresses().await.unwrap_err();
@@ -436,11 +436,11 @@ async fn threads_that_cannot_be_created_fail_their_lookup_and_take_nothing_with_
 }
 
 #[tokio::test]
-async fn queries_for_which_there_is_no_thread_wait_for_one() {
+async fn queries_beyond_the_thread_limit_are_queued() {
     let resolver = Resolver::new(Box::new(SystemNames::with_one_thread()), OutgoingMetrics::default());
     let waiting: Vec<_> = (0..100)
         .map(|number| {
-            // A label of more than 63 bytes: no resolver asks anyone for it.
+            // A label of more than 63 bytes: no resolver sends a query for it.
             let host = resolver.host(&format!("{number:064}.invalid"));
             tokio::spawn(async move { host.addresses().await })
         })
@@ -454,7 +454,7 @@ async fn queries_for_which_there_is_no_thread_wait_for_one() {
 }
 
 #[tokio::test]
-async fn the_system_s_names_are_found_and_their_age_is_shown() {
+async fn system_names_are_resolved_and_their_age_is_exported() {
     let metrics = Metrics::new();
     let resolver = Resolver::system(metrics.outgoing());
     let host = resolver.host("localhost");
@@ -469,5 +469,5 @@ async fn the_system_s_names_are_found_and_their_age_is_shown() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(Duration::from_mins(1), forgotten).await.expect("nobody connects to it any more");
+    timeout(Duration::from_mins(1), forgotten).await.expect("the unused name is forgotten");
 }

@@ -1,4 +1,4 @@
-//! Real handshakes: which servers are trusted, when, and why others are not.
+//! Real handshakes: which servers are trusted, and why others are not.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ fn trusting(authorities: &[&Issuer]) -> Authorities {
     Authorities::parse(bundle.as_bytes()).unwrap()
 }
 
-/// A certificate for `localhost`, changed in some way, and its key.
+/// Issues a certificate for `localhost` with changed parameters, and returns it with its key.
 fn issued(
     by: &Issuer,
     change: impl FnOnce(&mut CertificateParams),
@@ -87,9 +87,9 @@ async fn start(config: ServerConfig) -> SocketAddr {
     address
 }
 
-/// Servers that support one group only, not the first that we guess.
+/// The server supports only one group, which is not our first guess.
 #[tokio::test]
-async fn group_of_a_server_is_guessed_right_from_the_second_handshake_on() {
+async fn group_of_a_server_is_remembered_for_later_handshakes() {
     let authority = authority();
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::SECP384R1];
@@ -108,18 +108,18 @@ async fn group_of_a_server_is_guessed_right_from_the_second_handshake_on() {
     }
 }
 
-/// The kind of a handshake, or `None` if it fails.
+/// Returns the kind of a handshake, or `None` if it fails.
 async fn handshake(tls: &ClientTls, address: SocketAddr) -> Option<HandshakeKind> {
     let stream = TcpStream::connect(address).await.unwrap();
     let connector = TlsConnector::from(Arc::clone(tls.config()));
     let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
-    // Tickets arrive behind the handshake.
+    // Tickets arrive after the handshake.
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
     stream.get_ref().1.handshake_kind()
 }
 
-/// The cause of a failed request, for the operator.
+/// Returns the cause of a failed request, for the operator.
 async fn cause(tls: &Arc<ClientTls>, address: SocketAddr) -> String {
     cause_at(tls, &format!("https://localhost:{}/", address.port())).await
 }
@@ -133,13 +133,13 @@ async fn cause_at(tls: &Arc<ClientTls>, url: &str) -> String {
 }
 
 #[tokio::test]
-async fn replaced_authorities_decide_on_the_next_connection_and_nothing_is_resumed() {
+async fn replaced_authorities_apply_to_the_next_connection_and_no_session_is_resumed() {
     let (old, new) = (authority(), authority());
     let of_old = start(serving(issued(&old, |_| {}), None)).await;
     let of_new = start(serving(issued(&new, |_| {}), None)).await;
     let tls = ClientTls::new(Some(&trusting(&[&old]))).unwrap();
     for _ in 0..3 {
-        // A resumed session would not look at the certificate.
+        // A resumed session would not check the certificate.
         assert_eq!(handshake(&tls, of_old).await, Some(HandshakeKind::Full));
     }
     assert_eq!(handshake(&tls, of_new).await, None);
@@ -155,7 +155,7 @@ async fn replaced_authorities_decide_on_the_next_connection_and_nothing_is_resum
 }
 
 #[tokio::test]
-async fn without_authorities_nobody_is_trusted() {
+async fn without_authorities_no_server_is_trusted() {
     let authority = authority();
     let address = start(serving(issued(&authority, |_| {}), None)).await;
     let tls = ClientTls::new(None).unwrap();
@@ -165,7 +165,7 @@ async fn without_authorities_nobody_is_trusted() {
 }
 
 #[tokio::test]
-async fn causes_are_in_plain_words() {
+async fn causes_of_tls_failures_are_explained() {
     let (ours, theirs) = (authority(), authority());
     let tls = ClientTls::new(Some(&trusting(&[&ours]))).unwrap();
     let ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -198,14 +198,14 @@ async fn causes_are_in_plain_words() {
     }
 }
 
-/// A server that closes the connection instead of answering, or is no TLS server.
+/// The server closes the connection instead of responding, or does not speak TLS.
 #[tokio::test]
-async fn connection_that_ends_after_a_request_for_a_certificate_is_explained() {
+async fn connection_closed_after_a_certificate_request_is_explained() {
     let (ours, theirs) = (authority(), authority());
     let tls = ClientTls::new(Some(&trusting(&[&ours]))).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // Asks for a certificate, and closes the connection after the handshake, as proxies do.
+    // Requests a certificate, and closes the connection after the handshake, like some proxies.
     let mut roots = RootCertStore::empty();
     roots.add(theirs.der().clone()).unwrap();
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -230,7 +230,7 @@ async fn connection_that_ends_after_a_request_for_a_certificate_is_explained() {
     });
     let text = cause(&tls, address).await;
     assert!(
-        text.contains("the server asks for a client certificate, which the gateway does not have"),
+        text.contains("the server requested a client certificate, which the gateway does not have"),
         "{text}"
     );
 
@@ -246,8 +246,8 @@ async fn connection_that_ends_after_a_request_for_a_certificate_is_explained() {
     assert!(text.contains("does not speak TLS on this port"), "{text}");
 }
 
-/// Sends these bytes on each connection once it has received something, with TLS if there is a
-/// configuration.
+/// Starts a server that sends these bytes on each connection after it has received data, over TLS
+/// if there is a configuration.
 async fn start_answering(config: Option<ServerConfig>, answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -275,7 +275,7 @@ async fn start_answering(config: Option<ServerConfig>, answer: &'static [u8]) ->
 }
 
 #[tokio::test]
-async fn answer_in_another_protocol_is_explained() {
+async fn response_in_a_different_protocol_is_explained() {
     const ALERT: &[u8] = b"\x15\x03\x01\x00\x02\x02\x46";
     const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     const HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
@@ -292,12 +292,12 @@ async fn answer_in_another_protocol_is_explained() {
     ] {
         let address = start_answering(config, answer).await;
         let cause = cause_at(&tls, &format!("{scheme}://localhost:{}/", address.port())).await;
-        assert!(cause.contains("answered with another protocol than"), "{what}: {cause}");
+        assert!(cause.contains("responded with a different protocol than"), "{what}: {cause}");
     }
 }
 
 #[test]
-fn system_s_authorities_are_read_only_where_a_server_is_https() {
+fn system_authorities_are_read_only_for_https_servers() {
     let mut tls = ClientTlsSet::default();
     let url = |text: &str| text.parse::<Url>().unwrap();
     let plain = tls.get(None, &url("http://127.0.0.1:8080"), None).unwrap();
@@ -307,5 +307,5 @@ fn system_s_authorities_are_read_only_where_a_server_is_https() {
         tls.get(None, &url("http://127.0.0.1:8080"), Some(&url("https://127.0.0.1:3128"))).unwrap();
     assert!(with_proxy.authorities().is_some());
     let again = tls.get(None, &url("https://eu2.example"), None).unwrap();
-    assert!(Arc::ptr_eq(&with_proxy, &again), "one for each source");
+    assert!(Arc::ptr_eq(&with_proxy, &again), "one per source");
 }

@@ -18,7 +18,7 @@ fn refused(kind: SubjectKind, text: &str) -> InvalidSubject {
 }
 
 #[test]
-fn every_spelling_of_a_uuid_is_one_user() {
+fn all_spellings_of_a_uuid_are_one_user() {
     let simple = UUID.replace('-', "");
     for spelling in [
         UUID.to_owned(),
@@ -46,7 +46,7 @@ fn every_spelling_of_a_uuid_is_one_user() {
 }
 
 #[test]
-fn what_a_lenient_parser_reads_as_a_uuid_shares_its_quota_and_matches_no_rule_for_it() {
+fn lenient_spelling_of_a_uuid_shares_its_quota_and_matches_no_rule_for_it() {
     let uuid = "002504e0-0f89-00d3-000c-0305e82c3301";
     for spelling in [
         "2504e0-f89-d3-c-305e82c3301",
@@ -91,13 +91,17 @@ fn logins_are_folded_and_external_ids_are_not() {
     ] {
         assert_eq!(subject(Login, spelling).canonical(), canonical, "{spelling:?}");
         assert_eq!(subject(ExternalId, spelling).canonical(), spelling);
-        assert_eq!(subject(Login, spelling).as_sent(), spelling, "the platform gets what was sent");
+        assert_eq!(
+            subject(Login, spelling).as_sent(),
+            spelling,
+            "the platform receives the original spelling"
+        );
     }
     assert_ne!(subject(Login, "stra\u{df}e").canonical(), subject(Login, "strasse").canonical());
 }
 
 #[test]
-fn users_of_different_kinds_never_share_a_quota_and_opaque_ids_share_it_across_case() {
+fn kinds_of_users_have_separate_quotas_and_spellings_of_opaque_ids_share_one() {
     for one in KINDS {
         for other in KINDS {
             let same = subject(one, "a").quota_key() == subject(other, "a").quota_key();
@@ -109,7 +113,7 @@ fn users_of_different_kinds_never_share_a_quota_and_opaque_ids_share_it_across_c
 }
 
 #[test]
-fn a_name_that_could_be_mistaken_for_another_is_refused() {
+fn ambiguous_names_are_refused() {
     use InvalidSubject as Invalid;
     for kind in KINDS {
         for (text, fault) in [
@@ -138,7 +142,7 @@ fn a_name_that_could_be_mistaken_for_another_is_refused() {
         assert_eq!(refused(kind, &"a".repeat(255)), Invalid::TooLong);
         assert_eq!(subject(kind, &"a".repeat(254)).as_sent().len(), 254);
     }
-    // Folding makes it longer, or puts a blank at its beginning.
+    // Folding makes the name longer, or inserts a leading blank.
     assert_eq!(refused(Login, &"\u{fdfa}".repeat(50)), Invalid::TooLong);
     assert_eq!(refused(Login, "\u{a8}a"), Invalid::OuterBlank);
     for text in ["a@x.", "A@x.", "a@x\u{3002}", "a@x\u{ff0e}", "\u{e4}@x."] {
@@ -161,7 +165,7 @@ fn user_lists_compare_canonical_forms() {
         }
     }
     assert!(listed(UserId, "Ab*").contain(&subject(UserId, "Abc")));
-    assert!(!listed(UserId, "Ab*").contain(&subject(UserId, "abc")), "an opaque id has a case");
+    assert!(!listed(UserId, "Ab*").contain(&subject(UserId, "abc")), "opaque ids are case-sensitive");
     assert!(listed(Login, "*@CUSTOMER.example").contain(&subject(Login, "Anna@customer.EXAMPLE")));
     // The platform may have another user of that name.
     for lookalike in
@@ -175,17 +179,21 @@ fn user_lists_compare_canonical_forms() {
 }
 
 #[test]
-fn a_pattern_that_no_user_can_have_is_refused() {
+fn pattern_that_matches_no_valid_name_is_refused() {
     let fault = |kind, text| SubjectPattern::new(kind, text).expect_err(text);
     assert_eq!(fault(Login, " *@x"), InvalidSubject::OuterBlank);
     assert_eq!(fault(ExternalId, "a\u{200b}*"), InvalidSubject::InvisibleCharacter);
     assert_eq!(fault(Login, "*@x."), InvalidSubject::TrailingDot);
-    assert_eq!(fault(Login, "\u{ff0a}"), InvalidSubject::FormOfAscii, "which would become a wildcard");
+    assert_eq!(
+        fault(Login, "\u{ff0a}"),
+        InvalidSubject::FormOfAscii,
+        "folding would turn it into a wildcard"
+    );
     assert_eq!(fault(Login, "*@x\u{3002}example"), InvalidSubject::FormOfAscii);
 }
 
 #[test]
-fn a_name_in_a_response_is_another_users_only_if_more_than_its_spelling_differs() {
+fn spelling_alone_does_not_distinguish_names_in_responses() {
     let anna = subject(Login, "Anna@x");
     for found in ["Anna@x", "anna@X", " anna@x\u{200b}", "\u{ff21}nna@x"] {
         assert_eq!(anna.is_named(found), Some(true), "{found:?}");
@@ -202,7 +210,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn a_canonical_form_is_its_own_canonical_form(kind in prop::sample::select(KINDS.to_vec()), text in "\\PC{1,12}") {
+    fn canonical_form_is_idempotent(kind in prop::sample::select(KINDS.to_vec()), text in "\\PC{1,12}") {
         if let Ok(user) = Subject::new(kind, text.clone()) {
             prop_assert_eq!(user.as_sent(), &text);
             let again = subject(kind, user.canonical());
@@ -212,11 +220,11 @@ proptest! {
         }
     }
 
-    /// Any text with a character that nobody sees, or with an outer blank, is refused.
+    /// Any text with an invisible character or an outer blank is refused.
     #[test]
     fn invisible_characters_and_outer_blanks_are_refused(
         kind in prop::sample::select(KINDS.to_vec()), text in "\\PC{0,6}", at in any::<prop::sample::Index>(),
-        inserted in any::<char>().prop_filter("nobody sees it", |&c| {
+        inserted in any::<char>().prop_filter("an invisible character", |&c| {
             is_unprintable(c) || c.is_control() || (c.is_whitespace() && c != ' ')
         }),
     ) {
@@ -231,7 +239,7 @@ proptest! {
         let spelled: String = login.chars().enumerate().map(|(at, c)| match choices >> (at % 16 * 2) & 3 {
             0 => c,
             1 => c.to_ascii_uppercase(),
-            // The full-width form.
+            // Full-width form.
             2 => char::from_u32(u32::from(c) - 0x20 + 0xff00).unwrap(),
             _ => char::from_u32(u32::from(c.to_ascii_uppercase()) - 0x20 + 0xff00).unwrap(),
         }).collect();

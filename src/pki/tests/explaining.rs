@@ -1,4 +1,4 @@
-//! Causes of TLS failures, in plain words.
+//! Explanations of TLS failures.
 
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ fn every_alert_has_a_text_without_raw_bytes() {
 
 proptest! {
     #[test]
-    fn names_that_a_peer_chose_are_shown_in_few_printable_characters(
+    fn names_chosen_by_a_peer_are_printable_and_bounded(
         names in proptest::collection::vec(any::<String>(), 0..20),
     ) {
         let presented = names.iter().map(|name| format!("DnsName(\"{name}\")")).collect();

@@ -1,4 +1,4 @@
-//! What was found in a file, and what fixes it: one sentence for each fault.
+//! Errors in files: each message states what was found and how to fix it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -10,8 +10,8 @@ macro_rules! fixture {
     };
 }
 
-/// The sentence about a file as chain, key and authorities; `None` if it is accepted.
-fn sentences(file: &[u8]) -> [Option<String>; 3] {
+/// The messages about a file as chain, key and authorities; `None` if it is accepted.
+fn messages(file: &[u8]) -> [Option<String>; 3] {
     [
         CertificateChain::parse(file).err().map(|error| error.to_string()),
         PrivateKey::parse(file).err().map(|error| error.to_string()),
@@ -24,8 +24,8 @@ fn utf16(text: &str) -> Vec<u8> {
     b"\xff\xfe".iter().copied().chain(bytes).collect()
 }
 
-/// Faults that a file of any kind can have: the file, what is found, and the remedy.
-fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+/// Errors that a file of any kind can have: name, file, expected finding, expected remedy.
+fn invalid_files(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let end = text.find("-----END").unwrap();
     let without_first_line = text.split_once('\n').unwrap().1;
@@ -72,7 +72,7 @@ fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)
         ("PKCS #7 in DER", fixture!("bundle.p7b"), "PKCS #7", "openssl pkcs7 -inform DER"),
         ("PKCS #7", fixture!("bundle.p7b.pem"), "PKCS #7", "openssl pkcs7 -print_certs"),
         ("Java key store", b"\xfe\xed\xfe\xed\0\0\0\x02".to_vec(), "Java key store", "keytool"),
-        ("OpenSSH public key", b"ssh-rsa AAAA me@example".to_vec(), "public key of OpenSSH", "TLS"),
+        ("OpenSSH public key", b"ssh-rsa AAAA me@example".to_vec(), "an OpenSSH public key", "TLS"),
         (
             "unknown label",
             bytes(&text.replace("BEGIN ", "BEGIN OUR ").replace("END ", "END OUR ")),
@@ -83,13 +83,13 @@ fn spoilt(text: &str) -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)
 }
 
 #[test]
-fn each_spoilt_file_is_named_with_its_remedy() {
+fn each_invalid_file_is_described_with_its_remedy() {
     let pair = pair();
     let mut different = std::collections::BTreeSet::new();
     for (place, text) in [&pair.chain, &pair.key, &pair.chain].into_iter().enumerate() {
-        // A chain is spoilt in its first certificate.
-        for (fault, file, found, remedy) in spoilt(text) {
-            let sentence = sentences(&file)[place].clone().unwrap_or_else(|| panic!("accepted: {fault}"));
+        // In a chain, the first certificate is invalid.
+        for (fault, file, found, remedy) in invalid_files(text) {
+            let sentence = messages(&file)[place].clone().unwrap_or_else(|| panic!("accepted: {fault}"));
             assert!(sentence.contains(found), "{fault}: {sentence}");
             assert!(sentence.contains(remedy), "{fault}: {sentence}");
             different.insert(sentence);
@@ -99,7 +99,7 @@ fn each_spoilt_file_is_named_with_its_remedy() {
 }
 
 #[test]
-fn files_of_another_kind_are_named_with_their_remedy() {
+fn files_of_another_kind_are_described_with_their_remedy() {
     const SWAPPED: &str = "if the two files are swapped, exchange";
     let pair = pair();
     let der = |file: &str| CertificateChain::parse(file.as_bytes()).unwrap().leaf().der().to_vec();
@@ -137,7 +137,7 @@ fn files_of_another_kind_are_named_with_their_remedy() {
     ];
     for (file, expected) in cases {
         let shown = String::from_utf8_lossy(&file).lines().next().unwrap_or_default().to_owned();
-        for (sentence, expected) in sentences(&file).into_iter().zip(expected) {
+        for (sentence, expected) in messages(&file).into_iter().zip(expected) {
             match (&sentence, expected) {
                 (Some(sentence), Some(expected)) => {
                     assert!(sentence.contains(expected), "{shown}: {sentence}");
@@ -150,7 +150,7 @@ fn files_of_another_kind_are_named_with_their_remedy() {
 }
 
 #[test]
-fn block_that_is_no_certificate_is_refused_wherever_it_is() {
+fn block_that_is_not_a_certificate_is_refused_at_any_position() {
     let pair = pair();
     let block = |der: &[u8]| {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
@@ -168,11 +168,11 @@ fn block_that_is_no_certificate_is_refused_wherever_it_is() {
         let file = format!("{}{broken}{}", pair.chain, authority().pem());
         for place in [0, 2] {
             let sentence =
-                sentences(file.as_bytes())[place].clone().unwrap_or_else(|| panic!("accepted: {what}"));
+                messages(file.as_bytes())[place].clone().unwrap_or_else(|| panic!("accepted: {what}"));
             assert!(sentence.contains(&format!("block 3 of the file (line {line})")), "{what}: {sentence}");
         }
     }
-    // Others that OpenSSL skips too.
+    // Other kinds of blocks are skipped, as by OpenSSL.
     let list = String::from_utf8(fixture!("revocation_list.pem")).unwrap();
     assert!(Authorities::parse(format!("{list}{}", authority().pem()).as_bytes()).is_ok());
 }

@@ -10,7 +10,7 @@ use rcgen::{
 use super::*;
 use crate::pki::certificate::KeyKind;
 
-/// In 2027.
+/// A time in 2027.
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_hours(508_333)
 }
@@ -43,7 +43,7 @@ fn usual_certificates_have_no_warnings() {
 }
 
 #[test]
-fn certificates_that_clients_refuse_are_warned_about() {
+fn certificates_that_clients_refuse_cause_warnings() {
     assert_eq!(of(|params| params.subject_alt_names.clear()), [(1, Doubt::NoNames)]);
     assert_eq!(
         of(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
@@ -65,11 +65,11 @@ fn certificates_that_clients_refuse_are_warned_about() {
 }
 
 #[test]
-fn keys_that_clients_cannot_use_are_warned_about() {
+fn keys_that_clients_cannot_use_cause_warnings() {
     for (algorithm, kind) in [(&PKCS_ED25519, KeyKind::Ed25519), (&PKCS_ECDSA_P521_SHA512, KeyKind::P521)] {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let pair = pair_with(&key, |_| {});
-        assert!(fits(&pair.chain, &pair.key), "{kind}");
+        assert!(is_pair(&pair.chain, &pair.key), "{kind}");
         assert_eq!(warnings(&pair.chain), [(1, Doubt::UnusualKey(kind))]);
     }
     let short = include_str!("../../../tests/fixtures/pki/short_rsa_ca.pem");
@@ -80,21 +80,21 @@ fn keys_that_clients_cannot_use_are_warned_about() {
 }
 
 #[test]
-fn chain_whose_certificates_do_not_follow_each_other_is_warned_about() {
+fn chain_in_the_wrong_order_causes_a_warning() {
     let (one, other) = (pair(), pair());
     let leaf = one.chain.replace(&one.authority.pem(), "");
-    assert_eq!(warnings(&leaf), [], "an authority that clients have may issue directly");
-    // Same name, another key.
+    assert_eq!(warnings(&leaf), [], "clients may trust the issuer directly");
+    // The same name with another key.
     assert_eq!(warnings(&format!("{leaf}{}", other.authority.pem())), [(2, Doubt::NotIssuer)]);
-    let stranger = other.chain.replace(&other.authority.pem(), "");
-    assert_eq!(warnings(&format!("{leaf}{stranger}")), [(2, Doubt::NotAuthority)]);
+    let other_leaf = other.chain.replace(&other.authority.pem(), "");
+    assert_eq!(warnings(&format!("{leaf}{other_leaf}")), [(2, Doubt::NotAuthority)]);
     assert_eq!(
         warnings(&format!("{}{}", one.chain, other.authority.pem())),
         [(3, Doubt::NotIssuer)],
         "the third one"
     );
 
-    // authorityInfoAccess with caIssuers: the issuer is one that others have to fetch.
+    // authorityInfoAccess with caIssuers, so clients would have to fetch the issuer.
     let access = [
         &[0x30, 0x1a, 0x30, 0x18, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x02, 0x86, 0x0c][..],
         b"http://ca.a/",
@@ -132,7 +132,7 @@ fn chain_through(root_length: Option<u8>, change: impl FnOnce(&mut CertificatePa
 }
 
 #[test]
-fn issuers_that_clients_refuse_are_warned_about() {
+fn issuers_that_clients_refuse_cause_warnings() {
     let usual = [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     assert_eq!(warnings(&chain_through(Some(1), |params| params.key_usages = usual.to_vec())), []);
     let of = |change: fn(&mut CertificateParams)| warnings(&chain_through(None, change));
@@ -154,7 +154,7 @@ fn issuers_that_clients_refuse_are_warned_about() {
 }
 
 #[test]
-fn private_key_among_authorities_is_warned_about() {
+fn private_key_among_authorities_causes_a_warning() {
     let pair = pair();
     let bundle = Authorities::parse(format!("{}{}", pair.authority.pem(), pair.key).as_bytes()).unwrap();
     assert_eq!(bundle.warnings(now()), [Warning { number: 2, doubt: Doubt::PrivateKey }]);

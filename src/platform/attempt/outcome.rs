@@ -1,4 +1,4 @@
-//! How an attempt can end, and what that means for its effect and for the breaker.
+//! Outcomes of an attempt: their certainty, and their evidence for the breaker.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics::LocalResource,
 };
 
-/// How an attempt ended. Not `Debug`, because headers may contain cookies.
+/// Outcome of an attempt. Not `Debug`, because headers may contain cookies.
 pub(in super::super) enum AttemptOutcome {
     /// The platform cannot have acted on the request.
     NotSent(NotSent),
@@ -27,7 +27,7 @@ pub(in super::super) enum AttemptOutcome {
         cause: String,
         /// The head of the response, if there was one.
         headers: Option<HeaderMap>,
-        /// What this machine or process lacked, if that was why.
+        /// The resource that this machine or process lacked, if that is the cause.
         missing: Option<LocalResource>,
     },
     /// A response other than 2xx.
@@ -49,7 +49,7 @@ pub(in super::super) enum NotSent {
     Exhausted(String),
     /// All streams that the platform accepts were in use by this gateway.
     Queued,
-    /// The deadline was too close, or nobody waited any more.
+    /// The deadline was too close, or the caller was gone.
     Withdrawn,
 }
 
@@ -66,9 +66,9 @@ pub(in super::super) struct Answer {
 pub(in super::super) struct ResponseBody(pub(in super::super) Zeroizing<Vec<u8>>);
 
 impl AttemptOutcome {
-    /// Returns how certain the effect of the attempt is. `refused` requires a response that
-    /// definitely means that nothing happened. If the request spends something, that
-    /// response must come from the platform itself and not from a proxy in front of it.
+    /// Returns how certain the effect of the attempt is. `refused` requires a response that proves
+    /// that nothing happened. If the request spends something, that response must come from the
+    /// platform itself and not from a proxy in front of it.
     pub(in super::super) fn certainty(&self, endpoint: &Endpoint) -> Certainty {
         match self {
             Self::NotSent(_) => Certainty::NotSent,
@@ -78,9 +78,9 @@ impl AttemptOutcome {
         }
     }
 
-    /// Returns whether the response is one that the platform itself sends. Any other may
-    /// come from something in front of it, and may not belong to the request.
-    pub(super) fn is_of_the_platform(&self) -> bool {
+    /// Returns whether the response comes from the platform itself. Any other response may come
+    /// from a proxy, and may not belong to the request.
+    pub(super) fn is_from_platform(&self) -> bool {
         match self {
             Self::Failed(answer, _) => {
                 answer.body.is_some() && answer.status < 500 && !matches!(answer.status, 408 | 429)
@@ -129,13 +129,13 @@ impl AttemptOutcome {
         }
     }
 
-    /// Returns what it shows about the endpoint. The only place that decides what counts for the
-    /// breaker: nothing that this machine or process lacks or limits does.
+    /// Returns its evidence about the endpoint. This is the only place that decides what counts for
+    /// the breaker. Local limits and missing resources do not count.
     pub(in super::super) const fn evidence(&self) -> Evidence {
         match self {
             Self::NotSent(NotSent::Unreachable(_) | NotSent::CertificateInvalid(_))
             | Self::Interrupted { missing: None, .. } => Evidence::Down,
-            // A request that waited for a stream of ours, was withdrawn, or got no address or no
+            // A request that waited for one of our streams, was withdrawn, or got no address or
             // socket must neither open nor close the breaker.
             Self::NotSent(
                 NotSent::NameLookup(_) | NotSent::Exhausted(_) | NotSent::Queued | NotSent::Withdrawn,
@@ -162,9 +162,9 @@ impl From<ConnectFailure> for NotSent {
 mod tests {
     use super::*;
 
-    /// Neither opens nor closes the breaker, be it as an attempt or as a probe.
+    /// It neither opens nor closes the breaker, as an attempt or as a probe.
     #[test]
-    fn what_this_process_lacks_or_limits_shows_nothing_about_the_platform() {
+    fn local_limits_and_missing_resources_are_no_evidence() {
         let causes = [
             NotSent::Queued,
             NotSent::Withdrawn,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn only_errors_of_the_server_count_as_failures_of_the_endpoint() {
+    fn only_server_errors_count_as_failures_of_the_endpoint() {
         for (status, evidence) in [(400, Evidence::Up), (429, Evidence::Up), (500, Evidence::Down)] {
             let answer = ErrorAnswer { status, body: None, retry_after: None };
             assert_eq!(AttemptOutcome::Failed(answer, HeaderMap::new()).evidence(), evidence, "{status}");

@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use super::lease::ConnectFailure;
 use crate::{
     clock::{self, Instant},
-    http_client::{self, ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings},
+    http_client::{
+        self, ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, LastProtocol,
+    },
 };
 
 /// Time without any response after which an HTTP/2 connection with unanswered requests
@@ -48,6 +50,9 @@ pub(super) struct Client {
     /// streams only after it has opened them: of several requests at once it would take more
     /// than the peer accepts, bodies included, and queue them beyond our control.
     pub(super) turn: Arc<Semaphore>,
+    /// The protocol of its server. Apart from the progress, because over HTTP/1.1 most questions
+    /// about a client need nothing else.
+    protocol: LastProtocol,
     progress: Mutex<Progress>,
 }
 
@@ -67,7 +72,8 @@ pub(super) enum Connection {
 
 /// The requests of a client, and what is known from them.
 pub(super) struct Progress {
-    server: KnownServer,
+    /// The server's limit of concurrent streams on a connection ([`KnownServer::max_streams`]).
+    max_streams: u32,
     /// When a request was last sent.
     sent_at: Option<Instant>,
     /// Number of requests that have ever been sent.
@@ -117,6 +123,10 @@ impl Client {
         // Before the client exists, so that it is never taken for one of a later generation.
         let trust_generation = settings.tls.generation();
         let header_room = settings.header_room();
+        let protocol = LastProtocol::default();
+        if let Some(known) = server.protocol {
+            protocol.replace(known);
+        }
         Ok(Self {
             http: http_client::build(settings, reuse)?,
             trust_generation,
@@ -126,8 +136,9 @@ impl Client {
             generation,
             distrusted: AtomicBool::new(false),
             turn: Arc::new(Semaphore::new(1)),
+            protocol,
             progress: Mutex::new(Progress {
-                server,
+                max_streams: server.max_streams,
                 sent_at: None,
                 opened: 0,
                 waiting: 0,
@@ -146,17 +157,29 @@ impl Client {
 
     /// Returns what is known of its server.
     pub(super) fn server(&self) -> KnownServer {
-        self.progress().server
+        KnownServer { protocol: self.protocol(), max_streams: self.progress().max_streams }
     }
 
     /// Returns the protocol of its server's last response.
     pub(super) fn protocol(&self) -> Option<HttpProtocol> {
-        self.progress().server.protocol
+        self.protocol.get()
     }
 
     /// Records a response head.
     pub(super) fn answered(&self, protocol: HttpProtocol) {
-        self.progress().response(protocol);
+        self.set_protocol(protocol);
+        self.progress().response(clock::now());
+    }
+
+    /// Records the protocol of a response.
+    pub(super) fn set_protocol(&self, protocol: HttpProtocol) {
+        self.protocol.replace(protocol);
+    }
+
+    /// Returns whether a request may have to wait for a connection or a stream of its server. Over
+    /// HTTP/1.1 each request has a connection of its own.
+    pub(super) fn may_wait(&self) -> bool {
+        self.protocol() != Some(HttpProtocol::Http1)
     }
 
     /// Returns whether there has been a response.
@@ -176,16 +199,16 @@ impl Client {
     /// Returns whether the connection seems to be dead. Only over HTTP/2: over HTTP/1.1 a
     /// slow request occupies a connection of its own.
     pub(super) fn is_suspect(&self, now: Instant) -> bool {
-        let progress = self.progress();
-        progress.server.protocol == Some(HttpProtocol::Http2)
-            && progress.silent_since.is_some_and(|since| now >= since + MAX_SILENCE)
+        self.protocol() == Some(HttpProtocol::Http2)
+            && self.progress().silent_since.is_some_and(|since| now >= since + MAX_SILENCE)
     }
 
     /// Returns whether one more request would be sent at once.
     pub(super) fn has_room(&self) -> bool {
-        let progress = self.progress();
-        progress.server.protocol == Some(HttpProtocol::Http1)
-            || progress.waiting.saturating_add(progress.sent) < progress.server.max_streams
+        !self.may_wait() || {
+            let progress = self.progress();
+            progress.waiting.saturating_add(progress.sent) < progress.max_streams
+        }
     }
 
     /// Returns the number of requests assigned to this client.
@@ -200,12 +223,9 @@ impl Client {
 }
 
 impl Progress {
-    /// Returns whether a request has to wait for another one that connects, or has to be
-    /// that one. Over HTTP/1.1 each request has a connection of its own.
+    /// Returns whether a request that [may wait](Client::may_wait) has to wait for another one that
+    /// connects, or has to be that one.
     pub(super) fn needs_connection(&self) -> bool {
-        if self.server.protocol == Some(HttpProtocol::Http1) {
-            return false;
-        }
         let now = clock::now();
         self.is_settling(now) || self.sent == 0 && self.answered_at.is_none_or(|at| now >= at + CONNECTED_FOR)
     }
@@ -216,26 +236,15 @@ impl Progress {
         })
     }
 
-    /// Returns whether a request that has not been sent waits for one of the peer's
-    /// streams.
-    pub(super) fn waits_for_stream(&self) -> bool {
-        self.server.protocol == Some(HttpProtocol::Http2) && self.sent > 0
-    }
-
     /// Returns whether any request has been sent.
     pub(super) const fn has_sent(&self) -> bool {
         self.sent_at.is_some()
     }
 
-    /// Returns whether a request may have to wait for a stream.
-    pub(super) fn may_wait_for_stream(&self) -> bool {
-        self.server.protocol != Some(HttpProtocol::Http1)
-    }
-
     /// Records that a request got no stream in time, although others have some.
     pub(super) fn no_stream_in_time(&mut self, now: Instant) {
         if self.sent_at.is_some_and(|at| now < at + RECENTLY) {
-            self.server.max_streams = self.sent.max(1);
+            self.max_streams = self.sent.max(1);
         }
     }
 
@@ -243,28 +252,25 @@ impl Progress {
     pub(super) fn stream_refused(&mut self) -> bool {
         let others = self.sent.saturating_sub(1);
         if others > 0 {
-            self.server.max_streams = others;
+            self.max_streams = others;
         }
         others > 0
     }
 
-    /// Records that a request is being sent. Returns the time.
-    pub(super) fn request_sent(&mut self) -> Instant {
+    /// Records that a request is being sent.
+    pub(super) fn request_sent(&mut self, now: Instant) {
         self.waiting = self.waiting.saturating_sub(1);
         self.sent += 1;
         // The limit was too low, or the peer has raised it.
-        self.server.max_streams = self.server.max_streams.max(self.sent);
+        self.max_streams = self.max_streams.max(self.sent);
         self.unanswered += 1;
-        let now = clock::now();
         self.sent_at = Some(now);
         self.opened += 1;
         self.silent_since.get_or_insert(now);
-        now
     }
 
-    pub(super) fn response(&mut self, protocol: HttpProtocol) {
-        let now = clock::now();
-        self.server.protocol = Some(protocol);
+    /// Records a response head.
+    pub(super) fn response(&mut self, now: Instant) {
         self.answered_at = Some(now);
         self.silent_since = self.silent_since.map(|_| now);
     }
@@ -280,7 +286,7 @@ impl Progress {
         self.sent = self.sent.saturating_sub(1);
         if self.sent == 0 {
             // What was inferred may have been about a connection that no longer exists.
-            self.server.max_streams = u32::MAX;
+            self.max_streams = u32::MAX;
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 use super::client::KnownServer;
 use super::client::{Client, Connection, SETTLING_TIME};
 use crate::{
-    clock,
+    clock::{self, Instant},
     http_client::{ConnectFault, HttpProtocol, cause::root_cause},
 };
 
@@ -33,11 +33,16 @@ impl ConnectFailure {
 /// One request's place on a client, from its assignment to the end of its response.
 pub(in super::super) struct Lease {
     client: Arc<Client>,
-    stage: Mutex<Stage>,
+    /// Locked before the progress of the client, where both are needed.
+    state: Mutex<State>,
+}
+
+struct State {
+    stage: Stage,
     /// The turn of this request, until it has been sent.
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
+    turn: Option<OwnedSemaphorePermit>,
     /// Set while others wait for this request to connect.
-    connecting: Mutex<Option<watch::Sender<Connection>>>,
+    connecting: Option<watch::Sender<Connection>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +56,8 @@ enum Stage {
 impl Lease {
     pub(super) fn new(client: Arc<Client>) -> Self {
         client.progress().waiting += 1;
-        Self {
-            client,
-            stage: Mutex::new(Stage::Waiting),
-            turn: Mutex::new(None),
-            connecting: Mutex::new(None),
-        }
+        let state = State { stage: Stage::Waiting, turn: None, connecting: None };
+        Self { client, state: Mutex::new(state) }
     }
 
     /// A lease on a client that never connects anywhere.
@@ -92,7 +93,11 @@ impl Lease {
     /// HTTP/2 needs only one.
     pub(in super::super) async fn connection(&self) -> Result<(), ConnectFailure> {
         loop {
+            if !self.client.may_wait() {
+                return Ok(());
+            }
             let mut connecting = {
+                let mut state = self.state();
                 let mut progress = self.client.progress();
                 if !progress.needs_connection() {
                     return Ok(());
@@ -103,7 +108,7 @@ impl Lease {
                     _ => {
                         let (sender, receiver) = watch::channel(Connection::Connecting);
                         progress.connecting = Some(receiver);
-                        *self.connecting() = Some(sender);
+                        state.connecting = Some(sender);
                         return Ok(());
                     }
                 }
@@ -119,7 +124,7 @@ impl Lease {
                     Connection::Settled => return Ok(()),
                     Connection::Failed(failure) => return Err(failure),
                 };
-                if ended || !self.client.progress().needs_connection() {
+                if ended || !self.client.may_wait() || !self.client.progress().needs_connection() {
                     break;
                 }
             }
@@ -128,10 +133,10 @@ impl Lease {
 
     /// Waits for the turn to be sent, where streams have to be counted.
     pub(in super::super) async fn turn(&self) {
-        if self.may_wait_for_stream()
+        if self.may_wait()
             && let Ok(turn) = Arc::clone(&self.client.turn).acquire_owned().await
         {
-            *self.own_turn() = Some(turn);
+            self.state().turn = Some(turn);
         }
     }
 
@@ -145,23 +150,24 @@ impl Lease {
         self.client.protocol()
     }
 
-    /// Returns whether the request may have to wait for a stream.
-    pub(in super::super) fn may_wait_for_stream(&self) -> bool {
-        self.client.progress().may_wait_for_stream()
+    /// Returns whether the request may have to wait for a connection or a stream. Over HTTP/1.1 it
+    /// has a connection of its own.
+    pub(in super::super) fn may_wait(&self) -> bool {
+        self.client.may_wait()
     }
 
     /// Returns whether a request that was not sent in time waited for others on the same
     /// connection: connecting itself has a shorter limit.
     pub(in super::super) fn is_queued(&self) -> bool {
-        let is_waiting = *self.stage() == Stage::Waiting;
-        let progress = self.client.progress();
-        is_waiting && progress.may_wait_for_stream() && progress.has_sent()
+        self.is_waiting() && self.may_wait() && self.client.progress().has_sent()
     }
 
     /// Returns whether the request waits for one of the peer's streams rather than for a
     /// connection.
     pub(in super::super) fn waits_for_stream(&self) -> bool {
-        *self.stage() == Stage::Waiting && self.client.progress().waits_for_stream()
+        self.is_waiting()
+            && self.client.protocol() == Some(HttpProtocol::Http2)
+            && self.client.progress().sent > 0
     }
 
     /// Returns the number of streams that have ever been opened on this connection.
@@ -179,47 +185,55 @@ impl Lease {
     /// Records that the peer refused the stream of this request. Returns whether other
     /// requests use streams, so that a limit can be the reason.
     pub(in super::super) fn stream_refused(&self) -> bool {
-        *self.stage() == Stage::Sent && self.client.progress().stream_refused()
+        self.state().stage == Stage::Sent && self.client.progress().stream_refused()
     }
 
     /// Records that the request's body is being sent.
-    pub(in super::super) fn sent(&self) {
-        let mut stage = self.stage();
-        if *stage == Stage::Waiting {
-            *stage = Stage::Sent;
-            let sent_at = self.client.progress().request_sent();
-            self.own_turn().take();
-            self.report(Connection::Connected(sent_at));
+    pub(in super::super) fn sent(&self, now: Instant) {
+        let mut state = self.state();
+        if state.stage == Stage::Waiting {
+            state.stage = Stage::Sent;
+            self.client.progress().request_sent(now);
+            state.report(Connection::Connected(now));
+            let turn = state.turn.take();
+            drop(state);
+            // Wakes the request that is next.
+            drop(turn);
         }
     }
 
     /// Records the head of the response.
     pub(in super::super) fn answered(&self, protocol: HttpProtocol) {
-        let mut stage = self.stage();
+        let now = clock::now();
+        self.client.set_protocol(protocol);
+        let mut state = self.state();
         let mut progress = self.client.progress();
-        if *stage == Stage::Waiting {
+        if state.stage == Stage::Waiting {
             // A server may answer before it reads.
-            progress.request_sent();
+            progress.request_sent(now);
         }
-        progress.response(protocol);
-        if matches!(*stage, Stage::Waiting | Stage::Sent) {
-            *stage = Stage::Answered;
+        progress.response(now);
+        if matches!(state.stage, Stage::Waiting | Stage::Sent) {
+            state.stage = Stage::Answered;
             progress.request_answered();
         }
         drop(progress);
-        self.report(Connection::Settled);
+        state.report(Connection::Settled);
     }
 
     /// Records that no connection could be made.
     pub(in super::super) fn connection_failed(&self, failure: ConnectFailure) {
-        self.report(Connection::Failed(failure));
+        self.state().report(Connection::Failed(failure));
     }
 
     /// Ends the lease. Ending it twice does nothing.
     pub(in super::super) fn end(&self) {
-        let mut stage = self.stage();
+        let mut state = self.state();
+        if state.stage == Stage::Ended {
+            return;
+        }
         let mut progress = self.client.progress();
-        match *stage {
+        match state.stage {
             Stage::Waiting => progress.waiting = progress.waiting.saturating_sub(1),
             Stage::Sent => {
                 progress.request_answered();
@@ -228,29 +242,29 @@ impl Lease {
             Stage::Answered => progress.request_ended(),
             Stage::Ended => {}
         }
-        *stage = Stage::Ended;
         drop(progress);
-        self.own_turn().take();
-        // Wakes the waiting requests, one of which then connects.
-        self.connecting().take();
+        let ended =
+            std::mem::replace(&mut *state, State { stage: Stage::Ended, turn: None, connecting: None });
+        drop(state);
+        // Wakes the request that is next, and those that wait for a connection, one of which then
+        // connects.
+        drop(ended);
     }
 
+    fn is_waiting(&self) -> bool {
+        self.state().stage == Stage::Waiting
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     fn report(&self, state: Connection) {
-        if let Some(others) = &*self.connecting() {
+        if let Some(others) = &self.connecting {
             others.send_replace(state);
         }
-    }
-
-    fn own_turn(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn connecting(&self) -> MutexGuard<'_, Option<watch::Sender<Connection>>> {
-        self.connecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -57,7 +57,7 @@ async fn renewal_that_panics_does_not_prevent_the_next_one() {
     assert!((Duration::from_secs(24)..=Duration::from_secs(36)).contains(&wait), "{wait:?}");
 
     tokio::time::advance(wait).await;
-    drop(connections.lease());
+    drop(connections.lease(clock::now()));
     assert!(connections.is_renewing(), "the next lease renews");
 }
 
@@ -74,14 +74,17 @@ async fn connections_of_authorities_that_were_replaced_take_no_more_requests() {
         let reuse = Reuse { max_idle: Duration::from_secs(30), over_http1 };
         for protocol in [HttpProtocol::Http1, HttpProtocol::Http2] {
             let connections = Connections::new(settings.clone(), reuse, Generation::default()).unwrap();
-            connections.lease().client().answered(protocol);
-            let before = connections.lease();
-            assert!(before.is_on(connections.lease().client()), "it is used again");
-            assert!(connections.is_usable(&before));
+            connections.lease(clock::now()).client().answered(protocol);
+            let before = connections.lease(clock::now());
+            assert!(before.is_on(connections.lease(clock::now()).client()), "it is used again");
+            assert!(connections.is_usable(&before, clock::now()));
             assert!(tls.replace(&authority()));
-            assert!(!connections.is_usable(&before), "{protocol:?}");
-            let after = connections.lease();
-            assert!(!after.is_on(before.client()) && connections.is_usable(&after), "{protocol:?}");
+            assert!(!connections.is_usable(&before, clock::now()), "{protocol:?}");
+            let after = connections.lease(clock::now());
+            assert!(
+                !after.is_on(before.client()) && connections.is_usable(&after, clock::now()),
+                "{protocol:?}"
+            );
         }
     }
 }

@@ -17,8 +17,8 @@ fn token(text: &str) -> OneTimeToken {
     OneTimeToken::try_new(text.to_owned()).unwrap()
 }
 
-/// What a browser makes of an absolute reference: a model of the steps of the WHATWG
-/// URL standard that decide on the host, written apart from the `url` crate.
+/// Returns how a browser interprets an absolute reference: a model of the steps of the WHATWG URL
+/// standard that determine the host, independent of the `url` crate.
 fn as_a_browser_sees(text: &str) -> Option<(String, String, bool)> {
     let text: String = text
         .trim_matches(|c: char| c <= ' ')
@@ -41,7 +41,7 @@ fn as_a_browser_sees(text: &str) -> Option<(String, String, bool)> {
     Some((scheme, host, !user_info.is_empty()))
 }
 
-/// The values of a login URL, read as the platform's page reads its fragment.
+/// Returns the values of a login URL, parsed like the platform's page parses the fragment.
 fn fragment_of(url: &LoginUrl) -> (String, String) {
     let (page, fragment) = url.expose().split_once('#').unwrap();
     assert_eq!(page, "https://eu2-cloud.acronis.com/api/2/idp/external-login");
@@ -57,7 +57,7 @@ fn fragment_of(url: &LoginUrl) -> (String, String) {
 }
 
 #[test]
-fn a_data_center_is_https_or_on_loopback_and_normalised() {
+fn data_center_is_https_or_on_loopback_and_normalized() {
     for (text, base) in [
         ("https://eu2-cloud.acronis.com", "https://eu2-cloud.acronis.com/"),
         ("HTTPS://EU2-Cloud.Acronis.COM:443/", "https://eu2-cloud.acronis.com/"),
@@ -77,7 +77,7 @@ fn a_data_center_is_https_or_on_loopback_and_normalised() {
 }
 
 #[test]
-fn what_is_no_bare_https_url_is_no_data_center() {
+fn data_center_must_be_an_https_url_without_a_path() {
     use InvalidServerUrl as Invalid;
     for (text, why) in [
         ("", Invalid::NotAbsolute),
@@ -91,8 +91,8 @@ fn what_is_no_bare_https_url_is_no_data_center() {
         ("http://localhost.evil.example", Invalid::NotHttps),
         ("http://169.254.169.254", Invalid::NotHttps),
         ("http://0.0.0.0", Invalid::NotHttps),
-        ("ftp://127.0.0.1", Invalid::Scheme),
-        ("file://localhost", Invalid::Scheme),
+        ("ftp://127.0.0.1", Invalid::NotHttps),
+        ("file://localhost", Invalid::NotHttps),
         ("https://user@dc.example", Invalid::UserInfo),
         ("https://user:secret@dc.example", Invalid::UserInfo),
         ("https://@dc.example", Invalid::UserInfo),
@@ -121,7 +121,7 @@ fn what_is_no_bare_https_url_is_no_data_center() {
 }
 
 #[test]
-fn a_login_lands_on_the_data_center_or_an_allowed_origin() {
+fn login_may_target_the_data_center_or_an_allowed_origin() {
     for (target, landing) in [
         ("/", "https://eu2-cloud.acronis.com/"),
         ("/mc/", "https://eu2-cloud.acronis.com/mc/"),
@@ -138,7 +138,7 @@ fn a_login_lands_on_the_data_center_or_an_allowed_origin() {
 }
 
 #[test]
-fn a_login_lands_nowhere_else() {
+fn other_login_targets_are_rejected() {
     use InvalidTargetUri as Invalid;
     let long = format!("/{}", "a".repeat(MAX_TARGET_URI_BYTES));
     for (target, why) in [
@@ -189,7 +189,7 @@ fn a_login_lands_nowhere_else() {
 }
 
 #[test]
-fn a_sandbox_is_landed_on_over_its_own_http_and_no_other() {
+fn sandbox_target_may_use_only_its_own_http_origin() {
     let sandbox = DataCenter::parse("http://127.0.0.1:8080").unwrap();
     assert_eq!(sandbox.landing("/mc/", &[]).unwrap().as_str(), "http://127.0.0.1:8080/mc/");
     assert_eq!(
@@ -202,7 +202,19 @@ fn a_sandbox_is_landed_on_over_its_own_http_and_no_other() {
 }
 
 #[test]
-fn the_login_url_carries_token_and_target_in_its_fragment() {
+fn data_center_that_browsers_see_elsewhere_still_gets_its_requests() {
+    let inside = DataCenter::parse("http://127.0.0.1:8080").unwrap();
+    let public = Url::parse("http://box.test:9000").unwrap();
+    let seen = inside.clone().seen_at(&public);
+    assert_eq!((seen.base_url(), seen.ott_url()), (inside.base_url(), inside.ott_url()));
+    let landing = seen.landing("/mc/", &[]).unwrap();
+    assert_eq!(landing.as_str(), "http://box.test:9000/mc/");
+    let url = seen.browser_login_url(&token("t"), &landing);
+    assert!(url.expose().starts_with("http://box.test:9000/api/2/idp/external-login#"), "{}", url.expose());
+}
+
+#[test]
+fn login_url_has_token_and_target_in_its_fragment() {
     let landing = data_center().landing("/mc/", &[]).unwrap();
     let url = data_center().browser_login_url(&token("T1RU-AQ==+/&#%"), &landing);
     assert_eq!(
@@ -213,7 +225,7 @@ fn the_login_url_carries_token_and_target_in_its_fragment() {
     assert_eq!(fragment_of(&url).0, "T1RU-AQ==+/&#%");
 }
 
-/// Texts glued together from what has fooled URL checks before.
+/// Generates texts from pieces that are known to fool URL checks.
 fn nasty() -> impl Strategy<Value = String> {
     let pieces = select(vec![
         "/",
@@ -293,7 +305,7 @@ proptest! {
         prop_assert_eq!(&seen, landing.as_str());
 
         let parsed = Url::parse(&seen).unwrap();
-        prop_assert_eq!(parsed.as_str(), &seen, "parsing it again changes nothing");
+        prop_assert_eq!(parsed.as_str(), &seen, "parsing is idempotent");
         prop_assert_eq!(parsed.scheme(), "https");
         prop_assert!(parsed.username().is_empty() && parsed.password().is_none());
         let hosts = ["eu2-cloud.acronis.com", "portal.example.com", "xn--bcher-kva.example"];
@@ -305,16 +317,16 @@ proptest! {
             + &parsed.port().map_or(String::new(), |port| format!(":{port}")));
         prop_assert!(!user_info);
 
-        // The page that follows the target may resolve it from where it stands, and
-        // someone may have resolved the caller's own text before us.
+        // The page that follows the target may resolve it relative to its own URL, and the caller's
+        // text may be resolved elsewhere before.
         let page = Url::parse("https://eu2-cloud.acronis.com/api/2/idp/external-login").unwrap();
         prop_assert_eq!(String::from(page.join(&seen).unwrap()), seen.as_str());
         prop_assert_eq!(page.join(&target).unwrap().origin(), parsed.origin());
-        let once_more = percent_decode_str(parsed.path()).decode_utf8_lossy().into_owned();
+        let decoded = percent_decode_str(parsed.path()).decode_utf8_lossy().into_owned();
         prop_assert_eq!(
-            data_center.base_url().join(&once_more).unwrap().origin(),
+            data_center.base_url().join(&decoded).unwrap().origin(),
             data_center.base_url().origin(),
-            "not even its path alone, decoded once, leaves the data center"
+            "the path alone, decoded once, stays on the data center"
         );
     }
 
@@ -327,14 +339,14 @@ proptest! {
     }
 
     #[test]
-    fn a_data_center_is_what_the_text_says_or_refused(text in nasty()) {
+    fn host_of_a_data_center_is_that_in_the_text(text in nasty()) {
         let Ok(data_center) = DataCenter::parse(&text) else { return Ok(()) };
         let (scheme, host, user_info) = as_a_browser_sees(&text).unwrap();
         prop_assert!(!user_info);
         prop_assert_eq!(
             format!("{scheme}://{}/", host.strip_suffix('.').unwrap_or(&host).replace(".:", ":")),
             data_center.base_url().as_str(),
-            "the parser rewrote nothing but a dot at the end"
+            "the parser rewrote only a trailing dot"
         );
     }
 }

@@ -1,7 +1,6 @@
-//! Texts that are an encoding of other bytes as a whole: base64, base32, hexadecimal, numbers,
-//! UTF-16.
+//! Encodings of whole texts: base64, base32, hexadecimal, numbers, UTF-16.
 //!
-//! Characters that are not part of an encoding are ignored, and every beginning is tried.
+//! Characters outside the alphabet of an encoding are ignored, and every alignment is tried.
 
 use base64::{
     Engine,
@@ -13,7 +12,7 @@ use icu_normalizer::DecomposingNormalizerBorrowed;
 /// Minimum number of characters of base64 that encode [`RUN`](super::RUN) bytes.
 const BASE64_RUN: usize = 10;
 
-/// Decodes base64 that was cut anywhere.
+/// Decodes base64 that was truncated anywhere.
 pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -21,7 +20,7 @@ pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Replaces letters and digits in other forms, such as full-width ones, with the usual ones, and
+/// Replaces variants of letters and digits, such as full-width ones, with the usual ones, and
 /// separates letters from their accents.
 pub(super) fn compatible(text: &[u8]) -> Vec<u8> {
     match str::from_utf8(text) {
@@ -32,7 +31,8 @@ pub(super) fn compatible(text: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The bytes of a text that was read as UTF-16 by mistake, in both orders. None if it is ASCII.
+/// Returns the bytes of a text that was decoded as UTF-16 by mistake, in both byte orders. Empty if
+/// it is ASCII.
 pub(super) fn utf16_bytes(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let text = str::from_utf8(text).ok().filter(|text| !text.is_ascii());
     let units: Vec<u16> = text.map(|text| text.encode_utf16().collect()).unwrap_or_default();
@@ -42,7 +42,7 @@ pub(super) fn utf16_bytes(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
         .filter(|bytes| !bytes.is_empty())
 }
 
-/// Returns whether the text contains enough base64 in a row for a part of a secret.
+/// Returns whether the text contains enough consecutive base64 for a part of a secret.
 pub(super) fn has_base64_run(text: &[u8]) -> bool {
     let mut length = 0;
     text.iter().filter(|byte| !byte.is_ascii_whitespace()).any(|&byte| {
@@ -51,7 +51,7 @@ pub(super) fn has_base64_run(text: &[u8]) -> bool {
     })
 }
 
-/// A character of either alphabet, in that of RFC 4648 section 4.
+/// Converts a character of either alphabet to that of RFC 4648, section 4.
 const fn base64_symbol(byte: u8) -> Option<u8> {
     match byte {
         b'-' => Some(b'+'),
@@ -62,12 +62,12 @@ const fn base64_symbol(byte: u8) -> Option<u8> {
     }
 }
 
-/// What the text can be an encoding of.
+/// Returns everything that the text can be decoded to.
 pub(super) fn decodings(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let symbols: Vec<u8> = text.iter().filter_map(|&byte| base64_symbol(byte)).collect();
     let base64 = (0..4).filter_map(move |start| {
         let symbols = symbols.get(start..)?;
-        // A single symbol at the end is not a byte.
+        // A single trailing symbol is not a byte.
         let end = symbols.len() - usize::from(symbols.len() % 4 == 1);
         LENIENT.decode(&symbols[..end]).ok()
     });
@@ -81,7 +81,7 @@ pub(super) fn decodings(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     base64.chain(base32).chain(hex).chain([8, 10, 16].map(|radix| numbers(text, radix)))
 }
 
-/// The value of a character of base32 (RFC 4648 section 6), in any case.
+/// Returns the value of a base32 character (RFC 4648, section 6), in any case.
 const fn base32_symbol(byte: u8) -> Option<u8> {
     match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -91,7 +91,7 @@ const fn base32_symbol(byte: u8) -> Option<u8> {
     }
 }
 
-/// Joins values of five bits each.
+/// Packs values of five bits each into bytes.
 fn base32(values: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(values.len() * 5 / 8);
     for group in values.chunks(8) {
@@ -102,7 +102,7 @@ fn base32(values: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The values of the hexadecimal digits, without those of the prefixes `0x` and `\x`.
+/// Returns the values of the hexadecimal digits, without those of the prefixes `0x` and `\x`.
 fn hex_digits(text: &[u8]) -> Vec<u8> {
     let mut digits = Vec::new();
     for (&byte, before) in text.iter().zip([0].iter().chain(text)) {
@@ -117,7 +117,7 @@ fn hex_digits(text: &[u8]) -> Vec<u8> {
     digits
 }
 
-/// The bytes of a list of numbers such as `[104, 105]`, `\x68\x69`, `\u0068` or `&#104;`.
+/// Returns the bytes of a list of numbers such as `[104, 105]`, `\x68\x69`, `\u0068` or `&#104;`.
 fn numbers(text: &[u8], radix: u32) -> Vec<u8> {
     let words = text.split(|byte| !byte.is_ascii_alphanumeric());
     let bytes = words.filter_map(|word| {

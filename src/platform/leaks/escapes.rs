@@ -1,20 +1,20 @@
 //! Escapes of single characters within a text: of URLs, HTML, JSON and programming languages,
 //! and of quoted-printable.
 
-/// Maximum number of digits of an escape, leading zeros included.
+/// Maximum number of digits of an escape, including leading zeros.
 const MAX_DIGITS: usize = 8;
 /// Maximum size of the name of an HTML entity, in bytes.
 const MAX_ENTITY_NAME: usize = 8;
 
-/// Undoes escapes as often as they were applied, and returns the text after each time. A text
-/// that only looks escaped is damaged: the results are further readings of it and replace none.
+/// Removes one layer of escapes after the other, and returns the text after each. This damages a
+/// text that only looks escaped, so the results supplement the original text.
 pub(super) fn unescaped(text: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    // Each turn makes the text shorter.
-    let shorter = |text: &[u8]| Some(once(text)).filter(|next| next.len() < text.len());
+    // Each iteration shortens the text.
+    let shorter = |text: &[u8]| Some(unescape_once(text)).filter(|next| next.len() < text.len());
     std::iter::successors(shorter(text), move |text| shorter(text))
 }
 
-fn once(text: &[u8]) -> Vec<u8> {
+fn unescape_once(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
@@ -45,7 +45,7 @@ fn once(text: &[u8]) -> Vec<u8> {
 enum Escaped {
     Byte(u8),
     Character(char),
-    /// A break of the line, or a quote: not a part of a secret.
+    /// A line break or a quote, which is not a part of a secret.
     Nothing,
 }
 
@@ -59,7 +59,7 @@ fn percent(text: &[u8]) -> Found<'_> {
     }
 }
 
-/// Two hexadecimal digits.
+/// Parses two hexadecimal digits.
 fn hex_byte(text: &[u8]) -> Found<'_> {
     let (digits, rest) = text.split_at_checked(2)?;
     Some((Escaped::Byte(u8::try_from(number(digits, 16)?).ok()?), rest))
@@ -76,7 +76,7 @@ fn entity(text: &[u8]) -> Found<'_> {
     }
     let end = text.iter().take(MAX_ENTITY_NAME + 1).position(|&byte| byte == b';')?;
     let found = match &text[..end] {
-        // The name could be the beginning of an escape that was escaped.
+        // These can begin an escape that was escaped itself.
         b"amp" => Escaped::Byte(b'&'),
         b"bsol" => Escaped::Byte(b'\\'),
         b"percnt" => Escaped::Byte(b'%'),
@@ -105,15 +105,15 @@ fn backslash(text: &[u8]) -> Found<'_> {
         b'U' => character(after, 16, 8, 8),
         b'x' => hex_byte(after),
         b'0'..=b'7' => character(text, 8, 3, 3),
-        // The other one can begin an escape that was escaped.
+        // The second backslash can begin an escape that was escaped itself.
         b'\\' => Some((Escaped::Byte(b'\\'), after)),
         _ => None,
     };
     found.or_else(|| first.is_ascii_lowercase().then_some((Escaped::Nothing, after)))
 }
 
-/// The character with the number at the beginning of the text, of at least and at most that many
-/// digits.
+/// Parses the number at the beginning of the text, with the given minimum and maximum number of
+/// digits, as a character.
 fn character(text: &[u8], radix: u32, at_least: usize, at_most: usize) -> Found<'_> {
     let digits = text.iter().take(at_most).take_while(|&&byte| char::from(byte).is_digit(radix)).count();
     if digits < at_least {

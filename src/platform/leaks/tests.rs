@@ -1,4 +1,4 @@
-//! No part of a secret passes, however it is spelled; other texts do.
+//! Parts of secrets are found in every spelling; other texts pass.
 
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ fn secrets(secret: &str) -> Secrets {
     secrets
 }
 
-/// The bytes of a text, each in a notation.
+/// Returns the bytes of a text, each in a notation.
 fn bytes(text: &str, notation: impl Fn(u8) -> String) -> String {
     text.bytes().map(notation).collect::<Vec<_>>().concat()
 }
@@ -39,7 +39,7 @@ fn full_width(text: &str) -> String {
     text.chars().map(wide).collect()
 }
 
-/// Every second character in a notation, the others as they are.
+/// Returns every second character in a notation, the others unchanged.
 fn every_second(text: &str, notation: impl Fn(u8) -> String) -> String {
     let spelled =
         |(at, byte): (usize, u8)| if at % 2 == 0 { notation(byte) } else { char::from(byte).into() };
@@ -55,7 +55,7 @@ fn base32(text: &str) -> String {
     bits.as_bytes().chunks(5).map(symbol).collect()
 }
 
-/// UTF-8 that was read as UTF-16.
+/// Returns UTF-8 that was decoded as UTF-16.
 fn read_as_utf16(text: &str, unit: fn([u8; 2]) -> u16) -> String {
     let units: Vec<u16> =
         text.as_bytes().chunks(2).map(|pair| unit([pair[0], *pair.get(1).unwrap_or(&b' ')])).collect();
@@ -66,7 +66,7 @@ fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(bytes).collect()
 }
 
-/// Every way in which a part of a secret can be spelled.
+/// All spellings of a part of a secret.
 const SPELLINGS: &[fn(&str) -> String] = &[
     str::to_owned,
     str::to_uppercase,
@@ -140,7 +140,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn no_part_of_a_secret_passes_in_any_spelling(
+    fn part_of_a_secret_is_found_in_every_spelling(
         secret in "[A-Za-z0-9]{8,80}",
         (start, length) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
         before in "([a-z]{1,9} ){0,4}[(\"'=]{0,1}",
@@ -157,10 +157,10 @@ proptest! {
     }
 
     #[test]
-    fn a_text_of_any_form_is_examined(text in any::<String>(), secret in any::<Vec<u8>>()) {
+    fn any_text_is_examined_without_a_panic(text in any::<String>(), secret in any::<Vec<u8>>()) {
         let mut secrets = Secrets::default();
         secrets.add(&secret);
-        // Nothing is asserted but the end: neither a panic nor a loop.
+        // Only asserts that it returns: no panic and no endless loop.
         let _ = secrets.have_part_in(&text);
         let verbatim = String::from_utf8_lossy(&secret);
         prop_assert!(secret.len() < RUN || verbatim.as_bytes() != secret || secrets.have_part_in(&verbatim));
@@ -174,7 +174,7 @@ proptest! {
 }
 
 #[test]
-fn usual_messages_of_the_platform_pass() {
+fn usual_messages_pass() {
     for message in [
         "",
         "User not found",
@@ -196,7 +196,7 @@ fn seven_characters_are_not_a_part() {
 }
 
 #[test]
-fn a_secret_of_marks_and_letters_of_any_script_is_found_as_it_is() {
+fn secret_of_symbols_and_any_script_is_found_verbatim() {
     let secret = "!$%&/()=?ß€中文密码";
     assert!(secrets(secret).have_part_in(&format!("got {secret}")));
     assert!(secrets(secret).have_part_in("&/()=?ß"));
@@ -204,7 +204,7 @@ fn a_secret_of_marks_and_letters_of_any_script_is_found_as_it_is() {
 }
 
 #[test]
-fn an_authorization_header_is_a_token_or_an_id_and_a_password() {
+fn secrets_of_an_authorization_header_are_the_token_or_the_password() {
     let of = |header: &str| {
         let mut secrets = Secrets::default();
         secrets.add_authorization(&HeaderValue::from_str(header).expect("a header"));
@@ -221,7 +221,7 @@ fn an_authorization_header_is_a_token_or_an_id_and_a_password() {
 }
 
 #[test]
-fn a_cookie_is_its_value() {
+fn secret_of_a_cookie_is_its_value() {
     let mut secrets = Secrets::default();
     for cookie in ["session-id-name=0123456789abcdef; Path=/long-path-of-it", "x=y", "valueonly-0xyz"] {
         secrets.add_cookie(&HeaderValue::from_static(cookie));

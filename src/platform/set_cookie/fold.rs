@@ -1,22 +1,21 @@
-//! `Set-Cookie` headers that a proxy has joined with commas.
+//! Splits `Set-Cookie` headers that a proxy has joined with commas.
 //!
-//! RFC 9110, section 5.3, forbids this, because a comma may also be part of a cookie. Only
-//! commas that cannot be part of one are taken as a separator: those after an attribute,
-//! before a new `name=`. All others are left alone; a line with an ambiguous one is
-//! reported as such.
+//! RFC 9110, section 5.3, forbids joining them, because a comma may also be part of a cookie. Only
+//! commas that cannot be part of one count as separators: those after an attribute, before a new
+//! `name=`. All others are kept; a line with an ambiguous one is reported.
 
 use std::ops::Range;
 
-/// Attributes with a value. A name after a comma that is one of these is not a cookie's.
+/// Attributes with a value. One of these names after a comma is not the name of a cookie.
 const ATTRIBUTES: [&[u8]; 5] = [b"expires", b"max-age", b"domain", b"path", b"samesite"];
-/// Attributes of free text, which may contain any comma.
+/// Attributes with free text, which may contain commas.
 const FREE_TEXT: [&[u8]; 2] = [b"comment", b"commenturl"];
 
-/// The cookie strings of one header line.
+/// Cookie strings of one header line.
 pub(super) struct Unfolded<'h> {
     /// At least one string.
     pub(super) cookies: Vec<&'h [u8]>,
-    /// Whether a comma was left alone that may separate two cookies.
+    /// Whether a comma was kept that may separate two cookies.
     pub(super) looks_folded: bool,
 }
 
@@ -38,8 +37,8 @@ pub(super) fn unfold(line: &[u8]) -> Unfolded<'_> {
     unfolded
 }
 
-/// The index of the comma that ends the first cookie, and whether an ambiguous comma
-/// comes before it.
+/// Returns the index of the comma that ends the first cookie, and whether an ambiguous comma
+/// precedes it.
 fn find_separator(text: &[u8]) -> (Option<usize>, bool) {
     let mut looks_folded = false;
     let mut start = 0;
@@ -57,14 +56,14 @@ fn find_separator(text: &[u8]) -> (Option<usize>, bool) {
     (None, looks_folded)
 }
 
-/// What follows a comma.
+/// Text after a comma.
 #[derive(PartialEq, Eq)]
 enum Follower {
     /// A cookie's name and `=`.
     Cookie,
-    /// Something else with `=`.
+    /// Another text with `=`.
     Unclear,
-    /// Nothing with `=`; the second half of a date, for example.
+    /// A text without `=`, for example the second half of a date.
     Nothing,
 }
 
@@ -82,21 +81,21 @@ fn follower(text: &[u8]) -> Follower {
     }
 }
 
-/// A token character (RFC 9110, section 5.6.2), or one that is common in cookie names.
+/// Accepts token characters (RFC 9110, section 5.6.2), and others that are common in cookie names.
 const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
         || matches!(byte, b':' | b'@' | b'[' | b']')
 }
 
-/// The indexes of the part's commas, except those in a quoted value.
+/// Returns the indexes of the commas outside of a quoted value.
 fn commas(part: &[u8]) -> impl Iterator<Item = usize> {
     let quoted = quoted_value(part).unwrap_or(0..0);
     let indexes = part.iter().enumerate().filter(|(_, byte)| **byte == b',').map(|(index, _)| index);
     indexes.filter(move |index| !quoted.contains(index))
 }
 
-/// The indexes of the value of `name="value"`, with its quotes.
+/// Returns the range of the value of `name="value"`, including its quotes.
 fn quoted_value(part: &[u8]) -> Option<Range<usize>> {
     let equals = part.iter().position(|byte| *byte == b'=')?;
     let opening = equals + 1 + part[equals + 1..].iter().position(|byte| !matches!(byte, b' ' | b'\t'))?;

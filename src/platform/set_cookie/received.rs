@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{clock::MAX_TIMESTAMP, http_client::date::parse_date};
 
-/// A cookie that borrows from its header.
+/// A cookie, borrowed from its header.
 #[derive(Default)]
 pub(super) struct ReceivedCookie<'h> {
     /// Name; not empty, without `;` and `=`.
@@ -13,7 +13,7 @@ pub(super) struct ReceivedCookie<'h> {
     pub(super) value: &'h [u8],
     /// `Domain` without a leading dot; empty if absent.
     pub(super) domain: &'h str,
-    /// `Path`; empty if absent or if it stands for the default path.
+    /// `Path`; empty if absent or if it means the default path.
     pub(super) path: &'h str,
     /// `SameSite` as sent; empty if absent.
     pub(super) same_site: &'h str,
@@ -21,7 +21,7 @@ pub(super) struct ReceivedCookie<'h> {
     pub(super) secure: bool,
     /// Whether `HttpOnly` is present.
     pub(super) http_only: bool,
-    /// Number of known attributes that could not be read.
+    /// Number of known attributes with an invalid value.
     pub(super) ignored_attributes: u32,
     max_age: Option<Duration>,
     expires: Option<SystemTime>,
@@ -45,8 +45,8 @@ impl<'h> ReceivedCookie<'h> {
         Some(cookie)
     }
 
-    /// Takes an attribute over; the last readable one of each name counts. `None` if the
-    /// attribute is known, but its value cannot be read.
+    /// Sets an attribute; the last valid one of each name counts. `None` if the attribute is known,
+    /// but its value is invalid.
     fn set_attribute(&mut self, name: &[u8], value: &'h [u8]) -> Option<()> {
         let is = |attribute: &[u8]| name.eq_ignore_ascii_case(attribute);
         if is(b"expires") {
@@ -71,7 +71,7 @@ impl<'h> ReceivedCookie<'h> {
         Some(())
     }
 
-    /// Name and value as text, if they can be passed on as such.
+    /// Returns name and value as text, if they can be returned to a caller.
     pub(super) fn as_text(&self) -> Option<(&'h str, &'h str)> {
         let text = |bytes| {
             let text = str::from_utf8(bytes).ok()?;
@@ -85,12 +85,13 @@ impl<'h> ReceivedCookie<'h> {
         Some((text(self.name)?, text(self.value)?))
     }
 
-    /// Whether the later cookie is the same one with a new value (RFC 6265, 5.3, step 11).
+    /// Returns whether the later cookie replaces this one (RFC 6265, 5.3, step 11).
     pub(super) fn is_replaced_by(&self, later: &Self) -> bool {
         (self.name, self.path) == (later.name, later.path) && self.domain.eq_ignore_ascii_case(later.domain)
     }
 
-    /// Whether the cookie has expired on arrival. `Max-Age` takes precedence over `Expires`.
+    /// Returns whether the cookie has expired on arrival. `Max-Age` takes precedence over
+    /// `Expires`.
     pub(super) fn has_expired(&self, now: SystemTime) -> bool {
         match self.max_age {
             Some(age) => age.is_zero(),
@@ -98,7 +99,7 @@ impl<'h> ReceivedCookie<'h> {
         }
     }
 
-    /// Expiry time within 1970 to 9999; `None` for a session cookie.
+    /// Returns the expiry time, within 1970 to 9999; `None` for a session cookie.
     pub(super) fn expires_at(&self, now: SystemTime) -> Option<SystemTime> {
         let latest = SystemTime::UNIX_EPOCH + MAX_TIMESTAMP;
         let expires = match self.max_age {
@@ -112,15 +113,15 @@ impl<'h> ReceivedCookie<'h> {
 
 /// Splits at the first `=` and trims both parts; `None` without `=`.
 ///
-/// A header value has no other blanks than SP and HTAB.
+/// A header value contains no blanks but SP and HTAB.
 fn split_pair(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let equals = text.iter().position(|byte| *byte == b'=')?;
     let (name, value) = (&text[..equals], &text[equals + 1..]);
     Some((name.trim_ascii(), value.trim_ascii()))
 }
 
-/// RFC 6265, section 5.2.2: digits, with a minus sign for a time in the past. Zero stands
-/// for every time in the past.
+/// Parses `Max-Age` (RFC 6265, section 5.2.2): digits, with a minus sign for a time in the past.
+/// Returns zero for any time in the past.
 fn max_age(value: &[u8]) -> Option<Duration> {
     let digits = value.strip_prefix(b"-").unwrap_or(value);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -129,11 +130,11 @@ fn max_age(value: &[u8]) -> Option<Duration> {
     if digits.len() < value.len() {
         return Some(Duration::ZERO);
     }
-    // A number that is too large for the type ends after the latest possible time.
+    // A number too large for the type exceeds the latest possible time.
     Some(Duration::from_secs(str::from_utf8(digits).ok()?.parse().unwrap_or(u64::MAX)))
 }
 
-/// The value of an attribute, if it is UTF-8 without control characters.
+/// Returns the value of an attribute, if it is UTF-8 without control characters.
 fn visible_text(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().filter(|text| !text.chars().any(char::is_control))
 }

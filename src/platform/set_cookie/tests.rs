@@ -30,14 +30,14 @@ fn set<T: AsRef<[u8]>>(values: &[T]) -> SetCookies {
     read(&headers(values), at(NOW))
 }
 
-/// The session's header for the caller; there is no problem.
+/// Returns the session's header for the caller; asserts that there is no problem.
 fn header<T: AsRef<[u8]>>(values: &[T]) -> String {
     let set = set(values);
     assert_eq!(set.problem, None);
     set.session.cookie_header().expose().to_owned()
 }
 
-/// The bytes that log the session out, and the problem.
+/// Returns the bytes that log the session out, and the problem.
 fn failed<T: AsRef<[u8]>>(values: &[T]) -> (Vec<u8>, CookieProblem) {
     let set = set(values);
     let header = set.session.logout_header();
@@ -45,7 +45,7 @@ fn failed<T: AsRef<[u8]>>(values: &[T]) -> (Vec<u8>, CookieProblem) {
     (bytes, set.problem.expect("a problem"))
 }
 
-/// The only cookie of that header.
+/// Returns the only cookie of that header.
 fn only(text: &str) -> SessionCookie {
     let SetCookies { session, problem, .. } = set(&[text]);
     assert_eq!(problem, None, "{text}");
@@ -74,7 +74,7 @@ fn a_bare_cookie_has_no_attributes() {
 }
 
 #[test]
-fn attribute_names_have_any_case_and_blanks_around_them() {
+fn attribute_names_ignore_case_and_surrounding_blanks() {
     let cookie =
         only("\tsid = abc ;; PATH = /x ;\tsecure=false; httpONLY ;sAmESiTe=Odd;Partitioned;Priority=High; ");
     assert_eq!((cookie.name.as_str(), cookie.value.expose()), ("sid", "abc"));
@@ -121,13 +121,13 @@ fn values_come_out_exactly_as_sent() {
 }
 
 #[test]
-fn what_is_not_a_cookie_is_ignored_and_the_others_are_kept() {
+fn strings_that_are_not_cookies_are_ignored() {
     let values = ["good=1", "novalue", "=nameless", " = ", "; Path=/", "; a=b", "", "also=2"];
     assert_eq!(header(&values), "good=1; also=2");
 }
 
 #[test]
-fn a_login_without_any_usable_cookie_has_a_problem_unless_it_sets_none() {
+fn invalid_cookies_alone_are_a_problem_but_deletions_alone_are_not() {
     for values in [&["novalue"][..], &["=nameless; Path=/"], &["", ";"], &["novalue", "old=; Max-Age=0"]] {
         assert_eq!(failed(values), (Vec::new(), CookieProblem::NoneUsable), "{values:?}");
     }
@@ -138,7 +138,7 @@ fn a_login_without_any_usable_cookie_has_a_problem_unless_it_sets_none() {
 }
 
 #[test]
-fn a_cookie_that_is_not_text_is_a_problem_and_its_bytes_are_logged_out() {
+fn cookie_that_is_not_text_is_a_problem_and_is_logged_out() {
     for bytes in [
         &b"sid=caf\xe9; Path=/"[..],
         b"s\xefd=abc",
@@ -155,17 +155,17 @@ fn a_cookie_that_is_not_text_is_a_problem_and_its_bytes_are_logged_out() {
 }
 
 #[test]
-fn a_cookie_that_is_not_text_is_harmless_once_it_is_deleted_or_replaced() {
+fn cookie_that_is_not_text_is_ignored_once_deleted_or_replaced() {
     assert_eq!(header(&[&b"sid=1"[..], b"old=caf\xe9; Max-Age=0"]), "sid=1");
     assert_eq!(header(&[&b"sid=1"[..], b"old=\xe9; Expires=Thu, 1 Jan 1970 00:00:00 UTC"]), "sid=1");
     assert_eq!(header(&[&b"sid=caf\xe9"[..], b"sid=cafe"]), "sid=cafe");
     assert_eq!(header(&[&b"lang=en"[..], b"s\xefd=1", b"s\xefd=; Max-Age=0"]), "lang=en");
-    // Of another path: both live on.
+    // With another path, both are kept.
     assert_eq!(failed(&[&b"sid=caf\xe9"[..], b"sid=; Path=/x; Max-Age=0"]).0, b"sid=caf\xe9");
 }
 
 #[test]
-fn unreadable_attributes_do_not_cost_the_cookie() {
+fn invalid_attributes_do_not_invalidate_the_cookie() {
     for attribute in [
         &b"Expires=soon"[..],
         b"Expires=",
@@ -199,7 +199,7 @@ fn unreadable_attributes_do_not_cost_the_cookie() {
 }
 
 #[test]
-fn the_last_readable_attribute_of_a_name_counts() {
+fn last_valid_attribute_of_a_name_counts() {
     let cookie = only(
         "a=b; Path=/1; Path=/2; Domain=one; Domain=.two; Domain=; SameSite=Lax; SameSite=None; Max-Age=1; Max-Age=60; Max-Age=x",
     );
@@ -211,7 +211,7 @@ fn the_last_readable_attribute_of_a_name_counts() {
 }
 
 #[test]
-fn max_age_wins_over_expires_and_saturates_at_both_ends() {
+fn max_age_precedes_expires_and_saturates_at_both_ends() {
     let latest = SystemTime::UNIX_EPOCH + MAX_TIMESTAMP;
     for (age, expected) in [
         ("60", at(NOW + 60)),
@@ -238,14 +238,14 @@ fn max_age_wins_over_expires_and_saturates_at_both_ends() {
 }
 
 #[test]
-fn expires_is_held_to_the_years_of_a_timestamp() {
+fn expires_is_clamped_to_the_range_of_a_timestamp() {
     assert_eq!(only("a=b; Expires=1 Jan 1601 00:00:00").expires_at, Some(at(0)));
     let last = only("a=b; Expires=31 Dec 9999 23:59:59 -1200").expires_at;
     assert_eq!(last, Some(SystemTime::UNIX_EPOCH + MAX_TIMESTAMP));
 }
 
 #[test]
-fn a_deletion_is_recognized_in_every_spelling_of_its_date() {
+fn deletion_is_recognized_in_every_spelling_of_its_date() {
     for date in [
         "Thu, 1 Jan 1970 00:00:01 GMT",
         "Thu, 01-Jan-1970 00:00:00 UTC",
@@ -262,14 +262,14 @@ fn a_deletion_is_recognized_in_every_spelling_of_its_date() {
 }
 
 #[test]
-fn a_cookie_set_anew_takes_the_place_of_the_earlier_one() {
+fn later_cookie_replaces_the_earlier_one() {
     assert_eq!(header(&["a=1", "b=2", "a=3", "a=4; Path=/x", "A=5"]), "b=2; a=3; a=4; A=5");
     assert_eq!(header(&["sid=1; Domain=Example.com", "sid=2; Domain=.example.com"]), "sid=2");
     assert_eq!(header(&["sid=1", "sid=; Max-Age=0"]), "", "set, and deleted again");
 }
 
 #[test]
-fn a_cookie_that_came_expired_is_listed_and_not_sent() {
+fn cookie_expired_on_arrival_is_listed_and_not_sent() {
     let expired = [
         "old=gone; Max-Age=0",
         "older=gone; Expires=Sun, 06 Nov 1994 08:49:37 GMT",
@@ -282,7 +282,7 @@ fn a_cookie_that_came_expired_is_listed_and_not_sent() {
 }
 
 #[test]
-fn a_wrong_clock_does_not_turn_a_live_cookie_into_a_deletion() {
+fn wrong_clock_does_not_turn_a_live_cookie_into_a_deletion() {
     let lives_for = |ahead: u64, date: Option<u64>| {
         let expires = httpdate::fmt_http_date(at(NOW + 600));
         let mut headers = headers(&[format!("sid=1; Expires={expires}")]);
@@ -298,7 +298,7 @@ fn a_wrong_clock_does_not_turn_a_live_cookie_into_a_deletion() {
 }
 
 #[test]
-fn a_folded_header_is_split_after_an_attribute() {
+fn folded_header_is_split_after_an_attribute() {
     for (text, expected) in [
         ("a=1; Path=/; secure, b=2; Path=/; HttpOnly", "a=1; b=2"),
         ("a=1; Path=/,b=2; Path=/,c=3", "a=1; b=2; c=3"),
@@ -322,7 +322,7 @@ fn a_folded_header_is_split_after_an_attribute() {
 }
 
 #[test]
-fn an_ambiguous_comma_does_not_split_and_is_reported() {
+fn ambiguous_comma_does_not_split_and_is_reported() {
     for (text, expected) in [
         ("a=1, b=2; Path=/", "a=1, b=2"),
         ("e=a b,c=d", "e=a b,c=d"),
@@ -339,7 +339,7 @@ fn an_ambiguous_comma_does_not_split_and_is_reported() {
 }
 
 #[test]
-fn a_comma_that_cannot_separate_cookies_is_left_alone() {
+fn comma_that_cannot_separate_cookies_is_kept() {
     for text in [
         "a=b,c; Path=/x,y; Expires=Fri, 01-Jan-2100 00:00:00 GMT; HttpOnly",
         "a=\"b, c=d\"; Path=/",
@@ -354,7 +354,7 @@ fn a_comma_that_cannot_separate_cookies_is_left_alone() {
 }
 
 #[test]
-fn thirty_two_cookies_are_a_session_and_one_more_is_not() {
+fn session_has_at_most_thirty_two_cookies() {
     let values: Vec<String> = (0..33).map(|n| format!("c{n}=v; Path=/")).collect();
     let fits = set(&values[..32]);
     assert_eq!((fits.session.cookies().len(), fits.problem), (32, None));
@@ -366,7 +366,7 @@ fn thirty_two_cookies_are_a_session_and_one_more_is_not() {
 }
 
 #[test]
-fn sixteen_kib_are_a_session_and_one_byte_more_is_not() {
+fn session_has_at_most_sixteen_kib_of_cookies() {
     let exact = [b"a=".to_vec(), vec![b'x'; MAX_BYTES - 2]].concat();
     assert_eq!(set(&[&exact]).problem, None);
     let more = [exact.clone(), vec![b'x']].concat();
@@ -375,7 +375,7 @@ fn sixteen_kib_are_a_session_and_one_byte_more_is_not() {
     assert_eq!((sent.len(), problem), (MAX_BYTES, CookieProblem::TooLong));
 }
 
-/// The log lines of reading these headers.
+/// Returns the log lines of parsing these headers.
 fn logged(values: &[&str]) -> Vec<String> {
     let log = CapturedLog::start();
     let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(1)));
@@ -396,11 +396,11 @@ async fn irregular_cookies_are_logged_once_per_response_without_names_or_values(
     ]);
     let [ignored, attributes, folded] = &lines[..] else { panic!("three lines: {lines:?}") };
     assert!(
-        ignored.contains("ignored unreadable cookies") && ignored.contains("cookies.ignored=2"),
+        ignored.contains("ignored invalid cookies") && ignored.contains("cookies.ignored=2"),
         "{ignored}"
     );
     assert!(attributes.contains("attributes.ignored=2"), "{attributes}");
-    assert!(folded.contains("Set-Cookie header looks folded"), "{folded}");
+    assert!(folded.contains("set-cookie header looks folded"), "{folded}");
     assert!(folded.contains("headers.split=2") && folded.contains("headers.ambiguous=2"), "{folded}");
     for line in lines {
         assert!(line.contains("WARN") && !line.contains("CANARY"), "{line}");
@@ -409,7 +409,7 @@ async fn irregular_cookies_are_logged_once_per_response_without_names_or_values(
     assert!(logged(&["sid=CANARY; Path=/; Comment=CANARY"]).is_empty());
 }
 
-/// Texts made of pieces of cookies, so that all branches are reached.
+/// Generates texts from pieces of cookies, so that all branches are reached.
 fn almost_cookies() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         "[a-c]{1,2}=[a-c]{0,2}",
@@ -443,7 +443,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_passed_on_cannot_end_a_cookie_or_a_header(
+    fn returned_cookies_cannot_end_a_cookie_or_a_header(
         values in prop::collection::vec(almost_cookies(), 0..6),
     ) {
         let values: Vec<_> = values.into_iter().filter(|value| HeaderValue::from_bytes(value).is_ok()).collect();
@@ -468,11 +468,11 @@ proptest! {
         let bytes = session.logout_header().map(|header| header.as_bytes().to_vec()).unwrap_or_default();
         prop_assert!(!bytes.iter().any(|byte| b"\r\n\0".contains(byte)));
         prop_assert!(bytes.starts_with(text.expose().as_bytes()));
-        // Without a problem, nothing live is kept from the caller.
+        // Without a problem, every live cookie is returned to the caller.
         prop_assert!(problem.is_some() || bytes == text.expose().as_bytes());
     }
 
-    /// A cookie of any text that RFC 6265 keeps survives unchanged.
+    /// Any text that RFC 6265 allows in a cookie is kept unchanged.
     #[test]
     fn any_name_and_value_are_kept(name in "[^\\pC;=,]{1,8}", value in "[^\\pC;,]{0,12}") {
         let (name, value) = (name.trim(), value.trim());

@@ -1,5 +1,5 @@
-//! Connections: those that stop answering, those that are made together, and platforms
-//! that limit their streams.
+//! Connections that stop responding, connections that are opened together, and platforms that limit
+//! streams.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ struct Http2Platform {
     arrived: Arc<Notify>,
 }
 
-/// How an [`Http2Platform`] answers.
+/// How an [`Http2Platform`] responds.
 #[derive(Clone)]
 struct Behaves {
     max_streams: u32,
@@ -93,7 +93,7 @@ impl Http2Platform {
     }
 
     /// Waits until this many requests have arrived.
-    async fn asked(&self, times: usize) {
+    async fn wait_for(&self, times: usize) {
         loop {
             let arrived = self.arrived.notified();
             if self.requests.load(Ordering::SeqCst) >= times {
@@ -133,7 +133,7 @@ async fn serve(
     }
 }
 
-/// What stands between a client and a platform: a NAT table, a firewall.
+/// A middlebox between client and platform, such as a NAT or a firewall.
 struct Relay {
     port: u16,
     connections: Arc<AtomicUsize>,
@@ -159,7 +159,7 @@ impl Relay {
                     let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}
-                        // Nothing passes any more, and nobody hears of it.
+                        // Forwards nothing any more, and does not close the connection.
                         () = frozen => std::future::pending().await,
                     }
                 });
@@ -168,7 +168,7 @@ impl Relay {
         relay
     }
 
-    /// Existing connections pass nothing from now on; new ones work.
+    /// Makes existing connections silent; new ones work.
     fn freeze(&self) {
         self.frozen.notify_waiters();
     }
@@ -178,7 +178,7 @@ impl Relay {
     }
 }
 
-/// Attempts that give up soon, but not before a request on a new connection is answered.
+/// Limits with timeouts that are short, but long enough for a request on a new connection.
 fn soon() -> Limits {
     Limits { attempt_timeout: Duration::from_secs(3), ..quick() }
 }
@@ -191,7 +191,7 @@ async fn after_a_timeout_the_next_attempt_uses_a_new_http2_connection() {
     issues(&client).await;
     relay.freeze();
     let call = call();
-    issue(&client, &call).await.expect("the second attempt gets through");
+    issue(&client, &call).await.expect("the second attempt succeeds");
     assert_eq!((call.attempts(), relay.connections()), (2, 2));
     issues(&client).await;
     assert_eq!(relay.connections(), 2);
@@ -209,19 +209,19 @@ async fn after_a_timeout_no_pooled_http1_connection_is_used_again() {
     let client = client_of(&url, None, soon(), Credential::for_test());
     let calls: Vec<Call> = (0..10).map(|_| call()).collect();
     let (issued, ()) = tokio::join!(join_all(calls.iter().map(|call| issue(&client, call))), async {
-        upstream.asked(OTT, 10).await;
+        upstream.wait_for(OTT, 10).await;
         held.add_permits(10);
     });
     assert!(issued.iter().all(Result::is_ok), "{issued:?}");
     let pooled = relay.connections();
     relay.freeze();
     let call = call();
-    issue(&client, &call).await.expect("the second attempt gets through");
+    issue(&client, &call).await.expect("the second attempt succeeds");
     assert_eq!((call.attempts(), relay.connections()), (2, pooled + 1));
 }
 
 #[tokio::test]
-async fn a_login_does_not_join_requests_that_nothing_answers() {
+async fn login_does_not_use_a_connection_with_unanswered_requests() {
     let platform = Http2Platform::start(Behaves::well()).await;
     let relay = Relay::to(platform.port).await;
     let client = platform.client_at(relay.port, quick());
@@ -245,7 +245,7 @@ async fn a_login_does_not_join_requests_that_nothing_answers() {
 }
 
 #[tokio::test]
-async fn any_number_of_first_calls_opens_one_connection_for_each_endpoint() {
+async fn concurrent_first_calls_open_one_connection_per_endpoint() {
     let platform = Http2Platform::start(Behaves::well()).await;
     let client = platform.client(quick());
     let calls: Vec<Call> = (0..30).map(|_| call()).collect();
@@ -260,8 +260,8 @@ async fn any_number_of_first_calls_opens_one_connection_for_each_endpoint() {
 #[tokio::test]
 async fn calls_that_wait_for_a_connection_share_its_failure() {
     let upstream = Upstream::https(Tls::new("localhost", false, &["h2"])).await;
-    // By its address: no call waits for a name lookup, so all of them wait for the connection as
-    // soon as each was polled once, before the runtime gets to the connection's failure.
+    // Addressed by IP, so that no call waits for a name lookup: all calls wait for the connection
+    // after their first poll, before the runtime processes the failure of the connection.
     let url = format!("https://{}", upstream.address());
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = client_of(&url, upstream.ca_file().as_deref(), limits, Credential::for_test());
@@ -269,7 +269,7 @@ async fn calls_that_wait_for_a_connection_share_its_failure() {
     let calls: Vec<Call> = (0..30).map(|_| call()).collect();
     let issued = join_all(calls.iter().map(|call| issue(&client, call))).await;
     for (issued, call) in issued.into_iter().zip(&calls) {
-        let error = issued.expect_err("nobody is connected");
+        let error = issued.expect_err("there is no connection");
         assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
         assert_eq!((error.certainty, call.attempts()), (Certainty::NotSent, 1));
     }
@@ -277,16 +277,17 @@ async fn calls_that_wait_for_a_connection_share_its_failure() {
 }
 
 #[tokio::test]
-async fn more_connections_are_opened_when_the_platform_limits_streams() {
+async fn more_connections_are_opened_if_the_platform_limits_streams() {
     let behaves = Behaves::with_streams(4, 0);
     let platform = Http2Platform::start(behaves.clone()).await;
     let client = platform.client(quick());
     let calls: Vec<Call> = (0..20).map(|_| call()).collect();
     let (issued, ()) = tokio::join!(join_all(calls.iter().map(|call| issue(&client, call))), async {
-        // One answer shows the protocol; only with all twenty there at once do the others come.
-        platform.asked(4).await;
+        // One response reveals the protocol. The others are sent only when all twenty requests have
+        // arrived.
+        platform.wait_for(4).await;
         behaves.answers.add_permits(1);
-        platform.asked(20).await;
+        platform.wait_for(20).await;
         behaves.answers.add_permits(1000);
     });
     assert!(issued.iter().all(Result::is_ok), "{issued:?}");
@@ -295,10 +296,10 @@ async fn more_connections_are_opened_when_the_platform_limits_streams() {
     assert!((5..=8).contains(&platform.connections()), "{}", platform.connections());
 }
 
-/// More streams than the platform accepts must not be queued inside the HTTP library, where
-/// their requests count as sent.
+/// Streams beyond the platform's limit must not be queued inside the HTTP library, where their
+/// requests count as sent.
 #[tokio::test]
-async fn a_burst_on_a_new_connection_spends_no_token_that_is_not_sent() {
+async fn burst_on_a_new_connection_marks_no_unsent_token_as_sent() {
     let behaves = Behaves::with_streams(5, 0);
     let platform = Http2Platform::start(behaves.clone()).await;
     let client = platform.client(Limits { login_timeout: Duration::from_secs(4), ..quick() });
@@ -310,7 +311,7 @@ async fn a_burst_on_a_new_connection_spends_no_token_that_is_not_sent() {
         error.certainty == Certainty::Unknown
     });
     // The first to end may make room for one more, and on a busy machine another may have been
-    // handed over when its time was up.
+    // handed over just before its timeout.
     let unknown = unknown.count();
     assert!((5..=6).contains(&sent) && (5..=7).contains(&unknown), "{sent} {unknown} {ended:?}");
     behaves.answers.add_permits(1000);
@@ -318,20 +319,20 @@ async fn a_burst_on_a_new_connection_spends_no_token_that_is_not_sent() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_stream_is_not_a_failure_of_the_platform() {
+async fn waiting_for_a_stream_does_not_count_as_a_platform_failure() {
     let behaves = Behaves::with_streams(1, 1);
     let platform = Http2Platform::start(behaves.clone()).await;
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = platform.client(limits);
     issues(&client).await;
-    // All the connections that there may be, each with its one stream in use.
+    // The maximum number of connections, each with its only stream in use.
     let busy: Vec<_> = (0..16)
         .map(|_| {
             let client = client.clone();
             tokio::spawn(async move { issue(&client, &call()).await.is_ok() })
         })
         .collect();
-    platform.asked(17).await;
+    platform.wait_for(17).await;
     let impatient = platform_with(&client, Limits { attempt_timeout: Duration::from_secs(3), ..limits });
     let calls: Vec<Call> = (0..25).map(|_| call()).collect();
     let queued = join_all(calls.iter().map(|call| issue(&impatient, call))).await;
@@ -347,7 +348,7 @@ async fn waiting_for_a_stream_is_not_a_failure_of_the_platform() {
     issues(&impatient).await;
 }
 
-/// The same connections under other limits.
+/// Returns a client with the same connections and other limits.
 fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
     let mut settings = client.api_client.settings.clone();
     settings.limits = limits;
@@ -364,7 +365,7 @@ fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
 }
 
 #[tokio::test]
-async fn a_login_never_uses_a_connection_that_was_idle_for_two_seconds() {
+async fn login_never_uses_a_connection_idle_for_two_seconds() {
     let platform = Http2Platform::start(Behaves::well()).await;
     let client = platform.client(quick());
     for _ in 0..2 {
@@ -380,7 +381,7 @@ async fn a_login_never_uses_a_connection_that_was_idle_for_two_seconds() {
 }
 
 #[tokio::test]
-async fn renewal_happens_beside_the_calls_and_connects_before_it_takes_any() {
+async fn renewal_runs_in_the_background_and_connects_before_it_serves_calls() {
     let upstream = Upstream::http().await;
     let settings = settings(&upstream.url(), quick());
     let mut http = http_settings(&settings, shared_tls());
@@ -389,7 +390,7 @@ async fn renewal_happens_beside_the_calls_and_connects_before_it_takes_any() {
     let held = Arc::new(Semaphore::new(0));
     upstream.next("/", Behaviour::Held(Arc::clone(&held), Box::new(Answer::empty(404).into())));
     issues(&client).await;
-    upstream.asked("/", 1).await;
+    upstream.wait_for("/", 1).await;
     for _ in 0..3 {
         issues(&client).await;
     }

@@ -1,4 +1,4 @@
-//! What every test starts from.
+//! Fixtures of all tests.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -27,11 +27,11 @@ pub(super) use crate::{
     telemetry::tracing::CallSpan,
 };
 
-/// How long a test waits for something that must happen. Only a test that fails waits this long.
+/// Maximum time that a test waits for an event. Only a failing test waits this long.
 pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Limits with hardly any waits between attempts, and with timeouts that only a test that fails
-/// reaches, even if the machine is busy.
+/// Limits with minimal delays between attempts, and timeouts that only a failing test reaches, even
+/// on a busy machine.
 pub(super) fn quick() -> Limits {
     Limits {
         attempt_timeout: PATIENCE,
@@ -42,13 +42,13 @@ pub(super) fn quick() -> Limits {
     }
 }
 
-/// Limits for exchanges that would never end. Long enough for a request to arrive.
+/// Limits for exchanges that never end. Long enough for a request to arrive.
 pub(super) fn impatient() -> Limits {
     let soon = Duration::from_secs(2);
     Limits { attempt_timeout: soon, login_timeout: soon, logout_timeout: soon, ..quick() }
 }
 
-/// Limits for that behaviour.
+/// Returns limits that fit the behaviour.
 pub(super) fn limits_under(behaviour: &Behaviour) -> Limits {
     match behaviour {
         Behaviour::Stall | Behaviour::Drip(..) => impatient(),
@@ -56,7 +56,7 @@ pub(super) fn limits_under(behaviour: &Behaviour) -> Limits {
     }
 }
 
-/// A client for that server.
+/// Creates a client for that server.
 pub(super) fn client(upstream: &Upstream, limits: Limits) -> PlatformClient {
     client_of(&upstream.url(), upstream.ca_file().as_deref(), limits, Credential::for_test())
 }
@@ -71,7 +71,7 @@ pub(super) fn client_of(
     client_with(settings(url, limits), tls, credential)
 }
 
-/// What an API client of the data center at that URL is configured with.
+/// Returns settings of an API client for the data center at that URL.
 pub(super) fn settings(url: &str, limits: Limits) -> Settings {
     let data_center = DataCenter::parse(url).expect("a URL");
     Settings { limits, ..Settings::new(data_center) }
@@ -88,12 +88,12 @@ pub(super) fn http_settings(settings: &Settings, tls: Arc<ClientTls>) -> HttpSet
     http
 }
 
-/// A client with other settings of its HTTP client than usual.
+/// Creates a client with these settings of its HTTP client.
 pub(super) fn client_over(settings: Settings, http: HttpSettings, credential: Credential) -> PlatformClient {
     counted_client(settings, http, credential, ApiClientMetrics::default())
 }
 
-/// The same with metrics that the test reads.
+/// Creates the same with metrics that the test reads.
 pub(super) fn counted_client(
     settings: Settings,
     http: HttpSettings,
@@ -105,13 +105,14 @@ pub(super) fn counted_client(
     PlatformClient::new(api_client, http).expect("an HTTP client")
 }
 
-/// The system's authorities, read once: there are many.
+/// Returns a TLS configuration with the system's authorities, which are read once because there are
+/// many.
 pub(super) fn shared_tls() -> Arc<ClientTls> {
     static TLS: OnceLock<Arc<ClientTls>> = OnceLock::new();
     Arc::clone(TLS.get_or_init(|| tls_config(None).expect("TLS")))
 }
 
-/// A call whose deadline only a test that fails reaches.
+/// Creates a call whose deadline only a failing test reaches.
 pub(super) fn call() -> Call {
     call_with(3 * PATIENCE)
 }
@@ -163,17 +164,17 @@ pub(super) async fn log_in(client: &PlatformClient, token: &str, call: &Call) ->
     }
 }
 
-/// A JSON text with blanks after it, of this length in all.
+/// Pads a JSON text with trailing blanks to this length.
 pub(super) fn padded(json: &str, length: usize) -> String {
     json.to_owned() + &" ".repeat(length - json.len())
 }
 
-/// Issues with success, as every test does after its fault.
+/// Issues a token successfully, as every test does after its fault.
 pub(super) async fn issues(client: &PlatformClient) {
     issue(client, &call()).await.expect("a token after the fault");
 }
 
-/// Logs in with success, as every test does after its fault.
+/// Logs in successfully, as every test does after its fault.
 pub(super) async fn logs_in(client: &PlatformClient, upstream: &Upstream) {
     log_in(client, &upstream.token(), &call()).await.expect("a session after the fault");
 }

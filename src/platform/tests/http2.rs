@@ -1,5 +1,4 @@
-//! HTTP/2: what a peer says of streams that it did not process is believed, and nothing
-//! more is concluded from it.
+//! HTTP/2: which streams a peer has not processed, according to its frames.
 
 use std::sync::{
     Arc,
@@ -19,7 +18,7 @@ use crate::credential::Credential;
 const ISSUED: &str = r#"{"ott":"OTT-1"}"#;
 const ACCOUNT: &str = r#"{"id":"42","login":"john"}"#;
 
-/// A client of a TLS server that speaks only HTTP/2 and hands each connection, with its
+/// Returns a client of a TLS server that supports only HTTP/2 and passes each connection, with its
 /// number from 0, to `serve`.
 async fn client_of_server<F, Served>(serve: F) -> PlatformClient
 where
@@ -40,7 +39,8 @@ where
     client
 }
 
-/// Reads every request whole, refuses the first `refusals` streams and answers the rest.
+/// Returns a client of a server that reads whole requests, refuses the first `refusals` streams and
+/// answers the rest.
 async fn client_of_refusing_server(refusals: usize) -> (PlatformClient, Arc<AtomicUsize>) {
     client_of_resetting_server(refusals, h2::Reason::REFUSED_STREAM).await
 }
@@ -77,7 +77,7 @@ async fn client_of_resetting_server(resets: usize, reason: h2::Reason) -> (Platf
     (client, asked)
 }
 
-/// It has `:authority` instead, which a server could compare with it.
+/// It has `:authority` instead, and a server could compare the two.
 #[tokio::test]
 async fn no_request_has_a_host() {
     let hosts = Arc::new(AtomicUsize::new(0));
@@ -103,7 +103,7 @@ async fn no_request_has_a_host() {
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_opened_again() {
+async fn request_on_a_refused_stream_is_sent_again() {
     let (client, asked) = client_of_refusing_server(1).await;
     let call = call();
     assert_eq!(issue(&client, &call).await.unwrap().ott.expose(), "OTT-1");
@@ -111,7 +111,7 @@ async fn a_refused_stream_is_opened_again() {
 }
 
 #[tokio::test]
-async fn a_login_on_a_refused_stream_is_sent_once_more() {
+async fn login_on_a_refused_stream_is_sent_again() {
     let (client, asked) = client_of_refusing_server(1).await;
     let call = call();
     log_in(&client, "OTT-1", &call).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_login_on_a_refused_stream_is_sent_once_more() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_refused_twice_was_not_sent() {
+async fn login_refused_twice_was_not_sent() {
     let (client, asked) = client_of_refusing_server(2).await;
     let call = call();
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
@@ -129,14 +129,14 @@ async fn a_login_that_is_refused_twice_was_not_sent() {
     log_in(&client, "OTT-1", &self::call()).await.unwrap();
 }
 
-/// Every code of RFC 9113, and some that are in no document.
+/// Every code of RFC 9113, and some undefined ones.
 fn reasons() -> impl Iterator<Item = h2::Reason> {
     (0..=15).chain([0xff, u32::MAX]).map(h2::Reason::from)
 }
 
 /// Only `REFUSED_STREAM` proves that the request was not processed (RFC 9113, 8.7).
 #[tokio::test]
-async fn a_login_whose_stream_is_reset_for_another_reason_is_not_repeated() {
+async fn login_on_a_stream_reset_for_another_reason_is_not_repeated() {
     for reason in reasons().filter(|reason| *reason != h2::Reason::REFUSED_STREAM) {
         let (client, asked) = client_of_resetting_server(1, reason).await;
         let call = call();
@@ -148,10 +148,10 @@ async fn a_login_whose_stream_is_reset_for_another_reason_is_not_repeated() {
     }
 }
 
-/// A peer that has begun to respond has processed the request, even if it reports that it
-/// has not. `NO_ERROR` is not among these: it ends a complete response (RFC 9113, 8.1).
+/// A peer that has started to respond has processed the request, even if it reports that it has
+/// not. `NO_ERROR` is excluded, because it ends a complete response (RFC 9113, 8.1).
 #[tokio::test]
-async fn a_login_whose_stream_is_reset_after_the_response_head_is_not_repeated() {
+async fn login_on_a_stream_reset_after_the_response_head_is_not_repeated() {
     for reason in reasons().filter(|reason| *reason != h2::Reason::NO_ERROR) {
         let [r0, r1, r2, r3] = u32::from(reason).to_be_bytes();
         // HEADERS with `:status: 200`, then RST_STREAM.
@@ -162,7 +162,7 @@ async fn a_login_whose_stream_is_reset_after_the_response_head_is_not_repeated()
     }
 }
 
-/// Reads a whole request by hand, and answers with these frames.
+/// Reads a whole request manually, and responds with these frames.
 async fn answer_by_hand(mut stream: TlsStream<TcpStream>, frames: Vec<u8>) {
     const PREFACE: usize = 24;
     const HEAD: usize = 9;
@@ -198,8 +198,8 @@ async fn log_in_answered_by(frames: Vec<u8>) -> (Failed, u32, usize) {
     (error, call.attempts(), connections.load(Ordering::SeqCst))
 }
 
-/// Logs in under a GOAWAY that names `last_stream` as the last stream that was, or may have
-/// been, processed.
+/// Logs in at a server that sends a GOAWAY with `last_stream` as the last stream that may have been
+/// processed.
 async fn log_in_under_go_away(last_stream: u8, reason: h2::Reason) -> (Failed, u32, usize) {
     let [r0, r1, r2, r3] = u32::from(reason).to_be_bytes();
     let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, r0, r1, r2, r3];
@@ -207,14 +207,14 @@ async fn log_in_under_go_away(last_stream: u8, reason: h2::Reason) -> (Failed, u
 }
 
 #[tokio::test]
-async fn a_login_beyond_the_last_stream_of_a_goodbye_was_not_sent() {
+async fn login_beyond_the_last_stream_of_a_goaway_was_not_sent() {
     let (error, attempts, connections) = log_in_under_go_away(0, h2::Reason::NO_ERROR).await;
     assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
     assert_eq!((error.certainty, attempts, connections), (Certainty::NotSent, 2, 2));
 }
 
 #[tokio::test]
-async fn a_login_within_the_last_stream_of_a_goodbye_may_have_happened() {
+async fn login_within_the_last_stream_of_a_goaway_has_an_unknown_outcome() {
     for reason in reasons() {
         let (error, attempts, connections) = log_in_under_go_away(1, reason).await;
         assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");
@@ -224,7 +224,7 @@ async fn a_login_within_the_last_stream_of_a_goodbye_may_have_happened() {
 
 /// The HTTP library does not report which streams the GOAWAY of an error covers.
 #[tokio::test]
-async fn a_login_at_a_goodbye_because_of_an_error_may_have_happened() {
+async fn login_at_a_goaway_with_an_error_has_an_unknown_outcome() {
     for reason in reasons().filter(|reason| *reason != h2::Reason::NO_ERROR) {
         let (error, attempts, connections) = log_in_under_go_away(0, reason).await;
         assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{reason:?}: {error:?}");

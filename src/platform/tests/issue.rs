@@ -1,4 +1,4 @@
-//! Minting under faults: how often the platform is asked, and what comes of it.
+//! Minting under faults: the number of requests, and the result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     credential::{Credential, CredentialErrorKind},
 };
 
-/// Every request meets with that until the call has failed; then all is well again.
+/// Applies the behaviour until the call has failed, and then checks that the platform works again.
 async fn under(behaviour: impl Into<Behaviour>) -> (Failed, usize, Call) {
     let upstream = Upstream::http().await;
     let behaviour = behaviour.into();
@@ -40,7 +40,7 @@ fn answer(error: &Failed) -> &crate::platform::error::ErrorAnswer {
 }
 
 #[tokio::test]
-async fn a_token_expires_thirty_seconds_after_its_request_was_sent() {
+async fn token_expires_thirty_seconds_after_its_request_was_sent() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let held = Arc::new(Semaphore::new(0));
@@ -50,7 +50,7 @@ async fn a_token_expires_thirty_seconds_after_its_request_was_sent() {
     let permit = issue_permit(subject("john@example.com"));
     let span = CallSpan::default();
     let (issued, sent) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-        upstream.asked(OTT, 1).await;
+        upstream.wait_for(OTT, 1).await;
         let sent = WallClock::system().now();
         tokio::time::sleep(Duration::from_millis(100)).await;
         held.add_permits(1);
@@ -64,7 +64,7 @@ async fn a_token_expires_thirty_seconds_after_its_request_was_sent() {
 }
 
 #[tokio::test]
-async fn a_broken_exchange_is_tried_three_times_and_its_outcome_is_unknown() {
+async fn interrupted_minting_is_attempted_three_times_and_its_outcome_is_unknown() {
     let cut = || Answer::json(200, r#"{"ott":"OTT-CUT"}"#);
     for behaviour in [
         Behaviour::Reset,
@@ -82,7 +82,7 @@ async fn a_broken_exchange_is_tried_three_times_and_its_outcome_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_server_error_of_any_kind_is_tried_three_times() {
+async fn minting_is_attempted_three_times_after_server_errors() {
     for behaviour in [
         Behaviour::from(platform_error(500, "1000", "internal")),
         Answer::html(502).into(),
@@ -101,7 +101,7 @@ async fn a_server_error_of_any_kind_is_tried_three_times() {
 }
 
 #[tokio::test]
-async fn a_hiccup_is_not_noticed_by_the_caller() {
+async fn single_failure_is_hidden_from_the_caller() {
     for behaviour in [Behaviour::Reset, Answer::empty(503).into(), Answer::html(200).into()] {
         let upstream = Upstream::http().await;
         let client = client(&upstream, quick());
@@ -113,7 +113,7 @@ async fn a_hiccup_is_not_noticed_by_the_caller() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_as_documented_is_asked_for_once_more() {
+async fn minting_is_repeated_once_after_an_undocumented_response() {
     let json = |body: &str| Behaviour::from(Answer::json(200, body));
     let huge = |announced| Behaviour::Huge { status: 200, bytes: 16 * 1024 + 1, announced };
     let long = format!(r#"{{"ott":"{}"}}"#, "x".repeat(4097));
@@ -139,7 +139,7 @@ async fn an_answer_that_is_not_as_documented_is_asked_for_once_more() {
         (json(r#"{"ott":"a\r\nb"}"#), Malformation::Missing),
         (json(r#"{"ott":"é"}"#), Malformation::Missing),
         (json(&long), Malformation::Missing),
-        // Believed without waiting for the body, which never comes.
+        // Decided without waiting for the body, which never arrives.
         (Answer::json(200, "").header("content-length", "16385").into(), Malformation::TooLarge),
         (huge(true), Malformation::TooLarge),
         (huge(false), Malformation::TooLarge),
@@ -151,7 +151,7 @@ async fn an_answer_that_is_not_as_documented_is_asked_for_once_more() {
 }
 
 #[tokio::test]
-async fn what_is_not_asked_for_is_ignored() {
+async fn unknown_members_are_ignored() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for body in
@@ -167,7 +167,7 @@ async fn what_is_not_asked_for_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_definite_refusal_is_passed_on_at_once() {
+async fn definite_refusal_is_returned_at_once() {
     for (behaviour, code, has_body) in [
         (platform_error(400, "1018", "disabled"), Some(PlatformErrorCode::UserDisabled), true),
         (platform_error(400, r#""1033""#, "login"), Some(PlatformErrorCode::InvalidLogin), true),
@@ -196,15 +196,15 @@ async fn a_definite_refusal_is_passed_on_at_once() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_breaks_off_is_none() {
+async fn truncated_refusal_does_not_count_as_a_refusal() {
     let (error, asked, _) = under(Behaviour::CutAfter(5, platform_error(403, "1002", "denied"))).await;
     assert!(matches!(error.kind, PlatformError::Interrupted(_)));
     assert_eq!((asked, error.certainty), (3, Certainty::Unknown));
 }
 
-/// The body is the platform's error object followed by blanks: only its size decides.
+/// The body is the platform's error object followed by blanks, so that only its size matters.
 #[tokio::test]
-async fn an_error_object_is_read_up_to_64_kib() {
+async fn error_object_is_read_up_to_64_kib() {
     const LIMIT: usize = 64 * 1024;
     for (status, attempts) in [(403, 1), (404, 1), (500, 3)] {
         for (length, is_read) in [(LIMIT, true), (LIMIT + 1, false)] {
@@ -226,7 +226,7 @@ async fn an_error_object_is_read_up_to_64_kib() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_nothing_goes_elsewhere() {
+async fn redirect_is_not_followed() {
     let elsewhere = Upstream::http().await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("{}{OTT}", elsewhere.url());
@@ -237,7 +237,7 @@ async fn a_redirect_is_not_followed_and_nothing_goes_elsewhere() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_request_comes_back_in_an_error() {
+async fn errors_contain_no_values_of_the_request() {
     let long = "é".repeat(200);
     for (message, expected) in [
         ("user John@Example.com is not known", "user … is not known"),
@@ -254,7 +254,7 @@ async fn nothing_of_the_request_comes_back_in_an_error() {
 }
 
 #[tokio::test]
-async fn a_domain_is_short_visible_ascii_without_the_requests_values() {
+async fn domain_is_short_visible_ascii_without_values_of_the_request() {
     for (domain, expected) in [
         ("Pl\\nat form é", Some("Platform".to_owned())),
         ("access-token-1", None),
@@ -268,7 +268,7 @@ async fn a_domain_is_short_visible_ascii_without_the_requests_values() {
 }
 
 #[tokio::test]
-async fn a_text_with_a_part_of_a_secret_is_not_passed_on() {
+async fn text_with_a_part_of_a_secret_is_withheld() {
     // The token is `access-token-1`.
     let long = format!("{}access-token-1", "x".repeat(60));
     for (leak, domain) in [
@@ -298,7 +298,7 @@ async fn a_text_with_a_part_of_a_secret_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_split_over_the_texts_of_an_error_is_not_passed_on() {
+async fn secret_split_over_the_texts_of_an_error_is_withheld() {
     // The token is `access-token-1`.
     for (error, is_withheld) in [
         (r#""domain":"access-","message":"token-1""#, true),
@@ -322,7 +322,7 @@ async fn a_secret_that_is_split_over_the_texts_of_an_error_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_short_value_of_the_caller_does_not_take_a_secret_apart() {
+async fn short_value_of_the_caller_does_not_hide_a_secret() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for (login, message, expected) in [
@@ -339,7 +339,7 @@ async fn a_short_value_of_the_caller_does_not_take_a_secret_apart() {
 }
 
 #[tokio::test]
-async fn a_refused_access_token_is_renewed_and_the_call_replayed_once() {
+async fn refused_access_token_is_renewed_and_the_call_replayed_once() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     issues(&client).await;
@@ -354,7 +354,7 @@ async fn a_refused_access_token_is_renewed_and_the_call_replayed_once() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_refused_with_the_new_token_too_ends_in_time() {
+async fn call_refused_with_the_new_token_too_ends_in_time() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     issues(&client).await;
@@ -378,7 +378,7 @@ async fn until_access_token_is_old() {
 }
 
 #[tokio::test]
-async fn the_replay_takes_nothing_from_the_retries() {
+async fn replay_does_not_count_as_a_retry() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for behaviour in [Answer::empty(503), Answer::empty(401), Answer::empty(503)] {
@@ -389,15 +389,15 @@ async fn the_replay_takes_nothing_from_the_retries() {
 }
 
 #[tokio::test]
-async fn replays_take_nothing_from_the_retry_budget() {
+async fn replays_do_not_use_the_retry_budget() {
     const CALLS: usize = 20;
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for _ in 0..CALLS {
         upstream.next(OTT, Answer::empty(401));
     }
-    // Together, since a credential is renewed only once in 10 seconds; and more of them
-    // than the budget would grant.
+    // Concurrently, because a credential is renewed only once in 10 seconds; and more than the
+    // budget would grant.
     let calls = (0..CALLS).map(|_| {
         let client = client.clone();
         tokio::spawn(async move { issues(&client).await })
@@ -421,7 +421,7 @@ async fn without_an_access_token_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_short_retry_after_is_waited_for() {
+async fn short_retry_after_is_waited_for() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     upstream.next(OTT, Answer::empty(429).header("retry-after", "1"));
@@ -432,7 +432,7 @@ async fn a_short_retry_after_is_waited_for() {
 }
 
 #[tokio::test]
-async fn any_other_rate_limit_is_passed_on() {
+async fn other_rate_limits_are_returned() {
     let date = "Sun, 06 Nov 1994 08:49:30 GMT";
     for (retry_after, expected) in [
         (None, None),
@@ -458,7 +458,7 @@ async fn any_other_rate_limit_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_wait_that_does_not_fit_the_deadline_is_not_begun() {
+async fn delay_that_does_not_fit_the_deadline_is_not_started() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     upstream.next(OTT, Answer::empty(429).header("retry-after", "2"));
@@ -481,7 +481,7 @@ async fn with_too_little_time_left_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn for_a_caller_who_has_gone_nothing_is_sent() {
+async fn nothing_is_sent_for_a_disconnected_caller() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let call = call();
@@ -492,7 +492,7 @@ async fn for_a_caller_who_has_gone_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn a_caller_who_goes_ends_the_retries_but_not_the_attempt_under_way() {
+async fn disconnected_caller_stops_retries_but_not_the_attempt_in_progress() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for (then, certainty) in
@@ -505,18 +505,18 @@ async fn a_caller_who_goes_ends_the_retries_but_not_the_attempt_under_way() {
         let permit = issue_permit(subject("john@example.com"));
         let span = CallSpan::default();
         let (_, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-            upstream.asked(OTT, asked + 1).await;
+            upstream.wait_for(OTT, asked + 1).await;
             call.abandon();
             assert_eq!(call.certainty(), Certainty::Unknown);
             held.add_permits(1);
-            call.at_rest().await;
+            call.idle().await;
         });
         assert_eq!((upstream.count(OTT), call.certainty()), (asked + 1, certainty));
     }
 }
 
 #[tokio::test]
-async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
+async fn attempt_in_progress_outlives_the_deadline_and_is_not_repeated() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let held = Arc::new(Semaphore::new(0));
@@ -525,7 +525,7 @@ async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
     let permit = issue_permit(subject("john@example.com"));
     let span = CallSpan::default();
     let (result, ()) = tokio::join!(client.issue_ott(&permit, &call, &span), async {
-        upstream.asked(OTT, 1).await;
+        upstream.wait_for(OTT, 1).await;
         tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         held.add_permits(1);
     });
@@ -535,7 +535,7 @@ async fn an_attempt_under_way_outlives_the_deadline_and_no_other_follows() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_dropped_is_at_rest() {
+async fn dropped_attempt_is_not_in_progress() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     upstream.next(OTT, Behaviour::Stall);
@@ -545,15 +545,15 @@ async fn an_attempt_that_is_dropped_is_at_rest() {
         let span = CallSpan::default();
         tokio::select! {
             _ = client.issue_ott(&permit, &call, &span) => panic!("it stalls"),
-            () = upstream.asked(OTT, 1) => {}
+            () = upstream.wait_for(OTT, 1) => {}
         }
     }
     assert_eq!(call.certainty(), Certainty::Unknown);
     call.abandon();
-    call.at_rest().await;
+    call.idle().await;
 }
 
-/// Runs an operation until the breaker lets it through, and returns its outcome.
+/// Runs an operation until the breaker admits it, and returns its outcome.
 async fn probe<T>(operation: &impl AsyncFn() -> Result<T, Failed>) -> Result<T, Failed> {
     let probing = async {
         loop {
@@ -570,7 +570,7 @@ async fn probe<T>(operation: &impl AsyncFn() -> Result<T, Failed>) -> Result<T, 
     timeout(PATIENCE, probing).await.expect("the breaker admits a probe")
 }
 
-/// Runs an operation that fails until the breaker is open. Returns how many were sent.
+/// Runs a failing operation until the breaker is open. Returns the number of requests.
 async fn open_breaker<T>(operation: &impl AsyncFn() -> Result<T, Failed>) -> usize {
     for sent in 0..1000 {
         if let Err(Failed { kind: PlatformError::BreakerOpen { .. }, .. }) = operation().await {
@@ -580,8 +580,8 @@ async fn open_breaker<T>(operation: &impl AsyncFn() -> Result<T, Failed>) -> usi
     panic!("the breaker stays closed");
 }
 
-/// Runs an operation that always fails a hundred times under an open breaker. Returns how many
-/// were sent, which is one a second.
+/// Runs a failing operation a hundred times while the breaker is open. Returns the number of
+/// requests, which is one per second.
 async fn under_open_breaker<T>(operation: &impl AsyncFn() -> Result<T, Failed>) -> usize {
     let (began, mut sent) = (clock::now(), 0);
     for _ in 0..100 {
@@ -596,7 +596,7 @@ async fn under_open_breaker<T>(operation: &impl AsyncFn() -> Result<T, Failed>) 
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
+async fn endpoint_that_is_down_gets_only_probes_and_one_detects_its_recovery() {
     let upstream = Upstream::http().await;
     let limits = Limits { max_attempts: 1, ..quick() };
     let client = client(&upstream, limits);
@@ -620,7 +620,7 @@ async fn an_endpoint_that_is_down_is_not_asked_and_one_probe_finds_it_back() {
 }
 
 #[tokio::test]
-async fn an_outage_of_logins_leaves_minting_alone_and_a_login_probes_for_its_end() {
+async fn outage_of_logins_does_not_affect_minting_and_a_login_probes_for_recovery() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     upstream.always(LOGIN, Answer::empty(503));

@@ -1,4 +1,4 @@
-//! Limits that all calls of an API client share: the budget for retries and the breakers.
+//! Limits that all calls of an API client share: the retry budget and the breakers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     telemetry::metrics::{ApiClientMetrics, Metrics},
 };
 
-/// A port to which nobody can connect.
+/// A port without a listener.
 const CLOSED: &str = "http://127.0.0.1:9";
 
-/// No breaker, and no wait before a retry: the clock is held.
+/// No breaker, and no delay before a retry, because the clock is held.
 fn unbroken(max_attempts: u32) -> Limits {
     let retry_wait = (Duration::ZERO, Duration::ZERO);
     Limits { breaker: None, retry_wait, max_attempts, ..Limits::default() }
@@ -93,7 +93,7 @@ async fn second_attempts_of_both_operations_are_counted_as_retries() {
     assert_eq!((retries(Operation::IssueOtt), retries(Operation::LoginWithOtt)), (Some(2), Some(1)));
 }
 
-/// Lets everything happen that needs no time.
+/// Runs all tasks that are ready.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -101,7 +101,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_at_minting_ends_after_3_s_and_one_at_a_login_after_8_s() {
+async fn attempt_at_minting_times_out_after_3_s_and_at_a_login_after_8_s() {
     let _clock = HeldClock::new();
     for (path, limit_s) in [(OTT, 3), (LOGIN, 8)] {
         let upstream = Upstream::http().await;
@@ -113,7 +113,7 @@ async fn an_attempt_at_minting_ends_after_3_s_and_one_at_a_login_after_8_s() {
                 _ => log_in(&client, "OTT", &call()).await.err(),
             }
         });
-        upstream.asked(path, 1).await;
+        upstream.wait_for(path, 1).await;
         tokio::time::advance(Duration::from_millis(limit_s * 1000 - 1)).await;
         settle().await;
         assert!(!calling.is_finished(), "{path}: too early");
@@ -124,7 +124,8 @@ async fn an_attempt_at_minting_ends_after_3_s_and_one_at_a_login_after_8_s() {
     }
 }
 
-/// Logs in until the breaker is open; returns the number of attempts until then, if it was.
+/// Logs in until the breaker opens. Returns the number of attempts until then; `None` if it stays
+/// closed.
 async fn attempts_until_open(client: &PlatformClient) -> Option<u32> {
     let mut attempts = 0;
     for _ in 0..40 {
@@ -163,7 +164,7 @@ async fn every_failure_of_the_platform_counts_for_the_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_of_a_platform_that_works_never_open_the_breaker() {
+async fn responses_of_a_working_platform_never_open_the_breaker() {
     let _clock = HeldClock::new();
     let statuses = [301, 400, 401, 403, 404, 408, 409, 410, 413, 425, 429, 431, 451, 499];
     for answer in statuses.map(Answer::html).into_iter().chain([Answer::json(200, "{}")]) {
@@ -174,7 +175,7 @@ async fn answers_of_a_platform_that_works_never_open_the_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_breaker_refuses_at_once_although_there_is_no_memory_for_the_response() {
+async fn open_breaker_refuses_at_once_even_without_memory_for_the_response() {
     let _clock = HeldClock::new();
     let upstream = Upstream::http().await;
     upstream.always(LOGIN, Answer::empty(503));
@@ -220,7 +221,7 @@ async fn callers_that_disconnect_before_anything_is_sent_do_not_open_the_breaker
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_was_never_sent_does_not_close_the_breaker() {
+async fn unsent_probe_does_not_close_the_breaker() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let _clock = HeldClock::new();

@@ -1,4 +1,4 @@
-//! Spending under faults: a token is sent once, and what became of it is told truly.
+//! Logins under faults: a token is sent once, and its outcome is reported correctly.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ fn account_with_cookie() -> Answer {
     Answer::json(200, ACCOUNT).header("set-cookie", "sid=CANARY; Path=/")
 }
 
-/// A login meets with that; then all is well again.
+/// Applies the behaviour to one login, and then checks that the platform works again.
 async fn under(behaviour: impl Into<Behaviour>) -> (Failed, Upstream) {
     let upstream = Upstream::http().await;
     let behaviour = behaviour.into();
@@ -31,7 +31,7 @@ async fn under(behaviour: impl Into<Behaviour>) -> (Failed, Upstream) {
 }
 
 #[tokio::test]
-async fn the_account_comes_out_to_the_letter_and_the_session_with_it() {
+async fn account_is_returned_verbatim_with_its_session() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let body = "{\"z\" : [1 , 2],\"id\":\"a\\u0062\",\"n\":1.0e+400,\"login\":\"old\",\"o\":{\"a\":1,\"a\":2},\
@@ -63,7 +63,7 @@ async fn the_account_comes_out_to_the_letter_and_the_session_with_it() {
 }
 
 #[tokio::test]
-async fn an_account_nested_beyond_reason_is_kept() {
+async fn deeply_nested_account_is_kept() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let deep = format!(r#"{{"id":"1","login":"j","deep":{}{}}}"#, "[".repeat(50_000), "]".repeat(50_000));
@@ -73,7 +73,7 @@ async fn an_account_nested_beyond_reason_is_kept() {
 }
 
 #[tokio::test]
-async fn a_login_without_cookies_is_one() {
+async fn login_without_cookies_succeeds() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     upstream.next(LOGIN, Answer::json(200, ACCOUNT));
@@ -81,7 +81,7 @@ async fn a_login_without_cookies_is_one() {
 }
 
 #[tokio::test]
-async fn a_broken_exchange_is_never_repeated_and_its_outcome_is_unknown() {
+async fn interrupted_login_is_never_repeated_and_its_outcome_is_unknown() {
     for behaviour in [
         Behaviour::Reset,
         Behaviour::Close,
@@ -97,7 +97,7 @@ async fn a_broken_exchange_is_never_repeated_and_its_outcome_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_session_whose_account_was_cut_off_is_ended() {
+async fn session_of_a_truncated_account_is_logged_out() {
     for behaviour in [
         Behaviour::CutAfter(9, account_with_cookie()),
         Behaviour::ShortAfter(9, account_with_cookie()),
@@ -106,13 +106,13 @@ async fn a_session_whose_account_was_cut_off_is_ended() {
         let (error, upstream) = under(behaviour.clone()).await;
         assert!(matches!(error.kind, PlatformError::Interrupted(_)), "{behaviour:?}: {error:?}");
         assert_eq!(error.certainty, Certainty::Unknown);
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
     }
 }
 
 #[tokio::test]
-async fn a_server_error_proves_nothing_and_is_never_repeated() {
+async fn login_with_a_server_error_is_never_repeated_and_its_outcome_is_unknown() {
     for behaviour in [
         Behaviour::from(Answer::json(500, r#"{"error":{"code":1000}}"#)),
         Answer::html(502).into(),
@@ -127,7 +127,7 @@ async fn a_server_error_proves_nothing_and_is_never_repeated() {
 }
 
 #[tokio::test]
-async fn a_fault_inside_the_platform_leaves_the_outcome_open_unless_the_token_was_refused() {
+async fn internal_error_of_the_platform_leaves_the_outcome_unknown_unless_the_token_was_refused() {
     for (status, code, certainty) in [
         (403, 1000, Certainty::Unknown),
         (409, 1019, Certainty::Unknown),
@@ -141,10 +141,9 @@ async fn a_fault_inside_the_platform_leaves_the_outcome_open_unless_the_token_wa
     }
 }
 
-/// A proxy sends these while the platform may have the token, and a redirect may follow
-/// the login.
+/// Proxies send these while the platform may have the token, and a redirect may follow the login.
 #[tokio::test]
-async fn a_status_that_proves_nothing_leaves_the_outcome_open_and_its_session_is_ended() {
+async fn inconclusive_status_leaves_the_outcome_unknown_and_its_session_is_logged_out() {
     for status in [301, 302, 303, 307, 308, 408, 425, 499] {
         let json = r#"{"error":{"code":1,"message":"?"}}"#;
         for answer in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
@@ -160,9 +159,9 @@ async fn a_status_that_proves_nothing_leaves_the_outcome_open_and_its_session_is
     }
 }
 
-/// What a proxy refuses may have reached the platform before.
+/// A request that a proxy refuses may have reached the platform before.
 #[tokio::test]
-async fn a_refusal_without_the_platform_s_error_object_leaves_the_outcome_open() {
+async fn refusal_without_the_platforms_error_object_leaves_the_outcome_unknown() {
     for status in [400, 401, 403, 404, 405, 409, 410, 413, 415, 429, 431, 451] {
         for answer in [Answer::html(status), Answer::empty(status), Answer::json(status, "{}")] {
             let (error, _) = under(answer).await;
@@ -174,7 +173,7 @@ async fn a_refusal_without_the_platform_s_error_object_leaves_the_outcome_open()
 
 /// It may come from a proxy: the platform's error objects are small.
 #[tokio::test]
-async fn a_refusal_that_is_too_long_leaves_the_outcome_open() {
+async fn too_large_refusal_leaves_the_outcome_unknown() {
     for (length, certainty) in [(64 * 1024, Certainty::Refused), (64 * 1024 + 1, Certainty::Unknown)] {
         let json = padded(r#"{"error":{"code":403}}"#, length);
         let (error, _) = under(Answer::json(403, json)).await;
@@ -182,7 +181,7 @@ async fn a_refusal_that_is_too_long_leaves_the_outcome_open() {
     }
 }
 
-/// Such a cookie belongs to no login. A proxy in front of the platform proves nothing.
+/// Cookies of a refusal by the platform belong to no login. A refusal by a proxy proves nothing.
 #[tokio::test]
 async fn cookies_of_a_refusal_are_logged_out_unless_the_platform_itself_refused_the_token() {
     let json = r#"{"error":{"code":403,"message":"?"}}"#;
@@ -199,7 +198,7 @@ async fn cookies_of_a_refusal_are_logged_out_unless_the_platform_itself_refused_
 }
 
 #[tokio::test]
-async fn a_refusal_is_passed_on_and_never_repeated() {
+async fn refused_login_is_never_repeated() {
     for status in [400, 401, 403, 404, 405, 409, 410, 415, 429] {
         let json = format!(r#"{{"error":{{"code":{status},"message":"no OTT-1 here"}}}}"#);
         for behaviour in [Answer::json(status, json), Answer::html(status), Answer::empty(status)] {
@@ -216,7 +215,7 @@ async fn a_refusal_is_passed_on_and_never_repeated() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_as_documented_is_done_and_its_session_is_ended() {
+async fn undocumented_login_response_counts_as_done_and_its_session_is_logged_out() {
     let json = |body: &str| Answer::json(200, body);
     for (answer, expected) in [
         (Answer::html(200), Malformation::ContentType),
@@ -236,13 +235,13 @@ async fn an_answer_that_is_not_as_documented_is_done_and_its_session_is_ended() 
         let (error, upstream) = under(answer.header("set-cookie", "sid=CANARY")).await;
         let PlatformError::Malformed(malformation) = error.kind else { panic!("{error:?}") };
         assert_eq!((malformation, error.certainty), (expected, Certainty::Done));
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert_eq!(upstream.requests_to(LOGOUT)[0].header("cookie"), Some("sid=CANARY"));
     }
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_cut_at_its_limit() {
+async fn too_large_login_response_is_malformed() {
     for announced in [true, false] {
         let (error, _) = under(Behaviour::Huge { status: 200, bytes: 256 * 1024 + 1, announced }).await;
         assert!(matches!(error.kind, PlatformError::Malformed(Malformation::TooLarge)), "{error:?}");
@@ -251,7 +250,7 @@ async fn an_endless_answer_is_cut_at_its_limit() {
 }
 
 #[tokio::test]
-async fn more_cookies_than_a_session_can_have_are_an_error_and_are_ended() {
+async fn too_many_cookies_are_an_error_and_are_logged_out() {
     let mut many = Answer::json(200, ACCOUNT);
     for n in 0..33 {
         many = many.header("set-cookie", format!("c{n}=v"));
@@ -261,13 +260,13 @@ async fn more_cookies_than_a_session_can_have_are_an_error_and_are_ended() {
         let (error, upstream) = under(answer).await;
         assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
         assert_eq!(error.certainty, Certainty::Done);
-        upstream.asked(LOGOUT, 1).await;
+        upstream.wait_for(LOGOUT, 1).await;
         assert!(upstream.requests_to(LOGOUT)[0].header("cookie").unwrap().starts_with(ended));
     }
 }
 
 #[tokio::test]
-async fn cookies_that_browsers_keep_are_passed_on() {
+async fn cookies_that_browsers_keep_are_returned() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let answer = Answer::json(200, ACCOUNT)
@@ -282,26 +281,26 @@ async fn cookies_that_browsers_keep_are_passed_on() {
 }
 
 #[tokio::test]
-async fn a_session_that_cannot_be_passed_on_is_an_error_and_is_ended() {
+async fn session_that_cannot_be_returned_is_an_error_and_is_logged_out() {
     let answer = account_with_cookie().header("set-cookie", "sid2=CAN\u{9b}ARY; Path=/");
     let (error, upstream) = under(answer).await;
     assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
     assert_eq!(error.certainty, Certainty::Done);
-    upstream.asked(LOGOUT, 1).await;
+    upstream.wait_for(LOGOUT, 1).await;
     let logout = &upstream.requests_to(LOGOUT)[0];
     assert_eq!(logout.header("cookie"), Some("sid=CANARY; sid2=CAN\u{9b}ARY"));
 }
 
 #[tokio::test]
-async fn a_login_with_set_cookie_headers_but_no_cookie_is_an_error() {
+async fn login_with_set_cookie_headers_but_no_cookie_is_an_error() {
     let (error, upstream) = under(Answer::json(200, ACCOUNT).header("set-cookie", "CANARY; Path=/")).await;
     assert!(matches!(error.kind, PlatformError::Malformed(Malformation::Cookies(_))), "{error:?}");
     assert_eq!((error.certainty, upstream.count(LOGOUT)), (Certainty::Done, 0));
 }
 
 #[tokio::test]
-async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good() {
-    // Bound and not listening: nothing else is given its port.
+async fn unsent_login_is_attempted_again_once() {
+    // Bound but not listening, so that nothing else gets its port.
     let closed = tokio::net::TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = closed.local_addr().unwrap();
@@ -313,7 +312,7 @@ async fn a_login_that_was_not_sent_is_tried_once_more_and_its_token_stays_good()
 }
 
 #[tokio::test]
-async fn with_too_little_time_for_a_second_login_there_is_one() {
+async fn login_is_not_repeated_with_too_little_time_left() {
     let client = client_of("http://127.0.0.1:9", None, quick(), Credential::for_test());
     let call = call_with(Duration::from_millis(1900));
     let error = log_in(&client, "OTT-1", &call).await.unwrap_err();
@@ -332,8 +331,8 @@ async fn with_too_little_time_left_no_login_is_sent() {
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_exist_is_unreachable_for_both() {
-    // A label of more than 63 bytes: no resolver asks anyone for it.
+async fn unknown_host_is_unreachable_for_both_operations() {
+    // A label of more than 63 bytes: no resolver sends a query for it.
     let url = format!("https://{}.invalid", "x".repeat(64));
     let client = client_of(&url, None, quick(), Credential::for_test());
     let (minting, spending) = (call(), call());
@@ -344,7 +343,7 @@ async fn a_host_that_does_not_exist_is_unreachable_for_both() {
     let error = log_in(&client, "OTT-1", &spending).await.unwrap_err();
     assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
     assert_eq!((error.certainty, spending.attempts()), (Certainty::NotSent, 2));
-    // Nor does any number of them open the breaker.
+    // They do not open the breaker either.
     for _ in 0..20 {
         let error = log_in(&client, "OTT-1", &call()).await.unwrap_err();
         assert!(matches!(error.kind, PlatformError::NameLookup(_)), "{error:?}");
@@ -352,7 +351,7 @@ async fn a_host_that_does_not_exist_is_unreachable_for_both() {
 }
 
 #[tokio::test]
-async fn a_host_that_never_answers_is_unreachable_for_both() {
+async fn unresponsive_host_is_unreachable_for_both_operations() {
     // A full backlog drops every further SYN.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
@@ -393,7 +392,7 @@ async fn logins_side_by_side_never_see_each_others_sessions() {
 }
 
 #[tokio::test]
-async fn a_login_on_a_connection_that_the_platform_has_closed_is_new_or_unknown_but_never_repeated() {
+async fn login_on_a_closed_connection_is_never_sent_twice() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     for _ in 0..50 {
@@ -405,7 +404,7 @@ async fn a_login_on_a_connection_that_the_platform_has_closed_is_new_or_unknown_
         let sent = upstream.count(LOGIN) - sent_before;
         match result {
             Ok(_) => assert_eq!(sent, 1),
-            // The close overtook the request: it may have been read, or not.
+            // The close overtook the request, which may have been read or not.
             Err(error) => assert_eq!((error.certainty, sent), (Certainty::Unknown, 0)),
         }
         assert_eq!(call.attempts(), 1);
@@ -414,7 +413,7 @@ async fn a_login_on_a_connection_that_the_platform_has_closed_is_new_or_unknown_
 }
 
 #[tokio::test]
-async fn a_login_under_way_outlives_its_caller() {
+async fn login_in_progress_outlives_its_caller() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let held = Arc::new(Semaphore::new(0));
@@ -422,19 +421,19 @@ async fn a_login_under_way_outlives_its_caller() {
     let call = call_with(Duration::from_secs(4));
     let token = upstream.token();
     let (result, ()) = tokio::join!(log_in(&client, &token, &call), async {
-        upstream.asked(LOGIN, 1).await;
+        upstream.wait_for(LOGIN, 1).await;
         call.abandon();
         tokio::time::sleep(call.deadline().remaining() + Duration::from_millis(50)).await;
         assert_eq!(call.certainty(), Certainty::Unknown);
         held.add_permits(1);
-        call.at_rest().await;
+        call.idle().await;
     });
     assert_eq!(call.certainty(), Certainty::Done);
     assert_eq!(result.unwrap().session.cookies().len(), 1);
 }
 
 #[tokio::test]
-async fn the_documented_account_goes_through_unchanged() {
+async fn documented_account_is_returned_unchanged() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, quick());
     let documented = r#"{"activated": false, "business_types": [], "contact": {"address1": "", "email": "johncustomer@mysite.com"}, "created_at": "2019-08-10T08:00:00.807354+00:00", "id": "2955b448-7df8-43uc-9c63-a21511dbe06d", "login": "johncustomer@mysite.com", "personal_tenant_id": null, "tenant_id": "2de246a4-1t3e-937c-9e76-5a21bd6492b", "version": 1}"#;

@@ -1,11 +1,11 @@
-//! A platform whose name takes long to look up.
+//! Slow name lookups of the platform.
 
 use std::time::Duration;
 
 use super::fixture::*;
 use crate::{credential::Credential, platform::LogoutOutcome};
 
-/// A client that knows the server by a name whose lookup takes that long.
+/// Creates a client that addresses the server by a name whose lookup takes `lookup`.
 fn client_by_name(upstream: &Upstream, limits: Limits, lookup: Duration) -> PlatformClient {
     client_with(Resolver::answering_after(lookup, upstream.address().ip()), upstream, limits)
 }
@@ -19,12 +19,12 @@ fn client_with(resolver: Resolver, upstream: &Upstream, limits: Limits) -> Platf
 }
 
 #[tokio::test]
-async fn a_lookup_that_takes_longer_than_an_attempt_uses_none_up() {
+async fn slow_lookup_uses_up_no_attempt() {
     let upstream = Upstream::http().await;
     let attempt_timeout = Duration::from_secs(4);
     let limits = Limits { attempt_timeout, login_timeout: attempt_timeout, ..quick() };
     let client = client_by_name(&upstream, limits, Duration::from_millis(4500));
-    // More calls than there are retries in a second.
+    // More calls than retries in a second.
     let calls: Vec<_> = (0..30)
         .map(|_| {
             let client = client.clone();
@@ -41,7 +41,7 @@ async fn a_lookup_that_takes_longer_than_an_attempt_uses_none_up() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_a_lookup_in_vain_was_not_sent_and_the_next_one_succeeds() {
+async fn call_that_times_out_during_a_lookup_was_not_sent_and_the_next_succeeds() {
     let upstream = Upstream::http().await;
     let client = client_by_name(&upstream, quick(), Duration::from_millis(5500));
     let (minting, spending) = (call_with(Duration::from_secs(3)), call_with(Duration::from_secs(3)));
@@ -60,13 +60,13 @@ async fn a_call_that_waits_for_a_lookup_in_vain_was_not_sent_and_the_next_one_su
 }
 
 #[tokio::test]
-async fn an_attempt_that_finds_no_address_for_another_connection_waits_and_is_one_attempt() {
+async fn attempt_that_waits_for_addresses_counts_once() {
     let upstream = Upstream::http().await;
     let resolver = Resolver::answering_after(Duration::from_millis(300), upstream.address().ip());
     let client = client_with(resolver.clone(), &upstream, quick());
     logs_in(&client, &upstream).await;
     for round in 1..4 {
-        // Over HTTP/1.1 every login has a connection of its own.
+        // Over HTTP/1.1 every login opens a new connection.
         resolver.forget_addresses();
         let call = call();
         log_in(&client, &upstream.token(), &call).await.unwrap();
@@ -76,7 +76,7 @@ async fn an_attempt_that_finds_no_address_for_another_connection_waits_and_is_on
 }
 
 #[tokio::test]
-async fn a_logout_that_finds_no_address_waits_for_the_lookup() {
+async fn logout_without_known_addresses_waits_for_the_lookup() {
     let upstream = Upstream::http().await;
     let resolver = Resolver::answering_after(Duration::from_millis(300), upstream.address().ip());
     let client = client_with(resolver.clone(), &upstream, quick());

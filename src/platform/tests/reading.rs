@@ -1,5 +1,4 @@
-//! Responses that browsers and the vendor's samples read, although they are not as the
-//! standards want them.
+//! Nonstandard responses that browsers and the vendor's samples accept.
 
 use super::fixture::*;
 
@@ -22,7 +21,7 @@ async fn log_in_with(header_lines: &str, body: &str) -> Result<String, Failed> {
 }
 
 #[tokio::test]
-async fn header_lines_that_nobody_reads_do_not_cost_a_login() {
+async fn malformed_header_lines_that_are_not_read_do_not_fail_a_login() {
     for lines in [
         "Content-Security-Policy: default-src 'self';\r\n  img-src *;\r\n\tscript-src 'none'\r\n",
         "X-Empty:\r\n folded\r\n",
@@ -39,7 +38,7 @@ async fn header_lines_that_nobody_reads_do_not_cost_a_login() {
 }
 
 #[tokio::test]
-async fn the_number_of_header_lines_is_bounded_by_their_bytes() {
+async fn number_of_header_lines_is_bounded_by_their_bytes() {
     let lines = |count: u32, line: &dyn Fn(u32) -> String| (0..count).map(line).collect::<Vec<_>>().concat();
     let cookies = lines(32, &|n| format!("Set-Cookie: c{n}=v\r\n"));
     for others in [75, 101, 1100] {
@@ -55,7 +54,7 @@ async fn the_number_of_header_lines_is_bounded_by_their_bytes() {
 
 /// Room for many header lines is allocated only for a platform that sends them.
 #[tokio::test]
-async fn more_header_lines_than_usual_cost_a_minting_one_attempt_and_only_once() {
+async fn many_header_lines_cost_one_attempt_at_minting_and_only_once() {
     let lines = (0..1100).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>().concat();
     let body = r#"{"ott":"OTT"}"#;
     let head =
@@ -75,13 +74,13 @@ async fn more_header_lines_than_usual_cost_a_minting_one_attempt_and_only_once()
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_before_the_account_is_skipped() {
+async fn byte_order_mark_before_the_account_is_skipped() {
     let session = log_in_with("Set-Cookie: sid=1\r\n", &format!("\u{feff}{ACCOUNT}")).await;
     assert_eq!(session.unwrap(), "sid=1");
 }
 
 #[tokio::test]
-async fn a_coding_that_was_not_asked_for_is_named() {
+async fn unrequested_content_coding_is_reported() {
     let error = log_in_with("Content-Encoding: gzip\r\n", "\u{1f}\u{8b}...").await.unwrap_err();
     assert!(matches!(error.kind, PlatformError::Malformed(Malformation::ContentCoding)), "{error:?}");
     for label in ["identity", "Identity", "", "identity, identity", "utf-8", "gzip"] {
@@ -91,7 +90,7 @@ async fn a_coding_that_was_not_asked_for_is_named() {
 }
 
 #[tokio::test]
-async fn the_cause_of_every_failure_is_there_for_the_operator() {
+async fn every_failure_has_a_cause_for_the_operator() {
     let upstream = Upstream::http().await;
     let client = client(&upstream, Limits { max_attempts: 1, ..quick() });
     for (behaviour, cause) in [
@@ -104,7 +103,7 @@ async fn the_cause_of_every_failure_is_there_for_the_operator() {
         (Answer::json(400, r#"{"error":{"code":1018}}"#).into(), "HTTP status 400, API code 1018"),
         (Behaviour::Close, "connection closed before message completed"),
         (Behaviour::Raw(b"NONSENSE\r\n\r\n".to_vec()), "invalid HTTP version parsed"),
-        (Behaviour::ShortAfter(5, Answer::json(200, r#"{"ott":"OTT"}"#)), "cut off"),
+        (Behaviour::ShortAfter(5, Answer::json(200, r#"{"ott":"OTT"}"#)), "truncated"),
     ] {
         upstream.next(OTT, behaviour.clone());
         let error = issue(&client, &call()).await.unwrap_err().kind.to_string();

@@ -1,5 +1,4 @@
-//! Stray responses over HTTP/1.1: one response too many shifts all later ones on its
-//! connection.
+//! Stray responses over HTTP/1.1: an extra response shifts all later ones on its connection.
 
 use std::{
     sync::{
@@ -18,7 +17,7 @@ use tokio::{
 use super::fixture::*;
 use crate::{credential::Credential, ott::IssuedToken};
 
-/// A platform without HTTP/2, whose responses name the user of their request.
+/// A platform without HTTP/2, whose responses contain the user of the request.
 #[derive(Clone)]
 struct Http1Platform {
     port: u16,
@@ -78,7 +77,7 @@ impl Http1Platform {
                     r#"{"ott":"OTT-STRAY"}"#
                 };
                 write(&mut stream, 200, "application/json", stray).await?;
-                // Its own response meets the next request, not an idle connection.
+                // The proper response arrives during the next request, not on an idle connection.
                 sleep(Duration::from_millis(20)).await;
             }
             let (status, kind) = self.next.lock().unwrap().take().unwrap_or((200, "application/json"));
@@ -119,7 +118,7 @@ async fn user_of(client: &PlatformClient, token: &str) -> String {
     logged_in.account.text("login").expect("a login")
 }
 
-/// The clock of the connections, without waiting.
+/// Advances the clock of the connections without waiting.
 async fn advance(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -127,7 +126,7 @@ async fn advance(time: Duration) {
 }
 
 #[tokio::test]
-async fn a_stray_response_reaches_no_call_that_starts_two_seconds_later() {
+async fn stray_response_affects_no_call_after_two_seconds() {
     let platform = Http1Platform::start().await;
     let client = platform.client();
     assert_eq!(token_of(&client, "user-0").await, "user-0");
@@ -144,13 +143,13 @@ async fn a_stray_response_reaches_no_call_that_starts_two_seconds_later() {
 }
 
 #[tokio::test]
-async fn a_stray_response_reaches_one_login_only() {
+async fn stray_response_affects_only_one_login() {
     let platform = Http1Platform::start().await;
     let client = platform.client();
     for login in 1..4 {
         let token = format!("OTT-{login}");
         assert_eq!(user_of(&client, &token).await, token);
-        assert_eq!(platform.connections(), login, "each has a connection of its own");
+        assert_eq!(platform.connections(), login, "each has a new connection");
     }
     platform.stray.store(true, Ordering::SeqCst);
     assert_eq!(user_of(&client, "OTT-4").await, "OTT-STRAY");
@@ -160,9 +159,9 @@ async fn a_stray_response_reaches_one_login_only() {
     }
 }
 
-/// Before the first response, nobody knows which protocol the platform speaks.
+/// The protocol of the platform is unknown before the first response.
 #[tokio::test]
-async fn the_first_logins_do_not_share_connections_either() {
+async fn first_logins_do_not_share_connections() {
     let platform = Http1Platform::start().await;
     let client = platform.client();
     let tokens: Vec<String> = (0..20).map(|login| format!("OTT-{login}")).collect();
@@ -172,7 +171,7 @@ async fn the_first_logins_do_not_share_connections_either() {
 }
 
 #[tokio::test]
-async fn no_connection_is_used_again_after_a_response_that_is_not_the_platform_s() {
+async fn connection_is_not_reused_after_a_response_that_is_not_from_the_platform() {
     let platform = Http1Platform::start().await;
     let client = platform.client();
     token_of(&client, "user").await;
@@ -195,7 +194,7 @@ async fn no_connection_is_used_again_after_a_response_that_is_not_the_platform_s
 }
 
 #[tokio::test]
-async fn a_response_for_another_user_retires_the_connections_of_every_worker() {
+async fn retiring_connections_applies_to_every_worker() {
     let platform = Http1Platform::start().await;
     let first = platform.client();
     let settings = first.api_client.settings.clone();

@@ -1,4 +1,4 @@
-//! Trust: whom the platform's certificate may come from, and what happens if it does not.
+//! Trust in the platform's certificate.
 
 use std::{path::Path, time::Duration};
 
@@ -15,17 +15,18 @@ const BOTH: &[&str] = &["h2", "http/1.1"];
 const HTTP1: &[&str] = &["http/1.1"];
 
 #[tokio::test]
-async fn a_certificate_of_the_configured_authority_is_trusted() {
+async fn certificate_of_the_configured_authority_is_trusted() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     issues(&client).await;
     issues(&client).await;
     assert_eq!(upstream.connections(), 1);
     logs_in(&client, &upstream).await;
-    assert_eq!(upstream.connections(), 2, "logins have connections of their own");
+    assert_eq!(upstream.connections(), 2, "logins have separate connections");
 }
 
-/// A certificate that is not valid costs one connection and nothing that is secret.
+/// Asserts that an invalid certificate costs one connection per operation, and that nothing is
+/// sent.
 async fn refuses(tls: Tls, ca_file: Option<&Path>) {
     let upstream = Upstream::https(tls).await;
     let client = client_of(&upstream.url(), ca_file, quick(), Credential::for_test());
@@ -42,28 +43,28 @@ async fn refuses(tls: Tls, ca_file: Option<&Path>) {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_not_trusted() {
+async fn certificate_for_another_name_is_not_trusted() {
     let tls = Tls::new("elsewhere.example", false, BOTH);
     let ca_file = tls.ca_file.clone();
     refuses(tls, Some(&ca_file)).await;
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_not_trusted() {
+async fn expired_certificate_is_not_trusted() {
     let tls = Tls::new("localhost", true, BOTH);
     let ca_file = tls.ca_file.clone();
     refuses(tls, Some(&ca_file)).await;
 }
 
 #[tokio::test]
-async fn a_certificate_of_an_unknown_authority_is_not_trusted() {
+async fn certificate_of_an_unknown_authority_is_not_trusted() {
     let other = Tls::new("localhost", false, BOTH);
     refuses(Tls::new("localhost", false, BOTH), Some(&other.ca_file)).await;
     refuses(Tls::new("localhost", false, BOTH), None).await;
 }
 
 #[tokio::test]
-async fn a_handshake_cut_off_is_tried_again() {
+async fn minting_is_repeated_after_an_aborted_handshake() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
@@ -73,7 +74,7 @@ async fn a_handshake_cut_off_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_handshake_cut_off_for_good_is_unreachable() {
+async fn repeated_handshake_failures_are_unreachable() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
@@ -84,7 +85,7 @@ async fn a_handshake_cut_off_for_good_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_login_whose_handshake_is_cut_off_is_tried_once_more() {
+async fn login_is_repeated_once_after_an_aborted_handshake() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset);
@@ -94,7 +95,7 @@ async fn a_login_whose_handshake_is_cut_off_is_tried_once_more() {
 }
 
 #[tokio::test]
-async fn a_login_whose_handshake_is_cut_off_twice_keeps_its_token() {
+async fn login_keeps_its_token_after_two_aborted_handshakes() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     upstream.on_accept(OnAccept::Reset).on_accept(OnAccept::Reset);
@@ -106,7 +107,7 @@ async fn a_login_whose_handshake_is_cut_off_twice_keeps_its_token() {
 }
 
 #[tokio::test]
-async fn what_is_still_connecting_at_the_deadline_is_never_sent() {
+async fn request_still_connecting_at_the_deadline_is_never_sent() {
     let upstream = Upstream::https(Tls::new("localhost", false, HTTP1)).await;
     let client = client(&upstream, quick());
     let late = OnAccept::ServeAfter(Duration::from_secs(10));
@@ -124,7 +125,7 @@ async fn what_is_still_connecting_at_the_deadline_is_never_sent() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
+async fn plaintext_is_never_sent_to_a_server_without_tls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let limits = Limits { max_attempts: 1, ..quick() };
@@ -133,7 +134,7 @@ async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut beginning = [0; 2];
         stream.read_exact(&mut beginning).await.unwrap();
-        // As a server does that expects HTTP.
+        // Like a server that expects HTTP.
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
         beginning
     };
@@ -141,12 +142,12 @@ async fn a_server_that_speaks_no_tls_is_not_spoken_to_without_it() {
     let (issued, beginning) = tokio::join!(issue(&client, &call), server);
     let error = issued.unwrap_err();
     assert!(matches!(error.kind, PlatformError::Unreachable(_)), "{error:?}");
-    assert_eq!(beginning, [22, 3], "a handshake of TLS");
+    assert_eq!(beginning, [22, 3], "a TLS handshake");
     assert!(listener.accept().now_or_never().is_none(), "no other connection");
 }
 
 #[test]
-fn a_file_of_authorities_must_be_one() {
+fn ca_file_must_contain_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);

@@ -1,7 +1,7 @@
-//! Reading a file of accounts, and saying what is wrong with one.
+//! Reading a file of accounts.
 //!
-//! Every fault is told with the file, the line and the field. The account objects
-//! themselves are not judged beyond what the sandbox needs: they go out as they stand.
+//! Every error names the file, the line and the field. Of the account objects, only the fields
+//! that the sandbox needs are checked; everything else is returned unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,27 +20,27 @@ pub enum AccountsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// The file is no JSON.
+    /// The file is not JSON.
     #[error("{}:{line}: not valid JSON: {message}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What the parser said.
+        /// Error of the parser.
         message: String,
     },
-    /// A field is missing, or its value will not do.
+    /// A field is missing, or its value is not valid.
     #[error("{}:{line}: {field}: {problem}", path.display())]
     Field {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// The field, as `users[2].login`.
+        /// The field, such as `users[2].login`.
         field: String,
         /// What is wrong with it.
         problem: Problem,
@@ -50,28 +50,34 @@ pub enum AccountsError {
 /// What is wrong with a field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Problem {
-    /// It must be there.
+    /// It is required.
     #[error("is missing")]
     Missing,
-    /// It has another type than it should.
+    /// It has the wrong type.
     #[error("must be {0}")]
     Type(&'static str),
     /// It is not one of the fields that exist.
-    #[error("is not known{}", nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default())]
+    #[error(
+        "is not known{}; the known ones are {}",
+        nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default(),
+        known.join(", ")
+    )]
     Unknown {
-        /// The known field most like it, if any is.
+        /// The most similar known field, if one is similar enough.
         nearest: Option<&'static str>,
+        /// All known fields.
+        known: &'static [&'static str],
     },
     /// Another entry has the same value.
-    #[error("\"{0}\" is there twice")]
+    #[error("\"{0}\" is used twice")]
     Twice(String),
     /// It names a tenant that is not in the file.
     #[error("no tenant has the id \"{0}\"")]
     NoSuchTenant(String),
-    /// Following the parents leads round.
+    /// Its parents form a circle.
     #[error("the tenant is its own ancestor")]
     Circle,
-    /// There is nothing to work with.
+    /// It is empty.
     #[error("must not be empty")]
     Empty,
 }
@@ -83,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<Accounts, AccountsError> {
     parse(path, &text)
 }
 
-/// Checks the text of a file; `path` is only for telling where a fault is.
+/// Checks the text of a file; `path` is only for error messages.
 pub(in crate::sandbox) fn parse(path: &Path, text: &str) -> Result<Accounts, AccountsError> {
     let whole: &RawValue = serde_json::from_str(text).map_err(|error| AccountsError::Syntax {
         path: path.to_owned(),
@@ -148,7 +154,7 @@ fn api_client(object: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
     }))
 }
 
-/// The API client of a file that names none.
+/// The API client of a file without any.
 fn well_known_client(tenant: &Object<'_>) -> Result<Arc<ApiClient>, AccountsError> {
     Ok(Arc::new(ApiClient {
         id: CLIENT_ID.to_owned(),
@@ -174,7 +180,7 @@ fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), Accou
     let mut seen = BTreeSet::new();
     for object in objects {
         let Some(value) = object.text(field)? else { continue };
-        // Logins are looked up without regard to case.
+        // Case does not matter when a login is looked up.
         let key = if field == "login" { value.to_ascii_lowercase() } else { value.clone() };
         if !seen.insert(key) {
             return Err(object.fault(field, Problem::Twice(value)));
@@ -183,12 +189,11 @@ fn refuse_twice(objects: &[Object<'_>], field: &'static str) -> Result<(), Accou
     Ok(())
 }
 
-/// Refuses a tenant that lies below itself.
+/// Refuses a tenant that is below itself.
 fn refuse_circle(accounts: &Accounts, object: &Object<'_>) -> Result<(), AccountsError> {
     let own = object.required_text("id")?;
     let parent = |id: &String| accounts.tenant(id).and_then(|tenant| tenant.parent_id.clone());
-    // A circle that does not lead through this tenant would never end; one of its own
-    // tenants reports it.
+    // Limited, because a circle without this tenant would never end; a tenant in it reports it.
     let mut above = std::iter::successors(parent(&own), parent).take(accounts.tenants.len());
     if above.any(|id| id == own) { Err(object.fault("parent_id", Problem::Circle)) } else { Ok(()) }
 }
@@ -216,7 +221,7 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
-    /// The objects of the array at `field`; none if it is not there.
+    /// The objects of the array at `field`; none if it is absent.
     fn objects(&self, field: &str) -> Result<Vec<Self>, AccountsError> {
         let entries: Vec<&RawValue> = self.value(field, "an array of objects")?.unwrap_or_default();
         let named = entries.into_iter().enumerate();
@@ -227,7 +232,7 @@ impl<'a> Object<'a> {
         self.text(field)?.ok_or_else(|| self.fault(field, Problem::Missing))
     }
 
-    /// Text that is there and not null; an empty one will not do.
+    /// Text that is present and not null. It must not be empty.
     fn text(&self, field: &'static str) -> Result<Option<String>, AccountsError> {
         let text: Option<String> = self.value(field, "text")?;
         if text.as_ref().is_some_and(String::is_empty) {
@@ -245,7 +250,7 @@ impl<'a> Object<'a> {
         serde_json::from_str(raw.get()).map_err(|_| self.fault(field, Problem::Type(what)))
     }
 
-    fn refuse_unknown(&self, known: &[&'static str]) -> Result<(), AccountsError> {
+    fn refuse_unknown(&self, known: &'static [&'static str]) -> Result<(), AccountsError> {
         let Some(field) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else {
             return Ok(());
         };
@@ -255,7 +260,7 @@ impl<'a> Object<'a> {
             .filter(|name| likeness(name) > 0.8)
             .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
             .copied();
-        Err(self.fault(field, Problem::Unknown { nearest }))
+        Err(self.fault(field, Problem::Unknown { nearest, known }))
     }
 
     fn require_tenant(&self, accounts: &Accounts, field: &str, id: &str) -> Result<(), AccountsError> {
@@ -265,14 +270,14 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A fault of a field of this object: told at the field's value if there is one.
+    /// An error in a field of this object, with the line of the field's value if there is one.
     fn fault(&self, field: &str, problem: Problem) -> AccountsError {
         let name = if self.name.is_empty() { field.to_owned() } else { format!("{}.{field}", self.name) };
         self.fault_at(self.fields.get(field).copied().unwrap_or(self.raw), name, problem)
     }
 
     fn fault_at(&self, raw: &RawValue, name: String, problem: Problem) -> AccountsError {
-        // `raw` borrows from the text, so its address tells where it stands in it.
+        // `raw` borrows from the text, so its address is its position in it.
         let offset = raw.get().as_ptr().addr() - self.source.text.as_ptr().addr();
         let line = 1 + self.source.text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
         let field = if name.is_empty() { "the file".to_owned() } else { name };

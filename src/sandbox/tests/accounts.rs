@@ -74,13 +74,16 @@ fn every_kind_of_fault_is_found() {
             "{\"tenants\": [],\n\"user\": []}".to_owned(),
             2,
             "user",
-            Problem::Unknown { nearest: Some("users") },
+            Problem::Unknown { nearest: Some("users"), known: &["tenants", "api_clients", "users"] },
         ),
         (
             r#"{"tenants": [{"id": "t", "name": "T", "suport_access": false}]}"#.to_owned(),
             1,
             "tenants[0].suport_access",
-            Problem::Unknown { nearest: Some("support_access") },
+            Problem::Unknown {
+                nearest: Some("support_access"),
+                known: &["id", "name", "parent_id", "kind", "enabled", "locked", "support_access"],
+            },
         ),
         (
             r#"{"tenants": [{"id": "t", "name": "T", "enabled": "no"}]}"#.to_owned(),

@@ -9,7 +9,7 @@ fn parsed(bytes: &[u8]) -> Result<String, InvalidSecret> {
 }
 
 #[test]
-fn one_newline_at_the_end_is_dropped_and_everything_else_is_kept() {
+fn only_one_trailing_newline_is_removed() {
     for (bytes, secret) in [
         ("s3cret", "s3cret"),
         ("s3cret\n", "s3cret"),
@@ -25,7 +25,7 @@ fn one_newline_at_the_end_is_dropped_and_everything_else_is_kept() {
 }
 
 #[test]
-fn what_is_not_one_line_of_text_is_refused() {
+fn anything_but_one_line_of_text_is_refused() {
     use InvalidSecret as Why;
     for (bytes, why) in [
         (&b""[..], Why::Blank),
@@ -56,7 +56,7 @@ fn what_is_not_one_line_of_text_is_refused() {
 }
 
 #[test]
-fn blanks_and_quotes_at_either_end_are_doubtful() {
+fn blanks_and_quotes_at_either_end_cause_doubts() {
     let doubts =
         |text: &str| ClientSecret::parse(text.as_bytes()).expect("a secret").doubts().collect::<Vec<_>>();
     for text in ["s3cret", "s3 cret", "s3\"cret", "s3cret\n"] {
@@ -72,7 +72,7 @@ fn blanks_and_quotes_at_either_end_are_doubtful() {
 }
 
 #[test]
-fn file_is_read_with_its_state_and_its_faults_are_named() {
+fn file_is_read_with_its_permissions_and_errors_are_distinguished() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("secret");
     fs::write(&path, "s3cret\n").expect("a file");
@@ -91,7 +91,7 @@ fn file_is_read_with_its_state_and_its_faults_are_named() {
 
 proptest! {
     #[test]
-    fn accepted_secret_is_one_line_that_is_the_input_less_its_newline(
+    fn accepted_secret_is_the_input_without_its_newline(
         bytes in prop_oneof![any::<Vec<u8>>(), "[ -~\u{e4}\n\r\t\u{feff}]{0,20}".prop_map(String::into_bytes)]
     ) {
         if let Ok(secret) = parsed(&bytes) {

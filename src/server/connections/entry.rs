@@ -1,7 +1,7 @@
-//! What is known of one open connection: its calls, its activity, and when it is over.
+//! The state of one open connection: its calls, its activity, and its time limits.
 //!
-//! All of it is atomic and belongs to one connection, so that a call shares nothing with the
-//! calls of other connections.
+//! All state is atomic and per connection, so that a call shares nothing with the calls of other
+//! connections.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +30,7 @@ use crate::{
     telemetry::metrics::{ConnectionEnd, ConnectionRefusal},
 };
 
-/// Interval at which a connection past its time is checked while it still carries a response.
+/// Interval between checks of a connection that is past its time but still carries a response.
 const RECHECK: Duration = Duration::from_secs(1);
 
 /// One open connection.
@@ -39,28 +39,27 @@ pub(in crate::server) struct Entry {
     /// Position in the order in which connections were accepted.
     pub(super) number: u64,
     pub(super) address: SocketAddr,
-    /// The peers among which it is counted; `None` if its peer is exempt.
+    /// The group of peers under whose limit it is counted; `None` if its peer is exempt.
     pub(super) key: Option<PeerKey>,
-    /// Whether it is still counted there. Changes only under the registry's lock.
+    /// Whether it is still counted in that group. Changes only under the lock of `Connections`.
     pub(super) counted: AtomicBool,
     accepted: Instant,
     recognition: Recognition,
     evicted: CancellationToken,
-    /// For which limit; set before the token is cancelled.
+    /// The limit that caused the eviction; set before the token is cancelled.
     evicted_for: OnceLock<ConnectionRefusal>,
-    /// The peer, as far as it accepts responses.
+    /// The peer as a reader of responses.
     reader: Arc<Reader>,
-    /// Calls from their headers to the end of their response.
+    /// Number of calls in progress, from their headers to the end of their response.
     calls: AtomicU32,
-    /// Those of them whose response has begun and not ended.
+    /// Number of those whose response has begun.
     responses: AtomicU32,
-    /// Those of them of which the peer has not accepted all that there is yet. Counted until the
+    /// Number of those with response data that the peer has not accepted yet. Counted until the
     /// first identified call.
     undelivered: AtomicU32,
-    /// Time from `accepted` to the moment since which there has always been one, in
-    /// milliseconds.
+    /// Time from `accepted` until `undelivered` last became positive, in milliseconds.
     stalled: AtomicU64,
-    /// Time from `accepted` to the last start or end of a call, in milliseconds.
+    /// Time from `accepted` until the last start or end of a call, in milliseconds.
     active: AtomicU64,
 }
 
@@ -84,28 +83,28 @@ impl Entry {
         }
     }
 
-    /// Address of the peer.
+    /// Returns the address of the peer.
     pub(in crate::server) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The flag that the first identified call sets.
+    /// Returns the flag that the first identified call sets.
     pub(in crate::server) const fn recognition(&self) -> &Recognition {
         &self.recognition
     }
 
-    /// Cancelled when the connection has to make room for another.
+    /// Returns the token that is cancelled when the connection has to make room for another.
     pub(in crate::server) const fn evicted(&self) -> &CancellationToken {
         &self.evicted
     }
 
-    /// Cancelled when the peer has not accepted a response in time, and others wait for the memory
-    /// that it takes.
+    /// Returns the token that is cancelled when the peer has not accepted a response in time and
+    /// others wait for its memory.
     pub(in crate::server) fn unread(&self) -> &CancellationToken {
         self.reader.closing()
     }
 
-    /// Has the connection closed, because its place has been given to another one.
+    /// Has the connection closed, because its place has been given to another.
     pub(super) fn evict(&self, limit: ConnectionRefusal) {
         let _ = self.evicted_for.set(limit);
         self.evicted.cancel();
@@ -116,7 +115,7 @@ impl Entry {
         self.evicted_for.get().copied()
     }
 
-    /// Number of calls in progress.
+    /// Returns the number of calls in progress.
     pub(in crate::server) fn calls(&self) -> u32 {
         self.calls.load(Ordering::Relaxed)
     }
@@ -124,17 +123,17 @@ impl Entry {
     /// Counts a call that arrived at `now`.
     pub(in crate::server) fn call(self: &Arc<Self>, now: Instant) -> OpenCall {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.is_active(now);
+        self.set_active(now);
         OpenCall { entry: Arc::clone(self), responds: false, undelivered: false }
     }
 
-    /// Key of the order in which connections make room: those without calls in progress
-    /// first, then by the time of their last activity.
+    /// Returns the sort key of the order in which connections make room: those without calls in
+    /// progress first, then by the time of their last activity.
     pub(super) fn idleness(&self) -> (bool, Instant) {
         (self.calls() > 0, self.last_active())
     }
 
-    /// Resolves when one of the limits on the connection's time is reached.
+    /// Resolves when one of the connection's time limits is reached.
     pub(in crate::server) async fn is_over(&self, limits: &Limits) -> ConnectionEnd {
         let too_old = self.accepted + jittered(limits.connection_age, 0.9, 1.1);
         loop {
@@ -150,7 +149,7 @@ impl Entry {
         }
     }
 
-    /// Returns the time at which to check again, which is after `now`, or why the connection
+    /// Returns the time of the next check, which is after `now`, or the reason that the connection
     /// is over.
     fn next_check(&self, now: Instant, limits: &Limits) -> Result<Instant, ConnectionEnd> {
         let idle_timeout = limits.idle_timeout;
@@ -164,8 +163,8 @@ impl Entry {
                 && now < last
                 && !self.is_stalled(now, limits)
             {
-                // Most likely a health `Watch`, which a client keeps open before its first
-                // call. The connection is still among the first to make room.
+                // Most likely a health `Watch`, which clients keep open before their first call.
+                // The connection is still one of the first to make room.
                 Ok(last.min(now + RECHECK))
             } else {
                 Err(ConnectionEnd::Unidentified)
@@ -182,8 +181,8 @@ impl Entry {
         if now < due { Ok(due) } else { Err(ConnectionEnd::Idle) }
     }
 
-    /// Whether the peer of a connection without an identified call has stopped accepting
-    /// responses.
+    /// Returns whether the peer has stopped accepting responses, and the connection has carried no
+    /// identified call.
     pub(in crate::server) fn is_stalled(&self, now: Instant, limits: &Limits) -> bool {
         let since = self.accepted + Duration::from_millis(self.stalled.load(Ordering::Relaxed));
         self.undelivered.load(Ordering::Relaxed) > 0
@@ -195,18 +194,18 @@ impl Entry {
         self.accepted + Duration::from_millis(self.active.load(Ordering::Relaxed))
     }
 
-    fn is_active(&self, now: Instant) {
+    fn set_active(&self, now: Instant) {
         self.active.store(self.age(now), Ordering::Relaxed);
     }
 
-    /// Time since the connection was accepted, in milliseconds.
+    /// Returns the time since the connection was accepted, in milliseconds.
     fn age(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.accepted).as_millis();
         u64::try_from(age).unwrap_or(u64::MAX)
     }
 }
 
-/// One call in progress. It counts until this, or the response that it became, is dropped.
+/// A call in progress. It counts until this, or the response that it became, is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct OpenCall {
     entry: Arc<Entry>,
@@ -215,7 +214,7 @@ pub(in crate::server) struct OpenCall {
 }
 
 impl OpenCall {
-    /// Lets the call count until its response has been sent.
+    /// Keeps the call counted until its response has been sent.
     pub(in crate::server) fn responding(
         mut self,
         mut response: Response<impl Into<ResponseBody>>,
@@ -230,10 +229,10 @@ impl OpenCall {
         response.map(|body| OpenResponse { body: body.into(), call: self, memory })
     }
 
-    /// Notes whether there is something of the response that the peer has not accepted.
+    /// Records whether there is response data that the peer has not accepted.
     fn set_undelivered(&mut self, undelivered: bool) {
         let entry = &self.entry;
-        // After the first identified call, nobody asks any more.
+        // The value is not used after the first identified call.
         if undelivered == self.undelivered || (undelivered && entry.recognition.is_set()) {
             return;
         }
@@ -253,7 +252,7 @@ impl Drop for OpenCall {
             self.entry.responses.fetch_sub(1, Ordering::Relaxed);
         }
         self.entry.calls.fetch_sub(1, Ordering::Relaxed);
-        self.entry.is_active(clock::now());
+        self.entry.set_active(clock::now());
     }
 }
 
@@ -274,7 +273,8 @@ impl http_body::Body for OpenResponse {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<ResponseData>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // hyper asks for more only after the peer's windows have had room for the last frame.
+        // hyper polls for more only after the last frame fitted into the peer's flow-control
+        // windows.
         self.call.set_undelivered(frame.is_ready());
         frame.map_ok(|frame| frame.map_data(|data| ResponseData::new(data, self.memory.as_ref())))
     }
@@ -288,7 +288,7 @@ impl http_body::Body for OpenResponse {
     }
 }
 
-/// Part of a response. Its memory stays reserved until the last byte of it has been written to the
+/// Part of a response. Its memory stays reserved until its last byte has been written to the
 /// socket, which may be long after the body has ended.
 #[derive(Debug)]
 pub(in crate::server) struct ResponseData {
@@ -299,8 +299,8 @@ pub(in crate::server) struct ResponseData {
 impl ResponseData {
     fn new(data: Bytes, memory: Option<&Arc<Reservation>>) -> Self {
         if let Some(memory) = memory {
-            // What the message was made from is gone. The encoder's buffer is up to twice as large
-            // as its contents.
+            // The values that the message was encoded from have been dropped. The encoder's buffer
+            // is up to twice as large as its contents.
             memory.shrink(data.len().saturating_mul(2));
         }
         Self { data, memory: memory.cloned() }
@@ -330,16 +330,20 @@ mod tests {
     use crate::memory::{Consumer, MAX_RESPONSE_BYTES, ResponseMemory};
 
     #[test]
-    fn memory_of_a_response_is_reserved_until_its_last_byte_is_gone() {
+    fn memory_of_a_response_is_reserved_until_its_last_byte_is_written() {
         let memory = ResponseMemory::new(0, 1);
         let all = memory.available_bytes();
         let reserved = memory.try_reserve(Consumer::default()).expect("free");
         assert_eq!(memory.available_bytes(), all - 2 * MAX_RESPONSE_BYTES);
         let mut data = ResponseData::new(Bytes::from(vec![7; 100 * 1024]), Some(&reserved));
-        // The response's body has ended; its last byte waits for the peer's window.
+        // The body has ended, and its last byte waits for the peer's window.
         drop(reserved);
         data.advance(100 * 1024 - 1);
-        assert_eq!(memory.available_bytes(), all - 2 * 100 * 1024, "the copies it was made from are gone");
+        assert_eq!(
+            memory.available_bytes(),
+            all - 2 * 100 * 1024,
+            "the copies that it was encoded from are dropped"
+        );
         assert_eq!(data.chunk(), [7]);
         drop(data);
         assert_eq!(memory.available_bytes(), all);

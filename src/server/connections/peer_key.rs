@@ -1,9 +1,9 @@
-//! The part of a peer's address by which its connections are counted.
+//! The part of a peer's address that groups connections under one limit.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Peers that share a limit: one IPv4 address, or one /64 network of IPv6, because a single
-/// host is usually given a whole /64.
+/// Peers that share a limit: one IPv4 address or one IPv6 /64, because a single host usually has a
+/// whole /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::server) enum PeerKey {
     V4(Ipv4Addr),
@@ -34,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_addresses_are_told_apart_and_ipv6_addresses_by_their_64() {
+    fn ipv4_keys_are_addresses_and_ipv6_keys_are_64_networks() {
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
         assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
         assert_ne!(key("::ffff:192.0.2.1"), key("::ffff:192.0.2.2"));
@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_addresses_share_a_key_exactly_if_their_first_64_bits_are_equal(a: u128, b: u128, near: bool) {
+        fn two_ipv6_addresses_share_a_key_if_and_only_if_their_first_64_bits_are_equal(a: u128, b: u128, near: bool) {
             let b = if near { a ^ (b & u128::from(u64::MAX)) } else { b };
             let ip = |bits: u128| IpAddr::from(bits.to_be_bytes());
             prop_assume!(ip(a).to_canonical().is_ipv6() && ip(b).to_canonical().is_ipv6());

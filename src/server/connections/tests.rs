@@ -1,4 +1,4 @@
-//! Places and their limits, by address and without sockets, and the time of a connection on
+//! Places and their limits, by address and without sockets, and the time limits of a connection on
 //! a paused clock.
 
 use std::{collections::VecDeque, pin::Pin, task::Context};
@@ -11,6 +11,7 @@ use super::{entry::OpenResponse, *};
 use crate::{
     caller::{self, ForwardedFrom, ForwardedHeader, ForwardedSettings},
     server::tests::authority::Authority,
+    telemetry::logging::captured::CapturedLog,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ fn trusting(limits: &Limits, from: ForwardedFrom) -> Connections {
     Connections::new(limits, identification, Metrics::new())
 }
 
-/// A connection of a peer of its own.
+/// Returns the place of a new connection from the address of `peer`.
 async fn of_peer(connections: &Connections, peer: u8) -> Place {
     connections.admit(SocketAddr::from(([192, 0, 2, peer], 40_000))).await.expect("a place")
 }
@@ -68,7 +69,7 @@ async fn first_connection_without_an_identified_call_makes_room() {
     let connections = connections(&limits(3, 3));
     let known = identified(&connections, 1).await;
     let (first, second) = (of_peer(&connections, 2).await, of_peer(&connections, 3).await);
-    // A call of a caller that is not identified changes nothing.
+    // A call of an unidentified caller changes nothing.
     drop(first.entry().call(clock::now()));
 
     let newcomer = of_peer(&connections, 4).await;
@@ -96,6 +97,21 @@ async fn identified_connections_never_make_room() {
 }
 
 #[tokio::test]
+async fn closed_connection_is_logged_with_the_event_of_its_reason() {
+    let connections = connections(&limits(3, 3));
+    for (end, event) in [
+        (ConnectionEnd::Age, "connection closed by a time limit"),
+        (ConnectionEnd::Untrusted, "connection closed, client authority withdrawn"),
+        (ConnectionEnd::Unread, "connection closed to make room"),
+    ] {
+        let log = CapturedLog::start();
+        of_peer(&connections, 1).await.give_back(end);
+        let text = log.text();
+        assert!(text.contains(event) && text.contains(end.as_str()), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn peer_at_its_limit_makes_room_itself() {
     let connections = connections(&limits(10, 2));
     let other = of_peer(&connections, 1).await;
@@ -114,7 +130,7 @@ async fn peer_at_its_limit_makes_room_itself() {
 }
 
 #[tokio::test]
-async fn one_peer_takes_its_share_and_no_place_of_another() {
+async fn one_peer_takes_only_its_share_of_the_places() {
     let connections = connections(&limits(8, 2));
     let mut strangers = VecDeque::new();
     let honest: Vec<_> = [1, 2, 3, 4, 5, 6].map(|peer| of_peer(&connections, peer)).into();
@@ -153,13 +169,13 @@ async fn loopback_and_trusted_proxies_have_no_limit_of_their_own() {
         }
     }
     assert!(!exempt.iter().any(is_evicted));
-    // They count in total all the same.
+    // They still count towards the total.
     drop(of_peer(&connections, 1).await);
     assert!(is_evicted(&exempt[0]));
 }
 
 #[tokio::test]
-async fn proxy_that_its_certificate_identifies_has_no_limit_of_its_own() {
+async fn proxy_identified_by_its_certificate_has_no_limit_of_its_own() {
     let connections = trusting(&limits(10, 1), ForwardedFrom::Dns("mesh".to_owned()));
     let address = SocketAddr::from(([192, 0, 2, 1], 1));
     let authority = Authority::new();
@@ -175,7 +191,7 @@ async fn proxy_that_its_certificate_identifies_has_no_limit_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn longest_idle_connection_makes_room_where_nobody_is_identified() {
+async fn longest_idle_connection_makes_room_on_a_port_without_identification() {
     let limits = Limits { unidentified_timeout: None, ..limits(4, 4) };
     let connections = connections(&limits);
     let mut places = Vec::new();
@@ -185,7 +201,8 @@ async fn longest_idle_connection_makes_room_where_nobody_is_identified() {
     }
     let watch = places[0].entry().call(clock::now());
     drop(places[1].entry().call(clock::now()));
-    // The third and the fourth have carried no call, then the second, and then the watch.
+    // First the third and the fourth, which have carried no call, then the second; the watch is
+    // last.
     for leaves in [2, 3, 1] {
         let newcomer = of_peer(&connections, 10).await;
         drop(newcomer.entry().call(clock::now()));
@@ -197,13 +214,13 @@ async fn longest_idle_connection_makes_room_where_nobody_is_identified() {
     assert!(!is_evicted(&places[0]));
     let calls: Vec<_> = places[4..].iter().map(|place| place.entry().call(clock::now())).collect();
     of_peer(&connections, 11).await;
-    assert!(is_evicted(&places[0]), "even a watch makes room if there are only calls in progress");
+    assert!(is_evicted(&places[0]), "a watch makes room if all connections have calls in progress");
     drop((watch, calls));
 }
 
 #[tokio::test(start_paused = true)]
 async fn connections_that_are_being_closed_are_bounded() {
-    // Never more of them than there may be open ones.
+    // At most as many as may be open.
     for (max, max_leaving) in [(1, 1), (MAX_LEAVING + 1, MAX_LEAVING)] {
         let connections = connections(&limits(max, max));
         let mut leaving = Vec::new();
@@ -216,7 +233,7 @@ async fn connections_that_are_being_closed_are_bounded() {
         assert_eq!(clock::now() - began, LEAVING_TIMEOUT);
         assert_eq!(refused(&connections), [true, false]);
 
-        // A newcomer that is waiting gets the place of the next one that is closed.
+        // A waiting connection is admitted when the next one is closed.
         let closed = async {
             tokio::time::sleep(LEAVING_TIMEOUT / 2).await;
             leaving.swap_remove(0);
@@ -229,7 +246,7 @@ async fn connections_that_are_being_closed_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn end_of_all_connections_is_waited_for() {
+async fn all_ended_waits_for_all_connections() {
     let connections = connections(&limits(1, 1));
     connections.all_ended().await;
     let (leaves, stays) = (of_peer(&connections, 1).await, of_peer(&connections, 2).await);
@@ -244,8 +261,7 @@ async fn end_of_all_connections_is_waited_for() {
 }
 
 proptest! {
-    /// Each step is a peer that connects, or one of the open connections that is identified
-    /// or closed.
+    /// In each step, a peer connects, or an open connection is identified or closed.
     #[test]
     fn no_limit_is_exceeded_and_no_identified_connection_is_closed(
         steps in vec((0..3_u8, 0..4_u8, 0..8_usize), 0..200),
@@ -289,7 +305,7 @@ proptest! {
     }
 }
 
-/// How long after it was accepted a connection is over, and why.
+/// Returns the age at which a connection is over, and the reason.
 async fn over(place: &Place, limits: &Limits, accepted: clock::Instant) -> (Duration, ConnectionEnd) {
     let end = place.entry().is_over(limits).await;
     (clock::now() - accepted, end)
@@ -299,27 +315,27 @@ fn response() -> http::Response<Body> {
     http::Response::new(Body::empty())
 }
 
-/// A response that never ends, and for now has nothing to send.
+/// A response that never ends and has nothing to send.
 fn watch() -> http::Response<Body> {
     let updates = futures_util::stream::pending::<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>();
     http::Response::new(Body::new(http_body_util::StreamBody::new(updates)))
 }
 
-/// Asks for the next part of a response, which hyper does when the peer has accepted the last.
+/// Polls for the next part of a response, as hyper does when the peer has accepted the last one.
 fn is_delivered(response: &mut http::Response<OpenResponse>) {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(Pin::new(response.body_mut()).poll_frame(&mut cx).is_pending());
 }
 
 #[tokio::test(start_paused = true)]
-async fn connection_whose_peer_accepts_no_response_is_over_in_time() {
+async fn connection_that_accepts_no_response_is_over_in_time() {
     let main_port = Limits::default();
     let health_port = Limits { unidentified_timeout: None, idle_timeout: 8 * SECOND, ..Limits::default() };
     for (limits, stalls_after, over_after, end) in [
         (&main_port, 0, 15, ConnectionEnd::Unidentified),
         (&main_port, 9, 19, ConnectionEnd::Unidentified),
         (&main_port, 100, 110, ConnectionEnd::Unidentified),
-        // It is checked every 8 seconds.
+        // The connection is checked every 8 seconds.
         (&health_port, 1, 16, ConnectionEnd::Idle),
     ] {
         let connections = connections(limits);
@@ -328,7 +344,7 @@ async fn connection_whose_peer_accepts_no_response_is_over_in_time() {
             let mut open = place.entry().call(clock::now()).responding(watch());
             is_delivered(&mut open);
             tokio::time::sleep(stalls_after * SECOND).await;
-            // One is never accepted; others that are do not make up for it.
+            // One response is never accepted, and accepted ones do not compensate for it.
             let _stalled = place.entry().call(clock::now()).responding(watch());
             loop {
                 let mut other = place.entry().call(clock::now()).responding(watch());
@@ -345,7 +361,7 @@ async fn connection_whose_peer_accepts_no_response_is_over_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn responses_that_wait_now_and_then_and_those_of_identified_callers_end_no_connection() {
+async fn slow_responses_and_responses_of_identified_callers_do_not_end_the_connection() {
     let limits = Limits::default();
     let connections = connections(&limits);
     let (slow, known, accepted) =
@@ -391,7 +407,7 @@ async fn connection_without_an_identified_call_is_over_after_15_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_keeps_an_unidentified_connection_until_the_idle_timeout_at_most() {
+async fn watch_keeps_an_unidentified_connection_open_until_the_idle_timeout_at_most() {
     let limits = Limits::default();
     let connections = connections(&limits);
     for (watched, over_after) in [(Some(20 * SECOND + SECOND / 2), 21 * SECOND), (None, 300 * SECOND)] {
@@ -413,7 +429,7 @@ async fn watch_keeps_an_unidentified_connection_until_the_idle_timeout_at_most()
 }
 
 #[tokio::test(start_paused = true)]
-async fn identified_connection_is_over_when_it_has_been_idle_for_5_minutes() {
+async fn identified_connection_is_over_after_5_idle_minutes() {
     let limits = Limits::default();
     let connections = connections(&limits);
     let (place, accepted) = (of_peer(&connections, 1).await, clock::now());
@@ -434,7 +450,7 @@ async fn identified_connection_is_over_when_it_has_been_idle_for_5_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connection_of_the_health_port_is_over_when_it_has_been_idle_for_its_time() {
+async fn connection_of_the_health_port_is_over_after_its_idle_timeout() {
     let limits = Limits { unidentified_timeout: None, idle_timeout: 10 * SECOND, ..Limits::default() };
     let connections = connections(&limits);
     let (silent, asked, accepted) =
@@ -451,7 +467,7 @@ async fn connection_of_the_health_port_is_over_when_it_has_been_idle_for_its_tim
 }
 
 #[tokio::test(start_paused = true)]
-async fn connection_in_use_is_over_at_its_age() {
+async fn connection_in_use_is_over_at_its_maximum_age() {
     let limits = Limits::default();
     let connections = connections(&limits);
     let (place, accepted) = (identified(&connections, 1).await, clock::now());

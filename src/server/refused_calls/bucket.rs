@@ -1,4 +1,4 @@
-//! A token bucket: the moment at which it will be full again.
+//! A token bucket, stored as the time at which it will be full again.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -13,14 +13,14 @@ pub struct BucketSettings {
     pub burst: NonZeroU32,
 }
 
-/// A bucket, full at first.
+/// A token bucket, initially full.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     full_at: Instant,
 }
 
 impl BucketSettings {
-    /// Returns the settings of a bucket that is as large and as fast as `factor` of these.
+    /// Returns the settings of a bucket with `factor` times the size and the rate.
     pub(super) fn times(self, factor: NonZeroU32) -> Self {
         Self { interval: self.interval / factor.get(), burst: self.burst.saturating_mul(factor) }
     }
@@ -31,7 +31,7 @@ impl Bucket {
         Self { full_at: now }
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token, and returns whether there was one.
     pub(super) fn take(&mut self, settings: BucketSettings, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + settings.interval;
         let has_token = full_at.saturating_duration_since(now) <= settings.interval * settings.burst.get();
@@ -41,7 +41,7 @@ impl Bucket {
         has_token
     }
 
-    /// Whether the bucket is full, and therefore like a new one.
+    /// Returns whether the bucket is full, and therefore equal to a new one.
     pub(super) fn is_full(self, now: Instant) -> bool {
         self.full_at <= now
     }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bucket_gives_its_burst_and_then_its_rate() {
+    async fn burst_is_allowed_at_once_and_the_rate_over_time() {
         let mut bucket = Bucket::new(clock::now());
         assert_eq!(take_all(&mut bucket), 5);
         assert!(!bucket.is_full(clock::now()));

@@ -1,4 +1,4 @@
-//! A bounded table of buckets, and of counts that wait to be written.
+//! A bounded table of buckets, and of counts that are not written yet.
 
 use std::{
     collections::HashMap,
@@ -15,23 +15,23 @@ use crate::{
     telemetry::metrics::CountedBy,
 };
 
-/// Number of shards: refused calls of different keys rarely meet in one.
+/// Number of shards, so that refused calls with different keys rarely contend for a lock.
 const SHARDS: usize = 16;
-/// Maximum number of keys in a shard, so 1,024 in all.
+/// Maximum number of keys per shard; 1,024 in total.
 const KEYS_PER_SHARD: usize = 64;
-/// Size of the bucket of all keys together, as a multiple of the bucket of one key.
+/// Size of the bucket shared by all keys, as a multiple of the bucket of one key.
 const TOTAL: NonZeroU32 = const { NonZeroU32::new(10).unwrap() };
 
-/// Whether a call has a record of its own.
+/// How a refused call is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recording {
-    /// It has one.
+    /// The call has its own record.
     Own,
-    /// It is counted in a record of many calls.
+    /// The call is counted in a record of many calls.
     Summarized,
 }
 
-/// Buckets and counts by key. Keys beyond its limit are counted together.
+/// Buckets and counts per key. Keys beyond the limit are counted together.
 #[derive(Debug)]
 pub(super) struct Table<K> {
     settings: BucketSettings,
@@ -60,7 +60,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// Takes a token of the key, and one of all keys together.
+    /// Takes a token from the bucket of the key and from the bucket of all keys.
     pub(super) fn decide(&self, key: &K, now: Instant) -> Recording {
         let has_token = self
             .entry(key, now, |entry| entry.bucket.take(self.settings, now))
@@ -68,17 +68,17 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if has_token { Recording::Own } else { Recording::Summarized }
     }
 
-    /// Adds a call to the count of its key, or to that of all keys without a place.
+    /// Adds a call to the count of its key, or to the common count of the keys without an entry.
     pub(super) fn summarize<T>(&self, key: &K, now: SystemTime, add: impl Fn(&mut Summary) -> T) -> T {
-        let of_key = self.entry(key, clock::now(), |entry| {
+        let by_key = self.entry(key, clock::now(), |entry| {
             add(entry.summary.get_or_insert_with(|| Box::new(Summary::new(self.counted_by, now))))
         });
-        of_key.unwrap_or_else(|| {
+        by_key.unwrap_or_else(|| {
             add(locked(&self.others).get_or_insert_with(|| Summary::new(CountedBy::Others, now)))
         })
     }
 
-    /// Takes everything that has been counted.
+    /// Takes all counts.
     pub(super) fn take(&self) -> Vec<Summary> {
         let mut taken: Vec<Summary> = locked(&self.others).take().into_iter().collect();
         for shard in &self.shards {
@@ -89,12 +89,12 @@ impl<K: Clone + Eq + Hash> Table<K> {
         taken
     }
 
-    /// Calls `act` with the entry of a key. Returns `None` if there is no place for the key.
+    /// Calls `act` with the entry of a key. Returns `None` if there is no room for the key.
     fn entry<T>(&self, key: &K, now: Instant, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         let mut shard = locked(&self.shards[index]);
         if !shard.contains_key(key) && shard.len() >= KEYS_PER_SHARD {
-            // An entry that is like a new one makes room.
+            // Entries that equal a new one make room.
             shard.retain(|_, entry| entry.summary.is_some() || !entry.bucket.is_full(now));
             if shard.len() >= KEYS_PER_SHARD {
                 return None;

@@ -26,7 +26,7 @@ fn call(address: &str, caller: Option<&str>) -> Call {
     call
 }
 
-/// Refuses so many calls and returns how many of them had a record of their own.
+/// Refuses `count` calls and returns how many of them had their own record.
 fn refuse(refused: &RefusedCalls, count: usize, call: impl Fn(usize) -> Call) -> usize {
     let mut own = 0;
     for number in 0..count {
@@ -40,7 +40,7 @@ fn refuse(refused: &RefusedCalls, count: usize, call: impl Fn(usize) -> Call) ->
     own
 }
 
-/// Number of summarized calls, by what they are counted by.
+/// Numbers of summarized calls, grouped by `counted_by`.
 fn summarized(refused: &RefusedCalls) -> BTreeMap<&'static str, Vec<u64>> {
     let mut counts = BTreeMap::<_, Vec<u64>>::new();
     for summary in refused.0.peers.take().into_iter().chain(refused.0.callers.take()) {
@@ -50,7 +50,7 @@ fn summarized(refused: &RefusedCalls) -> BTreeMap<&'static str, Vec<u64>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_has_a_burst_and_a_rate_and_nothing_is_lost() {
+async fn peer_has_a_burst_and_a_rate_and_every_call_is_counted() {
     let refused = refused_calls();
     assert_eq!(refuse(&refused, 100, |_| call("192.0.2.1", None)), 5);
     assert_eq!(refuse(&refused, 2, |_| call("192.0.2.2", None)), 2, "another peer");
@@ -74,10 +74,10 @@ async fn ipv6_peers_are_counted_by_network() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn identified_callers_are_counted_by_name_on_any_address() {
+async fn identified_callers_are_counted_by_name_from_any_address() {
     let refused = refused_calls();
     let proxy = "192.0.2.1";
-    assert_eq!(refuse(&refused, 10, |_| call(proxy, None)), 5, "strangers behind the proxy");
+    assert_eq!(refuse(&refused, 10, |_| call(proxy, None)), 5, "unidentified callers behind the proxy");
     assert_eq!(refuse(&refused, 10, |_| call(proxy, Some("token:a"))), 5);
     assert_eq!(refuse(&refused, 10, |number| call(&format!("192.0.2.{number}"), Some("token:a"))), 0);
     assert_eq!(refuse(&refused, 3, |_| call(proxy, Some("token:b"))), 3);
@@ -85,7 +85,7 @@ async fn identified_callers_are_counted_by_name_on_any_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_together_are_bounded_and_do_not_affect_callers() {
+async fn all_peers_together_are_limited_and_do_not_affect_callers() {
     let refused = refused_calls();
     let address = |number: usize| format!("10.{}.{}.{}", number >> 16, (number >> 8) & 255, number & 255);
     let peers = 100_000;
@@ -119,7 +119,7 @@ async fn no_call_is_lost_between_threads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn counts_are_written_within_a_second_and_nothing_wakes_up_without_them() {
+async fn counts_are_written_within_a_second_and_idle_tables_cause_no_wake_ups() {
     let refused = refused_calls();
     let mut polls = 0;
     let mut flushing = std::pin::pin!(refused.clone().flush_regularly());
@@ -132,8 +132,9 @@ async fn counts_are_written_within_a_second_and_nothing_wakes_up_without_them() 
         refuse(&refused, 100, |_| call("192.0.2.1", None));
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut counted).await.is_err());
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut counted).await.is_err());
-        assert_eq!(summarized(&refused), BTreeMap::new(), "it is written");
+        assert_eq!(summarized(&refused), BTreeMap::new(), "the counts are written");
     }
-    // At the ends of the nine waits, for each notification and for each second.
+    // One poll at the end of each of the nine waits, and one per notification and per elapsed
+    // second.
     assert!(polls <= 30, "{polls} polls in three hours");
 }

@@ -1,26 +1,26 @@
-//! A token bucket that can be given back to.
+//! A token bucket that accepts tokens back.
 
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
 
-/// Allows a burst at once, and a rate over time.
+/// Allows a burst at once and a rate over time.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: u32,
     burst: u32,
     per_second: u32,
-    /// `left` includes what was added until then.
+    /// Time up to which `left` has been refilled.
     refilled: Instant,
 }
 
 impl Allowance {
-    /// Full at first.
+    /// Creates a full bucket.
     pub(super) fn new(burst: u32, per_second: u32) -> Self {
         Self { left: burst, burst, per_second, refilled: clock::now() }
     }
 
-    /// Takes one, if one is left.
+    /// Takes a token, and returns whether there was one.
     pub(super) fn take(&mut self) -> bool {
         self.refill();
         let is_left = self.left > 0;
@@ -28,7 +28,7 @@ impl Allowance {
         is_left
     }
 
-    /// Adds one. Does not read the clock.
+    /// Returns a token. Does not read the clock.
     pub(super) fn give_back(&mut self) {
         self.left = self.left.saturating_add(1).min(self.burst);
     }
@@ -39,7 +39,7 @@ impl Allowance {
         let elapsed = now.saturating_duration_since(self.refilled).as_nanos();
         let added = u32::try_from(elapsed / interval.as_nanos().max(1)).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(added).min(self.burst);
-        // What has passed of the next interval counts later, unless the bucket is full.
+        // Keeps the fraction of the next interval, unless the bucket is full.
         self.refilled =
             if self.left == self.burst { now } else { self.refilled + interval.saturating_mul(added) };
     }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_given_back_can_be_taken_again() {
+    async fn returned_tokens_can_be_taken_again() {
         let mut allowance = Allowance::new(2, 0);
         allowance.give_back();
         assert!(allowance.take() && allowance.take() && !allowance.take());

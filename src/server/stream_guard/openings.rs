@@ -1,12 +1,12 @@
-//! Streams that a connection may open before its caller is identified.
+//! Limits on the streams that a connection may open before its caller is identified.
 //!
-//! Each stream costs memory until its response has been sent, and a peer decides how long that
-//! takes: it need not send the request's body, and need not accept the response. Of a caller
-//! that the access rules name, this is limited by its calls. A connection of anybody else has a
-//! few places for streams of its own, and takes more from a budget that all of them share, so
-//! that an unusual client is not slowed down without need. Without a place, the connection is
-//! paused: nothing is read from the frame on that opens the stream, so that the client waits
-//! instead of being refused.
+//! Each stream uses memory until its response has been sent, and the peer decides how long that
+//! takes: it may withhold the request's body, or not accept the response. For a caller that the
+//! access rules name, the limits on calls bound this. Any other connection has a few places for
+//! streams of its own, and takes further ones from a budget that all those connections share, so
+//! that an unusual client is not slowed down unnecessarily. Without a free place, the connection is
+//! paused: reading stops at the frame that opens the stream, so that the client waits instead of
+//! being refused.
 
 use std::{
     net::SocketAddr,
@@ -23,13 +23,13 @@ use crate::{
     telemetry::{logging::LogThrottle, metrics::Metrics},
 };
 
-/// The streams that connections without an identified call may open beyond their own. One per
-/// port; clones share it.
+/// The places for streams that connections without an identified call share. One per port; clones
+/// share it.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct StreamBudget(Arc<Shared>);
+pub(in crate::server) struct StreamBudget(Arc<BudgetState>);
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetState {
     streams: Arc<Semaphore>,
     per_connection: usize,
     paused: LogThrottle,
@@ -43,9 +43,9 @@ pub(super) struct Openings {
     max: usize,
     budget: StreamBudget,
     recognition: Recognition,
-    /// Places of the shared budget: one for each open stream beyond the connection's own.
+    /// Places from the shared budget: one for each open stream beyond the connection's own places.
     shared: Option<OwnedSemaphorePermit>,
-    /// The place in the queue for one more, while the connection is paused.
+    /// The position in the queue for another place, while the connection is paused.
     queued: Option<PollSemaphore>,
     address: SocketAddr,
 }
@@ -59,7 +59,7 @@ struct OpenStream {
 
 impl StreamBudget {
     pub(in crate::server) fn new(limits: &Limits, metrics: Metrics) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BudgetState {
             streams: Arc::new(Semaphore::new(limits.shared_unidentified_streams)),
             per_connection: limits.unidentified_streams,
             paused: LogThrottle::default(),
@@ -81,7 +81,7 @@ impl StreamBudget {
 }
 
 impl Openings {
-    /// Follows the streams of a connection, at most `max` at a time.
+    /// Tracks the streams of a connection, at most `max` at a time.
     pub(super) const fn new(
         max: usize,
         budget: StreamBudget,
@@ -91,7 +91,7 @@ impl Openings {
         Self { open: Vec::new(), max, budget, recognition, shared: None, queued: None, address }
     }
 
-    /// Waits until one more stream may be opened, which the caller then does.
+    /// Waits for the place of another stream. The caller then opens the stream.
     pub(super) fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.open.len() < self.budget.0.per_connection || self.recognition.poll_set(cx).is_ready() {
             self.queued = None;
@@ -116,7 +116,7 @@ impl Openings {
         Poll::Ready(())
     }
 
-    /// Whether a stream can be opened without waiting for a place.
+    /// Returns whether a stream can be opened without waiting for a place.
     pub(super) fn has_place(&self) -> bool {
         self.open.len() < self.budget.0.per_connection || self.recognition.is_set()
     }
@@ -128,24 +128,24 @@ impl Openings {
         }
     }
 
-    /// Notes a stream for which there is a place.
+    /// Records an opened stream, for which there is a place.
     pub(super) fn opened(&mut self, id: u32) {
-        // The HTTP/2 library ignores streams that are opened after its last GOAWAY: those never
-        // end, and are forgotten with the connection.
+        // The HTTP/2 library ignores streams that are opened after its last GOAWAY. They never end,
+        // so their number is limited here.
         if self.open.len() < self.max {
             self.open.push(OpenStream { id, responds: false });
         }
         self.return_places();
     }
 
-    /// Notes that the response of a stream has begun.
+    /// Records that the response of a stream has begun.
     pub(super) fn responds(&mut self, id: u32) {
         if let Some(stream) = self.open.iter_mut().find(|stream| stream.id == id) {
             stream.responds = true;
         }
     }
 
-    /// Notes that a stream has ended, if it was open. Returns whether its response had begun.
+    /// Records the end of a stream, if it was open. Returns whether its response had begun.
     pub(super) fn ended(&mut self, id: u32) -> bool {
         let Some(at) = self.open.iter().position(|stream| stream.id == id) else { return false };
         let stream = self.open.swap_remove(at);

@@ -1,4 +1,4 @@
-//! What the frames of a connection show about its streams.
+//! Tracks the streams of a connection from its frames.
 
 use std::{collections::HashSet, net::SocketAddr};
 
@@ -12,22 +12,22 @@ use super::{
 };
 use crate::telemetry::metrics::{Http2Error, Metrics};
 
-/// Maximum number of streams that are remembered after our side has reset them. Their last frames
-/// arrive within one round trip, in which a client opens far fewer.
+/// Maximum number of reset streams that are remembered. Their last frames arrive within one round
+/// trip, in which a client opens far fewer streams.
 const MAX_BLAMELESS: u32 = 4096;
 
-/// What happened to the streams of one connection.
+/// State of the streams of one connection.
 #[derive(Debug)]
 pub(super) struct Streams {
     resets: Allowance,
     errors: Allowance,
-    /// The highest stream that the client opened.
+    /// The highest stream that the client has opened.
     pub(super) last: u32,
     pub(super) open: Openings,
-    /// Streams that our side reset through no fault of the client, of which more frames may be on
-    /// their way; at most [`MAX_BLAMELESS`].
+    /// Streams that our side reset through no fault of the client, and for which more frames may
+    /// arrive; at most [`MAX_BLAMELESS`].
     blameless: HashSet<u32>,
-    /// Why the connection is to end.
+    /// The limit that was exceeded, if the connection is to end.
     pub(super) excess: Option<Http2Error>,
     address: SocketAddr,
     metrics: Metrics,
@@ -47,13 +47,13 @@ impl Streams {
         }
     }
 
-    /// Whether an incoming frame opens a stream. Other HEADERS are trailers, or an error that
-    /// ends the connection.
+    /// Returns whether an incoming frame opens a stream. Other HEADERS are trailers, or an error
+    /// that ends the connection.
     pub(super) const fn opens(&self, frame: &Frame) -> bool {
         frame.kind == kind::HEADERS && frame.stream > self.last
     }
 
-    /// Follows a frame of the client.
+    /// Processes a frame of the client.
     pub(super) fn received(&mut self, frame: &Frame) {
         match frame.kind {
             _ if self.opens(frame) => {
@@ -67,12 +67,12 @@ impl Streams {
                     self.exceeded(Http2Error::TooManyResets);
                 }
             }
-            _ if frame.demands_ack() => self.metrics.http2_control_frame(),
+            _ if frame.requires_ack() => self.metrics.http2_control_frame(),
             _ => {}
         }
     }
 
-    /// Follows a frame of our side.
+    /// Processes a frame of our side.
     pub(super) fn sent(&mut self, frame: &Frame) {
         match frame.kind {
             kind::RST_STREAM => {
@@ -80,8 +80,8 @@ impl Streams {
                 self.rejected(frame);
             }
             kind::HEADERS if frame.ends_stream() => {
-                // Every response of a service has more fields. The library makes such a one
-                // for headers that exceed the limit.
+                // Service responses have more fields. Only the library's response to headers above
+                // the limit has none but `:status`.
                 if !self.open.ended(frame.stream) && frame.is_bare_error_status() {
                     self.report(frame.stream, Http2Error::HeadersTooLarge);
                 }
@@ -96,15 +96,15 @@ impl Streams {
         }
     }
 
-    /// Notes that our side reset a stream.
+    /// Records that our side reset a stream.
     fn rejected(&mut self, frame: &Frame) {
         let excess = match frame.error_code() {
             // The response was complete before the request, or the call was dropped. The rest of
-            // the request may follow: the library ignores it only for the last such streams, and
-            // resets the others again.
+            // the request may follow. The library ignores it only for the most recent of these
+            // streams, and resets the others again.
             h2::Reason::NO_ERROR | h2::Reason::CANCEL => return self.forgive(frame.stream),
-            // A client may open many streams before it receives the limit. It may also have sent
-            // their bodies, for which the library resets those streams again.
+            // A client may open many streams before it receives the limit, and may have sent their
+            // bodies, for which the library resets the streams again.
             h2::Reason::REFUSED_STREAM => {
                 self.forgive(frame.stream);
                 (!self.resets.take()).then_some(Http2Error::TooManyResets)
@@ -118,10 +118,10 @@ impl Streams {
         }
     }
 
-    /// Does not count it as an error of the client if this stream is reset once more.
+    /// Remembers a stream, so that another reset of it does not count as an error of the client.
     fn forgive(&mut self, stream: u32) {
         if self.blameless.len() >= MAX_BLAMELESS as usize {
-            // Clients use every other number, so at most half of the maximum remains.
+            // Clients use only odd stream ids, so at most half of the maximum remains.
             self.blameless.retain(|other| other.saturating_add(MAX_BLAMELESS) > stream);
         }
         self.blameless.insert(stream);

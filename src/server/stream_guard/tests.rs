@@ -1,4 +1,4 @@
-//! The guard on its own, with bytes at any division.
+//! The guard without a connection, with arbitrary division of the bytes.
 
 use std::{collections::VecDeque, pin::pin};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Gives out its pieces one by one.
+/// A reader that returns its pieces one by one.
 struct Pieces(VecDeque<Vec<u8>>);
 
 impl AsyncRead for Pieces {
@@ -61,7 +61,7 @@ fn in_pieces(sent: &[u8], sizes: &[usize]) -> VecDeque<Vec<u8>> {
 
 proptest! {
     #[test]
-    fn all_bytes_arrive_in_order_and_few_resets_in_one_pass(
+    fn all_bytes_arrive_in_order_and_resets_per_pass_are_limited(
         frames in proptest::collection::vec((any::<bool>(), 0..60_usize), 0..60),
         pieces in proptest::collection::vec(1..200_usize, 1..20),
         room in 1..150_usize,
@@ -101,7 +101,7 @@ proptest! {
                 }
             }));
             let mut driven = pin!(pass.drive(one_pass));
-            let Poll::Ready(result) = driven.as_mut().poll(&mut cx) else { unreachable!("it is ready at once") };
+            let Poll::Ready(result) = driven.as_mut().poll(&mut cx) else { unreachable!("the pass is ready at once") };
             let resets = result.expect("within the allowance");
             prop_assert!(resets <= max_pending_resets, "{resets}");
         }
@@ -109,7 +109,7 @@ proptest! {
     }
 }
 
-/// Reads all that there is for now.
+/// Reads everything that is available now.
 fn read_all(guarded: &mut Guarded<Pieces>, cx: &mut Context<'_>, room: usize) -> Vec<u8> {
     let mut received = Vec::new();
     loop {
@@ -126,7 +126,7 @@ fn read_all(guarded: &mut Guarded<Pieces>, cx: &mut Context<'_>, room: usize) ->
 
 proptest! {
     #[test]
-    fn streams_without_a_place_wait_and_lose_no_byte(
+    fn streams_without_a_place_wait_and_lose_no_bytes(
         payloads in proptest::collection::vec((0..60_usize, any::<bool>()), 0..20),
         pieces in proptest::collection::vec(1..200_usize, 1..20),
         room in 1..150_usize,
@@ -163,7 +163,7 @@ proptest! {
         let mut received = read_all(&mut guarded, &mut cx, room);
         let complete = ends.iter().filter(|end| **end <= received.len()).count();
         prop_assert_eq!(complete, places.min(ends.len()));
-        // The end of a stream gives its place to the next one.
+        // The end of a stream frees its place for the next one.
         if complete > 0 {
             let mut reset = frame(kind::RST_STREAM, &[0; 4]);
             reset[8] = 1;
@@ -179,7 +179,7 @@ proptest! {
 }
 
 #[test]
-fn goaway_names_the_last_stream_and_the_reason() {
+fn goaway_contains_the_last_stream_and_the_reason() {
     let frame = go_away(7, Http2Error::TooManyResets);
     assert_eq!(frame[..9], [0, 0, 8 + 15, 7, 0, 0, 0, 0, 0]);
     assert_eq!(frame[9..17], [0, 0, 0, 7, 0, 0, 0, 11]);
@@ -187,7 +187,7 @@ fn goaway_names_the_last_stream_and_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_pass_notes_when_it_begins() {
+async fn each_pass_records_its_start() {
     let pass = Pass::default();
     let created = pass.clock().now();
     let mut connection = pin!(poll_fn(|_| Poll::<()>::Pending));

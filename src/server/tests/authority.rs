@@ -1,4 +1,4 @@
-//! A small certificate authority, and the files that it fills.
+//! A small certificate authority, and a folder of TLS files.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ impl Authority {
         Self::valid((1975, 2100))
     }
 
-    /// One that is valid from the start of the first year to that of the second.
+    /// An authority that is valid from the start of the first year to the start of the second.
     pub(in crate::server) fn valid((from, until): (i32, i32)) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
@@ -45,14 +45,14 @@ impl Authority {
         self.issue_valid(name, (1975, 2100))
     }
 
-    /// A certificate that is valid from the start of the first year to that of the second.
+    /// A certificate that is valid from the start of the first year to the start of the second.
     pub(in crate::server) fn issue_valid(&self, name: &str, (from, until): (i32, i32)) -> Identity {
         self.issue_with(name, |params| {
             (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
         })
     }
 
-    /// A certificate that is unusual.
+    /// A certificate with changed parameters.
     pub(in crate::server) fn issue_with(
         &self,
         name: &str,
@@ -65,8 +65,7 @@ impl Authority {
         Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
     }
 
-    /// A client that trusts this authority, shows that identity and offers those
-    /// protocols.
+    /// A client that trusts this authority, presents `identity` and offers `protocols`.
     pub(in crate::server) fn client(
         &self,
         identity: Option<&Identity>,
@@ -89,7 +88,7 @@ impl Authority {
                 .unwrap(),
         };
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        // Each connection shows what a new client would see.
+        // Each connection behaves as that of a new client.
         config.resumption = rustls::client::Resumption::disabled();
         Arc::new(config)
     }

@@ -1,10 +1,10 @@
-//! What single calls get.
+//! The outcome of single calls.
 
 use super::*;
 use crate::{call::Certainty, clock};
 
 #[tokio::test]
-async fn call_past_its_deadline_gets_deadline_exceeded_and_the_connection_lives() {
+async fn call_past_its_deadline_gets_deadline_exceeded_and_keeps_its_connection() {
     let mut running = start(|settings| settings.max_deadline = NEVER).await;
     let mut client = running.client().await;
     let sent = clock::now();
@@ -13,13 +13,13 @@ async fn call_past_its_deadline_gets_deadline_exceeded_and_the_connection_lives(
     assert_eq!(answer.reason(), "DEADLINE_EXCEEDED");
     assert!(took >= Duration::from_millis(1980), "not before the margin: {took:?}");
     let call = running.next().await;
-    assert!(call.is_abandoned(), "the handler's own task learns of it");
+    assert!(call.is_abandoned(), "the handler's own task can see it");
     assert!(!call.claim_record(), "the record is written");
     assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
 }
 
 #[tokio::test]
-async fn call_without_a_deadline_gets_the_longest_allowed() {
+async fn call_without_a_deadline_gets_the_maximum() {
     let running = start(|settings| settings.max_deadline = Duration::from_millis(100)).await;
     let mut client = running.client().await;
     for headers in [&[("x-do", "hold")][..], &[("x-do", "hold"), ("grpc-timeout", "1H")]] {
@@ -40,7 +40,7 @@ async fn malformed_timeout_is_refused_before_the_handler() {
 }
 
 #[tokio::test]
-async fn only_grpc_is_spoken() {
+async fn only_grpc_is_served() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     let others = [
@@ -63,6 +63,12 @@ async fn only_grpc_is_spoken() {
         assert_eq!(answer.headers["x-request-id"], "call-1");
         assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{other:?}");
         assert_eq!(answer.reason(), "INVALID_REQUEST");
+        let status = Status::from_header_map(&answer.headers).expect("a status");
+        assert_eq!(
+            status.message(),
+            "content-type: must be application/grpc or application/grpc+proto. Send gRPC over HTTP/2; gRPC-Web, \
+             Connect and JSON are not served."
+        );
         let mut text = Vec::new();
         while let Some(data) = body.data().await {
             text.extend_from_slice(&data.expect("data"));
@@ -79,15 +85,18 @@ async fn only_grpc_is_spoken() {
     }
     let get = Request::get(format!("http://gateway{ISSUE}")).header("content-type", "application/grpc");
     let (answer, _) = client.send.send_request(get.body(()).unwrap(), true).unwrap();
-    assert_eq!(received(answer).await.unwrap().http, StatusCode::METHOD_NOT_ALLOWED);
+    let answer = received(answer).await.unwrap();
+    assert_eq!(answer.http, StatusCode::METHOD_NOT_ALLOWED);
+    let status = Status::from_header_map(&answer.headers).expect("a status");
+    assert!(status.message().starts_with(":method: must be POST."), "{status:?}");
     for good in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
         assert_eq!(client.call(ISSUE, &[("content-type", good)]).await.code(), Some(tonic::Code::Ok));
     }
 }
 
-/// A proxy that inspects the last message would see another user than the one served.
+/// A proxy that inspects the last message would see a different user than the one served.
 #[tokio::test]
-async fn a_call_has_exactly_one_message() {
+async fn call_without_exactly_one_message_is_refused() {
     let mut running = start(|_| {}).await;
     let mut client = running.client().await;
     for body in [&[][..], &[0; 3], &[0; 10], &[0; 6], &[0, 0, 0, 0, 2, 8]] {
@@ -100,7 +109,7 @@ async fn a_call_has_exactly_one_message() {
 }
 
 #[tokio::test]
-async fn bare_answers_are_replaced_with_documented_ones() {
+async fn undocumented_responses_are_replaced_with_documented_ones() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     for unknown in ["/ott.v1.OttService/Other", "/ott.v2.OttService/IssueOtt", "/"] {
@@ -116,7 +125,7 @@ async fn bare_answers_are_replaced_with_documented_ones() {
 }
 
 #[tokio::test]
-async fn panic_is_answered_and_the_connection_lives() {
+async fn panic_is_answered_and_the_connection_stays_open() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
@@ -142,7 +151,7 @@ async fn calls_are_shed_exactly_at_the_limit_and_health_is_not() {
     }
     let health = client.call("/grpc.health.v1.Health/Check", &[]).await;
     assert_eq!(health.http, StatusCode::OK);
-    assert!(!health.headers.contains_key("grpc-status"), "its answer has a message: {health:?}");
+    assert!(!health.headers.contains_key("grpc-status"), "the response has a message: {health:?}");
 
     running.release.add_permits(1);
     let held = held.into_iter().map(|held| Box::pin(received(held)));
@@ -156,7 +165,7 @@ async fn calls_are_shed_exactly_at_the_limit_and_health_is_not() {
 }
 
 #[tokio::test]
-async fn call_of_a_caller_that_went_away_is_abandoned_recorded_and_counts_until_its_work_ends() {
+async fn call_of_a_disconnected_caller_is_abandoned_and_recorded_and_counts_until_its_work_ends() {
     let mut running = start(|settings| settings.max_in_flight = 1).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "detach")]).await;
@@ -164,19 +173,19 @@ async fn call_of_a_caller_that_went_away_is_abandoned_recorded_and_counts_until_
     drop(held);
     timeout(SOON, async {
         call.abandoned().await;
-        call.at_rest().await;
+        call.idle().await;
     })
     .await
     .expect("the call is abandoned");
-    assert!(!call.claim_record(), "the record is taken care of");
+    assert!(!call.claim_record(), "the record is already claimed");
     assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED", "its work goes on");
     running.release.add_permits(1);
-    timeout(SOON, running.calls().in_flight.idle()).await.expect("its work has ended");
+    timeout(SOON, running.calls().in_flight.idle()).await.expect("the work of the call has ended");
     assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
 }
 
 #[tokio::test]
-async fn request_id_of_the_caller_comes_back_if_it_is_well_formed() {
+async fn well_formed_request_id_of_the_caller_is_returned() {
     let mut running = start(|_| {}).await;
     let mut client = running.client().await;
     let answer = client.call(ISSUE, &[("x-request-id", "order-7.a_B")]).await;
@@ -185,12 +194,12 @@ async fn request_id_of_the_caller_comes_back_if_it_is_well_formed() {
     let two: &[(&str, &str)] = &[("x-request-id", "a"), ("x-request-id", "b")];
     for bad in [&[("x-request-id", "a b")][..], two, &[("grpc-timeout", "bad")]] {
         let answer = client.call(ISSUE, bad).await;
-        assert_eq!(answer.headers["x-request-id"].len(), 36, "one of ours: {answer:?}");
+        assert_eq!(answer.headers["x-request-id"].len(), 36, "generated by the gateway: {answer:?}");
     }
 }
 
 #[tokio::test]
-async fn time_that_a_call_waits_for_its_turn_counts() {
+async fn time_in_the_queue_counts_against_the_deadline() {
     let (running, arrived) = (start(|_| {}).await, clock::now());
     let stack = running.call_stack(Identification::none());
     let request = || {
@@ -207,9 +216,9 @@ async fn time_that_a_call_waits_for_its_turn_counts() {
     assert_eq!(reason(arrived).await, "METHOD_UNKNOWN");
 }
 
-/// Each call that waits takes up the size of its future, and the largest of its states counts.
+/// A waiting call occupies the size of its future, which is that of its largest state.
 #[tokio::test]
-async fn the_future_of_a_call_is_small() {
+async fn future_of_a_call_is_small() {
     let running = start(|_| {}).await;
     let stack = running.call_stack(Identification::none());
     let request =
@@ -220,7 +229,7 @@ async fn the_future_of_a_call_is_small() {
 }
 
 #[tokio::test]
-async fn deadline_tells_what_is_known_of_the_outcome() {
+async fn deadline_of_a_sent_call_leaves_its_outcome_unknown() {
     let mut running = start(|_| {}).await;
     let mut client = running.client().await;
     let headers = [("x-do", "hold-as-sent"), ("grpc-timeout", "100m")];
@@ -240,7 +249,7 @@ fn plaintext_beyond_loopback_must_be_allowed() {
 }
 
 #[test]
-fn address_in_use_is_named() {
+fn error_contains_the_address_in_use() {
     let loopback = "127.0.0.1:0".parse().unwrap();
     let first = bind(Settings::new(loopback, Transport::LoopbackPlaintext)).unwrap();
     let taken = first.local_addr();
@@ -249,9 +258,9 @@ fn address_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn routes_that_cannot_be_made_are_an_error_at_start() {
+async fn routes_that_cannot_be_created_are_a_startup_error() {
     let settings = Settings::new("127.0.0.1:0".parse().unwrap(), Transport::LoopbackPlaintext);
-    let parts = parts(CancellationToken::new());
-    let started = bind(settings).unwrap().serve(parts, || Err("no client")).await;
+    let dependencies = dependencies(CancellationToken::new());
+    let started = bind(settings).unwrap().serve(dependencies, || Err("no client")).await;
     assert!(matches!(started.unwrap_err(), super::super::ServeError::Routes("no client")));
 }

@@ -1,9 +1,9 @@
-//! Connections that hold a place and do not use it, on real sockets.
+//! Connections that hold a place without using it, on real sockets.
 
 use super::{frames::*, *};
 use crate::memory::{Consumer, Reservation, ResponseMemory};
 
-/// A client that has made an identified call.
+/// Connects a client and makes an identified call.
 async fn identified(running: &Running) -> Client {
     let mut client = running.client().await;
     let answer = client.call(ISSUE, &[]).await;
@@ -11,17 +11,17 @@ async fn identified(running: &Running) -> Client {
     client
 }
 
-/// The client gets a GOAWAY and its connection ends in an orderly way.
-async fn is_told_to_leave(client: Client) {
+/// Waits until the client has received a GOAWAY and its connection has ended without an error.
+async fn gets_goaway(client: Client) {
     let Client { send, connection } = client;
     timeout(SOON, connection).await.expect("the connection ends").unwrap().unwrap();
     // A client without a handle would have closed the connection itself.
     drop(send);
 }
 
-/// Finishes a held call whose response has a part of the memory, while another caller has the rest.
-/// The call, which the test keeps, stands for a response that is not read. Returns the rest, and
-/// what a third caller waits for.
+/// Finishes a held call whose response holds part of the memory, while another caller holds the
+/// rest. The call, which the test keeps, stands in for an unread response. Returns the rest of the
+/// memory, and a task in which a third caller waits for memory.
 async fn is_not_read(
     running: &Running,
     call: &Call,
@@ -42,12 +42,12 @@ fn limits_of_health_port(settings: &mut Settings) {
 }
 
 #[tokio::test]
-async fn idle_connections_keep_nobody_out() {
+async fn idle_connections_do_not_keep_others_out() {
     let running = start(|settings| settings.limits.max_connections = 8).await;
     let mut known = identified(&running).await;
     let mut idle = Vec::new();
     for number in 0..100 {
-        // Some do not get as far as HTTP/2.
+        // Some do not even send a preface.
         let peer = if number % 3 == 0 { Peer::silent(&running).await } else { Peer::connect(&running).await };
         idle.push(peer);
         if number % 20 == 0 {
@@ -75,7 +75,7 @@ async fn evicted_connection_is_sent_a_goaway_and_closed() {
 }
 
 #[tokio::test]
-async fn open_watch_without_an_identified_call_makes_room_as_well() {
+async fn connection_with_only_an_open_watch_makes_room() {
     let running = start(|settings| settings.limits.max_connections = 2).await;
     let mut known = identified(&running).await;
     let mut watching = running.client().await;
@@ -87,16 +87,16 @@ async fn open_watch_without_an_identified_call_makes_room_as_well() {
 }
 
 #[tokio::test]
-async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
+async fn connection_without_an_identified_call_gets_a_goaway_in_time() {
     let running = start(|settings| settings.limits.unidentified_timeout = Some(Duration::from_secs(3))).await;
     let mut known = identified(&running).await;
-    let (mut idle, mut pinging, mut stranger) =
+    let (mut idle, mut pinging, mut unidentified) =
         (Peer::connect(&running).await, Peer::connect(&running).await, running.client().await);
     let busy = async {
         loop {
             pinging.write(&frame(PING, 0, 0, &[0; 8])).await;
-            // Refused, because two credentials identify nobody.
-            stranger.call(ISSUE, &[("authorization", "a"), ("authorization", "b")]).await;
+            // Refused, because two credentials do not identify a caller.
+            unidentified.call(ISSUE, &[("authorization", "a"), ("authorization", "b")]).await;
         }
     };
     let goaway = tokio::select! {
@@ -105,23 +105,23 @@ async fn connection_without_an_identified_call_is_told_to_leave_in_time() {
     };
     assert_eq!(goaway.error(), NO_ERROR);
     assert_eq!(pinging.expect(GOAWAY).await.error(), NO_ERROR);
-    is_told_to_leave(stranger).await;
-    assert_eq!(known.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "it stays");
+    gets_goaway(unidentified).await;
+    assert_eq!(known.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "its connection stays open");
     running.still_serves().await;
 }
 
 #[tokio::test]
-async fn idle_connection_is_told_to_leave_and_a_call_in_progress_keeps_another() {
+async fn idle_connection_gets_a_goaway_and_one_with_a_call_in_progress_does_not() {
     let mut running = start(|settings| settings.limits.idle_timeout = Duration::from_secs(3)).await;
     let mut busy = identified(&running).await;
     let held = busy.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
     let idle = identified(&running).await;
-    is_told_to_leave(idle).await;
+    gets_goaway(idle).await;
     assert_eq!(busy.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     running.release.add_permits(1);
     assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok));
-    is_told_to_leave(busy).await;
+    gets_goaway(busy).await;
     running.still_serves().await;
 }
 
@@ -139,9 +139,9 @@ async fn idle_peer_that_ignores_its_goaway_is_closed() {
     running.still_serves().await;
 }
 
-/// A proxy sends the calls of many callers over one connection.
+/// A proxy sends calls of many callers over one connection.
 #[tokio::test]
-async fn other_calls_of_a_connection_with_an_unread_response_are_finished_before_it_is_closed() {
+async fn connection_with_an_unread_response_is_closed_after_its_other_calls() {
     let mut running = start(|settings| {
         settings.max_deadline = NEVER;
         settings.limits.unread_grace = NEVER;
@@ -163,9 +163,9 @@ async fn other_calls_of_a_connection_with_an_unread_response_are_finished_before
     running.still_serves().await;
 }
 
-/// Otherwise others would wait for the whole time that a connection has to end.
+/// Otherwise others would wait for the whole grace period of the connection.
 #[tokio::test]
-async fn peer_that_is_leaving_and_does_not_read_is_closed_for_those_who_wait_for_memory() {
+async fn draining_connection_with_an_unread_response_is_closed_for_callers_that_wait_for_memory() {
     let mut running = start(|settings| {
         settings.max_deadline = NEVER;
         settings.limits.connection_age = Duration::from_secs(5);
@@ -181,7 +181,7 @@ async fn peer_that_is_leaving_and_does_not_read_is_closed_for_those_who_wait_for
 
     let (others, waiting) = is_not_read(&running, &call, first).await;
     let Client { send, connection } = client;
-    // How the connection itself ends depends on what its peer has read.
+    // The result of the connection itself depends on what the peer has read.
     assert!(received(second).await.is_err(), "its connection has ended");
     drop((send, connection, call, others));
     drop(waiting.await.expect("no panic"));
@@ -208,7 +208,7 @@ async fn connection_is_refused_while_all_places_belong_to_identified_callers() {
 }
 
 #[tokio::test]
-async fn full_health_port_answers_a_newcomer() {
+async fn full_health_port_answers_a_new_connection() {
     let running = start(limits_of_health_port).await;
     let mut idle = Vec::new();
     for _ in 0..8 {

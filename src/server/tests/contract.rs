@@ -1,4 +1,4 @@
-//! The generated service behind the stack, a real audit file beside it.
+//! The generated service behind the stack, with a real audit file.
 
 use std::{fs, path::Path};
 
@@ -23,7 +23,7 @@ use crate::{
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// Fails each call, as a handler that records nothing itself.
+/// A handler that fails each call and writes no record itself.
 struct Failing;
 
 #[async_trait]
@@ -81,18 +81,18 @@ impl Audited {
             crate::audit::Settings { sink: Sink::File(sink.to_owned()), fsync: false, hmac_key: None };
         let audit = Audit::start(&audit, None, 16, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
-        let parts = Parts {
+        let dependencies = Dependencies {
             identification,
             access,
             audit: audit.clone(),
             metrics: metrics.clone(),
-            ..parts(draining.clone())
+            ..dependencies(draining.clone())
         };
         let routes = || {
             let service = OttServiceServer::new(Failing).max_decoding_message_size(16 * 1024);
             Ok::<_, Infallible>(Routes::new(service).into())
         };
-        let server = bind(settings).unwrap().serve(parts, routes).await.unwrap();
+        let server = bind(settings).unwrap().serve(dependencies, routes).await.unwrap();
         let (_, entered) = mpsc::unbounded_channel();
         let release = Arc::new(Semaphore::new(0));
         (Running { address: server.local_addr(), server, entered, release, draining, metrics }, audit)
@@ -102,19 +102,19 @@ impl Audited {
     async fn records(&self) -> Vec<(String, String)> {
         self.audit.flush(SOON).await.unwrap();
         let lines = fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
-        // Whether the sink is available is shown by lines of its own.
+        // Probes of the sink have their own lines.
         let lines = lines.lines().filter(|line| !line.contains("sink_probe"));
         lines
             .map(|line| {
                 let record: serde_json::Value = serde_json::from_str(line).unwrap();
-                let word = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
-                (word("method"), word("reason"))
+                let field = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+                (field("method"), field("reason"))
             })
             .collect()
     }
 }
 
-fn word(method: &str, reason: &str) -> (String, String) {
+fn record(method: &str, reason: &str) -> (String, String) {
     (method.to_owned(), reason.to_owned())
 }
 
@@ -131,7 +131,7 @@ async fn post(client: &mut Client, headers: &[(&str, &str)], message: &'static [
 }
 
 #[tokio::test]
-async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
+async fn undecodable_messages_are_answered_and_recorded_as_documented() {
     let audited = Audited::start(|_| {}, Identification::none()).await;
     let mut client = audited.running.client().await;
     let gzip = [("grpc-encoding", "gzip")];
@@ -150,7 +150,7 @@ async fn what_cannot_be_decoded_is_answered_and_recorded_as_documented() {
         assert_eq!((answer.code(), answer.reason().as_str()), (Some(code), reason), "{message:?}");
         let records = audited.records().await;
         assert_eq!(records.len(), index + 1, "one record each");
-        assert_eq!(records[index], word("IssueOtt", reason));
+        assert_eq!(records[index], record("IssueOtt", reason));
     }
     let answer = post(&mut client, &[], b"\0\0\0\0\0").await;
     assert_eq!(answer.reason(), "USER_NOT_FOUND", "{answer:?}");
@@ -175,7 +175,7 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
     ];
     for (path, headers, method, reason) in cases {
         assert_eq!(client.call(path, headers).await.reason(), reason);
-        expected.push(word(method, reason));
+        expected.push(record(method, reason));
         assert_eq!(audited.records().await, expected);
     }
     let elsewhere = client.call("/other.Service/Method", &[]).await;
@@ -187,16 +187,16 @@ async fn every_call_that_the_stack_ends_has_exactly_one_record() {
         tokio::task::yield_now().await;
     }
     assert_eq!(client.call(ISSUE, &[]).await.reason(), "OVERLOADED");
-    expected.push(word("IssueOtt", "OVERLOADED"));
+    expected.push(record("IssueOtt", "OVERLOADED"));
     assert_eq!(audited.records().await, expected);
     drop(held);
-    expected.push(word("LoginWithOtt", "cancelled_before_send"));
+    expected.push(record("LoginWithOtt", "cancelled_before_send"));
     let recorded = async {
         while audited.records().await.len() < expected.len() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(SOON, recorded).await.expect("the record of a caller that went away is written");
+    timeout(SOON, recorded).await.expect("the record of a call whose caller disconnected is written");
     assert_eq!(audited.records().await, expected);
 }
 
@@ -213,7 +213,7 @@ async fn full_disk_under_the_audit_refuses_calls_before_their_handler() {
 }
 
 #[tokio::test]
-async fn caller_of_a_connection_is_whom_its_certificate_names() {
+async fn caller_of_a_connection_is_the_one_that_its_certificate_names() {
     let authority = Authority::new();
     let files = Folder::new(&authority.issue("localhost"));
     let ca_file = files.write_file("ca.crt", &authority.certificate());
@@ -222,8 +222,8 @@ async fn caller_of_a_connection_is_whom_its_certificate_names() {
     let (identification, _) = Identification::new(settings, caller::no_url, Metrics::new()).unwrap();
     let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
     for name in ["portal", "reports"] {
-        let shows = authority.issue(name);
-        let client = authority.client(Some(&shows), &[b"h2"], &rustls::version::TLS13);
+        let identity = authority.issue(name);
+        let client = authority.client(Some(&identity), &[b"h2"], &rustls::version::TLS13);
         let stream = TcpStream::connect(audited.running.address).await.unwrap();
         let server_name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         let stream = tokio_rustls::TlsConnector::from(client).connect(server_name, stream).await.unwrap();

@@ -1,20 +1,20 @@
-//! The server ends in time, whatever peers do.
+//! The server stops in time, regardless of what peers do.
 
 use super::{frames::*, *};
 use crate::clock;
 
 #[tokio::test]
-async fn idle_server_ends_at_once_and_accepts_no_more() {
+async fn idle_server_stops_at_once_and_accepts_no_connections() {
     let running = start(|settings| {
         settings.drain.stragglers = NEVER;
         settings.drain.linger = NEVER;
     })
     .await;
     running.still_serves().await;
-    let drained = timeout(SOON, running.server.drain()).await.expect("it waits for nobody");
+    let drained = timeout(SOON, running.server.drain()).await.expect("the drain does not wait");
     assert_eq!((drained.cut_off, drained.closed), (0, 0));
     assert!(running.draining.is_cancelled());
-    assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens");
+    assert!(TcpStream::connect(running.address).await.is_err(), "the port is closed");
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn peers_that_never_leave_are_closed() {
 }
 
 #[tokio::test]
-async fn lame_duck_still_serves_and_then_says_go_away() {
+async fn lame_duck_serves_calls_and_then_sends_goaway() {
     const LAME_DUCK: Duration = Duration::from_secs(5);
     let running = start(|settings| settings.drain.lame_duck = LAME_DUCK).await;
     let going_away = running.server.drain.phases.go_away.clone();
@@ -48,21 +48,21 @@ async fn lame_duck_still_serves_and_then_says_go_away() {
     let (address, draining) = (running.address, running.draining.clone());
     let began = clock::now();
     let drain = tokio::spawn(running.server.drain());
-    timeout(SOON, draining.cancelled()).await.expect("health learns of it first");
+    timeout(SOON, draining.cancelled()).await.expect("health changes first");
     let mut new = Client::over(TcpStream::connect(address).await.unwrap()).await;
     for client in [&mut old, &mut new] {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
     assert!(!going_away.is_cancelled(), "both connections were served during the lame duck");
     for client in [old, new] {
-        timeout(SOON, client.connection).await.expect("a GOAWAY ends it").unwrap().unwrap();
+        timeout(SOON, client.connection).await.expect("the GOAWAY ends the connection").unwrap().unwrap();
     }
     assert!(began.elapsed() >= LAME_DUCK);
     assert_eq!(drain.await.unwrap().closed, 0);
 }
 
 #[tokio::test]
-async fn call_in_flight_ends_well() {
+async fn call_in_flight_succeeds_during_a_drain() {
     let mut running = start(|settings| settings.drain.cut_off = SOON).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
@@ -71,7 +71,7 @@ async fn call_in_flight_ends_well() {
     let drain = tokio::spawn(running.server.drain());
     draining.cancelled().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(!drain.is_finished(), "the drain waits for it");
+    assert!(!drain.is_finished(), "the drain waits for the call");
     release.add_permits(1);
     assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok));
     let drained = drain.await.unwrap();
@@ -79,7 +79,7 @@ async fn call_in_flight_ends_well() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_answered_truthfully() {
+async fn calls_that_are_cut_off_get_the_reason_that_matches_their_outcome() {
     let mut running = start(|settings| settings.max_deadline = Duration::from_mins(1)).await;
     let mut client = running.client().await;
     let mut held = Vec::new();
@@ -97,13 +97,13 @@ async fn what_does_not_end_is_answered_truthfully() {
     for (held, reason) in held {
         assert_eq!(received(held).await.unwrap().reason(), reason);
     }
-    assert!(began.elapsed() >= Duration::from_millis(500), "not before its time");
+    assert!(began.elapsed() >= Duration::from_millis(500), "not before the cut-off");
     let drained = drain.await.unwrap();
     assert_eq!((drained.cut_off, drained.closed), (4, 0));
 }
 
 #[tokio::test]
-async fn peer_that_ignores_the_goaway_gets_draining() {
+async fn peer_that_ignores_the_goaway_gets_the_reason_draining() {
     let mut running = start(|settings| {
         settings.drain.stragglers = Duration::from_secs(4);
         settings.drain.cut_off = SOON;
@@ -117,7 +117,7 @@ async fn peer_that_ignores_the_goaway_gets_draining() {
     let gate = running.calls().gate.clone();
     let (entered, release) = (&mut running.entered, Arc::clone(&running.release));
     let drain = tokio::spawn(running.server.drain());
-    // Its ping is not answered, so the connection does not know that the peer knows.
+    // The peer does not answer the ping, so the server cannot know that it has seen the GOAWAY.
     peer.expect(GOAWAY).await;
     peer.write(&call(1, "")).await;
     peer.expect(HEADERS).await;
@@ -137,7 +137,7 @@ async fn peer_that_ignores_the_goaway_gets_draining() {
 }
 
 #[tokio::test]
-async fn work_that_goes_on_without_its_caller_is_waited_for() {
+async fn drain_waits_for_work_whose_caller_disconnected() {
     let mut running = start(|settings| settings.drain.cut_off = SOON).await;
     let mut client = running.client().await;
     let held = client.send(ISSUE, &[("x-do", "detach")]).await;
@@ -145,7 +145,7 @@ async fn work_that_goes_on_without_its_caller_is_waited_for() {
     drop(held);
     timeout(SOON, async {
         call.abandoned().await;
-        call.at_rest().await;
+        call.idle().await;
     })
     .await
     .unwrap();
@@ -153,14 +153,14 @@ async fn work_that_goes_on_without_its_caller_is_waited_for() {
     let release = Arc::clone(&running.release);
     let drain = tokio::spawn(running.server.drain());
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!drain.is_finished(), "the drain waits for it");
+    assert!(!drain.is_finished(), "the drain waits for the call");
     release.add_permits(1);
     let drained = timeout(SOON, drain).await.unwrap().unwrap();
     assert_eq!((drained.cut_off, drained.closed), (0, 0));
 }
 
 #[tokio::test]
-async fn drain_tells_health_first_that_it_drains_and_then_to_end_its_streams() {
+async fn drain_first_changes_health_and_later_ends_its_streams() {
     let running = start(|settings| settings.drain.lame_duck = Duration::from_secs(3)).await;
     let going_away = running.server.drain.phases.go_away.clone();
     let drain = tokio::spawn(running.server.drain());
@@ -171,7 +171,7 @@ async fn drain_tells_health_first_that_it_drains_and_then_to_end_its_streams() {
 }
 
 #[tokio::test]
-async fn dropped_server_ends_at_once() {
+async fn dropped_server_stops_at_once() {
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;

@@ -1,4 +1,4 @@
-//! One caller cannot take the places of all others.
+//! One caller cannot take all places.
 
 use super::*;
 use crate::server::message::PREFIX;
@@ -14,8 +14,8 @@ fn shed(limit: &str) -> String {
 }
 
 async fn start_for_two(change: impl FnOnce(&mut Settings), max_in_flight: Option<u32>) -> Running {
-    start_changed(change, |parts| {
-        parts.access = access_with(max_in_flight, two_callers());
+    start_changed(change, |dependencies| {
+        dependencies.access = access_with(max_in_flight, two_callers());
     })
     .await
 }
@@ -34,14 +34,14 @@ async fn half_open_calls_of_one_caller_leave_places_to_others() {
     let (first, mut first_body) = greedy.half_open(&[A]).await;
     let _second = greedy.half_open(&[A]).await;
     running.metric_is(AWAITING_BODY, 2).await;
-    // On another connection as well: the share is the caller's.
+    // Also on another connection, because the share belongs to the caller.
     let mut elsewhere = running.client().await;
     for client in [&mut greedy, &mut elsewhere] {
         let (third, _body) = client.half_open(&[A]).await;
         assert_eq!(received(third).await.unwrap().reason(), "OVERLOADED");
     }
     assert_eq!(running.metric(&shed("caller_awaited_bodies")), 2);
-    assert_eq!(running.server.in_flight(), 0, "no call is in flight before it has arrived");
+    assert_eq!(running.server.in_flight(), 0, "no call is in flight before its body has arrived");
 
     let mut other = running.client().await;
     let _first_of_b = other.half_open(&[B]).await;
@@ -55,7 +55,7 @@ async fn half_open_calls_of_one_caller_leave_places_to_others() {
     }
 
     first_body.send_data(Bytes::from_static(&[0; PREFIX]), true).unwrap();
-    assert_eq!(received(first).await.unwrap().code(), Some(tonic::Code::Ok), "it has arrived");
+    assert_eq!(received(first).await.unwrap().code(), Some(tonic::Code::Ok), "its body has arrived");
     running.metric_is(AWAITING_BODY, 2).await;
     drop(greedy.half_open(&[A]).await);
     running.metric_is(AWAITING_BODY, 2).await;
@@ -83,7 +83,7 @@ async fn calls_in_flight_of_one_caller_leave_places_to_others() {
 }
 
 #[tokio::test]
-async fn body_that_does_not_arrive_in_time_is_answered_before_the_deadline() {
+async fn call_whose_body_does_not_arrive_in_time_fails_before_its_deadline() {
     let running = start(|settings| settings.body_timeout = Duration::from_secs(2)).await;
     let mut client = running.client().await;
     let (answer, mut body) = client.half_open(&[]).await;
@@ -98,11 +98,11 @@ async fn body_that_does_not_arrive_in_time_is_answered_before_the_deadline() {
     assert_eq!(status.get_error_details().error_info().unwrap().metadata["outcome"], "not_sent");
     assert_eq!(running.metric(r#"ott_gateway_security_events_total{kind="slow_body"}"#), 1);
     running.metric_is(AWAITING_BODY, 0).await;
-    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the connection lives");
+    assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the connection is still open");
 }
 
 #[tokio::test]
-async fn deadline_of_a_call_counts_while_its_body_is_awaited() {
+async fn deadline_of_a_call_applies_while_its_body_is_awaited() {
     let running = start(|settings| settings.body_timeout = Duration::from_mins(1)).await;
     let mut client = running.client().await;
     let (answer, _body) = client.half_open(&[("grpc-timeout", "100m")]).await;
@@ -112,7 +112,7 @@ async fn deadline_of_a_call_counts_while_its_body_is_awaited() {
 }
 
 #[tokio::test]
-async fn message_that_announces_too_much_is_refused_at_once() {
+async fn message_with_an_excessive_length_prefix_is_refused_at_once() {
     let running = start(|settings| settings.body_timeout = Duration::from_mins(1)).await;
     let mut client = running.client().await;
     for prefix in [[0, 0, 0, 0x40, 1], [0, 255, 255, 255, 255]] {
@@ -124,7 +124,7 @@ async fn message_that_announces_too_much_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn call_whose_body_arrives_once_the_gate_is_closed_is_not_begun() {
+async fn call_whose_body_arrives_after_the_gate_closed_is_refused() {
     let mut running = start(|settings| {
         settings.body_timeout = Duration::from_mins(1);
         settings.drain.linger = SOON;

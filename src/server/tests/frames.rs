@@ -1,4 +1,4 @@
-//! A peer that writes HTTP/2 frames by hand, and may break the rules.
+//! A peer that writes raw HTTP/2 frames, valid or not.
 
 use std::{io, time::Duration};
 
@@ -56,7 +56,7 @@ pub(super) fn call(stream: u32, what: &str) -> Vec<u8> {
     [half_open(stream, what), frame(DATA, END_STREAM, stream, &[0; 5])].concat()
 }
 
-/// The headers of a call; its message does not follow.
+/// The headers of a call, without its message.
 pub(super) fn half_open(stream: u32, what: &str) -> Vec<u8> {
     headers(stream, &request_fields(what))
 }
@@ -79,7 +79,7 @@ pub(super) fn with_path(path: &str) -> Vec<(&str, &str)> {
 pub(super) fn headers(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
-        block.push(0); // A literal field that is not indexed (RFC 7541, 6.2.2).
+        block.push(0); // A literal field without indexing (RFC 7541, section 6.2.2).
         for text in [name, value] {
             block.push(u8::try_from(text.len()).unwrap());
             block.extend_from_slice(text.as_bytes());
@@ -89,12 +89,12 @@ pub(super) fn headers(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 impl Peer {
-    /// A connection on which nothing is sent.
+    /// Opens a connection and sends nothing.
     pub(super) async fn silent(running: &Running) -> Self {
         Self(TcpStream::connect(running.address).await.unwrap())
     }
 
-    /// A connection on which preface and settings are sent.
+    /// Opens a connection and sends preface and settings.
     pub(super) async fn connect(running: &Running) -> Self {
         let mut peer = Self::silent(running).await;
         peer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -106,25 +106,25 @@ impl Peer {
         self.0.write_all(bytes).await.unwrap();
     }
 
-    /// Everything that arrives until the connection is closed, as text.
+    /// Returns everything that arrives until the connection is closed, as text.
     pub(super) async fn rest(&mut self, limit: Duration) -> String {
         let mut text = String::new();
         timeout(limit, self.0.read_to_string(&mut text)).await.expect("it is closed").expect("text");
         text
     }
 
-    /// The next frame of that kind; others are passed over.
+    /// Returns the next frame of that kind, skipping others.
     pub(super) async fn expect(&mut self, kind: u8) -> Frame {
         loop {
-            let frame = timeout(SOON, self.read()).await.expect("the frame comes").expect("before the end");
+            let frame =
+                timeout(SOON, self.read()).await.expect("the frame arrives").expect("the connection is open");
             if frame.kind == kind {
                 return frame;
             }
         }
     }
 
-    /// The number of frames of that kind that have arrived and were not read, if those are
-    /// complete.
+    /// Returns the number of unread frames of that kind. All unread frames must be complete.
     pub(super) fn arrived(&self, kind: u8) -> usize {
         let mut bytes = vec![0; 64 * 1024];
         let length = match self.0.try_read(&mut bytes) {
@@ -149,7 +149,7 @@ impl Peer {
         Ok(Frame { kind: head[3], stream, payload })
     }
 
-    /// Waits until the other side has closed the connection, whatever it sends before.
+    /// Waits until the other side has closed the connection, discarding what it sends before.
     pub(super) async fn closed(&mut self, within: Duration) -> bool {
         let mut rest = [0; 4096];
         let end = async { while self.0.read(&mut rest).await.is_ok_and(|length| length > 0) {} };

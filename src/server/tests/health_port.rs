@@ -1,4 +1,4 @@
-//! The health port: the health service or nothing. And the limits on `Watch` on either port.
+//! The health port, which serves only the health service, and the limits on `Watch` on both ports.
 
 use super::{frames::*, *};
 use crate::{
@@ -43,7 +43,7 @@ async fn health_port_answers_everything_but_health_with_a_bare_unimplemented() {
 }
 
 #[tokio::test]
-async fn health_request_without_its_message_is_answered_and_the_connection_lives() {
+async fn health_request_without_its_message_is_answered_and_keeps_its_connection() {
     let running = start_health().await;
     let mut client = running.client().await;
     client.send = client.send.clone().ready().await.unwrap();
@@ -64,7 +64,7 @@ async fn health_port_drains_without_waiting_for_calls() {
 }
 
 #[tokio::test]
-async fn watches_of_one_connection_hurt_no_other_connection() {
+async fn watches_of_one_connection_do_not_affect_other_connections() {
     for running in [start(|_| {}).await, start_health().await] {
         let mut greedy = running.client().await;
         let mut open = Vec::new();
@@ -86,12 +86,13 @@ async fn watches_of_one_connection_hurt_no_other_connection() {
         drop(open);
         let until = clock::now() + SOON;
         while greedy.call(WATCH, &[]).await.code().is_some() {
-            assert!(clock::now() < until, "its places are never free again");
+            assert!(clock::now() < until, "the places become free again");
         }
     }
 }
 
-/// Opens two `Watch` streams on each of many connections from one address.
+/// Opens two `Watch` streams on each of eight connections from one address, and returns the number
+/// of open ones.
 async fn opened_from_one_address(running: &Running, identification: Identification) -> usize {
     let health_calls = running.metrics.health_calls(HealthPort::Main);
     let port = Port { health: health(), health_calls, calls: Some(running.call_stack(identification)) };
@@ -112,7 +113,7 @@ async fn opened_from_one_address(running: &Running, identification: Identificati
 }
 
 #[tokio::test]
-async fn watches_are_limited_for_an_address_unless_it_is_that_of_a_proxy() {
+async fn watches_are_limited_per_address_except_for_proxies() {
     let running = start(|_| {}).await;
     assert_eq!(opened_from_one_address(&running, Identification::none()).await, 8);
     let forwarded = ForwardedSettings {
@@ -124,7 +125,7 @@ async fn watches_are_limited_for_an_address_unless_it_is_that_of_a_proxy() {
     assert_eq!(opened_from_one_address(&running, identification).await, 16);
 }
 
-/// The counters of health calls on a port that are not zero.
+/// The counters of health calls that are not zero.
 fn counted(running: &Running) -> Vec<String> {
     let text = running.metrics.render();
     let mut counted = Vec::new();
@@ -146,7 +147,7 @@ async fn health_requests_are_counted_by_port_and_outcome() {
         assert!(timeout(SOON, updates.data()).await.unwrap().unwrap().is_ok(), "the watch is open");
         client.call("/grpc.health.v1.Health/Other", &[]).await;
         client.call(CHECK, &[("content-type", "application/json")]).await;
-        // Without its message: one that ends, one that never comes, one that is cancelled.
+        // Without a message: one request that ends, one that stays open, one that is cancelled.
         let open = async |client: &mut Client, ended: bool| {
             client.send = client.send.clone().ready().await.unwrap();
             let request = Request::post(format!("http://gateway{CHECK}"));
@@ -158,7 +159,7 @@ async fn health_requests_are_counted_by_port_and_outcome() {
         let (answer, _open) = open(&mut client, false).await;
         assert_eq!(received(answer).await.unwrap().code(), Some(tonic::Code::DeadlineExceeded));
         let (answer, mut stream) = open(&mut client, false).await;
-        assert_eq!(client.call(CHECK, &[]).await.http, StatusCode::OK, "the one before has arrived");
+        assert_eq!(client.call(CHECK, &[]).await.http, StatusCode::OK, "the previous request has arrived");
         stream.send_reset(h2::Reason::CANCEL);
         drop(answer);
         let until = clock::now() + SOON;

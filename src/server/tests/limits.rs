@@ -1,4 +1,4 @@
-//! Every limit refuses as it should, and the same process then serves on.
+//! Every limit takes effect, and the same process then continues to serve.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn limits_that_peers_must_know_are_announced() {
+async fn limits_are_announced_to_peers() {
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     let settings = peer.expect(SETTINGS).await.payload;
@@ -25,7 +25,7 @@ async fn limits_that_peers_must_know_are_announced() {
             (u16::from_be_bytes(name.try_into().unwrap()), u32::from_be_bytes(value.try_into().unwrap()))
         })
         .collect();
-    // Names by RFC 9113, section 6.5.2: streams, window of a stream, frame, headers.
+    // Identifiers of RFC 9113, section 6.5.2: streams, window of a stream, frame, headers.
     assert_eq!([3, 4, 5, 6].map(|name| settings[&name]), [100, 65_536, 16_384, 16_384]);
     let more = peer.expect(WINDOW_UPDATE).await;
     assert_eq!((more.stream, more.payload), (0, (256 * 1024 - 65_535_u32).to_be_bytes().to_vec()));
@@ -49,7 +49,7 @@ async fn peer_that_sends_no_preface_is_closed_in_time() {
 }
 
 #[tokio::test]
-async fn peer_that_speaks_something_else_is_closed_at_once() {
+async fn connection_with_another_protocol_is_closed_at_once() {
     let running = start(|settings| {
         settings.limits.preface_timeout = NEVER;
         settings.limits.unidentified_timeout = None;
@@ -69,7 +69,7 @@ async fn peer_that_speaks_something_else_is_closed_at_once() {
 }
 
 #[tokio::test]
-async fn stream_too_many_is_refused_and_the_others_go_on() {
+async fn stream_beyond_the_limit_is_refused_and_the_others_continue() {
     let mut running = start(|settings| settings.limits.max_streams = 2).await;
     let mut peer = Peer::connect(&running).await;
     peer.write(&call(1, "hold")).await;
@@ -85,7 +85,7 @@ async fn stream_too_many_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn headers_too_large_are_refused_and_the_connection_lives() {
+async fn too_large_headers_are_refused_and_the_connection_stays_open() {
     let running = start(|_| {}).await;
     let mut client = running.client().await;
     let large = "x".repeat(8 * 1024);
@@ -94,12 +94,12 @@ async fn headers_too_large_are_refused_and_the_connection_lives() {
     assert_eq!(client.call(ISSUE, &[("x-a", &large)]).await.code(), Some(tonic::Code::Ok));
 }
 
-/// The series of streams or connections that were ended because of the peer.
+/// The series of streams or connections that were ended because of a peer's error.
 fn errors(scope: &str, reason: &str) -> String {
     format!("ott_gateway_http2_errors_total{{reason=\"{reason}\",scope=\"{scope}\"}}")
 }
 
-/// Streams that are opened and reset at once, from that one on.
+/// Opens and resets `count` streams at once, starting with stream `first`.
 fn opened_and_reset(first: u32, count: u32) -> Vec<u8> {
     (0..count)
         .map(|n| first + 2 * n)
@@ -108,7 +108,7 @@ fn opened_and_reset(first: u32, count: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn calls_that_all_time_out_at_once_keep_their_connection() {
+async fn connection_survives_when_all_its_calls_time_out_at_once() {
     let mut running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
@@ -127,14 +127,14 @@ async fn calls_that_all_time_out_at_once_keep_their_connection() {
     running.counts("ott_gateway_http2_stream_resets_total", 1000).await;
     running.release.add_permits(1);
     assert_eq!(peer.expect(HEADERS).await.stream, 1, "the other call is answered");
-    // And the client goes on with new calls.
+    // The client continues with new calls.
     peer.write(&call(2003, "")).await;
     assert_eq!(peer.expect(HEADERS).await.stream, 2003);
     running.counts(&errors("connection", "too_many_resets"), 0).await;
 }
 
 #[tokio::test]
-async fn stream_that_is_reset_at_once_never_becomes_a_call() {
+async fn stream_that_is_reset_at_once_does_not_become_a_call() {
     let mut running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
@@ -169,7 +169,7 @@ async fn rapid_resets_end_the_connection() {
 }
 
 #[tokio::test]
-async fn frames_that_demand_an_acknowledgement_are_counted() {
+async fn frames_that_require_an_acknowledgement_are_counted() {
     const ACK: u8 = 1;
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
@@ -180,7 +180,7 @@ async fn frames_that_demand_an_acknowledgement_are_counted() {
 }
 
 #[tokio::test]
-async fn answered_calls_make_up_for_cancelled_ones() {
+async fn answered_calls_compensate_for_cancelled_ones() {
     let running = start(|settings| {
         settings.limits.reset_burst = 2;
         settings.limits.resets_per_second = 0;
@@ -198,7 +198,7 @@ async fn answered_calls_make_up_for_cancelled_ones() {
 }
 
 #[tokio::test]
-async fn faults_that_make_us_reset_streams_end_the_connection() {
+async fn peer_errors_that_make_us_reset_streams_end_the_connection() {
     const BURST: u32 = 8;
     let running = start(|settings| {
         settings.limits.stream_error_burst = BURST;
@@ -208,13 +208,13 @@ async fn faults_that_make_us_reset_streams_end_the_connection() {
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
     // Overflows the stream's window, so that our side has to reset the stream.
-    let fault =
+    let stream_error =
         |stream| [call(stream, "hold"), frame(WINDOW_UPDATE, 0, stream, &[0x7f, 255, 255, 255])].concat();
     for n in 0..BURST {
-        peer.write(&fault(2 * n + 1)).await;
+        peer.write(&stream_error(2 * n + 1)).await;
         assert_eq!(peer.expect(RST_STREAM).await.stream, 2 * n + 1, "within the limit");
     }
-    peer.write(&fault(2 * BURST + 1)).await;
+    peer.write(&stream_error(2 * BURST + 1)).await;
     assert_eq!(peer.expect(GOAWAY).await.error(), ENHANCE_YOUR_CALM);
     assert!(peer.closed(SOON).await);
     running.counts(&errors("stream", "flow_control_error"), BURST + 1).await;
@@ -223,7 +223,7 @@ async fn faults_that_make_us_reset_streams_end_the_connection() {
 }
 
 #[tokio::test]
-async fn streams_opened_before_the_limit_is_received_are_refused_and_the_others_go_on() {
+async fn streams_opened_before_the_limit_is_received_are_refused_and_the_others_continue() {
     let mut running = start(|settings| settings.limits.max_streams = 2).await;
     let mut peer = Peer::connect(&running).await;
     let calls: Vec<u8> = (0..902).flat_map(|n| call(2 * n + 1, "hold")).collect();
@@ -232,7 +232,7 @@ async fn streams_opened_before_the_limit_is_received_are_refused_and_the_others_
     while refused < 900 {
         match peer.expect(RST_STREAM).await.error() {
             REFUSED_STREAM => refused += 1,
-            // For the body of a stream that was refused.
+            // For the body of a refused stream.
             STREAM_CLOSED => {}
             other => panic!("{other:?}"),
         }
@@ -256,7 +256,7 @@ async fn bodies_that_arrive_after_their_calls_were_refused_do_not_end_the_connec
         let streams = || (0..STREAMS).map(|n| 2 * (STREAMS * round + n) + 1);
         let calls: Vec<u8> = streams().flat_map(|stream| headers(stream, &unknown)).collect();
         peer.write(&calls).await;
-        // The first refused call has a record of its own, and is answered after its body.
+        // The first refused call has its own record, and is answered after its body.
         for _ in u32::from(round == 0)..STREAMS {
             peer.expect(HEADERS).await;
         }
@@ -268,12 +268,12 @@ async fn bodies_that_arrive_after_their_calls_were_refused_do_not_end_the_connec
     }
     running.still_serves().await;
     peer.write(&call(2 * STREAMS * 5 + 1, "")).await;
-    assert_eq!(peer.expect(HEADERS).await.stream, 2 * STREAMS * 5 + 1, "the connection lives");
+    assert_eq!(peer.expect(HEADERS).await.stream, 2 * STREAMS * 5 + 1, "the connection is still open");
     running.counts(&errors("stream", "stream_closed"), 0).await;
 }
 
 #[tokio::test]
-async fn streams_that_http2_itself_rejects_are_counted() {
+async fn streams_that_the_http2_library_rejects_are_counted() {
     let running = start(|_| {}).await;
     let mut peer = Peer::connect(&running).await;
     peer.expect(SETTINGS).await;
@@ -285,7 +285,7 @@ async fn streams_that_http2_itself_rejects_are_counted() {
     }
     running.counts(&errors("stream", "protocol_error"), 2).await;
 
-    // Twice, since the second response refers to the first one.
+    // Twice, because the second response refers to the HPACK entries of the first.
     let long = "x".repeat(100);
     let large: Vec<(&str, &str)> = (0..140).map(|_| ("x-a", long.as_str())).collect();
     for stream in [5, 7] {
@@ -293,7 +293,7 @@ async fn streams_that_http2_itself_rejects_are_counted() {
         assert_eq!(peer.expect(HEADERS).await.stream, stream);
     }
     running.counts(&errors("stream", "headers_too_large"), 2).await;
-    // Responses of services are not counted, also if each field refers to an earlier response.
+    // Responses of services are not counted, even if each field refers to an earlier response.
     for n in 0..3 {
         peer.write(&headers(9 + 4 * n, &with_path("/grpc.health.v1.Health/Unknown"))).await;
         peer.expect(HEADERS).await;
@@ -302,7 +302,7 @@ async fn streams_that_http2_itself_rejects_are_counted() {
     }
     running.counts(&errors("stream", "headers_too_large"), 2).await;
 
-    // A name in capitals cannot be decoded, which ends the connection.
+    // An upper-case field name cannot be decoded, which ends the connection.
     peer.write(&headers(101, &[request_fields(""), vec![("X-Name", "a")]].concat())).await;
     peer.expect(GOAWAY).await;
     running.counts(&errors("connection", "protocol_error"), 1).await;
@@ -328,30 +328,30 @@ async fn peer_that_answers_no_ping_is_closed() {
 }
 
 #[tokio::test]
-async fn old_connection_is_told_to_go_away_and_its_calls_end() {
+async fn old_connection_gets_a_goaway_and_its_calls_complete() {
     let mut running = start(|settings| settings.limits.connection_age = Duration::from_secs(3)).await;
     let mut client = running.client().await;
     let opened = clock::now();
     let held = client.send(ISSUE, &[("x-do", "hold")]).await;
     running.next().await;
-    // The client is refused new streams once it has seen the GOAWAY.
+    // The client cannot open streams once it has seen the GOAWAY.
     let gone = async {
         while let Ok(ready) = client.send.clone().ready().await {
             client.send = ready;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(SOON, gone).await.expect("a GOAWAY comes");
+    timeout(SOON, gone).await.expect("a GOAWAY arrives");
     assert!(opened.elapsed() >= Duration::from_millis(2700));
     running.release.add_permits(1);
-    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "what is in flight ends well");
+    assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok), "the call in flight succeeds");
     drop(client.send);
     timeout(SOON, client.connection).await.expect("the connection ends").unwrap().unwrap();
     running.still_serves().await;
 }
 
 #[tokio::test]
-async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
+async fn old_connection_that_ignores_the_goaway_is_closed_after_the_grace_period() {
     let running = start(|settings| {
         settings.limits.connection_age = Duration::from_secs(2);
         settings.limits.connection_grace = Duration::from_millis(500);
@@ -367,7 +367,7 @@ async fn old_connection_that_does_not_go_is_closed_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
+async fn accepting_slows_down_during_a_shortage_of_file_descriptors_and_recovers() {
     const SHORTAGE: usize = 16;
     let started = clock::now();
     let tries = AtomicUsize::new(0);
@@ -385,7 +385,7 @@ async fn shortage_of_file_descriptors_slows_accepting_down_and_passes() {
     tokio::select! {
         biased;
         then = is_gone.recv() => {
-            // 10, 20 … 640 ms, then a second each; a connection that is gone costs none.
+            // 10, 20 … 640 ms, then a second each; an aborted connection causes no delay.
             let waited = then.unwrap() - started;
             assert_eq!(waited, Duration::from_millis(10 * 127 + 9 * 1000));
         }

@@ -1,4 +1,4 @@
-//! TLS on real sockets: who gets in, and what changes while connections live.
+//! TLS on real sockets: accepted clients, and reloads while connections are open.
 
 use rcgen::{
     CertificateParams,
@@ -34,7 +34,7 @@ async fn secured(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Res
     TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
-/// One call over one new connection; none if the server does not let it in.
+/// Makes one call over a new connection. Returns `None` if the server refuses the connection.
 async fn one_call(address: SocketAddr, config: Arc<ClientConfig>) -> Option<tonic::Code> {
     let stream = secured(address, config).await.ok()?;
     let mut client = Client::over(stream).await;
@@ -43,12 +43,12 @@ async fn one_call(address: SocketAddr, config: Arc<ClientConfig>) -> Option<toni
     received(answer).await.ok()?.code()
 }
 
-fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+fn presented(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_are_served_with_http2_and_http1_clients_are_answered_what_is_served() {
+async fn http2_is_served_over_tls_12_and_13_and_http1_clients_get_an_explanation() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
@@ -59,9 +59,12 @@ async fn both_versions_of_tls_are_served_with_http2_and_http1_clients_are_answer
     for protocols in [&[&b"http/1.1"[..]][..], &[]] {
         let client = authority.client(None, protocols, &TLS13);
         let mut stream = secured(running.address, client).await.expect("a TLS connection");
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the connection is open");
         let mut response = String::new();
-        timeout(SOON, stream.read_to_string(&mut response)).await.expect("it ends").expect("a response");
+        timeout(SOON, stream.read_to_string(&mut response))
+            .await
+            .expect("the connection is closed")
+            .expect("a response");
         assert!(response.starts_with("HTTP/1.1 505 ") && response.contains("gRPC over HTTP/2"), "{response}");
     }
     let unknown = authority.client(None, &[b"spdy/3"], &TLS13);
@@ -69,14 +72,17 @@ async fn both_versions_of_tls_are_served_with_http2_and_http1_clients_are_answer
     let mut plaintext = TcpStream::connect(running.address).await.unwrap();
     plaintext.write_all(b"POST /ott.v1.OttService/IssueOtt HTTP/1.1\r\n\r\n").await.unwrap();
     let mut response = String::new();
-    timeout(SOON, plaintext.read_to_string(&mut response)).await.expect("it ends").expect("a response");
+    timeout(SOON, plaintext.read_to_string(&mut response))
+        .await
+        .expect("the connection is closed")
+        .expect("a response");
     assert!(response.starts_with("HTTP/1.1 400 ") && response.contains("expects TLS"), "{response}");
     let client = authority.client(None, H2, &TLS13);
     assert_eq!(one_call(running.address, client).await, Some(tonic::Code::Ok));
 }
 
 #[tokio::test]
-async fn clients_show_certificates_as_required() {
+async fn client_certificates_are_checked_as_configured() {
     let authority = Authority::new();
     let other = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
@@ -87,14 +93,14 @@ async fn clients_show_certificates_as_required() {
         (ClientAuth::Optional { ca_file: ca_file.clone() }, [true, true, false]),
         (ClientAuth::Require { ca_file }, [false, true, false]),
     ];
-    for (client_auth, gets_in) in expectations {
+    for (client_auth, is_accepted) in expectations {
         let running = start_tls(folder.settings(client_auth.clone()), |_| {}).await;
         let identities: [Option<&Identity>; 3] = [None, Some(&ours), Some(&others)];
-        for (identity, gets_in) in identities.into_iter().zip(gets_in) {
+        for (identity, is_accepted) in identities.into_iter().zip(is_accepted) {
             for version in [&TLS12, &TLS13] {
                 let client = authority.client(identity, H2, version);
                 let code = one_call(running.address, client).await;
-                assert_eq!(code, gets_in.then_some(tonic::Code::Ok), "{client_auth:?}");
+                assert_eq!(code, is_accepted.then_some(tonic::Code::Ok), "{client_auth:?}");
             }
         }
     }
@@ -103,10 +109,10 @@ async fn clients_show_certificates_as_required() {
 /// A change to a certificate's parameters.
 type Change = fn(&mut CertificateParams);
 
-/// Whether they are asked for or required: a certificate that is not valid is refused, and
-/// never makes its client anonymous.
+/// Both with optional and with required certificates: an invalid certificate is refused, and never
+/// makes its client anonymous.
 #[tokio::test]
-async fn client_certificates_that_are_not_valid_now_or_not_for_clients_are_refused() {
+async fn client_certificates_that_are_not_valid_now_or_not_meant_for_clients_are_refused() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
@@ -125,19 +131,23 @@ async fn client_certificates_that_are_not_valid_now_or_not_for_clients_are_refus
         [ClientAuth::Optional { ca_file: ca_file.clone() }, ClientAuth::Require { ca_file: ca_file.clone() }]
     {
         let running = start_tls(folder.settings(client_auth.clone()), |_| {}).await;
-        for (case, gets_in, change) in cases {
+        for (case, is_accepted, change) in cases {
             let identity = authority.issue_with("client", change);
             for version in [&TLS12, &TLS13] {
                 let client = authority.client(Some(&identity), H2, version);
                 let code = one_call(running.address, client).await;
-                assert_eq!(code, gets_in.then_some(tonic::Code::Ok), "{case} {client_auth:?} {version:?}");
+                assert_eq!(
+                    code,
+                    is_accepted.then_some(tonic::Code::Ok),
+                    "{case} {client_auth:?} {version:?}"
+                );
             }
         }
     }
 }
 
 #[tokio::test]
-async fn no_session_is_resumed_so_that_every_connection_proves_its_certificate_anew() {
+async fn sessions_are_never_resumed_so_every_connection_verifies_its_certificate() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
@@ -151,7 +161,7 @@ async fn no_session_is_resumed_so_that_every_connection_proves_its_certificate_a
             let stream = secured(running.address, Arc::clone(&client)).await.unwrap();
             let kind = stream.get_ref().1.handshake_kind();
             assert_eq!(kind, Some(rustls::HandshakeKind::Full), "{version:?}");
-            // What a server offers for a later handshake arrives with its answers.
+            // Session tickets would arrive together with the response.
             let answer = Client::over(stream).await.call(ISSUE, &[]).await;
             assert_eq!(answer.code(), Some(tonic::Code::Ok), "{version:?}");
         }
@@ -159,36 +169,36 @@ async fn no_session_is_resumed_so_that_every_connection_proves_its_certificate_a
 }
 
 #[tokio::test]
-async fn changed_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
+async fn new_certificate_is_used_for_new_connections_and_open_ones_continue() {
     let authority = Authority::new();
     let (first, second) = (authority.issue("localhost"), authority.issue("localhost"));
     let folder = Folder::new(&first);
     let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;
     let client = || authority.client(None, H2, &TLS13);
     let stream = secured(running.address, client()).await.unwrap();
-    assert_eq!(shown(&stream), first.der());
+    assert_eq!(presented(&stream), first.der());
     let mut old = Client::over(stream).await;
 
-    // A pair that does not match is passed over; calls go on all the while.
+    // A pair that does not match is ignored, and calls continue.
     folder.write_file("tls.crt", &second.certificate);
-    let passed_over = clock::now() + Duration::from_millis(200);
-    while clock::now() < passed_over {
-        assert_eq!(shown(&secured(running.address, client()).await.unwrap()), first.der());
+    let ignored_until = clock::now() + Duration::from_millis(200);
+    while clock::now() < ignored_until {
+        assert_eq!(presented(&secured(running.address, client()).await.unwrap()), first.der());
         assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
     folder.write(&second);
     let changes = async {
-        while shown(&secured(running.address, client()).await.unwrap()) != second.der() {
+        while presented(&secured(running.address, client()).await.unwrap()) != second.der() {
             assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
         }
     };
-    timeout(SOON, changes).await.expect("the new pair is taken over");
-    assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the old connection lives");
+    timeout(SOON, changes).await.expect("the new pair is in use");
+    assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "the old connection still works");
     assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
 }
 
 #[tokio::test]
-async fn connection_ends_when_its_authority_is_withdrawn_and_others_go_on() {
+async fn connection_ends_when_its_authority_is_withdrawn_and_others_continue() {
     let (server, withdrawn, kept) = (Authority::new(), Authority::new(), Authority::new());
     let folder = Folder::new(&server.issue("localhost"));
     let both = format!("{}{}", withdrawn.certificate(), kept.certificate());
@@ -202,29 +212,29 @@ async fn connection_ends_when_its_authority_is_withdrawn_and_others_go_on() {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
         clients.push(client);
     }
-    // An authority that is added changes nothing for them.
+    // Adding an authority does not affect open connections.
     folder.write_file("ca.crt", &format!("{both}{}", Authority::new().certificate()));
     running.counts(r#"ott_gateway_reloads_total{result="ok",what="client_ca"}"#, 1).await;
     for client in &mut clients {
         assert_eq!(client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     }
-    // Although the certificate cannot be renewed at the moment.
+    // Withdrawn even though the server certificate cannot be reloaded at the moment.
     folder.write_file("tls.key", &server.issue("localhost").private_key);
     folder.write_file("ca.crt", &kept.certificate());
     running.counts(r#"ott_gateway_connections_ended_total{reason="untrusted"}"#, 1).await;
     let mut kept_client = clients.pop().unwrap();
     let withdrawn_client = clients.pop().unwrap();
-    // With or without an error: the client may see the end of TCP before that of TLS.
+    // With or without an error, because the client may see the end of TCP before the end of TLS.
     let _closed =
         timeout(SOON, withdrawn_client.connection).await.expect("the connection is closed").unwrap();
     assert_eq!(kept_client.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok));
     let config = server.client(Some(&identities[0]), H2, &TLS13);
-    assert_eq!(one_call(running.address, config).await, None, "and no new one");
+    assert_eq!(one_call(running.address, config).await, None, "no new connection is accepted");
     let config = server.client(Some(&identities[1]), H2, &TLS13);
     assert_eq!(one_call(running.address, config).await, Some(tonic::Code::Ok));
 }
 
-/// A peer whose handshake stops after its `ClientHello`, once the server has answered it.
+/// Opens a connection whose handshake stops once the server has answered the `ClientHello`.
 async fn stopped_after_client_hello(address: SocketAddr, config: Arc<ClientConfig>) -> TcpStream {
     let mut session = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
     let mut hello = Vec::new();
@@ -241,7 +251,7 @@ async fn stalled_handshakes_do_not_delay_others() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |settings| {
-        // None of them ends while the others connect.
+        // No stalled handshake ends while the others connect.
         settings.limits.handshake_timeout = Duration::from_hours(1);
     })
     .await;
@@ -252,11 +262,11 @@ async fn stalled_handshakes_do_not_delay_others() {
         stalled.push(TcpStream::connect(running.address).await.unwrap());
         stalled.push(stopped_after_client_hello(running.address, client()).await);
         let call = timeout(SOON, one_call(running.address, client()));
-        assert_eq!(call.await.expect("a handshake waits for no other"), Some(tonic::Code::Ok));
-        assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "calls go on");
+        assert_eq!(call.await.expect("handshakes do not wait for each other"), Some(tonic::Code::Ok));
+        assert_eq!(old.call(ISSUE, &[]).await.code(), Some(tonic::Code::Ok), "calls continue");
     }
     let still_open = running.server.drain().await.closed;
-    assert_eq!(still_open, stalled.len(), "the stalled ones were still there");
+    assert_eq!(still_open, stalled.len(), "the stalled connections were still open");
 }
 
 #[tokio::test]
@@ -273,13 +283,13 @@ async fn stalled_handshake_is_closed_at_the_timeout() {
     for mut stalled in [silent, stopped] {
         let mut rest = Vec::new();
         let end = timeout(SOON, stalled.read_to_end(&mut rest)).await;
-        drop(end.expect("it is closed"));
+        drop(end.expect("the connection is closed"));
     }
     assert_eq!(one_call(running.address, client()).await, Some(tonic::Code::Ok));
 }
 
 #[tokio::test]
-async fn peer_behind_tls_that_sends_no_preface_is_closed_also_by_a_drain() {
+async fn drain_closes_tls_peers_without_a_handshake_or_a_preface() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let running = start_tls(folder.settings(ClientAuth::Off), |_| {}).await;

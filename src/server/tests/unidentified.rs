@@ -1,5 +1,5 @@
-//! Streams of peers that have no credential: health calls that are not sent completely, or
-//! whose responses are not accepted.
+//! Streams of peers without a credential: health calls that are not sent completely, or whose
+//! responses are not accepted.
 
 use super::{frames::*, *};
 
@@ -11,7 +11,7 @@ fn health_call(stream: u32, path: &str) -> Vec<u8> {
     [headers(stream, &with_path(path)), frame(DATA, END_STREAM, stream, &[0; 5])].concat()
 }
 
-/// A peer that lets us send no DATA.
+/// A peer with a flow-control window of zero.
 async fn without_window(running: &Running) -> Peer {
     let mut peer = Peer::connect(running).await;
     peer.write(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
@@ -26,13 +26,13 @@ fn few_streams(settings: &mut Settings) {
 fn short_times(settings: &mut Settings) {
     settings.limits.unidentified_timeout = Some(Duration::from_secs(3));
     settings.limits.delivery_timeout = Duration::from_secs(1);
-    // A stalled peer is not waited for.
+    // Must not be reached: the server does not wait for a stalled peer.
     settings.limits.goaway_timeout = NEVER;
     settings.limits.connection_grace = NEVER;
 }
 
 #[tokio::test]
-async fn peer_without_a_credential_holds_few_streams() {
+async fn number_of_streams_of_a_peer_without_a_credential_is_limited() {
     let running = start(few_streams).await;
     let mut stalled = without_window(&running).await;
     let calls = (1..200).step_by(2).map(|stream| health_call(stream, CHECK)).collect::<Vec<_>>().concat();
@@ -40,7 +40,7 @@ async fn peer_without_a_credential_holds_few_streams() {
     running.counts(PAUSES, 1).await;
     let responses = [stalled.expect(HEADERS).await.stream, stalled.expect(HEADERS).await.stream];
     assert_eq!(responses, [1, 3]);
-    // The third stream would be answered before this connection, which is accepted later.
+    // If the third stream were accepted, it would be answered before these later connections.
     running.still_serves().await;
     running.still_serves().await;
     assert_eq!(stalled.arrived(HEADERS), 0);
@@ -48,7 +48,7 @@ async fn peer_without_a_credential_holds_few_streams() {
 }
 
 #[tokio::test]
-async fn burst_of_an_unidentified_peer_is_delayed_and_answered() {
+async fn burst_of_an_unidentified_peer_is_delayed_and_then_answered() {
     let running = start(few_streams).await;
     let mut prober = Peer::connect(&running).await;
     let calls = (1..200).step_by(2).map(|stream| health_call(stream, CHECK)).collect::<Vec<_>>().concat();
@@ -78,7 +78,7 @@ async fn burst_of_an_identified_caller_is_not_delayed_by_bodies_that_come_after_
 }
 
 #[tokio::test]
-async fn half_open_health_calls_give_their_places_to_others_after_their_time() {
+async fn half_open_health_calls_free_their_places_after_their_time_limit() {
     let running = start(few_streams).await;
     let mut half_open = Peer::connect(&running).await;
     let heads = [1, 3, 5].map(|stream| headers(stream, &with_path(CHECK))).concat();
@@ -89,7 +89,7 @@ async fn half_open_health_calls_give_their_places_to_others_after_their_time() {
 }
 
 #[tokio::test]
-async fn peer_that_accepts_no_response_is_closed_and_one_that_watches_is_not() {
+async fn connection_that_accepts_no_response_is_closed_and_a_watching_one_is_not() {
     let running = start(short_times).await;
     let mut watching = Peer::connect(&running).await;
     watching.write(&health_call(1, WATCH)).await;
@@ -120,7 +120,7 @@ async fn peer_of_the_health_port_that_accepts_no_response_is_closed() {
 }
 
 #[tokio::test]
-async fn calls_of_unidentified_peers_are_not_waited_for_after_the_goaway() {
+async fn server_does_not_wait_for_calls_of_unidentified_peers_after_the_goaway() {
     let running = start(|settings| {
         settings.limits.unidentified_timeout = Some(Duration::from_secs(2));
         settings.limits.idle_timeout = Duration::from_secs(3);
@@ -137,12 +137,13 @@ async fn calls_of_unidentified_peers_are_not_waited_for_after_the_goaway() {
 }
 
 #[tokio::test]
-async fn kernel_keeps_little_for_a_peer_that_does_not_read() {
+async fn kernel_send_buffer_is_limited() {
     let listener = super::super::listener::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     listener.set_nonblocking(false).unwrap();
     let (accepted, _) = listener.accept().unwrap();
     let size = socket2::SockRef::from(&accepted).send_buffer_size().unwrap();
-    // The kernel doubles what is set. Without a limit it starts with less, and lets it grow.
+    // The kernel doubles the configured size. Without a configured size, the buffer starts smaller
+    // and grows.
     assert_eq!(size, 256 * 1024);
 }

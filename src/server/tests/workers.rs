@@ -1,12 +1,12 @@
-//! Workers that are blocked get no connections.
+//! Blocked workers get no connections.
 
 use super::*;
 use crate::clock;
 
-/// Long enough that a worker that is not blocked has a heartbeat within it.
+/// Longer than the heartbeat interval of a worker that is not blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(8);
 
-/// Waits until this many threads are blocked, and returns their names.
+/// Waits until `count` threads are blocked, and returns their names.
 async fn blocked(metrics: &Metrics, count: usize) -> Vec<String> {
     let until = clock::now() + SOON;
     loop {
@@ -20,14 +20,14 @@ async fn blocked(metrics: &Metrics, count: usize) -> Vec<String> {
     }
 }
 
-/// The value of the metric of a thread.
+/// Whether the metric of a thread shows that it is up.
 fn is_up(metrics: &Metrics, thread: &str) -> bool {
     let text = metrics.render();
     let series = format!("ott_gateway_thread_up{{thread=\"{thread}\"}} ");
-    text.lines().find_map(|line| line.strip_prefix(&*series)).expect("it is shown") == "1"
+    text.lines().find_map(|line| line.strip_prefix(&*series)).expect("the thread has a series") == "1"
 }
 
-/// The thread that serves a new connection.
+/// Name of the thread that serves a new connection.
 async fn thread_of_new_connection(running: &Running) -> String {
     let answer = running.client().await.call(ISSUE, &[]).await;
     answer.headers["x-thread"].to_str().unwrap().to_owned()
@@ -55,14 +55,14 @@ async fn blocked_worker_gets_no_connections_until_it_responds_again() {
     assert_eq!(received(held).await.unwrap().code(), Some(tonic::Code::Ok));
     blocked(&metrics, 0).await;
     assert!(is_up(&metrics, name));
-    // Its only connection ends, so that it has the fewest.
+    // Without its only connection, the worker has the fewest.
     drop(client);
     let until = clock::now() + SOON;
     while thread_of_new_connection(&running).await != *name {
-        assert!(clock::now() < until, "it gets no connection");
+        assert!(clock::now() < until, "the worker gets no connection");
     }
     running.server.drain().await;
-    assert!(!metrics.render().contains("ott_gateway_thread_up{"), "the workers have ended as intended");
+    assert!(!metrics.render().contains("ott_gateway_thread_up{"), "stopped workers have no series");
 }
 
 #[tokio::test]

@@ -13,22 +13,23 @@ use tokio::sync::watch;
 use super::{ClientAuth, HTTP1, HTTP2, TlsError};
 use crate::pki::{Authorities, ServerIdentity};
 
-/// The configuration that new handshakes use. Its two parts are replaced independently of each
-/// other. Cheap to clone; all clones change together.
+/// The configuration that new handshakes use. Its two parts are replaced independently. Cheap to
+/// clone; clones share the configuration.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Current(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     config: ArcSwap<ServerConfig>,
-    parts: Mutex<Parts>,
-    /// Verifies the certificates of clients. `None` if they are not asked for any.
+    parts: Mutex<ConfigParts>,
+    /// Verifies the certificates of clients. `None` if clients are not asked for one.
     verifier: watch::Sender<Option<Arc<dyn ClientCertVerifier>>>,
 }
 
-/// What a configuration is made of. Each part is replaced only if the whole can be used.
+/// The parts of a configuration. A part is replaced only if the resulting configuration can be
+/// used.
 #[derive(Clone, Debug)]
-struct Parts {
+struct ConfigParts {
     identity: ServerIdentity,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -40,7 +41,7 @@ impl Current {
         client_cas: Option<&Authorities>,
     ) -> Result<Self, TlsError> {
         let verifier = client_cas.map(|client_cas| verifier(client_auth, client_cas)).transpose()?;
-        let parts = Parts { identity, verifier };
+        let parts = ConfigParts { identity, verifier };
         Ok(Self(Arc::new(Inner {
             config: ArcSwap::new(parts.configuration()?),
             verifier: watch::Sender::new(parts.verifier.clone()),
@@ -53,31 +54,33 @@ impl Current {
         self.0.config.load_full()
     }
 
-    /// Returns the verifier of client certificates, and each one that replaces it.
+    /// Returns a receiver of the current verifier of client certificates and of each replacement.
     pub(super) fn verifiers(&self) -> watch::Receiver<Option<Arc<dyn ClientCertVerifier>>> {
         self.0.verifier.subscribe()
     }
 
-    /// Takes effect for handshakes that begin from now on. Open connections keep theirs.
+    /// Replaces the certificate for handshakes that begin from now on. Open connections keep
+    /// theirs.
     pub(super) fn replace_identity(&self, identity: ServerIdentity) -> Result<(), TlsError> {
-        self.replace(|parts| Parts { identity, ..parts.clone() })
+        self.replace(|parts| ConfigParts { identity, ..parts.clone() })
     }
 
-    /// Takes effect for handshakes that begin from now on, and for open connections: their
-    /// certificates are verified again.
+    /// Replaces the client authorities for handshakes that begin from now on, and has the
+    /// certificates of open connections verified again.
     pub(super) fn replace_client_cas(
         &self,
         client_auth: &ClientAuth,
         client_cas: &Authorities,
     ) -> Result<(), TlsError> {
         let verifier = verifier(client_auth, client_cas)?;
-        self.replace(|parts| Parts { verifier: Some(Arc::clone(&verifier)), ..parts.clone() })?;
-        // After the configuration: a handshake subscribes before it loads the configuration.
+        self.replace(|parts| ConfigParts { verifier: Some(Arc::clone(&verifier)), ..parts.clone() })?;
+        // Sent after the configuration is stored: a handshake subscribes before it loads the
+        // configuration, so it misses no change.
         self.0.verifier.send_replace(Some(verifier));
         Ok(())
     }
 
-    fn replace(&self, change: impl FnOnce(&Parts) -> Parts) -> Result<(), TlsError> {
+    fn replace(&self, change: impl FnOnce(&ConfigParts) -> ConfigParts) -> Result<(), TlsError> {
         let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let new = change(&parts);
         self.0.config.store(new.configuration()?);
@@ -86,7 +89,7 @@ impl Current {
     }
 }
 
-impl Parts {
+impl ConfigParts {
     fn configuration(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS12, &rustls::version::TLS13])
@@ -97,8 +100,8 @@ impl Parts {
         };
         let mut config = builder.with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-        // A resumed session would bring its client certificate along unchecked, expired
-        // or not. Connections live long: a full handshake for each costs little.
+        // A resumed session would reuse its client certificate without verification, even if it has
+        // expired. Connections are long-lived, so a full handshake for each costs little.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))

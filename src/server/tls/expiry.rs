@@ -1,10 +1,9 @@
-//! Whether the certificates in use, or those that are about to be, are valid now.
+//! Validity of the certificates in use, and of those about to be used.
 //!
-//! A server certificate that is not valid makes every client fail: it does not replace one that
-//! is valid. A TLS library still trusts
-//! an authority that has expired, but its operator has most likely replaced it: it is reported.
-//! It is no reason to refuse a file, because that would keep the authorities that the file does
-//! not have any more. Each of several may expire on its own while callers move to the next.
+//! A server certificate that is not valid now makes every client fail, so it does not replace a
+//! valid one. An expired authority is only reported: the TLS library still trusts it, its operator
+//! has most likely replaced it, and refusing the file would keep the authorities that it removes.
+//! One authority of several may expire while callers move to the next.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,13 +15,13 @@ use crate::{
     validity::{self, State, Validity},
 };
 
-/// From when until when the certificates of one version of a file are valid.
+/// The validity periods of the certificates in one version of a file.
 #[derive(Debug)]
 pub(super) struct Expiry {
     kind: Certificate,
     path: PathBuf,
     validities: Vec<Validity>,
-    /// What each was at the last poll.
+    /// The state of each at the last poll.
     states: Vec<State>,
 }
 
@@ -32,7 +31,7 @@ impl Expiry {
         Self { kind, path: path.to_owned(), validities, states }
     }
 
-    /// Logs every certificate that is not valid.
+    /// Logs every certificate that is not valid now.
     pub(super) fn warn(&self) {
         for (number, state) in (1_usize..).zip(&self.states) {
             if *state != State::Valid {
@@ -41,7 +40,8 @@ impl Expiry {
         }
     }
 
-    /// Shows which certificate ends next, and logs those that have ended since the last time.
+    /// Updates the metric of the next expiry, and logs certificates that have expired since the
+    /// last call.
     pub(super) fn follow(&mut self, now: SystemTime, metrics: &Metrics) {
         let states: Vec<State> = self.validities.iter().map(|validity| validity.state(now)).collect();
         for (number, (state, last)) in (1_usize..).zip(states.iter().zip(&self.states)) {

@@ -9,7 +9,7 @@ use crate::{
     pki::{Authorities, CertificateChain, InvalidFile, InvalidPair, PrivateKey, ServerIdentity, Warning},
 };
 
-/// Why the TLS files cannot be used.
+/// Error that makes the TLS files unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -17,46 +17,46 @@ pub enum TlsError {
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         error: ReadError,
     },
-    /// A file does not contain what it must.
+    /// The content of a file is invalid.
     #[error("{}: {why}", file.display())]
     Invalid {
         /// The file.
         file: PathBuf,
-        /// Why, and what fixes it.
+        /// The cause, and how to fix it.
         why: InvalidFile,
     },
-    /// The server's own certificate is not valid now, while that in use is.
+    /// The server's own certificate is not valid now, and the one in use is.
     #[error("{}: {warning}", file.display())]
     NotValidNow {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         warning: Warning,
     },
     /// Both the certificate and the private key have errors.
     #[error("{certificate}; {private_key}")]
     Both {
-        /// That of the certificate.
+        /// The error of the certificate.
         certificate: Box<TlsError>,
-        /// That of the private key.
+        /// The error of the private key.
         private_key: Box<TlsError>,
     },
-    /// Certificate and key do not belong together.
+    /// Certificate and key do not match.
     #[error("{}: {why}", file.display())]
     Pair {
         /// The file of the private key.
         file: PathBuf,
-        /// Why, and what fixes it.
+        /// The cause, and how to fix it.
         why: InvalidPair,
     },
     /// The provider does not support the protocol versions.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Provider(#[source] rustls::Error),
     /// The client CAs cannot be used.
-    #[error("the client CAs cannot be used")]
+    #[error("cannot use the client CAs")]
     Verifier(#[source] VerifierBuilderError),
 }
 
@@ -66,7 +66,7 @@ impl TlsError {
     }
 }
 
-/// Certificate chain and private key, checked as a pair. Equal if they are the same pair.
+/// A certificate chain and its private key.
 pub(super) struct Pair {
     pub(super) identity: ServerIdentity,
     /// Whether every user of this machine can read the private key.
@@ -74,7 +74,7 @@ pub(super) struct Pair {
 }
 
 impl PartialEq for Pair {
-    /// The key is that of the certificate.
+    /// Compares only the chains: the key of a valid pair follows from its certificate.
     fn eq(&self, other: &Self) -> bool {
         self.identity.chain() == other.identity.chain()
     }
@@ -102,7 +102,7 @@ impl Pair {
     }
 }
 
-/// The authorities of client certificates.
+/// Reads the authorities of client certificates.
 pub(super) fn client_cas(reader: &mut Reader, file: &Path) -> Result<Authorities, TlsError> {
     Authorities::parse(&contents(reader, file)?.bytes).map_err(invalid(file))
 }
@@ -116,7 +116,7 @@ fn invalid(file: &Path) -> impl FnOnce(InvalidFile) -> TlsError {
     |why| TlsError::Invalid { file, why }
 }
 
-/// Logs what makes peers refuse certificates, apart from their times, which
+/// Logs the reasons why peers will refuse certificates, except for their validity periods, which
 /// [`Expiry`](super::expiry::Expiry) follows.
 pub(super) fn warn(file: &Path, warnings: &[Warning]) {
     for warning in warnings.iter().filter(|warning| !warning.is_about_time()) {

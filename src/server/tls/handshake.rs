@@ -1,4 +1,4 @@
-//! The server's side of TLS handshakes, and why they fail.
+//! Server-side TLS handshakes, and the reasons for their failures.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -29,7 +29,7 @@ pub(in crate::server) struct Handshakes {
     metrics: Metrics,
 }
 
-/// Why there is no secured connection.
+/// Error of a handshake.
 #[derive(Debug, thiserror::Error)]
 enum HandshakeError {
     #[error("no complete ClientHello within {0:?}")]
@@ -40,24 +40,24 @@ enum HandshakeError {
     NoAlpn,
     #[error("{}", pki::explain(.0, pki::Peer::Client))]
     Tls(rustls::Error),
-    #[error("the connection broke: {0}")]
+    #[error("connection failed: {0}")]
     Io(io::Error),
 }
 
 impl Handshakes {
-    /// For one worker. A handshake that takes longer than `timeout` fails.
+    /// Creates the handshakes of one worker. A handshake that takes longer than `timeout` fails.
     pub(in crate::server) fn new(current: Current, timeout: Duration, metrics: Metrics) -> Self {
         Self { current, turns: Turns::new(), timeout, metrics }
     }
 
-    /// Returns the secured connection, its peer, and whether the peer's certificate remains
-    /// trusted; or `None` if the handshake failed. Failures are counted and logged.
+    /// Completes a handshake. Returns the secured connection, its peer and the trust in the peer's
+    /// certificate, or `None` if the handshake failed. Counts and logs failures.
     pub(in crate::server) async fn complete(
         &self,
         stream: TcpStream,
         address: SocketAddr,
     ) -> Option<(TlsStream<TcpStream>, Peer, Trust)> {
-        // Before the configuration is loaded, so that no change in between is missed.
+        // Subscribed before the configuration is loaded, so that no change in between is missed.
         let verifiers = self.current.verifiers();
         match self.secure(stream).await {
             Ok(stream) => {
@@ -86,8 +86,8 @@ impl Handshakes {
 
     async fn secure(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
         let deadline: Instant = clock::now() + self.timeout;
-        // Costs next to nothing until the ClientHello is complete, so a peer that sends none
-        // takes no turn.
+        // Costs almost nothing until the ClientHello is complete, so a peer that sends none takes
+        // no turn.
         let hello = timeout_at(deadline, client_hello(stream))
             .await
             .map_err(|_elapsed| HandshakeError::NoClientHello(self.timeout))??;
@@ -98,7 +98,8 @@ impl Handshakes {
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
             return Ok(stream);
         }
-        // HTTP/1.1, or a client without ALPN, which in practice is one of HTTP/1.1 too.
+        // The client chose HTTP/1.1 or uses no ALPN; in practice, clients without ALPN are HTTP/1.1
+        // clients too.
         http1_refusal::refuse(&mut stream, Unserved::NotHttp2).await;
         Err(HandshakeError::NoAlpn)
     }
@@ -107,7 +108,7 @@ impl Handshakes {
 /// Waits for a `ClientHello`. An HTTP client that was not configured for TLS gets a response.
 async fn client_hello(mut stream: TcpStream) -> Result<StartHandshake<TcpStream>, HandshakeError> {
     let mut first = [0; 1];
-    // Checked before TLS reads it, because TLS answers other bytes with an alert at once.
+    // Peeked before the TLS library reads it, which would answer other bytes with an alert at once.
     let length = stream.peek(&mut first).await?;
     if http1_refusal::looks_like(&first[..length]) {
         http1_refusal::refuse(&mut stream, Unserved::NotTls).await;
@@ -131,13 +132,13 @@ impl HandshakeError {
         match self {
             Self::NoClientHello(_) | Self::Timeout(_) => TlsFailure::Timeout,
             Self::NoAlpn => TlsFailure::NoAlpn,
-            Self::Tls(error) => of_tls(error),
+            Self::Tls(error) => tls_failure(error),
             Self::Io(_) => TlsFailure::Disconnected,
         }
     }
 }
 
-const fn of_tls(error: &rustls::Error) -> TlsFailure {
+const fn tls_failure(error: &rustls::Error) -> TlsFailure {
     use rustls::Error;
     match error {
         Error::NoCertificatesPresented => TlsFailure::NoCertificate,

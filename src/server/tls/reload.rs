@@ -1,12 +1,12 @@
-//! Takes over changed TLS files while the server runs.
+//! Reloads changed TLS files while the server runs.
 //!
-//! Certificate and private key are followed as a pair, and the client CAs by themselves: an
-//! authority that is withdrawn must be withdrawn although the certificate cannot be renewed at
-//! the moment. A new version that cannot be used is refused, and the last good one stays in use.
+//! Certificate and private key are followed as a pair, and the client CAs separately: withdrawing
+//! an authority must work even while the certificate cannot be reloaded. A new version that cannot
+//! be used is refused, and the last valid one stays in use.
 //!
-//! A certificate that is not valid now is a warning at start and in `check-config`, where no other
-//! one could be used instead. For the same reason it replaces one that is not valid now either. It
-//! is refused, in the words of that warning, while the one in use is valid, and tried again at
+//! A certificate that is not valid now is only a warning at startup and in `check-config`, because
+//! there is no other one to use. For the same reason, it replaces one that is not valid now either.
+//! While the one in use is valid, it is refused with the text of that warning, and tried again at
 //! every poll.
 
 use std::{
@@ -29,25 +29,25 @@ use crate::{
     telemetry::metrics::{Certificate, Metrics, ReloadMetrics, Reloaded},
 };
 
-/// What was read at the start, to be followed from then on.
+/// TLS files that were read at startup, and are followed from then on.
 pub(crate) struct Reload {
     settings: Settings,
     current: Current,
     clock: WallClock,
-    /// Until the files are followed.
+    /// `Some` until the files are followed.
     initial: Option<Initial>,
     followers: Option<(Follower<PairFiles>, Option<Follower<ClientCaFile>>)>,
 }
 
-/// What the files contained at the start.
+/// The contents of the files at startup.
 struct Initial {
     pair: Pair,
     client_cas: Option<(PathBuf, Authorities)>,
 }
 
 impl Reload {
-    /// Reads the files for the first time: an error here is one at start. Blocks for at most
-    /// twice [`READ_TIMEOUT`](crate::files::READ_TIMEOUT).
+    /// Reads the files for the first time; an error is a startup error. Blocks for at most twice
+    /// [`READ_TIMEOUT`](crate::files::READ_TIMEOUT).
     pub(crate) fn start(settings: Settings) -> Result<Self, TlsError> {
         let client_auth = &settings.client_auth;
         let pair = read_once(&pair_name(&settings), pair_parser(&settings))?;
@@ -61,7 +61,7 @@ impl Reload {
         Ok(Self { settings, current, clock: WallClock::system(), initial, followers: None })
     }
 
-    /// What handshakes use.
+    /// Returns the configuration that handshakes use.
     pub(crate) fn current(&self) -> Current {
         self.current.clone()
     }
@@ -77,7 +77,7 @@ impl Reload {
                 never
             }
             Some((pair, None)) => pair.run().await,
-            // There are followers once `initial` has been taken.
+            // Unreachable: `followers` is set when `initial` is taken.
             None => std::future::pending().await,
         }
     }
@@ -142,7 +142,7 @@ struct PairFiles {
 }
 
 impl PairFiles {
-    /// `pair` is in use already, valid or not.
+    /// `pair` is already in use, valid or not.
     fn new(settings: Settings, current: Current, pair: &Pair, metrics: &Metrics, clock: &WallClock) -> Self {
         let (file, chain) = (&settings.certificate_file, pair.identity.chain());
         Self {
@@ -215,7 +215,7 @@ struct ClientCaFile {
 }
 
 impl ClientCaFile {
-    /// `client_cas` are in use already.
+    /// `client_cas` are already in use.
     fn new(
         path: PathBuf,
         client_auth: ClientAuth,
@@ -254,7 +254,8 @@ impl FollowedFile for ClientCaFile {
 
     fn take_over(&mut self, new: &Authorities, _: Option<&Authorities>) -> Result<(), TlsError> {
         let now = self.clock.now();
-        // Even if none of them is valid now: those that are missing are not trusted any more.
+        // Replaced even if none of the new ones is valid now, because removed authorities must not
+        // be trusted any more.
         let expiry = Expiry::new(Certificate::ClientCa, &self.path, new.validities(), now);
         self.current.replace_client_cas(&self.client_auth, new)?;
         tracing::info!(

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use crate::clock::{self, WallClock};
 
-/// The certificate that the peer of a connection has shown, and the authorities of the moment.
+/// The certificate that the peer of a connection presented, and the current authorities.
 pub(in crate::server) struct Trust {
-    /// The peer's own certificate first. Empty if it has shown none.
+    /// The peer's own certificate first. Empty if the peer presented none.
     chain: Vec<CertificateDer<'static>>,
     verifiers: watch::Receiver<Option<Arc<dyn ClientCertVerifier>>>,
 }
@@ -25,8 +25,7 @@ impl Trust {
         Self { chain: chain.to_vec(), verifiers }
     }
 
-    /// Resolves once the client authorities have been replaced by others that the peer's
-    /// certificate is not valid for.
+    /// Resolves when new client authorities no longer accept the peer's certificate.
     pub(in crate::server) async fn withdrawn(&mut self) {
         if self.chain.is_empty() {
             return std::future::pending().await;

@@ -1,11 +1,11 @@
 //! Fair shares of a worker's thread for TLS handshakes.
 //!
 //! A handshake costs about as much CPU time as ten calls, in two or three steps. If a burst of
-//! clients connects at once, all their steps would run before any call that arrives meanwhile.
-//! So one such step runs per pass of the worker over its ready tasks, and further handshakes
-//! queue in the order of their arrival.
+//! clients connects, all their steps would run before any call that arrives meanwhile. Therefore
+//! one step runs per pass of the worker over its ready tasks, and further handshakes queue in order
+//! of arrival.
 //!
-//! A turn is held during a step only, never while a handshake waits for its peer.
+//! A turn is held only during a step, never while a handshake waits for its peer.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -16,9 +16,9 @@ use tokio::{
 
 use crate::clock;
 
-/// A step that took less did no cryptography. It is not counted, so that peers that send a
+/// A step that took less time did no cryptography and is not counted, so that peers that send a
 /// byte at a time do not use up the turns of others.
-const CHEAP: Duration = Duration::from_micros(50);
+const MIN_COUNTED_STEP: Duration = Duration::from_micros(50);
 
 /// The turns of one worker. Clones share them.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Turns {
         Self(Arc::new(Semaphore::new(1)))
     }
 
-    /// Drives `work` to its end, with a turn for each poll.
+    /// Drives `work` to completion, with a turn for each poll.
     ///
     /// Must be called on the worker's runtime.
     pub(super) async fn run<F: Future>(&self, work: F) -> F::Output {
@@ -39,7 +39,7 @@ impl Turns {
             let turn = Arc::clone(&self.0).acquire_owned().await.ok();
             let began = clock::now();
             let step = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
-            if began.elapsed() >= CHEAP {
+            if began.elapsed() >= MIN_COUNTED_STEP {
                 end_after_this_pass(turn);
             } else {
                 drop(turn);
@@ -52,7 +52,7 @@ impl Turns {
     }
 }
 
-/// Gives a turn back once every task that is ready now has run.
+/// Returns a turn once every task that is ready now has run.
 fn end_after_this_pass(turn: Option<OwnedSemaphorePermit>) {
     tokio::spawn(async move {
         yield_now().await;
@@ -79,10 +79,10 @@ mod tests {
 
     use super::*;
 
-    /// One step of a handshake: CPU time, and nothing to wait for.
+    /// One step of a handshake, which uses CPU time without waiting.
     fn compute() {
         let began = clock::now();
-        while began.elapsed() < 2 * CHEAP {
+        while began.elapsed() < 2 * MIN_COUNTED_STEP {
             std::hint::spin_loop();
         }
     }
@@ -105,15 +105,15 @@ mod tests {
             });
         }
         // A task that is always ready, as a busy connection is.
-        let mut most_between = 0;
+        let mut max_between = 0;
         let mut before = 0;
         while before < BURST {
             yield_now().await;
             let now = steps.load(Ordering::Relaxed);
-            most_between = most_between.max(now - before);
+            max_between = max_between.max(now - before);
             before = now;
         }
-        assert_eq!(most_between, 1, "handshakes per pass");
+        assert_eq!(max_between, 1, "handshakes per pass");
         handshakes.join_all().await;
     }
 
@@ -139,11 +139,11 @@ mod tests {
                 is_entered.recv().await.expect("a handshake");
             }
         };
-        timeout(Duration::from_secs(10), all_entered).await.expect("none waits for another");
-        assert!(stalled.try_join_next().is_none(), "they still wait for their peers");
+        timeout(Duration::from_secs(10), all_entered).await.expect("no handshake waits for another");
+        assert!(stalled.try_join_next().is_none(), "the handshakes still wait for their peers");
         drop(peers);
         for ended in stalled.join_all().await {
-            ended.expect_err("the peer is gone");
+            ended.expect_err("the peer disconnected");
         }
     }
 
@@ -152,8 +152,8 @@ mod tests {
         let turns = Turns::new();
         let mut polls = 0;
         for _ in 0..1000 {
-            // The paused clock makes each step cheap. One that counted would make the next one
-            // wait for another poll.
+            // The paused clock makes each step cheap. A counted step would make the next one wait
+            // for another poll.
             let mut step = pin!(unconstrained(turns.run(async {})));
             poll_fn(|cx| {
                 polls += 1;

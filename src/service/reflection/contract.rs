@@ -1,6 +1,6 @@
 //! The descriptors of the services, found by name.
 
-use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor};
+use prost_reflect::{DescriptorError, DescriptorPool, FileDescriptor, prost_types::FileDescriptorProto};
 use tonic::Code;
 
 use crate::text::Printable;
@@ -28,12 +28,15 @@ impl Unknown {
 }
 
 impl Contract {
-    /// Reads encoded descriptor sets. A file that is in several of them is kept once.
+    /// Reads encoded descriptor sets. A file that is in several of them is kept once. The types of
+    /// error details are added: no file imports them, and tools need them to show what a
+    /// `google.protobuf.Any` in a status contains.
     pub(super) fn new(sets: &[&[u8]]) -> Result<Self, DescriptorError> {
         let mut pool = DescriptorPool::new();
         for set in sets {
             pool.decode_file_descriptor_set(*set)?;
         }
+        pool.add_file_descriptor_protos(error_details()?)?;
         Ok(Self(pool))
     }
 
@@ -103,10 +106,23 @@ impl Contract {
     }
 }
 
+/// The files of `google.rpc.Status` and its details, and what they import. The library's names of
+/// them lack the folder, and a tool that has these types too would take them for other ones.
+fn error_details() -> Result<Vec<FileDescriptorProto>, DescriptorError> {
+    let pool = DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    let files = pool.files().map(|file| {
+        let mut file = file.file_descriptor_proto().clone();
+        if file.package() == "google.rpc" && !file.name().contains('/') {
+            file.name = Some(format!("google/rpc/{}", file.name()));
+        }
+        file
+    });
+    Ok(files.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use prost_reflect::prost::Message as _;
-    use prost_reflect::prost_types::FileDescriptorProto;
 
     use super::*;
     use crate::proto::FILE_DESCRIPTOR_SET;
@@ -139,6 +155,31 @@ mod tests {
         let services: Vec<String> = contract.services().collect();
         assert_eq!(services, ["ott.v1.OttService", "grpc.health.v1.Health"]);
         assert_eq!(contract.extensions("ott.v1.IssueOttRequest"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn error_details_are_found_by_symbol_and_by_their_usual_file_name() {
+        let contract = contract();
+        for (symbol, file) in [
+            ("google.rpc.Status", "google/rpc/status.proto"),
+            ("google.rpc.ErrorInfo", "google/rpc/error_details.proto"),
+            ("google.rpc.BadRequest.FieldViolation", "google/rpc/error_details.proto"),
+            ("google.protobuf.Any", "google/protobuf/any.proto"),
+            ("google.protobuf.Duration", "google/protobuf/duration.proto"),
+        ] {
+            assert_eq!(name_of(contract.file_with(symbol)), file, "{symbol}");
+            assert_eq!(name_of(contract.file(file)), file);
+        }
+    }
+
+    #[test]
+    fn every_import_of_a_file_is_found() {
+        let contract = contract();
+        for file in contract.0.files() {
+            for import in &file.file_descriptor_proto().dependency {
+                assert_eq!(&name_of(contract.file(import)), import, "imported by {}", file.name());
+            }
+        }
     }
 
     #[test]

@@ -6,15 +6,15 @@ use super::{Answers, Retry};
 use crate::{
     call::Operation,
     platform::error::PlatformErrorCode,
-    status::{FailureCode, Reason, platform},
+    status::{Case, FailureCode, Reason, platform},
 };
 
 const HEAD: &str = "\
 # Errors
 
-<!-- Written from src/status/table.rs by `cargo test --lib status::`; edit there. -->
+<!-- Written from src/status/table.rs and src/status/case.rs by `cargo test --lib status::`; edit there. -->
 
-Every answer that is not OK has a gRPC code, a message for people, and `google.rpc.Status` details
+Every answer of the gateway that is not OK has a gRPC code, a [message](#messages) for people, and `google.rpc.Status` details
 (`grpc-status-details-bin`). Decide by `ErrorInfo.reason`, not by the message. A reason that you do not know
 yet: decide by the gRPC code.
 
@@ -28,7 +28,8 @@ yet: decide by the gRPC code.
   unknown, used or expired get the same answer.
 - `google.rpc.RequestInfo`: the id to quote to the gateway's operator.
 - `google.rpc.RetryInfo`: how long to wait before a retry, where a retry is worth it and the wait is known.
-- `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`, `google.rpc.BadRequest` with `INVALID_REQUEST`.
+- `google.rpc.QuotaFailure` with `CALLER_QUOTA_EXCEEDED`: which quota is used up, and its rate and burst.
+- `google.rpc.BadRequest` with `INVALID_REQUEST`: the fields that are not valid, each with its rule.
 
 `outcome` reports what the platform did:
 
@@ -39,8 +40,12 @@ yet: decide by the gRPC code.
 | `unknown` | The request may have been sent, and no usable response came: a timeout, a reset, a 5xx, 3xx, 408, 425 or 499. |
 | `done` | The platform did it, and the response could not be delivered. |
 
-UNAVAILABLE is only answered while a retry is safe, for logins too. What must not be retried carries
-`grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
+The gateway answers UNAVAILABLE only while a retry is safe, for logins too. This holds for answers *with* an `ErrorInfo` of
+the domain `ott-gateway`. UNAVAILABLE without one was made by the client library or a proxy, for example because the connection
+was lost: the gateway may have received the request, so a `LoginWithOtt` must not be sent again with the same token. (A repeated
+`IssueOtt` is always safe.) The same holds for any other code without that `ErrorInfo`. [clients.md](clients.md) shows the check.
+
+What must not be retried carries `grpc-retry-pushback-ms: -1`, which gRPC clients with a retry policy obey; a login whose token is or may be spent
 also carries `x-envoy-ratelimited: true`, which Envoy obeys. RetryInfo is omitted for
 logins when the wait is 30 seconds or more: the token would have expired.
 
@@ -59,6 +64,24 @@ health and reflection services keep their own errors.
 
 | reason | IssueOtt | LoginWithOtt | meaning | what to do | safe to retry? |
 |---|---|---|---|---|---|
+";
+
+const MESSAGES: &str = "
+## Messages
+
+A message is for people: it may change, and programs decide by the reason. Each is about one case only.
+
+- If fields are not valid, the message begins with each of them and its rule, in place of the first sentence:
+  `target_uri: must be on the data center or on one of the API client's target_origins. Correct the request.`
+- `{call}` is `this IssueOtt call`; `{caller}` is `the caller \"NAME\"`, with the name that the caller has proven (at most 256
+  bytes); `{quota}` is a rate and a burst, such as `30/min, burst 10`; `{user field}` is the field that names the user. Nothing
+  else of a request is in a message.
+- A login whose token is spent, or may be, is not advised to retry: its message says that and asks for a new token. If the
+  wait before a retry is longer than the token lives, it says that instead.
+- If the platform's response has a code that is [listed below](#the-platforms-codes), the message ends with it and its meaning.
+
+| reason | message |
+|---|---|
 ";
 
 const CODES: &str = "
@@ -87,6 +110,13 @@ pub fn render() -> String {
             retry(entry.issue, entry.login),
         ];
         line(&mut page, &row);
+    }
+    page.push_str(MESSAGES);
+    for reason in Reason::ALL {
+        for case in Case::ALL.iter().filter(|case| case.reason() == *reason) {
+            let message = format!("{} {}", case.meaning(), case.advice().text());
+            line(&mut page, &[format!("`{}`", reason.as_str()), message]);
+        }
     }
     page.push_str(CODES);
     for code in PlatformErrorCode::DOCUMENTED {

@@ -10,7 +10,7 @@ use crate::{
     call::{Certainty, Operation},
     proto::FILE_DESCRIPTOR_SET,
     status::{
-        Failure, Reason,
+        Case, Failure, Reason,
         table::{Retry, comment, render},
     },
 };
@@ -30,7 +30,7 @@ fn reasons_are_exactly_those_of_the_contract() {
 
 /// Other languages read the contract, not this code.
 #[test]
-fn comments_of_the_contract_say_what_the_catalogue_says() {
+fn comments_of_the_contract_match_the_catalogue() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
     let contract = pool.get_enum_by_name("ott.v1.ErrorReason").expect("the contract has it");
     let file = contract.parent_file();
@@ -59,10 +59,11 @@ fn the_page_for_users_is_up_to_date() {
 
 #[test]
 fn texts_are_sentences_in_ascii() {
-    for entry in Reason::ALL.iter().map(|reason| reason.entry()) {
-        for text in [entry.meaning, entry.action] {
-            assert!(text.is_ascii() && text.ends_with('.') && !text.contains('|'), "{text}");
-        }
+    let entries = Reason::ALL.iter().map(|reason| reason.entry());
+    let entries = entries.flat_map(|entry| [entry.meaning, entry.action]);
+    let cases = Case::ALL.iter().flat_map(|case| [case.meaning(), case.advice().text()]);
+    for text in entries.chain(cases) {
+        assert!(text.is_ascii() && text.ends_with('.') && !text.contains('|'), "{text}");
     }
 }
 
@@ -104,7 +105,7 @@ fn a_login_whose_token_may_be_spent_is_never_retried_by_anyone() {
 /// The sentence of the contract, and the same rule as code: whoever changes one has to
 /// look at the other.
 #[test]
-fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
+fn login_is_retried_exactly_where_the_contract_allows_it() {
     let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set is whole");
     let service = pool.get_service_by_name("ott.v1.OttService").expect("the contract has it");
     let method = service.methods().find(|method| method.name() == "LoginWithOtt").expect("it is there");
@@ -113,8 +114,8 @@ fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
     let location = locations.iter().find(|location| location.path == method.path()).expect("it has one");
     let words: Vec<&str> = location.leading_comments().split_whitespace().collect();
     let sentence = "Never retry with the same token, except after UNAVAILABLE, RESOURCE_EXHAUSTED with \
-                    RetryInfo, or DEADLINE_EXCEEDED whose \"outcome\" is \"not_sent\" or \"refused\": then it is \
-                    unspent.";
+                    RetryInfo, or DEADLINE_EXCEEDED whose \"outcome\" is \"not_sent\" or \"refused\", each with an \
+                    ErrorInfo of the domain \"ott-gateway\": then it is unspent.";
     assert!(words.join(" ").contains(sentence), "{}", location.leading_comments());
 
     for reason in Reason::ALL.iter().filter(|reason| reason.entry().login.is_some()) {
@@ -137,24 +138,6 @@ fn a_login_is_told_to_try_again_exactly_where_the_contract_says_so() {
                 if wait < Duration::from_secs(30) {
                     assert_eq!(advised, by_the_contract, "{case}");
                 }
-            }
-        }
-    }
-}
-
-#[test]
-fn messages_are_of_a_fixed_set_and_say_what_to_do() {
-    let spent = "The one-time token may be spent: issue a new one and log in with that.";
-    for reason in Reason::ALL {
-        let entry = reason.entry();
-        for operation in OPERATIONS {
-            for outcome in CERTAINTIES {
-                let answer = Answer::of(Failure::new(*reason), &call_with(operation, outcome));
-                let may_be_spent = operation == Operation::LoginWithOtt
-                    && matches!(outcome, Certainty::Unknown | Certainty::Done);
-                let action =
-                    if may_be_spent && *reason != Reason::LoginOutcomeUnknown { spent } else { entry.action };
-                assert_eq!(answer.message, format!("{} {action}", entry.meaning));
             }
         }
     }

@@ -65,10 +65,10 @@ const fn no_retry(code: Code, reason: &'static str, outcome: &'static str) -> Ex
 #[track_caller]
 fn check(case: &str, answer: &Answer, expected: Expected) {
     assert_eq!((answer.code, answer.reason.as_str()), (expected.code, expected.reason), "{case}");
-    assert_eq!(answer.told("outcome"), Some(expected.outcome), "{case}");
+    assert_eq!(answer.reported("outcome"), Some(expected.outcome), "{case}");
     assert_eq!(answer.pushback.as_deref(), expected.pushback.then_some("-1"), "{case}");
-    let spent =
-        answer.told("operation") == Some("LoginWithOtt") && ["unknown", "done"].contains(&expected.outcome);
+    let spent = answer.reported("operation") == Some("LoginWithOtt")
+        && ["unknown", "done"].contains(&expected.outcome);
     assert_eq!(answer.rate_limited, spent, "{case}");
 }
 
@@ -131,11 +131,11 @@ fn http_statuses_without_a_known_code_are_decided_by_status() {
                 if expected.reason == "OTT_REJECTED" {
                     continue;
                 }
-                assert_eq!(answer.told("httpStatus"), Some(status.to_string().as_str()), "{case}");
+                assert_eq!(answer.reported("httpStatus"), Some(status.to_string().as_str()), "{case}");
                 let code = body.as_ref().and_then(|body| body.code).map(|code| code.number().to_string());
-                assert_eq!(answer.told("apiCode"), code.as_deref(), "{case}");
+                assert_eq!(answer.reported("apiCode"), code.as_deref(), "{case}");
                 let message = body.as_ref().and_then(|body| body.message.clone());
-                assert_eq!(answer.told("apiMessage"), message.as_deref(), "{case}");
+                assert_eq!(answer.reported("apiMessage"), message.as_deref(), "{case}");
             }
         }
     }
@@ -159,14 +159,14 @@ fn by_code(number: i64) -> (Code, &'static str) {
 }
 
 #[test]
-fn every_api_code_decides_at_issuing_whatever_the_4xx() {
+fn every_api_code_decides_at_issuing_for_any_4xx() {
     for number in 1000..=1035 {
         let (code, reason) = by_code(number);
         let expected = Expected { code, reason, outcome: "refused", pushback: code != Code::Unavailable };
         for status in [400, 401, 403, 404, 405, 409, 410, 415, 422, 429] {
             let answer = decided(IssueOtt, http(status, json(Some(number))));
             check(&format!("{status}-{number}"), &answer, expected);
-            assert_eq!(answer.told("apiCode"), Some(number.to_string().as_str()));
+            assert_eq!(answer.reported("apiCode"), Some(number.to_string().as_str()));
             let meaning = PlatformErrorCode::from_number(number).meaning().expect("it is documented");
             assert!(answer.message.ends_with(&format!("The platform's code is {number}: {meaning}.")));
         }
@@ -174,7 +174,7 @@ fn every_api_code_decides_at_issuing_whatever_the_4xx() {
 }
 
 #[test]
-fn at_login_only_codes_that_tell_of_the_account_decide_where_a_token_is_rejected() {
+fn at_login_only_codes_about_the_account_decide_where_a_token_is_rejected() {
     for number in 1000..=1035 {
         let (code, reason) = by_code(number);
         for status in [400, 401, 404, 410] {
@@ -215,7 +215,7 @@ fn no_api_code_makes_a_5xx_definite() {
 }
 
 #[test]
-fn what_is_no_answer_is_decided_by_certainty() {
+fn failures_without_a_response_are_decided_by_certainty() {
     let unreachable = may_be_retried(Code::Unavailable, "PLATFORM_UNREACHABLE", "not_sent");
     let breaker = || PlatformError::BreakerOpen { retry_after: Duration::from_millis(700) };
     let late = may_be_retried(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "not_sent");
@@ -262,7 +262,7 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
         let login = answer(LoginWithOtt, PlatformError::Malformed(malformation), Done);
         check("login", &login, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
         assert!(
-            login.message.ends_with("The one-time token may be spent: issue a new one and log in with that.")
+            login.message.ends_with("The one-time token is spent; issue a new token and log in with that.")
         );
         let issue = answer(IssueOtt, PlatformError::Malformed(malformation), Done);
         check("issue", &issue, no_retry(Code::Internal, "PLATFORM_PROTOCOL_ERROR", "done"));
@@ -270,7 +270,7 @@ fn a_malformed_answer_to_a_login_has_spent_the_token() {
 }
 
 #[test]
-fn a_missing_access_token_is_no_fault_of_the_caller() {
+fn missing_access_token_is_not_the_callers_fault() {
     use CredentialErrorKind as Kind;
     let retry_after = Duration::from_secs(4);
     let rows = [
@@ -300,7 +300,7 @@ fn a_missing_access_token_is_no_fault_of_the_caller() {
         };
         assert!(answer.message.contains(narrower), "{}", answer.message);
         let protocol = matches!(kind, Kind::Protocol { .. });
-        assert_eq!(answer.told("httpStatus"), protocol.then_some("404"));
+        assert_eq!(answer.reported("httpStatus"), protocol.then_some("404"));
     }
 }
 
@@ -314,7 +314,7 @@ fn limited(operation: Operation, retry_after: Option<u64>) -> Answer {
 }
 
 #[test]
-fn a_rate_limit_says_when_to_come_back() {
+fn rate_limit_has_a_retry_delay() {
     for operation in OPERATIONS {
         let told = limited(operation, Some(7));
         assert_eq!((told.retry_delay(), told.pushback), (Some(Duration::from_secs(7)), None));
@@ -328,7 +328,7 @@ fn a_rate_limit_says_when_to_come_back() {
 }
 
 #[test]
-fn a_login_is_not_told_to_wait_longer_than_its_token_lives() {
+fn login_gets_no_retry_delay_longer_than_its_token_lives() {
     assert_eq!(limited(LoginWithOtt, Some(29)).pushback, None);
     let dead = limited(LoginWithOtt, Some(30));
     assert_eq!((dead.retry_delay(), dead.pushback.as_deref()), (None, Some("-1")));

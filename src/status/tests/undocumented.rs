@@ -63,7 +63,7 @@ async fn answer(path: &str, encoding: &str, body: Vec<u8>) -> (Code, Failure) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_decoded_is_the_callers_fault() {
+async fn undecodable_request_is_the_callers_fault() {
     let issue = "/ott.v1.OttService/IssueOtt";
     let garbage = frame(0, 3, &[0xff, 0xff, 0xff]);
     let not_utf8 = frame(0, 3, &[0x0a, 0x01, 0xff]);
@@ -100,11 +100,11 @@ async fn an_unknown_method_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn a_compressed_request_is_unimplemented_and_told_what_is_accepted() {
+async fn compressed_request_is_unimplemented_and_gets_the_accepted_encoding() {
     let (code, failure) = answer("/ott.v1.OttService/IssueOtt", "gzip", frame(1, 0, &[])).await;
     assert_eq!(code, Code::Unimplemented);
     let status = failure.into_status(&call(Operation::IssueOtt));
-    assert_eq!(status.metadata().get("grpc-accept-encoding").expect("it is told"), "identity");
+    assert_eq!(status.metadata().get("grpc-accept-encoding").expect("it is present"), "identity");
     let answer = Answer::read(&status);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unimplemented, "INVALID_REQUEST"));
 }

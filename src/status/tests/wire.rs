@@ -25,7 +25,7 @@ fn a_failure_before_anything_is_known_has_its_details_too() {
 }
 
 #[test]
-fn metadata_tells_what_the_call_knows() {
+fn metadata_contains_what_the_call_records() {
     let call = call(Operation::IssueOtt);
     call.set_api_client("eu2".into());
     call.attempt_begins();
@@ -64,7 +64,7 @@ fn violations_are_named_field_by_field() {
 }
 
 #[test]
-fn a_used_up_quota_says_whose_and_when() {
+fn exceeded_quota_names_its_subject_its_limit_and_the_wait() {
     let call = call(Operation::IssueOtt);
     call.set_caller("spiffe://mesh/portal".into(), "certificate");
     for (failure, description) in [
@@ -72,7 +72,7 @@ fn a_used_up_quota_says_whose_and_when() {
         (Failure::new(Reason::CallerQuotaExceeded).quota("spiffe://mesh/portal", "50/s"), "50/s"),
     ] {
         let answer = Answer::of(failure.retry_after(Duration::from_millis(20)), &call);
-        let quota = answer.details.quota_failure().expect("it is told").violations[0].clone();
+        let quota = answer.details.quota_failure().expect("it is present").violations[0].clone();
         assert_eq!(
             (quota.subject.as_str(), quota.description.as_str()),
             ("spiffe://mesh/portal", description)
@@ -82,7 +82,7 @@ fn a_used_up_quota_says_whose_and_when() {
 }
 
 #[test]
-fn this_replica_being_busy_always_says_when_to_retry() {
+fn busy_replica_always_sends_a_retry_delay() {
     for reason in [Reason::Overloaded, Reason::Draining, Reason::AuditUnavailable] {
         for operation in OPERATIONS {
             let answer = Answer::of(Failure::new(reason), &call(operation));
@@ -106,7 +106,7 @@ fn call_with(operation: Operation, outcome: Certainty) -> Call {
 }
 
 #[test]
-fn a_drain_tells_a_login_that_may_have_been_sent_from_the_others() {
+fn drain_distinguishes_logins_that_may_have_been_sent() {
     for operation in OPERATIONS {
         for outcome in CERTAINTIES {
             let call = call_with(operation, outcome);
@@ -119,7 +119,7 @@ fn a_drain_tells_a_login_that_may_have_been_sent_from_the_others() {
                 (Code::Unavailable, "DRAINING")
             };
             assert_eq!((answer.code, answer.reason.as_str()), expected, "{operation:?} {outcome:?}");
-            assert_eq!(answer.told("outcome"), Some(outcome.as_str()));
+            assert_eq!(answer.reported("outcome"), Some(outcome.as_str()));
             assert_eq!(answer.rate_limited, spent);
         }
     }
@@ -130,14 +130,14 @@ fn a_lost_audit_record_costs_an_issue_a_retry_and_a_login_its_token() {
     let issue = call_with(Operation::IssueOtt, Certainty::Done);
     let answer = Answer::of(Failure::new(Reason::AuditUnavailable), &issue);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Unavailable, "AUDIT_UNAVAILABLE"));
-    assert_eq!((answer.told("outcome"), answer.pushback.as_deref()), (Some("done"), None));
+    assert_eq!((answer.reported("outcome"), answer.pushback.as_deref()), (Some("done"), None));
 
     let login = call_with(Operation::LoginWithOtt, Certainty::Done);
     let failure = Failure::new(Reason::AuditUnavailable);
     assert_eq!(Code::from(failure.code(&login)), Code::Aborted);
     let answer = Answer::of(failure, &login);
     assert_eq!((answer.code, answer.reason.as_str()), (Code::Aborted, "AUDIT_UNAVAILABLE"));
-    assert_eq!((answer.told("outcome"), answer.pushback.as_deref()), (Some("done"), Some("-1")));
+    assert_eq!((answer.reported("outcome"), answer.pushback.as_deref()), (Some("done"), Some("-1")));
     assert_eq!(answer.retry_delay(), None);
 }
 
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn a_status_stays_within_4_kib_whatever_is_in_it(
+    fn status_stays_within_4_kib_with_any_content(
         reason in proptest::sample::select(Reason::ALL),
         operation in proptest::sample::select(OPERATIONS.as_slice()),
         descriptions in proptest::collection::vec(".{0,300}", 0..40),
@@ -236,10 +236,10 @@ proptest! {
         let status = Failure::from_platform(operation, &error).into_status(&call);
         prop_assert!(wire_size(&status) <= 4096);
         let answer = Answer::read(&status);
-        if let Some(message) = answer.told("apiMessage") {
+        if let Some(message) = answer.reported("apiMessage") {
             prop_assert!(message.len() <= 256);
             prop_assert!(!message.chars().any(crate::text::is_unprintable));
         }
-        prop_assert!(answer.reason != "OTT_REJECTED" || answer.told("apiMessage").is_none());
+        prop_assert!(answer.reason != "OTT_REJECTED" || answer.reported("apiMessage").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! What a unit test logs, in memory.
+//! Captures the log of a unit test.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use tracing::{Dispatch, level_filters::LevelFilter, subscriber::DefaultGuard};
 
-/// Collects everything that the current thread logs until this is dropped.
+/// Captures everything that the current thread logs until this is dropped.
 pub(crate) struct CapturedLog {
     bytes: Bytes,
     _subscriber: DefaultGuard,
@@ -15,7 +15,7 @@ pub(crate) struct CapturedLog {
 }
 
 impl CapturedLog {
-    /// Starts with lines as they are in text format, without colors, from TRACE on.
+    /// Starts capturing lines in text format, without colors, from TRACE up.
     pub(crate) fn start() -> Self {
         let bytes = Bytes::default();
         let writer = bytes.clone();
@@ -28,18 +28,18 @@ impl CapturedLog {
         Self { bytes, _subscriber: tracing::subscriber::set_default(subscriber), _second: second }
     }
 
-    /// Returns everything so far.
+    /// Returns everything captured so far.
     pub(crate) fn text(&self) -> String {
         let bytes = self.bytes.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-/// A dispatcher to keep while a test captures its log.
+/// Returns a dispatcher to keep alive while a test captures its log.
 ///
-/// While there is only one dispatcher, `tracing` asks that of the current thread whether an
-/// event is of interest to any. An event that a thread without one reaches first is then
-/// switched off for all threads.
+/// While there is only one dispatcher, `tracing` asks only the dispatcher of the current thread
+/// whether a callsite is enabled. A callsite that is first reached on a thread without a dispatcher
+/// is then disabled for all threads.
 pub(crate) fn second_dispatcher() -> Dispatch {
     Dispatch::new(tracing_subscriber::registry())
 }

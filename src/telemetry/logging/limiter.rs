@@ -1,8 +1,8 @@
-//! Limits repeated log lines, and counts those that are left out.
+//! Limits repeated log lines, and counts the suppressed ones.
 //!
-//! Two kinds of lines are limited: warnings and errors, and lines from `info` up that carry
-//! the field `peer.address`, because peers cause those without having proven who they are.
-//! Each place in the code has limits of its own; lines about peers are limited per peer.
+//! Two kinds of lines are limited: warnings and errors, and lines from `info` up with the field
+//! `peer.address`, because unauthenticated peers can cause them. Limits apply per callsite; lines
+//! about peers are also limited per peer.
 
 use std::{
     collections::HashMap,
@@ -22,21 +22,21 @@ use tracing_subscriber::{Layer, layer::Context};
 use super::CALL_TARGET;
 use crate::clock::{self, Instant};
 
-/// Maximum lines of one place, about one peer, per [`WINDOW`]: enough to see that the event
-/// repeats, and how.
+/// Maximum number of lines of one callsite, about one peer, per [`WINDOW`]: enough to see that and
+/// how the event repeats.
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Maximum peers with a limit of their own at one place. Further ones share one, so that
-/// neither memory nor the log grows with the number of addresses.
+/// Maximum number of peers with a separate limit per callsite. Others share one, so that neither
+/// memory nor the log grows with the number of addresses.
 const MAX_PEERS: usize = 100;
-/// The field that makes a line one about a peer.
+/// Field that marks a line as being about a peer.
 const PEER: &str = "peer.address";
 
 /// Limits repeated lines. Clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limiter(Arc<Mutex<Counts>>);
 
-/// A layer whose lines are limited.
+/// Layer whose lines are limited.
 pub(super) struct Limited<L> {
     lines: L,
     limiter: Limiter,
@@ -44,19 +44,19 @@ pub(super) struct Limited<L> {
 
 #[derive(Debug, Default)]
 struct Counts {
-    places: HashMap<Identifier, Place>,
+    callsites: HashMap<Identifier, Callsite>,
     suppressed: u64,
 }
 
-/// One place in the code.
+/// Lines of one callsite.
 #[derive(Debug)]
-struct Place {
+struct Callsite {
     metadata: &'static Metadata<'static>,
     since: Instant,
     subjects: HashMap<Subject, Lines>,
 }
 
-/// What lines are about.
+/// Subject of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     /// Anything but a peer.
@@ -64,35 +64,35 @@ enum Subject {
     /// An IPv4 address, or a /64 network of IPv6, because one host is usually given a whole
     /// /64.
     Peer(IpAddr),
-    /// A peer beyond [`MAX_PEERS`], or one whose address cannot be read.
+    /// A peer beyond [`MAX_PEERS`], or one whose address cannot be parsed.
     OtherPeer,
 }
 
-/// Lines of one place about one subject.
+/// Number of lines of one callsite about one subject.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lines {
     written: u32,
-    /// Left out since the last report.
+    /// Suppressed since the last report.
     suppressed: u64,
 }
 
 impl Limiter {
-    /// Returns how many lines were left out so far.
+    /// Returns the number of lines suppressed so far.
     pub(super) fn suppressed(&self) -> u64 {
         self.counts().suppressed
     }
 
-    /// Logs how many lines of each place were left out since the last report.
+    /// Logs how many lines of each callsite were suppressed since the last report.
     pub(super) fn report_suppressed(&self) {
         let mut pending = Vec::new();
-        for place in self.counts().places.values_mut() {
-            for (subject, lines) in &mut place.subjects {
+        for callsite in self.counts().callsites.values_mut() {
+            for (subject, lines) in &mut callsite.subjects {
                 if lines.suppressed > 0 {
-                    pending.push((place.metadata, *subject, std::mem::take(&mut lines.suppressed)));
+                    pending.push((callsite.metadata, *subject, std::mem::take(&mut lines.suppressed)));
                 }
             }
         }
-        // Not while holding the lock, which these lines take as well.
+        // Without the lock, which these lines take as well.
         for (metadata, subject, count) in pending {
             tracing::info!(
                 log.suppressed = count,
@@ -104,25 +104,25 @@ impl Limiter {
         }
     }
 
-    /// Returns whether another line of that place about that subject may be written.
+    /// Returns whether another line of this callsite about this subject may be written.
     fn admit(&self, metadata: &'static Metadata<'static>, subject: Subject) -> bool {
         let now = clock::now();
         let mut counts = self.counts();
-        let place = counts.places.entry(metadata.callsite()).or_insert_with(|| Place {
+        let callsite = counts.callsites.entry(metadata.callsite()).or_insert_with(|| Callsite {
             metadata,
             since: now,
             subjects: HashMap::new(),
         });
-        if now.saturating_duration_since(place.since) >= WINDOW {
-            place.since = now;
-            place.subjects.retain(|_, lines| {
+        if now.saturating_duration_since(callsite.since) >= WINDOW {
+            callsite.since = now;
+            callsite.subjects.retain(|_, lines| {
                 lines.written = 0;
                 lines.suppressed > 0
             });
         }
-        let is_full = place.subjects.len() >= MAX_PEERS && !place.subjects.contains_key(&subject);
+        let is_full = callsite.subjects.len() >= MAX_PEERS && !callsite.subjects.contains_key(&subject);
         let subject = if is_full && subject.is_peer() { Subject::OtherPeer } else { subject };
-        let lines = place.subjects.entry(subject).or_default();
+        let lines = callsite.subjects.entry(subject).or_default();
         if lines.written < LINES {
             lines.written += 1;
             return true;
@@ -138,7 +138,7 @@ impl Limiter {
 }
 
 impl Subject {
-    /// What an event is about.
+    /// Returns the subject of an event.
     fn of(event: &Event<'_>) -> Self {
         let Some(field) = event.metadata().fields().field(PEER) else { return Self::Any };
         let mut address = Address { field, address: None };
@@ -167,7 +167,7 @@ impl Subject {
     }
 }
 
-/// Reads the address, with or without a port, of an event about a peer.
+/// Extracts the address, with or without a port, from an event about a peer.
 struct Address {
     field: Field,
     address: Option<IpAddr>,
@@ -200,8 +200,9 @@ impl<L> Limited<L> {
     }
 }
 
-// Not a `Filter`: if the only filter refuses an event because of its content, the following
-// event is lost too (tracing-subscriber 0.3.23). Spans are not passed on; no line shows them.
+// Not a `Filter`: if the only filter rejects an event because of its content, the following event
+// is lost too (tracing-subscriber 0.3.23). Spans are not forwarded, because lines do not contain
+// them.
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if self.admits(event) {

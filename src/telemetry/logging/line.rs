@@ -1,8 +1,8 @@
-//! One event as one line, in JSON or as text.
+//! Formats one event as one line, in JSON or as text.
 //!
-//! Every value is escaped and bounded here, so that no call of a `tracing` macro has to do it:
-//! a line has no unprintable character, is shorter than 16 KiB, and is whole and
-//! valid JSON even if values were cut.
+//! Escapes and bounds every value, so that callers of `tracing` macros need not: a line contains no
+//! unprintable characters, is shorter than 16 KiB, and is complete, valid JSON even if values were
+//! truncated.
 
 use std::fmt::{self, Write};
 
@@ -22,26 +22,26 @@ use tracing_subscriber::{
 use super::Format;
 use crate::text::{Bounded, Notation};
 
-/// Every line is shorter than this, in bytes. Container runtimes split longer ones.
+/// Upper bound on the size of a line, in bytes. Container runtimes split longer lines.
 #[cfg(test)]
 pub(super) const MAX_LINE_BYTES: usize = 16 * 1024;
 /// Maximum size of one value, in bytes.
 const MAX_VALUE_BYTES: usize = 2 * 1024;
-/// Maximum size of all values of a line, in bytes. The rest of 16 KiB is for the
-/// names and the markers of the at most 32 fields of an event.
+/// Maximum total size of the values of a line, in bytes. The rest of 16 KiB is for the names and
+/// truncation markers of an event's fields, at most 32.
 const MAX_VALUES_BYTES: usize = 11 * 1024;
 /// Maximum size of a target, in bytes.
 const MAX_TARGET_BYTES: usize = 256;
 
-/// The target of events that come from the `log` crate. Their own is a field.
+/// Target of events from the `log` crate. The original target is in a field.
 const LOG_CRATE: &str = "log";
 const LOG_CRATE_FIELDS: [&str; 4] = ["log.target", "log.module_path", "log.file", "log.line"];
 
-/// The format of a line.
+/// Formatter of lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LineFormat {
     pub(super) format: Format,
-    /// Whether a line begins with its syslog priority, as the journal expects it.
+    /// Whether a line begins with its syslog priority, for the systemd journal.
     pub(super) has_priority: bool,
 }
 
@@ -102,7 +102,7 @@ fn text(mut line: Line<'_>, level: Level, target: &str, event: &Event<'_>) -> fm
     fields.line.writer.write_char('\n')
 }
 
-/// The priority of syslog (RFC 5424 section 6.2.1).
+/// Returns the syslog priority (RFC 5424, section 6.2.1).
 const fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -112,7 +112,7 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
-/// The severity by the names of Google Cloud's `LogSeverity`, which other systems use too.
+/// Returns the severity as named by Google Cloud's `LogSeverity`, which other systems use too.
 const fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -125,7 +125,7 @@ const fn severity(level: Level) -> &'static str {
 /// A line that is being written.
 struct Line<'a> {
     writer: Writer<'a>,
-    /// Bytes that further values may take up.
+    /// Bytes left for further values.
     room: usize,
     is_of_log_crate: bool,
 }
@@ -137,17 +137,17 @@ impl Line<'_> {
         bounded.finish().map(drop)
     }
 
-    /// Writes a text, or as much of it as there is room for.
+    /// Writes a value, truncated to the room left.
     fn value(&mut self, notation: Notation, value: fmt::Arguments<'_>) -> fmt::Result {
         let mut bounded = Bounded::new(&mut self.writer, notation, self.room.min(MAX_VALUE_BYTES));
-        // A `Display` that fails costs the rest of its own text only.
+        // A failing `Display` only loses the rest of its own text.
         let _ = bounded.write_fmt(value);
         self.room -= bounded.finish()?;
         Ok(())
     }
 
-    /// Returns whether a field is part of the line. What is known of the origin of an event of
-    /// the `log` crate is in its target.
+    /// Returns whether a field is part of the line. The fields for the origin of a `log` event are
+    /// not, because its target is.
     fn has(&self, field: &Field) -> bool {
         !(self.is_of_log_crate && LOG_CRATE_FIELDS.contains(&field.name()))
     }
@@ -162,7 +162,7 @@ impl Line<'_> {
     }
 }
 
-/// The name of a field without the `r#` of a keyword.
+/// Returns the name of a field without the `r#` of a keyword.
 fn name(field: &Field) -> &'static str {
     field.name().strip_prefix("r#").unwrap_or(field.name())
 }
@@ -181,7 +181,7 @@ impl JsonFields<'_> {
         }
     }
 
-    /// Writes a value that is the same in JSON as in Rust, and short.
+    /// Writes a short value with the same syntax in JSON and Rust.
     fn literal(&mut self, field: &Field, value: impl fmt::Display) {
         if self.result.is_ok() && self.line.has(field) {
             self.result = write!(self.line.writer, r#","{}":{value}"#, name(field));
@@ -211,7 +211,7 @@ impl Visit for JsonFields<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no infinity. The exponent keeps 1e300 short.
+        // JSON has no infinity. Exponent notation keeps 1e300 short.
         if value.is_finite() {
             self.literal(field, format_args!("{value:?}"));
         } else {
@@ -240,7 +240,7 @@ impl TextFields<'_> {
             line.styled(Style::Italic, |line| line.writer.write_str(name(field)))?;
             line.styled(Style::Dimmed, |line| line.writer.write_char('='))?;
         }
-        // A message is several words, and our own have no marks.
+        // Messages consist of several words, and ours contain no marks.
         let needs_quotes = || {
             let shape = Shape::of(value);
             if is_message { shape.has_mark } else { shape.needs_quotes() }
@@ -264,8 +264,8 @@ impl Visit for TextFields<'_> {
     }
 }
 
-/// What a value looks like. Without quotes, a value with blanks or an equals sign could pass as
-/// several fields, and what it contains is often chosen by others.
+/// Properties that decide whether a value is quoted. Unquoted, a value with blanks or an equals
+/// sign could look like several fields, and its content is often chosen by others.
 #[derive(Default)]
 struct Shape {
     has_blank: bool,
@@ -274,7 +274,7 @@ struct Shape {
     quotes: Quotes,
 }
 
-/// Whether a value is between quotes already, as the `Debug` of a text is.
+/// Whether a value is already quoted, like the `Debug` output of a string.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Quotes {
     #[default]
@@ -288,12 +288,12 @@ enum Quotes {
 impl Shape {
     fn of(value: fmt::Arguments<'_>) -> Self {
         let mut shape = Self::default();
-        // A `Display` that fails costs the rest of its own text only.
+        // A failing `Display` only loses the rest of its own text.
         let _ = shape.write_fmt(value);
         shape
     }
 
-    /// Returns whether the value has to be quoted to be recognized as one.
+    /// Returns whether the value has to be quoted to be recognizable as one value.
     fn needs_quotes(&self) -> bool {
         match self.quotes {
             Quotes::Empty => true,
@@ -319,7 +319,7 @@ impl Write for Shape {
     }
 }
 
-/// The target that an event of the `log` crate has in a field.
+/// The original target of an event from the `log` crate.
 struct LogCrateTarget(Option<String>);
 
 impl Visit for LogCrateTarget {
@@ -332,7 +332,7 @@ impl Visit for LogCrateTarget {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// The style of a part of a line on a terminal.
+/// Style of a part of a line on a terminal.
 #[derive(Clone, Copy)]
 enum Style {
     Dimmed,
@@ -355,7 +355,7 @@ impl Style {
         }
     }
 
-    /// The parameter of "select graphic rendition" (ECMA-48, 8.3.117).
+    /// Returns the parameter of "select graphic rendition" (ECMA-48, 8.3.117).
     const fn code(self) -> &'static str {
         match self {
             Self::Dimmed => "2",

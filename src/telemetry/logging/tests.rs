@@ -1,4 +1,4 @@
-//! What reaches the log, and what must not.
+//! Content of the log, limits, and panics.
 
 mod dropped;
 mod lines;
@@ -25,7 +25,7 @@ use crate::{
     health::{Health, HealthService, WatchPeer, Watches},
 };
 
-/// Everything that was written.
+/// An output in memory.
 #[derive(Clone, Debug, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
 
@@ -64,10 +64,10 @@ fn logged(format: Format, directives: &str, work: impl FnOnce(&Limiter)) -> Memo
 }
 
 #[test]
-fn a_json_line_is_one_object_with_flat_dotted_fields() {
+fn json_line_is_one_object_with_flat_dotted_fields() {
     let memory = logged(Format::Json, "info", |_| {
         tracing::warn!(caller.name = "a\n\u{1b}[31mb", duration_ms = 7, "nothing happened");
-        tracing::debug!("not asked for");
+        tracing::debug!("not enabled");
     });
     let lines = memory.lines();
     assert_eq!(lines.len(), 1);
@@ -79,7 +79,7 @@ fn a_json_line_is_one_object_with_flat_dotted_fields() {
 }
 
 #[test]
-fn a_text_line_has_no_escapes_off_a_terminal() {
+fn text_line_has_no_escapes_off_a_terminal() {
     let hostile = "a\u{1b}[31mb\nforged";
     let memory = logged(Format::Text, "info", |_| tracing::warn!(caller.name = hostile, "nothing happened"));
     let text = memory.text();
@@ -88,10 +88,10 @@ fn a_text_line_has_no_escapes_off_a_terminal() {
 }
 
 #[test]
-fn directives_decide_and_a_fault_in_them_is_told() {
+fn directives_select_lines_and_invalid_ones_are_reported() {
     let memory = logged(Format::Json, "ott_gateway::telemetry=debug", |_| {
         tracing::debug!("asked for");
-        tracing::debug!(target: "ott_gateway::server", "not asked for");
+        tracing::debug!(target: "ott_gateway::server", "not enabled");
         tracing::info!(target: "ott_gateway::server", "the rest is at info");
     });
     assert_eq!(memory.lines().len(), 2, "{}", memory.text());
@@ -123,9 +123,9 @@ fn call_with_a_canary() {
 }
 
 #[test]
-fn http_and_tls_crates_are_never_heard_below_info() {
+fn http_and_tls_crates_are_never_logged_below_info() {
     let everything = "trace,h2=trace,hyper=trace,hyper_util=trace,tonic=trace,tower=trace,rustls=trace";
-    // What there would be to hear: otherwise this test could not fail.
+    // Without the cap the crates do log: otherwise this test could not fail.
     let memory = Memory::default();
     let written = memory.clone();
     let uncapped = tracing_subscriber::fmt()
@@ -135,7 +135,7 @@ fn http_and_tls_crates_are_never_heard_below_info() {
         .finish();
     let _second = second_dispatcher();
     with_default(uncapped, call_with_a_canary);
-    assert!(memory.text().contains("\"target\":\"h2::"), "the HTTP crates speak");
+    assert!(memory.text().contains("\"target\":\"h2::"), "the HTTP crates log");
 
     let memory = logged(Format::Json, everything, |_| {
         call_with_a_canary();
@@ -200,7 +200,7 @@ async fn repeated_warnings_are_limited_and_reported() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lines_about_peers_are_limited_for_each_peer_and_in_all() {
+async fn lines_about_peers_are_limited_per_peer_and_in_total() {
     let (memory, limiter) = (Memory::default(), Limiter::default());
     let written = memory.clone();
     let subscriber = subscriber(&settings(Format::Json, "info"), move || written.clone(), limiter.clone());
@@ -218,7 +218,7 @@ async fn lines_about_peers_are_limited_for_each_peer_and_in_all() {
     assert_eq!([lines_of("[2001:db8::1]:4000"), lines_of("[2001:db8::2]:4000")], [5, 5], "one /64");
     assert_eq!(lines_of("192.0.2.2:4000"), 10);
 
-    // A flood from many addresses: 97 get their own limit, the rest share one.
+    // A flood from many addresses: 97 get a separate limit, the rest share one.
     let before = memory.lines().len();
     for number in 0..10_000_u32 {
         let peer = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
@@ -247,7 +247,7 @@ async fn lines_about_peers_are_limited_for_each_peer_and_in_all() {
 const WINDOW_AND_MORE: Duration = Duration::from_secs(11);
 
 #[test]
-fn nothing_waits_for_a_reader_of_the_log() {
+fn logging_never_waits_for_the_reader() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
@@ -264,12 +264,12 @@ fn nothing_waits_for_a_reader_of_the_log() {
     assert!(started.elapsed() < Duration::from_mins(2), "{:?}", started.elapsed());
     assert!(writer.dropped() > 0);
 
-    // Whoever reads again gets whole lines, and new ones.
+    // A reader that returns gets whole lines, and new ones.
     let mut text = String::new();
     let deadline = clock::now() + Duration::from_mins(2);
-    let owed = 20_000 - usize::try_from(writer.dropped()).expect("a count");
-    while text.matches('\n').count() < owed {
-        assert!(clock::now() < deadline, "the rest does not come");
+    let expected = 20_000 - usize::try_from(writer.dropped()).expect("a count");
+    while text.matches('\n').count() < expected {
+        assert!(clock::now() < deadline, "the remaining lines do not arrive");
         let _ = reader.read_to_string(&mut text);
     }
     for line in text.lines() {
@@ -280,7 +280,7 @@ fn nothing_waits_for_a_reader_of_the_log() {
 const PANICKING: &str = "telemetry::logging::tests::panicking_process";
 
 #[test]
-#[ignore = "what the next test starts as a process of its own"]
+#[ignore = "run by the next test, in a separate process"]
 fn panicking_process() {
     let logging = init(&settings(Format::Json, "trace")).expect("the only log of this process");
     let canary = "canary-in-a-panic";
@@ -297,7 +297,7 @@ fn panicking_process() {
 }
 
 #[test]
-fn panic_tells_where_and_only_what_is_constant() {
+fn panic_is_logged_with_its_location_and_only_constant_messages() {
     let program = std::env::current_exe().expect("this program");
     let done = std::process::Command::new(program)
         .args(["--exact", PANICKING, "--ignored", "--nocapture"])
@@ -307,12 +307,12 @@ fn panic_tells_where_and_only_what_is_constant() {
     let stderr = String::from_utf8(done.stderr).expect("text");
     let printed = format!("{stderr}{}", String::from_utf8_lossy(&done.stdout));
     assert!(!printed.contains("canary"), "{printed}");
-    let is_panic = |line: &Value| line["message"] == "panic: this is a fault of the gateway";
+    let is_panic = |line: &Value| line["message"] == "panicked, please report this bug";
     let lines: Vec<Value> = stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let panics: Vec<&Value> = lines.iter().filter(|line| is_panic(line)).collect();
     assert_eq!(panics.len(), 4, "{printed}");
     for panic in &panics {
-        let location = panic["panic.location"].as_str().expect("where it was");
+        let location = panic["panic.location"].as_str().expect("a location");
         assert!(location.contains("logging/tests.rs:"), "{location}");
     }
     let messages: Vec<Option<&str>> = panics.iter().map(|panic| panic["panic.message"].as_str()).collect();

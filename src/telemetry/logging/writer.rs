@@ -1,7 +1,7 @@
-//! Hands lines to a thread, or drops them.
+//! Passes lines to a writer thread, or drops them.
 //!
-//! Only the thread waits for the reader of standard error. Every line that does not arrive is
-//! counted, whether it did not fit into the queue or could not be written.
+//! Only the thread waits for the reader of standard error. Every lost line is counted, whether it
+//! did not fit into the queue or could not be written.
 
 use std::{
     io::{self, Write},
@@ -23,10 +23,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::telemetry::threads::{Heartbeat, Threads};
 
-/// Maximum number of lines that wait for the thread (some 4 MiB).
+/// Maximum number of queued lines (about 4 MiB).
 const QUEUE: usize = 8192;
 
-/// A writer that takes whole lines and never waits. Cheap to clone.
+/// Writer of whole lines that never waits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct LogWriter {
     inbox: SyncSender<Message>,
@@ -50,28 +50,28 @@ impl LogWriter {
         Ok(Self { inbox, dropped })
     }
 
-    /// Returns how many lines were dropped so far.
+    /// Returns the number of lines dropped so far.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Registers the thread. It owes no heartbeat, because it waits for the reader of the log for
-    /// as long as that takes, but its death is noticed.
+    /// Registers the thread. It needs no heartbeat, because it may wait for the reader of the log
+    /// indefinitely, but its death is detected.
     pub(super) fn watch(&self, threads: &Threads) {
         let heartbeat = threads.register("log");
         heartbeat.pulse().wait();
         let sent = self.inbox.try_send(Message::Watch(heartbeat));
-        // If the thread is gone, the heartbeat has been dropped: the thread counts as dead.
+        // If the thread is gone, dropping the heartbeat has marked it as dead.
         if let Err(TrySendError::Full(Message::Watch(heartbeat))) = sent {
             heartbeat.retire();
         }
     }
 
-    /// Waits until the lines so far are written, at most for `limit`.
+    /// Waits until all lines so far are written, at most for `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let (done, flushed) = sync_channel(1);
         if self.inbox.try_send(Message::Flush(done)).is_ok() {
-            // Past the limit the lines are lost with the process, as they would be anyway.
+            // After the limit, the lines are lost with the process.
             let _ = flushed.recv_timeout(limit);
         }
     }
@@ -91,7 +91,7 @@ fn run<O: AsFd>(messages: &Receiver<Message>, sink: &mut Sink<O>, dropped: &Atom
             Message::Flush(done) => drop(done.try_send(())),
         }
     }
-    // No panic: the log ends as intended.
+    // Reached without a panic: the thread ends normally.
     if let Some(heartbeat) = heartbeat {
         heartbeat.retire();
     }
@@ -105,19 +105,18 @@ fn is_closed(output: impl AsFd) -> bool {
     is_null && fcntl_getfl(&output).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
 }
 
-/// What lines are written to. Bypasses [`io::Stderr`], which reports success if the descriptor
-/// is closed.
+/// Output of lines. Bypasses [`io::Stderr`], which reports success if the descriptor is closed.
 struct Sink<O> {
     output: O,
-    /// Whether the last line was written in part.
+    /// Whether the last line was written partially.
     is_line_open: bool,
 }
 
 impl<O: AsFd> Sink<O> {
-    /// Writes a whole line, which ends with a newline. Waits while the reader does not read.
+    /// Writes a whole line with its newline. Waits for the reader.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         if self.is_line_open {
-            // The rest of that line is lost. This one must not become its continuation.
+            // The rest of that line is lost. This line must not continue it.
             self.write_all(b"\n")?;
             self.is_line_open = false;
         }
@@ -141,7 +140,7 @@ impl<O: AsFd> Sink<O> {
         Ok(())
     }
 
-    /// Waits until something can be written.
+    /// Waits until the output is writable.
     fn wait(&self) -> io::Result<()> {
         let mut descriptors = [PollFd::new(&self.output, PollFlags::OUT)];
         match poll(&mut descriptors, None) {

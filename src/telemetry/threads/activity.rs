@@ -1,10 +1,10 @@
-//! Heartbeats of threads with a runtime, which cost an idle thread nothing.
+//! Heartbeats of threads with a runtime, without cost for an idle thread.
 //!
-//! While a thread has something to do, it beats by a timer. Once it has done next to nothing for
-//! the time between two heartbeats, it has no timer: it is recorded as waiting when it goes to
-//! sleep, and beats when it wakes up. An idle thread therefore never wakes up for its heartbeat. If
-//! such a thread gets so much to do that it does not sleep at all, it looks like one
-//! that is blocked, so the thread that watches all others asks it for a heartbeat.
+//! A busy thread has a heartbeat timer. Once it has done almost nothing between two heartbeats, it
+//! has no timer: it is recorded as waiting when it parks, and as busy when it unparks. An idle
+//! thread therefore never wakes up for its heartbeat. If such a thread gets so busy that it never
+//! parks, it is indistinguishable from a blocked one, so the thread that watches all others
+//! requests a heartbeat from it.
 
 use std::{
     convert::Infallible,
@@ -22,28 +22,29 @@ use tokio::{runtime, task::JoinError, time::sleep_until};
 use super::Pulse;
 use crate::clock;
 
-/// Maximum number of times that an idle thread wakes up between two heartbeats: tokio's timer
-/// wheel approaches a timer in steps, and wakes the thread once more when it fires.
+/// Maximum number of wake-ups of an idle thread between two heartbeats: tokio's timer wheel
+/// cascades a timer in steps, and wakes the thread again when it fires.
 const WAKES_OF_A_TIMER: u64 = 8;
 
-/// How busy a thread with a runtime is, for its heartbeat.
+/// Activity of a thread with a runtime, for its heartbeat.
 #[derive(Debug)]
 pub struct Activity {
     pulse: Pulse,
-    /// Number of times that the thread has woken up.
+    /// Number of wake-ups of the thread.
     wakes: AtomicU64,
-    /// Whether the thread needs no heartbeat the next time that it sleeps.
+    /// Whether the thread counts as waiting the next time that it parks.
     is_idle: AtomicBool,
 }
 
 impl Activity {
-    /// That of the thread with this heartbeat.
+    /// Creates the activity of the thread with this heartbeat.
     #[must_use]
     pub fn new(pulse: Pulse) -> Arc<Self> {
         Arc::new(Self { pulse, wakes: AtomicU64::new(0), is_idle: AtomicBool::new(false) })
     }
 
-    /// A runtime for the thread, which records when the thread goes to sleep and wakes up.
+    /// Returns the builder of a runtime for the thread, which records when the thread parks and
+    /// unparks.
     #[must_use]
     pub fn runtime(self: &Arc<Self>) -> runtime::Builder {
         let (parking, unparking) = (Arc::clone(self), Arc::clone(self));
@@ -53,17 +54,18 @@ impl Activity {
         builder
     }
 
-    /// Starts to beat, inside the [runtime](Self::runtime), and passes on how late each timer was:
-    /// the thread is starved of CPU, or something blocks it. The timers of a busy thread are
-    /// `busy` apart, at most the [interval](Pulse::interval) of heartbeats.
+    /// Starts the heartbeat, inside the [runtime](Self::runtime), and calls `late` with the delay
+    /// of each timer: a long one means that the thread is starved of CPU or blocked. The interval
+    /// of the timers of a busy thread is `busy`, at most the [interval](Pulse::interval) of
+    /// heartbeats.
     ///
-    /// Returns a future that never resolves, and panics if the heartbeat has.
+    /// Returns a future that never resolves, but propagates a panic of the heartbeat task.
     pub fn start_beating(
         self: Arc<Self>,
         busy: Duration,
         late: impl Fn(Duration) + Send + 'static,
     ) -> impl Future<Output = Infallible> {
-        // A task, because waking what the runtime blocks on makes the thread wake up once more.
+        // A task, because waking the future of `block_on` causes another wake-up of the thread.
         let beating = tokio::spawn(async move { self.beat(busy, late).await });
         async {
             match beating.await.map_err(JoinError::try_into_panic) {
@@ -84,7 +86,7 @@ impl Activity {
             late(clock::now().saturating_duration_since(due));
             self.pulse.beat();
             let wakes = self.wakes.load(Ordering::Relaxed);
-            // The timer wakes a thread that sleeps. One that has not woken up has not slept.
+            // The timer wakes a parked thread. A thread without a wake-up has not parked.
             interval = if wakes == seen || wakes - seen > WAKES_OF_A_TIMER {
                 busy
             } else {
@@ -97,7 +99,7 @@ impl Activity {
     }
 
     fn parks(&self) {
-        // Only now: what ran since the thread became idle could have blocked it.
+        // Not earlier: code that ran since the thread became idle could have blocked it.
         if self.is_idle.load(Ordering::Relaxed) {
             self.pulse.wait();
         }
@@ -123,8 +125,8 @@ mod tests {
 
     const BUSY: Duration = Duration::from_millis(250);
 
-    /// Runs on the runtime of a thread, with a clock that passes while nothing happens. The last
-    /// argument is the number of timers.
+    /// Runs a test on the runtime of a thread, with a paused clock that advances when idle. The
+    /// last argument counts timers.
     fn on_thread<T>(test: impl AsyncFnOnce(Pulse, Threads, Arc<AtomicU64>) -> T) -> T {
         let threads = Threads::new();
         let heartbeat = threads.register("worker-0");
@@ -174,17 +176,17 @@ mod tests {
         }
         let busy = timers() - 5;
         assert!((20..=25).contains(&busy), "after 4 s, four times a second: {busy}");
-        // Once more because of the last ones of these, and once for them alone.
+        // One more timer because of the last wake-ups above, and one without any.
         sleep(Duration::from_hours(1)).await;
         assert!(timers() - 5 - busy <= 2);
     }
 
     #[test]
-    fn thread_that_is_blocked_after_it_was_idle_is_noticed_and_recovers() {
+    fn blocked_thread_that_was_idle_is_detected_and_recovers() {
         on_thread(async |pulse, threads, _timers| {
             for _ in 0..3 {
                 sleep(Duration::from_hours(1)).await;
-                // Time passes without anything else that the thread does.
+                // Time passes while the thread does nothing else.
                 assert!(tokio::time::advance(Duration::from_secs(10)).now_or_never().is_none());
                 assert!(pulse.condition().is_failure(), "{:?}", pulse.condition());
                 assert_eq!(threads.unresponsive().len(), 1);
@@ -194,7 +196,7 @@ mod tests {
         });
     }
 
-    /// Lets a second pass in which the thread has something to do all the time.
+    /// Lets a second pass in which the thread is always busy.
     async fn busy_second() {
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..200 {
@@ -210,17 +212,17 @@ mod tests {
                 assert_eq!(pulse.condition(), Condition::Responsive);
             }
             let timers = timers.load(Ordering::Relaxed);
-            assert!((55..=60).contains(&timers), "each time that time has passed: {timers}");
+            assert!((55..=60).contains(&timers), "one timer per second: {timers}");
         });
     }
 
     #[test]
-    fn idle_thread_that_suddenly_never_sleeps_is_asked_for_its_heartbeat() {
+    fn heartbeat_is_requested_from_an_idle_thread_that_becomes_busy() {
         on_thread(async |pulse, threads, timers| {
             let control = threads.register("control");
             let supervised = threads.clone();
             tokio::spawn(async move { supervised.supervise(&control.pulse()).await });
-            // Left idle, and woken up by the end of the pause.
+            // Idle, and woken up at the end of the pause.
             sleep(Duration::from_hours(1)).await;
             for second in 0..60 {
                 busy_second().await;

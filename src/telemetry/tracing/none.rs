@@ -1,4 +1,4 @@
-//! What is left of traces in a program that was built without them.
+//! Stubs for a program that is built without traces.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use crate::{
     telemetry::metrics::{Method, Metrics},
 };
 
-/// Makes no spans.
+/// Creates no spans.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer;
 
-/// No span of a call.
+/// Stub of a call's span.
 #[derive(Clone, Debug, Default)]
 pub struct CallSpan(());
 
-/// No span of an attempt.
+/// Stub of an attempt's span.
 #[derive(Debug, Default)]
 pub struct AttemptSpan;
 
 impl Tracer {
-    /// No traces.
+    /// Creates a tracer.
     #[must_use]
     pub fn off() -> Self {
         Self
     }
 
-    /// Refuses.
+    /// Fails.
     pub fn start(_: &Settings, _: Option<&CollectorTls>, _: &Metrics) -> Result<Self, TracingError> {
         Err(TracingError::Unsupported)
     }
@@ -41,7 +41,7 @@ impl Tracer {
     }
 
     /// Does nothing.
-    #[expect(clippy::unused_async, reason = "the signature of the real one")]
+    #[expect(clippy::unused_async, reason = "the signature must match that of `otlp`")]
     pub async fn stop(&self, _: Duration) {}
 }
 
@@ -49,7 +49,7 @@ impl CallSpan {
     /// Does nothing.
     pub const fn follow_caller(&self, _: &HeaderMap) {}
 
-    /// None.
+    /// Returns `None`.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         None

@@ -1,7 +1,7 @@
-//! Spans, and their way to the collector.
+//! Creates spans and exports them to the collector.
 //!
-//! Attribute names are those of OpenTelemetry's stable RPC and HTTP conventions
-//! (1.45); what has no name there starts with `ott_gateway.`.
+//! Attribute names follow OpenTelemetry's stable RPC and HTTP conventions (1.45); names of other
+//! attributes start with `ott_gateway.`.
 
 mod collector;
 mod context;
@@ -42,13 +42,13 @@ use crate::{
     },
 };
 
-/// Makes spans. Cheap to clone.
+/// Creates spans. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<Started>>);
 
 struct Started {
     tracer: SdkTracer,
-    /// Ends with the last handle, and the queue with it.
+    /// Ends the queue when the last handle is dropped.
     _provider: SdkTracerProvider,
     export: ExportThread,
     sampling: Sampling,
@@ -58,10 +58,9 @@ struct Started {
     metrics: TraceMetrics,
 }
 
-/// The span of a call; ends when it is finished, or when the last clone is dropped.
+/// Span of a call. Ends when it is finished, or when the last clone is dropped.
 ///
-/// Whether it is recorded is decided when it is first used, because that depends on whether
-/// the caller is identified.
+/// Sampling is decided at the first use, because it depends on whether the caller is identified.
 #[derive(Clone, Default)]
 pub struct CallSpan(Option<Arc<Call>>);
 
@@ -70,18 +69,18 @@ struct Call {
     method: Method,
     request_id: RequestId,
     arrived: SystemTime,
-    /// The caller's span, if it named one, without its `tracestate`.
+    /// The caller's span, if it sent one, without its `tracestate`.
     parent: Option<SpanContext>,
-    /// With the span of the call.
+    /// Context with the span of the call.
     context: OnceLock<Context>,
 }
 
-/// The span of one attempt at the platform; ends when it is dropped.
+/// Span of one attempt at the platform. Ends when it is dropped.
 #[derive(Default)]
 pub struct AttemptSpan(Option<(Arc<Started>, Context)>);
 
 impl Tracer {
-    /// No traces.
+    /// Creates a tracer without traces.
     #[must_use]
     pub fn off() -> Self {
         Self::default()
@@ -141,19 +140,19 @@ impl Tracer {
         })))
     }
 
-    /// Sends what is left and stops, within that time.
+    /// Sends the remaining spans and stops, within `limit`.
     pub async fn stop(&self, limit: Duration) {
         let Some(started) = self.0.clone() else { return };
         if !started.export.stop(limit).await {
             let spans = started.queued.get();
             started.metrics.lost(SpanLoss::ExportFailed, spans);
-            ::tracing::warn!(spans, "trace collector did not accept the last spans");
+            ::tracing::warn!(spans, "trace export timed out, dropped spans");
         }
     }
 }
 
 impl Started {
-    /// Returns an attribute whose value others may have chosen, within the limit of its length.
+    /// Returns an attribute whose value may come from others, truncated to the maximum length.
     fn text(&self, name: &'static str, value: &str) -> KeyValue {
         KeyValue::new(name, self.cut(value))
     }
@@ -165,7 +164,7 @@ impl Started {
 
 impl Call {
     /// Returns the context with the span of the call. The first use decides whether the span is
-    /// recorded; it passes the headers of the call if its caller is identified.
+    /// recorded. `identified` are the headers of the call if its caller is identified.
     fn context(&self, identified: Option<&HeaderMap>) -> &Context {
         self.context.get_or_init(|| {
             let (name, rpc_method) = match self.method {
@@ -199,25 +198,24 @@ impl Call {
 }
 
 impl Drop for Call {
-    /// A call that was not finished has a span too.
+    /// Creates a span even for a call that was not finished.
     fn drop(&mut self) {
         self.context(None);
     }
 }
 
 impl CallSpan {
-    /// Follows the caller's decision whether the call is recorded, because the caller is
-    /// identified. Without this, the gateway decides.
+    /// Uses the sampling decision of an identified caller. Without this, the gateway decides.
     ///
-    /// Only now is the caller's `tracestate` read: at most 512 bytes of it are kept.
+    /// Reads the caller's `tracestate`, and keeps at most 512 bytes of it.
     pub fn follow_caller(&self, headers: &HeaderMap) {
         if let Some(call) = &self.0 {
             call.context(Some(headers));
         }
     }
 
-    /// The id of the trace, for log lines. `None` if the call is not recorded, or has not
-    /// been decided about.
+    /// Returns the id of the trace, for log lines. `None` if the call is not recorded, or sampling
+    /// is not decided yet.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         let context = self.0.as_ref()?.context.get()?;
@@ -267,7 +265,7 @@ impl CallSpan {
         if let Some(cause) = end.cause {
             span.set_attribute(call.started.text("ott_gateway.cause", cause));
         }
-        if is_fault_of_server(end.code) {
+        if is_server_error(end.code) {
             span.set_attribute(KeyValue::new("error.type", code));
             span.set_status(Status::error(end.reason.unwrap_or_default()));
         }
@@ -276,7 +274,7 @@ impl CallSpan {
 }
 
 impl AttemptSpan {
-    /// Passes the trace on in the headers of the request.
+    /// Propagates the trace in the headers of the request.
     pub fn inject(&self, headers: &mut HeaderMap) {
         if let Some((started, context)) = &self.0
             && started.propagate
@@ -285,7 +283,7 @@ impl AttemptSpan {
         }
     }
 
-    /// Ends the span: the platform answered.
+    /// Ends the span of an attempt with a response.
     pub fn answered(self, http_status: u16) {
         let Some((_, context)) = &self.0 else { return };
         let span = context.span();
@@ -325,8 +323,8 @@ impl fmt::Debug for AttemptSpan {
     }
 }
 
-/// The codes that the conventions count as the server's faults.
-const fn is_fault_of_server(code: Code) -> bool {
+/// Returns whether the conventions count the code as a server error.
+const fn is_server_error(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown

@@ -1,4 +1,4 @@
-//! Against a real receiver of OTLP over gRPC.
+//! Tests with a real OTLP/gRPC receiver.
 
 mod export;
 
@@ -31,7 +31,7 @@ use crate::{
     telemetry::metrics::{Method, Metrics},
 };
 
-/// How long a test waits for something that must happen. Only a test that fails waits this long.
+/// Maximum time that a test waits for an event. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_mins(2);
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -46,7 +46,7 @@ impl TraceService for Receiver {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         drop(self.1.acquire().await.expect("it is never closed"));
-        self.0.send(request.into_inner()).expect("the test listens");
+        self.0.send(request.into_inner()).expect("the test receives");
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -73,7 +73,7 @@ async fn receiver_that_waits_for(
     (address, received)
 }
 
-/// A port at which nothing listens, and which nothing else is given.
+/// Reserves a port without a listener.
 fn unused_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
@@ -93,7 +93,7 @@ fn settings(address: SocketAddr) -> Settings {
     Settings::new(format!("http://{address}").parse().expect("a URL"))
 }
 
-/// The number of spans that were lost for this reason.
+/// Returns the number of spans lost for this reason.
 fn lost(metrics: &Metrics, reason: &str) -> usize {
     let series = format!("ott_gateway_trace_spans_lost_total{{reason=\"{reason}\"}} ");
     let text = metrics.render();
@@ -145,7 +145,7 @@ fn spans(received: &mut mpsc::UnboundedReceiver<ExportTraceServiceRequest>) -> V
 }
 
 #[tokio::test]
-async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
+async fn call_and_its_attempts_are_exported_as_one_trace() {
     let (address, mut received) = receiver().await;
     let tracer = tracer(address, 0.0);
     let request_id = RequestId::new();
@@ -194,20 +194,20 @@ async fn a_call_and_its_attempts_reach_the_collector_as_one_trace() {
         assert_eq!(attributes["server.port"], "443");
         assert_eq!(attributes["http.request.resend_count"], "1");
     }
-    let passed_on = upstream["traceparent"].to_str().expect("text");
-    assert!(passed_on.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "{passed_on}");
-    assert!(!passed_on.contains("b7ad6b7169203331"), "the parent of what follows is the attempt");
+    let propagated = upstream["traceparent"].to_str().expect("text");
+    assert!(propagated.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "{propagated}");
+    assert!(!propagated.contains("b7ad6b7169203331"), "the attempt is the parent at the platform");
 }
 
 #[tokio::test]
-async fn an_identified_callers_decision_is_followed_and_otherwise_our_own() {
+async fn decision_of_an_identified_caller_is_used_and_otherwise_our_own() {
     let (address, mut received) = receiver().await;
     for (parents, sample_ratio, traced) in [
         (&[UNSAMPLED][..], 1.0, false),
         (&[PARENT][..], 0.0, true),
         (&[][..], 0.0, false),
         (&[][..], 1.0, true),
-        // Two parents are no parent.
+        // Two parents count as none.
         (&[PARENT, PARENT][..], 0.0, false),
         (&["00-nonsense"][..], 1.0, true),
     ] {
@@ -215,7 +215,7 @@ async fn an_identified_callers_decision_is_followed_and_otherwise_our_own() {
         let call = tracer.call(Method::Unknown, RequestId::new(), &headers(parents));
         call.follow_caller(&headers(parents));
         call.finish(end(Code::Unimplemented, None));
-        // A call that nobody finishes ends with its last holder.
+        // An unfinished call ends when its last clone is dropped.
         tracer
             .call(Method::LoginWithOtt, RequestId::new(), &headers(parents))
             .follow_caller(&headers(parents));
@@ -227,9 +227,9 @@ async fn an_identified_callers_decision_is_followed_and_otherwise_our_own() {
 }
 
 #[tokio::test]
-async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
+async fn unidentified_caller_does_not_control_sampling() {
     let (address, mut received) = receiver().await;
-    // Samplers by trace id record those with a small last half.
+    // Samplers by trace id record ids with a small lower half.
     let chosen = "00-0af7651916cd43dd0000000000000000-b7ad6b7169203331-01";
     for (parent, sample_ratio, traced) in
         [(PARENT, 0.0, false), (UNSAMPLED, 1.0, true), (chosen, 1e-12, false), (chosen, 1.0, true)]
@@ -237,7 +237,7 @@ async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
         let tracer = tracer(address, sample_ratio);
         let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[parent]));
         begin(&call).answered(200);
-        // Too late: an attempt is recorded already, or is not.
+        // Too late: an attempt has already decided.
         call.follow_caller(&HeaderMap::new());
         call.finish(end(Code::Unauthenticated, None));
         assert_eq!(call.trace_id().is_some(), traced, "{parent} {sample_ratio}");
@@ -247,7 +247,7 @@ async fn a_caller_that_is_not_identified_does_not_decide_what_is_recorded() {
         assert_eq!(spans.len(), if traced { 3 } else { 0 }, "{parent} {sample_ratio}");
         let trace = u128::from_str_radix(&parent[3..35], 16).expect("hexadecimal").to_be_bytes();
         let continued = |span: &Span| span.trace_id == trace;
-        assert!(spans.iter().all(continued), "the trace goes on");
+        assert!(spans.iter().all(continued), "the trace is continued");
     }
 }
 
@@ -273,7 +273,7 @@ async fn every_span_is_received_or_counted_as_lost() {
 }
 
 #[tokio::test]
-async fn spans_that_the_collector_does_not_accept_are_counted() {
+async fn unexported_spans_are_counted() {
     let gone = unused_port();
     let address = gone.local_addr().expect("an address");
     let metrics = Metrics::new();
@@ -287,8 +287,8 @@ async fn spans_that_the_collector_does_not_accept_are_counted() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_gone_or_hangs_costs_no_call_anything() {
-    // Accepts, and never says a word.
+async fn unavailable_collector_does_not_delay_calls() {
+    // Accepts connections, and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let gone = unused_port();
     for address in [gone.local_addr().expect("an address"), silent.local_addr().expect("an address")] {
@@ -307,7 +307,7 @@ async fn a_collector_that_is_gone_or_hangs_costs_no_call_anything() {
 }
 
 #[tokio::test]
-async fn traces_that_are_off_leave_no_trace() {
+async fn disabled_traces_inject_no_headers() {
     let tracer = Tracer::off();
     let call = tracer.call(Method::IssueOtt, RequestId::new(), &headers(&[PARENT]));
     let mut upstream = HeaderMap::new();
@@ -317,7 +317,7 @@ async fn traces_that_are_off_leave_no_trace() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_a_collector_is_refused() {
+async fn invalid_endpoint_is_rejected() {
     for (endpoint, error) in [
         ("ftp://127.0.0.1", TracingError::Endpoint),
         ("grpc://collector:4317", TracingError::Endpoint),

@@ -3,6 +3,7 @@
 //
 // The messages are google.rpc's, as far as the gateway's contract uses them.
 
+const { status: { UNAVAILABLE } } = require('@grpc/grpc-js');
 const protobuf = require('protobufjs');
 
 const { root } = protobuf.parse(`
@@ -37,4 +38,19 @@ function details(error) {
   return found;
 }
 
-module.exports = { details };
+/** Why the gateway refused a call, or undefined if the answer is not the gateway's. */
+function reason(error) {
+  if (error.metadata.get('grpc-status-details-bin').length === 0) return undefined;
+  const { ErrorInfo } = details(error);
+  return ErrorInfo?.domain === 'ott-gateway' ? ErrorInfo : undefined;
+}
+
+/**
+ * Whether a failed LoginWithOtt may be sent again with the same token. UNAVAILABLE of the library itself, because
+ * the connection was lost for example, does not promise that.
+ */
+function mayLogInAgain(error) {
+  return error.code === UNAVAILABLE && reason(error) !== undefined;
+}
+
+module.exports = { details, mayLogInAgain, reason };

@@ -2,13 +2,15 @@
 // A @grpc/grpc-js client, as a team in Node would write it.
 
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
 const { after, before, describe, it } = require('node:test');
 
 const grpc = require('@grpc/grpc-js');
 const protobuf = require('protobufjs');
 
 const { countingPlatform, sandbox, serving } = require('./gateway');
-const { details } = require('./google_rpc');
+const { details, mayLogInAgain, reason } = require('./google_rpc');
 
 const JOHN = 'johncustomer@mysite.com';
 const LOGIN = '/api/2/idp/ott/login';
@@ -57,11 +59,12 @@ describe('against the sandbox', () => {
     assert.equal((await at('/api/2/users/me')).status, 401);
   });
 
-  it('tells the fields at fault', async () => {
+  it('names the fields that are not valid, in the message too', async () => {
     const { error, ErrorInfo, BadRequest } = await failure(service.issue({ login: JOHN, target_uri: '//evil' }));
     assert.equal(error.code, grpc.status.INVALID_ARGUMENT);
     assert.equal(ErrorInfo.reason, 'INVALID_REQUEST');
     assert.deepEqual(BadRequest.field_violations.map(({ field }) => field), ['target_uri']);
+    assert.match(error.details, /^target_uri: must not have a path that begins with two slashes\./);
   });
 
   it('tells how long to wait', async () => {
@@ -183,6 +186,42 @@ describe('with a retry policy', () => {
       assert.deepEqual(error.metadata.get('grpc-retry-pushback-ms'), ['-1']);
       assert.equal(platform.count(LOGIN) - before, 1, kind);
     }
+  });
+
+  it('UNAVAILABLE of the library itself does not promise that a token is unspent', async () => {
+    const doomed = await serving(platform.url);
+    const its = doomed.client(retrying);
+    const { ott } = await its.issue({ login: 'login-fault+slow@sandbox' });
+    const before = platform.count(LOGIN);
+    const login = its.login({ ott }).then(() => assert.fail('the call succeeded'), (error) => error);
+    while (platform.count(LOGIN) === before) await new Promise((resolve) => setTimeout(resolve, 10));
+    doomed.process.kill('SIGKILL');
+    const error = await login;
+    its.close();
+    assert.equal(error.code, grpc.status.UNAVAILABLE);
+    assert.equal(reason(error), undefined);
+    assert.equal(mayLogInAgain(error), false);
+  });
+
+  it('UNAVAILABLE of the gateway does promise it', async () => {
+    const nowhere = await serving('http://127.0.0.1:1');
+    const its = nowhere.client();
+    const error = await its.login({ ott: 'SANDBOX-never-issued' }).then(() => assert.fail(), (error) => error);
+    its.close();
+    await nowhere.stop();
+    assert.equal(error.code, grpc.status.UNAVAILABLE);
+    assert.equal(mayLogInAgain(error), true);
+  });
+
+  it('the documented policy retries IssueOtt', async () => {
+    const page = fs.readFileSync(path.join(__dirname, '../../../docs/clients.md'), 'utf8');
+    const [, config] = /```json\n([^`]*)```/.exec(page);
+    const its = running.client({ 'grpc.enable_retries': 1, 'grpc.service_config': config });
+    const before = platform.count(ISSUE);
+    const { error } = await failure(its.issue({ login: 'fault+503@sandbox' }));
+    its.close();
+    assert.equal(error.code, grpc.status.UNAVAILABLE);
+    assert.ok(platform.count(ISSUE) - before > 3, `${platform.count(ISSUE) - before} requests`);
   });
 
   it('the same policy does retry what may be sent again', async () => {

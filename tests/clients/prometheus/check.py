@@ -118,7 +118,7 @@ def check(binary, folder, processes):
     platform, sandbox, gateway, admin, prometheus_port = free_ports(5)
     (folder / "secret").write_text("sandbox-secret\n")
     (folder / "secret").chmod(0o600)
-    (folder / "config.toml").write_text(
+    (folder / "gateway.toml").write_text(
         CONFIG.format(gateway=gateway, admin=admin, platform=platform, folder=folder)
     )
     rules = ROOT / "deploy/prometheus/alerts.yaml"
@@ -128,7 +128,7 @@ def check(binary, folder, processes):
         binary, "sandbox", "--listen", f"127.0.0.1:{sandbox}", "--platform-listen", f"127.0.0.1:{platform}"
     )
     until("the platform listens", lambda: socket.create_connection(("127.0.0.1", platform), 1))
-    start(binary, "serve", "--config", str(folder / "config.toml"))
+    start(binary, "serve", "--config", str(folder / "gateway.toml"))
     until("the gateway is ready", lambda: page(f"http://127.0.0.1:{admin}/readyz") == "ok\n")
     start(
         "prometheus",

@@ -166,6 +166,8 @@ def test_a_broken_request_names_its_fields(service, messages, request_fields, fi
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert found["ErrorInfo"].reason == "INVALID_REQUEST"
     assert {violation.field for violation in found["BadRequest"].field_violations} == fields
+    for violation in found["BadRequest"].field_violations:
+        assert f"{violation.field}: {violation.description}" in error.details()
 
 
 @pytest.mark.parametrize(

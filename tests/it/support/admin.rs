@@ -1,4 +1,4 @@
-//! What a gateway shows on its admin listener.
+//! Pages and metrics of the admin listener.
 
 use std::{
     io::{Read, Write},
@@ -18,7 +18,7 @@ pub(crate) struct Admin(pub(crate) SocketAddr);
 pub(crate) struct Scrape(String);
 
 impl Admin {
-    /// The status and the body of a page.
+    /// Status and body of a page.
     pub(crate) fn page(self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.0).expect("the admin listener accepts");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: admin\r\n\r\n").expect("it reads");
@@ -36,27 +36,27 @@ impl Admin {
         Scrape(text)
     }
 
-    /// Waits until the series have that value in sum.
-    pub(crate) async fn comes_to(self, series: &str, value: f64) {
+    /// Waits until the sum of the series has this value.
+    pub(crate) async fn wait_for(self, series: &str, value: f64) {
         let until = clock::now() + PATIENCE;
         loop {
             let scrape = self.scrape();
             if scrape.find(series) == Some(value) {
                 return;
             }
-            assert!(clock::now() < until, "{series} never came to {value}, but is {:?}", scrape.find(series));
+            assert!(clock::now() < until, "{series} never reached {value}, but is {:?}", scrape.find(series));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
 impl Scrape {
-    /// The page itself.
+    /// The whole page.
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
 
-    /// The sum of the series of that name that have all these labels, written as
+    /// The sum of the series with this name and all these labels, written as
     /// `name{label="value",…}`.
     pub(crate) fn find(&self, series: &str) -> Option<f64> {
         let (name, wanted) = parts(series);
@@ -70,9 +70,9 @@ impl Scrape {
         Some(first + found.sum::<f64>())
     }
 
-    /// The same, of series that must be there.
+    /// Like [`find`](Self::find), for series that must exist.
     pub(crate) fn value(&self, series: &str) -> f64 {
-        self.find(series).unwrap_or_else(|| panic!("{series} is not shown"))
+        self.find(series).unwrap_or_else(|| panic!("{series} is missing"))
     }
 
     /// Asserts the exact values of several series.

@@ -1,8 +1,7 @@
-//! Certificate authorities of a test's own, and clients that trust them.
+//! Certificate authorities for tests, and clients that trust them.
 //!
-//! Certificates come from `rcgen`; what a client shows, and which TLS it speaks, is the
-//! test's choice. No connection resumes another's session, so that each shows what a new
-//! client would see.
+//! Certificates come from `rcgen`; tests choose the client's certificate and TLS version. Session
+//! resumption is disabled, so each connection does what a new client would do.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -19,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-/// An authority that issues whatever a test asks for.
+/// An authority that issues any certificate that a test asks for.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -30,7 +29,7 @@ pub(crate) struct Identity {
 }
 
 impl Authority {
-    /// A new one, that nobody trusts yet.
+    /// Creates an authority.
     pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +48,7 @@ impl Authority {
         self.issue_valid(names, (1975, 4000))
     }
 
-    /// As [`issue`](Self::issue), valid from the start of the first year to that of the second.
+    /// Like [`issue`](Self::issue), valid from January 1 of `from` to January 1 of `until`.
     pub(crate) fn issue_valid(&self, names: &[&str], (from, until): (i32, i32)) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
@@ -60,15 +59,14 @@ impl Authority {
                 if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) }
             })
             .collect();
-        // A common name that must never become anybody's name.
+        // A common name that must never become a caller's name.
         params.distinguished_name.push(DnType::CommonName, "spiffe://mesh/ns/root/sa/admin");
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
         Identity { certificate: certificate.pem(), private_key: key.serialize_pem() }
     }
 
-    /// A TLS client that trusts this authority, shows that identity and offers those
-    /// protocols.
+    /// A TLS client that trusts this authority, presents `identity` and offers `protocols`.
     pub(crate) fn client(
         &self,
         identity: Option<&Identity>,
@@ -92,7 +90,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// A gRPC channel over TLS to `localhost` at that port, as any tonic client has it.
+    /// A tonic channel over TLS to `localhost` at the port of `address`.
     pub(crate) async fn channel(
         &self,
         address: SocketAddr,
@@ -111,7 +109,7 @@ impl Authority {
             .await
     }
 
-    /// Which certificate a new connection is shown.
+    /// The server certificate that a new connection receives.
     pub(crate) async fn shown(
         &self,
         address: SocketAddr,
@@ -133,23 +131,23 @@ impl Identity {
         PrivateKeyDer::from_pem_slice(self.private_key.as_bytes()).expect("a key")
     }
 
-    /// Writes both into a folder, as `tls.crt` and `tls.key`.
+    /// Writes both to a folder, as `tls.crt` and `tls.key`.
     pub(crate) fn write(&self, folder: &Path) {
         write(folder, "tls.crt", &self.certificate);
         write(folder, "tls.key", &self.private_key);
     }
 }
 
-/// Replaces a file in one step.
+/// Replaces a file atomically.
 pub(crate) fn write(folder: &Path, name: &str, content: &str) {
     use std::os::unix::fs::PermissionsExt;
     let new = folder.join(format!(".{name}.new"));
-    std::fs::write(&new, content).expect("a file of the test's own");
+    std::fs::write(&new, content).expect("a file in the test's folder");
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("its permissions");
-    std::fs::rename(new, folder.join(name)).expect("a file of the test's own");
+    std::fs::rename(new, folder.join(name)).expect("a file in the test's folder");
 }
 
-/// A TLS connection to the gateway under the name that its certificates have.
+/// A TLS connection to the gateway, verified as `localhost`.
 pub(crate) async fn secured(
     address: SocketAddr,
     config: Arc<ClientConfig>,

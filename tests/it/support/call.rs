@@ -1,4 +1,4 @@
-//! Requests as a caller makes them, and failures as a caller reads them.
+//! Requests and failures from the caller's point of view.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,11 +7,11 @@ use ott_gateway::proto::ott::v1::{
     IssueOttRequest, LoginWithOttRequest, issue_ott_request::Subject, ott_service_client::OttServiceClient,
 };
 use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt;
+use tonic_types::{BadRequest, StatusExt};
 
 pub(crate) type Client = OttServiceClient<Channel>;
 
-/// Everything that a status says.
+/// Everything that a status contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) code: Code,
@@ -28,11 +28,11 @@ pub(crate) struct Refused {
     pub(crate) pushback: Option<String>,
     /// The trailer `x-envoy-ratelimited`.
     pub(crate) ratelimited: Option<String>,
-    /// What the whole of it takes up in a header list (RFC 9113, 6.5.2).
+    /// Size in a header list (RFC 9113, 6.5.2).
     pub(crate) size: usize,
 }
 
-/// Reads a status, which must have the details that every failure has.
+/// Reads a status, which must have the details of every failure.
 pub(crate) fn refused(status: &Status) -> Refused {
     let details = status.check_error_details().expect("details that can be read");
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
@@ -52,17 +52,23 @@ pub(crate) fn refused(status: &Status) -> Refused {
         reason: info.reason.clone(),
         metadata: info.metadata.clone().into_iter().collect(),
         request_id: request.request_id.clone(),
-        retry_delay: details
-            .retry_info()
-            .map(|retry| retry.retry_delay.expect("a RetryInfo that says how long")),
-        fields: details
-            .bad_request()
-            .map(|bad| bad.field_violations.iter().map(|violation| violation.field.clone()).collect())
-            .unwrap_or_default(),
+        retry_delay: details.retry_info().map(|retry| retry.retry_delay.expect("a RetryInfo with a delay")),
+        fields: details.bad_request().map(|bad| fields(bad, status.message())).unwrap_or_default(),
         pushback: trailer("grpc-retry-pushback-ms"),
         ratelimited: trailer("x-envoy-ratelimited"),
         size: headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum(),
     }
+}
+
+/// Returns the names of the fields. Each has to be in the message with its rule, which is all that
+/// most clients show.
+fn fields(bad: &BadRequest, message: &str) -> Vec<String> {
+    let named = bad.field_violations.iter().map(|violation| {
+        let rule = format!("{}: {}", violation.field, violation.description);
+        assert!(message.contains(&rule), "{rule:?} is not in {message:?}");
+        violation.field.clone()
+    });
+    named.collect()
 }
 
 /// A request for a token for that login.
@@ -70,15 +76,15 @@ pub(crate) fn issue(login: &str) -> IssueOttRequest {
     IssueOttRequest { subject: Some(Subject::Login(login.to_owned())), ..IssueOttRequest::default() }
 }
 
-/// A request to spend that token.
+/// A request to log in with `ott`.
 pub(crate) fn login(ott: &str) -> LoginWithOttRequest {
     LoginWithOttRequest { ott: ott.to_owned(), ..LoginWithOttRequest::default() }
 }
 
-/// Issues a token and spends it: what a gateway in good health can do at any time.
+/// Issues a token and logs in with it, which must succeed.
 pub(crate) async fn issue_and_log_in(client: &mut Client) {
     let issued = client.issue_ott(issue("someone")).await.expect("a token is issued").into_inner();
-    let spent = client.login_with_ott(login(&issued.ott)).await.expect("it is spent").into_inner();
+    let spent = client.login_with_ott(login(&issued.ott)).await.expect("a login").into_inner();
     assert_eq!(spent.user.expect("an account").login, Some("someone".to_owned()));
 }
 

@@ -1,4 +1,4 @@
-//! Calls and what comes of them, in the few words that tests compare.
+//! Calls, with their results as short text that tests compare.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ use tonic_types::StatusExt;
 
 use super::gateway::PATIENCE;
 
-/// A request for a token for that login.
+/// A request for a token for `login`.
 pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
     let subject = Some(Subject::Login(login.to_owned()));
     let mut request = Request::new(IssueOttRequest { subject, ..IssueOttRequest::default() });
@@ -26,7 +26,7 @@ pub(crate) fn issue(login: &str) -> Request<IssueOttRequest> {
     request
 }
 
-/// A request to spend a token.
+/// A request to log in with `ott`.
 pub(crate) fn login(ott: &str) -> Request<LoginWithOttRequest> {
     let mut request =
         Request::new(LoginWithOttRequest { ott: ott.to_owned(), ..LoginWithOttRequest::default() });
@@ -34,15 +34,15 @@ pub(crate) fn login(ott: &str) -> Request<LoginWithOttRequest> {
     request
 }
 
-/// The same request with one more header.
+/// Adds a header to a request.
 pub(crate) fn with<T>(mut request: Request<T>, header: &'static str, value: &str) -> Request<T> {
     let value = MetadataValue::try_from(value).expect("a header's value");
     request.metadata_mut().append(header, value);
     request
 }
 
-/// What a call was answered with, in short: `OK`, or code and reason.
-pub(crate) fn told<T>(answer: &Result<tonic::Response<T>, Status>) -> String {
+/// Result of a call as short text: `OK`, or code and reason.
+pub(crate) fn result_of<T>(answer: &Result<tonic::Response<T>, Status>) -> String {
     match answer {
         Ok(_) => "OK".to_owned(),
         Err(status) => format!("{:?} {}", status.code(), reason(status)),
@@ -54,17 +54,17 @@ pub(crate) fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-/// Asks for a token with these headers; what came of it in short.
+/// Requests a token with these headers, and returns the result as short text.
 pub(crate) async fn issued(channel: &Channel, headers: &[(&'static str, &str)]) -> String {
     let mut request = issue("someone@example.com");
     for (name, value) in headers {
         request = with(request, name, value);
     }
-    told(&OttServiceClient::new(channel.clone()).issue_ott(request).await)
+    result_of(&OttServiceClient::new(channel.clone()).issue_ott(request).await)
 }
 
-/// What the admin listener answers for a path: status and body.
-pub(crate) async fn asked(admin: SocketAddr, path: &str) -> (u16, String) {
+/// Sends a GET to the admin listener, and returns status and response.
+pub(crate) async fn admin_get(admin: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(admin).await.expect("the admin listener accepts");
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it reads");
@@ -74,15 +74,14 @@ pub(crate) async fn asked(admin: SocketAddr, path: &str) -> (u16, String) {
     (status, answer)
 }
 
-/// The value of a metric with exactly these labels; zero if it is not there.
+/// Value of a metric with exactly these labels; zero if it is missing.
 pub(crate) async fn metric(admin: SocketAddr, name: &str) -> f64 {
-    let (_, text) = asked(admin, "/metrics").await;
+    let (_, text) = admin_get(admin, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
-/// Calls again and again on that client until told to stop; every call must be good.
-/// Returns how many there were.
+/// Calls repeatedly until `stop`; every call must succeed. Returns the number of calls.
 pub(crate) async fn load(
     client: OttServiceClient<Channel>,
     stop: tokio_util::sync::CancellationToken,
@@ -91,30 +90,29 @@ pub(crate) async fn load(
     while !stop.is_cancelled() {
         let mut client = client.clone();
         let answer = client.issue_ott(issue("load@example.com")).await;
-        assert_eq!(told(&answer), "OK", "call {calls} of the load");
+        assert_eq!(result_of(&answer), "OK", "call {calls} of the load");
         calls += 1;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     calls
 }
 
-/// Waits until the next audit record goes to the file that the path leads to now. That is checked
-/// with a write unless it was within the last 100 ms, so it is checked however long this takes.
-pub(crate) async fn audit_file_check_is_due() {
+/// Waits until the next write checks that the path still leads to the open audit file. Writes check
+/// this unless the last check was less than 100 ms ago.
+pub(crate) async fn wait_for_audit_file_check() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 /// Waits until the closure returns true.
-pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let began = clock::now();
-    while !is_so().await {
+    while !condition().await {
         assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// A gRPC request by hand, on a connection of its own: a path and a body that no
-/// generated client sends. Returns code and reason.
+/// Sends a gRPC request with any path and body on a new connection. Returns code and reason.
 pub(crate) async fn by_hand(
     address: SocketAddr,
     path: &str,
@@ -137,7 +135,7 @@ pub(crate) async fn by_hand(
     let mut framed = vec![0];
     framed.extend_from_slice(&u32::try_from(body.len()).expect("a short body").to_be_bytes());
     framed.extend_from_slice(body);
-    // The answer may be complete before the body is: then nobody reads it.
+    // Fails if the gateway responds before it has read the body.
     let _ = stream.send_data(framed.into(), true);
     let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
     let mut headers = answer.headers().clone();

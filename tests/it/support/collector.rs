@@ -1,4 +1,4 @@
-//! A real receiver of traces, OTLP over gRPC.
+//! A trace collector (OTLP over gRPC).
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 use super::upstream::Tls;
 
-/// Everything that a collector was sent, and what it answers next.
+/// The requests that a collector received, and its next responses.
 #[derive(Clone, Default)]
 pub(crate) struct Received(Arc<Mutex<State>>);
 
@@ -50,7 +50,7 @@ impl TraceService for Received {
 }
 
 impl Received {
-    /// Rejects that many spans of the next batch, with that text.
+    /// Rejects this number of spans of the next batch, with `text`.
     pub(crate) fn reject_next(&self, rejected_spans: i64, text: &str) {
         let error_message = text.to_owned();
         let partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message });

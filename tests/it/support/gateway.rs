@@ -1,7 +1,7 @@
-//! The real binary, started with a configuration of the test's own, on ports of its own.
+//! The real binary, started with its own configuration and ports.
 //!
-//! What it prints is kept, so that a test can look for what must (or must never) be
-//! there. Dropping it ends the process.
+//! Its output is kept, so that tests can check what must (or must not) be there. Dropping it kills
+//! the process.
 
 use std::{
     fmt::Write as _,
@@ -19,8 +19,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a test waits for something that must happen. Only a test that fails waits this long,
-/// so it is far more than a busy machine needs.
+/// Maximum time that a test waits for an event. Only a failing test waits this long, so it is far
+/// longer than a busy machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running gateway.
@@ -32,13 +32,13 @@ pub(crate) struct Gateway {
     address: SocketAddr,
 }
 
-/// What a process has printed so far, line by line.
+/// Lines that a process has printed so far.
 #[derive(Clone, Default)]
 pub(crate) struct Output(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Output {
-    /// Keeps the lines of that stream. The thread ends with the stream.
-    fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
+    /// Keeps the lines of a stream. The thread ends with the stream.
+    pub(super) fn follow(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
         let output = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -53,12 +53,12 @@ impl Output {
         self.0.0.lock().expect("not poisoned").join("\n")
     }
 
-    /// The first line so far that the closure makes something of.
+    /// Applies `find` to the lines so far, and returns its first result.
     fn find<T>(&self, find: impl FnMut(&str) -> Option<T>) -> Option<T> {
         self.0.0.lock().expect("not poisoned").iter().map(String::as_str).find_map(find)
     }
 
-    /// The first line that the closure makes something of; waits for it.
+    /// Waits for a line for which `find` returns a result.
     pub(crate) fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let until = clock::now() + PATIENCE;
         let mut lines = self.0.0.lock().expect("not poisoned");
@@ -87,14 +87,13 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// A gateway with one API client `test` of the data center at that address, open to
-    /// anonymous callers, with its audit log in `audit.jsonl`.
+    /// A gateway with one API client `test` of the data center at `platform`, open to anonymous
+    /// callers, with its audit log in `audit.jsonl`.
     pub(crate) fn for_platform(platform: SocketAddr) -> Self {
         Self::for_platforms(&[("test", platform)])
     }
 
-    /// The same with several API clients, none of them the default one unless it is the
-    /// only one.
+    /// The same with several API clients. Without a default, unless there is only one.
     pub(crate) fn for_platforms(platforms: &[(&str, SocketAddr)]) -> Self {
         let setup = Self::new();
         setup.file("client-secret", "canary-client-secret\n");
@@ -129,10 +128,10 @@ impl Setup {
         setup.config(&config)
     }
 
-    /// A gateway without any configuration yet.
+    /// A gateway without configuration.
     pub(crate) fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().expect("a folder of the test's own"),
+            folder: tempfile::tempdir().expect("a temporary folder"),
             config: String::new(),
             environment: Vec::new(),
             launcher: Vec::new(),
@@ -140,14 +139,14 @@ impl Setup {
         }
     }
 
-    /// The whole configuration; `FOLDER` stands for the test's own folder.
+    /// Sets the whole configuration. `FOLDER` is replaced by the test's folder.
     #[must_use]
     pub(crate) fn config(mut self, text: &str) -> Self {
         text.clone_into(&mut self.config);
         self
     }
 
-    /// Replaces a part of the configuration, which must be in it.
+    /// Replaces a part of the configuration. Panics if it is missing.
     #[must_use]
     pub(crate) fn replacing(mut self, part: &str, by: &str) -> Self {
         assert!(self.config.contains(part), "the configuration has no `{part}`");
@@ -155,23 +154,22 @@ impl Setup {
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Starts the gateway by another program, which must replace itself by the program and the
-    /// arguments that follow its own.
+    /// Starts the gateway through a launcher, which must `exec` the program and arguments that
+    /// follow its own.
     #[must_use]
     pub(crate) fn launched_by(mut self, launcher: &[&str]) -> Self {
         self.launcher = launcher.iter().map(|&part| part.to_owned()).collect();
         self
     }
 
-    /// Gives the gateway another `/etc/resolv.conf` than the machine's, in a mount namespace of
-    /// its own.
+    /// Replaces `/etc/resolv.conf` for the gateway, in a separate mount namespace.
     #[must_use]
     pub(crate) fn resolv_conf(mut self, content: &str) -> Self {
         let resolv_conf = self.file("resolv.conf", content).display().to_string();
@@ -180,12 +178,12 @@ impl Setup {
         self
     }
 
-    /// The test's own folder.
+    /// The test's folder.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Writes a file into the test's own folder.
+    /// Writes a file to the test's folder.
     pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.folder.path().join(name);
@@ -194,7 +192,7 @@ impl Setup {
         path
     }
 
-    /// Starts a gateway that must refuse to start, and waits for its end.
+    /// Runs `serve` with a configuration that must be refused, until it exits.
     pub(crate) fn refused(self) -> std::process::Output {
         self.write_config();
         self.run(&["serve"])
@@ -225,7 +223,7 @@ impl Setup {
         command
     }
 
-    /// Gives the gateway another standard output than one that is kept.
+    /// Sets the gateway's standard output, which is then not kept.
     #[must_use]
     pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = Some(stdout.into());
@@ -234,10 +232,10 @@ impl Setup {
 
     /// Starts the gateway and waits until it listens.
     pub(crate) fn start(self) -> Gateway {
-        self.try_start().unwrap_or_else(|(status, log)| panic!("it does not start: {status}\n{log}"))
+        self.try_start().unwrap_or_else(|(status, log)| panic!("the gateway does not start: {status}\n{log}"))
     }
 
-    /// Starts the gateway. Returns it once it listens, or how it ended and its log.
+    /// Starts the gateway. Returns it once it listens, or its exit status and log.
     pub(crate) fn try_start(mut self) -> Result<Gateway, (ExitStatus, String)> {
         self.write_config();
         let mut child = self
@@ -250,25 +248,25 @@ impl Setup {
         if let Some(stream) = child.stdout.take() {
             stdout.follow(stream);
         }
-        let following = stderr.follow(child.stderr.take().expect("it is piped"));
+        let following = stderr.follow(child.stderr.take().expect("a pipe"));
         let until = clock::now() + PATIENCE;
         let address = loop {
-            let ended = child.try_wait().expect("its state can be asked for");
+            let ended = child.try_wait().expect("the state of the child");
             if let Some(address) = stderr.find(|line| logged_address(line, "server.address")) {
                 break address;
             }
             if let Some(status) = ended {
-                following.join().expect("it ends with the stream");
+                following.join().expect("no panic");
                 return Err((status, stderr.text()));
             }
-            assert!(clock::now() < until, "it neither listens nor ends\n{}", stderr.text());
+            assert!(clock::now() < until, "the gateway neither listens nor exits\n{}", stderr.text());
             std::thread::sleep(Duration::from_millis(5));
         };
         Ok(Gateway { child, folder: self.folder, stderr, stdout, address })
     }
 }
 
-/// The value of a field in a line of the log, be it JSON or text.
+/// Address in a field of a log line, as JSON or text.
 fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
     if let Ok(line) = serde_json::from_str::<Value>(line) {
         return line.get("fields").unwrap_or(&line).get(field)?.as_str()?.parse().ok();
@@ -278,17 +276,17 @@ fn logged_address(line: &str, field: &str) -> Option<SocketAddr> {
 }
 
 impl Gateway {
-    /// Where it serves.
+    /// Address of the gRPC port.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its admin listener is.
+    /// Address of the admin listener.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.stderr.wait_for("where the admin listener is", |line| logged_address(line, "admin.address"))
+        self.stderr.wait_for("the admin listener's address", |line| logged_address(line, "admin.address"))
     }
 
-    /// Address of its plaintext health port.
+    /// Address of the plaintext health port.
     pub(crate) fn health_address(&self) -> SocketAddr {
         self.stderr.wait_for("the health port's address", |line| logged_address(line, "health.address"))
     }
@@ -307,7 +305,7 @@ impl Gateway {
             .expect("the gateway accepts a connection")
     }
 
-    /// What its admin listener answers to a GET.
+    /// Response of the admin listener to a GET.
     pub(crate) async fn admin_get(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.admin()).await.expect("it accepts");
@@ -318,7 +316,7 @@ impl Gateway {
         answer
     }
 
-    /// Waits until so many calls are in flight.
+    /// Waits until this number of calls is in flight.
     pub(crate) async fn in_flight(&self, calls: usize) {
         let sample = format!("ott_gateway_calls_in_flight {calls}");
         let waited = tokio::time::timeout(PATIENCE, async {
@@ -326,36 +324,35 @@ impl Gateway {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        waited.await.expect("so many calls in flight");
+        waited.await.expect("the number of calls in flight");
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn stderr(&self) -> &Output {
         &self.stderr
     }
 
-    /// What it has printed so far.
+    /// The standard output so far.
     pub(crate) fn stdout(&self) -> &Output {
         &self.stdout
     }
 
-    /// The test's own folder.
+    /// The test's folder.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The records of all calls that have been answered, in the order of their times. Waits
-    /// until none is on its way to the audit log.
+    /// Audit records of all completed calls, ordered by time. Waits until no record is pending.
     pub(crate) fn audit(&self) -> Vec<Value> {
         self.audit_lines("call")
     }
 
-    /// The audit log's lines about sessions that no caller received, so far.
+    /// Audit events of undelivered sessions so far.
     pub(crate) fn undelivered_sessions(&self) -> Vec<Value> {
         self.audit_lines("undelivered_session")
     }
 
-    /// The audit log's lines of that event, so far.
+    /// Audit lines of `event` so far.
     pub(crate) fn audit_lines(&self, event: &str) -> Vec<Value> {
         let until = clock::now() + PATIENCE;
         while self.has_pending_records() {
@@ -369,7 +366,7 @@ impl Gateway {
         lines
     }
 
-    /// Whether audit records wait to be written. A gateway that has stopped has none.
+    /// Whether audit records are pending. A stopped gateway has none.
     fn has_pending_records(&self) -> bool {
         let Ok(mut stream) = std::net::TcpStream::connect(self.admin()) else { return false };
         let request = "GET /metrics HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n";
@@ -393,23 +390,23 @@ impl Gateway {
         assert!(status.expect("kill runs").success());
     }
 
-    /// Whether the process has not ended yet.
+    /// Whether the process is running.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("its state can be asked for").is_none()
+        self.child.try_wait().expect("the state of the child").is_none()
     }
 
-    /// Waits until the process has ended.
+    /// Waits until the process exits.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = async {
             let mut tick = tokio::time::interval(Duration::from_millis(20));
             loop {
-                if let Some(status) = self.child.try_wait().expect("its state can be asked for") {
+                if let Some(status) = self.child.try_wait().expect("the state of the child") {
                     return status;
                 }
                 tick.tick().await;
             }
         };
-        tokio::time::timeout(PATIENCE, ended).await.expect("the gateway ends in time")
+        tokio::time::timeout(PATIENCE, ended).await.expect("the gateway exits in time")
     }
 }
 

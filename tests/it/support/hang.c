@@ -1,5 +1,5 @@
-/* Preloaded into the gateway: opening a file hangs for ever while there is a file with the same
- * path and ".hangs", as on a mount whose server does not respond. */
+/* Preloaded into the gateway: opening a file hangs forever while a file with the suffix ".hangs"
+ * exists next to it, as on a mount whose server does not respond. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-//! An issuer of JWTs, and a forger.
+//! An issuer of JWTs, and forged tokens.
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -22,26 +22,25 @@ impl Issuer {
     }
 
     pub(crate) fn jwk(&self) -> Value {
-        let jwk = Jwk::from_encoding_key(&self.key, Algorithm::ES256).expect("it can be made");
-        let mut jwk = serde_json::to_value(jwk).expect("it can be made");
+        let jwk = Jwk::from_encoding_key(&self.key, Algorithm::ES256).expect("valid input");
+        let mut jwk = serde_json::to_value(jwk).expect("valid input");
         jwk["kid"] = json!(self.id);
         jwk
     }
 
-    /// Its keys, as it publishes them.
+    /// The published key set.
     pub(crate) fn jwks(&self) -> String {
         json!({ "keys": [self.jwk()] }).to_string()
     }
 
-    /// An `authorization` header with good claims but for these changes; null takes a
-    /// claim away.
+    /// An `authorization` header with valid claims and these changes; null removes a claim.
     pub(crate) fn bearer(&self, changes: Value) -> String {
         let header = Header { kid: Some(self.id.to_owned()), ..Header::new(Algorithm::ES256) };
-        format!("Bearer {}", encode(&header, &claims(changes), &self.key).expect("it can be made"))
+        format!("Bearer {}", encode(&header, &claims(changes), &self.key).expect("valid input"))
     }
 }
 
-/// Good claims but for these changes.
+/// Valid claims with these changes.
 pub(crate) fn claims(changes: Value) -> Value {
     let mut claims = json!({
         "iss": "https://issuer.example", "aud": "ott-gateway", "sub": "portal", "exp": in_seconds(300),
@@ -50,16 +49,16 @@ pub(crate) fn claims(changes: Value) -> Value {
     for (name, value) in changes {
         claims[&name] = value;
     }
-    claims.as_object_mut().expect("it can be made").retain(|_, value| !value.is_null());
+    claims.as_object_mut().expect("valid input").retain(|_, value| !value.is_null());
     claims
 }
 
-/// A time as claims tell it.
+/// A `NumericDate`, `seconds` from now.
 pub(crate) fn in_seconds(seconds: i64) -> i64 {
-    i64::try_from(unix_seconds(WallClock::system().now())).expect("it can be made") + seconds
+    i64::try_from(unix_seconds(WallClock::system().now())).expect("valid input") + seconds
 }
 
-/// A token with that header, signed with that, by nobody who may.
+/// An `authorization` header with a forged token: this header and signature, valid claims.
 pub(crate) fn forged(header: &Value, signature: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signature = URL_SAFE_NO_PAD.encode(signature);

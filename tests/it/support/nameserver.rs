@@ -1,6 +1,6 @@
 //! A name server that misbehaves on request, for a gateway whose `resolv.conf` names it.
 //!
-//! It needs port 53, which only root may bind on most machines.
+//! Needs port 53, which only root may bind on most machines.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,32 +16,32 @@ use std::{
 
 use ott_gateway::clock;
 
-/// What a query is answered with.
+/// Response to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The addresses, or that there are none of that family, or that there is no such name.
+    /// The address, no data, or NXDOMAIN.
     Honest,
     /// SERVFAIL.
     ServerFailure,
-    /// Nothing.
+    /// No response.
     Silence,
 }
 
-/// A family of addresses.
+/// Address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Family {
     Ipv4,
     Ipv6,
 }
 
-/// The name server. Its thread ends when it is dropped.
+/// A name server. Dropping it ends its thread.
 pub(crate) struct NameServer {
     address: Ipv4Addr,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ServerState {
     zone: Mutex<HashMap<String, IpAddr>>,
     replies: Mutex<HashMap<Family, Reply>>,
     queries: Mutex<VecDeque<(String, Family)>>,
@@ -49,10 +49,10 @@ struct Shared {
 }
 
 impl NameServer {
-    /// Starts a name server that is honest and has this one name. `None` if this user may not
-    /// bind port 53, or if the machine has a name server of its own on all addresses.
+    /// Starts an honest name server with this one name. `None` if this user may not bind port 53,
+    /// or if the machine has a name server on all addresses.
     pub(crate) fn start(name: &str, address: IpAddr) -> Option<Self> {
-        // Each has an address of its own, because the port cannot be chosen.
+        // Each has its own address, because the port is fixed.
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let own = Ipv4Addr::new(127, 53, NEXT.fetch_add(1, Ordering::Relaxed), 1);
         let socket = match UdpSocket::bind((own, 53)) {
@@ -70,7 +70,7 @@ impl NameServer {
             Err(error) => panic!("{own}:53: {error}"),
         };
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ServerState::default());
         shared.zone.lock().expect("not poisoned").insert(name.to_owned(), address);
         let server = Arc::downgrade(&shared);
         thread::spawn(move || {
@@ -94,12 +94,12 @@ impl NameServer {
         )
     }
 
-    /// From now on queries for that family are answered so.
+    /// Sets the reply to queries for `family`.
     pub(crate) fn replies(&self, family: Family, reply: Reply) {
         self.shared.replies.lock().expect("not poisoned").insert(family, reply);
     }
 
-    /// From now on all queries are answered so.
+    /// Sets the reply to all queries.
     pub(crate) fn replies_to_all(&self, reply: Reply) {
         self.replies(Family::Ipv4, reply);
         self.replies(Family::Ipv6, reply);
@@ -110,7 +110,7 @@ impl NameServer {
         self.shared.queries.lock().expect("not poisoned").iter().cloned().collect()
     }
 
-    /// Waits for one more query of that family.
+    /// Waits for another query for `family`.
     pub(crate) fn next_query(&self, family: Family) {
         let until = clock::now() + Duration::from_mins(1);
         let mut queries = self.shared.queries.lock().expect("not poisoned");
@@ -123,7 +123,7 @@ impl NameServer {
     }
 }
 
-impl Shared {
+impl ServerState {
     fn answer(&self, socket: &UdpSocket, query: &[u8], peer: SocketAddr) {
         let Some((name, family, end)) = question(query) else { return };
         self.queries.lock().expect("not poisoned").push_back((name.clone(), family));
@@ -146,7 +146,7 @@ impl Shared {
         response.extend_from_slice(&[0x81, 0x80 | code, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
         response.extend_from_slice(&query[12..end]);
         if let Some(data) = data {
-            // The name of the question, its type and class, an hour, the address.
+            // Pointer to the name of the question, type and class, a TTL of one hour, the address.
             response.extend_from_slice(&[0xc0, 12]);
             response.extend_from_slice(&query[end - 4..end]);
             response.extend_from_slice(&[0, 0, 14, 16, 0, u8::try_from(data.len()).expect("short")]);
@@ -156,7 +156,7 @@ impl Shared {
     }
 }
 
-/// The name and family of a query, and where its question ends.
+/// Name and family of a query, and the end of its question.
 fn question(query: &[u8]) -> Option<(String, Family, usize)> {
     let mut labels = Vec::new();
     let mut at = 12;

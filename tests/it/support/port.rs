@@ -1,14 +1,13 @@
-//! TCP ports that stay a test's own while nothing listens on them.
+//! TCP ports that are reserved for a test while nothing listens on them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A port of the loopback interface that the system gives to nobody else.
+/// A port of the loopback interface that the system does not assign to other sockets.
 ///
-/// Connections to it are refused until something binds it by its number, with
-/// `SO_REUSEADDR`, and listens. A port that was bound and closed again may be given to
-/// another test at any time.
+/// Connections to it are refused until a socket with `SO_REUSEADDR` binds it and listens. A port
+/// that was bound and closed again could be assigned to another test at any time.
 pub(crate) struct Reserved(Socket);
 
 impl Reserved {

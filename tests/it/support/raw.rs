@@ -1,4 +1,4 @@
-//! Calls that no gRPC library would make: HTTP/2 by hand.
+//! Calls over plain HTTP/2, which need not be valid gRPC.
 
 use std::net::SocketAddr;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use tonic::Status;
 
-/// What came back.
+/// Response to a call.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) http: StatusCode,
     pub(crate) head: HeaderMap,
-    /// From the trailers, or from the head of an answer that has nothing else.
+    /// From the trailers, or from the head of a trailers-only response.
     pub(crate) status: Status,
     /// The messages, each with its prefix.
     pub(crate) body: Vec<u8>,
@@ -28,7 +28,7 @@ impl Connection {
         Self(requests)
     }
 
-    /// Sends that body, which is not wrapped into anything, to that path.
+    /// Sends `body` to `path` without framing it.
     pub(crate) async fn post(&mut self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answered {
         let mut request = Request::post(format!("http://gateway{path}"))
             .header("te", "trailers")
@@ -39,16 +39,16 @@ impl Connection {
         let mut requests = self.0.clone().ready().await.expect("the connection is open");
         let request = request.body(()).expect("a request");
         let (answer, mut stream) = requests.send_request(request, false).expect("it is sent");
-        // The gateway may have answered before it has read everything.
+        // The gateway may respond before it has read the body.
         let _ = stream.send_data(Bytes::copy_from_slice(body), true);
         let (head, mut answer) = answer.await.expect("an answer").into_parts();
         let mut body = Vec::new();
         while let Some(data) = answer.data().await {
-            let data = data.expect("the answer goes on");
+            let data = data.expect("data");
             body.extend_from_slice(&data);
-            answer.flow_control().release_capacity(data.len()).expect("it was received");
+            answer.flow_control().release_capacity(data.len()).expect("capacity that was used");
         }
-        let trailers = answer.trailers().await.expect("the answer ends in an orderly way");
+        let trailers = answer.trailers().await.expect("the end of the response");
         let status = trailers
             .as_ref()
             .and_then(Status::from_header_map)
@@ -58,7 +58,7 @@ impl Connection {
     }
 }
 
-/// A message as gRPC frames it: compressed or not, and so long.
+/// A gRPC frame: compression flag, length and message.
 pub(crate) fn framed(compressed: bool, message: &[u8]) -> Vec<u8> {
     let mut frame = vec![u8::from(compressed)];
     frame.extend(u32::try_from(message.len()).expect("a short message").to_be_bytes());

@@ -1,9 +1,9 @@
 /*
- * A disk that can be observed, slow or broken, for a gateway that is started with LD_PRELOAD.
+ * Preloaded into the gateway to observe its disk and to make it slow or fail.
  *
  * Appends a line "call path size" to the file OTT_TEST_SYNC_LOG for each fsync(2) and
- * fdatasync(2). While the file OTT_TEST_SYNC_FAILS exists, both calls fail as those of a broken
- * disk do. fdatasync(2) takes as many milliseconds as the file OTT_TEST_SYNC_DELAY contains.
+ * fdatasync(2). While the file OTT_TEST_SYNC_FAILS exists, both calls fail with EIO.
+ * fdatasync(2) takes as many milliseconds as the file OTT_TEST_SYNC_DELAY contains.
  *
  * While the file OTT_TEST_WRITE_FAILS exists and contains "EVERY ERRNO", each EVERYth write(2) to
  * a file called audit.jsonl fails with that error, and the one before it writes half of its
@@ -27,7 +27,7 @@ static void path_of(int fd, char *path, size_t size) {
     path[length < 0 ? 0 : length] = 0;
 }
 
-/* Returns how many of the two numbers the file that the variable names contains. */
+/* Reads up to two numbers from the file in this environment variable. Returns their count. */
 static int read_numbers(const char *variable, unsigned *one, unsigned *other) {
     const char *name = getenv(variable);
     int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;

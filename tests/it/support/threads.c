@@ -1,7 +1,7 @@
 /*
- * Limits the threads of a gateway that is started with LD_PRELOAD, as a limit of processes does:
- * while the file OTT_TEST_THREADS_LIMITED exists, pthread_create(3) succeeds
- * OTT_TEST_THREADS_ALLOWED times and then fails with EAGAIN.
+ * Preloaded into the gateway to limit its threads, like a limit of processes: while the file
+ * OTT_TEST_THREADS_LIMITED exists, pthread_create(3) succeeds OTT_TEST_THREADS_ALLOWED times and
+ * then fails with EAGAIN.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

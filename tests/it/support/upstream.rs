@@ -1,12 +1,10 @@
-//! A server in the platform's place that does to a client whatever a test asks for.
+//! A scripted stand-in for the platform.
 //!
-//! It speaks HTTP/1.1 by hand, over TCP or TLS, so that it can break off where a real
-//! server breaks off, and keeps every byte it was sent. Left alone it behaves: it issues
-//! tokens, lets each be spent once, and starts sessions. It shares no code with the
-//! client that it tests.
+//! It implements HTTP/1.1 itself, over TCP or TLS, so that it can fail at any point of a response,
+//! and it records every byte of the requests. By default it behaves like the platform: it issues
+//! tokens, accepts each once, and starts sessions. It shares no code with the client under test.
 //!
-//! Used by unit tests and by those of the whole program: `#[cfg(test)] #[path = "…"] mod
-//! upstream;`.
+//! Used by unit tests and integration tests: `#[cfg(test)] #[path = "…"] mod upstream;`.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,38 +31,38 @@ pub(crate) const OTT: &str = "/api/2/idp/ott";
 pub(crate) const LOGIN: &str = "/api/2/idp/ott/login";
 pub(crate) const LOGOUT: &str = "/api/2/idp/logout";
 
-/// What happens to one request, once all of it has been read.
+/// Reaction to one request, after all of it has been read.
 #[derive(Clone, Debug)]
 pub(crate) enum Behaviour {
-    /// What a platform in good health does.
+    /// The response of a healthy platform.
     Healthy,
-    /// This answer.
+    /// This response.
     Answer(Answer),
-    /// The connection is reset before a byte of an answer.
+    /// Resets the connection before any response byte.
     Reset,
-    /// The connection is closed in an orderly way before a byte of an answer.
+    /// Closes the connection before any response byte.
     Close,
-    /// This answer, and then the connection is closed without a word.
+    /// Sends this response, then closes the connection without announcing it.
     AnswerAndClose(Answer),
-    /// Only the first bytes of the answer's body come, then the connection is reset.
+    /// Sends only the first bytes of the body, then resets the connection.
     CutAfter(usize, Answer),
-    /// Only the first bytes of the answer's body come, then the connection is closed.
+    /// Sends only the first bytes of the body, then closes the connection.
     ShortAfter(usize, Answer),
-    /// The head of the answer comes, and then one byte of its body in each interval.
+    /// Sends the head, then one byte of the body per interval.
     Drip(Duration, Answer),
-    /// Nothing comes, and the connection stays open.
+    /// Sends nothing and keeps the connection open.
     Stall,
-    /// A body of that many bytes, with its length announced or without.
+    /// Sends a body of `bytes` bytes, with or without `content-length`.
     Huge { status: u16, bytes: usize, announced: bool },
-    /// Exactly these bytes, head and body.
+    /// Sends exactly these bytes as head and body.
     Raw(Vec<u8>),
-    /// More headers than anyone reads.
+    /// Sends more headers than any client accepts.
     HeaderFlood,
-    /// That, once the semaphore has given a permit; the permit is used up.
+    /// Takes a permit from the semaphore, then behaves like this.
     Held(Arc<Semaphore>, Box<Behaviour>),
 }
 
-/// An answer, with `Content-Length` unless it has one of its own.
+/// A response. `content-length` is added if it is missing.
 #[derive(Clone)]
 pub(crate) struct Answer {
     status: u16,
@@ -73,30 +71,30 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// An answer with nothing in it.
+    /// A response with an empty body.
     pub(crate) fn empty(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Vec::new() }
     }
 
-    /// An answer of JSON text, or of what claims to be.
+    /// A response with the content type of JSON.
     pub(crate) fn json(status: u16, body: impl Into<String>) -> Self {
         Self::empty(status).header("content-type", "application/json").body(body.into())
     }
 
-    /// A page as a firewall or a proxy would send it.
+    /// A page like that of a firewall or proxy.
     pub(crate) fn html(status: u16) -> Self {
         Self::empty(status)
             .header("content-type", "text/html; charset=utf-8")
             .body("<html><body>blocked</body></html>")
     }
 
-    /// With one more header.
+    /// Adds a header.
     pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    /// With that body.
+    /// Sets the body.
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
@@ -128,12 +126,12 @@ impl From<Answer> for Behaviour {
     }
 }
 
-/// A request, as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
-    /// On which connection, counted from 1.
+    /// Number of the connection, from 1.
     pub(crate) connection: usize,
-    /// Every byte of it.
+    /// All bytes of the request.
     pub(crate) raw: Vec<u8>,
     pub(crate) method: String,
     pub(crate) path: String,
@@ -143,7 +141,7 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// The only value of a header; none if it is not there.
+    /// The value of a header. Panics if there are several.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(header, _)| header == name);
         let value = values.next().map(|(_, value)| value.as_str());
@@ -162,13 +160,13 @@ impl Recorded {
 pub(crate) enum OnAccept {
     /// Serves it.
     Serve,
-    /// Resets it at once, before TLS if there is any.
+    /// Resets it at once, before any TLS handshake.
     Reset,
-    /// Serves it after that time, TLS included.
+    /// Serves it after this time, including TLS.
     ServeAfter(Duration),
 }
 
-/// A certificate authority, and an acceptor with a certificate of it.
+/// A certificate authority, and an acceptor with a certificate from it.
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     /// The authority's certificate in a file, in PEM.
@@ -177,7 +175,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// A certificate for that name, valid or long expired, for these protocols.
+    /// A certificate for `name`, valid or long expired, and an acceptor for `protocols`.
     pub(crate) fn new(name: &str, expired: bool, protocols: &[&str]) -> Self {
         let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -209,18 +207,18 @@ impl Tls {
     }
 }
 
-/// The server. It ends, with all its connections, when it is dropped.
+/// The server. Dropping it closes the listener and all connections.
 pub(crate) struct Upstream {
     address: SocketAddr,
-    /// Another handle of the listening socket.
+    /// Second handle of the listening socket.
     listening: socket2::Socket,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     tls: Option<Arc<Tls>>,
     serving: AbortHandle,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ServerState {
     connections: AtomicUsize,
     script: Mutex<Script>,
     recorded: Mutex<Vec<Recorded>>,
@@ -233,7 +231,7 @@ struct Script {
     next: HashMap<String, VecDeque<Behaviour>>,
     always: HashMap<String, Behaviour>,
     issued: usize,
-    /// Tokens, each with the login of its user.
+    /// Unspent tokens, each with the login of its user.
     unspent: HashMap<String, String>,
 }
 
@@ -257,7 +255,7 @@ impl Upstream {
         let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let listening = socket2::SockRef::from(&listener).try_clone().expect("a second handle");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ServerState::default());
         let tls = tls.map(Arc::new);
         let serving = tokio::spawn(accept(listener, Arc::clone(&shared), tls.clone())).abort_handle();
         Self { address, listening, shared, tls, serving }
@@ -267,7 +265,7 @@ impl Upstream {
         self.address
     }
 
-    /// Its URL as a data center's.
+    /// Its data center URL.
     pub(crate) fn url(&self) -> String {
         match self.tls {
             Some(_) => format!("https://localhost:{}", self.address.port()),
@@ -275,68 +273,68 @@ impl Upstream {
         }
     }
 
-    /// The authority that its certificate is from.
+    /// The authority of its certificate.
     pub(crate) fn ca_file(&self) -> Option<PathBuf> {
         self.tls.as_ref().map(|tls| tls.ca_file.clone())
     }
 
-    /// Adds what the next request to that path that has nothing yet meets with.
+    /// Queues the behaviour for the next request to `path`.
     pub(crate) fn next(&self, path: &str, behaviour: impl Into<Behaviour>) -> &Self {
         self.script().next.entry(path.to_owned()).or_default().push_back(behaviour.into());
         self
     }
 
-    /// Forgets what further requests to that path would have met with.
+    /// Clears the queue for `path`.
     pub(crate) fn forget_next(&self, path: &str) {
         self.script().next.remove(path);
     }
 
-    /// Says what all further requests to that path meet with.
+    /// Sets the behaviour for all requests to `path` without a queued one.
     pub(crate) fn always(&self, path: &str, behaviour: impl Into<Behaviour>) -> &Self {
         self.script().always.insert(path.to_owned(), behaviour.into());
         self
     }
 
-    /// Says what the next connection that has nothing yet meets with.
+    /// Queues what happens to the next connection.
     pub(crate) fn on_accept(&self, what: OnAccept) -> &Self {
         self.script().on_accept.push_back(what);
         self
     }
 
-    /// Everything that was asked, in order of arrival.
+    /// All requests, in order of arrival.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.shared.recorded.lock().expect("no panic").clone()
     }
 
-    /// What was asked of that path.
+    /// All requests to `path`.
     pub(crate) fn requests_to(&self, path: &str) -> Vec<Recorded> {
         self.requests().into_iter().filter(|request| request.path == path).collect()
     }
 
-    /// How often that path was asked.
+    /// Number of requests to `path`.
     pub(crate) fn count(&self, path: &str) -> usize {
         let recorded = self.shared.recorded.lock().expect("no panic");
         recorded.iter().filter(|request| request.path == path).count()
     }
 
-    /// How many connections were accepted.
+    /// Number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until that path was asked so often.
-    pub(crate) async fn asked(&self, path: &str, times: usize) {
+    /// Waits until `path` has received this number of requests.
+    pub(crate) async fn wait_for(&self, path: &str, times: usize) {
         loop {
             let arrived = self.shared.arrived.notified();
             if self.count(path) >= times {
                 return;
             }
-            // Only a test that fails waits this long.
+            // Only a failing test waits this long.
             tokio::time::timeout(Duration::from_mins(2), arrived).await.expect("a request arrives");
         }
     }
 
-    /// Makes a token that can be spent, without a request.
+    /// Creates a valid token without a request.
     pub(crate) fn token(&self) -> String {
         issue(&mut self.script(), None)
     }
@@ -348,19 +346,18 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        // Closing would not be enough: the accepting task is dropped only when its runtime
-        // gets to it, and a process that another test is starting may have a copy of the
-        // socket for a moment.
-        self.listening.shutdown(std::net::Shutdown::Both).expect("it listens");
+        // Closing is not enough: the runtime drops the accepting task later, and a process that
+        // another test is starting may briefly have a copy of the socket.
+        self.listening.shutdown(std::net::Shutdown::Both).expect("a listening socket");
         self.serving.abort();
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
+async fn accept(listener: TcpListener, shared: Arc<ServerState>, tls: Option<Arc<Tls>>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        // An answer goes out in pieces; none waits for the other's acknowledgement.
+        // Responses are sent in several writes, which must not wait for acknowledgements.
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let connection = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
         let what = shared.script.lock().expect("no panic").on_accept.pop_front();
@@ -392,12 +389,12 @@ fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
 }
 
-/// Serves one connection; `socket` is another handle of it, for what only a socket can.
+/// Serves one connection. `socket` is a second handle for socket options.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     socket: socket2::Socket,
     connection: usize,
-    shared: &Shared,
+    shared: &ServerState,
 ) -> std::io::Result<()> {
     let mut buffered = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffered, connection).await? {
@@ -436,7 +433,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 stream.write_all(&answer.head()).await?;
                 stream.write_all(&answer.body[..bytes]).await?;
                 stream.flush().await?;
-                // Time to arrive: what a reset overtakes is thrown away.
+                // A reset would discard data that has not arrived yet.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return socket.set_linger(Some(Duration::ZERO));
             }
@@ -478,7 +475,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 stream.write_all(b"\r\n").await?;
                 stream.flush().await?;
             }
-            Behaviour::Held(..) => unreachable!("held no more"),
+            Behaviour::Held(..) => unreachable!("Held was resolved above"),
         }
     }
     Ok(())
@@ -490,7 +487,7 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, answer: &Answer) -> std::io
     stream.flush().await
 }
 
-/// Reads one whole request; none if the connection ended before its first byte.
+/// Reads one whole request. `None` if the connection closed before.
 async fn read_request<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffered: &mut Vec<u8>,
@@ -535,8 +532,8 @@ fn issue(script: &mut Script, login: Option<String>) -> String {
     token
 }
 
-/// What a platform in good health would answer. A token is spent by it even if the
-/// answer is then another or none, as it may be in life.
+/// The response of a healthy platform. It spends the token even if a different response or none is
+/// sent, as can happen in practice.
 fn healthy_answer(request: &Recorded, script: &mut Script) -> Answer {
     match request.path.as_str() {
         TOKEN => Answer::json(200, r#"{"access_token":"ACCESS","expires_in":7200,"token_type":"bearer"}"#),

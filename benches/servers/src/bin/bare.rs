@@ -1,9 +1,9 @@
-//! The least that a gateway can be: tonic in front, reqwest behind, and nothing in between.
+//! A minimal gateway: a tonic server that calls the platform with reqwest.
 //!
 //! `bench-bare --listen ADDRESS --upstream URL [--certificate FILE --private-key FILE --ca FILE]`
-//! fetches one access token and never renews it. There are no callers, rules, quotas, limits,
-//! retries, audit records, metrics or log lines, and every failure is UNKNOWN: what the gateway
-//! adds to this is what all of them cost.
+//! fetches one access token and never renews it. It has no caller identification, rules, quotas,
+//! limits, retries, audit records, metrics or log, and every failure is UNKNOWN. The difference to
+//! the gateway is the cost of these.
 
 use std::{fs, net::SocketAddr, time::Duration};
 

@@ -1,10 +1,10 @@
-//! The platform of the benchmarks: answers at once (or after a fixed delay), always the same.
+//! The platform of the benchmarks: fixed responses, at once or after a fixed delay.
 //!
 //! `bench-upstream [--certificate FILE --private-key FILE] [--delay-ms N]` listens on a free
 //! loopback port, with HTTP/1.1 in clear text or with HTTP/1.1 and HTTP/2 over TLS, and prints
-//! `service=PORT counts=PORT`. A request without the access token is refused, so that a proxy
-//! that does not authenticate itself cannot be measured. `GET /` on the second port returns how
-//! many requests of each kind were answered.
+//! `service=PORT counts=PORT`. A request without the access token is refused, so that a proxy that
+//! does not authenticate cannot be measured by mistake. `GET /` on the second port returns the
+//! number of answered requests of each kind.
 
 use std::{
     convert::Infallible,
@@ -82,7 +82,7 @@ fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor, Failure> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves every connection on a task of its own. Returns only if no connection can be accepted.
+/// Serves each connection in a separate task. Returns only if no connection can be accepted.
 async fn accept<F, A>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: F) -> Result<(), Failure>
 where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
@@ -99,7 +99,7 @@ where
             });
             let mut server = Builder::new(TokioExecutor::new());
             server.http2().max_concurrent_streams(1000);
-            // A connection that breaks off is the client's doing, and shows in its results.
+            // The client's results report lost connections.
             let _ = match tls {
                 Some(tls) => match tls.accept(stream).await {
                     Ok(stream) => server.serve_connection(TokioIo::new(stream), service).await,

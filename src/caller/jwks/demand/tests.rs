@@ -23,7 +23,7 @@ impl Fixture {
         self.demand.refreshed(&self.waiters, network).await
     }
 
-    /// Results of calls from these peers, whose fetch ends once all of them wait or are refused.
+    /// Results of calls from `peers`, whose fetch ends once all of them wait or are refused.
     async fn flood(
         &self,
         peers: impl Iterator<Item = Option<&str>>,
@@ -50,7 +50,7 @@ fn count(results: &[Result<Freshness, KeyFetchFault>], expected: Result<Freshnes
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_at_most_a_second_for_a_fetch() {
+async fn call_waits_at_most_a_second_for_a_fetch() {
     let fixture = Fixture::new();
     fixture.demand.begin();
     let started = clock::now();
@@ -58,7 +58,7 @@ async fn a_call_waits_at_most_a_second_for_a_fetch() {
     assert_eq!(started.elapsed(), Duration::from_secs(1));
     assert_eq!((fixture.waits("timed_out"), fixture.waiters.count()), (1, 0));
     fixture.demand.end(false);
-    assert_eq!(fixture.refreshed(None).await, Ok(Freshness::Recent), "the keys have arrived meanwhile");
+    assert_eq!(fixture.refreshed(None).await, Ok(Freshness::Recent), "the keys have arrived in the meantime");
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn no_call_waits_while_the_last_fetch_failed() {
         assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Failed));
     }
     assert!(fixture.demand.wanted().now_or_never().is_none(), "no fetch is due");
-    // The retry of the task, or one that is due: still no reason to wait.
+    // A retry by the task, or a fetch that is due, is no reason to wait either.
     fixture.demand.begin();
     assert_eq!(fixture.refreshed(None).await, Err(KeyFetchFault::Failed));
     fixture.demand.end(true);
@@ -93,7 +93,7 @@ async fn no_call_waits_while_the_last_fetch_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn few_calls_wait_and_fewer_of_one_network() {
+async fn waiting_calls_are_limited_in_total_and_per_network() {
     let fixture = Fixture::new();
     let one_network = ["2001:db8::1", "2001:db8::2"].into_iter().cycle().take(100).map(Some);
     let results = fixture.flood(one_network).await;
@@ -113,12 +113,12 @@ async fn few_calls_wait_and_fewer_of_one_network() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_call_frees_its_place() {
+async fn cancelled_call_frees_its_place() {
     let fixture = Fixture::new();
     fixture.demand.begin();
     for _ in 0..10 {
         let calls = join_all((0..8).map(|_| fixture.refreshed(Some("192.0.2.1"))));
         assert!(calls.now_or_never().is_none(), "all of them wait");
-        assert_eq!(fixture.waiters.count(), 0, "they are gone");
+        assert_eq!(fixture.waiters.count(), 0, "their places are free");
     }
 }

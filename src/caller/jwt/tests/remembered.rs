@@ -1,15 +1,15 @@
-//! Which tokens are not verified again, and what withdraws them.
+//! Tokens that are not verified again, and the conditions that invalidate them.
 
 use std::cell::Cell;
 
 use super::*;
 
 thread_local! {
-    /// Tokens whose signature was checked on this thread.
+    /// Number of tokens whose signature was checked on this thread.
     pub(in crate::caller::jwt) static VERIFIED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// An issuer whose keys and clock the test sets.
+/// An issuer with keys and a clock that the test controls.
 struct Issuer {
     verifiers: JwtVerifiers,
     keys: Arc<KeyRing>,
@@ -34,7 +34,7 @@ impl Issuer {
         Self::new(settings(), KeyRing::fixed(&jwks(keys), None))
     }
 
-    /// What a token proves, and whether its signature was checked for it.
+    /// Returns the caller of a token, and whether its signature was checked.
     async fn sees(&self, token: &str) -> (Result<String, JwtFault>, bool) {
         let before = VERIFIED.get();
         let seen = seen_by(&self.verifiers, token).await;
@@ -59,7 +59,7 @@ fn refused(fault: JwtFault) -> (Result<String, JwtFault>, bool) {
 }
 
 #[tokio::test]
-async fn signature_of_a_token_is_checked_once_however_often_it_is_shown() {
+async fn signature_of_a_repeated_token_is_checked_once() {
     for algorithm in ALGORITHMS {
         let key = SigningKey::new("k1", algorithm);
         let issuer = Issuer::of(&[&key]);
@@ -75,10 +75,10 @@ async fn signature_of_a_token_is_checked_once_however_often_it_is_shown() {
 }
 
 #[tokio::test]
-async fn what_proves_nobody_is_never_remembered() {
+async fn refused_tokens_are_never_remembered() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let forger = SigningKey::new("k1", Algorithm::ES256);
-    let stranger = SigningKey::new("k2", Algorithm::ES256);
+    let unknown_key = SigningKey::new("k2", Algorithm::ES256);
     let settings = JwtSettings { max_lifetime: Some(Duration::from_mins(10)), ..settings() };
     let issuer = Issuer::new(settings, KeyRing::fixed(&jwks(&[&key]), None));
     let iat = in_seconds(0);
@@ -94,7 +94,7 @@ async fn what_proves_nobody_is_never_remembered() {
         ] {
             assert_eq!(issuer.sees(&token).await, refused(fault));
         }
-        let unknown = issuer.sees(&stranger.sign(&claims(&json!({ "iat": iat })))).await;
+        let unknown = issuer.sees(&unknown_key.sign(&claims(&json!({ "iat": iat })))).await;
         assert_eq!(unknown.0, Err(JwtFault::UnknownKey));
         assert!(issuer.sees("a.b.c").await.0.is_err());
         assert_eq!(issuer.remembered(), 0);
@@ -105,7 +105,7 @@ async fn what_proves_nobody_is_never_remembered() {
 }
 
 #[tokio::test]
-async fn every_other_text_than_the_remembered_token_is_verified_in_full() {
+async fn text_that_differs_from_the_remembered_token_is_verified_in_full() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let issuer = Issuer::of(&[&key]);
     let token = key.token_for("portal");
@@ -124,7 +124,7 @@ async fn every_other_text_than_the_remembered_token_is_verified_in_full() {
 }
 
 #[tokio::test]
-async fn remembered_token_is_withdrawn_with_its_key_at_once() {
+async fn remembered_token_is_refused_as_soon_as_its_key_is_withdrawn() {
     let (key, next) = (SigningKey::new("k1", Algorithm::ES256), SigningKey::new("k2", Algorithm::ES256));
     let other = SigningKey::new("k1", Algorithm::ES256);
     let issuer = Issuer::of(&[&key]);
@@ -134,20 +134,20 @@ async fn remembered_token_is_withdrawn_with_its_key_at_once() {
     issuer.keys.replace(&jwks(&[&key]));
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"), "the same keys, fetched again");
     issuer.keys.replace(&jwks(&[&key, &next]));
-    assert_eq!(issuer.sees(&token).await, checked("jwt:portal"), "other keys: checked again");
+    assert_eq!(issuer.sees(&token).await, checked("jwt:portal"), "other keys, so checked again");
     assert_eq!(issuer.sees(&token).await, recognized("jwt:portal"));
 
     issuer.keys.replace(&jwks(&[&next]));
     assert_eq!(issuer.sees(&token).await.0, Err(JwtFault::UnknownKey));
     issuer.keys.replace(&jwks(&[&other, &next]));
-    assert_eq!(issuer.sees(&token).await, refused(JwtFault::Signature), "another key of the same name");
+    assert_eq!(issuer.sees(&token).await, refused(JwtFault::Signature), "another key with the same id");
     issuer.keys.replace(&jwks(&[&key, &next]));
     assert_eq!(issuer.sees(&token).await, checked("jwt:portal"));
     assert_eq!(issuer.remembered(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn remembered_token_proves_nothing_once_the_keys_are_too_old() {
+async fn remembered_token_is_refused_once_the_keys_are_too_old() {
     let key = SigningKey::new("k1", Algorithm::ES256);
     let issuer = Issuer::new(settings(), KeyRing::fixed(&jwks(&[&key]), Some(Duration::from_hours(1))));
     let token = key.sign(&claims(&json!({ "exp": in_seconds(100_000) })));
@@ -167,8 +167,8 @@ async fn times_of_a_remembered_token_are_compared_with_the_clock_each_time() {
     let times = json!({ "exp": in_seconds(3600), "nbf": in_seconds(-3600), "iat": in_seconds(-60) });
     let token = key.sign(&claims(&times));
     assert_eq!(issuer.sees(&token).await, checked("jwt:portal"));
-    // The library has a clock of its own, so a full check succeeds in any case. It happens
-    // exactly if the time is not valid by the clock of the memory.
+    // The library has its own clock, so a full check always succeeds. It happens if and only if the
+    // token is not valid by the cache's clock.
     for (offset, is_valid) in [(3000, true), (4000, false), (-3000, true), (-4000, false), (0, true)] {
         issuer.clock.shift_by_ms(offset * 1000);
         let (seen, was_checked) = issuer.sees(&token).await;
@@ -191,7 +191,7 @@ async fn remembered_token_of_a_limited_lifetime_is_not_valid_before_it_was_issue
 }
 
 #[tokio::test]
-async fn tokens_of_several_issuers_are_remembered_apart() {
+async fn tokens_of_several_issuers_are_remembered_separately() {
     let two = Two::new();
     let [corp, k8s] = &two.keys;
     let token = |key: &SigningKey, issuer| key.sign(&claims(&json!({ "iss": issuer })));
@@ -213,8 +213,8 @@ async fn tokens_of_several_issuers_are_remembered_apart() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// By RFC 7519 a time may have a fraction; a remembered token is valid at most as long as it
-    /// would be by a full check.
+    /// Times may have fractions (RFC 7519). A remembered token is valid at most as long as a full
+    /// check would accept it.
     #[test]
     fn remembered_validity_is_within_the_claimed_one(
         exp in -1e13..1e13_f64,

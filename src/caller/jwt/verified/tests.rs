@@ -14,7 +14,7 @@ use crate::{
 
 const NOW: u64 = 1_000_000;
 
-/// The generations of keys before and after a change.
+/// Key generations before and after a change.
 fn generations() -> [KeyGeneration; 2] {
     let key = || SigningKey::new("k1", jsonwebtoken::Algorithm::EdDSA);
     let ring = KeyRing::fixed(&jwks(&[&key()]), None);
@@ -41,7 +41,7 @@ fn token(number: usize, owner: usize, keys: KeyGeneration) -> VerifiedToken {
 }
 
 #[test]
-fn token_is_found_exactly_while_its_keys_are_in_use_and_its_times_are_valid() {
+fn token_is_found_only_while_its_keys_are_in_use_and_its_times_are_valid() {
     let [keys, other_keys] = generations();
     let tokens = memory(1);
     let now = Conditions { keys, now: NOW };
@@ -55,14 +55,14 @@ fn token_is_found_exactly_while_its_keys_are_in_use_and_its_times_are_valid() {
         let found = tokens.caller(shown.digest, Conditions { keys, now });
         assert_eq!(found.is_some(), is_valid, "{now}");
     }
-    // Nothing is removed: a clock that was set and set back costs no check.
+    // Tokens are not removed, so a clock that is set and set back causes no further check.
     assert_eq!(tokens.caller(shown.digest, now), Some(caller(7)));
     tokens.remember(shown.clone(), now);
-    assert_eq!(tokens.len(), 1, "it takes one place, however often it is stored");
+    assert_eq!(tokens.len(), 1, "a token that is stored twice takes one place");
 }
 
 #[test]
-fn memory_that_is_too_small_shows_in_the_metrics() {
+fn metrics_show_evictions() {
     const ROOM: usize = 16;
     let [keys, other_keys] = generations();
     let metrics = Metrics::new();
@@ -90,7 +90,7 @@ fn memory_that_is_too_small_shows_in_the_metrics() {
     }
     assert_eq!(tokens.len(), ROOM);
     shows(ROOM, 1, 1001, 1000 - ROOM);
-    // Tokens of keys that are not in use any more give way, and are no loss.
+    // Tokens of keys that are no longer in use are replaced, which does not count as an eviction.
     let later = Conditions { keys: other_keys, ..now };
     for number in 0..WAYS {
         tokens.remember(token(number, number, other_keys), later);
@@ -99,7 +99,7 @@ fn memory_that_is_too_small_shows_in_the_metrics() {
 }
 
 #[test]
-fn number_of_tokens_is_bounded_for_each_issuer_and_in_total() {
+fn number_of_tokens_is_bounded_per_issuer_and_in_total() {
     let [keys, _] = generations();
     let now = Conditions { keys, now: NOW };
     for issuers in [1, 2, 3, 7, 100, 512, 513, 10_000] {
@@ -131,29 +131,29 @@ fn caller_with_any_number_of_tokens_displaces_only_its_own() {
     for number in 0..OTHERS {
         tokens.remember(token(number, number, keys), now);
     }
-    assert_eq!(number_of_others(), OTHERS, "there is room for them in a full memory");
+    assert_eq!(number_of_others(), OTHERS, "a full cache makes room for them");
     for number in 50_000..100_000 {
         tokens.remember(token(number, FLOODER, keys), now);
     }
-    assert_eq!(number_of_others(), OTHERS, "and they keep it");
+    assert_eq!(number_of_others(), OTHERS, "and they are not evicted");
     assert_eq!(tokens.len(), MAX_TOKENS);
 }
 
 #[test]
-fn tokens_that_are_of_no_use_give_way_first() {
+fn invalid_tokens_are_replaced_first() {
     let [keys, other_keys] = generations();
     let now = Conditions { keys, now: NOW };
     let expired = |number| VerifiedToken {
         validity: Validity { from: NOW - 100, until: NOW - 1 },
         ..token(number, 1, keys)
     };
-    for useless in [expired(99), token(99, 1, other_keys)] {
-        // One set: everything competes.
+    for invalid in [expired(99), token(99, 1, other_keys)] {
+        // There is only one set, so all tokens compete.
         let tokens = memory(MAX_TOKENS);
         for number in 0..WAYS - 1 {
             tokens.remember(token(number, 0, keys), now);
         }
-        tokens.remember(useless, now);
+        tokens.remember(invalid, now);
         tokens.remember(token(50, 1, keys), now);
         for number in (0..WAYS - 1).chain([50]) {
             assert!(tokens.caller(TokenDigest::of(&number.to_string()), now).is_some(), "{number}");
@@ -162,7 +162,7 @@ fn tokens_that_are_of_no_use_give_way_first() {
 }
 
 #[test]
-fn threads_that_read_and_write_at_once_never_see_another_caller() {
+fn concurrent_reads_and_writes_never_return_another_caller() {
     let [keys, _] = generations();
     let now = Conditions { keys, now: NOW };
     let tokens = memory(64);
@@ -186,9 +186,9 @@ fn threads_that_read_and_write_at_once_never_see_another_caller() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// In a set that is full, only a caller with the most tokens loses one: its oldest.
+    /// A full set evicts the oldest token of a caller with the most tokens.
     #[test]
-    fn only_the_caller_with_the_most_tokens_gives_way(
+    fn only_the_caller_with_the_most_tokens_loses_one(
         stored in prop::collection::vec((0..30_usize, 0..4_usize), 1..60),
     ) {
         let [keys, _] = generations();
@@ -200,7 +200,7 @@ proptest! {
             let number = 4 * number + owner;
             tokens.remember(token(number, owner, keys), now);
             let is_known = |number: usize| tokens.caller(TokenDigest::of(&number.to_string()), now).is_some();
-            prop_assert!(is_known(number), "what was stored last is there");
+            prop_assert!(is_known(number), "the last stored token is found");
             if let Some(at) = known.iter().position(|(other, _)| *other == number) {
                 let again = known.remove(at);
                 known.push(again);

@@ -2,7 +2,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 
 use super::*;
 
-/// The answers' clock: 11 July 2019, 16:56:04 UTC, an hour before the documented
+/// The clock of the responses: 11 July 2019, 16:56:04 UTC, an hour before the documented
 /// `expires_on` of 1562867764.
 const NOW: u64 = 1_562_864_164;
 
@@ -15,12 +15,12 @@ fn granted(body: &str) -> Result<Fetched, CredentialError> {
     headers.insert(CONTENT_TYPE, "application/json; charset=utf-8".parse().expect("a header value"));
     let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
     Answer { status: StatusCode::OK, headers: &headers, body, now: now() }
-        .judge()
+        .interpret()
         .map(|granted| granted.token)
 }
 
 #[test]
-fn token_is_taken_only_if_it_is_one() {
+fn only_well_formed_tokens_are_accepted() {
     for body in [
         r#"{"access_token":"good","expires_in":7200,"token_type":"bearer","id_token":"x","new":[1]}"#,
         r#"{"access_token":"good","expires_in":7200,"token_type":"Bearer"}"#,
@@ -30,14 +30,14 @@ fn token_is_taken_only_if_it_is_one() {
         r#"{"access_token":"good","token_type":""}"#,
         r#"{"access_token":"good","token_type":7}"#,
         r#"{"access_token":" good\n"}"#,
-        // Of duplicates, the last one counts.
+        // The last of duplicate members counts.
         r#"{"access_token":"bad","token_type":"mac","access_token":"good","token_type":"bearer"}"#,
-        // One byte order mark is skipped.
+        // A byte order mark is skipped.
         "\u{feff}{\"access_token\":\"good\"}",
-        // A lifetime that cannot be read costs no token.
+        // A lifetime that cannot be read does not make the token unusable.
         r#"{"access_token":"good","expires_in":"soon","expires_on":{}}"#,
         r#"{"access_token":"good","expires_in":-1}"#,
-        // Text that is not Unicode in a member that nobody reads.
+        // Invalid Unicode in a member that is not read.
         r#"{"access_token":"good","scope":"\ud83d"}"#,
     ] {
         assert_eq!(granted(body).expect(body).header(), "Bearer good");
@@ -68,7 +68,7 @@ fn token_is_taken_only_if_it_is_one() {
 }
 
 #[test]
-fn cause_names_the_status_and_known_codes_and_nothing_else_of_the_body() {
+fn cause_contains_only_the_status_and_known_codes() {
     use CredentialErrorKind::{Blocked, Failing, Protocol, Rejected};
     for (status, body, kind, cause) in [
         (400, r#"{"error":"invalid_client"}"#, Rejected, "HTTP status 400, error invalid_client"),
@@ -93,13 +93,14 @@ fn cause_names_the_status_and_known_codes_and_nothing_else_of_the_body() {
         headers.insert(CONTENT_TYPE, "application/json".parse().expect("a header value"));
         let status = StatusCode::from_u16(status).expect("a status");
         let body = Ok(Zeroizing::new(body.as_bytes().to_vec()));
-        let error = Answer { status, headers: &headers, body, now: now() }.judge().expect_err("a failure");
+        let error =
+            Answer { status, headers: &headers, body, now: now() }.interpret().expect_err("a failure");
         assert_eq!((error.kind(), error.cause()), (kind, cause));
     }
 }
 
 #[test]
-fn retry_after_is_read_in_all_its_forms_and_kept_within_bounds() {
+fn retry_after_is_parsed_in_every_form_and_clamped() {
     for (text, expected_ms) in [
         ("7", 7_000),
         (" 7 ", 7_000),
@@ -112,7 +113,7 @@ fn retry_after_is_read_in_all_its_forms_and_kept_within_bounds() {
         ("-1", 5_000),
         ("", 5_000),
         ("soon", 5_000),
-        // The three forms of a date (RFC 9110), against the answer's own.
+        // The three date formats (RFC 9110), relative to the `Date` of the response.
         ("Thu, 11 Jul 2019 16:56:14 GMT", 10_000),
         ("Thursday, 11-Jul-19 16:56:14 GMT", 10_000),
         ("Thu Jul 11 16:56:14 2019", 10_000),
@@ -123,7 +124,7 @@ fn retry_after_is_read_in_all_its_forms_and_kept_within_bounds() {
         headers.insert(RETRY_AFTER, text.parse().expect("a header value"));
         let body = Ok(Zeroizing::default());
         let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: &headers, body, now: now() };
-        let failure = answer.judge().expect_err("a 429 is a failure");
+        let failure = answer.interpret().expect_err("a 429 is a failure");
         assert_eq!(failure.retry_after(), Some(Duration::from_millis(expected_ms)), "{text}");
     }
 }

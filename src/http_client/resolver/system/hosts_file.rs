@@ -1,4 +1,4 @@
-//! Whether the system's hosts file lists a name.
+//! Checks whether the system's hosts file lists a name.
 
 use std::{
     fs::File,
@@ -6,12 +6,11 @@ use std::{
     path::Path,
 };
 
-/// Maximum size of the file, in bytes, up to which names are looked for. Lists of blocked
-/// names have some megabytes.
+/// Maximum number of bytes that are searched. Block lists have some megabytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Returns whether the file has an entry for the name. If the file cannot be read, the system
-/// has to decide, so the answer is yes; a file that does not exist has no entries.
+/// Returns whether the file has an entry for the name. Also true if the file cannot be read,
+/// because the system then has to decide; a missing file has no entries.
 pub(super) fn lists(path: &Path, name: &str) -> bool {
     match File::open(path).and_then(|file| has_entry(BufReader::new(file.take(MAX_BYTES)), name)) {
         Ok(found) => found,
@@ -55,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_has_no_entries_and_one_that_cannot_be_read_may_have_any() {
+    fn missing_file_has_no_entries_and_an_unreadable_one_may_have_any() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!lists(&folder.path().join("hosts"), "eu2.example"));
         assert!(lists(folder.path(), "eu2.example"), "a folder");

@@ -1,4 +1,4 @@
-//! Places for streams, without a connection.
+//! Tests of stream places, without a connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,7 +28,7 @@ fn openings(budget: &StreamBudget) -> Openings {
     Openings::new(1000, budget.clone(), Recognition::default(), ADDRESS.parse().unwrap())
 }
 
-/// Opens a stream if there is a place.
+/// Opens a stream if there is a place, and returns whether there was.
 fn open(openings: &mut Openings, id: u32, wakes: &Arc<Wakes>) -> bool {
     let is_open = openings.poll_place(&mut Context::from_waker(&waker(Arc::clone(wakes)))).is_ready();
     if is_open {
@@ -42,14 +42,14 @@ fn pauses(budget: &StreamBudget) -> bool {
 }
 
 #[test]
-fn connection_gets_places_of_its_own_and_then_those_that_all_share() {
+fn connection_uses_its_own_places_before_the_shared_ones() {
     let budget = budget(2, 3);
     let (mut one, mut other) = (openings(&budget), openings(&budget));
     let (wakes, other_wakes) = (Arc::default(), Arc::default());
     for id in [1, 3, 5, 7, 9] {
         assert!(open(&mut one, id, &wakes), "{id}");
     }
-    // The other one still has its own.
+    // The other connection still has its own places.
     assert!(open(&mut other, 1, &other_wakes) && open(&mut other, 3, &other_wakes));
     assert!(!pauses(&budget));
     assert!(!open(&mut other, 5, &other_wakes));
@@ -66,7 +66,7 @@ fn connection_gets_places_of_its_own_and_then_those_that_all_share() {
 }
 
 #[test]
-fn identified_connection_waits_for_nothing_and_returns_what_it_has_of_the_shared_places() {
+fn identified_connection_never_waits_and_returns_its_shared_places() {
     let budget = budget(1, 1);
     let (mut one, mut other) = (openings(&budget), openings(&budget));
     let (wakes, other_wakes) = (Arc::default(), Arc::default());
@@ -81,7 +81,7 @@ fn identified_connection_waits_for_nothing_and_returns_what_it_has_of_the_shared
 }
 
 #[test]
-fn streams_that_never_end_are_not_followed_without_a_limit() {
+fn number_of_tracked_streams_is_limited() {
     let mut openings = openings(&budget(1, 1));
     openings.recognition.set();
     for id in 0..5000 {
@@ -92,7 +92,7 @@ fn streams_that_never_end_are_not_followed_without_a_limit() {
 
 proptest! {
     #[test]
-    fn shared_places_are_never_exceeded_and_all_come_back(
+    fn shared_places_are_never_exceeded_and_all_are_returned(
         per_connection in 0..3_usize,
         shared in 0..5_usize,
         steps in proptest::collection::vec((0..3_usize, 0..8_u32, 0..4_u8), 0..200),
@@ -108,7 +108,7 @@ proptest! {
                     next += 1;
                 }
                 2 => {
-                    // Most of the time, one of the oldest.
+                    // Usually one of the oldest.
                     let first = connection.open.first().map_or(0, |stream| stream.id);
                     connection.ended(first + id / 4);
                 }

@@ -1,4 +1,4 @@
-//! Changed files, poll by poll.
+//! Reloads of changed files, poll by poll.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use crate::{
     telemetry::logging::captured::CapturedLog,
 };
 
-/// TLS files that are followed by a clock that starts in 2026.
+/// TLS files that are followed with a clock that starts in 2026.
 ///
-/// Its tests act halfway between two polls: the files must not change while a poll, on a thread of
-/// its own, reads them. For the same reason, they set the wall clock instead of advancing time.
+/// The tests act halfway between two polls, because the files must not change while a poll reads
+/// them on its own thread. For the same reason, they set the wall clock instead of advancing time.
 struct Followed {
     current: Current,
     metrics: Metrics,
@@ -52,7 +52,7 @@ impl Followed {
         self.current.load()
     }
 
-    /// Waits for as many polls as a change needs, and returns whether something else is in use.
+    /// Waits for the polls that a change needs, and returns whether the configuration was replaced.
     async fn takes_over(&self) -> bool {
         let before = self.in_use();
         sleep(self.interval * 3).await;
@@ -68,8 +68,8 @@ impl Followed {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
-    /// Versions of certificate and client CAs that were taken over and refused, and whether the
-    /// newest is refused.
+    /// For certificate and client CAs: number of versions taken over, number refused, and whether
+    /// the newest is refused.
     fn counts(&self) -> [[i64; 3]; 2] {
         ["certificate", "client_ca"].map(|what| {
             let reloads = |result| {
@@ -80,11 +80,11 @@ impl Followed {
         })
     }
 
-    /// The year in which the certificate that ends next expires.
+    /// The year in which the next certificate expires.
     fn ends(&self, certificate: &str) -> i64 {
         let series =
             format!("ott_gateway_certificate_not_after_timestamp_seconds{{certificate=\"{certificate}\"}}");
-        // Rounded: a year begins a little before or after a multiple of its mean length.
+        // Rounded, because a year does not begin exactly at a multiple of its mean length.
         1970 + (self.shows(&series).unwrap() + 15_000_000) / 31_556_952
     }
 }
@@ -94,21 +94,21 @@ async fn start(folder: &Folder) -> Followed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_pair_is_in_use_after_two_polls_that_see_the_same() {
+async fn new_pair_is_in_use_after_two_polls_that_see_the_same_files() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let followed = start(&folder).await;
     let first = followed.in_use();
     folder.write(&authority.issue("localhost"));
     sleep(followed.interval).await;
-    assert!(Arc::ptr_eq(&first, &followed.in_use()), "it may still be changing");
+    assert!(Arc::ptr_eq(&first, &followed.in_use()), "the files may still be changing");
     sleep(followed.interval).await;
     assert!(!Arc::ptr_eq(&first, &followed.in_use()));
-    assert!(!followed.takes_over().await, "made once for one version");
+    assert!(!followed.takes_over().await, "one version is loaded once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_used_is_refused_as_a_whole_and_the_last_good_stays() {
+async fn unusable_pair_is_refused_as_a_whole_and_the_last_valid_one_stays() {
     let authority = Authority::new();
     let old = authority.issue("localhost");
     let folder = Folder::new(&old);
@@ -134,11 +134,11 @@ async fn what_cannot_be_used_is_refused_as_a_whole_and_the_last_good_stays() {
     assert!(!followed.takes_over().await, "a file is missing");
 
     folder.write(&new);
-    assert!(followed.takes_over().await, "and a valid pair is taken over after all that");
+    assert!(followed.takes_over().await, "a valid pair is taken over afterwards");
 }
 
 #[tokio::test(start_paused = true)]
-async fn swap_of_a_link_above_the_files_is_seen() {
+async fn swap_of_a_symlinked_parent_directory_is_detected() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     for version in ["..one", "..two"] {
@@ -174,7 +174,7 @@ async fn new_client_cas_are_taken_over_and_unusable_ones_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn certificate_and_client_ca_are_counted_each_by_itself() {
+async fn certificate_and_client_ca_are_counted_separately() {
     let authority = Authority::new();
     let good = authority.issue("localhost");
     let folder = Folder::new(&good);
@@ -191,7 +191,7 @@ async fn certificate_and_client_ca_are_counted_each_by_itself() {
     assert_eq!(counts().await, [[1, 0, 0], [0, 1, 1]]);
     assert_eq!(counts().await, [[1, 0, 0], [0, 1, 1]]);
     folder.write_file("ca.crt", &authority.certificate());
-    assert_eq!(counts().await, [[1, 0, 0], [0, 1, 0]], "it was in use all the time");
+    assert_eq!(counts().await, [[1, 0, 0], [0, 1, 0]], "the original version stayed in use");
     folder.write_file("ca.crt", &Authority::new().certificate());
     assert_eq!(counts().await, [[1, 0, 0], [1, 1, 0]]);
     folder.write_file("ca.crt", "");
@@ -202,12 +202,12 @@ async fn certificate_and_client_ca_are_counted_each_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_file_is_taken_over_although_the_other_cannot_be_used() {
+async fn each_file_is_taken_over_even_if_the_other_cannot_be_used() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let ca_file = folder.write_file("ca.crt", &authority.certificate());
     let followed = Followed::start(folder.settings(ClientAuth::Require { ca_file })).await;
-    // A renewal that has replaced the certificate and not the key, and stays like that.
+    // A renewal that has replaced the certificate but not the key.
     folder.write_file("tls.crt", &authority.issue("localhost").certificate);
     assert!(!followed.takes_over().await);
     folder.write_file("ca.crt", &Authority::new().certificate());
@@ -231,7 +231,7 @@ async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     let log = CapturedLog::start();
 
     folder.write(&authority.issue_valid("localhost", (2020, 2026)));
-    assert!(followed.takes_over().await, "on the last second it is still valid");
+    assert!(followed.takes_over().await, "still valid in its last second");
     folder.write(&authority.issue_valid("localhost", (2020, 2028)));
     assert!(followed.takes_over().await);
     folder.write(&authority.issue_valid("localhost", (2020, 2025)));
@@ -241,7 +241,7 @@ async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
         assert!(!followed.takes_over().await);
     }
     assert_eq!(followed.counts()[0], [2, 2, 1], "each counted once");
-    assert_eq!(followed.ends("server"), 2028, "that of the one in use");
+    assert_eq!(followed.ends("server"), 2028, "the expiry of the one in use");
     for words in [
         "certificate 1 of the file expired at 2025-01-01T00:00:00Z",
         "certificate 1 of the file is not valid before 2027-01-01T00:00:00Z",
@@ -250,13 +250,13 @@ async fn certificate_that_is_not_valid_now_is_refused_until_it_is() {
     }
 
     followed.set_clock_forward(YEAR);
-    assert!(followed.takes_over().await, "the file is the same, and the time has come");
+    assert!(followed.takes_over().await, "the file is unchanged, and its certificate has become valid");
     assert_eq!((followed.counts()[0], followed.ends("server")), ([3, 2, 0], 2030));
 }
 
-/// As a restart would, which has none to keep.
+/// As after a restart, where there is no valid one to keep.
 #[tokio::test(start_paused = true)]
-async fn certificate_that_is_not_valid_now_replaces_one_that_is_not_either() {
+async fn certificate_that_is_not_valid_now_replaces_another_that_is_not() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue_valid("localhost", (2020, 2025)));
     let followed = start(&folder).await;
@@ -298,7 +298,7 @@ async fn errors_of_certificate_and_key_are_reported_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn chain_is_refused_for_its_first_certificate_only() {
+async fn chain_is_refused_only_for_its_first_certificate() {
     let old = Authority::valid((2000, 2025));
     let folder = Folder::new(&Authority::new().issue("localhost"));
     let followed = Followed::start(folder.settings(ClientAuth::Off)).await;
@@ -306,7 +306,7 @@ async fn chain_is_refused_for_its_first_certificate_only() {
     let chain = |last: &Authority| format!("{}{}", leaf.certificate, last.certificate());
     folder.write(&Identity { certificate: chain(&old), private_key: leaf.private_key.clone() });
     assert!(followed.takes_over().await);
-    assert_eq!(followed.ends("server"), 2030, "what has expired before is left out");
+    assert_eq!(followed.ends("server"), 2030, "certificates that have already expired are left out");
     let ends_first = Authority::valid((2000, 2028));
     folder.write(&Identity { certificate: chain(&ends_first), private_key: leaf.private_key.clone() });
     assert!(followed.takes_over().await);
@@ -326,18 +326,19 @@ async fn one_client_ca_of_several_may_expire() {
     };
     assert!(take_over(&format!("{expired}{ends_first}{valid}{not_yet}")).await);
     assert_eq!(followed.ends("client_ca"), 2027);
-    // While it is in use, the next one ends.
+    // The next one expires while the bundle is in use.
     followed.set_clock_forward(YEAR * 2);
     assert!(!followed.takes_over().await);
     assert_eq!(followed.ends("client_ca"), 2040);
     followed.set_clock_forward(YEAR * 40);
     assert!(!followed.takes_over().await);
-    assert_eq!(followed.ends("client_ca"), 2050, "all have ended: the last one");
+    assert_eq!(followed.ends("client_ca"), 2050, "all have expired: the last one");
 }
 
-/// Those that are not in the file any more are not trusted, in whichever state the others are.
+/// Authorities that were removed from the file are not trusted, regardless of the state of the
+/// others.
 #[tokio::test(start_paused = true)]
-async fn client_ca_is_withdrawn_although_no_other_one_is_valid() {
+async fn client_ca_is_withdrawn_even_if_no_other_one_is_valid() {
     let [expired, valid, not_yet] =
         [(2000, 2025), (2000, 2040), (2035, 2050)].map(|years| Authority::valid(years).certificate());
     for rest in [&expired, &not_yet, &format!("{expired}{not_yet}")] {
@@ -356,7 +357,7 @@ async fn client_ca_is_withdrawn_although_no_other_one_is_valid() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_key_that_everyone_can_read_is_warned_about_in_the_log() {
+async fn new_key_that_everyone_can_read_is_logged_as_a_warning() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     let key_file = folder.path().join("tls.key");
@@ -366,7 +367,7 @@ async fn a_new_key_that_everyone_can_read_is_warned_about_in_the_log() {
         folder.write(&authority.issue("localhost"));
         fs::set_permissions(&key_file, fs::Permissions::from_mode(mode)).unwrap();
         let before = followed.in_use();
-        // Two polls put it into use. More of them do not repeat the warning.
+        // The key is in use after two polls. Further polls do not repeat the warning.
         sleep(followed.interval * 6).await;
         assert!(!Arc::ptr_eq(&before, &followed.in_use()), "{mode:o}");
         let text = log.text();
@@ -377,7 +378,7 @@ async fn a_new_key_that_everyone_can_read_is_warned_about_in_the_log() {
 }
 
 #[test]
-fn pair_that_does_not_match_is_an_error_at_start() {
+fn pair_that_does_not_match_is_a_startup_error() {
     let authority = Authority::new();
     let folder = Folder::new(&authority.issue("localhost"));
     folder.write_file("tls.key", &authority.issue("localhost").private_key);

@@ -1,4 +1,4 @@
-//! Lines that do not arrive are counted, and a line that does is whole.
+//! Lost lines are counted, and written lines are complete.
 
 use std::{
     io::Write as _,
@@ -16,12 +16,12 @@ fn open(path: &str, options: &mut OpenOptions) -> File {
     options.open(path).expect("it opens")
 }
 
-/// Writes a line in one piece, as the formatter does.
+/// Writes a line at once, like the formatter.
 fn write_line(writer: &mut LogWriter, line: &str) {
     writer.write_all(format!("{line}\n").as_bytes()).expect("it never fails");
 }
 
-/// Writes that many lines to an output and returns how many were dropped.
+/// Writes `lines` lines to an output and returns how many were dropped.
 fn dropped_of(lines: usize, output: impl AsFd + Send + 'static) -> u64 {
     let mut writer = LogWriter::start(output).expect("a thread");
     for number in 0..lines {
@@ -35,7 +35,7 @@ fn dropped_of(lines: usize, output: impl AsFd + Send + 'static) -> u64 {
 fn lines_that_cannot_be_written_are_counted() {
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
-    assert_eq!(dropped_of(5, writer), 5, "nobody reads");
+    assert_eq!(dropped_of(5, writer), 5, "there is no reader");
     assert_eq!(dropped_of(6, open("/dev/full", OpenOptions::new().write(true))), 6, "no space is left");
     assert_eq!(dropped_of(7, open("/dev/null", OpenOptions::new().read(true))), 7, "not open for writing");
     let closed = open("/dev/null", OpenOptions::new().read(true).write(true));
@@ -45,7 +45,7 @@ fn lines_that_cannot_be_written_are_counted() {
 }
 
 #[test]
-fn a_non_blocking_output_is_waited_for() {
+fn writer_waits_for_a_non_blocking_output() {
     let (reader, writer) = pipe_with(PipeFlags::empty()).expect("a pipe");
     fcntl_setfl(&writer, OFlags::NONBLOCK).expect("a flag");
     let mut log = LogWriter::start(writer).expect("a thread");
@@ -59,7 +59,7 @@ fn a_non_blocking_output_is_waited_for() {
 }
 
 #[test]
-fn a_line_after_one_that_was_cut_off_is_a_line_of_its_own() {
+fn line_after_a_partial_line_starts_on_a_new_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
@@ -72,8 +72,8 @@ fn a_line_after_one_that_was_cut_off_is_a_line_of_its_own() {
     let writer = OpenOptions::new().write(true).open(&path).expect("it opens");
     let mut log = LogWriter::start(writer).expect("a thread");
     // More than a pipe holds, so that the end of the line waits until the reader is gone.
-    let cut_off = "x".repeat(100_000);
-    write_line(&mut log, &cut_off);
+    let partial = "x".repeat(100_000);
+    write_line(&mut log, &partial);
     let deadline = clock::now() + FLUSH;
     while rustix::io::ioctl_fionread(&reader).expect("a number") < 65_536 {
         assert!(clock::now() < deadline, "the pipe is not filled");
@@ -81,7 +81,7 @@ fn a_line_after_one_that_was_cut_off_is_a_line_of_its_own() {
     }
     drop(reader);
     while log.dropped() == 0 {
-        assert!(clock::now() < deadline, "the line is not given up");
+        assert!(clock::now() < deadline, "the line is not dropped");
         std::thread::yield_now();
     }
     let mut reader = open_reader();
@@ -89,15 +89,15 @@ fn a_line_after_one_that_was_cut_off_is_a_line_of_its_own() {
     let mut text = Vec::new();
     while !text.ends_with(b"another one\n") {
         assert!(clock::now() < deadline, "{} bytes", text.len());
-        // Whenever nothing is there, this fails, and keeps what was read before.
+        // Fails if the pipe is empty, but keeps the bytes read before.
         let _ = reader.read_to_end(&mut text);
     }
-    assert!(text.ends_with(b"x\nanother one\n"), "it begins on a line of its own");
+    assert!(text.ends_with(b"x\nanother one\n"), "it starts on a new line");
     assert_eq!(log.dropped(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn metrics_have_the_lines_that_were_dropped_and_suppressed() {
+async fn metrics_count_dropped_and_suppressed_lines() {
     let full = open("/dev/full", OpenOptions::new().write(true));
     let logging = Logging { writer: LogWriter::start(full).expect("a thread"), limiter: Limiter::default() };
     let subscriber =
@@ -118,7 +118,7 @@ async fn metrics_have_the_lines_that_were_dropped_and_suppressed() {
     tokio::time::sleep(REPORT_INTERVAL / 2).await;
     assert_eq!(values(), [Some(0), Some(0)]);
     (0..25).for_each(|number| tracing::warn!(number, "the same place"));
-    // The report of what was suppressed is a line too, which may be counted one report later.
+    // The report of suppressed lines is a line too, and may be counted one report later.
     for _ in 0..2 {
         tokio::time::sleep(REPORT_INTERVAL).await;
         logging.writer.flush(FLUSH);
@@ -137,7 +137,7 @@ fn thread_that_waits_for_a_reader_is_not_blocked() {
     for number in 0..100_000 {
         write_line(&mut log, &number.to_string());
     }
-    assert!(log.dropped() > 0, "nobody reads");
+    assert!(log.dropped() > 0, "there is no reader");
     assert!(metrics.render().contains("ott_gateway_thread_up{thread=\"log\"} 1"));
     assert_eq!(conditions(), []);
 }
@@ -147,13 +147,13 @@ struct Panics(File, Arc<AtomicBool>);
 
 impl AsFd for Panics {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        assert!(!self.1.load(Ordering::Relaxed), "as a defect would");
+        assert!(!self.1.load(Ordering::Relaxed), "simulated defect");
         self.0.as_fd()
     }
 }
 
 #[tokio::test]
-async fn death_of_the_thread_is_noticed() {
+async fn death_of_the_thread_is_reported() {
     let file = open("/dev/null", OpenOptions::new().write(true));
     let panics = Arc::new(AtomicBool::new(false));
     let mut log = LogWriter::start(Panics(file, Arc::clone(&panics))).expect("a thread");
@@ -167,5 +167,5 @@ async fn death_of_the_thread_is_noticed() {
 
     let later = Metrics::new();
     log.watch(later.threads());
-    assert_eq!(&*later.threads().lost().await, "log", "also if it died before it was watched");
+    assert_eq!(&*later.threads().lost().await, "log", "even if it died before it was watched");
 }

@@ -1,4 +1,4 @@
-//! Each event is one line: whole, printable and bounded, with any values.
+//! Each event is one complete, printable and bounded line, for any values.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn logged_with(settings: &Settings, work: impl FnOnce()) -> String {
     memory.text()
 }
 
-/// Logs one event with that text as a value of every kind.
+/// Logs one event with `text` as a value of every kind.
 fn log(text: &str) {
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
@@ -85,7 +85,7 @@ proptest! {
 }
 
 #[test]
-fn a_json_line_has_every_kind_of_value_as_itself() {
+fn json_line_keeps_the_type_of_every_value() {
     let line = json_of(&logged_with(&settings(Format::Json, "info"), || log("x")));
     assert_eq!(line["message"], "message with x");
     assert_eq!(line["debug"], "\"x\"");
@@ -96,7 +96,7 @@ fn a_json_line_has_every_kind_of_value_as_itself() {
 }
 
 #[test]
-fn a_text_line_is_the_time_the_level_the_target_and_the_fields() {
+fn text_line_has_time_level_target_and_fields() {
     let line = logged_with(&settings(Format::Text, "info"), || {
         tracing::warn!(target: "ott_gateway::x", name = "a \"b\"", cause = %"c d", count = 3, "it happened");
     });
@@ -105,7 +105,7 @@ fn a_text_line_is_the_time_the_level_the_target_and_the_fields() {
     assert_eq!(rest, " WARN ott_gateway::x: it happened name=\"a \\\"b\\\"\" cause=\"c d\" count=3\n");
 }
 
-/// The names of the fields of a line in text format.
+/// Returns the field names of a line in text format.
 fn field_names(line: &str) -> Vec<String> {
     let (mut names, mut word, mut is_inside, mut is_escaped) = (Vec::new(), String::new(), false, false);
     for character in line.chars() {
@@ -140,7 +140,7 @@ proptest! {
 }
 
 #[test]
-fn a_text_value_is_quoted_only_where_it_has_to_be() {
+fn text_value_is_quoted_only_if_necessary() {
     let line = logged_with(&settings(Format::Text, "info"), || {
         tracing::warn!(a = %"one", b = %"", c = ?"d e", d = %"a=b", e = ?["f"], f = %"127.0.0.1:80", "it happened");
     });
@@ -154,7 +154,7 @@ fn a_text_value_is_quoted_only_where_it_has_to_be() {
 }
 
 #[test]
-fn a_value_that_is_cut_carries_its_length() {
+fn truncated_value_has_its_length() {
     let long = "é".repeat(100_000);
     for settings in all_settings() {
         let line = logged_with(&settings, || tracing::error!(cause = long, after = "whole", "it happened"));
@@ -165,7 +165,7 @@ fn a_value_that_is_cut_carries_its_length() {
 }
 
 #[test]
-fn a_line_of_many_long_values_is_below_the_limit() {
+fn line_of_many_long_values_is_below_the_limit() {
     let long = "\u{1}".repeat(50_000);
     let long = long.as_str();
     for settings in all_settings() {
@@ -214,7 +214,7 @@ fn each_level_has_its_severity_and_its_priority() {
 }
 
 #[test]
-fn colors_are_those_of_the_line_and_none_of_a_value() {
+fn colors_come_from_the_formatter_and_never_from_values() {
     let text = Settings { has_colors: true, ..settings(Format::Text, "info") };
     let line = logged_with(&text, || tracing::warn!(cause = %"\u{1b}[31mred", "it happened"));
     assert!(line.contains("\u{1b}[33m WARN\u{1b}[0m"), "{line:?}");
@@ -225,7 +225,7 @@ fn colors_are_those_of_the_line_and_none_of_a_value() {
 }
 
 #[test]
-fn an_event_of_the_log_crate_has_its_own_target() {
+fn event_of_the_log_crate_keeps_its_target() {
     for (format, target) in
         [(Format::Json, r#""target":"rustls::client""#), (Format::Text, " rustls::client: ")]
     {

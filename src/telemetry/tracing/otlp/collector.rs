@@ -1,4 +1,4 @@
-//! The connection to the collector, and what its responses mean by the OTLP specification.
+//! Connection to the collector, and the interpretation of its responses (OTLP specification).
 
 mod protocol;
 
@@ -26,13 +26,13 @@ use self::protocol::ExpectHttp2;
 use super::super::{CollectorTls, Settings, TracingError};
 use crate::text::Excerpt;
 
-/// Maximum size of a response, in bytes: the default of gRPC. It contains a count and a text; a
-/// larger one would fail like a batch that may be sent again.
+/// Maximum size of a response, in bytes: the default of gRPC. A response contains a count and a
+/// text.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024;
-/// Maximum length of a text of the collector in log lines, in bytes.
+/// Maximum length of a text from the collector in log lines, in bytes.
 const MAX_TEXT_BYTES: usize = 300;
 
-/// Where the collector is, checked.
+/// Address and settings of the collector, validated.
 #[derive(Clone)]
 pub(super) struct Target {
     endpoint: Endpoint,
@@ -41,7 +41,7 @@ pub(super) struct Target {
     timeout: Duration,
 }
 
-/// How the collector is connected to.
+/// Address of the collector.
 #[derive(Clone)]
 struct Address {
     host: Box<str>,
@@ -65,15 +65,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(super) struct Collector {
     target: Target,
     client: TraceServiceClient<Channel>,
-    /// Generation of the trusted authorities that the connection was verified by, or a later one
-    /// would be.
+    /// Generation of the trusted authorities when the client was created.
     generation: u64,
 }
 
-/// The result of sending one batch.
+/// Result of sending one batch.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// The collector has the batch, except for the spans that it rejected.
+    /// The collector accepted the batch, except for rejected spans.
     Accepted {
         /// Number of rejected spans.
         rejected: u64,
@@ -87,7 +86,7 @@ pub(super) enum Outcome {
         /// What failed, for the log.
         cause: String,
     },
-    /// Sending the batch again would fail again.
+    /// Retrying would fail again.
     Refused {
         /// What failed, for the log.
         cause: String,
@@ -107,7 +106,7 @@ impl Target {
             ("https", None) => return Err(TracingError::Tls),
             _ => return Err(TracingError::Endpoint),
         };
-        // Without "https": TLS is set up by our own connector, not by that of the library.
+        // Always "http", because our own connector sets up TLS.
         let endpoint = Endpoint::from_shared(format!("http://{host}:{port}"))
             .map_err(|_| TracingError::Endpoint)?
             .connect_timeout(settings.attempt_timeout);
@@ -119,10 +118,11 @@ impl Target {
         Ok(Self { endpoint, address, headers: settings.headers.clone(), timeout: settings.attempt_timeout })
     }
 
-    /// Prepares the connection, which is opened when the first batch is sent. Must be called on
-    /// the runtime that carries it.
+    /// Prepares the connection, which is opened when the first batch is sent. Must be called on the
+    /// runtime of the connection.
     pub(super) fn connect_lazy(self) -> Collector {
-        // Before the client exists, so that it is never taken for one of a later generation.
+        // Read before the client exists, so that the client never counts as one of a later
+        // generation.
         let generation = self.generation();
         Collector { client: self.client(), generation, target: self }
     }
@@ -169,7 +169,7 @@ impl Collector {
     pub(super) async fn send(&mut self, batch: ExportTraceServiceRequest) -> Outcome {
         let generation = self.target.generation();
         if generation != self.generation {
-            // The connection may be to a server whose authority is not trusted any more.
+            // The connection may be to a server whose authority is no longer trusted.
             (self.client, self.generation) = (self.target.client(), generation);
         }
         let Target { headers, timeout, .. } = &self.target;
@@ -202,12 +202,12 @@ fn refused(status: &Status) -> Outcome {
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss => true,
-        // Without RetryInfo, the collector cannot recover from it.
+        // Only retryable with RetryInfo.
         Code::ResourceExhausted => after.is_some(),
         _ => false,
     };
     let mut cause = format!("{:?}: {}", status.code(), printable(status.message()));
-    // The transport's own text is "transport error"; the cause is in its sources.
+    // The text of the transport is only "transport error"; the cause is in its sources.
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         let text = printable(&error.to_string());
@@ -219,7 +219,7 @@ fn refused(status: &Status) -> Outcome {
     if retryable { Outcome::Retry { after, cause } } else { Outcome::Refused { cause } }
 }
 
-/// Returns the beginning of a text of the collector, on one line.
+/// Returns the beginning of a text from the collector, on one line.
 fn printable(text: &str) -> String {
     Excerpt(text.trim(), MAX_TEXT_BYTES).to_string()
 }
@@ -234,13 +234,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn collector_that_speaks_another_protocol_is_reported_by_its_name() {
+    async fn server_with_a_different_protocol_is_reported_with_its_protocol() {
         for (answer, expected) in [
             (
                 &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-                "the server answered with HTTP/1.1; OTLP over gRPC needs HTTP/2, usually on port 4317",
+                "the server responded with HTTP/1.1; OTLP over gRPC needs HTTP/2, usually on port 4317",
             ),
-            (b"\x15\x03\x01\x00\x02\x02\x46", "the server answered with TLS; use https"),
+            (b"\x15\x03\x01\x00\x02\x02\x46", "the server responded with TLS; use https"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_the_collector_is_escaped_once_and_cut() {
+    fn text_of_the_collector_is_escaped_once_and_truncated() {
         assert_eq!(printable(" \"one\"\ntwo\u{1b}[31m\u{202e} "), "\"one\"\\ntwo\\u{1b}[31m\\u{202e}");
         assert_eq!(printable(&"x".repeat(300)), "x".repeat(300));
         assert_eq!(printable(&"x".repeat(301)), format!("{}… [cut, 301 bytes in all]", "x".repeat(300)));

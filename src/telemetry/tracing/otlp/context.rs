@@ -1,8 +1,8 @@
-//! W3C Trace Context: reading it from the headers of callers, and passing it on.
+//! W3C Trace Context: parses it from the headers of callers, and propagates it.
 //!
-//! `traceparent` has a fixed size and may be read before the caller is identified. `tracestate`
-//! is text of the caller's choice that every span of the trace keeps, so it is read only for
-//! identified callers, and at most [`MAX_STATE_BYTES`] of it are kept.
+//! `traceparent` has a fixed size and may be parsed before the caller is identified. `tracestate`
+//! is arbitrary text that every span of the trace keeps, so it is read only for identified callers,
+//! and at most [`MAX_STATE_BYTES`] of it are kept.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
@@ -10,8 +10,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Maximum size of a `tracestate` that is kept, in bytes: what W3C Trace Context requires
-/// everyone to propagate (section 3.3.1.5).
+/// Maximum size of a `tracestate` that is kept, in bytes: the size that W3C Trace Context requires
+/// to be propagated (section 3.3.1.5).
 const MAX_STATE_BYTES: usize = 512;
 /// Maximum number of members of a `tracestate` (section 3.3.1.1).
 const MAX_MEMBERS: usize = 32;
@@ -42,7 +42,7 @@ pub(super) fn with_state(parent: &SpanContext, headers: &HeaderMap) -> SpanConte
     SpanContext::new(parent.trace_id(), parent.span_id(), parent.trace_flags(), parent.is_remote(), state)
 }
 
-/// Writes a span into the headers of a request, as the parent of what follows.
+/// Writes a span into the headers of a request, as the parent of its spans.
 pub(super) fn inject(context: &SpanContext, headers: &mut HeaderMap) {
     if !context.is_valid() {
         return;
@@ -103,7 +103,7 @@ fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Reads all `tracestate` headers in their order. `None` if any part is malformed: then none of
+/// Parses all `tracestate` headers in order. `None` if any part is malformed, because then none of
 /// it may be used (section 3.3).
 fn state(headers: &HeaderMap) -> Option<TraceState> {
     let mut members: Vec<(&str, &str)> = Vec::new();
@@ -139,8 +139,8 @@ fn is_value(value: &str) -> bool {
         && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
 }
 
-/// Removes whole members until the rest fits into [`MAX_STATE_BYTES`]: large ones first, then
-/// from the end, where the oldest are.
+/// Removes whole members until the rest fits into [`MAX_STATE_BYTES`]: large ones first, then the
+/// oldest ones, which are at the end.
 fn shorten(members: &mut Vec<(&str, &str)>) {
     let size = |(key, value): &(&str, &str)| key.len() + 1 + value.len();
     let excess = |members: &[(&str, &str)]| {

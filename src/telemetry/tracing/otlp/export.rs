@@ -1,8 +1,7 @@
-//! Sending batches of spans, on a thread of its own.
+//! Exports batches of spans, on a separate thread.
 //!
-//! A batch that the collector could not take is sent again, as the OTLP specification asks for:
-//! with growing, jittered pauses, for a limited time. Spans that arrive meanwhile wait in the
-//! queue, which bounds them.
+//! A batch that the collector could not accept is retried as the OTLP specification requires: with
+//! growing, jittered pauses, for a limited time. New spans wait in the bounded queue.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -34,7 +33,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 /// Minimum pause between two attempts.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Controls the thread that sends.
+/// Handle of the export thread.
 #[derive(Clone, Debug)]
 pub(super) struct ExportThread {
     stop: CancellationToken,
@@ -89,7 +88,7 @@ impl ExportThread {
                 }
             });
             heartbeat.retire();
-            // A name lookup that hangs must not keep the thread.
+            // A name lookup that hangs must not block the thread.
             runtime.shutdown_background();
             drop(ending);
         };
@@ -100,11 +99,11 @@ impl ExportThread {
         }
     }
 
-    /// Sends what is left. Returns false if that takes longer than `limit`.
+    /// Sends the remaining spans. Returns false if that takes longer than `limit`.
     pub(super) async fn stop(&self, limit: Duration) -> bool {
         self.stop.cancel();
         let mut ended = self.ended.clone();
-        // An error means that the sender is gone, and the thread with it.
+        // An error means that the sender, and therefore the thread, is gone.
         timeout(limit, ended.changed()).await.is_ok()
     }
 }
@@ -139,8 +138,8 @@ impl Export {
         }
     }
 
-    /// Waits before the next attempt. Returns false if there is to be none, because the time of
-    /// the batch is up or the process stops.
+    /// Waits before the next attempt. Returns false if there is none, because the time of the batch
+    /// is over or the process stops.
     async fn pause(&self, failures: u32, after: Option<Duration>, until: Instant) -> bool {
         // Jitter only adds to a delay that the collector asked for.
         let jitter = BACKOFF.full_jitter(failures).max(MIN_PAUSE);
@@ -158,7 +157,7 @@ impl Export {
         if rejected > 0 {
             ::tracing::warn!(spans = rejected, collector.text = text, "trace collector rejected spans");
         } else if !text.is_empty() {
-            ::tracing::warn!(collector.text = text, "trace collector accepted spans with a warning");
+            ::tracing::warn!(collector.text = text, "trace collector returned a warning");
         }
     }
 
@@ -173,7 +172,7 @@ mod tests {
     use super::{super::queue::queue, *};
     use crate::telemetry::{logging::captured::CapturedLog, metrics::Metrics, tracing::QueueSettings};
 
-    /// An export to a collector that is not there, and that is not connected to.
+    /// Creates an export to a missing collector, without connecting.
     fn idle_export() -> Export {
         let metrics = Metrics::new();
         let settings = Settings::new("http://127.0.0.1:1".parse().expect("a URL"));
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_collector_answers_is_logged() {
+    async fn responses_of_the_collector_are_logged() {
         let export = idle_export();
         let log = CapturedLog::start();
         export.accepted(5, 0, "");
@@ -205,12 +204,15 @@ mod tests {
             "{text}"
         );
         assert!(rejected.contains("collector.text=\"too old\""), "{text}");
-        assert!(warning.contains("accepted spans with a warning") && warning.contains("a hint"), "{text}");
+        assert!(
+            warning.contains("trace collector returned a warning") && warning.contains("a hint"),
+            "{text}"
+        );
         assert!(failed.contains("trace export failed, dropped spans") && failed.contains("oops"), "{text}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_are_jittered_and_end_with_the_time_of_the_batch_or_the_process() {
+    async fn pauses_grow_with_jitter_and_end_at_the_limit_or_at_shutdown() {
         let export = idle_export();
         let far = clock::now() + Duration::from_hours(10);
         for (failures, maximum) in [(1, 1), (3, 4), (9, 10)] {

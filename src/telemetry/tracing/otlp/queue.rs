@@ -1,7 +1,7 @@
-//! The queue of spans on their way to the collector.
+//! Queue of spans for the collector.
 //!
-//! It is bounded in spans and in bytes. What finds no place is dropped, counted and logged.
-//! A batch keeps its places until the collector has it or it is given up.
+//! It is bounded in spans and in bytes. Spans beyond the bounds are dropped, counted and logged. A
+//! batch keeps its places until the collector has accepted it or it is dropped.
 
 use std::{
     sync::{
@@ -29,27 +29,27 @@ use crate::telemetry::{
 
 /// Maximum size of all spans in the queue, in bytes.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Estimated overhead of an allocation on the heap, in bytes.
+/// Estimated overhead of a heap allocation, in bytes.
 const ALLOCATION: usize = 16;
 
-/// The end of the queue that takes spans.
+/// Producer end of the queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     spans: UnboundedSender<Queued>,
     shared: Arc<Shared>,
 }
 
-/// Shows how many spans are in the queue.
+/// Handle to read the number of queued spans.
 #[derive(Debug)]
 pub(super) struct Length(Arc<Shared>);
 
-/// The end of the queue that returns them in batches.
+/// Consumer end of the queue, which returns batches.
 pub(super) struct Batches {
     spans: UnboundedReceiver<Queued>,
     shared: Arc<Shared>,
 }
 
-/// Spans that are sent together. Dropping it frees their places.
+/// Spans that are sent together. Their places are freed on drop.
 pub(super) struct Batch {
     pub(super) spans: Vec<SpanData>,
     count: usize,
@@ -70,7 +70,7 @@ struct Shared {
     bytes: AtomicUsize,
     /// Signals that a batch is complete.
     complete: Notify,
-    /// Spans dropped since the last log line about it.
+    /// Spans dropped since the last log line about them.
     unreported: AtomicU64,
     metrics: TraceMetrics,
 }
@@ -90,7 +90,7 @@ pub(super) fn queue(settings: QueueSettings, metrics: TraceMetrics) -> (Queue, B
 }
 
 impl Queue {
-    /// Returns a handle that shows how many spans are not sent yet.
+    /// Returns a handle to read the number of unsent spans.
     pub(super) fn length(&self) -> Length {
         Length(Arc::clone(&self.shared))
     }
@@ -115,7 +115,7 @@ impl Shared {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(SpanLoss::QueueBytes);
         }
-        // Only once for each batch, so that a span does not cost a wake-up.
+        // Once per batch, so that not every span causes a wake-up.
         if count + 1 == self.settings.batch {
             self.complete.notify_one();
         }
@@ -164,7 +164,7 @@ impl Batches {
             let mut delay = std::pin::pin!(tokio::time::sleep(settings.delay));
             while self.shared.count.load(Ordering::Relaxed) < settings.batch {
                 tokio::select! {
-                    // May be about a batch that was taken before.
+                    // The notification may be for an earlier batch.
                     () = self.shared.complete.notified() => {}
                     () = &mut delay => break,
                     () = stop.cancelled() => break,
@@ -204,7 +204,7 @@ impl Drop for Batch {
     }
 }
 
-/// Returns the size of a span with everything that it holds on the heap, in bytes.
+/// Returns the size of a span including its heap data, in bytes.
 fn estimated_bytes(span: &SpanData) -> usize {
     let attributes = |attributes: &[KeyValue]| -> usize {
         let each = |attribute: &KeyValue| {

@@ -1,8 +1,8 @@
-//! Which calls are recorded.
+//! Sampling: decides which calls are recorded.
 //!
-//! An identified caller's `traceparent` decides for its calls. A caller that is not identified
-//! must not decide what the collector has to store: neither its sampled flag nor its trace id
-//! counts, and the calls of all such callers have a limit per second.
+//! The `traceparent` of an identified caller decides for its calls. An unidentified caller must not
+//! decide what the collector stores: its sampled flag and trace id are ignored, and recorded calls
+//! of all such callers are limited per second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// Maximum number of recorded calls of callers that are not identified, per second. With it,
-/// they cannot fill the queue of spans, which is emptied every few seconds.
+/// Maximum number of recorded calls of unidentified callers, per second, so that they cannot fill
+/// the queue of spans, which is emptied every few seconds.
 const MAX_UNIDENTIFIED: u64 = 100;
 
 /// Decides which calls are recorded.
@@ -37,15 +37,16 @@ pub(super) struct Sampling {
 #[derive(Debug)]
 struct PerSecond {
     started: Instant,
-    /// The second since `started`, and below it in 32 bits the number of events in it.
+    /// The second since `started` in the upper 32 bits, and the number of events in it in the lower
+    /// 32 bits.
     count: AtomicU64,
 }
 
-/// The decision about a call, in the context of its spans.
+/// Sampling decision about a call, stored in the context of its spans.
 #[derive(Clone, Copy, Debug)]
 struct Recorded(bool);
 
-/// Follows the decision in the context of a span.
+/// Sampler that uses the decision in the context of a span.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decided;
 
@@ -77,7 +78,7 @@ impl Sampling {
 }
 
 impl PerSecond {
-    /// Counts an event and returns how many there were in this second.
+    /// Counts an event and returns the number of events in this second.
     fn count(&self) -> u64 {
         let second = clock::now().saturating_duration_since(self.started).as_secs() << 32;
         let next = |count: u64| {

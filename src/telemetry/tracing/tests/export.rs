@@ -1,4 +1,4 @@
-//! What the collector answers, and what becomes of the spans.
+//! Responses of the collector, and their effect on spans.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
 
-/// A collector with a list of responses; without one, it accepts.
+/// A collector with a list of responses. When the list is empty, it accepts.
 #[derive(Clone, Default)]
 struct Scripted(Arc<Mutex<Script>>);
 
@@ -52,7 +52,7 @@ impl Scripted {
         (address, scripted)
     }
 
-    /// Numbers of spans in the batches that arrived.
+    /// Returns the number of spans of each received batch.
     fn batches(&self) -> Vec<usize> {
         self.0.lock().expect("no panic").received.iter().map(|(_, spans)| *spans).collect()
     }
@@ -102,7 +102,7 @@ fn retries(metrics: &Metrics) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_collector_could_not_take_is_sent_again() {
+async fn batch_is_retried_after_a_retryable_failure() {
     let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1)));
     let full = Status::with_error_details(Code::ResourceExhausted, "full", details);
     for refusal in [
@@ -127,7 +127,7 @@ async fn a_batch_that_the_collector_could_not_take_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_collector_refuses_is_not_sent_again() {
+async fn batch_is_not_retried_after_a_permanent_failure() {
     for code in [
         Code::InvalidArgument,
         Code::Unauthenticated,
@@ -151,7 +151,7 @@ async fn a_batch_that_the_collector_refuses_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delay_that_the_collector_asks_for_beyond_the_time_of_a_batch_ends_it() {
+async fn batch_is_dropped_if_the_requested_delay_exceeds_its_limit() {
     let details = ErrorDetails::with_retry_info(Some(Duration::from_hours(1)));
     let later = Status::with_error_details(Code::Unavailable, "later", details);
     let (address, collector) = Scripted::start([Err(later)]).await;
@@ -203,15 +203,15 @@ async fn every_batch_carries_the_configured_headers_and_resource() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_strangers_tracestate_is_kept_and_512_bytes_of_others() {
+async fn tracestate_is_kept_only_of_identified_callers_and_up_to_512_bytes() {
     let (address, mut received) = receiver().await;
     let mut with_state = headers(&[PARENT]);
     let members: Vec<String> = (0..26).map(|number| format!("k{number}={}", "v".repeat(500 / 26))).collect();
     with_state.insert("tracestate", HeaderValue::from_str(&members.join(",")).expect("a value"));
     let tracer = tracer(address, 1.0);
-    let stranger = tracer.call(Method::IssueOtt, RequestId::new(), &with_state);
-    begin(&stranger).answered(200);
-    stranger.finish(end(Code::Ok, None));
+    let unidentified = tracer.call(Method::IssueOtt, RequestId::new(), &with_state);
+    begin(&unidentified).answered(200);
+    unidentified.finish(end(Code::Ok, None));
     let known = tracer.call(Method::IssueOtt, RequestId::new(), &with_state);
     known.follow_caller(&with_state);
     let attempt = begin(&known);
@@ -232,7 +232,7 @@ async fn nothing_of_a_strangers_tracestate_is_kept_and_512_bytes_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attributes_with_text_of_others_are_cut() {
+async fn attributes_with_text_of_others_are_truncated() {
     let (address, mut received) = receiver().await;
     let tracer = tracer(address, 1.0);
     let long = "ä".repeat(100_000);
@@ -248,7 +248,7 @@ async fn attributes_with_text_of_others_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thread_has_a_heartbeat_until_it_ends_as_intended() {
+async fn thread_has_a_heartbeat_until_it_ends_normally() {
     let (address, _collector) = Scripted::start([]).await;
     let metrics = Metrics::new();
     let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");

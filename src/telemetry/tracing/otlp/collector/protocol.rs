@@ -1,4 +1,4 @@
-//! Recognizes servers that answer HTTP/2 with another protocol.
+//! Detects servers that respond to HTTP/2 with a different protocol.
 
 use std::{
     io,
@@ -10,14 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First bytes of an HTTP/1.x response.
 const HTTP1: &[u8] = b"HTTP/";
-/// Types of TLS records that a server sends first: an alert, a handshake message (RFC 8446,
-/// section 5.1).
+/// Types of the first TLS record of a server: alert or handshake (RFC 8446, section 5.1).
 const TLS_RECORDS: [u8; 2] = [21, 22];
 /// Major version of TLS records.
 const TLS_MAJOR_VERSION: u8 = 3;
 
-/// A connection whose first bytes must be those of HTTP/2. Other protocols are reported by name:
-/// the HTTP/2 library reads their bytes as a frame of invalid size.
+/// A connection that must start with HTTP/2. Other protocols are reported by name: the HTTP/2
+/// library would only report a frame of invalid size.
 #[derive(Debug)]
 pub(super) struct ExpectHttp2<S> {
     stream: S,
@@ -30,7 +29,7 @@ impl<S> ExpectHttp2<S> {
         Self { stream, first: Some(Vec::new()) }
     }
 
-    /// Considers bytes that were received.
+    /// Checks received bytes.
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(first) = &mut self.first else { return Ok(()) };
         first.extend(bytes.iter().take(HTTP1.len().saturating_sub(first.len())));
@@ -53,7 +52,7 @@ impl<S> ExpectHttp2<S> {
 }
 
 fn answered(protocol: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the server answered with {protocol}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("the server responded with {protocol}"))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ExpectHttp2<S> {
@@ -107,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// The error of a connection on which these parts are received.
+    /// Returns the error of a connection that receives these parts.
     fn error_of(mut parts: std::slice::Chunks<'_, u8>) -> Option<String> {
         let mut stream = ExpectHttp2::new(());
         parts.find_map(|part| stream.received(part).err()).map(|error| error.to_string())

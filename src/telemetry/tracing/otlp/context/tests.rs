@@ -19,7 +19,7 @@ fn read(traceparent: &str) -> Option<String> {
     Some(format!("{}-{}-{:02x}", parent.trace_id(), parent.span_id(), parent.trace_flags().to_u8()))
 }
 
-/// What is kept of `tracestate` headers with these values.
+/// Returns the `tracestate` that is kept for headers with these values.
 fn kept(values: &[&str]) -> String {
     let parent = parse_parent(format!("00-{TRACE}-{SPAN}-01").as_bytes()).expect("a parent");
     let context = with_state(&parent, &headers(&TRACESTATE, values));
@@ -28,7 +28,7 @@ fn kept(values: &[&str]) -> String {
 }
 
 #[test]
-fn a_traceparent_is_read_by_the_rules_of_its_version() {
+fn traceparent_is_parsed_by_the_rules_of_its_version() {
     for (text, flags) in [
         (format!("00-{TRACE}-{SPAN}-01"), "01"),
         (format!("00-{TRACE}-{SPAN}-00"), "00"),
@@ -61,7 +61,7 @@ fn a_traceparent_is_read_by_the_rules_of_its_version() {
 }
 
 #[test]
-fn a_tracestate_is_kept_whole_up_to_512_bytes_and_then_without_members() {
+fn tracestate_is_kept_up_to_512_bytes_and_then_loses_members() {
     assert_eq!(kept(&["a=1, b=2\t,,c=3"]), "a=1,b=2,c=3");
     assert_eq!(kept(&["a=1", "b=2"]), "a=1,b=2", "in parts");
     assert_eq!(kept(&["t@v=1,x=y z"]), "t@v=1,x=y z");
@@ -70,7 +70,7 @@ fn a_tracestate_is_kept_whole_up_to_512_bytes_and_then_without_members() {
     let members: Vec<String> =
         members.iter().map(|key| format!("{key}={}", "v".repeat(63 - key.len() - 1))).collect();
     assert_eq!(kept(&[&members[..8].join(",")]), members[..8].join(","));
-    assert_eq!(kept(&[&members.join(",")]), members[..8].join(","), "cut from the end");
+    assert_eq!(kept(&[&members.join(",")]), members[..8].join(","), "removed from the end");
     // Large members go first, from the end.
     let large = format!("large={}", "v".repeat(200));
     let all = [&[large.clone()][..], &members[..6]].concat().join(",");
@@ -79,7 +79,7 @@ fn a_tracestate_is_kept_whole_up_to_512_bytes_and_then_without_members() {
 }
 
 #[test]
-fn nothing_of_a_malformed_tracestate_is_kept() {
+fn malformed_tracestate_is_dropped() {
     let many = (0..33).map(|number| format!("k{number}=v")).collect::<Vec<_>>().join(",");
     for text in [
         "a",
@@ -100,7 +100,7 @@ fn nothing_of_a_malformed_tracestate_is_kept() {
 }
 
 #[test]
-fn what_is_injected_is_read_again() {
+fn injected_context_is_parsed_back() {
     let parent = parse_parent(format!("00-{TRACE}-{SPAN}-01").as_bytes()).expect("a parent");
     let context = with_state(&parent, &headers(&TRACESTATE, &["a=1,b=2"]));
     let mut sent = HeaderMap::new();
@@ -113,7 +113,7 @@ fn what_is_injected_is_read_again() {
 
 proptest! {
     #[test]
-    fn no_header_breaks_the_bounds(
+    fn any_headers_stay_within_the_bounds(
         parents in prop::collection::vec("[0-9a-f-]{50,60}|\\PC{0,80}", 0..3),
         states in prop::collection::vec("([a-z@_*/-]{0,20}=?[ -~]{0,300},?){0,40}", 0..4),
     ) {
@@ -130,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn a_well_formed_tracestate_keeps_its_first_small_members(
+    fn well_formed_tracestate_keeps_its_first_small_members(
         values in prop::collection::vec("[!-+\\--<>-~]{1,256}", 0..=32),
     ) {
         let members: Vec<String> =

@@ -69,7 +69,7 @@ async fn large_spans_are_bounded_by_their_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_returned_when_it_is_complete_or_after_the_delay() {
+async fn batch_is_returned_when_complete_or_after_the_delay() {
     let (queue, mut batches) = queue(settings(3), Metrics::new().traces());
     let stop = CancellationToken::new();
     let started = crate::clock::now();
@@ -80,7 +80,7 @@ async fn a_batch_is_returned_when_it_is_complete_or_after_the_delay() {
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(batches.next(&stop).await.map(|batch| batch.spans.len()), Some(1));
     assert_eq!(started.elapsed(), Duration::from_secs(5));
-    // It waits for one that is completed meanwhile.
+    // Waits for a batch that becomes complete in the meantime.
     let (next, ()) = tokio::join!(batches.next(&stop), async {
         tokio::task::yield_now().await;
         (0..3).for_each(|_| queue.on_end(span(1)));
@@ -90,7 +90,7 @@ async fn a_batch_is_returned_when_it_is_complete_or_after_the_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_stop_what_is_left_is_returned_at_once() {
+async fn after_stop_the_remaining_spans_are_returned_at_once() {
     let metrics = Metrics::new();
     let (queue, mut batches) = queue(settings(10), metrics.traces());
     let stop = CancellationToken::new();
@@ -106,7 +106,7 @@ async fn after_the_stop_what_is_left_is_returned_at_once() {
 }
 
 #[test]
-fn text_that_a_span_holds_is_part_of_its_size() {
+fn texts_of_a_span_are_part_of_its_size() {
     let bare = estimated_bytes(&span(0));
     assert!((300..1500).contains(&bare), "{bare}");
     assert_eq!(estimated_bytes(&span(5000)), bare + 5000);

@@ -1,7 +1,7 @@
-//! The imports between the files of one top-level module form no circle.
+//! The imports between the files of one top-level module form no cycle.
 //!
 //! A parent and its children may use each other: a parent re-exports what its children define, and
-//! the children share what the parent defines. Paths within macros are not seen.
+//! the children share what the parent defines. Paths within macros are not parsed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,9 +16,9 @@ use syn::{
 
 use super::{is_test, sources};
 
-/// The circles that are known, each with the files in it. A new one is refused, and so is an entry
-/// here of a circle that is gone.
-const KNOWN_CIRCLES: &[&[&str]] = &[
+/// Known cycles, each with its files. The test fails on a new cycle, and on an entry whose cycle no
+/// longer exists.
+const KNOWN_CYCLES: &[&[&str]] = &[
     &["audit::handover", "audit::thread", "audit::writer"],
     &["http_client::resolver::host", "http_client::resolver::query", "http_client::resolver::state"],
     &["memory::ledger", "memory::responses"],
@@ -33,34 +33,37 @@ type Module = Vec<String>;
 type Graph = BTreeMap<Module, BTreeSet<Module>>;
 
 #[test]
-fn imports_within_a_module_form_no_circle() {
+fn imports_within_a_module_form_no_cycle() {
     let texts = sources(Path::new("src")).into_iter().map(|file| {
         let text = fs::read_to_string(&file).expect("a source file can be read");
         (module_of(&file), text)
     });
-    let found = circles(&graph(&texts.collect()));
+    let found = cycles(&graph(&texts.collect()));
     let known: BTreeSet<Vec<String>> =
-        KNOWN_CIRCLES.iter().map(|circle| circle.iter().map(ToString::to_string).collect()).collect();
+        KNOWN_CYCLES.iter().map(|cycle| cycle.iter().map(ToString::to_string).collect()).collect();
     let new: Vec<_> = found.difference(&known).collect();
     let gone: Vec<_> = known.difference(&found).collect();
-    assert!(new.is_empty() && gone.is_empty(), "new circles: {new:#?}, known ones that are gone: {gone:#?}");
+    assert!(
+        new.is_empty() && gone.is_empty(),
+        "new cycles: {new:#?}, known ones that no longer exist: {gone:#?}"
+    );
 }
 
 #[test]
-fn a_circle_within_a_module_is_seen() {
+fn cycle_within_a_module_is_found() {
     let graph = |files: &[(&str, &str)]| {
         let texts = files.iter().map(|(module, text)| (path(module), (*text).to_owned())).collect();
-        circles(&graph(&texts))
+        cycles(&graph(&texts))
     };
-    let circle = BTreeSet::from([vec!["room::a".to_owned(), "room::b".to_owned(), "room::c".to_owned()]]);
+    let cycle = BTreeSet::from([vec!["top::a".to_owned(), "top::b".to_owned(), "top::c".to_owned()]]);
     let files = [
-        ("room", "mod a; mod b; mod c; pub use a::A;"),
-        ("room::a", "use super::{A, b::{self, B as Other}};"),
-        ("room::b", "mod inner { pub(super) fn f() { super::super::c::g(); } }"),
-        ("room::c", "use crate::room::a::{A, sub};"),
-        ("room::a::sub", "use super::A;"),
+        ("top", "mod a; mod b; mod c; pub use a::A;"),
+        ("top::a", "use super::{A, b::{self, B as Other}};"),
+        ("top::b", "mod inner { pub(super) fn f() { super::super::c::g(); } }"),
+        ("top::c", "use crate::top::a::{A, sub};"),
+        ("top::a::sub", "use super::A;"),
     ];
-    assert_eq!(graph(&files), circle);
+    assert_eq!(graph(&files), cycle);
     let mut without = files;
     without[3].1 = "use crate::other::a; #[cfg(test)] mod tests { use super::super::a::A; }";
     assert_eq!(graph(&without), BTreeSet::new());
@@ -105,8 +108,9 @@ fn is_keyword(segment: &str) -> bool {
     matches!(segment, "crate" | "self" | "super")
 }
 
-/// The module that the keywords at the start of a path name. `None` for a path without any: it
-/// names a child, or another crate. `depth` is the number of modules within the file around it.
+/// Returns the module that the keywords at the start of a path refer to. `None` for a path without
+/// keywords, which starts at a child or another crate. `depth` is the number of enclosing modules
+/// within the file.
 fn base(module: &Module, depth: usize, path: &[String]) -> Option<Module> {
     match path.first()?.as_str() {
         "crate" => Some(Module::new()),
@@ -119,15 +123,15 @@ fn base(module: &Module, depth: usize, path: &[String]) -> Option<Module> {
     }
 }
 
-/// The groups of modules that use each other, directly or through others of the group.
-fn circles(graph: &Graph) -> BTreeSet<Vec<String>> {
+/// Returns the groups of modules that use each other, directly or through others of the group.
+fn cycles(graph: &Graph) -> BTreeSet<Vec<String>> {
     let reach: BTreeMap<&Module, BTreeSet<&Module>> =
         graph.keys().map(|module| (module, reachable(graph, module))).collect();
-    let circle_of = |module: &Module| -> Vec<String> {
+    let cycle_of = |module: &Module| -> Vec<String> {
         let others = reach[module].iter().filter(|other| reach[*other].contains(module));
         others.map(|other| other.join("::")).collect()
     };
-    graph.keys().map(circle_of).filter(|circle| !circle.is_empty()).collect()
+    graph.keys().map(cycle_of).filter(|cycle| !cycle.is_empty()).collect()
 }
 
 fn reachable<'a>(graph: &'a Graph, module: &Module) -> BTreeSet<&'a Module> {
@@ -141,8 +145,8 @@ fn reachable<'a>(graph: &'a Graph, module: &Module) -> BTreeSet<&'a Module> {
     reached
 }
 
-/// Every path of a file's code, tests left out, with the number of modules within the file around
-/// it.
+/// Every path in a file's code, excluding tests, with the number of enclosing modules within the
+/// file.
 #[derive(Default)]
 struct Paths {
     depth: usize,

@@ -1,0 +1,48 @@
+//! Which service answers the calls: the real one, or that of a sandbox, which fails on demand.
+
+#[cfg(feature = "sandbox")]
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+use crate::{access::Access, server::Handlers, service::OttService};
+#[cfg(feature = "sandbox")]
+use crate::{rehearsal::Script, service::RehearsedService};
+
+/// The service that answers the calls; by default the real one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Staging {
+    #[cfg(feature = "sandbox")]
+    script: Option<Arc<dyn Script>>,
+}
+
+impl Staging {
+    /// The service of a sandbox.
+    #[cfg(feature = "sandbox")]
+    pub(super) const fn of(script: Arc<dyn Script>) -> Self {
+        Self { script: Some(script) }
+    }
+
+    /// Returns what answers the calls of one worker.
+    #[cfg_attr(not(feature = "sandbox"), expect(clippy::unused_self, reason = "it has no field"))]
+    pub(super) fn handlers(&self, service: OttService, routes: Routes) -> Handlers {
+        #[cfg(feature = "sandbox")]
+        if let Some(script) = &self.script {
+            return Handlers::rehearsed(RehearsedService::new(service, Arc::clone(script)), routes);
+        }
+        Handlers::new(service, routes)
+    }
+
+    /// Empties the quotas at every reset of the sandbox.
+    #[cfg_attr(
+        not(feature = "sandbox"),
+        expect(clippy::unused_self, unused_variables, reason = "only a sandbox is reset")
+    )]
+    pub(super) fn follow_resets(&self, access: &Access) {
+        #[cfg(feature = "sandbox")]
+        if let Some(script) = &self.script {
+            let access = access.clone();
+            script.on_reset(Box::new(move || access.refill_quotas()));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A secret that is typed at a terminal, without echo.
+
+use std::{
+    io::{self, BufRead as _},
+    os::fd::AsFd,
+};
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+use zeroize::Zeroizing;
+
+use super::{failure::Failure, output::Output};
+
+/// Maximum size of a line, in bytes. A terminal passes on at most 4 KiB of a line.
+const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// Asks for a secret on the terminal that is standard input.
+pub(super) async fn ask(question: &str, output: &mut Output) -> Result<Zeroizing<String>, Failure> {
+    let failed = |error: io::Error| Failure::Failed(format!("cannot read from the terminal: {error}"));
+    let mut interrupts = Interrupts::listen().map_err(failed)?;
+    let hidden = HiddenInput::start(io::stdin()).map_err(failed)?;
+    output.ask(question);
+    let (sender, line) = oneshot::channel();
+    // Its own thread, so that a signal restores the terminal while the read waits.
+    std::thread::Builder::new()
+        .name("prompt".to_owned())
+        .spawn(move || {
+            // The receiver is gone if the command was interrupted.
+            let _ = sender.send(read_line());
+        })
+        .map_err(failed)?;
+    let answer = tokio::select! {
+        line = line => line.map_err(|_| Failure::Failed("cannot read from the terminal".to_owned()))?.map_err(failed),
+        () = interrupts.next() => Err(Failure::Failed("interrupted".to_owned())),
+    };
+    drop(hidden);
+    // The newline that ended the input was not echoed either.
+    output.ask("\n");
+    answer
+}
+
+fn read_line() -> io::Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(String::with_capacity(MAX_LINE_BYTES.min(4096)));
+    io::Read::take(io::stdin().lock(), MAX_LINE_BYTES as u64).read_line(&mut line)?;
+    Ok(line)
+}
+
+/// The signals that end a command at a terminal.
+struct Interrupts([Signal; 4]);
+
+impl Interrupts {
+    fn listen() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::quit())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hang_up, quit] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}
+
+/// A terminal that does not show what is typed. Restored when dropped.
+struct HiddenInput<T: AsFd> {
+    terminal: T,
+    modes: Termios,
+}
+
+impl<T: AsFd> HiddenInput<T> {
+    fn start(terminal: T) -> io::Result<Self> {
+        let modes = tcgetattr(&terminal)?;
+        let mut hidden = modes.clone();
+        hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
+        Ok(Self { terminal, modes })
+    }
+}
+
+impl<T: AsFd> Drop for HiddenInput<T> {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that is gone.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.modes);
+    }
+}

@@ -1,0 +1,214 @@
+//! A configuration file, read for a sandbox: rules, quotas, callers, TLS and audit as in `serve`,
+//! but every API client is one of the copy of the platform.
+//!
+//! Their names stay, so that rules match as they will in production. Where they are, their
+//! credentials, authorities and proxies are replaced without being read.
+
+use std::{ffi::OsString, path::Path};
+
+use url::Url;
+
+use super::{
+    Config, Document, Environment, Place, environment,
+    fault::{Faults, Findings},
+    file,
+    tree::{Node, Table, Value},
+};
+
+/// The copy of the platform, in place of every data center of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform<'a> {
+    /// Where it is.
+    pub url: &'a Url,
+    /// Id of its API client.
+    pub client_id: &'a str,
+    /// Secret of its API client, which is public.
+    pub client_secret: &'a str,
+}
+
+/// Defaults that differ from those of `serve`: the output of the sandbox must stay readable
+/// beside the log, and Ctrl-C must not wait for a load balancer.
+const DEFAULTS: [(&str, &str, &str); 3] = [
+    ("telemetry", "log_format", "text"),
+    ("telemetry", "log_level", "warn"),
+    ("server", "drain_lame_duck", "0s"),
+];
+
+/// Keys of an API client that are about the way to its data center. None of them is read.
+const REPLACED: [&str; 7] = [
+    "data_center_url",
+    "client_id",
+    "client_secret_file",
+    "client_secret_env",
+    "client_secret_credential",
+    "ca_file",
+    "proxy_url",
+];
+
+/// Name of a variable that only the API clients of a sandbox see: their secret.
+const SECRET: &str = "the secret of the sandbox";
+/// Key that names the variable with a secret.
+const SECRET_KEY: &str = "client_secret_env";
+
+/// The environment, with the secret of the sandbox.
+struct WithSecret<'a> {
+    environment: &'a dyn Environment,
+    secret: &'a str,
+}
+
+impl Environment for WithSecret<'_> {
+    fn value(&self, name: &str) -> Option<OsString> {
+        if name == SECRET { Some(self.secret.into()) } else { self.environment.value(name) }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.environment.names()
+    }
+}
+
+impl Config {
+    /// Reads the file, and the environment over it, for a sandbox. The file is read once: changed
+    /// rules need a restart.
+    ///
+    /// # Errors
+    ///
+    /// Every problem that was found.
+    pub fn load_for_sandbox(
+        file: &Path,
+        platform: Platform<'_>,
+        environment: &dyn Environment,
+    ) -> Result<Self, Faults> {
+        let findings = Findings::default();
+        let environment = WithSecret { environment, secret: platform.client_secret };
+        let config = file::read(file, &findings).and_then(|mut tree| {
+            let variables = environment::overlay(&mut tree, &environment, &findings);
+            for (table, key, value) in DEFAULTS {
+                set_default(&mut tree, table, key, value);
+            }
+            platform.replace_data_centers(&mut tree);
+            let config = Self::read(&tree, Some(file), &environment, &findings)?;
+            Some(Self { file: None, variables, document: Document::default(), ..config })
+        });
+        let (mut config, mut warnings) = findings.conclude(config)?;
+        for client in config.api_clients.by_name.values_mut() {
+            client.platform.limits.breaker = None;
+        }
+        // The variable is not one of the environment.
+        warnings.retain(|warning| !warning.key.ends_with(SECRET_KEY));
+        Ok(Self { warnings, ..config })
+    }
+}
+
+impl Platform<'_> {
+    /// Replaces the data center of every API client.
+    fn replace_data_centers(self, tree: &mut Table) {
+        let Some(Value::Table(clients)) = tree.get_mut("api_clients").map(|node| &mut node.value) else {
+            return;
+        };
+        for client in clients.values_mut() {
+            let place = client.place.clone();
+            // Anything else is refused where it is read.
+            let Value::Table(client) = &mut client.value else { continue };
+            client.retain(|key, _| !REPLACED.contains(&key.as_str()));
+            for (key, value) in
+                [("data_center_url", self.url.as_str()), ("client_id", self.client_id), (SECRET_KEY, SECRET)]
+            {
+                let node = Node { value: Value::Text(value.to_owned()), place: place.clone() };
+                client.insert(key.to_owned(), node);
+            }
+        }
+    }
+}
+
+/// Sets a key that is not there.
+fn set_default(tree: &mut Table, table: &str, key: &str, value: &str) {
+    let node = |value| Node { value, place: Place::File(None) };
+    let entry = tree.entry(table.to_owned()).or_insert_with(|| node(Value::Table(Table::new())));
+    // Anything else is refused where it is read.
+    if let Value::Table(table) = &mut entry.value {
+        table.entry(key.to_owned()).or_insert_with(|| node(Value::Text(value.to_owned())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, time::Duration};
+
+    use super::*;
+    use crate::{credential::ClientId, telemetry::logging::Format};
+
+    fn load(text: &str) -> Result<Config, Faults> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        fs::write(&file, text).unwrap();
+        let url = "http://127.0.0.1:8080".parse().unwrap();
+        let platform = Platform { url: &url, client_id: "sandbox", client_secret: "sandbox-secret" };
+        Config::load_for_sandbox(&file, platform, &BTreeMap::<String, String>::new())
+    }
+
+    const FILE: &str = r#"
+        [api_clients.eu2]
+        data_center_url = "https://eu2-cloud.acronis.com"
+        client_id = "real"
+        client_secret_file = "/nowhere/secret"
+        ca_file = "/nowhere/ca.pem"
+        proxy_url = "http://user:canary-password@proxy:3128"
+        min_login_time = "1s"
+        [api_clients.us5]
+        data_center_url = "https://us5-cloud.acronis.com"
+        client_id = "real"
+        client_secret_credential = "us5"
+        default = true
+        [[access.rules]]
+        callers = ["anonymous"]
+        api_clients = ["eu2"]
+        user_rate = "1/min"
+        users = "all"
+    "#;
+
+    #[test]
+    fn api_clients_keep_their_names_and_lead_to_the_copy_of_the_platform() {
+        let config = load(FILE).unwrap();
+        assert_eq!(config.api_clients.default.as_deref(), Some("us5"));
+        assert_eq!(config.api_clients.by_name.keys().map(|name| &**name).collect::<Vec<_>>(), ["eu2", "us5"]);
+        for client in config.api_clients.by_name.values() {
+            assert_eq!(client.platform.data_center.base_url().as_str(), "http://127.0.0.1:8080/");
+            assert_eq!(client.credential.client_id, ClientId::parse("sandbox").unwrap());
+            assert!(client.platform.limits.breaker.is_none());
+            assert!(client.connections.ca_file.is_none() && client.connections.proxy_url.is_none());
+        }
+        assert_eq!(
+            config.api_clients.by_name["eu2"].platform.limits.min_login_time_left,
+            Duration::from_secs(1)
+        );
+        assert_eq!(config.access.rules.len(), 1);
+        assert!(
+            config.warnings.iter().all(|warning| !warning.key.contains("secret")),
+            "{:?}",
+            config.warnings
+        );
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("canary-password") && !shown.contains("sandbox-secret"), "{shown}");
+    }
+
+    #[test]
+    fn defaults_of_a_sandbox_yield_to_the_file() {
+        let config = load(FILE).unwrap();
+        assert_eq!(config.telemetry.log_format, Some(Format::Text));
+        assert_eq!(config.telemetry.log_level, "warn");
+        assert_eq!(config.server.grpc.drain.lame_duck, Duration::ZERO);
+        let with_own =
+            format!("{FILE}\n[telemetry]\nlog_level = \"debug\"\n[server]\ndrain_lame_duck = \"1s\"");
+        let config = load(&with_own).unwrap();
+        assert_eq!(config.telemetry.log_level, "debug");
+        assert_eq!(config.server.grpc.drain.lame_duck, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn misspelled_keys_are_found_also_in_api_clients() {
+        let faults = load(&FILE.replace("min_login_time", "min_login_tme")).unwrap_err();
+        assert!(faults.to_string().contains("did you mean \"min_login_time\""), "{faults}");
+        let faults = load(&FILE.replace("users = \"all\"", "users = \"some\"")).unwrap_err();
+        assert!(faults.to_string().contains("users"), "{faults}");
+    }
+}

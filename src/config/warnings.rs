@@ -1,0 +1,260 @@
+//! What a valid configuration probably does not mean: rules that no caller can match, and several
+//! API clients without a default.
+
+use wildmatch::WildMatch;
+
+use super::{
+    Config,
+    fault::Findings,
+    tree::{Node, Table, Value},
+};
+use crate::{
+    caller::{ANONYMOUS, is_caller_name},
+    server::tls::ClientAuth,
+};
+
+/// Adds the warnings about a configuration without faults.
+pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
+    check_callers(tree, config, findings);
+    check_default(tree, config, findings);
+}
+
+/// Warns of patterns of callers that no caller can have.
+fn check_callers(tree: &Table, config: &Config, findings: &Findings) {
+    let possible = Callers::of(config);
+    let Some(rules) = table_at(tree, "access").and_then(|access| list_at(access, "rules")) else { return };
+    for (rule, number) in rules.iter().zip(1..) {
+        let Value::Table(rule) = &rule.value else { continue };
+        for (caller, index) in list_at(rule, "callers").unwrap_or_default().iter().zip(1..) {
+            let Value::Text(glob) = &caller.value else { continue };
+            if let Err(why) = possible.match_any(glob) {
+                let key = format!("access.rules[{number}].callers[{index}]");
+                findings.warning(caller.place.clone(), key, why);
+            }
+        }
+    }
+}
+
+/// Warns of several API clients of which none is the default, unless each is declared not to be it.
+fn check_default(tree: &Table, config: &Config, findings: &Findings) {
+    let clients = &config.api_clients;
+    let Some(node) = tree.get("api_clients") else { return };
+    let Value::Table(tables) = &node.value else { return };
+    let is_declared =
+        |node: &Node| matches!(&node.value, Value::Table(table) if table.contains_key("default"));
+    if clients.default.is_none() && clients.by_name.len() > 1 && !tables.values().all(is_declared) {
+        findings.warning(
+            node.place.clone(),
+            "api_clients",
+            "no API client is the default, so that a call must name one, and is refused with API_CLIENT_UNKNOWN \
+             otherwise; set default = true for one of them, or default = false for each",
+        );
+    }
+}
+
+/// The callers that this configuration can identify.
+struct Callers {
+    has_certificates: bool,
+    /// Prefixes of the names by JWTs, one for each issuer.
+    jwts: Vec<String>,
+    /// The names by bearer tokens.
+    tokens: Vec<String>,
+    has_anonymous: bool,
+}
+
+impl Callers {
+    fn of(config: &Config) -> Self {
+        let (server, callers) = (&config.server, &config.callers);
+        let transport = &server.grpc.transport;
+        // Either header contains the name of a certificate.
+        let is_forwarded = callers.forwarded.is_some();
+        let jwt = |name: Option<&str>| name.map_or("jwt:".to_owned(), |name| format!("jwt:{name}:"));
+        Self {
+            has_certificates: transport.asks_for_certificates() || is_forwarded,
+            jwts: callers.jwt.iter().map(|issuer| jwt(issuer.name.as_deref())).collect(),
+            tokens: callers.tokens.keys().map(|name| format!("token:{name}")).collect(),
+            // A proxy also passes on the calls of clients that have proven nothing.
+            has_anonymous: !matches!(transport.client_auth(), Some(ClientAuth::Require { .. }))
+                || is_forwarded,
+        }
+    }
+
+    /// Returns why no caller can have a name that matches.
+    fn match_any(&self, glob: &str) -> Result<(), &'static str> {
+        if glob == ANONYMOUS {
+            return if self.has_anonymous {
+                Ok(())
+            } else {
+                Err(
+                    "matches no caller: client_auth of [server.tls] requires a certificate, so that no caller is \
+                     anonymous",
+                )
+            };
+        }
+        if !is_possible(glob) {
+            return Err(
+                "matches no caller: names are spiffe://DOMAIN/PATH with the domain in lower case, dns:NAME in \
+                 lower case, jwt:SUBJECT, token:NAME or anonymous, of visible ASCII characters",
+            );
+        }
+        let may_be = |prefix: &str| may_begin_with(glob, prefix);
+        let certificates = ["spiffe://", "dns:"].into_iter().any(may_be);
+        let pattern = WildMatch::new(glob);
+        let is_matched = (self.has_certificates && certificates)
+            || self.jwts.iter().any(|prefix| may_be(prefix))
+            || self.tokens.iter().any(|name| pattern.matches(name));
+        if is_matched {
+            return Ok(());
+        }
+        let has_any = self.has_certificates || !self.jwts.is_empty() || !self.tokens.is_empty();
+        let kinds = (certificates, may_be("jwt:"), may_be("token:"));
+        let is_of_one_kind =
+            matches!(kinds, (true, false, false) | (false, true, false) | (false, false, true));
+        Err(match kinds {
+            _ if !has_any && !is_of_one_kind => {
+                "matches no caller: nothing identifies callers, so that each is anonymous, which no glob matches; \
+                 configure client_auth of [server.tls], [callers.jwt], [callers.tokens] or [callers.forwarded], or \
+                 write \"anonymous\""
+            }
+            (true, false, false) => {
+                "matches no caller: no certificates are read; set client_ca_file in [server.tls], or configure \
+                 [callers.forwarded]"
+            }
+            (false, true, false) => "matches no caller: configure the issuer of the JWTs in [callers.jwt]",
+            (false, false, true) => "matches no caller: [callers.tokens] has no such name",
+            _ => {
+                "matches no caller: no configured proof leads to such a name; configure client_auth of \
+                 [server.tls], [callers.jwt], [callers.tokens] or [callers.forwarded]"
+            }
+        })
+    }
+}
+
+/// Whether a caller could have a matching name if every proof were configured.
+fn is_possible(glob: &str) -> bool {
+    if !glob.contains(['*', '?']) {
+        return is_caller_name(glob);
+    }
+    if !glob.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return false;
+    }
+    let has_capitals = |text: &str| text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if glob.starts_with("dns:") {
+        return !has_capitals(glob);
+    }
+    let domain = glob.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+    !domain.is_some_and(|domain| has_capitals(domain.split(['*', '?']).next().unwrap_or_default()))
+}
+
+/// Whether a glob matches a text that begins with `prefix` and goes on with at least one character
+/// of any kind.
+fn may_begin_with(glob: &str, prefix: &str) -> bool {
+    let glob: Vec<char> = glob.chars().collect();
+    // Which positions of the glob may come next. A run of characters may also be empty.
+    let skip_empty_runs = |next: &mut Vec<bool>| {
+        for at in 0..glob.len() {
+            if next[at] && glob[at] == '*' {
+                next[at + 1] = true;
+            }
+        }
+    };
+    let mut reached = vec![false; glob.len() + 1];
+    reached[0] = true;
+    skip_empty_runs(&mut reached);
+    for character in prefix.chars() {
+        let mut next = vec![false; glob.len() + 1];
+        for (at, &pattern) in glob.iter().enumerate().filter(|(at, _)| reached[*at]) {
+            match pattern {
+                '*' => next[at] = true,
+                pattern if pattern == '?' || pattern == character => next[at + 1] = true,
+                _ => {}
+            }
+        }
+        skip_empty_runs(&mut next);
+        reached = next;
+    }
+    reached[..glob.len()].contains(&true)
+}
+
+fn table_at<'a>(table: &'a Table, key: &str) -> Option<&'a Table> {
+    match &table.get(key)?.value {
+        Value::Table(inner) => Some(inner),
+        _ => None,
+    }
+}
+
+fn list_at<'a>(table: &'a Table, key: &str) -> Option<&'a [Node]> {
+    match &table.get(key)?.value {
+        Value::List(items) => Some(items),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn callers(certificates: bool, jwts: &[&str], tokens: &[&str], anonymous: bool) -> Callers {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Callers {
+            has_certificates: certificates,
+            jwts: owned(jwts),
+            tokens: owned(tokens),
+            has_anonymous: anonymous,
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_matched_only_by_callers_that_can_be_identified() {
+        let nobody = callers(false, &[], &[], true);
+        for glob in [
+            "*",
+            "**",
+            "?*",
+            "spiffe://*",
+            "spiffe://td/a",
+            "dns:*",
+            "dns:a",
+            "*.example",
+            "jwt:*",
+            "jwt:a",
+            "token:*",
+            "?????:*",
+        ] {
+            assert!(nobody.match_any(glob).is_err(), "{glob}");
+        }
+        assert!(nobody.match_any("*").unwrap_err().contains("nothing identifies callers"));
+        assert!(nobody.match_any("spiffe://*").unwrap_err().contains("client_ca_file"));
+        assert!(nobody.match_any("jwt:*").unwrap_err().contains("[callers.jwt]"));
+        assert_eq!(nobody.match_any("anonymous"), Ok(()));
+
+        let certificates = callers(true, &[], &[], false);
+        for glob in ["*", "spiffe://*", "spiffe://td/a", "dns:*", "d*", "*.example"] {
+            assert_eq!(certificates.match_any(glob), Ok(()), "{glob}");
+        }
+        for glob in [
+            "jwt:*",
+            "token:*",
+            "anonymous",
+            "j*",
+            "dns:Portal",
+            "dns:*.Example",
+            "spiffe://TD/*",
+            "spiffe://td",
+            "dns:",
+            "dns:\u{e4}*",
+        ] {
+            assert!(certificates.match_any(glob).is_err(), "{glob}");
+        }
+
+        let of_issuer = callers(false, &["jwt:cluster:"], &["token:billing"], true);
+        for glob in
+            ["*", "jwt:*", "jwt:cluster:*", "jwt:c*", "jwt:cluster:a", "token:b*", "token:billing", "?oken:*"]
+        {
+            assert_eq!(of_issuer.match_any(glob), Ok(()), "{glob}");
+        }
+        for glob in ["jwt:batch:*", "spiffe://*", "token:c*", "dns:*"] {
+            assert!(of_issuer.match_any(glob).is_err(), "{glob}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The accounts as a person chooses among them: who they are and what happens to a call for them.
+
+use super::{Accounts, Barred, User};
+
+/// One account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedAccount {
+    /// Its login.
+    pub login: String,
+    /// Its user id.
+    pub user_id: String,
+    /// Its id at an identity provider, if it has one.
+    pub external_id: Option<String>,
+    /// Name of its tenant.
+    pub tenant: String,
+    /// The reason of `IssueOtt` for it and why; `None`: it can log in.
+    pub refused: Option<(&'static str, &'static str)>,
+}
+
+impl Accounts {
+    /// Returns all accounts in the order of the file, as the first API client sees them.
+    #[must_use]
+    pub fn list(&self) -> Vec<ListedAccount> {
+        self.users.iter().map(|user| self.listed(user)).collect()
+    }
+
+    fn listed(&self, user: &User) -> ListedAccount {
+        let barred = self.api_clients.first().and_then(|client| self.may_log_in_as(client, user).err());
+        ListedAccount {
+            login: user.login.clone(),
+            user_id: user.id.clone(),
+            external_id: user.external_id.clone(),
+            tenant: self.tenant(&user.tenant_id).map_or_else(String::new, |tenant| tenant.name.clone()),
+            refused: barred.map(|barred| match barred {
+                Barred::OutsideSubtree => ("PLATFORM_ACCESS_DENIED", "not below the API client's tenant"),
+                Barred::SupportAccessOff => ("PLATFORM_ACCESS_DENIED", "support access is off"),
+                Barred::TenantDisabled => ("TENANT_DISABLED", "the tenant is disabled"),
+                Barred::TenantLocked => ("TENANT_LOCKED", "the tenant is locked"),
+                Barred::UserDisabled => ("USER_DISABLED", "the user is disabled"),
+            }),
+        }
+    }
+}

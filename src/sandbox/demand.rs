@@ -1,0 +1,295 @@
+//! Logins that ask for a failure: `fault+KIND@sandbox` and `login-fault+KIND@sandbox`.
+//!
+//! KIND is a [`Fault`] of the copy of the platform, or the name of a reason, alone (`DRAINING`) or
+//! with one of its codes (`AUDIT_UNAVAILABLE-ABORTED`). Case does not matter. A login that has one
+//! of the two prefixes, or the form `…+…@sandbox`, and is anything else is refused unless an
+//! account has it: a misspelled login must not pass as the failure that a test expects.
+
+use std::fmt;
+
+use super::accounts::{Accounts, Subject};
+use super::faults::Fault;
+use super::reasons::{Method, Way};
+use crate::reason::{FailureCode, Reason};
+
+/// What the login of a call that is to fail at issuing begins with.
+const ISSUE: &str = "fault+";
+/// What the login of a call whose token fails at the login begins with.
+const LOGIN: &str = "login-fault+";
+/// What both end in.
+const DOMAIN: &str = "@sandbox";
+/// Maximum size of one rule, in bytes: the gateway cuts longer ones off.
+const MAX_RULE_BYTES: usize = 250;
+
+/// What a login asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Issuing a token fails.
+    Issue(Kind),
+    /// Spending the token fails.
+    Login(Kind),
+}
+
+/// Where a failure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The copy of the platform fails in this way.
+    Platform(Fault),
+    /// The gateway fails the call.
+    Gateway(Reason, FailureCode),
+}
+
+/// A login that asks for a failure that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnknownDemand {
+    method: Method,
+    problem: Problem,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Problem {
+    /// It has neither prefix.
+    Prefix,
+    /// It does not end in [`DOMAIN`].
+    Domain,
+    /// KIND is not a kind.
+    Kind,
+    /// The fault is about the account, and the method returns no account.
+    NoAccount,
+    /// The method never returns the reason.
+    Method(Reason),
+    /// The method never returns the reason with that code.
+    Code(Reason),
+}
+
+impl Demand {
+    /// Reads a login; `None` if it is an ordinary one. The login of an account always is.
+    pub(super) fn of(login: &str, accounts: &Accounts) -> Option<Result<Self, UnknownDemand>> {
+        let is_account = || accounts.user(&Subject::Login(login.to_owned())).is_some();
+        Self::read(login).filter(|_| !is_account())
+    }
+
+    fn read(login: &str) -> Option<Result<Self, UnknownDemand>> {
+        let login = login.to_ascii_lowercase();
+        let (method, rest) = if let Some(rest) = login.strip_prefix(ISSUE) {
+            (Method::Issue, rest)
+        } else if let Some(rest) = login.strip_prefix(LOGIN) {
+            (Method::Login, rest)
+        } else {
+            let is_similar = login.strip_suffix(DOMAIN).is_some_and(|rest| rest.contains('+'));
+            let unknown = UnknownDemand { method: Method::Issue, problem: Problem::Prefix };
+            return is_similar.then_some(Err(unknown));
+        };
+        let kind = rest.strip_suffix(DOMAIN).ok_or(Problem::Domain).and_then(|kind| kind_of(method, kind));
+        Some(match (method, kind) {
+            (Method::Issue, Ok(kind)) => Ok(Self::Issue(kind)),
+            (Method::Login, Ok(kind)) => Ok(Self::Login(kind)),
+            (method, Err(problem)) => Err(UnknownDemand { method, problem }),
+        })
+    }
+}
+
+/// Reads a KIND in lower case.
+fn kind_of(method: Method, text: &str) -> Result<Kind, Problem> {
+    if let Ok(fault) = text.parse() {
+        // Nothing but the answer to a login has an account.
+        let is_possible = method == Method::Login || fault != Fault::OtherAccount;
+        return if is_possible { Ok(Kind::Platform(fault)) } else { Err(Problem::NoAccount) };
+    }
+    let (name, code) = text.split_once('-').map_or((text, None), |(name, code)| (name, Some(code)));
+    let mut reasons = Reason::ALL.iter().copied();
+    let reason = reasons.find(|reason| reason.as_str().eq_ignore_ascii_case(name)).ok_or(Problem::Kind)?;
+    let ways = method.ways(reason);
+    if ways.is_empty() {
+        return Err(Problem::Method(reason));
+    }
+    let is_meant = |way: &&Way| code.is_none_or(|code| way.code().name().eq_ignore_ascii_case(code));
+    match ways.iter().find(is_meant) {
+        Some(Way::Platform(_, fault)) => Ok(Kind::Platform(*fault)),
+        Some(Way::Gateway(code)) => Ok(Kind::Gateway(reason, *code)),
+        None => Err(Problem::Code(reason)),
+    }
+}
+
+/// The reasons of a method as KIND names them: the name alone, and with every further code.
+fn reasons(method: Method) -> impl Iterator<Item = String> {
+    Reason::ALL.iter().flat_map(move |reason| {
+        method.ways(*reason).iter().enumerate().map(move |(index, way)| match index {
+            0 => reason.as_str().to_owned(),
+            _ => format!("{}-{}", reason.as_str(), way.code().name()),
+        })
+    })
+}
+
+impl UnknownDemand {
+    /// What is wrong and what exists, as texts of at most 250 bytes.
+    pub(super) fn rules(self) -> Vec<String> {
+        let mut rules = vec![self.to_string(), format!("KIND is {}, or a reason", Fault::KINDS)];
+        let start = format!("reasons of {}: ", self.method.name());
+        let mut line = start.clone();
+        for reason in reasons(self.method) {
+            if line.len() + reason.len() + 2 > MAX_RULE_BYTES {
+                rules.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() && line != start {
+                line.push_str(", ");
+            }
+            line.push_str(&reason);
+        }
+        rules.push(line);
+        rules
+    }
+}
+
+impl fmt::Display for UnknownDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = match self.method {
+            Method::Issue => ISSUE,
+            Method::Login => LOGIN,
+        };
+        match self.problem {
+            Problem::Prefix => {
+                write!(f, "write {ISSUE}KIND{DOMAIN} or {LOGIN}KIND{DOMAIN}; no account has this login")
+            }
+            Problem::Domain => {
+                write!(f, "write {prefix}KIND{DOMAIN}: a login that begins with {prefix} ends in {DOMAIN}")
+            }
+            Problem::Kind => write!(
+                f,
+                "{prefix}KIND{DOMAIN}: KIND is an HTTP status (503), 400-1018, 429, html, malformed, cut, reset, slow, \
+                 huge, redirect, blocked, other-account, or a reason such as DRAINING"
+            ),
+            Problem::NoAccount => write!(
+                f,
+                "{} returns no account; write {LOGIN}{}{DOMAIN}",
+                self.method.name(),
+                Fault::OtherAccount
+            ),
+            Problem::Method(reason) => {
+                write!(
+                    f,
+                    "{} never returns {}; see the list of its reasons",
+                    self.method.name(),
+                    reason.as_str()
+                )
+            }
+            Problem::Code(reason) => {
+                write!(f, "{} returns {} with ", self.method.name(), reason.as_str())?;
+                for (index, way) in self.method.ways(reason).iter().enumerate() {
+                    let separator = if index == 0 { "" } else { " or " };
+                    write!(f, "{separator}{}", way.code().name())?;
+                }
+                f.write_str(" only")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use axum::http::StatusCode;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sandbox::accounts::file::parse;
+
+    fn rule(login: &str) -> String {
+        Demand::read(login).expect("a demand").expect_err("an unknown one").rules().join("\n")
+    }
+
+    #[test]
+    fn a_kind_is_a_fault_or_a_reason_in_any_case() {
+        let unavailable = Kind::Platform(Fault::Status(StatusCode::SERVICE_UNAVAILABLE, 503));
+        for login in ["fault+503@sandbox", "Fault+Platform_Unavailable@Sandbox"] {
+            assert_eq!(Demand::read(login), Some(Ok(Demand::Issue(unavailable))), "{login}");
+        }
+        for (login, kind) in [
+            ("Login-Fault+Cut@Sandbox", Kind::Platform(Fault::Cut)),
+            ("login-fault+DRAINING@sandbox", Kind::Gateway(Reason::Draining, FailureCode::Unavailable)),
+            (
+                "login-fault+draining-unavailable@sandbox",
+                Kind::Gateway(Reason::Draining, FailureCode::Unavailable),
+            ),
+            (
+                "login-fault+AUDIT_UNAVAILABLE-ABORTED@sandbox",
+                Kind::Gateway(Reason::AuditUnavailable, FailureCode::Aborted),
+            ),
+            ("login-fault+OTT_IN_USE@sandbox", Kind::Gateway(Reason::OttInUse, FailureCode::Aborted)),
+        ] {
+            assert_eq!(Demand::read(login), Some(Ok(Demand::Login(kind))), "{login}");
+        }
+        for login in ["johncustomer@mysite.com", "fault@sandbox", "503@sandbox", "a+b@mysite.com", ""] {
+            assert_eq!(Demand::read(login), None, "{login}");
+        }
+    }
+
+    #[test]
+    fn a_demand_that_does_not_exist_is_answered_with_what_does() {
+        for login in [
+            "fault+",
+            "fault+@sandbox",
+            "fault+abc@sandbox",
+            "fault+99@sandbox",
+            "fault+503x@sandbox",
+            "fault+503@sandbx",
+            "fault+503@mysite.com",
+            "fault+DRAINING-@sandbox",
+            "login-fault+USER_NOT_FOUND@sandbox",
+            "fault+OTT_REJECTED@sandbox",
+            "fault+other-account@sandbox",
+            "fault+DRAINING-ABORTED@sandbox",
+            "x-fault+503@sandbox",
+            "fautl+503@sandbox",
+        ] {
+            let rule = rule(login);
+            for kind in ["`redirect`", "400-1018", "DRAINING", "CALLER_UNAUTHENTICATED-UNAVAILABLE"] {
+                assert!(rule.contains(kind), "{login}: {rule}");
+            }
+        }
+        assert!(rule("fault+OTT_REJECTED@sandbox").starts_with("IssueOtt never returns OTT_REJECTED"));
+        assert!(!rule("fault+abc@sandbox").contains("OTT_IN_USE"), "only the reasons of the method");
+        assert!(rule("login-fault+abc@sandbox").contains("OTT_IN_USE"));
+        assert!(rule("fault+503@sandbx").starts_with("write fault+KIND@sandbox"));
+        assert!(
+            rule("login-fault+AUDIT_UNAVAILABLE-INTERNAL@sandbox")
+                .starts_with("LoginWithOtt returns AUDIT_UNAVAILABLE with UNAVAILABLE or ABORTED only")
+        );
+    }
+
+    #[test]
+    fn the_login_of_an_account_asks_for_nothing() {
+        let accounts = r#"{"tenants": [{"id": "t", "name": "T"}],
+            "users": [{"id": "u", "login": "fault+own@sandbox", "tenant_id": "t"}]}"#;
+        let accounts = parse(Path::new("accounts.json"), accounts).expect("accounts");
+        assert_eq!(Demand::of("Fault+Own@sandbox", &accounts), None);
+        assert!(matches!(Demand::of("fault+other@sandbox", &accounts), Some(Err(_))));
+        assert!(matches!(Demand::of("fault+503@sandbox", &accounts), Some(Ok(_))));
+    }
+
+    #[test]
+    fn no_rule_is_cut_off_by_the_gateway() {
+        for login in
+            ["fault+x@sandbox", "login-fault+x@sandbox", "fault+x", "login-fault+USER_NOT_FOUND@sandbox"]
+        {
+            let rules = Demand::read(login).expect("a demand").expect_err("an unknown one").rules();
+            assert!(rules.iter().all(|rule| rule.len() <= 256), "{rules:#?}");
+            assert!(rules.len() <= 8, "{rules:#?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_login_with_a_prefix_is_a_demand_or_an_error(kind in ".{0,40}", ends in any::<bool>()) {
+            let end = if ends { DOMAIN } else { "" };
+            for prefix in [ISSUE, LOGIN] {
+                let demand = Demand::read(&format!("{prefix}{kind}{end}"));
+                prop_assert!(demand.is_some());
+                if let Some(Err(unknown)) = demand {
+                    prop_assert!(unknown.rules().iter().all(|rule| rule.len() <= 256));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The messages: each is about one case only, and names what the call got wrong.
+
+use std::time::Duration;
+
+use super::{Answer, CERTAINTIES, OPERATIONS, call, call_with};
+use crate::{
+    access::Access,
+    call::{Call, Certainty, Operation},
+    caller::{CallerError, Unread},
+    ott::{Subject, SubjectKind},
+    platform::error::{ErrorAnswer, ErrorBody, PlatformError, PlatformErrorCode},
+    status::{Advice, Case, Failure, FailureCode, Placeholder, Reason},
+    telemetry::metrics::Metrics,
+};
+
+const SPENT: &str = "The one-time token is spent; issue a new token and log in with that.";
+const MAYBE_SPENT: &str = "The one-time token may be spent; issue a new token and log in with that.";
+const EXPIRES_FIRST: &str =
+    "The one-time token expires before a retry can succeed; wait, issue a new token and log in with that.";
+
+/// The cases that a method can be answered with.
+fn cases_of(operation: Operation) -> impl Iterator<Item = Case> {
+    let cases = Case::ALL.iter().copied();
+    cases.filter(move |case| case.reason().entry().answers(Some(operation)).is_some())
+}
+
+/// A text of the catalogue for a call that has a method and nothing else.
+fn filled_in(text: &str, operation: Operation) -> String {
+    text.replace("{call}", &format!("this {} call", operation.name()))
+        .replace("{caller}", "this caller")
+        .replace("{quota}", "see the access rules")
+        .replace("{user field}", "the name of the user")
+}
+
+#[test]
+fn every_reason_has_a_case_and_its_cases_are_in_the_order_of_the_reasons() {
+    let mut reasons: Vec<Reason> = Case::ALL.iter().map(|case| case.reason()).collect();
+    for reason in Reason::ALL {
+        assert_eq!(Case::general(*reason).reason(), *reason);
+        assert_eq!(Failure::new(*reason).reason(), *reason);
+    }
+    reasons.dedup();
+    assert_eq!(reasons.len(), Reason::ALL.len(), "the cases of one reason are together");
+}
+
+#[test]
+fn placeholders_are_those_that_are_filled_in() {
+    for text in Case::ALL.iter().flat_map(|case| [case.meaning(), case.advice().text()]) {
+        let known =
+            Placeholder::ALL.iter().fold(text.to_owned(), |text, one| text.replace(one.written(), ""));
+        assert!(!known.contains(['{', '}']), "{text}");
+    }
+}
+
+/// Whoever adds a case has to decide whether an "or" in it is a clause about another case.
+#[test]
+fn no_message_has_a_clause_about_another_case() {
+    let reviewed = [
+        // The caller must not learn which of these it is.
+        "The one-time token is not valid: unknown, used or expired.",
+        // The platform's code, which follows, shows which of the two it is.
+        "Fix the user's or tenant's state first; `apiCode` identifies the problem.",
+        // Two forms of a certificate that would be accepted.
+        "Use a certificate with exactly one SPIFFE id, or without one and with exactly one DNS name.",
+    ];
+    for case in Case::ALL {
+        for text in [case.meaning(), case.advice().text()] {
+            assert!(!text.contains(" or ") || reviewed.contains(&text), "{case:?}: {text}");
+            for code in ["UNAVAILABLE", "ABORTED", "UNAUTHENTICATED", "INTERNAL", "UNIMPLEMENTED"] {
+                assert!(!text.contains(code), "{case:?} is about a code: {text}");
+            }
+        }
+        let others = Case::ALL.iter().filter(|other| *other != case && other.reason() == case.reason());
+        for other in others {
+            let clause = other.meaning().trim_end_matches('.');
+            let is_contained = case.meaning().split([',', ';', '.']).any(|part| part.trim() == clause);
+            assert!(!is_contained, "{case:?} contains {other:?}");
+        }
+    }
+}
+
+#[test]
+fn every_message_consists_of_the_texts_of_one_case() {
+    for operation in OPERATIONS {
+        for case in cases_of(operation) {
+            for certainty in CERTAINTIES {
+                let call = call_with(operation, certainty);
+                let case = case.narrowed(&call);
+                let spent = match certainty {
+                    _ if operation == Operation::IssueOtt => None,
+                    Certainty::Unknown => Some(MAYBE_SPENT),
+                    Certainty::Done => Some(SPENT),
+                    Certainty::NotSent | Certainty::Refused => None,
+                };
+                let meaning = filled_in(case.meaning(), operation);
+                let advice = filled_in(case.advice().text(), operation);
+                let expected = match (case.advice(), spent) {
+                    (Advice::Retry(_), Some(spent)) => format!("{meaning} {spent}"),
+                    (Advice::Fix(_), Some(spent)) => format!("{meaning} {advice} {spent}"),
+                    (_, _) => format!("{meaning} {advice}"),
+                };
+                assert_eq!(Answer::of(Failure::of(case), &call).message, expected, "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn message_about_a_token_is_for_logins_only() {
+    for certainty in CERTAINTIES {
+        for case in cases_of(Operation::IssueOtt) {
+            let message = Answer::of(Failure::of(case), &call_with(Operation::IssueOtt, certainty)).message;
+            assert!(
+                !message.contains("one-time token") && !message.contains("log in"),
+                "{case:?}: {message}"
+            );
+        }
+    }
+}
+
+/// The sentence for people and the trailer for libraries agree.
+#[test]
+fn message_advises_a_retry_exactly_where_the_trailers_do() {
+    for operation in OPERATIONS {
+        for case in cases_of(operation) {
+            for certainty in CERTAINTIES {
+                for wait in [1, 60].map(Duration::from_secs) {
+                    let mut failure = Failure::of(case).retry_after(wait);
+                    if case == Case::IssuerKeysMissing {
+                        failure = failure.with_code(FailureCode::Unavailable);
+                    }
+                    let answer = Answer::of(failure, &call_with(operation, certainty));
+                    let is_advised =
+                        answer.message.contains("Retry") || answer.message.contains("then retry");
+                    assert_eq!(is_advised, answer.pushback.is_none(), "{case:?} {}", answer.message);
+                    let mentions = answer.message.contains("RetryInfo");
+                    assert!(!mentions || answer.retry_delay().is_some(), "{case:?} {}", answer.message);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn login_whose_token_expires_first_is_not_advised_to_wait() {
+    let failure = || Failure::new(Reason::PlatformRateLimited).retry_after(Duration::from_secs(30));
+    let login = Answer::of(failure(), &call_with(Operation::LoginWithOtt, Certainty::Refused));
+    assert!(login.message.ends_with(EXPIRES_FIRST), "{}", login.message);
+    let issue = Answer::of(failure(), &call_with(Operation::IssueOtt, Certainty::Refused));
+    assert!(issue.message.ends_with("Wait for the time in RetryInfo, then retry."), "{}", issue.message);
+}
+
+#[test]
+fn message_names_each_field_that_is_not_valid_and_its_rule() {
+    let failure = Failure::new(Reason::InvalidRequest)
+        .violation("purpose", "must be known")
+        .violation("login", "must not be empty");
+    let message = Answer::of(failure, &call(Operation::IssueOtt)).message;
+    assert_eq!(message, "purpose: must be known; login: must not be empty. Correct the request.");
+}
+
+#[test]
+fn message_keeps_as_many_fields_as_the_details_do() {
+    let mut failure = Failure::new(Reason::InvalidRequest);
+    for _ in 0..40 {
+        failure = failure.violation("login", "must ".repeat(80));
+    }
+    let answer = Answer::of(failure, &call(Operation::IssueOtt));
+    let named = answer.details.bad_request().expect("some fields").field_violations.len();
+    assert!(named > 0 && answer.message.matches("login: must").count() == named, "{}", answer.message);
+}
+
+#[test]
+fn denied_caller_reads_whom_it_was_taken_for_and_which_method_it_called() {
+    let denied = || {
+        let access = Access::closed(Metrics::default());
+        let policy = access.policy();
+        access.mentions(&policy, &crate::caller::Caller::anonymous()).expect_err("there are no rules")
+    };
+    let message = |name: &str, proof: &'static str| {
+        let call = call(Operation::LoginWithOtt);
+        call.set_caller(name.into(), proof);
+        Answer::of(denied().into(), &call).message
+    };
+    assert_eq!(
+        message("jwt:stranger", "jwt"),
+        "The gateway's access rules do not allow this LoginWithOtt call to the caller \"jwt:stranger\". \
+         Ask the gateway's operator for a rule that allows it."
+    );
+    assert_eq!(
+        message("anonymous", "none"),
+        "The request carries no credential, and the gateway's access rules do not allow this LoginWithOtt call \
+         to the caller \"anonymous\". Send a credential of a caller that the rules allow."
+    );
+    let hostile = message(&format!("jwt:{{caller}}\n\u{202e}{}", "é".repeat(1000)), "jwt");
+    assert!(hostile.contains("\"jwt:{caller}éé") && hostile.len() < 600, "{hostile}");
+    assert!(!hostile.contains(crate::text::is_unprintable), "{hostile}");
+}
+
+#[test]
+fn names_of_any_length_leave_room_for_the_rest_of_the_status() {
+    let call = call(Operation::IssueOtt);
+    call.set_caller("\u{10348}".repeat(500).as_str().into(), "jwt");
+    call.set_api_client("\u{10348}".repeat(500).as_str().into());
+    let failure = Failure::of(Case::UserQuota).quota("\u{10348}".repeat(500), "\u{10348}".repeat(500));
+    let answer = Answer::of(failure, &call);
+    assert_eq!(answer.reason, "CALLER_QUOTA_EXCEEDED");
+    assert!(answer.message.starts_with("The quota for calls of "), "{}", answer.message);
+}
+
+#[test]
+fn user_that_the_platform_does_not_know_is_named_by_its_field() {
+    for (kind, field) in [(SubjectKind::Login, "login"), (SubjectKind::ExternalId, "external_id")] {
+        let call = call(Operation::IssueOtt);
+        call.set_subject(Subject::new(kind, "canary".to_owned()).expect("valid"));
+        let answer = Answer::of(Failure::new(Reason::UserNotFound), &call);
+        assert_eq!(answer.message, format!("The platform has no such user. Check {field} in the request."));
+    }
+}
+
+fn message_of_code(operation: Operation, status: u16, number: i64) -> String {
+    let code = Some(PlatformErrorCode::from_number(number));
+    let body = Some(ErrorBody { code, ..ErrorBody::default() });
+    let error = PlatformError::Answer(ErrorAnswer { status, body, retry_after: None });
+    let failure = Failure::from_platform(operation, &error);
+    Answer::of(failure, &call_with(operation, Certainty::Refused)).message
+}
+
+#[test]
+fn code_of_the_platform_selects_the_case_of_its_reason() {
+    for (number, beginning) in [
+        (1001, "The platform reports a conflict with another change."),
+        (1004, "The platform reports a conflict with an existing object."),
+        (1002, "The platform denies the gateway access to this user."),
+        (1020, "The platform denies this operation to the gateway."),
+        (1024, "The platform does not accept requests from the gateway's address."),
+        (1033, "The platform does not accept this login name."),
+    ] {
+        let message = message_of_code(Operation::IssueOtt, 400, number);
+        assert!(message.starts_with(beginning), "{number}: {message}");
+    }
+    let message = message_of_code(Operation::LoginWithOtt, 403, 1033);
+    assert!(message.starts_with("The platform does not accept the login name of the account."), "{message}");
+    let message = message_of_code(Operation::IssueOtt, 401, 4711);
+    assert!(message.starts_with("The platform refuses each access token of the gateway."), "{message}");
+}
+
+/// What was wrong with a credential is for the log: a text for each part would help those who guess.
+#[test]
+fn credentials_that_are_not_valid_get_one_message() {
+    use crate::caller::JwtFault::{
+        Algorithm, Audience, Claims, Expired, Issuer, KeysTooOld, Lifetime, Malformed, NoKeysYet,
+        NotYetValid, Signature, Subject, Type, UnknownKey,
+    };
+
+    let faults = [
+        Malformed,
+        Algorithm,
+        UnknownKey,
+        Signature,
+        Expired,
+        NotYetValid,
+        Type,
+        Lifetime,
+        Issuer,
+        Audience,
+        Claims,
+        Subject,
+        NoKeysYet,
+        KeysTooOld,
+    ];
+
+    let message = |error: CallerError| {
+        let answer = Answer::of(error.into(), &call(Operation::IssueOtt));
+        assert_eq!(answer.reason, "CALLER_UNAUTHENTICATED");
+        (answer.message, answer.code)
+    };
+    let expected = message(CallerError::InvalidCredential).0;
+    for fault in faults {
+        let error = CallerError::InvalidJwt(fault);
+        let (text, code) = message(error);
+        if error.is_temporary() {
+            let missing = "The JWT issuer's keys are not available yet. Retry with backoff.";
+            assert_eq!((code, &*text), (tonic::Code::Unavailable, missing));
+        } else {
+            assert_eq!((code, &text), (tonic::Code::Unauthenticated, &expected), "{fault:?}");
+        }
+    }
+    let texts: Vec<String> = [
+        CallerError::InvalidCredential,
+        CallerError::DuplicateIdentity,
+        CallerError::Unread(Unread::Authorization),
+        CallerError::Unread(Unread::Forwarded),
+    ]
+    .map(|error| message(error).0)
+    .to_vec();
+    for (index, text) in texts.iter().enumerate() {
+        assert!(!texts[..index].contains(text), "{text}");
+    }
+}
+
+/// A call that the gateway refuses before anything is known of it has a message as well.
+#[test]
+fn message_without_a_method_is_complete() {
+    let call = Call::new(crate::clock::now(), crate::call::Deadline::after(Duration::from_secs(1)));
+    for case in Case::ALL {
+        let message = Answer::of(Failure::of(*case), &call).message;
+        assert!(!message.contains(['{', '}']) && message.ends_with('.'), "{message}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Slips of people who call a gateway from the command line, and what they are told to do.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+use bytes::Bytes;
+
+use crate::support::{
+    authority::{Authority, write},
+    gateway::Setup,
+    upstream::Upstream,
+};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(arguments)
+        .env_remove("OTT_GATEWAY_CONFIG")
+        .env_remove("OTT_GATEWAY_ENDPOINT")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// Runs a command, and returns its exit code and what it wrote to standard error.
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let done = run(arguments);
+    (done.status.code(), String::from_utf8(done.stderr).expect("text"))
+}
+
+/// A server that sends these bytes to each connection after it has received something, and
+/// closes it.
+fn server(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(answer));
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_not_a_gateway_is_recognized() {
+    const ALERT: &[u8] = b"\x15\x03\x03\0\x02\x02\x32";
+    const HTTP1: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    for (answer, scheme, told) in [
+        (ALERT, "http", "speaks TLS; write https://ADDRESS"),
+        (HTTP1, "http", "speaks HTTP/1 (\"HTTP/1.1 400 Bad Request\"); name the port"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "http", "speaks neither HTTP/2 nor TLS; name the port"),
+        (b"", "http", "closes the connection"),
+        (SETTINGS, "http", "the connection broke before an answer arrived"),
+        (SETTINGS, "https", "speaks HTTP/2 without TLS; write http://ADDRESS"),
+        (HTTP1, "https", "speaks HTTP/1 without TLS"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "https", "does not speak TLS"),
+        (b"", "https", "closes the connection"),
+    ] {
+        let address = server(answer);
+        let endpoint = format!("{scheme}://{address}");
+        let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
+        assert_eq!(code, Some(1), "{error}");
+        let told = told.replace("ADDRESS", &address.to_string());
+        assert!(error.starts_with(&format!("error: cannot connect to {endpoint}: ")), "{error}");
+        assert!(error.contains(&told), "{answer:?}: {error}");
+        assert!(!error.contains("retry"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_grpc_is_shown_as_such() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        for (status, content_type) in [(404, Some("text/html")), (200, Some("application/json")), (503, None)]
+        {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut response = http::Response::builder().status(status);
+                if let Some(content_type) = content_type {
+                    response = response.header("content-type", content_type);
+                }
+                let mut body =
+                    respond.send_response(response.body(()).expect("a response"), false).expect("it is sent");
+                body.send_data(Bytes::from_static(b"<html>no</html>"), true).expect("it is sent");
+            }
+        }
+    });
+    for told in ["HTTP 404 (text/html)", "HTTP 200 (application/json)", "HTTP 503 (without a content type)"] {
+        let endpoint = format!("http://{address}");
+        let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.contains(&format!("the answer is {told} and not gRPC")), "{error}");
+        assert!(!error.contains("retry"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_tls_and_one_without_name_each_others_scheme() {
+    let platform = Upstream::http().await;
+    let plain = Setup::for_platform(platform.address()).start();
+    let (_, error) =
+        refused(&["issue", "--login", "a", "--endpoint", &format!("https://{}", plain.address())]);
+    assert!(error.contains(&format!("without TLS; write http://{}", plain.address())), "{error}");
+
+    let setup = Setup::for_platform(platform.address()).replacing(
+        "[admin]",
+        "[server.tls]
+        certificate_file = \"FOLDER/tls.crt\"
+        private_key_file = \"FOLDER/tls.key\"
+        [admin]",
+    );
+    let authority = Authority::new("slips");
+    authority.issue(&["localhost"]).write(setup.folder());
+    write(setup.folder(), "ca.crt", &authority.certificate());
+    let secured = setup.start();
+    let port = secured.address().port();
+    let (_, error) = refused(&["issue", "--login", "a", "--endpoint", &format!("http://localhost:{port}")]);
+    assert!(error.contains(&format!("speaks TLS; write https://localhost:{port}")), "{error}");
+    let endpoint = format!("https://localhost:{port}");
+    let (_, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint]);
+    assert!(error.contains("name the file of that authority with --ca-file"), "{error}");
+    let ca = secured.folder().join("ca.crt");
+    let ca = ca.to_str().expect("a path");
+    let by_address = format!("https://127.0.0.1:{port}");
+    let (_, error) = refused(&["issue", "--login", "a", "--endpoint", &by_address, "--ca-file", ca]);
+    assert!(error.contains("write one of these names in --endpoint, or in --server-name"), "{error}");
+    let (code, error) = refused(&["issue", "--login", "a", "--endpoint", &endpoint, "--ca-file", ca]);
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_with_their_path() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    Authority::new("files").issue(&["localhost"]).write(folder.path());
+    let other = folder.path().join("other");
+    fs::create_dir(&other).expect("a folder");
+    Authority::new("other").issue(&["localhost"]).write(&other);
+    write(folder.path(), "empty", "");
+    fs::write(folder.path().join("binary"), [0xff, 0, 0x80, 7]).expect("a file");
+    let (crt, key, other) = (at("tls.crt"), at("tls.key"), at("other/tls.key"));
+    for (arguments, told) in [
+        (vec!["--ca-file", &at("tls.key")], "--ca-file: FOLDER/tls.key: the file contains a private key"),
+        (vec!["--ca-file", &at("empty")], "--ca-file: FOLDER/empty: the file is empty"),
+        (vec!["--ca-file", &at("binary")], "--ca-file: FOLDER/binary: the file"),
+        (vec!["--ca-file", &at("other")], "--ca-file: is a directory: FOLDER/other"),
+        (vec!["--ca-file", &at("nothing")], "--ca-file: no such file: FOLDER/nothing"),
+        (vec!["--ca-file", "-"], "--ca-file cannot be standard input"),
+        (
+            vec!["--certificate-file", &key, "--private-key-file", &key],
+            "--certificate-file: FOLDER/tls.key: ",
+        ),
+        (
+            vec!["--certificate-file", &crt, "--private-key-file", &crt],
+            "--private-key-file: FOLDER/tls.crt: ",
+        ),
+        (
+            vec!["--certificate-file", &crt, "--private-key-file", &other],
+            "--private-key-file: FOLDER/other/tls.key: ",
+        ),
+        (vec!["--server-name", "https://localhost"], "--server-name must be a host name"),
+        (vec!["--bearer-token-file", &at("empty")], "--bearer-token-file: FOLDER/empty: the file is empty"),
+        (vec!["--bearer-token-file", &at("other")], "--bearer-token-file: is a directory: FOLDER/other"),
+        (vec!["--bearer-token-file", "eyJhbGciOi.canary.x"], "--bearer-token-file names no file"),
+    ] {
+        let done =
+            run(&[&["issue", "--login", "a", "--endpoint", "https://127.0.0.1:1"], &arguments[..]].concat());
+        let error = String::from_utf8(done.stderr).expect("text");
+        assert_eq!(done.status.code(), Some(2), "{error}");
+        let told = told.replace("FOLDER", folder.path().to_str().expect("a path"));
+        assert!(error.starts_with(&format!("error: {told}")), "{arguments:?}: {error}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = folder.path().join("token");
+    write(folder.path(), "token", "Bearer s3cret-canary\n");
+    let token = token.to_str().expect("a path");
+    for (arguments, told) in [
+        (vec!["login", "SANDBOX-canary"], "pipe it on standard input"),
+        (vec!["login", "--ott", "SANDBOX-canary"], "pipe it on standard input"),
+        (vec!["login", "--ott=SANDBOX-canary"], "pipe it on standard input"),
+        (vec!["login", "--token", "SANDBOX-canary", "--timeout", "1s"], "pipe it on standard input"),
+        (vec!["login", "--unknown=SANDBOX-canary"], "pipe the token on standard input"),
+        (
+            vec!["issue", "--login", "a", "--bearer-token-file", token],
+            "begins with \"Bearer\"; remove that word",
+        ),
+        (
+            vec!["issue", "--login", "a", "--endpoint", "http://me:canary@localhost:1"],
+            "write http://localhost:1",
+        ),
+        (
+            vec!["issue", "--login", "a", "--endpoint", "127.0.0.1:50051"],
+            "write http://127.0.0.1:50051, or https",
+        ),
+        (vec!["issue", "someone@example"], "name the user: ott-gateway issue --login"),
+    ] {
+        let done = run(&arguments);
+        let error = String::from_utf8(done.stderr).expect("text");
+        assert_eq!(done.status.code(), Some(2), "{error}");
+        assert!(error.contains(told), "{arguments:?}: {error}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+    let by_variable = Command::new(env!("CARGO_BIN_EXE_ott-gateway"))
+        .args(["issue", "--login", "a"])
+        .env("OTT_GATEWAY_ENDPOINT", "gateway.example:1")
+        .output()
+        .expect("the binary runs");
+    let error = String::from_utf8(by_variable.stderr).expect("text");
+    assert!(
+        error.starts_with("error: OTT_GATEWAY_ENDPOINT has no scheme; write http://gateway.example:1"),
+        "{error}"
+    );
+}

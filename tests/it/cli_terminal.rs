@@ -1,0 +1,89 @@
+//! The program at a terminal: how it logs, how it asks for a token, and how it ends.
+
+use std::{net::TcpListener, os::unix::process::ExitStatusExt};
+
+use crate::support::{
+    gateway::Setup,
+    terminal::{Terminal, ended},
+    upstream::Upstream,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_logs_text_on_a_terminal_and_says_where_it_listens() {
+    let platform = Upstream::http().await;
+    let setup = |format: &str| {
+        let setup = Setup::for_platform(platform.address())
+            .replacing("log_format = \"json\"", format)
+            .replacing("[admin]", "health_listen = \"127.0.0.1:0\"\n[admin]");
+        setup.write_config();
+        setup
+    };
+    for (format, is_json) in [("", false), ("log_format = \"text\"", false), ("log_format = \"json\"", true)]
+    {
+        let setup = setup(format);
+        let config = setup.folder().join("config.toml");
+        let arguments = ["serve", "--config", config.to_str().expect("a path")];
+        let (mut terminal, gateway) = Terminal::start(&arguments, &[]);
+        terminal.wait_for("Ctrl-C stops it.");
+        terminal.types("\u{3}");
+        let status = ended(gateway);
+        let shown = terminal.wait_for("gateway stopped").to_owned();
+        assert_eq!(status.code(), Some(0), "{shown}");
+        let lines: Vec<&str> =
+            shown.lines().filter(|line| line.starts_with("Listening on 127.0.0.1:")).collect();
+        let [line] = lines.as_slice() else { panic!("{shown}") };
+        for part in [
+            "(gRPC, without TLS), 127.0.0.1:",
+            "(health, without TLS), 127.0.0.1:",
+            "(metrics and probes, HTTP)",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(shown.contains("{\"timestamp\""), is_json, "{format}: {shown}");
+    }
+    // Elsewhere the default is JSON.
+    let gateway = setup("").start();
+    let log = gateway.stderr().text();
+    assert!(log.lines().all(|line| line.starts_with('{')), "{log}");
+    assert!(!log.contains("Ctrl-C"), "{log}");
+}
+
+#[test]
+fn a_typed_token_is_not_shown() {
+    // Nothing listens there.
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", holder.local_addr().expect("its address"));
+    drop(holder);
+    let arguments = ["login", "--endpoint", &endpoint];
+    let (mut terminal, login) = Terminal::start(&arguments, &[]);
+    terminal.wait_for("one-time token: ");
+    assert!(!terminal.has_echo());
+    terminal.types("SANDBOX-typed-canary\n");
+    let status = ended(login);
+    let shown = terminal.wait_for("cannot connect to").to_owned();
+    assert_eq!(status.code(), Some(1), "{shown}");
+    assert!(!shown.contains("canary"), "{shown}");
+    assert!(terminal.has_echo(), "the terminal is restored");
+}
+
+#[test]
+fn a_terminal_is_restored_after_an_interrupted_prompt() {
+    for (typed, code) in [("\u{3}", 1), ("\u{4}", 2)] {
+        let (mut terminal, login) = Terminal::start(&["login"], &[]);
+        terminal.wait_for("one-time token: ");
+        terminal.types(typed);
+        assert_eq!(ended(login).code(), Some(code));
+        assert!(terminal.has_echo());
+    }
+}
+
+#[cfg(feature = "sandbox")]
+#[test]
+fn a_sandbox_ends_with_its_terminal() {
+    let arguments = ["sandbox", "--listen", "127.0.0.1:0", "--platform-listen", "127.0.0.1:0"];
+    let (mut terminal, sandbox) = Terminal::start(&arguments, &[]);
+    terminal.wait_for("Serving until Ctrl-C.");
+    drop(terminal);
+    let status = ended(sandbox);
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+}
