@@ -11,35 +11,32 @@
 //! because it does not reach the platform. A call that exceeds its user's quota has used one call
 //! of its caller's quota.
 
-use std::{
-    fmt,
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     call::Operation,
     caller::{BearerTokens, Caller},
-    clock::{self, Instant},
     ott::Subject,
-    telemetry::metrics::{AccessDenial, Metrics, QuotaBucket},
+    telemetry::{
+        logging::LogThrottle,
+        metrics::{AccessDenial, Metrics, QuotaBucket},
+    },
 };
 
 mod glob_index;
 mod pattern;
 mod quota;
+mod rate;
 mod rule_index;
 mod rule_set;
 mod rules;
 
+pub use pattern::is_possible_caller;
 use quota::{CallerKey, Decision, Memory};
-pub use quota::{Limit, MAX_BURST, Rate};
+pub use quota::{Limit, MAX_BURST};
+pub use rate::{InvalidRate, Rate};
 use rule_set::RuleSet;
 use rules::Rule;
 pub use rules::{Explanation, InvalidRules, RuleSettings, Rules};
@@ -56,6 +53,33 @@ pub enum Quotas {
     DryRun,
 }
 
+/// Settings of access control (`[access]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `[[access.rules]]`, in the order of the file: at least one.
+    pub rules: Vec<RuleSettings>,
+    /// `quota_dry_run`: treatment of calls that exceed a quota.
+    pub quotas: Quotas,
+    /// `max_quota_users`: maximum number of users that quotas remember: this many of callers that
+    /// rules name literally, and as many of all other callers; 262,144, from 1,024 to 16,777,216.
+    pub max_quota_users: usize,
+}
+
+impl Settings {
+    /// Returns settings with these rules and enforced quotas.
+    #[must_use]
+    pub const fn new(rules: Vec<RuleSettings>) -> Self {
+        Self { rules, quotas: Quotas::Enforced, max_quota_users: quota::DEFAULT_MAX_USERS }
+    }
+
+    /// Returns the callers that the rules name literally, in their order. Only these have metrics
+    /// of their own.
+    pub fn literal_callers(&self) -> impl Iterator<Item = &str> {
+        let names = self.rules.iter().flat_map(|rule| rule.callers.iter().map(String::as_str));
+        names.filter(|name| pattern::is_literal(name))
+    }
+}
+
 /// The policy in force. Cheap to clone; a reload takes effect in all clones.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<Inner>);
@@ -64,8 +88,8 @@ pub struct Access(Arc<Inner>);
 struct Inner {
     policy: ArcSwap<Policy>,
     metrics: Metrics,
-    dry_run_warnings: Limited,
-    sharing_warnings: Limited,
+    dry_run_warnings: LogThrottle,
+    sharing_warnings: LogThrottle,
     memory: Memory,
 }
 
@@ -79,7 +103,7 @@ pub struct Policy {
     /// Maximum number of users that quotas remember: this many of callers that rules name
     /// literally, and as many of all other callers.
     pub max_quota_users: usize,
-    /// Returns the bearer tokens that identify callers.
+    /// The bearer tokens that identify callers.
     pub tokens: BearerTokens,
 }
 
@@ -199,8 +223,8 @@ impl Access {
             memory: Memory::new(policy.max_quota_users, &metrics),
             policy: ArcSwap::from_pointee(policy),
             metrics,
-            dry_run_warnings: Limited::new(WARNING_INTERVAL),
-            sharing_warnings: Limited::new(WARNING_INTERVAL),
+            dry_run_warnings: LogThrottle::every(WARNING_INTERVAL),
+            sharing_warnings: LogThrottle::every(WARNING_INTERVAL),
         }))
     }
 
@@ -494,34 +518,6 @@ impl ExceededQuota {
 impl fmt::Display for ExceededQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Lets one in an interval through, and counts the others.
-#[derive(Debug)]
-struct Limited {
-    started: Instant,
-    interval: Duration,
-    /// The intervals that have begun, counted from 1, when the last one got through.
-    last: AtomicU64,
-    unsaid: AtomicU64,
-}
-
-impl Limited {
-    fn new(interval: Duration) -> Self {
-        Self { started: clock::now(), interval, last: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
-    }
-
-    /// How many were held back since the last one, if this one may pass.
-    fn due(&self) -> Option<u64> {
-        let intervals = self.started.elapsed().as_nanos() / self.interval.as_nanos().max(1);
-        let now = u64::try_from(intervals).unwrap_or(u64::MAX).saturating_add(1);
-        if self.last.fetch_max(now, Ordering::Relaxed) < now {
-            Some(self.unsaid.swap(0, Ordering::Relaxed))
-        } else {
-            self.unsaid.fetch_add(1, Ordering::Relaxed);
-            None
-        }
     }
 }
 

@@ -7,11 +7,14 @@ mod authorities;
 mod check;
 pub mod descriptors;
 mod duties;
+mod hmac_key;
 mod memory;
 mod online_check;
+mod outgoing;
+mod policy;
+mod ports;
 pub mod process;
 mod reload;
-mod settings;
 mod signals;
 mod staging;
 mod start_error;
@@ -27,11 +30,16 @@ use tonic::service::Routes;
 pub use self::{
     check::check,
     online_check::{OnlineCheckError, fetch_access_token},
-    settings::access_rules,
     signals::{Ended, OnHangUp, Signals, set_signal_mask},
     start_error::StartError,
 };
-use self::{reload::Reload, staging::Staging};
+use self::{
+    outgoing::{Outgoing, token_endpoint},
+    policy::policy,
+    ports::Ports,
+    reload::Reload,
+    staging::Staging,
+};
 pub use crate::caller::is_caller_name;
 #[cfg(feature = "sandbox")]
 use crate::rehearsal::Script;
@@ -39,13 +47,13 @@ use crate::{
     access::Access,
     admin::Admin,
     audit::{self, Audit, AuditUnavailable},
-    caller::Identification,
+    caller::JwksRefresh,
     clock::{self, WallClock},
-    config::{ApiClients as ApiClientsConfig, Config},
+    config::{self, Config},
     credential::{self, Credential},
     files::Trigger,
-    health::{Health, HealthService, Watches},
-    http_client::{ClientTlsSet, HttpSettings, Resolver},
+    health::{CredentialCondition, Health, HealthService, Watches},
+    http_client::HttpSettings,
     memory::ResponseMemory,
     platform::{ApiClient, PlatformClient},
     server::{self, Handlers, Http1Server, Server},
@@ -93,6 +101,15 @@ struct Upstream {
     http: HttpSettings,
 }
 
+/// One API client: the parts that workers share, and the refresh task of its token.
+struct StartedClient {
+    name: Arc<str>,
+    upstream: Upstream,
+    refresh: credential::Refresh,
+    credential: Credential,
+    condition: CredentialCondition,
+}
+
 impl App {
     /// Starts a gateway. It accepts calls when this returns.
     pub fn start(config: Config) -> impl Future<Output = Result<Self, StartError>> {
@@ -115,52 +132,26 @@ impl App {
         let supervisor = Supervisor::new(metrics.duties().clone(), stop.clone());
         // Stops the parts that have started if a later part cannot start.
         let on_failure = stop.clone().drop_guard();
-
-        let budget = memory::fit(&config.server);
-        let responses = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
-        metrics.follow_response_memory(budget.response_bytes, responses.clone());
-        let share = descriptors::share(&config, budget.calls, &metrics)?;
-        let server_config = settings::within(&config.server, share);
-        let bound = server::bind(budget.limited(settings::server(&server_config)))?;
-        let bound_health = config
-            .server
-            .health_listen
-            .map(|listen| server::bind(settings::health_server(&config.server, listen, share.health)))
-            .transpose()?;
-        let bound_admin = config
-            .admin
-            .listen
-            .map(|listen| {
-                server::bind(settings::admin_server(listen, share.admin)).map_err(StartError::from_admin)
-            })
-            .transpose()?;
-
+        let (bound, responses) = Ports::bind(&config, &metrics)?;
         let heartbeat = metrics.threads().register("control");
-        let watching = (metrics.threads().clone(), heartbeat.pulse());
-        supervisor.start(Duty::ThreadWatch, None, watching, |(threads, own)| threads.supervise(own).boxed());
+        duties::start_thread_watch(&supervisor, metrics.threads(), &heartbeat);
 
-        let audit =
-            Audit::start(settings::audit(&config.audit, &server_config)?, &metrics, WallClock::system())?;
-        metrics.set_callers(settings::named_callers(&config.access));
-        let access = Access::new(settings::policy(&config.access, &config.callers.tokens)?, metrics.clone());
+        let hmac_key = hmac_key::read(&config.audit)?;
+        let clock = WallClock::system();
+        let audit = Audit::start(&config.audit, hmac_key.as_ref(), bound.max_in_flight, &metrics, clock)?;
+        metrics.set_callers(config.access.literal_callers());
+        let access = Access::new(policy(&config.access, &config.callers.tokens)?, metrics.clone());
         staging.follow_resets(&access);
-        let resolver = Resolver::system(metrics.outgoing());
-        let mut client_tls = ClientTlsSet::default();
-        let callers = settings::callers(&config.callers, &mut client_tls, &resolver)?;
-        let (identification, key_refreshes) = Identification::new(callers, metrics.clone())?;
-        let tracer = settings::tracer(&config.telemetry, &metrics, &mut client_tls)?;
-
-        let (mut upstreams, mut credentials) = (Vec::new(), Vec::new());
-        for name in config.api_clients.by_name.keys() {
-            let condition = health.credential(Arc::clone(name));
-            let (upstream, refresh, credential) =
-                upstream(&config.api_clients, name, &responses, &metrics, &mut client_tls, &resolver)?;
-            credentials.push((Arc::clone(name), refresh, credential, condition));
-            upstreams.push(upstream);
+        let mut outgoing = Outgoing::new(&metrics);
+        let (identification, key_refreshes) = outgoing.identification(&config.callers, &metrics)?;
+        let tracer = outgoing.tracer(config.telemetry.traces.as_ref(), &metrics)?;
+        let mut clients = Vec::new();
+        for (name, client) in &config.api_clients.by_name {
+            clients.push(StartedClient::new(name, client, &mut outgoing, &responses, &metrics, &health)?);
         }
         duties::start_audit_health(&supervisor, &audit, &health);
 
-        let watches = Watches::new(settings::watches_per_address(&server_config), metrics.watches());
+        let watches = Watches::new(bound.watches_per_address, metrics.watches());
         let health_service = HealthService::new(health.clone(), watches);
         let (draining, going_away) = (CancellationToken::new(), CancellationToken::new());
         let dependencies = server::Dependencies {
@@ -175,7 +166,7 @@ impl App {
             going_away: going_away.clone(),
         };
         duties::start_drain_health(&supervisor, draining, going_away, health.clone());
-
+        let (upstreams, credentials) = clients.into_iter().map(StartedClient::split).unzip();
         let shared = HandlerParts {
             upstreams,
             default: config.api_clients.default.clone(),
@@ -186,28 +177,17 @@ impl App {
             reflection: config.server.reflection,
             staging,
         };
-        let server = bound.serve(dependencies, move || shared.handlers()).await?;
-        let health_server = match bound_health {
-            Some(bound) => Some(bound.serve_health(metrics.clone(), health_service).await?),
+        let server = bound.grpc.serve(dependencies, move || shared.handlers()).await?;
+        let health_server = match bound.health {
+            Some(port) => Some(port.serve_health(metrics.clone(), health_service).await?),
             None => None,
         };
-
-        let admin = match bound_admin {
-            Some(bound) => Some(serve_admin(bound, metrics.clone(), health).await?),
+        let admin = match bound.admin {
+            Some(port) => Some(serve_admin(port, metrics.clone(), health).await?),
             None => None,
         };
         // After the threads, because nothing here can fail.
-        for key_refresh in key_refreshes {
-            duties::start_key_refresh(&supervisor, key_refresh);
-        }
-        duties::start_name_lookups(&supervisor, resolver.clone());
-        for follower in authorities::followers(client_tls, &metrics) {
-            duties::start_authorities(&supervisor, follower);
-        }
-        for (name, refresh, credential, condition) in credentials {
-            duties::start_token_refresh(&supervisor, &name, refresh);
-            duties::start_credential_health(&supervisor, &name, credential, condition);
-        }
+        start_upkeep(&supervisor, &metrics, key_refreshes, outgoing, credentials);
         let (follower, reload) = Reload::new(config, access, metrics.clone());
         supervisor.start(Duty::AccessRules, None, follower, |follower| follower.run().boxed());
 
@@ -365,21 +345,51 @@ async fn serve_admin(
     Ok(bound.serve_http1("admin", metrics, answer).await?)
 }
 
-/// Creates one API client: the parts that workers share, and the refresh task of its token.
-fn upstream(
-    config: &ApiClientsConfig,
-    name: &Arc<str>,
-    responses: &ResponseMemory,
+/// The refresh task of an API client's token, with the parts that publish its state.
+type KeptCredential = (Arc<str>, credential::Refresh, Credential, CredentialCondition);
+
+impl StartedClient {
+    fn new(
+        name: &Arc<str>,
+        client: &config::ApiClient,
+        outgoing: &mut Outgoing,
+        responses: &ResponseMemory,
+        metrics: &Metrics,
+        health: &Health,
+    ) -> Result<Self, StartError> {
+        let condition = health.credential(Arc::clone(name));
+        let metrics = metrics.api_client(name);
+        let http = outgoing.http(client)?;
+        let endpoint = token_endpoint(name, client, &http)?;
+        let (credential, refresh) =
+            credential::new(client.credential.clone(), endpoint, metrics.clone(), WallClock::system());
+        let (name, platform) = (Arc::clone(name), client.platform.clone());
+        let api_client = ApiClient::new(Arc::clone(&name), platform, responses, credential.clone(), metrics);
+        Ok(Self { name, upstream: Upstream { api_client, http }, refresh, credential, condition })
+    }
+
+    fn split(self) -> (Upstream, KeptCredential) {
+        (self.upstream, (self.name, self.refresh, self.credential, self.condition))
+    }
+}
+
+/// Starts the tasks that keep keys, names, authorities and tokens fresh.
+fn start_upkeep(
+    supervisor: &Supervisor,
     metrics: &Metrics,
-    client_tls: &mut ClientTlsSet,
-    resolver: &Resolver,
-) -> Result<(Upstream, credential::Refresh, Credential), StartError> {
-    let client = &config.by_name[name];
-    let metrics = metrics.api_client(name);
-    let http = settings::http(client, client_tls, resolver)?;
-    let (credential, refresh) =
-        credential::new(settings::credential(name, client, &http)?, metrics.clone(), WallClock::system());
-    let platform = settings::platform(name, client, responses.clone())?;
-    let api_client = ApiClient::new(platform, credential.clone(), metrics);
-    Ok((Upstream { api_client, http }, refresh, credential))
+    key_refreshes: Vec<JwksRefresh>,
+    outgoing: Outgoing,
+    credentials: Vec<KeptCredential>,
+) {
+    for key_refresh in key_refreshes {
+        duties::start_key_refresh(supervisor, key_refresh);
+    }
+    duties::start_name_lookups(supervisor, outgoing.resolver);
+    for follower in authorities::followers(outgoing.tls, metrics) {
+        duties::start_authorities(supervisor, follower);
+    }
+    for (name, refresh, credential, condition) in credentials {
+        duties::start_token_refresh(supervisor, &name, refresh);
+        duties::start_credential_health(supervisor, &name, credential, condition);
+    }
 }

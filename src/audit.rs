@@ -58,23 +58,37 @@ pub const FLUSH_LIMIT: Duration = MAX_WRITE.saturating_mul(2);
 #[derive(Clone, Debug, Default)]
 pub struct Audit(Option<Arc<Started>>);
 
-/// Settings of the audit.
-#[derive(Debug)]
+/// Settings of the audit (`[audit]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The destination of the records.
+    /// `sink`: the destination of the records; standard output.
     pub sink: Sink,
-    /// The key of the fingerprints. Without one, each process generates its own: the records of
-    /// issue and login can then be joined only if the same process handled both.
-    pub hmac_key: Option<HmacKey>,
-    /// Whether the record of an allowed call must be on the disk, and not only in the kernel,
-    /// before the response is sent. Regular files only.
+    /// `hmac_key_file` and `hmac_key_id`: the key of the fingerprints. Without one, each process
+    /// generates its own: the records of issue and login can then be joined only if the same
+    /// process handled both.
+    pub hmac_key: Option<HmacKeyFile>,
+    /// `fsync`: whether the record of an allowed call must be on the disk, and not only in the
+    /// kernel, before the response is sent; false. Regular files only.
     pub fsync: bool,
-    /// Maximum number of calls in flight. All their records are kept while the sink is
-    /// unavailable.
-    pub max_in_flight: usize,
+}
+
+/// The file with the key of the fingerprints. The code that starts the audit reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HmacKeyFile {
+    /// `hmac_key_file`: a file of at least 32 bytes.
+    pub path: PathBuf,
+    /// `hmac_key_id`: the name of the key in records, 1 to 32 letters, digits, "-", "_" and ".";
+    /// the name of its file without the extension.
+    pub id: String,
 }
 
 impl Settings {
+    /// Returns settings for this sink, with records in the kernel before the response is sent.
+    #[must_use]
+    pub const fn new(sink: Sink) -> Self {
+        Self { sink, hmac_key: None, fsync: false }
+    }
+
     /// Checks the sink without opening it.
     ///
     /// # Errors
@@ -116,16 +130,26 @@ impl Audit {
         Self::default()
     }
 
-    /// Opens the sink and starts the writer thread. The thread ends with the last clone.
-    pub fn start(settings: Settings, metrics: &Metrics, clock: WallClock) -> Result<Self, AuditError> {
-        Self::start_checking(CHECK_INTERVAL, settings, metrics, clock)
+    /// Opens the sink and starts the writer thread. The thread ends with the last clone. `hmac_key`
+    /// is the content of the configured file. All records of `max_in_flight` calls are kept while
+    /// the sink is unavailable.
+    pub fn start(
+        settings: &Settings,
+        hmac_key: Option<&HmacKey>,
+        max_in_flight: usize,
+        metrics: &Metrics,
+        clock: WallClock,
+    ) -> Result<Self, AuditError> {
+        Self::start_checking(CHECK_INTERVAL, settings, hmac_key, max_in_flight, metrics, clock)
     }
 
     /// Starts the audit log. `interval` is that between checks whether the path leads to the open
     /// file.
     fn start_checking(
         interval: Duration,
-        settings: Settings,
+        settings: &Settings,
+        hmac_key: Option<&HmacKey>,
+        max_in_flight: usize,
         metrics: &Metrics,
         clock: WallClock,
     ) -> Result<Self, AuditError> {
@@ -138,11 +162,11 @@ impl Audit {
             return Ok(Self::off());
         };
         let output = output.checked_every(interval);
-        let fingerprinter = match settings.hmac_key {
-            Some(key) => Fingerprinter::new(&key),
+        let fingerprinter = match hmac_key {
+            Some(key) => Fingerprinter::new(key),
             None => Fingerprinter::with_random_key().ok_or(AuditError::Randomness)?,
         };
-        let writer = Writer::start(output, sink, settings.max_in_flight, metrics.clone(), clock.clone())
+        let writer = Writer::start(output, sink, max_in_flight, metrics.clone(), clock.clone())
             .map_err(AuditError::Thread)?;
         metrics.audit_sink(sink);
         Ok(Self(Some(Arc::new(Started {

@@ -20,6 +20,7 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     call::PeerNetwork,
     files::PollError,
+    http_client::UnpooledClient,
     telemetry::metrics::{CallerMemory, CallerMemoryMetrics, Metrics, SecurityEvent},
 };
 use forwarded::AssertedCallers;
@@ -34,12 +35,12 @@ mod key_set;
 mod name;
 mod recognition;
 
-pub use bearer::BearerTokens;
+pub use bearer::{BearerTokens, TokenHash, TokenHashes};
 pub use forwarded::{ForwardedFault, ForwardedFrom, ForwardedHeader, ForwardedSettings};
-pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, KeyFetchFault};
+pub use jwks::{JwksFileFault, JwksRefresh, JwksSource, JwksUrl, KeyFetchFault};
 pub use jwt::{JwtFault, JwtSettings};
 pub use key_set::{JwksFault, check_jwks};
-pub use name::{NameFault, is_caller_name};
+pub use name::{ANONYMOUS, CALLER_PREFIXES, NameFault, is_caller_name, is_issuer_name};
 pub use recognition::Recognition;
 
 /// A caller: its name and the proof of it.
@@ -88,8 +89,8 @@ impl Caller {
     #[must_use]
     pub fn anonymous() -> Self {
         // One per thread, so that workers do not share a reference count.
-        thread_local!(static NAME: Arc<str> = Arc::from("anonymous"));
-        let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from("anonymous"));
+        thread_local!(static NAME: Arc<str> = Arc::from(ANONYMOUS));
+        let name = NAME.try_with(Arc::clone).unwrap_or_else(|_| Arc::from(ANONYMOUS));
         Self { name, proof: Proof::None }
     }
 
@@ -223,11 +224,12 @@ impl CallerError {
 
 /// The accepted kinds of proof, apart from client certificates and bearer tokens. A certificate
 /// that the listener has verified always identifies its caller.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Issuers of accepted JWTs: either one without a name, or any number with names.
+    /// `[callers.jwt]` or `[[callers.jwt]]`: issuers of accepted JWTs: either one without a name,
+    /// or any number with names.
     pub jwt: Vec<JwtSettings>,
-    /// Trusted proxies and the header in which they assert the caller.
+    /// `[callers.forwarded]`: trusted proxies and the header in which they assert the caller.
     pub forwarded: Option<ForwardedSettings>,
 }
 
@@ -283,15 +285,23 @@ struct Inner {
 
 impl Identification {
     /// Creates an identification by these kinds of proof. The caller has to run the returned
-    /// refreshes of JWT issuers' keys.
-    pub fn new(settings: Settings, metrics: Metrics) -> Result<(Self, Vec<JwksRefresh>), InvalidSettings> {
+    /// refreshes of JWT issuers' keys. `http` creates the client that fetches the keys of a URL.
+    ///
+    /// # Errors
+    ///
+    /// The settings cannot be used, or `http` fails.
+    pub fn new<E: From<InvalidSettings>>(
+        settings: Settings,
+        http: impl FnMut(&JwksUrl) -> Result<UnpooledClient, E>,
+        metrics: Metrics,
+    ) -> Result<(Self, Vec<JwksRefresh>), E> {
         let Settings { jwt, forwarded } = settings;
         if let Some(forwarded) = &forwarded
             && (forwarded.from.is_empty() || !forwarded.from.iter().all(ForwardedFrom::is_valid))
         {
-            return Err(InvalidSettings::ForwardedFrom);
+            return Err(InvalidSettings::ForwardedFrom.into());
         }
-        let (jwt, refreshes) = JwtVerifiers::start(jwt, &metrics)?;
+        let (jwt, refreshes) = JwtVerifiers::start(jwt, http, &metrics)?;
         Ok((Self(Arc::new(Inner::new(jwt, forwarded, metrics))), refreshes))
     }
 
@@ -321,6 +331,12 @@ impl Identification {
         }
         identified
     }
+}
+
+/// Stands in for the creation of a client, for settings without a URL of keys.
+#[cfg(test)]
+pub(crate) fn no_url(_: &JwksUrl) -> Result<UnpooledClient, InvalidSettings> {
+    Err(InvalidSettings::JwksUrl)
 }
 
 impl Default for Identification {

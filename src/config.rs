@@ -1,7 +1,10 @@
 //! The configuration: one TOML file, the environment over it, and every fault in them.
 //!
-//! One way in: [`Config::load`]. What it returns are plain checked values, which `app`
-//! hands to the stages; nothing here starts, opens or connects anything. A fault names
+//! One way in: [`Config::load`]. It fills the settings that each stage defines for itself, which
+//! `app` hands to the stages: the struct that holds a key is the one that its stage reads, and the
+//! documentation of each field names its key. What only the running process knows (its share of the
+//! open files, a resolver, contents of secret files) is not part of settings; `app` adds it. Nothing
+//! here starts, opens or connects anything. A fault names
 //! its place, its key and the rule, and never a value.
 
 mod access;
@@ -23,22 +26,19 @@ mod near_miss;
 mod order;
 mod otel;
 mod reloadable;
+mod sandbox;
 mod section;
 mod server;
 mod telemetry;
+mod tree;
 mod value;
 mod variables;
 mod warnings;
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-use url::Url;
 
 pub(crate) use self::fault::{absolute, nearest, unreadable};
 #[cfg(feature = "sandbox")]
@@ -46,28 +46,24 @@ pub use self::for_sandbox::Platform as SandboxPlatform;
 use self::{
     access::KnownNames,
     fault::Findings,
-    file::{Table, Value},
     section::Section,
+    tree::{Table, Value, keys_at},
 };
 pub use self::{
-    access::{Access, Rule},
     admin::Admin,
-    api_clients::{ApiClient, ApiClients, SecretSource},
-    audit::{Audit, AuditSink},
-    callers::{Callers, Forwarded, ForwardedFrom, ForwardedHeader, JwksSource, Jwt, TokenHash, Tokens},
+    api_clients::{ApiClient, ApiClients},
+    callers::Callers,
     environment::{Environment, Process},
     example::EXAMPLE,
     fault::{Faults, Finding, Place, Problem},
     file::Document,
     health_endpoint::HealthEndpoint,
-    otel::TraceOptions,
     reloadable::Reloadable,
-    server::{ClientAuth, Server, ServerTls},
-    telemetry::{LogFormat, Telemetry},
-    value::{ProxyUrl, Rate},
+    server::Server,
+    telemetry::Telemetry,
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
-use crate::{ott::Users, secret::client_secret::ClientSecret};
+use crate::{access::Settings as AccessSettings, audit::Settings as AuditSettings, caller::JwksSource};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -83,9 +79,9 @@ pub struct Config {
     /// `[callers]`.
     pub callers: Callers,
     /// `[access]`.
-    pub access: Access,
+    pub access: AccessSettings,
     /// `[audit]`.
-    pub audit: Audit,
+    pub audit: AuditSettings,
     /// `[telemetry]`.
     pub telemetry: Telemetry,
     /// The environment's variables that went over the file.
@@ -164,8 +160,8 @@ impl Config {
             tokens: keys_at(tree, &["callers", "tokens"]),
             jwt_issuers: jwt_issuers(tree),
         };
-        let access = Access::read(root.table("access"), &known);
-        let audit = Audit::read(root.table("audit"));
+        let access = access::read_access(root.table("access"), &known);
+        let audit = audit::read_audit(root.table("audit"));
         let (telemetry, mut in_effect) = Telemetry::read(root.table("telemetry"), environment);
         order::check(tree, findings);
         root.finish();
@@ -215,98 +211,25 @@ impl Config {
 
     /// The https connections without authorities of their own.
     fn with_system_authorities(&self) -> Vec<String> {
-        let clients = self
-            .api_clients
-            .by_name
-            .iter()
-            .filter(|(_, client)| client.ca_file.is_none() && client.data_center_url.scheme() == "https");
+        let clients = self.api_clients.by_name.iter().filter(|(_, client)| {
+            client.connections.ca_file.is_none() && client.platform.data_center.base_url().scheme() == "https"
+        });
         let mut connections: Vec<String> =
             clients.map(|(name, _)| format!("API client \"{name}\"")).collect();
         for jwt in &self.callers.jwt {
-            if let JwksSource::Url { url, ca_file: None, .. } = &jwt.keys
-                && url.scheme() == "https"
+            if let JwksSource::Url(source) = &jwt.jwks
+                && source.ca_file.is_none()
+                && source.url.scheme() == "https"
             {
                 connections
                     .push(format!("the keys of JWT issuer \"{}\"", jwt.name.as_deref().unwrap_or("default")));
             }
         }
-        let telemetry = &self.telemetry;
-        if telemetry.otlp_ca_file.is_none()
-            && telemetry.otlp_endpoint.as_ref().is_some_and(|url| url.scheme() == "https")
-        {
+        let traces = self.telemetry.traces.as_ref();
+        if traces.is_some_and(|traces| traces.ca_file.is_none() && traces.endpoint.scheme() == "https") {
             connections.push("the trace collector".to_owned());
         }
         connections
-    }
-
-    /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
-    /// API client `sandbox` with that secret, all callers may call, reflection on; admin,
-    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
-    ///
-    /// # Errors
-    ///
-    /// None at present: `RUST_LOG` can only cause a warning.
-    pub fn sandbox(
-        platform_url: Url,
-        listen: SocketAddr,
-        client_secret: ClientSecret,
-        environment: &dyn Environment,
-    ) -> Result<Self, Faults> {
-        let (nothing, findings) = (Table::new(), Findings::default());
-        let section = Section::root(&nothing, Place::File(None), &findings);
-        // The output of the sandbox must stay readable beside the log.
-        let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
-        drop(section);
-        let name: Arc<str> = Arc::from("sandbox");
-        let client = ApiClient {
-            data_center_url: platform_url,
-            client_id: name.to_string(),
-            client_secret: SecretSource::Environment(client_secret),
-            target_origins: Vec::new(),
-            ca_file: None,
-            proxy_url: None,
-            propagate_trace: false,
-            max_idle_connections: api_clients::DEFAULT_MAX_IDLE_CONNECTIONS,
-            min_login_time: api_clients::DEFAULT_MIN_LOGIN_TIME,
-            breaker: false,
-            public_url: None,
-        };
-        let rule = Rule {
-            rate: Rate::Unlimited,
-            user_rate: Rate::Unlimited,
-            ..Rule::new(vec!["anonymous".to_owned()], Users::All)
-        };
-        let config = Self {
-            file: None,
-            // An address other than loopback was asked for explicitly, and
-            // there is nothing in a sandbox to protect.
-            server: Server {
-                listen,
-                plaintext: true,
-                reflection: true,
-                // There is no load balancer that has to notice the end before Ctrl-C stops it.
-                drain_lame_duck: Duration::ZERO,
-                ..Server::default()
-            },
-            admin: Admin { listen: None },
-            api_clients: ApiClients {
-                default: Some(Arc::clone(&name)),
-                by_name: BTreeMap::from([(name, client)]),
-            },
-            callers: Callers::default(),
-            access: Access {
-                rules: vec![rule],
-                quota_dry_run: false,
-                max_quota_users: access::DEFAULT_MAX_QUOTA_USERS,
-            },
-            audit: Audit { sink: AuditSink::Off, hmac_key_file: None, hmac_key_id: None, fsync: false },
-            telemetry: Telemetry { log_format: Some(LogFormat::Text), log_level, ..Telemetry::default() },
-            variables: Vec::new(),
-            environment: Vec::new(),
-            warnings: Vec::new(),
-            document: Document::default(),
-        };
-        findings.conclude(Some(config)).map(|(config, warnings)| Self { warnings, ..config })
     }
 }
 
@@ -323,18 +246,6 @@ fn jwt_issuers(tree: &Table) -> Option<Vec<&str>> {
         _ => None,
     });
     Some(names.collect())
-}
-
-/// The keys of the table at that path.
-fn keys_at<'a>(tree: &'a Table, path: &[&str]) -> Vec<&'a str> {
-    let mut table = tree;
-    for key in path {
-        match table.get(*key).map(|node| &node.value) {
-            Some(Value::Table(inner)) => table = inner,
-            _ => return Vec::new(),
-        }
-    }
-    table.keys().map(String::as_str).collect()
 }
 
 #[cfg(test)]

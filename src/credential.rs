@@ -41,38 +41,22 @@ use crate::{
     telemetry::metrics::ApiClientMetrics,
 };
 
-/// Id of an API client, valid in Basic authentication (RFC 7617): not empty, no colon,
-/// no control characters.
+/// Id of an API client: 1 to 255 visible ASCII characters without a colon, which would end the id
+/// early in Basic authentication (RFC 7617, section 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientId(Arc<str>);
 
-/// Why a string is not a valid client id.
+/// A string is not a valid client id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidClientId {
-    /// It is empty.
-    #[error("is empty")]
-    Empty,
-    /// A colon would end the id early in Basic authentication.
-    #[error("contains a colon")]
-    Colon,
-    /// RFC 7617 forbids control characters.
-    #[error("contains a control character")]
-    ControlCharacter,
-}
+#[error("must be at most 255 visible ASCII characters without a colon")]
+pub struct InvalidClientId;
 
 impl ClientId {
     /// Parses a client id.
     pub fn parse(text: &str) -> Result<Self, InvalidClientId> {
-        if text.is_empty() {
-            return Err(InvalidClientId::Empty);
-        }
-        if text.contains(':') {
-            return Err(InvalidClientId::Colon);
-        }
-        if text.chars().any(char::is_control) {
-            return Err(InvalidClientId::ControlCharacter);
-        }
-        Ok(Self(Arc::from(text)))
+        let is_valid = (1..=255).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+        if is_valid { Ok(Self(Arc::from(text))) } else { Err(InvalidClientId) }
     }
 
     /// The id itself.
@@ -82,27 +66,31 @@ impl ClientId {
     }
 }
 
-/// Settings of a credential.
+/// Settings of a credential (`[api_clients.NAME]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// `client_id`: the API client's id at the platform.
+    pub client_id: ClientId,
+    /// `client_secret_file`, `client_secret_env` or `client_secret_credential`: the source of its
+    /// secret.
+    pub secret: SecretSource,
+}
+
+/// Source of the access tokens of an API client.
+pub struct TokenEndpoint {
     /// The API client's name in the configuration, for the log.
     pub api_client: Arc<str>,
-    /// The API client's id at the platform.
-    pub client_id: ClientId,
-    /// The source of its secret.
-    pub secret: SecretSource,
     /// The platform's token endpoint.
-    pub token_url: Url,
+    pub url: Url,
     /// The HTTP client for token requests.
     pub http: UnpooledClient,
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for TokenEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("TokenEndpoint")
             .field("api_client", &self.api_client)
-            .field("client_id", &self.client_id)
-            .field("secret", &self.secret)
-            .field("token_url", &self.token_url.as_str())
+            .field("url", &self.url.as_str())
             .finish_non_exhaustive()
     }
 }
@@ -160,10 +148,16 @@ pub struct Credential(Arc<Shared>);
 pub struct Refresh(Task<HttpExchange>);
 
 /// Creates a credential and the task that keeps its token fresh.
-pub fn new(settings: Settings, metrics: ApiClientMetrics, wall: WallClock) -> (Credential, Refresh) {
-    let Settings { api_client, client_id, secret, token_url, http } = settings;
+pub fn new(
+    settings: Settings,
+    endpoint: TokenEndpoint,
+    metrics: ApiClientMetrics,
+    wall: WallClock,
+) -> (Credential, Refresh) {
+    let Settings { client_id, secret } = settings;
+    let TokenEndpoint { api_client, url, http } = endpoint;
     let exchange =
-        HttpExchange::new(Arc::clone(&api_client), client_id, token_url, http, wall.clone(), metrics.clone());
+        HttpExchange::new(Arc::clone(&api_client), client_id, url, http, wall.clone(), metrics.clone());
     let (credential, task) = with_exchange(api_client, secret, exchange, metrics, wall);
     (credential, Refresh(task))
 }

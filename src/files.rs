@@ -18,9 +18,11 @@ mod follow;
 mod progress;
 mod read;
 mod timed;
+mod unanswered;
 
 pub use self::{
     follow::{FollowedFile, Follower, Outcomes, POLL_INTERVAL, Parser, PollError, Trigger, load},
     read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, read},
-    timed::{MAX_PENDING_READS, READ_TIMEOUT, Unanswered, run},
+    timed::{MAX_PENDING_READS, READ_TIMEOUT, run},
+    unanswered::Unanswered,
 };

@@ -26,12 +26,12 @@ mod unpooled;
 pub(crate) use self::tls::tls_config;
 pub use self::{
     client::{
-        ConnectionReuse, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings, LastProtocol,
-        MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
+        ConnectionReuse, ConnectionSettings, HeaderRoom, HttpClientError, HttpProtocol, HttpSettings,
+        LastProtocol, MAX_HEADER_LIST_BYTES, build, default_headers, header_bytes,
     },
     connect::ConnectFault,
     loopback::is_loopback,
-    proxy::Proxy,
+    proxy::{Proxy, ProxyUrl},
     resolver::{LookupError, Resolver},
     tls::{AuthoritySource, ClientTls, ClientTlsSet, TlsConfigError},
     unpooled::UnpooledClient,

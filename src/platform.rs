@@ -56,25 +56,30 @@ const MINTING: Reuse = Reuse { max_idle: Duration::from_secs(30), over_http1: tr
 /// connection would give a caller the session of another user.
 const LOGIN: Reuse = Reuse { max_idle: Duration::from_secs(2), over_http1: false };
 
-/// Settings of one API client, without its credential.
-#[derive(Clone, Debug)]
+/// Settings of one API client (`[api_clients.NAME]`), without its credential and its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Its name in the configuration.
-    pub name: Arc<str>,
-    /// The data center of the platform.
+    /// `data_center_url`: the data center of the platform.
     pub data_center: DataCenter,
-    /// Origins that a login may redirect to, besides the data center's.
+    /// `target_origins`: origins that a login may redirect to, besides the data center's; none.
     pub target_origins: Vec<Origin>,
-    /// Whether requests to the platform carry the trace of the call (W3C Trace Context).
+    /// `propagate_trace`: whether requests to the platform carry the trace of the call (W3C Trace
+    /// Context); false.
     pub propagate_trace: bool,
-    /// Times and limits.
+    /// Times and limits, of which `min_login_time` is a key. The breaker is off in the sandbox.
     pub limits: Limits,
-    /// Memory for responses, shared by all API clients.
-    pub memory: ResponseMemory,
+}
+
+impl Settings {
+    /// Returns the documented defaults (`docs/configuration.md`) for this data center.
+    #[must_use]
+    pub fn new(data_center: DataCenter) -> Self {
+        Self { data_center, target_origins: Vec::new(), propagate_trace: false, limits: Limits::default() }
+    }
 }
 
 /// Times and limits; ARCHITECTURE.md, "Attempts and time", explains them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Timeout of one attempt at minting, including connecting. 3 s.
     pub attempt_timeout: Duration,
@@ -92,8 +97,8 @@ pub struct Limits {
     pub max_retry_after: Duration,
     /// Minimum time before the deadline for an attempt at minting. 20 ms.
     pub min_time_left: Duration,
-    /// Minimum time before the deadline for spending a token: with less, the session could not be
-    /// delivered. 400 ms.
+    /// `min_login_time`: minimum time before the deadline for spending a token: with less, the
+    /// session could not be delivered. 400 ms, from 20 ms to 5 s.
     pub min_login_time_left: Duration,
     /// Minimum time before the deadline for a second attempt at a login that was not sent. 2 s.
     pub min_time_left_for_second_login: Duration,
@@ -135,6 +140,7 @@ impl Limits {
 
 /// State of an API client that all workers share.
 pub struct ApiClient {
+    name: Arc<str>,
     settings: Settings,
     credential: Credential,
     ott: Endpoint,
@@ -146,12 +152,20 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// Creates an unused API client.
+    /// Creates an unused API client. `name` is its name in the configuration. All API clients share
+    /// `memory`.
     #[must_use]
-    pub fn new(settings: Settings, credential: Credential, metrics: ApiClientMetrics) -> Arc<Self> {
+    pub fn new(
+        name: Arc<str>,
+        settings: Settings,
+        memory: &ResponseMemory,
+        credential: Credential,
+        metrics: ApiClientMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            ott: Endpoint::ott(&settings, &metrics),
-            ott_login: Endpoint::ott_login(&settings, &metrics),
+            name,
+            ott: Endpoint::ott(&settings, memory, &metrics),
+            ott_login: Endpoint::ott_login(&settings, memory, &metrics),
             retry_budget: RetryBudget::new(),
             generation: Generation::default(),
             settings,
@@ -164,7 +178,7 @@ impl ApiClient {
     /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        &self.settings.name
+        &self.name
     }
 
     /// Returns its data center.

@@ -19,7 +19,6 @@ mod http1;
 mod http1_refusal;
 mod limits;
 mod listener;
-mod log_throttle;
 mod message;
 mod on_wake;
 mod port;

@@ -3,6 +3,7 @@
 //! Audit records are in `audit`, and do not depend on this module.
 
 pub mod duties;
+mod label;
 pub mod logging;
 pub mod metrics;
 pub mod names;

@@ -13,7 +13,10 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::rule_set::{RuleList, RuleSet};
+use super::{
+    pattern::is_literal,
+    rule_set::{RuleList, RuleSet},
+};
 
 /// Globs, each with its rules.
 #[derive(Debug, Default)]
@@ -74,7 +77,7 @@ impl GlobIndex {
         let mut literals: HashMap<Box<str>, RuleList> = HashMap::new();
         let mut wild: BTreeMap<Vec<Token>, RuleList> = BTreeMap::new();
         for &(glob, rule) in globs {
-            let rules = if glob.contains(['*', '?']) {
+            let rules = if !is_literal(glob) {
                 wild.entry(tokens(glob)).or_default()
             } else if let Some(rules) = literals.get_mut(glob) {
                 rules

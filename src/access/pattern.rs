@@ -2,13 +2,16 @@
 //!
 //! `glob_index` matches globs. Users have their own patterns ([`Users`](crate::ott::Users)).
 
-/// The name of an unidentified caller, which no glob matches.
-pub(super) const ANONYMOUS: &str = "anonymous";
-/// Prefixes of the names of identified callers.
-const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
+use crate::caller::{ANONYMOUS, CALLER_PREFIXES};
+
+/// Returns whether an entry names one caller literally.
+pub(super) fn is_literal(entry: &str) -> bool {
+    !entry.contains(['*', '?'])
+}
 
 /// Returns whether an entry of `callers` matches a name that a caller can have.
-pub(super) fn is_possible_caller(entry: &str) -> bool {
+#[must_use]
+pub fn is_possible_caller(entry: &str) -> bool {
     let literal = entry.split(['*', '?']).next().unwrap_or_default();
     if entry == ANONYMOUS {
         true

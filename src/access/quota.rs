@@ -22,6 +22,7 @@ use self::{
     callers::{CallerBucket, PerCaller},
     users::UserTable,
 };
+use super::rate::Rate;
 use crate::telemetry::metrics::QuotaBucket;
 
 /// Maximum burst. With the longest interval, one call per hour, the time to fill a bucket is still
@@ -30,48 +31,6 @@ pub const MAX_BURST: u32 = 1_000_000;
 
 /// Nanoseconds since the [`Memory`] was created.
 pub(super) type Nanos = u64;
-
-/// A number of calls per time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// A number of calls per period, evenly spread.
-    PerPeriod {
-        /// The calls; 1 to 1,000,000.
-        calls: NonZeroU32,
-        /// The period: a second, a minute or an hour.
-        period: Duration,
-    },
-    /// No limit.
-    Unlimited,
-}
-
-impl Rate {
-    /// Returns a rate of `calls` calls per second.
-    #[must_use]
-    pub const fn per_second(calls: NonZeroU32) -> Self {
-        Self::PerPeriod { calls, period: Duration::from_secs(1) }
-    }
-
-    /// Returns a rate of `calls` calls per minute.
-    #[must_use]
-    pub const fn per_minute(calls: NonZeroU32) -> Self {
-        Self::PerPeriod { calls, period: Duration::from_mins(1) }
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PerPeriod { calls, period } => match period.as_secs() {
-                1 => write!(f, "{calls}/s"),
-                60 => write!(f, "{calls}/min"),
-                3600 => write!(f, "{calls}/h"),
-                seconds => write!(f, "{calls}/{seconds}s"),
-            },
-            Self::Unlimited => f.write_str("unlimited"),
-        }
-    }
-}
 
 /// The decision of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 //! Each part of a call has a set of rules that apply to it, and the intersection of these sets
 //! allows the call. `rules` makes the decision.
 
-use super::{RuleSettings, glob_index::GlobIndex, pattern::ANONYMOUS, rule_set::RuleSet};
+use super::{RuleSettings, glob_index::GlobIndex, rule_set::RuleSet};
 use crate::{
     call::Operation,
+    caller::ANONYMOUS,
     ott::{Subject, SubjectForm, Users},
 };
 

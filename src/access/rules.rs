@@ -7,45 +7,49 @@
 use std::{collections::HashSet, fmt, num::NonZeroU32, sync::Arc};
 
 use super::{
-    pattern::{ANONYMOUS, is_possible_caller},
-    quota::{CallerQuota, MAX_BURST, Nanos, Rate, UserQuota},
+    pattern::{is_literal, is_possible_caller},
+    quota::{CallerQuota, MAX_BURST, Nanos, UserQuota},
+    rate::Rate,
     rule_index::RuleIndex,
     rule_set::RuleSet,
 };
 use crate::{
     call::Operation,
+    caller::ANONYMOUS,
     ott::{Subject, Users},
     telemetry::metrics::AccessDenial,
 };
 
 /// Default quotas of a rule, as documented in `docs/configuration.md`.
 const DEFAULT_RATE: Rate = Rate::per_second(at_least_one(50));
-const DEFAULT_BURST: u32 = 100;
+const DEFAULT_BURST: NonZeroU32 = at_least_one(100);
 const DEFAULT_USER_RATE: Rate = Rate::per_minute(at_least_one(30));
-const DEFAULT_USER_BURST: u32 = 10;
+const DEFAULT_USER_BURST: NonZeroU32 = at_least_one(10);
 
 /// One rule as configured (`[[access.rules]]`). In globs, `*` matches any run of characters and `?`
 /// one character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSettings {
-    /// Globs on callers' names. `anonymous` must be named literally; no glob matches it.
+    /// `callers`: globs on callers' names, at least one. `["*"]` is every identified caller.
+    /// `anonymous` must be named literally; no glob matches it.
     pub callers: Vec<String>,
-    /// The methods. `None` means all.
+    /// `methods`: by their names in the contract. `None` means all.
     pub methods: Option<Vec<Operation>>,
-    /// Globs on the names of API clients. `None` means all.
+    /// `api_clients`: globs on the names of API clients. `None` means all.
     pub api_clients: Option<Vec<String>>,
-    /// The users. There is no default, so that omitting a key never allows all of them.
+    /// `users`, or `logins`, `external_ids` and `user_ids`. There is no default, so that omitting a
+    /// key never allows all users.
     pub users: Users,
-    /// Rate of calls per caller; 50 per second if absent. All `anonymous` callers count as one.
-    pub rate: Option<Rate>,
-    /// Burst of calls per caller, 1 to 1,000,000; 100 if absent.
-    pub burst: Option<u32>,
-    /// Rate of calls per caller and user; 30 per minute if absent.
-    pub user_rate: Option<Rate>,
-    /// Burst of calls per caller and user, 1 to 1,000,000; 10 if absent.
-    pub user_burst: Option<u32>,
-    /// Maximum number of calls of one caller in flight, at least 1; half of the server's
-    /// `max_in_flight` if absent.
+    /// `rate`: rate of calls per caller; 50 per second. All `anonymous` callers count as one.
+    pub rate: Rate,
+    /// `burst`: burst of calls per caller; 100, from 1 to 1,000,000.
+    pub burst: NonZeroU32,
+    /// `user_rate`: rate of calls per caller and user; 30 per minute.
+    pub user_rate: Rate,
+    /// `user_burst`: burst of calls per caller and user; 10, from 1 to 1,000,000.
+    pub user_burst: NonZeroU32,
+    /// `max_in_flight`: maximum number of calls of one caller in flight, from 1 to 1,000,000.
+    /// `None` means half of the server's.
     pub max_in_flight: Option<NonZeroU32>,
 }
 
@@ -58,10 +62,10 @@ impl RuleSettings {
             methods: None,
             api_clients: None,
             users,
-            rate: None,
-            burst: None,
-            user_rate: None,
-            user_burst: None,
+            rate: DEFAULT_RATE,
+            burst: DEFAULT_BURST,
+            user_rate: DEFAULT_USER_RATE,
+            user_burst: DEFAULT_USER_BURST,
             max_in_flight: None,
         }
     }
@@ -152,7 +156,7 @@ impl Rules {
         }
         let callers = settings.iter().flat_map(|rule| &rule.callers);
         let literal_callers =
-            callers.filter(|name| !name.contains(['*', '?'])).map(|name| name.as_str().into()).collect();
+            callers.filter(|name| is_literal(name)).map(|name| name.as_str().into()).collect();
         let index = RuleIndex::new(&settings);
         let in_order = (1..)
             .zip(settings)
@@ -324,19 +328,13 @@ impl Rule {
             return Err(InvalidRules::EmptyList { rule, list: "methods" });
         }
         settings.api_clients.as_deref().map_or(Ok(()), |entries| check("api_clients", entries))?;
-        let burst = |key, value: Option<u32>, default: u32| {
-            NonZeroU32::new(value.unwrap_or(default))
-                .filter(|burst| burst.get() <= MAX_BURST)
-                .ok_or(InvalidRules::Burst { rule, key })
-        };
-        let per_caller = CallerQuota::new(
-            settings.rate.unwrap_or(DEFAULT_RATE),
-            burst("burst", settings.burst, DEFAULT_BURST)?,
-        );
-        let per_user = UserQuota::new(
-            settings.user_rate.unwrap_or(DEFAULT_USER_RATE),
-            burst("user_burst", settings.user_burst, DEFAULT_USER_BURST)?,
-        );
+        for (key, burst) in [("burst", settings.burst), ("user_burst", settings.user_burst)] {
+            if burst.get() > MAX_BURST {
+                return Err(InvalidRules::Burst { rule, key });
+            }
+        }
+        let per_caller = CallerQuota::new(settings.rate, settings.burst);
+        let per_user = UserQuota::new(settings.user_rate, settings.user_burst);
         if let Some(entry) = settings.callers.iter().find(|entry| !is_possible_caller(entry)) {
             return Err(InvalidRules::ImpossibleCaller { rule, entry: entry.clone() });
         }

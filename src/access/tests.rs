@@ -1,3 +1,5 @@
+use std::{num::NonZeroU32, sync::atomic::Ordering};
+
 use super::*;
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -91,7 +93,8 @@ fn exceeded(refused: &Refused) -> (ExceededQuota, String, usize, Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn exceeded_quota_names_the_rule_that_decides_and_its_own_limit() {
-    let limited = RuleSettings { burst: Some(1), user_burst: Some(2), ..rule(&["dns:b"]) };
+    let limited =
+        RuleSettings { burst: NonZeroU32::MIN, user_burst: 2.try_into().unwrap(), ..rule(&["dns:b"]) };
     let access = access(&[rule(&["dns:a"]), limited]);
     assert!(issue(&access, "dns:b", "john").is_ok());
     let refused = issue(&access, "dns:b", "john").unwrap_err();
@@ -154,8 +157,8 @@ async fn denied_call_uses_no_quota() {
 async fn quotas_of_the_first_allowing_rule_apply() {
     let few = RuleSettings {
         users: logins(&["vip*"]),
-        rate: Some(Rate::per_second(1.try_into().unwrap())),
-        burst: Some(3),
+        rate: Rate::per_second(1.try_into().unwrap()),
+        burst: 3.try_into().unwrap(),
         ..rule(&["dns:a"])
     };
     let access = access(&[few, rule(&["dns:*"])]);
@@ -189,7 +192,7 @@ async fn reload_keeps_the_used_quota_of_unchanged_rules() {
     assert!(issue(&access, "dns:b", "john").is_err());
     assert!(issue(&access, "dns:c", "john").is_ok());
 
-    let changed = RuleSettings { user_burst: Some(2), ..stays };
+    let changed = RuleSettings { user_burst: 2.try_into().unwrap(), ..stays };
     access.replace(policy(&[changed]));
     assert_eq!(count(20, || issue(&access, "dns:a", "john")), 2, "a new quota starts full");
 }
@@ -214,8 +217,8 @@ fn no_decision_mixes_two_versions_of_the_rules() {
     let version = |api_client: &str, user: &str| RuleSettings {
         api_clients: Some(vec![api_client.to_owned()]),
         users: logins(&[user]),
-        rate: Some(Rate::Unlimited),
-        user_rate: Some(Rate::Unlimited),
+        rate: Rate::Unlimited,
+        user_rate: Rate::Unlimited,
         ..rule(&["dns:a"])
     };
     let access = access(&[version("one", "john")]);
@@ -245,7 +248,7 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
     // The holder of the token is renamed, and only the new name may call; mixing versions would
     // deny the holder.
     let version = |name: &str| Policy {
-        tokens: BearerTokens::try_new(vec![(name.to_owned(), sha256("secret"))]).unwrap(),
+        tokens: BearerTokens::for_test([(name, sha256("secret"))]).unwrap(),
         ..policy(&[rule(&[&format!("token:{name}")])])
     };
     let access = Access::new(version("a"), Metrics::new());
@@ -277,9 +280,9 @@ async fn no_call_mixes_the_tokens_of_one_version_with_the_rules_of_another() {
 #[tokio::test(start_paused = true)]
 async fn caller_with_very_many_users_does_not_affect_users_of_another_caller() {
     let both = RuleSettings {
-        rate: Some(Rate::Unlimited),
-        user_rate: Some(Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) }),
-        user_burst: Some(5),
+        rate: Rate::Unlimited,
+        user_rate: Rate::PerPeriod { calls: 5.try_into().unwrap(), period: Duration::from_hours(1) },
+        user_burst: 5.try_into().unwrap(),
         ..rule(&["token:*"])
     };
     let metrics = Metrics::new();
@@ -313,14 +316,4 @@ async fn reflection_is_limited_to_callers_that_a_rule_names() {
     assert_eq!(mentions(&some, &caller("dns:b")).unwrap_err().reason(), AccessDenial::Caller);
     assert_eq!(mentions(&some, &Caller::anonymous()).unwrap_err().reason(), AccessDenial::Caller);
     assert!(mentions(&access(&[rule(&["anonymous"])]), &Caller::anonymous()).is_ok());
-}
-
-#[tokio::test(start_paused = true)]
-async fn repeated_warning_is_suppressed_and_counted() {
-    let limited = Limited::new(Duration::from_secs(10));
-    let logged: Vec<_> = (0..5).filter_map(|_| limited.due()).collect();
-    assert_eq!(logged, [0]);
-    tokio::time::advance(Duration::from_secs(10)).await;
-    assert_eq!(limited.due(), Some(4));
-    assert_eq!(limited.due(), None);
 }

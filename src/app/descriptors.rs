@@ -9,10 +9,9 @@ use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::settings;
 use crate::{
     config::Config,
-    server::MAX_LEAVING,
+    server::{self, MAX_LEAVING},
     telemetry::metrics::{EffectiveLimit, Metrics},
 };
 
@@ -28,6 +27,10 @@ const PER_API_CLIENT: u64 = 4;
 const INHERITED: u64 = 16;
 /// Descriptors that the process may open between raising the limit and distributing it.
 const OPENED_MEANWHILE: u64 = 32;
+/// Maximum number of connections of the admin port.
+pub(super) const ADMIN_CONNECTIONS: usize = 64;
+/// Maximum number of connections of the health port.
+pub(super) const HEALTH_CONNECTIONS: usize = 64;
 /// Maximum number of connections of the admin port and of the health port if descriptors are
 /// scarce.
 const FEW_CONNECTIONS: usize = 16;
@@ -45,6 +48,18 @@ pub(super) struct Share {
     pub(super) admin: usize,
     /// Connections of the health port.
     pub(super) health: usize,
+}
+
+impl Share {
+    /// Lowers the limits of the main port to what is left for it.
+    pub(super) fn limited(self, settings: server::Settings) -> server::Settings {
+        // A limit of zero is refused before.
+        let lower = |configured: usize, limit: u32| configured.min((limit as usize).max(1));
+        let mut settings = settings;
+        settings.limits.max_connections = lower(settings.limits.max_connections, self.connections);
+        settings.max_in_flight = lower(settings.max_in_flight, self.in_flight);
+        settings
+    }
 }
 
 /// Error for a limit of open files that is too low for any connection.
@@ -117,7 +132,7 @@ pub(super) fn share(config: &Config, max_calls: usize, metrics: &Metrics) -> Res
             open_files.needed = demand.total(),
             max_connections.configured = demand.connections,
             max_connections.in_effect = share.connections,
-            max_in_flight.configured = config.server.max_in_flight.get(),
+            max_in_flight.configured = config.server.grpc.max_in_flight,
             max_in_flight.in_effect = share.in_flight,
             "limit of open files too low, accepting fewer connections and calls"
         );
@@ -127,7 +142,8 @@ pub(super) fn share(config: &Config, max_calls: usize, metrics: &Metrics) -> Res
 
 impl Demand {
     fn new(config: &Config) -> Self {
-        let workers = settings::server(&config.server).number_of_workers();
+        let grpc = &config.server.grpc;
+        let workers = grpc.number_of_workers();
         // The control thread, and those of the admin and health ports.
         let runtimes = u64::try_from(workers).unwrap_or(u64::MAX).saturating_add(3);
         let api_clients = u64::try_from(config.api_clients.by_name.len()).unwrap_or(u64::MAX);
@@ -136,8 +152,8 @@ impl Demand {
             .saturating_add(runtimes.saturating_mul(PER_RUNTIME))
             .saturating_add(api_clients.saturating_mul(PER_API_CLIENT));
         Self {
-            connections: config.server.max_connections.get(),
-            in_flight: config.server.max_in_flight.get(),
+            connections: u32::try_from(grpc.limits.max_connections).unwrap_or(u32::MAX),
+            in_flight: u32::try_from(grpc.max_in_flight).unwrap_or(u32::MAX),
             has_admin: config.admin.listen.is_some(),
             has_health: config.server.health_listen.is_some(),
             base,
@@ -146,7 +162,7 @@ impl Demand {
 
     /// Returns the demand at the configured limits.
     fn total(&self) -> u64 {
-        self.others(settings::ADMIN_CONNECTIONS, settings::HEALTH_CONNECTIONS)
+        self.others(ADMIN_CONNECTIONS, HEALTH_CONNECTIONS)
             .saturating_add(of_connections(self.connections.into()))
             .saturating_add(self.in_flight.into())
     }
@@ -166,8 +182,8 @@ impl Demand {
             return Ok(Share {
                 connections: self.connections,
                 in_flight: self.in_flight,
-                admin: settings::ADMIN_CONNECTIONS,
-                health: settings::HEALTH_CONNECTIONS,
+                admin: ADMIN_CONNECTIONS,
+                health: HEALTH_CONNECTIONS,
             });
         }
         let others = self.others(FEW_CONNECTIONS, FEW_CONNECTIONS);

@@ -12,8 +12,17 @@ use crate::{
     health::{AuditState, CredentialCondition, CredentialState, Health},
     http_client::Resolver,
     supervision::{Exit, Supervisor},
-    telemetry::duties::Duty,
+    telemetry::{
+        duties::Duty,
+        threads::{Heartbeat, Threads},
+    },
 };
+
+/// Watches the heartbeats of all threads.
+pub(super) fn start_thread_watch(supervisor: &Supervisor, threads: &Threads, own: &Heartbeat) {
+    let watching = (threads.clone(), own.pulse());
+    supervisor.start(Duty::ThreadWatch, None, watching, |(threads, own)| threads.supervise(own).boxed());
+}
 
 /// Keeps the keys of a JWT issuer fresh.
 pub(super) fn start_key_refresh(supervisor: &Supervisor, refresh: JwksRefresh) {

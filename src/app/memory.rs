@@ -13,9 +13,9 @@ const UNKNOWN_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 pub(super) fn fit(config: &config::Server) -> Budget {
     let limit = config.memory_limit.or_else(system_limit).unwrap_or(UNKNOWN_LIMIT);
     let budget = Budget::of(limit);
-    let configured = config.max_in_flight.get() as usize;
+    let configured = config.grpc.max_in_flight;
     let calls = configured.min(budget.calls);
-    if calls < configured && config.max_in_flight != config::Server::default().max_in_flight {
+    if calls < configured && configured != config::Server::default().grpc.max_in_flight {
         tracing::warn!(
             memory.limit_bytes = limit,
             server.max_in_flight = calls,
@@ -37,17 +37,14 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
-    use crate::app::settings;
 
     #[test]
     fn calls_in_flight_fit_into_the_memory() {
-        let of = |memory_limit, max: u32| {
-            let max_in_flight = NonZeroU32::new(max).unwrap();
-            let config = config::Server { memory_limit, max_in_flight, ..Default::default() };
-            fit(&config).limited(settings::server(&config)).max_in_flight
+        let of = |memory_limit, max_in_flight| {
+            let mut config = config::Server { memory_limit, ..Default::default() };
+            config.grpc.max_in_flight = max_in_flight;
+            fit(&config).limited(config.grpc).max_in_flight
         };
         let mebibytes = |number: u64| Some(number * 1024 * 1024);
         assert_eq!(of(mebibytes(256), 4096), 1728);

@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{StartError, settings};
+use super::{
+    StartError,
+    outgoing::{Outgoing, token_endpoint},
+};
 use crate::{
     call::Deadline,
     clock::WallClock,
     config::ApiClient,
     credential::{self, CredentialError},
-    http_client::{ClientTlsSet, Resolver},
     telemetry::metrics::Metrics,
 };
 
@@ -31,10 +33,10 @@ pub enum OnlineCheckError {
 /// Fetches one access token, like a running gateway.
 pub async fn fetch_access_token(name: &Arc<str>, client: &ApiClient) -> Result<(), OnlineCheckError> {
     let metrics = Metrics::new();
-    let resolver = Resolver::system(metrics.outgoing());
-    let http = settings::http(client, &mut ClientTlsSet::default(), &resolver)?;
-    let settings = settings::credential(name, client, &http)?;
-    let (credential, refresh) = credential::new(settings, metrics.api_client(name), WallClock::system());
+    let http = Outgoing::new(&metrics).http(client)?;
+    let (settings, endpoint) = (client.credential.clone(), token_endpoint(name, client, &http)?);
+    let (credential, refresh) =
+        credential::new(settings, endpoint, metrics.api_client(name), WallClock::system());
     let stop = CancellationToken::new();
     let running = tokio::spawn(refresh.run(stop.clone()));
     let fetched = credential.bearer(Deadline::after(LIMIT)).await;

@@ -18,7 +18,7 @@ use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::difference::Difference;
-use super::settings;
+use super::policy::policy;
 use crate::{
     access::Access,
     clock::WallClock,
@@ -142,8 +142,8 @@ impl FollowedFile for ConfigFile {
     /// Replaces rules and tokens atomically. Everything that can fail comes first.
     fn take_over(&mut self, new: &Arc<Contents>, old: Option<&Arc<Contents>>) -> Result<(), String> {
         let Contents { reloadable: new, warnings, .. } = &**new;
-        let policy = settings::policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
-        self.metrics.set_callers(settings::named_callers(&new.access));
+        let policy = policy(&new.access, &new.tokens).map_err(|error| error.to_string())?;
+        self.metrics.set_callers(new.access.literal_callers());
         self.access.replace(policy);
         let old = old.map_or(new, |old| &old.reloadable);
         let rules = Difference::between_rules(&old.access.rules, &new.access.rules);

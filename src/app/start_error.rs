@@ -1,14 +1,12 @@
 //! Errors that prevent a gateway from starting.
 
-use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf};
 
 use super::descriptors::TooFewFiles;
 use crate::{
     access::InvalidRules,
     audit::AuditError,
     caller,
-    credential::InvalidClientId,
-    http_client::server_url::InvalidServerUrl,
     http_client::{HttpClientError, TlsConfigError},
     server::{BindError, ServeError},
     service::ReflectionError,
@@ -39,12 +37,6 @@ pub enum StartError {
     /// Traces.
     #[error(transparent)]
     Tracing(#[from] TracingError),
-    /// An API client's id.
-    #[error("the client id of the API client {0} is not valid")]
-    ClientId(Arc<str>, #[source] InvalidClientId),
-    /// A URL of an API client.
-    #[error("a URL of the API client {0} is not valid")]
-    Url(Arc<str>, #[source] InvalidServerUrl),
     /// TLS towards the platform.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),

@@ -54,7 +54,7 @@ async fn refused_credential_takes_a_replica_out_of_service() {
 async fn child_with_a_thread_that_dies() {
     let secret = ClientSecret::parse(b"secret").unwrap();
     let (platform, listen) = ("http://127.0.0.1:9".parse().unwrap(), ([127, 0, 0, 1], 0).into());
-    let config = Config::sandbox(platform, listen, secret, &Process).unwrap();
+    let config = Config::sandbox(&platform, listen, secret, &Process).unwrap();
     let signals = Signals::listen(OnHangUp::Refresh).unwrap();
     let app = Box::pin(App::start(config)).await.unwrap();
     drop(app.metrics().threads().register("worker-7"));

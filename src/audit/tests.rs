@@ -49,14 +49,10 @@ fn started_with(metrics: &Metrics, path: &Path) -> Audit {
 }
 
 fn started_off_worker(metrics: &Metrics, path: &Path) -> Audit {
-    let settings = Settings {
-        sink: Sink::File(path.to_owned()),
-        hmac_key: None,
-        fsync: false,
-        max_in_flight: MAX_IN_FLIGHT,
-    };
+    let settings = Settings { sink: Sink::File(path.to_owned()), hmac_key: None, fsync: false };
     // Each write detects a file that was moved just before.
-    Audit::start_checking(Duration::ZERO, settings, metrics, WallClock::system()).expect("the sink opens")
+    Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, metrics, WallClock::system())
+        .expect("the sink opens")
 }
 
 /// Starts an audit log in a pipe that is filled once the first write was judged. Also returns the
@@ -142,8 +138,9 @@ async fn recovery(audit: &Audit) {
 
 #[tokio::test]
 async fn disabled_audit_never_fails() {
-    let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true, max_in_flight: MAX_IN_FLIGHT };
-    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("nothing to open");
+    let settings = Settings { sink: Sink::Off, hmac_key: None, fsync: true };
+    let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+        .expect("nothing to open");
     assert_eq!(audit.record(&call(), OK).await, Ok(()));
     assert_eq!(audit.flush(PATIENCE).await, Ok(()));
     assert!(!audit.is_unavailable());
@@ -154,9 +151,9 @@ async fn record_is_in_the_file_when_the_call_continues() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("audit.jsonl");
     for fsync in [false, true] {
-        let settings =
-            Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync, max_in_flight: MAX_IN_FLIGHT };
-        let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens");
+        let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
+        let audit = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+            .expect("the sink opens");
         let call = call();
         audit.record(&call, OK).await.expect("it is written");
         let lines = lines_of(&path);
@@ -218,13 +215,9 @@ async fn unawaited_lines_are_written_once_and_late_only_if_the_sink_fails() {
     let (path, good) = (folder.path().join("audit.jsonl"), folder.path().join("good.jsonl"));
     symlink(&good, &path).expect("a link");
     let metrics = Metrics::new();
-    let settings = Settings {
-        sink: Sink::File(path.clone()),
-        hmac_key: None,
-        fsync: true,
-        max_in_flight: MAX_IN_FLIGHT,
-    };
-    let audit = Audit::start_checking(Duration::ZERO, settings, &metrics, WallClock::system());
+    let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync: true };
+    let audit =
+        Audit::start_checking(Duration::ZERO, &settings, None, MAX_IN_FLIGHT, &metrics, WallClock::system());
     let audit = audit.expect("the sink opens");
     let (delivered, stranded) = (call(), call());
     audit.undelivered_session(&delivered, Logout::Succeeded, None);
@@ -378,9 +371,9 @@ async fn pipe_without_a_reader_cannot_be_the_sink() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let settings =
-        Settings { sink: Sink::File(path), hmac_key: None, fsync: false, max_in_flight: MAX_IN_FLIGHT };
-    let error = Audit::start(settings, &Metrics::new(), WallClock::system()).expect_err("there is no reader");
+    let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+    let error = Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+        .expect_err("there is no reader");
     assert!(error.to_string().starts_with("cannot open the audit sink /"), "{error}");
 }
 
@@ -417,9 +410,10 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
     let replica = |name: &str| {
         let key = HmacKey::new("k1", b"canary-key".to_vec());
         let sink = Sink::File(folder.path().join(name));
-        let settings = Settings { sink, hmac_key: Some(key), fsync: false, max_in_flight: MAX_IN_FLIGHT };
-        assert!(!format!("{settings:?}").contains("canary"));
-        Audit::start(settings, &Metrics::new(), WallClock::system()).expect("the sink opens")
+        let settings = Settings { sink, hmac_key: None, fsync: false };
+        assert!(!format!("{key:?}").contains("canary"));
+        Audit::start(&settings, Some(&key), MAX_IN_FLIGHT, &Metrics::new(), WallClock::system())
+            .expect("the sink opens")
     };
     let ott = OneTimeToken::try_new("canary-token".to_owned()).expect("visible ASCII");
     let mut seen = Vec::new();
@@ -442,8 +436,9 @@ async fn issue_and_login_of_one_token_are_joined_across_replicas() {
 #[tokio::test]
 #[ignore = "run by another test, with a separate standard output"]
 async fn child_whose_standard_output_is_closed() {
-    let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true, max_in_flight: MAX_IN_FLIGHT };
-    let audit = Audit::start(settings, &Metrics::new(), WallClock::system()).expect("it opens");
+    let settings = Settings { sink: Sink::Stdout, hmac_key: None, fsync: true };
+    let audit =
+        Audit::start(&settings, None, MAX_IN_FLIGHT, &Metrics::new(), WallClock::system()).expect("it opens");
     let first = audit.record(&call(), OK).await;
     writeln!(io::stderr(), "first: {first:?}").expect("it is read");
     io::stdin().read_to_end(&mut Vec::new()).expect("it ends");

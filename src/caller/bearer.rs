@@ -2,7 +2,7 @@
 //!
 //! JWTs are verified in `jwt`.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -15,29 +15,56 @@ use super::{Caller, CallerError, InvalidSettings, Proof, name};
 /// Maximum size of a bearer credential, in bytes; a JWT is the longest kind.
 const MAX_BEARER_BYTES: usize = 8 * 1024;
 
+/// `[callers.tokens]`: the SHA-256 of each caller's bearer token, by the caller's name; two while
+/// one token replaces another.
+pub type TokenHashes = BTreeMap<Arc<str>, Vec<TokenHash>>;
+
+/// The SHA-256 of a bearer token. `Debug` hides it, although a long random token cannot be derived
+/// from it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[sha256]")
+    }
+}
+
 /// The bearer tokens of callers, each stored only as its SHA-256.
 #[derive(Default)]
 pub struct BearerTokens(Vec<(Caller, [u8; 32])>);
 
 impl BearerTokens {
-    /// Creates a set of tokens from pairs of a caller's name and the SHA-256 of its token. A name
-    /// may occur twice, while one token replaces another.
+    /// Creates a set of tokens.
     ///
     /// # Errors
     ///
     /// A name is not 1 to 255 bytes of visible ASCII, or two callers have the same token.
-    pub fn try_new(tokens: Vec<(String, [u8; 32])>) -> Result<Self, InvalidSettings> {
+    pub fn try_new(tokens: &TokenHashes) -> Result<Self, InvalidSettings> {
         let mut known: Vec<(Caller, [u8; 32])> = Vec::with_capacity(tokens.len());
-        for (name, digest) in tokens {
-            if !name::is_plain_name(&name) {
+        for (name, hash) in tokens.iter().flat_map(|(name, hashes)| hashes.iter().map(move |it| (name, it.0)))
+        {
+            if !name::is_plain_name(name) {
                 return Err(InvalidSettings::TokenName);
             }
-            if known.iter().any(|(_, other)| *other == digest) {
-                return Err(InvalidSettings::SharedToken { name });
+            if known.iter().any(|(_, other)| *other == hash) {
+                return Err(InvalidSettings::SharedToken { name: name.to_string() });
             }
-            known.push((Caller { name: Arc::from(format!("token:{name}")), proof: Proof::Token }, digest));
+            known.push((Caller { name: Arc::from(format!("token:{name}")), proof: Proof::Token }, hash));
         }
         Ok(Self(known))
+    }
+
+    /// Creates a set of tokens from pairs of name and SHA-256. A name may occur twice.
+    #[cfg(test)]
+    pub(crate) fn for_test<'a, T: IntoIterator<Item = (&'a str, [u8; 32])>>(
+        tokens: T,
+    ) -> Result<Self, InvalidSettings> {
+        let mut hashes = TokenHashes::new();
+        for (name, hash) in tokens {
+            hashes.entry(Arc::from(name)).or_default().push(TokenHash(hash));
+        }
+        Self::try_new(&hashes)
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -113,10 +140,10 @@ mod tests {
 
     #[test]
     fn token_identifies_its_caller() {
-        let tokens = BearerTokens::try_new(vec![
-            ("ci".to_owned(), sha256("canary-1")),
-            ("ci".to_owned(), sha256("canary-2")),
-            ("ops".to_owned(), sha256("canary-3")),
+        let tokens = BearerTokens::for_test([
+            ("ci", sha256("canary-1")),
+            ("ci", sha256("canary-2")),
+            ("ops", sha256("canary-3")),
         ])
         .unwrap();
         let name = |token| tokens.caller(token).map(|caller| caller.name.to_string());
@@ -137,8 +164,9 @@ mod tests {
     fn token_is_compared_in_constant_time_with_every_known_one() {
         const KNOWN: usize = 50;
         let text = |number: usize| format!("canary-{number}");
-        let known = (0..KNOWN).map(|number| (format!("caller-{number}"), sha256(&text(number))));
-        let tokens = BearerTokens::try_new(known.collect()).unwrap();
+        let names: Vec<String> = (0..KNOWN).map(|number| format!("caller-{number}")).collect();
+        let known = (0..KNOWN).map(|number| (names[number].as_str(), sha256(&text(number))));
+        let tokens = BearerTokens::for_test(known).unwrap();
         // Every known token, and an unknown one.
         for number in 0..=KNOWN {
             COMPARISONS.set(0);
@@ -151,10 +179,10 @@ mod tests {
 
     #[test]
     fn shared_tokens_and_invalid_names_are_refused() {
-        let twice = BearerTokens::try_new(vec![("a".to_owned(), [1; 32]), ("b".to_owned(), [1; 32])]);
+        let twice = BearerTokens::for_test([("a", [1; 32]), ("b", [1; 32])]);
         assert!(matches!(twice, Err(InvalidSettings::SharedToken { name }) if name == "b"));
         for name in ["", "a b", "a\nb", "\u{e4}"] {
-            let wrong = BearerTokens::try_new(vec![(name.to_owned(), [1; 32])]);
+            let wrong = BearerTokens::for_test([(name, [1; 32])]);
             assert!(matches!(wrong, Err(InvalidSettings::TokenName)), "{name:?}");
         }
     }

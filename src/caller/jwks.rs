@@ -24,7 +24,10 @@ pub use self::demand::KeyFetchFault;
 pub(super) use self::demand::{Freshness, KeyWaiters};
 pub use self::file::JwksFileFault;
 use self::file::KeyFile;
-use super::key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES};
+use super::{
+    InvalidSettings,
+    key_set::{JwksFault, KeySet, Lookup, MAX_JWKS_BYTES},
+};
 use crate::{
     backoff::Backoff,
     call::PeerNetwork,
@@ -48,27 +51,31 @@ const MIN_RETRY_WAIT: Duration = Duration::from_millis(500);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// Source of an issuer's keys.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksSource {
-    /// A file, which may be replaced at any time.
+    /// `jwks_file`: a file, which may be replaced at any time.
     File(PathBuf),
-    /// A URL.
-    Url {
-        /// The URL: https, or http on a loopback host.
-        url: Url,
-        /// The client that fetches the keys.
-        http: UnpooledClient,
-        /// Maximum age of the keys since the last successful fetch.
-        max_age: Duration,
-    },
+    /// `jwks_url`: a URL.
+    Url(JwksUrl),
 }
 
-impl std::fmt::Debug for JwksSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Url { url, .. } => f.debug_tuple("Url").field(&url.as_str()).finish(),
-        }
+/// URL of an issuer's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwksUrl {
+    /// `jwks_url`: the URL: https, or http on a loopback host.
+    pub url: Url,
+    /// `jwks_ca_file`: the only authorities trusted for the server's certificate, in PEM. `None`
+    /// means the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `jwks_max_age`: maximum age of the keys since the last successful fetch; 24 h, from 10 min
+    /// to 30 days.
+    pub max_age: Duration,
+}
+
+impl JwksUrl {
+    /// Checks that the URL is https, or http on this machine.
+    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+        if is_safe(&self.url) { Ok(()) } else { Err(InvalidSettings::JwksUrl) }
     }
 }
 
@@ -112,13 +119,17 @@ pub(super) struct KeyGeneration(u64);
 /// The task that keeps an issuer's keys fresh.
 pub struct JwksRefresh {
     ring: Arc<KeyRing>,
-    source: JwksSource,
-    /// Follows the source if it is a file.
-    file: Option<Follower<KeyFile>>,
+    source: Source,
     seen: SourceState,
     /// Whether the log has reported that the keys are too old.
     too_old: bool,
     metrics: JwksMetrics,
+}
+
+/// The source of the keys, opened.
+enum Source {
+    File(Box<Follower<KeyFile>>),
+    Url { url: Url, http: UnpooledClient },
 }
 
 /// The last contents of the source, and its failures.
@@ -203,35 +214,31 @@ impl KeyRing {
 }
 
 impl JwksRefresh {
-    /// Reads a file at once, so that an invalid one is a startup error. A URL is fetched when the
-    /// task runs.
-    pub(super) fn start(
-        source: JwksSource,
+    /// Creates a refresh from a file. Reads it at once, so that an invalid file is a startup error.
+    pub(super) fn from_file(
+        path: PathBuf,
         metrics: JwksMetrics,
-    ) -> Result<(Arc<KeyRing>, Self), super::InvalidSettings> {
-        let (ring, file) = match &source {
-            JwksSource::File(path) => {
-                let ring = Arc::new(KeyRing::new(None, None));
-                let file = KeyFile::start(path.clone(), Arc::clone(&ring), metrics.clone())?;
-                (ring, Some(file))
-            }
-            JwksSource::Url { url, max_age, .. } => {
-                if !is_safe(url) {
-                    return Err(super::InvalidSettings::JwksUrl);
-                }
-                metrics.expired(false);
-                (Arc::new(KeyRing::new(Some(*max_age), Some(Demand::new()))), None)
-            }
-        };
-        let refresh = Self {
-            ring: Arc::clone(&ring),
-            source,
-            file,
-            seen: SourceState::default(),
-            too_old: false,
-            metrics,
-        };
-        Ok((ring, refresh))
+    ) -> Result<(Arc<KeyRing>, Self), InvalidSettings> {
+        let ring = Arc::new(KeyRing::new(None, None));
+        let file = KeyFile::start(path, Arc::clone(&ring), metrics.clone())?;
+        Ok(Self::new(ring, Source::File(Box::new(file)), metrics))
+    }
+
+    /// Creates a refresh from a URL, which is fetched when the task runs.
+    pub(super) fn from_url(
+        source: &JwksUrl,
+        http: UnpooledClient,
+        metrics: JwksMetrics,
+    ) -> (Arc<KeyRing>, Self) {
+        metrics.expired(false);
+        let ring = Arc::new(KeyRing::new(Some(source.max_age), Some(Demand::new())));
+        Self::new(ring, Source::Url { url: source.url.clone(), http }, metrics)
+    }
+
+    fn new(ring: Arc<KeyRing>, source: Source, metrics: JwksMetrics) -> (Arc<KeyRing>, Self) {
+        let refresh =
+            Self { ring: Arc::clone(&ring), source, seen: SourceState::default(), too_old: false, metrics };
+        (ring, refresh)
     }
 
     /// Returns the name of the keys' issuer.
@@ -243,11 +250,12 @@ impl JwksRefresh {
     /// Keeps the keys fresh. Never returns. Dropping the future stops the refresh, and the keys
     /// stay as they are.
     pub async fn run(&mut self) {
-        if let Some(file) = &mut self.file {
-            match file.run().await {}
-        }
-        let (ring, source) = (Arc::clone(&self.ring), self.source.clone());
-        if let (JwksSource::Url { url, http, .. }, Some(demand)) = (source, &ring.demand) {
+        let (url, http) = match &mut self.source {
+            Source::File(file) => match file.run().await {},
+            Source::Url { url, http } => (url.clone(), http.clone()),
+        };
+        let ring = Arc::clone(&self.ring);
+        if let Some(demand) = &ring.demand {
             self.follow_url(&url, &http, demand).await;
         }
     }
@@ -329,7 +337,11 @@ impl JwksRefresh {
 
 impl std::fmt::Debug for JwksRefresh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JwksRefresh").field("source", &self.source).finish_non_exhaustive()
+        let source: &dyn std::fmt::Debug = match &self.source {
+            Source::File(file) => &file.name(),
+            Source::Url { url, .. } => &url.as_str(),
+        };
+        f.debug_struct("JwksRefresh").field("source", source).finish_non_exhaustive()
     }
 }
 

@@ -16,13 +16,14 @@ use serde_json::Value;
 
 use super::{
     Caller, InvalidSettings, Proof,
-    jwks::{Freshness, JwksRefresh, JwksSource, KeyFetchFault, KeyRing, KeyWaiters},
+    jwks::{Freshness, JwksRefresh, JwksSource, JwksUrl, KeyFetchFault, KeyRing, KeyWaiters},
     key_set::{ALGORITHMS, Lookup},
     name,
 };
 use crate::{
     call::PeerNetwork,
     clock::{self, WallClock},
+    http_client::UnpooledClient,
     telemetry::metrics::{CallerMemory, Metrics},
 };
 
@@ -40,19 +41,20 @@ const LEEWAY_SECONDS: u64 = 30;
 const MAX_KEY_ID_BYTES: usize = 256;
 
 /// Settings of an accepted issuer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtSettings {
-    /// Its name in callers' names; `None` if it is the only issuer.
+    /// `name`: its name in callers' names; only in `[[callers.jwt]]`, and required there.
     pub name: Option<Arc<str>>,
-    /// Required `iss`, compared exactly.
+    /// `issuer`: required `iss`, compared exactly.
     pub issuer: String,
-    /// Required audience: `aud` must equal or contain it.
+    /// `audience`: required audience: `aud` must equal or contain it.
     pub audience: String,
-    /// Required media type in `typ` (RFC 8725 section 3.11). `None` allows any, or none.
+    /// `typ`: required media type in `typ` (RFC 8725 section 3.11). `None` allows any, or none.
     pub typ: Option<String>,
-    /// Maximum time between `iat` and `exp`. `None` allows any, and `iat` may be missing.
+    /// `max_lifetime`: maximum time between `iat` and `exp`, from 1 s to a year. `None` allows any,
+    /// and `iat` may be missing.
     pub max_lifetime: Option<Duration>,
-    /// Source of the issuer's public keys.
+    /// `jwks_file` or `jwks_url`: source of the issuer's public keys.
     pub jwks: JwksSource,
 }
 
@@ -151,12 +153,13 @@ struct Claims {
 
 impl JwtVerifiers {
     /// Returns `None` if there are no issuers, and the tasks that keep their keys fresh.
-    pub(super) fn start(
+    pub(super) fn start<E: From<InvalidSettings>>(
         issuers: Vec<JwtSettings>,
+        mut http: impl FnMut(&JwksUrl) -> Result<UnpooledClient, E>,
         metrics: &Metrics,
-    ) -> Result<(Option<Self>, Vec<JwksRefresh>), InvalidSettings> {
+    ) -> Result<(Option<Self>, Vec<JwksRefresh>), E> {
         if issuers.iter().any(|issuer| issuer.issuer.is_empty() || issuer.audience.is_empty()) {
-            return Err(InvalidSettings::EmptyIssuerOrAudience);
+            return Err(InvalidSettings::EmptyIssuerOrAudience.into());
         }
         let is_named = |issuer: &JwtSettings| issuer.name.as_deref().is_some_and(name::is_issuer_name);
         let is_alone = matches!(issuers.as_slice(), [only] if only.name.is_none());
@@ -165,14 +168,20 @@ impl JwtVerifiers {
         let are_distinct = names.len() == issuers.len() && claims.len() == issuers.len();
         let are_named_apart = are_distinct && issuers.iter().all(is_named);
         if !is_alone && !are_named_apart {
-            return Err(InvalidSettings::Issuers);
+            return Err(InvalidSettings::Issuers.into());
         }
         let (mut verifiers, mut refreshes) = (Vec::new(), Vec::new());
         let number = issuers.len();
         let memory = metrics.caller_memory(CallerMemory::Jwt);
         for settings in issuers {
             let metrics = metrics.jwt_issuer(settings.name.as_deref().unwrap_or(ONLY_ISSUER));
-            let (keys, refresh) = JwksRefresh::start(settings.jwks.clone(), metrics)?;
+            let (keys, refresh) = match &settings.jwks {
+                JwksSource::File(path) => JwksRefresh::from_file(path.clone(), metrics)?,
+                JwksSource::Url(source) => {
+                    source.check()?;
+                    JwksRefresh::from_url(source, http(source)?, metrics)
+                }
+            };
             verifiers.push(JwtVerifier::new(settings, keys, VerifiedTokens::new(number, memory.clone())));
             refreshes.push(refresh);
         }

@@ -11,6 +11,10 @@ const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 const MAX_DNS_NAME_BYTES: usize = 253;
 /// Maximum length of a DNS label, in bytes.
 const MAX_DNS_LABEL_BYTES: usize = 63;
+/// The name of an unidentified caller.
+pub const ANONYMOUS: &str = "anonymous";
+/// Prefixes of the names of identified callers, one per kind of proof.
+pub const CALLER_PREFIXES: [&str; 4] = ["spiffe://", "dns:", "jwt:", "token:"];
 /// Maximum length of a JWT's subject, or of a bearer token's name, in bytes.
 pub(super) const MAX_PLAIN_NAME_BYTES: usize = 255;
 /// Maximum length of the name of a JWT issuer, in bytes.
@@ -107,7 +111,8 @@ pub(super) fn is_plain_name(text: &str) -> bool {
 /// Returns whether a text is valid as the name of one of several JWT issuers: 1 to 63 lower-case
 /// letters, digits and `-`. It has no colon, so that no subject of one issuer is a caller of
 /// another.
-pub(super) fn is_issuer_name(text: &str) -> bool {
+#[must_use]
+pub fn is_issuer_name(text: &str) -> bool {
     (1..=MAX_ISSUER_NAME_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
@@ -126,7 +131,7 @@ pub fn is_caller_name(text: &str) -> bool {
             is_plain_name(name) || name.split_once(':').is_some_and(has_issuer)
         }
         Some(_) => false,
-        None => text == "anonymous",
+        None => text == ANONYMOUS,
     }
 }
 

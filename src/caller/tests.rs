@@ -46,11 +46,11 @@ impl Everything {
 /// The token of the caller `ci`.
 fn tokens() -> BearerTokens {
     let known = digest(&SHA256, TOKEN.as_bytes()).as_ref().try_into().unwrap();
-    BearerTokens::try_new(vec![("ci".to_owned(), known)]).unwrap()
+    BearerTokens::for_test([("ci", known)]).unwrap()
 }
 
 fn identification(settings: Settings) -> Identification {
-    Identification::new(settings, Metrics::new()).unwrap().0
+    Identification::new(settings, no_url, Metrics::new()).unwrap().0
 }
 
 /// The proof and the name of the caller, without bearer tokens.
@@ -331,7 +331,8 @@ async fn kinds_of_proof_that_are_not_configured_are_not_read() {
 
 #[test]
 fn unsafe_settings_are_refused() {
-    let refused = |settings| Identification::new(settings, Metrics::new()).unwrap_err();
+    let http = |_: &JwksUrl| Ok::<_, InvalidSettings>(UnpooledClient::for_test());
+    let refused = |settings| Identification::new(settings, http, Metrics::new()).unwrap_err();
     let forwarded = |from| Settings {
         forwarded: Some(ForwardedSettings { header: ForwardedHeader::Xfcc, from }),
         ..Settings::default()
@@ -343,11 +344,11 @@ fn unsafe_settings_are_refused() {
             audience: audience.to_owned(),
             typ: None,
             max_lifetime: None,
-            jwks: JwksSource::Url {
+            jwks: JwksSource::Url(JwksUrl {
                 url: url.parse().unwrap(),
-                http: crate::http_client::UnpooledClient::for_test(),
+                ca_file: None,
                 max_age: std::time::Duration::from_hours(24),
-            },
+            }),
         }],
         ..Settings::default()
     };

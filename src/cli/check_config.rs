@@ -13,8 +13,11 @@ use super::{
     serve::{ConfigArgument, not_started, on_control_runtime, tls_label},
 };
 use crate::{
-    app::{self, access_rules},
-    config::{AuditSink, ClientAuth, Config, SecretSource, absolute},
+    access::Rules,
+    app,
+    audit::Sink,
+    config::{Config, absolute},
+    credential::SecretSource,
     text::Printable,
 };
 
@@ -71,7 +74,8 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 
 /// Prints which access rule decides on such a call, and why.
 fn explain_rules(config: &Config, question: &Question, output: &mut Output) -> Result<(), Failure> {
-    let rules = access_rules(&config.access).map_err(|error| Failure::Failed(chain(&error)))?;
+    let rules =
+        Rules::try_new(config.access.rules.clone()).map_err(|error| Failure::Failed(chain(&error)))?;
     match question.put_to(&rules, config)? {
         Answer::Decided { api_client, is_default, explanation } => {
             let why = if is_default { " (the default; --api-client names another)" } else { "" };
@@ -131,26 +135,26 @@ fn summary(config: &Config, output: &mut Output) {
     output.line(good);
     let server = &config.server;
     let tls = tls_label(config);
-    row(output, "gRPC", format!("{} ({tls})", server.listen));
+    row(output, "gRPC", format!("{} ({tls})", server.grpc.listen));
     if let Some(address) = server.health_listen {
         row(output, "health", format!("{address} (without TLS)"));
     }
     row(output, "admin", config.admin.listen.map_or_else(|| "off".to_owned(), |address| address.to_string()));
     for (name, client) in &config.api_clients.by_name {
         let default = if config.api_clients.default.as_ref() == Some(name) { ", the default" } else { "" };
-        let source = match &client.client_secret {
+        let source = match &client.credential.secret {
             SecretSource::File(path) => absolute(path).display().to_string(),
-            SecretSource::Environment(_) => "the environment".to_owned(),
+            SecretSource::Fixed(_) => "the environment".to_owned(),
             SecretSource::Credential(path) => {
                 format!("the systemd credential {}", absolute(path).display())
             }
         };
-        let url = &client.data_center_url;
+        let url = client.platform.data_center.base_url();
         row(output, "API client", format!("{name} at {url} (secret from {source}{default})"));
     }
     let callers = &config.callers;
     let mut proofs = Vec::new();
-    if server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off) {
+    if server.grpc.transport.asks_for_certificates() {
         proofs.push("certificates".to_owned());
     }
     match callers.jwt.len() {
@@ -170,12 +174,12 @@ fn summary(config: &Config, output: &mut Output) {
     row(output, "callers by", proofs.join(", "));
     row(output, "rules", config.access.rules.len());
     let audit = match &config.audit.sink {
-        AuditSink::Stdout => "standard output".to_owned(),
-        AuditSink::Off => "off".to_owned(),
-        AuditSink::File(path) => absolute(path).display().to_string(),
+        Sink::Stdout => "standard output".to_owned(),
+        Sink::Off => "off".to_owned(),
+        Sink::File(path) => absolute(path).display().to_string(),
     };
     row(output, "audit", audit);
-    let traces = config.telemetry.otlp_endpoint.as_ref();
+    let traces = config.telemetry.traces.as_ref().map(|traces| &traces.endpoint);
     if !config.variables.is_empty() {
         row(output, "variables", config.variables.join(" "));
     }

@@ -23,8 +23,10 @@ use super::{
 use crate::{
     app::{App, Ended, OnHangUp},
     config::{Config, Process, SandboxPlatform},
+    credential::ClientId,
     sandbox::{self, Accounts, FaultPlan, Sandbox},
     secret::client_secret::ClientSecret,
+    server::Transport,
 };
 
 /// Try everything on this machine, against a copy of the platform.
@@ -136,7 +138,7 @@ pub(super) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
         let logging = start_log(&config)?;
         raise_limit_of_open_files(&config);
-        let has_tls = config.server.tls.is_some();
+        let has_tls = config.server.grpc.transport.client_auth().is_some();
         let app = Box::pin(App::rehearse(config, platform.script()))
             .await
             .map_err(|error| not_started(&error, "--listen"))?;
@@ -198,23 +200,30 @@ fn configuration(
     let mut config = match &arguments.config {
         None => {
             let listen = arguments.listen.unwrap_or(DEFAULT_LISTEN);
-            Config::sandbox(url, listen, secret, &Process)?
+            Config::sandbox(&url, listen, secret, &Process)?
         }
         Some(file) => {
             let platform =
                 SandboxPlatform { url: &url, client_id: &client_id, client_secret: &client_secret };
             let mut config = Config::load_for_sandbox(file, platform, &Process)?;
             if let Some(listen) = arguments.listen {
-                config.server.listen = listen;
+                let grpc = &mut config.server.grpc;
+                grpc.listen = listen;
                 // Asked for explicitly, and there is nothing in a sandbox to protect.
-                config.server.plaintext = config.server.tls.is_none();
+                if grpc.transport == Transport::LoopbackPlaintext {
+                    grpc.transport = Transport::Plaintext;
+                }
             }
             config
         }
     };
+    let client_id = ClientId::parse(&client_id)
+        .map_err(|error| Failure::Usage(format!("--accounts: client_id: {error}")))?;
     for client in config.api_clients.by_name.values_mut() {
-        client.client_id.clone_from(&client_id);
-        client.public_url.clone_from(&arguments.public_url);
+        client.credential.client_id.clone_from(&client_id);
+        if let Some(url) = &arguments.public_url {
+            client.platform.data_center = client.platform.data_center.clone().seen_at(url);
+        }
     }
     Ok(config)
 }

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     app::{App, Ended, OnHangUp, Signals, StartError, descriptors, set_signal_mask},
-    config::{ClientAuth, Config, LogFormat, Process},
+    config::{Config, Process},
+    server::tls::ClientAuth,
     telemetry::logging::{self, Logging},
 };
 
@@ -143,11 +144,11 @@ pub(super) fn run(
 
 /// How the gRPC listener uses TLS.
 pub(super) fn tls_label(config: &Config) -> &'static str {
-    match config.server.tls.as_ref().map(|tls| tls.client_auth) {
+    match config.server.grpc.transport.client_auth() {
         None => "without TLS",
         Some(ClientAuth::Off) => "TLS",
-        Some(ClientAuth::Optional) => "TLS, client certificates optional",
-        Some(ClientAuth::Require) => "TLS, client certificates required",
+        Some(ClientAuth::Optional { .. }) => "TLS, client certificates optional",
+        Some(ClientAuth::Require { .. }) => "TLS, client certificates required",
     }
 }
 
@@ -210,14 +211,10 @@ pub(super) fn listen_to_signals(on_hang_up: OnHangUp) -> Result<Signals, Failure
 /// Starts the log as configured.
 pub(super) fn start_log(config: &Config) -> Result<Logging, Failure> {
     let is_terminal = io::stderr().is_terminal();
-    let format = match config.telemetry.log_format {
-        None if is_terminal => logging::Format::Text,
-        None | Some(LogFormat::Json) => logging::Format::Json,
-        Some(LogFormat::Text) => logging::Format::Text,
-    };
+    let usual = if is_terminal { logging::Format::Text } else { logging::Format::Json };
     let directives = config.telemetry.log_level.parse().map_err(|error| Failure::Failed(chain(&error)))?;
     let settings = logging::Settings {
-        format,
+        format: config.telemetry.log_format.unwrap_or(usual),
         directives,
         has_colors: terminal::has_colors(&Process, is_terminal),
         has_priorities: terminal::is_journal(&Process, io::stderr()).unwrap_or(false),

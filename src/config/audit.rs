@@ -3,76 +3,49 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::process::{Uid, geteuid};
 
 use super::{
     fault::{Problem, ShownPath},
-    file::Value,
     named_file,
     section::Section,
+    tree::Value,
     value,
 };
+use crate::audit::{HmacKeyFile, Settings, Sink};
 
-/// Where audit records go, and how tokens are fingerprinted in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Audit {
-    /// `sink`; "stdout".
-    pub sink: AuditSink,
-    /// `hmac_key_file`: the key of the fingerprints by which the issue and the login of a
-    /// token are joined, at least 32 bytes; none: a random key, so that only records of
-    /// the same run of the same replica can be joined.
-    pub hmac_key_file: Option<PathBuf>,
-    /// `hmac_key_id`: how records name that key, 1 to 32 letters, digits, "-", "_" and "."; the
-    /// name of its file without the extension.
-    pub hmac_key_id: Option<String>,
-    /// `fsync`: whether a record must be on the disk before the answer leaves, instead of
-    /// in the hands of the kernel; false. For a file only.
-    pub fsync: bool,
-}
-
-/// Where audit records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AuditSink {
-    /// "stdout".
-    Stdout,
-    /// "off": no record at all.
-    Off,
-    /// A path: appended to, and reopened on SIGHUP.
-    File(PathBuf),
-}
-
-impl Audit {
-    pub(super) fn read(mut section: Section<'_>) -> Self {
-        let sink = match section.optional("sink", value::text).as_deref() {
-            None | Some("stdout") => AuditSink::Stdout,
-            Some("off") => AuditSink::Off,
-            Some(path) => file_sink(&section, path),
-        };
-        if sink == AuditSink::Off {
-            section.warning("sink", "is \"off\": there will be no record of who got which token");
-        }
-        let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
-        if fsync && !matches!(sink, AuditSink::File(_)) {
-            section.fault("fsync", Problem::rule("needs a sink that is a file"));
-        }
-        let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file");
-        if section.has("hmac_key_id") && !section.has("hmac_key_file") {
-            section.fault("hmac_key_id", Problem::rule("needs hmac_key_file"));
-        }
-        let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
-            let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
-            // A file may be called anything.
-            Some(if is_key_id(&name) { name } else { "key".to_owned() })
-        });
-        section.finish();
-        Self { sink, hmac_key_file, hmac_key_id, fsync }
+/// Reads `[audit]`.
+pub(super) fn read_audit(mut section: Section<'_>) -> Settings {
+    let sink = match section.optional("sink", value::text).as_deref() {
+        None | Some("stdout") => Sink::Stdout,
+        Some("off") => Sink::Off,
+        Some(path) => file_sink(&section, path),
+    };
+    if sink == Sink::Off {
+        section.warning("sink", "is \"off\": there will be no record of who got which token");
     }
+    let fsync = section.optional("fsync", value::boolean).unwrap_or(false);
+    if fsync && !matches!(sink, Sink::File(_)) {
+        section.fault("fsync", Problem::rule("needs a sink that is a file"));
+    }
+    let hmac_key_file = named_file::hmac_key(&mut section, "hmac_key_file");
+    if section.has("hmac_key_id") && !section.has("hmac_key_file") {
+        section.fault("hmac_key_id", Problem::rule("needs hmac_key_file"));
+    }
+    let hmac_key_id = section.optional("hmac_key_id", key_id).or_else(|| {
+        let name = hmac_key_file.as_ref()?.file_stem()?.to_string_lossy().into_owned();
+        // A file may be called anything.
+        Some(if is_key_id(&name) { name } else { "key".to_owned() })
+    });
+    section.finish();
+    let hmac_key = hmac_key_file.zip(hmac_key_id).map(|(path, id)| HmacKeyFile { path, id });
+    Settings { sink, hmac_key, fsync }
 }
 
-fn file_sink(section: &Section<'_>, text: &str) -> AuditSink {
+fn file_sink(section: &Section<'_>, text: &str) -> Sink {
     let path = section.resolve("sink", text);
     if !text.contains('/') {
         // A bare word is a slip of "stdout" or "off" more often than a file.
@@ -88,7 +61,7 @@ fn file_sink(section: &Section<'_>, text: &str) -> AuditSink {
     } else {
         warn_if_exposed(section, &path);
     }
-    AuditSink::File(path)
+    Sink::File(path)
 }
 
 /// Bits of a mode that let users read a file who are not in its group, or others than its

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     fault::{Findings, Place, Problem},
-    file::{Node, Table, Value},
+    tree::{Node, Table, Value},
 };
 
 pub(super) const PREFIX: &str = "OTT_GATEWAY__";

@@ -1,8 +1,8 @@
-//! The configuration file as a tree whose values have line numbers.
+//! Reads the configuration file into a tree whose values have line numbers.
 //!
-//! Nothing here knows a key.
+//! No key is known here.
 
-use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
+use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use aws_lc_rs::digest::{self, SHA256};
 use toml::{
@@ -13,48 +13,9 @@ use toml::{
 use super::{
     fault::{Findings, Place, Problem},
     named_file,
+    tree::{Node, Table, Value},
 };
 use crate::files::{Contents, Exposure};
-
-/// A value and its place.
-#[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) place: Place,
-}
-
-/// A table of the file.
-pub(super) type Table = BTreeMap<String, Node>;
-
-/// A value of the file, or the text of an environment variable.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    Text(String),
-    Integer(i64),
-    Float(f64),
-    Boolean(bool),
-    Datetime,
-    List(Vec<Node>),
-    Table(Table),
-    /// From the environment: converted to the type of its key.
-    Variable(String),
-}
-
-impl Value {
-    /// What it is, for a message.
-    pub(super) const fn type_name(&self) -> &'static str {
-        match self {
-            Self::Text(_) => "a string",
-            Self::Integer(_) => "an integer",
-            Self::Float(_) => "a float",
-            Self::Boolean(_) => "a boolean",
-            Self::Datetime => "a date",
-            Self::List(_) => "a list",
-            Self::Table(_) => "a table",
-            Self::Variable(_) => "the text of a variable",
-        }
-    }
-}
 
 /// Identifies everything that a configuration file contains. Equal if the same keys have the same
 /// values: comments, blanks and the order of keys do not count. A hash, because the file can

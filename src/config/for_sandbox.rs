@@ -11,7 +11,8 @@ use url::Url;
 use super::{
     Config, Document, Environment, Place, environment,
     fault::{Faults, Findings},
-    file::{self, Node, Table, Value},
+    file,
+    tree::{Node, Table, Value},
 };
 
 /// The copy of the platform, in place of every data center of a file.
@@ -90,7 +91,7 @@ impl Config {
         });
         let (mut config, mut warnings) = findings.conclude(config)?;
         for client in config.api_clients.by_name.values_mut() {
-            client.breaker = false;
+            client.platform.limits.breaker = None;
         }
         // The variable is not one of the environment.
         warnings.retain(|warning| !warning.key.ends_with(SECRET_KEY));
@@ -134,7 +135,7 @@ mod tests {
     use std::{collections::BTreeMap, fs, time::Duration};
 
     use super::*;
-    use crate::config::LogFormat;
+    use crate::{credential::ClientId, telemetry::logging::Format};
 
     fn load(text: &str) -> Result<Config, Faults> {
         let folder = tempfile::tempdir().unwrap();
@@ -171,11 +172,15 @@ mod tests {
         assert_eq!(config.api_clients.default.as_deref(), Some("us5"));
         assert_eq!(config.api_clients.by_name.keys().map(|name| &**name).collect::<Vec<_>>(), ["eu2", "us5"]);
         for client in config.api_clients.by_name.values() {
-            assert_eq!(client.data_center_url.as_str(), "http://127.0.0.1:8080/");
-            assert_eq!((client.client_id.as_str(), client.breaker), ("sandbox", false));
-            assert_eq!((&client.ca_file, &client.proxy_url), (&None, &None));
+            assert_eq!(client.platform.data_center.base_url().as_str(), "http://127.0.0.1:8080/");
+            assert_eq!(client.credential.client_id, ClientId::parse("sandbox").unwrap());
+            assert!(client.platform.limits.breaker.is_none());
+            assert!(client.connections.ca_file.is_none() && client.connections.proxy_url.is_none());
         }
-        assert_eq!(config.api_clients.by_name["eu2"].min_login_time, Duration::from_secs(1));
+        assert_eq!(
+            config.api_clients.by_name["eu2"].platform.limits.min_login_time_left,
+            Duration::from_secs(1)
+        );
         assert_eq!(config.access.rules.len(), 1);
         assert!(
             config.warnings.iter().all(|warning| !warning.key.contains("secret")),
@@ -189,14 +194,14 @@ mod tests {
     #[test]
     fn defaults_of_a_sandbox_yield_to_the_file() {
         let config = load(FILE).unwrap();
-        assert_eq!(config.telemetry.log_format, Some(LogFormat::Text));
+        assert_eq!(config.telemetry.log_format, Some(Format::Text));
         assert_eq!(config.telemetry.log_level, "warn");
-        assert_eq!(config.server.drain_lame_duck, Duration::ZERO);
+        assert_eq!(config.server.grpc.drain.lame_duck, Duration::ZERO);
         let with_own =
             format!("{FILE}\n[telemetry]\nlog_level = \"debug\"\n[server]\ndrain_lame_duck = \"1s\"");
         let config = load(&with_own).unwrap();
         assert_eq!(config.telemetry.log_level, "debug");
-        assert_eq!(config.server.drain_lame_duck, Duration::from_secs(1));
+        assert_eq!(config.server.grpc.drain.lame_duck, Duration::from_secs(1));
     }
 
     #[test]

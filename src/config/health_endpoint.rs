@@ -13,9 +13,10 @@ use std::{
 use super::{
     environment::{self, Environment},
     fault::{Faults, Findings, Place},
-    file::{self, Table},
+    file,
     section::Section,
-    server::{CLIENT_AUTH, ClientAuth, Server},
+    server::{CLIENT_AUTH, ClientAuthWord, Server},
+    tree::Table,
     value,
 };
 
@@ -53,15 +54,15 @@ impl HealthEndpoint {
         let listen = section.optional("listen", value::address);
         let health_listen = section.optional("health_listen", value::address);
         let tls = section.optional_table("tls").map(|mut tls| {
-            let usual = if tls.has("client_ca_file") { ClientAuth::Require } else { ClientAuth::Off };
+            let usual = if tls.has("client_ca_file") { ClientAuthWord::Require } else { ClientAuthWord::Off };
             tls.optional("client_auth", value::word(CLIENT_AUTH)).unwrap_or(usual)
         });
-        let listen = listen.unwrap_or_else(|| Server::default().listen);
+        let listen = listen.unwrap_or_else(|| Server::default().grpc.listen);
         match (health_listen, tls) {
             (Some(health_listen), _) => Self::Plaintext(reachable(health_listen)),
             (None, None) => Self::Plaintext(reachable(listen)),
-            (None, Some(ClientAuth::Require)) => Self::CertificateRequired,
-            (None, Some(ClientAuth::Optional | ClientAuth::Off)) => Self::Tls(reachable(listen)),
+            (None, Some(ClientAuthWord::Require)) => Self::CertificateRequired,
+            (None, Some(ClientAuthWord::Optional | ClientAuthWord::Off)) => Self::Tls(reachable(listen)),
         }
     }
 }

@@ -7,8 +7,8 @@
 use super::{
     environment::Environment,
     fault::{self, Problem},
-    file::Value,
     section::Section,
+    tree::Value,
     value,
 };
 

@@ -8,7 +8,7 @@
 use super::{
     access::USER_KEYS,
     fault::{Findings, Place, Problem},
-    file::{Node, Table, Value},
+    tree::{Node, Table, Value},
 };
 
 /// Keys of a table, or of several tables, that restrict callers or trust.

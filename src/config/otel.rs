@@ -15,67 +15,41 @@ use url::Url;
 use super::{
     environment::Environment,
     fault::Place,
-    file::Value,
     section::Section,
+    tree::Value,
     value,
     variables::{KNOWN_VARIABLES, VariableInEffect, VariableKind},
 };
-use crate::http_client::is_loopback;
+use crate::{
+    http_client::is_loopback,
+    telemetry::tracing::{SamplingSettings, Settings},
+};
 
 /// Maximum number of resource attributes, and of headers.
 const MAX_PAIRS: usize = 64;
 /// Maximum length of a resource attribute, in bytes.
 const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
-/// How traces are sent, as the environment sets it. `None`: the default.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TraceOptions {
-    /// Headers of each request to the collector. Their values are secrets.
-    pub headers: HeaderMap,
-    /// Maximum time of one attempt to send a batch.
-    pub attempt_timeout: Option<Duration>,
-    /// Maximum time for which a batch is sent again.
-    pub batch_timeout: Option<Duration>,
-    /// Time after which a batch is sent although it is not complete.
-    pub batch_delay: Option<Duration>,
-    /// Maximum number of spans that are not sent yet.
-    pub max_queued_spans: Option<usize>,
-    /// Maximum number of spans that are sent together.
-    pub max_batch_spans: Option<usize>,
-    /// `service.name` of the resource.
-    pub service_name: Option<String>,
-    /// Further attributes of the resource.
-    pub resource: Vec<(String, String)>,
-    /// Maximum number of attributes of a span.
-    pub max_attributes: Option<u32>,
-    /// Maximum length of attributes that contain text of others, in characters.
-    pub max_value_length: Option<usize>,
-    /// Whether the trace context of callers is ignored, and none is passed on.
-    pub without_propagation: bool,
-    /// Whether the sampling decision of callers is ignored.
-    pub without_callers_decision: bool,
-}
-
-/// The part of the configuration that the variables can supply.
+/// What the configuration file sets.
 #[derive(Debug, Default)]
-pub(super) struct Traces {
+pub(super) struct InFile {
     /// The collector.
     pub(super) endpoint: Option<Url>,
     /// The authorities of its certificate.
     pub(super) ca_file: Option<PathBuf>,
     /// Share of the calls that are recorded.
     pub(super) ratio: Option<f64>,
-    pub(super) options: TraceOptions,
 }
 
-/// Completes the configured part by the variables, and returns those that are in effect.
+/// Completes what the file sets by the variables, and returns those that are in effect. Without a
+/// collector there are no traces.
 pub(super) fn complete(
-    configured: Traces,
+    in_file: InFile,
     section: &Section<'_>,
     environment: &dyn Environment,
-) -> (Traces, Vec<VariableInEffect>) {
+) -> (Option<Settings>, Vec<VariableInEffect>) {
     let mut reader = Reader { section, environment, in_effect: Vec::new() };
-    let traces = reader.traces(configured);
+    let traces = reader.traces(in_file);
     (traces, reader.in_effect)
 }
 
@@ -89,42 +63,70 @@ struct Reader<'a, 'b> {
 type Rule = &'static str;
 
 impl Reader<'_, '_> {
-    fn traces(&mut self, configured: Traces) -> Traces {
-        let from_file = configured.endpoint.is_some();
-        let endpoint = configured.endpoint.clone().or_else(|| self.endpoint());
-        let Some(endpoint) = endpoint else { return configured };
+    fn traces(&mut self, in_file: InFile) -> Option<Settings> {
+        let from_file = in_file.endpoint.is_some();
+        let endpoint = in_file.endpoint.or_else(|| self.endpoint())?;
         if self.is_off() || !self.speaks_grpc(from_file) {
-            return Traces { endpoint: None, ..configured };
+            return None;
         }
-        let ca_file = match configured.ca_file {
-            None if endpoint.scheme() == "https" => {
+        let mut settings = Settings::new(endpoint);
+        settings.ca_file = match in_file.ca_file {
+            None if settings.endpoint.scheme() == "https" => {
                 self.signal("CERTIFICATE", |text| Ok(PathBuf::from(text)))
             }
-            configured => configured,
+            in_file => in_file,
         };
-        let mut options = TraceOptions {
-            headers: self.signal("HEADERS", headers).unwrap_or_default(),
-            attempt_timeout: self.signal("TIMEOUT", |text| milliseconds(text, 60_000)),
-            batch_timeout: self.read("OTEL_BSP_EXPORT_TIMEOUT", |text| milliseconds(text, 600_000)),
-            batch_delay: self.read("OTEL_BSP_SCHEDULE_DELAY", |text| milliseconds(text, 300_000)),
-            max_queued_spans: self
-                .read("OTEL_BSP_MAX_QUEUE_SIZE", |text| number(text, 1, 65_536, "must be from 1 to 65536")),
-            max_batch_spans: self.read("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", |text| {
-                number(text, 1, 8192, "must be from 1 to 8192")
-            }),
-            resource: self.read("OTEL_RESOURCE_ATTRIBUTES", attributes).unwrap_or_default(),
-            max_attributes: self
-                .of_spans("ATTRIBUTE_COUNT_LIMIT", |text| number(text, 0, 1024, "must be from 0 to 1024")),
-            max_value_length: self.of_spans("ATTRIBUTE_VALUE_LENGTH_LIMIT", |text| {
-                number(text, 0, 16_384, "must be from 0 to 16384")
-            }),
-            ..TraceOptions::default()
-        };
-        let named = options.resource.iter().position(|(name, _)| name == "service.name");
-        let by_attribute = named.map(|index| options.resource.remove(index).1);
-        options.service_name = self.read("OTEL_SERVICE_NAME", |text| Ok(text.to_owned())).or(by_attribute);
-        options.without_propagation = !self.propagates();
-        if !options.headers.is_empty() && endpoint.scheme() == "http" && !is_loopback(&endpoint) {
+        self.export(&mut settings);
+        self.limits(&mut settings);
+        let mut resource = self.read("OTEL_RESOURCE_ATTRIBUTES", attributes).unwrap_or_default();
+        let named = resource.iter().position(|(name, _)| name == "service.name");
+        let by_attribute = named.map(|index| resource.remove(index).1);
+        settings.resource = resource;
+        replace(&mut settings.service_name, by_attribute);
+        replace(&mut settings.service_name, self.read("OTEL_SERVICE_NAME", |text| Ok(text.to_owned())));
+        settings.propagate = self.propagates();
+        self.warn_of_readable_headers(&settings);
+        if let Some(ratio) = in_file.ratio {
+            settings.sampling.ratio = ratio;
+        } else if let Some((ratio, follow_callers)) = self.sampler() {
+            settings.sampling = SamplingSettings { ratio, follow_callers };
+        }
+        self.warn_of_others();
+        Some(settings)
+    }
+
+    /// How batches of spans are made and sent.
+    fn export(&mut self, settings: &mut Settings) {
+        settings.headers = self.signal("HEADERS", headers).unwrap_or_default();
+        replace(&mut settings.attempt_timeout, self.signal("TIMEOUT", |text| milliseconds(text, 60_000)));
+        let batch_timeout = self.read("OTEL_BSP_EXPORT_TIMEOUT", |text| milliseconds(text, 600_000));
+        replace(&mut settings.batch_timeout, batch_timeout);
+        let queue = &mut settings.queue;
+        let delay = self.read("OTEL_BSP_SCHEDULE_DELAY", |text| milliseconds(text, 300_000));
+        replace(&mut queue.delay, delay);
+        let max_spans =
+            self.read("OTEL_BSP_MAX_QUEUE_SIZE", |text| number(text, 1, 65_536, "must be from 1 to 65536"));
+        replace(&mut queue.max_spans, max_spans);
+        let batch = self
+            .read("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", |text| number(text, 1, 8192, "must be from 1 to 8192"));
+        replace(&mut queue.batch, batch);
+        queue.batch = queue.batch.min(queue.max_spans);
+    }
+
+    /// The limits of a span.
+    fn limits(&mut self, settings: &mut Settings) {
+        let max_attributes =
+            self.of_spans("ATTRIBUTE_COUNT_LIMIT", |text| number(text, 0, 1024, "must be from 0 to 1024"));
+        replace(&mut settings.max_attributes, max_attributes);
+        let max_value_length = self.of_spans("ATTRIBUTE_VALUE_LENGTH_LIMIT", |text| {
+            number(text, 0, 16_384, "must be from 0 to 16384")
+        });
+        replace(&mut settings.max_value_length, max_value_length);
+    }
+
+    fn warn_of_readable_headers(&self, settings: &Settings) {
+        let endpoint = &settings.endpoint;
+        if !settings.headers.is_empty() && endpoint.scheme() == "http" && !is_loopback(endpoint) {
             let name = if self.is_set("OTEL_EXPORTER_OTLP_TRACES_HEADERS") {
                 "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
             } else {
@@ -132,13 +134,6 @@ impl Reader<'_, '_> {
             };
             self.warn(name, "the headers are sent to the collector without encryption; use https");
         }
-        let ratio = configured.ratio.or_else(|| {
-            let (ratio, follows_callers) = self.sampler()?;
-            options.without_callers_decision = !follows_callers;
-            Some(ratio)
-        });
-        self.warn_of_others();
-        Traces { endpoint: Some(endpoint), ca_file, ratio, options }
     }
 
     /// The collector, if the variables name one.
@@ -316,6 +311,13 @@ impl Reader<'_, '_> {
 
     fn warn(&self, name: &str, rule: Rule) {
         self.section.warning_at(Place::Variable(Arc::from(name)), rule);
+    }
+}
+
+/// Replaces a default by a value, if there is one.
+fn replace<T>(default: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *default = value;
     }
 }
 

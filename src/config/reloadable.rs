@@ -8,14 +8,15 @@
 use std::path::Path;
 
 use super::{
-    access::{Access, KnownNames},
-    callers::{self, Tokens},
+    access::{KnownNames, read_access},
+    callers,
     environment::{self, Environment},
     fault::{Faults, Finding, Findings, Place},
-    file::{self, Table},
-    keys_at,
+    file,
     section::Section,
+    tree::{Table, keys_at},
 };
+use crate::{access, caller::TokenHashes};
 
 /// The sections that are not part of it.
 const OTHER_SECTIONS: [&str; 5] = ["server", "admin", "api_clients", "audit", "telemetry"];
@@ -26,9 +27,9 @@ const OTHER_CALLERS: [&str; 2] = ["jwt", "forwarded"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloadable {
     /// `[access]`.
-    pub access: Access,
+    pub access: access::Settings,
     /// `[callers.tokens]`.
-    pub tokens: Tokens,
+    pub tokens: TokenHashes,
 }
 
 impl Reloadable {
@@ -62,7 +63,7 @@ impl Reloadable {
         callers.finish_part(&OTHER_CALLERS);
         let tokens_known = keys_at(tree, &["callers", "tokens"]);
         let known = KnownNames { api_clients: None, tokens: tokens_known, jwt_issuers: None };
-        let access = Access::read(root.table("access"), &known);
+        let access = read_access(root.table("access"), &known);
         root.finish_part(&OTHER_SECTIONS);
         Self { access, tokens: tokens.unwrap_or_default() }
     }

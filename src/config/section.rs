@@ -7,7 +7,7 @@ use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use super::{
     fault::{self, Findings, Place, Problem},
-    file::{Node, Table, Value},
+    tree::{Node, Table, Value},
 };
 
 static NOTHING: Table = Table::new();

@@ -4,7 +4,6 @@
 //! to the type of its key.
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     ops::RangeInclusive,
@@ -15,11 +14,15 @@ use url::Url;
 
 use super::{
     fault::{self, Problem},
-    file::Value,
+    tree::Value,
 };
-use crate::http_client::{
-    is_loopback,
-    server_url::{self, InvalidServerUrl},
+use crate::{
+    access::{InvalidRate, Rate},
+    http_client::{
+        ProxyUrl,
+        server_url::{self, InvalidServerUrl},
+    },
+    platform::data_center::{DataCenter, Origin},
 };
 
 /// Text that is not empty and has no control characters.
@@ -164,18 +167,14 @@ pub(super) fn secure_url(value: &Value) -> Result<Url, Problem> {
     Ok(url)
 }
 
-/// As [`secure_url`], but no more than scheme, host and port.
-pub(super) fn origin(value: &Value) -> Result<Url, Problem> {
-    Ok(server_url::parse_origin(&text(value)?)?)
+/// The URL of a data center: as [`secure_url`], but no more than scheme, host and port.
+pub(super) fn data_center(value: &Value) -> Result<DataCenter, Problem> {
+    Ok(DataCenter::parse(&text(value)?)?)
 }
 
-/// As [`origin`], but https only, on loopback too.
-pub(super) fn https_origin(value: &Value) -> Result<Url, Problem> {
-    let url = server_url::parse_origin(&text(value)?).map_err(|why| match why {
-        InvalidServerUrl::NotHttps => InvalidServerUrl::NotHttpsOrigin,
-        other => other,
-    })?;
-    if url.scheme() == "https" { Ok(url) } else { Err(InvalidServerUrl::NotHttpsOrigin.into()) }
+/// As [`data_center`], but https only, on loopback too.
+pub(super) fn https_origin(value: &Value) -> Result<Origin, Problem> {
+    Ok(Origin::parse(&text(value)?)?)
 }
 
 /// A URL with a host, http or https. No user, no query, no fragment.
@@ -186,88 +185,17 @@ pub(super) fn plain_url(value: &Value) -> Result<Url, Problem> {
     Ok(url)
 }
 
-/// A proxy's URL, which may contain a user and a password: `Debug` shows neither.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProxyUrl(Url);
-
-impl ProxyUrl {
-    /// The URL with everything in it.
-    #[must_use]
-    pub const fn expose(&self) -> &Url {
-        &self.0
-    }
-
-    pub(super) fn is_on_loopback(&self) -> bool {
-        is_loopback(&self.0)
-    }
-}
-
-impl fmt::Debug for ProxyUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (host, port) = (self.0.host_str().unwrap_or_default(), self.0.port_or_known_default());
-        write!(f, "{}://{host}:{}", self.0.scheme(), port.unwrap_or_default())
-    }
-}
-
 /// A proxy's URL.
 pub(super) fn proxy_url(value: &Value) -> Result<ProxyUrl, Problem> {
     let text = text(value)?;
     let url = server_url::parse(&text)?;
     server_url::check_no_path(&text)?;
-    Ok(ProxyUrl(url))
+    Ok(ProxyUrl::new(url))
 }
 
-/// How often something may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// Without a limit.
-    Unlimited,
-    /// A number of times in each period: a second, a minute or an hour.
-    Limited {
-        /// How many times; 1 to 1,000,000.
-        times: NonZeroU32,
-        /// The period.
-        period: Duration,
-    },
-}
-
-impl Rate {
-    /// Whether it allows less than another rate in the long run.
-    pub(super) fn is_below(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Unlimited, _) => false,
-            (Self::Limited { .. }, Self::Unlimited) => true,
-            (Self::Limited { times, period }, Self::Limited { times: others, period: other }) => {
-                u128::from(times.get()) * other.as_nanos() < u128::from(others.get()) * period.as_nanos()
-            }
-        }
-    }
-}
-
-/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`, without blanks or a sign.
+/// A rate: `"50/s"`, `"30/min"`, `"100/h"` or `"unlimited"`.
 pub(super) fn rate(value: &Value) -> Result<Rate, Problem> {
-    const MAX_TIMES: u32 = 1_000_000;
-    let rule = || Problem::rule("must be a rate such as \"50/s\", \"30/min\" or \"100/h\", or \"unlimited\"");
-    let text = text(value)?;
-    if text == "unlimited" {
-        return Ok(Rate::Unlimited);
-    }
-    let (times, unit) = text.split_once('/').ok_or_else(rule)?;
-    let period = match unit {
-        "s" => Duration::from_secs(1),
-        "min" => Duration::from_mins(1),
-        "h" => Duration::from_hours(1),
-        _ => return Err(rule()),
-    };
-    // Parsing the number accepts a sign, which has no meaning here.
-    if !times.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(rule());
-    }
-    let times: NonZeroU32 = times.parse().map_err(|_| rule())?;
-    if times.get() > MAX_TIMES {
-        return Err(Problem::rule("must be at most 1000000 per period"));
-    }
-    Ok(Rate::Limited { times, period })
+    text(value)?.parse().map_err(|error: InvalidRate| Problem::rule(error.to_string()))
 }
 
 /// Whether two listeners would want the same port.

@@ -6,10 +6,12 @@ use wildmatch::WildMatch;
 use super::{
     Config,
     fault::Findings,
-    file::{Node, Table, Value},
-    server::ClientAuth,
+    tree::{Node, Table, Value},
 };
-use crate::caller::is_caller_name;
+use crate::{
+    caller::{ANONYMOUS, is_caller_name},
+    server::tls::ClientAuth,
+};
 
 /// Adds the warnings about a configuration without faults.
 pub(super) fn check(tree: &Table, config: &Config, findings: &Findings) {
@@ -63,22 +65,23 @@ struct Callers {
 impl Callers {
     fn of(config: &Config) -> Self {
         let (server, callers) = (&config.server, &config.callers);
-        let client_auth = server.tls.as_ref().map_or(ClientAuth::Off, |tls| tls.client_auth);
+        let transport = &server.grpc.transport;
         // Either header contains the name of a certificate.
         let is_forwarded = callers.forwarded.is_some();
         let jwt = |name: Option<&str>| name.map_or("jwt:".to_owned(), |name| format!("jwt:{name}:"));
         Self {
-            has_certificates: client_auth != ClientAuth::Off || is_forwarded,
+            has_certificates: transport.asks_for_certificates() || is_forwarded,
             jwts: callers.jwt.iter().map(|issuer| jwt(issuer.name.as_deref())).collect(),
             tokens: callers.tokens.keys().map(|name| format!("token:{name}")).collect(),
             // A proxy also passes on the calls of clients that have proven nothing.
-            has_anonymous: client_auth != ClientAuth::Require || is_forwarded,
+            has_anonymous: !matches!(transport.client_auth(), Some(ClientAuth::Require { .. }))
+                || is_forwarded,
         }
     }
 
     /// Returns why no caller can have a name that matches.
     fn match_any(&self, glob: &str) -> Result<(), &'static str> {
-        if glob == "anonymous" {
+        if glob == ANONYMOUS {
             return if self.has_anonymous {
                 Ok(())
             } else {

@@ -16,7 +16,6 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use super::tokens::Now;
 use crate::{backoff::jittered, clock::Instant};
 
 /// Minimum remaining lifetime of a token that is attached to a request, so that it outlives
@@ -32,6 +31,19 @@ const MAX_LIFETIME: Duration = Duration::from_hours(24);
 /// Maximum distance of the wall clock from the monotonic clock. Beyond it, the wall clock was
 /// set, or the machine was suspended.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
+/// Current time of both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) wall: SystemTime,
+}
+
+impl Now {
+    pub(super) fn after(self, time: Duration) -> Self {
+        Self { instant: self.instant + time, wall: self.wall + time }
+    }
+}
 
 /// Maximum length of a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;

@@ -13,10 +13,10 @@ use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use super::{
     CredentialError, CredentialErrorKind,
-    access_token::{AccessToken, Bearer, Replays},
+    access_token::{AccessToken, Bearer, Now, Replays},
     shared::Shared,
     state::{Awaited, State, stopped},
-    tokens::{Now, Tokens, YOUNG},
+    tokens::{Tokens, YOUNG},
 };
 use crate::{backoff::jittered, call::Deadline};
 

@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{
     CredentialError, CredentialErrorKind,
-    access_token::{AccessToken, Bearer},
+    access_token::{AccessToken, Bearer, Now},
     state::{Awaited, State, stopped, unusable},
-    tokens::{Now, Tokens},
+    tokens::Tokens,
 };
 use crate::{
     call::Deadline,

@@ -16,13 +16,31 @@ use crate::{
 /// Source of an API client's secret.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// A polled file. A new secret is used within 10 seconds, whether the file was rewritten,
-    /// replaced by a rename, or reached through a symbolic link that was swapped. For a systemd
-    /// credential, the path below `$CREDENTIALS_DIRECTORY`.
+    /// `client_secret_file`: a polled file. A new secret is used within 10 seconds, whether the
+    /// file was rewritten, replaced by a rename, or reached through a symbolic link that was
+    /// swapped.
     File(PathBuf),
-    /// A secret that never changes, from an environment variable.
+    /// `client_secret_credential`: the file of that name in `$CREDENTIALS_DIRECTORY`, the directory
+    /// of systemd credentials. It is polled too.
+    Credential(PathBuf),
+    /// `client_secret_env`: a secret that never changes, from an environment variable.
     Fixed(ClientSecret),
 }
+
+impl PartialEq for SecretSource {
+    /// Compares the places. An environment variable cannot change while the process runs.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(path), Self::File(other)) | (Self::Credential(path), Self::Credential(other)) => {
+                path == other
+            }
+            (Self::Fixed(_), Self::Fixed(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for SecretSource {}
 
 /// Result of reading the secret.
 #[derive(Clone, Debug)]
@@ -45,7 +63,7 @@ impl SecretSource {
         wall: WallClock,
     ) {
         match self {
-            Self::File(path) => {
+            Self::File(path) | Self::Credential(path) => {
                 let file = SecretFile { path, api_client, loaded, reloads, warned_readable_by_others: false };
                 match Follower::new(file, None, wall).run().await {}
             }

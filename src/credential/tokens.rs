@@ -4,13 +4,9 @@
 //! issued, and responds with 401 until then. The previous token is therefore used until the new one
 //! has been accepted once, and one call per second tries the new one.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use super::access_token::{AccessToken, Bearer};
-use crate::clock::Instant;
+use super::access_token::{AccessToken, Bearer, Now};
 
 /// A 401 on a token younger than this can mean that this node of the API does not know it yet, even
 /// if another one has accepted it.
@@ -24,19 +20,6 @@ pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Tokens {
     newest: Arc<AccessToken>,
     previous: Option<Arc<AccessToken>>,
-}
-
-/// Current time of both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
-    pub(super) instant: Instant,
-    pub(super) wall: SystemTime,
-}
-
-impl Now {
-    fn after(self, time: Duration) -> Self {
-        Self { instant: self.instant + time, wall: self.wall + time }
-    }
 }
 
 impl Tokens {

@@ -21,7 +21,8 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     read::{Reader, Version},
-    timed::{self, Unanswered},
+    timed,
+    unanswered::Unanswered,
 };
 use crate::clock::{self, Instant, WallClock};
 

@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::timed::Unanswered;
+use super::unanswered::Unanswered;
 
 /// Maximum number of symbolic links in a path, as in the kernel (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;

@@ -15,10 +15,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::{
-    progress::Progress,
-    timed::{self, Unanswered},
-};
+use super::{progress::Progress, timed, unanswered::Unanswered};
 
 /// Default maximum size of a file, in bytes. Several times the size of the bundle of all public
 /// authorities.

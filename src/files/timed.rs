@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -14,7 +13,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::progress::{Progress, Reached};
+use super::{
+    progress::{Progress, Reached},
+    unanswered::Unanswered,
+};
 use crate::clock::{self, Instant};
 
 /// Maximum duration of one read, including parsing.
@@ -39,23 +41,6 @@ pub const MAX_PENDING_READS: usize = 64;
 
 /// Maximum number of reads of one file that may hang at the same places as others.
 const MAX_FREE_READS: usize = MAX_PENDING_READS - MAX_CAREFUL_READS;
-
-/// Reason that work on a file has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// The work did not finish in time, which is [`READ_TIMEOUT`] for a read.
-    #[error("it could not be read in time (5 seconds); check the file system that it is on")]
-    TimedOut,
-    /// The maximum number of earlier reads have not returned.
-    #[error("too many earlier reads have not returned; check the file system that it is on")]
-    TooManyPending,
-    /// The operating system could not start a thread.
-    #[error("cannot start a thread to read it: {0}")]
-    NoThread(#[source] io::Error),
-    /// The thread panicked.
-    #[error("reading it failed unexpectedly; the log has the panic")]
-    Panicked,
-}
 
 /// Reads in progress, by the name of their file.
 static PENDING: Mutex<BTreeMap<Arc<str>, Pending>> = Mutex::new(BTreeMap::new());

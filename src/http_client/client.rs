@@ -5,6 +5,7 @@
 use std::{
     fmt,
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -19,7 +20,7 @@ use http::{
 use url::{Host, Url};
 
 use super::{
-    ClientTls, LookupError, Proxy, Resolver, cause,
+    ClientTls, ClientTlsSet, LookupError, Proxy, ProxyUrl, Resolver, TlsConfigError, cause,
     connect::{KnownAddresses, failed_lookup},
     is_loopback,
     local_resource::{LocalResource, missing_resource_in},
@@ -45,6 +46,25 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 const HEADER_OVERHEAD: usize = 32;
 /// Maximum number of header lines over HTTP/1.1. The limit in bytes is always reached first.
 const MAX_HEADER_LINES: usize = MAX_HEADER_LIST_BYTES as usize / HEADER_OVERHEAD;
+
+/// Settings of the connections to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// `ca_file`: the only authorities trusted for the server's certificate, in PEM. `None` means
+    /// the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `proxy_url`: the HTTP proxy to the server; none. The usual proxy variables are not read.
+    pub proxy_url: Option<ProxyUrl>,
+    /// `max_idle_connections`: maximum number of idle connections that are kept for reuse, per
+    /// sender; 256, from 1 to 65,536.
+    pub max_idle_connections: usize,
+}
+
+impl Default for ConnectionSettings {
+    fn default() -> Self {
+        Self { ca_file: None, proxy_url: None, max_idle_connections: 256 }
+    }
+}
 
 /// Settings of an HTTP client.
 #[derive(Clone)]
@@ -83,12 +103,32 @@ impl HttpSettings {
             proxy: None,
             connect_timeout: Duration::from_secs(2),
             max_connection_age: Duration::from_mins(10),
-            max_idle_connections: 256,
+            max_idle_connections: ConnectionSettings::default().max_idle_connections,
             resolver,
             protocol: Arc::default(),
             expects_few_headers: false,
             needs_header_room: Arc::default(),
         }
+    }
+
+    /// Returns the settings for a server whose connections are configured. The authorities are
+    /// those of `tls`.
+    ///
+    /// # Errors
+    ///
+    /// The authorities cannot be read or used.
+    pub fn configured(
+        server: Url,
+        configured: &ConnectionSettings,
+        tls: &mut ClientTlsSet,
+        resolver: Resolver,
+    ) -> Result<Self, TlsConfigError> {
+        let proxy = configured.proxy_url.as_ref().map(ProxyUrl::expose);
+        let tls = tls.get(configured.ca_file.as_deref(), &server, proxy)?;
+        let mut settings = Self::new(server, tls, resolver);
+        settings.max_idle_connections = configured.max_idle_connections;
+        settings.proxy = proxy.map(|proxy| Proxy::new(proxy.clone(), &settings.tls));
+        Ok(settings)
     }
 
     /// Returns the settings for requests that can be repeated. Over HTTP/1.1 the parser has room

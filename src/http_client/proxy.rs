@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
-use super::{ClientTls, Resolver};
+use super::{ClientTls, Resolver, is_loopback};
 use crate::clock::{self, Instant};
 
 /// Text of the HTTP library for a tunnel that was refused with any status but 407.
@@ -36,6 +36,37 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const REUSE: Duration = Duration::from_secs(1);
 /// Maximum size of a status line, in bytes.
 const MAX_STATUS_LINE: usize = 1024;
+
+/// URL of a proxy. It may contain a user and a password, which `Debug` hides.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(Url);
+
+impl ProxyUrl {
+    /// Wraps the URL of a proxy.
+    #[must_use]
+    pub const fn new(url: Url) -> Self {
+        Self(url)
+    }
+
+    /// Returns the URL, including user and password.
+    #[must_use]
+    pub const fn expose(&self) -> &Url {
+        &self.0
+    }
+
+    /// Returns whether the proxy is on this machine.
+    #[must_use]
+    pub fn is_on_loopback(&self) -> bool {
+        is_loopback(&self.0)
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = (self.0.host_str().unwrap_or_default(), self.0.port_or_known_default());
+        write!(f, "{}://{host}:{}", self.0.scheme(), port.unwrap_or_default())
+    }
+}
 
 /// A proxy. Its URL may contain a password, which `Debug` does not show.
 #[derive(Clone)]

@@ -23,6 +23,8 @@ const KEEP_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').r
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataCenter {
     base: Url,
+    /// Base URL for browsers.
+    public: Url,
     token: Url,
     ott: Url,
     ott_login: Url,
@@ -83,11 +85,12 @@ impl DataCenter {
             ott_login: at("/api/2/idp/ott/login"),
             logout: at("/api/2/idp/logout"),
             external_login: at("/api/2/idp/external-login"),
+            public: base.clone(),
             base,
         })
     }
 
-    /// Returns the base URL.
+    /// Returns the base URL, which requests are sent to.
     #[must_use]
     pub const fn base_url(&self) -> &Url {
         &self.base
@@ -102,7 +105,7 @@ impl DataCenter {
             url
         };
         self.external_login = at(self.external_login.path());
-        self.base = at("/");
+        self.public = at("/");
         self
     }
 
@@ -149,11 +152,11 @@ impl DataCenter {
             if target_uri.starts_with("//") {
                 return Err(InvalidTargetUri::DoubleSlash);
             }
-            self.base.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
+            self.public.join(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         } else {
             let (scheme, authority) =
                 server_url::split(target_uri).ok_or(InvalidTargetUri::NeitherPathNorHttps)?;
-            if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.base.scheme()) {
+            if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case(self.public.scheme()) {
                 return Err(InvalidTargetUri::NeitherPathNorHttps);
             }
             if authority.contains(['@', '%']) {
@@ -162,7 +165,7 @@ impl DataCenter {
             Url::parse(target_uri).map_err(|_| InvalidTargetUri::NeitherPathNorHttps)?
         };
         let origin = url.origin();
-        if origin != self.base.origin() && !allowed.iter().any(|one| one.0 == origin) {
+        if origin != self.public.origin() && !allowed.iter().any(|one| one.0 == origin) {
             return Err(InvalidTargetUri::ForeignOrigin);
         }
         if begins_with_two_slashes(url.path()) {
@@ -196,7 +199,10 @@ impl DataCenter {
 impl Origin {
     /// Parses an https origin, for example `https://portal.example.com:8443`.
     pub fn parse(text: &str) -> Result<Self, InvalidServerUrl> {
-        let url = server_url::parse_origin(text)?;
+        let url = server_url::parse_origin(text).map_err(|error| match error {
+            InvalidServerUrl::NotHttps => InvalidServerUrl::NotHttpsOrigin,
+            other => other,
+        })?;
         if url.scheme() == "https" { Ok(Self(url.origin())) } else { Err(InvalidServerUrl::NotHttpsOrigin) }
     }
 }

@@ -39,8 +39,8 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// `POST /idp/ott`, which mints a token. Repeating it is safe: an undelivered token expires.
-    pub(super) fn ott(settings: &Settings, metrics: &ApiClientMetrics) -> Self {
-        let Settings { data_center, limits, memory, .. } = settings;
+    pub(super) fn ott(settings: &Settings, memory: &ResponseMemory, metrics: &ApiClientMetrics) -> Self {
+        let Settings { data_center, limits, .. } = settings;
         Self {
             operation: Operation::IssueOtt,
             url: data_center.ott_url().clone(),
@@ -56,8 +56,12 @@ impl Endpoint {
 
     /// `POST /idp/ott/login`, which spends a token. It is repeated only if the token was
     /// not sent.
-    pub(super) fn ott_login(settings: &Settings, metrics: &ApiClientMetrics) -> Self {
-        let Settings { data_center, limits, memory, .. } = settings;
+    pub(super) fn ott_login(
+        settings: &Settings,
+        memory: &ResponseMemory,
+        metrics: &ApiClientMetrics,
+    ) -> Self {
+        let Settings { data_center, limits, .. } = settings;
         Self {
             operation: Operation::LoginWithOtt,
             url: data_center.ott_login_url().clone(),

@@ -119,6 +119,11 @@ const PERCENT_OF_CALLS: u64 = 10;
 /// Retry budget of all calls of one API client. Grants ten retries per second, and beyond that a
 /// tenth of the calls of the last ten seconds, so that retries never multiply the load on a failing
 /// platform.
+///
+/// `tower::retry::budget::TpsBudget` has other semantics: its floor is one for the whole window, so
+/// that a hundred retries may be sent in one second; its share is added to the floor instead of
+/// beginning beyond it; and it checks the budget and takes from it in two steps, so that several
+/// workers can take the same retry. It also takes a lock for each call, not only for each retry.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     /// `total` counts calls, `marked` counts retries.

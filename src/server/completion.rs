@@ -317,8 +317,8 @@ mod tests {
         let mut pipe = pipe(&path);
         let filled = fill(&mut pipe);
         let metrics = Metrics::new();
-        let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false, max_in_flight: 16 };
-        let audit = Audit::start(settings, &metrics, WallClock::system()).unwrap();
+        let settings = Settings { sink: Sink::File(path), hmac_key: None, fsync: false };
+        let audit = Audit::start(&settings, None, 16, &metrics, WallClock::system()).unwrap();
         let refused = refused_calls(&audit, &metrics);
         let span = CallSpan::default();
         let completion = Completion::of(call(), span, Audited::Yes, audit.clone(), refused, metrics.clone());

@@ -23,11 +23,14 @@ use tokio::{sync::Notify, time::timeout_at};
 
 pub(super) use self::entry::Entry;
 use self::peer_key::PeerKey;
-use super::{limits::Limits, log_throttle::LogThrottle};
+use super::limits::Limits;
 use crate::{
     caller::{Identification, Peer},
     clock,
-    telemetry::metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
+    telemetry::{
+        logging::LogThrottle,
+        metrics::{ConnectionEnd, ConnectionRefusal, Metrics},
+    },
 };
 
 /// Maximum number of connections that have made room and are not closed yet; at most the maximum
@@ -95,7 +98,7 @@ impl Connections {
             if limits.unidentified_timeout.is_some() { RoomFrom::Unidentified } else { RoomFrom::Any };
         Self(Arc::new(Inner {
             max: limits.max_connections,
-            max_per_peer: limits.max_connections_per_peer,
+            max_per_peer: limits.max_per_peer(),
             room_from,
             identification,
             metrics,

@@ -16,13 +16,14 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 
 /// Maximum durations of the steps of a drain (ARCHITECTURE.md, "The drain"). With the remaining
 /// work of the process, the defaults add up to less than 30 s.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainTimes {
-    /// Time during which health reports `NOT_SERVING` before anything else changes.
+    /// `drain_lame_duck`: time during which health reports `NOT_SERVING` before anything else
+    /// changes.
     pub lame_duck: Duration,
     /// Time after the GOAWAY during which calls that crossed it are accepted.
     pub stragglers: Duration,
-    /// Time from the start of the drain until calls in flight are cut off.
+    /// `drain_timeout`: time from the start of the drain until calls in flight are cut off.
     pub cut_off: Duration,
     /// Maximum time for the platform requests of cut-off calls to end.
     pub settle: Duration,

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 /// Limits on what peers may take from the server. All of them are set explicitly; none is left to a
 /// library's default.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of connections, over all workers. A further one takes the place of a
-    /// connection that has carried no identified call, and is closed if there is none.
+    /// `max_connections`: maximum number of connections, over all workers. A further one takes the
+    /// place of a connection that has carried no identified call, and is closed if there is none.
     pub max_connections: usize,
-    /// Maximum number of connections of one peer: an IPv4 address or an IPv6 /64. Loopback
-    /// addresses and trusted proxies are exempt. A further one takes the place of another
-    /// connection of the same peer, as above.
-    pub max_connections_per_peer: usize,
-    /// A connection without a call in progress for this time is sent a GOAWAY.
+    /// `max_connections_per_peer`: maximum number of connections of one peer: an IPv4 address or an
+    /// IPv6 /64. Loopback addresses and trusted proxies are exempt. A further one takes the place
+    /// of another connection of the same peer, as above. `None` means a quarter of
+    /// `max_connections`.
+    pub max_connections_per_peer: Option<usize>,
+    /// `idle_timeout`: a connection without a call in progress for this time is sent a GOAWAY.
     pub idle_timeout: Duration,
     /// A connection is sent a GOAWAY this long after it was accepted if it has carried no call of a
     /// caller that the access rules name. `None` for a port without caller identification: there,
@@ -30,8 +31,8 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// A connection whose ping is not answered within this time is closed.
     pub keepalive_timeout: Duration,
-    /// A connection gets a GOAWAY at this age ± 10 %, so that a load balancer can redistribute
-    /// the callers.
+    /// `max_connection_age`: a connection gets a GOAWAY at this age ± 10 %, so that a load balancer
+    /// can redistribute the callers.
     pub connection_age: Duration,
     /// A connection with calls in progress that was sent a GOAWAY because of a time limit is closed
     /// after this time, which is longer than any call may take.
@@ -84,7 +85,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
-            max_connections_per_peer: 256,
+            max_connections_per_peer: None,
             idle_timeout: Duration::from_mins(5),
             unidentified_timeout: Some(Duration::from_secs(15)),
             delivery_timeout: Duration::from_secs(10),
@@ -111,5 +112,29 @@ impl Default for Limits {
             connection_window: 256 * 1024,
             max_send_buffer: 64 * 1024,
         }
+    }
+}
+
+impl Limits {
+    /// Returns the maximum number of connections of one peer.
+    #[must_use]
+    pub fn max_per_peer(&self) -> usize {
+        self.max_connections_per_peer.unwrap_or_else(|| (self.max_connections / 4).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_peer_has_a_quarter_of_the_connections_unless_configured() {
+        let with = |max_connections, max_connections_per_peer| {
+            Limits { max_connections, max_connections_per_peer, ..Limits::default() }.max_per_peer()
+        };
+        assert_eq!(
+            [with(1024, None), with(2000, None), with(3, None), with(1024, Some(7))],
+            [256, 500, 1, 7]
+        );
     }
 }

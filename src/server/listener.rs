@@ -13,11 +13,8 @@ use std::{
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{
-    connections::{Connections, Place},
-    log_throttle::LogThrottle,
-};
-use crate::backoff::Backoff;
+use super::connections::{Connections, Place};
+use crate::{backoff::Backoff, telemetry::logging::LogThrottle};
 
 /// Length of the kernel's queue of connections that have not been accepted yet.
 const BACKLOG: i32 = 1024;
@@ -59,7 +56,7 @@ pub(super) async fn accept_all(
     mut hand_on: impl FnMut(Accepted),
 ) {
     let mut failures = 0;
-    let mut throttle = LogThrottle::default();
+    let throttle = LogThrottle::default();
     loop {
         let (stream, address) = match poll_fn(&mut accept).await {
             Ok(accepted) => {

@@ -13,35 +13,38 @@ use super::{BucketSettings, DrainTimes, Limits, tls};
 /// and handles thousands of calls per second.
 const MAX_DEFAULT_WORKERS: usize = 16;
 
-/// Settings of a server.
-#[derive(Clone, Debug)]
+/// Settings of a server (`[server]`). The documentation of a field begins with its key;
+/// `docs/configuration.md` has the bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The address to listen on; port 0 takes a free one.
+    /// `listen`: the address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// How connections are secured.
+    /// `plaintext` and `[server.tls]`: how connections are secured.
     pub transport: Transport,
-    /// Number of worker threads. Default: one per core, at most 16.
+    /// `worker_threads`: number of worker threads. Default: one per core, at most 16.
     pub worker_threads: Option<NonZeroUsize>,
-    /// Maximum duration of a call; also that of a call without a deadline.
+    /// `max_deadline`: maximum duration of a call; also that of a call without a deadline.
     pub max_deadline: Duration,
-    /// Maximum number of calls in flight, over all workers; further calls fail with `OVERLOADED`.
+    /// `max_in_flight`: maximum number of calls in flight, over all workers; further calls fail
+    /// with `OVERLOADED`.
     pub max_in_flight: usize,
-    /// Maximum number of calls whose body has not arrived, over all workers; further calls fail
-    /// with `OVERLOADED`. Capped at `max_in_flight`. The default has room for a burst of one caller
-    /// on ten connections, with all headers read before the first message.
+    /// `max_awaited_bodies`: maximum number of calls whose body has not arrived, over all workers;
+    /// further calls fail with `OVERLOADED`. Capped at `max_in_flight`. The default has room for a
+    /// burst of one caller on ten connections, with all headers read before the first message.
     pub max_awaited_bodies: usize,
-    /// Maximum time from the identification of a call until its body has arrived.
+    /// `body_timeout`: maximum time from the identification of a call until its body has arrived.
     pub body_timeout: Duration,
-    /// Limit on records and log lines of refused calls, per peer or caller.
+    /// `refused_call_rate` and `refused_call_burst`: limit on records and log lines of refused
+    /// calls, per peer or caller.
     pub refused_calls: BucketSettings,
     /// Limits on peers.
     pub limits: Limits,
-    /// Durations of the steps of a drain.
+    /// `drain_lame_duck` and `drain_timeout`: durations of the steps of a drain.
     pub drain: DrainTimes,
 }
 
 /// How connections are secured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Not encrypted; allowed only on a loopback address.
     LoopbackPlaintext,
@@ -49,6 +52,23 @@ pub enum Transport {
     Plaintext,
     /// TLS.
     Tls(tls::Settings),
+}
+
+impl Transport {
+    /// Returns whether clients present certificates, or `None` without TLS.
+    #[must_use]
+    pub const fn client_auth(&self) -> Option<&tls::ClientAuth> {
+        match self {
+            Self::Tls(tls) => Some(&tls.client_auth),
+            Self::LoopbackPlaintext | Self::Plaintext => None,
+        }
+    }
+
+    /// Returns whether clients are asked for certificates.
+    #[must_use]
+    pub const fn asks_for_certificates(&self) -> bool {
+        matches!(self.client_auth(), Some(tls::ClientAuth::Optional { .. } | tls::ClientAuth::Require { .. }))
+    }
 }
 
 impl Settings {

@@ -200,9 +200,9 @@ fn dependencies(draining: CancellationToken) -> Dependencies {
 fn two_callers() -> BearerTokens {
     let token = |name: &str| {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, name.as_bytes());
-        (name.to_owned(), digest.as_ref().try_into().unwrap())
+        digest.as_ref().try_into().unwrap()
     };
-    BearerTokens::try_new(vec![token("a"), token("b")]).unwrap()
+    BearerTokens::for_test([("a", token("a")), ("b", token("b"))]).unwrap()
 }
 
 /// Allows all calls, and `max_in_flight` calls in flight per caller.
@@ -212,8 +212,8 @@ fn access(max_in_flight: Option<u32>) -> Access {
 
 fn access_with(max_in_flight: Option<u32>, tokens: BearerTokens) -> Access {
     let rule = |caller: &str| RuleSettings {
-        rate: Some(Rate::Unlimited),
-        user_rate: Some(Rate::Unlimited),
+        rate: Rate::Unlimited,
+        user_rate: Rate::Unlimited,
         max_in_flight: max_in_flight.and_then(NonZeroU32::new),
         ..RuleSettings::new(vec![caller.to_owned()], Users::All)
     };

@@ -24,13 +24,14 @@ const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// Paths of certificate and key, and whether clients present certificates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The certificate chain, PEM, the server's own certificate first.
+    /// `certificate_file`: the certificate chain, PEM, the server's own certificate first.
     pub certificate_file: PathBuf,
-    /// The certificate's private key, PEM (PKCS #8, PKCS #1 or SEC 1).
+    /// `private_key_file`: the certificate's private key, PEM (PKCS #8, PKCS #1 or SEC 1).
     pub private_key_file: PathBuf,
-    /// Whether clients present certificates.
+    /// `client_auth` and `client_ca_file`: whether clients present certificates; "require" if there
+    /// is a `client_ca_file`.
     pub client_auth: ClientAuth,
     /// Time between two polls of the files. A change takes effect when two successive polls see it,
     /// so after at most twice this time; with 3 s, within 10 s.
@@ -38,7 +39,7 @@ pub struct Settings {
 }
 
 /// Whether clients present certificates.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     /// Clients are not asked for a certificate.
     Off,

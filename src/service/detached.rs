@@ -275,9 +275,9 @@ mod tests {
                 sink: crate::audit::Sink::File(folder.path().join(path)),
                 hmac_key: None,
                 fsync: false,
-                max_in_flight: 16,
             };
-            let audit = Audit::start(settings, &metrics, WallClock::system()).expect("the sink opens");
+            let audit =
+                Audit::start(&settings, None, 16, &metrics, WallClock::system()).expect("the sink opens");
             let call = Call::new(clock::now(), Deadline::after(Duration::from_secs(10)));
             call.set_operation(Operation::LoginWithOtt);
             Self { folder, audit, metrics, call }

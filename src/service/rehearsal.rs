@@ -291,9 +291,9 @@ fn perform(service: &OttService, request: Request) -> Answer {
 fn rules(users: Users, rate: Rate) -> Access {
     let callers = vec!["anonymous".to_owned(), "*".to_owned()];
     let settings = RuleSettings {
-        rate: Some(rate),
-        burst: Some(1),
-        user_rate: Some(Rate::Unlimited),
+        rate,
+        burst: NonZeroU32::MIN,
+        user_rate: Rate::Unlimited,
         ..RuleSettings::new(callers, users)
     };
     #[expect(clippy::expect_used, reason = "constant, at start-up, and a test reaches each of them")]

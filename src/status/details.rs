@@ -15,11 +15,13 @@ use tonic::{
 };
 use tonic_types::pb;
 
-use super::{Case, Failure, FailureCode, Reason, Violation, may_be_spent, message::Message as Text};
+use super::{
+    Case, Failure, FailureCode, Reason, Violation, may_be_spent,
+    message::{Message as Text, bounded},
+};
 use crate::{
     backoff,
     call::{Call, Operation},
-    text::is_unprintable,
 };
 
 /// Maximum size of a status in the peer's header list (RFC 9113, 6.5.2):
@@ -33,8 +35,6 @@ const MAX_RETRY_DELAY: Duration = Duration::from_hours(1);
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Lifetime of a one-time token.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
-/// Maximum size of one text, in bytes: the platform's message, a name, a rule.
-const MAX_TEXT_BYTES: usize = 256;
 /// Maximum number of violations in a status.
 const MAX_VIOLATIONS: usize = 16;
 
@@ -293,18 +293,6 @@ fn quota(failure: &Failure, call: &Call) -> Option<pb::quota_failure::Violation>
         description: bounded(description),
         ..Default::default()
     })
-}
-
-/// Returns the text without unprintable characters, cut to [`MAX_TEXT_BYTES`].
-pub(super) fn bounded(text: &str) -> String {
-    let mut bounded = String::new();
-    for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {
-        if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {
-            break;
-        }
-        bounded.push(letter);
-    }
-    bounded
 }
 
 /// Length of a message as the gRPC library encodes it, which encodes more than it has to.

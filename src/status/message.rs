@@ -6,10 +6,15 @@
 use super::{
     Failure, Violation,
     case::{Advice, Case, Placeholder},
-    details::bounded,
     may_be_spent,
 };
-use crate::call::{Call, Certainty, Operation};
+use crate::{
+    call::{Call, Certainty, Operation},
+    text::is_unprintable,
+};
+
+/// Maximum size of one text, in bytes: the platform's message, a name, a rule.
+const MAX_TEXT_BYTES: usize = 256;
 
 const TOKEN_MAY_BE_SPENT: &str = "The one-time token may be spent; issue a new token and log in with that.";
 const TOKEN_IS_SPENT: &str = "The one-time token is spent; issue a new token and log in with that.";
@@ -155,4 +160,16 @@ impl<'a> Message<'a> {
             Placeholder::User => text.push_str(self.user_field.unwrap_or("the name of the user")),
         }
     }
+}
+
+/// Returns the text without unprintable characters, cut to [`MAX_TEXT_BYTES`].
+pub(super) fn bounded(text: &str) -> String {
+    let mut bounded = String::new();
+    for letter in text.chars().filter(|&letter| !is_unprintable(letter)) {
+        if bounded.len() + letter.len_utf8() > MAX_TEXT_BYTES {
+            break;
+        }
+        bounded.push(letter);
+    }
+    bounded
 }

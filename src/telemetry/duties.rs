@@ -11,6 +11,7 @@ use std::{
 
 use prometheus::IntCounter;
 
+use super::label::labels;
 use crate::clock::{self, Instant};
 
 /// A duty that has been failing for this long fails `/livez`. Several restarts fit into it.
@@ -19,73 +20,35 @@ const DOWN_AFTER: Duration = Duration::from_secs(10);
 /// [`DOWN_AFTER`], so that a single failure never fails `/livez`.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
-/// A kind of background task that runs until the gateway stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
-    /// Keeps the access token of one API client fresh.
-    AccessToken,
-    /// Publishes the state of one API client's credential to health.
-    CredentialHealth,
-    /// Publishes the state of the audit sink to health.
-    AuditHealth,
-    /// Publishes the beginning of the drain to health.
-    DrainHealth,
-    /// Follows access rules and bearer tokens.
-    AccessRules,
-    /// Follows the keys of one JWT issuer.
-    JwtKeys,
-    /// Follows the TLS files of one listener.
-    TlsFiles,
-    /// Accepts the connections of one listener.
-    Accept,
-    /// Writes summaries of refused calls.
-    RefusedCalls,
-    /// Keeps the addresses of names in use fresh.
-    NameLookups,
-    /// Follows one source of the authorities that outgoing connections trust.
-    Authorities,
-    /// Watches the heartbeats of all threads.
-    ThreadWatch,
-    /// Reports dropped and suppressed log lines.
-    LogReport,
-}
-
-impl Duty {
-    /// All duties, in order.
-    pub const ALL: [Self; 13] = [
-        Self::AccessToken,
-        Self::CredentialHealth,
-        Self::AuditHealth,
-        Self::DrainHealth,
-        Self::AccessRules,
-        Self::JwtKeys,
-        Self::TlsFiles,
-        Self::Accept,
-        Self::RefusedCalls,
-        Self::NameLookups,
-        Self::Authorities,
-        Self::ThreadWatch,
-        Self::LogReport,
-    ];
-
-    /// Returns the name in metrics, logs and `/livez`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token",
-            Self::CredentialHealth => "credential_health",
-            Self::AuditHealth => "audit_health",
-            Self::DrainHealth => "drain_health",
-            Self::AccessRules => "access_rules",
-            Self::JwtKeys => "jwt_keys",
-            Self::TlsFiles => "tls_files",
-            Self::Accept => "accept",
-            Self::RefusedCalls => "refused_calls",
-            Self::NameLookups => "name_lookups",
-            Self::Authorities => "authorities",
-            Self::ThreadWatch => "thread_watch",
-            Self::LogReport => "log_report",
-        }
+labels! {
+    /// A kind of background task that runs until the gateway stops.
+    pub enum Duty {
+        /// Keeps the access token of one API client fresh.
+        AccessToken = "access_token",
+        /// Publishes the state of one API client's credential to health.
+        CredentialHealth = "credential_health",
+        /// Publishes the state of the audit sink to health.
+        AuditHealth = "audit_health",
+        /// Publishes the beginning of the drain to health.
+        DrainHealth = "drain_health",
+        /// Follows access rules and bearer tokens.
+        AccessRules = "access_rules",
+        /// Follows the keys of one JWT issuer.
+        JwtKeys = "jwt_keys",
+        /// Follows the TLS files of one listener.
+        TlsFiles = "tls_files",
+        /// Accepts the connections of one listener.
+        Accept = "accept",
+        /// Writes summaries of refused calls.
+        RefusedCalls = "refused_calls",
+        /// Keeps the addresses of names in use fresh.
+        NameLookups = "name_lookups",
+        /// Follows one source of the authorities that outgoing connections trust.
+        Authorities = "authorities",
+        /// Watches the heartbeats of all threads.
+        ThreadWatch = "thread_watch",
+        /// Reports dropped and suppressed log lines.
+        LogReport = "log_report",
     }
 }
 

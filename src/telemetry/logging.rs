@@ -8,6 +8,7 @@
 pub(crate) mod captured;
 mod limiter;
 mod line;
+mod throttle;
 mod writer;
 
 use std::{convert::Infallible, io, panic::PanicHookInfo, str::FromStr, time::Duration};
@@ -21,6 +22,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use self::throttle::LogThrottle;
 use self::{
     limiter::{Limited, Limiter},
     line::LineFormat,

@@ -13,7 +13,7 @@ pub use none::{AttemptSpan, CallSpan, Tracer};
 #[cfg(feature = "otlp")]
 pub use otlp::{AttemptSpan, CallSpan, Tracer};
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use rustls::ClientConfig;
@@ -21,13 +21,15 @@ use url::Url;
 
 use crate::call::{Certainty, Operation};
 
-/// Settings of traces.
-#[derive(Clone)]
+/// Settings of traces: `[telemetry]`, or the environment variables that OpenTelemetry defines
+/// (`OTEL_…`).
+#[derive(Clone, PartialEq)]
 pub struct Settings {
-    /// URL of the collector, for example `http://127.0.0.1:4317`.
+    /// `otlp_endpoint`: URL of the collector, for example `http://127.0.0.1:4317`.
     pub endpoint: Url,
-    /// Trust in the certificate of an `https` collector. Required for `https`.
-    pub tls: Option<CollectorTls>,
+    /// `otlp_ca_file`: the only authorities trusted for the certificate of an `https` collector.
+    /// `None` means the system's.
+    pub ca_file: Option<PathBuf>,
     /// Headers of each request to the collector. Their values are secrets.
     pub headers: HeaderMap,
     /// Timeout of one attempt to send a batch. 5 s.
@@ -50,7 +52,7 @@ pub struct Settings {
     pub propagate: bool,
 }
 
-/// TLS for connections to the collector.
+/// TLS for connections to an `https` collector.
 #[derive(Clone)]
 pub struct CollectorTls {
     /// The configuration of new connections. Follows changes of the trusted authorities.
@@ -69,7 +71,7 @@ impl fmt::Debug for CollectorTls {
 /// Settings of sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingSettings {
-    /// Share of calls that are recorded, from 0 to 1. 1.
+    /// `trace_ratio`: share of calls that are recorded, from 0 to 1. 1.
     pub ratio: f64,
     /// Whether the sampling decision of an identified caller takes precedence. True.
     pub follow_callers: bool,
@@ -92,7 +94,7 @@ impl Settings {
     pub fn new(endpoint: Url) -> Self {
         Self {
             endpoint,
-            tls: None,
+            ca_file: None,
             headers: HeaderMap::new(),
             attempt_timeout: Duration::from_secs(5),
             batch_timeout: Duration::from_secs(30),

@@ -6,9 +6,10 @@
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path, process::Command};
 
 use ott_gateway::{
-    app::access_rules,
+    access::{Quotas, Rate, RuleSettings, Rules, Settings as Access},
     call::Operation,
-    config::{Access, Config, Rate, Reloadable, Rule, Tokens},
+    caller::TokenHashes,
+    config::{Config, Reloadable},
     ott::{Subject, SubjectKind, Users},
 };
 use proptest::{prelude::*, sample::select};
@@ -17,7 +18,7 @@ use crate::docs::{Place, blocks, completed};
 
 /// The number of the rule that allows each probe, if any.
 fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
-    let rules = access_rules(access).expect("usable rules");
+    let rules = Rules::try_new(access.rules.clone()).expect("usable rules");
     let decide = |probe: &Probe| {
         rules.explain(&probe.caller, probe.operation, &probe.api_client, probe.user.as_ref()).deciding_rule()
     };
@@ -25,12 +26,12 @@ fn decisions(access: &Access, probes: &[Probe]) -> Vec<Option<usize>> {
 }
 
 /// Whether the quotas of `rule` are no wider than those of `than`.
-fn has_no_wider_quotas(rule: &Rule, than: &Rule) -> bool {
+fn has_no_wider_quotas(rule: &RuleSettings, than: &RuleSettings) -> bool {
     let per_hour = |rate: Rate| match rate {
         Rate::Unlimited => f64::INFINITY,
-        Rate::Limited { times, period } => f64::from(times.get()) * 3600.0 / period.as_secs_f64(),
+        Rate::PerPeriod { calls, period } => f64::from(calls.get()) * 3600.0 / period.as_secs_f64(),
     };
-    let in_flight = |rule: &Rule| rule.max_in_flight.map_or(u32::MAX, NonZeroU32::get);
+    let in_flight = |rule: &RuleSettings| rule.max_in_flight.map_or(u32::MAX, NonZeroU32::get);
     per_hour(rule.rate) <= per_hour(than.rate)
         && rule.burst <= than.burst
         && per_hour(rule.user_rate) <= per_hour(than.user_rate)
@@ -80,13 +81,13 @@ fn probes(access: &Access) -> Vec<Probe> {
 /// A whole file and what it allows.
 struct Whole {
     access: Access,
-    tokens: Tokens,
+    tokens: TokenHashes,
     probes: Vec<Probe>,
     decisions: Vec<Option<usize>>,
 }
 
 impl Whole {
-    fn new(access: Access, tokens: Tokens) -> Self {
+    fn new(access: Access, tokens: TokenHashes) -> Self {
         let probes = probes(&access);
         let decisions = decisions(&access, &probes);
         assert!(decisions.iter().any(Option::is_some), "the whole file allows something");
@@ -94,7 +95,7 @@ impl Whole {
     }
 
     /// Checks that a part of the file allows no more than the whole.
-    fn assert_allows_at_least(&self, access: &Access, tokens: &Tokens, part: &str) {
+    fn assert_allows_at_least(&self, access: &Access, tokens: &TokenHashes, part: &str) {
         for (name, hashes) in tokens {
             assert_eq!(self.tokens.get(name), Some(hashes), "a token changed in:\n{part}");
         }
@@ -112,7 +113,8 @@ impl Whole {
         for (cut, whole) in access.rules.iter().zip(&self.access.rules) {
             assert!(has_no_wider_quotas(cut, whole), "{cut:?} instead of {whole:?} in:\n{part}");
         }
-        assert!(!access.quota_dry_run || self.access.quota_dry_run, "in:\n{part}");
+        let is_dry_run = |access: &Access| access.quotas == Quotas::DryRun;
+        assert!(!is_dry_run(access) || is_dry_run(&self.access), "in:\n{part}");
     }
 }
 
@@ -137,11 +139,13 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
         whole.assert_allows_at_least(&cut.access, &cut.callers.tokens, &shown);
         for (name, client) in &cut.api_clients.by_name {
             let whole = &config.api_clients.by_name[name];
-            assert_eq!(client.ca_file, whole.ca_file, "other authorities are trusted in:\n{shown}");
+            let [cut, whole] = [client, whole].map(|client| &client.connections.ca_file);
+            assert_eq!(cut, whole, "other authorities are trusted in:\n{shown}");
         }
         let is_warned_about = config.warnings.iter().any(|warning| warning.key == "telemetry.otlp_ca_file");
-        if cut.telemetry.otlp_endpoint.is_some() && !is_warned_about {
-            assert_eq!(cut.telemetry.otlp_ca_file, config.telemetry.otlp_ca_file, "in:\n{shown}");
+        if let (Some(cut), false) = (&cut.telemetry.traces, is_warned_about) {
+            let whole = config.telemetry.traces.as_ref().expect("traces");
+            assert_eq!(cut.ca_file, whole.ca_file, "in:\n{shown}");
         }
         for jwt in &cut.callers.jwt {
             assert!(config.callers.jwt.contains(jwt), "an issuer changed in:\n{shown}");
@@ -149,8 +153,9 @@ fn cut_everywhere(file: &Path, environment: &BTreeMap<String, String>) -> usize 
         if cut.callers.forwarded.is_some() {
             assert_eq!(cut.callers.forwarded, config.callers.forwarded, "in:\n{shown}");
         }
-        if config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()) {
-            assert_eq!(cut.server.tls, config.server.tls, "in:\n{shown}");
+        let transport = &config.server.grpc.transport;
+        if transport.asks_for_certificates() {
+            assert_eq!(cut.server.grpc.transport, *transport, "in:\n{shown}");
         }
     }
     fs::write(file, text).expect("can be written");

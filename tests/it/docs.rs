@@ -11,7 +11,7 @@ use std::{
 
 use ott_gateway::config::{Config, Faults, KNOWN_VARIABLES};
 use syn::{
-    Expr, ExprCall, ExprMethodCall, ItemConst, ItemImpl, Lit, Type,
+    Expr, ExprCall, ExprMethodCall, ItemConst, ItemFn, ItemImpl, Lit, Type,
     visit::{self, Visit},
 };
 use tempfile::TempDir;
@@ -269,13 +269,18 @@ impl<'ast> Visit<'ast> for KeysInCode {
         visit::visit_item_impl(self, item);
     }
 
+    fn visit_item_fn(&mut self, item: &'ast ItemFn) {
+        self.by = item.sig.ident.to_string();
+        visit::visit_item_fn(self, item);
+    }
+
     fn visit_item_const(&mut self, item: &'ast ItemConst) {
         // The three sources of a secret are read in a loop over this list.
         if item.ident == "SOURCES"
             && let Expr::Array(array) = &*item.expr
         {
             let keys = array.elems.iter().filter_map(|element| literal(Some(element)));
-            self.keys.extend(keys.map(|key| ("SecretSource".to_owned(), key)));
+            self.keys.extend(keys.map(|key| ("read_secret".to_owned(), key)));
         }
     }
 
@@ -296,7 +301,11 @@ impl<'ast> Visit<'ast> for KeysInCode {
 
     fn visit_expr_call(&mut self, call: &'ast ExprCall) {
         if let Expr::Path(function) = &*call.func
-            && function.path.segments.first().is_some_and(|module| module.ident == "named_file")
+            && function
+                .path
+                .segments
+                .first()
+                .is_some_and(|first| first.ident == "named_file" || first.ident == "read_number")
             && let Some(key) = literal(call.args.get(1))
         {
             self.keys.insert((self.by.clone(), key));
@@ -305,21 +314,22 @@ impl<'ast> Visit<'ast> for KeysInCode {
     }
 }
 
-/// The table that each configuration type reads.
+/// The table that each configuration type, or function, reads.
 const TABLES: &[(&str, &str)] = &[
     ("Config", ""),
     ("Server", "server"),
-    ("ServerTls", "server.tls"),
+    ("read_tls", "server.tls"),
     ("Admin", "admin"),
     ("ApiClients", "api_clients.NAME"),
     ("ApiClient", "api_clients.NAME"),
-    ("SecretSource", "api_clients.NAME"),
+    ("read_secret", "api_clients.NAME"),
     ("Callers", "callers"),
-    ("Jwt", "callers.jwt"),
-    ("Forwarded", "callers.forwarded"),
-    ("Access", "access"),
-    ("Rule", "access.rules"),
-    ("Audit", "audit"),
+    ("read_jwt", "callers.jwt"),
+    ("read_forwarded", "callers.forwarded"),
+    ("read_access", "access"),
+    ("read_rule", "access.rules"),
+    ("read_users", "access.rules"),
+    ("read_audit", "audit"),
     ("Telemetry", "telemetry"),
 ];
 

@@ -67,8 +67,14 @@ fn set_with_an_invalid_rule_is_refused_as_a_whole() {
         with(|rule| rule.api_clients = Some(texts(&["a", ""]))),
         Invalid::EmptyEntry { rule: 2, list: "api_clients" }
     );
-    assert_eq!(with(|rule| rule.burst = Some(0)), Invalid::Burst { rule: 2, key: "burst" });
-    assert_eq!(with(|rule| rule.user_burst = Some(1_000_001)), Invalid::Burst { rule: 2, key: "user_burst" });
+    assert_eq!(
+        with(|rule| rule.burst = (MAX_BURST + 1).try_into().unwrap()),
+        Invalid::Burst { rule: 2, key: "burst" }
+    );
+    assert_eq!(
+        with(|rule| rule.user_burst = 1_000_001.try_into().unwrap()),
+        Invalid::Burst { rule: 2, key: "user_burst" }
+    );
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn explanation_names_the_deciding_rule() {
         RuleSettings { methods: Some(vec![Operation::LoginWithOtt]), ..rule(&["spiffe://td/portal"]) },
         RuleSettings {
             users: Users::listed(Login, &["*@mysite.com"]),
-            rate: Some(Rate::Unlimited),
+            rate: Rate::Unlimited,
             ..rule(&["spiffe://td/*"])
         },
         rule(&["spiffe://*"]),

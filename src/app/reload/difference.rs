@@ -1,6 +1,6 @@
 //! Differences between two versions, by number or name and never by value.
 
-use crate::config::{Rule, Tokens};
+use crate::{access::RuleSettings, caller::TokenHashes};
 
 /// Changes in a new version; `None` if there are none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,16 +14,16 @@ pub(super) struct Difference {
 impl Difference {
     /// Returns the differences of rules, by their numbers from 1: added ones as counted in the new
     /// configuration, removed ones as in the old one. An edited rule is both.
-    pub(super) fn between_rules(old: &[Rule], new: &[Rule]) -> Self {
-        let missing = |from: &[Rule], those: &[Rule]| {
+    pub(super) fn between_rules(old: &[RuleSettings], new: &[RuleSettings]) -> Self {
+        let missing = |from: &[RuleSettings], those: &[RuleSettings]| {
             let numbered = (1_usize..).zip(those).filter(|(_, rule)| !from.contains(rule));
             listed(numbered.map(|(number, _)| number.to_string()))
         };
         Self { added: missing(old, new), removed: missing(new, old), replaced: None }
     }
 
-    pub(super) fn between_tokens(old: &Tokens, new: &Tokens) -> Self {
-        let missing = |from: &Tokens, those: &Tokens| {
+    pub(super) fn between_tokens(old: &TokenHashes, new: &TokenHashes) -> Self {
+        let missing = |from: &TokenHashes, those: &TokenHashes| {
             listed(those.keys().filter(|name| !from.contains_key(*name)).map(ToString::to_string))
         };
         let replaced = new.iter().filter(|(name, hashes)| old.get(*name).is_some_and(|old| old != *hashes));

@@ -42,7 +42,7 @@ impl Followed {
             fs::write(&file, changed).unwrap();
         }
         let metrics = Metrics::new();
-        let policy = settings::policy(&config.access, &config.callers.tokens).unwrap();
+        let policy = policy(&config.access, &config.callers.tokens).unwrap();
         let access = Access::new(policy, metrics.clone());
         let (mut reload, trigger) = Reload::new(config, access.clone(), metrics.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move { drop(reload.run().await) }));

@@ -20,10 +20,16 @@ async fn calls_wait_for_a_probe_at_start_and_after_a_new_file_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, moved) = (folder.path().join("audit.jsonl"), folder.path().join("audit.1"));
     for fsync in [false, true] {
-        let settings =
-            Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync, max_in_flight: MAX_IN_FLIGHT };
+        let settings = Settings { sink: Sink::File(path.clone()), hmac_key: None, fsync };
         let metrics = Metrics::new();
-        let audit = Audit::start_checking(Duration::ZERO, settings, &metrics, WallClock::system());
+        let audit = Audit::start_checking(
+            Duration::ZERO,
+            &settings,
+            None,
+            MAX_IN_FLIGHT,
+            &metrics,
+            WallClock::system(),
+        );
         let audit = audit.expect("the sink opens");
         expect_record(&audit).await;
         assert_eq!(probes_in(&path), [probe("start", false)]);

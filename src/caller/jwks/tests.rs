@@ -64,12 +64,13 @@ fn issuer_metrics(metrics: &Metrics) -> JwksMetrics {
     metrics.jwt_issuer("corp")
 }
 
+fn start(url: Url, metrics: JwksMetrics) -> (Arc<KeyRing>, JwksRefresh) {
+    let source = JwksUrl { url, ca_file: None, max_age: MAX_AGE };
+    JwksRefresh::from_url(&source, UnpooledClient::for_test(), metrics)
+}
+
 fn follow(url: Url) -> Arc<KeyRing> {
-    let (ring, mut refresh) = JwksRefresh::start(
-        JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE },
-        issuer_metrics(&Metrics::new()),
-    )
-    .unwrap();
+    let (ring, mut refresh) = start(url, issuer_metrics(&Metrics::new()));
     tokio::spawn(async move { refresh.run().await });
     ring
 }
@@ -229,8 +230,7 @@ fn failed_fetches_are_logged_at_every_power_of_two_and_new_keys_once() {
     const STALE: &str = "keys_in_use=true";
     const LOADED: &str = "JWT keys loaded";
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (_ring, mut refresh) = JwksRefresh::start(source, issuer_metrics(&Metrics::new())).unwrap();
+    let (_ring, mut refresh) = start(url, issuer_metrics(&Metrics::new()));
     let log = CapturedLog::start();
     let count = |level: &str, words: &str| {
         log.text().lines().filter(|line| line.contains(level) && line.contains(words)).count()
@@ -297,8 +297,7 @@ impl Followed {
         let path = folder.path().join("jwks.json");
         std::fs::write(&path, keys).unwrap();
         let metrics = Metrics::new();
-        let (ring, mut refresh) =
-            JwksRefresh::start(JwksSource::File(path), issuer_metrics(&metrics)).unwrap();
+        let (ring, mut refresh) = JwksRefresh::from_file(path, issuer_metrics(&metrics)).unwrap();
         let task = tokio::spawn(async move { refresh.run().await });
         Self { folder, ring, metrics, _task: AbortOnDropHandle::new(task) }
     }
@@ -339,8 +338,7 @@ async fn file_that_has_no_usable_keys_or_is_too_large_is_a_startup_error() {
     large.resize(MAX_JWKS_BYTES + 1, b' ');
     for (content, expected) in [(&b"{}"[..], "not a JSON Web Key Set"), (&large, "larger than 256 KiB")] {
         std::fs::write(&path, content).unwrap();
-        let refused =
-            JwksRefresh::start(JwksSource::File(path.clone()), issuer_metrics(&Metrics::new())).unwrap_err();
+        let refused = JwksRefresh::from_file(path.clone(), issuer_metrics(&Metrics::new())).unwrap_err();
         assert!(refused.to_string().contains("jwks.json"), "{refused}");
         assert!(refused.to_string().contains(expected), "{refused}");
     }
@@ -389,8 +387,7 @@ async fn fetch_counts_as_a_reload_only_if_it_returns_other_keys() {
     let (issuer, url) = Issuer::start(&[]).await;
     let (one, two) = (jwks(&[&key("k1")]), jwks(&[&key("k2")]));
     let metrics = Metrics::new();
-    let source = JwksSource::Url { url: url.clone(), http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (_ring, mut refresh) = JwksRefresh::start(source, issuer_metrics(&metrics)).unwrap();
+    let (_ring, mut refresh) = start(url.clone(), issuer_metrics(&metrics));
     assert_eq!(counted(&metrics), [None; 3], "nothing has been fetched yet");
     let fetches = [
         (StatusCode::SERVICE_UNAVAILABLE, &one, [None, Some(1), Some(1)]),
@@ -419,8 +416,7 @@ fn expired(metrics: &Metrics) -> bool {
 async fn keys_are_not_accepted_beyond_their_maximum_age_if_they_cannot_be_refreshed() {
     let metrics = Metrics::new();
     let url = "https://issuer.example/jwks".parse().unwrap();
-    let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-    let (ring, mut refresh) = JwksRefresh::start(source, issuer_metrics(&metrics)).unwrap();
+    let (ring, mut refresh) = start(url, issuer_metrics(&metrics));
     let good = || Ok(jwks(&[&key("k1")]));
     let find = || ring.find(Algorithm::ES256, Some("k1")).0;
     refresh.take(good());
@@ -495,8 +491,7 @@ async fn failing_issuer_is_shown_beside_a_working_one() {
     let metrics = Metrics::new();
     let start = |issuer: &str| {
         let url = "https://issuer.example/jwks".parse().unwrap();
-        let source = JwksSource::Url { url, http: UnpooledClient::for_test(), max_age: MAX_AGE };
-        JwksRefresh::start(source, metrics.jwt_issuer(issuer)).unwrap().1
+        start(url, metrics.jwt_issuer(issuer)).1
     };
     let (mut one, mut other) = (start("one"), start("other"));
     one.take(Err(FetchFault::Status(503)));

@@ -385,14 +385,15 @@ fn issuers_that_could_be_confused_are_refused() {
     let issuer = |name: Option<&str>, issuer: &str| JwtSettings {
         name: name.map(Arc::from),
         issuer: issuer.to_owned(),
-        jwks: JwksSource::Url {
+        jwks: JwksSource::Url(JwksUrl {
             url: "https://keys.example".parse().unwrap(),
-            http: crate::http_client::UnpooledClient::for_test(),
+            ca_file: None,
             max_age: Duration::from_hours(24),
-        },
+        }),
         ..settings()
     };
-    let start = |issuers| JwtVerifiers::start(issuers, &Metrics::new());
+    let http = |_: &JwksUrl| Ok::<_, InvalidSettings>(UnpooledClient::for_test());
+    let start = |issuers| JwtVerifiers::start(issuers, http, &Metrics::new());
     for good in [
         vec![],
         vec![issuer(None, "a")],

@@ -6,26 +6,37 @@ use super::*;
 use crate::config::{
     Config, Environment,
     fault::{Findings, Place},
-    file::Table,
+    tree::Table,
 };
+use crate::telemetry::tracing::QueueSettings;
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
 
 /// What a test compares: the result, the variables in effect, and the warnings.
 struct Read {
-    traces: Traces,
+    traces: Option<Settings>,
     in_effect: Vec<String>,
     warnings: Vec<String>,
+}
+
+impl Read {
+    fn settings(&self) -> &Settings {
+        self.traces.as_ref().expect("there is a collector")
+    }
+
+    fn endpoint(&self) -> Option<String> {
+        self.traces.as_ref().map(|traces| traces.endpoint.to_string())
+    }
 }
 
 fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn read(configured: Traces, variables: &[(&str, &str)]) -> Read {
+fn read(in_file: InFile, variables: &[(&str, &str)]) -> Read {
     let (nothing, findings) = (Table::new(), Findings::default());
     let section = Section::root(&nothing, Place::File(None), &findings);
-    let (traces, in_effect) = complete(configured, &section, &environment(variables));
+    let (traces, in_effect) = complete(in_file, &section, &environment(variables));
     drop(section);
     let (traces, warnings) = findings.conclude(Some(traces)).expect("variables are never faults");
     Read {
@@ -35,27 +46,32 @@ fn read(configured: Traces, variables: &[(&str, &str)]) -> Read {
     }
 }
 
+/// What there is without any variable but the collector.
+fn default() -> Settings {
+    Settings::new(ENDPOINT.1.parse().expect("a URL"))
+}
+
 fn of_environment(variables: &[(&str, &str)]) -> Read {
-    read(Traces::default(), &[&[ENDPOINT], variables].concat())
+    read(InFile::default(), &[&[ENDPOINT], variables].concat())
 }
 
 fn of_file(variables: &[(&str, &str)]) -> Read {
     let endpoint = Some("https://file:4317".parse().expect("a URL"));
-    read(Traces { endpoint, ..Traces::default() }, variables)
+    read(InFile { endpoint, ..InFile::default() }, variables)
 }
 
 #[test]
 fn without_a_collector_no_variable_has_an_effect() {
     let read = read(
-        Traces::default(),
+        InFile::default(),
         &[("OTEL_SERVICE_NAME", "x"), ("OTEL_BSP_SCHEDULE_DELAY", "never"), ("OTEL_LOGS_EXPORTER", "otlp")],
     );
-    assert!(read.traces.endpoint.is_none() && read.in_effect.is_empty() && read.warnings.is_empty());
+    assert!(read.traces.is_none() && read.in_effect.is_empty() && read.warnings.is_empty());
 }
 
 #[test]
 fn the_collector_is_the_files_then_that_for_traces_then_the_general_one() {
-    let endpoint = |read: Read| read.traces.endpoint.map(|url| url.to_string());
+    let endpoint = |read: Read| read.endpoint();
     let specific = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://traces:4317");
     assert_eq!(endpoint(of_environment(&[])).as_deref(), Some("http://collector:4317/"));
     assert_eq!(endpoint(of_environment(&[specific])).as_deref(), Some("https://traces:4317/"));
@@ -74,36 +90,36 @@ fn a_collector_without_a_scheme_is_one_with_tls_unless_it_is_declared_insecure()
         (&[(name, "https://collector:4317"), insecure], "https://collector:4317/"),
         (&[(name, " http://[::1]:4317 ")], "http://[::1]:4317/"),
     ] {
-        let read = read(Traces::default(), variables);
-        assert_eq!(read.traces.endpoint.map(|url| url.to_string()).as_deref(), Some(expected));
+        let read = read(InFile::default(), variables);
+        assert_eq!(read.endpoint().as_deref(), Some(expected));
         assert!(read.warnings.is_empty(), "{:?}", read.warnings);
     }
     for text in ["ftp://collector", "http://", "http://user:canary@collector", "http://c/?x", "::", "a b"] {
-        let read = read(Traces::default(), &[(name, text)]);
-        assert!(read.traces.endpoint.is_none(), "{text}");
+        let read = read(InFile::default(), &[(name, text)]);
+        assert!(read.traces.is_none(), "{text}");
         assert_eq!(read.warnings.len(), 1, "{text}");
         assert!(!read.warnings[0].contains("canary"));
     }
-    let http = read(Traces::default(), &[(name, "http://collector:4318")]);
-    assert!(http.traces.endpoint.is_some() && http.warnings[0].contains("4318"), "{:?}", http.warnings);
+    let http = read(InFile::default(), &[(name, "http://collector:4318")]);
+    assert!(http.traces.is_some() && http.warnings[0].contains("4318"), "{:?}", http.warnings);
 }
 
 #[test]
 fn traces_can_be_switched_off() {
     for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")] {
         for read in [of_environment(&[off]), of_file(&[off])] {
-            assert!(read.traces.endpoint.is_none());
+            assert!(read.traces.is_none());
             let shown = format!("{}={}", off.0, off.1);
             assert!(read.in_effect.contains(&shown), "{:?}", read.in_effect);
         }
     }
     for on in [("OTEL_SDK_DISABLED", "false"), ("OTEL_TRACES_EXPORTER", "console, otlp")] {
         let read = of_file(&[on]);
-        assert!(read.traces.endpoint.is_some() && read.warnings.is_empty(), "{:?}", read.warnings);
+        assert!(read.traces.is_some() && read.warnings.is_empty(), "{:?}", read.warnings);
     }
     for ignored in [("OTEL_SDK_DISABLED", "1"), ("OTEL_TRACES_EXPORTER", "zipkin")] {
         let read = of_file(&[ignored]);
-        assert!(read.traces.endpoint.is_some() && read.in_effect.is_empty());
+        assert!(read.traces.is_some() && read.in_effect.is_empty());
         assert!(read.warnings[0].starts_with(ignored.0) && read.warnings[0].contains("ignored"));
     }
 }
@@ -112,12 +128,12 @@ fn traces_can_be_switched_off() {
 fn a_protocol_that_is_not_spoken_switches_off_the_environments_collector_only() {
     let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let read = of_environment(&[http]);
-    assert!(read.traces.endpoint.is_none());
+    assert!(read.traces.is_none());
     assert!(read.warnings[0].contains("traces are off: only grpc is supported"), "{:?}", read.warnings);
     let read = of_file(&[http]);
-    assert!(read.traces.endpoint.is_some() && read.warnings[0].contains("ignored"), "{:?}", read.warnings);
+    assert!(read.traces.is_some() && read.warnings[0].contains("ignored"), "{:?}", read.warnings);
     let read = of_environment(&[http, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")]);
-    assert!(read.traces.endpoint.is_some() && read.warnings.is_empty());
+    assert!(read.traces.is_some() && read.warnings.is_empty());
 }
 
 #[test]
@@ -139,25 +155,25 @@ fn everything_that_is_supported_is_taken_and_named() {
         ("OTEL_PROPAGATORS", "tracecontext,baggage"),
         ("OTEL_METRICS_EXPORTER", "none"),
     ]);
-    let options = read.traces.options;
-    assert_eq!(options.service_name.as_deref(), Some("login"));
+    let settings = read.settings();
+    assert_eq!(settings.service_name, "login");
     let resource = [("deployment.environment", "prod"), ("team", "a,b")];
-    assert_eq!(options.resource, resource.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(settings.resource, resource.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert_eq!(
-        (&options.headers["api-key"], &options.headers["x-tenant"]),
+        (&settings.headers["api-key"], &settings.headers["x-tenant"]),
         (&"canary key".parse().unwrap(), &"canary".parse().unwrap())
     );
-    assert_eq!(options.attempt_timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(options.batch_timeout, Some(Duration::from_secs(20)));
-    assert_eq!(options.batch_delay, Some(Duration::from_millis(100)));
-    assert_eq!((options.max_queued_spans, options.max_batch_spans), (Some(1000), Some(100)));
-    assert_eq!((options.max_attributes, options.max_value_length), (Some(10), Some(99)));
-    assert_eq!((read.traces.ratio, options.without_callers_decision), (Some(0.25), true));
-    assert!(!options.without_propagation);
+    assert_eq!(settings.attempt_timeout, Duration::from_millis(1500));
+    assert_eq!(settings.batch_timeout, Duration::from_secs(20));
+    let queue = QueueSettings { max_spans: 1000, batch: 100, delay: Duration::from_millis(100) };
+    assert_eq!(settings.queue, queue);
+    assert_eq!((settings.max_attributes, settings.max_value_length), (10, 99));
+    assert_eq!(settings.sampling, SamplingSettings { ratio: 0.25, follow_callers: false });
+    assert!(settings.propagate);
     assert!(read.in_effect.contains(&"OTEL_EXPORTER_OTLP_HEADERS".to_owned()));
     assert!(read.in_effect.contains(&"OTEL_SERVICE_NAME=login".to_owned()));
     assert!(!read.in_effect.iter().any(|shown| shown.starts_with("OTEL_ATTRIBUTE_COUNT_LIMIT")), "replaced");
-    let all = format!("{options:?} {:?} {:?}", read.in_effect, read.warnings);
+    let all = format!("{settings:?} {:?} {:?}", read.in_effect, read.warnings);
     assert!(!all.contains("canary"), "{all}");
     let [warning] = &read.warnings[..] else { panic!("{:?}", read.warnings) };
     assert!(warning.contains("without encryption"), "{warning}");
@@ -180,36 +196,37 @@ fn values_that_cannot_be_used_are_ignored_with_a_warning_that_does_not_show_them
     ] {
         for value in ["canary", "-1", "99999999999999999999"] {
             let read = of_environment(&[(name, value)]);
-            assert_eq!(read.traces.options, TraceOptions::default(), "{name}={value}");
+            assert_eq!(*read.settings(), default(), "{name}={value}");
             let [warning] = &read.warnings[..] else { panic!("{name}={value}: {:?}", read.warnings) };
             assert!(warning.starts_with(name) && !warning.contains(value), "{warning}");
         }
     }
     for value in ["te=x", "grpc-timeout=1S", "a\u{e4}=x", "a=\u{1}", "a-bin=x", "=x", "a=%ff"] {
         let read = of_environment(&[("OTEL_EXPORTER_OTLP_HEADERS", value)]);
-        assert!(read.traces.options.headers.is_empty() && read.warnings.len() == 1, "{value}");
+        assert!(read.settings().headers.is_empty() && read.warnings.len() == 1, "{value}");
     }
     let zero = of_environment(&[("OTEL_BSP_SCHEDULE_DELAY", "0")]);
-    assert_eq!(zero.traces.options.batch_delay, None, "it would be a busy loop");
+    assert_eq!(zero.settings().queue, default().queue, "it would be a busy loop");
 }
 
 #[test]
 fn samplers_set_the_ratio_and_whether_callers_decide() {
     for (name, argument, expected) in [
-        ("always_on", "0.5", (1.0, true)),
-        ("always_off", "", (0.0, true)),
-        ("traceidratio", "", (1.0, true)),
-        ("parentbased_always_on", "", (1.0, false)),
-        ("parentbased_always_off", "", (0.0, false)),
-        ("parentbased_traceidratio", "0.125", (0.125, false)),
+        ("always_on", "0.5", (1.0, false)),
+        ("always_off", "", (0.0, false)),
+        ("traceidratio", "", (1.0, false)),
+        ("parentbased_always_on", "", (1.0, true)),
+        ("parentbased_always_off", "", (0.0, true)),
+        ("parentbased_traceidratio", "0.125", (0.125, true)),
     ] {
         let read = of_environment(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", argument)]);
-        let sampler = (read.traces.ratio, read.traces.options.without_callers_decision);
-        assert_eq!(sampler, (Some(expected.0), expected.1), "{name}");
+        let expected = SamplingSettings { ratio: expected.0, follow_callers: expected.1 };
+        assert_eq!(read.settings().sampling, expected, "{name}");
     }
-    let configured = Traces { endpoint: ENDPOINT.1.parse().ok(), ratio: Some(0.75), ..Traces::default() };
+    let configured = InFile { endpoint: ENDPOINT.1.parse().ok(), ratio: Some(0.75), ..InFile::default() };
     let by_file = read(configured, &[("OTEL_TRACES_SAMPLER", "always_off")]);
-    assert_eq!((by_file.traces.ratio, by_file.traces.options.without_callers_decision), (Some(0.75), false));
+    let expected = SamplingSettings { ratio: 0.75, follow_callers: true };
+    assert_eq!(by_file.settings().sampling, expected);
     assert!(by_file.in_effect.is_empty());
 }
 
@@ -223,7 +240,7 @@ fn propagators_other_than_trace_context_are_warned_about() {
         ("b3", false, 1),
     ] {
         let read = of_environment(&[("OTEL_PROPAGATORS", value)]);
-        assert_eq!(!read.traces.options.without_propagation, propagates, "{value}");
+        assert_eq!(read.settings().propagate, propagates, "{value}");
         assert_eq!(read.warnings.len(), warnings, "{value}");
     }
 }
@@ -254,15 +271,15 @@ fn variables_without_an_effect_are_named_unless_they_ask_for_nothing() {
 #[test]
 fn the_collectors_authorities_are_the_files_then_the_environments() {
     let variable = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/collector/ca.crt");
-    assert_eq!(of_file(&[variable]).traces.ca_file, Some(PathBuf::from(variable.1)));
-    assert!(of_environment(&[variable]).traces.ca_file.is_none(), "without TLS there is no certificate");
-    let configured = Traces {
+    assert_eq!(of_file(&[variable]).settings().ca_file, Some(PathBuf::from(variable.1)));
+    assert!(of_environment(&[variable]).settings().ca_file.is_none(), "without TLS there is no certificate");
+    let configured = InFile {
         endpoint: "https://collector:4317".parse().ok(),
         ca_file: Some(PathBuf::from("/file.crt")),
-        ..Traces::default()
+        ..InFile::default()
     };
     let of_both = read(configured, &[variable]);
-    assert_eq!(of_both.traces.ca_file, Some(PathBuf::from("/file.crt")));
+    assert_eq!(of_both.settings().ca_file, Some(PathBuf::from("/file.crt")));
     assert!(of_both.in_effect.is_empty());
 }
 

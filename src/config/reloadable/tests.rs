@@ -99,7 +99,7 @@ fn the_environment_sets_tokens_and_the_dry_run() {
     ];
     let read = parse_with(&format!("{TOKENS}{RULES}"), &BTreeMap::from(environment)).unwrap();
     assert_eq!(read.tokens["ci"][0].0, [0xff; 32]);
-    assert!(read.access.quota_dry_run);
+    assert_eq!(read.access.quotas, access::Quotas::DryRun);
 }
 
 #[test]

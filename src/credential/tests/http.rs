@@ -159,14 +159,16 @@ async fn credential_survives_an_outage_and_a_refusal_with_its_secret_from_a_file
     let path = directory.path().join("secret");
     std::fs::write(&path, format!("{SECRET}\n")).expect("it can be written");
     let settings = Settings {
-        api_client: Arc::from("eu2"),
         client_id: ClientId::parse("the-id").expect("a valid id"),
         secret: SecretSource::File(path),
-        token_url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a valid URL"),
+    };
+    let endpoint = TokenEndpoint {
+        api_client: Arc::from("eu2"),
+        url: Url::parse(&format!("http://{}/api/2/idp/token", server.address)).expect("a valid URL"),
         http: UnpooledClient::for_test(),
     };
-    assert!(!format!("{settings:?}").contains(SECRET));
-    let (credential, refresh) = new(settings, ApiClientMetrics::default(), WallClock::system());
+    assert!(!format!("{settings:?} {endpoint:?}").contains(SECRET));
+    let (credential, refresh) = new(settings, endpoint, ApiClientMetrics::default(), WallClock::system());
     let stop = CancellationToken::new();
     let task = tokio::spawn(refresh.run(stop.clone()));
 

@@ -202,6 +202,18 @@ fn sandbox_target_may_use_only_its_own_http_origin() {
 }
 
 #[test]
+fn data_center_that_browsers_see_elsewhere_still_gets_its_requests() {
+    let inside = DataCenter::parse("http://127.0.0.1:8080").unwrap();
+    let public = Url::parse("http://box.test:9000").unwrap();
+    let seen = inside.clone().seen_at(&public);
+    assert_eq!((seen.base_url(), seen.ott_url()), (inside.base_url(), inside.ott_url()));
+    let landing = seen.landing("/mc/", &[]).unwrap();
+    assert_eq!(landing.as_str(), "http://box.test:9000/mc/");
+    let url = seen.browser_login_url(&token("t"), &landing);
+    assert!(url.expose().starts_with("http://box.test:9000/api/2/idp/external-login#"), "{}", url.expose());
+}
+
+#[test]
 fn login_url_has_token_and_target_in_its_fragment() {
     let landing = data_center().landing("/mc/", &[]).unwrap();
     let url = data_center().browser_login_url(&token("T1RU-AQ==+/&#%"), &landing);

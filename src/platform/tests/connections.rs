@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::fixture::*;
-use crate::{credential::Credential, telemetry::metrics::ApiClientMetrics};
+use crate::{credential::Credential, memory::ResponseMemory, telemetry::metrics::ApiClientMetrics};
 
 /// A platform over TLS and HTTP/2.
 struct Http2Platform {
@@ -353,7 +353,13 @@ fn platform_with(client: &PlatformClient, limits: Limits) -> PlatformClient {
     let mut settings = client.api_client.settings.clone();
     settings.limits = limits;
     PlatformClient {
-        api_client: ApiClient::new(settings, Credential::for_test(), ApiClientMetrics::default()),
+        api_client: ApiClient::new(
+            Arc::from("eu2"),
+            settings,
+            &ResponseMemory::default(),
+            Credential::for_test(),
+            ApiClientMetrics::default(),
+        ),
         ..client.clone()
     }
 }

@@ -74,14 +74,7 @@ pub(super) fn client_of(
 /// Returns settings of an API client for the data center at that URL.
 pub(super) fn settings(url: &str, limits: Limits) -> Settings {
     let data_center = DataCenter::parse(url).expect("a URL");
-    Settings {
-        name: Arc::from("eu2"),
-        data_center,
-        target_origins: Vec::new(),
-        propagate_trace: false,
-        limits,
-        memory: ResponseMemory::default(),
-    }
+    Settings { limits, ..Settings::new(data_center) }
 }
 
 pub(super) fn client_with(settings: Settings, tls: Arc<ClientTls>, credential: Credential) -> PlatformClient {
@@ -107,7 +100,8 @@ pub(super) fn counted_client(
     credential: Credential,
     metrics: ApiClientMetrics,
 ) -> PlatformClient {
-    let api_client = ApiClient::new(settings, credential, metrics);
+    let memory = ResponseMemory::default();
+    let api_client = ApiClient::new(Arc::from("eu2"), settings, &memory, credential, metrics);
     PlatformClient::new(api_client, http).expect("an HTTP client")
 }
 

@@ -1,6 +1,6 @@
 //! Limits that all calls of an API client share: the retry budget and the breakers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 
@@ -10,7 +10,7 @@ use crate::{
     clock::HeldClock,
     credential::Credential,
     memory::{Consumer, ResponseMemory},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{ApiClientMetrics, Metrics},
 };
 
 /// A port without a listener.
@@ -180,8 +180,11 @@ async fn open_breaker_refuses_at_once_even_without_memory_for_the_response() {
     let upstream = Upstream::http().await;
     upstream.always(LOGIN, Answer::empty(503));
     let memory = ResponseMemory::new(0, 1);
-    let settings = Settings { memory: memory.clone(), ..settings(&upstream.url(), quick()) };
-    let client = client_with(settings, shared_tls(), Credential::for_test());
+    let settings = settings(&upstream.url(), quick());
+    let http = http_settings(&settings, shared_tls());
+    let metrics = ApiClientMetrics::default();
+    let api_client = ApiClient::new(Arc::from("eu2"), settings, &memory, Credential::for_test(), metrics);
+    let client = PlatformClient::new(api_client, http).unwrap();
     assert_eq!(attempts_until_open(&client).await, Some(20));
 
     let held: Vec<_> = std::iter::from_fn(|| memory.try_reserve(Consumer::default())).collect();

@@ -17,6 +17,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn limits(max_connections: usize, max_connections_per_peer: usize) -> Limits {
+    let max_connections_per_peer = Some(max_connections_per_peer);
     Limits { max_connections, max_connections_per_peer, ..Limits::default() }
 }
 
@@ -27,7 +28,7 @@ fn connections(limits: &Limits) -> Connections {
 fn trusting(limits: &Limits, from: ForwardedFrom) -> Connections {
     let forwarded = ForwardedSettings { header: ForwardedHeader::Xfcc, from: vec![from] };
     let settings = caller::Settings { forwarded: Some(forwarded), ..caller::Settings::default() };
-    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
+    let (identification, _) = Identification::new(settings, caller::no_url, Metrics::new()).unwrap();
     Connections::new(limits, identification, Metrics::new())
 }
 

@@ -10,15 +10,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-use super::super::{limits::Limits, log_throttle::LogThrottle};
-use crate::{caller::Recognition, telemetry::metrics::Metrics};
+use super::super::limits::Limits;
+use crate::{
+    caller::Recognition,
+    telemetry::{logging::LogThrottle, metrics::Metrics},
+};
 
 /// The places for streams that connections without an identified call share. One per port; clones
 /// share it.
@@ -29,7 +32,7 @@ pub(in crate::server) struct StreamBudget(Arc<BudgetState>);
 struct BudgetState {
     streams: Arc<Semaphore>,
     per_connection: usize,
-    paused: Mutex<LogThrottle>,
+    paused: LogThrottle,
     metrics: Metrics,
 }
 
@@ -59,14 +62,14 @@ impl StreamBudget {
         Self(Arc::new(BudgetState {
             streams: Arc::new(Semaphore::new(limits.shared_unidentified_streams)),
             per_connection: limits.unidentified_streams,
-            paused: Mutex::default(),
+            paused: LogThrottle::default(),
             metrics,
         }))
     }
 
     fn report_pause(&self, address: SocketAddr) {
         self.0.metrics.connection_paused();
-        let due = self.0.paused.lock().unwrap_or_else(PoisonError::into_inner).due();
+        let due = self.0.paused.due();
         if let Some(suppressed) = due {
             tracing::warn!(
                 peer.address = %address,

@@ -77,13 +77,9 @@ impl Audited {
         settings.worker_threads = NonZeroUsize::new(1);
         change(&mut settings);
         let metrics = Metrics::new();
-        let audit = crate::audit::Settings {
-            sink: Sink::File(sink.to_owned()),
-            fsync: false,
-            hmac_key: None,
-            max_in_flight: 16,
-        };
-        let audit = Audit::start(audit, &metrics, WallClock::system()).unwrap();
+        let audit =
+            crate::audit::Settings { sink: Sink::File(sink.to_owned()), fsync: false, hmac_key: None };
+        let audit = Audit::start(&audit, None, 16, &metrics, WallClock::system()).unwrap();
         let draining = CancellationToken::new();
         let dependencies = Dependencies {
             identification,
@@ -162,7 +158,7 @@ async fn undecodable_messages_are_answered_and_recorded_as_documented() {
 
 #[tokio::test]
 async fn every_call_that_the_stack_ends_has_exactly_one_record() {
-    let tokens = BearerTokens::try_new(vec![("team".to_owned(), [7; 32])]).unwrap();
+    let tokens = BearerTokens::for_test([("team", [7; 32])]).unwrap();
     let access = access_with(None, tokens);
     let change = |settings: &mut Settings| settings.max_in_flight = 1;
     let audited = Audited::start_with(change, Identification::none(), access).await;
@@ -223,7 +219,7 @@ async fn caller_of_a_connection_is_the_one_that_its_certificate_names() {
     let ca_file = files.write_file("ca.crt", &authority.certificate());
     let tls = files.settings(ClientAuth::Require { ca_file });
     let settings = caller::Settings::default();
-    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
+    let (identification, _) = Identification::new(settings, caller::no_url, Metrics::new()).unwrap();
     let audited = Audited::start(|settings| settings.transport = Transport::Tls(tls), identification).await;
     for name in ["portal", "reports"] {
         let identity = authority.issue(name);

@@ -121,7 +121,7 @@ async fn watches_are_limited_per_address_except_for_proxies() {
         from: vec![ForwardedFrom::Address([192, 0, 2, 1].into())],
     };
     let settings = caller::Settings { forwarded: Some(forwarded), ..caller::Settings::default() };
-    let (identification, _) = Identification::new(settings, Metrics::new()).unwrap();
+    let (identification, _) = Identification::new(settings, caller::no_url, Metrics::new()).unwrap();
     assert_eq!(opened_from_one_address(&running, identification).await, 16);
 }
 

@@ -9,18 +9,40 @@ use std::{
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::{
-    BreakerState, Metrics,
-    family::Families,
+    Metrics,
+    family::{Families, Per},
     reloads::{ReloadMetrics, Reloaded, Reloads},
 };
 use crate::{
     call::{Certainty, Operation},
     clock::{self, Instant},
+    telemetry::label::{Label, labels},
 };
 
-const OPERATIONS: [Operation; 2] = [Operation::IssueOtt, Operation::LoginWithOtt];
-const CERTAINTIES: [Certainty; 4] =
-    [Certainty::NotSent, Certainty::Refused, Certainty::Unknown, Certainty::Done];
+impl Label for Operation {
+    const VALUES: &'static [Self] = &[Self::IssueOtt, Self::LoginWithOtt];
+
+    fn as_str(self) -> &'static str {
+        self.name()
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl Label for Certainty {
+    const VALUES: &'static [Self] = &[Self::NotSent, Self::Refused, Self::Unknown, Self::Done];
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// The HTTP statuses with a label of their own: those that the platform documents, and those
 /// of proxies. The others have the label of their class.
 const STATUSES: [(u16, &str); 28] = [
@@ -56,26 +78,26 @@ const STATUSES: [(u16, &str); 28] = [
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATUS_WORDS: usize = STATUSES.len() + CLASSES.len();
 
-/// How a token request ended.
+/// The state of a breaker, as a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenRefresh {
-    /// There is a new token.
-    Fetched,
-    /// The platform refused the API client's id and secret.
-    Rejected,
-    /// There is none for another reason.
-    Failed,
+pub enum BreakerState {
+    /// Everything passes.
+    Closed,
+    /// Only a probe passes.
+    HalfOpen,
+    /// Nothing passes.
+    Open,
 }
 
-impl TokenRefresh {
-    const ALL: [Self; 3] = [Self::Fetched, Self::Rejected, Self::Failed];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Fetched => "ok",
-            Self::Rejected => "rejected",
-            Self::Failed => "failed",
-        }
+labels! {
+    /// How a token request ended.
+    pub enum TokenRefresh {
+        /// There is a new token.
+        Fetched = "ok",
+        /// The platform refused the API client's id and secret.
+        Rejected = "rejected",
+        /// There is none for another reason.
+        Failed = "failed",
     }
 }
 
@@ -99,13 +121,13 @@ pub struct ApiClientMetrics(Arc<Resolved>);
 struct Resolved {
     name: String,
     requests: IntCounterVec,
-    request_cells: [[[OnceLock<IntCounter>; STATUS_WORDS]; CERTAINTIES.len()]; OPERATIONS.len()],
-    seconds: [Histogram; OPERATIONS.len()],
-    retries: [IntCounter; OPERATIONS.len()],
-    breaker: [Gauge; OPERATIONS.len()],
+    request_cells: Per<Operation, Per<Certainty, [OnceLock<IntCounter>; STATUS_WORDS]>>,
+    seconds: Per<Operation, Histogram>,
+    retries: Per<Operation, IntCounter>,
+    breaker: Per<Operation, Gauge>,
     token_remaining: Gauge,
     token_valid_until: Mutex<Option<Instant>>,
-    token_refreshes: [IntCounter; TokenRefresh::ALL.len()],
+    token_refreshes: Per<TokenRefresh, IntCounter>,
     reloads: Reloads,
     clock_skew: Gauge,
     texts_withheld: IntCounter,
@@ -161,14 +183,21 @@ impl ApiClientFamilies {
         ApiClientMetrics(Arc::new(Resolved {
             name: name.to_owned(),
             requests: self.requests.clone(),
-            request_cells: array::from_fn(|_| array::from_fn(|_| array::from_fn(|_| OnceLock::new()))),
-            seconds: OPERATIONS.map(|operation| self.seconds.with_label_values(&[name, operation.name()])),
-            retries: OPERATIONS.map(|operation| self.retries.with_label_values(&[name, operation.name()])),
-            breaker: OPERATIONS.map(|operation| self.breaker.with_label_values(&[name, operation.name()])),
+            request_cells: Per::new(|_| Per::new(|_| array::from_fn(|_| OnceLock::new()))),
+            seconds: Per::new(|operation: Operation| {
+                self.seconds.with_label_values(&[name, operation.name()])
+            }),
+            retries: Per::new(|operation: Operation| {
+                self.retries.with_label_values(&[name, operation.name()])
+            }),
+            breaker: Per::new(|operation: Operation| {
+                self.breaker.with_label_values(&[name, operation.name()])
+            }),
             token_remaining: self.token_remaining.with_label_values(&[name]),
             token_valid_until: Mutex::new(None),
-            token_refreshes: TokenRefresh::ALL
-                .map(|result| self.token_refreshes.with_label_values(&[name, result.word()])),
+            token_refreshes: Per::new(|result: TokenRefresh| {
+                self.token_refreshes.with_label_values(&[name, result.as_str()])
+            }),
             reloads,
             clock_skew: self.clock_skew.with_label_values(&[name]),
             texts_withheld: self.texts_withheld.with_label_values(&[name]),
@@ -186,7 +215,7 @@ impl ApiClientMetrics {
         took: Duration,
     ) {
         let status = status_index(http_status);
-        self.0.request_cells[operation as usize][certainty as usize][status]
+        self.0.request_cells.get(operation).get(certainty)[status]
             .get_or_init(|| {
                 let status =
                     STATUSES.get(status).map_or_else(|| CLASSES[status - STATUSES.len()], |(_, word)| word);
@@ -198,17 +227,17 @@ impl ApiClientMetrics {
                 ])
             })
             .inc();
-        self.0.seconds[operation as usize].observe(took.as_secs_f64());
+        self.0.seconds.get(operation).observe(took.as_secs_f64());
     }
 
     /// An attempt is repeated.
     pub fn retry(&self, operation: Operation) {
-        self.0.retries[operation as usize].inc();
+        self.0.retries.get(operation).inc();
     }
 
     /// Sets the state of an endpoint's circuit breaker.
     pub fn breaker(&self, operation: Operation, state: BreakerState) {
-        self.0.breaker[operation as usize].set(match state {
+        self.0.breaker.get(operation).set(match state {
             BreakerState::Closed => 0.0,
             BreakerState::HalfOpen => 1.0,
             BreakerState::Open => 2.0,
@@ -217,7 +246,7 @@ impl ApiClientMetrics {
 
     /// A token request ended.
     pub fn token_refresh(&self, result: TokenRefresh) {
-        self.0.token_refreshes[result as usize].inc();
+        self.0.token_refreshes.get(result).inc();
     }
 
     /// Returns the metrics of the client secret's file.

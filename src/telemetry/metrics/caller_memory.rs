@@ -2,25 +2,26 @@
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::family::Families;
+use super::family::{Families, Per};
+use crate::telemetry::label::labels;
 
-/// A memory of callers by what identified them, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallerMemory {
-    /// Callers by the JWTs that were verified.
-    Jwt,
-    /// Callers by the headers of proxies that were parsed, on each connection.
-    Forwarded,
+labels! {
+    /// A memory of callers by what identified them, as a label.
+    pub enum CallerMemory {
+        /// Callers by the JWTs that were verified.
+        Jwt = "jwt",
+        /// Callers by the headers of proxies that were parsed, on each connection.
+        Forwarded = "forwarded",
+    }
 }
 
-impl CallerMemory {
-    pub(super) const ALL: [Self; 2] = [Self::Jwt, Self::Forwarded];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Jwt => "jwt",
-            Self::Forwarded => "forwarded",
-        }
+labels! {
+    /// Whether a caller was remembered, as a label.
+    enum Lookup {
+        /// It was.
+        Hit = "hit",
+        /// It was not.
+        Miss = "miss",
     }
 }
 
@@ -28,48 +29,43 @@ impl CallerMemory {
 #[derive(Clone, Debug)]
 pub struct CallerMemoryMetrics {
     entries: IntGauge,
-    hits: IntCounter,
-    misses: IntCounter,
+    lookups: Per<Lookup, IntCounter>,
     displaced: IntCounter,
 }
 
 impl CallerMemoryMetrics {
-    /// Registers those of all memories, in the order of [`CallerMemory::ALL`].
-    pub(super) fn register(families: &Families<'_>) -> [Self; CallerMemory::ALL.len()] {
-        let entries = families.int_gauges(
+    /// Registers those of all memories.
+    pub(super) fn register(families: &Families<'_>) -> Per<CallerMemory, Self> {
+        let entries: Per<CallerMemory, IntGauge> = families.int_gauge_per(
             "ott_gateway_caller_memory_entries",
             "Credentials whose callers are remembered.",
-            &["memory"],
+            "memory",
         );
-        let lookups = families.counters(
+        let lookups: Per<CallerMemory, Per<Lookup, IntCounter>> = families.counter_per_pair(
             "ott_gateway_caller_memory_lookups_total",
             "Calls with a valid credential, by whether its caller was remembered.",
-            &["memory", "result"],
+            ["memory", "result"],
         );
-        let displaced = families.counters(
+        let displaced: Per<CallerMemory, IntCounter> = families.counter_per(
             "ott_gateway_caller_memory_displaced_total",
             "Valid credentials that were forgotten to make room for others.",
-            &["memory"],
+            "memory",
         );
-        CallerMemory::ALL.map(|memory| {
-            let memory = memory.as_str();
-            Self {
-                entries: entries.with_label_values(&[memory]),
-                hits: lookups.with_label_values(&[memory, "hit"]),
-                misses: lookups.with_label_values(&[memory, "miss"]),
-                displaced: displaced.with_label_values(&[memory]),
-            }
+        Per::new(|memory| Self {
+            entries: entries.get(memory).clone(),
+            lookups: lookups.get(memory).clone(),
+            displaced: displaced.get(memory).clone(),
         })
     }
 
     /// Counts a credential whose caller was remembered.
     pub fn hit(&self) {
-        self.hits.inc();
+        self.lookups.get(Lookup::Hit).inc();
     }
 
     /// Counts a valid credential whose caller was not remembered.
     pub fn miss(&self) {
-        self.misses.inc();
+        self.lookups.get(Lookup::Miss).inc();
     }
 
     /// Counts a valid credential that was forgotten to make room for another one.

@@ -1,23 +1,45 @@
 //! Families of metrics whose members are resolved at most once.
 //!
-//! After the first time, counting takes no lock and makes no allocation. The metrics
-//! themselves are defined elsewhere.
+//! After the first time, counting takes no lock and makes no allocation: it is one access to an
+//! array, at the index of a label, and one atomic addition. The metrics themselves are defined
+//! elsewhere.
+//!
+//! Two other crates have label enums, and were tried instead (one thread, release build, 13
+//! buckets):
+//!
+//! | | a counter by two labels | an observation of a histogram |
+//! |---|---|---|
+//! | `prometheus` 0.14 with the arrays here | 13 ns | 52 ns |
+//! | `prometheus` 0.14, by the texts of the labels | 83 ns | |
+//! | `measured` 0.0.25, dense family | 13 ns | 55 ns |
+//! | `prometheus-client` 0.26, `Family` | 60 ns | 33 ns |
+//!
+//! `prometheus-client` finds a member in a hash map under a lock, and each of its histograms is
+//! behind a mutex, which all workers would share. `measured` is as fast for enums, but finds the
+//! members of other labels (API clients, callers) in a map under locks, takes a lock for each
+//! observation, and has no metrics of the process. Either would replace only [`Per`] and
+//! [`LazyCounters`].
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+};
 
-use arc_swap::ArcSwap;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry,
-    core::{Collector, MetricVecBuilder},
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+    core::{Collector, MetricVec, MetricVecBuilder},
 };
 use tonic::Code;
 
 use super::Method;
-use crate::telemetry::names;
+use crate::telemetry::{label::Label, names};
 
 /// Upper bounds in seconds, from a warm call to the longest deadline.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The labels of `grpc_server_*`, but for the code.
+pub(super) const METHOD_LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
 
 /// Makes the families of one registry. Names and labels are constants, and a test
 /// registers all of them.
@@ -52,6 +74,38 @@ impl Families<'_> {
         self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec())))
     }
 
+    /// A counter for each value of a label. All are shown before their first event, so that an alert
+    /// on their increase does not miss it.
+    pub(super) fn counter_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, IntCounter> {
+        Per::of(&self.counters(name, help, &[label]))
+    }
+
+    /// A counter for each pair of values of two labels. All are shown before their first event.
+    pub(super) fn counter_per_pair<A: Label, B: Label>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; 2],
+    ) -> Per<A, Per<B, IntCounter>> {
+        let family = self.counters(name, help, &labels);
+        Per::new(|one: A| Per::new(|other: B| family.with_label_values(&[one.as_str(), other.as_str()])))
+    }
+
+    /// A gauge for each value of a label.
+    pub(super) fn gauge_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, Gauge> {
+        Per::of(&self.gauges(name, help, &[label]))
+    }
+
+    /// A gauge of whole numbers for each value of a label.
+    pub(super) fn int_gauge_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, IntGauge> {
+        Per::of(&self.int_gauges(name, help, &[label]))
+    }
+
+    /// A histogram for each value of a label.
+    pub(super) fn histogram_per<L: Label>(&self, name: &str, help: &str, label: &str) -> Per<L, Histogram> {
+        Per::of(&self.histograms(name, help, &[label]))
+    }
+
     #[expect(clippy::expect_used, reason = "at start-up, over constants that a test has tried")]
     fn add<C: Collector + Clone + 'static>(&self, family: prometheus::Result<C>) -> C {
         let family = family.expect("a valid name");
@@ -60,38 +114,60 @@ impl Families<'_> {
     }
 }
 
-/// Counters keyed by a fixed set of labels.
+/// One member for each value of a label. Cheap to clone.
 #[derive(Debug)]
-pub(super) struct ByWord<const N: usize> {
-    family: IntCounterVec,
-    resolved: ArcSwap<HashMap<[&'static str; N], IntCounter>>,
+pub(super) struct Per<L, M> {
+    members: Arc<[M]>,
+    label: PhantomData<fn(L)>,
 }
 
-impl<const N: usize> ByWord<N> {
+impl<L, M> Clone for Per<L, M> {
+    fn clone(&self) -> Self {
+        Self { members: Arc::clone(&self.members), label: PhantomData }
+    }
+}
+
+impl<L: Label, M> Per<L, M> {
+    pub(super) fn new(member: impl FnMut(L) -> M) -> Self {
+        Self { members: L::VALUES.iter().copied().map(member).collect(), label: PhantomData }
+    }
+
+    /// The members of a family whose only label is this one.
+    pub(super) fn of<B: MetricVecBuilder<M = M>>(family: &MetricVec<B>) -> Self
+    where
+        M: prometheus::core::Metric,
+    {
+        Self::new(|label| family.with_label_values(&[label.as_str()]))
+    }
+
+    pub(super) fn get(&self, label: L) -> &M {
+        &self.members[label.index()]
+    }
+}
+
+/// A counter for each pair of values of two labels, each shown from its first event on.
+#[derive(Debug)]
+pub(super) struct LazyCounters<A, B> {
+    family: IntCounterVec,
+    members: Per<A, Per<B, OnceLock<IntCounter>>>,
+}
+
+impl<A: Label, B: Label> LazyCounters<A, B> {
     pub(super) fn new(family: IntCounterVec) -> Self {
-        Self { family, resolved: ArcSwap::default() }
+        Self { family, members: Per::new(|_| Per::new(|_| OnceLock::new())) }
     }
 
-    /// Shows a counter before its first event, so that its rate has a beginning.
-    pub(super) fn show(&self, words: [&'static str; N]) {
-        self.increment_by(words, 0);
+    pub(super) fn get(&self, one: A, other: B) -> &IntCounter {
+        let member = self.members.get(one).get(other);
+        member.get_or_init(|| self.family.with_label_values(&[one.as_str(), other.as_str()]))
     }
 
-    pub(super) fn increment(&self, words: [&'static str; N]) {
-        self.increment_by(words, 1);
-    }
-
-    fn increment_by(&self, words: [&'static str; N], count: u64) {
-        if let Some(counter) = self.resolved.load().get(&words) {
-            return counter.inc_by(count);
+    /// Shows the counters of one value before their first event, so that their rates have a
+    /// beginning.
+    pub(super) fn show(&self, one: A) {
+        for other in B::VALUES {
+            self.get(one, *other);
         }
-        let counter = self.family.with_label_values(&words);
-        counter.inc_by(count);
-        self.resolved.rcu(|resolved| {
-            let mut more = HashMap::clone(resolved);
-            more.insert(words, counter.clone());
-            more
-        });
     }
 }
 
@@ -100,7 +176,7 @@ impl<const N: usize> ByWord<N> {
 pub(super) struct ByCode {
     family: IntCounterVec,
     first_label: Option<String>,
-    cells: [[OnceLock<IntCounter>; names::CODES]; Method::ALL.len()],
+    cells: Per<Method, [OnceLock<IntCounter>; names::CODES]>,
 }
 
 impl ByCode {
@@ -115,31 +191,24 @@ impl ByCode {
     }
 
     pub(super) fn counter(&self, method: Method, code: Code) -> &IntCounter {
-        self.cells[method as usize][code as usize].get_or_init(|| {
+        self.cells.get(method)[code as usize].get_or_init(|| {
             let code = names::metric_code(code);
             match &self.first_label {
                 None => {
                     let [kind, service, method] = method.labels();
                     self.family.with_label_values(&[kind, service, method, code])
                 }
-                Some(first) => self.family.with_label_values(&[first, method.name(), code]),
+                Some(first) => self.family.with_label_values(&[first, method.as_str(), code]),
             }
         })
     }
 }
 
-fn no_cells() -> [[OnceLock<IntCounter>; names::CODES]; Method::ALL.len()] {
-    std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new()))
+fn no_cells() -> Per<Method, [OnceLock<IntCounter>; names::CODES]> {
+    Per::new(|_| std::array::from_fn(|_| OnceLock::new()))
 }
 
-/// One member for each method.
-pub(super) fn per_method<M: MetricVecBuilder>(
-    family: &prometheus::core::MetricVec<M>,
-) -> [M::M; Method::ALL.len()] {
-    Method::ALL.map(|method| family.with_label_values(&method.labels()))
+/// One member for each method, under [`METHOD_LABELS`].
+pub(super) fn per_method<B: MetricVecBuilder>(family: &MetricVec<B>) -> Per<Method, B::M> {
+    Per::new(|method: Method| family.with_label_values(&method.labels()))
 }
-
-/// Members that the compiler must be able to name.
-pub(super) type PerMethod<M> = [M; Method::ALL.len()];
-/// Durations for each method.
-pub(super) type Durations = PerMethod<Histogram>;

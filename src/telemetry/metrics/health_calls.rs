@@ -2,50 +2,30 @@
 //!
 //! A handle of its own, so that the health stack is not given the metrics of calls.
 
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounter;
 
-use super::family::Families;
+use super::family::{Families, Per};
+use crate::telemetry::label::labels;
 
-/// The port on which a health call arrived, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthPort {
-    /// The port of the gateway's calls.
-    Main,
-    /// The port that serves health alone.
-    Health,
-}
-
-/// Why a request was not answered with a health status, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthRefusal {
-    /// It was not a gRPC request.
-    NotGrpc,
-    /// It asked for anything but health, or for a `Watch` beyond the limits.
-    Unimplemented,
-    /// Its message was malformed, missing or not complete in time.
-    NoMessage,
-}
-
-impl HealthPort {
-    const ALL: [Self; 2] = [Self::Main, Self::Health];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::Health => "health",
-        }
+labels! {
+    /// The port on which a health call arrived, as a label.
+    pub enum HealthPort {
+        /// The port of the gateway's calls.
+        Main = "main",
+        /// The port that serves health alone.
+        Health = "health",
     }
 }
 
-impl HealthRefusal {
-    const ALL: [Self; 3] = [Self::NotGrpc, Self::Unimplemented, Self::NoMessage];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotGrpc => "not_grpc",
-            Self::Unimplemented => "unimplemented",
-            Self::NoMessage => "no_message",
-        }
+labels! {
+    /// Why a request was not answered with a health status, as a label.
+    pub enum HealthRefusal {
+        /// It was not a gRPC request.
+        NotGrpc = "not_grpc",
+        /// It asked for anything but health, or for a `Watch` beyond the limits.
+        Unimplemented = "unimplemented",
+        /// Its message was malformed, missing or not complete in time.
+        NoMessage = "no_message",
     }
 }
 
@@ -53,7 +33,7 @@ impl HealthRefusal {
 #[derive(Clone, Debug)]
 pub struct HealthCallMetrics {
     checks: IntCounter,
-    refused: [IntCounter; HealthRefusal::ALL.len()],
+    refused: Per<HealthRefusal, IntCounter>,
 }
 
 impl HealthCallMetrics {
@@ -64,38 +44,33 @@ impl HealthCallMetrics {
 
     /// Counts any other request.
     pub fn refused(&self, refusal: HealthRefusal) {
-        self.refused[refusal as usize].inc();
+        self.refused.get(refusal).inc();
     }
 }
 
 /// Metrics of health calls on all ports.
 #[derive(Debug)]
-pub(super) struct HealthFamilies([HealthCallMetrics; HealthPort::ALL.len()]);
+pub(super) struct HealthFamilies(Per<HealthPort, HealthCallMetrics>);
 
 impl HealthFamilies {
     pub(super) fn register(families: &Families<'_>) -> Self {
-        let checks = families.counters(
+        let checks: Per<HealthPort, IntCounter> = families.counter_per(
             "ott_gateway_health_checks_total",
             "Health calls that were answered, `Watch` streams included.",
-            &["port"],
+            "port",
         );
-        let refused = families.counters(
+        let refused: Per<HealthPort, Per<HealthRefusal, IntCounter>> = families.counter_per_pair(
             "ott_gateway_health_refused_total",
             "Requests of the health stack that were not answered with a health status, by reason.",
-            &["port", "reason"],
+            ["port", "reason"],
         );
-        Self(HealthPort::ALL.map(|port| of_port(port, &checks, &refused)))
+        Self(Per::new(|port| HealthCallMetrics {
+            checks: checks.get(port).clone(),
+            refused: refused.get(port).clone(),
+        }))
     }
 
     pub(super) fn of(&self, port: HealthPort) -> HealthCallMetrics {
-        self.0[port as usize].clone()
-    }
-}
-
-fn of_port(port: HealthPort, checks: &IntCounterVec, refused: &IntCounterVec) -> HealthCallMetrics {
-    HealthCallMetrics {
-        checks: checks.with_label_values(&[port.as_str()]),
-        refused: HealthRefusal::ALL
-            .map(|refusal| refused.with_label_values(&[port.as_str(), refusal.as_str()])),
+        self.0.get(port).clone()
     }
 }

@@ -10,43 +10,45 @@ use std::{
 
 use prometheus::{GaugeVec, IntGaugeVec};
 
-use super::family::{ByWord, Families};
+use super::{
+    Metrics,
+    family::{Families, LazyCounters},
+};
 use crate::{
     clock::{self, WallClock},
     files::Outcomes,
+    telemetry::label::labels,
 };
 
 /// The metrics of reloads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Reloads(Arc<Inner>);
 
-/// What is reloaded: the label `what`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reloaded {
-    /// Access rules and bearer tokens, from the configuration file.
-    Rules,
-    /// The server's certificate and its private key.
-    Certificate,
-    /// The authorities of client certificates.
-    ClientCa,
-    /// The authorities of the servers that the gateway connects to.
-    Authorities,
-    /// The client secret of an API client.
-    ClientSecret,
-    /// The keys of a JWT issuer.
-    Jwks,
+labels! {
+    /// What is reloaded: the label `what`.
+    pub enum Reloaded {
+        /// Access rules and bearer tokens, from the configuration file.
+        Rules = "rules",
+        /// The server's certificate and its private key.
+        Certificate = "certificate",
+        /// The authorities of client certificates.
+        ClientCa = "client_ca",
+        /// The authorities of the servers that the gateway connects to.
+        Authorities = "authorities",
+        /// The client secret of an API client.
+        ClientSecret = "client_secret",
+        /// The keys of a JWT issuer.
+        Jwks = "jwks",
+    }
 }
 
-impl Reloaded {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rules => "rules",
-            Self::Certificate => "certificate",
-            Self::ClientCa => "client_ca",
-            Self::Authorities => "authorities",
-            Self::ClientSecret => "client_secret",
-            Self::Jwks => "jwks",
-        }
+labels! {
+    /// What became of a new version, as a label.
+    enum ReloadResult {
+        /// It was taken over.
+        Ok = "ok",
+        /// It was refused.
+        Failed = "failed",
     }
 }
 
@@ -67,15 +69,14 @@ impl ReloadMetrics {
 
 impl Outcomes for ReloadMetrics {
     fn loaded(&self) {
-        for result in ["ok", "failed"] {
-            self.reloads.0.total.show([self.what.as_str(), result]);
-        }
+        self.reloads.0.total.show(self.what);
         self.reloads.succeeded(self.what);
         self.reloads.set_failing(self.what, &self.owner, false);
     }
 
     fn reloaded(&self, ok: bool) {
-        self.reloads.0.total.increment([self.what.as_str(), if ok { "ok" } else { "failed" }]);
+        let result = if ok { ReloadResult::Ok } else { ReloadResult::Failed };
+        self.reloads.0.total.get(self.what, result).inc();
         if ok {
             self.reloads.succeeded(self.what);
         }
@@ -111,7 +112,7 @@ impl JwksMetrics {
 
 #[derive(Debug)]
 struct Inner {
-    total: ByWord<2>,
+    total: LazyCounters<Reloaded, ReloadResult>,
     last_success: GaugeVec,
     failing: GaugeVec,
     /// What is failing, and its owner.
@@ -121,7 +122,7 @@ struct Inner {
 impl Reloads {
     pub(super) fn register(families: &Families<'_>) -> Self {
         Self(Arc::new(Inner {
-            total: ByWord::new(families.counters(
+            total: LazyCounters::new(families.counters(
                 "ott_gateway_reloads_total",
                 "New versions of files that were taken over or refused.",
                 &["what", "result"],
@@ -159,5 +160,24 @@ impl Reloads {
             .failing
             .with_label_values(&[what.as_str()])
             .set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+}
+
+impl Metrics {
+    /// Returns the metrics of a file that is reloaded. `owner`: the API client or issuer that it
+    /// belongs to; empty if there is only one such file.
+    #[must_use]
+    pub fn reloads(&self, what: Reloaded, owner: &str) -> ReloadMetrics {
+        ReloadMetrics::new(&self.0.reloads, what, owner)
+    }
+
+    /// The metrics of the keys of one JWT issuer.
+    #[must_use]
+    pub fn jwt_issuer(&self, name: &str) -> JwksMetrics {
+        JwksMetrics {
+            reloads: self.reloads(Reloaded::Jwks, name),
+            expired: self.0.jwt_keys_expired.clone(),
+            issuer: Arc::from(name),
+        }
     }
 }

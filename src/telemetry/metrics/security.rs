@@ -1,84 +1,95 @@
-//! Labels of what a security team watches.
+//! Metrics of what a security team watches.
 
-/// An event that may be an attack, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecurityEvent {
-    /// A token was presented while another call was spending it.
-    OttInUse,
-    /// A token is unknown, used or expired.
-    OttRejected,
-    /// The platform answered a login with the account of another user.
-    AccountMismatch,
-    /// A caller spent the token of a user that its rules do not allow.
-    AccountNotAllowed,
-    /// A credential is missing or not valid.
-    CallerUnauthenticated,
-    /// Identity metadata was given twice.
-    DuplicateIdentity,
-    /// A TLS handshake was not completed in time.
-    SlowHandshake,
-    /// The HTTP/2 preface did not arrive in time.
-    SlowPreface,
-    /// The message of a call did not arrive in time.
-    SlowBody,
+use prometheus::{IntCounter, IntCounterVec};
+
+use super::{
+    Metrics,
+    family::{Families, Per},
+};
+use crate::telemetry::label::labels;
+
+labels! {
+    /// An event that may be an attack, as a label.
+    pub enum SecurityEvent {
+        /// A token was presented while another call was spending it.
+        OttInUse = "ott_in_use",
+        /// A token is unknown, used or expired.
+        OttRejected = "ott_rejected",
+        /// The platform answered a login with the account of another user.
+        AccountMismatch = "account_mismatch",
+        /// A caller spent the token of a user that its rules do not allow.
+        AccountNotAllowed = "account_not_allowed",
+        /// A credential is missing or not valid.
+        CallerUnauthenticated = "caller_unauthenticated",
+        /// Identity metadata was given twice.
+        DuplicateIdentity = "duplicate_identity",
+        /// A TLS handshake was not completed in time.
+        SlowHandshake = "slow_handshake",
+        /// The HTTP/2 preface did not arrive in time.
+        SlowPreface = "slow_preface",
+        /// The message of a call did not arrive in time.
+        SlowBody = "slow_body",
+    }
 }
 
-impl SecurityEvent {
-    /// All events, in order.
-    pub const ALL: [Self; 9] = [
-        Self::OttInUse,
-        Self::OttRejected,
-        Self::AccountMismatch,
-        Self::AccountNotAllowed,
-        Self::CallerUnauthenticated,
-        Self::DuplicateIdentity,
-        Self::SlowHandshake,
-        Self::SlowPreface,
-        Self::SlowBody,
-    ];
+labels! {
+    /// How the attempt ended to log out a session that no caller received, as a label.
+    pub enum Logout {
+        /// The platform has ended the session.
+        Succeeded = "logged_out",
+        /// The platform refused, or did not answer: the session may be alive.
+        Failed = "logout_failed",
+    }
+}
 
-    /// The name in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OttInUse => "ott_in_use",
-            Self::OttRejected => "ott_rejected",
-            Self::AccountMismatch => "account_mismatch",
-            Self::AccountNotAllowed => "account_not_allowed",
-            Self::CallerUnauthenticated => "caller_unauthenticated",
-            Self::DuplicateIdentity => "duplicate_identity",
-            Self::SlowHandshake => "slow_handshake",
-            Self::SlowPreface => "slow_preface",
-            Self::SlowBody => "slow_body",
+/// The families of this module.
+pub(super) struct SecurityFamilies {
+    events: Per<SecurityEvent, IntCounter>,
+    spoofed_identity_headers: IntCounter,
+    undelivered_sessions: IntCounterVec,
+}
+
+impl SecurityFamilies {
+    pub(super) fn register(families: &Families<'_>) -> Self {
+        Self {
+            events: families.counter_per(
+                "ott_gateway_security_events_total",
+                "Events that a security team wants to see.",
+                "kind",
+            ),
+            spoofed_identity_headers: families.counter(
+                "ott_gateway_spoofed_identity_headers_total",
+                "Identity headers that came from a peer that may not send them, and were ignored.",
+            ),
+            undelivered_sessions: families.counters(
+                "ott_gateway_undelivered_sessions_total",
+                "Sessions that the platform opened and no caller received.",
+                &["api_client", "outcome"],
+            ),
+        }
+    }
+
+    /// Shows the counters of an API client before their first event.
+    pub(super) fn show(&self, api_client: &str) {
+        for logout in Logout::ALL {
+            self.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]);
         }
     }
 }
 
-/// The first part of a call that no access rule allows, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AccessDenial {
-    /// The caller.
-    Caller,
-    /// The method.
-    Method,
-    /// The API client.
-    ApiClient,
-    /// The user.
-    User,
-}
+impl Metrics {
+    /// Counts an identity header from a peer that may not send it.
+    pub fn spoofed_identity_header(&self) {
+        self.0.security.spoofed_identity_headers.inc();
+    }
 
-impl AccessDenial {
-    /// All parts, in the order in which they are compared.
-    pub const ALL: [Self; 4] = [Self::Caller, Self::Method, Self::ApiClient, Self::User];
+    /// Counts an event that may be an attack.
+    pub fn security_event(&self, event: SecurityEvent) {
+        self.0.security.events.get(event).inc();
+    }
 
-    /// The name in metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Caller => "caller",
-            Self::Method => "method",
-            Self::ApiClient => "api_client",
-            Self::User => "user",
-        }
+    /// Counts a session of an API client that no caller received.
+    pub fn undelivered_session(&self, api_client: &str, logout: Logout) {
+        self.0.security.undelivered_sessions.with_label_values(&[api_client, logout.as_str()]).inc();
     }
 }

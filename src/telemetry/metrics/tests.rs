@@ -1,16 +1,27 @@
 //! What is counted, and that it is documented.
 
-use std::{collections::BTreeMap, process::Command, thread, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use prometheus::{
     IntCounterVec, Opts,
     proto::{MetricFamily, MetricType},
 };
 
-use super::{family::ByWord, *};
+use tonic::Code;
+
+use super::{callers::MAX_CALLERS, family::LazyCounters, *};
 use crate::{
-    call::{Certainty, Holder},
+    call::{Certainty, Holder, InFlightLimit, Operation},
+    clock,
     files::Outcomes,
+    reason::Reason,
+    telemetry::duties::Duty,
+    validity::Validity,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -178,17 +189,38 @@ fn what_is_in_flight_is_let_go_when_it_ends() {
 }
 
 #[test]
-fn words_that_meet_for_the_first_time_at_once_lose_no_count() {
-    const WORDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let family = IntCounterVec::new(Opts::new("words", "Words."), &["word"]).expect("a valid name");
-    let counters = ByWord::new(family.clone());
+fn counters_that_are_resolved_by_several_threads_at_once_lose_no_count() {
+    let name = "records_total";
+    let family = IntCounterVec::new(Opts::new(name, "Records."), &["sink", "result"]).expect("a valid name");
+    let counters = LazyCounters::<AuditSink, RecordResult>::new(family.clone());
+    let pairs: Vec<_> =
+        AuditSink::ALL.iter().flat_map(|sink| RecordResult::ALL.map(|result| (*sink, result))).collect();
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| WORDS.iter().cycle().take(8000).for_each(|word| counters.increment([word])));
+            let pairs = pairs.iter().cycle().take(1000 * pairs.len());
+            scope.spawn(|| pairs.for_each(|(sink, result)| counters.get(*sink, *result).inc()));
         }
     });
-    for word in WORDS {
-        assert_eq!(family.with_label_values(&[word]).get(), 4000, "{word}");
+    for (sink, result) in pairs {
+        assert_eq!(
+            family.with_label_values(&[sink.as_str(), result.as_str()]).get(),
+            4000,
+            "{sink:?} {result:?}"
+        );
+    }
+}
+
+/// A counter that nobody has used is shown, so that an alert on its increase does not miss the first
+/// event.
+#[test]
+fn each_value_of_a_label_has_a_counter_of_its_own_from_the_start() {
+    let metrics = Metrics::new();
+    for event in SecurityEvent::ALL {
+        let line =
+            |count: u64| format!("ott_gateway_security_events_total{{kind=\"{}\"}} {count}", event.as_str());
+        assert!(has(&metrics, &line(0)), "{event:?}");
+        metrics.security_event(event);
+        assert!(has(&metrics, &line(1)), "{event:?}");
     }
 }
 

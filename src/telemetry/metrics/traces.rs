@@ -2,62 +2,49 @@
 
 use prometheus::IntCounter;
 
-use super::family::Families;
+use super::family::{Families, Per};
+use crate::telemetry::label::labels;
 
-/// Why a span did not reach the collector, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpanLoss {
-    /// Too many spans were waiting.
-    QueueFull,
-    /// The spans that were waiting were too large together.
-    QueueBytes,
-    /// The collector could not be reached, or refused the batch.
-    ExportFailed,
-    /// The collector accepted the batch without this span.
-    Rejected,
-    /// Too many calls of callers that are not identified were recorded.
-    CallerNotIdentified,
-}
-
-impl SpanLoss {
-    const ALL: [Self; 5] =
-        [Self::QueueFull, Self::QueueBytes, Self::ExportFailed, Self::Rejected, Self::CallerNotIdentified];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::QueueBytes => "queue_bytes",
-            Self::ExportFailed => "export_failed",
-            Self::Rejected => "rejected",
-            Self::CallerNotIdentified => "caller_not_identified",
-        }
+labels! {
+    /// Why a span did not reach the collector, as a label.
+    pub enum SpanLoss {
+        /// Too many spans were waiting.
+        QueueFull = "queue_full",
+        /// The spans that were waiting were too large together.
+        QueueBytes = "queue_bytes",
+        /// The collector could not be reached, or refused the batch.
+        ExportFailed = "export_failed",
+        /// The collector accepted the batch without this span.
+        Rejected = "rejected",
+        /// Too many calls of callers that are not identified were recorded.
+        CallerNotIdentified = "caller_not_identified",
     }
 }
 
 /// Metrics of traces. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TraceMetrics {
-    lost: [IntCounter; SpanLoss::ALL.len()],
+    lost: Per<SpanLoss, IntCounter>,
     retries: IntCounter,
 }
 
 impl TraceMetrics {
     pub(super) fn register(families: &Families<'_>) -> Self {
-        let lost = families.counters(
+        let lost = families.counter_per(
             "ott_gateway_trace_spans_lost_total",
             "Spans that did not reach the trace collector, by reason.",
-            &["reason"],
+            "reason",
         );
         let retries = families.counter(
             "ott_gateway_trace_export_retries_total",
             "Batches of spans that were sent to the trace collector again.",
         );
-        Self { lost: SpanLoss::ALL.map(|reason| lost.with_label_values(&[reason.as_str()])), retries }
+        Self { lost, retries }
     }
 
     /// Counts spans that are lost.
     pub fn lost(&self, reason: SpanLoss, spans: usize) {
-        self.lost[reason as usize].inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+        self.lost.get(reason).inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
     }
 
     /// Counts a batch that is sent again.

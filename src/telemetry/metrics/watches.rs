@@ -4,27 +4,19 @@
 
 use prometheus::{Gauge, IntCounter};
 
-use super::{Counted, family::Families};
+use super::{
+    Counted,
+    family::{Families, Per},
+};
+use crate::telemetry::label::labels;
 
-/// The limit that refused a `Watch`, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WatchLimit {
-    /// Streams of one connection.
-    Connection,
-    /// Streams of one peer address.
-    Address,
-}
-
-impl WatchLimit {
-    const ALL: [Self; 2] = [Self::Connection, Self::Address];
-
-    /// The name in metrics and log lines.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::Address => "address",
-        }
+labels! {
+    /// The limit that refused a `Watch`, as a label.
+    pub enum WatchLimit {
+        /// Streams of one connection.
+        Connection = "connection",
+        /// Streams of one peer address.
+        Address = "address",
     }
 }
 
@@ -32,19 +24,19 @@ impl WatchLimit {
 #[derive(Clone, Debug)]
 pub struct WatchMetrics {
     open: Gauge,
-    refused: [IntCounter; WatchLimit::ALL.len()],
+    refused: Per<WatchLimit, IntCounter>,
 }
 
 impl WatchMetrics {
     pub(super) fn register(families: &Families<'_>) -> Self {
-        let refused = families.counters(
+        let refused = families.counter_per(
             "ott_gateway_health_watches_refused_total",
             "Health `Watch` streams that were refused because too many were open.",
-            &["limit"],
+            "limit",
         );
         Self {
             open: families.gauge("ott_gateway_health_watches", "Health `Watch` streams that are open."),
-            refused: WatchLimit::ALL.map(|limit| refused.with_label_values(&[limit.as_str()])),
+            refused,
         }
     }
 
@@ -56,6 +48,6 @@ impl WatchMetrics {
 
     /// Counts a stream that was refused.
     pub fn refused(&self, limit: WatchLimit) {
-        self.refused[limit as usize].inc();
+        self.refused.get(limit).inc();
     }
 }

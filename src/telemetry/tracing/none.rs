@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::{Attempt, CallEnd, Settings, TracingError};
+use super::{Attempt, CallEnd, CollectorTls, Settings, TracingError};
 use crate::{
     call::RequestId,
     telemetry::metrics::{Method, Metrics},
@@ -30,7 +30,7 @@ impl Tracer {
     }
 
     /// Fails.
-    pub fn start(_: &Settings, _: &Metrics) -> Result<Self, TracingError> {
+    pub fn start(_: &Settings, _: Option<&CollectorTls>, _: &Metrics) -> Result<Self, TracingError> {
         Err(TracingError::Unsupported)
     }
 

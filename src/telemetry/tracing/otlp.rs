@@ -32,7 +32,7 @@ use self::{
     queue::queue,
     sampling::{Decided, Sampling},
 };
-use super::{Attempt, CallEnd, Settings, TracingError};
+use super::{Attempt, CallEnd, CollectorTls, Settings, TracingError};
 use crate::{
     call::RequestId,
     clock::WallClock,
@@ -87,8 +87,12 @@ impl Tracer {
     }
 
     /// Starts a thread that sends spans to the collector. The collector need not be reachable
-    /// yet.
-    pub fn start(settings: &Settings, metrics: &Metrics) -> Result<Self, TracingError> {
+    /// yet. An `https` collector needs `tls`.
+    pub fn start(
+        settings: &Settings,
+        tls: Option<&CollectorTls>,
+        metrics: &Metrics,
+    ) -> Result<Self, TracingError> {
         let (threads, metrics) = (metrics.threads(), metrics.traces());
         let mut resource = Resource::builder_empty()
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -100,7 +104,7 @@ impl Tracer {
         let (queue, batches) = queue(settings.queue, metrics.clone());
         let queued = queue.length();
         let of_spans = ResourceAttributesWithSchema::from(&resource);
-        let export = ExportThread::start(settings, batches, of_spans, metrics.clone(), threads)?;
+        let export = ExportThread::start(settings, tls, batches, of_spans, metrics.clone(), threads)?;
         let limits = SpanLimits { max_attributes_per_span: settings.max_attributes, ..SpanLimits::default() };
         let provider = SdkTracerProvider::builder()
             .with_span_processor(queue)

@@ -86,7 +86,7 @@ fn tracer(address: SocketAddr, sample_ratio: f64) -> Tracer {
 
 fn tracer_with(address: SocketAddr, sample_ratio: f64, metrics: &Metrics) -> Tracer {
     let sampling = SamplingSettings { ratio: sample_ratio, ..SamplingSettings::default() };
-    Tracer::start(&Settings { sampling, ..settings(address) }, metrics).expect("it starts")
+    Tracer::start(&Settings { sampling, ..settings(address) }, None, metrics).expect("it starts")
 }
 
 fn settings(address: SocketAddr) -> Settings {
@@ -294,7 +294,7 @@ async fn unavailable_collector_does_not_delay_calls() {
     for address in [gone.local_addr().expect("an address"), silent.local_addr().expect("an address")] {
         let batch_timeout = 2 * PATIENCE;
         let settings = Settings { attempt_timeout: batch_timeout, batch_timeout, ..settings(address) };
-        let tracer = Tracer::start(&settings, &Metrics::new()).expect("it starts");
+        let tracer = Tracer::start(&settings, None, &Metrics::new()).expect("it starts");
         let started = clock::now();
         for _ in 0..20_000 {
             let call = tracer.call(Method::IssueOtt, RequestId::new(), &HeaderMap::new());
@@ -325,6 +325,6 @@ async fn invalid_endpoint_is_rejected() {
         ("https://collector:4317", TracingError::Tls),
     ] {
         let settings = Settings::new(endpoint.parse().expect("a URL"));
-        assert_eq!(Tracer::start(&settings, &Metrics::new()).err(), Some(error), "{endpoint:?}");
+        assert_eq!(Tracer::start(&settings, None, &Metrics::new()).err(), Some(error), "{endpoint:?}");
     }
 }

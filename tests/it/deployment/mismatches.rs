@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ott_gateway::config::{AuditSink, Config};
+use ott_gateway::{audit::Sink, config::Config};
 use yaml_rust2::Yaml;
 
 use super::pasted::{Mount, Pasted, files_in, mode, mount_of, mounts, named_files, text};
@@ -81,7 +81,7 @@ fn configuration_file(pasted: &Pasted, pod: &Yaml, mounts: &[Mount], wrong: &mut
 }
 
 fn audit_sink(config: &Config, mounts: &[Mount], wrong: &mut Vec<String>) {
-    let AuditSink::File(path) = &config.audit.sink else { return };
+    let Sink::File(path) = &config.audit.sink else { return };
     // The path begins with the folder of the example.
     let path = path.display().to_string();
     let mounted = mounts.iter().find(|mount| path.contains(&format!("{}/", mount.path)));
@@ -104,7 +104,7 @@ fn ports(config: &Config, pasted: &Pasted, deployment: &Yaml, wrong: &mut Vec<St
     let number = |port: &Yaml| port.as_i64().or_else(|| declared.get(port.as_str()?).copied());
     let health = config.server.health_listen;
     let listeners =
-        [("grpc", Some(config.server.listen)), ("health", health), ("admin", config.admin.listen)];
+        [("grpc", Some(config.server.grpc.listen)), ("health", health), ("admin", config.admin.listen)];
     let exposed = pasted.dockerfile.lines().find_map(|line| line.strip_prefix("EXPOSE ")).unwrap_or_default();
     for (name, listen) in listeners {
         let Some(listen) = listen else {
@@ -175,7 +175,7 @@ fn permissions(pasted: &Pasted, pod: &Yaml, mounts: &[Mount], wrong: &mut Vec<St
 
 fn limits(config: &Config, pasted: &Pasted, pod: &Yaml, wrong: &mut Vec<String>) {
     let grace = pod["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-    let drain = config.server.drain_timeout.as_secs() + 5;
+    let drain = config.server.grpc.drain.cut_off.as_secs() + 5;
     if u64::try_from(grace).expect("is positive") < drain {
         wrong.push(format!("the pod is killed after {grace} s, a drain takes up to {drain} s"));
     }

@@ -95,12 +95,12 @@ pub(super) enum Outcome {
 
 impl Target {
     /// Checks the settings.
-    pub(super) fn new(settings: &Settings) -> Result<Self, TracingError> {
+    pub(super) fn new(settings: &Settings, tls: Option<&CollectorTls>) -> Result<Self, TracingError> {
         let url = &settings.endpoint;
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(TracingError::Endpoint);
         };
-        let tls = match (url.scheme(), &settings.tls) {
+        let tls = match (url.scheme(), tls) {
             ("http", _) => None,
             ("https", Some(tls)) => Some(Tls::new(host, tls)?),
             ("https", None) => return Err(TracingError::Tls),
@@ -251,7 +251,7 @@ mod tests {
                 }
             });
             let settings = Settings::new(url.parse().expect("a URL"));
-            let mut collector = Target::new(&settings).expect("a target").connect_lazy();
+            let mut collector = Target::new(&settings, None).expect("a target").connect_lazy();
             let (Outcome::Retry { cause, .. } | Outcome::Refused { cause }) =
                 collector.send(ExportTraceServiceRequest::default()).await
             else {

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Settings, TracingError},
+    super::{CollectorTls, Settings, TracingError},
     collector::{Collector, Outcome, Target},
     queue::{Batch, Batches},
 };
@@ -55,12 +55,13 @@ impl ExportThread {
     /// Starts the thread.
     pub(super) fn start(
         settings: &Settings,
+        tls: Option<&CollectorTls>,
         batches: Batches,
         resource: ResourceAttributesWithSchema,
         metrics: TraceMetrics,
         threads: &Threads,
     ) -> Result<Self, TracingError> {
-        let target = Target::new(settings)?;
+        let target = Target::new(settings, tls)?;
         let (ending, ended) = watch::channel(());
         let stop = CancellationToken::new();
         let (stopping, batch_timeout) = (stop.clone(), settings.batch_timeout);
@@ -178,7 +179,7 @@ mod tests {
         let (_queue, batches) = queue(QueueSettings::default(), metrics.traces());
         Export {
             batches,
-            collector: Target::new(&settings).expect("a target").connect_lazy(),
+            collector: Target::new(&settings, None).expect("a target").connect_lazy(),
             resource: Arc::default(),
             batch_timeout: settings.batch_timeout,
             stop: CancellationToken::new(),

@@ -117,7 +117,7 @@ async fn batch_is_retried_after_a_retryable_failure() {
         let code = refusal.code();
         let (address, collector) = Scripted::start([Err(refusal)]).await;
         let metrics = Metrics::new();
-        let tracer = Tracer::start(&at_once(address), &metrics).expect("it starts");
+        let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");
         one_span(&tracer);
         collector.until_batches(2).await;
         tracer.stop(PATIENCE).await;
@@ -140,7 +140,7 @@ async fn batch_is_not_retried_after_a_permanent_failure() {
     ] {
         let (address, collector) = Scripted::start([Err(status(code, "no"))]).await;
         let metrics = Metrics::new();
-        let tracer = Tracer::start(&at_once(address), &metrics).expect("it starts");
+        let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");
         one_span(&tracer);
         collector.until_batches(1).await;
         one_span(&tracer);
@@ -156,7 +156,7 @@ async fn batch_is_dropped_if_the_requested_delay_exceeds_its_limit() {
     let later = Status::with_error_details(Code::Unavailable, "later", details);
     let (address, collector) = Scripted::start([Err(later)]).await;
     let metrics = Metrics::new();
-    let tracer = Tracer::start(&at_once(address), &metrics).expect("it starts");
+    let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");
     one_span(&tracer);
     collector.until_batches(1).await;
     one_span(&tracer);
@@ -171,7 +171,7 @@ async fn spans_that_the_collector_rejects_are_counted() {
         Scripted::start([Ok(partial(1, "too old")), Ok(partial(-5, "")), Ok(partial(7, "more than sent"))])
             .await;
     let metrics = Metrics::new();
-    let tracer = Tracer::start(&at_once(address), &metrics).expect("it starts");
+    let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");
     for (batches, rejected) in [(1, 1), (2, 1), (3, 2)] {
         one_span(&tracer);
         collector.until_batches(batches).await;
@@ -194,7 +194,7 @@ async fn every_batch_carries_the_configured_headers_and_resource() {
     let headers = HeaderMap::from_iter([(HeaderName::from_static("api-key"), token)]);
     let settings = Settings { headers, ..at_once(address) };
     assert!(!format!("{settings:?}").contains("canary"), "{settings:?}");
-    let tracer = Tracer::start(&settings, &Metrics::new()).expect("it starts");
+    let tracer = Tracer::start(&settings, None, &Metrics::new()).expect("it starts");
     one_span(&tracer);
     tracer.stop(PATIENCE).await;
     let received = collector.0.lock().expect("no panic").received.pop().expect("a batch");
@@ -251,7 +251,7 @@ async fn attributes_with_text_of_others_are_truncated() {
 async fn thread_has_a_heartbeat_until_it_ends_normally() {
     let (address, _collector) = Scripted::start([]).await;
     let metrics = Metrics::new();
-    let tracer = Tracer::start(&at_once(address), &metrics).expect("it starts");
+    let tracer = Tracer::start(&at_once(address), None, &metrics).expect("it starts");
     assert!(metrics.render().contains("ott_gateway_thread_up{thread=\"traces\"} 1"));
     tracer.stop(PATIENCE).await;
     assert!(!metrics.render().contains("thread=\"traces\""));

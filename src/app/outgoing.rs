@@ -1,0 +1,87 @@
+//! What all connections to other servers share, and the parts that need it.
+
+use std::sync::Arc;
+
+use super::StartError;
+use crate::{
+    caller::{self, Identification, JwksRefresh},
+    config::{ApiClient, Callers},
+    credential::TokenEndpoint,
+    http_client::{ClientTlsSet, HttpSettings, Resolver, UnpooledClient},
+    telemetry::{
+        metrics::Metrics,
+        tracing::{self, CollectorTls, Tracer},
+    },
+};
+
+/// The trusted authorities and the resolver of all connections to other servers.
+pub(super) struct Outgoing {
+    pub(super) tls: ClientTlsSet,
+    pub(super) resolver: Resolver,
+}
+
+impl Outgoing {
+    /// The system's resolver. Authorities are read when they are needed first.
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self { tls: ClientTlsSet::default(), resolver: Resolver::system(metrics.outgoing()) }
+    }
+
+    /// Identifies callers, with the clients that fetch the keys of JWT issuers.
+    pub(super) fn identification(
+        &mut self,
+        callers: &Callers,
+        metrics: &Metrics,
+    ) -> Result<(Identification, Vec<JwksRefresh>), StartError> {
+        let settings = caller::Settings { jwt: callers.jwt.clone(), forwarded: callers.forwarded.clone() };
+        let http = |source: &caller::JwksUrl| {
+            let tls = self.tls.get(source.ca_file.as_deref(), &source.url, None)?;
+            let settings = HttpSettings::new(source.url.clone(), tls, self.resolver.clone());
+            Ok::<_, StartError>(UnpooledClient::new(settings)?)
+        };
+        Identification::new(settings, http, metrics.clone())
+    }
+
+    /// How the trace collector is authenticated; `None` if it has no TLS.
+    pub(super) fn collector_tls(
+        &mut self,
+        traces: &tracing::Settings,
+    ) -> Result<Option<CollectorTls>, StartError> {
+        if traces.endpoint.scheme() != "https" {
+            return Ok(None);
+        }
+        // The authorities in it are replaced when they change.
+        let tls = self.tls.get(traces.ca_file.as_deref(), &traces.endpoint, None)?;
+        let config = Arc::clone(tls.config());
+        Ok(Some(CollectorTls { config, generation: Arc::new(move || tls.generation()) }))
+    }
+
+    /// Traces, if they are configured.
+    pub(super) fn tracer(
+        &mut self,
+        traces: Option<&tracing::Settings>,
+        metrics: &Metrics,
+    ) -> Result<Tracer, StartError> {
+        let Some(traces) = traces else { return Ok(Tracer::off()) };
+        let tls = self.collector_tls(traces)?;
+        Ok(Tracer::start(traces, tls.as_ref(), metrics)?)
+    }
+
+    /// How an API client's platform is reached.
+    pub(super) fn http(&mut self, client: &ApiClient) -> Result<HttpSettings, StartError> {
+        let server = client.platform.data_center.base_url().clone();
+        Ok(HttpSettings::configured(server, &client.connections, &mut self.tls, self.resolver.clone())?)
+    }
+}
+
+/// Where an API client's access tokens are fetched. The HTTP client is one of its own.
+pub(super) fn token_endpoint(
+    name: &Arc<str>,
+    client: &ApiClient,
+    http: &HttpSettings,
+) -> Result<TokenEndpoint, StartError> {
+    Ok(TokenEndpoint {
+        api_client: Arc::clone(name),
+        url: client.platform.data_center.token_url().clone(),
+        http: UnpooledClient::new(http.clone())?,
+    })
+}

@@ -1,0 +1,17 @@
+//! Everything that decides who may do what.
+
+use super::StartError;
+use crate::{
+    access::{self, Policy, Rules},
+    caller::{BearerTokens, TokenHashes},
+};
+
+/// The policy of these rules and bearer tokens, at a start and at each reload.
+pub(super) fn policy(access: &access::Settings, tokens: &TokenHashes) -> Result<Policy, StartError> {
+    Ok(Policy {
+        rules: Rules::try_new(access.rules.clone())?,
+        quotas: access.quotas,
+        max_quota_users: access.max_quota_users,
+        tokens: BearerTokens::try_new(tokens)?,
+    })
+}

@@ -1,0 +1,90 @@
+//! The listening ports, and the limits that follow from what the process may use.
+//!
+//! The main port is configured. What limits a peer on the health and admin ports is not.
+
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+
+use super::{StartError, descriptors, memory};
+use crate::{
+    config::Config,
+    health::MAX_WATCHES_PER_CONNECTION,
+    memory::ResponseMemory,
+    server::{self, Bound, DrainTimes, Limits, Settings, Transport},
+    telemetry::metrics::Metrics,
+};
+
+/// The ports, bound and not served yet.
+pub(super) struct Ports {
+    pub(super) grpc: Bound,
+    pub(super) health: Option<Bound>,
+    pub(super) admin: Option<Bound>,
+    /// Maximum number of calls in flight on the main port.
+    pub(super) max_in_flight: usize,
+    /// Maximum number of health `Watch` streams of one peer address: as many as connections,
+    /// because a client needs one stream on each of its connections.
+    pub(super) watches_per_address: u32,
+}
+
+impl Ports {
+    /// Binds the configured ports, with no higher limits than memory and open files allow. Also
+    /// returns the memory for responses.
+    pub(super) fn bind(config: &Config, metrics: &Metrics) -> Result<(Self, ResponseMemory), StartError> {
+        let budget = memory::fit(&config.server);
+        let responses = ResponseMemory::new(budget.response_bytes, budget.http1_exchanges);
+        metrics.follow_response_memory(budget.response_bytes, responses.clone());
+        let share = descriptors::share(config, budget.calls, metrics)?;
+        let settings = budget.limited(share.limited(config.server.grpc.clone()));
+        let max_in_flight = settings.max_in_flight;
+        let per_peer = u32::try_from(settings.limits.max_per_peer()).unwrap_or(u32::MAX);
+        let drain = settings.drain.clone();
+        let grpc = server::bind(settings)?;
+        let health =
+            config.server.health_listen.map(|listen| server::bind(health(listen, drain, share.health)));
+        let admin = config.admin.listen.map(|listen| server::bind(admin(listen, share.admin)));
+        let ports = Self {
+            grpc,
+            health: health.transpose()?,
+            admin: admin.transpose().map_err(StartError::from_admin)?,
+            max_in_flight,
+            watches_per_address: per_peer.max(MAX_WATCHES_PER_CONNECTION),
+        };
+        Ok((ports, responses))
+    }
+}
+
+/// Time without a call after which a connection of the health port is closed.
+const HEALTH_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Health alone, without TLS, for probes that cannot show a certificate. It drains with the main
+/// port.
+pub(super) fn health(listen: SocketAddr, drain: DrainTimes, max_connections: usize) -> Settings {
+    let limits = Limits {
+        max_connections,
+        idle_timeout: HEALTH_IDLE_TIMEOUT,
+        unidentified_timeout: None,
+        ..Limits::default()
+    };
+    Settings {
+        worker_threads: Some(NonZeroUsize::MIN),
+        limits,
+        drain,
+        ..Settings::new(listen, Transport::Plaintext)
+    }
+}
+
+/// Maximum time until the head of a request of the admin port is complete.
+const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time from the accepting of a connection of the admin port to the end of its response.
+const ADMIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Metrics and probes over plain HTTP.
+pub(super) fn admin(listen: SocketAddr, max_connections: usize) -> Settings {
+    let limits = Limits {
+        max_connections,
+        idle_timeout: ADMIN_HEAD_TIMEOUT,
+        unidentified_timeout: None,
+        connection_age: ADMIN_REQUEST_TIMEOUT,
+        ..Limits::default()
+    };
+    Settings { limits, ..Settings::new(listen, Transport::Plaintext) }
+}

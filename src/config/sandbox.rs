@@ -1,0 +1,90 @@
+//! The configuration of the sandbox, which has no file.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use url::Url;
+
+use super::{
+    Admin, ApiClient, ApiClients, Callers, Config, Document, Environment, Faults, Place, Problem, Server,
+    Telemetry, fault::Findings, log_level, section::Section, tree::Table,
+};
+use crate::{
+    access::{Rate, RuleSettings, Settings as AccessSettings},
+    audit::{Settings as AuditSettings, Sink},
+    caller::ANONYMOUS,
+    credential::{self, ClientId, SecretSource},
+    http_client::ConnectionSettings,
+    ott::Users,
+    platform::{self, data_center::DataCenter},
+    secret::client_secret::ClientSecret,
+    server::{self, DrainTimes, Transport},
+    telemetry::logging::Format,
+};
+
+/// The name of its API client, which is also the client's id.
+const NAME: &str = "sandbox";
+
+impl Config {
+    /// The configuration of the sandbox: the copy of the platform at `platform_url`, the
+    /// API client `sandbox` with that secret, all callers may call, reflection on; admin,
+    /// audit, quotas and the breaker off. Of the environment, `RUST_LOG` is read.
+    ///
+    /// # Errors
+    ///
+    /// The URL is not that of a data center.
+    pub fn sandbox(
+        platform_url: &Url,
+        listen: SocketAddr,
+        client_secret: ClientSecret,
+        environment: &dyn Environment,
+    ) -> Result<Self, Faults> {
+        let (nothing, findings) = (Table::new(), Findings::default());
+        let section = Section::root(&nothing, Place::File(None), &findings);
+        // The output of the sandbox must stay readable beside the log.
+        let log_level = log_level::with_rust_log("warn".to_owned(), environment, &section);
+        drop(section);
+        let refused = |problem| findings.fault(Place::File(None), "", problem);
+        let data_center = DataCenter::parse(platform_url.as_str()).map_err(|error| refused(error.into()));
+        let client_id = ClientId::parse(NAME).map_err(|error| refused(Problem::rule(error.to_string())));
+        let config = data_center.ok().zip(client_id.ok()).map(|(data_center, client_id)| {
+            let mut platform = platform::Settings::new(data_center);
+            platform.limits.breaker = None;
+            let credential = credential::Settings { client_id, secret: SecretSource::Fixed(client_secret) };
+            let connections = ConnectionSettings::default();
+            Self {
+                file: None,
+                server: server(listen),
+                admin: Admin { listen: None },
+                api_clients: ApiClients {
+                    default: Some(Arc::from(NAME)),
+                    by_name: BTreeMap::from([(
+                        Arc::from(NAME),
+                        ApiClient { platform, credential, connections },
+                    )]),
+                },
+                callers: Callers::default(),
+                access: AccessSettings::new(vec![RuleSettings {
+                    rate: Rate::Unlimited,
+                    user_rate: Rate::Unlimited,
+                    ..RuleSettings::new(vec![ANONYMOUS.to_owned()], Users::All)
+                }]),
+                audit: AuditSettings::new(Sink::Off),
+                telemetry: Telemetry { log_format: Some(Format::Text), log_level, ..Telemetry::default() },
+                variables: Vec::new(),
+                environment: Vec::new(),
+                warnings: Vec::new(),
+                document: Document::default(),
+            }
+        });
+        findings.conclude(config).map(|(config, warnings)| Self { warnings, ..config })
+    }
+}
+
+fn server(listen: SocketAddr) -> Server {
+    // An address other than loopback was asked for explicitly, and there is nothing in a sandbox to
+    // protect.
+    let mut grpc = server::Settings::new(listen, Transport::Plaintext);
+    // There is no load balancer that has to notice the end before Ctrl-C stops it.
+    grpc.drain = DrainTimes { lame_duck: Duration::ZERO, ..grpc.drain };
+    Server { grpc, reflection: true, ..Server::default() }
+}

@@ -1,0 +1,61 @@
+//! The configuration file, and the files that it names.
+
+use super::*;
+
+/// Opening a FIFO would block until somebody writes to it.
+#[test]
+fn named_file_that_is_not_a_regular_one_is_refused_without_opening_it() {
+    let folder = Folder::new();
+    let fifo = folder.folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let not_a_file = "is not a regular file, so it cannot be read again after a change";
+    let certificate = "[server.tls]\ncertificate_file = \"fifo\"\nprivate_key_file = \"tls.key\"";
+    for part in [
+        certificate.to_owned(),
+        certificate.replace("fifo", "tls.crt").replace("tls.key", "fifo"),
+        "[callers.jwt]\nissuer = \"i\"\naudience = \"a\"\njwks_file = \"fifo\"".to_owned(),
+        "[audit]\nhmac_key_file = \"fifo\"".to_owned(),
+    ] {
+        let faults = folder.faults(&working_and(&part));
+        assert!(faults.len() == 1 && faults[0].contains(not_a_file), "{part}: {faults:?}");
+    }
+    let client = |key: &str| format!("{}{key} = \"fifo\"\n{RULE}", CLIENT.replace("client_secret_file", "#"));
+    for text in [client("client_secret_file"), client("client_secret_file = \"secret\"\nca_file")] {
+        let faults = folder.faults(&text);
+        assert!(faults.len() == 1 && faults[0].contains(not_a_file), "{text}: {faults:?}");
+    }
+
+    let faults = Config::load(Some(&fifo), &BTreeMap::new()).unwrap_err();
+    assert!(faults.to_string().contains(not_a_file), "{faults}");
+    folder.load(&working_and("")).expect("and a regular file works");
+}
+
+#[test]
+fn configuration_that_is_not_text_is_refused() {
+    let folder = Folder::new();
+    let path = folder.folder.path().join("latin-1.toml");
+    let utf16: Vec<u8> = "[server]\n[admin]\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    for contents in [&b"[server]\n# caf\xe9\n"[..], &utf16, &[0; 512]] {
+        fs::write(&path, contents).unwrap();
+        let faults = Config::load(Some(&path), &BTreeMap::new()).unwrap_err().to_string();
+        assert_eq!(faults, format!("{}: is not UTF-8 text; save it as UTF-8", path.display()));
+    }
+}
+
+#[test]
+fn missing_file_is_a_fault() {
+    let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "/nowhere/gateway.toml: no such file: /nowhere/gateway.toml (there is no folder /nowhere)"
+    );
+}
+
+#[test]
+fn syntax_is_told_without_the_text_of_the_line() {
+    let folder = Folder::new();
+    let faults = folder.faults(&format!("[server]\nlisten = \"{CANARY}\nx = {CANARY}\n"));
+    assert!(faults.iter().all(|fault| fault.starts_with("gateway.toml:")), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("gateway.toml:2: not valid TOML: ")), "{faults:?}");
+    assert!(!faults.join("\n").contains(CANARY), "{faults:?}");
+}

@@ -1,0 +1,104 @@
+//! How findings are shown.
+
+use super::*;
+
+#[test]
+fn nothing_configured_is_two_faults() {
+    assert_eq!(
+        Folder::new().faults(""),
+        [
+            "gateway.toml: api_clients: is missing: at least one [api_clients.NAME] is needed",
+            "gateway.toml: access.rules: is missing: without an [[access.rules]] nobody could call; name who may",
+        ]
+    );
+    let faults = Config::load(None, &BTreeMap::new()).unwrap_err();
+    assert_eq!(faults.iter().count(), 2);
+    assert!(faults.to_string().starts_with("configuration: api_clients: is missing"), "{faults}");
+}
+
+#[test]
+fn many_faults_are_shown_as_ten_and_their_number() {
+    let keys = |count: usize| (0..count).map(|number| format!("[k{number}]\n")).collect::<Vec<_>>().concat();
+    let shown = |count| Folder::new().load(&working_and(&keys(count))).expect_err("faults").to_string();
+    assert_eq!(shown(10).lines().count(), 10);
+    let many = shown(400);
+    assert_eq!(many.lines().next(), Some("400 problems, of which the first 10 are:"));
+    assert_eq!(many.lines().count(), 11);
+    assert_eq!(Folder::new().faults(&working_and(&keys(400))).len(), 400, "each can be had");
+}
+
+#[test]
+fn a_finding_is_one_printable_line_of_bounded_size() {
+    let long = "k".repeat(100_000);
+    for (text, expected) in [
+        ("\"a\\u001b[2J\\nforged\" = 1".to_owned(), "a\\u{1b}[2J\\nforged: unknown key"),
+        ("[api_clients.\"x\\u202e\\u0007\"]".to_owned(), "api_clients.x\\u{202e}\\u{7}.data_center_url"),
+        (format!("{long} = 1"), "… [cut, 100000 bytes in all]: unknown key"),
+    ] {
+        let faults = Folder::new().faults(&format!("{text}\n"));
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{faults:?}");
+        for fault in faults {
+            assert!(!fault.chars().any(crate::text::is_unprintable) && fault.len() < 4000, "{fault:?}");
+        }
+    }
+}
+
+#[test]
+fn faults_never_show_a_value() {
+    // The canary under every key there is, and in every file that is named.
+    let keys = [
+        (
+            "server",
+            "listen health_listen plaintext max_deadline worker_threads max_in_flight max_connections max_connection_age reflection drain_lame_duck drain_timeout",
+        ),
+        ("server.tls", "certificate_file private_key_file client_ca_file client_auth"),
+        ("admin", "listen"),
+        (
+            "api_clients.eu2",
+            "data_center_url client_id client_secret client_secret_file client_secret_env client_secret_credential default target_origins ca_file proxy_url propagate_trace max_idle_connections min_login_time unknown",
+        ),
+        ("callers.jwt", "issuer audience typ max_lifetime jwks_file jwks_url jwks_ca_file jwks_max_age"),
+        ("callers.tokens", "billing"),
+        ("callers.forwarded", "header from"),
+        ("access", "quota_dry_run max_quota_users"),
+        ("audit", "sink hmac_key_file hmac_key_id fsync"),
+        ("telemetry", "log_format log_level otlp_endpoint trace_ratio"),
+    ];
+    let rule = "callers methods api_clients rate burst user_rate user_burst max_in_flight logins external_ids user_ids users";
+    let folder = Folder::new();
+    fs::write(folder.folder.path().join(CANARY), CANARY).unwrap();
+    for value in [format!("\"{CANARY}\""), format!("[\"{CANARY}\"]"), format!("\"https://{CANARY}:x\"")] {
+        let mut text = String::new();
+        let lines = |keys: &str| keys.replace(' ', &format!(" = {value}\n")) + " = " + &value + "\n";
+        for (section, keys) in keys {
+            text = format!("{text}[{section}]\n{}", lines(keys));
+        }
+        text = format!("{text}[[access.rules]]\n{}", lines(rule));
+        let faults = folder.load(&text).unwrap_err();
+        assert!(faults.iter().count() > 30, "{faults}");
+        assert!(!format!("{faults} {faults:?}").contains(CANARY), "{faults}");
+    }
+}
+
+#[test]
+fn a_path_to_nothing_is_shown_unless_it_may_be_a_secret() {
+    let folder = Folder::new();
+    let fault = |file: &str| {
+        let text = working_and("").replace("file = \"secret\"", &format!("file = \"{file}\""));
+        folder.faults(&text).concat()
+    };
+    for name in ["eu2.secret", "client-secret_2026.txt", "SECRET2", "tls.crt-old"] {
+        assert!(fault(name).ends_with(&format!("no such file: {name}")), "{}", fault(name));
+    }
+    assert!(fault("keys/eu2.secret").ends_with("no such file: keys/eu2.secret (there is no folder keys)"));
+    for secret in [
+        "q8Zx2KpL0vT4",
+        "2955b448-7df8-43fc-9c63-a21511dbe06d",
+        "/9j4AAQ/SkZJRg==",
+        "correct horse",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    ] {
+        let fault = fault(secret);
+        assert!(fault.contains("it may be a secret") && !fault.contains(&secret[4..]), "{fault}");
+    }
+}

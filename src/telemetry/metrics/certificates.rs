@@ -1,0 +1,52 @@
+//! Metrics of the certificates of the listener.
+
+use prometheus::IntGaugeVec;
+
+use super::{Metrics, family::Families};
+use crate::{clock, telemetry::label::labels, validity::Validity};
+
+labels! {
+    /// Which certificates of the listener, as a label.
+    pub enum Certificate {
+        /// The server's own, with its chain.
+        Server = "server",
+        /// Those of the authorities of client certificates.
+        ClientCa = "client_ca",
+    }
+}
+
+/// The families of this module. A certificate is shown once there is one.
+pub(super) struct CertificateFamilies {
+    not_before: IntGaugeVec,
+    not_after: IntGaugeVec,
+}
+
+impl CertificateFamilies {
+    pub(super) fn register(families: &Families<'_>) -> Self {
+        Self {
+            not_before: families.int_gauges(
+                "ott_gateway_certificate_not_before_timestamp_seconds",
+                "From when the certificate in use that ends next is valid.",
+                &["certificate"],
+            ),
+            not_after: families.int_gauges(
+                "ott_gateway_certificate_not_after_timestamp_seconds",
+                "When the certificate in use that ends next expires.",
+                &["certificate"],
+            ),
+        }
+    }
+}
+
+impl Metrics {
+    /// Shows the certificate in use that ends next.
+    pub fn certificate(&self, certificate: Certificate, validity: Validity) {
+        let seconds = |time| i64::try_from(clock::unix_seconds(time)).unwrap_or(i64::MAX);
+        for (family, time) in [
+            (&self.0.certificates.not_before, validity.not_before),
+            (&self.0.certificates.not_after, validity.not_after),
+        ] {
+            family.with_label_values(&[certificate.as_str()]).set(seconds(time));
+        }
+    }
+}
