@@ -22,7 +22,7 @@ mod unanswered;
 
 pub use self::{
     follow::{FollowedFile, Follower, Outcomes, POLL_INTERVAL, Parser, PollError, Trigger, load},
-    read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, read},
+    read::{Contents, Exposure, MAX_BYTES, ReadError, Reader, describe, read},
     timed::{MAX_PENDING_READS, READ_TIMEOUT, run},
     unanswered::Unanswered,
 };

@@ -249,7 +249,7 @@ async fn options_that_make_no_sense_together_are_refused_before_connecting() {
         "ott-gateway healthcheck --endpoint https://127.0.0.1:1 --ca-file /nowhere/ca".to_owned(),
     )
     .await;
-    assert_eq!(done.unwrap_err(), "--ca-file: no such file: /nowhere/ca (there is no folder /nowhere)");
+    assert_eq!(done.unwrap_err(), "--ca-file: /nowhere/ca (there is no folder /nowhere): no such file");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `[audit]`: where the record of every call goes.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Uid, geteuid};
 
 use super::{
-    fault::{Problem, ShownPath},
+    fault::{Problem, ShownPath, unreadable},
     named_file,
     section::Section,
     tree::Value,
@@ -54,7 +54,7 @@ fn file_sink(section: &Section<'_>, text: &str) -> Sink {
             Problem::rule("must be \"stdout\", \"off\", or the path of a file with a \"/\" in it"),
         );
     } else if path.is_dir() {
-        section.fault("sink", Problem::rule(format!("is a directory: {}; name a file", ShownPath(&path))));
+        section.fault("sink", Problem::rule(unreadable(&path, io::ErrorKind::IsADirectory)));
     } else if !path.parent().is_some_and(Path::is_dir) {
         let folder = ShownPath(path.parent().unwrap_or(&path));
         section.fault("sink", Problem::rule(format!("no such folder: {folder}; create it")));

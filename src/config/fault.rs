@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::text::Excerpt;
+use crate::{files, text::Excerpt};
 
 /// Maximum size of a key, of a place and of a problem where they are shown, in bytes.
 const MAX_SHOWN_BYTES: usize = 1024;
@@ -114,19 +114,10 @@ impl Problem {
     }
 }
 
-/// Returns why a file cannot be read, with its absolute path: a relative one may start at another
+/// Returns why a file cannot be read, after its absolute path: a relative one may start at another
 /// folder than its reader expects.
 pub(crate) fn unreadable(path: &Path, kind: io::ErrorKind) -> String {
-    let shown = ShownPath(path);
-    match kind {
-        io::ErrorKind::NotFound => format!("no such file: {shown}"),
-        io::ErrorKind::NotADirectory => format!("no such file: {shown} (a part of the path is a file)"),
-        io::ErrorKind::IsADirectory => format!("is a directory: {shown}; name a file"),
-        io::ErrorKind::PermissionDenied => {
-            format!("permission denied: {shown}; allow this user to read it, and to enter its folders")
-        }
-        other => format!("the file cannot be read ({other}): {shown}"),
-    }
+    format!("{}: {}", ShownPath(path), files::describe(kind))
 }
 
 /// Returns the absolute form of a path, without following links.

@@ -11,11 +11,10 @@ use toml::{
 };
 
 use super::{
-    fault::{Findings, Place, Problem},
-    named_file,
+    fault::{Findings, Place, Problem, absolute},
     tree::{Node, Table, Value},
 };
-use crate::files::{Contents, Exposure};
+use crate::files::{self, Contents, Exposure};
 
 /// Identifies everything that a configuration file contains. Equal if the same keys have the same
 /// values: comments, blanks and the order of keys do not count. A hash, because the file can
@@ -84,10 +83,10 @@ impl fmt::Debug for Document {
 
 /// Reads a file. Adds a fault and returns nothing if it cannot be read, or is not TOML.
 pub(super) fn read(path: &Path, findings: &Findings) -> Option<Table> {
-    match named_file::read(path) {
+    match files::read(path, files::MAX_BYTES) {
         Ok(contents) => parse_contents(path, &contents, findings),
-        Err(problem) => {
-            findings.fault(Place::File(Some(Arc::from(path))), "", problem);
+        Err(error) => {
+            findings.fault(Place::File(Some(Arc::from(absolute(path)))), "", error.into());
             None
         }
     }

@@ -119,13 +119,25 @@ impl From<InvalidFile> for Problem {
     }
 }
 
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unanswered(why) => Self::Unanswered(why.to_string().into()),
+            ReadError::Io(_) => Self::Unreadable(error.to_string()),
+            other => Self::rule(other.to_string()),
+        }
+    }
+}
+
 impl Problem {
-    /// The problem of a file that cannot be read.
+    /// Returns the problem of a file that cannot be read, with its absolute path.
     fn of_file(path: &Path, error: ReadError) -> Self {
         match error {
             ReadError::Io(error) => Self::Unreadable(unreadable(path, error.kind())),
-            ReadError::Unanswered(why) => Self::Unanswered(why.to_string().into()),
-            other => Self::rule(format!("{} {other}", absolute(path).display())),
+            ReadError::Unanswered(_) => error.into(),
+            ReadError::NotRegular | ReadError::TooLarge(_) => {
+                Self::rule(format!("{}: {error}", absolute(path).display()))
+            }
         }
     }
 }
@@ -194,6 +206,6 @@ fn warn_of_exposure(section: &Section<'_>, key: &'static str, exposure: Exposure
 }
 
 /// Reads a file of the configuration, or the configuration itself.
-pub(super) fn read(path: &Path) -> Result<Contents, Problem> {
+fn read(path: &Path) -> Result<Contents, Problem> {
     files::read(path, files::MAX_BYTES).map_err(|error| Problem::of_file(path, error))
 }

@@ -4,6 +4,7 @@
 //! pipes and devices cannot be read again, which following changes requires.
 
 use std::{
+    borrow::Cow,
     fs::{self, Metadata, OpenOptions},
     io::{self, Read, Seek},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -37,11 +38,24 @@ pub enum ReadError {
     TooLarge(usize),
     /// The operating system returned an error, for a directory
     /// [`IsADirectory`](io::ErrorKind::IsADirectory).
-    #[error("the file cannot be read ({})", .0.kind())]
+    #[error("{}", describe(.0.kind()))]
     Io(#[from] io::Error),
     /// The file was not read in time.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
+}
+
+/// Returns why the operating system could not open or read a file, and the remedy.
+pub fn describe(kind: io::ErrorKind) -> Cow<'static, str> {
+    match kind {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::NotADirectory => "no such file, because a part of the path is a file".into(),
+        io::ErrorKind::IsADirectory => "is a directory; name a file".into(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; allow this user to read it and to enter its folders".into()
+        }
+        other => format!("the file cannot be read ({other})").into(),
+    }
 }
 
 impl From<ReadError> for io::Error {

@@ -74,7 +74,7 @@ impl fmt::Debug for ClientSecret {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
     /// The operating system returned an error for the file.
-    #[error("the file cannot be read ({0})")]
+    #[error("{}", files::describe(*.0))]
     Unreadable(io::ErrorKind),
     /// The file system did not respond.
     #[error("the file could not be read within 5 seconds; check the file system that it is on")]

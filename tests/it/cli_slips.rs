@@ -151,8 +151,8 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
         (vec!["--ca-file", &at("tls.key")], "--ca-file: FOLDER/tls.key: the file contains a private key"),
         (vec!["--ca-file", &at("empty")], "--ca-file: FOLDER/empty: the file is empty"),
         (vec!["--ca-file", &at("binary")], "--ca-file: FOLDER/binary: the file"),
-        (vec!["--ca-file", &at("other")], "--ca-file: is a directory: FOLDER/other"),
-        (vec!["--ca-file", &at("nothing")], "--ca-file: no such file: FOLDER/nothing"),
+        (vec!["--ca-file", &at("other")], "--ca-file: FOLDER/other: is a directory"),
+        (vec!["--ca-file", &at("nothing")], "--ca-file: FOLDER/nothing: no such file"),
         (vec!["--ca-file", "-"], "--ca-file cannot be standard input"),
         (
             vec!["--certificate-file", &key, "--private-key-file", &key],
@@ -168,7 +168,7 @@ fn files_that_cannot_be_used_are_refused_with_their_path() {
         ),
         (vec!["--server-name", "https://localhost"], "--server-name must be a host name"),
         (vec!["--bearer-token-file", &at("empty")], "--bearer-token-file: FOLDER/empty: the file is empty"),
-        (vec!["--bearer-token-file", &at("other")], "--bearer-token-file: is a directory: FOLDER/other"),
+        (vec!["--bearer-token-file", &at("other")], "--bearer-token-file: FOLDER/other: is a directory"),
         (vec!["--bearer-token-file", "eyJhbGciOi.canary.x"], "--bearer-token-file names no file"),
     ] {
         let done =

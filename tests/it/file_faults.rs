@@ -343,6 +343,9 @@ async fn is_reported_alike(fault: Fault) {
     for (key, name, _) in files {
         let sentence = checked.lines().find_map(|line| line.split_once(&format!(".{key}: ")));
         let (_, sentence) = sentence.unwrap_or_else(|| panic!("{fault:?} of {key}: {checked}"));
+        // The log has the path in a field of its own.
+        let path = format!("{}: ", running.path(name).display());
+        let sentence = sentence.strip_prefix(&path).unwrap_or(sentence);
         let logged = log();
         let found = logged.lines().any(|line| line.contains(name) && line.contains(sentence));
         assert!(found, "{fault:?} of {key}: {sentence}\n{logged}");

@@ -18,7 +18,7 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must be https (plain http is for loopback addresses only)",
                 "gateway.toml:3: api_clients.eu2.client_id: must not be empty",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: no such file: nothing",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: nothing: no such file",
             ],
         ),
         (
@@ -26,7 +26,7 @@ fn every_fault_of_an_api_client_is_found() {
             &[
                 "gateway.toml:2: api_clients.eu2.data_center_url: must be a URL with a scheme, \"://\" and a host, such as \"https://host.example:443\"",
                 "gateway.toml:3: api_clients.eu2.client_id: must be at most 255 visible ASCII characters without a colon",
-                "gateway.toml:4: api_clients.eu2.client_secret_file: is a directory: FOLDER; name a file",
+                "gateway.toml:4: api_clients.eu2.client_secret_file: FOLDER: is a directory; name a file",
             ],
         ),
         (

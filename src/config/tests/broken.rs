@@ -153,7 +153,7 @@ const BROKEN: &[Broken] = &[
         "[audit]\nhmac_key_file = \"short\"",
         &["gateway.toml:9: audit.hmac_key_file: the key is too short: it needs at least 32 bytes"],
     ),
-    ("[audit]\nhmac_key_file = \"nothing\"", &["gateway.toml:9: audit.hmac_key_file: no such file: nothing"]),
+    ("[audit]\nhmac_key_file = \"nothing\"", &["gateway.toml:9: audit.hmac_key_file: nothing: no such file"]),
     ("[access.rules]\nx = 1", &["gateway.toml:8: not valid TOML: duplicate key"]),
 ];
 

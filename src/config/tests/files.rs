@@ -45,10 +45,7 @@ fn configuration_that_is_not_text_is_refused() {
 #[test]
 fn missing_file_is_a_fault() {
     let faults = Config::load(Some(Path::new("/nowhere/gateway.toml")), &BTreeMap::new()).unwrap_err();
-    assert_eq!(
-        faults.to_string(),
-        "/nowhere/gateway.toml: no such file: /nowhere/gateway.toml (there is no folder /nowhere)"
-    );
+    assert_eq!(faults.to_string(), "/nowhere/gateway.toml: no such file");
 }
 
 #[test]

@@ -166,10 +166,7 @@ async fn missing_file_fails_calls_and_is_used_once_it_exists() {
     let mut running = Running::start_with(SecretSource::File(path.clone()));
     let (took, answer) = timed(running.credential.bearer(soon())).await;
     let error = answer.expect_err("there is no secret");
-    assert_eq!(
-        error.to_string(),
-        "cannot read the client secret: the file cannot be read (entity not found)"
-    );
+    assert_eq!(error.to_string(), "cannot read the client secret: no such file");
     assert_eq!(error.kind(), CredentialErrorKind::SecretUnreadable);
     assert!(took < seconds(1));
     let health = running.credential.health().current();
