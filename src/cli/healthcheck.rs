@@ -29,7 +29,8 @@ pub(super) struct Arguments {
     /// Ask the gateway on this machine that runs with this configuration file
     ///
     /// Connects to `health_listen` of `[server]`, or to `listen` if there is none, with TLS if
-    /// there is [server.tls]. The server's certificate is not verified then: the gateway runs on
+    /// there is [server.tls]. If there is no such file, the variables and defaults of `serve` apply.
+    /// The server's certificate is not verified then: the gateway runs on
     /// this machine, and nothing secret is sent. Takes precedence over `OTT_GATEWAY_ENDPOINT`.
     #[arg(
         long,

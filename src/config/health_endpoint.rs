@@ -34,6 +34,9 @@ pub enum HealthEndpoint {
 impl HealthEndpoint {
     /// Reads `[server]` of the file, and the environment variables that override it.
     ///
+    /// If there is no such file, the variables and the defaults apply: the health check of an image
+    /// must also work for a container that runs without one, such as a sandbox.
+    ///
     /// The address is one that this machine can connect to: 127.0.0.1 if the gateway listens on
     /// all addresses. `[::]` includes those of IPv4, and some containers have no `::1`.
     ///
@@ -42,7 +45,9 @@ impl HealthEndpoint {
     /// The file cannot be read or is not TOML, or a key that is used here is not valid.
     pub fn load(file: &Path, environment: &dyn Environment) -> Result<Self, Faults> {
         let findings = Findings::default();
-        let read = file::read(file, &findings).map(|mut tree| {
+        let is_missing = matches!(file.try_exists(), Ok(false));
+        let tree = if is_missing { Some(Table::new()) } else { file::read(file, &findings) };
+        let read = tree.map(|mut tree| {
             environment::overlay(&mut tree, &OfServer(environment), &findings);
             Self::read(&tree, file, &findings)
         });
@@ -139,6 +144,16 @@ mod tests {
         let variables = [("OTT_GATEWAY__SERVER__HEALTH_LISTEN", "[::]:9"), ("OTT_GATEWAY__AUDIT____X", "1")];
         assert_eq!(load(text, &variables).unwrap(), plaintext("127.0.0.1:9"));
         assert_eq!(load(text, &[]).unwrap(), plaintext("127.0.0.1:7"));
+    }
+
+    #[test]
+    fn defaults_and_variables_apply_without_a_file() {
+        let missing = Path::new("/nowhere/gateway.toml");
+        let variables = BTreeMap::from([("OTT_GATEWAY__SERVER__LISTEN".to_owned(), "[::]:7".to_owned())]);
+        assert_eq!(HealthEndpoint::load(missing, &BTreeMap::new()).unwrap(), plaintext("127.0.0.1:50051"));
+        assert_eq!(HealthEndpoint::load(missing, &variables).unwrap(), plaintext("127.0.0.1:7"));
+        // A file that exists and cannot be read is an error.
+        assert!(HealthEndpoint::load(Path::new("/"), &BTreeMap::new()).is_err());
     }
 
     #[test]
