@@ -626,3 +626,19 @@ fn every_file_that_a_page_names_exists() {
     }
     assert!(named >= 30, "{named} names were found");
 }
+
+#[test]
+fn yaml_and_json_examples_can_be_parsed() {
+    let (yaml, json) = (blocks("yaml"), blocks("json"));
+    assert!(yaml.len() >= 10 && json.len() >= 5, "{} and {} examples found", yaml.len(), json.len());
+    for block in yaml {
+        let documents = yaml_rust2::YamlLoader::load_from_str(&block.text);
+        let documents = documents.unwrap_or_else(|error| panic!("{}: {error}", block.place));
+        assert!(!documents.is_empty() && !documents[0].is_badvalue(), "{}", block.place);
+    }
+    for block in json {
+        if let Err(error) = serde_json::from_str::<serde_json::Value>(&block.text) {
+            panic!("{}: {error}", block.place);
+        }
+    }
+}
