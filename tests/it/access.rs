@@ -140,7 +140,7 @@ async fn rules_that_are_missing_or_match_no_caller_prevent_the_start() {
         ("[access]\nrules = []", "access"),
         ("[[access.rules]]\ncallers = []", "callers"),
         ("[[access.rules]]\ncallers = [\"anon*\"]", "matches no caller"),
-        ("[[access.rules]]\ncallers = [\"*\"]", "must name its users"),
+        ("[[access.rules]]\ncallers = [\"*\"]", "must list its users"),
         ("[[access.rules]]\ncallers = [\"*\"]\nlogin = [\"x\"]", "did you mean \\\"logins\\\"?"),
     ];
     for (rules, fault) in faults {
