@@ -82,7 +82,7 @@ async fn with_client_certificates_it_asks_the_health_port_and_names_the_remedy_w
 
     let without = gateway(&upstream, &required);
     let done = healthcheck(&without, &[without.address()], &[], None);
-    let message = "error: server.listen requires a client certificate: set server.health_listen, a port for \
+    let message = "error: server.listen requires a client certificate: set server.health_listen, a listener for \
                    probes without TLS, or use --endpoint with --certificate-file and --private-key-file";
     assert_eq!(outcome(&done), (Some(2), message.to_owned()));
 }
