@@ -120,7 +120,7 @@ impl From<tonic::Status> for Failure {
     }
 }
 
-/// Returns a hint that an older sandbox may use the port. Only the sandbox sets its addresses by flags.
+/// Returns a hint that another sandbox may use the port. Only the sandbox sets its addresses by flags.
 fn older_sandbox(setting: &str) -> &'static str {
     if setting.starts_with("--") { ", possibly by another sandbox" } else { "" }
 }

@@ -32,10 +32,10 @@ pub(super) const LOG_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// `OTT_GATEWAY__SERVER__LISTEN` sets the key `listen` of `[server]`. If the configuration is
 /// invalid, the gateway reports all problems and does not start.
 ///
-/// SIGTERM, SIGINT and SIGQUIT stop the gateway within 30 seconds, unless `drain_timeout` is
-/// longer; a second signal stops it within 3 seconds. SIGHUP and SIGUSR1 reload the access rules
-/// and reopen the audit file. Changed rules, secrets and certificates are also reloaded within
-/// 10 seconds without a signal.
+/// SIGTERM, SIGINT and SIGQUIT stop the gateway within 30 seconds, or later with a longer
+/// `drain_timeout`; a second signal stops it within 3 seconds. SIGHUP and SIGUSR1 reload the access
+/// rules and reopen the audit file. Changed rules, secrets and certificates are also reloaded
+/// within 10 seconds without a signal.
 ///
 /// The log is text on a terminal and JSON elsewhere, unless `log_format` is set.
 #[derive(Debug, Args)]
